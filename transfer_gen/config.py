@@ -1,0 +1,281 @@
+"""What a run is: plain typed dataclasses, each field read by somebody.
+
+A config file's `get_config(arg)` returns a `Run`; flags override its fields
+(`--config.optim.lr=3e-4`). `get_study(arg)` returns a `Study`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass
+class Data:
+  """Where text comes from and how it becomes rows of tokens.
+
+  Attributes:
+    name: `python_docs`, `docstring_summary`, another TFDS data set
+      (`tfds:NAME`), or `files` for the paths below.
+    train: Paths of the training data, comma-separated globs (`files` only):
+      `.txt` (a document a line, or the whole file with `whole_files`), `.jsonl`,
+      `.csv`, `.tsv`. Two line-aligned files: `corpus.en|corpus.de`.
+    validation: The same for validation; empty: split off from `train` by hash.
+    test: The same for the test split.
+    input_field: Column of the input of a pair; empty: a language model on
+      `target_field` alone.
+    target_field: Column of the text that is learned.
+    whole_files: Plain text: one document a file, not one a line.
+    normalize: Unicode normal form: NFC, NFKC, NFD, NFKD or none.
+    min_chars: Shorter documents (pairs: shorter sides) are dropped and counted.
+    max_chars: Longer ones too; 0: no limit.
+    length: T, tokens a row. Language models are packed to it; longer pairs are
+      dropped and counted.
+    buckets: Pairs: row lengths up to `length` that they are padded to, e.g.
+      (32, 64); `length` is always one.
+    fraction: Share of the training documents, in (0, 1]; nested: those of 0.1
+      are among those of 0.3.
+    seed: Picks the fraction and the order.
+  """
+  name: str = "python_docs"
+  train: str = ""
+  validation: str = ""
+  test: str = ""
+  input_field: str = ""
+  target_field: str = "text"
+  whole_files: bool = False
+  normalize: str = "NFC"
+  min_chars: int = 1
+  max_chars: int = 0
+  length: int = 128
+  buckets: tuple[int, ...] = ()
+  fraction: float = 1.0
+  seed: int = 0
+
+
+@dataclasses.dataclass
+class Tokenizer:
+  """How text becomes tokens.
+
+  Attributes:
+    kind: `bytes`; `characters` or `bpe`, trained on the training split; `file`:
+      a `tokenizer.json`, a SentencePiece `.model` or a run's `tokenizer/`.
+    size: `bpe`: number of tokens, special ones included.
+    path: `file`: where it is.
+  """
+  kind: str = "bpe"
+  size: int = 2048
+  path: str = ""
+
+
+@dataclasses.dataclass
+class Decoder:
+  """A decoder-only Transformer.
+
+  Attributes:
+    vocab_size: V. 0: the tokenizer's.
+    num_layers: Number of blocks.
+    width: D, of the residual stream.
+    num_heads: H, query heads.
+    num_kv_heads: Key and value heads, a divisor of H. 0: H.
+    head_dim: K. 0: D / H.
+    mlp_width: F. 0: 4 D.
+    position: `learned`, `sinusoidal` or `rotary`.
+    max_length: Rows of the learned position table; no longer text can be read.
+    norm: `layer` or `rms`.
+    norm_order: `pre` or `post`.
+    norm_epsilon: Added to the variance.
+    activation: `gelu`, `relu` or `swiglu`.
+    tied: Whether the output reads the embedding table.
+    bias: Whether kernels and LayerNorms have biases.
+    init: Of kernels, see `models.layers.initializer`.
+    dropout: Rate on the embedding and each residual branch, in [0, 1).
+    attention_scale: Factor on the scores. 0: K ** -0.5.
+    embed_scale: Factor on the embedding.
+    logit_scale: Factor on the logits.
+    rotary_base: Wavelengths are 2 pi base ** (2 i / K).
+    dtype: Of the computation; params are float32.
+  """
+  vocab_size: int = 0
+  num_layers: int = 4
+  width: int = 256
+  num_heads: int = 4
+  num_kv_heads: int = 0
+  head_dim: int = 0
+  mlp_width: int = 0
+  position: str = "learned"
+  max_length: int = 256
+  norm: str = "layer"
+  norm_order: str = "pre"
+  norm_epsilon: float = 1e-5
+  activation: str = "gelu"
+  tied: bool = True
+  bias: bool = True
+  init: str = "truncated_normal"
+  dropout: float = 0.0
+  attention_scale: float = 0.0
+  embed_scale: float = 1.0
+  logit_scale: float = 1.0
+  rotary_base: float = 10000.0
+  dtype: str = "float32"
+
+
+@dataclasses.dataclass
+class Recurrent:
+  """A recurrent language model: embedding, cells, an optional dense layer, output.
+
+  Attributes:
+    vocab_size: V. 0: the tokenizer's.
+    cell: `rnn`, `gru` or `lstm`.
+    num_layers: Number of recurrent layers.
+    embed_width: D, of the embedding.
+    hidden_width: U, of each cell's state.
+    dense_width: F, of a dense layer before the output. 0: none.
+    dense_activation: `relu`, `tanh` or `gelu`, after that layer.
+    forget_bias: LSTM: added to the forget gate at run time.
+    init: Of kernels, see `models.layers.initializer`.
+    dropout: Rate on the input of each layer, in [0, 1).
+    dtype: Of the computation; params are float32.
+  """
+  vocab_size: int = 0
+  cell: str = "lstm"
+  num_layers: int = 2
+  embed_width: int = 256
+  hidden_width: int = 256
+  dense_width: int = 0
+  dense_activation: str = "relu"
+  forget_bias: float = 1.0
+  init: str = "xavier_uniform"
+  dropout: float = 0.0
+  dtype: str = "float32"
+
+
+@dataclasses.dataclass
+class Optim:
+  """How the learning leaves are updated.
+
+  Attributes:
+    name: `adamw`, `adafactor`, `sgd` or `lion`.
+    lr: Peak learning rate; a group's `lr_mult` multiplies it.
+    schedule: After the warm-up: `cosine`, `linear`, `inverse_sqrt`, `constant`.
+    warmup_steps: Linear from 0.
+    end_factor: `cosine` and `linear` end at `lr * end_factor`.
+    weight_decay: Not on leaves of one dimension (norms and biases).
+    b1: Decay of the first moment (SGD: momentum).
+    b2: Decay of the second moment.
+    clip_norm: Largest global norm of the gradient of what learns. 0: no limit.
+    accumulate: Micro-batches a step; divides the batch size.
+  """
+  name: str = "adamw"
+  lr: float = 1e-3
+  schedule: str = "cosine"
+  warmup_steps: int = 50
+  end_factor: float = 0.1
+  weight_decay: float = 0.01
+  b1: float = 0.9
+  b2: float = 0.98
+  clip_norm: float = 1.0
+  accumulate: int = 1
+
+
+@dataclasses.dataclass
+class Train:
+  """How long, and what is written when.
+
+  Attributes:
+    steps: Updates.
+    batch_size: B, rows a step over all devices.
+    log_every: Steps between two lines of metrics.
+    eval_every: Steps between two validations; the last step always validates.
+    checkpoint_every: Steps between two checkpoints; the last is always kept.
+    patience: Validations without a better loss after which the run stops. 0:
+      never.
+  """
+  steps: int = 1000
+  batch_size: int = 16
+  log_every: int = 50
+  eval_every: int = 200
+  checkpoint_every: int = 200
+  patience: int = 0
+
+
+@dataclasses.dataclass
+class Parallel:
+  """Devices.
+
+  Attributes:
+    mode: `jit` over a mesh, or `pmap` (data parallel).
+    data: Devices along the batch. 0: those that are left.
+    fsdp: Devices that share each param (and divide the batch as well).
+    tensor: Devices that share heads, hidden units and vocabulary.
+  """
+  mode: str = "jit"
+  data: int = 0
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass
+class Source:
+  """A checkpoint that a transfer reads.
+
+  Attributes:
+    path: A run's workdir, or one of its checkpoints.
+    run: In a study: the name of the run whose best checkpoint it is.
+    step: Which checkpoint. -1: the best, and the last where none was validated.
+  """
+  path: str = ""
+  run: str = ""
+  step: int = -1
+
+
+@dataclasses.dataclass
+class Run:
+  """One training run.
+
+  Attributes:
+    model: What is trained.
+    data: What it reads.
+    tokenizer: Text to tokens.
+    optim: Updates.
+    train: Length and rhythm.
+    parallel: Devices.
+    source: What a transfer reads; None: the run starts from scratch.
+    transfer: A `TransferPlan`, or a function of the final Run that returns one.
+      None: every leaf starts fresh and learns.
+    seed: Of initialisation, order of data and dropout.
+  """
+  model: Decoder | Recurrent = dataclasses.field(default_factory=Decoder)
+  data: Data = dataclasses.field(default_factory=Data)
+  tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
+  optim: Optim = dataclasses.field(default_factory=Optim)
+  train: Train = dataclasses.field(default_factory=Train)
+  parallel: Parallel = dataclasses.field(default_factory=Parallel)
+  source: Source | None = None
+  transfer: Any = None
+  seed: int = 0
+
+
+@dataclasses.dataclass
+class Study:
+  """Runs that answer a question together.
+
+  Attributes:
+    question: One sentence, the report's title.
+    runs: Runs by name, in any order; a run's source may name another.
+    pairs: (treated, control): whose test losses are compared, document by
+      document.
+    seeds: Each run that a pair names is repeated with each; the others (sources)
+      run once, with the first.
+    lrs: Learning rates that each run of a pair tries; the best by validation
+      loss stands for it. Empty: the run's own.
+    samples: Prompts of the test split that each compared run continues.
+  """
+  question: str
+  runs: dict[str, Run]
+  pairs: tuple[tuple[str, str], ...]
+  seeds: tuple[int, ...] = (0,)
+  lrs: tuple[float, ...] = ()
+  samples: int = 3
+
+
+TransferFn = Callable[[Run], Any]
