@@ -4,9 +4,10 @@ A config file's `get_config(arg)` returns a `Run`; flags override its fields
 (`--config.optim.lr=3e-4`). `get_study(arg)` returns a `Study`.
 """
 
-from collections.abc import Callable
 import dataclasses
 from typing import Any
+
+from transfer_gen import errors
 
 
 @dataclasses.dataclass
@@ -67,7 +68,7 @@ class Tokenizer:
   path: str = ""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
 class Decoder:
   """A decoder-only Transformer.
 
@@ -119,7 +120,7 @@ class Decoder:
   dtype: str = "float32"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
 class Recurrent:
   """A recurrent language model: embedding, cells, an optional dense layer, output.
 
@@ -278,4 +279,32 @@ class Study:
   samples: int = 3
 
 
-TransferFn = Callable[[Run], Any]
+def to_json(run: Run) -> dict[str, Any]:
+  """The run as JSON types, without its plan, which `plan.json` holds."""
+  fields = dataclasses.asdict(dataclasses.replace(run, transfer=None))
+  del fields["transfer"]
+  return {**fields, "model": {
+      "family": type(run.model).__name__, **fields["model"]}}
+
+
+def from_json(data: dict[str, Any]) -> Run:
+  """The run that `to_json` wrote; fields of another version are errors.
+
+  Raises:
+    errors.UserError: If a field is unknown.
+  """
+  model = dict(data["model"])
+  family = {"Decoder": Decoder, "Recurrent": Recurrent}[model.pop("family")]
+  parts = {"model": family, "data": Data, "tokenizer": Tokenizer, "optim": Optim,
+           "train": Train, "parallel": Parallel, "source": Source}
+  values = {**data, "model": model}
+  try:
+    return Run(**{
+        name: parts[name](**_tuples(value)) if name in parts and value is not None
+        else value for name, value in values.items()})
+  except TypeError as error:
+    raise errors.UserError(f"config.json is of another version: {error}.") from error
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

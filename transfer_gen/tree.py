@@ -24,8 +24,9 @@ class Axes(nn.LogicallyPartitioned):
 
   Attributes:
     names: One axis name a dimension (inherited), e.g. ("embed", "mlp").
-    reads: Those of `names` that this leaf contracts: the kernel of a layer
-      reads its input axis and writes its output axis.
+    reads: Names of the axes that this leaf contracts: the kernel of a layer
+      reads its input axis and writes its output axis. Where a name stands twice,
+      as in a recurrent kernel, the first dimension is the one that reads.
   """
   reads: tuple[str, ...] = struct.field(default=(), pytree_node=False)
 
@@ -38,12 +39,12 @@ class Spec:
     shape: Sizes.
     dtype: NumPy dtype.
     axes: One logical axis name a dimension.
-    reads: The axes that the leaf contracts, a subset of `axes`.
+    reads: For each dimension, whether the leaf contracts it.
   """
   shape: tuple[int, ...]
   dtype: np.dtype
   axes: tuple[str, ...]
-  reads: tuple[str, ...] = ()
+  reads: tuple[bool, ...]
 
   @property
   def size(self) -> int:
@@ -98,7 +99,8 @@ def specs(tree: Any, table: AxesTable | None = None) -> dict[str, Spec]:
       continue
     result[name] = Spec(
         shape=tuple(value.shape), dtype=np.dtype(value.dtype), axes=tuple(axes),
-        reads=tuple(reads))
+        reads=tuple(axis in reads and axes.index(axis) == dim
+                    for dim, axis in enumerate(axes)))
   if wrong:
     raise errors.UserError(
         "Every leaf needs one axis name a dimension, from an Axes box or from the"

@@ -1,0 +1,114 @@
+import dataclasses
+
+from absl.testing import absltest
+import jax
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.models import registry
+
+CONFIG = config_lib.Decoder(vocab_size=11, num_layers=2, width=8, num_heads=2)
+
+
+class RegistryTest(absltest.TestCase):
+
+  def test_names_and_axes_are_those_that_plans_are_written_in(self):
+    specs = registry.specs(registry.build(dataclasses.replace(
+        CONFIG, activation="swiglu", tied=False, norm="rms", num_layers=1)))
+
+    blocks = {name: spec.axes for name, spec in specs.items() if "bias" not in name}
+    self.assertEqual(blocks, {
+        "embed/embedding": ("vocab", "embed"),
+        "position/embedding": ("position", "embed"),
+        "layer_0/attn_norm/scale": ("embed",),
+        "layer_0/attn/query/kernel": ("embed", "heads", "kv"),
+        "layer_0/attn/key/kernel": ("embed", "kv_heads", "kv"),
+        "layer_0/attn/value/kernel": ("embed", "kv_heads", "kv"),
+        "layer_0/attn/out/kernel": ("heads", "kv", "embed"),
+        "layer_0/mlp_norm/scale": ("embed",),
+        "layer_0/mlp/up/kernel": ("embed", "mlp"),
+        "layer_0/mlp/gate/kernel": ("embed", "mlp"),
+        "layer_0/mlp/down/kernel": ("mlp", "embed"),
+        "final_norm/scale": ("embed",),
+        "head/kernel": ("embed", "vocab")})
+
+  def test_the_norm_before_a_tied_output_reads_for_it(self):
+    def readers(**fields):
+      specs = registry.specs(registry.build(dataclasses.replace(CONFIG, **fields)))
+      return {name for name, spec in specs.items() if spec.reads == (True,)}
+
+    self.assertEqual(readers(), {"final_norm/scale", "final_norm/bias"})
+    self.assertEqual(readers(tied=False), set())
+    self.assertEqual(
+        readers(norm_order="post"), {"layer_1/mlp_norm/scale", "layer_1/mlp_norm/bias"})
+
+  def test_a_query_reads_kv_and_a_key_does_not(self):
+    specs = registry.specs(registry.build(CONFIG))
+
+    self.assertEqual(specs["layer_0/attn/query/kernel"].reads, (True, False, True))
+    self.assertEqual(specs["layer_0/attn/query/bias"].reads, (False, True))
+    self.assertEqual(specs["layer_0/attn/key/kernel"].reads, (True, False, False))
+
+  def test_fresh_makes_what_is_asked_for_and_always_the_same(self):
+    module = registry.build(CONFIG)
+    fresh = registry.fresh(module, jax.random.key(3))
+
+    every, some = fresh(registry.specs(module)), fresh(["layer_1/mlp/up/kernel"])
+
+    self.assertEqual(list(some), ["layer_1/mlp/up/kernel"])
+    np.testing.assert_array_equal(
+        some["layer_1/mlp/up/kernel"], every["layer_1/mlp/up/kernel"])
+    self.assertFalse(np.array_equal(
+        every["layer_0/mlp/up/kernel"], every["layer_1/mlp/up/kernel"]))
+    self.assertEqual(fresh([]), {})
+    specs = registry.specs(module)
+    self.assertEqual({n: x.shape for n, x in every.items()},
+                     {n: s.shape for n, s in specs.items()})
+
+  def test_fresh_computes_only_the_leaves_that_it_returns(self):
+    module = registry.build(CONFIG)
+
+    def flops(names):
+      fresh = lambda key: registry.fresh(module, key)(names)
+      return jax.jit(fresh).lower(jax.random.key(0)).compile().cost_analysis()["flops"]
+
+    self.assertLess(
+        flops(["layer_0/attn/out/bias"]), 0.01 * flops(["embed/embedding"]) + 100)
+
+  def test_fresh_puts_leaves_where_they_belong(self):
+    module = registry.build(CONFIG)
+    mesh = jax.make_mesh(
+        (2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+    name = "layer_0/mlp/up/kernel"
+
+    sharded = registry.fresh(module, jax.random.key(0), {name: sharding})([name])[name]
+
+    self.assertEqual(sharded.sharding, sharding)
+    np.testing.assert_array_equal(
+        sharded, registry.fresh(module, jax.random.key(0))([name])[name])
+
+  def test_a_config_changed_after_build_does_not_reach_the_module(self):
+    config = dataclasses.replace(CONFIG)
+    module = registry.build(config)
+    config.num_layers = 5
+
+    self.assertEqual(module.config.num_layers, 2)
+
+  def test_every_initializer_changes_the_kernels(self):
+    def kernel(init):
+      module = registry.build(dataclasses.replace(CONFIG, init=init))
+      name = "layer_0/mlp/up/kernel"
+      return float(np.std(registry.fresh(module, jax.random.key(0))([name])[name]))
+
+    spreads = [kernel(init) for init in ("he_normal", "lecun_normal", "truncated_normal")]
+    self.assertLen(set(np.round(spreads, 3)), 3)
+
+  def test_another_kind_of_config_is_refused(self):
+    with self.assertRaisesRegex(errors.UserError, "is a Data, must be one of Decoder"):
+      registry.build(config_lib.Data())
+
+
+if __name__ == "__main__":
+  absltest.main()

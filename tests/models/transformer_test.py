@@ -1,0 +1,281 @@
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.models import transformer
+
+GPT2 = config_lib.Decoder(
+    vocab_size=23, num_layers=2, width=12, num_heads=3, mlp_width=20, max_length=16)
+LLAMA = config_lib.Decoder(
+    vocab_size=23, num_layers=2, width=12, num_heads=6, num_kv_heads=2, head_dim=4,
+    mlp_width=20, position="rotary", norm="rms", norm_epsilon=1e-6,
+    activation="swiglu", tied=False, bias=False, rotary_base=100.0)
+VASWANI = config_lib.Decoder(
+    vocab_size=23, num_layers=2, width=12, num_heads=2, mlp_width=20,
+    position="sinusoidal", norm_order="post", activation="relu", embed_scale=3.0,
+    logit_scale=0.5, attention_scale=0.7)
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "vaswani": VASWANI}
+INPUTS = np.random.default_rng(0).integers(0, 23, (3, 9)).astype(np.int32)
+
+
+def make(config, key=0):
+  """A module and params in which nothing is 0, 1 or too small to matter."""
+  module = registry.build(config)
+  params = registry.fresh(module, jax.random.key(key))(registry.specs(module))
+  rng = np.random.default_rng(key)
+  return module, {
+      name: (x + 0.3 * rng.normal(size=x.shape)).astype(np.float32)
+      for name, x in params.items()}
+
+
+def logits_of(config, params, inputs=INPUTS, **kwargs):
+  module = registry.build(config)
+  return module.apply({"params": tree.unflatten(params)}, inputs, **kwargs)
+
+
+def distance(a, b):
+  a, b = np.float64(a), np.float64(b)
+  return np.abs(a - b).max() / np.abs(b).max()
+
+
+class Reference:
+  """The model in float64 NumPy, one head and one position at a time."""
+
+  def __init__(self, config, params):
+    self.config = config
+    self.params = {name: np.float64(x) for name, x in params.items()}
+
+  def __call__(self, inputs):
+    return np.stack([self.row(row) for row in inputs])
+
+  def row(self, tokens):
+    c, p = self.config, self.params
+    x = p["embed/embedding"][tokens] * c.embed_scale
+    if c.position == "learned":
+      x = x + p["position/embedding"][:len(tokens)]
+    if c.position == "sinusoidal":
+      for t in range(len(tokens)):
+        for i in range(c.width):
+          angle = t / 10000 ** ((i - i % 2) / c.width)
+          x[t, i] += np.cos(angle) if i % 2 else np.sin(angle)
+    for i in range(c.num_layers):
+      layer = f"layer_{i}"
+      for part, branch in (("attn", self.attention), ("mlp", self.mlp)):
+        name = f"{layer}/{part}"
+        if c.norm_order == "pre":
+          x = x + branch(name, self.norm(f"{name}_norm", x))
+        else:
+          x = self.norm(f"{name}_norm", x + branch(name, x))
+    if c.norm_order == "pre":
+      x = self.norm("final_norm", x)
+    head = p["embed/embedding"].T if c.tied else p["head/kernel"]
+    return x @ head * c.logit_scale
+
+  def affine(self, name, x):
+    kernel = self.params[f"{name}/kernel"]
+    y = np.tensordot(x, kernel, axes=x.ndim - 1)
+    return y + self.params.get(f"{name}/bias", 0)
+
+  def norm(self, name, x):
+    c = self.config
+    x = x - x.mean(-1, keepdims=True) if c.norm == "layer" else x
+    x = x / np.sqrt((x * x).mean(-1, keepdims=True) + c.norm_epsilon)
+    return x * self.params[f"{name}/scale"] + self.params.get(f"{name}/bias", 0)
+
+  def mlp(self, name, x):
+    hidden = self.affine(f"{name}/up", x)
+    match self.config.activation:
+      case "relu":
+        hidden = np.maximum(hidden, 0)
+      case "gelu":
+        hidden *= 0.5 * (1 + np.tanh(
+            np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden ** 3)))
+      case "swiglu":
+        gate = self.affine(f"{name}/gate", x)
+        hidden *= gate / (1 + np.exp(-gate))
+    return self.affine(f"{name}/down", hidden)
+
+  def attention(self, name, x):
+    c = self.config
+    q, k, v = (self.affine(f"{name}/{part}", x) for part in ("query", "key", "value"))
+    width = q.shape[-1]
+    if c.position == "rotary":
+      q, k = self.turned(q), self.turned(k)
+    mixed = np.zeros_like(q)
+    for h in range(c.num_heads):
+      g = h * k.shape[1] // c.num_heads
+      for t in range(len(x)):
+        scores = k[:t + 1, g] @ q[t, h] * (c.attention_scale or width ** -0.5)
+        weights = np.exp(scores - scores.max())
+        mixed[t, h] = weights / weights.sum() @ v[:t + 1, g]
+    return self.affine(f"{name}/out", mixed)
+
+  def turned(self, x):
+    half = x.shape[-1] // 2
+    y = np.zeros_like(x)
+    for t in range(len(x)):
+      for i in range(half):
+        turn = np.exp(1j * t * self.config.rotary_base ** (-i / half))
+        z = (x[t, :, i] + 1j * x[t, :, i + half]) * turn
+        y[t, :, i], y[t, :, i + half] = z.real, z.imag
+    return y
+
+
+class DecoderTest(parameterized.TestCase):
+
+  @parameterized.parameters(*CONFIGS)
+  def test_logits_are_those_of_a_float64_reference(self, name):
+    _, params = make(CONFIGS[name])
+
+    with jax.numpy_dtype_promotion("strict"):
+      logits = logits_of(CONFIGS[name], params)
+
+    self.assertLess(distance(logits, Reference(CONFIGS[name], params)(INPUTS)), 1e-5)
+
+  @parameterized.parameters(
+      ("norm_epsilon", 0.1), ("position", "rotary"), ("norm", "rms"),
+      ("norm_order", "post"), ("activation", "relu"), ("attention_scale", 0.1),
+      ("embed_scale", 2.0), ("logit_scale", 0.5), ("num_heads", 6),
+      ("dtype", "bfloat16"))
+  def test_fields_that_leave_no_trace_in_the_params_act(self, field, value):
+    # Params that the variant lacks are dropped, so that only behaviour differs.
+    base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
+    module, params = make(base)
+    config = dataclasses.replace(base, **{field: value})
+    _, own = make(config)
+    shared = {name: params[name] if name in params and
+              params[name].shape == x.shape else x for name, x in own.items()}
+
+    logits = logits_of(config, shared).astype(jnp.float32)
+
+    self.assertGreater(distance(logits, logits_of(base, params)), 1e-3)
+    self.assertTrue(np.isfinite(logits).all())
+
+  def test_rotary_base_acts(self):
+    _, params = make(LLAMA)
+
+    other = logits_of(dataclasses.replace(LLAMA, rotary_base=7.0), params)
+
+    self.assertGreater(distance(other, logits_of(LLAMA, params)), 1e-3)
+
+  def test_dropout_acts_in_training_alone_and_by_key(self):
+    module, params = make(dataclasses.replace(GPT2, dropout=0.3))
+    variables = {"params": tree.unflatten(params)}
+
+    plain = module.apply(variables, INPUTS)
+    drops = [module.apply(variables, INPUTS, train=True,
+                          rngs={"dropout": jax.random.key(key)}) for key in (1, 1, 2)]
+
+    np.testing.assert_array_equal(plain, logits_of(GPT2, params))
+    np.testing.assert_array_equal(drops[0], drops[1])
+    self.assertGreater(distance(drops[0], drops[2]), 0.01)
+    self.assertGreater(distance(drops[0], plain), 0.01)
+
+  @parameterized.parameters(*CONFIGS)
+  def test_nothing_looks_ahead(self, name):
+    _, params = make(CONFIGS[name])
+    changed = INPUTS.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % 23
+
+    before, after = (logits_of(CONFIGS[name], params, x) for x in (INPUTS, changed))
+
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    self.assertGreater(distance(after[:, 5:], before[:, 5:]), 1e-3)
+
+  @parameterized.parameters(*CONFIGS)
+  def test_extend_gives_the_logits_of_the_whole_text(self, name):
+    module, params = make(CONFIGS[name])
+    variables = {"params": tree.unflatten(params)}
+    whole = module.apply(variables, INPUTS)
+    counts = np.array([4, 1, 3], np.int32)
+    prompts = np.where(np.arange(5)[None] < counts[:, None], INPUTS[:, :5], 0)
+
+    with jax.numpy_dtype_promotion("strict"):
+      cache = module.apply({}, 3, 12, method="init_cache")
+      logits, cache = module.apply(
+          variables, prompts, counts, cache, method="extend")
+      rows = np.arange(3)
+      self.assertLess(distance(logits, whole[rows, counts - 1]), 1e-5)
+      for step in range(3):
+        logits, cache = module.apply(
+            variables, INPUTS[rows, counts + step][:, None], np.ones(3, np.int32),
+            cache, method="extend")
+        self.assertLess(distance(logits, whole[rows, counts + step]), 1e-5)
+    np.testing.assert_array_equal(cache["position"], counts + 3)
+
+  def test_a_second_prompt_may_follow_the_first(self):
+    module, params = make(LLAMA)
+    variables = {"params": tree.unflatten(params)}
+    whole = module.apply(variables, INPUTS)
+    rows, counts = np.arange(3), np.array([4, 1, 3], np.int32)
+
+    cache = module.apply({}, 3, 8, method="init_cache")
+    _, cache = module.apply(variables, INPUTS[:, :4], counts, cache, method="extend")
+    more = np.stack([INPUTS[r, c:c + 4] for r, c in zip(rows, counts)])
+    logits, _ = module.apply(
+        variables, more, np.array([2, 4, 1], np.int32), cache, method="extend")
+
+    ends = counts + np.array([2, 4, 1]) - 1
+    self.assertLess(distance(logits, whole[rows, ends]), 1e-5)
+
+  def test_gradients_are_finite_and_reach_every_param(self):
+    module, params = make(LLAMA)
+
+    def loss(params):
+      return jnp.square(module.apply({"params": tree.unflatten(params)}, INPUTS)).sum()
+
+    for name, grad in jax.grad(loss)(params).items():
+      self.assertTrue(np.isfinite(grad).all(), name)
+      self.assertGreater(np.abs(grad).max(), 0, name)
+
+  @parameterized.parameters(
+      (dict(width=10), "num_heads is 3, must be a divisor of width, 10"),
+      (dict(num_heads=4, num_kv_heads=3), "num_kv_heads is 3, must be a divisor of n"),
+      (dict(position="rotary", head_dim=3), "heads have 3, an odd number"),
+      (dict(position="alibi"), "'alibi', must be one of learned, rotary, sinusoidal"),
+      (dict(norm="batch"), "norm is 'batch', must be one of layer, rms"),
+      (dict(norm_order="sandwich"), "must be one of post, pre"),
+      (dict(activation="tanh"), "must be one of gelu, relu, swiglu"),
+      (dict(init="xavier"), "model.init is 'xavier', must be one of"),
+      (dict(dtype="float"), "model.dtype is 'float', must be one of"),
+      (dict(dropout=1.0), r"dropout is 1.0, must be in \[0, 1\)"),
+      (dict(vocab_size=0), "vocab_size is 0, must be positive"),
+      (dict(num_kv_heads=-1), "num_kv_heads is -1, must be positive, or 0"))
+  def test_what_no_decoder_can_have_is_one_message(self, fields, message):
+    module = registry.build(dataclasses.replace(GPT2, **fields))
+
+    with self.assertRaisesRegex(errors.UserError, message):
+      registry.specs(module)
+
+  def test_text_beyond_learned_positions_is_refused(self):
+    _, params = make(GPT2)
+
+    with self.assertRaisesRegex(errors.UserError, "17 tokens .* max_length=16"):
+      logits_of(GPT2, params, np.zeros((1, 17), np.int32))
+    logits_of(GPT2, params, np.zeros((1, 16), np.int32))
+
+
+class RotateTest(absltest.TestCase):
+
+  def test_scores_depend_on_distance_alone(self):
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+
+    def score(at, other):
+      turned = [transformer.rotate(x, jnp.array([[t]]), 50.0)
+                for x, t in ((q, at), (k, other))]
+      return float((turned[0] * turned[1]).sum())
+
+    self.assertAlmostEqual(score(3, 1), score(12, 10), places=5)
+    self.assertNotAlmostEqual(score(3, 1), score(3, 2), places=2)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,65 @@
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transfer_gen.train import objectives
+
+TARGETS = np.array([[0, 6, 3], [2, 2, 5]], np.int32)
+TILT = np.array([[0.5, 0.0, 2.0], [-1.0, 1.0, 3.0]], np.float32)
+
+
+def reference(logits):
+  """Loss and gradient of the tilted sum, in float64."""
+  x = np.float64(logits)
+  logs = x - x.max(-1, keepdims=True)
+  logs -= np.log(np.exp(logs).sum(-1, keepdims=True))
+  hot = np.eye(x.shape[-1])[TARGETS]
+  return -(logs * hot).sum(-1), (np.exp(logs) - hot) * TILT[..., None]
+
+
+def ours(logits):
+  def total(logits):
+    nll = objectives.cross_entropy(logits, TARGETS)
+    return (nll * TILT).sum(), nll
+  with jax.numpy_dtype_promotion("strict"):
+    grads, nll = jax.jit(jax.grad(total, has_aux=True))(logits)
+  return nll, grads
+
+
+class CrossEntropyTest(parameterized.TestCase):
+
+  @parameterized.parameters(1.0, 30.0, 1e4)
+  def test_loss_and_gradient_are_those_of_float64(self, size):
+    logits = size * np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
+
+    nll, grads = ours(logits)
+
+    want_nll, want_grads = reference(logits)
+    np.testing.assert_allclose(nll, want_nll, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grads, want_grads, rtol=1e-5, atol=1e-6)
+    self.assertEqual(nll.dtype, jnp.float32)
+
+  def test_logits_far_from_zero_lose_nothing(self):
+    logits = np.random.default_rng(0).integers(-8, 8, (2, 3, 7)).astype(np.float32)
+
+    near, far = ours(logits), ours(logits + np.float32(2 ** 17))
+
+    np.testing.assert_allclose(far[0], near[0], rtol=1e-6)
+    np.testing.assert_allclose(far[1], near[1], rtol=1e-6, atol=1e-7)
+
+  def test_bfloat16_logits_keep_a_float32_loss(self):
+    logits = jnp.asarray(
+        np.random.default_rng(0).normal(size=(2, 3, 7)), jnp.bfloat16)
+
+    nll, grads = ours(logits)
+
+    want_nll, want_grads = reference(logits)
+    self.assertEqual((nll.dtype, grads.dtype), (jnp.float32, jnp.bfloat16))
+    np.testing.assert_allclose(nll, want_nll, rtol=1e-5)
+    np.testing.assert_allclose(np.float32(grads), want_grads, rtol=0.02, atol=0.01)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,195 @@
+"""A plan is decided on specs alone, and nothing partial passes in silence."""
+
+import numpy as np
+import pytest
+
+from transfer_gen import tree
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import vocabulary
+
+Group, On, Rule = plan_lib.Group, plan_lib.On, plan_lib.Rule
+ALL = (Group(name="all", params=".*"),)
+SAME = Rule(target="(.*)", source=r"\1")
+
+
+def _spec(shape, *names):
+  return tree.Spec(shape=shape, dtype=np.dtype("float32"), axes=names,
+                   reads=(False,) * len(shape))
+
+
+SOURCE = {
+    "embed": _spec((5, 4), "vocab", "embed"),
+    "block_0/w": _spec((4, 6), "embed", "mlp"),
+    "block_1/w": _spec((4, 6), "embed", "mlp"),
+}
+TARGET = {
+    "embed": _spec((7, 4), "vocab", "embed"),
+    "layer_0/w": _spec((4, 6), "embed", "mlp"),
+    "norm": _spec((4,), "embed"),
+}
+VOCABULARIES = {
+    "": vocabulary.Vocabulary(tokens=(b"", b"a", b"b", b"c", b"a"),
+                              roles={"pad": 0}),
+    "target": vocabulary.Vocabulary(
+        tokens=(b"c", b"", b"x", b"a", b"", b"y"), roles={"eos": 1, "pad": 4}),
+}
+FITS = plan_lib.TransferPlan(
+    rules=(
+        Rule(target="norm", source=None, fresh="ones"),
+        Rule(target=r"layer_(\d)/w", source=r"block_\1/w"), SAME),
+    groups=(Group(name="head", params="embed"),
+            Group(name="body", params=".*", unfreeze_step=None)),
+    axes=(On(axis="vocab", map=axes.MatchTokens()),),
+    unused_source=("block_1/.*",))
+
+
+def _resolve(plan, source=None, target=None, vocabularies=None):
+  return resolve.resolve(
+      plan, {"": SOURCE if source is None else source},
+      TARGET if target is None else target,
+      VOCABULARIES if vocabularies is None else vocabularies)
+
+
+def _misfit(**changes):
+  fields = {"rules": FITS.rules, "groups": FITS.groups, "axes": FITS.axes,
+            "unused_source": FITS.unused_source} | changes
+  with pytest.raises(resolve.PlanError) as error:
+    _resolve(plan_lib.TransferPlan(**fields))
+  return str(error.value)
+
+
+def test_each_target_leaf_has_one_row_that_says_where_it_is_from():
+  embed, layer, norm = _resolve(FITS)
+
+  assert (embed.source, embed.how, embed.group) == ("embed", "mapped", "head")
+  assert embed.unfreeze_step == 0 and layer.unfreeze_step is None
+  assert (layer.source, layer.how, layer.rule) == ("block_0/w", "copy", 1)
+  assert (norm.source, norm.how, norm.group) == (None, "ones", "body")
+
+
+def test_tokens_match_by_bytes_and_role_never_by_position():
+  embed = _resolve(FITS)[0]
+
+  # c; eos, which the source lacks; x; a, its first row; pad; y; a padded row.
+  assert embed.changes[0].binding.index.tolist() == [3, -1, -1, 1, 0, -1, -1]
+  assert embed.changes[0].binding.note == "vocab: 3 of 7 matched"
+
+
+def test_one_vocabulary_map_reaches_every_leaf_that_carries_the_axis():
+  source = {"embed": _spec((5, 4), "vocab", "embed"),
+            "kernel": _spec((4, 5), "embed", "vocab"), "bias": _spec((5,), "vocab")}
+  target = {"embed": _spec((7, 4), "vocab", "embed"),
+            "kernel": _spec((4, 7), "embed", "vocab"), "bias": _spec((7,), "vocab")}
+
+  rows = _resolve(plan_lib.TransferPlan(
+      rules=(SAME,), groups=ALL, axes=FITS.axes), source, target)
+
+  assert [(r.name, r.changes[0].dim) for r in rows] == [
+      ("embed", 0), ("kernel", 1), ("bias", 0)]
+  assert len({id(r.changes[0].binding) for r in rows}) == 1
+
+
+def test_the_same_vocabulary_is_a_copy():
+  same = {"": VOCABULARIES[""], "target": vocabulary.Vocabulary(
+      tokens=(b"", b"a", b"b", b"c", b"d"), roles={"pad": 0})}
+  identical = {"": same["target"], "target": same["target"]}
+  plan = plan_lib.TransferPlan(rules=(SAME,), groups=ALL, axes=FITS.axes)
+
+  changed = _resolve(plan, {"embed": SOURCE["embed"]}, {"embed": SOURCE["embed"]}, same)
+  copied = _resolve(
+      plan, {"embed": SOURCE["embed"]}, {"embed": SOURCE["embed"]}, identical)
+
+  assert changed[0].how == "mapped" and copied[0].how == "copy"
+
+
+@pytest.mark.parametrize("changes, sentences", [
+    (dict(rules=FITS.rules[1:2]), ["embed: (vocab, embed) (7, 4) has no rule"]),
+    (dict(groups=FITS.groups[:1]), ["has no group. Add one"]),
+    (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source="blok_0/w"), SAME)),
+     ["layer_0/w: rule 1 reads blok_0/w", "nearest: `block_0/w`"]),
+    (dict(axes=()), ["axis `vocab` is 5 there and 7 here, and no axis map says how"]),
+    (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source="embed"), SAME)),
+     ["axes (vocab, embed) in embed and (embed, mlp) here"]),
+    (dict(rules=(Rule(target="nrom", source=None), *FITS.rules)),
+     ["rule 0 ('nrom') owns no leaf", "nearest: `norm`"]),
+    (dict(rules=(*FITS.rules, SAME)),
+     ["rule 3 ('(.*)') owns no leaf: an earlier one owns embed already"]),
+    (dict(rules=(*FITS.rules[:2], Rule(target="(.*)", source=r"\1", count=2))),
+     ["rule 2 ('(.*)') owns 1 leaves and says count=2"]),
+    (dict(groups=(*FITS.groups, Group(name="late", params="norm"))),
+     ["group 'late' ('norm') owns no leaf"]),
+    (dict(unused_source=()), ["1 source leaves are read by no rule: block_1/w"]),
+    (dict(unused_source=("block_1/.*", "old/.*")),
+     ["unused_source 'old/.*' leaves nothing behind"]),
+    (dict(axes=(*FITS.axes, On(axis="mlp", map=axes.MatchTokens(), params="norm"))),
+     ["axis map 1 (axis `mlp`, params 'norm') acts on no leaf"]),
+    (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source=r"b_\3"), SAME)),
+     ["rule 1: source 'b_\\\\3' does not go with its target"]),
+])
+def test_every_misfit_says_what_where_and_what_to_do(changes, sentences):
+  message = _misfit(**changes)
+
+  for sentence in sentences:
+    assert sentence in message
+
+
+def test_all_misfits_come_at_once():
+  message = _misfit(rules=(Rule(target="layer_0/w", source="blok_0/w"),), axes=())
+
+  assert "blok_0/w" in message and "embed: (vocab, embed)" in message
+  assert "norm: (embed) (4,) has no rule" in message
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    (dict(axes=(On(axis="vocba", map=axes.MatchTokens()),)),
+     "no leaf carries axis `vocba`; nearest: `vocab`."),
+    (dict(rules=(Rule(target="(", source=None), *FITS.rules)),
+     "rule 0: '(' is no regular expression"),
+    (dict(rules=(*FITS.rules[:2],
+                 Rule(target="(.*)", source=r"\1", checkpoint="other"))),
+     "rule 2 reads \\1 from 'other', and the run has ''."),
+])
+def test_a_mistake_in_the_plan_itself_stands_alone(changes, sentence):
+  message = _misfit(**changes)
+
+  assert sentence in message and "(1 misfit)" in message
+
+
+def test_a_cause_that_hits_many_leaves_is_told_once():
+  source = {f"{n}/e": _spec((5, 4), "vocab", "embed") for n in "ab"}
+  target = {f"{n}/e": _spec((7, 4), "vocab", "embed") for n in "ab"}
+  plan = plan_lib.TransferPlan(rules=(SAME,), groups=ALL, axes=FITS.axes)
+
+  with pytest.raises(resolve.PlanError) as error:
+    _resolve(plan, source, target, {"target": VOCABULARIES["target"]})
+
+  assert str(error.value).count("needs the source's tokens") == 1
+  assert "a/e, b/e: axis `vocab`" in str(error.value)
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+  many = vocabulary.Vocabulary(tokens=tuple(b"%d" % i for i in range(9)))
+
+  with pytest.raises(resolve.PlanError, match="9 tokens and the axis `vocab` 5 rows"):
+    _resolve(FITS, vocabularies={**VOCABULARIES, "": many})
+
+
+def test_a_plan_survives_json():
+  again = plan_lib.from_json(plan_lib.to_json(FITS))
+
+  assert again == FITS
+  assert plan_lib.fingerprint(again) == plan_lib.fingerprint(FITS)
+  assert plan_lib.fingerprint(plan_lib.SCRATCH) != plan_lib.fingerprint(FITS)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: Group(name="g", params=".*", lr_mult=0), "unfreeze_step=None"),
+    (lambda: Group(name="g", params=".*", unfreeze_step=-1), "step >= 0"),
+    (lambda: Rule(target="a", source=None, fresh="twos"), "'zeros'"),
+    (lambda: axes.MatchTokens(fresh="median"), "'mean', 'normal'"),
+])
+def test_a_value_out_of_range_is_told_when_it_is_written(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()

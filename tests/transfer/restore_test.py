@@ -1,0 +1,195 @@
+"""What rows name reaches the target, bit for bit, and nothing else moves."""
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import checkpoint
+from transfer_gen import sharding
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.transfer import audit
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import restore
+from transfer_gen.transfer import vocabulary
+
+Group, On, Rule = plan_lib.Group, plan_lib.On, plan_lib.Rule
+AXES = {"body": ("embed", "mlp"), "(old_)?head": ("mlp", "vocab"),
+        "bias": ("vocab",)}
+ALL = (Group(name="all", params=".*"),)
+WORDS = {"": vocabulary.Vocabulary(tokens=(b"a", b"b", b"c", b"d")),
+         "target": vocabulary.Vocabulary(tokens=(b"d", b"x", b"b", b"y", b"z"))}
+
+
+def _random(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_copies_what_is_named_and_nothing_else():
+  mesh = sharding.make_mesh(data=1, fsdp=8)
+  source = sources.from_tree(
+      {"body": _random(0, 8, 2), "old_head": jnp.ones((2, 5))}, AXES)
+  init = {"body": jnp.zeros((8, 2)), "head": jnp.full((2, 9), 7.0)}
+  specs = tree.specs(init, AXES)
+  shardings = sharding.of_params(specs, mesh)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="body", source="body"), Rule(target="head", source=None)),
+      groups=ALL, unused_source=("old_head",))
+  rows = resolve.resolve(plan, {"": source.specs}, specs)
+  asked = []
+  fresh = lambda names: asked.extend(names) or {
+      n: jax.device_put(init[n], shardings[n]) for n in names}
+
+  params = restore.restore(rows, {"": source}, fresh, shardings)
+
+  np.testing.assert_array_equal(params["body"], source.arrays["body"])
+  assert params["body"].sharding == shardings["body"]
+  assert len(params["body"].sharding.device_set) == 8
+  assert params["body"].addressable_shards[0].data.shape == (1, 2)
+  np.testing.assert_array_equal(params["head"], init["head"])
+  assert asked == ["head"]  # No second copy of what is read.
+
+
+@pytest.mark.parametrize("fill, value", [("zeros", 0.0), ("ones", 1.0)])
+def test_a_fresh_leaf_is_filled_as_its_rule_says(fill, value):
+  specs = tree.specs({"body": jnp.zeros((8, 2))}, AXES)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="body", source=None, fresh=fill),), groups=ALL)
+
+  params = restore.restore(resolve.resolve(plan, {}, specs), {}, lambda names: {})
+
+  np.testing.assert_array_equal(params["body"], np.full((8, 2), value))
+
+
+def _mapped(fresh, tensor=1):
+  """Head [64, 4] and bias [4] of four words onto five."""
+  mesh = sharding.make_mesh(data=8 // tensor, tensor=tensor)
+  arrays = {"head": _random(1, 64, 4) * 3 + 1, "bias": _random(2, 4)}
+  source = sources.from_tree(arrays, AXES)
+  specs = tree.specs({"head": jnp.zeros((64, 5)), "bias": jnp.zeros((5,))}, AXES)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="(.*)", source=r"\1"),), groups=ALL,
+      axes=(On(axis="vocab", map=axes.MatchTokens(fresh=fresh)),))
+  rows = resolve.resolve(plan, {"": source.specs}, specs, WORDS)
+  params = restore.restore(
+      rows, {"": source}, lambda names: {}, sharding.of_params(specs, mesh))
+  return arrays, jax.device_get(params)
+
+
+def test_matched_tokens_keep_their_bits_in_kernel_and_bias():
+  arrays, params = _mapped("mean")
+
+  np.testing.assert_array_equal(params["head"][:, 0], arrays["head"][:, 3])
+  np.testing.assert_array_equal(params["head"][:, 2], arrays["head"][:, 1])
+  np.testing.assert_array_equal(params["bias"][[0, 2]], arrays["bias"][[3, 1]])
+  assert not np.array_equal(params["head"][:, :4], arrays["head"])  # Not in order.
+
+
+def test_fresh_rows_are_the_sources_mean():
+  arrays, params = _mapped("mean")
+
+  mean = arrays["head"].astype(np.float64).mean(1)
+  np.testing.assert_allclose(params["head"][:, 1], mean, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(params["head"][:, 1], params["head"][:, 3])
+
+
+def test_fresh_rows_have_the_sources_mean_and_spread():
+  arrays, params = _mapped("normal")
+
+  drawn = params["head"][:, [1, 3, 4]].astype(np.float64)
+  source = arrays["head"].astype(np.float64)
+  scores = (drawn - source.mean(1, keepdims=True)) / source.std(1, keepdims=True)
+  assert abs(scores.mean()) < 0.25 and abs(scores.std() - 1) < 0.2  # 192 draws.
+  assert not np.array_equal(drawn[:, 0], drawn[:, 1])
+
+
+def test_a_mapped_leaf_is_the_same_on_any_mesh():
+  _, one = _mapped("normal")
+  _, four = _mapped("normal", tensor=4)
+
+  np.testing.assert_array_equal(one["head"], four["head"])
+
+
+def test_only_the_leaves_that_rows_name_are_read(tmp_path):
+  big = {"body": _random(0, 8, 2), "old_head": _random(1, 1000, 1000)}
+  stored = _store(tmp_path, big)
+  specs = tree.specs({"body": jnp.zeros((8, 2))}, AXES)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="body", source="body"),), groups=ALL,
+      unused_source=("old_head",))
+  rows = resolve.resolve(plan, {"": stored.specs}, specs)
+
+  before = _bytes_read()
+  params = restore.restore(rows, {"": stored}, lambda names: {})
+  few = _bytes_read() - before
+  dict(stored.read(["old_head"]))
+  many = _bytes_read() - before - few
+
+  np.testing.assert_array_equal(params["body"], big["body"])
+  assert few < 500_000 < 3_000_000 < many
+
+
+def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):
+  arrays = {"body": _random(0, 8, 2), "head": _random(1, 2, 3)}
+  stored = _store(tmp_path, arrays)
+
+  assert stored.specs == tree.specs(arrays, AXES)
+  read = dict(stored.read(["head"]))
+  np.testing.assert_array_equal(read["head"], arrays["head"])
+  assert list(read) == ["head"]
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: path / "nowhere", "there is no such folder"),
+    (lambda path: path, "holds no checkpoint"),
+    (lambda path: _file(path / "notes.txt"), "not a checkpoint"),
+])
+def test_what_is_no_checkpoint_is_said(tmp_path, make, message):
+  with pytest.raises(ValueError, match=message):
+    sources.open(make(tmp_path))
+
+
+def test_totals_count_every_fate():
+  arrays, _ = _mapped("mean")
+  source = sources.from_tree({**arrays, "body": _random(3, 8, 2)}, AXES)
+  specs = tree.specs({"head": jnp.zeros((64, 5)), "bias": jnp.zeros((5,)),
+                      "old_head": jnp.zeros((64, 4))}, AXES)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="bias", source=None), Rule(target="old_head", source="head"),
+             Rule(target="(.*)", source=r"\1")),
+      groups=(Group(name="new", params="head"),
+              Group(name="rest", params=".*", unfreeze_step=None)),
+      axes=(On(axis="vocab", map=axes.MatchTokens(), params="head"),),
+      unused_source=("body", "bias"))
+  rows = resolve.resolve(plan, {"": source.specs}, specs, WORDS)
+
+  totals = audit.totals(rows, {"": source.specs})
+  text = audit.text(plan, rows, {"": source.specs})
+
+  params = {name: fate["params"] for name, fate in totals.items()}
+  assert params == {"copied": 256, "mapped": 320, "fresh": 5, "left_behind": 16 + 4,
+                    "learning": 320, "frozen": 261, "target": 581}
+  assert totals["mapped"] == {"leaves": 1, "params": 320, "bytes": 1280}
+  assert "vocab: 2 of 5 matched" in text and "rest (frozen)" in text
+
+
+def _store(folder, arrays):
+  checkpoints = checkpoint.Checkpoints(folder)
+  specs = tree.specs(arrays, AXES)
+  checkpoints.save_best(3, {k: jnp.asarray(v) for k, v in arrays.items()},
+                        {"axes": checkpoint.axes_facts(specs)})
+  checkpoints.close()
+  return sources.open(folder)
+
+
+def _bytes_read():
+  with open("/proc/self/io", encoding="ascii") as file:
+    return int(file.readline().split()[1])
+
+
+def _file(path):
+  path.write_text("no checkpoint")
+  return path

@@ -1,0 +1,186 @@
+"""The one door to Orbax: checkpoints of a run, and reading leaves of any.
+
+A run's `checkpoints/` holds `<step>/` with params, optimiser state and facts
+(axes, data position, plan) as JSON, and `best/<step>/` without the state.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import logging
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from transfer_gen import errors
+from transfer_gen import tree
+
+FOLDER, BEST = "checkpoints", "best"
+_BATCH = 16  # Leaves read at once: one by one is 2.5 times slower than whole.
+
+
+class Checkpoints:
+  """The checkpoints of one run, written in the background."""
+
+  def __init__(self, workdir: epath.PathLike, keep: int = 2):
+    folder = epath.Path(workdir) / FOLDER
+    _quiet()
+    self._last = _manager(folder, keep)
+    self._best = _manager(folder / BEST, 1)
+
+  def save(self, step: int, params, opt_state, facts: Mapping[str, Any]) -> None:
+    """Starts writing a checkpoint to go on from."""
+    self._last.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(tree.unflatten(params)),
+        opt_state=ocp.args.StandardSave(opt_state),
+        facts=ocp.args.JsonSave(dict(facts))), force=True)
+
+  def save_best(self, step: int, params, facts: Mapping[str, Any]) -> None:
+    """Starts writing the params that validated best; replaces the earlier ones."""
+    self._best.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(tree.unflatten(params)),
+        facts=ocp.args.JsonSave(dict(facts))), force=True)
+
+  def last_step(self) -> int | None:
+    """The newest complete checkpoint."""
+    return self._last.latest_step()
+
+  def facts(self, step: int) -> dict[str, Any]:
+    """What `save` was given beside the arrays."""
+    return self._last.restore(
+        step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+
+  def restore(self, step: int, params, opt_state) -> tuple[dict, Any]:
+    """Reads a checkpoint back.
+
+    Args:
+      step: Which.
+      params: Flat `jax.ShapeDtypeStruct`s with shardings.
+      opt_state: The same for the optimiser state.
+    """
+    restored = self._last.restore(step, args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(tree.unflatten(params)),
+        opt_state=ocp.args.StandardRestore(opt_state)))
+    return tree.flatten(restored["params"]), restored["opt_state"]
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk."""
+    self._last.wait_until_finished()
+    self._best.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and lets go of the folder."""
+    self._last.close()
+    self._best.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """One checkpoint on disk: where it is and what is known without its arrays.
+
+  Attributes:
+    path: Its folder.
+    step: Its step.
+    specs: Spec of each param.
+    facts: What was saved beside the arrays.
+  """
+  path: epath.Path
+  step: int
+  specs: dict[str, tree.Spec]
+  facts: dict[str, Any]
+
+  def read(
+      self, names: Sequence[str],
+      shardings: Mapping[str, jax.sharding.Sharding] | None = None):
+    """Yields (name, array) in bounded batches; reads no other leaf.
+
+    Args:
+      names: Leaves of `specs`.
+      shardings: Where each lives. None: on the default device.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      for start in range(0, len(names), _BATCH):
+        batch = names[start:start + _BATCH]
+        item = {name: jax.ShapeDtypeStruct(
+            self.specs[name].shape, self.specs[name].dtype,
+            sharding=shardings[name] if shardings else device) for name in batch}
+        item = tree.unflatten(item)
+        restored = reader.restore(self.path / "params", args=ocp.args.PyTreeRestore(
+            item=item, partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item)))
+        yield from tree.flatten(restored).items()
+
+
+def axes_facts(specs: Mapping[str, tree.Spec]) -> dict[str, Any]:
+  """Axes of the params as JSON, for `facts["axes"]`; `find` reads them back."""
+  return {name: {"axes": list(spec.axes), "reads": list(spec.reads)}
+          for name, spec in specs.items()}
+
+
+def find(path: epath.PathLike, step: int = -1) -> Stored:
+  """Finds a checkpoint and reads its metadata.
+
+  Args:
+    path: A run's workdir, its `checkpoints/`, or one checkpoint's folder.
+    step: Which one of a run. -1: the best, or the last where none was validated.
+
+  Raises:
+    errors.UserError: If there is none.
+  """
+  _quiet()
+  folder = _folder(epath.Path(path), step)
+  handler = ocp.PyTreeCheckpointHandler()
+  with ocp.Checkpointer(handler) as reader:
+    leaves = reader.metadata(folder / "params").item_metadata.tree
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    facts = reader.restore(folder / "facts")
+  specs = {}
+  for name, leaf in tree.flatten(leaves).items():
+    axes = facts["axes"][name]
+    specs[name] = tree.Spec(
+        shape=tuple(leaf.shape), dtype=np.dtype(leaf.dtype),
+        axes=tuple(axes["axes"]), reads=tuple(axes["reads"]))
+  return Stored(path=folder, step=int(folder.name), specs=specs, facts=facts)
+
+
+def _folder(path: epath.Path, step: int) -> epath.Path:
+  if not path.exists():
+    raise errors.UserError(f"{path}: there is no such folder.")
+  if (path / "params").exists() and path.name.isdigit():
+    return path
+  root = path / FOLDER if (path / FOLDER).exists() else path
+  if not root.is_dir():
+    raise errors.UserError(f"{path}: not a checkpoint. {_WANTED}")
+  steps = {int(p.name): p for p in root.iterdir() if p.name.isdigit()}
+  best = {}
+  if (root / BEST).exists():
+    best = {int(p.name): p for p in (root / BEST).iterdir() if p.name.isdigit()}
+  if step >= 0:
+    found = steps.get(step) or best.get(step)
+    if found is None:
+      raise errors.UserError(
+          f"{root}: no checkpoint of step {step}; there are"
+          f" {sorted({*steps, *best})}.")
+    return found
+  for candidates in (best, steps):
+    if candidates:
+      return candidates[max(candidates)]
+  raise errors.UserError(f"{path}: holds no checkpoint. {_WANTED}")
+
+
+_WANTED = ("Give the workdir of a run that has trained, or one of the folders in its"
+           " checkpoints/.")
+
+
+def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
+  folder.mkdir(parents=True, exist_ok=True)
+  return ocp.CheckpointManager(
+      folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True))
+
+
+def _quiet() -> None:
+  """Orbax tells of each step of each save on absl's log; a user's log is theirs."""
+  logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,0 +1,141 @@
+"""TFDS data sets by name: ours, and any other that is prepared or can be.
+
+They live in TFDS's own folder, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`. Nothing
+here needs TensorFlow: we write array_record and read that or tfrecord.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import io
+import os
+import pathlib
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+
+PREFIX = "tfds:"
+_OURS = ("python_docs", "docstring_summary")
+_FOLDER = "~/tensorflow_datasets"
+
+Example = dict[str, Any]
+
+
+def known(name: str) -> bool:
+  """Whether `name` is one of ours or of the form `tfds:NAME`."""
+  return name in _OURS or (name.startswith(PREFIX) and len(name) > len(PREFIX))
+
+
+def read(name: str) -> tuple[dict[str, list[Example]], str]:
+  """All examples by split, and the version; prepares the set where needed.
+
+  The whole set is held in memory.
+
+  Args:
+    name: `python_docs`, `docstring_summary` or `tfds:NAME`, where NAME is what
+      TFDS takes: `NAME[/CONFIG][:VERSION]`.
+
+  Returns:
+    {"train", "validation", "test"} as far as the set has them ("valid", "val"
+    and "dev" are validation), and the set's version.
+
+  Raises:
+    errors.UserError: No such set, or it is neither prepared nor to be had.
+  """
+  folder = epath.Path(os.environ.get("TFDS_DATA_DIR") or _FOLDER).expanduser()
+  builder = (
+      _open_ours(name, folder) if name in _OURS
+      else _open(name.removeprefix(PREFIX), folder))
+  examples = {}
+  for split in builder.info.splits:
+    ours = {"valid": "validation", "val": "validation", "dev": "validation"}.get(
+        split, split)
+    if ours in ("train", "validation", "test"):
+      examples[ours] = list(_examples(builder, split))
+  return examples, str(builder.version)
+
+
+def _open_ours(name: str, folder: epath.Path) -> Any:
+  # TFDS takes a third of a second to import: only those who read a set pay.
+  if name == "python_docs":
+    from transfer_gen.data.datasets import python_docs  # pylint: disable=g-import-not-at-top
+    make = python_docs.PythonDocs
+  else:
+    from transfer_gen.data.datasets import docstring_summary  # pylint: disable=g-import-not-at-top
+    make = docstring_summary.DocstringSummary
+  with _lock(folder, name), _quiet():
+    builder = make(data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+  return builder
+
+
+def _open(name: str, folder: epath.Path) -> Any:
+  """A builder of someone else's set, prepared if that can be done here."""
+  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+  try:
+    builder = tfds.builder(name, data_dir=folder)
+    if builder.data_path.exists():
+      return builder
+    with _lock(folder, name):
+      builder = tfds.builder(
+          name, data_dir=folder, file_format="array_record")
+      builder.download_and_prepare()
+    return builder
+  except Exception as error:  # Whatever a foreign builder raises.
+    cause = str(error).strip().partition("\n")[0][:200]
+    raise errors.UserError(
+        f"data.name={PREFIX}{name}: not prepared in {folder} and it cannot be"
+        f" prepared here ({type(error).__name__}: {cause}). Where TensorFlow and a"
+        f" network are, run `tfds build {name} --file_format=array_record` (or"
+        f" `tfds.builder({name!r}, file_format=\"array_record\")"
+        ".download_and_prepare()`), copy the folder that it wrote into"
+        f" {folder}, or set TFDS_DATA_DIR to where it is.") from error
+
+
+def _examples(builder: Any, split: str) -> Iterator[Example]:
+  """Examples of a split, decoded to NumPy."""
+  if builder.info.file_format.value == "array_record":
+    yield from builder.as_data_source(split)
+    return
+  if builder.info.file_format.value != "tfrecord":
+    raise errors.UserError(
+        f"{builder.data_path}: prepared as {builder.info.file_format.value}, which"
+        " cannot be read without TensorFlow. Prepare it again with"
+        " --file_format=array_record.")
+  import grain  # pylint: disable=g-import-not-at-top
+  for path in builder.info.splits[split].filepaths:
+    records = grain.experimental.TFRecordIterDataset(os.fspath(path))
+    for record in records:
+      yield builder.info.features.deserialize_example_np(record)
+
+
+@contextlib.contextmanager
+def _lock(folder: epath.Path, name: str) -> Iterator[None]:
+  """Lets one process of this machine at a time prepare a set.
+
+  A folder in a bucket knows no locks: there TFDS's own renaming of the finished
+  folder must do.
+  """
+  if "://" in os.fspath(folder):
+    yield
+    return
+  local = pathlib.Path(folder)
+  local.mkdir(parents=True, exist_ok=True)
+  file = local / f".{name.replace('/', '_').replace(':', '_')}.lock"
+  with file.open("w") as handle:
+    fcntl.flock(handle, fcntl.LOCK_EX)  # Freed when the file closes.
+    yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Ours take seconds to prepare: no bars, no paragraph on standard output."""
+  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()

@@ -1,0 +1,216 @@
+"""The user's own text files as examples: one dict of columns a document.
+
+Files are UTF-8, and may end in `.gz`. A file is held in memory as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import csv
+import gzip
+import io
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+
+# A document: its columns, and where it stands, `path:line`.
+Example = tuple[str, dict[str, Any]]
+
+
+def read(paths: str, *, whole_files: bool, field: str) -> list[Example]:
+  """All documents of some files, in the order of their sorted names.
+
+  Args:
+    paths: Comma-separated globs; `a|b` for two line-aligned files, whose lines
+      become the columns `input` and `target`.
+    whole_files: Plain text: one document a file, not one a line.
+    field: The config field that `paths` stands in, for messages.
+
+  Returns:
+    Documents; plain text has one column, `text`.
+
+  Raises:
+    errors.UserError: A file that is missing, empty, not UTF-8 or not of its form.
+  """
+  examples: list[Example] = []
+  for item in (item.strip() for item in paths.split(",")):
+    if item:
+      examples += _read_item(item, whole_files, field)
+  return examples
+
+
+def is_parallel(paths: str) -> bool:
+  """Whether some of the paths are line-aligned files."""
+  return "|" in paths
+
+
+def _read_item(item: str, whole_files: bool, field: str) -> list[Example]:
+  if is_parallel(item):
+    if whole_files:
+      raise errors.UserError(
+          f"data.{field}: `{item}` is aligned by lines, and data.whole_files asks"
+          " for whole files. Set whole_files=False.")
+    return _parallel(item, field)
+  examples: list[Example] = []
+  for path in _expand(item, field):
+    reader = _reader(path, whole_files, field)
+    found = list(reader(path))
+    if not found:
+      raise errors.UserError(
+          f"{path}: no documents in it. Remove it from data.{field}, or fill it.")
+    examples += found
+  return examples
+
+
+def _reader(
+    path: epath.Path, whole_files: bool, field: str
+) -> Callable[[epath.Path], Iterator[Example]]:
+  readers = {
+      ".txt": _whole if whole_files else _lines,
+      ".jsonl": _json_lines,
+      ".csv": _csv,
+      ".tsv": _tsv,
+  }
+  suffix = epath.Path(path.name.removesuffix(".gz")).suffix
+  if suffix not in readers:
+    raise errors.UserError(
+        f"data.{field}: {path} ends in {suffix or 'nothing'!r}; known are"
+        f" {', '.join(readers)}, each also with .gz. Rename or convert it.")
+  return readers[suffix]
+
+
+def _expand(item: str, field: str) -> list[epath.Path]:
+  """The files that a path or a glob names, sorted."""
+  path = epath.Path(item).expanduser()
+  parts = path.parts
+  first = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
+  if first is None:
+    if not path.is_file():
+      raise errors.UserError(
+          f"data.{field}: there is no file {item} (in {os.getcwd()}). Give a path"
+          " or a glob of existing files.")
+    return [path]
+  base = epath.Path(*parts[:first]) if first else epath.Path(".")
+  found = sorted(p for p in base.glob("/".join(parts[first:])) if p.is_file())
+  if not found:
+    raise errors.UserError(
+        f"data.{field}: no file matches {item} (in {os.getcwd()}). Give a path or"
+        " a glob of existing files.")
+  return found
+
+
+def _text(path: epath.Path) -> str:
+  """The whole of a file. A byte order mark at its start is no text."""
+  data = path.read_bytes()
+  if path.name.endswith(".gz"):
+    try:
+      data = gzip.decompress(data)
+    except (OSError, EOFError) as error:
+      raise errors.UserError(
+          f"{path}: not a whole gzip file ({error}). Fetch it again.") from error
+  try:
+    return data.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    # A byte order mark shifts `start`, but never over a line's end.
+    line = data.count(b"\n", 0, error.start) + 1
+    raise errors.UserError(
+        f"{path}:{line}: invalid UTF-8 (byte 0x{data[error.start]:02x}). Convert the"
+        " file, e.g. `iconv -f latin1 -t utf-8`, or mend the line.") from error
+
+
+def _split_lines(text: str) -> list[str]:
+  """Lines by \\n or \\r\\n alone: a form feed or U+2028 ends no document."""
+  lines = text.replace("\r\n", "\n").split("\n")
+  return lines[:-1] if lines[-1] == "" else lines
+
+
+def _whole(path: epath.Path) -> Iterator[Example]:
+  text = _text(path)
+  if text.strip():
+    yield f"{path}:1", {"text": text}
+
+
+def _lines(path: epath.Path) -> Iterator[Example]:
+  text = _text(path)
+  if not text.strip():
+    return
+  for number, line in enumerate(_split_lines(text), 1):
+    yield f"{path}:{number}", {"text": line}
+
+
+def _json_lines(path: epath.Path) -> Iterator[Example]:
+  for number, line in enumerate(_split_lines(_text(path)), 1):
+    if not line.strip():
+      continue
+    try:
+      columns = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+      raise errors.UserError(
+          f"{path}:{number}: not JSON ({error}). Each line must be one object, e.g."
+          ' {"text": "..."}.') from error
+    if not isinstance(columns, dict):
+      raise errors.UserError(
+          f"{path}:{number}: a {type(columns).__name__}, not an object. Each line"
+          ' must be one object, e.g. {"text": "..."}.')
+    yield f"{path}:{number}", columns
+
+
+def _csv(path: epath.Path) -> Iterator[Example]:
+  yield from _table(path, delimiter=",", strict=True)
+
+
+def _tsv(path: epath.Path) -> Iterator[Example]:
+  # Quotes in TSV are text, as everybody writes them.
+  yield from _table(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _table(path: epath.Path, **form: Any) -> Iterator[Example]:
+  """Rows under a header line that names the columns."""
+  csv.field_size_limit(2**31 - 1)  # Cells are documents; 128 KiB is no limit.
+  rows = csv.reader(io.StringIO(_text(path), newline=""), **form)
+  start = 1
+  try:
+    header = next(rows, [])
+    start = rows.line_num + 1
+    for row in rows:
+      if row:
+        yield f"{path}:{start}", _columns(path, start, header, row)
+      start = rows.line_num + 1
+  except csv.Error as error:
+    raise errors.UserError(
+        f"{path}:{start}: not a row of this form ({error}). A cell that holds a"
+        ' quote or a comma is written "..." with its quotes doubled.') from error
+
+
+def _columns(
+    path: epath.Path, line: int, header: Sequence[str], row: Sequence[str]
+) -> dict[str, str]:
+  if len(row) != len(header):
+    raise errors.UserError(
+        f"{path}:{line}: {len(row)} cells under {len(header)} columns"
+        f" ({', '.join(header)}). Mend the row; is the delimiter that of the suffix?")
+  return dict(zip(header, row))
+
+
+def _parallel(item: str, field: str) -> list[Example]:
+  """Lines of two files side by side."""
+  names = [name.strip() for name in item.split("|")]
+  paths = [_expand(name, field) for name in names]
+  if len(paths) != 2 or any(len(found) != 1 for found in paths):
+    raise errors.UserError(
+        f"data.{field}: `{item}` must name two files, `input|target`; several such"
+        " pairs are separated by commas.")
+  source, target = (found[0] for found in paths)
+  inputs, targets = _split_lines(_text(source)), _split_lines(_text(target))
+  if len(inputs) != len(targets):
+    raise errors.UserError(
+        f"data.{field}: {source} has {len(inputs)} lines and {target} has"
+        f" {len(targets)}. Line-aligned files need as many; align them again.")
+  if not inputs:
+    raise errors.UserError(
+        f"data.{field}: {source} and {target} are empty. Give files with text.")
+  return [
+      (f"{target}:{i + 1}", {"input": a, "target": b})
+      for i, (a, b) in enumerate(zip(inputs, targets))]

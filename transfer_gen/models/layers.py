@@ -1,0 +1,207 @@
+"""Layers shared by the models; each param carries its logical axes.
+
+Axes: B batch, T position, D width, V vocabulary; other letters where they stand.
+Params are float32, cast to the computation dtype where they are used.
+"""
+
+from collections.abc import Callable
+import math
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from transfer_gen import errors
+from transfer_gen import tree
+
+TABLE_STDDEV = 0.02  # As in GPT-2; a row that is looked up has no fan.
+
+# Variance is scale / fan. Xavier: Glorot and Bengio, 2010, equations 12 and 16;
+# He: He et al., 2015, equation 10; LeCun: LeCun et al., 1998, section 4.6.
+_SCALINGS = {
+    f"{name}_{distribution}": (scale, fan, drawn)
+    for name, scale, fan in (
+        ("xavier", 1.0, "fan_avg"), ("he", 2.0, "fan_in"), ("lecun", 1.0, "fan_in"))
+    for distribution, drawn in (("uniform", "uniform"), ("normal", "truncated_normal"))
+}
+
+_Axis = int | tuple[int, ...]
+
+
+def initializer(
+    name: str, in_axis: _Axis, out_axis: _Axis
+) -> nn.initializers.Initializer:
+  """A kernel initializer by name.
+
+  Fans are products over the axes named: of a kernel [D, H, K] with in_axis 0 and
+  out_axis (1, 2) they are D and H K. An axis in neither, such as the gates of
+  [D, 4, U], is a batch of kernels, each with fans D and U.
+
+  Args:
+    name: `xavier_uniform`, `xavier_normal`, `he_uniform`, `he_normal`,
+      `lecun_uniform`, `lecun_normal` or `truncated_normal`. The latter is a normal
+      of standard deviation 0.02, cut at twice that and not rescaled; the other
+      normals are cut as well and rescaled to the variance of their formula.
+    in_axis: Dimensions that the layer contracts.
+    out_axis: Dimensions that it writes.
+
+  Raises:
+    errors.UserError: If the name is unknown.
+  """
+  if name == "truncated_normal":
+    return nn.initializers.truncated_normal(TABLE_STDDEV)
+  scale, mode, distribution = choose("init", name, _SCALINGS | {"truncated_normal": ()})
+  fans = {in_axis} if isinstance(in_axis, int) else set(in_axis)
+  fans |= {out_axis} if isinstance(out_axis, int) else set(out_axis)
+
+  def init(key, shape, dtype=jnp.float32):
+    batch = tuple(axis for axis in range(len(shape)) if axis not in fans)
+    return nn.initializers.variance_scaling(
+        scale, mode, distribution, in_axis=in_axis, out_axis=out_axis,
+        batch_axis=batch)(key, shape, dtype)
+  return init
+
+
+def boxed(
+    init: nn.initializers.Initializer, *axes: str, reads: tuple[str, ...] = ()
+) -> Callable[..., tree.Axes]:
+  """An initializer whose value carries its logical axes and those it contracts."""
+  return lambda *args: tree.Axes(init(*args), names=axes, reads=reads)
+
+
+def choose(field: str, name: str, choices: dict):
+  """`choices[name]`.
+
+  Raises:
+    errors.UserError: If there is none; `field` says which config field is wrong.
+  """
+  if name not in choices:
+    raise errors.UserError(
+        f"model.{field} is {name!r}, must be one of {', '.join(sorted(choices))}.")
+  return choices[name]
+
+
+def computation_dtype(name: str) -> jnp.dtype:
+  """The dtype of `config.dtype`.
+
+  Raises:
+    errors.UserError: If it is none that models compute in.
+  """
+  return jnp.dtype(choose(
+      "dtype", name, {n: n for n in ("float32", "bfloat16", "float16", "float64")}))
+
+
+class Dense(nn.Module):
+  """An affine map of the last dimensions of its input.
+
+  Attributes:
+    features: Sizes of the output dimensions.
+    axes: Names of the kernel's dimensions, those it contracts first.
+    reads: Axes that are contracted, `axes`' first ones by habit; a query's also
+      hold `kv`, and then its bias reads it too.
+    init: Name of the kernel's initializer.
+    bias: Whether there is one; it starts at zero.
+    dtype: Of the computation.
+
+  Params: kernel f32[*inputs, *features], bias f32[*features].
+  """
+  features: tuple[int, ...]
+  axes: tuple[str, ...]
+  reads: tuple[str, ...]
+  init: str
+  bias: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """dtype[..., *inputs] to dtype[..., *features]."""
+    num_inputs = len(self.axes) - len(self.features)
+    batch, inputs = x.shape[:-num_inputs], x.shape[-num_inputs:]
+    init = initializer(
+        self.init, tuple(range(num_inputs)),
+        tuple(range(num_inputs, len(self.axes))))
+    kernel = self.param(
+        "kernel", boxed(init, *self.axes, reads=self.reads), inputs + self.features)
+    # One plain product of two matrices: the form that every backend is fast at.
+    y = lax.dot(
+        x.reshape(-1, math.prod(inputs)).astype(self.dtype),
+        kernel.reshape(math.prod(inputs), -1).astype(self.dtype))
+    if self.bias:
+      reads = tuple(a for a in self.reads if a not in self.axes[:num_inputs])
+      bias = self.param(
+          "bias", boxed(nn.initializers.zeros, *self.axes[num_inputs:], reads=reads),
+          self.features)
+      y += bias.reshape(1, -1).astype(self.dtype)
+    return y.reshape(batch + self.features)
+
+
+class Embed(nn.Module):
+  """A table with a row a token or a position.
+
+  Attributes:
+    size: Number of rows.
+    features: D.
+    axis: What a row stands for: `vocab` or `position`.
+    dtype: Of the computation.
+
+  Params: embedding f32[size, D], normal with standard deviation 0.02, cut at twice
+  that, whatever the kernels' initializer is.
+  """
+  size: int
+  features: int
+  axis: str = "vocab"
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    self.embedding = self.param(
+        "embedding",
+        boxed(nn.initializers.truncated_normal(TABLE_STDDEV), self.axis, "embed"),
+        (self.size, self.features))
+
+  def __call__(self, index: jax.Array) -> jax.Array:
+    """Rows i32[...] to dtype[..., D]. An index beyond the table reads its end."""
+    return jnp.take(self.embedding, index, axis=0, mode="clip").astype(self.dtype)
+
+  def attend(self, x: jax.Array) -> jax.Array:
+    """Products with every row: dtype[..., D] to dtype[..., size]."""
+    rows = self.embedding.astype(self.dtype)
+    y = lax.dot_general(
+        x.reshape(-1, self.features).astype(self.dtype), rows, (((1,), (1,)), ((), ())))
+    return y.reshape(*x.shape[:-1], self.size)
+
+
+class Norm(nn.Module):
+  """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019) over D.
+
+  Attributes:
+    kind: `layer` or `rms`.
+    epsilon: Added to the variance, or to the mean square.
+    bias: LayerNorm: whether there is one.
+    reads: ("embed",) where a tied output follows, which cannot say so itself.
+    dtype: Of the result; the statistics are float32.
+
+  Params: scale f32[D], bias f32[D].
+  """
+  kind: str = "layer"
+  epsilon: float = 1e-5
+  bias: bool = True
+  reads: tuple[str, ...] = ()
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """dtype[..., D] to the same."""
+    centred = choose("norm", self.kind, {"layer": True, "rms": False})
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if centred:
+      x -= x.mean(-1, keepdims=True)
+    x *= lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+    x *= self._param("scale", nn.initializers.ones, x)
+    if centred and self.bias:
+      x += self._param("bias", nn.initializers.zeros, x)
+    return x.astype(self.dtype)
+
+  def _param(self, name, init, x):
+    param = self.param(name, boxed(init, "embed", reads=self.reads), x.shape[-1:])
+    return jnp.expand_dims(param, tuple(range(x.ndim - 1))).astype(x.dtype)

@@ -1,0 +1,216 @@
+"""Trains a run: starts it, or goes on where its workdir stopped."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+import sys
+import time
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+import tqdm
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.evaluate import evaluate
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+from transfer_gen.train import optim as optim_lib
+from transfer_gen.train import parallel
+from transfer_gen.train import setup as setup_lib
+from transfer_gen.train import step as step_lib
+from transfer_gen.train import workdir as workdir_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import restore
+
+
+@dataclasses.dataclass
+class Best:
+  """The best validation so far; travels in a checkpoint's facts."""
+  loss: float = math.inf
+  step: int = -1
+  stale: int = 0  # Validations since.
+
+
+def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
+  """Trains to the end, and leaves in `workdir` what DESIGN names.
+
+  Args:
+    run: The config.
+    workdir: Empty, new, or of this same run, which then goes on.
+
+  Returns:
+    `step`, `best_step`, `best_validation_loss` and `seconds` of this call.
+
+  Raises:
+    errors.UserError: For bad input, a workdir of another run, or a loss that is
+      not finite.
+  """
+  start_time = time.time()
+  workdir = epath.Path(workdir)
+  setup = setup_lib.build(run, workdir)
+  key, init_key, restore_key = jax.random.split(jax.random.key(run.seed), 3)
+  optimizer = optim_lib.build(
+      run.optim, setup.plan.groups, setup.rows, run.train.steps)
+  runner = parallel.runner(
+      run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
+      nll_fn=objectives.next_token(setup.model, run.model.dropout > 0),
+      optimizer=optimizer, key=key)
+  workdir_lib.claim(setup, workdir)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  last = checkpoints.last_step()
+  facts = checkpoints.facts(last) if last is not None else {}
+  batches = setup.data.train_batches(run.train.batch_size, run.seed)
+  if last is None:
+    print(f"{workdir}: {len(setup.rows)} leaves, audited in audit.txt", flush=True)
+    state = _start(setup, runner, optimizer, init_key, restore_key)
+  else:
+    print(f"{workdir}: goes on from step {last}", flush=True)
+    state = _resume(setup, runner, optimizer, checkpoints, last)
+    batches.set_state(facts["data"])
+  writer = workdir_lib.MetricsWriter(workdir, last or 0)
+  try:
+    best = _loop(setup, runner, optimizer, checkpoints, writer, state, batches,
+                 Best(**facts.get("best", {})), facts.get("finished", False))
+    checkpoints.wait()
+  finally:
+    writer.close()
+    checkpoints.close()
+  return {"step": checkpoints.last_step(), "best_step": best.step,
+          "best_validation_loss": best.loss,
+          "seconds": round(time.time() - start_time, 1)}
+
+
+def _start(setup, runner, optimizer, init_key, restore_key) -> step_lib.TrainState:
+  params = restore.restore(
+      setup.rows, setup.sources,
+      registry.fresh(setup.model, init_key, runner.shardings), runner.shardings,
+      restore_key)
+  return step_lib.TrainState(
+      step=jax.numpy.zeros((), jax.numpy.int32), params=params,
+      opt_state=optimizer.extend({}, params, 0))
+
+
+def _resume(setup, runner, optimizer, checkpoints, step) -> step_lib.TrainState:
+  shapes = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+            for name, spec in setup.specs.items()}
+  # The groups of the state before `step`: a group that starts there has no slots.
+  opt_state = jax.eval_shape(
+      lambda params: optimizer.extend({}, params, max(step - 1, 0)), shapes)
+  params, opt_state = checkpoints.restore(
+      step, runner.abstract(shapes, setup.specs),
+      runner.abstract(opt_state, setup.specs))
+  return step_lib.TrainState(
+      step=jax.numpy.asarray(step, jax.numpy.int32), params=params,
+      opt_state=opt_state)
+
+
+def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, best,
+          finished) -> Best:
+  run, done = setup.run, int(state.step)
+  if finished:
+    return best
+  score = evaluate.evaluator(objectives.next_token(setup.model, False))
+  put = runner.put if run.parallel.mode == "jit" else jax.numpy.asarray
+  ledger = _Ledger(writer, run, checkpoints, done)
+  state = runner.place(state)
+  while not finished:
+    if done in optimizer.starts.values() and done:
+      state = runner.fetch(state)
+      state = runner.place(state.replace(
+          opt_state=optimizer.extend(state.opt_state, state.params, done)))
+    state, metrics = runner.step(state, runner.put(next(batches)))
+    done += 1
+    ledger.add(metrics)
+    last = done == run.train.steps
+    validates = last or done % run.train.eval_every == 0
+    saves = last or done % run.train.checkpoint_every == 0
+    if validates or saves or done % run.train.log_every == 0:
+      ledger.settle(done)
+    if validates:
+      params = runner.fetch(state).params
+      scores = score(params, setup.data, "validation", run.train.batch_size,
+                     lambda b: jax.tree.map(put, b))
+      ledger.write(done, "validation", scores.metrics())
+      _judge(best, scores.metrics()["loss"], done)
+      if best.step == done:
+        checkpoints.save_best(done, params, _facts(setup))
+    finished = last or 0 < run.train.patience <= best.stale
+    if saves or finished:
+      fetched = runner.fetch(state)
+      checkpoints.save(done, fetched.params, fetched.opt_state, {
+          **_facts(setup), "data": batches.get_state(), "finished": finished,
+          "best": dataclasses.asdict(best)})
+  ledger.close()
+  return best
+
+
+def _judge(best: Best, loss: float, step: int) -> None:
+  if loss < best.loss:
+    best.loss, best.step, best.stale = loss, step, 0
+  else:
+    best.stale += 1
+
+
+def _facts(setup) -> dict[str, Any]:
+  return {"axes": checkpoint.axes_facts(setup.specs),
+          "plan": plan_lib.fingerprint(setup.plan)}
+
+
+class _Ledger:
+  """Metrics of the steps that were not told of yet, still on the device."""
+
+  def __init__(self, writer, run, checkpoints, done):
+    self._writer, self._checkpoints = writer, checkpoints
+    self._pending, self._started = [], time.perf_counter()
+    self._bar = tqdm.tqdm(
+        total=run.train.steps, initial=done, unit="step", dynamic_ncols=True,
+        disable=None if sys.stderr.isatty() else True)
+
+  def add(self, metrics) -> None:
+    self._pending.append(metrics)
+    self._bar.update()
+
+  def settle(self, step: int) -> None:
+    """Fetches what is pending and writes its line.
+
+    Raises:
+      errors.UserError: If a loss is not finite.
+    """
+    fetched = jax.device_get(self._pending)
+    losses = [total / max(count, 1.0) for total, count in
+              (metrics["loss"] for metrics in fetched)]
+    for i, loss in enumerate(losses):
+      if not np.isfinite(loss):
+        self._stop(step - len(losses) + i + 1, float(loss))
+    seconds = time.perf_counter() - self._started
+    sums = {name: np.sum([m[name] for m in fetched], 0) for name in fetched[0]}
+    line = {name: float(total / max(count, 1)) for name, (total, count) in sums.items()}
+    line["tokens_per_second"] = float(sums["loss"][1]) / seconds
+    self.write(step, "train", line)
+    self._pending, self._started = [], time.perf_counter()
+
+  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Writes a line to the records, and to the terminal or log."""
+    self._writer.write(step, split, metrics)
+    if not self._bar.disable:
+      self._bar.set_postfix({f"{split} loss": f"{metrics['loss']:.4f}"})
+      return
+    rate = metrics.get("tokens_per_second")
+    print(f"step {step}/{self._bar.total} {split} loss {metrics['loss']:.4f}"
+          + (f" {rate:,.0f} tokens/s" if rate else ""), flush=True)
+
+  def close(self) -> None:
+    self._bar.close()
+
+  def _stop(self, step: int, loss: float):
+    self._checkpoints.wait()
+    last = self._checkpoints.last_step()
+    kept = (f"The last good checkpoint is of step {last}." if last is not None
+            else "No checkpoint was written before.")
+    raise errors.UserError(
+        f"The loss is {loss} at step {step}. {kept} Try a lower optim.lr, a longer"
+        " optim.warmup_steps or optim.clip_norm in a new --workdir.")

@@ -1,0 +1,66 @@
+"""What training makes small.
+
+Axes: B batch, T position, V vocabulary.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from transfer_gen import tree
+
+
+def next_token(module: nn.Module, train: bool):
+  """The loss of a language model: a function for `step.train_step`.
+
+  Args:
+    module: Maps i32[B, T] to logits dtype[B, T, V].
+    train: Whether dropout is drawn.
+
+  Returns:
+    (flat params, batch, key) -> nll f32[B, T] of each target, in nats.
+  """
+  def nll_fn(params, batch, key):
+    logits = module.apply(
+        {"params": tree.unflatten(params)}, batch["inputs"], train=train,
+        rngs={"dropout": key} if train else None)
+    return cross_entropy(logits, batch["targets"])
+  return nll_fn
+
+
+@jax.custom_vjp
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Negative log likelihood of the targets, in nats.
+
+  The backward pass reuses the exponentials of the forward pass. The arithmetic is
+  float32 (float64 for such logits), stable for logits of any finite size.
+
+  Args:
+    logits: dtype[B, T, V].
+    targets: i32[B, T], in [0, V).
+
+  Returns:
+    f32[B, T].
+  """
+  return _forward(logits, targets)[0]
+
+
+def _forward(logits, targets):
+  wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  peak = wide.max(-1, keepdims=True)
+  exps = jnp.exp(wide - peak)
+  total = exps.sum(-1, keepdims=True)
+  chosen = jnp.take_along_axis(wide, targets[..., None], axis=-1)
+  nll = (jnp.log(total) + peak - chosen)[..., 0]
+  return nll, (exps.astype(logits.dtype), total, targets)
+
+
+def _backward(saved, cotangent):
+  exps, total, targets = saved
+  cotangent = cotangent[..., None]
+  scaled = exps.astype(total.dtype) * (cotangent / total)
+  hot = jax.nn.one_hot(targets, exps.shape[-1], dtype=total.dtype)
+  return (scaled - hot * cotangent).astype(exps.dtype), None
+
+
+cross_entropy.defvjp(_forward, _backward)

@@ -1,0 +1,134 @@
+"""The same pure step on one device, on a mesh, or under pmap."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sharding
+from transfer_gen import tree
+from transfer_gen.train import step as step_lib
+
+_Batch = Mapping[str, np.ndarray]
+_AXIS = "devices"  # Of pmap.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runner:
+  """How a run's arrays live on its devices; the loop knows no more of them.
+
+  Attributes:
+    shardings: Where each param lives outside the step (checkpoints, evaluation).
+    place: State as checkpoints hold it -> state as the step takes it.
+    fetch: Back again.
+    put: A batch from the host -> a batch as the step takes it.
+    step: One training step; its state argument is donated.
+  """
+  shardings: Mapping[str, jax.sharding.Sharding]
+  place: Callable[[step_lib.TrainState], step_lib.TrainState]
+  fetch: Callable[[step_lib.TrainState], step_lib.TrainState]
+  put: Callable[[_Batch], Any]
+  step: Callable[[step_lib.TrainState, Any], tuple[step_lib.TrainState, Any]]
+
+  def abstract(self, state: Any, specs: Mapping[str, tree.Spec]) -> Any:
+    """Shapes of a tree over params, with the shardings that a restore needs."""
+    places = sharding.of_state(state, self.shardings, specs)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state, places)
+
+
+def runner(
+    config: config_lib.Parallel,
+    specs: Mapping[str, tree.Spec],
+    batch_size: int,
+    accumulate: int,
+    **step_arguments: Any,
+) -> Runner:
+  """Builds the runner that `config.mode` names.
+
+  Args:
+    config: Devices.
+    specs: Of the params.
+    batch_size: B over all devices.
+    accumulate: Micro-batches a step.
+    **step_arguments: For `train_step`.
+
+  Raises:
+    errors.UserError: If devices and batch do not divide.
+  """
+  step = functools.partial(
+      step_lib.train_step, accumulate=accumulate, **step_arguments)
+  make = _pmap if config.mode == "pmap" else _jit
+  return make(config, specs, step, batch_size // accumulate)
+
+
+def _jit(config, specs, step, rows) -> Runner:
+  mesh = sharding.make_mesh(config.data, config.fsdp, config.tensor)
+  _divides(rows, mesh.shape["data"] * mesh.shape["fsdp"])
+  params = sharding.of_params(specs, mesh)
+  batch = sharding.of_batch(mesh)
+
+  @functools.cache
+  def compiled(groups):
+    del groups  # Another set of groups is another state, placed anew.
+    return jax.jit(lambda state, batch: _keep(params, specs, step, state, batch),
+                   donate_argnums=0)
+
+  return Runner(
+      shardings=params,
+      place=lambda state: jax.device_put(
+          state, sharding.of_state(state, params, specs)),
+      fetch=lambda state: state,
+      put=lambda host: jax.device_put(host, batch),
+      step=lambda state, data: compiled(frozenset(state.opt_state))(state, data))
+
+
+def _keep(params, specs, step, state, batch):
+  """The step, its new state held to the shardings of the old."""
+  state, metrics = step(state, batch)
+  places = sharding.of_state(state, params, specs)
+  return jax.lax.with_sharding_constraint(state, places), metrics
+
+
+def _pmap(config, specs, step, rows) -> Runner:
+  count = jax.local_device_count()
+  if config.fsdp != 1 or config.tensor != 1:
+    raise errors.UserError(
+        "parallel.mode=pmap keeps every param whole: set parallel.fsdp and"
+        " parallel.tensor to 1, or parallel.mode=jit.")
+  if config.data not in (0, count):
+    raise errors.UserError(
+        f"parallel.data is {config.data} and pmap takes all {count} devices; set 0.")
+  _divides(rows, count)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  mapped = jax.pmap(
+      functools.partial(step, axis_name=_AXIS), axis_name=_AXIS, donate_argnums=0)
+
+  def put(host):
+    return {k: v.reshape(count, v.shape[0] // count, *v.shape[1:])
+            for k, v in host.items()}
+
+  def one_step(state, batch):
+    state, metrics = mapped(state, batch)
+    return state, jax.tree.map(lambda x: x[0], metrics)
+
+  return Runner(
+      shardings={name: device for name in specs},
+      place=lambda state: jax.tree.map(
+          lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), state),
+      fetch=lambda state: jax.tree.map(lambda x: x[0], state),
+      put=put, step=one_step)
+
+
+def _divides(rows: int, devices: int) -> None:
+  if rows % devices:
+    raise errors.UserError(
+        f"train.batch_size / optim.accumulate is {rows} and the batch is divided"
+        f" over {devices} devices: make it a multiple of {devices}.")
