@@ -49,7 +49,7 @@ class LayersTest(parameterized.TestCase):
   def test_dense_contracts_the_axes_that_it_names_first(self):
     module = layers.Dense(
         (5, 2), axes=("heads", "kv", "embed", "mlp"), reads=("heads", "kv"),
-        init="lecun_normal")
+        kernel_init="lecun_normal")
     x = jax.random.normal(jax.random.key(1), (2, 7, 3, 4))
     variables = module.init(jax.random.key(0), x)
     params = tree.unbox(variables["params"])
@@ -58,7 +58,7 @@ class LayersTest(parameterized.TestCase):
     with jax.numpy_dtype_promotion("strict"):
       y = module.apply({"params": params}, x)
 
-    want = np.einsum("bthk,hkem->btem", x, params["kernel"]) + np.float32(params["bias"])
+    want = np.einsum("bthk,hkem->btem", x, params["kernel"]) + np.asarray(params["bias"])
     np.testing.assert_allclose(y, want, atol=1e-5)
     specs = tree.specs(variables["params"])
     self.assertEqual(specs["kernel"].axes, ("heads", "kv", "embed", "mlp"))
@@ -69,7 +69,7 @@ class LayersTest(parameterized.TestCase):
   def test_bias_of_a_kernel_that_reads_its_output_axis_reads_it_too(self):
     module = layers.Dense(
         (3, 4), axes=("embed", "heads", "kv"), reads=("embed", "kv"),
-        init="lecun_normal")
+        kernel_init="lecun_normal")
 
     specs = tree.specs(module.init(jax.random.key(0), jnp.ones((2, 5)))["params"])
 
@@ -99,7 +99,8 @@ class LayersTest(parameterized.TestCase):
     z = np.float64(x)
     z -= z.mean(-1, keepdims=True) if kind == "layer" else 0
     z /= np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-3)
-    want = z * params["scale"] + params.get("bias", np.float64(0))
+    params = {name: np.float64(x) for name, x in params.items()}
+    want = z * params["scale"] + params.get("bias", 0)
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
     self.assertEqual("bias" in params, kind == "layer" and bias)
 

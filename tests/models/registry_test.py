@@ -70,11 +70,13 @@ class RegistryTest(absltest.TestCase):
     module = registry.build(CONFIG)
 
     def flops(names):
-      fresh = lambda key: registry.fresh(module, key)(names)
-      return jax.jit(fresh).lower(jax.random.key(0)).compile().cost_analysis()["flops"]
+      fresh = jax.jit(lambda key: registry.fresh(module, key)(names))
+      cost = fresh.lower(jax.random.key(0)).compile().cost_analysis()
+      return cost.get("flops", 0.0)
 
-    self.assertLess(
-        flops(["layer_0/attn/out/bias"]), 0.01 * flops(["embed/embedding"]) + 100)
+    every = flops(registry.specs(module))
+    self.assertGreater(every, 1000)
+    self.assertLess(flops(["layer_0/attn/out/bias"]), 0.01 * every)
 
   def test_fresh_puts_leaves_where_they_belong(self):
     module = registry.build(CONFIG)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -36,9 +37,14 @@ def make(config, key=0):
       for name, x in params.items()}
 
 
-def logits_of(config, params, inputs=INPUTS, **kwargs):
-  module = registry.build(config)
-  return module.apply({"params": tree.unflatten(params)}, inputs, **kwargs)
+@functools.partial(jax.jit, static_argnames=("module", "method", "train"))
+def apply(module, variables, *args, **kwargs):
+  with jax.numpy_dtype_promotion("strict"):
+    return module.apply(variables, *args, **kwargs)
+
+
+def logits_of(config, params, inputs=INPUTS):
+  return apply(registry.build(config), {"params": tree.unflatten(params)}, inputs)
 
 
 def distance(a, b):
@@ -135,8 +141,7 @@ class DecoderTest(parameterized.TestCase):
   def test_logits_are_those_of_a_float64_reference(self, name):
     _, params = make(CONFIGS[name])
 
-    with jax.numpy_dtype_promotion("strict"):
-      logits = logits_of(CONFIGS[name], params)
+    logits = logits_of(CONFIGS[name], params)
 
     self.assertLess(distance(logits, Reference(CONFIGS[name], params)(INPUTS)), 1e-5)
 
@@ -170,8 +175,8 @@ class DecoderTest(parameterized.TestCase):
     module, params = make(dataclasses.replace(GPT2, dropout=0.3))
     variables = {"params": tree.unflatten(params)}
 
-    plain = module.apply(variables, INPUTS)
-    drops = [module.apply(variables, INPUTS, train=True,
+    plain = apply(module, variables, INPUTS)
+    drops = [apply(module, variables, INPUTS, train=True,
                           rngs={"dropout": jax.random.key(key)}) for key in (1, 1, 2)]
 
     np.testing.assert_array_equal(plain, logits_of(GPT2, params))
@@ -194,34 +199,32 @@ class DecoderTest(parameterized.TestCase):
   def test_extend_gives_the_logits_of_the_whole_text(self, name):
     module, params = make(CONFIGS[name])
     variables = {"params": tree.unflatten(params)}
-    whole = module.apply(variables, INPUTS)
+    whole = apply(module, variables, INPUTS)
     counts = np.array([4, 1, 3], np.int32)
     prompts = np.where(np.arange(5)[None] < counts[:, None], INPUTS[:, :5], 0)
 
-    with jax.numpy_dtype_promotion("strict"):
-      cache = module.apply({}, 3, 12, method="init_cache")
-      logits, cache = module.apply(
-          variables, prompts, counts, cache, method="extend")
-      rows = np.arange(3)
-      self.assertLess(distance(logits, whole[rows, counts - 1]), 1e-5)
-      for step in range(3):
-        logits, cache = module.apply(
-            variables, INPUTS[rows, counts + step][:, None], np.ones(3, np.int32),
-            cache, method="extend")
-        self.assertLess(distance(logits, whole[rows, counts + step]), 1e-5)
+    cache = module.apply({}, 3, 12, method="init_cache")
+    logits, cache = apply(module, variables, prompts, counts, cache, method="extend")
+    rows = np.arange(3)
+    self.assertLess(distance(logits, whole[rows, counts - 1]), 1e-5)
+    for step in range(3):
+      logits, cache = apply(
+          module, variables, INPUTS[rows, counts + step][:, None],
+          np.ones(3, np.int32), cache, method="extend")
+      self.assertLess(distance(logits, whole[rows, counts + step]), 1e-5)
     np.testing.assert_array_equal(cache["position"], counts + 3)
 
   def test_a_second_prompt_may_follow_the_first(self):
     module, params = make(LLAMA)
     variables = {"params": tree.unflatten(params)}
-    whole = module.apply(variables, INPUTS)
+    whole = apply(module, variables, INPUTS)
     rows, counts = np.arange(3), np.array([4, 1, 3], np.int32)
 
     cache = module.apply({}, 3, 8, method="init_cache")
-    _, cache = module.apply(variables, INPUTS[:, :4], counts, cache, method="extend")
+    _, cache = apply(module, variables, INPUTS[:, :4], counts, cache, method="extend")
     more = np.stack([INPUTS[r, c:c + 4] for r, c in zip(rows, counts)])
-    logits, _ = module.apply(
-        variables, more, np.array([2, 4, 1], np.int32), cache, method="extend")
+    logits, _ = apply(
+        module, variables, more, np.array([2, 4, 1], np.int32), cache, method="extend")
 
     ends = counts + np.array([2, 4, 1]) - 1
     self.assertLess(distance(logits, whole[rows, ends]), 1e-5)
@@ -232,7 +235,7 @@ class DecoderTest(parameterized.TestCase):
     def loss(params):
       return jnp.square(module.apply({"params": tree.unflatten(params)}, INPUTS)).sum()
 
-    for name, grad in jax.grad(loss)(params).items():
+    for name, grad in jax.jit(jax.grad(loss))(params).items():
       self.assertTrue(np.isfinite(grad).all(), name)
       self.assertGreater(np.abs(grad).max(), 0, name)
 
@@ -258,7 +261,7 @@ class DecoderTest(parameterized.TestCase):
   def test_text_beyond_learned_positions_is_refused(self):
     _, params = make(GPT2)
 
-    with self.assertRaisesRegex(errors.UserError, "17 tokens .* max_length=16"):
+    with self.assertRaisesRegex(errors.UserError, "17 tokens is longer .*max_length=16"):
       logits_of(GPT2, params, np.zeros((1, 17), np.int32))
     logits_of(GPT2, params, np.zeros((1, 16), np.int32))
 

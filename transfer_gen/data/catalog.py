@@ -10,7 +10,10 @@ import fcntl
 import io
 import os
 import pathlib
+import socket
 from typing import Any
+import urllib.parse
+import urllib.request
 
 from etils import epath
 
@@ -20,6 +23,8 @@ PREFIX = "tfds:"
 _OURS = ("python_docs", "docstring_summary")
 _FOLDER = "~/tensorflow_datasets"
 
+_SYNONYMS = {"valid": "validation", "val": "validation", "dev": "validation"}
+
 Example = dict[str, Any]
 
 
@@ -28,10 +33,8 @@ def known(name: str) -> bool:
   return name in _OURS or (name.startswith(PREFIX) and len(name) > len(PREFIX))
 
 
-def read(name: str) -> tuple[dict[str, list[Example]], str]:
-  """All examples by split, and the version; prepares the set where needed.
-
-  The whole set is held in memory.
+def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
+  """Examples by split, decoded one by one, and the version; prepares if need be.
 
   Args:
     name: `python_docs`, `docstring_summary` or `tfds:NAME`, where NAME is what
@@ -48,22 +51,21 @@ def read(name: str) -> tuple[dict[str, list[Example]], str]:
   builder = (
       _open_ours(name, folder) if name in _OURS
       else _open(name.removeprefix(PREFIX), folder))
-  examples = {}
-  for split in builder.info.splits:
-    ours = {"valid": "validation", "val": "validation", "dev": "validation"}.get(
-        split, split)
-    if ours in ("train", "validation", "test"):
-      examples[ours] = list(_examples(builder, split))
-  return examples, str(builder.version)
+  names = {_SYNONYMS.get(split, split): split for split in builder.info.splits}
+  return {
+      split: _examples(builder, names[split])
+      for split in ("train", "validation", "test") if split in names
+  }, str(builder.version)
 
 
 def _open_ours(name: str, folder: epath.Path) -> Any:
+  # pylint: disable=g-import-not-at-top
   # TFDS takes a third of a second to import: only those who read a set pay.
   if name == "python_docs":
-    from transfer_gen.data.datasets import python_docs  # pylint: disable=g-import-not-at-top
+    from transfer_gen.data.datasets import python_docs
     make = python_docs.PythonDocs
   else:
-    from transfer_gen.data.datasets import docstring_summary  # pylint: disable=g-import-not-at-top
+    from transfer_gen.data.datasets import docstring_summary
     make = docstring_summary.DocstringSummary
   with _lock(folder, name), _quiet():
     builder = make(data_dir=folder, file_format="array_record")
@@ -76,13 +78,20 @@ def _open(name: str, folder: epath.Path) -> Any:
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
   try:
     builder = tfds.builder(name, data_dir=folder)
-    if builder.data_path.exists():
+    if builder.is_prepared():
       return builder
+    _check_reachable(builder)
     with _lock(folder, name):
       builder = tfds.builder(
           name, data_dir=folder, file_format="array_record")
       builder.download_and_prepare()
     return builder
+  except tfds.core.DatasetNotFoundError as error:
+    raise errors.UserError(
+        f"data.name={PREFIX}{name}: TFDS knows no such data set, and none is"
+        f" prepared in {folder}. `tfds.list_builders()` lists what it knows; a"
+        " prepared folder NAME/VERSION may be copied there, or set TFDS_DATA_DIR to"
+        " where it is.") from error
   except Exception as error:  # Whatever a foreign builder raises.
     cause = str(error).strip().partition("\n")[0][:200]
     raise errors.UserError(
@@ -92,6 +101,18 @@ def _open(name: str, folder: epath.Path) -> Any:
         f" `tfds.builder({name!r}, file_format=\"array_record\")"
         ".download_and_prepare()`), copy the folder that it wrote into"
         f" {folder}, or set TFDS_DATA_DIR to where it is.") from error
+
+
+def _check_reachable(builder: Any) -> None:
+  """Fails at once without a network, where TFDS would retry for minutes."""
+  if urllib.request.getproxies():
+    return  # A proxy may know hosts that this machine does not.
+  hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos or ()}
+  for host in sorted(filter(None, hosts)):
+    try:
+      socket.getaddrinfo(host, 443)
+    except OSError as error:
+      raise ConnectionError(f"{host} cannot be reached: {error}") from error
 
 
 def _examples(builder: Any, split: str) -> Iterator[Example]:

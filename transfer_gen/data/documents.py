@@ -162,7 +162,7 @@ def _read(config: config_lib.Data) -> tuple[Splits, str]:
   else:
     examples, version = catalog.read(config.name)
     raw = {
-        split: [(f"{config.name} {split}:{i}", e) for i, e in enumerate(found)]
+        split: ((f"{config.name} {split}:{i}", e) for i, e in enumerate(found))
         for split, found in examples.items()}
   read = {
       split: [_document(where, columns, config) for where, columns in found]

@@ -89,7 +89,7 @@ def computation_dtype(name: str) -> jnp.dtype:
     errors.UserError: If it is none that models compute in.
   """
   return jnp.dtype(choose(
-      "dtype", name, {n: n for n in ("float32", "bfloat16", "float16", "float64")}))
+      "dtype", name, {n: n for n in ("float32", "bfloat16", "float16")}))
 
 
 class Dense(nn.Module):
@@ -100,7 +100,7 @@ class Dense(nn.Module):
     axes: Names of the kernel's dimensions, those it contracts first.
     reads: Axes that are contracted, `axes`' first ones by habit; a query's also
       hold `kv`, and then its bias reads it too.
-    init: Name of the kernel's initializer.
+    kernel_init: Name of the kernel's initializer.
     bias: Whether there is one; it starts at zero.
     dtype: Of the computation.
 
@@ -109,7 +109,7 @@ class Dense(nn.Module):
   features: tuple[int, ...]
   axes: tuple[str, ...]
   reads: tuple[str, ...]
-  init: str
+  kernel_init: str
   bias: bool = True
   dtype: jnp.dtype = jnp.float32
 
@@ -119,7 +119,7 @@ class Dense(nn.Module):
     num_inputs = len(self.axes) - len(self.features)
     batch, inputs = x.shape[:-num_inputs], x.shape[-num_inputs:]
     init = initializer(
-        self.init, tuple(range(num_inputs)),
+        self.kernel_init, tuple(range(num_inputs)),
         tuple(range(num_inputs, len(self.axes))))
     kernel = self.param(
         "kernel", boxed(init, *self.axes, reads=self.reads), inputs + self.features)
@@ -193,7 +193,7 @@ class Norm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """dtype[..., D] to the same."""
     centred = choose("norm", self.kind, {"layer": True, "rms": False})
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.float32)
     if centred:
       x -= x.mean(-1, keepdims=True)
     x *= lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
@@ -204,4 +204,4 @@ class Norm(nn.Module):
 
   def _param(self, name, init, x):
     param = self.param(name, boxed(init, "embed", reads=self.reads), x.shape[-1:])
-    return jnp.expand_dims(param, tuple(range(x.ndim - 1))).astype(x.dtype)
+    return jnp.expand_dims(param, tuple(range(x.ndim - 1)))

@@ -63,11 +63,11 @@ class Recurrent(nn.Module):
     if config.dense_width:
       self.dense = layers.Dense(
           (config.dense_width,), axes=("hidden", "mlp"), reads=("hidden",),
-          init=config.init, dtype=dtype)
+          kernel_init=config.init, dtype=dtype)
       top = "mlp"
     self.head = layers.Dense(
-        (config.vocab_size,), axes=(top, "vocab"), reads=(top,), init=config.init,
-        dtype=dtype)
+        (config.vocab_size,), axes=(top, "vocab"), reads=(top,),
+        kernel_init=config.init, dtype=dtype)
 
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
     """Reads whole rows, each from an empty state.

@@ -85,7 +85,7 @@ class Decoder(nn.Module):
     if not config.tied:
       self.head = layers.Dense(
           (config.vocab_size,), axes=("embed", "vocab"), reads=("embed",),
-          init=config.init, bias=False, dtype=dtype)
+          kernel_init=config.init, bias=False, dtype=dtype)
 
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
     """Reads whole rows.
@@ -244,7 +244,7 @@ class Attention(nn.Module):
     def project(name, heads, axis, *reads):
       return layers.Dense(
           (heads, head_dim), axes=("embed", axis, "kv"), reads=("embed", *reads),
-          init=config.init, bias=config.bias, dtype=x.dtype, name=name)(x)
+          kernel_init=config.init, bias=config.bias, dtype=x.dtype, name=name)(x)
 
     # Scores contract kv of query and key; by convention the query reads it.
     query = project("query", config.num_heads, "heads", "kv")
@@ -263,7 +263,7 @@ class Attention(nn.Module):
         query, key, value, mask, config.attention_scale or head_dim ** -0.5)
     return layers.Dense(
         (config.width,), axes=("heads", "kv", "embed"), reads=("heads", "kv"),
-        init=config.init, bias=config.bias, dtype=x.dtype, name="out")(mixed), kept
+        kernel_init=config.init, bias=config.bias, dtype=x.dtype, name="out")(mixed), kept
 
 
 class MLP(nn.Module):
@@ -285,8 +285,8 @@ class MLP(nn.Module):
 
     def dense(name, features, source, target):
       return layers.Dense(
-          (features,), axes=(source, target), reads=(source,), init=config.init,
-          bias=config.bias, dtype=x.dtype, name=name)
+          (features,), axes=(source, target), reads=(source,),
+          kernel_init=config.init, bias=config.bias, dtype=x.dtype, name=name)
 
     act = _ACTIVATIONS[config.activation]
     hidden = dense("up", width, "embed", "mlp")(x)

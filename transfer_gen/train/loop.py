@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 import jax
+from jax import numpy as jnp
 import numpy as np
 import tqdm
 
@@ -16,6 +17,7 @@ from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.evaluate import evaluate
+from transfer_gen.evaluate import report
 from transfer_gen.models import registry
 from transfer_gen.train import objectives
 from transfer_gen.train import optim as optim_lib
@@ -76,6 +78,9 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
     best = _loop(setup, runner, optimizer, checkpoints, writer, state, batches,
                  Best(**facts.get("best", {})), facts.get("finished", False))
     checkpoints.wait()
+    workdir_lib.write_text(workdir / "report.html", report.run_page(
+        workdir.name, (workdir / "audit.txt").read_text(),
+        workdir_lib.read_metrics(workdir)))
   finally:
     writer.close()
     checkpoints.close()
@@ -90,7 +95,7 @@ def _start(setup, runner, optimizer, init_key, restore_key) -> step_lib.TrainSta
       registry.fresh(setup.model, init_key, runner.shardings), runner.shardings,
       restore_key)
   return step_lib.TrainState(
-      step=jax.numpy.zeros((), jax.numpy.int32), params=params,
+      step=jnp.zeros((), jnp.int32), params=params,
       opt_state=optimizer.extend({}, params, 0))
 
 
@@ -104,7 +109,7 @@ def _resume(setup, runner, optimizer, checkpoints, step) -> step_lib.TrainState:
       step, runner.abstract(shapes, setup.specs),
       runner.abstract(opt_state, setup.specs))
   return step_lib.TrainState(
-      step=jax.numpy.asarray(step, jax.numpy.int32), params=params,
+      step=jnp.asarray(step, jnp.int32), params=params,
       opt_state=opt_state)
 
 
@@ -114,7 +119,7 @@ def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, best,
   if finished:
     return best
   score = evaluate.evaluator(objectives.next_token(setup.model, False))
-  put = runner.put if run.parallel.mode == "jit" else jax.numpy.asarray
+  put = runner.put if run.parallel.mode == "jit" else jnp.asarray
   ledger = _Ledger(writer, run, checkpoints, done)
   state = runner.place(state)
   while not finished:
@@ -190,6 +195,7 @@ class _Ledger:
     sums = {name: np.sum([m[name] for m in fetched], 0) for name in fetched[0]}
     line = {name: float(total / max(count, 1)) for name, (total, count) in sums.items()}
     line["tokens_per_second"] = float(sums["loss"][1]) / seconds
+    line["seconds"] = seconds
     self.write(step, "train", line)
     self._pending, self._started = [], time.perf_counter()
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 
 import jax
+from jax import numpy as jnp
 import optax
 
 from transfer_gen import config as config_lib
@@ -64,7 +65,7 @@ class Optimizer:
     """
     norm = optax.tree.norm(grads)
     if self.clip_norm:
-      factor = jax.numpy.minimum(1.0, self.clip_norm / (norm + 1e-6))
+      factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
       grads = jax.tree.map(lambda g: g * factor, grads)
     new_params, new_state = {}, {}
     for group, group_state in state.items():
@@ -124,7 +125,8 @@ def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedul
 
 
 def _inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
-  return lambda count: peak * (warmup / (count + warmup)) ** 0.5
+  # Joined after a warm-up, it is asked for (unused) negative counts too.
+  return lambda count: peak * (warmup / (jnp.maximum(count, 0) + warmup)) ** 0.5
 
 
 def _tx(

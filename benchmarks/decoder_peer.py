@@ -1,0 +1,129 @@
+"""The decoder beside Hugging Face's GPT-2 in PyTorch: training and generation.
+
+Both sides have the same architecture, weights drawn alike, shapes and threads;
+training: no dropout, cross-entropy over all positions, gradients clipped by their
+global norm, AdamW.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from torch.nn import functional
+import transformers
+
+from benchmarks import timing
+from transfer_gen import config as config_lib
+from transfer_gen import tree
+from transfer_gen.generate import sampling
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+
+GPT2_SMALL = config_lib.Decoder(
+    vocab_size=50257, num_layers=12, width=768, num_heads=12, max_length=1024)
+DECODER_256 = config_lib.Decoder(
+    vocab_size=8192, num_layers=4, width=256, num_heads=4, max_length=256)
+THREADS = 2
+
+_RATE, _DECAY, _CLIP = 1e-4, 0.01, 1.0
+
+
+def training() -> dict[str, timing.Comparison]:
+  """Time of a training step, by the name of its ratio."""
+  return {
+      "gpt2_small_over_torch": _compare_steps(GPT2_SMALL, (4, 128), rounds=7),
+      "decoder_256_over_torch": _compare_steps(DECODER_256, (16, 128), rounds=31),
+  }
+
+
+def generation() -> dict[str, timing.Comparison]:
+  """Time of 128 greedy tokens after 16, one row, by the name of its ratio."""
+  return {
+      "generate_256_over_hf": _compare_generation(DECODER_256, rounds=9),
+      "generate_gpt2_small_over_hf": _compare_generation(GPT2_SMALL, rounds=5),
+  }
+
+
+def _compare_steps(config, shape, rounds):
+  tokens = np.random.default_rng(0).integers(
+      0, config.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)
+  return timing.in_turns(
+      _our_step(config, tokens), _peer_step(config, tokens), rounds)
+
+
+def _our_step(config: config_lib.Decoder, tokens: np.ndarray) -> Callable[[], float]:
+  """A function that takes one step and returns its loss."""
+  module = registry.build(config)
+  tx = optax.chain(
+      optax.clip_by_global_norm(_CLIP), optax.adamw(_RATE, weight_decay=_DECAY))
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, opt_state, inputs, targets):
+    def loss_fn(params):
+      logits = module.apply({"params": tree.unflatten(params)}, inputs, train=True)
+      return objectives.cross_entropy(logits, targets).mean()
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  state = [params, tx.init(params)]
+
+  def run():
+    *state[:], loss = step(*state, tokens[:, :-1], tokens[:, 1:])
+    return float(loss)
+  return run
+
+
+def _peer_step(config: config_lib.Decoder, tokens: np.ndarray) -> Callable[[], float]:
+  """The same of the peer."""
+  model = _peer(config).train()
+  optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+  inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64))
+  targets = torch.from_numpy(tokens[:, 1:].astype(np.int64))
+
+  def run():
+    optimizer.zero_grad()
+    logits = model(inputs, use_cache=False).logits
+    loss = functional.cross_entropy(
+        logits.reshape(-1, config.vocab_size), targets.reshape(-1))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
+    optimizer.step()
+    return float(loss)
+  return run
+
+
+def _compare_generation(config, rounds):
+  prompt = np.random.default_rng(0).integers(0, config.vocab_size, 16).tolist()
+  module = registry.build(config)
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  nested = jax.tree.map(jnp.asarray, tree.unflatten(params))
+  model = _peer(config).eval()
+  inputs = torch.tensor([prompt])
+
+  def ours():
+    [new] = sampling.generate(module, nested, [prompt], num_tokens=128)
+    assert len(new) == 128
+
+  def peer():
+    with torch.no_grad():
+      text = model.generate(
+          inputs, attention_mask=torch.ones_like(inputs), do_sample=False,
+          min_new_tokens=128, max_new_tokens=128, use_cache=True, pad_token_id=0)
+    assert text.shape == (1, 144)
+  return timing.in_turns(ours, peer, rounds)
+
+
+def _peer(config):
+  torch.set_num_threads(THREADS)
+  torch.manual_seed(0)
+  return transformers.GPT2LMHeadModel(transformers.GPT2Config(
+      vocab_size=config.vocab_size, n_positions=config.max_length,
+      n_embd=config.width, n_layer=config.num_layers, n_head=config.num_heads,
+      resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, eos_token_id=None,
+      bos_token_id=None))

@@ -1,0 +1,83 @@
+"""Does a model of Python's prose learn to summarise docstrings from few examples?
+
+Source: a language model on `python_docs` with a BPE vocabulary of its own. Target:
+the first line of a docstring from its body (`docstring_summary`), with another
+vocabulary and a part of the training pairs.
+
+Run:      bash experiments/quickstart.sh
+          python -m transfer_gen study --config=experiments/quickstart.py:full \
+            --workdir=runs/quickstart_full
+Runs:     source; then scratch, transfer, and transfer with a frozen body.
+Cost:     under 5 minutes on 2 CPU cores; `full` (3 seeds x 3 rates) 60 minutes.
+Result:   experiments/RESULTS.md.
+"""
+
+from transfer_gen.config import (
+    Data, Decoder, Optim, Run, Source, Study, Tokenizer, Train)
+from transfer_gen.transfer.axes import MatchTokens
+from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
+
+_LRS = (1e-3, 3e-3, 1e-2)
+# What the full study chose by validation loss.
+_CHOSEN = {"scratch": 3e-3, "transfer": 3e-3, "frozen_body": 3e-3}
+
+
+def get_study(arg: str = "") -> Study:
+  """The quickstart; `full` repeats it over seeds and learning rates."""
+  full = arg == "full"
+  return Study(
+      question="Does a model of Python's prose help to summarise docstrings?",
+      runs={
+          "source": _source(),
+          "scratch": _target("scratch"),
+          "transfer": _target("transfer", _transfer),
+          "frozen_body": _target("frozen_body", _frozen_body),
+      },
+      pairs=(("transfer", "scratch"), ("frozen_body", "scratch")),
+      seeds=(0, 1, 2) if full else (0,),
+      lrs=_LRS if full else ())
+
+
+def _model() -> Decoder:
+  return Decoder(num_layers=4, width=128, num_heads=4, max_length=192)
+
+
+def _source() -> Run:
+  return Run(
+      model=_model(),
+      data=Data(name="python_docs", length=128),
+      tokenizer=Tokenizer(kind="bpe", size=2048),
+      optim=Optim(lr=3e-3, warmup_steps=50),
+      train=Train(steps=700, batch_size=16, eval_every=350, log_every=50,
+                  checkpoint_every=350))
+
+
+def _target(name: str, transfer=None) -> Run:
+  return Run(
+      model=_model(),
+      data=Data(name="docstring_summary", input_field="body",
+                target_field="summary", length=160, buckets=(64, 96), fraction=0.3),
+      tokenizer=Tokenizer(kind="bpe", size=1024),
+      optim=Optim(lr=_CHOSEN[name], warmup_steps=20),
+      train=Train(steps=200, batch_size=16, eval_every=20, log_every=20,
+                  checkpoint_every=100),
+      source=Source(run="source") if transfer else None,
+      transfer=transfer)
+
+
+def _transfer(run: Run) -> TransferPlan:
+  del run
+  return _plan(Group(name="all", params=".*"))
+
+
+def _frozen_body(run: Run) -> TransferPlan:
+  del run
+  return _plan(Group(name="vocab", params="(embed|position|final_norm)/.*"),
+               Group(name="body", params="layer_.*", unfreeze_step=None))
+
+
+def _plan(*groups: Group) -> TransferPlan:
+  return TransferPlan(
+      rules=(Rule(target="(.*)", source=r"\1", why="the same model"),),
+      axes=(On(axis="vocab", map=MatchTokens()),),
+      groups=groups)

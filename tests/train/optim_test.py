@@ -1,0 +1,148 @@
+"""What learns is updated as its group says; what does not has no slot."""
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transfer_gen import config
+from transfer_gen import tree
+from transfer_gen.train import optim
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+PARAMS = {"body/bias": jnp.ones((3,)), "body/kernel": jnp.ones((2, 3)),
+          "head/kernel": jnp.full((3, 2), 2.0), "old/kernel": jnp.ones((4, 4))}
+GRADS = {name: jnp.full_like(x, 0.1) for name, x in PARAMS.items()}
+TABLE = {".*kernel": ("embed", "mlp"), ".*bias": ("mlp",)}
+GROUPS = (plan_lib.Group(name="head", params="head/.*"),
+          plan_lib.Group(name="body", params="body/.*", lr_mult=0.1),
+          plan_lib.Group(name="old", params=".*", unfreeze_step=None))
+
+
+def _build(groups=GROUPS, steps=100, **fields):
+  specs = tree.specs(PARAMS, TABLE)
+  plan = plan_lib.TransferPlan(
+      rules=(plan_lib.Rule(target=".*", source=None),), groups=groups)
+  rows = resolve.resolve(plan, {}, specs)
+  return optim.build(config.Optim(**fields), groups, rows, steps)
+
+
+def _slots(state):
+  return sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+
+
+def test_what_is_frozen_has_no_slot():
+  optimizer = _build()
+
+  state = optimizer.extend({}, PARAMS, 0)
+
+  assert set(state) == {"head", "body"}
+  assert _slots(state) == 2 * (3 + 6 + 6)  # Two moments of what learns.
+  assert optimizer.learning(state) == {"body/bias", "body/kernel", "head/kernel"}
+
+
+def test_adamw_with_multipliers_equals_float64_on_paper():
+  optimizer = _build(schedule="constant", warmup_steps=0, lr=0.01, clip_norm=0.0,
+                     weight_decay=0.5, b1=0.9, b2=0.99)
+  learning, _ = tree.partition(
+      PARAMS, optimizer.learning(optimizer.extend({}, PARAMS, 0)))
+  state, params = optimizer.extend({}, PARAMS, 0), learning
+  for factor in (1.0, -3.0):
+    grads = {name: factor * GRADS[name] for name in learning}
+    params, state, _ = optimizer.update(grads, state, params)
+
+  for name, rate, decay in (
+      ("head/kernel", 0.01, 0.5), ("body/kernel", 0.001, 0.5),
+      ("body/bias", 0.001, 0.0)):
+    value, m, v = np.asarray(PARAMS[name], np.float64), 0.0, 0.0
+    for count, grad in ((1, 0.1), (2, -0.3)):
+      m, v = 0.9 * m + 0.1 * grad, 0.99 * v + 0.01 * grad ** 2
+      step = (m / (1 - 0.9 ** count)) / (np.sqrt(v / (1 - 0.99 ** count)) + 1e-8)
+      value = value - rate * (step + decay * value)
+    np.testing.assert_allclose(params[name], value, rtol=1e-6)
+
+
+def test_the_clip_sees_what_learns_and_all_of_it():
+  optimizer = _build(name="sgd", b1=0.0, schedule="constant", warmup_steps=0, lr=1.0,
+                     clip_norm=0.01, weight_decay=0.0)
+  state = optimizer.extend({}, PARAMS, 0)
+  learning, _ = tree.partition(PARAMS, optimizer.learning(state))
+  grads = {name: GRADS[name] for name in learning}
+
+  new, _, norm = optimizer.update(grads, state, learning)
+
+  assert norm == pytest.approx(0.1 * 15 ** 0.5, rel=1e-6)
+  moved = np.concatenate([
+      np.ravel(learning[n] - new[n]) / (0.1 if n.startswith("body") else 1.0)
+      for n in learning])
+  assert np.linalg.norm(moved) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_group_that_starts_late_starts_as_a_fresh_optimizer():
+  late = (plan_lib.Group(name="head", params="head/.*"),
+          plan_lib.Group(name="body", params="body/.*", unfreeze_step=5),
+          GROUPS[2])
+  optimizer = _build(late, schedule="constant", warmup_steps=0, lr=0.01,
+                     clip_norm=0.0, weight_decay=0.0)
+  state, params = optimizer.extend({}, PARAMS, 0), dict(PARAMS)
+  for step in range(8):
+    state = optimizer.extend(state, params, step)
+    names = optimizer.learning(state)
+    assert ("body/kernel" in names) == (step >= 5)
+    before = params["body/kernel"]
+    new, state, _ = optimizer.update(
+        {n: GRADS[n] for n in names}, state, {n: params[n] for n in names})
+    params |= new
+    if step >= 5:  # A fresh Adam moves by the rate; a shared count by up to 6.5 x.
+      np.testing.assert_allclose(before - new["body/kernel"], 0.01, rtol=1e-4)
+  assert optax.tree.get(state["body"], "mu")["body/kernel"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("name, middle", [
+    ("cosine", 0.55), ("linear", 0.55), ("constant", 1.0), ("inverse_sqrt", None)])
+def test_schedules_warm_up_and_decay_as_named(name, middle):
+  fn = optim.schedule(config.Optim(schedule=name, warmup_steps=10, end_factor=0.1),
+                      110, 2.0)
+
+  assert 0 < fn(0) < fn(5) < fn(10) == pytest.approx(2.0)
+  if middle is None:
+    assert fn(40) == pytest.approx(2.0 * (10 / 40) ** 0.5)
+  else:
+    assert fn(60) == pytest.approx(2.0 * middle)
+  ends = {"cosine": 0.2, "linear": 0.2, "constant": 2.0, "inverse_sqrt": 0.603}
+  assert fn(110) == pytest.approx(ends[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion"])
+def test_each_optimizer_goes_downhill(name):
+  optimizer = _build(name=name, lr=0.05, warmup_steps=0)
+  loss = lambda p: sum(jnp.sum(x ** 2) for x in p.values())
+  state = optimizer.extend({}, PARAMS, 0)
+  params, _ = tree.partition(PARAMS, optimizer.learning(state))
+  first = loss(params)
+
+  for _ in range(20):
+    params, state, _ = optimizer.update(jax.grad(loss)(params), state, params)
+
+  assert loss(params) < 0.9 * first
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(name="adam"), "adamw, adafactor, sgd, lion"),
+    (dict(schedule="step"), "optim.schedule is 'step'"),
+    (dict(lr=-1.0), "optim.lr is -1.0, must be > 0"),
+    (dict(lr=float("nan")), "optim.lr is nan"),
+    (dict(accumulate=0), "optim.accumulate is 0"),
+])
+def test_a_wrong_setting_is_named(fields, message):
+  with pytest.raises(ValueError, match=message):
+    _build(**fields)
+
+
+def test_a_plan_where_nothing_learns_is_refused():
+  frozen = (plan_lib.Group(name="all", params=".*", unfreeze_step=None),)
+
+  with pytest.raises(ValueError, match="No group learns"):
+    _build(frozen)

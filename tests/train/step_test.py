@@ -1,0 +1,171 @@
+"""The step is pure, exact, and the same however devices share it."""
+
+import functools
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import config
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+from transfer_gen.train import optim
+from transfer_gen.train import parallel
+from transfer_gen.train import step as step_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+ALL = (plan_lib.Group(name="all", params=".*"),)
+HEAD = (plan_lib.Group(name="head", params="final_norm/.*|embed/.*"),
+        plan_lib.Group(name="body", params=".*", unfreeze_step=None))
+MODEL = registry.build(config.Decoder(
+    vocab_size=40, num_layers=2, width=16, num_heads=4, mlp_width=32, max_length=8))
+SPECS = registry.specs(MODEL)
+
+
+def _batch(seed, rows=16):
+  generator = np.random.default_rng(seed)
+  tokens = generator.integers(0, 40, (rows, 9)).astype(np.int32)
+  return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
+          "weights": (generator.random((rows, 8)) < 0.8).astype(np.float32)}
+
+
+def _setup(groups=ALL, **optim_fields):
+  plan = plan_lib.TransferPlan(
+      rules=(plan_lib.Rule(target=".*", source=None),), groups=groups)
+  rows = resolve.resolve(plan, {}, SPECS)
+  optimizer = optim.build(
+      config.Optim(warmup_steps=0, lr=0.01, **optim_fields), groups, rows, 100)
+  params = registry.fresh(MODEL, jax.random.key(1))(SPECS)
+  return optimizer, step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32), params=params,
+      opt_state=optimizer.extend({}, params, 0))
+
+
+def _losses(devices, steps=20, accumulate=1, rows=16):
+  optimizer, state = _setup()
+  runner = parallel.runner(
+      devices, SPECS, rows, accumulate, optimizer=optimizer,
+      nll_fn=objectives.next_token(MODEL, False), key=jax.random.key(0))
+  state, losses = runner.place(state), []
+  for step in range(steps):
+    state, metrics = runner.step(state, runner.put(_batch(step, rows)))
+    total, count = jax.device_get(metrics["loss"])
+    losses.append(total / count)
+  return losses, jax.device_get(runner.fetch(state).params)
+
+
+@functools.cache
+def _one_device():
+  optimizer, state = _setup()
+  step = jax.jit(functools.partial(
+      step_lib.train_step, nll_fn=objectives.next_token(MODEL, False),
+      optimizer=optimizer, key=jax.random.key(0)))
+  losses = []
+  for number in range(20):
+    state, metrics = step(state, _batch(number))
+    losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+  return losses, jax.device_get(state.params)
+
+
+@pytest.mark.parametrize("devices", [
+    config.Parallel(), config.Parallel(fsdp=2, tensor=4),
+    config.Parallel(data=2, fsdp=4), config.Parallel(mode="pmap")],
+    ids=["data", "fsdp_tensor", "data_fsdp", "pmap"])
+def test_eight_devices_give_the_losses_of_one(devices):
+  losses, _ = _losses(devices)
+
+  np.testing.assert_allclose(losses, _one_device()[0], rtol=1e-5)
+  assert losses[-1] != losses[0]
+
+
+def test_params_are_divided_as_the_mesh_says():
+  optimizer, state = _setup()
+  runner = parallel.runner(
+      config.Parallel(fsdp=2, tensor=4), SPECS, 16, 1, optimizer=optimizer,
+      nll_fn=objectives.next_token(MODEL, False), key=jax.random.key(0))
+
+  state, _ = runner.step(runner.place(state), runner.put(_batch(0)))
+
+  up = state.params["layer_0/mlp/up/kernel"]  # f32[16, 32] over fsdp, tensor.
+  assert up.addressable_shards[0].data.shape == (8, 8)
+  mu = jax.tree.leaves(
+      {k: v for k, v in _by_name(state.opt_state) if "layer_0/mlp/up/kernel" in k})
+  assert {m.addressable_shards[0].data.shape for m in mu} == {(8, 8)}
+
+
+def _by_name(tree):
+  return [(jax.tree_util.keystr(path), x)
+          for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def test_accumulation_is_the_whole_batch():
+  whole, params = _one_device()
+
+  parts, accumulated = _losses(config.Parallel(), accumulate=2)
+
+  np.testing.assert_allclose(parts, whole, rtol=1e-5)
+  np.testing.assert_allclose(
+      accumulated["embed/embedding"], params["embed/embedding"], atol=2e-4)
+
+
+@functools.cache
+def _compiled(groups):
+  optimizer, state = _setup(groups)
+  step = jax.jit(functools.partial(
+      step_lib.train_step, nll_fn=objectives.next_token(MODEL, False),
+      optimizer=optimizer, key=jax.random.key(0)))
+  return step.lower(state, _batch(0)).compile(), state
+
+
+def test_frozen_leaves_keep_their_bits_and_learning_ones_move():
+  step, state = _compiled(HEAD)
+
+  after, _ = step(state, _batch(0))
+
+  for name, value in state.params.items():
+    frozen = name.split("/")[0] not in ("embed", "final_norm")
+    assert np.array_equal(value, after.params[name]) == frozen, name
+
+
+def test_gradients_of_what_learns_alone_are_those_of_the_whole():
+  nll_fn = objectives.next_token(MODEL, False)
+  batch = _batch(0)
+  mean = lambda p: ((nll_fn(p, batch, None) * batch["weights"]).sum()
+                    / batch["weights"].sum())
+  optimizer, state = _setup(HEAD, name="sgd", b1=0.0, clip_norm=0.0,
+                            weight_decay=0.0, schedule="constant")
+  grads = jax.grad(mean)(state.params)
+
+  after, metrics = step_lib.train_step(
+      state, batch, nll_fn=nll_fn, optimizer=optimizer, key=jax.random.key(0))
+
+  for name in optimizer.learning(state.opt_state):
+    np.testing.assert_allclose(
+        after.params[name], state.params[name] - 0.01 * grads[name], atol=1e-6)
+  norm = sum((np.asarray(grads[n], np.float64) ** 2).sum()
+             for n in optimizer.learning(state.opt_state)) ** 0.5
+  assert float(metrics["grad_norm"][0]) == pytest.approx(norm, rel=1e-5)
+
+
+def test_freezing_the_top_alone_saves_weight_gradients():
+  """With clip and norm on, XLA still drops what frozen leaves would cost."""
+  frozen_top = (
+      plan_lib.Group(name="final", params="final_norm/.*"),
+      plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
+
+  full = _compiled(ALL)[0].cost_analysis()["flops"]
+  last = _compiled(frozen_top)[0].cost_analysis()["flops"]
+
+  # Forward, and backward through the output only: well below 2/3 of the whole.
+  assert last < 0.55 * full
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+  with pytest.raises(ValueError, match="make it a multiple of 8"):
+    parallel.runner(config.Parallel(), SPECS, 12, 1)
+  with pytest.raises(ValueError, match="there are 8 devices"):
+    parallel.runner(config.Parallel(data=3), SPECS, 12, 1)
+  with pytest.raises(ValueError, match="pmap keeps every param whole"):
+    parallel.runner(config.Parallel(mode="pmap", tensor=2), SPECS, 16, 1)

@@ -1,0 +1,144 @@
+"""One page that answers the study's question; opens without a network."""
+
+from collections.abc import Mapping, Sequence
+import html
+import io
+from typing import Any
+
+from matplotlib import figure
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
+padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{
+padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,
+th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}
+.gain{font-size:1.2rem}svg{max-width:100%;height:auto}"""
+
+
+def study_text(facts: Mapping[str, Any]) -> str:
+  """The summary of a study for a terminal."""
+  lines = ["", facts["question"], ""]
+  lines += _aligned(_table(facts))
+  lines += ["", *_verdicts(facts), "", *_costs(facts), "", "Samples of the test split:"]
+  for sample in _samples(facts):
+    lines += ["", f"  input      {_short(sample['prompt'])}",
+              f"  reference  {_short(sample['reference'])}"]
+    lines += [f"  {name:10} {_short(text)}" for name, text in sample["texts"].items()]
+  return "\n".join([*lines, ""])
+
+
+def study_page(
+    facts: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+  """The same as HTML, with validation curves.
+
+  Args:
+    facts: What `study.run` found.
+    curves: Lines of metrics by the name of a run.
+  """
+  escape = html.escape
+  header, *rows = _table(facts)
+  cells = lambda tag, row: "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row)
+  samples = []
+  for sample in _samples(facts):
+    told = {"input": sample["prompt"], "reference": sample["reference"],
+            **sample["texts"]}
+    samples.append("<pre>" + escape("\n".join(
+        f"{name:10} {_short(text, 400)}" for name, text in told.items())) + "</pre>")
+  return "\n".join([
+      "<!doctype html><html lang=en><meta charset=utf-8>",
+      f"<title>{escape(facts['question'])}</title><style>{_STYLE}</style>",
+      f"<h1>{escape(facts['question'])}</h1>",
+      *(f"<p class=gain>{escape(line)}</p>" for line in _verdicts(facts)),
+      "<table><tr>" + cells("th", header) + "</tr>",
+      *("<tr>" + cells("td", row) + "</tr>" for row in rows), "</table>",
+      *(f"<p>{escape(line)}</p>" for line in _costs(facts)),
+      "<h2>Validation loss</h2>", _plot(curves),
+      "<h2>Samples of the test split</h2>", *samples, "</html>", ""])
+
+
+def run_page(name: str, audit: str, lines: Sequence[Mapping[str, Any]]) -> str:
+  """The page of a single run: its curve and its audit."""
+  return "\n".join([
+      "<!doctype html><html lang=en><meta charset=utf-8>",
+      f"<title>{html.escape(name)}</title><style>{_STYLE}</style>",
+      f"<h1>{html.escape(name)}</h1>", _plot({"train": lines, "validation": lines}),
+      "<h2>Transfer plan, leaf by leaf</h2>", f"<pre>{html.escape(audit)}</pre>",
+      "</html>", ""])
+
+
+def _table(facts) -> list[tuple[str, ...]]:
+  rows = [("run", "seed", "lr", "best step", "validation", "test", "bits/byte",
+           "train tokens", "seconds")]
+  for name, runs in facts["runs"].items():
+    rows += [(name, str(run["seed"]), f"{run['lr']:g}", str(run["step"]),
+              f"{run['validation_loss']:.4f}", f"{run['loss']:.4f}",
+              f"{run['bits_per_byte']:.3f}", f"{run['train_tokens']:,}",
+              f"{run['train_seconds']:.0f}") for run in runs]
+  return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  return ["  ".join(
+      cell.ljust(w) if i == 0 else cell.rjust(w)
+      for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+
+
+def _verdicts(facts) -> list[str]:
+  lines = []
+  for pair in facts["comparisons"]:
+    sign = ("better" if pair["low"] > 0 else "worse" if pair["high"] < 0
+            else "not told apart")
+    lines.append(
+        f"{pair['treated']} against {pair['control']}: {pair['gain']:+.4f} nats per"
+        f" token (95% interval {pair['low']:+.4f} to {pair['high']:+.4f} over"
+        f" {pair['documents']} test documents), {sign}; ahead on"
+        f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
+        f" {pair['wins']:.0%} of the documents.")
+    if pair["control_still_improving"]:
+      lines.append(
+          f"{pair['control']} was still improving: its validation loss fell by more"
+          f" than 1% over the last fifth of {pair['control_still_improving']} of"
+          f" {facts['summary']['seeds']} runs. With more steps the gain may shrink.")
+  return lines
+
+
+def _costs(facts) -> list[str]:
+  return [f"{name} cost {cost['train_tokens']:,} tokens in"
+          f" {cost['train_seconds']:.0f} s of training, before any gain."
+          for name, cost in facts["sources"].items()]
+
+
+def _samples(facts) -> list[dict[str, Any]]:
+  """Each prompt with what every run of the first seed answered."""
+  first = {name: runs[0]["samples"] for name, runs in facts["runs"].items()}
+  count = min(map(len, first.values()), default=0)
+  return [{**next(iter(first.values()))[i],
+           "texts": {name: samples[i]["text"] for name, samples in first.items()}}
+          for i in range(count)]
+
+
+def _short(text: str, limit: int = 100) -> str:
+  flat = " ".join(text.split())
+  return flat if len(flat) <= limit else flat[:limit - 3] + "..."
+
+
+def _plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """Loss over steps as SVG; a curve named "train" is the training loss."""
+  canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
+  axes = canvas.add_subplot()
+  for name, lines in curves.items():
+    split = "train" if name == "train" else "validation"
+    points = [(line["step"], line["loss"]) for line in lines
+              if line["split"] == split]
+    if points:
+      axes.plot(*zip(*points), marker="." if split == "validation" else "",
+                label=name)
+  axes.set_xlabel("step")
+  axes.set_ylabel("loss, nats per token")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize="small")
+  buffer = io.StringIO()
+  canvas.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  return text[text.index("<svg"):]

@@ -1,0 +1,233 @@
+"""Runs with controls: trains what is not finished, tests, compares, reports."""
+
+from collections.abc import Mapping
+import copy
+import dataclasses
+import json
+import time
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.data import documents
+from transfer_gen.evaluate import evaluate
+from transfer_gen.evaluate import report
+from transfer_gen.evaluate import trained as trained_lib
+from transfer_gen.train import loop
+from transfer_gen.train import workdir as workdir_lib
+
+RESULT = "result.json"
+_ANSWER = 48  # Tokens of a sample.
+_WORDS = 8  # Of a text that a language model goes on from.
+_STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """One training of a study: a run with a seed and a learning rate."""
+  name: str
+  seed: int
+  lr: float
+  workdir: epath.Path
+  run: config_lib.Run
+
+
+def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
+  """What a study trains, sources before those that read them.
+
+  Raises:
+    errors.UserError: If a name is of no run, or sources go in a circle.
+  """
+  compared = {name for pair in study.pairs for name in pair}
+  if unknown := compared - study.runs.keys():
+    raise errors.UserError(
+        f"pairs name {', '.join(sorted(unknown))}, not among the runs"
+        f" {', '.join(study.runs)}.")
+  result = []
+  for name in _in_order(study.runs):
+    run = study.runs[name]
+    seeds = study.seeds if name in compared else study.seeds[:1]
+    lrs = (study.lrs or (run.optim.lr,)) if name in compared else (run.optim.lr,)
+    for seed in seeds:
+      for lr in lrs:
+        folder = epath.Path(workdir) / name
+        if name in compared:
+          folder = folder / f"seed_{seed}" / f"lr_{lr:g}"
+        result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
+                          run=_with(run, seed, lr, epath.Path(workdir))))
+  return result
+
+
+def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
+  """Trains, tests, compares; writes `result.json` and `report.html`.
+
+  Args:
+    study: Runs, pairs, seeds.
+    workdir: Holds each run's workdir; what is finished there is not done again.
+
+  Returns:
+    `<run>_test_loss` of each compared run (nats per token, mean over seeds),
+    `gain_nats_per_token` of the first pair with its interval, and `seconds`.
+
+  Raises:
+    errors.UserError: For what is wrong in a run, named.
+  """
+  start, workdir = time.time(), epath.Path(workdir)
+  todo = jobs(study, workdir)
+  for number, job in enumerate(todo, 1):
+    print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
+          flush=True)
+    try:
+      loop.train(job.run, job.workdir)
+    except errors.UserError as error:
+      raise errors.UserError(f"run {job.name!r}: {error}") from error
+  chosen = {name: _best_lr([job for job in todo if job.name == name])
+            for pair in study.pairs for name in pair}
+  results = {name: [_test(job, study.samples) for job in todo
+                    if job.name == name and job.lr == chosen[name]]
+             for name in chosen}
+  comparisons = [
+      _compare(pair, results) for pair in study.pairs]
+  first = comparisons[0]
+  summary = {
+      **{f"{name}_test_loss": _mean(runs, "loss") for name, runs in results.items()},
+      "gain_nats_per_token": first["gain"], "gain_low": first["low"],
+      "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
+      "seeds": len(study.seeds), "lrs": chosen,
+      "seconds": round(time.time() - start, 1),
+  }
+  sources = {job.name: _cost(job) for job in todo if job.name not in chosen}
+  facts = {"question": study.question, "summary": summary, "sources": sources,
+           "comparisons": comparisons,
+           "runs": {name: [{k: v for k, v in r.items() if k != "scores"}
+                           for r in runs] for name, runs in results.items()}}
+  workdir_lib.write_json(workdir / RESULT, facts)
+  page = report.study_page(facts, {
+      f"{job.name}, seed {job.seed}": workdir_lib.read_metrics(job.workdir)
+      for job in todo if job.lr == chosen.get(job.name, job.lr)})
+  workdir_lib.write_text(workdir / "report.html", page)
+  print(report.study_text(facts))
+  print(f"report: {workdir / 'report.html'}")
+  return summary
+
+
+def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
+  """Names, each after the run that its source names."""
+  ordered: list[str] = []
+
+  def visit(name, path):
+    if name in path:
+      raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
+    if name in ordered:
+      return
+    source = runs[name].source
+    if source is not None and source.run:
+      if source.run not in runs:
+        raise errors.UserError(
+            f"run {name!r}: source.run is {source.run!r}, which is none of"
+            f" {', '.join(runs)}.")
+      visit(source.run, (*path, name))
+    ordered.append(name)
+
+  for name in runs:
+    visit(name, ())
+  return ordered
+
+
+def _with(run, seed, lr, workdir) -> config_lib.Run:
+  source = run.source
+  if source is not None and source.run:
+    source = config_lib.Source(path=str(workdir / source.run), step=source.step)
+  return dataclasses.replace(
+      copy.deepcopy(run), seed=seed, source=source,
+      optim=dataclasses.replace(run.optim, lr=lr))
+
+
+def _validations(job: Job) -> list[tuple[int, float]]:
+  return [(line["step"], line["loss"])
+          for line in workdir_lib.read_metrics(job.workdir)
+          if line["split"] == "validation"]
+
+
+def _best_lr(tried: list[Job]) -> float:
+  """The rate with the lowest best validation loss, as a mean over seeds."""
+  losses: dict[float, list[float]] = {}
+  for job in tried:
+    losses.setdefault(job.lr, []).append(min(l for _, l in _validations(job)))
+  return min(losses, key=lambda lr: np.mean(losses[lr]))
+
+
+def _test(job: Job, samples: int) -> dict[str, Any]:
+  """Scores of the best checkpoint on the test split, and what it generates."""
+  trained = trained_lib.open(job.workdir)
+  data, texts = trained.data()
+  scores = trained.score(data, "test")
+  write_scores(job.workdir, "test", trained.step, scores)
+  prompts = [_prompt(document) for document in texts["test"][:samples]]
+  answers = trained.complete([p for p, _ in prompts], _ANSWER)
+  lines = [{"prompt": prompt, "reference": reference, "text": answer}
+           for (prompt, reference), answer in zip(prompts, answers)]
+  workdir_lib.write_text(job.workdir / "samples.jsonl",
+                         "".join(json.dumps(line) + "\n" for line in lines))
+  return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
+          "validation_loss": min(l for _, l in _validations(job)),
+          "still_improving": _improving(job), "samples": lines, "scores": scores,
+          **_cost(job)}
+
+
+def _prompt(document: documents.Document) -> tuple[str, str]:
+  """Input and reference: of a pair, or a text cut after its first words."""
+  if document.input:
+    return document.input, document.target
+  words = document.target.split(" ")
+  return " ".join(words[:_WORDS]), " ".join(words[_WORDS:])
+
+
+def write_scores(
+    workdir: epath.PathLike, split: str, step: int, scores: evaluate.Scores
+) -> None:
+  """Writes `scores_<split>.json`: sums of each document, to pair runs by."""
+  workdir_lib.write_json(epath.Path(workdir) / f"scores_{split}.json", {
+      "step": step, **scores.metrics(), "nats": scores.nats.tolist(),
+      "document_tokens": scores.tokens.tolist(),
+      "document_bytes": scores.text_bytes.tolist()})
+
+
+def _improving(job: Job) -> bool:
+  """Whether validation loss still fell by over 1% in the last fifth of the run."""
+  curve = _validations(job)
+  until = 0.8 * job.run.train.steps
+  early = [loss for step, loss in curve if step <= until] or [curve[0][1]]
+  return (early[-1] - curve[-1][1]) / early[-1] > _STILL_IMPROVING
+
+
+def _cost(job: Job) -> dict[str, Any]:
+  lines = [line for line in workdir_lib.read_metrics(job.workdir)
+           if line["split"] == "train"]
+  return {"train_tokens": sum(round(l["tokens_per_second"] * l["seconds"])
+                              for l in lines),
+          "train_seconds": round(sum(line["seconds"] for line in lines), 1)}
+
+
+def _mean(runs, key) -> float:
+  return float(np.mean([run[key] for run in runs]))
+
+
+def _compare(pair, results) -> dict[str, Any]:
+  """The first of the pair against the second, documents pooled over seeds."""
+  treated, control = (results[name] for name in pair)
+  pooled = [_pool([run["scores"] for run in runs]) for runs in (treated, control)]
+  return {
+      "treated": pair[0], "control": pair[1], **evaluate.difference(*pooled),
+      "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
+      "control_still_improving": sum(run["still_improving"] for run in control),
+  }
+
+
+def _pool(scores: list[evaluate.Scores]) -> evaluate.Scores:
+  return evaluate.Scores(
+      nats=sum(s.nats for s in scores), tokens=sum(s.tokens for s in scores),
+      text_bytes=sum(s.text_bytes for s in scores))

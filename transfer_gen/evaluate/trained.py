@@ -1,0 +1,85 @@
+"""A trained run as its workdir holds it: model, params, tokenizer, config."""
+
+import dataclasses
+
+from etils import epath
+from flax import linen as nn
+import jax
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
+from transfer_gen.evaluate import evaluate
+from transfer_gen.generate import sampling
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+from transfer_gen.train import setup as setup_lib
+from transfer_gen.train import workdir as workdir_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+  """What `open` found.
+
+  Attributes:
+    run: Its config.
+    step: Of the checkpoint.
+    model: The module.
+    params: Flat, on the default device.
+    tokenizer: The run's.
+  """
+  run: config_lib.Run
+  step: int
+  model: nn.Module
+  params: dict[str, jax.Array]
+  tokenizer: tokenizers.Tokenizer
+
+  def data(self) -> tuple[pipeline.Prepared, dict[str, list[documents.Document]]]:
+    """Its data as it was trained on, tokenised, and the texts."""
+    texts, facts = documents.load(self.run.data)
+    return pipeline.prepare(self.run.data, texts, self.tokenizer, facts), texts
+
+  def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
+    """Loss on a split, document by document."""
+    score = evaluate.evaluator(objectives.next_token(self.model, False))
+    return score(self.params, data, split, self.run.train.batch_size)
+
+  def complete(
+      self, prompts: list[str], num_tokens: int, seed: int = 0, **sampled
+  ) -> list[str]:
+    """Continues each prompt; for a pair model, answers each input.
+
+    Args:
+      prompts: Texts.
+      num_tokens: Most tokens of an answer.
+      seed: Of what is drawn.
+      **sampled: `temperature`, `top_k`, `top_p`, see `sampling.generate`.
+
+    Raises:
+      errors.UserError: If a prompt cannot be encoded or is too long.
+    """
+    tokens = pipeline.encode_prompts(prompts, self.tokenizer, self.run.data)
+    answers = sampling.generate(
+        self.model, self.params, tokens, num_tokens=num_tokens,
+        eos=tokenizers.resolve_roles(self.tokenizer)[0]["eos"], key=jax.random.key(seed), **sampled)
+    return [self.tokenizer.decode(answer) for answer in answers]
+
+
+def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable=redefined-builtin
+  """Opens a run that has trained.
+
+  Args:
+    workdir: Its workdir.
+    step: Which checkpoint. -1: the best by validation loss.
+
+  Raises:
+    errors.UserError: If there is no run or no such checkpoint.
+  """
+  run = workdir_lib.read_run(workdir)
+  stored = checkpoint.find(workdir, step)
+  return Trained(
+      run=run, step=stored.step, model=registry.build(run.model),
+      params=dict(stored.read(list(stored.specs))),
+      tokenizer=tokenizers.load(epath.Path(workdir) / setup_lib.TOKENIZER))
