@@ -38,8 +38,16 @@ def get_study(arg: str = "") -> Study:
       lrs=_LRS if full else ())
 
 
+def get_config(name: str = "transfer") -> Run:
+  """One run of the study, to plan or train alone once its source has run."""
+  run = get_study().runs[name]
+  if run.source is not None:
+    run.source = Source(path="runs/quickstart/source")
+  return run
+
+
 def _model() -> Decoder:
-  return Decoder(num_layers=4, width=128, num_heads=4, max_length=192)
+  return Decoder(num_layers=4, width=128, num_heads=4, max_length=256)
 
 
 def _source() -> Run:

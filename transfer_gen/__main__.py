@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import difflib
 import json
 import os
+import runpy
 import sys
+import traceback
 from typing import Any
 
 
@@ -13,7 +16,7 @@ from absl import logging
 
 from transfer_gen import errors
 
-_CONFIG = ("config",)
+_CONFIG = ("config", "study")  # A run's config takes overrides, a study's none.
 _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "workdir": (flags.DEFINE_string, None, "folder of the run; local or gs://"),
     "source": (flags.DEFINE_string, None, "a run's workdir, or one checkpoint"),
@@ -64,20 +67,19 @@ def run() -> None:
 
 def _parse(name: str, command: _Command, words: Sequence[str]) -> None:
   for flag in command.flags:
-    if flag != "config":
+    if flag not in _CONFIG:
       define, default, text = _FLAGS[flag]
       define(flag, default, text)
+  if "study" in command.flags:
+    flags.DEFINE_string("config", None, "the study")
   if "config" in command.flags:
     from ml_collections import config_flags  # pylint: disable=g-import-not-at-top
-    path = next((w.split("=", 1)[1] for w in words if w.startswith("--config=")), "")
-    _check_config(path)
+    _check_overrides(_call(_value(words, "--config"), "get_config"), words)
     config_flags.DEFINE_config_file("config", None, "the experiment")
   try:
     rest = flags.FLAGS([name, *words])
   except flags.Error as error:
     raise errors.UserError(f"{error}\nSee: transfer-gen {name} --help") from error
-  except KeyError as error:
-    raise errors.UserError(f"--config: {error.args[0]}.") from error
   if rest[1:]:
     raise errors.UserError(
         f"{rest[1]!r} is not a flag. See: transfer-gen {name} --help")
@@ -86,23 +88,67 @@ def _parse(name: str, command: _Command, words: Sequence[str]) -> None:
       raise errors.UserError(f"{name} needs --{flag}=. See: transfer-gen {name} --help")
 
 
-def _check_config(path: str) -> None:
-  file = path.split(":", 1)[0]
+def _value(words: Sequence[str], flag: str) -> str:
+  """What follows `flag`, which absl takes with one dash or two, = or a space."""
+  for word, after in zip(words, [*words[1:], ""]):
+    key, equals, value = word.partition("=")
+    if "-" + key.lstrip("-") == flag.removeprefix("-"):
+      return value if equals else after
+  return ""
+
+
+def _call(given: str, function: str) -> Any:
+  """`function(ARG)` of the Python file in `F.py[:ARG]`.
+
+  Raises:
+    errors.UserError: If the file is not there, fails, or lacks the function.
+  """
+  file, _, arg = given.partition(":")
   if not file:
     raise errors.UserError("--config= is missing: the experiment's Python file.")
   if not os.path.isfile(file):
-    raise errors.UserError(f"--config: {file} is not there, or is no file.")
+    raise errors.UserError(f"--config: there is no file {file}.")
+  try:
+    module = runpy.run_path(file)
+    if function not in module:
+      raise errors.UserError(f"--config: {file} has no {function}(arg).")
+    return module[function](*([arg] if arg else []))
+  except errors.UserError:
+    raise
+  except Exception as error:  # The user's own code, whatever it raises.
+    at = [f"line {frame.lineno}" for frame in
+          traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if isinstance(error, SyntaxError):
+      at = [f"line {error.lineno}"]
+    raise errors.UserError(
+        f"--config: {file} fails{' at ' + at[-1] if at else ''}:"
+        f" {type(error).__name__}: {error}") from error
 
 
-def _config(kind: str) -> Any:
-  """The config after overrides, of the type that the command wants."""
+def _check_overrides(config: Any, words: Sequence[str]) -> None:
+  for word in words:
+    key = word.lstrip("-").partition("=")[0]
+    if not word.startswith("-") or not key.startswith("config."):
+      continue
+    node, walked = config, "config"
+    for part in key.split(".")[1:]:
+      names = ([field.name for field in dataclasses.fields(node)]
+               if dataclasses.is_dataclass(node) else [])
+      if part not in names:
+        near = difflib.get_close_matches(part, names, n=2) or names
+        told = f"; there is {', '.join(near)}" if near else ""
+        raise errors.UserError(f"--{key}: {walked} has no field {part!r}{told}.")
+      node, walked = getattr(node, part), f"{walked}.{part}"
+    if dataclasses.is_dataclass(node):
+      raise errors.UserError(f"--{key}: is not a value; override its fields.")
+
+
+def _typed(value: Any, kind: str) -> Any:
+  """The value, if it is of the type of `transfer_gen.config` that is wanted."""
   from transfer_gen import config as config_lib  # pylint: disable=g-import-not-at-top
-  value = flags.FLAGS.config
-  if type(value).__name__ == "_ErrorConfig":
-    raise errors.UserError("--config: the file has no get_config(arg).")
   if not isinstance(value, getattr(config_lib, kind)):
     raise errors.UserError(
-        f"--config: get_config returned a {type(value).__name__}, wanted a"
+        f"--config: the file returned a {type(value).__name__}, wanted a"
         f" transfer_gen.config.{kind}.")
   return value
 
@@ -110,13 +156,64 @@ def _config(kind: str) -> Any:
 def _plan() -> None:
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
-  setup = setup_lib.build(_config("Run"), flags.FLAGS.workdir)
+  setup = setup_lib.build(_typed(flags.FLAGS.config, "Run"), flags.FLAGS.workdir)
   print(workdir_lib.write_audit(setup, flags.FLAGS.workdir), end="")
 
 
 def _train() -> None:
   from transfer_gen.train import loop  # pylint: disable=g-import-not-at-top
-  print(json.dumps(loop.train(_config("Run"), flags.FLAGS.workdir)))
+  print(json.dumps(loop.train(_typed(flags.FLAGS.config, "Run"), flags.FLAGS.workdir)))
+
+
+def _evaluate() -> None:
+  from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
+  from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
+  values = flags.FLAGS
+  trained = trained_lib.open(values.workdir, values.step)
+  data, _ = trained.data()
+  scores = trained.score(data, values.split)
+  study.write_scores(values.workdir, values.split, trained.step, scores)
+  print(f"{values.workdir}: {values.split} split at step {trained.step}")
+  print(json.dumps({"split": values.split, "step": trained.step,
+                    **scores.metrics()}))
+
+
+def _generate() -> None:
+  from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
+  values = flags.FLAGS
+  prompts = _prompts(values.prompt, values.prompts)
+  trained = trained_lib.open(values.workdir, values.step)
+  prompts = [prompt for prompt in prompts for _ in range(values.num)]
+  answers = trained.complete(
+      prompts, values.max_tokens, seed=values.seed, temperature=values.temperature,
+      top_k=values.top_k, top_p=values.top_p)
+  workdir_lib.add_samples(values.workdir, prompts, answers)
+  for number, answer in enumerate(answers, 1):
+    print(f"--- {number} of {len(answers)}\n{answer}" if answers[1:] else answer)
+
+
+def _prompts(prompt: str | None, path: str | None) -> list[str]:
+  if (prompt is None) == (path is None):
+    raise errors.UserError("generate needs either --prompt= or --prompts=FILE.")
+  if prompt is not None:
+    return [prompt]
+  from transfer_gen.data import files  # pylint: disable=g-import-not-at-top
+  return files.read_lines(path)
+
+
+def _inspect() -> None:
+  from transfer_gen import sources  # pylint: disable=g-import-not-at-top
+  from transfer_gen.transfer import audit  # pylint: disable=g-import-not-at-top
+  source = sources.open(flags.FLAGS.source, flags.FLAGS.step)
+  print(f"{source.path}: step {source.step}")
+  print(audit.leaves(source.specs), end="")
+
+
+def _study() -> None:
+  from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
+  value = _typed(_call(flags.FLAGS.config, "get_study"), "Study")
+  print(json.dumps(study.run(value, flags.FLAGS.workdir)))
 
 
 _COMMANDS = {
@@ -128,6 +225,20 @@ _COMMANDS = {
         _train, ("config", "workdir"),
         "Trains a run; on a workdir that stopped, goes on from there.",
         ("config", "workdir")),
+    "evaluate": _Command(
+        _evaluate, ("workdir", "split", "step"),
+        "Loss of a trained run on a split; the last line is JSON.", ("workdir",)),
+    "generate": _Command(
+        _generate, ("workdir", "prompt", "prompts", "num", "max_tokens",
+                    "temperature", "top_k", "top_p", "seed", "step"),
+        "Continues prompts; a model of pairs answers its input.", ("workdir",)),
+    "study": _Command(
+        _study, ("study", "workdir"),
+        "Trains runs with their controls, tests and compares them.",
+        ("config", "workdir")),
+    "inspect": _Command(
+        _inspect, ("source", "step"),
+        "Lists the leaves of a checkpoint; reads no array.", ("source",)),
 }
 
 
@@ -142,9 +253,11 @@ def _usage() -> str:
 def _help(name: str, command: _Command) -> str:
   lines = []
   for flag in command.flags:
-    if flag == "config":
-      lines.append("  --config=F.py[:ARG]    the experiment: get_config(ARG) in F.py")
-      lines.append("  --config.a.b=VALUE     overrides one field of it")
+    if flag in _CONFIG:
+      function = {"config": "get_config", "study": "get_study"}[flag]
+      lines.append(f"  --config=F.py[:ARG]    {function}(ARG) of F.py (required)")
+      if flag == "config":
+        lines.append("  --config.a.b=VALUE     overrides one field of it")
       continue
     _, default, text = _FLAGS[flag]
     needed = " (required)" if flag in command.required else ""

@@ -25,7 +25,7 @@ class Checkpoints:
   """The checkpoints of one run, written in the background."""
 
   def __init__(self, workdir: epath.PathLike, keep: int = 2):
-    folder = epath.Path(workdir) / FOLDER
+    folder = epath.Path(workdir).resolve() / FOLDER  # Orbax wants it absolute.
     _quiet()
     self._last = _manager(folder, keep)
     self._best = _manager(folder / BEST, 1)
@@ -131,7 +131,7 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
     errors.UserError: If there is none.
   """
   _quiet()
-  folder = _folder(epath.Path(path), step)
+  folder = _folder(epath.Path(path).resolve(), step)
   handler = ocp.PyTreeCheckpointHandler()
   with ocp.Checkpointer(handler) as reader:
     leaves = reader.metadata(folder / "params").item_metadata.tree

@@ -111,9 +111,8 @@ def _text(path: epath.Path) -> str:
       raise errors.UserError(
           f"{path}: not a whole gzip file ({error}). Fetch it again.") from error
   try:
-    return data.decode("utf-8-sig")
+    return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as error:
-    # A byte order mark shifts `start`, but never over a line's end.
     line = data.count(b"\n", 0, error.start) + 1
     raise errors.UserError(
         f"{path}:{line}: invalid UTF-8 (byte 0x{data[error.start]:02x}). Convert the"

@@ -255,18 +255,19 @@ def _pad(
   buckets = []
   for place, length in enumerate(lengths):
     members = np.flatnonzero(places == place)
-    tokens = np.full((len(members), length + 1), roles["pad"], np.int32)
-    owners = np.full((len(members), length), -1, np.int32)
+    shape = (len(members), length)
+    rows = _Rows(
+        np.full(shape, roles["pad"], np.int32),
+        np.full(shape, roles["pad"], np.int32), np.full(shape, -1, np.int32))
     for row, member in enumerate(members):
-      start = len(inputs[member]) + 1
-      tokens[row, 0] = roles["bos"]
-      tokens[row, 1:start] = inputs[member]
-      tokens[row, start] = roles["sep"]
-      end = start + 1 + len(targets[member])
-      tokens[row, start + 1:end] = targets[member]
-      tokens[row, end] = roles["eos"]
-      owners[row, start:end] = member
-    buckets.append(_Rows(tokens[:, :-1], tokens[:, 1:], owners))
+      tokens = np.concatenate([
+          [roles["bos"]], inputs[member], [roles["sep"]], targets[member],
+          [roles["eos"]]])
+      size = len(tokens) - 1
+      rows.inputs[row, :size] = tokens[:-1]
+      rows.targets[row, :size] = tokens[1:]
+      rows.documents[row, len(inputs[member]) + 1:size] = member
+    buckets.append(rows)
   return buckets, places < len(lengths)
 
 

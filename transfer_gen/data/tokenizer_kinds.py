@@ -110,7 +110,8 @@ class HuggingFace:
 
   def save(self, folder: epath.Path) -> None:
     _write(folder, {"kind": "huggingface"})
-    (folder / "tokenizer.json").write_text(self._tokenizer.to_str())
+    (folder / "tokenizer.json").write_bytes(
+        self._tokenizer.to_str().encode("utf-8"))
 
 
 class SentencePiece:
@@ -236,4 +237,5 @@ def _refuse_unknown(text: str, characters: Collection[str]) -> None:
 
 def _write(folder: epath.Path, description: Mapping[str, Any]) -> None:
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / KIND_FILE).write_text(json.dumps(description, ensure_ascii=False))
+  (folder / KIND_FILE).write_bytes(
+      json.dumps(description).encode("utf-8"))

@@ -57,6 +57,10 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
   if config.kind == "bpe":
     return _train_bpe(config.size, texts)
   if config.kind == "file":
+    if not config.path:
+      raise errors.UserError(
+          "tokenizer.kind=file needs tokenizer.path: a tokenizer.json, a"
+          " SentencePiece .model, or a folder with one.")
     return load(epath.Path(config.path).expanduser())
   raise errors.UserError(
       f"tokenizer.kind={config.kind!r}: must be bytes, characters, bpe or file.")
@@ -130,7 +134,7 @@ def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
 
 def _load_folder(folder: epath.Path) -> Tokenizer:
   if (folder / kinds.KIND_FILE).exists():
-    saved = json.loads((folder / kinds.KIND_FILE).read_text())
+    saved = json.loads(_text(folder / kinds.KIND_FILE))
     if saved["kind"] == "bytes":
       return kinds.Bytes()
     if saved["kind"] == "characters":
@@ -152,7 +156,7 @@ def _load_file(path: epath.Path) -> Tokenizer:
     return kinds.SentencePiece(path.read_bytes())
   if path.suffix == ".json":
     import tokenizers  # pylint: disable=g-import-not-at-top
-    return kinds.HuggingFace(tokenizers.Tokenizer.from_str(path.read_text()))
+    return kinds.HuggingFace(tokenizers.Tokenizer.from_str(_text(path)))
   raise errors.UserError(
       f"{path}: a tokeniser's file is a tokenizer.json or a SentencePiece .model.")
 
@@ -161,9 +165,9 @@ def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
   """Byte-level BPE in the two files that GPT-2 was published in."""
   import tokenizers  # pylint: disable=g-import-not-at-top
   pairs = [
-      tuple(line.split(" ")) for line in merges.read_text().splitlines()
+      tuple(line.split(" ")) for line in _text(merges).split("\n")
       if line and not line.startswith("#version")]
-  ids = json.loads(vocab.read_text())
+  ids = json.loads(_text(vocab))
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=pairs))
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
       add_prefix_space=False)
@@ -171,3 +175,7 @@ def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
   tokenizer.add_special_tokens(
       [token for tokens in kinds.USUAL.values() for token in tokens if token in ids])
   return kinds.HuggingFace(tokenizer)
+
+
+def _text(path: epath.Path) -> str:
+  return path.read_bytes().decode("utf-8")  # Whatever the locale says.

@@ -166,12 +166,12 @@ def _test(job: Job, samples: int) -> dict[str, Any]:
   data, texts = trained.data()
   scores = trained.score(data, "test")
   write_scores(job.workdir, "test", trained.step, scores)
-  prompts = [_prompt(document) for document in texts["test"][:samples]]
-  answers = trained.complete([p for p, _ in prompts], _ANSWER)
-  lines = [{"prompt": prompt, "reference": reference, "text": answer}
-           for (prompt, reference), answer in zip(prompts, answers)]
-  workdir_lib.write_text(job.workdir / "samples.jsonl",
-                         "".join(json.dumps(line) + "\n" for line in lines))
+  fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
+  pairs = [_prompt(texts["test"][i]) for i in fit[:samples]]
+  prompts = [prompt for prompt, _ in pairs]
+  lines = workdir_lib.add_samples(
+      job.workdir, prompts, trained.complete(prompts, _ANSWER),
+      reference=[reference for _, reference in pairs])
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
           "validation_loss": min(l for _, l in _validations(job)),
           "still_improving": _improving(job), "samples": lines, "scores": scores,

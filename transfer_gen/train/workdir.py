@@ -1,6 +1,6 @@
 """What a run leaves: who owns a workdir, its records and its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import hashlib
 import importlib.metadata
 import json
@@ -131,6 +131,19 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     return []
   lines = path.read_text().split("\n")[:-1]  # A killed run may cut its last line.
   return [json.loads(line) for line in lines]
+
+
+def add_samples(
+    workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str], **more
+) -> list[dict[str, str]]:
+  """Adds lines to samples.jsonl; `more` holds further columns of as many entries."""
+  lines = [{"prompt": prompt, "text": text,
+            **{name: values[i] for name, values in more.items()}}
+           for i, (prompt, text) in enumerate(zip(prompts, texts))]
+  path = epath.Path(workdir) / "samples.jsonl"
+  with path.open("a") as file:
+    file.writelines(json.dumps(line) + "\n" for line in lines)
+  return lines
 
 
 def _compare(workdir, mine, setup) -> None:

@@ -35,15 +35,20 @@ def text(
 ) -> str:
   """The audit as an aligned table, with groups and totals below it."""
   lines = [_HEADER] + [_cells(row) for row in rows]
-  widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
-  table = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip()
-           for line in lines]
   groups = [_group(group, rows) for group in plan.groups]
   whys = [f"rule {i}: {rule.why}" for i, rule in enumerate(plan.rules) if rule.why]
-  sums = [f"{name.replace('_', ' '):12} {t['leaves']:5} leaves"
-          f" {t['params']:14,} params {t['bytes']:16,} bytes"
-          for name, t in totals(rows, sources).items()]
-  return "\n".join([*table, "", *groups, *whys, "", *sums, ""])
+  sums = [_total(name.replace("_", " "), total)
+          for name, total in totals(rows, sources).items()]
+  return "\n".join([*_aligned(lines), "", *groups, *whys, "", *sums, ""])
+
+
+def leaves(specs: Mapping[str, tree.Spec]) -> str:
+  """The leaves of one tree as an aligned table, with their total."""
+  lines = [("leaf", "shape", "dtype", "axes")]
+  lines += [(name, _shape(spec), str(spec.dtype), ", ".join(spec.axes))
+            for name, spec in specs.items()]
+  total = _count(list(specs.values()))
+  return "\n".join([*_aligned(lines), "", _total("total", total), ""])
 
 
 def to_json(
@@ -80,8 +85,22 @@ def _cells(row: resolve.Row) -> tuple[str, ...]:
   if row.source is not None:
     source = f"{row.checkpoint}:{row.source}" if row.checkpoint else row.source
   group = row.group + (" (frozen)" if row.unfreeze_step is None else "")
-  shape = f"({','.join(map(str, row.spec.shape))})"
-  return row.name, shape, source, str(row.rule), how, group
+  return row.name, _shape(row.spec), source, str(row.rule), how, group
+
+
+def _shape(spec: tree.Spec) -> str:
+  return f"({','.join(map(str, spec.shape))})"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+  return ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip()
+          for line in lines]
+
+
+def _total(name: str, count: Mapping[str, int]) -> str:
+  return (f"{name:12} {count['leaves']:5} leaves {count['params']:14,} params"
+          f" {count['bytes']:16,} bytes")
 
 
 def _group(group: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:

@@ -1,0 +1,204 @@
+"""The data sets of this Python, as they are prepared, and foreign ones."""
+
+import json
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.data import catalog
+from transfer_gen.data import documents
+
+SCRIPT = """
+import sys
+from transfer_gen import config
+from transfer_gen.data import documents
+for name, fields in (("python_docs", {}), ("docstring_summary", {
+    "input_field": "body", "target_field": "summary"})):
+  print(documents.load(config.Data(name=name, **fields))[1]["fingerprint"])
+assert "tensorflow" not in sys.modules and "torch" not in sys.modules
+"""
+PAIRS = {"input_field": "body", "target_field": "summary"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """A data folder that two processes prepared at once, and what each printed."""
+  folder = tmp_path_factory.mktemp("tfds")
+  processes = [
+      subprocess.Popen(
+          [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True,
+          env=os.environ | {"TFDS_DATA_DIR": str(folder)})
+      for _ in range(2)]
+  printed = [process.communicate()[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  return folder, printed
+
+
+@pytest.fixture
+def data(prepared, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(prepared[0]))
+  return {
+      "python_docs": documents.load(config.Data(name="python_docs")),
+      "docstring_summary": documents.load(
+          config.Data(name="docstring_summary", **PAIRS))}
+
+
+def words(text):
+  return re.sub(r"\s+", " ", text).strip()
+
+
+def test_two_processes_that_prepare_at_once_get_the_same_data(prepared, data):
+  _, printed = prepared
+
+  assert printed[0] == printed[1]
+  assert printed[0].split() == [facts["fingerprint"] for _, facts in data.values()]
+
+
+def test_sizes_are_those_promised(data):
+  prose = data["python_docs"][1]["splits"].values()
+  pairs = data["docstring_summary"][1]["splits"].values()
+
+  # Other versions of Python have more or fewer modules; 3.11.7 has 1.92 MB, 2211.
+  assert 1.5e6 < sum(counts["chars"] for counts in prose) < 2.5e6
+  assert 1700 < sum(counts["kept"] for counts in pairs) < 2700
+  for counts in (*prose, *pairs):
+    assert not counts["dropped"]  # The builders leave nothing to drop.
+
+
+def test_version_holds_pythons(data):
+  minor = f"{sys.version_info.major}{sys.version_info.minor:02d}"
+
+  for _, facts in data.values():
+    assert facts["version"] == f"1.{minor}.{sys.version_info.micro}"
+
+
+def test_no_held_out_text_stands_in_the_source(data):
+  prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
+  source = "\n".join(words(d.target) for found in prose.values() for d in found)
+
+  for document in (*pairs["validation"], *pairs["test"]):
+    assert words(document.input) not in source
+    if len(document.target) > 30:
+      assert words(document.target) not in source
+
+  # Not vacuous: what the model may learn does stand there.
+  found = sum(words(document.input) in source for document in pairs["train"])
+  assert found > 0.8 * len(pairs["train"])
+
+
+def test_topics_are_in_the_source_but_for_what_is_held_out(data):
+  prose = data["python_docs"][0]
+
+  assert any(
+      'The "while" statement is used for repeated execution' in words(d.target)
+      for found in prose.values() for d in found)
+
+
+@pytest.mark.parametrize("name", ["python_docs", "docstring_summary"])
+def test_no_text_stands_in_two_splits(data, name):
+  splits = data[name][0]
+  texts = {
+      split: {words(t) for d in found for t in (d.input, d.target) if t}
+      for split, found in splits.items()}
+
+  assert not texts["train"] & (texts["validation"] | texts["test"])
+  assert not texts["validation"] & texts["test"]
+
+
+def test_both_sets_share_one_split(data):
+  prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
+  held = {words(d.target) for split in ("validation", "test") for d in prose[split]}
+
+  for document in pairs["train"]:
+    assert words(f"{document.target} {document.input}") not in held
+
+
+def rewrite_as_tfrecord(folder):
+  """Makes an array_record set the tfrecord set that TensorFlow would write."""
+  import tensorflow_datasets as tfds
+  builder = tfds.builder_from_directory(folder)
+  for split in builder.info.splits:
+    examples = [
+        builder.info.features.serialize_example(example)
+        for example in builder.as_data_source(split)]
+    (path,) = folder.glob(f"*-{split}.*")
+    path.unlink()
+    with open(str(path).replace("array_record", "tfrecord"), "wb") as file:
+      for example in examples:
+        file.write(struct.pack("<QI", len(example), 0) + example + bytes(4))
+  info = folder / "dataset_info.json"
+  description = json.loads(info.read_text())
+  description["fileFormat"] = "tfrecord"
+  info.write_text(json.dumps(description))
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+  """A set that only its prepared folder tells of, with other names of splits."""
+  import tensorflow_datasets as tfds
+
+  class ForeignSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("2.0.1")
+
+    def _info(self):
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
+          {"de": tfds.features.Text(), "en": tfds.features.Text()}))
+
+    def _split_generators(self, dl_manager):
+      return {
+          split: iter([(i, {"de": f"{split} {i} ü", "en": f"{i}"}) for i in range(n)])
+          for split, n in {"train": 5, "valid": 3, "test": 2, "extra": 1}.items()}
+
+    def _generate_examples(self):
+      raise NotImplementedError
+
+  ForeignSet(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  return tmp_path / "foreign_set" / "2.0.1"
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_a_foreign_set_is_read_without_its_code(foreign, file_format):
+  if file_format == "tfrecord":
+    rewrite_as_tfrecord(foreign)
+
+  found, facts = documents.load(config.Data(
+      name="tfds:foreign_set", input_field="en", target_field="de"))
+
+  assert facts["version"] == "2.0.1"
+  assert {split: sorted((d.input, d.target) for d in ds)
+          for split, ds in found.items()} == {
+              split: [(f"{i}", f"{name} {i} ü") for i in range(n)]
+              for split, name, n in (
+                  ("train", "train", 5), ("validation", "valid", 3),
+                  ("test", "test", 2))}
+
+
+def test_a_set_that_nobody_has_is_one_error_that_says_how(tmp_path, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+
+  with pytest.raises(errors.UserError, match="knows no such data set.*TFDS_DATA_DIR"):
+    catalog.read("tfds:nobody_has_this")
+
+
+def test_without_a_network_the_error_comes_at_once_and_says_how(
+    tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise OSError("no network")
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  monkeypatch.setattr("urllib.request.getproxies", dict)
+  monkeypatch.setattr("socket.getaddrinfo", fail)
+
+  with pytest.raises(errors.UserError) as caught:
+    catalog.read("tfds:ag_news_subset")
+
+  assert "tfds build ag_news_subset --file_format=array_record" in str(caught.value)
+  assert "cannot be reached" in str(caught.value)
+  assert not list(pathlib.Path(tmp_path).rglob("*.array_record*"))

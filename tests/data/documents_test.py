@@ -1,0 +1,269 @@
+"""The user's own files: what is read, what is dropped, what is refused."""
+
+import gzip
+import hashlib
+import json
+import pathlib
+import unicodedata
+
+import pytest
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.data import documents
+
+MULTI30K = pathlib.Path(__file__).parents[3] / "shared" / "data" / "multi30k"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+  """Writes files into the working directory."""
+  monkeypatch.chdir(tmp_path)
+
+  def write_(**files):
+    for name, data in files.items():
+      path = tmp_path / name.replace("__", ".")
+      path.write_bytes(data if isinstance(data, bytes) else data.encode())
+  return write_
+
+
+def files(**fields):
+  return config.Data(name="files", **({"train": "a.txt"} | fields))
+
+
+def held(**fields):
+  """With validation and test of their own, so that train is kept whole."""
+  return files(**({"validation": "v.txt", "test": "w.txt"} | fields))
+
+
+def targets(found):
+  return {split: [d.target for d in ds] for split, ds in found.items()}
+
+
+def test_plain_text_is_a_document_a_line_cleaned(write):
+  write(
+      a__txt="\ufeffone \t\r\ntwo\x00\n\n e\u0301 \u2028x\nlast", v__txt="v\n",
+      w__txt="w")
+
+  found, facts = documents.load(held())
+
+  assert targets(found) == {
+      "train": ["one", "two", " \u00e9 \u2028x", "last"], "validation": ["v"],
+      "test": ["w"]}
+  assert facts["splits"]["train"] == {
+      "read": 5, "kept": 4, "dropped": {"empty": 1}, "chars": 15}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC", "NFD", "NFKD"])
+def test_normal_form_is_the_one_asked_for(write, form):
+  text = "e\u0301\u00e9 \ufb01 \u212b"
+  write(a__txt=text, v__txt="v", w__txt="w")
+
+  found, _ = documents.load(held(normalize=form))
+  raw, _ = documents.load(held(normalize="none"))
+
+  assert targets(found)["train"] == [unicodedata.normalize(form, text)]
+  assert targets(raw)["train"] == [text]
+
+
+def test_whole_files_keep_their_lines_and_globs_are_sorted(write):
+  write(b__txt="B\n\nb\n", a__txt="A", v__txt="v", w__txt="w")
+
+  found, _ = documents.load(held(train="[ab].txt", whole_files=True))
+
+  assert targets(found)["train"] == ["A", "B\n\nb"]
+
+
+@pytest.mark.parametrize("name, data", [
+    ("a.jsonl", '{"q": "x, y", "a": "\\"z\\"", "n": 1}\n\n{"a": "2", "q": "1"}\n'),
+    ("a.csv", 'n,q,a\n1,"x, y","""z"""\n2,1,2\n'),
+    ("a.tsv", 'n\tq\ta\n1\tx, y\t"z"\n2\t1\t2\n'),
+    ("a.csv.gz", gzip.compress(b'n,q,a\r\n1,"x, y","""z"""\r\n2,1,2\r\n')),
+])
+def test_named_columns_make_pairs(write, name, data):
+  write(**{name.replace(".", "__"): data}, v__jsonl='{"q": "v", "a": "v"}',
+        w__jsonl='{"q": "w", "a": "w"}')
+
+  found, _ = documents.load(held(
+      train=name, validation="v.jsonl", test="w.jsonl", input_field="q",
+      target_field="a"))
+
+  assert found["train"] == [
+      documents.Document("x, y", '"z"'), documents.Document("1", "2")]
+
+
+def test_parallel_files_are_paired_line_by_line(write):
+  write(a__en="one\ntwo\n", a__de="eins\nzwei\n", v__en="v", v__de="v", w__en="w",
+        w__de="w")
+
+  found, _ = documents.load(held(
+      train="a.en|a.de", validation="v.en|v.de", test="w.en|w.de"))
+
+  assert found["train"] == [
+      documents.Document("one", "eins"), documents.Document("two", "zwei")]
+
+
+def test_missing_splits_are_taken_by_hash_and_order_does_not_matter(write):
+  lines = [f"line {i}" for i in range(1000)]
+  write(a__txt="\n".join(lines), b__txt="\n".join(reversed(lines)), w__txt="w")
+
+  found, _ = documents.load(files())
+  other, _ = documents.load(files(train="b.txt"))
+  with_test, _ = documents.load(files(test="w.txt"))
+
+  assert {s: set(t) for s, t in targets(found).items()} == {
+      s: set(t) for s, t in targets(other).items()}
+  assert sorted(sum(targets(found).values(), [])) == sorted(lines)
+  for split in ("validation", "test"):
+    assert 70 < len(found[split]) < 130
+  assert with_test["validation"] == found["validation"]
+  assert len(with_test["train"]) == len(found["train"]) + len(found["test"])
+
+
+def test_pairs_with_one_input_stay_in_one_split(write):
+  rows = [{"q": f"question {i % 50}", "a": f"answer {i}"} for i in range(200)]
+  write(a__jsonl="\n".join(map(json.dumps, rows)))
+
+  found, _ = documents.load(files(
+      train="a.jsonl", input_field="q", target_field="a"))
+
+  inputs = [{d.input for d in ds} for ds in found.values()]
+  assert sum(map(len, inputs)) == len(set.union(*inputs)) == 50
+
+
+def test_a_text_of_validation_or_test_is_dropped_from_train(write):
+  write(a__txt="one\nin  test\nin validation\nin both\none", w__txt="in test\nin both",
+        v__txt="in validation\nin both\nv")
+
+  found, facts = documents.load(held())
+
+  assert targets(found) == {
+      "train": ["one", "one"], "validation": ["in validation", "v"],
+      "test": ["in test", "in both"]}
+  assert facts["splits"]["train"]["dropped"] == {"duplicate": 3}
+  assert facts["splits"]["validation"]["dropped"] == {"duplicate": 1}
+
+
+def test_length_filters_count_what_they_drop(write):
+  write(a__txt="a\nabcd\nabcdefgh\nabc\n\n", v__txt="vvvv", w__txt="wwww")
+
+  found, facts = documents.load(held(min_chars=3, max_chars=5))
+
+  assert targets(found)["train"] == ["abcd", "abc"]
+  assert facts["splits"]["train"]["dropped"] == {
+      "too_short": 1, "too_long": 1, "empty": 1}
+
+
+def test_fractions_are_nested_and_cut_train_alone(write):
+  write(a__txt="\n".join(f"line {i}" for i in range(1000)))
+  load = lambda **fields: documents.load(files(**fields))
+
+  whole, facts = load()
+  found = {f: load(fraction=f) for f in (0.1, 0.3)}
+  other_seed, _ = load(fraction=0.1, seed=1)
+  again, again_facts = load(fraction=0.1)
+
+  small, large = (set(targets(found[f][0])["train"]) for f in (0.1, 0.3))
+  total = len(whole["train"])
+  assert (len(small), len(large)) == (-(-total // 10), -(-total * 3 // 10))
+  assert small < large < set(targets(whole)["train"])
+  assert again == found[0.1][0] and again_facts == found[0.1][1]
+  assert set(targets(other_seed)["train"]) != small
+  for f, (splits, _) in found.items():
+    assert splits["test"] == whole["test"], f
+    assert splits["validation"] == whole["validation"], f
+  assert found[0.1][1]["fingerprint"] != facts["fingerprint"]
+
+
+def test_fingerprint_is_sha256_of_lengths_and_texts(write):
+  write(a__txt="one", v__txt="vé", w__txt="w")
+
+  _, facts = documents.load(held())
+
+  want = hashlib.sha256()
+  for split, text in (("train", "one"), ("validation", "vé"), ("test", "w")):
+    data = text.encode()
+    want.update(split.encode() + b"\0" + bytes(8) + len(data).to_bytes(8, "big") + data)
+  assert facts["fingerprint"] == want.hexdigest()
+
+
+def refusals():
+  row = {"input_field": "q", "target_field": "a", "train": "a.jsonl"}
+  return [
+      ("empty file", {"a.txt": ""}, {}, r"a\.txt: no documents"),
+      ("blank file", {"a.txt": "\n \n"}, {}, r"a\.txt: no documents"),
+      ("not UTF-8", {"a.txt": b"\xef\xbb\xbfok\nno \xff\n"}, {},
+       r"a\.txt:2: invalid UTF-8 \(byte 0xff\)"),
+      ("not UTF-8 in the second file", {"a.txt": "ok", "b.txt": b"1\n2\n\xc3("},
+       {"train": "a.txt, b.txt"}, r"b\.txt:3: invalid UTF-8"),
+      ("no file", {}, {"train": "none.txt"}, "no file none.txt"),
+      ("no match", {}, {"train": "no*.txt"}, r"no file matches no\*\.txt"),
+      ("unknown suffix", {"a.xml": "<a/>"}, {"train": "a.xml"}, r"\.jsonl, \.csv"),
+      ("broken gzip", {"a.txt.gz": b"no gzip"}, {"train": "a.txt.gz"}, "gzip"),
+      ("bad JSON", {"a.jsonl": '{"q": "1", "a": "2"}\n{"q": '}, row,
+       r"a\.jsonl:2: not JSON"),
+      ("JSON of another form", {"a.jsonl": "[1]"}, row, r"a\.jsonl:1: a list"),
+      ("missing column", {"a.jsonl": '{"question": "1", "a": "2"}'}, row,
+       r"a\.jsonl:1: no column `q`; there are question, a"),
+      ("no text", {"a.jsonl": '{"q": 3, "a": "2"}'}, row,
+       r"a\.jsonl:1: column `q` holds a int"),
+      ("half a character", {"a.jsonl": '{"q": "\\ud800", "a": "2"}'}, row,
+       "surrogate"),
+      ("ragged row", {"a.csv": "q,a\n1,2\n3\n"}, row | {"train": "a.csv"},
+       r"a\.csv:3: 1 cells under 2 columns \(q, a\)"),
+      ("open quote", {"a.csv": 'q,a\n1,"2\n'}, row | {"train": "a.csv"},
+       r"a\.csv:2: not a row"),
+      ("columns of plain text", {"a.txt": "x"}, {"input_field": "q"},
+       r"a\.txt:1: no column `q`; there are text"),
+      ("unequal lines", {"a.en": "1\n2\n", "a.de": "1\n"}, {"train": "a.en|a.de"},
+       r"a\.en has 2 lines and a\.de has 1"),
+      ("three files", {"a.en": "1", "a.de": "1"}, {"train": "a.en|a.de|a.en"},
+       "must name two files"),
+      ("empty split", {"a.txt": "one\ntwo"}, {"min_chars": 4},
+       r"no document is left in .* 2 too_short|no document is left in"),
+  ]
+
+
+@pytest.mark.parametrize(
+    "contents, fields, message", [case[1:] for case in refusals()],
+    ids=[case[0] for case in refusals()])
+def test_bad_files_are_one_message_with_file_and_line(
+    write, contents, fields, message):
+  write(**{name.replace(".", "__"): data for name, data in contents.items()})
+
+  with pytest.raises(errors.UserError, match=message) as caught:
+    documents.load(files(**fields))
+
+  assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_cannot_be_right_names_every_field():
+  with pytest.raises(errors.UserError) as caught:
+    documents.load(config.Data(
+        name="wikipedia", train="a.txt", normalize="nfc", fraction=1.5, min_chars=9,
+        max_chars=3, length=1, buckets=(64,), target_field=""))
+
+  for field in ("name=", "train", "normalize=", "fraction=1.5", "max_chars=3",
+                "length=1", "buckets=", "target_field"):
+    assert f"data.{field}" in str(caught.value)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_outside_its_range_is_refused(write, fraction):
+  write(a__txt="x")
+
+  with pytest.raises(errors.UserError, match="data.fraction"):
+    documents.load(files(fraction=fraction))
+
+
+@pytest.mark.skipif(not MULTI30K.exists(), reason=f"no {MULTI30K}")
+def test_multi30k_is_read_whole():
+  paths = {
+      split: f"{MULTI30K}/{name}.en.gz|{MULTI30K}/{name}.de.gz" for split, name in (
+          ("train", "train"), ("validation", "val"), ("test", "test_2016_flickr"))}
+
+  found, facts = documents.load(files(**paths))
+
+  assert [c["read"] for c in facts["splits"].values()] == [29000, 1014, 1000]
+  assert found["train"][0].input.startswith("Two young, White males are outside")
+  assert found["train"][0].target.startswith("Zwei junge weiße Männer")

@@ -1,0 +1,225 @@
+import json
+
+import numpy as np
+import pytest
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
+
+PAD, BOS, EOS, SEP = range(4)
+
+
+def texts(count, seed=0):
+  rng = np.random.default_rng(seed)
+  return ["é" + "abcdefgh "[: rng.integers(1, 9)] * rng.integers(1, 5) + str(i)
+          for i in range(count)]
+
+
+def prepare(pairs=False, count=50, tokenizer=None, **fields):
+  fields = {"length": 16} | ({"input_field": "q"} if pairs else {}) | fields
+  made = {
+      split: [
+          documents.Document(f"q{split[:2]}{i}" * (i % 4 + 1) if pairs else "", text)
+          for i, text in enumerate(texts(n, seed))]
+      for seed, (split, n) in enumerate(
+          {"train": count, "validation": 7, "test": 11}.items())}
+  tokenizer = tokenizer or tokenizers.build(config.Tokenizer(kind="bytes"), ())
+  return made, pipeline.prepare(config.Data(**fields), made, tokenizer, {})
+
+
+def ids(text):
+  return [byte + 4 for byte in text.encode()]
+
+
+def take(batches, count):
+  return [next(batches) for _ in range(count)]
+
+
+def assert_same(one, two):
+  for a, b in zip(one, two, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_language_models_see_every_token_as_a_target_once():
+  made, prepared = prepare()
+
+  batches = list(prepared.evaluation_batches("test", 4))
+
+  # Another way: the stream that the windows are cut from.
+  stream, owners = [], []
+  for i, document in enumerate(made["test"]):
+    stream += [BOS, *ids(document.target), EOS]
+    owners += [-1] + [i] * (len(ids(document.target)) + 1)
+  inputs, targets, docs, weights = (
+      np.concatenate([b[k] for b in batches]).reshape(-1)
+      for k in ("inputs", "targets", "documents", "weights"))
+  size = len(stream) - 1
+  assert inputs[:size].tolist() == stream[:-1]
+  assert targets[:size].tolist() == stream[1:]
+  assert docs[:size].tolist() == owners[1:]
+  assert (docs[size:] == -1).all() and (targets[size:] == PAD).all()
+  np.testing.assert_array_equal(weights, docs >= 0)
+  assert {b["inputs"].shape for b in batches} == {(4, 16)}
+  assert {k: v.dtype for k, v in batches[0].items()} == {
+      "inputs": np.int32, "targets": np.int32, "weights": np.float32,
+      "documents": np.int32}
+
+
+def test_pairs_are_laid_out_in_the_shortest_bucket_that_holds_them():
+  made, prepared = prepare(pairs=True, length=40, buckets=(16, 24))
+
+  rows = {}
+  for batch in prepared.evaluation_batches("train", 8):
+    assert batch["inputs"].shape[0] == 8
+    for i in np.flatnonzero(batch["weights"].any(1)):
+      (document,) = set(batch["documents"][i].tolist()) - {-1}
+      assert document not in rows
+      rows[document] = {name: value[i] for name, value in batch.items()}
+
+  for i, document in enumerate(made["train"]):
+    question, answer = ids(document.input), ids(document.target)
+    row = [BOS, *question, SEP, *answer, EOS]
+    size = len(row) - 1
+    if size > 40:
+      assert i not in rows
+      continue
+    length = next(t for t in (16, 24, 40) if t >= size)
+    padding = [0] * (length - size)
+    assert rows[i]["inputs"].tolist() == row[:-1] + padding
+    assert rows[i]["targets"].tolist() == row[1:] + padding
+    assert rows[i]["weights"].tolist() == (
+        [0] * (len(question) + 1) + [1] * (len(answer) + 1) + padding)
+    assert (rows[i]["documents"] == np.where(rows[i]["weights"], i, -1)).all()
+  dropped = len(made["train"]) - len(rows)
+  assert 0 < dropped < 40
+  counts = prepared.facts["splits"]["train"]
+  assert counts["dropped"] == {"too_many_tokens": dropped}
+  assert counts["kept"] == len(rows) == sum(counts["rows"].values())
+  assert set(prepared.lengths) == {16, 24, 40}
+  assert json.loads(json.dumps(prepared.facts)) == prepared.facts
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_document_bytes_are_those_of_the_targets_that_are_evaluated(pairs):
+  made, prepared = prepare(pairs=pairs, length=24)
+
+  found = prepared.document_bytes("test")
+
+  evaluated = {
+      i for b in prepared.evaluation_batches("test", 3)
+      for i in np.unique(b["documents"]) if i >= 0}
+  assert found.tolist() == [
+      len(d.target.encode()) if i in evaluated else 0
+      for i, d in enumerate(made["test"])]
+  assert found.dtype == np.int64 and pairs == (len(evaluated) < len(made["test"]))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_an_epoch_shows_each_row_once_and_the_next_in_another_order(pairs):
+  _, prepared = prepare(pairs=pairs, count=64, length=60)
+  (count,) = prepared.facts["splits"]["train"]["rows"].values()
+  batches = prepared.train_batches(count, seed=3)
+
+  first, second = take(batches, 2)
+
+  rows = [sorted(map(tuple, b["inputs"])) for b in (first, second)]
+  assert rows[0] == rows[1] and len(set(rows[0])) == count
+  assert (first["inputs"] != second["inputs"]).any()
+  assert (next(prepared.train_batches(count, seed=4))["inputs"]
+          != first["inputs"]).any()
+
+
+def test_buckets_come_as_often_as_they_have_rows():
+  _, prepared = prepare(pairs=True, count=200, length=48, buckets=(16, 24))
+  rows = prepared.facts["splits"]["train"]["rows"]
+  total = sum(rows.values())
+
+  lengths = [
+      b["inputs"].shape[1] for b in take(prepared.train_batches(4, seed=0), 200)]
+
+  for length, count in rows.items():
+    assert abs(lengths.count(int(length)) - 200 * count / total) <= 2
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("done", [0, 1, 13])
+def test_a_state_goes_on_exactly_where_it_was_taken(pairs, done):
+  # Two batches of 8 make an epoch and a part: the state crosses epochs.
+  made, prepared = prepare(pairs=pairs, count=12, length=40, buckets=(20,) * pairs)
+  batches = prepared.train_batches(8, seed=5)
+  take(batches, done)
+  state = json.loads(json.dumps(batches.get_state()))
+  want = take(batches, 9)
+
+  fresh = pipeline.prepare(
+      config.Data(length=40, input_field="q" * pairs, buckets=(20,) * pairs), made,
+      prepared.tokenizer, {}).train_batches(8, seed=5)
+  take(fresh, 3)
+  fresh.set_state(state)
+
+  assert_same(take(fresh, 9), want)
+  batches.set_state(state)
+  assert_same(take(batches, 9), want)
+
+
+def test_unknown_characters_are_counted():
+  tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abcdefgh "])
+
+  made, prepared = prepare(tokenizer=tokenizer)
+
+  want = sum(c not in "abcdefgh " for d in made["test"] for c in d.target)
+  assert prepared.facts["splits"]["test"]["unknown_tokens"] == want > 0
+  assert prepared.facts["tokenizer"]["size"] == tokenizer.size == 14
+
+
+class _EndOnly:
+  """A tokeniser that knows but an end of text, as GPT-2's does."""
+  size, tokens, roles = 260, (b"",) * 260, {"eos": 9}
+
+  def encode(self, text):
+    return ids(text)
+
+  def encode_batch(self, found):
+    return [ids(text) for text in found]
+
+
+def test_a_missing_role_is_played_by_the_end_of_text_and_said_so():
+  made, prepared = prepare(pairs=True, length=48, tokenizer=_EndOnly())
+
+  batch = next(prepared.evaluation_batches("test", 16))
+
+  document = made["test"][0]
+  row = [9, *ids(document.input), 9, *ids(document.target), 9]
+  size = len(row) - 1
+  assert batch["inputs"][0, :size].tolist() == row[:-1]
+  assert (batch["inputs"][0, size:] == 9).all()
+  assert batch["weights"][0].sum() == len(ids(document.target)) + 1
+  assert len(prepared.facts["tokenizer"]["notes"]) == 3
+
+
+def test_prompts_begin_as_rows_do():
+  tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
+  encode = lambda prompts, **fields: pipeline.encode_prompts(
+      prompts, tokenizer, config.Data(**fields))
+  a, e = tokenizer.encode("aé")
+
+  assert encode(["a", "e\u0301  \n", ""]) == [[BOS, a], [BOS, e], [BOS]]
+  assert encode(["a"], input_field="q") == [[BOS, a, SEP]]
+  with pytest.raises(errors.UserError, match="Prompt 2: 1 characters.*'x'"):
+    encode(["a", "ax"])
+  with pytest.raises(errors.UserError, match="Prompt 1 is empty"):
+    encode([" "], input_field="q")
+
+
+def test_what_leaves_no_rows_is_refused():
+  with pytest.raises(errors.UserError, match="longer than data.length=4"):
+    prepare(pairs=True, length=4)
+  with pytest.raises(errors.UserError, match="batch_size=0"):
+    prepare()[1].train_batches(0, seed=0)
+  with pytest.raises(errors.UserError, match="data.buckets"):
+    prepare(pairs=True, length=16, buckets=(32,))

@@ -1,0 +1,198 @@
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from etils import epath
+import pytest
+import tokenizers as hf
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.data import tokenizers
+
+SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+TEXT = "Hello  world, it's naïve\n\t— 日本 🙂 </s><pad> <|endoftext|>"
+CORPUS = ["the cat sat on the mat", "the dog sat", "naïve cats — 日本", TEXT] * 5
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
+
+
+def build(kind, **fields):
+  return tokenizers.build(config.Tokenizer(kind=kind, **fields), CORPUS)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
+def test_our_own_give_every_text_back_and_spell_it_in_their_tokens(kind, tmp_path):
+  tokenizer = build(kind, size=300)
+
+  ids = tokenizer.encode(TEXT)
+
+  assert tokenizer.decode(ids) == TEXT
+  assert b"".join(tokenizer.tokens[i] for i in ids) == TEXT.encode()
+  assert tokenizer.encode_batch([TEXT, "the"]) == [ids, tokenizer.encode("the")]
+  assert [tokenizer.roles[r] for r in tokenizers.ROLES] == [0, 1, 2, 3]
+  assert not set(ids) & {0, 1, 2, 3}  # "</s>" in a text ends nothing.
+  assert tokenizer.decode([1, *ids, 3, 2, 0]) == TEXT
+  assert len(tokenizer.tokens) == tokenizer.size
+
+  tokenizer.save(epath.Path(tmp_path / "tokenizer"))
+  loaded = tokenizers.load(tmp_path / "tokenizer")
+  assert loaded.tokens == tokenizer.tokens and loaded.roles == tokenizer.roles
+  assert loaded.encode(TEXT) == ids
+
+
+def test_bytes_are_utf8_after_the_roles():
+  assert build("bytes").encode("é\n") == [0xc3 + 4, 0xa9 + 4, 10 + 4]
+  assert build("bytes").decode([0xc3 + 4]) == "\ufffd"
+
+
+def test_bpe_learns_words_up_to_its_size_and_the_same_in_another_process():
+  script = (
+      "from transfer_gen import config\nfrom transfer_gen.data import tokenizers\n"
+      f"t = tokenizers.build(config.Tokenizer(kind='bpe', size=270), {CORPUS!r})\n"
+      "print(ascii(t.tokens))")
+
+  tokenizer = build("bpe", size=270)
+  other = subprocess.run(
+      [sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+  assert tokenizer.size == 270
+  assert b" sat" in build("bpe", size=300).tokens
+  assert other.stdout.strip() == ascii(tokenizer.tokens)
+
+
+def test_characters_outside_are_named_in_a_prompt_and_counted_in_data():
+  tokenizer = build("characters")
+
+  assert tokenizer.encode_batch(["тhe"])[0][0] == tokenizer.roles["unk"]
+  with pytest.raises(errors.UserError, match=r"'т' \(U\+0442\).*position 5") as caught:
+    tokenizer.encode("the тhe")
+  assert "kind=bytes" in str(caught.value)
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"kind": "words"}, "must be bytes, characters, bpe or file"),
+    ({"kind": "bpe", "size": 259}, "at least 260"),
+    ({"kind": "file"}, "needs tokenizer.path"),
+    ({"kind": "file", "path": "/nowhere"}, "/nowhere.*nothing there"),
+])
+def test_a_config_that_cannot_be_right_is_refused(fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    tokenizers.build(config.Tokenizer(**fields), CORPUS)
+
+
+@pytest.mark.parametrize("name, data", [
+    ("tokenizer.json", "{}"), ("x.model", "no model"), ("x.txt", "a b"), ("", "")])
+def test_a_file_that_is_no_tokeniser_is_refused(name, data, tmp_path):
+  (tmp_path / (name or "other")).write_text(data)
+
+  with pytest.raises(errors.UserError, match="tokenizer.json"):
+    tokenizers.load(tmp_path / name)
+
+
+def foreign(model, special=(), pre=None, decoder=None):
+  tokenizer = hf.Tokenizer(model)
+  tokenizer.add_special_tokens(list(special))
+  if pre:
+    tokenizer.pre_tokenizer = pre
+  if decoder:
+    tokenizer.decoder = decoder
+  return tokenizer
+
+
+def load_json(tokenizer, tmp_path):
+  path = tmp_path / "tokenizer.json"
+  path.write_text(tokenizer.to_str())
+  return tokenizers.load(path)
+
+
+def test_word_pieces_begin_words_unless_they_go_on(tmp_path):
+  vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "play": 4, "##ing": 5}
+  tokenizer = load_json(foreign(
+      hf.models.WordPiece(vocab, unk_token="[UNK]"),
+      ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), hf.pre_tokenizers.Whitespace(),
+      hf.decoders.WordPiece()), tmp_path)
+
+  roles, notes = tokenizers.resolve_roles(tokenizer)
+
+  assert tokenizer.tokens == (b"", b"", b"", b"", b" play", b"ing")
+  assert roles == {"pad": 0, "bos": 2, "eos": 3, "sep": 3} and not notes
+  assert tokenizer.encode_batch(["playing x"]) == [[4, 5, 1]]
+  with pytest.raises(errors.UserError, match="'x'.*position 9"):
+    tokenizer.encode("playing x")
+
+
+def test_byte_pieces_and_underscores_are_bytes_and_spaces(tmp_path):
+  vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "<0x0A>": 3, "<0xFF>": 4, "\u2581the": 5}
+  tokenizer = load_json(foreign(
+      hf.models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>"),
+      ("<unk>", "<s>", "</s>"),
+      decoder=hf.decoders.Sequence([
+          hf.decoders.Replace("\u2581", " "), hf.decoders.ByteFallback()])), tmp_path)
+
+  assert tokenizer.tokens == (b"", b"", b"", b"\n", b"\xff", b" the")
+
+
+def test_truncation_padding_and_templates_of_a_file_are_not_applied(tmp_path):
+  saved = build("bpe", size=300)._tokenizer
+  plain = saved.encode(TEXT).ids
+  saved.enable_truncation(3)
+  saved.enable_padding(length=200)
+  saved.post_processor = hf.processors.TemplateProcessing(
+      single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+
+  tokenizer = load_json(saved, tmp_path)
+
+  assert saved.encode(TEXT).ids != plain  # Not vacuous.
+  assert tokenizer.encode(TEXT) == tokenizer.encode_batch([TEXT])[0] == plain
+
+
+def test_without_an_end_of_text_there_is_no_way(tmp_path):
+  tokenizer = load_json(foreign(hf.models.WordLevel({"a": 0}, unk_token="a")), tmp_path)
+
+  with pytest.raises(errors.UserError, match="neither a beginning nor an end"):
+    tokenizers.resolve_roles(tokenizer)
+
+
+@needs_shared
+def test_gpt2_is_spelled_as_its_vocabulary_says(tmp_path):
+  shutil.copy(SHARED / "gpt2_vocab.json", tmp_path / "vocab.json")
+  shutil.copy(SHARED / "gpt2_merges.txt", tmp_path / "merges.txt")
+
+  tokenizer = tokenizers.load(tmp_path)
+  roles, notes = tokenizers.resolve_roles(tokenizer)
+
+  ids = tokenizer.encode(TEXT)
+  vocab = json.loads((SHARED / "gpt2_vocab.json").read_text())
+  assert tokenizer.size == 50257
+  # Published: the encoder of GPT-2 gives "Hello world" these.
+  assert tokenizer.encode("Hello world") == [15496, 995]
+  assert tokenizer.tokens[vocab["\u0120the"]] == b" the"
+  assert tokenizer.decode(ids) == TEXT
+  assert b"".join(tokenizer.tokens[i] for i in ids) == TEXT.encode()
+  assert set(roles.values()) == {50256} and len(notes) == 3
+
+
+@needs_shared
+@pytest.mark.parametrize("name, roles", [
+    ("spm_1000.model", {"pad": 2, "bos": 1, "eos": 2, "sep": 2}),
+    ("t5_32000.model", {"pad": 0, "bos": 2, "eos": 1, "sep": 1})])
+def test_sentencepiece_models_are_read_as_their_library_does(name, roles, tmp_path):
+  import sentencepiece
+  processor = sentencepiece.SentencePieceProcessor(model_file=str(SHARED / name))
+  text = "The cat sat on the mat, and the dog too."
+
+  tokenizer = tokenizers.load(SHARED / name)
+
+  ids = tokenizer.encode(text)
+  assert ids == tokenizer.encode_batch([text])[0] == processor.encode(text)
+  assert tokenizer.decode([roles["bos"], *ids, roles["eos"]]) == text
+  assert b"".join(tokenizer.tokens[i] for i in ids) == b" " + text.encode()
+  assert tokenizers.resolve_roles(tokenizer)[0] == roles
+  with pytest.raises(errors.UserError, match="'日' .*'本'.* the first at position 5"):
+    tokenizer.encode("cat 日本")
+
+  tokenizer.save(epath.Path(tmp_path / "copy"))
+  loaded = tokenizers.load(tmp_path / "copy")
+  assert (loaded.tokens, loaded.roles) == (tokenizer.tokens, tokenizer.roles)
