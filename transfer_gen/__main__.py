@@ -17,7 +17,7 @@ from absl import logging
 from transfer_gen import errors
 
 _CONFIG = ("config", "study")  # A run's config takes overrides, a study's none.
-_FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
+_FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {  # How, default, help.
     "workdir": (flags.DEFINE_string, None, "folder of the run; local or gs://"),
     "source": (flags.DEFINE_string, None, "a run's workdir, or one checkpoint"),
     "split": (flags.DEFINE_string, "test", "train, validation or test"),
@@ -36,15 +36,22 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
 @dataclasses.dataclass(frozen=True)
 class _Command:
   """One word of the command line."""
-  run: Callable[[], None]
+  run: Callable[[flags.FlagValues], None]
   flags: tuple[str, ...]
   help: str
   required: tuple[str, ...]
 
 
-def run() -> None:
-  """Entry point: parses, runs the command, turns errors into exit codes."""
-  argv = sys.argv
+def run(argv: Sequence[str] | None = None) -> None:
+  """Entry point: parses, runs the command, turns errors into exit codes.
+
+  Args:
+    argv: Program, command and flags. None: those of this process.
+
+  Raises:
+    SystemExit: With 2 for what the user can mend, 0 after `--help`.
+  """
+  argv = sys.argv if argv is None else argv
   if len(argv) < 2 or argv[1] in ("-h", "--help", "-help", "help"):
     print(_usage())
     sys.exit(0 if len(argv) > 1 else 2)
@@ -56,44 +63,53 @@ def run() -> None:
     print(_help(name, command))
     sys.exit(0)
   try:
-    _parse(name, command, argv[2:])
+    values = _parse(name, command, argv[2:])
     logging.set_verbosity(logging.ERROR)
-    command.run()
+    command.run(values)
   except errors.UserError as error:
     _fail(str(error))
+  except BrokenPipeError:  # Whoever read what we print has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     _fail("interrupted; the same command goes on from the last checkpoint.")
 
 
-def _parse(name: str, command: _Command, words: Sequence[str]) -> None:
+def _parse(
+    name: str, command: _Command, words: Sequence[str]
+) -> flags.FlagValues:
+  values = flags.FlagValues()
   for flag in command.flags:
     if flag not in _CONFIG:
       define, default, text = _FLAGS[flag]
-      define(flag, default, text)
+      define(flag, default, text, flag_values=values)
   if "study" in command.flags:
-    flags.DEFINE_string("config", None, "the study")
+    flags.DEFINE_string("config", None, "the study", flag_values=values)
   if "config" in command.flags:
     from ml_collections import config_flags  # pylint: disable=g-import-not-at-top
-    _check_overrides(_call(_value(words, "--config"), "get_config"), words)
-    config_flags.DEFINE_config_file("config", None, "the experiment")
+    _check_overrides(_call(_value(words, "config"), "get_config"), words)
+    words = sorted(words, key=lambda w: not w.lstrip("-").startswith("config="))
+    config_flags.DEFINE_config_file(  # Wants --config before what overrides it.
+        "config", None, "the experiment", flag_values=values,
+        sys_argv=[name, *words])
   try:
-    rest = flags.FLAGS([name, *words])
+    rest = values([name, *words])
   except flags.Error as error:
     raise errors.UserError(f"{error}\nSee: transfer-gen {name} --help") from error
   if rest[1:]:
     raise errors.UserError(
         f"{rest[1]!r} is not a flag. See: transfer-gen {name} --help")
   for flag in command.required:
-    if not flags.FLAGS[flag].value:
+    if not values[flag].value:
       raise errors.UserError(f"{name} needs --{flag}=. See: transfer-gen {name} --help")
+  return values
 
 
 def _value(words: Sequence[str], flag: str) -> str:
-  """What follows `flag`, which absl takes with one dash or two, = or a space."""
-  for word, after in zip(words, [*words[1:], ""]):
-    key, equals, value = word.partition("=")
-    if "-" + key.lstrip("-") == flag.removeprefix("-"):
-      return value if equals else after
+  """What stands behind `flag=`, with one dash or two."""
+  for word in words:
+    key, _, value = word.partition("=")
+    if word.startswith("-") and key.lstrip("-") == flag:
+      return value
   return ""
 
 
@@ -153,22 +169,21 @@ def _typed(value: Any, kind: str) -> Any:
   return value
 
 
-def _plan() -> None:
+def _plan(values: flags.FlagValues) -> None:
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
-  setup = setup_lib.build(_typed(flags.FLAGS.config, "Run"), flags.FLAGS.workdir)
-  print(workdir_lib.write_audit(setup, flags.FLAGS.workdir), end="")
+  setup = setup_lib.build(_typed(values.config, "Run"), values.workdir)
+  print(workdir_lib.write_audit(setup, values.workdir), end="")
 
 
-def _train() -> None:
+def _train(values: flags.FlagValues) -> None:
   from transfer_gen.train import loop  # pylint: disable=g-import-not-at-top
-  print(json.dumps(loop.train(_typed(flags.FLAGS.config, "Run"), flags.FLAGS.workdir)))
+  print(json.dumps(loop.train(_typed(values.config, "Run"), values.workdir)))
 
 
-def _evaluate() -> None:
+def _evaluate(values: flags.FlagValues) -> None:
   from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
   from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
-  values = flags.FLAGS
   trained = trained_lib.open(values.workdir, values.step)
   data, _ = trained.data()
   scores = trained.score(data, values.split)
@@ -178,10 +193,9 @@ def _evaluate() -> None:
                     **scores.metrics()}))
 
 
-def _generate() -> None:
+def _generate(values: flags.FlagValues) -> None:
   from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
-  values = flags.FLAGS
   prompts = _prompts(values.prompt, values.prompts)
   trained = trained_lib.open(values.workdir, values.step)
   prompts = [prompt for prompt in prompts for _ in range(values.num)]
@@ -202,18 +216,18 @@ def _prompts(prompt: str | None, path: str | None) -> list[str]:
   return files.read_lines(path)
 
 
-def _inspect() -> None:
+def _inspect(values: flags.FlagValues) -> None:
   from transfer_gen import sources  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import audit  # pylint: disable=g-import-not-at-top
-  source = sources.open(flags.FLAGS.source, flags.FLAGS.step)
+  source = sources.open(values.source, values.step)
   print(f"{source.path}: step {source.step}")
   print(audit.leaves(source.specs), end="")
 
 
-def _study() -> None:
+def _study(values: flags.FlagValues) -> None:
   from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
-  value = _typed(_call(flags.FLAGS.config, "get_study"), "Study")
-  print(json.dumps(study.run(value, flags.FLAGS.workdir)))
+  wanted = _typed(_call(values.config, "get_study"), "Study")
+  print(json.dumps(study.run(wanted, values.workdir)))
 
 
 _COMMANDS = {

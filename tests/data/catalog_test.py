@@ -202,3 +202,11 @@ def test_without_a_network_the_error_comes_at_once_and_says_how(
   assert "tfds build ag_news_subset --file_format=array_record" in str(caught.value)
   assert "cannot be reached" in str(caught.value)
   assert not list(pathlib.Path(tmp_path).rglob("*.array_record*"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("in the way")
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
+
+  with pytest.raises(errors.UserError, match="file.*Set TFDS_DATA_DIR"):
+    catalog.read("python_docs")

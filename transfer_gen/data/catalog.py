@@ -67,9 +67,17 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
   else:
     from transfer_gen.data.datasets import docstring_summary
     make = docstring_summary.DocstringSummary
-  with _lock(folder, name), _quiet():
-    builder = make(data_dir=folder, file_format="array_record")
-    builder.download_and_prepare()
+  builder = make(data_dir=folder, file_format="array_record")
+  if builder.is_prepared():  # Perhaps in a folder that may only be read.
+    return builder
+  try:
+    with _lock(folder, name), _quiet():
+      builder = make(data_dir=folder, file_format="array_record")
+      builder.download_and_prepare()
+  except OSError as error:
+    raise errors.UserError(
+        f"data.name={name}: cannot be prepared in {folder} ({error}). Set"
+        " TFDS_DATA_DIR to a folder that may be written.") from error
   return builder
 
 

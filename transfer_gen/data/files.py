@@ -41,6 +41,20 @@ def read(paths: str, *, whole_files: bool, field: str) -> list[Example]:
   return examples
 
 
+def read_lines(path: str) -> list[str]:
+  """The lines of a text file.
+
+  Raises:
+    errors.UserError: It is not there, empty or not UTF-8.
+  """
+  if not os.path.isfile(path):
+    raise errors.UserError(f"{path}: there is no such file.")
+  lines = [line for line in _split_lines(_text(epath.Path(path))) if line.strip()]
+  if not lines:
+    raise errors.UserError(f"{path}: holds no text.")
+  return lines
+
+
 def is_parallel(paths: str) -> bool:
   """Whether some of the paths are line-aligned files."""
   return "|" in paths

@@ -20,7 +20,6 @@ from transfer_gen.evaluate import evaluate
 from transfer_gen.evaluate import report
 from transfer_gen.models import registry
 from transfer_gen.train import objectives
-from transfer_gen.train import optim as optim_lib
 from transfer_gen.train import parallel
 from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import step as step_lib
@@ -55,8 +54,7 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
   workdir = epath.Path(workdir)
   setup = setup_lib.build(run, workdir)
   key, init_key, restore_key = jax.random.split(jax.random.key(run.seed), 3)
-  optimizer = optim_lib.build(
-      run.optim, setup.plan.groups, setup.rows, run.train.steps)
+  optimizer = setup.optimizer
   runner = parallel.runner(
       run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=objectives.next_token(setup.model, run.model.dropout > 0),

@@ -16,6 +16,7 @@ from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
+from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import vocabulary
@@ -35,6 +36,7 @@ class Setup:
     plan: What reaches and what learns.
     rows: The plan, leaf by leaf.
     sources: Checkpoints by their name in the plan.
+    optimizer: What updates what learns.
   """
   run: config_lib.Run
   data: pipeline.Prepared
@@ -43,6 +45,7 @@ class Setup:
   plan: plan_lib.TransferPlan
   rows: list[resolve.Row]
   sources: Mapping[str, checkpoint.Stored]
+  optimizer: optim_lib.Optimizer
 
   @property
   def source_specs(self) -> dict[str, Mapping[str, tree.Spec]]:
@@ -78,9 +81,10 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
   rows = resolve.resolve(
       plan, {name: source.specs for name, source in sources.items()}, specs,
       _vocabularies(plan, sources, tokenizer))
-  data = pipeline.prepare(run.data, texts, tokenizer, facts)
-  return Setup(run=run, data=data, model=module, specs=specs, plan=plan, rows=rows,
-               sources=sources)
+  return Setup(
+      run=run, data=pipeline.prepare(run.data, texts, tokenizer, facts),
+      model=module, specs=specs, plan=plan, rows=rows, sources=sources,
+      optimizer=optim_lib.build(run.optim, plan.groups, rows, run.train.steps))
 
 
 def model_config(model: Any, tokenizer: tokenizers.Tokenizer) -> Any:
@@ -101,9 +105,7 @@ def model_config(model: Any, tokenizer: tokenizers.Tokenizer) -> Any:
 def _tokenizer(run, workdir, texts):
   if (workdir / TOKENIZER).exists():
     return tokenizers.load(workdir / TOKENIZER)
-  return tokenizers.build(run.tokenizer, (
-      text for document in texts["train"]
-      for text in (document.input, document.target) if text))
+  return tokenizers.build(run.tokenizer, documents.texts(texts["train"]))
 
 
 def _vocabularies(plan, sources, tokenizer):

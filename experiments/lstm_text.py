@@ -1,0 +1,78 @@
+"""The classic LSTM generator moved between vocabularies of different sizes.
+
+Embedding -> LSTM -> LSTM -> Dense(relu) -> softmax, trained on `python_docs`, moved
+to the summaries of docstrings. The vocabularies have 2048 and 1024 tokens: to copy
+the source's weights as they are, in order, would fail at the first.
+
+Run:      python -m transfer_gen study --config=experiments/lstm_text.py \
+            --workdir=runs/lstm_text
+Runs:     source; then scratch, transfer, and transfer with frozen LSTM layers, each
+          with 3 learning rates and seeds 0, 1, 2.
+Cost:     see experiments/RESULTS.md.
+Result:   experiments/RESULTS.md.
+"""
+
+from transfer_gen.config import (
+    Data, Optim, Recurrent, Run, Source, Study, Tokenizer, Train)
+from transfer_gen.transfer.axes import MatchTokens
+from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
+
+
+def get_study() -> Study:
+  """The study."""
+  return Study(
+      question="Does a classic LSTM of Python's prose help to summarise docstrings?",
+      runs={
+          "source": _source(),
+          "scratch": _target(),
+          "transfer": _target(_plan(Group(name="all", params=".*"))),
+          "frozen_body": _target(_plan(
+              Group(name="vocab", params="(embed|dense|head)/.*"),
+              Group(name="body", params="layer_.*", unfreeze_step=None))),
+      },
+      pairs=(("transfer", "scratch"), ("frozen_body", "scratch")),
+      seeds=(0, 1, 2),
+      lrs=(1e-3, 3e-3, 1e-2))
+
+
+def get_config(name: str = "transfer") -> Run:
+  """One run of the study, to plan or train alone once its source has run."""
+  run = get_study().runs[name]
+  if run.source is not None:
+    run.source = Source(path="runs/lstm_text/source")
+  return run
+
+
+def _model() -> Recurrent:
+  return Recurrent(cell="lstm", num_layers=2, embed_width=128, hidden_width=192,
+                   dense_width=192, dense_activation="relu")
+
+
+def _source() -> Run:
+  return Run(
+      model=_model(),
+      data=Data(name="python_docs", length=128),
+      tokenizer=Tokenizer(kind="bpe", size=2048),
+      optim=Optim(lr=3e-3, warmup_steps=50),
+      train=Train(steps=1000, batch_size=16, eval_every=250, log_every=50,
+                  checkpoint_every=250))
+
+
+def _target(transfer: TransferPlan | None = None) -> Run:
+  return Run(
+      model=_model(),
+      data=Data(name="docstring_summary", input_field="body",
+                target_field="summary", length=160, buckets=(64, 96), fraction=0.3),
+      tokenizer=Tokenizer(kind="bpe", size=1024),
+      optim=Optim(lr=3e-3, warmup_steps=20),
+      train=Train(steps=300, batch_size=16, eval_every=20, log_every=20,
+                  checkpoint_every=100),
+      source=Source(run="source") if transfer else None,
+      transfer=transfer)
+
+
+def _plan(*groups: Group) -> TransferPlan:
+  return TransferPlan(
+      rules=(Rule(target="(.*)", source=r"\1", why="the same model"),),
+      axes=(On(axis="vocab", map=MatchTokens()),),
+      groups=groups)

@@ -1,0 +1,88 @@
+"""Imports point down only."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "transfer_gen"
+# From the ground up; a module may import those of lower layers and no others.
+LAYERS = (
+    ("errors",),
+    ("tree", "config", "transfer.vocabulary"),
+    ("transfer.plan",),
+    ("transfer.axes", "sharding", "checkpoint", "data.tokenizer_kinds",
+     "models.layers", "data.datasets.*", "train.objectives"),
+    ("models.*", "data.catalog", "data.files", "data.tokenizers",
+     "transfer.resolve", "sources"),
+    ("models.registry", "data.documents", "transfer.audit", "transfer.restore",
+     "train.optim"),
+    ("data.pipeline", "train.step"),
+    ("generate.sampling", "train.parallel", "evaluate.evaluate", "evaluate.report",
+     "train.setup"),
+    ("train.workdir",),
+    ("train.loop", "evaluate.trained"),
+    ("evaluate.study",),
+    ("__main__",),
+)
+# `transfer` meets models as specs, data as token lists, Optax as labels; models
+# know nothing of transfer; an experiment may be imported without touching a device.
+APART = (("transfer", ("models", "data", "train", "optax", "orbax")),
+         ("models", ("transfer", "train", "data", "optax", "orbax")),
+         ("config", ("jax", "flax", "numpy", "orbax")))
+
+
+def _modules():
+  for path in sorted(PACKAGE.rglob("*.py")):
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    name = name.removesuffix(".__init__")
+    if path.read_text().strip() and name != "__init__":
+      yield name, path
+
+
+def _imports(path):
+  """Modules of the package, and the roots of others, that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module.startswith("transfer_gen"):
+      parent = node.module.removeprefix("transfer_gen").lstrip(".")
+      for alias in node.names:
+        yield f"{parent}.{alias.name}".lstrip(".")
+    elif isinstance(node, ast.ImportFrom):
+      yield node.module.split(".")[0]
+    elif isinstance(node, ast.Import):
+      yield from (alias.name.split(".")[0] for alias in node.names)
+
+
+def _layer(name):
+  for exact in (True, False):
+    for number, layer in enumerate(LAYERS):
+      for entry in layer:
+        if entry == name or (not exact and entry.endswith(".*")
+                             and name.startswith(entry[:-1])):
+          return number
+  return None
+
+
+MODULES = dict(_modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+  assert _layer(name) is not None, f"{name} has no layer: give it one"
+
+  for imported in _imports(MODULES[name]):
+    if imported in MODULES:
+      below = _layer(imported) < _layer(name)
+      beside = name.startswith(("models.", "data.datasets."))
+      assert below or (beside and _layer(imported) == _layer(name)), (
+          f"{name} imports {imported}")
+
+
+@pytest.mark.parametrize("package, others", APART)
+def test_what_is_apart_stays_apart(package, others):
+  mine = [n for n in MODULES if n == package or n.startswith(package + ".")]
+  assert mine
+
+  for name in mine:
+    for imported in _imports(MODULES[name]):
+      assert imported.split(".")[0] not in others, f"{name} imports {imported}"

@@ -1,0 +1,191 @@
+"""The command line: what is wrong is said once, with exit code 2 and no trace."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from transfer_gen import __main__ as main
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen.train import loop
+
+CONFIG = '''
+from transfer_gen import config
+from transfer_gen.transfer import axes, plan
+Group, On, Rule = plan.Group, plan.On, plan.Rule
+
+def get_config(name="text"):
+  return config.Run(
+      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32),
+      data=config.Data(name="files", train="text.txt", length=16),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=1),
+      train=config.Train(steps=2, batch_size=8, log_every=1, eval_every=2,
+                         checkpoint_every=1),
+      source=config.Source(path="first") if name == "moved" else None,
+      transfer=_plan if name == "moved" else None)
+
+def _plan(run):
+  return plan.TransferPlan(
+      rules=(Rule(target="(.*)", source=r"\\1"),),
+      axes=(On(axis="vocab", map=axes.MatchTokens()),),
+      groups=(Group(name="all", params=".*"),))
+'''
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  lines = [f"the {i}th line tells of {i * 7 % 13} things" for i in range(200)]
+  (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
+  (tmp_path / "config.py").write_text(CONFIG)
+  return tmp_path
+
+
+def _run(capsys, *words):
+  with pytest.raises(SystemExit) as exit_:
+    main.run(["transfer-gen", *words])
+  return exit_.value.code, capsys.readouterr()
+
+
+def _refused(capsys, *words):
+  code, told = _run(capsys, *words)
+  assert code == 2 and "Traceback" not in told.err
+  assert told.err.count("transfer-gen: ") == 1
+  return told.err
+
+
+@pytest.mark.parametrize("command", ["", *main._COMMANDS])
+def test_help_is_short_true_and_succeeds(capsys, command):
+  code, told = _run(capsys, *([command] if command else []), "--help")
+
+  assert code == 0 and len(told.out.splitlines()) < 20
+  for flag in main._COMMANDS[command].flags if command else ():
+    assert "--config=" in told.out or f"--{flag}=" in told.out
+
+
+def test_help_imports_no_jax():
+  code = ("import sys; sys.argv = ['transfer-gen', 'train', '--help']\n"
+          "from transfer_gen import __main__ as main\n"
+          "try: main.run()\n"
+          "except SystemExit: print('jax' in sys.modules)")
+
+  told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                        check=True).stdout
+
+  assert told.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("words, message", [
+    (["plan", "--config=no.py", "--workdir=w"], "there is no file no.py"),
+    (["plan", "--workdir=w"], "--config= is missing"),
+    (["plan", "--config=config.py"], "plan needs --workdir="),
+    (["plan", "--config=text.txt", "--workdir=w"], "text.txt fails at line 1"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.optim.lrr=1"],
+     "config.optim has no field 'lrr'; there is lr"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.train.steps=many"],
+     "invalid literal for int"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.data=3"],
+     "is not a value; override its fields"),
+    (["plan", "--config=config.py", "--workdir=w", "--steps=3"],
+     "Unknown command line flag 'steps'"),
+    (["plan", "--config=config.py", "--workdir=w", "extra"], "'extra' is not a flag"),
+    (["study", "--config=config.py", "--workdir=w"], "config.py has no get_study"),
+    (["pla"], "'pla' is no command"),
+    (["plan", "--config=config.py:moved", "--workdir=w"],
+     "first: there is no such folder"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.data.train=empty.txt"],
+     "empty.txt"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.data.train=latin.txt"],
+     "latin.txt:2: invalid UTF-8"),
+    (["generate", "--workdir=w", "--prompts=empty.txt"], "empty.txt: holds no text"),
+    (["generate", "--workdir=w", "--prompts=no.txt"], "no.txt: there is no such file"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.model.num_heads=3"],
+     "num_heads"),
+    (["plan", "--config=config.py", "--workdir=w", "--config.optim.name=adam"],
+     "adamw, adafactor, sgd, lion"),
+    (["train", "--config=config.py", "--workdir=w", "--config.train.steps=0"],
+     "train.steps is 0"),
+    (["generate", "--workdir=w", "--prompt=a"], "not the workdir of a run"),
+    (["generate", "--workdir=w"], "either --prompt= or --prompts=FILE"),
+    (["evaluate", "--workdir=w"], "not the workdir of a run"),
+    (["inspect", "--source=config.py"], "not a checkpoint"),
+])
+def test_bad_input_gets_one_message_and_leaves_nothing(folder, capsys, words, message):
+  (folder / "empty.txt").write_text("")
+  (folder / "latin.txt").write_bytes(b"good\nb\xe4d\n")
+
+  assert message in _refused(capsys, *words)
+  assert not (folder / "w").exists()
+
+
+def _train(capsys, *words):
+  main.run(["transfer-gen", "train", *words])
+  return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_run_is_trained_moved_tested_and_asked(folder, capsys):
+  first = _train(capsys, "--config=config.py", "--workdir=first")
+  (folder / "text.txt").write_text(
+      "".join(f"another text: {i} zebras & {i * 3} quails\n" for i in range(200)))
+
+  main.run(["transfer-gen", "plan", "--config=config.py:moved", "--workdir=moved"])
+  audit = capsys.readouterr().out
+  moved = _train(capsys, "--config=config.py:moved", "--workdir=moved")
+  main.run(["transfer-gen", "evaluate", "--workdir=moved"])
+  scored = json.loads(capsys.readouterr().out.splitlines()[-1])
+  main.run(["transfer-gen", "generate", "--workdir=moved", "--prompt=another",
+            "--num=2", "--temperature=1", "--max_tokens=5"])
+  generated = capsys.readouterr().out
+  main.run(["transfer-gen", "inspect", "--source=moved"])
+  leaves = capsys.readouterr().out
+
+  assert first["step"] == moved["step"] == 2
+  assert "vocab: " in audit and "copied" in audit and "left behind" in audit
+  assert (folder / "moved" / "audit.txt").read_text() == audit
+  assert scored["loss"] > 0 and scored["documents"] > 5
+  assert "--- 2 of 2" in generated
+  assert len((folder / "moved" / "samples.jsonl").read_text().splitlines()) == 2
+  assert "embed/embedding" in leaves and "total" in leaves
+  message = _refused(
+      capsys, "generate", "--workdir=moved", "--prompt=\u4f60")
+  assert "\u4f60" in message
+  message = _refused(capsys, "evaluate", "--workdir=moved", "--step=7")
+  assert "no checkpoint of step 7; there are [1, 2]" in message
+
+
+def test_a_misfit_is_told_before_any_array_is_read(folder, capsys, monkeypatch):
+  _train(capsys, "--config=config.py", "--workdir=first")
+  monkeypatch.setattr(checkpoint.Stored, "read", None)  # Whoever reads fails.
+
+  message = _refused(
+      capsys, "plan", "--config=config.py:moved", "--workdir=moved",
+      "--config.model.width=16")
+
+  assert "axis `embed` is 8 there and 16 here" in message
+  assert not (folder / "moved").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder, capsys):
+  message = _refused(
+      capsys, "train", "--config=config.py", "--workdir=w", "--config.optim.lr=1e30",
+      "--config.optim.clip_norm=0", "--config.train.steps=9")
+
+  assert "at step 2" in message
+  assert "The last good checkpoint is of step 1." in message
+
+
+def test_training_stops_early_and_keeps_the_best(folder):
+  run = main._call("config.py", "get_config")
+  run.optim.lr, run.optim.schedule, run.optim.clip_norm = 0.5, "constant", 0.0
+  run.train = config_lib.Train(steps=200, batch_size=8, log_every=50, eval_every=1,
+                               checkpoint_every=100, patience=2)
+
+  result = loop.train(run, folder / "w")
+
+  assert result["step"] == result["best_step"] + 2 < 200
+  best = [p.name for p in (folder / "w" / "checkpoints" / "best").iterdir()]
+  assert best == [str(result["best_step"])]
