@@ -12,6 +12,8 @@ Cost:     see experiments/RESULTS.md.
 Result:   experiments/RESULTS.md.
 """
 
+import dataclasses
+
 from transfer_gen.config import (
     Data, Optim, Recurrent, Run, Source, Study, Tokenizer, Train)
 from transfer_gen.transfer.axes import MatchTokens
@@ -60,9 +62,9 @@ def _source() -> Run:
 
 def _target(transfer: TransferPlan | None = None) -> Run:
   return Run(
-      model=_model(),
+      model=dataclasses.replace(_model(), dropout=0.1),
       data=Data(name="docstring_summary", input_field="body",
-                target_field="summary", length=160, buckets=(64, 96), fraction=0.3),
+                target_field="summary", length=160, buckets=(64, 96, 128), fraction=0.3),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=3e-3, warmup_steps=20),
       train=Train(steps=300, batch_size=16, eval_every=20, log_every=20,

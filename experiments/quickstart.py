@@ -12,6 +12,8 @@ Cost:     under 5 minutes on 2 CPU cores; `full` (3 seeds x 3 rates) 60 minutes.
 Result:   experiments/RESULTS.md.
 """
 
+import dataclasses
+
 from transfer_gen.config import (
     Data, Decoder, Optim, Run, Source, Study, Tokenizer, Train)
 from transfer_gen.transfer.axes import MatchTokens
@@ -62,12 +64,12 @@ def _source() -> Run:
 
 def _target(name: str, transfer=None) -> Run:
   return Run(
-      model=_model(),
+      model=dataclasses.replace(_model(), dropout=0.1),
       data=Data(name="docstring_summary", input_field="body",
-                target_field="summary", length=160, buckets=(64, 96), fraction=0.3),
+                target_field="summary", length=160, buckets=(64, 96, 128), fraction=0.3),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=_CHOSEN[name], warmup_steps=20),
-      train=Train(steps=200, batch_size=16, eval_every=20, log_every=20,
+      train=Train(steps=240, batch_size=16, eval_every=20, log_every=20,
                   checkpoint_every=100),
       source=Source(run="source") if transfer else None,
       transfer=transfer)

@@ -29,6 +29,7 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {  # How, default, help
     "temperature": (flags.DEFINE_float, 0.0, "0: greedy"),
     "top_k": (flags.DEFINE_integer, 0, "draw from the k likeliest; 0: all"),
     "top_p": (flags.DEFINE_float, 1.0, "draw from the likeliest of this mass"),
+    "results": (flags.DEFINE_string, None, "Markdown file that gets the result"),
     "seed": (flags.DEFINE_integer, 0, "of what is drawn"),
 }
 
@@ -227,7 +228,12 @@ def _inspect(values: flags.FlagValues) -> None:
 def _study(values: flags.FlagValues) -> None:
   from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
   wanted = _typed(_call(values.config, "get_study"), "Study")
-  print(json.dumps(study.run(wanted, values.workdir)))
+  facts = study.run(wanted, values.workdir)
+  if values.results:
+    study.write_results(
+        values.results, "python -m transfer_gen study"
+        f" --config={values.config} --workdir={values.workdir}", facts)
+  print(json.dumps(facts["summary"]))
 
 
 _COMMANDS = {
@@ -247,7 +253,7 @@ _COMMANDS = {
                     "temperature", "top_k", "top_p", "seed", "step"),
         "Continues prompts; a model of pairs answers its input.", ("workdir",)),
     "study": _Command(
-        _study, ("study", "workdir"),
+        _study, ("study", "workdir", "results"),
         "Trains runs with their controls, tests and compares them.",
         ("config", "workdir")),
     "inspect": _Command(

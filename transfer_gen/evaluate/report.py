@@ -56,6 +56,34 @@ def study_page(
       "<h2>Samples of the test split</h2>", *samples, "</html>", ""])
 
 
+def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
+  """The same as a section of RESULTS.md; `command` reproduces it."""
+  header, *rows = _table(facts)
+  line = lambda cells: "| " + " | ".join(cells) + " |"
+  where, summary = facts["environment"], facts["summary"]
+  versions = ", ".join(f"{name} {where['versions'][name]}"
+                       for name in ("jax", "flax", "optax"))
+  return "\n".join([
+      f"## {facts['question']}", "", "```", command, "```", "",
+      *(f"{told}\n" for told in [*_verdicts(facts), *_costs(facts)]),
+      line(header), line(["---"] + ["---:"] * (len(header) - 1)), *map(line, rows), "",
+      f"Learning rate chosen by mean validation loss: "
+      + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
+      f"Python {where['python']}, {versions}; {where['devices'][0]}"
+      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in all; commit"
+      f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
+
+
+def replace_section(text: str, key: str, section: str) -> str:
+  """`text` with the section of `key` put in place of its earlier one, or last."""
+  begin, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
+  new = f"{begin}\n{section}{end}\n"
+  if begin not in text:
+    return f"{text.rstrip()}\n\n{new}".lstrip()
+  before, _, rest = text.partition(begin)
+  return before + new + rest.partition(f"{end}\n")[2]
+
+
 def run_page(name: str, audit: str, lines: Sequence[Mapping[str, Any]]) -> str:
   """The page of a single run: its curve and its audit."""
   return "\n".join([

@@ -69,8 +69,9 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
     workdir: Holds each run's workdir; what is finished there is not done again.
 
   Returns:
-    `<run>_test_loss` of each compared run (nats per token, mean over seeds),
-    `gain_nats_per_token` of the first pair with its interval, and `seconds`.
+    What `result.json` holds. Its `summary`: `<run>_test_loss` of each compared run
+    (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with
+    its interval, and `seconds`.
 
   Raises:
     errors.UserError: For what is wrong in a run, named.
@@ -100,7 +101,10 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       "seconds": round(time.time() - start, 1),
   }
   sources = {job.name: _cost(job) for job in todo if job.name not in chosen}
+  data = json.loads((todo[-1].workdir / "data.json").read_text())
   facts = {"question": study.question, "summary": summary, "sources": sources,
+           "environment": workdir_lib.environment(),
+           "data": f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}",
            "comparisons": comparisons,
            "runs": {name: [{k: v for k, v in r.items() if k != "scores"}
                            for r in runs] for name, runs in results.items()}}
@@ -111,7 +115,15 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   workdir_lib.write_text(workdir / "report.html", page)
   print(report.study_text(facts))
   print(f"report: {workdir / 'report.html'}")
-  return summary
+  return facts
+
+
+def write_results(path: epath.PathLike, command: str, facts: dict[str, Any]) -> None:
+  """Writes a study's section into a Markdown file, in place of its earlier one."""
+  path = epath.Path(path)
+  text = path.read_text() if path.exists() else "# Results\n"
+  workdir_lib.write_text(path, report.replace_section(
+      text, command, report.study_markdown(command, facts)))
 
 
 def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
