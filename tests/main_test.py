@@ -189,3 +189,37 @@ def test_training_stops_early_and_keeps_the_best(folder):
   assert result["step"] == result["best_step"] + 2 < 200
   best = [p.name for p in (folder / "w" / "checkpoints" / "best").iterdir()]
   assert best == [str(result["best_step"])]
+
+
+def test_a_workdir_is_not_planned_over_and_other_texts_are_not_gone_on_with(
+    folder, capsys):
+  _train(capsys, "--config=config.py", "--workdir=first")
+  before = (folder / "first" / "plan.json").read_text()
+  planned = ["plan", "--config=config.py:moved", "--workdir=first",
+             "--config.source.path=first"]
+
+  message = _refused(capsys, *planned)
+  text = (folder / "text.txt").read_text()
+  (folder / "text.txt").write_text(text.replace("things", "lines"))
+  changed = _refused(capsys, "train", "--config=config.py", "--workdir=first")
+
+  assert "source: None there, {'path': 'first'" in message
+  assert (folder / "first" / "plan.json").read_text() == before
+  assert "data (the texts themselves)" in changed
+
+
+def test_a_split_that_is_none_is_refused(folder, capsys):
+  _train(capsys, "--config=config.py", "--workdir=first")
+
+  assert "train, validation, test" in _refused(
+      capsys, "evaluate", "--workdir=first", "--split=dev")
+
+
+def test_the_tokenizers_of_both_sides_stay_with_a_run(folder, capsys):
+  _train(capsys, "--config=config.py", "--workdir=first")
+  _train(capsys, "--config=config.py:moved", "--workdir=moved")
+
+  there = folder / "moved" / "tokenizer"
+  assert (there / "source").is_dir()
+  for path in (folder / "first" / "tokenizer").iterdir():
+    assert (there / "source" / path.name).read_text() == path.read_text()

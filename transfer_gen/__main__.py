@@ -69,6 +69,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     command.run(values)
   except errors.UserError as error:
     _fail(str(error))
+  except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+    _fail(f"{error.filename}: {error.strerror}.")
   except BrokenPipeError:  # Whoever read what we print has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:

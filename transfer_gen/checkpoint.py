@@ -132,18 +132,31 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
   """
   _quiet()
   folder = _folder(epath.Path(path).resolve(), step)
-  handler = ocp.PyTreeCheckpointHandler()
-  with ocp.Checkpointer(handler) as reader:
-    leaves = reader.metadata(folder / "params").item_metadata.tree
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    facts = reader.restore(folder / "facts")
+  leaves, facts = _metadata(folder)
   specs = {}
-  for name, leaf in tree.flatten(leaves).items():
+  for name, leaf in leaves.items():
     axes = facts["axes"][name]
     specs[name] = tree.Spec(
         shape=tuple(leaf.shape), dtype=np.dtype(leaf.dtype),
         axes=tuple(axes["axes"]), reads=tuple(axes["reads"]))
   return Stored(path=folder, step=int(folder.name), specs=specs, facts=facts)
+
+
+def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Leaves by name, and what was saved beside them."""
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      leaves = reader.metadata(folder / "params").item_metadata.tree
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+      facts = reader.restore(folder / "facts")
+    leaves = tree.flatten(leaves)
+    assert leaves.keys() == facts["axes"].keys()
+  except (AttributeError, AssertionError, KeyError, TypeError, ValueError,
+          OSError) as error:
+    raise errors.UserError(
+        f"{folder}: not a whole checkpoint of ours ({type(error).__name__}:"
+        f" {str(error)[:200]}). Take another step, or train again.") from error
+  return leaves, facts
 
 
 def _folder(path: epath.Path, step: int) -> epath.Path:

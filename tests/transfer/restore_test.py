@@ -193,3 +193,17 @@ def _bytes_read():
 def _file(path):
   path.write_text("no checkpoint")
   return path
+
+
+@pytest.mark.parametrize("damage", ["params/_METADATA", "facts/metadata", "params"])
+def test_a_damaged_checkpoint_is_said(tmp_path, damage):
+  stored = _store(tmp_path, {"body": _random(0, 8, 2)})
+  path = stored.path / damage
+  if path.is_dir():
+    for part in path.iterdir():
+      part.rmtree() if part.is_dir() else part.write_text("{")
+  else:
+    path.write_text("{ cut")
+
+  with pytest.raises(ValueError, match="not a whole checkpoint of ours"):
+    sources.open(tmp_path)

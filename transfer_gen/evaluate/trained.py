@@ -8,6 +8,7 @@ import jax
 
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
+from transfer_gen import errors
 from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
@@ -17,6 +18,8 @@ from transfer_gen.models import registry
 from transfer_gen.train import objectives
 from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import workdir as workdir_lib
+
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,14 @@ class Trained:
     return pipeline.prepare(self.run.data, texts, self.tokenizer, facts), texts
 
   def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
-    """Loss on a split, document by document."""
+    """Loss on a split, document by document.
+
+    Raises:
+      errors.UserError: If there is no such split.
+    """
+    if split not in _SPLITS:
+      raise errors.UserError(
+          f"--split is {split!r}, must be one of {', '.join(_SPLITS)}.")
     score = evaluate.evaluator(objectives.next_token(self.model, False))
     return score(self.params, data, split, self.run.train.batch_size)
 

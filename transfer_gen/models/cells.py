@@ -1,21 +1,24 @@
 """Recurrent cells, and the loop over time that all of them share.
 
 A cell is split in two: the product of the state with the recurrent kernel, which is
-the same for all, and `advance`, its own arithmetic on each unit alone. Axes: B batch,
-T position, U hidden width, G gates. Sequences are time-major.
+the same for all, and its own arithmetic on each unit alone, with the gradient of that
+written down. That arithmetic takes gates along the first axis and does not ask which
+of the others are units. Axes: B batch, T position, U hidden width, G gates.
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
+from jax.nn import sigmoid
 import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
-# (carry, from the input [B, G, U], from the state [B, G, U]) -> carry.
-Advance = Callable[[Carry, jax.Array, jax.Array], Carry]
+_Advance = Callable[[Carry, jax.Array, jax.Array], tuple[Carry, Any]]
+_Pull = Callable[[Carry, Any], tuple[Carry, jax.Array, jax.Array | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,63 +29,98 @@ class Kind:
     gates: G.
     states: How many arrays the carry holds.
     recurrent_bias: Whether the product with the state has a bias of its own.
-    advance: The carry after one step.
+    advance: (carry, a, r) to the carry after one step and what `pull` needs of it;
+      a and r dtype[G, ...] are the shares of the input and of the state.
+    pull: (gradient of the new carry, what `advance` kept) to the gradients of the
+      carry, of r, and of a; the last is None where it is that of r.
   """
   gates: int
   states: int
   recurrent_bias: bool
-  advance: Advance
+  advance: _Advance
+  pull: _Pull
 
 
-def _rnn(carry: Carry, x: jax.Array, r: jax.Array) -> Carry:
+def _rnn(carry, a, r):
   del carry  # The product with it is all that it sees.
-  return (jnp.tanh(x + r)[:, 0],)
+  h = jnp.tanh(a + r)[0]
+  return (h,), h
 
 
-def _gru(carry: Carry, x: jax.Array, r: jax.Array) -> Carry:
-  reset, update = (jax.nn.sigmoid(x[:, i] + r[:, i]) for i in range(2))
-  candidate = jnp.tanh(x[:, 2] + reset * r[:, 2])
-  return (candidate + update * (carry[0] - candidate),)
+def _rnn_pull(d_carry, h):
+  d = d_carry[0] * (1 - h * h)
+  return (jnp.zeros_like(d),), d[None], None
 
 
-def _lstm(carry: Carry, x: jax.Array, r: jax.Array) -> Carry:
-  i, f, g, o = ((x + r)[:, gate] for gate in range(4))
-  c = jax.nn.sigmoid(f) * carry[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
-  return jax.nn.sigmoid(o) * jnp.tanh(c), c
+def _gru(carry, a, r):
+  [h] = carry
+  reset, update = sigmoid(a[:2] + r[:2])
+  new = jnp.tanh(a[2] + reset * r[2])
+  return (new + update * (h - new),), (reset, update, new, h, r[2])
+
+
+def _gru_pull(d_carry, kept):
+  [d_h], (reset, update, new, h, r) = d_carry, kept
+  d_new = d_h * (1 - update) * (1 - new * new)
+  d_update = d_h * (h - new) * update * (1 - update)
+  d_reset = d_new * r * reset * (1 - reset)
+  d_r = jnp.stack((d_reset, d_update, d_new * reset))
+  return (d_h * update,), d_r, jnp.stack((d_reset, d_update, d_new))
+
+
+def _lstm(carry, a, r):
+  c = carry[1]
+  i, f, g, o = a + r
+  i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+  new = f * c + i * g
+  out = jnp.tanh(new)
+  return (o * out, new), (i, f, g, o, c, out)
+
+
+def _lstm_pull(d_carry, kept):
+  (d_h, d_c), (i, f, g, o, c, out) = d_carry, kept
+  d_c += d_h * o * (1 - out * out)
+  d = jnp.stack((
+      d_c * g * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - g * g),
+      d_h * out * o * (1 - o)))
+  return (jnp.zeros_like(d_h), d_c * f), d, None
 
 
 KINDS = {
-    "rnn": Kind(gates=1, states=1, recurrent_bias=False, advance=_rnn),
-    "gru": Kind(gates=3, states=1, recurrent_bias=True, advance=_gru),
-    "lstm": Kind(gates=4, states=2, recurrent_bias=False, advance=_lstm),
+    "rnn": Kind(
+        gates=1, states=1, recurrent_bias=False, advance=_rnn, pull=_rnn_pull),
+    "gru": Kind(
+        gates=3, states=1, recurrent_bias=True, advance=_gru, pull=_gru_pull),
+    "lstm": Kind(
+        gates=4, states=2, recurrent_bias=False, advance=_lstm, pull=_lstm_pull),
 }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def unroll(
-    advance: Advance, carry: Carry, x: jax.Array, kernel: jax.Array,
+    kind: Kind, carry: Carry, a: jax.Array, kernel: jax.Array,
     bias: jax.Array | None,
 ) -> jax.Array:
   """Reads whole sequences.
 
   The backward loop passes on the gradient of the state alone; it gathers those of
-  the gates, and the recurrent kernel's is one product of all steps at its end.
+  the gates, and the recurrent kernel's is one product over all steps at its end.
 
   Args:
-    advance: A cell's arithmetic.
+    kind: The cell.
     carry: The state before the first step.
-    x: dtype[T, B, G, U], the inputs' share of all steps.
+    a: dtype[T, B, G, U], the inputs' share of all steps.
     kernel: dtype[U, G, U].
     bias: dtype[G, U], added to the product with the state, or None.
 
   Returns:
     h dtype[T, B, U] after each step.
   """
-  return _forward(advance, carry, x, kernel, bias)[0]
+  return _forward(kind, carry, a, kernel, bias)[0]
 
 
 def read(
-    advance: Advance, carry: Carry, x: jax.Array, kernel: jax.Array,
+    kind: Kind, carry: Carry, a: jax.Array, kernel: jax.Array,
     bias: jax.Array | None, valid: jax.Array,
 ) -> tuple[Carry, jax.Array]:
   """`unroll` from bool[T, B] valid steps; the carry stands still at the others.
@@ -90,45 +128,60 @@ def read(
   Returns:
     The carry at the end, and h dtype[T, B, U].
   """
+  flat = kernel.reshape(kernel.shape[0], -1)
+
   def step(carry, inputs):
-    x, valid = inputs
-    moved = advance(carry, x, _product(carry[0], kernel, bias))
+    a, valid = inputs
+    r = (carry[0] @ flat).reshape(a.shape)
+    if bias is not None:
+      r += bias[None]
+    moved, _ = kind.advance(carry, a.swapaxes(0, 1), r.swapaxes(0, 1))
     carry = tuple(
         jnp.where(valid[:, None], new, old) for new, old in zip(moved, carry))
     return carry, carry[0]
-  return lax.scan(step, carry, (x, valid))
+  return lax.scan(step, carry, (a, valid))
 
 
-def _forward(advance, carry, x, kernel, bias):
-  def step(carry, x):
-    r = _product(carry[0], kernel, bias)
-    moved = advance(carry, x, r)
-    return moved, (moved[0], carry, r)
-  _, (h, carries, r) = lax.scan(step, carry, x)
-  return h, (carries, x, r, kernel, bias)
+# Inside the loops units come before rows: the kernel is then the left factor of each
+# product, which XLA's CPU backend reads as it lies, where it would repack a right one.
 
 
-def _backward(advance, saved, d_h):
-  carries, x, r, kernel, bias = saved
-  across = kernel.reshape(kernel.shape[0], -1).T  # [G * U, U], turned only once.
+def _forward(kind, carry, a, kernel, bias):
+  turned = kernel.reshape(kernel.shape[0], -1).T  # [G * U, U]
+  units_first = lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+
+  def step(carry, a):
+    r = (turned @ carry[0]).reshape(-1, *carry[0].shape)
+    if bias is not None:
+      r += bias[..., None]
+    moved, kept = kind.advance(carry, a.reshape(r.shape), r)
+    return moved, (moved[0], kept)
+
+  first = tuple(state.T for state in carry)
+  _, (h, kept) = lax.scan(step, first, units_first(a))
+  return h.swapaxes(1, 2), (first, h, kept, kernel, bias)
+
+
+def _backward(kind, saved, d_out):
+  first, h, kept, kernel, bias = saved
+  flat = kernel.reshape(kernel.shape[0], -1)  # [U, G * U]
+  rows_first = lambda x: x.reshape(x.shape[0], -1, x.shape[-1]).swapaxes(1, 2)
 
   def step(d_carry, inputs):
-    d_h, carry, x, r = inputs
-    _, pull = jax.vjp(advance, carry, x, r)
-    d_carry, d_x, d_r = pull((d_carry[0] + d_h, *d_carry[1:]))
-    d_state = d_carry[0] + d_r.reshape(d_r.shape[0], -1) @ across
-    return (d_state, *d_carry[1:]), (d_x, d_r)
+    d_h, kept = inputs
+    d_carry, d_r, d_a = kind.pull((d_carry[0] + d_h, *d_carry[1:]), kept)
+    through = flat @ d_r.reshape(-1, d_r.shape[-1])
+    return (d_carry[0] + through, *d_carry[1:]), (d_r, d_a)
 
-  zeros = tuple(jnp.zeros_like(c[0]) for c in carries)
-  d_carry, (d_x, d_r) = lax.scan(step, zeros, (d_h, carries, x, r), reverse=True)
-  states = carries[0].reshape(-1, kernel.shape[0])
-  d_kernel = (states.T @ d_r.reshape(states.shape[0], -1)).reshape(kernel.shape)
-  return d_carry, d_x, d_kernel, None if bias is None else d_r.sum((0, 1))
+  d_carry, gathered = lax.scan(
+      step, jax.tree.map(jnp.zeros_like, first), (d_out.swapaxes(1, 2), kept),
+      reverse=True)
+  d_r, d_a = jax.tree.map(rows_first, gathered)  # [T, B, G * U] each, or None.
+  before = rows_first(jnp.concatenate((first[0][None], h[:-1])))
+  d_kernel = before.reshape(-1, before.shape[-1]).T @ d_r.reshape(-1, d_r.shape[-1])
+  d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
+  d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], *kernel.shape[1:])
+  return tuple(d.T for d in d_carry), d_a, d_kernel.reshape(kernel.shape), d_bias
 
 
 unroll.defvjp(_forward, _backward)
-
-
-def _product(h, kernel, bias):
-  r = (h @ kernel.reshape(h.shape[-1], -1)).reshape(-1, *kernel.shape[1:])
-  return r if bias is None else r + bias[None]

@@ -207,7 +207,7 @@ class Cell(nn.Module):
     carry = (jnp.zeros((x.shape[1], self.config.hidden_width), x.dtype),)
     kind = cells.KINDS[self.config.cell]
     return cells.unroll(
-        kind.advance, carry * kind.states, self._inputs(x), *self._recurrent(x.dtype))
+        kind, carry * kind.states, self._inputs(x), *self._recurrent(x.dtype))
 
   def extend(
       self, x: jax.Array, valid: jax.Array, carry: cells.Carry
@@ -222,9 +222,8 @@ class Cell(nn.Module):
     Returns:
       The state after, and h dtype[T, B, U].
     """
-    advance = cells.KINDS[self.config.cell].advance
-    return cells.read(
-        advance, carry, self._inputs(x), *self._recurrent(x.dtype), valid)
+    kind = cells.KINDS[self.config.cell]
+    return cells.read(kind, carry, self._inputs(x), *self._recurrent(x.dtype), valid)
 
   def _inputs(self, x):
     """The inputs' share of all steps at once, [T, B, G, U]."""

@@ -141,6 +141,7 @@ def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, best,
       _judge(best, scores.metrics()["loss"], done)
       if best.step == done:
         checkpoints.save_best(done, params, _facts(setup))
+      ledger.restart()
     finished = last or 0 < run.train.patience <= best.stale
     if saves or finished:
       fetched = runner.fetch(state)
@@ -168,7 +169,8 @@ class _Ledger:
 
   def __init__(self, writer, run, checkpoints, done):
     self._writer, self._checkpoints = writer, checkpoints
-    self._pending, self._started = [], time.perf_counter()
+    self._pending = []
+    self.restart()
     self._bar = tqdm.tqdm(
         total=run.train.steps, initial=done, unit="step", dynamic_ncols=True,
         disable=None if sys.stderr.isatty() else True)
@@ -195,7 +197,12 @@ class _Ledger:
     line["tokens_per_second"] = float(sums["loss"][1]) / seconds
     line["seconds"] = seconds
     self.write(step, "train", line)
-    self._pending, self._started = [], time.perf_counter()
+    self._pending = []
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts the clock of the next line: validation is no training time."""
+    self._started = time.perf_counter()
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line to the records, and to the terminal or log."""

@@ -36,6 +36,7 @@ class Setup:
     plan: What reaches and what learns.
     rows: The plan, leaf by leaf.
     sources: Checkpoints by their name in the plan.
+    source_tokenizers: Tokenizers of the sources, where axis maps may ask for them.
     optimizer: What updates what learns.
   """
   run: config_lib.Run
@@ -45,6 +46,7 @@ class Setup:
   plan: plan_lib.TransferPlan
   rows: list[resolve.Row]
   sources: Mapping[str, checkpoint.Stored]
+  source_tokenizers: Mapping[str, tokenizers.Tokenizer]
   optimizer: optim_lib.Optimizer
 
   @property
@@ -78,12 +80,15 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
   specs = registry.specs(module)
   plan = run.transfer(run) if callable(run.transfer) else run.transfer
   plan = plan_lib.SCRATCH if plan is None else plan
+  source_tokenizers = _source_tokenizers(sources) if plan.axes else {}
   rows = resolve.resolve(
       plan, {name: source.specs for name, source in sources.items()}, specs,
-      _vocabularies(plan, sources, tokenizer))
+      {name: vocabulary.Vocabulary(tokens=t.tokens, roles=t.roles) for name, t in
+       {**source_tokenizers, resolve.TARGET: tokenizer}.items()})
   return Setup(
       run=run, data=pipeline.prepare(run.data, texts, tokenizer, facts),
       model=module, specs=specs, plan=plan, rows=rows, sources=sources,
+      source_tokenizers=source_tokenizers,
       optimizer=optim_lib.build(run.optim, plan.groups, rows, run.train.steps))
 
 
@@ -108,18 +113,15 @@ def _tokenizer(run, workdir, texts):
   return tokenizers.build(run.tokenizer, documents.texts(texts["train"]))
 
 
-def _vocabularies(plan, sources, tokenizer):
-  """Token lists for the axis maps; none is read for a plan without axis maps."""
-  if not plan.axes:
-    return {}
-  found = {resolve.TARGET: tokenizer}
+def _source_tokenizers(sources):
+  """Of each source whose workdir holds one."""
+  found = {}
   for name, source in sources.items():
     folder = next((parent / TOKENIZER for parent in source.path.parents
                    if (parent / TOKENIZER).exists()), None)
     if folder is not None:
       found[name] = tokenizers.load(folder)
-  return {name: vocabulary.Vocabulary(tokens=t.tokens, roles=t.roles)
-          for name, t in found.items()}
+  return found
 
 
 def _check(run: config_lib.Run) -> None:

@@ -18,7 +18,8 @@ from transfer_gen.train import setup as setup_lib
 from transfer_gen.transfer import audit
 from transfer_gen.transfer import plan as plan_lib
 
-CONFIG, PLAN, METRICS = "config.json", "plan.json", "metrics.jsonl"
+CONFIG, PLAN, DATA = "config.json", "plan.json", "data.json"
+METRICS = "metrics.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
              "tensorflow-datasets", "tokenizers", "numpy", "transfer_gen")
 
@@ -30,22 +31,29 @@ def claim(setup: setup_lib.Setup, workdir: epath.PathLike) -> None:
     errors.UserError: If it belongs to another config or plan; says key by key
       what differs.
   """
-  workdir = epath.Path(workdir)
-  mine = json.loads(json.dumps(config_lib.to_json(setup.run)))
-  if (workdir / CONFIG).exists():
-    _compare(workdir, mine, setup)
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  setup.data.tokenizer.save(workdir / setup_lib.TOKENIZER)
   write_audit(setup, workdir)
-  write_json(workdir / "data.json", setup.data.facts)
+  workdir = epath.Path(workdir)
+  if (workdir / CONFIG).exists():
+    return
+  folder = workdir / setup_lib.TOKENIZER
+  setup.data.tokenizer.save(folder)
+  for name, tokenizer in setup.source_tokenizers.items():
+    tokenizer.save(folder / (f"source_{name}" if name else "source"))
+  write_json(workdir / DATA, setup.data.facts)
   write_json(workdir / "environment.json", environment())
-  write_json(workdir / CONFIG, mine)  # Last: with it, the workdir is claimed.
+  # Last: with it, the workdir is claimed.
+  write_json(workdir / CONFIG, config_lib.to_json(setup.run))
 
 
 def write_audit(setup: setup_lib.Setup, workdir: epath.PathLike) -> str:
-  """Writes plan.json, audit.txt and audit.json; returns the text."""
+  """Writes plan.json, audit.txt and audit.json; returns the text.
+
+  Raises:
+    errors.UserError: If the workdir is of another run, see `claim`.
+  """
   workdir = epath.Path(workdir)
+  if (workdir / CONFIG).exists():
+    _compare(workdir, setup)
   workdir.mkdir(parents=True, exist_ok=True)
   told = setup.plan, setup.rows, setup.source_specs
   text = audit.text(*told)
@@ -146,13 +154,16 @@ def add_samples(
   return lines
 
 
-def _compare(workdir, mine, setup) -> None:
-  theirs = json.loads((workdir / CONFIG).read_text())
-  differ = list(_differences(theirs, mine))
-  plan = plan_lib.from_json(json.loads((workdir / PLAN).read_text()))
-  if not differ and plan_lib.fingerprint(plan) != plan_lib.fingerprint(setup.plan):
-    before, now = plan_lib.to_json(plan), plan_lib.to_json(setup.plan)
-    differ = list(_differences(before, now, "transfer."))
+def _compare(workdir: epath.Path, setup: setup_lib.Setup) -> None:
+  read = lambda name: json.loads((workdir / name).read_text())
+  of_json = lambda data: json.loads(json.dumps(data))
+  differ = list(_differences(
+      read(CONFIG), of_json(config_lib.to_json(setup.run))))
+  if not differ:
+    differ = [
+        *_differences(read(PLAN), plan_lib.to_json(setup.plan), "transfer."),
+        *_differences(read(DATA)["fingerprint"], setup.data.facts["fingerprint"],
+                      "data (the texts themselves)")]
   if differ:
     raise errors.UserError(
         f"{workdir} belongs to another config:\n  " + "\n  ".join(differ)

@@ -1,0 +1,87 @@
+"""What `train` costs beside the bare step, and what the data cost beside training."""
+
+from collections.abc import Callable
+import contextlib
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+from benchmarks import our_step
+from benchmarks import timing
+from transfer_gen import config as config_lib
+from transfer_gen.train import loop
+from transfer_gen.train import setup as setup_lib
+from transfer_gen.train import workdir as workdir_lib
+
+_STEPS, _WINDOW = 50, 10  # The first window holds the compilation and is left out.
+_ROUNDS, _BATCHES = 5, 2000
+
+
+def _run() -> config_lib.Run:
+  """The 4-layer, width-256 decoder on 16 x 128 tokens, logging and checkpointing."""
+  return config_lib.Run(
+      model=config_lib.Decoder(
+          vocab_size=8192, num_layers=4, width=256, num_heads=4, max_length=256),
+      data=config_lib.Data(name="python_docs", length=128),
+      tokenizer=config_lib.Tokenizer(kind="bpe", size=8192),
+      train=config_lib.Train(
+          steps=_STEPS, batch_size=16, log_every=_WINDOW, eval_every=_STEPS,
+          checkpoint_every=2 * _WINDOW))
+
+
+def training() -> dict[str, timing.Comparison]:
+  """`loop_over_step`: a step through `train` over the bare jitted step.
+
+  Each round trains a new run and then takes as many bare steps; a ratio is of one
+  round.
+  """
+  through, bare = [], []
+  with tempfile.TemporaryDirectory() as folder:
+    step = _bare(setup_lib.build(_run(), folder))
+    for round_ in range(_ROUNDS):
+      workdir = pathlib.Path(folder) / str(round_)
+      with open(os.devnull, "w", encoding="utf-8") as quiet, (
+          contextlib.redirect_stdout(quiet)):
+        loop.train(_run(), workdir)
+      windows = [line["seconds"] for line in workdir_lib.read_metrics(workdir)
+                 if line["split"] == "train"][1:]
+      through.append(sum(windows) / (len(windows) * _WINDOW))
+      bare.append(step())
+  return {"loop_over_step": timing.Comparison(
+      ours=statistics.median(through), peer=statistics.median(bare),
+      ratio=statistics.median(a / b for a, b in zip(through, bare)))}
+
+
+def _bare(setup: setup_lib.Setup) -> Callable[[], float]:
+  """A function that takes the bare steps of a run and returns seconds a step."""
+  step = our_step.make(setup.run.model, next(setup.data.train_batches(16, 0)))
+  step()
+
+  def run():
+    start = time.perf_counter()
+    for _ in range(_STEPS - _WINDOW):
+      step()
+    return (time.perf_counter() - start) / (_STEPS - _WINDOW)
+  return run
+
+
+def data() -> dict[str, timing.Comparison]:
+  """`data_over_training`: tokens a second of the pipeline over those of the step."""
+  with tempfile.TemporaryDirectory() as folder:
+    setup = setup_lib.build(_run(), folder)
+    step = _bare(setup)
+    iterator = setup.data.train_batches(16, 0)
+    next(iterator)
+    pipeline_seconds, step_seconds = [], []
+    for _ in range(_ROUNDS):
+      start = time.perf_counter()
+      for _ in range(_BATCHES):
+        next(iterator)
+      pipeline_seconds.append((time.perf_counter() - start) / _BATCHES)
+      step_seconds.append(step())
+  return {"data_over_training": timing.Comparison(
+      ours=statistics.median(pipeline_seconds), peer=statistics.median(step_seconds),
+      ratio=statistics.median(
+          b / a for a, b in zip(pipeline_seconds, step_seconds)))}

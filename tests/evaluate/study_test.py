@@ -1,0 +1,141 @@
+"""A study runs what is not finished, in order, and tells what the transfer gained."""
+
+import json
+
+import pytest
+
+from transfer_gen import config
+from transfer_gen.evaluate import report
+from transfer_gen.evaluate import study
+from transfer_gen.train import loop
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan
+
+
+def _run(text, source=None, transfer=None):
+  return config.Run(
+      model=config.Recurrent(cell="gru", num_layers=1, embed_width=8,
+                             hidden_width=12),
+      data=config.Data(name="files", train=str(text), length=12),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=1, lr=0.02),
+      train=config.Train(steps=6, batch_size=8, log_every=2, eval_every=2,
+                         checkpoint_every=6),
+      source=config.Source(run=source) if source else None, transfer=transfer)
+
+
+@pytest.fixture(scope="module", name="done")
+def _done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("study")
+  first, second = folder / "a.txt", folder / "b.txt"
+  first.write_text("".join(f"{i} apples and {i % 7} pears\n" for i in range(150)))
+  second.write_text("".join(f"{i} dogs or {i % 9} cats!\n" for i in range(150)))
+  moved = plan.TransferPlan(
+      rules=(plan.Rule(target="(.*)", source=r"\1"),),
+      axes=(plan.On(axis="vocab", map=axes.MatchTokens()),),
+      groups=(plan.Group(name="all", params=".*"),))
+  asked = config.Study(
+      question="Do apples help with dogs?",
+      runs={"moved": _run(second, "first", moved), "scratch": _run(second),
+            "first": _run(first)},
+      pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2)
+  facts = study.run(asked, folder / "w")
+  return folder, asked, facts
+
+
+def test_sources_come_first_and_seeds_and_rates_are_tried_alike(done):
+  folder, asked, _ = done
+
+  names = [job.name for job in study.jobs(asked, folder / "w")]
+
+  assert names == ["first"] + ["moved"] * 4 + ["scratch"] * 4
+
+
+def test_the_summary_is_what_the_runs_hold(done):
+  folder, _, facts = done
+  summary = facts["summary"]
+  lr = summary["lrs"]["moved"]
+
+  losses = [json.loads((
+      folder / "w" / "moved" / f"seed_{seed}" / f"lr_{lr:g}" / "scores_test.json"
+  ).read_text())["loss"] for seed in (0, 1)]
+
+  assert summary["moved_test_loss"] == pytest.approx(sum(losses) / 2)
+  assert summary["gain_nats_per_token"] == pytest.approx(
+      summary["scratch_test_loss"] - summary["moved_test_loss"], abs=1e-9)
+  assert summary["gain_low"] < summary["gain_nats_per_token"] < summary["gain_high"]
+  assert facts["sources"]["first"]["train_tokens"] > 0
+
+
+def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
+  folder, _, facts = done
+
+  def best(lr):
+    lines = [json.loads(line) for seed in (0, 1) for line in (
+        folder / "w" / "scratch" / f"seed_{seed}" / f"lr_{lr:g}" / "metrics.jsonl"
+    ).read_text().splitlines()]
+    losses = [[l["loss"] for l in part if l["split"] == "validation"]
+              for part in (lines[:len(lines) // 2], lines[len(lines) // 2:])]
+    return sum(map(min, losses)) / 2
+
+  chosen = facts["summary"]["lrs"]["scratch"]
+  assert best(chosen) <= min(best(0.01), best(0.02))
+
+
+def test_a_finished_study_trains_nothing_again(done, monkeypatch):
+  folder, asked, facts = done
+  monkeypatch.setattr(loop, "_start", None)  # Whoever starts a run fails.
+
+  again = study.run(asked, folder / "w")
+
+  assert again["comparisons"] == facts["comparisons"]
+
+
+def test_the_report_opens_alone_and_shows_curves_table_and_samples(done):
+  folder, _, _ = done
+  page = (folder / "w" / "report.html").read_text()
+
+  assert "<svg" in page and "Do apples help with dogs?" in page
+  assert "moved, seed 1" in page and page.count("<pre>") == 2
+  outside = page.replace("http://www.w3.org/", "").replace("http://purl.org/", "")
+  outside = outside.replace("http://creativecommons.org/", "").replace(
+      "https://matplotlib.org/", "")
+  assert "http" not in outside and "<script" not in page
+
+
+def test_results_keep_other_sections(tmp_path, done):
+  _, _, facts = done
+  path = tmp_path / "RESULTS.md"
+
+  study.write_results(path, "command one", facts)
+  study.write_results(path, "command two", facts)
+  once = path.read_text()
+  study.write_results(path, "command one", facts)
+
+  assert path.read_text() == once
+  assert once.count("## Do apples help") == 2 and once.startswith("# Results")
+
+
+def test_a_control_that_still_improves_is_said():
+  facts = {"comparisons": [{
+      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
+      "documents": 9, "wins": 0.7, "seeds_ahead": 2, "control_still_improving": 1}],
+           "summary": {"seeds": 2}}
+
+  text = "\n".join(report._verdicts(facts))
+
+  assert "better" in text and "b was still improving" in text
+
+
+@pytest.mark.parametrize("runs, pairs, message", [
+    ({"a": ("b", None), "b": ("a", None)}, (("a", "b"),), "go in a circle"),
+    ({"a": ("c", None)}, (("a", "a"),), "source.run is 'c', which is none of a"),
+    ({"a": (None, None)}, (("a", "b"),), "pairs name b, not among the runs a"),
+])
+def test_a_study_that_cannot_be_is_refused(runs, pairs, message):
+  asked = config.Study(
+      question="?", pairs=pairs,
+      runs={name: _run("x", source) for name, (source, _) in runs.items()})
+
+  with pytest.raises(ValueError, match=message):
+    study.jobs(asked, "w")
