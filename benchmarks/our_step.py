@@ -36,14 +36,15 @@ def make(
   optimizer = optim.build(config_lib.Optim(), plan.groups, rows, 10_000)
   runner = parallel.runner(
       config_lib.Parallel(), specs, len(batch["inputs"]), 1, optimizer=optimizer,
-      nll_fn=objectives.next_token(module, False), key=jax.random.key(0))
+      nll_fn=objectives.next_token(module, False))
+  key = jax.random.key(0)
   params = registry.fresh(module, jax.random.key(0), runner.shardings)(specs)
   state: list[Any] = [runner.place(step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=params,
       opt_state=optimizer.extend({}, params, 0)))]
 
   def run() -> float:
-    state[0], metrics = runner.step(state[0], runner.put(batch))
+    state[0], metrics = runner.step(state[0], runner.put(batch), key)
     return float(metrics["loss"][0])
   return run
 

@@ -66,6 +66,7 @@ def run(argv: Sequence[str] | None = None) -> None:
   try:
     values = _parse(name, command, argv[2:])
     logging.set_verbosity(logging.ERROR)
+    _keep_compiled()
     command.run(values)
   except errors.UserError as error:
     _fail(str(error))
@@ -75,6 +76,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     _fail("interrupted; the same command goes on from the last checkpoint.")
+
+
+def _keep_compiled() -> None:
+  """Compiled programs stay, so that a run that goes on, or a study, waits once."""
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  os.environ.setdefault(
+      "JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "transfer_gen", "xla"))
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def _parse(

@@ -47,10 +47,11 @@ def _losses(devices, steps=20, accumulate=1, rows=16):
   optimizer, state = _setup()
   runner = parallel.runner(
       devices, SPECS, rows, accumulate, optimizer=optimizer,
-      nll_fn=objectives.next_token(MODEL, False), key=jax.random.key(0))
+      nll_fn=objectives.next_token(MODEL, False))
   state, losses = runner.place(state), []
   for step in range(steps):
-    state, metrics = runner.step(state, runner.put(_batch(step, rows)))
+    state, metrics = runner.step(
+        state, runner.put(_batch(step, rows)), jax.random.key(0))
     total, count = jax.device_get(metrics["loss"])
     losses.append(total / count)
   return losses, jax.device_get(runner.fetch(state).params)
@@ -84,9 +85,10 @@ def test_params_are_divided_as_the_mesh_says():
   optimizer, state = _setup()
   runner = parallel.runner(
       config.Parallel(fsdp=2, tensor=4), SPECS, 16, 1, optimizer=optimizer,
-      nll_fn=objectives.next_token(MODEL, False), key=jax.random.key(0))
+      nll_fn=objectives.next_token(MODEL, False))
 
-  state, _ = runner.step(runner.place(state), runner.put(_batch(0)))
+  state, _ = runner.step(
+      runner.place(state), runner.put(_batch(0)), jax.random.key(0))
 
   up = state.params["layer_0/mlp/up/kernel"]  # f32[16, 32] over fsdp, tensor.
   assert up.addressable_shards[0].data.shape == (8, 8)

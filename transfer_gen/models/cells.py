@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.nn import sigmoid
 import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
@@ -54,7 +53,7 @@ def _rnn_pull(d_carry, h):
 
 def _gru(carry, a, r):
   [h] = carry
-  reset, update = sigmoid(a[:2] + r[:2])
+  reset, update = jax.nn.sigmoid(a[:2] + r[:2])
   new = jnp.tanh(a[2] + reset * r[2])
   return (new + update * (h - new),), (reset, update, new, h, r[2])
 
@@ -71,7 +70,7 @@ def _gru_pull(d_carry, kept):
 def _lstm(carry, a, r):
   c = carry[1]
   i, f, g, o = a + r
-  i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+  i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
   new = f * c + i * g
   out = jnp.tanh(new)
   return (o * out, new), (i, f, g, o, c, out)

@@ -58,7 +58,7 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
   runner = parallel.runner(
       run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=objectives.next_token(setup.model, run.model.dropout > 0),
-      optimizer=optimizer, key=key)
+      optimizer=optimizer)
   workdir_lib.claim(setup, workdir)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
@@ -73,7 +73,7 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
     batches.set_state(facts["data"])
   writer = workdir_lib.MetricsWriter(workdir, last or 0)
   try:
-    best = _loop(setup, runner, optimizer, checkpoints, writer, state, batches,
+    best = _loop(setup, runner, optimizer, checkpoints, writer, state, batches, key,
                  Best(**facts.get("best", {})), facts.get("finished", False))
     checkpoints.wait()
     workdir_lib.write_text(workdir / "report.html", report.run_page(
@@ -111,8 +111,8 @@ def _resume(setup, runner, optimizer, checkpoints, step) -> step_lib.TrainState:
       opt_state=opt_state)
 
 
-def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, best,
-          finished) -> Best:
+def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, key,
+          best, finished) -> Best:
   run, done = setup.run, int(state.step)
   if finished:
     return best
@@ -125,7 +125,7 @@ def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, best,
       state = runner.fetch(state)
       state = runner.place(state.replace(
           opt_state=optimizer.extend(state.opt_state, state.params, done)))
-    state, metrics = runner.step(state, runner.put(next(batches)))
+    state, metrics = runner.step(state, runner.put(next(batches)), key)
     done += 1
     ledger.add(metrics)
     last = done == run.train.steps

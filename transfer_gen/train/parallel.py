@@ -28,13 +28,15 @@ class Runner:
     place: State as checkpoints hold it -> state as the step takes it.
     fetch: Back again.
     put: A batch from the host -> a batch as the step takes it.
-    step: One training step; its state argument is donated.
+    step: One training step on (state, batch, the run's key); the state is donated.
+      The key is an argument, so that runs of other seeds compile the same program.
   """
   shardings: Mapping[str, jax.sharding.Sharding]
   place: Callable[[step_lib.TrainState], step_lib.TrainState]
   fetch: Callable[[step_lib.TrainState], step_lib.TrainState]
   put: Callable[[_Batch], Any]
-  step: Callable[[step_lib.TrainState, Any], tuple[step_lib.TrainState, Any]]
+  step: Callable[
+      [step_lib.TrainState, Any, jax.Array], tuple[step_lib.TrainState, Any]]
 
   def abstract(self, state: Any, specs: Mapping[str, tree.Spec]) -> Any:
     """Shapes of a tree over params, with the shardings that a restore needs."""
@@ -78,8 +80,8 @@ def _jit(config, specs, step, rows) -> Runner:
   @functools.cache
   def compiled(groups):
     del groups  # Another set of groups is another state, placed anew.
-    return jax.jit(lambda state, batch: _keep(params, specs, step, state, batch),
-                   donate_argnums=0)
+    return jax.jit(
+        functools.partial(_keep, params, specs, step), donate_argnums=0)
 
   return Runner(
       shardings=params,
@@ -87,12 +89,13 @@ def _jit(config, specs, step, rows) -> Runner:
           state, sharding.of_state(state, params, specs)),
       fetch=lambda state: state,
       put=lambda host: jax.device_put(host, batch),
-      step=lambda state, data: compiled(frozenset(state.opt_state))(state, data))
+      step=lambda state, data, key: compiled(frozenset(state.opt_state))(
+          state, data, key))
 
 
-def _keep(params, specs, step, state, batch):
+def _keep(params, specs, step, state, batch, key):
   """The step, its new state held to the shardings of the old."""
-  state, metrics = step(state, batch)
+  state, metrics = step(state, batch, key=key)
   places = sharding.of_state(state, params, specs)
   return jax.lax.with_sharding_constraint(state, places), metrics
 
@@ -109,14 +112,15 @@ def _pmap(config, specs, step, rows) -> Runner:
   _divides(rows, count)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   mapped = jax.pmap(
-      functools.partial(step, axis_name=_AXIS), axis_name=_AXIS, donate_argnums=0)
+      lambda state, batch, key: step(state, batch, key=key, axis_name=_AXIS),
+      axis_name=_AXIS, in_axes=(0, 0, None), donate_argnums=0)
 
   def put(host):
     return {k: v.reshape(count, v.shape[0] // count, *v.shape[1:])
             for k, v in host.items()}
 
-  def one_step(state, batch):
-    state, metrics = mapped(state, batch)
+  def one_step(state, batch, key):
+    state, metrics = mapped(state, batch, key)
     return state, jax.tree.map(lambda x: x[0], metrics)
 
   return Runner(

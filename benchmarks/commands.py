@@ -1,0 +1,79 @@
+"""Seconds of `--help` and of `plan` on a 100-million-parameter source.
+
+Run: python -m benchmarks.commands. The last line is JSON.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen.data import tokenizers
+from transfer_gen.models import registry
+
+_ROUNDS = 3
+# Another vocabulary, so that the plan matches tokens too.
+_CONFIG = '''
+from transfer_gen.config import Data, Decoder, Run, Source, Tokenizer
+from transfer_gen.transfer.axes import MatchTokens
+from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
+
+def get_config():
+  return Run(
+      model=Decoder(num_layers=12, width=768, num_heads=12, max_length=1024),
+      data=Data(name="python_docs"), tokenizer=Tokenizer(size=4096),
+      source=Source(path="source"),
+      transfer=TransferPlan(
+          rules=(Rule(target="(.*)", source=r"\\1"),),
+          axes=(On(axis="vocab", map=MatchTokens()),),
+          groups=(Group(name="all", params=".*"),)))
+'''
+
+
+def main() -> None:
+  """Prints the two medians."""
+  with tempfile.TemporaryDirectory() as folder:
+    params = _write_source(pathlib.Path(folder) / "source")
+    (pathlib.Path(folder) / "config.py").write_text(_CONFIG)
+    seconds = {
+        "help_seconds": _time(folder, "train", "--help"),
+        "plan_100m_seconds": _time(
+            folder, "plan", "--config=config.py", "--workdir=planned")}
+  print(f"source of {params:,} params")
+  print(json.dumps(seconds))
+
+
+def _write_source(folder: pathlib.Path) -> int:
+  """A checkpoint as a run leaves it, at its random start."""
+  module = registry.build(config_lib.Decoder(
+      vocab_size=20_480, num_layers=12, width=768, num_heads=12, max_length=1024))
+  specs = registry.specs(module)
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save_best(
+      1, registry.fresh(module, jax.random.key(0))(specs),
+      {"axes": checkpoint.axes_facts(specs)})
+  checkpoints.close()
+  tokenizers.build(config_lib.Tokenizer(kind="bytes"), ()).save(folder / "tokenizer")
+  return sum(spec.size for spec in specs.values())
+
+
+def _time(folder: str, *words: str) -> float:
+  """Median wall seconds of a command."""
+  times = []
+  for _ in range(_ROUNDS):
+    start = time.perf_counter()
+    subprocess.run((sys.executable, "-m", "transfer_gen", *words), cwd=folder,
+                   check=True, stdout=subprocess.DEVNULL)
+    times.append(time.perf_counter() - start)
+  return round(statistics.median(times), 2)
+
+
+if __name__ == "__main__":
+  main()
