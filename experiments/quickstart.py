@@ -19,9 +19,9 @@ from transfer_gen.config import (
 from transfer_gen.transfer.axes import MatchTokens
 from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 
-_LRS = (1e-3, 3e-3, 1e-2)
+_LRS = (3e-4, 1e-3, 3e-3)
 # What the full study chose by validation loss.
-_CHOSEN = {"scratch": 3e-3, "transfer": 3e-3, "frozen_body": 3e-3}
+_CHOSEN = {"scratch": 1e-3, "transfer": 1e-3, "frozen_body": 1e-3}
 
 
 def get_study(arg: str = "") -> Study:
@@ -58,8 +58,8 @@ def _source() -> Run:
       data=Data(name="python_docs", length=128),
       tokenizer=Tokenizer(kind="bpe", size=2048),
       optim=Optim(lr=3e-3, warmup_steps=50),
-      train=Train(steps=700, batch_size=16, eval_every=350, log_every=50,
-                  checkpoint_every=350))
+      train=Train(steps=550, batch_size=16, eval_every=275, log_every=50,
+                  checkpoint_every=275))
 
 
 def _target(name: str, transfer=None) -> Run:
@@ -69,8 +69,8 @@ def _target(name: str, transfer=None) -> Run:
                 target_field="summary", length=160, buckets=(64, 96, 128), fraction=0.3),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=_CHOSEN[name], warmup_steps=20),
-      train=Train(steps=240, batch_size=16, eval_every=20, log_every=20,
-                  checkpoint_every=100),
+      train=Train(steps=240, batch_size=16, eval_every=30, log_every=30,
+                  checkpoint_every=120),
       source=Source(run="source") if transfer else None,
       transfer=transfer)
 
