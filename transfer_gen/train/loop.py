@@ -207,12 +207,15 @@ class _Ledger:
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line to the records, and to the terminal or log."""
     self._writer.write(step, split, metrics)
-    if not self._bar.disable:
-      self._bar.set_postfix({f"{split} loss": f"{metrics['loss']:.4f}"})
-      return
     rate = metrics.get("tokens_per_second")
-    print(f"step {step}/{self._bar.total} {split} loss {metrics['loss']:.4f}"
-          + (f" {rate:,.0f} tokens/s" if rate else ""), flush=True)
+    told = f"{split} loss {metrics['loss']:.4f}" + (
+        f" {rate:,.0f} tokens/s" if rate else "")
+    if self._bar.disable:
+      print(f"step {step}/{self._bar.total} {told}", flush=True)
+    elif split == "train":
+      self._bar.set_postfix_str(told)
+    else:
+      self._bar.write(f"step {step}/{self._bar.total} {told}", file=sys.stderr)
 
   def close(self) -> None:
     self._bar.close()

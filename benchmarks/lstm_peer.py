@@ -1,0 +1,90 @@
+"""The recurrent model beside torch.nn.LSTM: training.
+
+Both sides start from the same weights and have the same shapes and threads: no
+dropout, cross-entropy over all positions, gradients clipped by their global norm,
+AdamW. That they compute the same is checked before they are timed.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks import our_step
+from benchmarks import timing
+from transfer_gen import config as config_lib
+from transfer_gen import tree
+from transfer_gen.models import registry
+
+# PyTorch has no forget bias of its own.
+LSTM_512 = config_lib.Recurrent(
+    vocab_size=8192, num_layers=2, embed_width=512, hidden_width=512, forget_bias=0.0)
+ROWS, LENGTH = 32, 64
+THREADS = 2
+
+
+def lstm_over_torch(rounds: int = 31) -> dict[str, timing.Comparison]:
+  """Time of a training step, by the name of its ratio."""
+  torch.set_num_threads(THREADS)
+  batch = our_step.random_batch(LSTM_512.vocab_size, ROWS, LENGTH)
+  module = registry.build(LSTM_512)
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  peer = _Peer(params)
+  _check_same(module, params, peer, batch["inputs"])
+  return {"lstm_512_over_torch": timing.in_turns(
+      our_step.make(LSTM_512, batch), _peer_step(peer, batch), rounds)}
+
+
+class _Peer(nn.Module):
+  """Embedding, LSTM and output with our weights."""
+
+  def __init__(self, params: Mapping[str, jax.Array]):
+    super().__init__()
+    config = LSTM_512
+    self.embed = nn.Embedding(config.vocab_size, config.embed_width)
+    self.lstm = nn.LSTM(
+        config.embed_width, config.hidden_width, config.num_layers, batch_first=True)
+    self.head = nn.Linear(config.hidden_width, config.vocab_size)
+    weights = {
+        "embed.weight": params["embed/embedding"],
+        "head.weight": params["head/kernel"].T, "head.bias": params["head/bias"]}
+    for layer in range(config.num_layers):
+      cell = lambda leaf: np.asarray(params[f"layer_{layer}/cell/{leaf}"])  # pylint: disable=cell-var-from-loop
+      flat = lambda kernel: kernel.reshape(kernel.shape[0], -1).T
+      weights |= {
+          f"lstm.weight_ih_l{layer}": flat(cell("input_kernel")),
+          f"lstm.weight_hh_l{layer}": flat(cell("recurrent_kernel")),
+          f"lstm.bias_ih_l{layer}": cell("bias").reshape(-1),
+          f"lstm.bias_hh_l{layer}": np.zeros(cell("bias").size, np.float32)}
+    self.load_state_dict(
+        {name: torch.from_numpy(np.array(x)) for name, x in weights.items()})
+
+  def forward(self, inputs):
+    return self.head(self.lstm(self.embed(inputs))[0])
+
+
+def _check_same(module, params, peer, inputs):
+  ours = jax.jit(module.apply)({"params": tree.unflatten(params)}, inputs)
+  with torch.no_grad():
+    theirs = peer(torch.from_numpy(inputs.astype(np.int64))).numpy()
+  distance = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+  assert distance < 1e-4, f"logits differ by {distance}"
+
+
+def _peer_step(peer, batch) -> Callable[[], float]:
+  optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, weight_decay=0.01)
+  inputs, targets = (
+      torch.from_numpy(batch[name].astype(np.int64)) for name in ("inputs", "targets"))
+
+  def run():
+    optimizer.zero_grad()
+    logits = peer(inputs)
+    loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss.backward()
+    nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+  return run
