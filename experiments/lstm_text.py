@@ -56,8 +56,8 @@ def _source() -> Run:
       data=Data(name="python_docs", length=128),
       tokenizer=Tokenizer(kind="bpe", size=2048),
       optim=Optim(lr=3e-3, warmup_steps=50),
-      train=Train(steps=1000, batch_size=16, eval_every=250, log_every=50,
-                  checkpoint_every=250))
+      train=Train(steps=800, batch_size=16, eval_every=200, log_every=50,
+                  checkpoint_every=200))
 
 
 def _target(transfer: TransferPlan | None = None) -> Run:
@@ -67,8 +67,8 @@ def _target(transfer: TransferPlan | None = None) -> Run:
                 target_field="summary", length=160, buckets=(64, 96, 128), fraction=0.3),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=1e-3, warmup_steps=20),
-      train=Train(steps=300, batch_size=16, eval_every=30, log_every=30,
-                  checkpoint_every=100),
+      train=Train(steps=240, batch_size=16, eval_every=30, log_every=30,
+                  checkpoint_every=120),
       source=Source(run="source") if transfer else None,
       transfer=transfer)
 
