@@ -5,23 +5,21 @@ training: no dropout, cross-entropy over all positions, gradients clipped by the
 global norm, AdamW.
 """
 
-from collections.abc import Callable
-import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 from torch.nn import functional
 import transformers
 
+from benchmarks import our_step
 from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen import tree
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
-from transfer_gen.train import objectives
 
 GPT2_SMALL = config_lib.Decoder(
     vocab_size=50257, num_layers=12, width=768, num_heads=12, max_length=1024)
@@ -49,42 +47,19 @@ def generation() -> dict[str, timing.Comparison]:
 
 
 def _compare_steps(config, shape, rounds):
-  tokens = np.random.default_rng(0).integers(
-      0, config.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)
+  batch = our_step.random_batch(config.vocab_size, *shape)
   return timing.in_turns(
-      _our_step(config, tokens), _peer_step(config, tokens), rounds)
+      our_step.make(config, batch), _peer_step(config, batch), rounds)
 
 
-def _our_step(config: config_lib.Decoder, tokens: np.ndarray) -> Callable[[], float]:
-  """A function that takes one step and returns its loss."""
-  module = registry.build(config)
-  tx = optax.chain(
-      optax.clip_by_global_norm(_CLIP), optax.adamw(_RATE, weight_decay=_DECAY))
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, opt_state, inputs, targets):
-    def loss_fn(params):
-      logits = module.apply({"params": tree.unflatten(params)}, inputs, train=True)
-      return objectives.cross_entropy(logits, targets).mean()
-    loss, grads = jax.value_and_grad(loss_fn)(params)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, loss
-
-  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  state = [params, tx.init(params)]
-
-  def run():
-    *state[:], loss = step(*state, tokens[:, :-1], tokens[:, 1:])
-    return float(loss)
-  return run
-
-
-def _peer_step(config: config_lib.Decoder, tokens: np.ndarray) -> Callable[[], float]:
-  """The same of the peer."""
+def _peer_step(
+    config: config_lib.Decoder, batch: Mapping[str, np.ndarray]
+) -> Callable[[], float]:
+  """A function that takes one step of the peer's and returns its loss."""
   model = _peer(config).train()
   optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
-  inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64))
-  targets = torch.from_numpy(tokens[:, 1:].astype(np.int64))
+  inputs, targets = (
+      torch.from_numpy(batch[name].astype(np.int64)) for name in ("inputs", "targets"))
 
   def run():
     optimizer.zero_grad()

@@ -52,13 +52,13 @@ class _Peer(nn.Module):
         "embed.weight": params["embed/embedding"],
         "head.weight": params["head/kernel"].T, "head.bias": params["head/bias"]}
     for layer in range(config.num_layers):
-      cell = lambda leaf: np.asarray(params[f"layer_{layer}/cell/{leaf}"])  # pylint: disable=cell-var-from-loop
-      flat = lambda kernel: kernel.reshape(kernel.shape[0], -1).T
-      weights |= {
-          f"lstm.weight_ih_l{layer}": flat(cell("input_kernel")),
-          f"lstm.weight_hh_l{layer}": flat(cell("recurrent_kernel")),
-          f"lstm.bias_ih_l{layer}": cell("bias").reshape(-1),
-          f"lstm.bias_hh_l{layer}": np.zeros(cell("bias").size, np.float32)}
+      for ours, theirs in (("input_kernel", "ih"), ("recurrent_kernel", "hh")):
+        kernel = params[f"layer_{layer}/cell/{ours}"]
+        weights[f"lstm.weight_{theirs}_l{layer}"] = kernel.reshape(
+            kernel.shape[0], -1).T
+      bias = params[f"layer_{layer}/cell/bias"].reshape(-1)
+      weights[f"lstm.bias_ih_l{layer}"] = bias
+      weights[f"lstm.bias_hh_l{layer}"] = np.zeros_like(bias)  # It adds two.
     self.load_state_dict(
         {name: torch.from_numpy(np.array(x)) for name, x in weights.items()})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import json
 import statistics
 import time
 
@@ -45,3 +46,11 @@ def in_turns(
   return Comparison(
       ratio=statistics.median(a / b for a, b in zip(times[ours], times[peer])),
       ours=statistics.median(times[ours]), peer=statistics.median(times[peer]))
+
+
+def report(**comparisons: Comparison) -> None:
+  """Prints a table, then one line of JSON with the ratios."""
+  print(f"{'':28} {'ours':>10} {'peer':>10} {'ratio':>8}")
+  for name, c in comparisons.items():
+    print(f"{name:28} {c.ours * 1e3:7.2f} ms {c.peer * 1e3:7.2f} ms {c.ratio:8.3f}")
+  print(json.dumps({name: round(c.ratio, 4) for name, c in comparisons.items()}))

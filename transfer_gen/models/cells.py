@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
 _Advance = Callable[[Carry, jax.Array, jax.Array], tuple[Carry, Any]]
-_Pull = Callable[[Carry, Any], tuple[Carry, jax.Array, jax.Array | None]]
+_Gates = tuple[jax.Array, ...]
+_Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Kind:
     advance: (carry, a, r) to the carry after one step and what `pull` needs of it;
       a and r dtype[G, ...] are the shares of the input and of the state.
     pull: (gradient of the new carry, what `advance` kept) to the gradients of the
-      carry, of r, and of a; the last is None where it is that of r.
+      carry and, gate by gate, of r and of a; None for a where it is that of r.
   """
   gates: int
   states: int
@@ -48,7 +49,7 @@ def _rnn(carry, a, r):
 
 def _rnn_pull(d_carry, h):
   d = d_carry[0] * (1 - h * h)
-  return (jnp.zeros_like(d),), d[None], None
+  return (jnp.zeros_like(d),), (d,), None
 
 
 def _gru(carry, a, r):
@@ -63,8 +64,8 @@ def _gru_pull(d_carry, kept):
   d_new = d_h * (1 - update) * (1 - new * new)
   d_update = d_h * (h - new) * update * (1 - update)
   d_reset = d_new * r * reset * (1 - reset)
-  d_r = jnp.stack((d_reset, d_update, d_new * reset))
-  return (d_h * update,), d_r, jnp.stack((d_reset, d_update, d_new))
+  return (
+      (d_h * update,), (d_reset, d_update, d_new * reset), (d_reset, d_update, d_new))
 
 
 def _lstm(carry, a, r):
@@ -79,10 +80,9 @@ def _lstm(carry, a, r):
 def _lstm_pull(d_carry, kept):
   (d_h, d_c), (i, f, g, o, c, out) = d_carry, kept
   d_c += d_h * o * (1 - out * out)
-  d = jnp.stack((
-      d_c * g * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - g * g),
-      d_h * out * o * (1 - o)))
-  return (jnp.zeros_like(d_h), d_c * f), d, None
+  d_gates = (d_c * g * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - g * g),
+             d_h * out * o * (1 - o))
+  return (jnp.zeros_like(d_h), d_c * f), d_gates, None
 
 
 KINDS = {
@@ -158,25 +158,27 @@ def _forward(kind, carry, a, kernel, bias):
 
   first = tuple(state.T for state in carry)
   _, (h, kept) = lax.scan(step, first, units_first(a))
-  return h.swapaxes(1, 2), (first, h, kept, kernel, bias)
+  h = h.swapaxes(1, 2)
+  return h, (carry, h, kept, kernel, bias)
 
 
 def _backward(kind, saved, d_out):
-  first, h, kept, kernel, bias = saved
+  carry, h, kept, kernel, bias = saved
   flat = kernel.reshape(kernel.shape[0], -1)  # [U, G * U]
-  rows_first = lambda x: x.reshape(x.shape[0], -1, x.shape[-1]).swapaxes(1, 2)
 
   def step(d_carry, inputs):
     d_h, kept = inputs
     d_carry, d_r, d_a = kind.pull((d_carry[0] + d_h, *d_carry[1:]), kept)
-    through = flat @ d_r.reshape(-1, d_r.shape[-1])
-    return (d_carry[0] + through, *d_carry[1:]), (d_r, d_a)
+    d_r = jnp.concatenate(d_r)  # [G * U, B]
+    d_a = None if d_a is None else jnp.concatenate(d_a)
+    return (d_carry[0] + flat @ d_r, *d_carry[1:]), (d_r, d_a)
 
+  zeros = tuple(jnp.zeros_like(state.T) for state in carry)
   d_carry, gathered = lax.scan(
-      step, jax.tree.map(jnp.zeros_like, first), (d_out.swapaxes(1, 2), kept),
-      reverse=True)
-  d_r, d_a = jax.tree.map(rows_first, gathered)  # [T, B, G * U] each, or None.
-  before = rows_first(jnp.concatenate((first[0][None], h[:-1])))
+      step, zeros, (d_out.swapaxes(1, 2), kept), reverse=True)
+  # [T, B, G * U] each, or None.
+  d_r, d_a = jax.tree.map(lambda d: d.swapaxes(1, 2), gathered)
+  before = jnp.concatenate((carry[0][None], h[:-1]))
   d_kernel = before.reshape(-1, before.shape[-1]).T @ d_r.reshape(-1, d_r.shape[-1])
   d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
   d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], *kernel.shape[1:])

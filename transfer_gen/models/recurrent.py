@@ -229,7 +229,7 @@ class Cell(nn.Module):
     """The inputs' share of all steps at once, [T, B, G, U]."""
     kernel, bias = self.input_kernel, self.bias
     if self.config.cell == "lstm":
-      bias = bias.at[1].add(self.config.forget_bias)
+      bias = jnp.asarray(bias).at[1].add(self.config.forget_bias)
     y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(x.dtype)
     y += bias.reshape(1, -1).astype(x.dtype)
     return y.reshape(*x.shape[:2], *bias.shape)
