@@ -34,7 +34,7 @@ def get_study() -> Study:
       },
       pairs=(("transfer", "scratch"), ("frozen_body", "scratch")),
       seeds=(0, 1, 2),
-      lrs=(3e-4, 1e-3, 3e-3))
+      lrs=(1e-3, 3e-3, 1e-2))
 
 
 def get_config(name: str = "transfer") -> Run:
@@ -66,7 +66,7 @@ def _target(transfer: TransferPlan | None = None) -> Run:
       data=Data(name="docstring_summary", input_field="body",
                 target_field="summary", length=160, buckets=(64, 96, 128), fraction=0.3),
       tokenizer=Tokenizer(kind="bpe", size=1024),
-      optim=Optim(lr=1e-3, warmup_steps=20),
+      optim=Optim(lr=3e-3, warmup_steps=20),
       train=Train(steps=240, batch_size=16, eval_every=30, log_every=30,
                   checkpoint_every=120),
       source=Source(run="source") if transfer else None,
