@@ -84,7 +84,7 @@ def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
 
 def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   folder, asked, facts = done
-  monkeypatch.setattr(loop, "_start", None)  # Whoever starts a run fails.
+  monkeypatch.setattr(loop, "_loop", None)  # Whoever starts a run fails.
 
   again = study.run(asked, folder / "w")
 

@@ -16,6 +16,7 @@ import tqdm
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.data import pipeline
 from transfer_gen.evaluate import evaluate
 from transfer_gen.evaluate import report
 from transfer_gen.models import registry
@@ -53,79 +54,93 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
   start_time = time.time()
   workdir = epath.Path(workdir)
   setup = setup_lib.build(run, workdir)
-  key, init_key, restore_key = jax.random.split(jax.random.key(run.seed), 3)
-  optimizer = setup.optimizer
+  key, *start_keys = jax.random.split(jax.random.key(run.seed), 3)
   runner = parallel.runner(
       run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=objectives.next_token(setup.model, run.model.dropout > 0),
-      optimizer=optimizer)
+      optimizer=setup.optimizer)
   workdir_lib.claim(setup, workdir)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
-  facts = checkpoints.facts(last) if last is not None else {}
-  batches = setup.data.train_batches(run.train.batch_size, run.seed)
-  if last is None:
-    print(f"{workdir}: {len(setup.rows)} leaves, audited in audit.txt", flush=True)
-    state = _start(setup, runner, optimizer, init_key, restore_key)
-  else:
-    print(f"{workdir}: goes on from step {last}", flush=True)
-    state = _resume(setup, runner, optimizer, checkpoints, last)
-    batches.set_state(facts["data"])
-  writer = workdir_lib.MetricsWriter(workdir, last or 0)
+  session = _Session(
+      setup=setup, runner=runner, checkpoints=checkpoints, key=key,
+      writer=workdir_lib.MetricsWriter(workdir, last or 0),
+      batches=setup.data.train_batches(run.train.batch_size, run.seed))
   try:
-    best = _loop(setup, runner, optimizer, checkpoints, writer, state, batches, key,
-                 Best(**facts.get("best", {})), facts.get("finished", False))
+    if last is None:
+      print(f"{workdir}: {len(setup.rows)} leaves, audited in audit.txt", flush=True)
+      best = _loop(session, _start(session, *start_keys), Best())
+    else:
+      print(f"{workdir}: goes on from step {last}", flush=True)
+      best = _go_on(session, last)
     checkpoints.wait()
     workdir_lib.write_text(workdir / "report.html", report.run_page(
         workdir.name, (workdir / "audit.txt").read_text(),
         workdir_lib.read_metrics(workdir)))
   finally:
-    writer.close()
+    session.writer.close()
     checkpoints.close()
   return {"step": checkpoints.last_step(), "best_step": best.step,
           "best_validation_loss": best.loss,
           "seconds": round(time.time() - start_time, 1)}
 
 
-def _start(setup, runner, optimizer, init_key, restore_key) -> step_lib.TrainState:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Session:
+  """What a training in progress works with."""
+  setup: setup_lib.Setup
+  runner: parallel.Runner
+  checkpoints: checkpoint.Checkpoints
+  writer: workdir_lib.MetricsWriter
+  batches: pipeline.Batches
+  key: jax.Array  # Of dropout.
+
+
+def _start(session: _Session, init_key, restore_key) -> step_lib.TrainState:
+  setup, shardings = session.setup, session.runner.shardings
   params = restore.restore(
-      setup.rows, setup.sources,
-      registry.fresh(setup.model, init_key, runner.shardings), runner.shardings,
-      restore_key)
+      setup.rows, setup.sources, registry.fresh(setup.model, init_key, shardings),
+      shardings, restore_key)
   return step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=params,
-      opt_state=optimizer.extend({}, params, 0))
+      opt_state=setup.optimizer.extend({}, params, 0))
 
 
-def _resume(setup, runner, optimizer, checkpoints, step) -> step_lib.TrainState:
+def _go_on(session: _Session, step: int) -> Best:
+  """Restores the checkpoint of `step` and trains from there to the end."""
+  setup, checkpoints = session.setup, session.checkpoints
+  facts = checkpoints.facts(step)
+  best = Best(**facts["best"])
+  if facts["finished"]:
+    return best
   shapes = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
             for name, spec in setup.specs.items()}
   # The groups of the state before `step`: a group that starts there has no slots.
   opt_state = jax.eval_shape(
-      lambda params: optimizer.extend({}, params, max(step - 1, 0)), shapes)
+      lambda params: setup.optimizer.extend({}, params, max(step - 1, 0)), shapes)
   params, opt_state = checkpoints.restore(
-      step, runner.abstract(shapes, setup.specs),
-      runner.abstract(opt_state, setup.specs))
-  return step_lib.TrainState(
-      step=jnp.asarray(step, jnp.int32), params=params,
-      opt_state=opt_state)
+      step, session.runner.abstract(shapes, setup.specs),
+      session.runner.abstract(opt_state, setup.specs))
+  session.batches.set_state(facts["data"])
+  return _loop(session, step_lib.TrainState(
+      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state), best)
 
 
-def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, key,
-          best, finished) -> Best:
-  run, done = setup.run, int(state.step)
-  if finished:
-    return best
+def _loop(session: _Session, state: step_lib.TrainState, best: Best) -> Best:
+  setup, runner, checkpoints = session.setup, session.runner, session.checkpoints
+  run, optimizer, done = setup.run, setup.optimizer, int(state.step)
   score = evaluate.evaluator(objectives.next_token(setup.model, False))
   put = runner.put if run.parallel.mode == "jit" else jnp.asarray
-  ledger = _Ledger(writer, run, checkpoints, done)
+  ledger = _Ledger(session, done)
   state = runner.place(state)
+  finished = False
   while not finished:
     if done in optimizer.starts.values() and done:
       state = runner.fetch(state)
       state = runner.place(state.replace(
           opt_state=optimizer.extend(state.opt_state, state.params, done)))
-    state, metrics = runner.step(state, runner.put(next(batches)), key)
+    state, metrics = runner.step(
+        state, runner.put(next(session.batches)), session.key)
     done += 1
     ledger.add(metrics)
     last = done == run.train.steps
@@ -146,8 +161,8 @@ def _loop(setup, runner, optimizer, checkpoints, writer, state, batches, key,
     if saves or finished:
       fetched = runner.fetch(state)
       checkpoints.save(done, fetched.params, fetched.opt_state, {
-          **_facts(setup), "data": batches.get_state(), "finished": finished,
-          "best": dataclasses.asdict(best)})
+          **_facts(setup), "data": session.batches.get_state(),
+          "finished": finished, "best": dataclasses.asdict(best)})
   ledger.close()
   return best
 
@@ -167,12 +182,12 @@ def _facts(setup) -> dict[str, Any]:
 class _Ledger:
   """Metrics of the steps that were not told of yet, still on the device."""
 
-  def __init__(self, writer, run, checkpoints, done):
-    self._writer, self._checkpoints = writer, checkpoints
+  def __init__(self, session: _Session, done: int):
+    self._writer, self._checkpoints = session.writer, session.checkpoints
     self._pending = []
     self.restart()
     self._bar = tqdm.tqdm(
-        total=run.train.steps, initial=done, unit="step", dynamic_ncols=True,
+        total=session.setup.run.train.steps, initial=done, unit="step", dynamic_ncols=True,
         disable=None if sys.stderr.isatty() else True)
 
   def add(self, metrics) -> None:
