@@ -10,7 +10,8 @@ from benchmarks import timing
 
 def main() -> None:
   """Measures and prints."""
-  timing.report(**decoder_peer.generation())
+  timing.report(
+      decoder_peer.generate_256_over_hf, decoder_peer.generate_gpt2_small_over_hf)
 
 
 if __name__ == "__main__":

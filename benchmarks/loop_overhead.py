@@ -31,8 +31,8 @@ def _run() -> config_lib.Run:
           checkpoint_every=2 * _WINDOW))
 
 
-def training() -> dict[str, timing.Comparison]:
-  """`loop_over_step`: a step through `train` over the bare jitted step.
+def loop_over_step() -> timing.Comparison:
+  """A step through `train` over the bare jitted step.
 
   Each round trains a new run and then takes as many bare steps; a ratio is of one
   round.
@@ -49,9 +49,9 @@ def training() -> dict[str, timing.Comparison]:
                  if line["split"] == "train"][1:]
       through.append(sum(windows) / (len(windows) * _WINDOW))
       bare.append(step())
-  return {"loop_over_step": timing.Comparison(
+  return timing.Comparison(
       ours=statistics.median(through), peer=statistics.median(bare),
-      ratio=statistics.median(a / b for a, b in zip(through, bare)))}
+      ratio=statistics.median(a / b for a, b in zip(through, bare)))
 
 
 def _bare(setup: setup_lib.Setup) -> Callable[[], float]:
@@ -67,8 +67,8 @@ def _bare(setup: setup_lib.Setup) -> Callable[[], float]:
   return run
 
 
-def data() -> dict[str, timing.Comparison]:
-  """`data_over_training`: tokens a second of the pipeline over those of the step."""
+def data_over_training() -> timing.Comparison:
+  """Tokens a second of the pipeline over those of the step."""
   with tempfile.TemporaryDirectory() as folder:
     setup = setup_lib.build(_run(), folder)
     step = _bare(setup)
@@ -81,7 +81,6 @@ def data() -> dict[str, timing.Comparison]:
         next(iterator)
       pipeline_seconds.append((time.perf_counter() - start) / _BATCHES)
       step_seconds.append(step())
-  return {"data_over_training": timing.Comparison(
+  return timing.Comparison(
       ours=statistics.median(pipeline_seconds), peer=statistics.median(step_seconds),
-      ratio=statistics.median(
-          b / a for a, b in zip(pipeline_seconds, step_seconds)))}
+      ratio=statistics.median(b / a for a, b in zip(pipeline_seconds, step_seconds)))

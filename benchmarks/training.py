@@ -1,6 +1,9 @@
 """Training beside PyTorch, the loop beside its step, the data beside both.
 
-Run: python -m benchmarks.training (about 6 minutes on 2 cores). A table, then one
+Each comparison has a process of its own, in which both sides take turns: what one
+leaves in the allocator would help PyTorch in the next (see BUILD_NOTES.md).
+
+Run: python -m benchmarks.training (about 7 minutes on 2 cores). A table, then one
 line of JSON with the ratios: of times, ours over the peer's, and for
 `data_over_training` of tokens a second, the pipeline's over the step's.
 """
@@ -14,8 +17,9 @@ from benchmarks import timing
 def main() -> None:
   """Measures and prints."""
   timing.report(
-      **decoder_peer.training(), **lstm_peer.lstm_over_torch(),
-      **loop_overhead.training(), **loop_overhead.data())
+      decoder_peer.gpt2_small_over_torch, decoder_peer.decoder_256_over_torch,
+      lstm_peer.lstm_512_over_torch, loop_overhead.loop_over_step,
+      loop_overhead.data_over_training)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _verdicts(facts) -> list[str]:
-  lines = []
+  lines, warned = [], set()
   for pair in facts["comparisons"]:
     sign = ("better" if pair["low"] > 0 else "worse" if pair["high"] < 0
             else "not told apart")
@@ -123,7 +123,8 @@ def _verdicts(facts) -> list[str]:
         f" {pair['documents']} test documents), {sign}; ahead on"
         f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
         f" {pair['wins']:.0%} of the documents.")
-    if pair["control_still_improving"]:
+    if pair["control_still_improving"] and pair["control"] not in warned:
+      warned.add(pair["control"])
       lines.append(
           f"{pair['control']} was still improving: its validation loss fell by more"
           f" than 1% over the last fifth of {pair['control_still_improving']} of"
