@@ -8,7 +8,7 @@ Run:      python -m transfer_gen study --config=experiments/lstm_text.py \
             --workdir=runs/lstm_text
 Runs:     source; then scratch, transfer, and transfer with frozen LSTM layers, each
           with 3 learning rates and seeds 0, 1, 2.
-Cost:     see experiments/RESULTS.md.
+Cost:     about 15 minutes on 2 CPU cores (815 s once, beside other work).
 Result:   experiments/RESULTS.md.
 """
 

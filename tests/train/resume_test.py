@@ -47,7 +47,7 @@ def _start(folder, name, **environment):
 
 
 def _wait_for_step(folder, step):
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 600
   while time.monotonic() < deadline:
     if any(path.name.isdigit() and int(path.name) >= step
            for path in (folder / "checkpoints").glob("*")):
@@ -68,13 +68,13 @@ def folder(tmp_path_factory):
   cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
   whole = _start(folder, "whole", **cache)
-  assert whole.wait(timeout=200) == 0, whole.stdout.read()
+  assert whole.wait(timeout=600) == 0, whole.stdout.read()
   killed = _start(folder, "killed", **cache)
   _wait_for_step(folder / "killed", 20)
   killed.send_signal(signal.SIGKILL)
   assert killed.wait() == -signal.SIGKILL
   again = _start(folder, "killed", **cache)
-  told, _ = again.communicate(timeout=200)
+  told, _ = again.communicate(timeout=600)
   assert again.returncode == 0, told
   (folder / "told.txt").write_text(told)
   return folder
@@ -134,7 +134,7 @@ def test_a_finished_run_is_left_as_it_is(folder):
   before = (folder / "whole" / "metrics.jsonl").read_text()
 
   again = _start(folder, "whole")
-  told, _ = again.communicate(timeout=200)
+  told, _ = again.communicate(timeout=600)
 
   assert again.returncode == 0, told
   assert (folder / "whole" / "metrics.jsonl").read_text() == before
