@@ -8,8 +8,8 @@ Run:      bash experiments/quickstart.sh
           python -m transfer_gen study --config=experiments/quickstart.py:full \
             --workdir=runs/quickstart_full
 Runs:     source; then scratch, transfer, and transfer with a frozen body.
-Cost:     under 4 minutes on 2 CPU cores; `full` (3 seeds x 3 rates) about 20, of
-          which 38 were seen on a machine that was busy with other work.
+Cost:     under 4 minutes on 2 CPU cores; `full` (3 seeds x 3 rates) took 38 on a
+          machine that was busy with other work.
 Result:   experiments/RESULTS.md.
 """
 

@@ -123,7 +123,8 @@ class Dense(nn.Module):
         tuple(range(num_inputs, len(self.axes))))
     kernel = self.param(
         "kernel", boxed(init, *self.axes, reads=self.reads), inputs + self.features)
-    y = _product(
+    # One plain product of two matrices: the form that every backend is fast at.
+    y = lax.dot(
         x.reshape(-1, math.prod(inputs)).astype(self.dtype),
         kernel.reshape(math.prod(inputs), -1).astype(self.dtype))
     if self.bias:
@@ -204,14 +205,3 @@ class Norm(nn.Module):
   def _param(self, name, init, x):
     param = self.param(name, boxed(init, "embed", reads=self.reads), x.shape[-1:])
     return jnp.expand_dims(param, tuple(range(x.ndim - 1)))
-
-
-SPLIT = 4
-def _product(x, kernel):
-  """x @ kernel, f[N, D] and f[D, F]: the form that XLA's CPU backend is fast at."""
-  parts = SPLIT
-  if x.shape[0] > 1 or x.shape[1] % parts:
-    return lax.dot(x, kernel)
-  # A single row is one core's work; parts of the contraction are many's.
-  x, kernel = x.reshape(parts, 1, -1), kernel.reshape(parts, -1, kernel.shape[1])
-  return lax.batch_matmul(x, kernel).sum(0)

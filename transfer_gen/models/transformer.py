@@ -119,19 +119,18 @@ class Decoder(nn.Module):
     Returns:
       position i32[B], how many tokens each row has; used i32[], how many slots
       are written, the same in all rows; valid bool[B, S], which of them hold a
-      token; and a layer, key dtype[B G, K, S] and value dtype[B G, S, K].
+      token; and a layer, key and value dtype[B, G, S, K].
     """
     config = self.config
-    heads = config.num_kv_heads or config.num_heads
-    head_dim = config.head_dim or config.width // config.num_heads
-    value = jnp.zeros(
-        (batch * heads, length, head_dim), layers.computation_dtype(config.dtype))
-    layer = {"key": value.swapaxes(1, 2), "value": value}
+    kv = jnp.zeros(
+        (batch, config.num_kv_heads or config.num_heads, length,
+         config.head_dim or config.width // config.num_heads),
+        layers.computation_dtype(config.dtype))
     return {
         "position": jnp.zeros((batch,), jnp.int32),
         "used": jnp.zeros((), jnp.int32),
         "valid": jnp.zeros((batch, length), bool),
-        **{f"layer_{i}": layer for i in range(config.num_layers)}}
+        **{f"layer_{i}": {"key": kv, "value": kv} for i in range(config.num_layers)}}
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
@@ -232,8 +231,8 @@ class Attention(nn.Module):
       x: dtype[B, T, D].
       positions: i32[B or 1, T].
       mask: bool[B or 1, T, S], True where T may see S.
-      slot: Key dtype[B G, K, S] and value dtype[B G, S, K] read before, and
-        i32[], where those of x are written; None: there are none, and S is T.
+      slot: Key and value dtype[B, G, S, K] read before, and i32[], where those of x
+        are written; None: there are none, and S is T.
 
     Returns:
       dtype[B, T, D], and key and value with those of x.
@@ -250,17 +249,16 @@ class Attention(nn.Module):
     # Scores contract kv of query and key; by convention the query reads it.
     query = project("query", config.num_heads, "heads", "kv")
     key = project("key", kv_heads, "kv_heads")
-    value = project("value", kv_heads, "kv_heads")
+    value = project("value", kv_heads, "kv_heads").swapaxes(1, 2)
     if config.position == "rotary":
       query = rotate(query, positions, config.rotary_base)
       key = rotate(key, positions, config.rotary_base)
-    key = key.transpose(0, 2, 3, 1).reshape(-1, head_dim, x.shape[1])
-    value = value.swapaxes(1, 2).reshape(-1, x.shape[1], head_dim)
+    key = key.swapaxes(1, 2)  # [B, G, T, K], like value.
     kept = None
     if slot is not None:
-      key = lax.dynamic_update_slice(slot[0]["key"], key, (0, 0, slot[1]))
-      value = lax.dynamic_update_slice(slot[0]["value"], value, (0, slot[1], 0))
-      kept = {"key": key, "value": value}
+      kept = {name: lax.dynamic_update_slice(slot[0][name], new, (0, 0, slot[1], 0))
+              for name, new in (("key", key), ("value", value))}
+      key, value = kept["key"], kept["value"]
     mixed = attend(
         query, key, value, mask, config.attention_scale or head_dim ** -0.5)
     return layers.Dense(
@@ -319,8 +317,8 @@ def attend(
 
   Args:
     query: dtype[B, T, H, K].
-    key: dtype[B G, K, S], G a divisor of H: H / G queries share a key.
-    value: dtype[B G, S, K].
+    key: dtype[B, G, S, K], G a divisor of H: H / G queries share a key.
+    value: Like key.
     mask: bool[B or 1, T, S], True where T may see S.
     scale: Factor on the scores.
 
@@ -328,18 +326,15 @@ def attend(
     dtype[B, T, H, K]. The softmax is float32.
   """
   batch, length, heads, width = query.shape
-  groups = key.shape[0] // batch
-  query = (query * scale).reshape(batch, length, groups, heads // groups, width)
-  # R and T side by side, [B G, R T, K]: one plain product for each key.
-  query = query.transpose(0, 2, 3, 1, 4).reshape(batch * groups, -1, width)
-  scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
-  split = (batch, groups, heads // groups, length)
+  groups = key.shape[1]
+  query = query.reshape(batch, length, groups, heads // groups, width)
+  query = (query * scale).transpose(0, 2, 3, 1, 4)  # [B, G, R, T, K]
+  scores = jnp.einsum(
+      "bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32)
   # A finite floor: a row with nothing to attend to must not become NaN.
-  weights = nn.softmax(jnp.where(
-      mask[:, None, None], scores.reshape(*split, -1), -1e9))
-  mixed = jnp.matmul(weights.astype(value.dtype).reshape(scores.shape), value)
-  mixed = mixed.reshape(*split, width).transpose(0, 3, 1, 2, 4)
-  return mixed.reshape(batch, length, heads, width)
+  weights = nn.softmax(jnp.where(mask[:, None, None], scores, -1e9))
+  mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value)
+  return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
