@@ -11,7 +11,7 @@ LAYERS = (
     ("errors",),
     ("tree", "config", "transfer.vocabulary"),
     ("transfer.plan",),
-    ("transfer.axes", "sharding", "checkpoint", "data.tokenizer_kinds",
+    ("transfer.axes", "transfer.completeness", "transfer.layouts", "sharding", "checkpoint", "data.tokenizer_kinds",
      "models.layers", "data.datasets.*", "train.objectives"),
     ("models.*", "data.catalog", "data.files", "data.tokenizers",
      "transfer.resolve", "sources"),

@@ -94,6 +94,7 @@ class Decoder:
     embed_scale: Factor on the embedding.
     logit_scale: Factor on the logits.
     rotary_base: Wavelengths are 2 pi base ** (2 i / K).
+    sinusoid_width: Features of one sinusoid table, which repeats up to D. 0: D.
     dtype: Of the computation; params are float32.
   """
   vocab_size: int = 0
@@ -117,6 +118,7 @@ class Decoder:
   embed_scale: float = 1.0
   logit_scale: float = 1.0
   rotary_base: float = 10000.0
+  sinusoid_width: int = 0
   dtype: str = "float32"
 
 

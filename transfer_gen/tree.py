@@ -4,8 +4,9 @@ A tree of params is handled as a flat dict from leaf name to array. A name is th
 keys on the way to the leaf, joined by "/": `layer_0/attn/query/kernel`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import itertools
 import math
 import re
 from typing import Any
@@ -59,6 +60,7 @@ class Spec:
 
 # {regex over whole leaf names: axes, or (axes, reads)}; the first match wins.
 AxesTable = Mapping[str, tuple]
+_NUMBER = re.compile(r"\d+")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -122,6 +124,19 @@ def match(patterns: Sequence[str], name: str) -> tuple[int, re.Match] | None:
   return None
 
 
+def fold(names: Iterable[str]) -> list[str]:
+  """Names that differ in their numbers alone, as one.
+
+  `a_0/b`, `a_1/b`, `a_2/b` is `a_{0..2}/b`; numbers that always agree, as in a
+  sentence that names two leaves, fold together. The order is that of the first ones.
+  """
+  groups: dict[str, list[list[str]]] = {}
+  for name in dict.fromkeys(names):
+    groups.setdefault(_NUMBER.sub("\0", name), []).append(_NUMBER.findall(name))
+  return [line for skeleton, numbers in groups.items()
+          for line in _fold(skeleton.split("\0"), numbers)]
+
+
 def partition(
     params: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,6 +151,26 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
   both = {**first, **second}
   assert len(both) == len(first) + len(second), "partitions overlap"
   return dict(sorted(both.items()))
+
+
+def _fold(between: Sequence[str], numbers: list[list[str]]) -> Iterator[str]:
+  """Folds names of one skeleton: the texts between numbers, and the numbers."""
+  columns = list(zip(*numbers))
+  varying = {column for column in columns if len(set(column)) > 1}
+  if math.prod(len(set(column)) for column in varying) != len(numbers):
+    first = next(i for i, column in enumerate(columns) if column in varying)
+    for value in dict.fromkeys(columns[first]):
+      yield from _fold(between, [n for n in numbers if n[first] == value])
+    return
+  shown = [_set(column) if column in varying else column[0] for column in columns]
+  yield "".join(t + n for t, n in itertools.zip_longest(between, shown, fillvalue=""))
+
+
+def _set(numbers: Iterable[str]) -> str:
+  values = sorted(set(map(int, numbers)))
+  if values == list(range(values[0], values[-1] + 1)) and len(values) > 2:
+    return f"{{{values[0]}..{values[-1]}}}"
+  return f"{{{','.join(map(str, values))}}}"
 
 
 def _key(entry: Any) -> str:

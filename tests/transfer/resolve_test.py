@@ -63,10 +63,10 @@ def _misfit(**changes):
 def test_each_target_leaf_has_one_row_that_says_where_it_is_from():
   embed, layer, norm = _resolve(FITS)
 
-  assert (embed.source, embed.how, embed.group) == ("embed", "mapped", "head")
+  assert (embed.sources, embed.how, embed.group) == (("embed",), "mapped", "head")
   assert embed.unfreeze_step == 0 and layer.unfreeze_step is None
-  assert (layer.source, layer.how, layer.rule) == ("block_0/w", "copy", 1)
-  assert (norm.source, norm.how, norm.group) == (None, "ones", "body")
+  assert (layer.sources, layer.how, layer.rule) == (("block_0/w",), "copy", 1)
+  assert (norm.sources, norm.how, norm.group) == ((), "ones", "body")
 
 
 def test_tokens_match_by_bytes_and_role_never_by_position():

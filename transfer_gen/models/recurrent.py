@@ -4,6 +4,8 @@ Axes: B batch, T position, D width of a layer's input, U hidden width, G gates,
 F dense width, V vocabulary. Between embedding and output all is time-major.
 """
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,12 @@ def check(config: config_lib.Recurrent) -> None:
     if not holds:
       raise errors.UserError(
           f"model.{field} is {getattr(config, field)}, must be {what}.")
+
+
+def constants(config: config_lib.Recurrent) -> dict[str, Any]:
+  """What a recurrent model computes beside its params and their sizes, by name."""
+  return {name: getattr(config, name)
+          for name in ("cell", "dense_activation", "forget_bias")}
 
 
 class Recurrent(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -16,6 +17,10 @@ from transfer_gen.models import transformer
 _MODULES = {
     config_lib.Decoder: transformer.Decoder,
     config_lib.Recurrent: recurrent.Recurrent,
+}
+_CONSTANTS = {
+    config_lib.Decoder: transformer.constants,
+    config_lib.Recurrent: recurrent.constants,
 }
 
 
@@ -32,6 +37,14 @@ def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
         f"The model is a {type(config).__name__}, must be one of"
         f" {', '.join(kind.__name__ for kind in _MODULES)} of transfer_gen.config.")
   return _MODULES[type(config)](dataclasses.replace(config))
+
+
+def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
+  """What a model computes beside its params and their sizes, by name.
+
+  A transfer that keeps the function needs these to stay, see `transfer.axes`.
+  """
+  return {"family": type(config).__name__, **_CONSTANTS[type(config)](config)}
 
 
 def specs(module: nn.Module) -> dict[str, tree.Spec]:

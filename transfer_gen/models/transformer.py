@@ -50,6 +50,9 @@ def check(config: config_lib.Decoder) -> None:
   _require(
       config.num_heads % (config.num_kv_heads or 1) == 0, config, "num_kv_heads",
       f"a divisor of num_heads, {config.num_heads}")
+  _require(
+      config.sinusoid_width == 0 or config.width % config.sinusoid_width == 0, config,
+      "sinusoid_width", f"a divisor of width, {config.width}, or 0")
   head_dim = config.head_dim or config.width // config.num_heads
   if config.position == "rotary" and head_dim % 2:
     raise errors.UserError(
@@ -170,7 +173,9 @@ class Decoder(nn.Module):
     if config.position == "learned":
       x += self.position(positions)
     elif config.position == "sinusoidal":
-      x += sinusoids(positions, config.width).astype(x.dtype)
+      width = config.sinusoid_width or config.width
+      table = sinusoids(positions, width).astype(x.dtype)
+      x += jnp.tile(table, (1, 1, config.width // width))
     return self.embed_dropout(x, deterministic=not train)
 
   def _logits(self, x):
@@ -308,6 +313,19 @@ def check_length(config: config_lib.Decoder, length: int) -> None:
         f"A text of {length} tokens is longer than the learned positions,"
         f" model.max_length={config.max_length}. Shorten the text, or train with a"
         " larger max_length or with sinusoidal or rotary positions.")
+
+
+def constants(config: config_lib.Decoder) -> dict[str, Any]:
+  """What a decoder computes beside its params and their sizes, by name."""
+  head_dim = config.head_dim or config.width // config.num_heads
+  found = {
+      "attention_scale": config.attention_scale or head_dim ** -0.5,
+      "rotary": config.position == "rotary"}
+  if config.position == "sinusoidal":
+    found["sinusoid_width"] = config.sinusoid_width or config.width
+  return found | {name: getattr(config, name) for name in (
+      "position", "norm", "norm_order", "norm_epsilon", "activation", "embed_scale",
+      "logit_scale", "rotary_base")}
 
 
 def attend(

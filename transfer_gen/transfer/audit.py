@@ -14,13 +14,13 @@ def totals(
     rows: Sequence[resolve.Row], sources: Mapping[str, Mapping[str, tree.Spec]]
 ) -> dict[str, dict[str, int]]:
   """Leaves, params and bytes of each fate; "left_behind" counts the source's."""
-  read = {(row.checkpoint, row.source) for row in rows}
+  read = {(row.checkpoint, name) for row in rows for name in row.sources}
   left = [spec for checkpoint, specs in sources.items()
           for name, spec in specs.items() if (checkpoint, name) not in read]
   of = lambda *hows: [row.spec for row in rows if row.how in hows]
   return {
       "copied": _count(of("copy")),
-      "mapped": _count(of("mapped")),
+      "mapped": _count(of("mapped", "mean")),
       "fresh": _count(of("init", "zeros", "ones")),
       "left_behind": _count(left),
       "learning": _count([r.spec for r in rows if r.unfreeze_step is not None]),
@@ -63,7 +63,7 @@ def to_json(
           "dtype": str(row.spec.dtype), "axes": list(row.spec.axes),
           "how": row.how, "rule": row.rule, "group": row.group,
           "unfreeze_step": row.unfreeze_step, "checkpoint": row.checkpoint,
-          "source": row.source,
+          "sources": list(row.sources),
           "source_shape": list(row.source_spec.shape) if row.source_spec else None,
           "changes": [{"dim": change.dim, "note": change.binding.note}
                       for change in row.changes],
@@ -82,8 +82,9 @@ def _cells(row: resolve.Row) -> tuple[str, ...]:
   if row.how in ("init", "zeros", "ones"):
     how = f"fresh ({row.how})"
   source = "-"
-  if row.source is not None:
-    source = f"{row.checkpoint}:{row.source}" if row.checkpoint else row.source
+  if row.sources:
+    source = " + ".join(row.sources)
+    source = f"{row.checkpoint}:{source}" if row.checkpoint else source
   group = row.group + (" (frozen)" if row.unfreeze_step is None else "")
   return row.name, _shape(row.spec), source, str(row.rule), how, group
 

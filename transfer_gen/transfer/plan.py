@@ -21,12 +21,34 @@ class AxisSizes:
     target: Size in the target leaf.
     source_vocabulary: What the source's rows stand for, where it is known.
     target_vocabulary: The same of the target.
+    source_constants: What the source's model computes beside its params, by name,
+      such as `attention_scale`; empty where it is not known.
+    target_constants: The same of the target.
   """
   axis: str
   source: int
   target: int
   source_vocabulary: Any = None
   target_vocabulary: Any = None
+  source_constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  target_constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+  """Target entries that are weighted sums of source entries.
+
+  Attributes:
+    rows: i32[M], which target entries.
+    index: i32[M, K], the source entries that each is made of.
+    weights: f32[M, K], their weights; 0 where there are fewer than K.
+  """
+  rows: np.ndarray
+  index: np.ndarray
+  weights: np.ndarray
+
+
+FRESH = ("mean", "normal", "covariance", "zeros", "init")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,13 +57,26 @@ class Binding:
 
   Attributes:
     index: i32[target]: which source entry each target entry copies, -1: none.
-    fresh: How entries without a source are filled: "mean" of the source's, or
-      "normal" around it, with the source's spread.
+    fresh: How entries without a source are filled, one of `FRESH`: with the "mean"
+      of the source's entries; "normal" around it, with the spread of each column;
+      "covariance": likewise, with the covariance of the columns; "zeros"; or the
+      model's own "init".
     note: For the audit, e.g. "vocab: 9214 of 16000 matched".
+    mixture: Entries that are made of several; -1 in `index`.
+    share: f32[target] or None: factor on each entry of the leaves that read the
+      axis, so that the copies of an entry add up to it.
+    noise: Copies of an entry in the leaves that read the axis differ by normal
+      noise of this many times the leaf's root mean square; it sums to zero over
+      the copies, so that the function stays.
+    origins: For some fresh entries, what they were made from, for people to read.
   """
   index: np.ndarray
   fresh: str
   note: str
+  mixture: Mixture | None = None
+  share: np.ndarray | None = None
+  noise: float = 0.0
+  origins: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 class AxisMap(Protocol):
@@ -57,14 +92,15 @@ class Rule:
 
   Attributes:
     target: Regex for whole target names, e.g. `decoder/layer_(\d+)/(.*)`.
-    source: Source name, with groups: `layer_\1/\2`; None: reads nothing.
+    source: Source name, with groups: `layer_\1/\2`; several: their mean; None: reads
+      nothing.
     fresh: Where `source` is None: "init" (the model's own), "zeros", "ones".
     checkpoint: Which source, where a plan has several.
     count: How many leaves the rule must own. None: at least one.
     why: One line for the audit; cite the paper or the ticket.
   """
   target: str
-  source: str | None
+  source: str | tuple[str, ...] | None
   fresh: str = "init"
   checkpoint: str = ""
   count: int | None = None
@@ -75,6 +111,13 @@ class Rule:
       raise errors.UserError(
           f"Rule {self.target!r}: fresh is {self.fresh!r}, must be 'init', 'zeros'"
           " or 'ones'.")
+
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """Names of what it reads, none, one or several."""
+    if self.source is None:
+      return ()
+    return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,35 +175,59 @@ SCRATCH = TransferPlan(
     groups=(Group(name="all", params=".*"),))
 
 
-AXIS_MAPS: dict[str, type] = {}
+KINDS: dict[str, type] = {"Mixture": Mixture}
 
 
 def axis_map(kind: type) -> type:
   """Class decorator: lets plans with this axis map be read back from JSON."""
-  AXIS_MAPS[kind.__name__] = kind
+  KINDS[kind.__name__] = kind
   return kind
 
 
 def to_json(plan: TransferPlan) -> dict[str, Any]:
-  """The plan as JSON types."""
-  result = dataclasses.asdict(plan)
-  for on, json_on in zip(plan.axes, result["axes"]):
-    json_on["map"] = {"kind": type(on.map).__name__, **dataclasses.asdict(on.map)}
-  return json.loads(json.dumps(result))
+  """The plan as JSON types; `arrays` holds what stands there by its hash.
+
+  Fields at their defaults are left out, so that a plan is read by any version of
+  the package that knows what it uses: a default is part of the format.
+  """
+  return {"format": 1, **_encode(plan)}
 
 
-def from_json(data: Mapping[str, Any]) -> TransferPlan:
+def arrays(plan: TransferPlan) -> dict[str, np.ndarray]:
+  """The arrays of a plan's axis maps, by the hash that its JSON names them with."""
+  found = {}
+
+  def walk(value):
+    if isinstance(value, np.ndarray):
+      found[_hash(value)] = value
+    elif dataclasses.is_dataclass(value):
+      for field in dataclasses.fields(value):
+        walk(getattr(value, field.name))
+
+  for on in plan.axes:
+    walk(on.map)
+  return found
+
+
+def from_json(
+    data: Mapping[str, Any], stored: Mapping[str, np.ndarray] | None = None
+) -> TransferPlan:
   """The plan that `to_json` wrote.
 
+  Args:
+    data: Its JSON.
+    stored: Its `arrays`.
+
   Raises:
-    errors.UserError: If a field or a kind of axis map is unknown.
+    errors.UserError: If a field, a kind of axis map or an array is unknown.
   """
   try:
+    stored = stored or {}
     return TransferPlan(
-        rules=tuple(Rule(**rule) for rule in data["rules"]),
+        rules=tuple(Rule(**_decode(rule, stored)) for rule in data["rules"]),
         groups=tuple(Group(**group) for group in data["groups"]),
-        axes=tuple(_on(on) for on in data["axes"]),
-        unused_source=tuple(data["unused_source"]))
+        axes=tuple(On(**_decode(on, stored)) for on in data.get("axes", ())),
+        unused_source=tuple(data.get("unused_source", ())))
   except (KeyError, TypeError) as error:
     raise errors.UserError(f"Not a transfer plan: {error}") from error
 
@@ -171,8 +238,44 @@ def fingerprint(plan: TransferPlan) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _on(data: Mapping[str, Any]) -> On:
-  fields = dict(data["map"])
-  kind = AXIS_MAPS[fields.pop("kind")]
-  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-  return On(axis=data["axis"], map=kind(**fields), params=data["params"])
+def _encode(value: Any) -> Any:
+  if isinstance(value, np.ndarray):
+    return {"array": _hash(value), "dtype": str(value.dtype),
+            "shape": list(value.shape)}
+  if isinstance(value, (tuple, list)):
+    return [_encode(v) for v in value]
+  if not dataclasses.is_dataclass(value):
+    return value
+  kind = {"kind": type(value).__name__} if type(value).__name__ in KINDS else {}
+  return kind | {
+      field.name: _encode(getattr(value, field.name))
+      for field in dataclasses.fields(value)
+      if not _is_default(field, getattr(value, field.name))}
+
+
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+  return (field.default is not dataclasses.MISSING
+          and not isinstance(value, np.ndarray) and value == field.default)
+
+
+def _decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
+  if isinstance(value, list):
+    return tuple(_decode(v, stored) for v in value)
+  if not isinstance(value, Mapping):
+    return value
+  if "array" in value:
+    if value["array"] not in stored:
+      raise KeyError(f"array {value['array']} is not stored with it")
+    return stored[value["array"]]
+  fields = {k: _decode(v, stored) for k, v in value.items() if k != "kind"}
+  if "kind" not in value:
+    return fields
+  if value["kind"] not in KINDS:
+    raise KeyError(f"axis map {value['kind']!r} is not known to this version")
+  return KINDS[value["kind"]](**fields)
+
+
+def _hash(array: np.ndarray) -> str:
+  data = np.ascontiguousarray(array)
+  head = f"{data.dtype}{data.shape}".encode()
+  return hashlib.sha256(head + data.tobytes()).hexdigest()[:16]

@@ -1,25 +1,33 @@
 """Plan x source specs x target specs -> one row a target leaf. Reads no array."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import difflib
 import re
+from typing import Any
 
 import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.transfer import completeness
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
-TARGET = "target"  # The target's key among the vocabularies.
+TARGET = "target"  # The target's key among the vocabularies and constants.
 _Specs = Mapping[str, tree.Spec]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Change:
-  """An axis map at work on one dimension of one leaf."""
+  """An axis map at work on one dimension of one leaf.
+
+  Attributes:
+    dim: The dimension.
+    reads: Whether the leaf contracts it.
+    binding: What happens to its entries.
+  """
   dim: int
+  reads: bool
   binding: plan_lib.Binding
 
 
@@ -30,12 +38,13 @@ class Row:
   Attributes:
     name: The leaf.
     spec: Its spec.
-    how: "copy", "mapped" (some axis changes), "init", "zeros" or "ones".
+    how: "copy", "mean" (of several leaves), "mapped" (some axis changes, of one
+      leaf or of the mean of several), "init", "zeros" or "ones".
     rule: Index of the rule that owns it.
     group: Name of the group that owns it.
     unfreeze_step: First step at which it learns; None: never.
-    source: Name of the source leaf; None where nothing is read.
-    source_spec: Its spec.
+    sources: Names of the source leaves; none where nothing is read.
+    source_spec: Their common spec.
     checkpoint: Which source.
     changes: The axis maps, in the order of the dimensions.
   """
@@ -45,7 +54,7 @@ class Row:
   rule: int
   group: str
   unfreeze_step: int | None
-  source: str | None = None
+  sources: tuple[str, ...] = ()
   source_spec: tree.Spec | None = None
   checkpoint: str = ""
   changes: tuple[Change, ...] = ()
@@ -64,6 +73,7 @@ def resolve(
     sources: Mapping[str, _Specs],
     target: _Specs,
     vocabularies: Mapping[str, vocabulary.Vocabulary] | None = None,
+    constants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
   """Decides what reaches each leaf of the target, and what learns.
 
@@ -72,6 +82,7 @@ def resolve(
     sources: Specs of each checkpoint by its name in the plan ("" for the only one).
     target: Specs of the target's params.
     vocabularies: Tokens by checkpoint name, and the target's under `TARGET`.
+    constants: What the models compute beside their params, likewise.
 
   Returns:
     One row a target leaf, in the target's order.
@@ -81,18 +92,22 @@ def resolve(
       or group owns no leaf; if a source leaf is neither read nor listed in
       `unused_source`.
   """
-  if causes := _causes(plan, sources, target):
+  if causes := completeness.mistakes(plan, sources, target):
     raise _error(causes)
-  bind = _binder(sources, vocabularies or {})
+  bind = _Binder(plan, vocabularies or {}, constants or {})
+  owners = completeness.Owners(plan, target)
   rows, misfits = [], {}  # misfits: {cause: leaves that it hits}.
   for name, spec in target.items():
     try:
-      rows.append(_row(plan, sources, name, spec, bind))
+      rows.append(_row(plan, sources, name, spec, owners, bind))
     except _Misfit as misfit:
       misfits.setdefault(str(misfit), []).append(name)
-  lines = [f"{', '.join(names)}: {cause}" for cause, names in misfits.items()]
-  lines += _idle(plan, target, rows)
-  lines += _unread(plan, sources, rows, " ".join(lines))
+  lines = tree.fold(f"{', '.join(tree.fold(names))}: {cause}"
+                    for cause, names in misfits.items())
+  told = " ".join(f"{', '.join(names)}: {cause}" for cause, names in misfits.items())
+  lines += completeness.idle(plan, target, owners, rows)
+  lines += completeness.unread(plan, sources, rows, told)
+  lines += completeness.torn_heads(rows)
   if lines:
     raise _error(lines)
   return rows
@@ -103,74 +118,33 @@ def _error(lines: Sequence[str]) -> PlanError:
   return PlanError("\n  ".join([f"Plan does not fit ({len(lines)} {noun}):", *lines]))
 
 
-def _causes(
-    plan: plan_lib.TransferPlan, sources: Mapping[str, _Specs], target: _Specs
-) -> list[str]:
-  """Mistakes in the plan itself; each would misfit many leaves, so it stands alone."""
-  lines = []
-  patterns = [
-      *((f"rule {i}", rule.target) for i, rule in enumerate(plan.rules)),
-      *((f"group {group.name!r}", group.params) for group in plan.groups),
-      *((f"axis map {i}", on.params) for i, on in enumerate(plan.axes)),
-      *(("unused_source", pattern) for pattern in plan.unused_source)]
-  for owner, pattern in patterns:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      lines.append(f"{owner}: {pattern!r} is no regular expression: {error}.")
-  axes = {axis for spec in target.values() for axis in spec.axes}
-  for axis in dict.fromkeys(on.axis for on in plan.axes):
-    if axis not in axes:
-      lines.append(f"no leaf carries axis `{axis}`; {_nearest(axis, axes)}")
-  for i, rule in enumerate(plan.rules):
-    if rule.source is not None and rule.checkpoint not in sources:
-      lines.append(
-          f"rule {i} reads {rule.source} from"
-          f" {repr(rule.checkpoint) if rule.checkpoint else 'a source'}, and the run"
-          f" has {', '.join(map(repr, sources)) or 'no source'}.")
-  names = [group.name for group in plan.groups]
-  for name in {name for name in names if names.count(name) > 1}:
-    lines.append(f"two groups are named {name!r}; names must differ.")
-  return lines
-
-
-def _nearest(word: str, words) -> str:
-  near = difflib.get_close_matches(word, sorted(words), n=2, cutoff=0.5)
-  return f"nearest: {', '.join(f'`{n}`' for n in near) or 'none'}."
-
-
 def _row(
     plan: plan_lib.TransferPlan,
     sources: Mapping[str, _Specs],
     name: str,
     spec: tree.Spec,
-    bind: Callable[..., plan_lib.Binding],
+    owners: completeness.Owners,
+    bind: "_Binder",
 ) -> Row:
-  owner = tree.match([rule.target for rule in plan.rules], name)
-  if owner is None:
+  if name not in owners.rule:
     raise _Misfit(
         f"{_size(spec)} has no rule. Add one; source=None starts the leaf fresh.")
-  grouped = tree.match([group.params for group in plan.groups], name)
-  if grouped is None:
+  if name not in owners.group:
     raise _Misfit(
         f"{_size(spec)} has no group. Add one; unfreeze_step=None freezes it.")
-  index, found = owner
-  rule, group = plan.rules[index], plan.groups[grouped[0]]
+  index, found = owners.rule[name]
+  rule, group = plan.rules[index], plan.groups[owners.group[name]]
   row = Row(name=name, spec=spec, how=rule.fresh, rule=index, group=group.name,
             unfreeze_step=group.unfreeze_step)
   if rule.source is None:
     return row
-  source_name = _expand(rule.source, found, index)
-  specs = sources[rule.checkpoint]
-  if source_name not in specs:
-    raise _Misfit(
-        f"rule {index} reads {source_name}, not in the checkpoint;"
-        f" {_nearest(source_name, specs)}")
-  source_spec = specs[source_name]
-  changes = _changes(plan, rule, source_name, source_spec, name, spec, bind)
+  names = tuple(_expand(template, found, index) for template in rule.sources)
+  source_spec = _source_spec(index, names, sources[rule.checkpoint])
+  changes = _changes(plan, rule, names[0], source_spec, name, spec, bind)
+  how = "mapped" if changes else "copy" if len(set(names)) == 1 else "mean"
   return dataclasses.replace(
-      row, how="mapped" if changes else "copy", source=source_name,
-      source_spec=source_spec, checkpoint=rule.checkpoint, changes=changes)
+      row, how=how, sources=names, source_spec=source_spec,
+      checkpoint=rule.checkpoint, changes=changes)
 
 
 def _expand(template: str, found: re.Match, index: int) -> str:
@@ -182,6 +156,22 @@ def _expand(template: str, found: re.Match, index: int) -> str:
         f" {found.re.pattern!r}: {error}.") from error
 
 
+def _source_spec(index: int, names: Sequence[str], specs: _Specs) -> tree.Spec:
+  for name in names:
+    if name not in specs:
+      alike = [n for n in specs if tree.fold([n, name])[1:] == []]
+      told = (f"which has {', '.join(tree.fold(alike))} alone." if alike else
+              completeness.nearest(name, specs))
+      raise _Misfit(f"rule {index} reads {name}, not in the checkpoint; {told}")
+  first = specs[names[0]]
+  for name in names[1:]:
+    if specs[name] != first:
+      raise _Misfit(
+          f"rule {index} reads the mean of {names[0]} {_size(first)} and {name}"
+          f" {_size(specs[name])}; a mean needs leaves of one shape.")
+  return first
+
+
 def _changes(
     plan: plan_lib.TransferPlan,
     rule: plan_lib.Rule,
@@ -189,7 +179,7 @@ def _changes(
     source: tree.Spec,
     name: str,
     target: tree.Spec,
-    bind: Callable[..., plan_lib.Binding],
+    bind: "_Binder",
 ) -> tuple[Change, ...]:
   if source.axes != target.axes:
     raise _Misfit(
@@ -198,7 +188,7 @@ def _changes(
   changes = []
   for dim, axis in enumerate(target.axes):
     sizes = source.shape[dim], target.shape[dim]
-    on = next((i for i, on in enumerate(plan.axes) if _acts(on, axis, name)), None)
+    on = completeness.acting(plan, axis, name)
     if on is None:
       if sizes[0] != sizes[1]:
         raise _Misfit(
@@ -206,110 +196,51 @@ def _changes(
             f" here, and no axis map says how. Add On(axis={axis!r}, map=...), or a"
             " rule with source=None.")
       continue
-    binding = bind(plan.axes[on], rule.checkpoint, *sizes)
-    if sizes[0] != sizes[1] or (binding.index != np.arange(sizes[1])).any():
-      changes.append(Change(dim=dim, binding=binding))
+    binding = bind(on, rule.checkpoint, name, *sizes)
+    if (sizes[0] != sizes[1] or binding.mixture is not None
+        or (binding.index != np.arange(sizes[1])).any()):
+      changes.append(Change(dim=dim, reads=target.reads[dim], binding=binding))
   return tuple(changes)
 
 
-def _acts(on: plan_lib.On, axis: str, name: str) -> bool:
-  return on.axis == axis and tree.match([on.params], name) is not None
+class _Binder:
+  """Binds each axis map once for all leaves; they must agree on its sizes."""
 
+  def __init__(
+      self, plan: plan_lib.TransferPlan,
+      vocabularies: Mapping[str, vocabulary.Vocabulary],
+      constants: Mapping[str, Mapping[str, Any]]):
+    self._plan, self._vocabularies, self._constants = plan, vocabularies, constants
+    self._bound: dict[Any, tuple[str, tuple[int, int], Any]] = {}
 
-def _binder(
-    sources: Mapping[str, _Specs],
-    vocabularies: Mapping[str, vocabulary.Vocabulary],
-) -> Callable[..., plan_lib.Binding]:
-  """Binds each axis map once for all leaves of the same sizes."""
-  bound = {}
+  def __call__(
+      self, on: int, checkpoint: str, name: str, source: int, target: int
+  ) -> plan_lib.Binding:
+    axis = self._plan.axes[on].axis
+    if (on, checkpoint) not in self._bound:
+      self._bound[on, checkpoint] = (
+          name, (source, target), self._bind(on, checkpoint, source, target))
+    first, sizes, binding = self._bound[on, checkpoint]
+    if sizes != (source, target):
+      raise _Misfit(
+          f"axis `{axis}` goes from {source} to {target} here and from {sizes[0]} to"
+          f" {sizes[1]} in {first}, under one axis map, {on}. Give each its own On"
+          " with params=.")
+    if isinstance(binding, str):
+      raise _Misfit(f"axis `{axis}`: {binding}.")
+    return binding
 
-  def bind(on: plan_lib.On, checkpoint: str, source: int, target: int):
-    at = (on, checkpoint, source, target)
-    if at not in bound:
-      try:
-        bound[at] = on.map.bind(plan_lib.AxisSizes(
-            axis=on.axis, source=source, target=target,
-            source_vocabulary=vocabularies.get(checkpoint),
-            target_vocabulary=vocabularies.get(TARGET)))
-      except ValueError as error:
-        raise _Misfit(f"axis `{on.axis}`: {error}.") from error
-    return bound[at]
-
-  return bind
-
-
-def _idle(
-    plan: plan_lib.TransferPlan, target: _Specs, rows: Sequence[Row]
-) -> list[str]:
-  """Rules, groups and axis maps that own no leaf, and rules that own too many."""
-  lines = []
-  owners = [tree.match([r.target for r in plan.rules], name) for name in target]
-  owned = [owner[0] for owner in owners if owner]
-  for i, rule in enumerate(plan.rules):
-    count = owned.count(i)
-    if count == 0:
-      lines.append(
-          f"rule {i} ({rule.target!r}) owns no leaf:"
-          f" {_why_idle([r.target for r in plan.rules], i, target)}")
-    elif rule.count is not None and count != rule.count:
-      lines.append(
-          f"rule {i} ({rule.target!r}) owns {count} leaves and says"
-          f" count={rule.count}.")
-  owners = [tree.match([g.params for g in plan.groups], name) for name in target]
-  owned = [owner[0] for owner in owners if owner]
-  for i, group in enumerate(plan.groups):
-    if i not in owned:
-      lines.append(
-          f"group {group.name!r} ({group.params!r}) owns no leaf:"
-          f" {_why_idle([g.params for g in plan.groups], i, target)}")
-  reading = [name for name in target if name not in {
-      row.name for row in rows if row.source is None}]
-  for i, on in enumerate(plan.axes):
-    first = lambda name, axis: next(
-        k for k, other in enumerate(plan.axes) if _acts(other, axis, name))
-    if not any(_acts(on, axis, name) and first(name, axis) == i
-               for name in reading for axis in target[name].axes):
-      lines.append(
-          f"axis map {i} (axis `{on.axis}`, params {on.params!r}) acts on no leaf"
-          " that reads a source.")
-  return lines
-
-
-def _why_idle(patterns: Sequence[str], index: int, target: _Specs) -> str:
-  hits = [name for name in target if tree.match([patterns[index]], name)]
-  if hits:
-    return f"an earlier one owns {hits[0]} already. Move it up or remove it."
-  return f"no leaf has such a name; {_nearest(patterns[index], target)}"
-
-
-def _unread(
-    plan: plan_lib.TransferPlan,
-    sources: Mapping[str, _Specs],
-    rows: Sequence[Row],
-    told: str,
-) -> list[str]:
-  """Source leaves nobody reads, unless a misfit `told` of them already."""
-  read = {(row.checkpoint, row.source) for row in rows}
-  left, listed = [], [False] * len(plan.unused_source)
-  for checkpoint, specs in sources.items():
-    for name in specs:
-      found = tree.match(plan.unused_source, name)
-      if found and (checkpoint, name) not in read:
-        listed[found[0]] = True
-      elif not found and (checkpoint, name) not in read and name not in told:
-        left.append(name)
-  lines = []
-  if left:
-    shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if left[8:] else "")
-    lines.append(
-        f"{len(left)} source leaves are read by no rule: {shown}. Add a rule, or list"
-        " them in unused_source.")
-  for pattern, used in zip(plan.unused_source, listed):
-    if not used and not told:
-      lines.append(
-          f"unused_source {pattern!r} leaves nothing behind: no unread source leaf"
-          " has such a name. Remove it.")
-  return lines
+  def _bind(self, on, checkpoint, source, target) -> plan_lib.Binding | str:
+    """The binding, or why there is none."""
+    try:
+      return self._plan.axes[on].map.bind(plan_lib.AxisSizes(
+          axis=self._plan.axes[on].axis, source=source, target=target,
+          source_vocabulary=self._vocabularies.get(checkpoint),
+          target_vocabulary=self._vocabularies.get(TARGET),
+          source_constants=self._constants.get(checkpoint, {}),
+          target_constants=self._constants.get(TARGET, {})))
+    except ValueError as error:
+      return str(error)
 
 
 def _size(spec: tree.Spec) -> str:

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from transfer_gen import tree
 from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 _Shardings = Mapping[str, jax.sharding.Sharding]
@@ -55,22 +56,32 @@ def restore(
       params[row.name] = _FILL[row.how](
           row.spec.shape, row.spec.dtype, device=shardings[row.name])
   for checkpoint, source in sources.items():
-    mine = [row for row in rows if row.source and row.checkpoint == checkpoint]
-    params.update(_read(mine, source, shardings, key))
+    mine = [row for row in rows if row.sources and row.checkpoint == checkpoint]
+    params.update(_read(mine, source, shardings, key, fresh))
   assert params.keys() == {row.name for row in rows}
   return dict(sorted(params.items()))
 
 
-def _read(rows, source, shardings, key):
-  """Reads each source leaf once and makes the rows that want it."""
-  readers = {}
+def _read(rows, source, shardings, key, fresh):
+  """Reads each source leaf once and makes the rows that want it.
+
+  A leaf is kept while a row waits for others, as the mean of two layers does.
+  """
+  waiting = {}
   for row in rows:
-    readers.setdefault(row.source, []).append(row)
+    for name in row.sources:
+      waiting.setdefault(name, []).append(row)
   where = {name: _source_sharding(wanting[0], shardings[wanting[0].name])
-           for name, wanting in readers.items()}
-  for name, value in source.read(list(readers), where):
-    for row in readers[name]:
-      yield row.name, _value(row, value, shardings[row.name], key)
+           for name, wanting in waiting.items()}
+  held, done = {}, set()
+  for name, value in source.read(list(waiting), where):
+    held[name] = value
+    for row in waiting[name]:
+      if row.name not in done and all(n in held for n in row.sources):
+        done.add(row.name)
+        yield row.name, _value(row, held, shardings[row.name], key, fresh)
+    for n in [n for n in held if all(row.name in done for row in waiting[n])]:
+      del held[n]
 
 
 def _source_sharding(row: resolve.Row, sharding: jax.sharding.Sharding):
@@ -85,20 +96,42 @@ def _source_sharding(row: resolve.Row, sharding: jax.sharding.Sharding):
 
 
 def _value(
-    row: resolve.Row, value: jax.Array, sharding: jax.sharding.Sharding,
-    key: jax.Array
+    row: resolve.Row, held: Mapping[str, jax.Array],
+    sharding: jax.sharding.Sharding, key: jax.Array, fresh
 ) -> jax.Array:
-  leaf_key = jax.random.fold_in(key, zlib.crc32(row.name.encode()))
-  for change in row.changes:
-    apply = _apply(change.dim, change.binding.fresh, sharding)
-    value = apply(
-        value, jnp.asarray(change.binding.index),
-        key=jax.random.fold_in(leaf_key, change.dim))
-  value = value.astype(row.spec.dtype)
-  return jax.device_put(value, sharding)
+  value = held[row.sources[0]]
+  if row.sources[1:]:
+    value = _mean([jax.device_put(held[name], value.sharding) for name in row.sources])
+  if row.changes:
+    leaf_key = jax.random.fold_in(key, zlib.crc32(row.name.encode()))
+    bindings = [change.binding for change in row.changes]
+    init = None
+    if any(binding.fresh == "init" for binding in bindings):
+      init = fresh([row.name])[row.name]
+    how = tuple((c.dim, c.reads, c.binding.fresh, c.binding.noise) for c in row.changes)
+    arrays = [(b.index, b.mixture and (b.mixture.rows, b.mixture.index, b.mixture.weights),
+               b.share)
+              for b in bindings]
+    value = _mapped(how, sharding)(value, arrays, leaf_key, init)
+  return jax.device_put(value.astype(row.spec.dtype), sharding)
+
+
+_mean = jax.jit(lambda values: sum(values[1:], values[0]) / len(values))
 
 
 @functools.lru_cache(maxsize=64)
-def _apply(dim: int, fresh: str, sharding: jax.sharding.Sharding):
-  return jax.jit(
-      functools.partial(axes.apply, dim=dim, fresh=fresh), out_shardings=sharding)
+def _mapped(how, sharding: jax.sharding.Sharding):
+  """The changes of a leaf as one program; their arrays are its arguments."""
+  def run(value, arrays, key, init):
+    bindings = [plan_lib.Binding(
+        index=index, fresh=fresh, note="", noise=noise, share=share,
+        mixture=mixture and plan_lib.Mixture(
+            rows=mixture[0], index=mixture[1], weights=mixture[2]))
+                for (_, _, fresh, noise), (index, mixture, share) in zip(how, arrays)]
+    for (dim, reads, _, _), binding in zip(how, bindings):
+      value = axes.apply(value, binding, dim, reads, jax.random.fold_in(key, dim))
+    for (dim, _, fresh, _), binding in zip(how, bindings):
+      if fresh == "init":
+        value = axes.settle(value, binding, dim, init)
+    return value
+  return jax.jit(run, out_shardings=sharding)

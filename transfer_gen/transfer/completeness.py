@@ -1,0 +1,212 @@
+"""Nothing partial in silence: what a plan leaves without an owner or a reader."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import functools
+import re
+
+import numpy as np
+
+from transfer_gen import tree
+from transfer_gen.transfer import plan as plan_lib
+
+_Specs = Mapping[str, tree.Spec]
+
+
+class Owners:
+  """Which rule and which group owns each leaf of the target.
+
+  Attributes:
+    rule: Index of the rule and its match, by leaf; those without are missing.
+    group: Index of the group, by leaf.
+  """
+
+  def __init__(self, plan: plan_lib.TransferPlan, target: Iterable[str]):
+    rules = [rule.target for rule in plan.rules]
+    groups = [group.params for group in plan.groups]
+    self.rule: dict[str, tuple[int, re.Match]] = {}
+    self.group: dict[str, int] = {}
+    for name in target:
+      if found := tree.match(rules, name):
+        self.rule[name] = found
+      if found := tree.match(groups, name):
+        self.group[name] = found[0]
+
+
+def mistakes(
+    plan: plan_lib.TransferPlan, sources: Mapping[str, _Specs], target: _Specs
+) -> list[str]:
+  """Mistakes in the plan itself; each would misfit many leaves, so it stands alone."""
+  lines = []
+  patterns = [
+      *((f"rule {i}", rule.target) for i, rule in enumerate(plan.rules)),
+      *((f"group {group.name!r}", group.params) for group in plan.groups),
+      *((f"axis map {i}", on.params) for i, on in enumerate(plan.axes)),
+      *(("unused_source", pattern) for pattern in plan.unused_source)]
+  for owner, pattern in patterns:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      lines.append(f"{owner}: {pattern!r} is no regular expression: {error}.")
+  axes = {axis for spec in target.values() for axis in spec.axes}
+  for axis in dict.fromkeys(on.axis for on in plan.axes):
+    if axis == "position" and axis not in axes:
+      lines.append(
+          "no leaf carries axis `position`: sinusoidal and rotary positions have no"
+          " rows, they reach any length as they are. Remove the axis map.")
+    elif axis not in axes:
+      lines.append(f"no leaf carries axis `{axis}`; {nearest(axis, axes)}")
+  for i, rule in enumerate(plan.rules):
+    if rule.source is not None and rule.checkpoint not in sources:
+      lines.append(
+          f"rule {i} reads {' and '.join(rule.sources)} from"
+          f" {repr(rule.checkpoint) if rule.checkpoint else 'a source'}, and the run"
+          f" has {', '.join(map(repr, sources)) or 'no source'}.")
+  names = [group.name for group in plan.groups]
+  for name in sorted({name for name in names if names.count(name) > 1}):
+    lines.append(f"two groups are named {name!r}; names must differ.")
+  return lines
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+  """The end of a sentence that offers the likeliest of `words`."""
+  near = difflib.get_close_matches(word, sorted(words), n=2, cutoff=0.5)
+  return f"nearest: {', '.join(f'`{n}`' for n in near) or 'none'}."
+
+
+def acting(plan: plan_lib.TransferPlan, axis: str, name: str) -> int | None:
+  """Index of the axis map that acts on an axis of a leaf."""
+  return next((i for i, on in enumerate(plan.axes) if on.axis == axis
+               and tree.match([on.params], name) is not None), None)
+
+
+def idle(
+    plan: plan_lib.TransferPlan, target: _Specs, owners: Owners, rows: Sequence
+) -> list[str]:
+  """Rules, groups and axis maps that own no leaf, and rules that own too many."""
+  lines = []
+  owned = [index for index, _ in owners.rule.values()]
+  patterns = [rule.target for rule in plan.rules]
+  for i, rule in enumerate(plan.rules):
+    count = owned.count(i)
+    if count == 0:
+      lines.append(
+          f"rule {i} ({rule.target!r}) owns no leaf: {_why_idle(patterns, i, target)}")
+    elif rule.count is not None and count != rule.count:
+      lines.append(
+          f"rule {i} ({rule.target!r}) owns {count} leaves and says"
+          f" count={rule.count}.")
+  patterns = [group.params for group in plan.groups]
+  for i, group in enumerate(plan.groups):
+    if i not in owners.group.values():
+      lines.append(f"group {group.name!r} ({group.params!r}) owns no leaf:"
+                   f" {_why_idle(patterns, i, target)}")
+  fresh = {row.name for row in rows if not row.sources}
+  acts = {acting(plan, axis, name) for name in target if name not in fresh
+          for axis in target[name].axes}
+  return lines + [
+      f"axis map {i} (axis `{on.axis}`, params {on.params!r}) acts on no leaf that"
+      " reads a source." for i, on in enumerate(plan.axes) if i not in acts]
+
+
+def _why_idle(patterns: Sequence[str], index: int, target: _Specs) -> str:
+  hits = [name for name in target if tree.match([patterns[index]], name)]
+  if hits:
+    return f"an earlier one owns {hits[0]} already. Move it up or remove it."
+  return f"no leaf has such a name; {nearest(patterns[index], target)}"
+
+
+def unread(
+    plan: plan_lib.TransferPlan,
+    sources: Mapping[str, _Specs],
+    rows: Sequence,
+    told: str,
+) -> list[str]:
+  """Source leaves nobody reads.
+
+  A leaf that a misfit has `told` of already, as what a rule should have read, is
+  its consequence and is not told of again.
+  """
+  read = {(row.checkpoint, source) for row in rows for source in row.sources}
+  left, listed = [], [False] * len(plan.unused_source)
+  for checkpoint, specs in sources.items():
+    for name in specs:
+      if (checkpoint, name) in read:
+        continue
+      if found := tree.match(plan.unused_source, name):
+        listed[found[0]] = True
+      elif name not in told:
+        left.append(f"{checkpoint}:{name}" if checkpoint else name)
+  lines = []
+  if left:
+    folded = tree.fold(left)
+    more = f" and {len(folded) - 8} more" if folded[8:] else ""
+    lines.append(
+        f"{len(left)} source leaves are read by no rule: {', '.join(folded[:8])}{more}."
+        " Add a rule, or list them in unused_source.")
+  return lines + [
+      f"unused_source {pattern!r} leaves nothing behind: no unread source leaf has"
+      " such a name. Remove it."
+      for pattern, used in zip(plan.unused_source, listed) if not used and not told]
+
+
+def torn_heads(rows: Sequence) -> list[str]:
+  """Attentions whose query heads no longer meet a copy of their key-value head.
+
+  Heads belong together where their leaves have one grandparent, as in
+  `layer_0/attn/query/kernel` and `layer_0/attn/key/kernel`; R query heads in a row
+  read one key-value head.
+  """
+  keys, torn = {}, {}
+  for row in rows:
+    if row.sources and "kv_heads" in row.spec.axes:
+      keys.setdefault(_grandparent(row.name), row)
+  for row in rows:
+    if row.sources and "heads" in row.spec.axes and _grandparent(row.name) in keys:
+      key = keys[_grandparent(row.name)]
+      if why := _torn(_along(row, "heads"), _along(key, "kv_heads")):
+        torn.setdefault(why, []).append(row.name)
+  return [f"{', '.join(tree.fold(names))}: {why}" for why, names in torn.items()]
+
+
+def _grandparent(name: str) -> str:
+  return "/".join(name.split("/")[:-2])
+
+
+def _along(row, axis: str) -> tuple[int, int, plan_lib.Binding | None]:
+  """Sizes of an axis before and after, and what happens to it."""
+  dim = row.spec.axes.index(axis)
+  binding = next((c.binding for c in row.changes if c.dim == dim), None)
+  return row.source_spec.shape[dim], row.spec.shape[dim], binding
+
+
+@functools.lru_cache(maxsize=256)
+def _torn(heads, kv_heads) -> str | None:
+  (old, new, query), (kv_old, kv_new, key) = heads, kv_heads
+  if query is None and key is None:
+    return None
+  for head in range(new):
+    copied = head if query is None else int(query.index[head])
+    here = head // (new // kv_new)
+    if copied < 0:
+      continue
+    needs, found = copied // (old // kv_old), _entries(key, here)
+    if found and needs not in found:
+      return (
+          f"query head {head} copies head {copied}, which reads key-value head {needs},"
+          f" and would read a copy of {', '.join(map(str, sorted(found)))}. Map `heads`"
+          " and `kv_heads` alike, as strategies.grow does.")
+  return None
+
+
+def _entries(binding: plan_lib.Binding | None, entry: int) -> set[int]:
+  """Source entries that a target entry is made of; none where it is fresh."""
+  if binding is None:
+    return {entry}
+  if binding.index[entry] >= 0:
+    return {int(binding.index[entry])}
+  if binding.mixture is None:
+    return set()
+  at = np.flatnonzero(binding.mixture.rows == entry)
+  return {int(i) for m in at for i, w in zip(
+      binding.mixture.index[m], binding.mixture.weights[m]) if w}
