@@ -102,8 +102,7 @@ def resolve(
       rows.append(_row(plan, sources, name, spec, owners, bind))
     except _Misfit as misfit:
       misfits.setdefault(str(misfit), []).append(name)
-  lines = tree.fold(f"{', '.join(tree.fold(names))}: {cause}"
-                    for cause, names in misfits.items())
+  lines = tree.fold(f"{_shown(names)}: {cause}" for cause, names in misfits.items())
   told = " ".join(f"{', '.join(names)}: {cause}" for cause, names in misfits.items())
   lines += completeness.idle(plan, target, owners, rows)
   lines += completeness.unread(plan, sources, rows, told)
@@ -116,6 +115,13 @@ def resolve(
 def _error(lines: Sequence[str]) -> PlanError:
   noun = "misfit" if len(lines) == 1 else "misfits"
   return PlanError("\n  ".join([f"Plan does not fit ({len(lines)} {noun}):", *lines]))
+
+
+def _shown(names: Sequence[str]) -> str:
+  """Leaves that one cause hits; a cause says more than a long list of them."""
+  folded = tree.fold(names)
+  more = f" and {len(folded) - 3} more" if folded[3:] else ""
+  return ", ".join(folded[:3]) + more
 
 
 def _row(
