@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ import pytest
 from transfer_gen import __main__ as main
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
+from transfer_gen.models import registry
 from transfer_gen.train import loop
+from transfer_gen.train import workdir as workdir_lib
 
 CONFIG = '''
 from transfer_gen import config
@@ -64,7 +67,8 @@ def test_help_is_short_true_and_succeeds(capsys, command):
 
   assert code == 0 and len(told.out.splitlines()) < 20
   for flag in main._COMMANDS[command].flags if command else ():
-    assert "--config=" in told.out or f"--{flag}=" in told.out
+    shown = "--config=" if flag == "study" else f"--{flag}"
+    assert f"  {shown}" in told.out
 
 
 def test_help_imports_no_jax():
@@ -113,6 +117,14 @@ def test_help_imports_no_jax():
     (["generate", "--workdir=w"], "either --prompt= or --prompts=FILE"),
     (["evaluate", "--workdir=w"], "not the workdir of a run"),
     (["inspect", "--source=config.py"], "not a checkpoint"),
+    (["plan", "--config=config.py", "--workdir=w", "--diff=no"],
+     "no: has no audit.json; `plan` and `train` write one"),
+    (["plan", "--config=config.py", "--workdir=w", "--suggest"],
+     "--suggest needs a source in the config"),
+    (["plan", "--config=config.py", "--workdir=w", "--min_coverage=80"],
+     "min_coverage is 80, must be from 0 to 1"),
+    (["train", "--config=config.py", "--workdir=w", "--min_coverage=0.5"],
+     "fills 0.0% of the target's params from the source"),
 ])
 def test_bad_input_gets_one_message_and_leaves_nothing(folder, capsys, words, message):
   (folder / "empty.txt").write_text("")
@@ -145,7 +157,9 @@ def test_a_run_is_trained_moved_tested_and_asked(folder, capsys):
 
   assert first["step"] == moved["step"] == 2
   assert "vocab: " in audit and "copied" in audit and "left behind" in audit
-  assert (folder / "moved" / "audit.txt").read_text() == audit
+  assert "Every leaf: moved/audit.txt" in audit and "\x1b" not in audit
+  for name in registry.specs(registry.build(workdir_lib.read_run("moved").model)):
+    assert f"\n{name} " in (folder / "moved" / "audit.txt").read_text()
   assert scored["loss"] > 0 and scored["documents"] > 5
   assert "--- 2 of 2" in generated
   assert len((folder / "moved" / "samples.jsonl").read_text().splitlines()) == 2
@@ -223,3 +237,117 @@ def test_the_tokenizers_of_both_sides_stay_with_a_run(folder, capsys):
   assert (there / "source").is_dir()
   for path in (folder / "first" / "tokenizer").iterdir():
     assert (there / "source" / path.name).read_text() == path.read_text()
+
+
+def _moved(folder, capsys):
+  """A source, and texts with another vocabulary."""
+  _train(capsys, "--config=config.py", "--workdir=first")
+  (folder / "text.txt").write_text(
+      "".join(f"another text: {i} zebras & {i * 3} quails\n" for i in range(200)))
+
+
+def _plan(capsys, *words):
+  main.run(["transfer-gen", "plan", "--config=config.py:moved", *words])
+  return capsys.readouterr().out
+
+
+def test_a_first_plan_is_suggested_and_resolves_once_written_down(folder, capsys):
+  _moved(folder, capsys)
+  wider = ["--config.model.width=16", "--config.model.head_dim=4",
+           "--config.model.num_heads=4", "--config.model.num_layers=2"]
+
+  code = _plan(capsys, "--workdir=w", "--suggest", *wider)
+  assert not (folder / "w").exists()
+  (folder / "config.py").write_text(
+      CONFIG.replace("transfer=_plan", "transfer=transfer") + code)
+  told = _plan(capsys, "--workdir=w", *wider)
+
+  assert "vocab: " in told and "embed: grown 8 to 16" in told
+  assert "fresh (init)" in told and "layer_1/" in told
+
+
+def test_a_suggestion_that_does_not_fit_yet_says_why(folder, capsys):
+  _moved(folder, capsys)
+
+  code = _plan(capsys, "--workdir=w", "--suggest", "--config.model.width=16")
+
+  assert "# Plan does not fit" in code and "#   layer_0/attn/" in code
+  compile(code, "plan.py", "exec")
+
+
+def test_plan_shows_the_rows_that_differ_from_another_workdir(folder, capsys):
+  _moved(folder, capsys)
+  _plan(capsys, "--workdir=one")
+  text = (folder / "config.py").read_text()
+  (folder / "config.py").write_text(text.replace("rules=(", """rules=(
+      Rule(target="final_norm/.*", source=None),""").replace(
+          "groups=(", """unused_source=("final_norm/.*",), groups=("""))
+
+  told = _plan(capsys, "--workdir=two", "--diff=one")
+  same = _plan(capsys, "--workdir=two", "--diff=two")
+
+  lines = told.splitlines()
+  assert [line.split()[0] for line in lines] == [
+      "leaf", "final_norm/bias", "final_norm/scale"]
+  assert "from final_norm/bias, copy" in lines[1] and "fresh (init)" in lines[1]
+  assert same == "No row differs from two.\n"
+
+
+def test_another_plan_is_refused_with_the_rows_that_differ(folder, capsys):
+  _moved(folder, capsys)
+  _train(capsys, "--config=config.py:moved", "--workdir=moved")
+  text = (folder / "config.py").read_text()
+  frozen = """groups=(Group(name="head", params="embed/.*", unfreeze_step=None),"""
+  (folder / "config.py").write_text(text.replace("groups=(", frozen))
+  wanted = ["train", "--config=config.py:moved", "--workdir=moved"]
+
+  message = _refused(capsys, *wanted)
+  (folder / "config.py").write_text(text.replace(
+      "source=r\"\\1\")", "source=r\"\\1\", why=\"a reason\")"))
+  reworded = _refused(capsys, *wanted)
+
+  assert "moved belongs to another plan" in message
+  assert "embed/embedding" in message and "head, unfreeze_step=None" in message
+  assert "final_norm" not in message
+  assert "No row differs" in reworded and "a reason" in reworded
+
+
+def test_a_plan_that_fills_too_little_is_refused(folder, capsys):
+  _moved(folder, capsys)
+  least = ["--config=config.py:moved", "--workdir=w"]
+
+  message = _refused(capsys, "plan", *least, "--min_coverage=0.99")
+  assert not (folder / "w").exists()
+  main.run(["transfer-gen", "plan", *least, "--min_coverage=0.5"])
+
+  assert "99%" in message and "embed/embedding: " in message
+  assert "attn" not in message
+
+
+def test_origins_of_fresh_rows_are_told_on_request(folder, capsys):
+  _moved(folder, capsys)
+
+  told = _plan(capsys, "--workdir=w", "--origins=3")
+
+  binding = workdir_lib.read_audit("w").rows[0].changes[0].binding
+  fresh = [i for i, source in enumerate(binding.index) if source < 0]
+  assert f"{len(fresh)} entries without a source" in told
+  lines = told[told.index("without a source"):].splitlines()[1:]
+  assert [int(line.split(":")[0]) for line in lines[:3]] == fresh[:3]
+  assert lines[3].split() == ["and", str(len(fresh) - 3), "more"]
+
+
+def test_colours_are_for_terminals(folder, capsys, monkeypatch):
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+  monkeypatch.delenv("NO_COLOR", raising=False)
+  words = ["plan", "--config=config.py", "--workdir=w"]
+
+  main.run(["transfer-gen", *words])
+  colored = capsys.readouterr().out
+  monkeypatch.setenv("NO_COLOR", "1")
+  main.run(["transfer-gen", *words])
+  plain = capsys.readouterr().out
+
+  assert "\x1b[1;33mlayer_0/attn/key/bias" in colored
+  assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
+  assert "\x1b" not in (folder / "w" / "audit.txt").read_text()

@@ -20,6 +20,11 @@ _CONFIG = ("config", "study")  # A run's config takes overrides, a study's none.
 _COMPUTE = ("train", "study", "evaluate", "generate")
 _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {  # How, default, help.
     "workdir": (flags.DEFINE_string, None, "folder of the run; local or gs://"),
+    "diff": (flags.DEFINE_string, None, "show the rows in which this workdir differs"),
+    "suggest": (flags.DEFINE_boolean, False, "print a first plan from the two trees"),
+    "origins": (flags.DEFINE_integer, 0, "tell where N rows of each map come from"),
+    "min_coverage": (flags.DEFINE_float, 0.0,
+                     "refuse a plan that fills less of the target's params"),
     "source": (flags.DEFINE_string, None, "a run's workdir, or one checkpoint"),
     "split": (flags.DEFINE_string, "test", "train, validation or test"),
     "step": (flags.DEFINE_integer, -1, "which checkpoint; -1: the best"),
@@ -198,13 +203,56 @@ def _typed(value: Any, kind: str) -> Any:
 def _plan(values: flags.FlagValues) -> None:
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
-  setup = setup_lib.build(_typed(values.config, "Run"), values.workdir)
-  print(workdir_lib.write_audit(setup, values.workdir), end="")
+  from transfer_gen.transfer import difference  # pylint: disable=g-import-not-at-top
+  from transfer_gen.transfer import table  # pylint: disable=g-import-not-at-top
+  run_ = _typed(values.config, "Run")
+  if values.suggest:
+    print(_suggested(run_, values.workdir), end="")
+    return
+  other = workdir_lib.read_audit(values.diff) if values.diff else None
+  setup = setup_lib.build(run_, values.workdir)
+  audit = workdir_lib.write_audit(setup, values.workdir, values.min_coverage)
+  workdir_lib.write_report(values.workdir)
+  if other is None:
+    colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(table.folded(audit, colored))
+    print(f"Every leaf: {values.workdir}/audit.txt; the two trees side by side:"
+          f" {values.workdir}/report.html")
+  else:
+    rows = difference.rows(other, audit)
+    print("\n".join(rows or [f"No row differs from {values.diff}."]))
+  if values.origins:
+    print(f"\n{table.origins(audit, values.origins)}", end="")
+
+
+def _suggested(run_: Any, workdir: str) -> str:
+  """A first plan for a run, as Python; says in comments what does not fit yet."""
+  from transfer_gen import sources  # pylint: disable=g-import-not-at-top
+  from transfer_gen.models import registry  # pylint: disable=g-import-not-at-top
+  from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.transfer import resolve  # pylint: disable=g-import-not-at-top
+  from transfer_gen.transfer import suggest  # pylint: disable=g-import-not-at-top
+  if run_.source is None:
+    raise errors.UserError("plan --suggest needs a source in the config.")
+  found = []
+
+  def transfer(final):
+    source = sources.open(final.source.path, final.source.step)
+    found.append(suggest.plan(
+        source.specs, registry.specs(registry.build(final.model))))
+    return found[0]
+
+  try:
+    setup_lib.build(dataclasses.replace(run_, transfer=transfer), workdir)
+    return suggest.snippet(found[0])
+  except resolve.PlanError as error:
+    return suggest.snippet(found[0], [str(error)])
 
 
 def _train(values: flags.FlagValues) -> None:
   from transfer_gen.train import loop  # pylint: disable=g-import-not-at-top
-  print(json.dumps(loop.train(_typed(values.config, "Run"), values.workdir)))
+  print(json.dumps(loop.train(
+      _typed(values.config, "Run"), values.workdir, values.min_coverage)))
 
 
 def _evaluate(values: flags.FlagValues) -> None:
@@ -244,10 +292,10 @@ def _prompts(prompt: str | None, path: str | None) -> list[str]:
 
 def _inspect(values: flags.FlagValues) -> None:
   from transfer_gen import sources  # pylint: disable=g-import-not-at-top
-  from transfer_gen.transfer import audit  # pylint: disable=g-import-not-at-top
+  from transfer_gen.transfer import table  # pylint: disable=g-import-not-at-top
   source = sources.open(values.source, values.step)
-  print(f"{source.path}: step {source.step}")
-  print(audit.leaves(source.specs), end="")
+  print(source.title)
+  print(table.leaves(source.specs), end="")
 
 
 def _study(values: flags.FlagValues) -> None:
@@ -263,11 +311,11 @@ def _study(values: flags.FlagValues) -> None:
 
 _COMMANDS = {
     "plan": _Command(
-        _plan, ("config", "workdir"),
+        _plan, ("config", "workdir", "diff", "suggest", "origins", "min_coverage"),
         "Prints, leaf by leaf, what a transfer moves and what learns.",
         ("config", "workdir")),
     "train": _Command(
-        _train, ("config", "workdir"),
+        _train, ("config", "workdir", "min_coverage"),
         "Trains a run; on a workdir that stopped, goes on from there.",
         ("config", "workdir")),
     "evaluate": _Command(
@@ -304,10 +352,11 @@ def _help(name: str, command: _Command) -> str:
       if flag == "config":
         lines.append("  --config.a.b=VALUE     overrides one field of it")
       continue
-    _, default, text = _FLAGS[flag]
+    define, default, text = _FLAGS[flag]
     needed = " (required)" if flag in command.required else ""
-    shown = "" if default is None else f" (default {default})"
-    lines.append(f"  {'--' + flag + '=':22} {text}{shown}{needed}")
+    switch = define is flags.DEFINE_boolean
+    shown = "" if switch or default is None else f" (default {default})"
+    lines.append(f"  {f'--{flag}' + '=' * (not switch):22} {text}{shown}{needed}")
   return "\n".join([
       f"usage: transfer-gen {name} [--flag=value ...]", "", command.help, "", *lines])
 

@@ -225,10 +225,13 @@ class Source:
     path: A run's workdir, or one of its checkpoints.
     run: In a study: the name of the run whose best checkpoint it is.
     step: Which checkpoint. -1: the best, and the last where none was validated.
+    moments: Whether groups whose leaves are all copied as they are go on with the
+      source's optimiser moments; needs a checkpoint that holds them (not a best one).
   """
   path: str = ""
   run: str = ""
   step: int = -1
+  moments: bool = False
 
 
 @dataclasses.dataclass
@@ -243,6 +246,8 @@ class Run:
     train: Length and rhythm.
     parallel: Devices.
     source: What a transfer reads; None: the run starts from scratch.
+    sources: Further checkpoints, by the names that rules give them
+      (`Rule.checkpoint`).
     transfer: A `TransferPlan`, or a function of the final Run that returns one.
       None: every leaf starts fresh and learns.
     seed: Of initialisation, order of data and dropout.
@@ -254,8 +259,13 @@ class Run:
   train: Train = dataclasses.field(default_factory=Train)
   parallel: Parallel = dataclasses.field(default_factory=Parallel)
   source: Source | None = None
+  sources: dict[str, Source] = dataclasses.field(default_factory=dict)
   transfer: Any = None
   seed: int = 0
+
+  def all_sources(self) -> dict[str, Source]:
+    """Every source by its name in the plan; "" is the one without a name."""
+    return ({"": self.source} if self.source is not None else {}) | self.sources
 
 
 @dataclasses.dataclass
@@ -301,6 +311,8 @@ def from_json(data: dict[str, Any]) -> Run:
            "train": Train, "parallel": Parallel, "source": Source}
   values = {**data, "model": model}
   try:
+    values["sources"] = {
+        name: Source(**source) for name, source in data.get("sources", {}).items()}
     return Run(**{
         name: parts[name](**_tuples(value)) if name in parts and value is not None
         else value for name, value in values.items()})

@@ -125,10 +125,9 @@ def match(patterns: Sequence[str], name: str) -> tuple[int, re.Match] | None:
 
 
 def fold(names: Iterable[str]) -> list[str]:
-  """Names that differ in their numbers alone, as one.
+  """Names that differ in their numbers alone, as one; each stands for exactly its own.
 
-  `a_0/b`, `a_1/b`, `a_2/b` is `a_{0..2}/b`; numbers that always agree, as in a
-  sentence that names two leaves, fold together. The order is that of the first ones.
+  `a_0/b`, `a_1/b`, `a_2/b` is `a_{0..2}/b`. The order is that of the first ones.
   """
   groups: dict[str, list[list[str]]] = {}
   for name in dict.fromkeys(names):
@@ -156,13 +155,13 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 def _fold(between: Sequence[str], numbers: list[list[str]]) -> Iterator[str]:
   """Folds names of one skeleton: the texts between numbers, and the numbers."""
   columns = list(zip(*numbers))
-  varying = {column for column in columns if len(set(column)) > 1}
-  if math.prod(len(set(column)) for column in varying) != len(numbers):
-    first = next(i for i, column in enumerate(columns) if column in varying)
-    for value in dict.fromkeys(columns[first]):
-      yield from _fold(between, [n for n in numbers if n[first] == value])
+  varying = [i for i, column in enumerate(columns) if len(set(column)) > 1]
+  if math.prod(len(set(columns[i])) for i in varying) != len(numbers):
+    for value in dict.fromkeys(columns[varying[0]]):
+      yield from _fold(between, [n for n in numbers if n[varying[0]] == value])
     return
-  shown = [_set(column) if column in varying else column[0] for column in columns]
+  shown = [_set(column) if i in varying else column[0]
+           for i, column in enumerate(columns)]
   yield "".join(t + n for t, n in itertools.zip_longest(between, shown, fillvalue=""))
 
 

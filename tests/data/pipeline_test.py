@@ -45,6 +45,20 @@ def assert_same(one, two):
       np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_tokens_of_the_training_texts_that_are_kept_are_counted(pairs):
+  made, prepared = prepare(pairs=pairs, length=40)
+
+  kept = [d for d in made["train"]
+          if not pairs or len(ids(d.input + d.target)) + 2 <= 40]
+  expected = np.zeros(260, np.int64)
+  for document in kept:
+    for token in ids(document.input + document.target):
+      expected[token] += 1
+  np.testing.assert_array_equal(prepared.token_counts, expected)
+  assert not pairs or 0 < len(kept) < len(made["train"])  # Not vacuous.
+
+
 def test_language_models_see_every_token_as_a_target_once():
   made, prepared = prepare()
 

@@ -134,6 +134,33 @@ def test_byte_pieces_and_underscores_are_bytes_and_spaces(tmp_path):
   assert tokenizer.tokens == (b"", b"", b"", b"\n", b"\xff", b" the")
 
 
+@pytest.mark.parametrize("model, pre, decoder, tokens", [
+    (hf.models.BPE({"the</w>": 0, "t": 1}, [], end_of_word_suffix="</w>"), None,
+     hf.decoders.BPEDecoder(), (b"the ", b"t")),
+    (hf.models.BPE({"the</w>": 0, "\u0120t": 1}, [], end_of_word_suffix="</w>"),
+     hf.pre_tokenizers.ByteLevel(), hf.decoders.ByteLevel(), (b"the ", b" t")),
+    (hf.models.BPE({"\u0120the": 0, "a b": 1, "日": 2}, []), None,
+     hf.decoders.ByteLevel(), (b" the", b"a b", "日".encode())),
+    (hf.models.WordPiece(
+        {"the": 0, ",": 1, "(": 2, "##,": 3, "日": 4}, unk_token="the"), None, None,
+     (b" the", b",", b" (", b",", "日".encode())),
+    (hf.models.WordLevel({"the": 0, ".": 1}, unk_token="the"),
+     hf.pre_tokenizers.Whitespace(), None, (b" the", b".")),
+    (hf.models.WordLevel({"the": 0, " ": 1}, unk_token="the"), None, None,
+     (b"the", b" ")),
+    (hf.models.Unigram([("_the", -1.0), ("_", -2.0)]),
+     hf.pre_tokenizers.Sequence([hf.pre_tokenizers.Metaspace(replacement="_")]), None,
+     (b" the", b" ")),
+])
+def test_each_spelling_of_a_space_is_one(model, pre, decoder, tokens, tmp_path):
+  made = load_json(foreign(model, pre=pre, decoder=decoder), tmp_path)
+
+  # The token that stands for the unknown has a role, and so no surface.
+  unknown = made.roles.get("unk")
+  assert made.tokens == tuple(
+      b"" if i == unknown else token for i, token in enumerate(tokens))
+
+
 def test_truncation_padding_and_templates_of_a_file_are_not_applied(tmp_path):
   saved = build("bpe", size=300)._tokenizer
   plain = saved.encode(TEXT).ids

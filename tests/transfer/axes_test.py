@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from transfer_gen.transfer import axes
+from transfer_gen.transfer import entries
 from transfer_gen.transfer import plan as plan_lib
 
 KEY = jax.random.key(3)
@@ -23,7 +24,7 @@ def _random(*shape, seed=0):
 
 
 def _apply(value, binding, dim=0, reads=False):
-  return np.asarray(axes.apply(value, binding, dim, reads, KEY))
+  return np.asarray(entries.apply(value, binding, dim, reads, KEY))
 
 
 @settings(max_examples=40, deadline=None)

@@ -73,8 +73,8 @@ def test_tokens_match_by_bytes_and_role_never_by_position():
   embed = _resolve(FITS)[0]
 
   # c; eos, which the source lacks; x; a, its first row; pad; y; a padded row.
-  assert embed.changes[0].binding.index.tolist() == [3, -1, -1, 1, 0, -1, -1]
-  assert embed.changes[0].binding.note == "vocab: 3 of 7 matched"
+  assert embed.changes[0].binding.index.tolist() == [3, -1, -1, 1, 0, -1, -2]
+  assert embed.changes[0].binding.note == "vocab: 3 of 6 matched, 1 padded"
 
 
 def test_one_vocabulary_map_reaches_every_leaf_that_carries_the_axis():

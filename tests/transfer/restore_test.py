@@ -14,6 +14,7 @@ from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import restore
+from transfer_gen.transfer import table
 from transfer_gen.transfer import vocabulary
 
 Group, On, Rule = plan_lib.Group, plan_lib.On, plan_lib.Rule
@@ -166,8 +167,8 @@ def test_totals_count_every_fate():
       unused_source=("body", "bias"))
   rows = resolve.resolve(plan, {"": source.specs}, specs, WORDS)
 
-  totals = audit.totals(rows, {"": source.specs})
-  text = audit.text(plan, rows, {"": source.specs})
+  told = audit.of(plan, rows, {"": source.specs})
+  totals, text = audit.totals(told), table.full(told)
 
   params = {name: fate["params"] for name, fate in totals.items()}
   assert params == {"copied": 256, "mapped": 320, "fresh": 5, "left_behind": 16 + 4,

@@ -264,19 +264,21 @@ def test_layers_come_from_where_the_map_says():
   assert plan.unused_source == ("layer_1/.*",)
 
 
-def test_a_layer_map_out_of_range_is_one_sentence():
+def test_layers_out_of_range_are_one_sentence():
   old = config.Decoder(**DECODER)
   new = config.Decoder(**DECODER | dict(num_layers=4))
   _, source = _source(old)
   plan = plan_lib.TransferPlan(
-      rules=(*strategies.depth({0: 0, 1: 1, 2: 1, 3: 5}),
+      rules=(*strategies.depth({0: 0, 1: 1, 2: 4, 3: 5}),
              Rule(target="(.*)", source=r"\1")), groups=ALL)
 
   with pytest.raises(resolve.PlanError) as error:
     _transfer(source, old, new, plan)
 
-  assert ("rule 3 reads layer_5/mlp/up/kernel, not in the checkpoint; which has"
-          " layer_{0,1}/mlp/up/kernel alone." in str(error.value))
+  assert "(1 misfit)" in str(error.value)
+  assert ("layer_{2,3}/... (16 leaves): rule {2,3} reads layer_{4,5}/..., not in the"
+          " checkpoint, which has"
+          " layer_{0,1} alone." in str(error.value))
 
 
 @pytest.mark.parametrize("changes, message", [

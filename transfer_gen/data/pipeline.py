@@ -9,6 +9,7 @@ process: its worker processes are not used, and nothing has to be closed.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import itertools
 from typing import Any, Protocol
 
 import grain
@@ -44,6 +45,8 @@ class Prepared:
     tokenizer: What made the ids.
     roles: Ids of pad, bos, eos and sep, stand-ins included.
     lengths: All T that batches can have, ascending.
+    token_counts: i64[V], how often each token stands in the texts of the training
+      split that were kept; roles, which rows add, are not counted.
     facts: For data.json: the documents' facts, `tokenizer`, and by split `rows` by
       length, `tokens` (targets that count), `unknown_tokens`, `bytes` of the
       targets and `kept` and `dropped` with those of `too_many_tokens`.
@@ -51,6 +54,7 @@ class Prepared:
   tokenizer: tokenizers.Tokenizer
   roles: Mapping[str, int]
   lengths: tuple[int, ...]
+  token_counts: np.ndarray
   facts: dict[str, Any]
   _rows: Mapping[str, Sequence["_Rows"]]
   _bytes: Mapping[str, np.ndarray]
@@ -147,6 +151,7 @@ def prepare(
   pairs = documents_lib.is_pairs(config)
   lay_out = _pad if pairs else _pack
   rows, sizes, splits = {}, {}, {}
+  token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
     targets = _encode(tokenizer, [document.target for document in found])
     inputs = _encode(tokenizer, [document.input for document in found])
@@ -157,6 +162,9 @@ def prepare(
       raise errors.UserError(
           f"data: each of the {len(found)} pairs of {split} is longer than"
           f" data.length={config.length} tokens. Raise it, or set data.max_chars.")
+    if split == "train":
+      for ids in itertools.compress([*inputs, *targets], [*kept, *kept]):
+        np.add.at(token_counts, ids, 1)
     counts = dict(facts.get("splits", {}).get(split, {}))
     dropped = dict(counts.get("dropped", {}))
     if not kept.all():
@@ -170,7 +178,7 @@ def prepare(
   lengths = {r.inputs.shape[1] for found in rows.values() for r in found if len(r)}
   return Prepared(
       tokenizer=tokenizer, roles=roles, lengths=tuple(sorted(lengths)),
-      facts=dict(facts) | {
+      token_counts=token_counts, facts=dict(facts) | {
           "splits": splits,
           "tokenizer": {"size": tokenizer.size, "roles": roles, "notes": notes}},
       _rows=rows, _bytes=sizes)

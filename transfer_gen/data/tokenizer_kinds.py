@@ -9,6 +9,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.transfer import vocabulary
 
 ROLES = ("pad", "bos", "eos", "sep")
 OWN = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "sep": "<sep>"}
@@ -19,6 +20,9 @@ USUAL = {
     "sep": ("<sep>", "[SEP]", "<|sep|>"),
     "unk": ("<unk>", "[UNK]", "<|unk|>"),
 }
+# Splitters that take spaces away, and what ordinary text has no space before.
+_WORD_SPLITTERS = {"Whitespace", "BertPreTokenizer"}
+_CLOSING = frozenset(".,;:!?)]}%")
 KIND_FILE = "tokenizer_kind.json"
 _CHUNK = 512
 
@@ -172,40 +176,66 @@ def _usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
 def _surfaces(
     description: Mapping[str, Any], tokenizer: Any, roles: Mapping[str, int]
 ) -> tuple[bytes, ...]:
-  """Surface of each token, by the spelling that its decoder undoes."""
-  decoders = set(_types(description.get("decoder")))
+  """Surface of each token."""
   added = {token["id"]: token for token in description["added_tokens"]}
-  model = description.get("model") or {}
-  prefix = (description.get("decoder") or {}).get("prefix", "##")
+  surface_fn = _surface_fn(description)
   surfaces = []
   for i in range(max(tokenizer.get_vocab().values(), default=-1) + 1):
     token = tokenizer.id_to_token(i)
     if token is None or i in roles.values() or added.get(i, {}).get("special"):
-      surface = b""
-    elif i in added:
-      surface = token.encode("utf-8")
-    elif "ByteLevel" in decoders:
-      surface = b"".join(_letters()[c] for c in token)
-    elif "WordPiece" in decoders:
-      surface = (
-          token.removeprefix(prefix) if token.startswith(prefix) else " " + token
-      ).encode("utf-8")
-    elif model.get("byte_fallback") and _is_byte(token):
-      surface = bytes([int(token[3:5], 16)])
-    elif decoders & {"Metaspace", "Replace"}:
-      surface = token.replace("\u2581", " ").encode("utf-8")
+      surfaces.append(b"")
     else:
-      surface = token.encode("utf-8")
-    surfaces.append(surface)
+      surfaces.append(token.encode("utf-8") if i in added else surface_fn(token))
   return tuple(surfaces)
 
 
-def _types(decoder: Any) -> Iterator[str]:
-  """Names of a decoder and of those in it."""
-  if decoder:
-    yield decoder["type"]
-    for inner in decoder.get("decoders", ()):
-      yield from _types(inner)
+def _surface_fn(description: Mapping[str, Any]) -> Callable[[str], bytes]:
+  """The text behind a token's spelling, as its model, splitter and decoder have it."""
+  parts = {part["type"]: part for name in ("pre_tokenizer", "model", "decoder")
+           for part in _parts(description.get(name))}
+  if "ByteLevel" in parts:
+    text_fn = lambda token: b"".join(_bytes().get(c, c.encode("utf-8")) for c in token)
+  elif "WordPiece" in parts:
+    piece = parts["WordPiece"]
+    text_fn = _words_fn(piece.get("prefix", piece.get("continuing_subword_prefix")))
+  elif "WordLevel" in parts and _WORD_SPLITTERS & parts.keys():
+    text_fn = _words_fn(None)
+  elif {"Metaspace", "Replace"} & parts.keys():
+    space = parts.get("Metaspace", {}).get("replacement", "\u2581")
+    text_fn = lambda token: token.replace(space, " ").encode("utf-8")
+  else:
+    text_fn = lambda token: token.encode("utf-8")
+
+  model = description.get("model") or {}
+  end = model.get("end_of_word_suffix") or parts.get("BPEDecoder", {}).get("suffix")
+  byte_pieces = model.get("byte_fallback") or "ByteFallback" in parts
+
+  def surface(token):
+    if byte_pieces and _is_byte(token):
+      return bytes([int(token[3:5], 16)])
+    if end and token.endswith(end):
+      return text_fn(token.removesuffix(end)) + b" "
+    return text_fn(token)
+
+  return surface
+
+
+def _words_fn(prefix: str | None) -> Callable[[str], bytes]:
+  """For words split at spaces and punctuation; `prefix` marks those that go on."""
+  def surface(token):
+    if prefix and token.startswith(prefix):
+      return token.removeprefix(prefix).encode("utf-8")
+    joined = token in _CLOSING or (len(token) == 1 and "\u3400" <= token <= "\u9fff")
+    return ("" if joined else " ").encode() + token.encode("utf-8")
+  return surface
+
+
+def _parts(part: Any) -> Iterator[Mapping[str, Any]]:
+  """A part of a tokenizer's description, or the parts of a sequence."""
+  if part and "type" in part:
+    yield part
+    for inner in (*part.get("decoders", ()), *part.get("pretokenizers", ())):
+      yield from _parts(inner)
 
 
 def _is_byte(token: str) -> bool:
@@ -213,12 +243,8 @@ def _is_byte(token: str) -> bool:
 
 
 @functools.cache
-def _letters() -> dict[str, bytes]:
-  """The byte behind each letter of byte-level BPE: printable ones are themselves."""
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = [i for i in range(256) if i not in printable]
-  letters = {chr(i): bytes([i]) for i in printable}
-  return letters | {chr(256 + n): bytes([i]) for n, i in enumerate(others)}
+def _bytes() -> dict[str, bytes]:
+  return {letter: byte for byte, letter in vocabulary.byte_letters().items()}
 
 
 def _refuse_unknown(text: str, characters: Collection[str]) -> None:

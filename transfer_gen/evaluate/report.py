@@ -7,6 +7,9 @@ from typing import Any
 
 from matplotlib import figure
 
+from transfer_gen.evaluate import audit_page
+from transfer_gen.transfer import audit as audit_lib
+
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
 padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{
 padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,
@@ -84,13 +87,17 @@ def replace_section(text: str, key: str, section: str) -> str:
   return before + new + rest.partition(f"{end}\n")[2]
 
 
-def run_page(name: str, audit: str, lines: Sequence[Mapping[str, Any]]) -> str:
-  """The page of a single run: its curve and its audit."""
+def run_page(
+    name: str, audit: audit_lib.Audit, lines: Sequence[Mapping[str, Any]]
+) -> str:
+  """The page of a single run: its curve, once there is one, and its audit."""
+  curve = [_plot({"train": lines, "validation": lines})] if lines else []
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",
-      f"<title>{html.escape(name)}</title><style>{_STYLE}</style>",
-      f"<h1>{html.escape(name)}</h1>", _plot({"train": lines, "validation": lines}),
-      "<h2>Transfer plan, leaf by leaf</h2>", f"<pre>{html.escape(audit)}</pre>",
+      f"<title>{html.escape(name)}</title>",
+      f"<style>{_STYLE}{audit_page.STYLE}</style>",
+      f"<h1>{html.escape(name)}</h1>", *curve,
+      "<h2>Transfer plan, leaf by leaf</h2>", audit_page.trees(audit),
       "</html>", ""])
 
 

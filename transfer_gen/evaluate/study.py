@@ -135,13 +135,13 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
       raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
     if name in ordered:
       return
-    source = runs[name].source
-    if source is not None and source.run:
-      if source.run not in runs:
+    for source in runs[name].all_sources().values():
+      if source.run and source.run not in runs:
         raise errors.UserError(
             f"run {name!r}: source.run is {source.run!r}, which is none of"
             f" {', '.join(runs)}.")
-      visit(source.run, (*path, name))
+      if source.run:
+        visit(source.run, (*path, name))
     ordered.append(name)
 
   for name in runs:
@@ -150,11 +150,10 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
 
 
 def _with(run, seed, lr, workdir) -> config_lib.Run:
-  source = run.source
-  if source is not None and source.run:
-    source = config_lib.Source(path=str(workdir / source.run), step=source.step)
+  found = {name: dataclasses.replace(source, path=str(workdir / source.run), run="")
+           if source.run else source for name, source in run.all_sources().items()}
   return dataclasses.replace(
-      copy.deepcopy(run), seed=seed, source=source,
+      copy.deepcopy(run), seed=seed, source=found.pop("", None), sources=found,
       optim=dataclasses.replace(run.optim, lr=lr))
 
 

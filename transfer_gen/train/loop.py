@@ -18,7 +18,6 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import pipeline
 from transfer_gen.evaluate import evaluate
-from transfer_gen.evaluate import report
 from transfer_gen.models import registry
 from transfer_gen.train import objectives
 from transfer_gen.train import parallel
@@ -37,12 +36,15 @@ class Best:
   stale: int = 0  # Validations since.
 
 
-def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
+def train(
+    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0
+) -> dict[str, Any]:
   """Trains to the end, and leaves in `workdir` what DESIGN names.
 
   Args:
     run: The config.
     workdir: Empty, new, or of this same run, which then goes on.
+    min_coverage: Share of the target's params that must come from a source.
 
   Returns:
     `step`, `best_step`, `best_validation_loss` and `seconds` of this call.
@@ -59,7 +61,7 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
       run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=objectives.next_token(setup.model, run.model.dropout > 0),
       optimizer=setup.optimizer)
-  workdir_lib.claim(setup, workdir)
+  workdir_lib.claim(setup, workdir, min_coverage)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
   session = _Session(
@@ -74,9 +76,7 @@ def train(run: config_lib.Run, workdir: epath.PathLike) -> dict[str, Any]:
       print(f"{workdir}: goes on from step {last}", flush=True)
       best = _go_on(session, last)
     checkpoints.wait()
-    workdir_lib.write_text(workdir / "report.html", report.run_page(
-        workdir.name, (workdir / "audit.txt").read_text(),
-        workdir_lib.read_metrics(workdir)))
+    workdir_lib.write_report(workdir)
   finally:
     session.writer.close()
     checkpoints.close()
@@ -176,6 +176,7 @@ def _judge(best: Best, loss: float, step: int) -> None:
 
 def _facts(setup) -> dict[str, Any]:
   return {"axes": checkpoint.axes_facts(setup.specs),
+          "constants": registry.constants(setup.run.model),
           "plan": plan_lib.fingerprint(setup.plan)}
 
 

@@ -66,12 +66,7 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
     errors.UserError: For whatever in `run` does not exist or does not fit.
   """
   _check(run)
-  sources = {}
-  if run.source is not None:
-    if not run.source.path:
-      raise errors.UserError(
-          "source.path is empty: give the workdir of the run to transfer from.")
-    sources[""] = sources_lib.open(run.source.path, run.source.step)
+  sources = {name: _open(name, source) for name, source in run.all_sources().items()}
   texts, facts = documents.load(run.data)
   tokenizer = _tokenizer(run, epath.Path(workdir), texts)
   model = model_config(run.model, tokenizer)
@@ -81,15 +76,27 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
   plan = run.transfer(run) if callable(run.transfer) else run.transfer
   plan = plan_lib.SCRATCH if plan is None else plan
   source_tokenizers = _source_tokenizers(sources) if plan.axes else {}
+  data = pipeline.prepare(run.data, texts, tokenizer, facts)
   rows = resolve.resolve(
       plan, {name: source.specs for name, source in sources.items()}, specs,
-      {name: vocabulary.Vocabulary(tokens=t.tokens, roles=t.roles) for name, t in
-       {**source_tokenizers, resolve.TARGET: tokenizer}.items()})
+      {**{name: vocabulary.Vocabulary(tokens=t.tokens, roles=t.roles)
+          for name, t in source_tokenizers.items()},
+       resolve.TARGET: vocabulary.Vocabulary(
+           tokens=tokenizer.tokens, roles=tokenizer.roles, counts=data.token_counts)},
+      {**{name: source.constants for name, source in sources.items()},
+       resolve.TARGET: registry.constants(model)})
   return Setup(
-      run=run, data=pipeline.prepare(run.data, texts, tokenizer, facts),
-      model=module, specs=specs, plan=plan, rows=rows, sources=sources,
-      source_tokenizers=source_tokenizers,
+      run=run, data=data, model=module, specs=specs, plan=plan, rows=rows,
+      sources=sources, source_tokenizers=source_tokenizers,
       optimizer=optim_lib.build(run.optim, plan.groups, rows, run.train.steps))
+
+
+def _open(name: str, source: config_lib.Source) -> checkpoint.Stored:
+  if not source.path:
+    field = f"sources[{name!r}]" if name else "source"
+    raise errors.UserError(
+        f"{field}.path is empty: give the workdir of the run to transfer from.")
+  return sources_lib.open(source.path, source.step)
 
 
 def model_config(model: Any, tokenizer: tokenizers.Tokenizer) -> Any:

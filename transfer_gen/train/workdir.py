@@ -1,37 +1,46 @@
 """What a run leaves: who owns a workdir, its records and its metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
 from typing import Any
+import zipfile
 
 from etils import epath
 import jax
+import numpy as np
 import tensorboardX
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.evaluate import report
 from transfer_gen.train import setup as setup_lib
-from transfer_gen.transfer import audit
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import difference
 from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import table
 
 CONFIG, PLAN, DATA = "config.json", "plan.json", "data.json"
-METRICS = "metrics.jsonl"
+AUDIT, ARRAYS, METRICS = "audit.json", "plan_arrays.npz", "metrics.jsonl"
+_SHOWN = 20  # Lines of differing rows in a message.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
              "tensorflow-datasets", "tokenizers", "numpy", "transfer_gen")
 
 
-def claim(setup: setup_lib.Setup, workdir: epath.PathLike) -> None:
+def claim(
+    setup: setup_lib.Setup, workdir: epath.PathLike, min_coverage: float = 0.0
+) -> None:
   """Makes the workdir this run's, or sees that it is.
 
   Raises:
-    errors.UserError: If it belongs to another config or plan; says key by key
-      what differs.
+    errors.UserError: If it belongs to another config, said key by key, or to another
+      plan, said row by row; if the plan covers too little, see `write_audit`.
   """
-  write_audit(setup, workdir)
+  write_audit(setup, workdir, min_coverage)
   workdir = epath.Path(workdir)
   if (workdir / CONFIG).exists():
     return
@@ -45,22 +54,73 @@ def claim(setup: setup_lib.Setup, workdir: epath.PathLike) -> None:
   write_json(workdir / CONFIG, config_lib.to_json(setup.run))
 
 
-def write_audit(setup: setup_lib.Setup, workdir: epath.PathLike) -> str:
-  """Writes plan.json, audit.txt and audit.json; returns the text.
+def write_audit(
+    setup: setup_lib.Setup, workdir: epath.PathLike, min_coverage: float = 0.0
+) -> audit_lib.Audit:
+  """Writes plan.json, with plan_arrays.npz where it has arrays, and the audit.
+
+  Args:
+    setup: The run.
+    workdir: Where to.
+    min_coverage: Share of the target's params that must come from a source.
 
   Raises:
-    errors.UserError: If the workdir is of another run, see `claim`.
+    errors.UserError: If the workdir is of another run, see `claim`, or less comes
+      from a source; nothing is written then.
   """
+  audit = audit_lib.of(setup.plan, setup.rows, setup.source_specs)
+  audit_lib.check_coverage(audit, min_coverage)
   workdir = epath.Path(workdir)
   if (workdir / CONFIG).exists():
-    _compare(workdir, setup)
+    _compare(workdir, setup, audit)
   workdir.mkdir(parents=True, exist_ok=True)
-  told = setup.plan, setup.rows, setup.source_specs
-  text = audit.text(*told)
-  write_json(workdir / PLAN, plan_lib.to_json(setup.plan))
-  write_json(workdir / "audit.json", audit.to_json(*told))
-  write_text(workdir / "audit.txt", text)
-  return text
+  if arrays := plan_lib.arrays(setup.plan):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    _write_bytes(workdir / ARRAYS, buffer.getvalue())
+  write_json(workdir / PLAN, plan_lib.to_json(setup.plan))  # After what it names.
+  if not arrays:
+    (workdir / ARRAYS).unlink(missing_ok=True)
+  write_json(workdir / AUDIT, audit_lib.to_json(audit))
+  write_text(workdir / "audit.txt", table.full(audit))
+  return audit
+
+
+def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
+  """The plan of the run in a workdir, with its arrays.
+
+  Raises:
+    errors.UserError: If there is none that this version of the package reads.
+  """
+  workdir = epath.Path(workdir)
+  arrays = {}
+  if (workdir / ARRAYS).exists():
+    try:
+      with np.load(io.BytesIO((workdir / ARRAYS).read_bytes()),
+                   allow_pickle=False) as stored:
+        arrays = dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+      raise errors.UserError(f"{workdir / ARRAYS}: is damaged: {error}.") from error
+  plan = _read(workdir / PLAN, lambda data: plan_lib.from_json(data, arrays))
+  if plan_lib.arrays(plan).keys() - arrays.keys():
+    raise errors.UserError(f"{workdir / ARRAYS}: was changed after {PLAN} was written.")
+  return plan
+
+
+def read_audit(workdir: epath.PathLike) -> audit_lib.Audit:
+  """The audit of the run in a workdir.
+
+  Raises:
+    errors.UserError: If there is none that this version of the package reads.
+  """
+  return _read(epath.Path(workdir) / AUDIT, audit_lib.from_json)
+
+
+def write_report(workdir: epath.PathLike) -> None:
+  """Writes report.html: the run's curve so far, and its audit."""
+  workdir = epath.Path(workdir)
+  write_text(workdir / "report.html", report.run_page(
+      workdir.name, read_audit(workdir), read_metrics(workdir)))
 
 
 def read_run(workdir: epath.PathLike) -> config_lib.Run:
@@ -102,9 +162,7 @@ def write_json(path: epath.Path, data: Any) -> None:
 
 def write_text(path: epath.Path, text: str) -> None:
   """Writes a file whole or not at all."""
-  partial = path.parent / f"{path.name}.partial"
-  partial.write_text(text)
-  partial.replace(path)
+  _write_bytes(path, text.encode())
 
 
 class MetricsWriter:
@@ -154,20 +212,50 @@ def add_samples(
   return lines
 
 
-def _compare(workdir: epath.Path, setup: setup_lib.Setup) -> None:
+def _write_bytes(path: epath.Path, data: bytes) -> None:
+  partial = path.parent / f"{path.name}.partial"
+  partial.write_bytes(data)
+  partial.replace(path)
+
+
+def _read(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
+  if not path.exists():
+    raise errors.UserError(
+        f"{path.parent}: has no {path.name}; `plan` and `train` write one.")
+  try:
+    return parse(json.loads(path.read_text()))
+  except (errors.UserError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise errors.UserError(f"{path}: {error}") from error
+
+
+def _compare(
+    workdir: epath.Path, setup: setup_lib.Setup, audit: audit_lib.Audit
+) -> None:
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
       read(CONFIG), of_json(config_lib.to_json(setup.run))))
-  if not differ:
-    differ = [
-        *_differences(read(PLAN), plan_lib.to_json(setup.plan), "transfer."),
-        *_differences(read(DATA)["fingerprint"], setup.data.facts["fingerprint"],
-                      "data (the texts themselves)")]
   if differ:
-    raise errors.UserError(
-        f"{workdir} belongs to another config:\n  " + "\n  ".join(differ)
-        + "\nTake another --workdir, or the config that it began with.")
+    raise _of_another("config", workdir, differ)
+  theirs = read_plan(workdir)
+  if plan_lib.fingerprint(theirs) != audit.plan:
+    rows = difference.rows(read_audit(workdir), audit)
+    more = [f"and {len(rows) - _SHOWN} more lines"] if rows[_SHOWN:] else []
+    raise _of_another("plan", workdir, [*rows[:_SHOWN], *more] or [
+        "No row differs, but what the plan says does:",
+        *_differences(plan_lib.to_json(theirs), plan_lib.to_json(setup.plan))])
+  if differ := list(_differences(
+      read(DATA)["fingerprint"], setup.data.facts["fingerprint"],
+      "data (the texts themselves)")):
+    raise _of_another("config", workdir, differ)
+
+
+def _of_another(
+    what: str, workdir: epath.Path, lines: Sequence[str]
+) -> errors.UserError:
+  return errors.UserError(
+      f"{workdir} belongs to another {what}:\n  " + "\n  ".join(lines)
+      + f"\nTake another --workdir, or the {what} that it began with.")
 
 
 def _differences(theirs: Any, mine: Any, prefix: str = ""):

@@ -1,113 +1,167 @@
-"""Rows as a table, totals and JSON: what people read before anything runs."""
+"""What a transfer does, as people are told: what reaches, what learns, what is left.
 
-from collections.abc import Mapping, Sequence
+An `Audit` is what `audit.json` holds; the table, the page and the comparison of two
+runs are all made of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
+import numpy as np
+
+from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
+from transfer_gen.transfer import rows_json
 
-_HEADER = ("leaf", "shape", "from", "rule", "how", "group")
+FRESH = ("init", "zeros", "ones")  # `Row.how` of what reads no source.
 
 
-def totals(
-    rows: Sequence[resolve.Row], sources: Mapping[str, Mapping[str, tree.Spec]]
-) -> dict[str, dict[str, int]]:
-  """Leaves, params and bytes of each fate; "left_behind" counts the source's."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+  """A resolved plan.
+
+  Attributes:
+    plan: Its fingerprint.
+    rows: What happens to each leaf of the target.
+    groups: What learns.
+    whys: Reasons that rules give, by their index.
+    left: Source leaves that no row reads, by checkpoint and name.
+  """
+  plan: str
+  rows: Sequence[resolve.Row]
+  groups: tuple[plan_lib.Group, ...]
+  whys: Mapping[int, str]
+  left: Mapping[str, Mapping[str, tree.Spec]]
+
+
+def of(
+    plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row],
+    sources: Mapping[str, Mapping[str, tree.Spec]],
+) -> Audit:
+  """The audit of a plan that resolved to `rows`."""
   read = {(row.checkpoint, name) for row in rows for name in row.sources}
-  left = [spec for checkpoint, specs in sources.items()
-          for name, spec in specs.items() if (checkpoint, name) not in read]
-  of = lambda *hows: [row.spec for row in rows if row.how in hows]
+  left = {
+      checkpoint: {name: spec for name, spec in specs.items()
+                   if (checkpoint, name) not in read}
+      for checkpoint, specs in sources.items()}
+  return Audit(
+      plan=plan_lib.fingerprint(plan), rows=tuple(rows), groups=plan.groups,
+      whys={i: rule.why for i, rule in enumerate(plan.rules) if rule.why}, left=left)
+
+
+def totals(audit: Audit) -> dict[str, dict[str, int]]:
+  """Leaves, params and bytes of each fate; "left_behind" counts the source's."""
+  rows = audit.rows
+  of_how = lambda *hows: count(row.spec for row in rows if row.how in hows)
   return {
-      "copied": _count(of("copy")),
-      "mapped": _count(of("mapped", "mean")),
-      "fresh": _count(of("init", "zeros", "ones")),
-      "left_behind": _count(left),
-      "learning": _count([r.spec for r in rows if r.unfreeze_step is not None]),
-      "frozen": _count([r.spec for r in rows if r.unfreeze_step is None]),
-      "target": _count([row.spec for row in rows]),
+      "copied": of_how("copy"),
+      "mapped": of_how("mapped", "mean"),
+      "fresh": of_how(*FRESH),
+      "left_behind": count(
+          spec for specs in audit.left.values() for spec in specs.values()),
+      "learning": count(r.spec for r in rows if r.unfreeze_step is not None),
+      "frozen": count(r.spec for r in rows if r.unfreeze_step is None),
+      "target": count(row.spec for row in rows),
   }
 
 
-def text(
-    plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row],
-    sources: Mapping[str, Mapping[str, tree.Spec]],
-) -> str:
-  """The audit as an aligned table, with groups and totals below it."""
-  lines = [_HEADER] + [_cells(row) for row in rows]
-  groups = [_group(group, rows) for group in plan.groups]
-  whys = [f"rule {i}: {rule.why}" for i, rule in enumerate(plan.rules) if rule.why]
-  sums = [_total(name.replace("_", " "), total)
-          for name, total in totals(rows, sources).items()]
-  return "\n".join([*_aligned(lines), "", *groups, *whys, "", *sums, ""])
-
-
-def leaves(specs: Mapping[str, tree.Spec]) -> str:
-  """The leaves of one tree as an aligned table, with their total."""
-  lines = [("leaf", "shape", "dtype", "axes")]
-  lines += [(name, _shape(spec), str(spec.dtype), ", ".join(spec.axes))
-            for name, spec in specs.items()]
-  total = _count(list(specs.values()))
-  return "\n".join([*_aligned(lines), "", _total("total", total), ""])
-
-
-def to_json(
-    plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row],
-    sources: Mapping[str, Mapping[str, tree.Spec]],
-) -> dict[str, Any]:
-  """The audit as JSON types."""
-  return {
-      "plan": plan_lib.fingerprint(plan),
-      "rows": [{
-          "name": row.name, "shape": list(row.spec.shape),
-          "dtype": str(row.spec.dtype), "axes": list(row.spec.axes),
-          "how": row.how, "rule": row.rule, "group": row.group,
-          "unfreeze_step": row.unfreeze_step, "checkpoint": row.checkpoint,
-          "sources": list(row.sources),
-          "source_shape": list(row.source_spec.shape) if row.source_spec else None,
-          "changes": [{"dim": change.dim, "note": change.binding.note}
-                      for change in row.changes],
-      } for row in rows],
-      "totals": totals(rows, sources),
-  }
-
-
-def _count(specs: Sequence[tree.Spec]) -> dict[str, int]:
+def count(specs: Iterable[tree.Spec]) -> dict[str, int]:
+  """Leaves, params and bytes."""
+  specs = list(specs)
   return {"leaves": len(specs), "params": sum(s.size for s in specs),
           "bytes": sum(s.nbytes for s in specs)}
 
 
-def _cells(row: resolve.Row) -> tuple[str, ...]:
-  how = "; ".join(c.binding.note for c in row.changes) or row.how
-  if row.how in ("init", "zeros", "ones"):
-    how = f"fresh ({row.how})"
-  source = "-"
-  if row.sources:
-    source = " + ".join(row.sources)
-    source = f"{row.checkpoint}:{source}" if row.checkpoint else source
-  group = row.group + (" (frozen)" if row.unfreeze_step is None else "")
-  return row.name, _shape(row.spec), source, str(row.rule), how, group
+def coverage(audit: Audit) -> float:
+  """Share of the target's params that come from a source; fresh rows of a mapped
+  leaf do not."""
+  total = sum(row.spec.size for row in audit.rows)
+  return sum(_filled(audit.rows)) / total if total else 1.0
 
 
-def _shape(spec: tree.Spec) -> str:
-  return f"({','.join(map(str, spec.shape))})"
+def check_coverage(audit: Audit, least: float) -> None:
+  """Sees that enough of the target comes from a source.
+
+  Raises:
+    errors.UserError: If `coverage` is below `least`, with the largest leaves that
+      are not covered; if `least` is no share.
+  """
+  if not 0 <= least <= 1:
+    raise errors.UserError(f"min_coverage is {least:g}, must be from 0 to 1.")
+  share = coverage(audit)
+  if share >= least:
+    return
+  missing = [(row, row.spec.size - filled)
+             for row, filled in zip(audit.rows, _filled(audit.rows))]
+  folded = [(times * int(each), times, name) for times, (name, each) in
+            fold.fold([(row.name, str(lacks)) for row, lacks in missing if lacks])]
+  folded.sort(key=lambda line: -line[0])
+  lines = [f"  {name}{f' ({times} leaves)' if times > 1 else ''}: {lacks:,} params"
+           for lacks, times, name in folded[:5]]
+  more = [f"  and {len(folded) - 5} more"] if folded[5:] else []
+  raise errors.UserError("\n".join([
+      f"The plan fills {100 * share:.1f}% of the target's params from the source, and"
+      f" min_coverage asks for {100 * least:g}%. The most that it does not fill:",
+      *lines, *more, "Give these a source, or ask for less."]))
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  return ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip()
-          for line in lines]
+def to_json(audit: Audit) -> dict[str, Any]:
+  """The audit as JSON types; `totals` and `coverage` are for other readers."""
+  return {
+      "plan": audit.plan,
+      **rows_json.to_json(audit.rows),
+      "groups": [dataclasses.asdict(group) for group in audit.groups],
+      "whys": {str(index): why for index, why in audit.whys.items()},
+      "left": {
+          checkpoint: [{"name": name, **rows_json.spec_to_json(spec)}
+                       for name, spec in specs.items()]
+          for checkpoint, specs in audit.left.items()},
+      "totals": totals(audit),
+      "coverage": coverage(audit),
+  }
 
 
-def _total(name: str, count: Mapping[str, int]) -> str:
-  return (f"{name:12} {count['leaves']:5} leaves {count['params']:14,} params"
-          f" {count['bytes']:16,} bytes")
+def from_json(data: Mapping[str, Any]) -> Audit:
+  """The audit that `to_json` wrote.
+
+  Raises:
+    errors.UserError: If it is none that this version reads.
+  """
+  try:
+    return Audit(
+        plan=data["plan"], rows=tuple(rows_json.from_json(data)),
+        groups=tuple(plan_lib.Group(**group) for group in data["groups"]),
+        whys={int(index): why for index, why in data["whys"].items()},
+        left={checkpoint: {
+            spec["name"]: rows_json.spec_from_json(
+                {k: v for k, v in spec.items() if k != "name"})
+            for spec in specs} for checkpoint, specs in data["left"].items()})
+  except (KeyError, TypeError, AttributeError) as error:
+    raise errors.UserError(
+        f"Not an audit that this version of the package reads: {error}.") from error
 
 
-def _group(group: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
-  mine = _count([row.spec for row in rows if row.group == group.name])
-  when = {None: "frozen", 0: "learns"}.get(
-      group.unfreeze_step, f"learns from step {group.unfreeze_step}")
-  rate = "" if group.unfreeze_step is None else f", {group.lr_mult:g} x the rate"
-  return (f"group {group.name}: {mine['leaves']} leaves, {mine['params']:,} params,"
-          f" {when}{rate}")
+def _filled(rows: Sequence[resolve.Row]) -> list[int]:
+  """How many params of each row come from a source."""
+  entries: dict[int, int] = {}  # Of each binding; rows share them.
+  filled = []
+  for row in rows:
+    size = row.spec.size if row.sources else 0
+    for change in row.changes:
+      key = id(change.binding)
+      if key not in entries:
+        entries[key] = _entries(change.binding)
+      size = size // row.spec.shape[change.dim] * entries[key]
+    filled.append(size)
+  return filled
+
+
+def _entries(binding: plan_lib.Binding) -> int:
+  has = np.asarray(binding.index) >= 0
+  if binding.mixture is not None:
+    has[binding.mixture.rows] = True
+  return int(has.sum())

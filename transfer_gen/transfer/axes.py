@@ -1,13 +1,11 @@
 """Axis maps: how one axis of the source becomes the target's."""
 
 import dataclasses
-import functools
 
-import jax
-from jax import numpy as jnp
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.transfer import mixtures
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
@@ -21,37 +19,57 @@ _CONSTANTS = {  # What must stay for a grown axis to keep the function, and wher
 class MatchTokens:
   """Rows of a vocabulary by token: matched ones are copied, others start fresh.
 
+  Padded rows, beyond the tokenizer, are never drawn: they get the mean, or what
+  else `fresh` says.
+
   Attributes:
     fresh: "normal": drawn around the source's mean row with its spread (one
-      standard deviation an entry, over the source's rows); "mean": that mean.
+      standard deviation an entry, over the source's rows); "covariance": likewise,
+      with the covariance of the entries; "mean": that mean; "pieces": the mean of
+      the source's tokens that spell the new one, and the mean of all where none do;
+      "zeros"; "init": as the model starts.
+    mixture: Target tokens that are weighted sums of source tokens, matched or not,
+      from `mixtures.focus` or `mixtures.wechsel`; the others as said above.
   """
   fresh: str = "normal"
+  mixture: plan_lib.Mixture | None = None
 
   def __post_init__(self):
-    _check_fresh(self)
+    if self.fresh != "pieces":
+      _check_fresh(self)
+    if self.mixture is not None:
+      mixtures.check(self.mixture)
 
   def bind(self, sizes: plan_lib.AxisSizes) -> plan_lib.Binding:
     """Matches the two vocabularies.
 
     Raises:
-      ValueError: If one is not known or has more tokens than the axis has rows.
+      ValueError: If one is not known or has more tokens than the axis has rows, or
+        if the mixture was made for others.
     """
+    source, target = sizes.source_vocabulary, sizes.target_vocabulary
     for side, vocab, rows in (
-        ("source", sizes.source_vocabulary, sizes.source),
-        ("target", sizes.target_vocabulary, sizes.target)):
+        ("source", source, sizes.source), ("target", target, sizes.target)):
       if vocab is None:
         raise ValueError(f"MatchTokens needs the {side}'s tokens, and none are known")
       if len(vocab.tokens) > rows:
         raise ValueError(
             f"the {side}'s tokenizer has {len(vocab.tokens)} tokens and the axis"
             f" `{sizes.axis}` {rows} rows there: it is not this model's tokenizer")
-    index = np.full(sizes.target, -1, np.int32)
-    matched = vocabulary.match(sizes.source_vocabulary, sizes.target_vocabulary)
-    index[:len(matched)] = matched
-    count = int((index >= 0).sum())
+    index = np.full(sizes.target, plan_lib.PADDED, np.int32)
+    index[:len(target.tokens)] = vocabulary.match(source, target)
+    mixture, fresh = self.mixture, self.fresh
+    if mixture is not None:
+      mixtures.check_fits(mixture, source, target)
+      index[mixture.rows] = -1
+    if fresh == "pieces":
+      mixture = mixtures.join(mixture, mixtures.pieces(source, target))
+      fresh = "mean"
     return plan_lib.Binding(
-        index=index, fresh=self.fresh,
-        note=f"{sizes.axis}: {count} of {sizes.target} matched")
+        index=index, fresh=fresh, mixture=mixture,
+        origins=mixtures.Origins(source=source, target=target, index=index,
+                                 fresh=fresh, mixture=mixture),
+        note=f"{sizes.axis}: {mixtures.note(target, index, mixture)}")
 
 
 @plan_lib.axis_map
@@ -219,112 +237,6 @@ class MeanGroups:
             index=np.arange(source, dtype=np.int32).reshape(target, group),
             weights=np.full((target, group), 1 / group, np.float32)),
         note=f"{sizes.axis}: means of {group}")
-
-
-def apply(
-    value: jax.Array,
-    binding: plan_lib.Binding,
-    dim: int,
-    reads: bool,
-    key: jax.Array,
-) -> jax.Array:
-  """Maps one dimension of a leaf; the binding's arrays may be traced.
-
-  Entries that start from the model's own "init" are left at zero, see `settle`.
-
-  Args:
-    value: dtype[..., S, ...], S at `dim`.
-    binding: What happens to it, of size N.
-    dim: The dimension that changes.
-    reads: Whether the leaf contracts it.
-    key: Draws fresh entries and noise.
-
-  Returns:
-    dtype[..., N, ...].
-  """
-  index = jnp.asarray(binding.index)
-  along = functools.partial(_along, dim=dim, ndim=value.ndim)
-  result = jnp.take(value, jnp.maximum(index, 0), axis=dim)
-  if reads and binding.share is not None:
-    result *= along(binding.share).astype(value.dtype)
-    if binding.noise:
-      result += binding.noise * _opposed(value, index, dim, result.shape, key)
-  if binding.mixture is not None:
-    result = _mix(value, binding.mixture, dim, result)
-  fresh = _fresh(value, binding.fresh, dim, result.shape, key)
-  return jnp.where(along(_has_source(binding)), result, fresh)
-
-
-def settle(
-    value: jax.Array, binding: plan_lib.Binding, dim: int, init: jax.Array
-) -> jax.Array:
-  """Puts a model's own values where `apply`, with fresh "init", left room.
-
-  Args:
-    value: dtype[..., N, ...], all dimensions mapped.
-    binding: Of `dim`.
-    dim: The dimension.
-    init: The model's own initial value of the leaf, of the same shape.
-  """
-  has = _along(_has_source(binding), dim, value.ndim)
-  return jnp.where(has, value, init.astype(value.dtype))
-
-
-def _has_source(binding: plan_lib.Binding) -> jax.Array:
-  has = jnp.asarray(binding.index) >= 0
-  if binding.mixture is not None:
-    has = has.at[jnp.asarray(binding.mixture.rows)].set(True)
-  return has
-
-
-def _along(vector: jax.Array, dim: int, ndim: int) -> jax.Array:
-  """A vector of one dimension of an array of `ndim`."""
-  return jnp.expand_dims(vector, [d for d in range(ndim) if d != dim])
-
-
-def _mix(value, mixture, dim, result):
-  """Puts weighted sums of entries in their rows."""
-  parts = jnp.take(value, jnp.asarray(mixture.index), axis=dim)  # [..., M, K, ...]
-  weights = jnp.expand_dims(
-      jnp.asarray(mixture.weights).astype(value.dtype),
-      [d for d in range(parts.ndim) if d not in (dim, dim + 1)])
-  sums = (parts * weights).sum(dim + 1)
-  at = (slice(None),) * dim + (jnp.asarray(mixture.rows),)
-  return result.at[at].set(sums)
-
-
-def _fresh(value, how, dim, shape, key):
-  if how in ("zeros", "init"):
-    return jnp.zeros((), value.dtype)
-  mean = jnp.mean(value, axis=dim, keepdims=True)
-  if how == "normal":
-    spread = jnp.std(value, axis=dim, keepdims=True)
-    return mean + spread * jax.random.normal(key, shape, value.dtype)
-  if how == "covariance":
-    return mean + _correlated(value - mean, dim, shape, key)
-  return mean
-
-
-def _correlated(centred, dim, shape, key):
-  """Normal entries with the covariance that the source's have over its columns."""
-  flat = jnp.moveaxis(centred, dim, 0).reshape(centred.shape[dim], -1)  # [S, F]
-  covariance = flat.T @ flat / flat.shape[0]
-  values, vectors = jnp.linalg.eigh(covariance)
-  root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]  # [F, F]
-  drawn = jax.random.normal(key, (shape[dim], flat.shape[1]), flat.dtype) @ root.T
-  rest = shape[:dim] + shape[dim + 1:]
-  return jnp.moveaxis(drawn.reshape(shape[dim], *rest), 0, dim)
-
-
-def _opposed(value, index, dim, shape, key):
-  """Noise that sums to zero over the copies of each entry."""
-  drawn = jnp.moveaxis(jax.random.normal(key, shape, value.dtype), dim, 0)
-  sums = jax.ops.segment_sum(drawn, index, value.shape[dim])
-  copies = jax.ops.segment_sum(jnp.ones(index.shape, value.dtype), index,
-                               value.shape[dim])
-  mean = sums / copies.reshape(-1, *[1] * (drawn.ndim - 1))
-  opposed = jnp.moveaxis(drawn - mean[index], 0, dim)
-  return opposed * jnp.sqrt(jnp.mean(jnp.square(value)))
 
 
 def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:

@@ -48,6 +48,7 @@ class Mixture:
   weights: np.ndarray
 
 
+PADDED = -2  # In `Binding.index`: an entry beyond the target's tokens.
 FRESH = ("mean", "normal", "covariance", "zeros", "init")
 
 
@@ -56,7 +57,8 @@ class Binding:
   """An axis map at given sizes.
 
   Attributes:
-    index: i32[target]: which source entry each target entry copies, -1: none.
+    index: i32[target]: which source entry each target entry copies, -1: none,
+      `PADDED`: none, and not drawn either.
     fresh: How entries without a source are filled, one of `FRESH`: with the "mean"
       of the source's entries; "normal" around it, with the spread of each column;
       "covariance": likewise, with the covariance of the columns; "zeros"; or the
@@ -224,8 +226,13 @@ def from_json(
   Raises:
     errors.UserError: If a field, a kind of axis map or an array is unknown.
   """
+  stored = stored or {}
+  fields = {field.name for field in dataclasses.fields(TransferPlan)}
+  if data.get("format", 1) != 1 or data.keys() - fields - {"format"}:
+    unknown = ", ".join(sorted(data.keys() - fields - {"format"})) or "format"
+    raise errors.UserError(
+        f"The plan is of a newer version of transfer_gen: {unknown} is not known here.")
   try:
-    stored = stored or {}
     return TransferPlan(
         rules=tuple(Rule(**_decode(rule, stored)) for rule in data["rules"]),
         groups=tuple(Group(**group) for group in data["groups"]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.transfer import completeness
+from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
@@ -102,7 +104,8 @@ def resolve(
       rows.append(_row(plan, sources, name, spec, owners, bind))
     except _Misfit as misfit:
       misfits.setdefault(str(misfit), []).append(name)
-  lines = tree.fold(f"{_shown(names)}: {cause}" for cause, names in misfits.items())
+  lines = [f"{names}: {cause}" for _, (names, cause) in fold.fold(
+      [(_shown(names), cause) for cause, names in misfits.items()], linked=2)]
   told = " ".join(f"{', '.join(names)}: {cause}" for cause, names in misfits.items())
   lines += completeness.idle(plan, target, owners, rows)
   lines += completeness.unread(plan, sources, rows, told)
@@ -120,8 +123,14 @@ def _error(lines: Sequence[str]) -> PlanError:
 def _shown(names: Sequence[str]) -> str:
   """Leaves that one cause hits; a cause says more than a long list of them."""
   folded = tree.fold(names)
-  more = f" and {len(folded) - 3} more" if folded[3:] else ""
-  return ", ".join(folded[:3]) + more
+  if not folded[3:]:
+    return ", ".join(folded)
+  first, last = (name.split("/") for name in (min(names), max(names)))
+  common = "/".join(a for a, b in itertools.takewhile(
+      lambda pair: pair[0] == pair[1], zip(first, last)))
+  if common:
+    return f"{common}/... ({len(names)} leaves)"
+  return f"{', '.join(folded[:3])} and {len(folded) - 3} more"
 
 
 def _row(
@@ -165,10 +174,7 @@ def _expand(template: str, found: re.Match, index: int) -> str:
 def _source_spec(index: int, names: Sequence[str], specs: _Specs) -> tree.Spec:
   for name in names:
     if name not in specs:
-      alike = [n for n in specs if tree.fold([n, name])[1:] == []]
-      told = (f"which has {', '.join(tree.fold(alike))} alone." if alike else
-              completeness.nearest(name, specs))
-      raise _Misfit(f"rule {index} reads {name}, not in the checkpoint; {told}")
+      raise _Misfit(f"rule {index} reads {_missing(name, specs)}")
   first = specs[names[0]]
   for name in names[1:]:
     if specs[name] != first:
@@ -176,6 +182,23 @@ def _source_spec(index: int, names: Sequence[str], specs: _Specs) -> tree.Spec:
           f"rule {index} reads the mean of {names[0]} {_size(first)} and {name}"
           f" {_size(specs[name])}; a mean needs leaves of one shape.")
   return first
+
+
+def _missing(name: str, specs: _Specs) -> str:
+  """What is not in the checkpoint: a leaf, or the whole layer that it is of."""
+  parts = name.split("/")
+  for depth in range(1, len(parts) + 1):
+    start = "/".join(parts[:depth])
+    there = dict.fromkeys("/".join(n.split("/")[:depth]) for n in specs)
+    alike = [other for other in there if other != start
+             and len(tree.fold([other, start])) == 1]
+    if start not in there and alike:
+      rest = "/..." if depth < len(parts) else ""
+      return (f"{start}{rest}, not in the checkpoint, which has"
+              f" {', '.join(tree.fold(alike))} alone.")
+    if start not in there:
+      break
+  return f"{name}, not in the checkpoint; {completeness.nearest(name, specs)}"
 
 
 def _changes(

@@ -9,7 +9,7 @@ import jax
 from jax import numpy as jnp
 
 from transfer_gen import tree
-from transfer_gen.transfer import axes
+from transfer_gen.transfer import entries
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
@@ -71,6 +71,8 @@ def _read(rows, source, shardings, key, fresh):
   for row in rows:
     for name in row.sources:
       waiting.setdefault(name, []).append(row)
+  # The largest first: what passes while they are mapped fits where the rest comes.
+  waiting = dict(sorted(waiting.items(), key=lambda item: -source.specs[item[0]].nbytes))
   where = {name: _source_sharding(wanting[0], shardings[wanting[0].name])
            for name, wanting in waiting.items()}
   held, done = {}, set()
@@ -129,9 +131,9 @@ def _mapped(how, sharding: jax.sharding.Sharding):
             rows=mixture[0], index=mixture[1], weights=mixture[2]))
                 for (_, _, fresh, noise), (index, mixture, share) in zip(how, arrays)]
     for (dim, reads, _, _), binding in zip(how, bindings):
-      value = axes.apply(value, binding, dim, reads, jax.random.fold_in(key, dim))
+      value = entries.apply(value, binding, dim, reads, jax.random.fold_in(key, dim))
     for (dim, _, fresh, _), binding in zip(how, bindings):
       if fresh == "init":
-        value = axes.settle(value, binding, dim, init)
+        value = entries.settle(value, binding, dim, init)
     return value
   return jax.jit(run, out_shardings=sharding)

@@ -1,0 +1,213 @@
+"""The engine at scale: a plan on 7 billion params, a restore of 500 MB, growth.
+
+Run: python -m benchmarks.transfer (about 3 minutes on 2 cores, 5 GB of memory and
+1.5 GB of disk). Each measurement has a process of its own. The last line is JSON:
+
+  plan_7b_seconds, plan_7b_mb: specs of a 48-layer source and target, every leaf
+      mapped along some axis, resolved and audited; seconds after the imports, and
+      what memory that took above them.
+  restore_over_orbax: time to restore 500 MB renamed, and mapped along `vocab` and
+      `mlp`, by the time in which Orbax reads the same checkpoint as it is, in turns.
+  restore_peak_over_target: peak memory of that restore above the base, less one
+      leaf, by the bytes of the target.
+  read_share: bytes read for a tenth of the leaves, by bytes of the checkpoint.
+  grow_max_relative_difference, grow_seconds: a 12-layer Decoder of width 768 from
+      its params to those of width 1536, and max|a - b| / max|a| of their logits.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from benchmarks import timing
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.transfer import audit
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import restore
+from transfer_gen.transfer import strategies
+from transfer_gen.transfer import table
+
+_ALL = (plan_lib.Group(name="all", params=".*"),)
+_MEDIUM = config_lib.Decoder(  # 125 million params, 500 MB.
+    vocab_size=20_480, num_layers=20, width=640, num_heads=10, mlp_width=3072,
+    max_length=256)
+_ROUNDS = 5
+
+
+def plan_7b() -> dict[str, float]:
+  """Resolves and audits a plan between 7 and 13 billion params."""
+  base, start = _memory("VmRSS"), time.perf_counter()
+  old = config_lib.Decoder(
+      vocab_size=50_304, num_layers=48, width=3456, num_heads=27, max_length=2048)
+  new, plan = strategies.grow(
+      old, mlp_width=16_384, num_heads=54, num_layers=60,
+      axes=(plan_lib.On(axis="position", map=axes.Extend()),))
+  new.max_length = 4096
+  source, target = (registry.specs(registry.build(model)) for model in (old, new))
+  rows = resolve.resolve(
+      plan, {"": source}, target,
+      constants={"": registry.constants(old), "target": registry.constants(new)})
+  told = audit.of(plan, rows, {"": source})
+  table.full(told), table.folded(told, True), json.dumps(audit.to_json(told))
+  seconds = time.perf_counter() - start
+  params = sum(spec.size for spec in source.values())
+  print(f"plan: {len(target)} leaves from a source of {params:,} params", flush=True)
+  return {"plan_7b_seconds": round(seconds, 3),
+          "plan_7b_mb": round((_memory("VmHWM") - base) / 2**20, 1)}
+
+
+def restored(folder: str) -> dict[str, float]:
+  """Restores renamed and mapped leaves beside Orbax's own reading."""
+  stored, rows, fresh = _renamed(folder)
+  target = sum(row.spec.nbytes for row in rows)
+  reading = lambda: jax.block_until_ready(restore.restore(rows, {"": stored}, fresh))
+  found = timing.in_turns(reading, lambda: _orbax(stored), _ROUNDS)
+  print(f"restore: {target / 2**20:.0f} MB in {found.ours:.2f} s, Orbax"
+        f" {found.peer:.2f} s", flush=True)
+  return {"restore_over_orbax": round(found.ratio, 3)}
+
+
+def restored_peak(folder: str) -> dict[str, float]:
+  """The same restore, once, with the eyes on memory."""
+  stored, rows, fresh = _renamed(folder)
+  base = _memory("VmRSS")
+  params = jax.block_until_ready(restore.restore(rows, {"": stored}, fresh))
+  peak = _memory("VmHWM") - base
+  target = sum(x.nbytes for x in params.values())
+  leaf = max(x.nbytes for x in params.values())
+  return {"restore_peak_over_target": round((peak - leaf) / target, 3)}
+
+
+def read_share(folder: str) -> dict[str, float]:
+  """Reads a tenth of the leaves: two layers of twenty."""
+  stored = sources.open(folder)
+  names = sorted(stored.specs)
+  some = [name for name in names if name.startswith(("block_7/", "block_12/"))]
+  before = _bytes_read()
+  read = sum(value.nbytes for _, value in stored.read(some))
+  total = sum(f.stat().st_size for f in pathlib.Path(stored.path).rglob("*")
+              if f.is_file())
+  print(f"read: {len(some)} leaves of {len(names)}, {read / 2**20:.1f} MB of"
+        f" {total / 2**20:.0f} MB", flush=True)
+  return {"read_share": round((_bytes_read() - before) / total, 4)}
+
+
+def grown() -> dict[str, float]:
+  """Doubles the width of a 12-layer Decoder and compares logits."""
+  old = config_lib.Decoder(
+      vocab_size=8192, num_layers=12, width=768, num_heads=12, max_length=128)
+  module = registry.build(old)
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  source = sources.Memory(registry.specs(module), {
+      name: value + 0.02 * jax.random.normal(jax.random.key(i), value.shape)
+      for i, (name, value) in enumerate(sorted(params.items()))})  # No zero biases.
+  start = time.perf_counter()
+  new, plan = strategies.grow(old, width=1536, num_heads=24, mlp_width=6144)
+  target = registry.build(new)
+  rows = resolve.resolve(
+      plan, {"": source.specs}, registry.specs(target),
+      constants={"": registry.constants(old), "target": registry.constants(new)})
+  bigger = jax.block_until_ready(restore.restore(
+      rows, {"": source}, registry.fresh(target, jax.random.key(1))))
+  seconds = time.perf_counter() - start
+  inputs = jax.random.randint(jax.random.key(2), (2, 64), 0, old.vocab_size)
+  before, after = (
+      np.asarray(jax.jit(m.apply)({"params": tree.unflatten(p)}, inputs))
+      for m, p in ((module, source.arrays), (target, bigger)))
+  return {"grow_max_relative_difference": float(
+              np.abs(before - after).max() / np.abs(before).max()),
+          "grow_seconds": round(seconds, 2)}
+
+
+def main() -> None:
+  """Measures and prints."""
+  results = {}
+  with tempfile.TemporaryDirectory() as folder:
+    _alone(_write, folder)
+    for measure, *given in ((plan_7b,), (restored, folder), (restored_peak, folder),
+                            (read_share, folder), (grown,)):
+      results |= _alone(measure, *given)
+  print(json.dumps(results))
+
+
+def _alone(function, *given):
+  """Runs a function in a new process."""
+  with concurrent.futures.ProcessPoolExecutor(
+      1, multiprocessing.get_context("spawn")) as process:
+    return process.submit(function, *given).result()
+
+
+def _write(folder: str) -> None:
+  """A checkpoint of the medium model under other names, as a run leaves it."""
+  module = registry.build(_MEDIUM)
+  theirs = {_their_name(name): spec for name, spec in registry.specs(module).items()}
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save_best(1, {_their_name(name): x for name, x in params.items()},
+                        {"axes": checkpoint.axes_facts(theirs)})
+  checkpoints.close()
+
+
+def _their_name(name: str) -> str:
+  return name.replace("layer_", "block_").replace("mlp/", "feed_forward/")
+
+
+def _renamed(folder: str):
+  """The checkpoint, and rows that rename every leaf and map two axes of it."""
+  stored = sources.open(folder)
+  target = registry.build(config_lib.Decoder(**vars(_MEDIUM)))
+  rng = np.random.default_rng(0)
+  plan = plan_lib.TransferPlan(
+      rules=(
+          plan_lib.Rule(target=r"layer_(\d+)/mlp/(.*)",
+                        source=r"block_\1/feed_forward/\2"),
+          plan_lib.Rule(target=r"layer_(\d+)/(.*)", source=r"block_\1/\2"),
+          plan_lib.Rule(target="(.*)", source=r"\1")),
+      axes=tuple(plan_lib.On(axis=axis, map=axes.Select(index=rng.permutation(size)))
+                 for axis, size in (("vocab", _MEDIUM.vocab_size),
+                                    ("mlp", _MEDIUM.mlp_width))),
+      groups=_ALL)
+  rows = resolve.resolve(plan, {"": stored.specs}, registry.specs(target))
+  return stored, rows, registry.fresh(target, jax.random.key(0))
+
+
+def _orbax(stored: checkpoint.Stored) -> None:
+  """Reads all params as Orbax is asked to, in one call."""
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  item = tree.unflatten({
+      name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=device)
+      for name, spec in stored.specs.items()})
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    jax.block_until_ready(reader.restore(
+        stored.path / "params", args=ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item))))
+
+
+def _memory(field: str) -> int:
+  """Bytes of this process, as Linux counts them."""
+  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+    if line.startswith(field + ":"):
+      return int(line.split()[1]) * 1024
+  raise KeyError(field)
+
+
+def _bytes_read() -> int:
+  return int(pathlib.Path("/proc/self/io").read_text().split()[1])
+
+
+if __name__ == "__main__":
+  main()

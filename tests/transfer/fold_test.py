@@ -1,0 +1,54 @@
+"""A folded table loses no line and joins no two that differ in more than numbers."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from transfer_gen.transfer import fold
+
+_NAMES = st.builds(
+    lambda stem, layer, leaf: f"{stem}_{layer}/{leaf}", st.sampled_from("ab"),
+    st.integers(0, 12), st.sampled_from(("w", "b", "expert_0/w", "expert_1/w")))
+
+
+def _expanded(name):
+  """Every name that a folded one stands for."""
+  found = re.search(r"\{([^}]*)\}", name)
+  if not found:
+    return [name]
+  numbers = found[1].split(",")
+  if ".." in found[1]:
+    low, high = map(int, found[1].split(".."))
+    numbers = range(low, high + 1)
+  return [full for number in numbers
+          for full in _expanded(f"{name[:found.start()]}{number}{name[found.end():]}")]
+
+
+@given(st.dictionaries(_NAMES, st.sampled_from(("copy", "fresh"))))
+def test_each_line_is_in_one_folded_line_and_counted(hows):
+  folded = fold.fold([(name, how) for name, how in hows.items()])
+
+  found = [(name, how, times) for times, (name, how) in folded]
+  assert {name: how for short, how, _ in found for name in _expanded(short)} == hows
+  assert sum(times for *_, times in found) == len(hows)
+  for short, _, times in found:
+    assert len(_expanded(short)) == times
+
+
+@pytest.mark.parametrize("sources, shown", [
+    ((0, 1, 2, 3), "b_{0..3}"), ((4, 5, 6, 7), "b_{4..7}"),
+    ((0, 0, 1, 1), "b_{0,0,1,1}"), ((3, 3, 3, 3), "b_3"),
+    ((3, 0, 1, 2), "b_{3,0,1,2}")])
+def test_linked_numbers_follow_the_names(sources, shown):
+  lines = [(f"a_{i}", f"b_{source}", "copy") for i, source in enumerate(sources)]
+
+  assert fold.fold(lines, linked=2) == [(4, ("a_{0..3}", shown, "copy"))]
+
+
+def test_long_lists_without_a_pattern_are_cut():
+  lines = [(f"a_{i}", f"b_{i // 2}") for i in range(48)]
+
+  assert fold.fold(lines, linked=2) == [
+      (48, ("a_{0..47}", "b_{0,0,1,1,2,2,..,23}"))]

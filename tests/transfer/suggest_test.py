@@ -1,0 +1,155 @@
+"""A first plan resolves as it is, relates what belongs together, and is Python."""
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from transfer_gen import config as config_lib
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import suggest
+from transfer_gen.transfer import vocabulary
+
+_OTHER_NAMES = {
+    "layer_": "h_", "query": "q_proj", "key": "k_proj", "value": "v_proj",
+    "attn/out": "attn/o_proj", "embed/embedding": "wte/weight", "mlp/up": "ffn/wi",
+    "mlp/down": "ffn/wo", "attn/": "attention/", "final_norm": "ln_f",
+}
+
+
+def _decoder(**fields):
+  wanted = dict(num_layers=2, width=8, num_heads=2, max_length=16, vocab_size=20)
+  return registry.specs(registry.build(config_lib.Decoder(**wanted | fields)))
+
+
+def _renamed(name):
+  for ours, theirs in _OTHER_NAMES.items():
+    name = name.replace(ours, theirs)
+  return name
+
+
+def _words(size, first):
+  return vocabulary.Vocabulary(tokens=tuple(
+      f"word {i}".encode() for i in range(first, first + size)))
+
+
+def _resolved(plan, source, target, sizes=(20, 20)):
+  return {row.name: row for row in resolve.resolve(
+      plan, {"": source}, target,
+      {"": _words(sizes[0], 0), "target": _words(sizes[1], 3)})}
+
+
+def _of_snippet(plan):
+  """The plan that the Python text makes."""
+  names, code = {}, suggest.snippet(plan, ["a comment\nof two lines"])
+  exec(code, names)  # pylint: disable=exec-used
+  return names["transfer"](None)
+
+
+def test_the_same_tree_is_one_rule():
+  specs = _decoder()
+
+  plan = suggest.plan(specs, specs)
+
+  assert plan.rules == (plan_lib.Rule(target="(.*)", source=r"\1"),)
+  assert not plan.unused_source
+
+
+def test_other_names_are_found_again():
+  target = _decoder()
+  source = {_renamed(name): spec for name, spec in target.items()}
+  assert len(set(source) & set(target)) < len(target) / 2  # Not vacuous.
+
+  rows = _resolved(suggest.plan(source, target), source, target)
+
+  assert {name: row.sources for name, row in rows.items()} == {
+      name: (_renamed(name),) for name in target}
+
+
+@pytest.mark.parametrize("fields", [
+    {"num_layers": 4, "width": 16, "head_dim": 4, "num_heads": 4, "max_length": 32},
+    {"width": 4, "head_dim": 4, "num_heads": 1, "max_length": 8}, {"num_layers": 1},
+    {"width": 12, "head_dim": 4, "num_heads": 3}, {"num_heads": 2, "num_kv_heads": 1},
+    {"norm": "rms"}, {"vocab_size": 30}])
+def test_other_sizes_resolve_and_the_python_says_the_same(fields):
+  source, target = _decoder(), _decoder(**fields)
+
+  plan = suggest.plan(source, target)
+  rows = _resolved(plan, source, target, (20, fields.get("vocab_size", 20)))
+
+  assert plan_lib.fingerprint(_of_snippet(plan)) == plan_lib.fingerprint(plan)
+  for name, row in rows.items():
+    assert row.sources == ((name,) if name in source else ())
+  assert "vocab" in rows["embed/embedding"].changes[0].binding.note
+
+
+def test_layers_that_count_from_another_number_go_by_rank():
+  target = _decoder()
+  source = {name.replace("layer_1", "layer_12").replace("layer_0", "layer_11"): spec
+            for name, spec in target.items()}
+
+  rows = _resolved(suggest.plan(source, target), source, target)
+
+  assert rows["layer_0/mlp/up/bias"].sources == ("layer_11/mlp/up/bias",)
+  assert rows["layer_1/mlp/up/bias"].sources == ("layer_12/mlp/up/bias",)
+
+
+def test_trees_without_a_common_leaf_start_fresh_and_leave_all_behind():
+  source = registry.specs(registry.build(config_lib.Recurrent(vocab_size=20)))
+  source = {f"cell/{n}": s for n, s in source.items() if "vocab" not in s.axes}
+  target = {"scale": _spec(3, "other")}
+
+  plan = suggest.plan(source, target)
+  rows = _resolved(plan, source, target)
+
+  assert rows["scale"].how == "init"
+  assert plan.unused_source == ("cell/.*",)
+
+
+def _spec(*shape_and_axes):
+  half = len(shape_and_axes) // 2
+  return tree.Spec(shape=shape_and_axes[:half], dtype=np.dtype("float32"),
+                   axes=shape_and_axes[half:], reads=(False,) * half)
+
+
+_LEAVES = st.dictionaries(
+    st.builds("/".join, st.lists(
+        st.sampled_from(("a", "b_0", "b_1", "b_2", "conv1d", "w.x", "q", "k")),
+        min_size=1, max_size=3)),
+    st.sampled_from((
+        _spec(4, 6, "embed", "mlp"), _spec(8, 6, "embed", "mlp"), _spec(4, "embed"),
+        _spec(7, 4, "position", "embed"), _spec(5, 4, "position", "embed"),
+        _spec(4, 4, "hidden", "gates"), _spec(8, 2, "hidden", "gates"))),
+    min_size=1, max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_LEAVES, _LEAVES)
+def test_any_two_trees_get_a_plan_that_resolves(source, target):
+  plan = suggest.plan(source, target)
+
+  rows = _resolved(plan, source, target)
+
+  assert list(rows) == list(target)
+  assert plan_lib.fingerprint(_of_snippet(plan)) == plan_lib.fingerprint(plan)
+  read = [name for row in rows.values() for name in row.sources]
+  assert len(read) == len(set(read))  # One to one.
+  for name in set(source) & set(target):
+    if source[name] == target[name]:
+      assert rows[name].sources, name
+
+
+def test_fewer_heads_still_meet_their_key_value_heads():
+  source = _decoder(num_heads=8, head_dim=4)
+  target = _decoder(num_heads=4, head_dim=4, num_kv_heads=2)
+
+  rows = _resolved(suggest.plan(source, target), source, target)
+
+  query = rows["layer_0/attn/query/kernel"].changes[0].binding.index
+  means = rows["layer_0/attn/key/kernel"].changes[0].binding.mixture.index
+  for head, copied in enumerate(query):
+    assert copied in means[head // 2]

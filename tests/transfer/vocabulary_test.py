@@ -1,0 +1,200 @@
+"""Tokens match by what they stand for, and what is made of them says so."""
+
+import io
+import json
+import pathlib
+import shutil
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers as hf
+
+from transfer_gen import errors
+from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizers
+from transfer_gen.transfer import vocabulary
+
+SETTINGS = hypothesis.settings(
+    derandomize=True, deadline=None, database=None)
+Vocabulary = vocabulary.Vocabulary
+SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
+SURFACES = st.lists(st.binary(max_size=3), max_size=12)
+TEXT = ["the cat sat on the mat", "a dog (and a cat) sat", "the mat, the dog."] * 9
+
+
+@SETTINGS
+@hypothesis.given(SURFACES, SURFACES)
+def test_matched_rows_have_the_same_surface_and_no_other_could(source, target):
+  index = vocabulary.match(Vocabulary(tokens=tuple(source)),
+                           Vocabulary(tokens=tuple(target)))
+
+  for token, row in zip(target, index, strict=True):
+    assert row == (source.index(token) if token and token in source else -1)
+
+
+def test_special_tokens_match_by_role_and_never_by_their_text():
+  source = Vocabulary(tokens=(b"", b"", b"a", b"", b"<s>"),
+                      roles={"eos": 0, "pad": 1, "unk": 3})
+  target = Vocabulary(tokens=(b"a", b"", b"<s>", b"", b""),
+                      roles={"unk": 1, "bos": 2, "sep": 3, "eos": 3, "pad": 4})
+
+  # bos: the source has none. Row 3 is sep, which the source lacks, and eos.
+  assert vocabulary.match(source, target).tolist() == [2, 3, -1, 0, 1]
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"roles": {"eos": 2}}, "eos is token 2, and there are 0 to 1"),
+    ({"counts": np.zeros(3, np.int64)}, "2 tokens and counts of shape"),
+])
+def test_a_vocabulary_that_contradicts_itself_is_refused(fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    Vocabulary(tokens=(b"a", b""), **fields)
+
+
+@SETTINGS
+@hypothesis.given(st.lists(st.text("ab", min_size=1, max_size=3), max_size=6),
+                  st.text("ab", max_size=8))
+def test_a_cut_spells_the_surface_with_the_fewest_tokens(pieces, surface):
+  tokens = tuple(piece.encode() for piece in pieces)
+  surface = surface.encode()
+  fewest = {b"": 0}  # Of every text that few tokens spell, breadth first.
+  for number in range(1, len(surface) + 1):
+    for start in list(fewest):
+      for token in tokens:
+        if surface.startswith(start + token):
+          fewest.setdefault(start + token, number)
+
+  cut = vocabulary.cut(surface, Vocabulary(tokens=tokens))
+
+  if surface in fewest:
+    assert b"".join(tokens[row] for row in cut) == surface
+    assert len(cut) == fewest[surface]
+  else:
+    assert cut == ()
+
+
+def test_of_two_cuts_the_one_that_starts_longer_is_taken():
+  tokens = Vocabulary(tokens=(b"a", b"ab", b"bc", b"c", b"abb", b"bbb", b"b"))
+
+  assert vocabulary.cut(b"abc", tokens) == (1, 3)
+  # Fewer tokens go before a longer start, "abb".
+  assert vocabulary.cut(b"abbbb", tokens) == (1, 5)
+
+
+def _byte_level(texts):
+  tokenizer = hf.Tokenizer(hf.models.BPE())
+  tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=True)
+  tokenizer.decoder = hf.decoders.ByteLevel()
+  tokenizer.train_from_iterator(texts, hf.trainers.BpeTrainer(
+      vocab_size=300, show_progress=False, special_tokens=["<s>", "</s>"],
+      initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet()))
+  return kinds.HuggingFace(tokenizer)
+
+
+def _word_pieces(texts):
+  tokenizer = hf.Tokenizer(hf.models.WordPiece(unk_token="[UNK]"))
+  tokenizer.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+  tokenizer.decoder = hf.decoders.WordPiece()
+  tokenizer.train_from_iterator(texts, hf.trainers.WordPieceTrainer(
+      vocab_size=60, show_progress=False,
+      special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
+  return kinds.HuggingFace(tokenizer)
+
+
+def _metaspace(texts):
+  tokenizer = hf.Tokenizer(hf.models.Unigram())
+  tokenizer.pre_tokenizer = hf.pre_tokenizers.Metaspace()
+  tokenizer.decoder = hf.decoders.Metaspace()
+  tokenizer.train_from_iterator(texts, hf.trainers.UnigramTrainer(
+      vocab_size=40, show_progress=False, unk_token="<unk>",
+      special_tokens=["<unk>", "<s>", "</s>"]))
+  return kinds.HuggingFace(tokenizer)
+
+
+def _words(texts):
+  tokenizer = hf.Tokenizer(hf.models.WordLevel(unk_token="<unk>"))
+  tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+  tokenizer.train_from_iterator(texts, hf.trainers.WordLevelTrainer(
+      show_progress=False, special_tokens=["<unk>", "<s>", "</s>"]))
+  return kinds.HuggingFace(tokenizer)
+
+
+def _sentencepiece(texts):
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(texts), model_writer=model, vocab_size=40,
+      model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+  return kinds.SentencePiece(model.getvalue())
+
+
+def _characters(texts):
+  return kinds.Characters(sorted(set("".join(texts))))
+
+
+KINDS = (_byte_level, _word_pieces, _metaspace, _words, _sentencepiece, _characters)
+
+
+def _first(made):
+  return Vocabulary(tokens=made.tokens, roles=made.roles)
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_tokens_of_any_two_kinds_meet_by_what_they_write(source, target):
+  source, target = source(TEXT), target(TEXT)
+
+  index = vocabulary.match(_first(source), _first(target))
+
+  for row, at in enumerate(index):
+    if at >= 0 and row not in target.roles.values():
+      assert source.tokens[at] == target.tokens[row] != b""
+      assert at not in source.roles.values()
+  common = (set(source.tokens) & set(target.tokens)) - {b""}
+  assert {target.tokens[row] for row in np.flatnonzero(index >= 0)} - {b""} == common
+  for role in ("unk", "eos"):
+    if role in source.roles and role in target.roles:
+      assert index[target.roles[role]] == source.roles[role]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_surfaces_spell_the_text_whatever_the_kind(kind):
+  tokenizer = kind(TEXT)
+  text = "the cat sat on the mat, the dog."
+
+  ids = tokenizer.encode(text)
+
+  assert b"".join(tokenizer.tokens[i] for i in ids).removeprefix(b" ") == text.encode()
+
+
+def test_beginnings_of_words_have_their_space_and_commas_none():
+  for kind in KINDS[:-1]:
+    tokens = set(kind(TEXT).tokens)
+    assert b"," in tokens and any(token[:2] in (b" t", b" d") for token in tokens), kind
+
+
+@needs_shared
+def test_gpt2_t5_and_a_small_sentencepiece_share_what_they_share(tmp_path):
+  shutil.copy(SHARED / "gpt2_vocab.json", tmp_path / "vocab.json")
+  shutil.copy(SHARED / "gpt2_merges.txt", tmp_path / "merges.txt")
+  gpt2, t5, small = map(tokenizers.load, (
+      tmp_path, SHARED / "t5_32000.model", SHARED / "spm_1000.model"))
+
+  index = vocabulary.match(_first(gpt2), _first(t5))
+
+  # Counted from the files alone: pieces with \u2581 as \u0120, letters as they are.
+  letters = json.loads((SHARED / "gpt2_vocab.json").read_text())
+  model = sentencepiece.SentencePieceProcessor(
+      model_file=str(SHARED / "t5_32000.model"))
+  ascii_pieces = [p for p in (model.id_to_piece(i) for i in range(3, 32000))
+                  if p.replace("\u2581", "").isascii()]
+  shared = [p for p in ascii_pieces if p.replace("\u2581", "\u0120") in letters]
+  matched = {t5.tokens[i] for i in np.flatnonzero(index >= 0)}
+  assert {p.replace("\u2581", " ").encode() for p in shared} <= matched
+  assert gpt2.tokens[index[t5.encode("the house")[0]]] == b" the"
+  assert index[t5.roles["eos"]] == gpt2.roles["eos"] == 50256
+  assert (index >= 0).sum() > 18000
+  assert (vocabulary.match(_first(t5), _first(small)) >= 0).sum() > 800

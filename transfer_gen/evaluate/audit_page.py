@@ -1,0 +1,115 @@
+"""An audit as a part of a page: the two trees side by side, and how between."""
+
+from collections.abc import Mapping, Sequence
+import html
+
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import fold
+from transfer_gen.transfer import table
+
+STYLE = """.trees{table-layout:fixed;width:100%;font:13px/1.4 ui-monospace,monospace}
+.trees td,.trees th{text-align:left;padding:.15rem .5rem;overflow-wrap:anywhere;
+vertical-align:top}.trees th{font-family:system-ui,sans-serif}.trees .arrow{width:30%}
+.trees .times{color:#777}.trees .again{color:#bbb}
+.trees tr.branch td{background:#f6f6f6;font-weight:600}.how{border-radius:.6rem;padding:0 .5rem}.copy .how{background:#e3f1e3}
+.mapped .how{background:#dcecf8}.fresh .how{background:#ffe08a;font-weight:600}
+.left .how{background:#f3dcf0}.frozen{opacity:.55}.bar{display:flex;height:1.4rem;
+margin:.2rem 0 .8rem;border-radius:.3rem;overflow:hidden;font:12px/1.4rem system-ui}
+.bar div{overflow:hidden;white-space:nowrap;padding-left:.3rem;box-sizing:border-box}
+.bar .copied{background:#bfe0bf}.bar .mapped{background:#b3d7f2}
+.bar .fresh{background:#ffd45c}.bar .learning{background:#bfe0bf}
+.bar .frozen{background:#ddd;opacity:1}"""
+_BARS = (("copied", "mapped", "fresh"), ("learning", "frozen"))
+
+
+def trees(audit: audit_lib.Audit) -> str:
+  """The source's leaves on the left, the target's on the right, as HTML; `STYLE` goes
+  with it.
+
+  Leaves that differ in their numbers alone share a line. What starts fresh has no
+  left side, what is left behind no right one.
+  """
+  lines = [
+      *_bars(audit),
+      "<table class=trees><tr><th>source</th><th class=arrow>how</th><th>target</th>"
+      "<th>shape</th><th>learns</th></tr>"]
+  branch, seen = None, ["", ""]
+  cells = [(*table.cells(row), _look(row.how)) for row in audit.rows]
+  for times, cell in fold.fold(cells, linked=3):
+    root = cell[0].split("/")[0]
+    if root != branch:
+      branch, seen = root, ["", ""]
+      lines.append(_branch(root))
+    lines.append(_leaf(times, cell, seen))
+  left = [(f"{checkpoint}:{name}" if checkpoint else name, table.shape(spec))
+          for checkpoint in sorted(audit.left)
+          for name, spec in audit.left[checkpoint].items()]
+  if left:
+    lines.append(_branch("left behind: no leaf of the target reads these"))
+  for times, (name, shape) in fold.fold(left):
+    lines.append(
+        f"<tr class=left><td>{_times(times)}{html.escape(name)}</td>"
+        f"<td><span class=how>{table.LEFT}</span></td><td>-</td>"
+        f"<td>{html.escape(shape)}</td><td>-</td></tr>")
+  return "\n".join([*lines, "</table>"])
+
+
+def _bars(audit: audit_lib.Audit) -> list[str]:
+  sums = audit_lib.totals(audit)
+  lines = []
+  for fates in _BARS:
+    parts = [_part(fate, sums[fate], sums["target"]["params"]) for fate in fates]
+    lines.append(f"<div class=bar>{''.join(parts)}</div>")
+  left, whole = sums["left_behind"], sums["target"]
+  lines.append(
+      f"<p>Target: {whole['leaves']} leaves, {whole['params']:,} params,"
+      f" {whole['bytes']:,} bytes; {100 * audit_lib.coverage(audit):.1f}% of its params"
+      f" come from a source. Left behind: {left['leaves']} leaves,"
+      f" {left['params']:,} params.</p>")
+  return lines
+
+
+def _part(fate: str, sums: Mapping[str, int], whole: int) -> str:
+  if not sums["params"]:
+    return ""
+  share = 100 * sums["params"] / whole
+  told = f"{fate}: {sums['leaves']} leaves, {sums['params']:,} params, {share:.1f}%"
+  return f'<div class={fate} style="width:{share:.3f}%" title="{told}">{told}</div>'
+
+
+def _look(how: str) -> str:
+  if how in audit_lib.FRESH:
+    return "fresh"
+  return "copy" if how == "copy" else "mapped"
+
+
+def _branch(name: str) -> str:
+  return f"<tr class=branch><td colspan=5>{html.escape(name)}</td></tr>"
+
+
+def _leaf(times: int, cell: Sequence[str], seen: list[str]) -> str:
+  """A line; `seen` holds the names of the one above, whose branches it repeats."""
+  name, source, _, shape, how, group, look = cell
+  frozen = " frozen" if group.endswith("(frozen)") else ""
+  shown = [_name(text, above) for text, above in zip((source, name), seen)]
+  seen[:] = source, name
+  return (
+      f'<tr class="{look}{frozen}"><td>{shown[0]}</td>'
+      f"<td><span class=how>{html.escape(how)}</span></td>"
+      f"<td>{_times(times)}{shown[1]}</td><td>{html.escape(shape)}</td>"
+      f"<td>{html.escape(group)}</td></tr>")
+
+
+def _name(name: str, above: str) -> str:
+  """A name with those of its branches grey that the line above has too."""
+  parts, before = name.split("/"), above.split("/")
+  same = 0
+  while same < min(len(parts), len(before)) - 1 and parts[same] == before[same]:
+    same += 1
+  again = "".join(f"{html.escape(part)}/" for part in parts[:same])
+  rest = html.escape("/".join(parts[same:]))
+  return f"<span class=again>{again}</span>{rest}" if again else rest
+
+
+def _times(times: int) -> str:
+  return f"<span class=times>{times} x </span>" if times > 1 else ""

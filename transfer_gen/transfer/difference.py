@@ -1,0 +1,81 @@
+"""The rows in which two audits differ."""
+
+import hashlib
+
+import numpy as np
+
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import fold
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import table
+
+_MISSING = "no such leaf"
+_ASPECTS = 4  # Source, shape, how, group.
+
+
+def rows(there: audit_lib.Audit, here: audit_lib.Audit) -> list[str]:
+  """A table of the leaves of which something differs, folded; empty if none does.
+
+  Where a leaf comes from, what happens to it and how it learns are compared, by what
+  its axis maps decided and not by how the plan puts it.
+  """
+  theirs, mine = _seen(there), _seen(here)
+  lines = []
+  for name in {**theirs, **mine}:
+    old, new = theirs.get(name), mine.get(name)
+    if old != new:
+      lines.append((name, *_apart(old, new)))
+  found = [("leaf", "leaves", "there", "here")]
+  for times, (name, *cells) in fold.fold(lines, linked=3):
+    told = [", ".join(filter(None, cells[side::2])) for side in (0, 1)]
+    found.append((name, str(times), *told))
+  return table.aligned(found) if lines else []
+
+
+def _seen(audit: audit_lib.Audit) -> dict[str, tuple[str, ...]]:
+  """Aspects of each leaf in words, and a digest of what its axis maps decided."""
+  groups = {group.name: table.group(group) for group in audit.groups}
+  digests: dict[int, str] = {}
+  seen = {}
+  for row in audit.rows:
+    _, source, _, _, how, _ = table.cells(row)
+    seen[row.name] = (
+        "" if source == "-" else f"from {source}",
+        f"{table.shape(row.spec)} {row.spec.dtype}", how,
+        f"group {groups[row.group]}", _changes(row, digests))
+  return seen
+
+
+def _apart(old, new) -> list[str]:
+  """Old and new of each aspect in turns; both empty where they agree."""
+  if old is None or new is None:
+    absent = (_MISSING, *[""] * (_ASPECTS - 1))
+    sides = zip((old or absent)[:_ASPECTS], (new or absent)[:_ASPECTS])
+    return [cell for pair in sides for cell in pair]
+  cells = []
+  for before, after in zip(old[:_ASPECTS], new[:_ASPECTS]):
+    cells += ["", ""] if before == after else [before, after]
+  if old[2] == new[2] and old[_ASPECTS] != new[_ASPECTS]:
+    cells[4:6] = [old[2], f"{new[2]}, other entries"]
+  return cells
+
+
+def _changes(row: resolve.Row, digests: dict[int, str]) -> str:
+  told = []
+  for change in row.changes:
+    key = id(change.binding)
+    if key not in digests:
+      digests[key] = _digest(change.binding)
+    told.append(f"{change.dim}{change.reads}{digests[key]}")
+  return " ".join(told)
+
+
+def _digest(binding: plan_lib.Binding) -> str:
+  mixture = binding.mixture
+  parts = [binding.index, binding.share] + (
+      [] if mixture is None else [mixture.rows, mixture.index, mixture.weights])
+  found = hashlib.sha256(f"{binding.fresh} {binding.noise}".encode())
+  for part in parts:
+    found.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+  return found.hexdigest()

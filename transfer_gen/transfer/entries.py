@@ -1,0 +1,121 @@
+"""What an axis map does to the entries of an array."""
+
+import functools
+
+import jax
+from jax import numpy as jnp
+
+from transfer_gen.transfer import plan as plan_lib
+
+
+def apply(
+    value: jax.Array,
+    binding: plan_lib.Binding,
+    dim: int,
+    reads: bool,
+    key: jax.Array,
+) -> jax.Array:
+  """Maps one dimension of a leaf; the binding's arrays may be traced.
+
+  Entries that start from the model's own "init" are left at zero, see `settle`.
+
+  Args:
+    value: dtype[..., S, ...], S at `dim`.
+    binding: What happens to it, of size N.
+    dim: The dimension that changes.
+    reads: Whether the leaf contracts it.
+    key: Draws fresh entries and noise.
+
+  Returns:
+    dtype[..., N, ...].
+  """
+  index = jnp.asarray(binding.index)
+  along = functools.partial(_along, dim=dim, ndim=value.ndim)
+  result = jnp.take(value, jnp.maximum(index, 0), axis=dim)
+  if reads and binding.share is not None:
+    result *= along(binding.share).astype(value.dtype)
+    if binding.noise:
+      result += binding.noise * _opposed(value, index, dim, result.shape, key)
+  if binding.mixture is not None:
+    result = _mix(value, binding.mixture, dim, result)
+  padded = along(index == plan_lib.PADDED)
+  fresh = _fresh(value, binding.fresh, dim, padded, result.shape, key)
+  return jnp.where(along(_has_source(binding)), result, fresh)
+
+
+def settle(
+    value: jax.Array, binding: plan_lib.Binding, dim: int, init: jax.Array
+) -> jax.Array:
+  """Puts a model's own values where `apply`, with fresh "init", left room.
+
+  Args:
+    value: dtype[..., N, ...], all dimensions mapped.
+    binding: Of `dim`.
+    dim: The dimension.
+    init: The model's own initial value of the leaf, of the same shape.
+  """
+  has = _along(_has_source(binding), dim, value.ndim)
+  return jnp.where(has, value, init.astype(value.dtype))
+
+
+def _has_source(binding: plan_lib.Binding) -> jax.Array:
+  has = jnp.asarray(binding.index) >= 0
+  if binding.mixture is not None:
+    has = has.at[jnp.asarray(binding.mixture.rows)].set(True)
+  return has
+
+
+def _along(vector: jax.Array, dim: int, ndim: int) -> jax.Array:
+  """A vector of one dimension of an array of `ndim`."""
+  return jnp.expand_dims(vector, [d for d in range(ndim) if d != dim])
+
+
+def _mix(value, mixture, dim, result):
+  """Puts weighted sums of entries in their rows."""
+  at = (slice(None),) * dim + (jnp.asarray(mixture.rows),)
+
+  def add(sums, part):  # One of K at a time: all at once are K times the rows.
+    index, weights = part
+    weights = _along(weights.astype(value.dtype), dim, value.ndim)
+    return sums + jnp.take(value, index, axis=dim) * weights, None
+
+  sums, _ = jax.lax.scan(
+      add, jnp.zeros_like(result[at]),
+      (jnp.asarray(mixture.index).T, jnp.asarray(mixture.weights).T))
+  return result.at[at].set(sums)
+
+
+def _fresh(value, how, dim, padded, shape, key):
+  if how in ("zeros", "init"):
+    return jnp.zeros((), value.dtype)
+  mean = jnp.mean(value, axis=dim, keepdims=True)
+  if how == "mean":
+    return mean
+  if how == "normal":
+    spread = jnp.std(value, axis=dim, keepdims=True)
+    noise = spread * jax.random.normal(key, shape, value.dtype)
+  else:
+    noise = _correlated(value - mean, dim, shape, key)
+  return mean + jnp.where(padded, 0, noise)
+
+
+def _correlated(centred, dim, shape, key):
+  """Normal entries with the covariance that the source's have over its columns."""
+  flat = jnp.moveaxis(centred, dim, 0).reshape(centred.shape[dim], -1)  # [S, F]
+  covariance = flat.T @ flat / flat.shape[0]
+  values, vectors = jnp.linalg.eigh(covariance)
+  root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]  # [F, F]
+  drawn = jax.random.normal(key, (shape[dim], flat.shape[1]), flat.dtype) @ root.T
+  rest = shape[:dim] + shape[dim + 1:]
+  return jnp.moveaxis(drawn.reshape(shape[dim], *rest), 0, dim)
+
+
+def _opposed(value, index, dim, shape, key):
+  """Noise that sums to zero over the copies of each entry."""
+  drawn = jnp.moveaxis(jax.random.normal(key, shape, value.dtype), dim, 0)
+  sums = jax.ops.segment_sum(drawn, index, value.shape[dim])
+  copies = jax.ops.segment_sum(jnp.ones(index.shape, value.dtype), index,
+                               value.shape[dim])
+  mean = sums / copies.reshape(-1, *[1] * (drawn.ndim - 1))
+  opposed = jnp.moveaxis(drawn - mean[index], 0, dim)
+  return opposed * jnp.sqrt(jnp.mean(jnp.square(value)))

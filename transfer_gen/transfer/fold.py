@@ -1,0 +1,78 @@
+"""Lines of a table whose names differ in their numbers alone, as one line."""
+
+from collections.abc import Iterator, Sequence
+import re
+
+from transfer_gen import tree
+
+_NUMBER = re.compile(r"\d+")
+_SHOWN = 8  # Numbers of a list that follows no pattern.
+
+
+def fold(
+    lines: Sequence[Sequence[str]], linked: int = 1
+) -> list[tuple[int, tuple[str, ...]]]:
+  """Folds lines of cells; the first cell is a name that no two lines share.
+
+  `a_0/b` from `x_0`, `a_1/b` from `x_0`, `a_2/b` from `x_1` is `a_{0..2}/b` from
+  `x_{0,0,1}`: where numbers follow no pattern they stand in the order of the names.
+
+  Args:
+    lines: Cells, as many in each line.
+    linked: How many of the first cells may differ in their numbers; the others must
+      be equal.
+
+  Returns:
+    Number of lines and cells of each folded line, in the order of the first ones.
+  """
+  alike: dict[tuple[str, ...], list[Sequence[str]]] = {}
+  for line in lines:
+    key = (*(_NUMBER.sub("\0", cell) for cell in line[:linked]), *line[linked:])
+    alike.setdefault(key, []).append(line)
+  return [(len(piece), _folded(piece, linked))
+          for group in alike.values() for piece in _pieces(group)]
+
+
+def _pieces(lines: list[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+  """Splits lines until the names of each piece are one name by pattern."""
+  if len(tree.fold(line[0] for line in lines)) == 1:
+    yield lines
+    return
+  numbers = [_NUMBER.findall(line[0]) for line in lines]
+  first = next(i for i, column in enumerate(zip(*numbers)) if len(set(column)) > 1)
+  parts: dict[str, list[Sequence[str]]] = {}
+  for line, found in zip(lines, numbers):
+    parts.setdefault(found[first], []).append(line)
+  for part in parts.values():
+    yield from _pieces(part)
+
+
+def _folded(lines: list[Sequence[str]], linked: int) -> tuple[str, ...]:
+  first = lines[0]
+  if len(lines) == 1:
+    return tuple(first)
+  names = [line[0] for line in lines]
+  known = set(zip(*map(_NUMBER.findall, names)))
+  cells = [_follow([line[i] for line in lines], known) for i in range(1, linked)]
+  return (tree.fold(names)[0], *cells, *first[linked:])
+
+
+def _follow(cells: list[str], known: set[tuple[str, ...]]) -> str:
+  """Cells of one skeleton; `known` are the columns of numbers of the names."""
+  between = _NUMBER.split(cells[0])
+  shown = [
+      column[0] if len(set(column)) == 1 else
+      tree.fold(column)[0] if column in known or _rises(column) else _listed(column)
+      for column in zip(*map(_NUMBER.findall, cells))]
+  return "".join(t + n for t, n in zip(between, [*shown, ""]))
+
+
+def _rises(column: Sequence[str]) -> bool:
+  numbers = list(map(int, column))
+  return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _listed(column: Sequence[str]) -> str:
+  if len(column) > _SHOWN:
+    column = [*column[:_SHOWN - 2], "..", column[-1]]
+  return f"{{{','.join(column)}}}"

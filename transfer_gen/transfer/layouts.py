@@ -1,0 +1,376 @@
+"""Layouts: how a tensor of a foreign checkpoint becomes a leaf of ours.
+
+A layout rearranges one array, or several of one shape, and never computes; NumPy and
+jax arrays alike. Its shape comes from `jax.eval_shape`, its inverse from running it
+over `arange`, so a new layout is one class here and nothing else. Sizes are the
+source's; all dimensions count from 0.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import math
+from typing import Any, Protocol
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen.transfer import plan as plan_lib
+
+Shape = tuple[int, ...]
+Region = tuple[slice, ...]
+
+
+class Layout(Protocol):
+  """A frozen dataclass that rearranges what it is called with."""
+
+  def __call__(self, *arrays: Any) -> Any:
+    """Takes one array (`Stack`: several); raises ValueError where it does not fit."""
+
+
+def _layout(cls: type) -> type:
+  """A frozen dataclass that plans and maps can hold and read back from JSON."""
+  return plan_lib.axis_map(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+
+
+@_layout
+class Transpose:
+  """Dimensions in another order.
+
+  Attributes:
+    perm: For each dimension of the result, the source's.
+  """
+  perm: tuple[int, ...]
+
+  def __call__(self, x):
+    if sorted(self.perm) != list(range(x.ndim)):
+      raise ValueError(f"perm {self.perm} is no order of {x.ndim} dimensions")
+    return x.transpose(self.perm)
+
+
+@_layout
+class Unflatten:
+  """One dimension as several, e.g. H * K as (H, K).
+
+  Attributes:
+    dim: The dimension.
+    shape: What it becomes; sizes are explicit, so that a wrong one shows.
+  """
+  dim: int
+  shape: tuple[int, ...]
+
+  def __call__(self, x):
+    if _size(x, self.dim) != math.prod(self.shape) or min(self.shape, default=1) < 0:
+      raise ValueError(f"dimension {self.dim} of {x.shape[self.dim]} is not"
+                       f" {' x '.join(map(str, self.shape)) or '1'}")
+    return x.reshape(x.shape[:self.dim] + tuple(self.shape) + x.shape[self.dim + 1:])
+
+
+@_layout
+class Flatten:
+  """Several dimensions as one.
+
+  Attributes:
+    dim: The first of them.
+    count: How many.
+  """
+  dim: int
+  count: int = 2
+
+  def __call__(self, x):
+    end = self.dim + self.count
+    if not 0 <= self.dim < end <= x.ndim:
+      raise ValueError(f"there are no dimensions {self.dim} to {end - 1}")
+    merged = math.prod(x.shape[self.dim:end])
+    return x.reshape(x.shape[:self.dim] + (merged,) + x.shape[end:])
+
+
+@_layout
+class Part:
+  """One part of a fused tensor, e.g. the keys of a projection to q, k and v.
+
+  Attributes:
+    dim: The dimension along which parts lie one after the other.
+    parts: How many of one size, or the size of each.
+    index: Which.
+  """
+  dim: int
+  parts: int | tuple[int, ...]
+  index: int
+
+  def __call__(self, x):
+    size, sizes = _size(x, self.dim), self.parts
+    if isinstance(sizes, int):
+      sizes = (size // max(sizes, 1),) * sizes
+    if sum(sizes) != size or min(sizes, default=-1) < 0:
+      raise ValueError(f"dimension {self.dim} of {size} does not divide into parts"
+                       f" of {sizes}")
+    if not 0 <= self.index < len(sizes):
+      raise ValueError(f"there is no part {self.index} of {len(sizes)}")
+    start = sum(sizes[:self.index])
+    return x[(slice(None),) * self.dim + (slice(start, start + sizes[self.index]),)]
+
+
+@_layout
+class Stack:
+  """Several leaves as one, e.g. layers.
+
+  Attributes:
+    dim: The new dimension, of as many entries as there are leaves.
+  """
+  dim: int = 0
+
+  def __call__(self, *arrays):
+    if len({x.shape for x in arrays}) != 1:
+      raise ValueError("leaves of several shapes, or none, do not stack")
+    if not 0 <= self.dim <= arrays[0].ndim:
+      raise ValueError(f"there is no dimension {self.dim}")
+    numpy = jnp if any(isinstance(x, jax.Array) for x in arrays) else np
+    return numpy.stack(arrays, axis=self.dim)
+
+
+@_layout
+class Unstack:
+  """One entry of a dimension, which goes, e.g. one layer.
+
+  Attributes:
+    dim: The dimension.
+    index: Which entry.
+  """
+  index: int
+  dim: int = 0
+
+  def __call__(self, x):
+    if not 0 <= self.index < _size(x, self.dim):
+      raise ValueError(f"there is no entry {self.index} of {x.shape[self.dim]}")
+    return x[(slice(None),) * self.dim + (self.index,)]
+
+
+@_layout
+class Permute:
+  """Entries of a dimension in another order, e.g. gates.
+
+  Attributes:
+    dim: The dimension.
+    index: For each entry of the result, the source's.
+  """
+  dim: int
+  index: tuple[int, ...]
+
+  def __call__(self, x):
+    if sorted(self.index) != list(range(_size(x, self.dim))):
+      raise ValueError(f"index {self.index} is no order of {x.shape[self.dim]} entries")
+    return x.take(np.asarray(self.index, np.int32), axis=self.dim)
+
+
+@_layout
+class Interleave:
+  """Rotary features from halves (a0 a1 .. b0 b1 ..) to pairs (a0 b0 a1 b1 ..).
+
+  Attributes:
+    dim: The dimension.
+    size: How many of the first entries are rotary, the others stay. 0: all.
+  """
+  dim: int
+  size: int = 0
+
+  def __call__(self, x):
+    pairs = np.arange(_rotary(x, self.dim, self.size)).reshape(2, -1).T
+    return _first(x, self.dim, pairs.reshape(-1))
+
+
+@_layout
+class Halve:
+  """Rotary features from pairs to halves, see `Interleave`."""
+  dim: int
+  size: int = 0
+
+  def __call__(self, x):
+    halves = np.arange(_rotary(x, self.dim, self.size)).reshape(-1, 2).T
+    return _first(x, self.dim, halves.reshape(-1))
+
+
+@_layout
+class Chain:
+  """One layout after the other.
+
+  Attributes:
+    parts: In the order in which they act; none: a copy as it is.
+  """
+  parts: tuple[Layout, ...]
+
+  def __call__(self, *arrays):
+    for part in self.parts:
+      arrays = (part(*arrays),)
+    if len(arrays) != 1:
+      raise ValueError(f"{len(arrays)} leaves do not become one")
+    return arrays[0]
+
+
+COPY = Chain(parts=())
+
+
+@functools.lru_cache(maxsize=4096)
+def shape(layout: Layout, *shapes: Shape) -> Shape:
+  """The shape of what a layout makes of arrays of some shapes.
+
+  Raises:
+    errors.UserError: If it does not fit them.
+  """
+  try:
+    return jax.eval_shape(
+        layout, *(jax.ShapeDtypeStruct(s, np.int8) for s in shapes)).shape
+  except (TypeError, ValueError) as error:
+    sizes = " and ".join(map(str, dict.fromkeys(shapes)))
+    raise errors.UserError(
+        f"{describe(layout)} does not fit {sizes}: {error}.") from error
+
+
+def write(
+    layout: Layout,
+    value: np.ndarray,
+    buffers: Sequence[np.ndarray],
+    written: Sequence[np.ndarray],
+) -> None:
+  """Puts a value back where a layout reads it: the inverse.
+
+  Several targets may fill one source, each its part; where two write the same
+  element, they must agree bit for bit.
+
+  Args:
+    layout: Reads the value from the buffers.
+    value: What it would read.
+    buffers: C-contiguous, one for each array that the layout takes; filled in.
+    written: bool, of the buffers' shapes: which elements are; filled in.
+
+  Raises:
+    errors.UserError: If the value's shape is another, or an element has been written
+      with other bits.
+  """
+  wanted = shape(layout, *(b.shape for b in buffers))
+  if value.shape != wanted:
+    raise errors.UserError(f"{describe(layout)} reads {wanted}, not {value.shape}.")
+  assert all(b.flags.c_contiguous for b in (*buffers, *written)), "no views to fill"
+  ends = np.cumsum([b.size for b in buffers])
+  kind = np.int32 if ends[-1] < 2**31 else np.int64
+  index = layout(*(
+      np.arange(end - b.size, end, dtype=kind).reshape(b.shape)
+      for end, b in zip(ends, buffers))).reshape(-1)
+  value = np.ascontiguousarray(value).reshape(-1)
+  for end, buffer, done in zip(ends, buffers, written):
+    at, mine = index - (end - buffer.size), value
+    if len(buffers) > 1:
+      here = (at >= 0) & (at < buffer.size)
+      at, mine = at[here], value[here]
+    _write(mine.astype(buffer.dtype, copy=False), buffer.reshape(-1), at,
+           done.reshape(-1))
+
+
+def region(
+    layout: Layout, shapes: Sequence[Shape], part: Region
+) -> tuple[Region | None, ...]:
+  """What a part of the target needs of each source.
+
+  Dimensions that a layout passes on as they are, which is seen by making them 1,
+  take no memory here; the others take as many numbers as they have entries together.
+
+  Args:
+    layout: Reads the target from the sources.
+    shapes: Of the sources.
+    part: Slices of step 1, one for each dimension of the target.
+
+  Returns:
+    For each source, the smallest box that holds all that is needed, or None where
+    nothing is.
+  """
+  target = shape(layout, *shapes)
+  part = tuple(slice(*s.indices(n)[:2]) for s, n in zip(part, target, strict=True))
+  if any(s.stop <= s.start for s in part):
+    return (None,) * len(shapes)
+  passed = _passed(layout, tuple(shapes))
+  small = [tuple(1 if d in passed else n for d, n in enumerate(s)) for s in shapes]
+  cut = tuple(slice(0, 1) if t in passed.values() else s for t, s in enumerate(part))
+  origin = layout(*(np.broadcast_to(np.int32(i), s) for i, s in enumerate(small)))[cut]
+  boxes = []
+  for i in range(len(shapes)):
+    mine = origin == i
+    boxes.append(tuple(
+        part[passed[d]] if d in passed else _span(layout, small, d, cut, mine)
+        for d in range(len(small[i]))) if mine.any() else None)
+  return tuple(boxes)
+
+
+def describe(layout: Layout) -> str:
+  """A layout as people read it, e.g. in an audit."""
+  if isinstance(layout, Chain):
+    return ", ".join(describe(part) for part in layout.parts) or "copy"
+  return repr(layout)
+
+
+def _size(x, dim: int) -> int:
+  if not 0 <= dim < x.ndim:
+    raise ValueError(f"there is no dimension {dim}")
+  return x.shape[dim]
+
+
+def _rotary(x, dim: int, size: int) -> int:
+  """How many features turn."""
+  total = _size(x, dim)
+  size = size or total
+  if size % 2 or not 0 <= size <= total:
+    raise ValueError(f"{size} of {total} entries are no pairs")
+  return size
+
+
+def _first(x, dim: int, index: np.ndarray):
+  """The first entries of a dimension in another order."""
+  rest = np.arange(len(index), x.shape[dim])
+  return x.take(np.concatenate([index, rest]).astype(np.int32), axis=dim)
+
+
+def _write(value, buffer, at, done) -> None:
+  """Fills a flat buffer in, once or twice alike."""
+  again = done[at]
+  if again.any() and (_bits(buffer[at[again]]) != _bits(value[again])).any():
+    raise errors.UserError("two leaves disagree on what they share")
+  buffer[at], done[at] = value, True
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+  return np.ascontiguousarray(x).view(np.uint8)
+
+
+@functools.lru_cache(maxsize=4096)
+def _passed(layout: Layout, shapes: tuple[Shape, ...]) -> dict[int, int]:
+  """Dimensions of the sources that are dimensions of the target, as they are.
+
+  Made 1 in the sources, such a one becomes 1 in the target and nothing else changes.
+  A layout that takes a dimension apart, reorders or merges it has sizes that do not
+  fit then, or shows in another dimension, or meets another one in the same.
+  """
+  if len(set(shapes)) > 1:
+    return {}
+  target, passed = shape(layout, *shapes), {}
+  for dim, size in enumerate(shapes[0]):
+    one = shapes[0][:dim] + (1,) + shapes[0][dim + 1:]
+    try:
+      small = shape(layout, *(one,) * len(shapes))
+    except errors.UserError:
+      continue
+    changed = [t for t, (n, m) in enumerate(zip(target, small)) if n != m]
+    if (len(small) == len(target) and len(changed) == 1
+        and (target[changed[0]], small[changed[0]]) == (size, 1)):
+      passed[dim] = changed[0]
+  meets = list(passed.values())
+  return {dim: t for dim, t in passed.items() if meets.count(t) == 1}
+
+
+def _span(layout, shapes, dim, cut, mine) -> slice:
+  """First to last entry of a source's dimension that the part `cut` reads."""
+  entries = [np.broadcast_to(
+      np.arange(s[dim], dtype=np.int32).reshape([-1] + [1] * (len(s) - dim - 1)), s)
+             for s in shapes]
+  read = layout(*entries)[cut][mine]
+  return slice(int(read.min()), int(read.max()) + 1)

@@ -1,0 +1,312 @@
+"""Rows for tokens that the source lacks, as weighted sums of rows that it has.
+
+Axes: S source tokens, T target tokens, M mixed ones, K parts of each, D width of the
+auxiliary vectors. Each function returns plain data for `MatchTokens(mixture=...)`.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping
+import dataclasses
+import functools
+
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import vocabulary
+
+_CHUNK = 64  # Rows of similarities at a time: they stay in the cache.
+_SHOWN = 6  # Parts of a mixture that its text names.
+_FILLED = {
+    "mean": "mean of all rows", "normal": "drawn around the mean of all rows",
+    "covariance": "drawn around the mean of all rows, with their covariance",
+    "zeros": "zeros", "init": "the model's own init",
+}
+
+
+def pieces(
+    source: vocabulary.Vocabulary, target: vocabulary.Vocabulary
+) -> plan_lib.Mixture:
+  """Each new token as the mean of the source tokens that spell it.
+
+  Tokens that the source cannot spell are not in it.
+  """
+  new = np.flatnonzero(vocabulary.match(source, target) < 0).tolist()
+  cuts = {row: vocabulary.cut(target.tokens[row], source) for row in new}
+  counted = {row: collections.Counter(cut) for row, cut in cuts.items() if cut}
+  return _mixture({row: (list(found), np.array(list(found.values())) / found.total())
+                   for row, found in counted.items()})
+
+
+def focus(
+    source: vocabulary.Vocabulary, target: vocabulary.Vocabulary, vectors: np.ndarray
+) -> plan_lib.Mixture:
+  """Each new token as a sum of the matched ones that its auxiliary vector resembles:
+  the sparsemax of cosine similarities (FOCUS: Dobler and de Melo, 2023).
+
+  Args:
+    source: S tokens.
+    target: T tokens.
+    vectors: f32[T, D], auxiliary vectors of the target's tokens, zeros where there is
+      none, see `vectors.by_token`; such tokens are not in the mixture.
+
+  Raises:
+    errors.UserError: If the vectors do not fit the tokens, or no matched token has one.
+  """
+  _check_vectors("target", target, vectors)
+  index = vocabulary.match(source, target)
+  plain = np.array([bool(token) for token in target.tokens])
+  known = plain & vectors.any(axis=1)
+  matched, new = (np.flatnonzero(known & at) for at in (index >= 0, index < 0))
+  if not matched.size:
+    raise errors.UserError(
+        "focus: no token that both vocabularies have has an auxiliary vector. Are the"
+        " vectors of the target's tokens?")
+  units = _units(vectors)
+  parts = {}
+  for rows in _chunks(new):
+    weights = sparsemax(units[rows] @ units[matched].T)
+    for row, weight in zip(rows.tolist(), weights):
+      found = np.flatnonzero(weight)
+      parts[row] = index[matched[found]], weight[found]
+  return _mixture(parts)
+
+
+def wechsel(
+    source: vocabulary.Vocabulary,
+    target: vocabulary.Vocabulary,
+    source_vectors: np.ndarray,
+    target_vectors: np.ndarray,
+    neighbours: int = 10,
+    temperature: float = 0.1,
+) -> plan_lib.Mixture:
+  """Each token as a sum of the source tokens nearest to it in a common space: the
+  softmax of their cosine similarities (WECHSEL: Minixhofer et al., 2022).
+
+  Matched tokens too, as one string may be two words; special ones not.
+
+  Args:
+    source: S tokens.
+    target: T tokens.
+    source_vectors: f32[S, D], zeros where there is none, see `vectors.by_ngrams` and
+      `vectors.by_words`.
+    target_vectors: f32[T, D], likewise, of vectors that `vectors.align` has turned
+      onto the source's; tokens without one are not in the mixture.
+    neighbours: K.
+    temperature: Of the softmax.
+
+  Raises:
+    errors.UserError: If vectors do not fit their tokens or each other, if no source
+      token has one, or an argument is out of range.
+  """
+  _check_vectors("source", source, source_vectors)
+  _check_vectors("target", target, target_vectors)
+  if source_vectors.shape[1] != target_vectors.shape[1]:
+    raise errors.UserError(
+        f"wechsel: source vectors of width {source_vectors.shape[1]} and target"
+        f" vectors of width {target_vectors.shape[1]}: align them first.")
+  if neighbours < 1 or not temperature > 0:
+    raise errors.UserError(
+        f"wechsel: neighbours={neighbours} and temperature={temperature}; both must"
+        " be above 0.")
+  known = np.array(sorted(r for r in source.rows.values() if source_vectors[r].any()))
+  if not known.size:
+    raise errors.UserError("wechsel: no source token has an auxiliary vector.")
+  plain = np.array([bool(token) for token in target.tokens])
+  units, neighbours = _units(source_vectors[known]), min(neighbours, known.size)
+  parts = {}
+  for rows in _chunks(np.flatnonzero(plain & target_vectors.any(axis=1))):
+    similar = _units(target_vectors[rows]) @ units.T
+    nearest = np.argpartition(-similar, neighbours - 1, axis=1)[:, :neighbours]
+    scores = np.take_along_axis(similar, nearest, axis=1).astype(np.float64)
+    scores /= temperature
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    parts |= {row: (known[near], weight)
+              for row, near, weight in zip(rows.tolist(), nearest, weights)}
+  return _mixture(parts)
+
+
+def sparsemax(scores: np.ndarray) -> np.ndarray:
+  """The point of the simplex nearest to each row (Martins and Astudillo, 2016).
+
+  Args:
+    scores: float[..., K].
+
+  Returns:
+    f64[..., K], weights that sum to one, most of them zero.
+  """
+  ordered = np.sort(scores, axis=-1)[..., ::-1]
+  excess = ordered.cumsum(-1, dtype=np.float64) - 1
+  rank = np.arange(1, ordered.shape[-1] + 1)
+  size = (rank * ordered > excess).sum(-1, keepdims=True)  # Of the support.
+  threshold = np.take_along_axis(excess, size - 1, -1) / size
+  return np.maximum(scores - threshold, 0)
+
+
+def join(
+    first: plan_lib.Mixture | None, second: plan_lib.Mixture
+) -> plan_lib.Mixture:
+  """Both; where they have the same row, the first's."""
+  if first is None:
+    return second
+  stay = ~np.isin(second.rows, first.rows)
+  width = max(first.index.shape[1], second.index.shape[1])
+  fill = lambda x: np.pad(x, ((0, 0), (0, width - x.shape[1])))
+  return plan_lib.Mixture(
+      rows=np.concatenate([first.rows, second.rows[stay]]),
+      index=np.concatenate([fill(first.index), fill(second.index[stay])]),
+      weights=np.concatenate([fill(first.weights), fill(second.weights[stay])]))
+
+
+def check(mixture: plan_lib.Mixture) -> None:
+  """Refuses a mixture that is none, whatever it is for.
+
+  Raises:
+    errors.UserError: Shapes that disagree, a row twice, weights that do not sum to
+      one.
+  """
+  arrays = [np.asarray(x) for x in (mixture.rows, mixture.index, mixture.weights)]
+  rows, index, weights = arrays
+  if rows.ndim != 1 or index.shape != weights.shape or index.shape[:-1] != rows.shape:
+    raise errors.UserError(
+        f"Mixture: rows {rows.shape}, index {index.shape} and weights"
+        f" {weights.shape}; they must be [M], [M, K] and [M, K].")
+  values, counts = np.unique(rows, return_counts=True)
+  if (counts > 1).any():
+    raise errors.UserError(
+        f"Mixture: row {values[counts > 1][0]} stands in it {counts.max()} times. Take"
+        " one out.")
+  sums = weights.sum(axis=1, dtype=np.float64)
+  wrong = np.flatnonzero(~(np.abs(sums - 1) < 1e-3))  # NaN is wrong too.
+  if wrong.size:
+    raise errors.UserError(
+        f"Mixture: the weights of row {rows[wrong[0]]} sum to {sums[wrong[0]]:.4g}, as"
+        f" in {wrong.size} rows not to 1. Divide them by their sum.")
+
+
+def check_fits(
+    mixture: plan_lib.Mixture, source: vocabulary.Vocabulary,
+    target: vocabulary.Vocabulary) -> None:
+  """Refuses a mixture that was made for other vocabularies.
+
+  Raises:
+    errors.UserError: Rows that one of the two lacks.
+  """
+  for side, rows, tokens in (("target", mixture.rows, target.tokens),
+                             ("source", mixture.index, source.tokens)):
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(tokens):
+      raise errors.UserError(
+          f"the mixture names {side} tokens {rows.min()} to {rows.max()}, and the"
+          f" {side}'s tokenizer has 0 to {len(tokens) - 1}: it was made for other"
+          " vocabularies; make it again")
+
+
+def note(
+    target: vocabulary.Vocabulary, index: np.ndarray, mixture: plan_lib.Mixture | None
+) -> str:
+  """How many tokens are matched, by number and by share of the text.
+
+  Args:
+    target: T tokens.
+    index: i32[rows of the axis], as in `plan.Binding`.
+    mixture: Of the same binding.
+  """
+  matched = index[:len(target.tokens)] >= 0
+  text = f"{matched.sum()} of {len(matched)} matched"
+  if target.counts is not None and target.counts.sum():
+    share = target.counts[matched].sum() / target.counts.sum()
+    text += f" ({share:.1%} of the text)"
+  if mixture is not None:
+    text += f", {len(mixture.rows)} mixed"
+  if padded := len(index) - len(matched):
+    text += f", {padded} padded"
+  return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Origins(Mapping):
+  """What each fresh row of a vocabulary is made of, as text; made when asked.
+
+  Attributes:
+    source: S tokens.
+    target: T tokens.
+    index: i32[rows of the axis], as in `plan.Binding`.
+    fresh: How rows without a mixture are filled.
+    mixture: The others.
+  """
+  source: vocabulary.Vocabulary
+  target: vocabulary.Vocabulary
+  index: np.ndarray
+  fresh: str
+  mixture: plan_lib.Mixture | None
+
+  def __getitem__(self, row: int) -> str:
+    if not 0 <= row < len(self.index) or self.index[row] >= 0:
+      raise KeyError(row)
+    if row >= len(self.target.tokens):
+      drawn = self.fresh in ("normal", "covariance")  # Padding never is.
+      return f"padding: {_FILLED['mean' if drawn else self.fresh]}"
+    token = repr(self.target.tokens[row])
+    if roles := [role for role, at in self.target.roles.items() if at == row]:
+      token = "/".join(roles)
+    if row not in self._mixed:
+      return f"{token}: {_FILLED[self.fresh]}"
+    return f"{token}: {self._parts(self._mixed[row])}"
+
+  def __iter__(self) -> Iterator[int]:
+    return iter(np.flatnonzero(self.index < 0).tolist())
+
+  def __len__(self) -> int:
+    return int((self.index < 0).sum())
+
+  @functools.cached_property
+  def _mixed(self) -> dict[int, int]:
+    """Where in the mixture each row is."""
+    rows = () if self.mixture is None else self.mixture.rows.tolist()
+    return {row: at for at, row in enumerate(rows)}
+
+  def _parts(self, at: int) -> str:
+    weights = self.mixture.weights[at]
+    found = np.argsort(-np.abs(weights), kind="stable")[:np.count_nonzero(weights)]
+    names = [repr(self.source.tokens[self.mixture.index[at, k]])
+             for k in found[:_SHOWN]]
+    more = found[_SHOWN:]
+    if np.allclose(weights[found], 1 / max(len(found), 1)):
+      names += [f"{len(more)} more"] if len(more) else []
+      return f"mean of {', '.join(names)}"
+    shown = [f"{weights[k]:.3g} {name}" for k, name in zip(found, names)]
+    rest = [f"{weights[more].sum():.3g} of {len(more)} more"] if len(more) else []
+    return " + ".join(shown + rest)
+
+
+def _mixture(parts: Mapping[int, tuple]) -> plan_lib.Mixture:
+  """From {row: (source rows, weights)}, largest weights first, zeros to fill K."""
+  width = max((len(index) for index, _ in parts.values()), default=1)
+  index = np.zeros((len(parts), width), np.int32)
+  weights = np.zeros((len(parts), width), np.float32)
+  for at, (rows, values) in enumerate(parts.values()):
+    order = np.argsort(-values, kind="stable")
+    index[at, :len(order)] = np.asarray(rows)[order]
+    weights[at, :len(order)] = values[order]
+  return plan_lib.Mixture(
+      rows=np.array(list(parts), np.int32), index=index, weights=weights)
+
+
+def _check_vectors(
+    side: str, tokens: vocabulary.Vocabulary, vectors: np.ndarray) -> None:
+  if vectors.ndim != 2 or len(vectors) != len(tokens.tokens):
+    raise errors.UserError(
+        f"The {side} has {len(tokens.tokens)} tokens and its auxiliary vectors the"
+        f" shape {vectors.shape}; each token needs one row, see vectors.by_token.")
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+  """f32[..., D] of length one; zeros stay."""
+  vectors = vectors.astype(np.float64)
+  lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+  return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+  return (rows[at:at + _CHUNK] for at in range(0, len(rows), _CHUNK))

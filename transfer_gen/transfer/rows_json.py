@@ -1,0 +1,110 @@
+"""Rows as JSON types and back, with all that their axis maps decided."""
+
+import base64
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+import zlib
+
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+_PARTS = {  # What stands in a field of that name; all else says its own kind.
+    "spec": tree.Spec, "source_spec": tree.Spec, "changes": resolve.Change,
+    "mixture": plan_lib.Mixture,
+}
+
+
+def to_json(rows: Sequence[resolve.Row]) -> dict[str, Any]:
+  """`rows`, and the `bindings` that their changes name by index, each once.
+
+  Fields at their defaults are left out, and so are the origins of fresh entries,
+  which are told on request and may be a text for each token. Arrays are {"dtype", "shape", "zlib"}, the
+  last one their bytes, compressed, in base 64.
+  """
+  bindings = {id(change.binding): change.binding
+              for row in rows for change in row.changes}
+  number = {key: i for i, key in enumerate(bindings)}
+  return {"rows": [_encode(row, number) for row in rows],
+          "bindings": [_encode(dataclasses.replace(binding, origins={}), {})
+                       for binding in bindings.values()]}
+
+
+def from_json(data: Mapping[str, Any]) -> list[resolve.Row]:
+  """The rows that `to_json` wrote.
+
+  Raises:
+    errors.UserError: If a field is missing, unknown or damaged.
+  """
+  try:
+    bindings = [plan_lib.Binding(**_decode(found, ())) for found in data["bindings"]]
+    return [resolve.Row(**_decode(row, bindings)) for row in data["rows"]]
+  except (KeyError, TypeError, ValueError, IndexError, AttributeError,
+          zlib.error) as error:
+    raise errors.UserError(
+        f"Not rows that this version of the package reads: {error}.") from error
+
+
+def spec_to_json(spec: tree.Spec) -> dict[str, Any]:
+  """A spec as JSON types."""
+  return _encode(spec, {})
+
+
+def spec_from_json(data: Mapping[str, Any]) -> tree.Spec:
+  """The spec that `spec_to_json` wrote."""
+  fields = _decode(data, ())
+  return tree.Spec(**{**fields, "dtype": np.dtype(fields["dtype"])})
+
+
+def _encode(value: Any, bindings: Mapping[int, int]) -> Any:
+  if id(value) in bindings:
+    return bindings[id(value)]
+  if isinstance(value, np.ndarray):
+    data = zlib.compress(np.ascontiguousarray(value).tobytes())
+    return {"dtype": str(value.dtype), "shape": list(value.shape),
+            "zlib": base64.b64encode(data).decode()}
+  if isinstance(value, np.dtype):
+    return str(value)
+  if isinstance(value, (tuple, list)):
+    return [_encode(v, bindings) for v in value]
+  if isinstance(value, Mapping):
+    return {str(k): _encode(v, bindings) for k, v in value.items()}
+  if not dataclasses.is_dataclass(value):
+    return value.item() if isinstance(value, np.generic) else value
+  name = type(value).__name__
+  tagged = name in plan_lib.KINDS and type(value) not in _PARTS.values()
+  return ({"kind": name} if tagged else {}) | {
+      field.name: _encode(getattr(value, field.name), bindings)
+      for field in dataclasses.fields(value)
+      if not _is_default(field, getattr(value, field.name))}
+
+
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+  if isinstance(value, np.ndarray):
+    return False
+  if field.default_factory is not dataclasses.MISSING:
+    return value == field.default_factory()
+  return field.default is not dataclasses.MISSING and value == field.default
+
+
+def _decode(value: Any, bindings: Sequence[plan_lib.Binding], part=None) -> Any:
+  if isinstance(value, list):
+    return tuple(_decode(v, bindings, part) for v in value)
+  if not isinstance(value, Mapping):
+    return value
+  if "zlib" in value:
+    data = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
+    return np.frombuffer(data, value["dtype"]).reshape(value["shape"])
+  if part is tree.Spec:
+    return spec_from_json(value)
+  fields = {name: _decode(v, bindings, _PARTS.get(name)) for name, v in value.items()
+            if name != "kind"}
+  if part is resolve.Change:
+    fields["binding"] = bindings[fields["binding"]]
+  if "kind" in value:
+    part = plan_lib.KINDS[value["kind"]]
+  return part(**fields) if part else fields

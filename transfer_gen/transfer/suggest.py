@@ -1,0 +1,297 @@
+"""A first plan from two trees, for people to edit.
+
+Leaves are matched by axes, shape and name, one to one. Names that differ in their
+numbers alone, as of layers, are one pattern here and are matched as one.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import difflib
+import itertools
+import re
+
+from transfer_gen import tree
+from transfer_gen.transfer import axes as axes_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import suggest_axes
+
+_Specs = Mapping[str, tree.Spec]
+_Pattern = tuple[str, tuple[str, ...]]  # A name without its numbers, and axes.
+_NUMBER = re.compile(r"\d+")
+_LIKELY = 1.6  # Leaves less alike than this are left for people to match.
+_DEEPER = "the source has no layer of this number; strategies.depth copies one"
+# What other people call the same; ours last.
+_WORDS = {
+    "q": "query", "k": "key", "v": "value", "o": "out", "weight": "kernel",
+    "wi": "up", "fc": "up", "wo": "down", "proj": "out", "wte": "embed",
+    "wpe": "position", "gamma": "scale", "beta": "bias", "ln": "norm", "f": "final",
+    "lm": "head", "block": "layer", "blocks": "layer", "layers": "layer", "h": "layer",
+    "attention": "attn", "ffn": "mlp", "embedding": "embed", "token": "embed",
+}
+
+
+def plan(source: _Specs, target: _Specs) -> plan_lib.TransferPlan:
+  """A plan that relates two trees as their axes, shapes and names suggest.
+
+  It resolves where an axis map exists for each size that differs; those that need
+  more than sizes (`MatchTokens`: both token lists) are suggested as well.
+
+  Args:
+    source: Specs of the source.
+    target: Specs of the target.
+  """
+  match = _match(source, target)
+  pairs = _leaves(match, source, target)
+  used = set(pairs.values())
+  unused = [name for name in source if name not in used]
+  fresh = [name for name in target if name not in pairs]
+  new = fresh + [name for name in pairs if "vocab" in target[name].axes]
+  groups = (plan_lib.Group(name="all", params=".*"),)
+  if new and len(new) < len(target):
+    groups = (
+        plan_lib.Group(name="new", params="|".join(_cover(new, target))),
+        plan_lib.Group(name="body", params=".*"))
+  return plan_lib.TransferPlan(
+      rules=_rules(pairs, match, target), groups=groups,
+      axes=suggest_axes.maps(pairs, source, target, _cover),
+      unused_source=tuple(_cover(unused, source)))
+
+
+def snippet(plan_: plan_lib.TransferPlan, comments: Sequence[str] = ()) -> str:
+  """The plan as Python, a function for `config.Run.transfer`.
+
+  Args:
+    plan_: Of `plan`.
+    comments: Lines to put above it, such as what does not fit yet.
+  """
+  code = [_code(field, value) for field, value in (
+      ("rules", plan_.rules), ("axes", plan_.axes), ("groups", plan_.groups),
+      ("unused_source", plan_.unused_source)) if value]
+  said = "\n".join(comments).split("\n") if comments else []
+  return "\n".join([
+      "# A first plan, from names, axes and shapes alone: read it, then edit it.",
+      *(f"# {line}".rstrip() for line in said),
+      "from transfer_gen.transfer import axes",
+      "from transfer_gen.transfer import plan", "", "",
+      "def transfer(run):",
+      "  del run  # The config, where sizes should follow from it.",
+      "  return plan.TransferPlan(", *code[:-1], code[-1][:-1] + ")", ""])
+
+
+def _match(source: _Specs, target: _Specs) -> dict[_Pattern, _Pattern]:
+  """Patterns of the target to patterns of the source, one to one."""
+  sources, targets = _patterns(source), _patterns(target)
+  alone = [collections.Counter(axes for _, axes in patterns)
+           for patterns in (sources, targets)]
+  scores = []
+  for pattern, names in targets.items():
+    axes = pattern[1]
+    only = len(axes) > 1 and all(counts[axes] == 1 for counts in alone)
+    for other, others in sources.items():
+      if axes != other[1] or not _replaceable(names, others):
+        continue
+      score = _alike(target[names[0]], pattern[0], source[others[0]], other[0])
+      if only or score >= _LIKELY:
+        scores.append((-score, len(scores), pattern, other))
+  found: dict[_Pattern, _Pattern] = {}
+  taken = set()
+  for _, _, pattern, other in sorted(scores):
+    if pattern not in found and other not in taken:
+      found[pattern] = other
+      taken.add(other)
+  return found
+
+
+def _patterns(specs: _Specs) -> dict[_Pattern, list[str]]:
+  patterns: dict[_Pattern, list[str]] = {}
+  for name, spec in specs.items():
+    patterns.setdefault(_pattern(name, spec), []).append(name)
+  return patterns
+
+
+def _pattern(name: str, spec: tree.Spec) -> _Pattern:
+  return _NUMBER.sub("\0", name), spec.axes
+
+
+def _alike(spec: tree.Spec, name: str, other_spec: tree.Spec, other: str) -> float:
+  """How likely two leaves are the same; the same name decides."""
+  if name == other:
+    return 10.0
+  mine, theirs = _words(name), _words(other)
+  score = difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
+  letters = difflib.SequenceMatcher(
+      None, " ".join(mine), " ".join(theirs), autojunk=False).ratio()
+  last = mine[-1:] == theirs[-1:]
+  return (score + letters + 0.5 * last + 0.3 * (spec.shape == other_spec.shape)
+          + 0.3 * (spec.reads == other_spec.reads))
+
+
+def _words(name: str) -> list[str]:
+  words = re.findall(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+", name.replace("\0", ""))
+  return [_WORDS.get(word.lower(), word.lower()) for word in words]
+
+
+def _replaceable(names: Sequence[str], others: Sequence[str]) -> bool:
+  """Whether numbers of one can be put in place of the other's."""
+  columns = len(_NUMBER.findall(names[0])), len(_NUMBER.findall(others[0]))
+  return columns[0] == columns[1] or len(names) == len(others) == 1
+
+
+def _leaves(
+    match: Mapping[_Pattern, _Pattern], source: _Specs, target: _Specs
+) -> dict[str, str]:
+  """Target leaves to source leaves: of the same numbers, or of the same rank where
+  the two count from different ones."""
+  sources, targets = _patterns(source), _patterns(target)
+  pairs = {}
+  for pattern, other in match.items():
+    names, others = targets[pattern], sources[other]
+    numbers = {tuple(_NUMBER.findall(name)): name for name in others}
+    same = {name: numbers.get(tuple(_NUMBER.findall(name))) for name in names}
+    if len(names) == len(others) and None in same.values():
+      same = dict(zip(sorted(names, key=_order), sorted(others, key=_order)))
+    pairs |= {name: found for name, found in same.items() if found is not None
+              and suggest_axes.mappable(source[found], target[name])}
+  return {name: pairs[name] for name in target if name in pairs}
+
+
+def _order(name: str) -> list[int]:
+  return list(map(int, _NUMBER.findall(name)))
+
+
+def _rules(
+    pairs: Mapping[str, str], match: Mapping[_Pattern, _Pattern], target: _Specs
+) -> tuple[plan_lib.Rule, ...]:
+  """Few rules that say what `pairs` says: the narrow first, the wide last."""
+  fresh = [name for name in target if name not in pairs]
+  deeper = [name for name in fresh if _pattern(name, target[name]) in match]
+  alone = [name for name in fresh if name not in deeper]
+  rules = [plan_lib.Rule(target=pattern, source=None, why=why)
+           for names, why in ((alone, "no counterpart"), (deeper, _DEEPER))
+           for pattern in _cover(names, target)]
+  leaves = collections.Counter(_wide(*pair) for pair in pairs.items())
+  rules += sorted(leaves, key=lambda rule: (
+      "(.*)" in rule.target, -len(rule.target), -leaves[rule]))
+  for narrower in (_narrow, _literal):
+    rules = [*dict.fromkeys(_corrections(rules, pairs, target, narrower)), *rules]
+  owners = {tree.match([rule.target for rule in rules], name)[0] for name in target}
+  return tuple(rule for i, rule in enumerate(rules) if i in owners)
+
+
+def _wide(name: str, source: str) -> plan_lib.Rule:
+  """A rule for all leaves that differ from `name` in what both names end with."""
+  mine, theirs = name.split("/"), source.split("/")
+  common = 0
+  for part, other in zip(reversed(mine), reversed(theirs)):
+    if part != other:
+      break
+    common += 1
+  heads = ["/".join(parts[:len(parts) - common]) for parts in (mine, theirs)]
+  if not common:
+    return _narrow(name, source)
+  head = _narrow(*heads)
+  tail = rf"\{head.target.count('(') + 1}"
+  return plan_lib.Rule(
+      target="/".join(filter(None, [head.target, "(.*)"])),
+      source="/".join(filter(None, [head.source, tail])))
+
+
+def _narrow(name: str, source: str) -> plan_lib.Rule:
+  """A rule for all leaves that differ from `name` in numbers that the source has."""
+  if _NUMBER.findall(name) != _NUMBER.findall(source):
+    return _literal(name, source)
+  count = itertools.count(1)
+  return plan_lib.Rule(
+      target=_NUMBER.sub(lambda _: r"(\d+)", _plain(name)),
+      source=_NUMBER.sub(lambda _: rf"\{next(count)}", source))
+
+
+def _literal(name: str, source: str | None) -> plan_lib.Rule:
+  return plan_lib.Rule(target=_plain(name), source=source)
+
+
+def _corrections(
+    rules: Sequence[plan_lib.Rule], pairs: Mapping[str, str], target: _Specs,
+    narrower: Callable[[str, str], plan_lib.Rule],
+) -> Iterator[plan_lib.Rule]:
+  """Rules for leaves that those there are would give another source."""
+  patterns = [rule.target for rule in rules]
+  for name in target:
+    index, found = tree.match(patterns, name) or (None, None)
+    template = None if index is None else rules[index].source
+    given = template and found.expand(template)
+    if given != pairs.get(name):
+      yield (narrower if name in pairs else _literal)(name, pairs.get(name))
+
+
+def _cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
+  """Few patterns that match all of `names` and of `others` nothing else."""
+  wanted = set(names)
+  rest = [name for name in others if name not in wanted]
+  patterns: dict[str, None] = {}
+  covered: set[str] = set()
+  for name in names:
+    if name in covered:
+      continue
+    pattern = next(
+        p for p in _wider(name, names)
+        if tree.match([p], name) and not any(tree.match([p], n) for n in rest))
+    covered |= {n for n in names if tree.match([pattern], n)}
+    patterns[pattern] = None
+  return list(patterns)
+
+
+def _wider(name: str, names: Sequence[str]) -> Iterator[str]:
+  """Patterns for a name and those of `names` that are like it, widest first."""
+  parts = name.split("/")
+  for depth in range(1, len(parts)):
+    alike = ["/".join(n.split("/")[:depth]) for n in names if n.count("/") >= depth]
+    for pattern in _numbered("/".join(parts[:depth]), alike):
+      yield f"{pattern}/.*"
+  yield from _numbered(name, names)
+  yield _plain(name)
+
+
+def _numbered(name: str, names: Iterable[str]) -> Iterator[str]:
+  """`name` with any number, then with those numbers that its likes have."""
+  skeleton = _NUMBER.sub("\0", name)
+  alike = [_NUMBER.findall(n) for n in names if _NUMBER.sub("\0", n) == skeleton]
+  columns = [list(dict.fromkeys(column)) for column in zip(*alike)]
+  texts = [_plain(text) for text in skeleton.split("\0")]
+  if any(len(column) > 1 for column in columns):
+    yield r"\d+".join(texts)
+  shown = [column[0] if len(column) == 1 else f"({'|'.join(column)})"
+           for column in columns]
+  yield "".join(t + n for t, n in zip(texts, [*shown, ""]))
+
+
+def _plain(name: str) -> str:
+  """A pattern for the name itself, as people would write it."""
+  return re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", name)
+
+
+def _code(field: str, value: Sequence) -> str:
+  lines = []
+  for item in value:
+    if remark := suggest_axes.remark(item):
+      lines.append(f"          # {remark}")
+    lines.append(f"          {_call(item)},")
+  return "\n".join([f"      {field}=(", *lines, "      ),"])
+
+
+def _call(value) -> str:
+  """A dataclass of plans as the call that makes it; patterns as raw strings."""
+  if isinstance(value, str):
+    return f'r"{value}"' if "\\" in value else f'"{value}"'
+  if isinstance(value, tuple) and value == tuple(range(len(value))):
+    return f"tuple(range({len(value)}))"
+  if isinstance(value, tuple):
+    return f"({', '.join(map(_call, value))}{',' if len(value) == 1 else ''})"
+  if not dataclasses.is_dataclass(value):
+    return repr(value)
+  module = "axes" if hasattr(axes_lib, type(value).__name__) else "plan"
+  told = [f"{field.name}={_call(getattr(value, field.name))}"
+          for field in dataclasses.fields(value)
+          if getattr(value, field.name) != field.default]
+  return f"{module}.{type(value).__name__}({', '.join(told)})"

@@ -1,0 +1,194 @@
+"""An audit as text: every leaf for a file, folded and coloured for a terminal."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+from transfer_gen import tree
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import fold
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+LEFT = "left behind"
+_HEADER = ("leaf", "shape", "from", "rule", "how", "group")
+_STYLES = {  # ANSI codes; what starts fresh stands out, what is frozen steps back.
+    "header": "1", "fresh": "1;33", "mapped": "36", LEFT: "35", "frozen": "2",
+}
+
+
+def full(audit: audit_lib.Audit) -> str:
+  """Every leaf on its own line, without colours: what audit.txt holds."""
+  lines = [_HEADER, *(_line(*cells(row)) for row in audit.rows),
+           *(_line(*line) for line in _left(audit))]
+  return "\n".join([*aligned(lines), "", *_below(audit), ""])
+
+
+def folded(audit: audit_lib.Audit, colored: bool) -> str:
+  """The same with leaves that differ in their numbers alone on one line.
+
+  Args:
+    audit: What to show.
+    colored: Whether to use ANSI colours: fresh is yellow, mapped cyan, left behind
+      magenta, and what is frozen is dim.
+  """
+  lines = [("leaf", "leaves", *_HEADER[1:])]
+  for found in (map(cells, audit.rows), map(_turned, _left(audit))):
+    for times, line in fold.fold(list(found), linked=3):
+      if line[4] == LEFT:
+        line = _turned(line)
+      leaf, shape, *rest = _line(*line)
+      lines.append((leaf, str(times), shape, *rest))
+  below = _below(audit)
+  shown = aligned(lines)
+  if colored:
+    shown = [_paint(text, ["header"] if i == 0 else _looks(line))
+             for i, (text, line) in enumerate(zip(shown, lines))]
+    below = [_paint(text, _fate(text)) for text in below]
+  return "\n".join([*shown, "", *below, ""])
+
+
+def leaves(specs: Mapping[str, tree.Spec]) -> str:
+  """The leaves of one tree as an aligned table, with their total."""
+  lines = [("leaf", "shape", "dtype", "axes")]
+  lines += [(name, shape(spec), str(spec.dtype), ", ".join(spec.axes))
+            for name, spec in specs.items()]
+  total = audit_lib.count(specs.values())
+  return "\n".join([*aligned(lines), "", _total("total", total), ""])
+
+
+def origins(audit: audit_lib.Audit, limit: int) -> str:
+  """Where the fresh entries of each mapped axis come from, `limit` of each; those
+  beyond the target's tokens are nobody's and are not told of."""
+  names, bindings = {}, {}
+  for row in audit.rows:
+    for change in row.changes:
+      bindings[id(change.binding)] = change.binding
+      names.setdefault(id(change.binding), []).append(row.name)
+  lines = []
+  for key, binding in bindings.items():
+    fresh = [i for i, source in enumerate(binding.index.tolist()) if source == -1]
+    if fresh:
+      lines += [f"{', '.join(tree.fold(names[key]))}: {binding.note};"
+                f" {len(fresh)} entries without a source of their own:",
+                *(f"  {i}: {_origin(binding, i)}" for i in fresh[:limit])]
+      lines += [f"  and {len(fresh) - limit} more"] if fresh[limit:] else []
+  return "\n".join([*(lines or ["No axis map leaves an entry without a source."]), ""])
+
+
+def cells(row: resolve.Row) -> tuple[str, str, str, str, str, str]:
+  """Leaf, source, rule, shape, how and group of a row, in words."""
+  source = " + ".join(row.sources) or "-"
+  if row.sources and row.checkpoint:
+    source = f"{row.checkpoint}:{source}"
+  group = row.group
+  if row.unfreeze_step is None:
+    group += " (frozen)"
+  elif row.unfreeze_step:
+    group += f" (from step {row.unfreeze_step})"
+  return row.name, source, str(row.rule), shape(row.spec), how(row), group
+
+
+def how(row: resolve.Row) -> str:
+  """What happens to a leaf."""
+  if row.how in audit_lib.FRESH:
+    return f"fresh ({row.how})"
+  notes = [f"mean of {len(row.sources)}"] if row.how == "mean" else []
+  if row.how == "mapped" and len(set(row.sources)) > 1:
+    notes = [f"mean of {len(row.sources)}"]
+  return "; ".join([*notes, *(c.binding.note for c in row.changes)]) or row.how
+
+
+def shape(spec: tree.Spec) -> str:
+  """Sizes, as in `(512,8,64)`."""
+  return f"({','.join(map(str, spec.shape))})"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+  """Cells padded to columns; numbers of leaves stand to the right."""
+  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+  right = [name == "leaves" for name in lines[0]]
+  return ["  ".join(c.rjust(w) if r else c.ljust(w)
+                    for c, w, r in zip(line, widths, right)).rstrip() for line in lines]
+
+
+def group(group_: plan_lib.Group) -> str:
+  """A group's name and what of it is not by habit, in the words of its fields."""
+  told = [f"{field.name}={getattr(group_, field.name)!r}"
+          for field in dataclasses.fields(group_)
+          if field.name not in ("name", "params")
+          and getattr(group_, field.name) != field.default]
+  return ", ".join([group_.name, *told])
+
+
+def _line(leaf, source, rule, size, told, group_) -> tuple[str, ...]:
+  """Cells in the order of the header."""
+  return leaf, size, source, rule, told, group_
+
+
+def _left(audit: audit_lib.Audit) -> list[tuple[str, ...]]:
+  return [("-", f"{checkpoint}:{name}" if checkpoint else name, "-", shape(spec), LEFT,
+           "-")
+          for checkpoint in sorted(audit.left)
+          for name, spec in audit.left[checkpoint].items()]
+
+
+def _turned(line: Sequence[str]) -> tuple[str, ...]:
+  """With leaf and source in each other's place: of what is left, the source folds."""
+  return line[1], line[0], *line[2:]
+
+
+def _below(audit: audit_lib.Audit) -> list[str]:
+  sums = audit_lib.totals(audit)
+  whole = sums["target"]["params"]
+  lines = [_total(name.replace("_", " "), total)
+           + ("" if name == "left_behind" or not whole
+              else f" {100 * total['params'] / whole:6.1f}%")
+           for name, total in sums.items()]
+  whys = [f"rule {i}: {audit.whys[i]}" for i in sorted(audit.whys)]
+  filled = 100 * audit_lib.coverage(audit)
+  return [*(_group(group_, audit.rows) for group_ in audit.groups), *whys, "", *lines,
+          f"{filled:.1f}% of the target's params come from a source."]
+
+
+def _total(name: str, count: Mapping[str, int]) -> str:
+  return (f"{name:12} {count['leaves']:5} leaves {count['params']:14,} params"
+          f" {count['bytes']:16,} bytes")
+
+
+def _group(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
+  mine = audit_lib.count(row.spec for row in rows if row.group == group_.name)
+  when = {None: "frozen", 0: "learns"}.get(
+      group_.unfreeze_step, f"learns from step {group_.unfreeze_step}")
+  rate = "" if group_.unfreeze_step is None else f", {group_.lr_mult:g} x the rate"
+  return (f"group {group_.name}: {mine['leaves']} leaves, {mine['params']:,} params,"
+          f" {when}{rate}")
+
+
+def _origin(binding: plan_lib.Binding, entry: int) -> str:
+  if entry in binding.origins:
+    return binding.origins[entry]
+  if binding.mixture is not None:
+    at = (binding.mixture.rows == entry).nonzero()[0]
+    if at.size:
+      weights, index = binding.mixture.weights[at[0]], binding.mixture.index[at[0]]
+      return " + ".join(f"{w:.3g} x {i}" for w, i in zip(weights, index) if w)
+  return f"fresh ({binding.fresh})"
+
+
+def _looks(line: Sequence[str]) -> list[str]:
+  told, group_ = line[-2:]
+  looks = ["frozen"] if group_.endswith("(frozen)") else []
+  if told.startswith("fresh ("):
+    return [*looks, "fresh"]
+  if told == LEFT:
+    return [LEFT]
+  return looks if told == "copy" else [*looks, "mapped"]
+
+
+def _fate(text: str) -> list[str]:
+  return [name for name in _STYLES if text.startswith(f"{name} ")]
+
+
+def _paint(text: str, looks: Sequence[str]) -> str:
+  codes = ";".join(_STYLES[look] for look in looks)
+  return f"\x1b[{codes}m{text}\x1b[0m" if codes else text
