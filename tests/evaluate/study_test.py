@@ -116,15 +116,45 @@ def test_results_keep_other_sections(tmp_path, done):
   assert once.count("## Do apples help") == 2 and once.startswith("# Results")
 
 
-def test_a_control_that_still_improves_is_said():
-  facts = {"comparisons": [{
-      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
-      "documents": 9, "wins": 0.7, "seeds_ahead": 2, "control_still_improving": 1}],
-           "summary": {"seeds": 2}}
+def test_the_step_is_told_at_which_the_controls_loss_was_reached(done):
+  folder, _, facts = done
+  lrs = facts["summary"]["lrs"]
 
-  text = "\n".join(report._verdicts(facts))
+  def curve(name, seed):
+    lines = (folder / "w" / name / f"seed_{seed}" / f"lr_{lrs[name]:g}"
+             / "metrics.jsonl").read_text().splitlines()
+    return [(l["step"], l["loss"]) for l in map(json.loads, lines)
+            if l["split"] == "validation"]
+
+  for seed, reached in enumerate(facts["comparisons"][0]["reached"]):
+    goal = min(loss for _, loss in curve("scratch", seed))
+    steps = [step for step, loss in curve("moved", seed) if loss <= goal]
+    assert reached == (steps[0] if steps else None)
+
+
+def _verdicts(**changes):
+  pair = {
+      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
+      "documents": 9, "wins": 0.7, "seeds_ahead": 2, "control_still_improving": 1,
+      "reached": [20, 40], **changes}
+  facts = {"comparisons": [pair], "summary": {"seeds": 2},
+           "runs": {"b": [{"step": 100}, {"step": 200}]}}
+  return "\n".join(report._verdicts(facts))
+
+
+def test_a_control_that_still_improves_is_said():
+  text = _verdicts()
 
   assert "better" in text and "b was still improving" in text
+
+
+@pytest.mark.parametrize("reached, sentence", [
+    ([20, 40], "on 2 of 2 seeds, after 30 steps on average; b took 150"),
+    ([None, 40], "on 1 of 2 seeds, after 40 steps on average"),
+    ([None, None], "a never reached b's best validation loss"),
+])
+def test_how_soon_a_loss_was_reached_is_said(reached, sentence):
+  assert sentence in _verdicts(reached=reached)
 
 
 @pytest.mark.parametrize("runs, pairs, message", [

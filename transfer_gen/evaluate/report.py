@@ -130,6 +130,7 @@ def _verdicts(facts) -> list[str]:
         f" {pair['documents']} test documents), {sign}; ahead on"
         f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
         f" {pair['wins']:.0%} of the documents.")
+    lines.append(_when(pair, facts["runs"][pair["control"]]))
     if pair["control_still_improving"] and pair["control"] not in warned:
       warned.add(pair["control"])
       lines.append(
@@ -137,6 +138,17 @@ def _verdicts(facts) -> list[str]:
           f" than 1% over the last fifth of {pair['control_still_improving']} of"
           f" {facts['summary']['seeds']} runs. With more steps the gain may shrink.")
   return lines
+
+
+def _when(pair, controls) -> str:
+  """How soon the control's best validation loss was reached."""
+  steps = [step for step in pair["reached"] if step is not None]
+  if not steps:
+    return f"{pair['treated']} never reached {pair['control']}'s best validation loss."
+  ended = sum(run["step"] for run in controls) / len(controls)
+  return (f"{pair['treated']} reached {pair['control']}'s best validation loss on"
+          f" {len(steps)} of {len(controls)} seeds, after {sum(steps) / len(steps):.0f}"
+          f" steps on average; {pair['control']} took {ended:.0f}.")
 
 
 def _costs(facts) -> list[str]:

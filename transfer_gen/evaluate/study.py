@@ -71,7 +71,8 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   Returns:
     What `result.json` holds. Its `summary`: `<run>_test_loss` of each compared run
     (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with
-    its interval, and `seconds`.
+    its interval, `reached`, the step of each seed at which it stood where its control
+    ended, and `seconds`.
 
   Raises:
     errors.UserError: For what is wrong in a run, named.
@@ -97,7 +98,7 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       **{f"{name}_test_loss": _mean(runs, "loss") for name, runs in results.items()},
       "gain_nats_per_token": first["gain"], "gain_low": first["low"],
       "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
-      "seeds": len(study.seeds), "lrs": chosen,
+      "reached": first["reached"], "seeds": len(study.seeds), "lrs": chosen,
       "seconds": round(time.time() - start, 1),
   }
   sources = {job.name: _cost(job) for job in todo if job.name not in chosen}
@@ -106,7 +107,8 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
            "environment": workdir_lib.environment(),
            "data": f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}",
            "comparisons": comparisons,
-           "runs": {name: [{k: v for k, v in r.items() if k != "scores"}
+           "runs": {name: [{k: v for k, v in r.items()
+                            if k not in ("scores", "validations")}
                            for r in runs] for name, runs in results.items()}}
   workdir_lib.write_json(workdir / RESULT, facts)
   page = report.study_page(facts, {
@@ -185,8 +187,8 @@ def _test(job: Job, samples: int) -> dict[str, Any]:
       reference=[reference for _, reference in pairs])
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
           "validation_loss": min(l for _, l in _validations(job)),
-          "still_improving": _improving(job), "samples": lines, "scores": scores,
-          **_cost(job)}
+          "validations": _validations(job), "still_improving": _improving(job),
+          "samples": lines, "scores": scores, **_cost(job)}
 
 
 def _prompt(document: documents.Document) -> tuple[str, str]:
@@ -235,7 +237,14 @@ def _compare(pair, results) -> dict[str, Any]:
       "treated": pair[0], "control": pair[1], **evaluate.difference(*pooled),
       "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
       "control_still_improving": sum(run["still_improving"] for run in control),
+      "reached": [_reached(t, c) for t, c in zip(treated, control)],
   }
+
+
+def _reached(treated: dict[str, Any], control: dict[str, Any]) -> int | None:
+  """First validated step at which the control's best validation loss was reached."""
+  return next((step for step, loss in treated["validations"]
+               if loss <= control["validation_loss"]), None)
 
 
 def _pool(scores: list[evaluate.Scores]) -> evaluate.Scores:

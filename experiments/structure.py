@@ -1,0 +1,89 @@
+"""What do names, width, depth and vocabulary bring to a model that outgrows its source?
+
+A 4-layer source of width 128, a language model on `python_docs`, becomes an 8-layer
+target of width 256 with another vocabulary that summarises docstrings. How many steps
+does the target take to the loss that it reaches from scratch?
+
+Run:      python -m transfer_gen study --config=experiments/structure.py \
+            --workdir=runs/structure
+Runs:     source; then
+            scratch  every leaf fresh
+            names    layers 0 to 3 from those of the source, tokens matched; each leaf
+                     in the corner of its own, the rest fresh
+            width    the same layers, grown so that each computes what it did
+            depth    all eight layers from the source's four, each in its corner
+            all      width and depth: the target starts as the source's function
+Cost:     80 minutes on 2 CPU cores (3 seeds x 2 rates).
+Result:   experiments/RESULTS.md.
+"""
+
+import dataclasses
+
+from transfer_gen.config import (
+    Data, Decoder, Optim, Run, Source, Study, Tokenizer, Train)
+from transfer_gen.transfer import strategies
+from transfer_gen.transfer.axes import Extend, MatchTokens
+from transfer_gen.transfer.plan import On, Rule, TransferPlan
+
+_SMALL = Decoder(num_layers=4, width=128, num_heads=4, max_length=256)
+_VOCAB = On(axis="vocab", map=MatchTokens())
+_LARGE, _GROWN = strategies.grow(
+    _SMALL, width=256, num_heads=8, mlp_width=1024, num_layers=8, noise=0.5,
+    axes=(_VOCAB,))
+_WIDTH = _GROWN.axes
+_CORNER = (_VOCAB, *(On(axis=axis, map=Extend(fresh="init"))
+                     for axis in ("embed", "mlp", "heads", "kv_heads")))
+_ALL = (Rule(target="(.*)", source=r"\1"),)
+_FIRST = strategies.depth({**{i: i for i in range(4)}, **{i: None for i in range(4, 8)}})
+_REPEATED = strategies.depth(strategies.layer_map(4, 8, "repeat"))
+
+
+def get_study() -> Study:
+  """The five starts of one target."""
+  plan = lambda rules, axes: TransferPlan(
+      rules=(*rules, *_ALL), axes=axes, groups=_GROWN.groups)
+  return Study(
+      question="What do names, width and depth bring to a model that outgrows its"
+               " source?",
+      runs={
+          "source": _source(),
+          "scratch": _target(None),
+          "names": _target(plan(_FIRST, _CORNER)),
+          "width": _target(plan(_FIRST, _WIDTH)),
+          "depth": _target(plan(_REPEATED, _CORNER)),
+          "all": _target(_GROWN),
+      },
+      pairs=tuple((name, "scratch") for name in ("all", "width", "depth", "names")),
+      seeds=(0, 1, 2),
+      lrs=(3e-4, 1e-3))
+
+
+def get_config(name: str = "all") -> Run:
+  """One run of the study, to plan or train alone once its source has run."""
+  run = get_study().runs[name]
+  if run.source is not None:
+    run.source = Source(path="runs/structure/source")
+  return run
+
+
+def _source() -> Run:
+  return Run(
+      model=dataclasses.replace(_SMALL),
+      data=Data(name="python_docs", length=128),
+      tokenizer=Tokenizer(kind="bpe", size=2048),
+      optim=Optim(lr=3e-3, warmup_steps=50),
+      train=Train(steps=550, batch_size=16, eval_every=275, log_every=50,
+                  checkpoint_every=275))
+
+
+def _target(plan: TransferPlan | None) -> Run:
+  return Run(
+      model=dataclasses.replace(_LARGE, dropout=0.1),
+      data=Data(name="docstring_summary", input_field="body",
+                target_field="summary", length=160, buckets=(64, 96, 128)),
+      tokenizer=Tokenizer(kind="bpe", size=1024),
+      optim=Optim(warmup_steps=20),
+      train=Train(steps=300, batch_size=8, eval_every=20, log_every=50,
+                  checkpoint_every=300),
+      source=Source(run="source") if plan else None,
+      transfer=plan)
