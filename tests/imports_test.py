@@ -24,6 +24,7 @@ LAYERS = (
     ("data.pipeline", "train.step", "transfer.audit", "transfer.suggest"),
     ("transfer.table",),
     ("transfer.difference", "evaluate.audit_page"),
+    ("train.moments",),
     ("generate.sampling", "train.parallel", "evaluate.evaluate", "evaluate.report",
      "train.setup"),
     ("train.workdir",),

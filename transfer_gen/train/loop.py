@@ -19,6 +19,7 @@ from transfer_gen import errors
 from transfer_gen.data import pipeline
 from transfer_gen.evaluate import evaluate
 from transfer_gen.models import registry
+from transfer_gen.train import moments
 from transfer_gen.train import objectives
 from transfer_gen.train import parallel
 from transfer_gen.train import setup as setup_lib
@@ -101,9 +102,11 @@ def _start(session: _Session, init_key, restore_key) -> step_lib.TrainState:
   params = restore.restore(
       setup.rows, setup.sources, registry.fresh(setup.model, init_key, shardings),
       shardings, restore_key)
+  opt_state = moments.restore(
+      setup.rows, setup.optimizer, setup.sources,
+      setup.optimizer.extend({}, params, 0), shardings)
   return step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32), params=params,
-      opt_state=setup.optimizer.extend({}, params, 0))
+      step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
 
 
 def _go_on(session: _Session, step: int) -> Best:

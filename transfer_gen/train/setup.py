@@ -16,6 +16,7 @@ from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
+from transfer_gen.train import moments
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
@@ -85,10 +86,13 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
            tokens=tokenizer.tokens, roles=tokenizer.roles, counts=data.token_counts)},
       {**{name: source.constants for name, source in sources.items()},
        resolve.TARGET: registry.constants(model)})
+  optimizer = optim_lib.build(run.optim, plan.groups, rows, run.train.steps)
+  rows = moments.mark(rows, optimizer, sources, frozenset(
+      name for name, source in run.all_sources().items() if source.moments))
   return Setup(
       run=run, data=data, model=module, specs=specs, plan=plan, rows=rows,
       sources=sources, source_tokenizers=source_tokenizers,
-      optimizer=optim_lib.build(run.optim, plan.groups, rows, run.train.steps))
+      optimizer=optimizer)
 
 
 def _open(name: str, source: config_lib.Source) -> checkpoint.Stored:

@@ -49,6 +49,7 @@ class Row:
     source_spec: Their common spec.
     checkpoint: Which source.
     changes: The axis maps, in the order of the dimensions.
+    moments: Whether it starts with the source's optimiser moments.
   """
   name: str
   spec: tree.Spec
@@ -60,6 +61,7 @@ class Row:
   source_spec: tree.Spec | None = None
   checkpoint: str = ""
   changes: tuple[Change, ...] = ()
+  moments: bool = False
 
 
 class PlanError(errors.UserError):

@@ -160,8 +160,9 @@ def _group(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
   when = {None: "frozen", 0: "learns"}.get(
       group_.unfreeze_step, f"learns from step {group_.unfreeze_step}")
   rate = "" if group_.unfreeze_step is None else f", {group_.lr_mult:g} x the rate"
+  moments = any(row.moments for row in rows if row.group == group_.name)
   return (f"group {group_.name}: {mine['leaves']} leaves, {mine['params']:,} params,"
-          f" {when}{rate}")
+          f" {when}{rate}{', with the moments of the source' if moments else ''}")
 
 
 def _origin(binding: plan_lib.Binding, entry: int) -> str:

@@ -1,0 +1,103 @@
+"""Moments go on from a source's where a whole group can, and nowhere else."""
+
+import jax
+import numpy as np
+import pytest
+
+from transfer_gen import checkpoint
+from transfer_gen import config
+from transfer_gen import sharding
+from transfer_gen.models import registry
+from transfer_gen.train import loop
+from transfer_gen.train import moments
+from transfer_gen.train import setup as setup_lib
+from transfer_gen.transfer import plan as plan_lib
+
+Group, Rule = plan_lib.Group, plan_lib.Rule
+PLAN = plan_lib.TransferPlan(
+    rules=(Rule(target="head/.*", source=None), Rule(target="(.*)", source=r"\1")),
+    groups=(Group(name="body", params="layer_.*"), Group(name="rest", params=".*")),
+    unused_source=("head/.*",))
+
+
+def _run(folder, source=None, plan=PLAN, **optim):
+  return config.Run(
+      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32,
+                           tied=False),
+      data=config.Data(name="files", train=str(folder / "text.txt"), length=16),
+      tokenizer=config.Tokenizer(kind="bytes"), optim=config.Optim(**optim),
+      train=config.Train(steps=3, batch_size=8, log_every=1, eval_every=3,
+                         checkpoint_every=3),
+      source=source, transfer=plan if source else None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("moments")
+  (path / "text.txt").write_text("\n".join(f"line {i}, {i * 7 % 13}" for i in range(99)))
+  loop.train(_run(path), path / "source")
+  return path
+
+
+def _source(folder, step=3):
+  return config.Source(path=str(folder / "source"), step=step, moments=True)
+
+
+def _started(folder, run):
+  """The state that the run starts from, and the source's, by path."""
+  setup = setup_lib.build(run, folder / "target")
+  where = sharding.of_params(setup.specs, sharding.make_mesh(data=8))
+  params = registry.fresh(setup.model, jax.random.key(0), where)(setup.specs)
+  state = moments.restore(
+      setup.rows, setup.optimizer, setup.sources,
+      setup.optimizer.extend({}, params, 0), where)
+  stored = checkpoint.find(folder / "source", 3)
+  return setup, state, stored.read_state(dict.fromkeys(stored.state))
+
+
+def test_a_copied_group_goes_on_with_moments_and_their_count(folder):
+  setup, state, stored = _started(folder, _run(folder, _source(folder)))
+
+  adam = state["body"][0]
+  assert {row.name for row in setup.rows if row.moments} == set(adam.mu)
+  for name, mu in adam.mu.items():
+    np.testing.assert_array_equal(mu, stored["all", 0, "mu", name])
+    np.testing.assert_array_equal(adam.nu[name], stored["all", 0, "nu", name])
+    assert mu.sharding.mesh.size == 8
+  assert np.abs(adam.mu["layer_0/mlp/up/kernel"]).max() > 0
+  assert int(adam.count) == 3
+  assert int(state["body"][2].count) == 0  # The schedule's own.
+
+
+def test_a_group_with_a_fresh_leaf_starts_fresh(folder):
+  setup, state, _ = _started(folder, _run(folder, _source(folder)))
+
+  adam = state["rest"][0]
+  assert int(adam.count) == 0
+  assert max(np.abs(mu).max() for mu in adam.mu.values()) == 0
+  assert not any(row.moments for row in setup.rows if row.group == "rest")
+
+
+def test_a_run_with_moments_trains_and_says_so(folder):
+  loop.train(_run(folder, _source(folder)), folder / "trained")
+
+  audit = (folder / "trained" / "audit.txt").read_text()
+  assert "group body: 16 leaves" in audit
+  assert audit.count("with the moments of the source") == 1
+
+
+@pytest.mark.parametrize("step, groups, optim, sentence", [
+    (-1, PLAN.groups, {}, "holds no optimiser state, as those in best/ do not"),
+    (3, (Group(name="all", params=".*"),), {}, "group 'all': head/kernel is no plain"),
+    (3, (Group(name="late", params="layer_.*", unfreeze_step=2),
+         Group(name="rest", params=".*")), {}, "group 'late': it starts to learn at"),
+    (3, PLAN.groups, dict(name="adafactor"), "the source's optimiser has no"),
+])
+def test_moments_that_cannot_move_are_refused(folder, step, groups, optim, sentence):
+  plan = plan_lib.TransferPlan(
+      rules=PLAN.rules, groups=groups, unused_source=PLAN.unused_source)
+
+  with pytest.raises(ValueError) as error:
+    setup_lib.build(_run(folder, _source(folder, step), plan, **optim), folder / "new")
+
+  assert sentence in str(error.value)
