@@ -123,14 +123,16 @@ def test_only_the_leaves_that_rows_name_are_read(tmp_path):
       unused_source=("old_head",))
   rows = resolve.resolve(plan, {"": stored.specs}, specs)
 
+  told = []
   before = _bytes_read()
-  params = restore.restore(rows, {"": stored}, lambda names: {})
+  params = restore.restore(rows, {"": stored}, lambda names: {}, progress=told.append)
   few = _bytes_read() - before
   dict(stored.read(["old_head"]))
   many = _bytes_read() - before - few
 
   np.testing.assert_array_equal(params["body"], big["body"])
   assert few < 500_000 < 3_000_000 < many
+  assert told == [big["body"].nbytes]
 
 
 def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):

@@ -1,6 +1,7 @@
 """Trains a run: starts it, or goes on where its workdir stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 import sys
@@ -99,14 +100,31 @@ class _Session:
 
 def _start(session: _Session, init_key, restore_key) -> step_lib.TrainState:
   setup, shardings = session.setup, session.runner.shardings
-  params = restore.restore(
-      setup.rows, setup.sources, registry.fresh(setup.model, init_key, shardings),
-      shardings, restore_key)
+  fresh = registry.fresh(setup.model, init_key, shardings)
+  with _reading(setup) as progress:
+    params = restore.restore(
+        setup.rows, setup.sources, fresh, shardings, restore_key, progress)
   opt_state = moments.restore(
       setup.rows, setup.optimizer, setup.sources,
       setup.optimizer.extend({}, params, 0), shardings)
   return step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
+
+
+@contextlib.contextmanager
+def _reading(setup: setup_lib.Setup) -> Iterator[Callable[[int], object]]:
+  """Shows how many bytes of the sources were read: a bar, or a line in a log."""
+  read = {(row.checkpoint, name): row.source_spec.nbytes
+          for row in setup.rows for name in row.sources}
+  start, total = time.perf_counter(), sum(read.values())
+  with tqdm.tqdm(
+      total=total, unit="B", unit_scale=True, desc="reading", leave=False,
+      disable=None if read and sys.stderr.isatty() else True) as bar:
+    yield bar.update
+  seconds = time.perf_counter() - start
+  if read:
+    print(f"{len(read)} source leaves read, {total / 2**20:.1f} MB in {seconds:.1f} s"
+          f" ({total / 2**20 / seconds:.0f} MB/s)", flush=True)
 
 
 def _go_on(session: _Session, step: int) -> Best:

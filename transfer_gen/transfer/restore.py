@@ -31,6 +31,7 @@ def restore(
     fresh: Callable[[Sequence[str]], Mapping[str, jax.Array]],
     shardings: _Shardings | None = None,
     key: jax.Array | None = None,
+    progress: Callable[[int], object] = lambda num_bytes: None,
 ) -> dict[str, jax.Array]:
   """Fills the target's params.
 
@@ -42,6 +43,7 @@ def restore(
     fresh: Makes the model's own initial values of the leaves it is given.
     shardings: Where each target leaf lives. None: on the default device.
     key: Draws the entries that an axis map starts fresh. None: key 0.
+    progress: Called with the bytes of each source leaf that was read.
 
   Returns:
     Arrays by name, sorted.
@@ -57,12 +59,12 @@ def restore(
           row.spec.shape, row.spec.dtype, device=shardings[row.name])
   for checkpoint, source in sources.items():
     mine = [row for row in rows if row.sources and row.checkpoint == checkpoint]
-    params.update(_read(mine, source, shardings, key, fresh))
+    params.update(_read(mine, source, shardings, key, fresh, progress))
   assert params.keys() == {row.name for row in rows}
   return dict(sorted(params.items()))
 
 
-def _read(rows, source, shardings, key, fresh):
+def _read(rows, source, shardings, key, fresh, progress):
   """Reads each source leaf once and makes the rows that want it.
 
   A leaf is kept while a row waits for others, as the mean of two layers does.
@@ -78,6 +80,7 @@ def _read(rows, source, shardings, key, fresh):
   held, done = {}, set()
   for name, value in source.read(list(waiting), where):
     held[name] = value
+    progress(value.nbytes)
     for row in waiting[name]:
       if row.name not in done and all(n in held for n in row.sources):
         done.add(row.name)
