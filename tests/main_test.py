@@ -351,3 +351,18 @@ def test_colours_are_for_terminals(folder, capsys, monkeypatch):
   assert "\x1b[1;33mlayer_0/attn/key/bias" in colored
   assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
   assert "\x1b" not in (folder / "w" / "audit.txt").read_text()
+
+
+def test_a_run_of_an_older_version_goes_on(folder, capsys):
+  wanted = ["--config=config.py", "--workdir=old"]
+  _train(capsys, *wanted)
+  written = folder / "old" / "config.json"
+  config = json.loads(written.read_text())
+  del config["sources"], config["model"]["sinusoid_width"]
+  written.write_text(json.dumps(config))
+
+  _train(capsys, *wanted)
+
+  config["seed"] = 7
+  written.write_text(json.dumps(config))
+  assert "seed: 7 there, 0 here" in _refused(capsys, "train", *wanted)

@@ -234,7 +234,8 @@ def _compare(
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
-      read(CONFIG), of_json(config_lib.to_json(setup.run))))
+      of_json(config_lib.to_json(read_run(workdir))),  # Older ones lack new fields.
+      of_json(config_lib.to_json(setup.run))))
   if differ:
     raise _of_another("config", workdir, differ)
   theirs = read_plan(workdir)
