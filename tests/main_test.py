@@ -179,7 +179,7 @@ def test_a_misfit_is_told_before_any_array_is_read(folder, capsys, monkeypatch):
       capsys, "plan", "--config=config.py:moved", "--workdir=moved",
       "--config.model.width=16")
 
-  assert "axis `embed` is 8 there and 16 here" in message
+  assert "axis `embed` is 8 in the source and 16 here" in message
   assert not (folder / "moved").exists()
 
 

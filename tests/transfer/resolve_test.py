@@ -109,7 +109,7 @@ def test_the_same_vocabulary_is_a_copy():
     (dict(groups=FITS.groups[:1]), ["has no group. Add one"]),
     (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source="blok_0/w"), SAME)),
      ["layer_0/w: rule 1 reads blok_0/w", "nearest: `block_0/w`"]),
-    (dict(axes=()), ["axis `vocab` is 5 there and 7 here, and no axis map says how"]),
+    (dict(axes=()), ["axis `vocab` is 5 in the source and 7 here, and no axis map says how"]),
     (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source="embed"), SAME)),
      ["axes (vocab, embed) in embed and (embed, mlp) here"]),
     (dict(rules=(Rule(target="nrom", source=None), *FITS.rules)),

@@ -223,9 +223,9 @@ def _changes(
     if on is None:
       if sizes[0] != sizes[1]:
         raise _Misfit(
-            f"from {source_name}: axis `{axis}` is {sizes[0]} there and {sizes[1]}"
-            f" here, and no axis map says how. Add On(axis={axis!r}, map=...), or a"
-            " rule with source=None.")
+            f"axis `{axis}` is {sizes[0]} in the source and {sizes[1]} here, and no axis"
+            f" map says how. Add On(axis={axis!r}, map=...), or a rule with"
+            " source=None.")
       continue
     binding = bind(on, rule.checkpoint, name, *sizes)
     if (sizes[0] != sizes[1] or binding.mixture is not None
