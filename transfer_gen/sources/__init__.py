@@ -1,6 +1,6 @@
-"""Checkpoints seen under our names: specs without arrays, leaves in batches."""
+"""Checkpoints, ours and foreign: specs without arrays, leaves in batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -8,7 +8,23 @@ from etils import epath
 import jax
 
 from transfer_gen import checkpoint
+from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.sources import keras_h5
+from transfer_gen.sources import llama2c
+from transfer_gen.sources import manifest
+from transfer_gen.sources import numpy_files
+from transfer_gen.sources import pytorch
+from transfer_gen.sources import raw
+from transfer_gen.sources import safetensors
+from transfer_gen.sources import sharded
+
+_FILES = {
+    ".safetensors": safetensors.open_file, ".npz": numpy_files.open_npz,
+    ".h5": keras_h5.open_file, ".hdf5": keras_h5.open_file,
+    ".keras": keras_h5.open_file, ".bin": pytorch.open_file,
+    ".pt": pytorch.open_file, ".pth": pytorch.open_file,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +49,26 @@ class Memory:
 
 
 def open(  # pylint: disable=redefined-builtin
-    path: epath.PathLike, step: int = -1) -> checkpoint.Stored:
-  """Opens a checkpoint of ours: a run's workdir or one of its checkpoints.
+    path: epath.PathLike, step: int = -1) -> checkpoint.Stored | raw.Raw:
+  """Opens a checkpoint: one of ours, or a foreign one under its own names.
 
   Args:
-    path: Where it is.
-    step: Which one of a run. -1: the best, or the last where none was validated.
+    path: A run's workdir or one of its checkpoints; a file, or a folder, of one of
+      the formats beside this one. Which it is shows in its suffix and its files.
+    step: Which checkpoint of a run. -1: the best, or the last where none was
+      validated.
 
   Raises:
     errors.UserError: If nothing is there that can be read.
   """
-  return checkpoint.find(path, step)
+  path = epath.Path(path)
+  opener = _of_folder(path) if path.is_dir() else _of_file(path)
+  if opener is None:
+    return checkpoint.find(path, step)
+  if step >= 0:
+    raise errors.UserError(
+        f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
+  return opener()
 
 
 def from_tree(arrays: Any, table: tree.AxesTable | None = None) -> Memory:
@@ -57,3 +82,36 @@ def from_tree(arrays: Any, table: tree.AxesTable | None = None) -> Memory:
     errors.UserError: If a leaf has no axes.
   """
   return Memory(tree.specs(arrays, table), tree.unbox(arrays))
+
+
+def _of_folder(path: epath.Path) -> Callable[[], raw.Raw] | None:
+  """How to open a folder; None: as a run's."""
+  if any(p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir()):
+    return None
+  for name in ("model.safetensors.index.json", "model.safetensors",
+               "pytorch_model.bin.index.json", "pytorch_model.bin"):
+    if (path / name).exists():
+      return _of_file(path / name)
+  if (path / manifest.FILE).exists():
+    return lambda: manifest.open_folder(path)
+  if next(iter(path.glob("*.npy")), None) is not None:
+    return lambda: numpy_files.open_folder(path)
+  return None
+
+
+def _of_file(path: epath.Path) -> Callable[[], raw.Raw] | None:
+  """How to open a file; None: not at all."""
+  if not path.is_file():
+    return None
+  if path.name.endswith(".index.json"):
+    of_shard = (safetensors.open_file if ".safetensors." in path.name
+                else pytorch.open_file)
+    return lambda: sharded.open_index(path, of_shard)
+  suffix = path.suffix.lower()
+  if suffix == ".bin" and not pytorch.looks_like(path):
+    return lambda: llama2c.open_file(path)
+  if suffix not in _FILES:
+    raise errors.UserError(
+        f"{path}: not a checkpoint by its name. Read are {', '.join(_FILES)},"
+        " .index.json, and folders.")
+  return lambda: _FILES[suffix](path)

@@ -97,8 +97,6 @@ class Rule:
     source: Source name, with groups: `layer_\1/\2`; several: their mean; None: reads
       nothing.
     fresh: Where `source` is None: "init" (the model's own), "zeros", "ones".
-    layout: In maps of foreign checkpoints: how the source is rearranged, one of
-      `transfer.layouts`.
     checkpoint: Which source, where a plan has several.
     count: How many leaves the rule must own. None: at least one.
     why: One line for the audit; cite the paper or the ticket.
@@ -106,7 +104,6 @@ class Rule:
   target: str
   source: str | tuple[str, ...] | None
   fresh: str = "init"
-  layout: Any = None
   checkpoint: str = ""
   count: int | None = None
   why: str = ""

@@ -1,0 +1,63 @@
+"""Zip archives as checkpoints use them: members by name, or by byte range."""
+
+import struct
+import zipfile
+
+from etils import epath
+
+from transfer_gen import errors
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # Signature, lengths of name and extra.
+_INFLATE = 1100  # Deflate makes no more of a byte.
+
+
+def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
+  """Files in an archive by name.
+
+  Raises:
+    errors.UserError: If two have one name, one is encrypted, or a size is absurd.
+  """
+  found = {}
+  with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    for info in archive.infolist():
+      if info.is_dir():
+        continue
+      if info.filename in found:
+        raise errors.UserError(f"it has two members {info.filename!r}.")
+      if info.flag_bits & 1:
+        raise errors.UserError(f"{info.filename} is encrypted.")
+      if (info.header_offset + info.compress_size > path.stat().length
+          or info.file_size > _INFLATE * (info.compress_size + 1)
+          or stored(info) and info.file_size != info.compress_size):
+        raise errors.UserError(
+            f"{info.filename} would take {info.file_size} bytes of"
+            f" {info.compress_size}. Fetch or save it again.")
+      found[info.filename] = info
+  return found
+
+
+def read(path: epath.Path, info: zipfile.ZipInfo) -> bytes:
+  """A small member, whole."""
+  with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    return archive.read(info)
+
+
+def stored(info: zipfile.ZipInfo) -> bool:
+  """Whether a member's bytes lie in the archive as they are."""
+  return info.compress_type == zipfile.ZIP_STORED
+
+
+def offset(path: epath.Path, info: zipfile.ZipInfo) -> int:
+  """Where the bytes of a stored member begin.
+
+  Raises:
+    errors.UserError: If the archive has none there.
+  """
+  assert stored(info)
+  with path.open("rb") as file:
+    file.seek(info.header_offset)
+    signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+  start = info.header_offset + _LOCAL_HEADER.size + name + extra
+  if signature != b"PK\x03\x04" or start + info.file_size > path.stat().length:
+    raise errors.UserError(f"{info.filename} is not where its archive says.")
+  return start

@@ -1,0 +1,246 @@
+"""Foreign checkpoints under their own names: where leaves lie and how they are read.
+
+What a reader finds in a file is not to be trusted: sizes are checked against the file
+before anything is made of them, and every way to be malformed is one `UserError`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import struct
+import tokenize
+from typing import Any, BinaryIO, Protocol
+import zipfile
+import zlib
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen import tree
+
+_DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
+_JSON_BYTES = 100 * 2**20
+_ALIGNMENT = 64  # Of buffers, so that a device on the host can take them as they are.
+_MALFORMED = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
+    NotImplementedError, OSError, RecursionError, RuntimeError, SyntaxError, TypeError,
+    ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+
+
+class Leaf(Protocol):
+  """One tensor in a file; its shape and dtype are known without reading it."""
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def read(self) -> np.ndarray:
+    """Its values, in the host's byte order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extent:
+  """A leaf whose bytes lie in a file as they are.
+
+  Attributes:
+    path: The file.
+    offset: Where its first element lies, in bytes.
+    shape: Sizes.
+    dtype: As stored, of either byte order.
+    strides: In elements, one a dimension. None: in C order, without gaps.
+  """
+  path: epath.Path
+  offset: int
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  strides: tuple[int, ...] | None = None
+
+  @property
+  def nbytes(self) -> int:
+    """From its first byte to its last."""
+    if 0 in self.shape:
+      return 0
+    if self.strides is None:
+      return math.prod(self.shape) * self.dtype.itemsize
+    last = sum((n - 1) * s for n, s in zip(self.shape, self.strides))
+    return (last + 1) * self.dtype.itemsize
+
+  def read(self) -> np.ndarray:
+    """Reads its bytes and no others."""
+    with self.path.open("rb") as file:
+      file.seek(self.offset)
+      return assemble(file, self)
+
+
+class Raw:
+  """A foreign checkpoint: its own names, no axes.
+
+  Attributes:
+    path: Where it is.
+    kind: Its format, for people.
+    leaves: Its tensors by name.
+    facts: What else it says, by the format's own names, such as its config.
+    specs: Shape and dtype of each leaf, axes empty.
+  """
+
+  def __init__(
+      self, path: epath.Path, kind: str, leaves: Mapping[str, Leaf],
+      facts: Mapping[str, Any] | None = None):
+    self.path, self.kind, self.facts = path, kind, dict(facts or {})
+    self.leaves = dict(leaves)
+    self.specs = {
+        name: tree.Spec(shape=leaf.shape, dtype=leaf.dtype.newbyteorder("="), axes=(),
+                        reads=()) for name, leaf in self.leaves.items()}
+
+  @property
+  def title(self) -> str:
+    """One line for people."""
+    return f"{self.path}: {self.kind}"
+
+  @property
+  def constants(self) -> dict[str, Any]:
+    """What its model computes beside its params: a map knows, the file does not."""
+    return {}
+
+  def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, array), one after the other; reads no other leaf.
+
+    Raises:
+      errors.UserError: If a leaf is not there whole.
+    """
+    for name in names:
+      with malformed(self.path, self.kind):
+        value = self.leaves[name].read()
+      yield name, value
+
+
+@contextlib.contextmanager
+def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
+  """What goes wrong inside is the file's fault, and is said so."""
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(f"{path}: no whole {kind}: {error}") from error
+  except _MALFORMED as error:
+    raise errors.UserError(
+        f"{path}: no whole {kind}: {type(error).__name__}: {str(error)[:200]}."
+        " Fetch or save it again.") from error
+
+
+def fill(file: BinaryIO, nbytes: int) -> np.ndarray:
+  """Reads that many bytes, u8[nbytes], aligned for devices.
+
+  Raises:
+    errors.UserError: If the file ends before.
+  """
+  buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
+  start = -buffer.ctypes.data % _ALIGNMENT
+  buffer = buffer[start:start + nbytes]
+  view, done = memoryview(buffer), 0
+  while done < nbytes:
+    got = file.readinto(view[done:done + 2**30])
+    if not got:
+      raise errors.UserError(f"it ends {nbytes - done} bytes early.")
+    done += got
+  return buffer
+
+
+def assemble(file: BinaryIO, leaf: Extent) -> np.ndarray:
+  """Reads a leaf from where a file stands."""
+  flat = fill(file, leaf.nbytes).view(leaf.dtype)
+  if leaf.strides is None or not flat.size:
+    value = flat.reshape(leaf.shape)
+  else:
+    strides = [s * leaf.dtype.itemsize for s in leaf.strides]
+    value = np.lib.stride_tricks.as_strided(flat, leaf.shape, strides, writeable=False)
+  return value.astype(leaf.dtype.newbyteorder("="), copy=False)
+
+
+def sizes(shape: Any) -> tuple[int, ...]:
+  """A shape that a file claims.
+
+  Raises:
+    errors.UserError: If no tensor has it.
+  """
+  if (not isinstance(shape, (list, tuple)) or len(shape) > _DIMS
+      or any(type(n) is not int or n < 0 for n in shape)
+      or math.prod(max(n, 1) for n in shape) > _ELEMENTS):
+    raise errors.UserError(f"{str(shape)[:100]} is no shape of a tensor.")
+  return tuple(shape)
+
+
+def check_extents(leaves: Mapping[str, Extent], disjoint: bool = True) -> None:
+  """Checks leaves of one or several files against the files' sizes.
+
+  Args:
+    leaves: By name.
+    disjoint: Whether no two may share a byte.
+
+  Raises:
+    errors.UserError: If one lies outside of its file, or two overlap.
+  """
+  length = functools.cache(lambda path: path.stat().length)
+  for name, leaf in leaves.items():
+    if leaf.offset < 0 or leaf.offset + leaf.nbytes > length(leaf.path):
+      raise errors.UserError(
+          f"{name} would lie at bytes {leaf.offset} to {leaf.offset + leaf.nbytes}, and"
+          f" {leaf.path.name} has {length(leaf.path)}. Fetch or save it again.")
+  if not disjoint:
+    return
+  ordered = sorted((str(leaf.path), leaf.offset, leaf.offset + leaf.nbytes, name)
+                   for name, leaf in leaves.items() if leaf.nbytes)
+  for (file, _, end, first), (other, start, _, second) in zip(ordered, ordered[1:]):
+    if file == other and start < end:
+      raise errors.UserError(f"{first} and {second} overlap. Fetch or save it again.")
+
+
+def beside(folder: epath.Path, name: Any) -> epath.Path:
+  """The file of a name that a checkpoint's own listing gives.
+
+  Raises:
+    errors.UserError: If the name leads out of the folder, or nothing is there.
+  """
+  if (not isinstance(name, str) or not name or name in (".", "..")
+      or any(c in name for c in "/\\\0:")):
+    raise errors.UserError(
+        f"{str(name)[:100]!r} is no plain file name; a checkpoint's files lie beside"
+        " its listing.")
+  if not (folder / name).is_file():
+    raise errors.UserError(f"its listing names {name}, which is not there. Fetch it.")
+  return folder / name
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+  """A JSON object without doubled keys.
+
+  Raises:
+    errors.UserError: If it is none.
+  """
+  try:
+    data = json.loads(text, object_pairs_hook=_unique)
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(f"its JSON is broken: {str(error)[:200]}.") from error
+  if not isinstance(data, dict):
+    raise errors.UserError(f"its JSON is a {type(data).__name__}, not an object.")
+  return data
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+  """A file of one JSON object.
+
+  Raises:
+    errors.UserError: If it is none.
+  """
+  if path.stat().length > _JSON_BYTES:
+    raise errors.UserError(f"{path.name} is larger than {_JSON_BYTES} bytes.")
+  return parse_json(path.read_bytes())
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  names = dict(pairs)
+  if len(names) < len(pairs):
+    twice = next(n for i, (n, _) in enumerate(pairs) if n in dict(pairs[:i]))
+    raise ValueError(f"{twice[:100]!r} stands there twice")
+  return names
