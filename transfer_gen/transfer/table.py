@@ -92,9 +92,8 @@ def how(row: resolve.Row) -> str:
   """What happens to a leaf."""
   if row.how in audit_lib.FRESH:
     return f"fresh ({row.how})"
-  notes = [f"mean of {len(row.sources)}"] if row.how == "mean" else []
-  if row.how == "mapped" and len(set(row.sources)) > 1:
-    notes = [f"mean of {len(row.sources)}"]
+  several = len(set(row.sources)) > 1
+  notes = [f"mean of {len(row.sources)}, not invertible"] if several else []
   return "; ".join([*notes, *(c.binding.note for c in row.changes)]) or row.how
 
 
