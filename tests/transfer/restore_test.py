@@ -210,3 +210,64 @@ def test_a_damaged_checkpoint_is_said(tmp_path, damage):
 
   with pytest.raises(ValueError, match="not a whole checkpoint of ours"):
     sources.open(tmp_path)
+
+
+def test_each_source_leaf_is_read_once_however_many_rows_want_it():
+  source = sources.from_tree(
+      {"body": _random(0, 8, 2), "head": _random(1, 2, 5)}, AXES)
+  asked = []
+
+  class Counting:
+    specs = source.specs
+
+    def read(self, names, shardings=None):
+      asked.extend(names)
+      yield from source.read(names, shardings)
+
+  table = {**AXES, "(one|two|both)": ("embed", "mlp")}
+  specs = tree.specs({name: jnp.zeros((8, 2)) for name in ("one", "two", "both")}, table)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="both", source=("body", "body")),
+             Rule(target=".*", source="body")), groups=ALL, unused_source=("head",))
+  rows = resolve.resolve(plan, {"": source.specs}, specs)
+
+  params = restore.restore(rows, {"": Counting()}, lambda names: {})
+
+  assert asked == ["body"]
+  for name in ("one", "two", "both"):
+    np.testing.assert_array_equal(params[name], source.arrays["body"])
+
+
+def test_a_checkpoint_is_read_in_bounded_batches(tmp_path, monkeypatch):
+  arrays = {f"body_{i}": _random(i, 8, 2) for i in range(5)}  # 64 bytes each.
+  table = {"body_.": ("embed", "mlp")}
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save_best(3, {k: jnp.asarray(v) for k, v in arrays.items()}, {
+      "axes": checkpoint.axes_facts(tree.specs(arrays, table))})
+  checkpoints.close()
+  stored = sources.open(tmp_path)
+  monkeypatch.setattr(checkpoint, "_BATCH", 130)
+
+  batches = list(stored._batches(list(arrays)))
+  read = dict(stored.read(list(arrays)))
+
+  assert [len(batch) for batch in batches] == [2, 2, 1]
+  for name, value in arrays.items():
+    np.testing.assert_array_equal(read[name], value)
+
+
+def test_several_checkpoints_are_named_in_the_rows():
+  body = sources.from_tree({"body": _random(0, 8, 2)}, AXES)
+  head = sources.from_tree({"head": _random(1, 2, 5)}, AXES)
+  specs = tree.specs({"body": jnp.zeros((8, 2)), "head": jnp.zeros((2, 5))}, AXES)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="head", source="head", checkpoint="donor"),
+             Rule(target="body", source="body")), groups=ALL)
+  both = {"": body, "donor": head}
+  rows = resolve.resolve(plan, {name: s.specs for name, s in both.items()}, specs)
+
+  params = restore.restore(rows, both, lambda names: {})
+
+  assert {row.name: row.checkpoint for row in rows} == {"body": "", "head": "donor"}
+  np.testing.assert_array_equal(params["head"], head.arrays["head"])
+  np.testing.assert_array_equal(params["body"], body.arrays["body"])
