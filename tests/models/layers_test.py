@@ -46,6 +46,19 @@ class InitializerTest(parameterized.TestCase):
 
 class LayersTest(parameterized.TestCase):
 
+  @parameterized.parameters(8, 7)  # In parts, and where there are none.
+  def test_dense_and_its_bias_are_the_same_for_a_single_row(self, width):
+    module = layers.Dense(
+        (5,), axes=("embed", "mlp"), reads=("embed",), kernel_init="lecun_normal")
+    x = jax.random.normal(jax.random.key(1), (1, 1, width))
+    kernel = jax.random.normal(jax.random.key(2), (width, 5))
+    bias = jax.random.normal(jax.random.key(3), (5,))
+
+    y = module.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+    expected = np.float64(x) @ np.float64(kernel) + np.float64(bias)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
   def test_dense_contracts_the_axes_that_it_names_first(self):
     module = layers.Dense(
         (5, 2), axes=("heads", "kv", "embed", "mlp"), reads=("heads", "kv"),

@@ -139,15 +139,19 @@ def _run(module, size, params, inputs, counts, limits, keys):
 
   def body(state):
     step, token, done, tokens, cache = state
+    cache = jax.tree.map(lambda x, like: x.reshape(like.shape), cache, shapes)
     logits, cache = extend(token[:, None], jnp.ones((batch,), jnp.int32), cache)
     token, done = choose(logits, step, done)
     tokens = lax.dynamic_update_slice(tokens, token[:, None], (0, step))
-    return step + 1, token, done, tokens, cache
+    return step + 1, token, done, tokens, jax.tree.map(jnp.squeeze, cache)
 
   cache = module.apply({}, batch, length + size, method="init_cache")
   logits, cache = extend(inputs, counts, cache)
   token, done = choose(logits, 0, jnp.zeros((batch,), bool))
   tokens = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(token)
+  # XLA's CPU backend drops axes of size 1 from products; where the loop carries them,
+  # it writes the cache a second time, and copies it before.
+  shapes, cache = jax.eval_shape(lambda: cache), jax.tree.map(jnp.squeeze, cache)
   state = (jnp.int32(1), token, done, tokens, cache)
   return lax.while_loop(more, body, state)[3]
 

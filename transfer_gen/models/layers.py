@@ -26,6 +26,8 @@ _SCALINGS = {
     for distribution, drawn in (("uniform", "uniform"), ("normal", "truncated_normal"))
 }
 
+_PARTS = 4  # Of a contraction, for a single row.
+
 _Axis = int | tuple[int, ...]
 
 
@@ -123,8 +125,7 @@ class Dense(nn.Module):
         tuple(range(num_inputs, len(self.axes))))
     kernel = self.param(
         "kernel", boxed(init, *self.axes, reads=self.reads), inputs + self.features)
-    # One plain product of two matrices: the form that every backend is fast at.
-    y = lax.dot(
+    y = _product(
         x.reshape(-1, math.prod(inputs)).astype(self.dtype),
         kernel.reshape(math.prod(inputs), -1).astype(self.dtype))
     if self.bias:
@@ -205,3 +206,14 @@ class Norm(nn.Module):
   def _param(self, name, init, x):
     param = self.param(name, boxed(init, "embed", reads=self.reads), x.shape[-1:])
     return jnp.expand_dims(param, tuple(range(x.ndim - 1)))
+
+
+def _product(x, kernel):
+  """dtype[M, K] by dtype[K, N]."""
+  if x.shape[0] > 1 or x.shape[1] % _PARTS:
+    # One plain product of two matrices: the form that every backend is fast at.
+    return lax.dot(x, kernel)
+  # A single row, as in generation, reads the kernel once and does little else. XLA's
+  # CPU backend does so on one core, but a batch of products on all of them.
+  x, kernel = x.reshape(_PARTS, -1), kernel.reshape(_PARTS, -1, kernel.shape[1])
+  return jnp.einsum("pk,pkn->pn", x, kernel).sum(0, keepdims=True)

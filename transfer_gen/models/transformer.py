@@ -347,8 +347,11 @@ def attend(
   groups = key.shape[1]
   query = query.reshape(batch, length, groups, heads // groups, width)
   query = (query * scale).transpose(0, 2, 3, 1, 4)  # [B, G, R, T, K]
-  scores = jnp.einsum(
-      "bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32)
+  # XLA's CPU backend transposes all keys where a T of 1 stands in the product.
+  terms = ("bgrk,bgsk->bgrs", query[:, :, :, 0]) if length == 1 else (
+      "bgrtk,bgsk->bgrts", query)
+  scores = jnp.einsum(*terms, key, preferred_element_type=jnp.float32)
+  scores = scores.reshape(*query.shape[:4], -1)  # [B, G, R, T, S]
   # A finite floor: a row with nothing to attend to must not become NaN.
   weights = nn.softmax(jnp.where(mask[:, None, None], scores, -1e9))
   mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value)
