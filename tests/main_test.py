@@ -366,3 +366,25 @@ def test_a_run_of_an_older_version_goes_on(folder, capsys):
   config["seed"] = 7
   written.write_text(json.dumps(config))
   assert "seed: 7 there, 0 here" in _refused(capsys, "train", *wanted)
+
+
+def test_a_plan_may_read_several_checkpoints(folder, capsys):
+  for seed, name in enumerate(("first", "second")):
+    _train(capsys, "--config=config.py", f"--config.seed={seed}", f"--workdir={name}")
+  text = (folder / "config.py").read_text()
+  (folder / "config.py").write_text(text.replace(
+      'source=config.Source(path="first")',
+      'sources={"donor": config.Source(path="second")},'
+      ' source=config.Source(path="first")').replace(
+          "rules=(", 'unused_source=("embed/.*", "donor:(?!embed).*"), rules=(Rule('
+          'target="embed/.*", source="embed/embedding", checkpoint="donor"),'))
+
+  told = _plan(capsys, "--workdir=moved")
+  _train(capsys, "--config=config.py:moved", "--workdir=moved", "--config.optim.lr=1e-9")
+
+  assert "donor:embed/embedding" in told
+  assert workdir_lib.read_run("moved").sources["donor"].path == "second"
+  for leaf, whose in (("embed/embedding", "second"), ("layer_0/mlp/up/kernel", "first")):
+    moved, source = (dict(checkpoint.find(name, 2).read([leaf]))[leaf]
+                     for name in ("moved", whose))
+    assert abs(moved - source).max() < 1e-6 < abs(source).max()

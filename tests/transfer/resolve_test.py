@@ -169,6 +169,44 @@ def test_a_cause_that_hits_many_leaves_is_told_once():
   assert "a/e, b/e: axis `vocab`" in str(error.value)
 
 
+def test_leaves_that_disagree_on_an_axis_are_told_to_take_two_lines():
+  source = {"encoder/w": _spec((4, 6), "embed", "mlp"),
+            "decoder/w": _spec((4, 8), "embed", "mlp")}
+  target = {"encoder/w": _spec((4, 12), "embed", "mlp"),
+            "decoder/w": _spec((4, 16), "embed", "mlp")}
+  one = plan_lib.TransferPlan(
+      rules=(SAME,), groups=ALL, axes=(On(axis="mlp", map=axes.Grow()),))
+  two = plan_lib.TransferPlan(rules=(SAME,), groups=ALL, axes=(
+      On(axis="mlp", map=axes.Grow(), params="encoder/.*"),
+      On(axis="mlp", map=axes.Grow())))
+
+  with pytest.raises(resolve.PlanError) as error:
+    _resolve(one, source, target)
+  rows = _resolve(two, source, target)
+
+  assert ("decoder/w: axis `mlp` goes from 8 to 16 here and from 6 to 12 in encoder/w,"
+          " under one axis map, 0. Give each its own On" in str(error.value))
+  assert [row.changes[0].binding.note for row in rows] == [
+      "mlp: grown 6 to 12, function kept", "mlp: grown 8 to 16, function kept"]
+
+
+def test_positions_without_rows_say_so():
+  message = _misfit(axes=(*FITS.axes, On(axis="position", map=axes.Extend())))
+
+  assert "(1 misfit)" in message
+  assert "sinusoidal and rotary positions have no rows" in message
+
+
+def test_a_mean_of_leaves_that_differ_is_refused():
+  source = {"a": _spec((4, 6), "embed", "mlp"), "b": _spec((4, 8), "embed", "mlp")}
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="w", source=("a", "b")),), groups=ALL)
+
+  with pytest.raises(resolve.PlanError, match=r"rule 0 reads the mean of a .*\(4, 6\)"
+                     r" and b .*\(4, 8\); a mean needs leaves of one shape"):
+    _resolve(plan, source, {"w": source["a"]})
+
+
 def test_a_tokenizer_of_another_model_is_refused():
   many = vocabulary.Vocabulary(tokens=tuple(b"%d" % i for i in range(9)))
 

@@ -133,10 +133,11 @@ def unread(
     for name in specs:
       if (checkpoint, name) in read:
         continue
-      if found := tree.match(plan.unused_source, name):
+      shown = f"{checkpoint}:{name}" if checkpoint else name
+      if found := tree.match(plan.unused_source, shown):
         listed[found[0]] = True
       elif name not in told:
-        left.append(f"{checkpoint}:{name}" if checkpoint else name)
+        left.append(shown)
   lines = []
   if left:
     folded = tree.fold(left)

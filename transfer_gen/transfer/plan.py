@@ -164,7 +164,8 @@ class TransferPlan:
     rules: Names; every target leaf is owned by the first that matches.
     groups: What learns; likewise.
     axes: Sizes; likewise for every axis that differs.
-    unused_source: Regexes for source leaves that may stay unread.
+    unused_source: Regexes for source leaves that may stay unread; those of a named
+      checkpoint are called `name:leaf`.
   """
   rules: tuple[Rule, ...]
   groups: tuple[Group, ...]
