@@ -25,7 +25,13 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {  # How, default, help
     "origins": (flags.DEFINE_integer, 0, "tell where N rows of each map come from"),
     "min_coverage": (flags.DEFINE_float, 0.0,
                      "refuse a plan that fills less of the target's params"),
-    "source": (flags.DEFINE_string, None, "a run's workdir, or one checkpoint"),
+    "source": (flags.DEFINE_string, None, "a run's workdir, or any checkpoint"),
+    "map": (flags.DEFINE_string, "", "architecture of a foreign source, or to write"),
+    "vocabulary": (flags.DEFINE_string, "refuse",
+                   "damaged entries of the source's: refuse or repair"),
+    "output": (flags.DEFINE_string, None, "folder to write; must not be there yet"),
+    "to": (flags.DEFINE_string, "orbax",
+           "orbax: a workdir of ours; safetensors: for Transformers; keras"),
     "split": (flags.DEFINE_string, "test", "train, validation or test"),
     "step": (flags.DEFINE_integer, -1, "which checkpoint; -1: the best"),
     "prompt": (flags.DEFINE_string, None, "text to go on from; a pair's input"),
@@ -298,6 +304,13 @@ def _inspect(values: flags.FlagValues) -> None:
   print(table.leaves(source.specs), end="")
 
 
+def _convert(values: flags.FlagValues) -> None:
+  from transfer_gen.sources import convert  # pylint: disable=g-import-not-at-top
+  print("\n".join(convert.convert(
+      values.source, values.output, values.to, values.map, values.step,
+      values.vocabulary)))
+
+
 def _study(values: flags.FlagValues) -> None:
   from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
   wanted = _typed(_call(values.config, "get_study"), "Study")
@@ -332,6 +345,10 @@ _COMMANDS = {
     "inspect": _Command(
         _inspect, ("source", "step"),
         "Lists the leaves of a checkpoint; reads no array.", ("source",)),
+    "convert": _Command(
+        _convert, ("source", "map", "output", "to", "step", "vocabulary"),
+        "Writes a checkpoint in another form; whole, or not at all.",
+        ("source", "output")),
 }
 
 

@@ -10,6 +10,7 @@ import tokenizers as hf
 
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizers
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
@@ -60,6 +61,21 @@ def test_bpe_learns_words_up_to_its_size_and_the_same_in_another_process():
   assert tokenizer.size == 270
   assert b" sat" in build("bpe", size=300).tokens
   assert other.stdout.strip() == ascii(tokenizer.tokens)
+
+
+def test_characters_may_have_ids_and_roles_of_their_own(tmp_path):
+  tokenizer = kinds.Characters([None, "b", "\r", None, "é"], {"pad": 0, "eos": 3})
+
+  tokenizer.save(epath.Path(tmp_path / "tokenizer"))
+  loaded = tokenizers.load(tmp_path / "tokenizer")
+
+  for each in (tokenizer, loaded):
+    assert each.encode("é\rb") == [4, 2, 1]
+    assert each.decode([4, 2, 1, 3, 0]) == "é\rb"
+    assert each.tokens == (b"", b"b", b"\r", b"", "é".encode())
+    assert each.roles == {"pad": 0, "eos": 3}
+    with pytest.raises(errors.UserError, match="'x'"):  # Nothing stands for it.
+      each.encode_batch(["b", "bx"])
 
 
 def test_characters_outside_are_named_in_a_prompt_and_counted_in_data():

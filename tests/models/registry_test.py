@@ -2,10 +2,12 @@ import dataclasses
 
 from absl.testing import absltest
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import tree
 from transfer_gen.models import registry
 
 CONFIG = config_lib.Decoder(vocab_size=11, num_layers=2, width=8, num_heads=2)
@@ -42,6 +44,39 @@ class RegistryTest(absltest.TestCase):
     self.assertEqual(readers(tied=False), set())
     self.assertEqual(
         readers(norm_order="post"), {"layer_1/mlp_norm/scale", "layer_1/mlp_norm/bias"})
+
+  def test_specs_of_a_deep_model_are_those_of_its_params(self):
+    for fields in ({}, {"norm_order": "post"}, {"windows": (3, 0), "query_norm": True}):
+      module = registry.build(dataclasses.replace(CONFIG, num_layers=11, **fields))
+
+      params = jax.eval_shape(
+          lambda: module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+
+      self.assertEqual(list(registry.specs(module).items()),
+                       list(tree.specs(params["params"]).items()))
+
+  def test_norms_of_queries_read_for_them(self):
+    specs = registry.specs(registry.build(dataclasses.replace(CONFIG, query_norm=True)))
+
+    self.assertEqual(specs["layer_0/attn/query_norm/scale"].axes, ("kv",))
+    self.assertEqual(specs["layer_0/attn/query_norm/scale"].reads, (True,))
+    self.assertEqual(specs["layer_0/attn/key_norm/scale"].reads, (False,))
+    self.assertEqual(specs["layer_0/attn/query/kernel"].reads, (True, False, False))
+
+  def test_constants_name_what_acts_at_run_time(self):
+    habit = registry.constants(CONFIG)
+
+    for field, value in (
+        ("windows", (3,)), ("block", "parallel"), ("norm_offset", 1.0),
+        ("final_norm", False), ("query_norm", True), ("attention_softcap", 2.0),
+        ("logit_softcap", 2.0), ("position_offset", 2), ("position", "rotary"),
+        ("norm_order", "both")):
+      changed = registry.constants(dataclasses.replace(CONFIG, **{field: value}))
+      self.assertNotEqual(changed[field], habit[field])
+    rotary = registry.constants(dataclasses.replace(
+        CONFIG, position="rotary", rotary_dim=2, rotary_scaling="yarn",
+        rotary_length=9))
+    self.assertEqual((rotary["rotary_dim"], rotary["rotary_scaling"]), (2, "yarn"))
 
   def test_a_query_reads_kv_and_a_key_does_not(self):
     specs = registry.specs(registry.build(CONFIG))

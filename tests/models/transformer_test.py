@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,8 +11,8 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.models import positions as positions_lib
 from transfer_gen.models import registry
-from transfer_gen.models import transformer
 
 GPT2 = config_lib.Decoder(
     vocab_size=23, num_layers=2, width=12, num_heads=3, mlp_width=20, max_length=16)
@@ -23,7 +24,28 @@ VASWANI = config_lib.Decoder(
     vocab_size=23, num_layers=2, width=12, num_heads=2, mlp_width=20,
     position="sinusoidal", norm_order="post", activation="relu", embed_scale=3.0,
     logit_scale=0.5, attention_scale=0.7)
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "vaswani": VASWANI}
+NEOX = config_lib.Decoder(
+    vocab_size=23, num_layers=2, width=12, num_heads=2, mlp_width=20, tied=False,
+    position="rotary", rotary_dim=4, rotary_base=50.0, rotary_scaling="linear",
+    rotary_factor=3.0, block="parallel", activation="gelu_exact",
+    unbiased=("query", "key", "value", "out"))
+GEMMA = config_lib.Decoder(
+    vocab_size=23, num_layers=4, width=12, num_heads=4, num_kv_heads=2, head_dim=6,
+    mlp_width=20, position="rotary", rotary_base=900.0, rotary_base_window=10.0,
+    rotary_scaling="yarn", rotary_factor=4.0, rotary_length=40, rotary_ramp=(1.0, 8.0),
+    rotary_magnitude=1.2, windows=(2, 4, 0), norm="rms", norm_order="both",
+    norm_offset=1.0, query_norm=True, activation="geglu", bias=False, embed_scale=3.4,
+    attention_softcap=1.5, logit_softcap=2.0)
+OTHER = config_lib.Decoder(
+    vocab_size=23, num_layers=2, width=12, num_heads=2, mlp_width=20, max_length=16,
+    position_offset=2, block="parallel_one_norm", activation="silu", final_norm=False,
+    windows=(3,), query_norm=True, unbiased=("down", "norm"))
+SCALED = dataclasses.replace(
+    LLAMA, head_dim=8, rotary_scaling="llama3", rotary_factor=5.0, rotary_length=30,
+    rotary_ramp=(0.3, 2.0), activation="geglu_exact", bias=True,
+    unbiased=("out", "up", "down", "gate"))
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "vaswani": VASWANI, "neox": NEOX,
+           "gemma": GEMMA, "other": OTHER, "scaled": SCALED}
 INPUTS = np.random.default_rng(0).integers(0, 23, (3, 9)).astype(np.int32)
 
 
@@ -66,24 +88,37 @@ class Reference:
     c, p = self.config, self.params
     x = p["embed/embedding"][tokens] * c.embed_scale
     if c.position == "learned":
-      x = x + p["position/embedding"][:len(tokens)]
+      x = x + p["position/embedding"][c.position_offset:][:len(tokens)]
     if c.position == "sinusoidal":
       for t in range(len(tokens)):
         for i in range(c.width):
           angle = t / 10000 ** ((i - i % 2) / c.width)
           x[t, i] += np.cos(angle) if i % 2 else np.sin(angle)
     for i in range(c.num_layers):
-      layer = f"layer_{i}"
-      for part, branch in (("attn", self.attention), ("mlp", self.mlp)):
-        name = f"{layer}/{part}"
-        if c.norm_order == "pre":
-          x = x + branch(name, self.norm(f"{name}_norm", x))
-        else:
-          x = self.norm(f"{name}_norm", x + branch(name, x))
-    if c.norm_order == "pre":
+      window = c.windows[i % len(c.windows)] if c.windows else 0
+      x = self.block(f"layer_{i}", x, window or len(tokens))
+    if c.norm_order != "post" and c.final_norm:
       x = self.norm("final_norm", x)
     head = p["embed/embedding"].T if c.tied else p["head/kernel"]
-    return x @ head * c.logit_scale
+    return self.capped(x @ head * c.logit_scale, c.logit_softcap)
+
+  def block(self, layer, x, window):
+    order, norm = self.config.norm_order, self.norm
+    attention = lambda x: self.attention(f"{layer}/attn", x, window)
+    mlp = lambda x: self.mlp(f"{layer}/mlp", x)
+    if self.config.block != "serial":
+      seen = norm(f"{layer}/attn_norm", x)
+      one = self.config.block == "parallel_one_norm"
+      return x + attention(seen) + mlp(seen if one else norm(f"{layer}/mlp_norm", x))
+    for part, branch in (("attn", attention), ("mlp", mlp)):
+      y = branch(x if order == "post" else norm(f"{layer}/{part}_norm", x))
+      if order == "both":
+        y = norm(f"{layer}/{part}_post_norm", y)
+      x = norm(f"{layer}/{part}_norm", x + y) if order == "post" else x + y
+    return x
+
+  def capped(self, x, cap):
+    return cap * np.tanh(x / cap) if cap else x
 
   def affine(self, name, x):
     kernel = self.params[f"{name}/kernel"]
@@ -94,45 +129,73 @@ class Reference:
     c = self.config
     x = x - x.mean(-1, keepdims=True) if c.norm == "layer" else x
     x = x / np.sqrt((x * x).mean(-1, keepdims=True) + c.norm_epsilon)
-    return x * self.params[f"{name}/scale"] + self.params.get(f"{name}/bias", 0)
+    scale = self.params[f"{name}/scale"] + c.norm_offset
+    return x * scale + self.params.get(f"{name}/bias", 0)
 
   def mlp(self, name, x):
     hidden = self.affine(f"{name}/up", x)
-    match self.config.activation:
-      case "relu":
-        hidden = np.maximum(hidden, 0)
-      case "gelu":
-        hidden *= 0.5 * (1 + np.tanh(
-            np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden ** 3)))
-      case "swiglu":
-        gate = self.affine(f"{name}/gate", x)
-        hidden *= gate / (1 + np.exp(-gate))
+    gelu = lambda x: 0.5 * x * (1 + np.tanh(
+        np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))
+    exact = lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+    silu = lambda x: x / (1 + np.exp(-x))
+    gates = {"swiglu": silu, "geglu": gelu, "geglu_exact": exact}
+    acts = {"relu": lambda x: np.maximum(x, 0), "gelu": gelu, "gelu_exact": exact,
+            "silu": silu}
+    if (gate := gates.get(self.config.activation)) is not None:
+      hidden *= gate(self.affine(f"{name}/gate", x))
+    else:
+      hidden = acts[self.config.activation](hidden)
     return self.affine(f"{name}/down", hidden)
 
-  def attention(self, name, x):
+  def attention(self, name, x, window):
     c = self.config
     q, k, v = (self.affine(f"{name}/{part}", x) for part in ("query", "key", "value"))
     width = q.shape[-1]
+    if c.query_norm:
+      q, k = self.norm(f"{name}/query_norm", q), self.norm(f"{name}/key_norm", k)
     if c.position == "rotary":
-      q, k = self.turned(q), self.turned(k)
+      q, k = self.turned(q, window < len(x)), self.turned(k, window < len(x))
     mixed = np.zeros_like(q)
     for h in range(c.num_heads):
       g = h * k.shape[1] // c.num_heads
       for t in range(len(x)):
-        scores = k[:t + 1, g] @ q[t, h] * (c.attention_scale or width ** -0.5)
+        start = max(0, t + 1 - window)
+        scores = k[start:t + 1, g] @ q[t, h] * (c.attention_scale or width ** -0.5)
+        scores = self.capped(scores, c.attention_softcap)
         weights = np.exp(scores - scores.max())
-        mixed[t, h] = weights / weights.sum() @ v[:t + 1, g]
+        mixed[t, h] = weights / weights.sum() @ v[start:t + 1, g]
     return self.affine(f"{name}/out", mixed)
 
-  def turned(self, x):
-    half = x.shape[-1] // 2
-    y = np.zeros_like(x)
-    for t in range(len(x)):
-      for i in range(half):
-        turn = np.exp(1j * t * self.config.rotary_base ** (-i / half))
-        z = (x[t, :, i] + 1j * x[t, :, i + half]) * turn
+  def turned(self, x, windowed):
+    c = self.config
+    half = (c.rotary_dim or x.shape[-1]) // 2
+    y = x.copy()
+    for i in range(half):
+      if windowed and c.rotary_base_window:
+        turn = c.rotary_base_window ** (-i / half)
+      else:
+        turn = c.rotary_base ** (-i / half)
+        turn *= 1 - self.slowed(turn, i, half) * (1 - 1 / c.rotary_factor)
+      for t in range(len(x)):
+        z = (x[t, :, i] + 1j * x[t, :, i + half]) * np.exp(1j * t * turn)
+        if not windowed or not c.rotary_base_window:
+          z *= c.rotary_magnitude
         y[t, :, i], y[t, :, i + half] = z.real, z.imag
     return y
+
+  def slowed(self, turn, i, half):
+    """How far a pair of features is on its way to being all slower, in [0, 1]."""
+    c = self.config
+    low, high = c.rotary_ramp
+    if c.rotary_scaling == "llama3":
+      often = turn * c.rotary_length / (2 * np.pi)
+      return min(max((high - often) / (high - low), 0), 1)
+    if c.rotary_scaling == "yarn":
+      at = lambda times: half * np.log(
+          c.rotary_length / (2 * np.pi * times)) / np.log(c.rotary_base)
+      first, last = max(np.floor(at(high)), 0), min(np.ceil(at(low)), 2 * half - 1)
+      return min(max((i - first) / (last - first), 0), 1)
+    return c.rotary_scaling == "linear"
 
 
 class DecoderTest(parameterized.TestCase):
@@ -149,7 +212,10 @@ class DecoderTest(parameterized.TestCase):
       ("norm_epsilon", 0.1), ("position", "rotary"), ("norm", "rms"),
       ("norm_order", "post"), ("activation", "relu"), ("attention_scale", 0.1),
       ("embed_scale", 2.0), ("logit_scale", 0.5), ("num_heads", 6),
-      ("dtype", "bfloat16"))
+      ("dtype", "bfloat16"), ("activation", "gelu_exact"), ("activation", "silu"),
+      ("block", "parallel"), ("block", "parallel_one_norm"), ("windows", (3,)),
+      ("norm_offset", 0.5), ("attention_softcap", 1.0), ("logit_softcap", 1.0),
+      ("final_norm", False))
   def test_fields_that_leave_no_trace_in_the_params_act(self, field, value):
     # Params that the variant lacks are dropped, so that only behaviour differs.
     base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
@@ -161,15 +227,21 @@ class DecoderTest(parameterized.TestCase):
 
     logits = logits_of(config, shared).astype(jnp.float32)
 
-    self.assertGreater(distance(logits, logits_of(base, params)), 1e-3)
+    least = 1e-4 if value == "gelu_exact" else 1e-3
+    self.assertGreater(distance(logits, logits_of(base, params)), least)
     self.assertTrue(np.isfinite(logits).all())
 
-  def test_rotary_base_acts(self):
-    _, params = make(LLAMA)
+  @parameterized.parameters(
+      ("rotary_base", 7.0), ("rotary_base_window", 20.0), ("rotary_dim", 4),
+      ("rotary_scaling", "linear"), ("rotary_scaling", "yarn"), ("rotary_factor", 9.0),
+      ("rotary_ramp", (0.1, 0.2)), ("rotary_length", 7), ("rotary_magnitude", 2.0))
+  def test_rotary_fields_act(self, field, value):
+    base = dataclasses.replace(SCALED, windows=(5, 0))
+    _, params = make(base)
 
-    other = logits_of(dataclasses.replace(LLAMA, rotary_base=7.0), params)
+    other = logits_of(dataclasses.replace(base, **{field: value}), params)
 
-    self.assertGreater(distance(other, logits_of(LLAMA, params)), 1e-3)
+    self.assertGreater(distance(other, logits_of(base, params)), 1e-3)
 
   def test_dropout_acts_in_training_alone_and_by_key(self):
     module, params = make(dataclasses.replace(GPT2, dropout=0.3))
@@ -214,8 +286,9 @@ class DecoderTest(parameterized.TestCase):
       self.assertLess(distance(logits, whole[rows, counts + step]), 1e-5)
     np.testing.assert_array_equal(cache["position"], counts + 3)
 
-  def test_a_second_prompt_may_follow_the_first(self):
-    module, params = make(LLAMA)
+  @parameterized.parameters("llama", "gemma")
+  def test_a_second_prompt_may_follow_the_first(self, name):
+    module, params = make(CONFIGS[name])
     variables = {"params": tree.unflatten(params)}
     whole = apply(module, variables, INPUTS)
     rows, counts = np.arange(3), np.array([4, 1, 3], np.int32)
@@ -229,8 +302,9 @@ class DecoderTest(parameterized.TestCase):
     ends = counts + np.array([2, 4, 1]) - 1
     self.assertLess(distance(logits, whole[rows, ends]), 1e-5)
 
-  def test_gradients_are_finite_and_reach_every_param(self):
-    module, params = make(LLAMA)
+  @parameterized.parameters("llama", "gemma")
+  def test_gradients_are_finite_and_reach_every_param(self, name):
+    module, params = make(CONFIGS[name])
 
     def loss(params):
       return jnp.square(module.apply({"params": tree.unflatten(params)}, INPUTS)).sum()
@@ -245,8 +319,18 @@ class DecoderTest(parameterized.TestCase):
       (dict(position="rotary", head_dim=3), "heads have 3, an odd number"),
       (dict(position="alibi"), "'alibi', must be one of learned, rotary, sinusoidal"),
       (dict(norm="batch"), "norm is 'batch', must be one of layer, rms"),
-      (dict(norm_order="sandwich"), "must be one of post, pre"),
-      (dict(activation="tanh"), "must be one of gelu, relu, swiglu"),
+      (dict(norm_order="sandwich"), "must be one of both, post, pre"),
+      (dict(activation="tanh"), "one of geglu, geglu_exact, gelu, gelu_exact, relu, s"),
+      (dict(block="x"), "must be one of parallel, parallel_one_norm, serial"),
+      (dict(block="parallel", norm_order="post"), "'serial' where norm_order is 'po"),
+      (dict(unbiased=("mlp",)), "unbiased is 'mlp', must be one of down, gate, key"),
+      (dict(windows=(2, -1)), "windows is .2, -1., must be positive, or 0"),
+      (dict(logit_softcap=-1.0), "logit_softcap is -1.0, must be positive, or 0"),
+      (dict(position="rotary", rotary_dim=6), "rotary_dim is 6, must be at most the"),
+      (dict(position="rotary", rotary_scaling="ntk"), "one of linear, llama3, none, y"),
+      (dict(position="rotary", rotary_scaling="yarn"), "rotary_length is 0, must be p"),
+      (dict(position="rotary", rotary_scaling="llama3", rotary_length=8,
+            rotary_ramp=(4.0, 1.0)), "rotary_ramp is .4.0, 1.0., must be two rising"),
       (dict(init="xavier"), "model.init is 'xavier', must be one of"),
       (dict(dtype="float"), "model.dtype is 'float', must be one of"),
       (dict(dropout=1.0), r"dropout is 1.0, must be in \[0, 1\)"),
@@ -270,9 +354,11 @@ class RotateTest(absltest.TestCase):
 
   def test_scores_depend_on_distance_alone(self):
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+    turns, _ = positions_lib.turning(
+        dataclasses.replace(LLAMA, head_dim=8, rotary_base=50.0), 0)
 
     def score(at, other):
-      turned = [transformer.rotate(x, jnp.array([[t]]), 50.0)
+      turned = [positions_lib.rotate(x, jnp.array([[t]]), turns)
                 for x, t in ((q, at), (k, other))]
       return float((turned[0] * turned[1]).sum())
 

@@ -1,5 +1,8 @@
 """What learns is updated as its group says; what does not has no slot."""
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -146,3 +149,112 @@ def test_a_plan_where_nothing_learns_is_refused():
 
   with pytest.raises(ValueError, match="No group learns"):
     _build(frozen)
+
+
+LATE = (plan_lib.Group(name="head", params="head/.*"),
+        plan_lib.Group(name="body", params="body/.*", unfreeze_step=5), GROUPS[2])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=6, max_size=6),
+                min_size=4, max_size=4))
+def test_a_late_group_moves_as_a_fresh_adam_does(gradients):
+  """As optax.adamw alone over its leaves, and no further than float64 says."""
+  optimizer = _build(LATE, warmup_steps=0, lr=0.01, clip_norm=0.0, weight_decay=0.1)
+  state, params = optimizer.extend({}, PARAMS, 0), dict(PARAMS)
+  for _ in range(5):  # The other group runs already.
+    names = optimizer.learning(state)
+    new, state, _ = optimizer.update(
+        {n: GRADS[n] for n in names}, state, {n: params[n] for n in names})
+    params |= new
+  state = optimizer.extend(state, params, 5)
+  alone = {"body/kernel": params["body/kernel"]}
+  tx = optax.adamw(optax.cosine_decay_schedule(0.01, 95, 0.1), b2=0.98,
+                   weight_decay=0.1)
+  their_state, m, v = tx.init(alone), 0.0, 0.0
+
+  for count, row in enumerate(gradients):
+    grads = {n: GRADS[n] for n in optimizer.learning(state)}
+    grads["body/kernel"] = jnp.asarray(row, jnp.float32).reshape(2, 3)
+    before = np.asarray(params["body/kernel"], np.float64)
+    new, state, _ = optimizer.update(grads, state, {n: params[n] for n in grads})
+    params |= new
+    updates, their_state = tx.update(
+        {"body/kernel": grads["body/kernel"]}, their_state, alone)
+    alone = optax.apply_updates(alone, updates)
+
+    np.testing.assert_array_equal(params["body/kernel"], alone["body/kernel"])
+    g = np.asarray(grads["body/kernel"], np.float64)
+    m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g ** 2
+    step = (m / (1 - 0.9 ** (count + 1))) / (
+        np.sqrt(v / (1 - 0.98 ** (count + 1))) + 1e-8)
+    rate = 0.01 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * count / 95)))
+    moved = np.linalg.norm(np.asarray(params["body/kernel"], np.float64) - before)
+    assert moved <= 1.0001 * np.linalg.norm(rate * (step + 0.1 * before)) + 1e-6
+
+
+@pytest.mark.parametrize("step, size", [(0, 6), (5, 6 + 3 + 6)])
+def test_the_state_is_two_slots_of_what_learns_now_and_counters(step, size):
+  optimizer = _build(LATE)
+
+  state = jax.eval_shape(lambda params: optimizer.extend({}, params, step), PARAMS)
+
+  leaves = jax.tree.leaves(state)
+  slots = sum(x.size * x.dtype.itemsize for x in leaves if x.shape)
+  assert slots == 2 * 4 * size
+  counters = [x for x in leaves if not x.shape]
+  assert len(counters) == 2 * len(state)  # Adam's and the schedule's.
+  assert {x.dtype for x in counters} == {jnp.dtype("int32")}
+
+
+def test_a_group_has_its_own_schedule_from_its_start():
+  """Lion without momentum moves by the rate."""
+  groups = (plan_lib.Group(name="head", params="head/.*", schedule="linear",
+                           lr_mult=2.0),
+            plan_lib.Group(name="body", params="body/.*", unfreeze_step=2,
+                           schedule="linear"), GROUPS[2])
+  optimizer = _build(groups, steps=10, name="lion", b1=0.0, b2=0.0, lr=0.1,
+                     warmup_steps=0, end_factor=0.0, weight_decay=0.0,
+                     schedule="constant", clip_norm=0.0)
+  state, params, moves = {}, dict(PARAMS), {"head/kernel": [], "body/kernel": []}
+  for step in range(5):
+    state = optimizer.extend(state, params, step)
+    names = optimizer.learning(state)
+    new, state, _ = optimizer.update(
+        {n: GRADS[n] for n in names}, state, {n: params[n] for n in names})
+    for name in moves.keys() & names:
+      moves[name].append(float((params[name] - new[name])[0, 0]))
+    params |= new
+
+  np.testing.assert_allclose(
+      moves["head/kernel"], [0.2 * (1 - i / 10) for i in range(5)], rtol=1e-4)
+  np.testing.assert_allclose(
+      moves["body/kernel"], [0.1 * (1 - i / 8) for i in range(3)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("fields, kernel, bias", [
+    ({}, 0.5, 0.0), (dict(weight_decay=0.2), 0.2, 0.0),
+    (dict(weight_decay=0.0), 0.0, 0.0),
+    (dict(no_decay=""), 0.5, 0.5), (dict(no_decay=".*kernel"), 0.0, 0.5)])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+def test_a_group_decays_as_it_says(name, fields, kernel, bias):
+  group = plan_lib.Group(name="body", params="body/.*", **fields)
+  optimizer = _build(
+      (group, plan_lib.Group(name="rest", params=".*", unfreeze_step=None)), name=name,
+      lr=0.1, weight_decay=0.5, schedule="constant", warmup_steps=0)
+  mine = {n: PARAMS[n] for n in ("body/bias", "body/kernel")}
+
+  new, _, _ = optimizer.update(
+      jax.tree.map(jnp.zeros_like, mine), optimizer.extend({}, PARAMS, 0), mine)
+
+  np.testing.assert_allclose(new["body/kernel"], 1 - 0.1 * kernel, rtol=1e-6)
+  np.testing.assert_allclose(new["body/bias"], 1 - 0.1 * bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(schedule="step"), "Group 'x': schedule is 'step', must be one of cosine"),
+    (dict(unfreeze_step=100), "Group 'x': unfreeze_step is 100, and the run ends"),
+])
+def test_a_wrong_group_is_named(fields, message):
+  with pytest.raises(ValueError, match=message):
+    _build((plan_lib.Group(name="x", params=".*", **fields),))

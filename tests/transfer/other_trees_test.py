@@ -10,6 +10,7 @@ import pytest
 from transfer_gen import config
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.models import attention
 from transfer_gen.models import registry
 from transfer_gen.models import transformer
 from transfer_gen.transfer import axes
@@ -112,7 +113,7 @@ class _EncoderDecoder(nn.Module):
   @nn.compact
   def __call__(self, x):
     block = lambda name: transformer.Block(self.config, last=False, name=name)
-    cross = lambda i: transformer.Attention(
+    cross = lambda i: attention.Attention(
         self.config, name=f"decoder/layer_{i}/cross_attn")
     positions, mask = jnp.arange(2)[None], jnp.ones((1, 2, 2), bool)
     for i in range(2):

@@ -80,6 +80,12 @@ def _grown(old, **changes):
      dict(width=24, mlp_width=100, head_dim=18)),
     (dict(norm_order="post"), dict(width=24, num_heads=4, mlp_width=90)),
     (dict(norm_order="post", tied=False), dict(width=24)),
+    (dict(query_norm=True, attention_softcap=1.5, block="parallel"),
+     dict(width=24, num_heads=4, head_dim=12, mlp_width=50)),
+    (dict(position="rotary", norm="rms", norm_offset=1.0, tied=False, windows=(2, 0),
+          norm_order="both", activation="geglu", logit_softcap=2.0),
+     dict(width=24, num_heads=4)),
+    (dict(windows=(2, 0, 3), unbiased=("query", "out")), dict(num_layers=5, width=24)),
 ])
 def test_a_grown_decoder_computes_the_same(fields, changes):
   old = config.Decoder(**DECODER | fields)
@@ -155,6 +161,15 @@ def test_growth_that_would_change_the_function_is_refused(fields, changes, sente
     _transfer(source, old, new, plan)
 
   assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("fields, sizes, axis", [
+    (dict(norm_offset=1.0), dict(width=24), "embed"),
+    (dict(final_norm=False), dict(width=24), "embed"),
+    (dict(norm_offset=1.0, query_norm=True), dict(head_dim=12), "kv")])
+def test_growth_that_no_norm_can_divide_is_refused(fields, sizes, axis):
+  with pytest.raises(resolve.PlanError, match=f"contracts `{axis}` after a norm"):
+    _grown(config.Decoder(**DECODER | fields), **sizes)
 
 
 def test_growth_without_its_constants_is_refused():

@@ -50,14 +50,23 @@ class Bytes:
 
 
 class Characters:
-  """One token a character of the training split, after the roles and `unk`."""
+  """One token a character: those of the training split, after the roles and `unk`.
 
-  def __init__(self, characters: Sequence[str]):
-    self.roles = {role: i for i, role in enumerate((*ROLES, "unk"))}
+  With `roles`, characters under ids of their own: a character's is its index, where a
+  role or nothing stands it is None, and where there is no `unk`, texts with other
+  characters are refused.
+  """
+
+  def __init__(
+      self, characters: Sequence[str | None], roles: Mapping[str, int] | None = None):
+    self._given = roles is not None
+    if not self._given:
+      roles = {role: i for i, role in enumerate((*ROLES, "unk"))}
+      characters = (None,) * len(roles) + tuple(characters)
+    self.roles = dict(roles)
     self._characters = tuple(characters)
-    self._ids = {c: i for i, c in enumerate(characters, len(self.roles))}
-    self.tokens = (b"",) * len(self.roles) + tuple(
-        c.encode("utf-8") for c in characters)
+    self._ids = {c: i for i, c in enumerate(characters) if c is not None}
+    self.tokens = tuple((c or "").encode("utf-8") for c in characters)
     self.size = len(self.tokens)
 
   def encode(self, text: str) -> list[int]:
@@ -65,6 +74,8 @@ class Characters:
     return [self._ids[c] for c in text]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    if "unk" not in self.roles:
+      return [self.encode(text) for text in texts]
     unk = self.roles["unk"]
     return [[self._ids.get(c, unk) for c in text] for text in texts]
 
@@ -72,7 +83,12 @@ class Characters:
     return b"".join(self.tokens[i] for i in ids).decode("utf-8")
 
   def save(self, folder: epath.Path) -> None:
-    _write(folder, {"kind": "characters", "characters": "".join(self._characters)})
+    if self._given:
+      _write(folder, {"kind": "characters", "characters": self._characters,
+                      "roles": self.roles})
+      return
+    own = self._characters[len(self.roles):]
+    _write(folder, {"kind": "characters", "characters": "".join(own)})
 
 
 class HuggingFace:

@@ -138,7 +138,7 @@ def _load_folder(folder: epath.Path) -> Tokenizer:
     if saved["kind"] == "bytes":
       return kinds.Bytes()
     if saved["kind"] == "characters":
-      return kinds.Characters(saved["characters"])
+      return kinds.Characters(saved["characters"], saved.get("roles"))
   if (folder / "tokenizer.json").exists():
     return _load_file(folder / "tokenizer.json")
   models = sorted(path for path in folder.iterdir() if path.suffix == ".model")

@@ -22,88 +22,136 @@ _Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Gate:
+  """What a gate does to its sum.
+
+  Attributes:
+    squash: Elementwise, to [0, 1].
+    slope: Its derivative, from what it gave.
+  """
+  squash: Callable[[jax.Array], jax.Array]
+  slope: Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
   """What tells one cell from another.
 
   Attributes:
     gates: G.
     states: How many arrays the carry holds.
-    recurrent_bias: Whether the product with the state has a bias of its own.
+    recurrent_bias: Whether the product with the state always has a bias of its own.
     advance: (carry, a, r) to the carry after one step and what `pull` needs of it;
       a and r dtype[G, ...] are the shares of the input and of the state.
     pull: (gradient of the new carry, what `advance` kept) to the gradients of the
       carry and, gate by gate, of r and of a; None for a where it is that of r.
+      None for a cell that multiplies more than its state: in place of r, `advance`
+      gets a function from a state and a slice of gates to their share, and JAX
+      differentiates it.
   """
   gates: int
   states: int
   recurrent_bias: bool
   advance: _Advance
-  pull: _Pull
+  pull: _Pull | None
 
 
-def _rnn(carry, a, r):
-  del carry  # The product with it is all that it sees.
+def _rnn(gate, carry, a, r):
+  del gate, carry  # The product with it is all that it sees.
   h = jnp.tanh(a + r)[0]
   return (h,), h
 
 
-def _rnn_pull(d_carry, h):
+def _rnn_pull(gate, d_carry, h):
+  del gate
   d = d_carry[0] * (1 - h * h)
   return (jnp.zeros_like(d),), (d,), None
 
 
-def _gru(carry, a, r):
+def _gru(gate, carry, a, r):
   [h] = carry
-  reset, update = jax.nn.sigmoid(a[:2] + r[:2])
+  reset, update = gate.squash(a[:2] + r[:2])
   new = jnp.tanh(a[2] + reset * r[2])
   return (new + update * (h - new),), (reset, update, new, h, r[2])
 
 
-def _gru_pull(d_carry, kept):
+def _gru_pull(gate, d_carry, kept):
   [d_h], (reset, update, new, h, r) = d_carry, kept
   d_new = d_h * (1 - update) * (1 - new * new)
-  d_update = d_h * (h - new) * update * (1 - update)
-  d_reset = d_new * r * reset * (1 - reset)
+  d_update = d_h * (h - new) * gate.slope(update)
+  d_reset = d_new * r * gate.slope(reset)
   return (
       (d_h * update,), (d_reset, d_update, d_new * reset), (d_reset, d_update, d_new))
 
 
-def _lstm(carry, a, r):
+def _gru_before(gate, carry, a, share):
+  [h] = carry
+  reset, update = gate.squash(a[:2] + share(h, slice(0, 2)))
+  new = jnp.tanh(a[2] + share(reset * h, slice(2, 3))[0])
+  return (new + update * (h - new),), ()
+
+
+def _lstm(gate, carry, a, r):
   c = carry[1]
   i, f, g, o = a + r
-  i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+  i, f, g, o = gate.squash(i), gate.squash(f), jnp.tanh(g), gate.squash(o)
   new = f * c + i * g
   out = jnp.tanh(new)
   return (o * out, new), (i, f, g, o, c, out)
 
 
-def _lstm_pull(d_carry, kept):
+def _lstm_pull(gate, d_carry, kept):
   (d_h, d_c), (i, f, g, o, c, out) = d_carry, kept
   d_c += d_h * o * (1 - out * out)
-  d_gates = (d_c * g * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - g * g),
-             d_h * out * o * (1 - o))
+  d_gates = (d_c * g * gate.slope(i), d_c * c * gate.slope(f), d_c * i * (1 - g * g),
+             d_h * out * gate.slope(o))
   return (jnp.zeros_like(d_h), d_c * f), d_gates, None
 
 
-KINDS = {
-    "rnn": Kind(
-        gates=1, states=1, recurrent_bias=False, advance=_rnn, pull=_rnn_pull),
-    "gru": Kind(
-        gates=3, states=1, recurrent_bias=True, advance=_gru, pull=_gru_pull),
-    "lstm": Kind(
-        gates=4, states=2, recurrent_bias=False, advance=_lstm, pull=_lstm_pull),
+def _hard(slope: float) -> Gate:
+  """Three straight lines through (0, 1/2)."""
+  return Gate(
+      squash=lambda x: jnp.clip(x * slope + 0.5, 0, 1),
+      slope=lambda y: jnp.where((y > 0) & (y < 1), slope, 0).astype(y.dtype))
+
+
+# Keras up to 2 cuts a hard sigmoid at 2.5, Keras 3 at 3.
+GATES = {
+    "sigmoid": Gate(squash=jax.nn.sigmoid, slope=lambda y: y * (1 - y)),
+    "hard_sigmoid": _hard(0.2),
+    "hard_sigmoid_3": _hard(1 / 6),
 }
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.cache
+def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
+  """A cell by the names of its config, one object for one set of names.
+
+  Args:
+    cell: One of `KINDS`.
+    gate: One of `GATES`.
+    reset_after: GRU: whether the reset gate acts after the product with the state
+      (cuDNN's form) or on the state before it (Cho et al., 2014).
+  """
+  advance, pull, gates, states = {
+      "rnn": (_rnn, _rnn_pull, 1, 1), "gru": (_gru, _gru_pull, 3, 1),
+      "lstm": (_lstm, _lstm_pull, 4, 2)}[cell]
+  if cell == "gru" and not reset_after:
+    advance, pull = _gru_before, None
+  return Kind(
+      gates=gates, states=states, recurrent_bias=cell == "gru" and reset_after,
+      advance=functools.partial(advance, GATES[gate]),
+      pull=pull and functools.partial(pull, GATES[gate]))
+
+
+KINDS = {cell: kind(cell) for cell in ("rnn", "gru", "lstm")}
+
+
 def unroll(
     kind: Kind, carry: Carry, a: jax.Array, kernel: jax.Array,
     bias: jax.Array | None,
 ) -> jax.Array:
   """Reads whole sequences.
-
-  The backward loop passes on the gradient of the state alone; it gathers those of
-  the gates, and the recurrent kernel's is one product over all steps at its end.
 
   Args:
     kind: The cell.
@@ -115,7 +163,9 @@ def unroll(
   Returns:
     h dtype[T, B, U] after each step.
   """
-  return _forward(kind, carry, a, kernel, bias)[0]
+  if kind.pull is None:
+    return read(kind, carry, a, kernel, bias, jnp.ones(a.shape[:2], bool))[1]
+  return _unroll(kind, carry, a, kernel, bias)
 
 
 def read(
@@ -127,18 +177,31 @@ def read(
   Returns:
     The carry at the end, and h dtype[T, B, U].
   """
-  flat = kernel.reshape(kernel.shape[0], -1)
+  def share(h, gates):
+    part = kernel[:, gates]
+    r = (h @ part.reshape(part.shape[0], -1)).reshape(-1, *part.shape[1:])
+    if bias is not None:
+      r += bias[None, gates]
+    return r.swapaxes(0, 1)
 
   def step(carry, inputs):
     a, valid = inputs
-    r = (carry[0] @ flat).reshape(a.shape)
-    if bias is not None:
-      r += bias[None]
-    moved, _ = kind.advance(carry, a.swapaxes(0, 1), r.swapaxes(0, 1))
+    r = share if kind.pull is None else share(carry[0], slice(None))
+    moved, _ = kind.advance(carry, a.swapaxes(0, 1), r)
     carry = tuple(
         jnp.where(valid[:, None], new, old) for new, old in zip(moved, carry))
     return carry, carry[0]
   return lax.scan(step, carry, (a, valid))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unroll(kind, carry, a, kernel, bias):
+  """`unroll`, with a backward loop that passes on the gradient of the state alone.
+
+  It gathers those of the gates; the recurrent kernel's is one product over all steps
+  at its end.
+  """
+  return _forward(kind, carry, a, kernel, bias)[0]
 
 
 # Inside the loops units come before rows: the kernel is then the left factor of each
@@ -185,4 +248,4 @@ def _backward(kind, saved, d_out):
   return tuple(d.T for d in d_carry), d_a, d_kernel.reshape(kernel.shape), d_bias
 
 
-unroll.defvjp(_forward, _backward)
+_unroll.defvjp(_forward, _backward)

@@ -173,13 +173,16 @@ class Embed(nn.Module):
 
 
 class Norm(nn.Module):
-  """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019) over D.
+  """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019), of features.
 
   Attributes:
     kind: `layer` or `rms`.
     epsilon: Added to the variance, or to the mean square.
     bias: LayerNorm: whether there is one.
-    reads: ("embed",) where a tied output follows, which cannot say so itself.
+    offset: Added to the scale where it is used, not in the param.
+    axis: Name of the features, D.
+    reads: (axis,) where a product follows that cannot say so itself: a tied output's,
+      or that of queries with keys.
     dtype: Of the result; the statistics are float32.
 
   Params: scale f32[D], bias f32[D].
@@ -187,6 +190,8 @@ class Norm(nn.Module):
   kind: str = "layer"
   epsilon: float = 1e-5
   bias: bool = True
+  offset: float = 0.0
+  axis: str = "embed"
   reads: tuple[str, ...] = ()
   dtype: jnp.dtype = jnp.float32
 
@@ -198,13 +203,14 @@ class Norm(nn.Module):
     if centred:
       x -= x.mean(-1, keepdims=True)
     x *= lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-    x *= self._param("scale", nn.initializers.ones, x)
+    scale = self._param("scale", nn.initializers.constant(1 - self.offset), x)
+    x *= scale + self.offset if self.offset else scale
     if centred and self.bias:
       x += self._param("bias", nn.initializers.zeros, x)
     return x.astype(self.dtype)
 
   def _param(self, name, init, x):
-    param = self.param(name, boxed(init, "embed", reads=self.reads), x.shape[-1:])
+    param = self.param(name, boxed(init, self.axis, reads=self.reads), x.shape[-1:])
     return jnp.expand_dims(param, tuple(range(x.ndim - 1)))
 
 

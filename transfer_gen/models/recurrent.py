@@ -1,7 +1,8 @@
-"""Recurrent language models: embedding, cells, an optional dense layer, output.
+"""Recurrent models: embedding, cells, an optional dense layer, output.
 
-Axes: B batch, T position, D width of a layer's input, U hidden width, G gates,
-F dense width, V vocabulary. Between embedding and output all is time-major.
+Axes: B batch, T position, S position in a source, W window, D embedding width, U
+hidden width, F dense width, V vocabulary. Between embedding and output all is
+time-major.
 """
 
 from typing import Any
@@ -14,11 +15,13 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.models import cells
 from transfer_gen.models import layers
+from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.
-_ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "gelu": nn.gelu}
+_ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
+                "gelu": nn.gelu, "linear": lambda x: x}
 
-Cache = dict[str, jax.Array | cells.Carry]
+Cache = dict[str, Any]
 
 
 def check(config: config_lib.Recurrent) -> None:
@@ -28,13 +31,31 @@ def check(config: config_lib.Recurrent) -> None:
     errors.UserError: One message: which field, its value, what it must be.
   """
   layers.choose("cell", config.cell, cells.KINDS)
+  layers.choose("gate", config.gate, cells.GATES)
   layers.choose("dense_activation", config.dense_activation, _ACTIVATIONS)
   layers.initializer(config.init, 0, 1)
   layers.computation_dtype(config.dtype)
-  sizes = ("vocab_size", "num_layers", "embed_width", "hidden_width")
+  sizes = ("vocab_size", "num_layers", "hidden_width")
+  widths, alone = config.hidden_widths, config.bidirectional and not config.encoder
   for field, holds, what in (
       *((size, getattr(config, size) > 0, "positive") for size in sizes),
+      ("embed_width", config.embed_width >= 0, "positive, or 0 for one-hot tokens"),
+      ("embed_width", config.embed_width or not config.attention,
+       "positive, for the attention reads it"),
+      ("hidden_widths", len(widths) in (0, config.num_layers) and all(
+          width > 0 for width in widths), "one positive width a layer, or ()"),
       ("dense_width", config.dense_width >= 0, "positive, or 0 for no dense layer"),
+      ("window", config.window >= 0, "positive, or 0 for all that came before"),
+      ("window", config.window or not alone,
+       "positive, for who reads both ways sees what is to be predicted"),
+      ("window", not (config.window and config.encoder), "0 behind an encoder"),
+      ("attention", not (config.attention and config.encoder),
+       "False behind an encoder"),
+      ("hidden_width", not (config.encoder and config.bidirectional) or all(
+          width % 2 == 0 for width in _widths(config)),
+       "even, for half of the state comes from each way"),
+      ("pad_token", 0 <= config.pad_token, "a token"),
+      ("source_length", config.source_length >= 0, "positive, or 0 for any"),
       ("dropout", 0 <= config.dropout < 1, "in [0, 1)"),
   ):
     if not holds:
@@ -44,8 +65,9 @@ def check(config: config_lib.Recurrent) -> None:
 
 def constants(config: config_lib.Recurrent) -> dict[str, Any]:
   """What a recurrent model computes beside its params and their sizes, by name."""
-  return {name: getattr(config, name)
-          for name in ("cell", "dense_activation", "forget_bias")}
+  return {name: getattr(config, name) for name in (
+      "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
+      "window", "pad_token", "bidirectional", "encoder", "source_length")}
 
 
 class Recurrent(nn.Module):
@@ -54,44 +76,71 @@ class Recurrent(nn.Module):
   Attributes:
     config: `vocab_size` must be set.
 
-  Params: embed, layer_0 ..., dense (if it has a width), head.
+  Params: embed (if it has a width), layer_0 ..., attention and encoder (if there is
+  one), dense (if it has a width), head.
   """
   config: config_lib.Recurrent
 
   def setup(self):
     config = self.config
     check(config)
-    dtype = layers.computation_dtype(config.dtype)
-    self.embed = layers.Embed(config.vocab_size, config.embed_width, dtype=dtype)
-    self.blocks = [
-        Layer(config, first=i == 0, name=f"layer_{i}")
-        for i in range(config.num_layers)]
+    if config.embed_width:
+      self.embed = layers.Embed(
+          config.vocab_size, config.embed_width,
+          dtype=layers.computation_dtype(config.dtype))
+    self.blocks = _stack(config, config.vocab_size)
     self.dropout = nn.Dropout(config.dropout)
-    top = "hidden"
+    if config.encoder:
+      self.encoder = Encoder(config)
+    top = self.blocks[-1].outputs()
+    if config.attention:
+      top = (recurrent_layers.Input("embed", "embed", config.embed_width), *(
+          part for block in self.blocks for part in block.outputs(block.name)))
+      self.attention = recurrent_layers.Average(top)
     if config.dense_width:
-      self.dense = layers.Dense(
-          (config.dense_width,), axes=("hidden", "mlp"), reads=("hidden",),
-          kernel_init=config.init, dtype=dtype)
-      top = "mlp"
-    self.head = layers.Dense(
-        (config.vocab_size,), axes=(top, "vocab"), reads=(top,),
-        kernel_init=config.init, dtype=dtype)
+      self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
+      top = (recurrent_layers.Input("", "mlp", config.dense_width),)
+    self.head = recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
 
-  def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-    """Reads whole rows, each from an empty state.
+  def __call__(
+      self, inputs: jax.Array, train: bool = False, sources: jax.Array | None = None,
+      source_counts: jax.Array | None = None,
+  ) -> jax.Array:
+    """Reads whole rows, each from an empty state, or from that after its source.
 
     Args:
       inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
         looks ahead, so that padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
+      sources: i32[B, S], padded on the right. With an encoder alone.
+      source_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
 
     Returns:
       Logits dtype[B, T, V].
     """
-    x = self.embed(inputs.T)
-    for block in self.blocks:
-      x = block(x, train)
-    return self._logits(x.swapaxes(0, 1), train)
+    if self.config.window:
+      return self._by_windows(inputs, train)
+    carries = [None] * len(self.blocks)
+    if self.config.encoder:
+      carries = self._encoded(sources, source_counts, train)
+    top, seen = self._read(inputs.T, train, carries)
+    if self.config.attention:
+      start = recurrent_layers.nothing_averaged(
+          self.attention.inputs, inputs.shape[0])
+      _, top = self.attention.extend(seen, jnp.ones(inputs.T.shape, bool), start)
+    return self._logits(
+        {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
+
+  def encode(self, sources: jax.Array, source_counts: jax.Array) -> Cache:
+    """The cache for `extend` after a source: the beginning of its answer.
+
+    Args:
+      sources: i32[B, S], padded on the right.
+      source_counts: i32[B], in [0, S]: how many of a row's are no padding.
+    """
+    carries = self._encoded(sources, source_counts, train=False)
+    return {"position": jnp.zeros(sources.shape[:1], jnp.int32),
+            **{block.name: carry for block, carry in zip(self.blocks, carries)}}
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `extend`.
@@ -102,15 +151,23 @@ class Recurrent(nn.Module):
 
     Returns:
       position i32[B], how many tokens each row has; and a layer, its carry: h
-      dtype[B, U], of an LSTM also c.
+      dtype[B, U], of an LSTM also c; and what the attention keeps. With a window:
+      i32[B, W], its last tokens, instead.
     """
     del length
     config = self.config
-    state = jnp.zeros(
-        (batch, config.hidden_width), layers.computation_dtype(config.dtype))
-    carry = (state,) * cells.KINDS[config.cell].states
-    return {"position": jnp.zeros((batch,), jnp.int32),
-            **{f"layer_{i}": carry for i in range(config.num_layers)}}
+    cache = {"position": jnp.zeros((batch,), jnp.int32)}
+    if config.window:
+      return cache | {"window": jnp.full(
+          (batch, config.window), config.pad_token, jnp.int32)}
+    dtype = layers.computation_dtype(config.dtype)
+    states = cells.KINDS[config.cell].states
+    for i, width in enumerate(_widths(config)):
+      cache[f"layer_{i}"] = (jnp.zeros((batch, width), dtype),) * states
+    if config.attention:
+      cache["attention"] = recurrent_layers.nothing_averaged(
+          self.attention.inputs, batch)
+    return cache
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
@@ -125,129 +182,130 @@ class Recurrent(nn.Module):
     Returns:
       Logits dtype[B, V] after each row's last token, and the cache that follows.
     """
+    kept = {"position": cache["position"] + counts}
+    if self.config.window:
+      tokens = jnp.concatenate([cache["window"], inputs], axis=1)
+      last = jnp.arange(self.config.window, dtype=jnp.int32)[None] + counts[:, None]
+      kept["window"] = jnp.take_along_axis(tokens, last, axis=1)
+      return self._after_window(kept["window"], train=False), kept
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)
     valid = steps[:, None] < counts[None]  # [T, B]
-    x = self.embed(inputs.T)
-    kept = {"position": cache["position"] + counts}
+    x = self._embedded(inputs.T)
+    seen = {"embed": x[""]}
     for block in self.blocks:
       kept[block.name], x = block.extend(x, valid, cache[block.name])
+      seen[block.name] = x[""]
+    if self.config.attention:
+      kept["attention"], x = self.attention.extend(seen, valid, cache["attention"])
     # The carry stood still after a row's last token, and so did its output.
-    return self._logits(x[-1], train=False), kept
+    return self._logits({name: y[-1] for name, y in x.items()}, train=False), kept
 
-  def _logits(self, x, train):
+  def _embedded(self, tokens):
+    return {"": self.embed(tokens) if self.config.embed_width else tokens}
+
+  def _read(self, tokens, train, carries):
+    """i32[T, B] to the outputs of the last layer, and those of all by name."""
+    x = self._embedded(tokens)
+    seen = {"embed": x[""]}
+    for block, carry in zip(self.blocks, carries):
+      x = block(x, train, carry)
+      seen |= {out.part: part for out, part in zip(
+          block.outputs(block.name), x.values())}
+    return x, seen
+
+  def _by_windows(self, inputs, train):
+    """Every position from its own window: W steps a token, all at once."""
+    width, (batch, length) = self.config.window, inputs.shape
+    tokens = jnp.pad(inputs, ((0, 0), (width - 1, 0)),
+                     constant_values=self.config.pad_token)
+    index = jnp.arange(length)[:, None] + jnp.arange(width)[None]  # [T, W]
+    logits = self._after_window(tokens[:, index].reshape(-1, width), train)
+    return logits.reshape(batch, length, -1)
+
+  def _after_window(self, tokens, train):
+    """i32[B, W] to logits dtype[B, V] of what follows."""
+    top, seen = self._read(tokens.T, train, [None] * len(self.blocks))
+    if self.config.attention:
+      return self._logits(self.attention(seen), train)
+    return self._logits({
+        name: x[0 if name == recurrent_layers.BACKWARD else -1]
+        for name, x in top.items()}, train)
+
+  def _encoded(self, sources, counts, train):
+    if sources is None:
+      raise errors.UserError(
+          "model.encoder is True, and there are no sources to read.")
+    if counts is None:
+      counts = jnp.full(sources.shape[:1], sources.shape[1], jnp.int32)
+    return self.encoder(sources, counts, train)
+
+  def _logits(self, parts, train):
+    drop = lambda parts: {
+        name: self.dropout(x, deterministic=not train) for name, x in parts.items()}
     if self.config.dense_width:
-      x = self.dense(self.dropout(x, deterministic=not train))
-      x = _ACTIVATIONS[self.config.dense_activation](x)
-    return self.head(self.dropout(x, deterministic=not train))
+      x = self.dense(drop(parts))
+      parts = {"": _ACTIVATIONS[self.config.dense_activation](x)}
+    return self.head(drop(parts))
 
 
-class Layer(nn.Module):
-  """A cell over time, with dropout on its input.
-
-  Attributes:
-    config: Of the model.
-    first: Whether the embedding comes before it.
-  """
-  config: config_lib.Recurrent
-  first: bool
-
-  def setup(self):
-    self.dropout = nn.Dropout(self.config.dropout)
-    self.cell = Cell(self.config, self.first)
-
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """dtype[T, B, D] to dtype[T, B, U]."""
-    return self.cell(self.dropout(x, deterministic=not train))
-
-  def extend(
-      self, x: jax.Array, valid: jax.Array, carry: cells.Carry
-  ) -> tuple[cells.Carry, jax.Array]:
-    """As `Cell.extend`."""
-    return self.cell.extend(x, valid, carry)
-
-
-class Cell(nn.Module):
-  """One layer's params, and what they do over time.
-
-  With a = input_kernel x + bias and r = recurrent_kernel h:
-
-    rnn: h' = tanh(a + r).
-    gru: gates r, z, n; r also has recurrent_bias, and the reset gate acts after
-      the product (Keras: reset_after; PyTorch's and cuDNN's form):
-      n = tanh(a_n + sigmoid(a_r + r_r) r_n), z = sigmoid(a_z + r_z),
-      h' = (1 - z) n + z h.
-    lstm: gates i, f, g, o; c' = sigmoid(f) c + sigmoid(i) tanh(g),
-      h' = sigmoid(o) tanh(c'), each gate a + r; to f, `forget_bias` is added here
-      and not in the params.
+class Encoder(nn.Module):
+  """A source to the states after it.
 
   Attributes:
     config: Of the model.
-    first: Whether the embedding comes before it.
 
-  Params: input_kernel f32[D, G, U], recurrent_kernel f32[U, G, U], bias f32[G, U];
-  gru: recurrent_bias f32[G, U]. The recurrent kernel starts with orthonormal rows
-  (Saxe et al., 2014), as in Keras, the biases at zero.
+  Params: embed (if it has a width), layer_0 ....
   """
   config: config_lib.Recurrent
-  first: bool
 
   def setup(self):
-    config, width = self.config, self.config.hidden_width
-    kind = cells.KINDS[config.cell]
-    axis, size = ("embed", config.embed_width) if self.first else ("hidden", width)
-    self.input_kernel = self.param(
-        "input_kernel",
-        layers.boxed(layers.initializer(config.init, 0, 2),
-                     axis, "gates", "hidden", reads=(axis,)),
-        (size, kind.gates, width))
-    self.recurrent_kernel = self.param(
-        "recurrent_kernel",
-        layers.boxed(_orthonormal, "hidden", "gates", "hidden", reads=("hidden",)),
-        (width, kind.gates, width))
-    zeros = layers.boxed(nn.initializers.zeros, "gates", "hidden")
-    self.bias = self.param("bias", zeros, (kind.gates, width))
-    self.recurrent_bias = None
-    if kind.recurrent_bias:
-      self.recurrent_bias = self.param("recurrent_bias", zeros, (kind.gates, width))
+    config = self.config
+    size = config.source_vocab_size or config.vocab_size
+    if config.embed_width:
+      self.embed = layers.Embed(
+          size, config.embed_width, dtype=layers.computation_dtype(config.dtype))
+    self.blocks = _stack(config, size, ways=1 + config.bidirectional)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """dtype[T, B, D] to h dtype[T, B, U]."""
-    carry = (jnp.zeros((x.shape[1], self.config.hidden_width), x.dtype),)
-    kind = cells.KINDS[self.config.cell]
-    return cells.unroll(
-        kind, carry * kind.states, self._inputs(x), *self._recurrent(x.dtype))
-
-  def extend(
-      self, x: jax.Array, valid: jax.Array, carry: cells.Carry
-  ) -> tuple[cells.Carry, jax.Array]:
-    """Reads on from a carry.
+  def __call__(
+      self, sources: jax.Array, counts: jax.Array, train: bool
+  ) -> list[cells.Carry]:
+    """Reads sources.
 
     Args:
-      x: dtype[T, B, D].
-      valid: bool[T, B]; the carry stands still where it is False.
-      carry: The state before.
+      sources: i32[B, S], padded on the right.
+      counts: i32[B]: how many of a row's are no padding; up to `source_length`,
+        `pad_token` is read in its place.
+      train: Whether dropout acts.
 
     Returns:
-      The state after, and h dtype[T, B, U].
+      A layer, its carry, dtype[B, U] each.
     """
-    kind = cells.KINDS[self.config.cell]
-    return cells.read(kind, carry, self._inputs(x), *self._recurrent(x.dtype), valid)
-
-  def _inputs(self, x):
-    """The inputs' share of all steps at once, [T, B, G, U]."""
-    kernel, bias = self.input_kernel, self.bias
-    if self.config.cell == "lstm":
-      bias = jnp.asarray(bias).at[1].add(self.config.forget_bias)
-    y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(x.dtype)
-    y += bias.reshape(1, -1).astype(x.dtype)
-    return y.reshape(*x.shape[:2], *bias.shape)
-
-  def _recurrent(self, dtype):
-    bias = self.recurrent_bias
-    return (self.recurrent_kernel.astype(dtype),
-            None if bias is None else bias.astype(dtype))
+    config = self.config
+    more = max(0, config.source_length - sources.shape[1])
+    tokens = jnp.pad(sources, ((0, 0), (0, more))).T  # [S, B]
+    steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
+    tokens = jnp.where(steps < counts[None], tokens, config.pad_token)
+    valid = steps < jnp.maximum(counts, config.source_length)[None]
+    x, carries = {"": self.embed(tokens) if config.embed_width else tokens}, []
+    for block in self.blocks:
+      carry, x = block.summarize(x, valid, train)
+      carries.append(carry)
+    return carries
 
 
-def _orthonormal(key, shape, dtype=jnp.float32):
-  flat = (shape[0], shape[1] * shape[2])
-  return nn.initializers.orthogonal()(key, flat, dtype).reshape(shape)
+def _widths(config):
+  return config.hidden_widths or (config.hidden_width,) * config.num_layers
+
+
+def _stack(config, vocab_size, ways=1):
+  """Layers, each on what the one below gives."""
+  both = ways == 2 or (config.bidirectional and not config.encoder)
+  inputs = (recurrent_layers.Input("", "embed", config.embed_width),)
+  if not config.embed_width:
+    inputs = (recurrent_layers.Input("", "vocab", vocab_size),)
+  blocks = []
+  for i, width in enumerate(_widths(config)):
+    blocks.append(recurrent_layers.Layer(
+        config, inputs, width // ways, both, name=f"layer_{i}"))
+    inputs = blocks[-1].outputs()
+  return blocks

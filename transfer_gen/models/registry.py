@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.models import decoder_config
 from transfer_gen.models import recurrent
 from transfer_gen.models import transformer
 
@@ -19,7 +20,7 @@ _MODULES = {
     config_lib.Recurrent: recurrent.Recurrent,
 }
 _CONSTANTS = {
-    config_lib.Decoder: transformer.constants,
+    config_lib.Decoder: decoder_config.constants,
     config_lib.Recurrent: recurrent.constants,
 }
 
@@ -53,7 +54,19 @@ def specs(module: nn.Module) -> dict[str, tree.Spec]:
   Raises:
     errors.UserError: If the model's config does not make sense.
   """
-  return tree.specs(jax.eval_shape(lambda: _init(module, jax.random.key(0))))
+  config = module.config
+  if not isinstance(config, config_lib.Decoder) or config.num_layers <= 2:
+    return tree.specs(jax.eval_shape(lambda: _init(module, jax.random.key(0))))
+  # Layers before the last are alike: two are traced, however deep the model is.
+  last, found = config.num_layers - 1, {}
+  for name, spec in specs(build(dataclasses.replace(config, num_layers=2))).items():
+    layer, _, rest = name.partition("/")
+    if layer in ("layer_0", "layer_1"):
+      numbers = range(last) if layer == "layer_0" else (last,)
+      found |= {f"layer_{i}/{rest}": spec for i in numbers}
+    else:
+      found[name] = spec
+  return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
 
 
 def fresh(
@@ -93,4 +106,6 @@ def longest(module: nn.Module) -> int | None:
 
 
 def _init(module, key):
-  return module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  encodes = getattr(module.config, "encoder", False)
+  return module.init(key, tokens, **({"sources": tokens} if encodes else {}))["params"]

@@ -1,8 +1,10 @@
-"""Reads safetensors files: a JSON header, then the tensors' bytes without gaps.
+"""Safetensors files, in and out: a JSON header, then the tensors' bytes without gaps.
 
 Format: https://github.com/huggingface/safetensors#format.
 """
 
+from collections.abc import Mapping
+import json
 import struct
 
 from etils import epath
@@ -14,6 +16,7 @@ from transfer_gen.sources import raw
 
 KIND = "safetensors file"
 _HEADER_BYTES = 100 * 2**20  # The format's own limit.
+_ALIGNED = 8
 _DTYPES = {
     "BOOL": np.bool_, "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4",
     "I32": "<i4", "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
@@ -39,6 +42,32 @@ def open_file(path: epath.Path) -> raw.Raw:
           f"its tensors take {end - start} bytes, and it holds"
           f" {path.stat().length - start}. Fetch or save it again.")
   return raw.Raw(path, KIND, leaves, {"metadata": facts})
+
+
+def write_file(
+    path: epath.Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]
+) -> None:
+  """Writes one file; tensors of wider dtypes first, so that all lie aligned.
+
+  Args:
+    path: Where to.
+    arrays: By name, of dtypes that the format has.
+    facts: Its metadata.
+  """
+  names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+  header, at = {"__metadata__": dict(facts)}, 0
+  ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+  for name, array in ordered:
+    header[name] = {"dtype": names[array.dtype.newbyteorder("=")],
+                    "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+    at += array.nbytes
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % _ALIGNED)
+  with path.open("wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text)
+    for _, array in ordered:
+      little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+      file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
 
 def _header(path: epath.Path) -> tuple[dict, int]:

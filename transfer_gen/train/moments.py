@@ -96,6 +96,8 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
     return f"{other.name} is no plain copy ({other.how})"
   if len(names) > 1 or not names <= wanted:
     return f"its leaves are from {', '.join(map(repr, sorted(names)))}"
+  if part := next((name for name in mine if name in optimizer.tables), None):
+    return f"it trains some rows of {part} alone"
   if optimizer.starts[group]:
     return f"it starts to learn at step {optimizer.starts[group]}"
   source = sources[names.pop()]

@@ -2,7 +2,8 @@
 
 An optimiser state here is a dict from group name to that group's Optax state. It
 holds the groups that learn now and no others: what is frozen has no slot, and a
-group that starts late starts with its own count and fresh moments.
+group that starts late starts with its own count and fresh moments. Of a table that
+learns in part, the slots are those of its learning rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,17 @@ import dataclasses
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 import optax
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.train import anchors as anchors_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
-_NO_DECAY = (r"(.*/)?(bias|recurrent_bias|scale)",)
+_SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 _Params = Mapping[str, jax.Array]
 State = dict[str, optax.OptState]
 
@@ -32,11 +35,16 @@ class Optimizer:
     members: Leaf names of each of these groups.
     starts: First step at which each of them learns.
     clip_norm: Largest global norm of the gradient of all that learns. 0: none.
+    tables: Which rows learn, of the leaves where not all do.
+    anchors: What holds a group to its source; its state is the last part of the
+      group's.
   """
   txs: Mapping[str, optax.GradientTransformation]
   members: Mapping[str, tuple[str, ...]]
   starts: Mapping[str, int]
   clip_norm: float
+  tables: Mapping[str, resolve.Table]
+  anchors: Mapping[str, anchors_lib.Anchor]
 
   def learning(self, state: Mapping[str, optax.OptState]) -> frozenset[str]:
     """Names of the leaves that a state of this optimiser updates."""
@@ -44,16 +52,42 @@ class Optimizer:
 
   def extend(self, state: State, params: _Params, step: int) -> State:
     """Adds the groups that learn from `step` on to a state; {} is the empty one."""
-    added = {
-        group: self.txs[group].init({n: params[n] for n in self.members[group]})
-        for group, start in self.starts.items()
-        if start <= step and group not in state}
+    added = {}
+    for group, start in self.starts.items():
+      if start <= step and group not in state:
+        mine = {n: self._part(n, params[n]) for n in self.members[group]}
+        held = ((self.anchors[group].tx.init(mine),) if group in self.anchors else ())
+        added[group] = self.txs[group].init(mine) + held
     return {**state, **added} if added else state
+
+  def split(
+      self, params: _Params, state: State
+  ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """What learns (of a table: the rows that do, alone), and all that does not.
+
+    A table that learns in part is on both sides, whole on the second.
+    """
+    learning, frozen = tree.partition(params, self.learning(state))
+    parts = {name: self._part(name, x) for name, x in learning.items()}
+    return parts, {**frozen, **{n: learning[n] for n in learning if n in self.tables}}
+
+  def join(self, learning: _Params, frozen: _Params) -> dict[str, jax.Array]:
+    """The params that `split` split; other rows of a table keep their bits."""
+    whole = {name: self._whole(name, x, frozen) for name, x in learning.items()}
+    return tree.merge(whole, {n: x for n, x in frozen.items() if n not in learning})
+
+  def mixed(self, learning: _Params, state: State, key: jax.Array) -> _Params:
+    """What learns as the loss shall see it: under an anchor that mixes, mixed."""
+    for group, anchor in self.anchors.items():
+      if group in state:
+        mine = {name: learning[name] for name in self.members[group]}
+        learning = {**learning, **anchor.mix(mine, state[group][-1], key)}
+    return learning
 
   def update(
       self, grads: _Params, state: State, params: _Params
   ) -> tuple[dict[str, jax.Array], State, jax.Array]:
-    """One update of the learning leaves.
+    """One update of the learning leaves, each as `split` gives it.
 
     Args:
       grads: Their gradients, and no others.
@@ -61,8 +95,10 @@ class Optimizer:
       params: Their values.
 
     Returns:
-      Their new values, the new state, and the norm of `grads` before clipping.
+      Their new values, the new state, and the norm of `grads` with those of the
+      anchors' penalties, before clipping.
     """
+    grads = self._anchored(grads, state, params)
     norm = optax.tree.norm(grads)
     if self.clip_norm:
       factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
@@ -70,10 +106,32 @@ class Optimizer:
     new_params, new_state = {}, {}
     for group, group_state in state.items():
       mine = lambda flat: {n: flat[n] for n in self.members[group]}  # pylint: disable=cell-var-from-loop
-      updates, new_state[group] = self.txs[group].update(
-          mine(grads), group_state, mine(params))
+      held = group_state[-1:] if group in self.anchors else ()
+      updates, new = self.txs[group].update(
+          mine(grads), group_state[:-1] if held else group_state, mine(params))
+      new_state[group] = new + held
       new_params |= optax.apply_updates(mine(params), updates)
     return new_params, new_state, norm
+
+  def _anchored(self, grads, state, params):
+    for group, anchor in self.anchors.items():
+      if group in state:
+        mine = {name: grads[name] for name in self.members[group]}
+        pulled, _ = anchor.tx.update(mine, state[group][-1], params)
+        grads = {**grads, **pulled}
+    return grads
+
+  def _part(self, name, value):
+    if name not in self.tables:
+      return value
+    return value[_at(self.tables[name])]
+
+  def _whole(self, name, value, frozen):
+    if name not in self.tables:
+      return value
+    # Said to be unique, so that its gradient is a plain gather of these rows.
+    return frozen[name].at[_at(self.tables[name])].set(
+        value, indices_are_sorted=True, unique_indices=True)
 
 
 def build(
@@ -91,22 +149,28 @@ def build(
     steps: Length of the run; a group's schedule spans from its start to the end.
 
   Raises:
-    errors.UserError: If a name or number in `config` is out of range, or if
-      nothing learns.
+    errors.UserError: If a name or number in `config` or a group is out of range, if
+      a group would start after the end or cannot have its anchor, or if nothing
+      learns.
   """
   _check(config)
   learning = {g.name: g for g in groups if g.unfreeze_step is not None}
   if not learning:
     raise errors.UserError(
         "No group learns: every group has unfreeze_step=None. Give one a step.")
+  for group in learning.values():
+    _check_group(group, steps)
   return Optimizer(
-      txs={name: _tx(config, schedule(config, steps - group.unfreeze_step,
-                                      config.lr * group.lr_mult))
+      txs={name: _tx(_own(config, group), group, steps)
            for name, group in learning.items()},
       members={name: tuple(row.name for row in rows if row.group == name)
                for name in learning},
       starts={name: group.unfreeze_step for name, group in learning.items()},
-      clip_norm=config.clip_norm)
+      clip_norm=config.clip_norm,
+      tables={row.name: row.table for row in rows if row.table is not None},
+      anchors={name: anchors_lib.build(
+          group, [row for row in rows if row.group == name])
+               for name, group in learning.items() if group.anchor is not None})
 
 
 def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedule:
@@ -129,11 +193,25 @@ def _inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
   return lambda count: peak * (warmup / (jnp.maximum(count, 0) + warmup)) ** 0.5
 
 
+def _at(table: resolve.Table) -> tuple[slice | np.ndarray, ...]:
+  """Index of a table's rows."""
+  return (slice(None),) * table.dim + (table.index,)
+
+
+def _own(config: config_lib.Optim, group: plan_lib.Group) -> config_lib.Optim:
+  """The run's settings with those that the group has of its own."""
+  own = {field: getattr(group, field) for field in ("schedule", "weight_decay")
+         if getattr(group, field) is not None}
+  return dataclasses.replace(config, lr=config.lr * group.lr_mult, **own)
+
+
 def _tx(
-    config: config_lib.Optim, rate: optax.Schedule
+    config: config_lib.Optim, group: plan_lib.Group, steps: int
 ) -> optax.GradientTransformation:
+  """A chain, whose state is a tuple."""
+  rate = schedule(config, steps - group.unfreeze_step, config.lr)
   decays = lambda params: {
-      name: tree.match(_NO_DECAY, name) is None for name in params}
+      name: tree.match([group.no_decay], name) is None for name in params}
   decay = dict(weight_decay=config.weight_decay, mask=decays)
   return {
       "adamw": lambda: optax.adamw(rate, b1=config.b1, b2=config.b2, **decay),
@@ -150,7 +228,7 @@ def _tx(
 def _check(config: config_lib.Optim) -> None:
   for field, choices in (
       ("name", ("adamw", "adafactor", "sgd", "lion")),
-      ("schedule", ("cosine", "linear", "inverse_sqrt", "constant"))):
+      ("schedule", _SCHEDULES)):
     if getattr(config, field) not in choices:
       raise errors.UserError(
           f"optim.{field} is {getattr(config, field)!r}, must be one of"
@@ -161,3 +239,15 @@ def _check(config: config_lib.Optim) -> None:
     if not value >= low or (field == "lr" and not value > 0):
       bound = "> 0" if field == "lr" else f">= {low}"
       raise errors.UserError(f"optim.{field} is {value}, must be {bound}.")
+
+
+def _check_group(group: plan_lib.Group, steps: int) -> None:
+  if group.schedule not in (None, *_SCHEDULES):
+    raise errors.UserError(
+        f"Group {group.name!r}: schedule is {group.schedule!r}, must be one of"
+        f" {', '.join(_SCHEDULES)}, or None for the run's.")
+  if group.unfreeze_step >= steps:
+    raise errors.UserError(
+        f"Group {group.name!r}: unfreeze_step is {group.unfreeze_step}, and the run"
+        f" ends after {steps} steps. Let it start before, train longer, or freeze it"
+        " with None.")

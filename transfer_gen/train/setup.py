@@ -16,6 +16,8 @@ from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+from transfer_gen.sources import raw
 from transfer_gen.train import moments
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import plan as plan_lib
@@ -46,7 +48,7 @@ class Setup:
   specs: dict[str, tree.Spec]
   plan: plan_lib.TransferPlan
   rows: list[resolve.Row]
-  sources: Mapping[str, checkpoint.Stored]
+  sources: Mapping[str, checkpoint.Stored | foreign.Foreign]
   source_tokenizers: Mapping[str, tokenizers.Tokenizer]
   optimizer: optim_lib.Optimizer
 
@@ -95,12 +97,20 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
       optimizer=optimizer)
 
 
-def _open(name: str, source: config_lib.Source) -> checkpoint.Stored:
+def _open(
+    name: str, source: config_lib.Source) -> checkpoint.Stored | foreign.Foreign:
   if not source.path:
     field = f"sources[{name!r}]" if name else "source"
     raise errors.UserError(
         f"{field}.path is empty: give the workdir of the run to transfer from.")
-  return sources_lib.open(source.path, source.step)
+  opened = sources_lib.open(source.path, source.step)
+  if isinstance(opened, raw.Raw):
+    return foreign.view(opened, source.map, source.vocabulary)
+  if source.map:
+    raise errors.UserError(
+        f"{source.path}: a checkpoint of ours needs no map, and {source.map!r} is"
+        " given.")
+  return opened
 
 
 def model_config(model: Any, tokenizer: tokenizers.Tokenizer) -> Any:
@@ -125,9 +135,13 @@ def _tokenizer(run, workdir, texts):
 
 
 def _source_tokenizers(sources):
-  """Of each source whose workdir holds one."""
+  """Of each source whose workdir holds one, or that has one beside it."""
   found = {}
   for name, source in sources.items():
+    if isinstance(source, foreign.Foreign):
+      if source.tokenizer is not None:
+        found[name] = source.tokenizer
+      continue
     folder = next((parent / TOKENIZER for parent in source.path.parents
                    if (parent / TOKENIZER).exists()), None)
     if folder is not None:

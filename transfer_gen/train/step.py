@@ -6,7 +6,6 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
-from transfer_gen import tree
 from transfer_gen.train import optim as optim_lib
 
 Batch = Mapping[str, jax.Array]
@@ -40,7 +39,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, tuple[jax.Array, jax.Array]]]:
   """Takes one step on the leaves that learn: those that `opt_state` has slots for.
 
-  Frozen leaves are never differentiated, so no clip, norm or decay can see them.
+  Frozen leaves, and rows of a table, are never differentiated, so no clip, norm or
+  decay can see them. The loss that is told has no penalty of an anchor in it.
   The caller owns jit, shardings and donation. The step folds its number into the
   run's key, so a resumed run draws what the first one drew.
 
@@ -59,15 +59,15 @@ def train_step(
     steps before they are divided. Loss is in nats per token.
   """
   total_over = lambda x: jax.lax.psum(x, axis_name) if axis_name else x
-  learning, frozen = tree.partition(
-      state.params, optimizer.learning(state.opt_state))
+  learning, frozen = optimizer.split(state.params, state.opt_state)
   count = total_over(batch["weights"].sum())
   step_key = jax.random.fold_in(key, state.step)
   if axis_name:
     step_key = jax.random.fold_in(step_key, jax.lax.axis_index(axis_name))
 
   def loss_fn(learning, batch, key):
-    nll = nll_fn(tree.merge(learning, frozen), batch, key)
+    seen = optimizer.mixed(learning, state.opt_state, key)
+    nll = nll_fn(optimizer.join(seen, frozen), batch, key)
     total = (nll * batch["weights"]).sum()
     return total / jnp.maximum(count, 1.0), total
 
@@ -75,7 +75,7 @@ def train_step(
       _grads(loss_fn, learning, batch, step_key, accumulate))
   updated, opt_state, norm = optimizer.update(grads, state.opt_state, learning)
   return TrainState(
-      step=state.step + 1, params=tree.merge(updated, frozen), opt_state=opt_state
+      step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state
   ), {"loss": (total, count), "grad_norm": (norm, jnp.ones(()))}
 
 

@@ -54,8 +54,12 @@ def of(
 
 
 def totals(audit: Audit) -> dict[str, dict[str, int]]:
-  """Leaves, params and bytes of each fate; "left_behind" counts the source's."""
+  """Leaves, params and bytes of each fate; "left_behind" counts the source's.
+
+  A leaf that learns in part is a learning leaf; the rest of its params are frozen.
+  """
   rows = audit.rows
+  of_all = count(row.spec for row in rows)
   of_how = lambda *hows: count(row.spec for row in rows if row.how in hows)
   return {
       "copied": of_how("copy"),
@@ -63,9 +67,9 @@ def totals(audit: Audit) -> dict[str, dict[str, int]]:
       "fresh": of_how(*FRESH),
       "left_behind": count(
           spec for specs in audit.left.values() for spec in specs.values()),
-      "learning": count(r.spec for r in rows if r.unfreeze_step is not None),
-      "frozen": count(r.spec for r in rows if r.unfreeze_step is None),
-      "target": count(row.spec for row in rows),
+      "learning": learning(rows),
+      "frozen": {key: whole - learning(rows)[key] for key, whole in of_all.items()},
+      "target": of_all,
   }
 
 
@@ -74,6 +78,13 @@ def count(specs: Iterable[tree.Spec]) -> dict[str, int]:
   specs = list(specs)
   return {"leaves": len(specs), "params": sum(s.size for s in specs),
           "bytes": sum(s.nbytes for s in specs)}
+
+
+def learning(rows: Iterable[resolve.Row]) -> dict[str, int]:
+  """Leaves that learn at some step, and their params and bytes that do."""
+  rows = [row for row in rows if row.learning]
+  return {"leaves": len(rows), "params": sum(row.learning for row in rows),
+          "bytes": sum(row.learning * row.spec.dtype.itemsize for row in rows)}
 
 
 def coverage(audit: Audit) -> float:
@@ -114,7 +125,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
   return {
       "plan": audit.plan,
       **rows_json.to_json(audit.rows),
-      "groups": [dataclasses.asdict(group) for group in audit.groups],
+      "groups": rows_json.groups_to_json(audit.groups),
       "whys": {str(index): why for index, why in audit.whys.items()},
       "left": {
           checkpoint: [{"name": name, **rows_json.spec_to_json(spec)}
@@ -134,7 +145,7 @@ def from_json(data: Mapping[str, Any]) -> Audit:
   try:
     return Audit(
         plan=data["plan"], rows=tuple(rows_json.from_json(data)),
-        groups=tuple(plan_lib.Group(**group) for group in data["groups"]),
+        groups=rows_json.groups_from_json(data["groups"]),
         whys={int(index): why for index, why in data["whys"].items()},
         left={checkpoint: {
             spec["name"]: rows_json.spec_from_json(

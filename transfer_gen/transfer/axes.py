@@ -252,6 +252,9 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
   if axis == "kv" and target > source and sizes.source_constants.get("rotary"):
     return ("rotary positions turn the features of `kv` by its size, so growing it"
             " changes the function; grow `heads`")
+  if axis in sizes.source_constants.get("undivided", ()):
+    return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
+            " scale has an offset (norm_offset), or there is none (final_norm)")
   for name in _CONSTANTS.get(axis, ()):
     old, new = (constants.get(name) for constants in
                 (sizes.source_constants, sizes.target_constants))

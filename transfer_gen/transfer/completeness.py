@@ -40,7 +40,8 @@ def mistakes(
   lines = []
   patterns = [
       *((f"rule {i}", rule.target) for i, rule in enumerate(plan.rules)),
-      *((f"group {group.name!r}", group.params) for group in plan.groups),
+      *((f"group {group.name!r}", pattern) for group in plan.groups
+        for pattern in (group.params, group.no_decay)),
       *((f"axis map {i}", on.params) for i, on in enumerate(plan.axes)),
       *(("unused_source", pattern) for pattern in plan.unused_source)]
   for owner, pattern in patterns:

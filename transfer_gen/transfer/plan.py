@@ -48,6 +48,7 @@ class Mixture:
   weights: np.ndarray
 
 
+FRESH_ROWS = "fresh"  # `Group.table_rows`.
 PADDED = -2  # In `Binding.index`: an entry beyond the target's tokens.
 FRESH = ("mean", "normal", "covariance", "zeros", "init")
 
@@ -131,6 +132,57 @@ class On:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class L2SP:
+  """Holds a group to its source by a penalty: L2-SP (Li et al., 2018).
+
+  The loss gets alpha / 2 ||w - w0||^2 over the entries that a source reached, and
+  beta / 2 ||w||^2 over those that started fresh; w0 is what the run started from.
+  Weight decay acts beside it: `Group.weight_decay=0` leaves the penalty alone.
+  """
+  alpha: float
+  beta: float = 0.0
+
+  def __post_init__(self):
+    _at_least("L2SP", "alpha", self.alpha)
+    _at_least("L2SP", "beta", self.beta)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EWC:
+  """Holds a group to its source where that mattered there (Kirkpatrick et al., 2017).
+
+  The loss gets strength / 2 sum F (w - w0)^2. All leaves must be plain copies.
+
+  Attributes:
+    strength: Of the penalty; weight decay acts beside it.
+    fisher: Path of the source's diagonal Fisher information F, see `train.fisher`.
+  """
+  strength: float
+  fisher: str
+
+  def __post_init__(self):
+    _at_least("EWC", "strength", self.strength)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixout:
+  """Mixes a group with its source in training (Lee et al., 2020).
+
+  Each entry that a source reached is the source's with probability p, drawn anew for
+  each pass; the result is shifted and scaled so that its mean is the entry itself.
+  """
+  p: float
+
+  def __post_init__(self):
+    if not 0 <= self.p < 1:
+      raise errors.UserError(f"Mixout: p is {self.p}, must be in [0, 1).")
+
+
+ANCHORS = (L2SP, EWC, Mixout)
+NO_DECAY = r"(.*/)?(bias|recurrent_bias|scale)"  # Names of norms and biases.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
   """Leaves that learn alike.
 
@@ -139,11 +191,24 @@ class Group:
     params: Regex for whole target names; the first group that matches wins.
     lr_mult: Factor on the run's learning rate.
     unfreeze_step: First step that updates the group. 0: always. None: never.
+    schedule: Name of its own, see `config.Optim`, from its first step to the end of
+      the run. None: the run's.
+    weight_decay: Its own. None: the run's.
+    no_decay: Regex for the leaves in it that do not decay; norms and biases.
+    table_rows: The only rows that learn, of each of its tables: their indices (kept
+      sorted, as a tuple), or "fresh": all that copy no row of the source. The rows
+      of an output kernel are its columns. None: all there is.
+    anchor: What holds it to its source, one of `ANCHORS`. None: nothing.
   """
   name: str
   params: str
   lr_mult: float = 1.0
   unfreeze_step: int | None = 0
+  schedule: str | None = None
+  weight_decay: float | None = None
+  no_decay: str = NO_DECAY
+  table_rows: str | tuple[int, ...] | np.ndarray | None = None
+  anchor: L2SP | EWC | Mixout | None = None
 
   def __post_init__(self):
     if not self.lr_mult > 0:
@@ -154,6 +219,20 @@ class Group:
       raise errors.UserError(
           f"Group {self.name!r}: unfreeze_step is {self.unfreeze_step}, must be a"
           " step >= 0, or None to freeze the group.")
+    if self.weight_decay is not None:
+      _at_least(f"Group {self.name!r}", "weight_decay", self.weight_decay)
+    if not isinstance(self.anchor, (*ANCHORS, type(None))):
+      raise errors.UserError(
+          f"Group {self.name!r}: anchor is {self.anchor!r}, must be one of"
+          f" {', '.join(kind.__name__ for kind in ANCHORS)}.")
+    if self.table_rows is not None:
+      object.__setattr__(self, "table_rows", _row_ids(self.name, self.table_rows))
+    told = [name for name in ("schedule", "weight_decay", "table_rows", "anchor")
+            if getattr(self, name) is not None]
+    if self.unfreeze_step is None and told:
+      raise errors.UserError(
+          f"Group {self.name!r} never learns (unfreeze_step=None), and {told[0]} says"
+          " how it does. Remove one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +257,8 @@ SCRATCH = TransferPlan(
     groups=(Group(name="all", params=".*"),))
 
 
-KINDS: dict[str, type] = {"Mixture": Mixture}
+KINDS: dict[str, type] = {
+    "Mixture": Mixture, **{kind.__name__: kind for kind in ANCHORS}}
 
 
 def axis_map(kind: type) -> type:
@@ -197,7 +277,8 @@ def to_json(plan: TransferPlan) -> dict[str, Any]:
 
 
 def arrays(plan: TransferPlan) -> dict[str, np.ndarray]:
-  """The arrays of a plan's axis maps, by the hash that its JSON names them with."""
+  """The arrays of a plan's axis maps and groups, by the hash that its JSON names
+  them with."""
   found = {}
 
   def walk(value):
@@ -209,6 +290,8 @@ def arrays(plan: TransferPlan) -> dict[str, np.ndarray]:
 
   for on in plan.axes:
     walk(on.map)
+  for group in plan.groups:
+    walk(_stored(group.table_rows))
   return found
 
 
@@ -222,7 +305,7 @@ def from_json(
     stored: Its `arrays`.
 
   Raises:
-    errors.UserError: If a field, a kind of axis map or an array is unknown.
+    errors.UserError: If a field, a kind of axis map or anchor, or an array is unknown.
   """
   stored = stored or {}
   fields = {field.name for field in dataclasses.fields(TransferPlan)}
@@ -233,7 +316,7 @@ def from_json(
   try:
     return TransferPlan(
         rules=tuple(Rule(**_decode(rule, stored)) for rule in data["rules"]),
-        groups=tuple(Group(**group) for group in data["groups"]),
+        groups=tuple(Group(**_decode(group, stored)) for group in data["groups"]),
         axes=tuple(On(**_decode(on, stored)) for on in data.get("axes", ())),
         unused_source=tuple(data.get("unused_source", ())))
   except (KeyError, TypeError) as error:
@@ -256,9 +339,33 @@ def _encode(value: Any) -> Any:
     return value
   kind = {"kind": type(value).__name__} if type(value).__name__ in KINDS else {}
   return kind | {
-      field.name: _encode(getattr(value, field.name))
+      field.name: _encode(
+          _stored(value.table_rows) if field.name == "table_rows"
+          else getattr(value, field.name))
       for field in dataclasses.fields(value)
       if not _is_default(field, getattr(value, field.name))}
+
+
+def _stored(table_rows: str | tuple[int, ...] | None) -> Any:
+  """Row ids as an array, for there may be many; all else as it is."""
+  return (np.asarray(table_rows, np.int32) if isinstance(table_rows, tuple)
+          else table_rows)
+
+
+def _row_ids(group: str, table_rows: Any) -> str | tuple[int, ...]:
+  if isinstance(table_rows, str) and table_rows == FRESH_ROWS:
+    return FRESH_ROWS
+  ids = np.asarray(table_rows)
+  if ids.dtype.kind not in "iu" or ids.ndim != 1 or not ids.size or ids.min() < 0:
+    raise errors.UserError(
+        f"Group {group!r}: table_rows is {table_rows!r}, must be {FRESH_ROWS!r} or"
+        " indices of rows, at least one.")
+  return tuple(np.unique(ids).tolist())
+
+
+def _at_least(owner: str, field: str, value: float) -> None:
+  if not value >= 0:
+    raise errors.UserError(f"{owner}: {field} is {value}, must be >= 0.")
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
@@ -279,7 +386,7 @@ def _decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
   if "kind" not in value:
     return fields
   if value["kind"] not in KINDS:
-    raise KeyError(f"axis map {value['kind']!r} is not known to this version")
+    raise KeyError(f"{value['kind']!r} is not known to this version")
   return KINDS[value["kind"]](**fields)
 
 

@@ -16,6 +16,7 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
 TARGET = "target"  # The target's key among the vocabularies and constants.
+_TABLES = ("vocab", "position", "buckets")  # Axes whose entries are rows of a table.
 _Specs = Mapping[str, tree.Spec]
 
 
@@ -31,6 +32,18 @@ class Change:
   dim: int
   reads: bool
   binding: plan_lib.Binding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+  """The part of a leaf that learns, where it is not the whole.
+
+  Attributes:
+    dim: The dimension of the table's rows: 0 of an embedding, 1 of an output kernel.
+    index: i32[R], which of them learn, rising.
+  """
+  dim: int
+  index: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +63,7 @@ class Row:
     checkpoint: Which source.
     changes: The axis maps, in the order of the dimensions.
     moments: Whether it starts with the source's optimiser moments.
+    table: Which part of it learns; None: the whole.
   """
   name: str
   spec: tree.Spec
@@ -62,6 +76,16 @@ class Row:
   checkpoint: str = ""
   changes: tuple[Change, ...] = ()
   moments: bool = False
+  table: Table | None = None
+
+  @property
+  def learning(self) -> int:
+    """How many of its params ever learn."""
+    if self.unfreeze_step is None:
+      return 0
+    if self.table is None:
+      return self.spec.size
+    return self.spec.size // self.spec.shape[self.table.dim] * len(self.table.index)
 
 
 class PlanError(errors.UserError):
@@ -154,14 +178,42 @@ def _row(
   row = Row(name=name, spec=spec, how=rule.fresh, rule=index, group=group.name,
             unfreeze_step=group.unfreeze_step)
   if rule.source is None:
-    return row
+    return dataclasses.replace(row, table=_table(group, row))
   names = tuple(_expand(template, found, index) for template in rule.sources)
   source_spec = _source_spec(index, names, sources[rule.checkpoint])
   changes = _changes(plan, rule, names[0], source_spec, name, spec, bind)
   how = "mapped" if changes else "copy" if len(set(names)) == 1 else "mean"
-  return dataclasses.replace(
+  row = dataclasses.replace(
       row, how=how, sources=names, source_spec=source_spec,
       checkpoint=rule.checkpoint, changes=changes)
+  return dataclasses.replace(row, table=_table(group, row))
+
+
+def _table(group: plan_lib.Group, row: Row) -> Table | None:
+  """The rows of a leaf that its group says learn."""
+  if group.table_rows is None:
+    return None
+  dim = next((d for d, axis in enumerate(row.spec.axes) if axis in _TABLES), None)
+  if dim is None:
+    raise _Misfit(
+        f"group {group.name!r} has table_rows, and {_size(row.spec)} is no table: it"
+        f" has none of the axes {', '.join(_TABLES)}. Narrow the group's params.")
+  size = row.spec.shape[dim]
+  if group.table_rows != plan_lib.FRESH_ROWS:
+    if group.table_rows[-1] >= size:
+      raise _Misfit(
+          f"group {group.name!r} has row {group.table_rows[-1]} in table_rows, and"
+          f" axis `{row.spec.axes[dim]}` is {size} here.")
+    return Table(dim=dim, index=np.asarray(group.table_rows, np.int32))
+  if not row.sources:
+    return Table(dim=dim, index=np.arange(size, dtype=np.int32))
+  fresh = [np.flatnonzero(c.binding.index < 0) for c in row.changes if c.dim == dim]
+  if not fresh or not fresh[0].size:
+    raise _Misfit(
+        f"group {group.name!r} has table_rows={plan_lib.FRESH_ROWS!r}, and every row"
+        " here is a copy of the source's. Name the rows that shall learn, or freeze"
+        " the leaf.")
+  return Table(dim=dim, index=fresh[0].astype(np.int32))
 
 
 def _expand(template: str, found: re.Match, index: int) -> str:

@@ -15,7 +15,7 @@ from transfer_gen.transfer import resolve
 
 _PARTS = {  # What stands in a field of that name; all else says its own kind.
     "spec": tree.Spec, "source_spec": tree.Spec, "changes": resolve.Change,
-    "mixture": plan_lib.Mixture,
+    "mixture": plan_lib.Mixture, "table": resolve.Table,
 }
 
 
@@ -47,6 +47,16 @@ def from_json(data: Mapping[str, Any]) -> list[resolve.Row]:
           zlib.error) as error:
     raise errors.UserError(
         f"Not rows that this version of the package reads: {error}.") from error
+
+
+def groups_to_json(groups: Sequence[plan_lib.Group]) -> list[dict[str, Any]]:
+  """Groups as JSON types, without fields at their defaults."""
+  return [_encode(group, {}) for group in groups]
+
+
+def groups_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[plan_lib.Group, ...]:
+  """The groups that `groups_to_json` wrote."""
+  return tuple(plan_lib.Group(**_decode(group, ())) for group in data)
 
 
 def spec_to_json(spec: tree.Spec) -> dict[str, Any]:

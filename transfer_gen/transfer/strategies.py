@@ -268,7 +268,9 @@ def _deeper(model, num_layers: int):
         " depth(layer_map(...)) for fewer.")
   layers = layer_map(model.num_layers, num_layers, "repeat")
   added = [i for i in layers if i and layers[i] == layers[i - 1]]
-  return (dataclasses.replace(model, num_layers=num_layers),
+  windows = tuple(model.windows[layers[i] % len(model.windows)]
+                  for i in layers) if model.windows else ()
+  return (dataclasses.replace(model, num_layers=num_layers, windows=windows),
           depth(layers, identity=added))
 
 

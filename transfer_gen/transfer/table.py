@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import zlib
 
 from transfer_gen import tree
 from transfer_gen.transfer import audit as audit_lib
@@ -10,6 +11,7 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 LEFT = "left behind"
+_IDS = 60  # Characters of row indices on a line.
 _HEADER = ("leaf", "shape", "from", "rule", "how", "group")
 _STYLES = {  # ANSI codes; what starts fresh stands out, what is frozen steps back.
     "header": "1", "fresh": "1;33", "mapped": "36", LEFT: "35", "frozen": "2",
@@ -85,6 +87,8 @@ def cells(row: resolve.Row) -> tuple[str, str, str, str, str, str]:
     group += " (frozen)"
   elif row.unfreeze_step:
     group += f" (from step {row.unfreeze_step})"
+  if row.table is not None:
+    group += f" ({_rows(row)})"
   return row.name, source, str(row.rule), shape(row.spec), how(row), group
 
 
@@ -112,11 +116,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def group(group_: plan_lib.Group) -> str:
   """A group's name and what of it is not by habit, in the words of its fields."""
-  told = [f"{field.name}={getattr(group_, field.name)!r}"
+  told = {field.name: repr(getattr(group_, field.name))
           for field in dataclasses.fields(group_)
           if field.name not in ("name", "params")
-          and getattr(group_, field.name) != field.default]
-  return ", ".join([group_.name, *told])
+          and getattr(group_, field.name) != field.default}
+  if isinstance(group_.table_rows, tuple):
+    told["table_rows"] = _ids(group_.table_rows)
+  return ", ".join([group_.name, *(f"{name}={value}" for name, value in told.items())])
 
 
 def _line(leaf, source, rule, size, told, group_) -> tuple[str, ...]:
@@ -155,13 +161,48 @@ def _total(name: str, count: Mapping[str, int]) -> str:
 
 
 def _group(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
-  mine = audit_lib.count(row.spec for row in rows if row.group == group_.name)
-  when = {None: "frozen", 0: "learns"}.get(
-      group_.unfreeze_step, f"learns from step {group_.unfreeze_step}")
-  rate = "" if group_.unfreeze_step is None else f", {group_.lr_mult:g} x the rate"
-  moments = any(row.moments for row in rows if row.group == group_.name)
-  return (f"group {group_.name}: {mine['leaves']} leaves, {mine['params']:,} params,"
-          f" {when}{rate}{', with the moments of the source' if moments else ''}")
+  rows = [row for row in rows if row.group == group_.name]
+  frozen = group_.unfreeze_step is None
+  mine = audit_lib.count(r.spec for r in rows) if frozen else audit_lib.learning(rows)
+  told = [f"group {group_.name}: {mine['leaves']} leaves", f"{mine['params']:,} params"]
+  if frozen:
+    return ", ".join([*told, "frozen"])
+  told += dict.fromkeys(_rows(row) for row in rows if row.table is not None)
+  told.append(f"learns from step {group_.unfreeze_step}" if group_.unfreeze_step
+              else "learns")
+  told.append(f"{group_.lr_mult:g} x the rate")
+  if group_.schedule is not None:
+    told.append(f"schedule {group_.schedule}")
+  told.append(_decay(group_, rows))
+  if group_.anchor is not None:
+    told.append(f"held by {group_.anchor!r}")
+  if any(row.moments for row in rows):
+    told.append("with the moments of the source")
+  return ", ".join(told)
+
+
+def _rows(row: resolve.Row) -> str:
+  return f"rows {len(row.table.index):,} of {row.spec.shape[row.table.dim]:,}"
+
+
+def _decay(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
+  if group_.weight_decay == 0:
+    return "no weight decay"
+  spared = sum(tree.match([group_.no_decay], row.name) is not None for row in rows)
+  what = ("norms and biases" if group_.no_decay == plan_lib.NO_DECAY
+          else f"that match {group_.no_decay!r}")
+  if spared == len(rows):
+    return f"no weight decay on {what}"
+  own = "of the run" if group_.weight_decay is None else f"{group_.weight_decay:g}"
+  return f"weight decay {own}" + (f" but on {spared} {what}" if spared else "")
+
+
+def _ids(rows: Sequence[int]) -> str:
+  """Indices, folded as the numbers of layers are; where that is long, a digest."""
+  folded = "".join(tree.fold(map(str, rows)))
+  if len(folded) <= _IDS:
+    return folded
+  return f"{len(rows)} rows, crc32 {zlib.crc32(folded.encode()):08x}"
 
 
 def _origin(binding: plan_lib.Binding, entry: int) -> str:

@@ -1,0 +1,296 @@
+"""Groups say what learns, as plain data that comes back, and recipes write them."""
+
+import json
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import difference
+from transfer_gen.transfer import groups
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import table
+from transfer_gen.transfer import vocabulary
+
+Group, On, Rule = plan_lib.Group, plan_lib.On, plan_lib.Rule
+SCRATCH = (Rule(target=".*", source=None),)
+COPY = (Rule(target="(.*)", source=r"\1"),)
+_FLOATS = st.floats(0, 9)
+_ANCHORS = st.one_of(
+    st.none(), st.builds(plan_lib.L2SP, alpha=_FLOATS, beta=_FLOATS),
+    st.builds(plan_lib.EWC, strength=_FLOATS, fisher=st.text()),
+    st.builds(plan_lib.Mixout, p=st.floats(0, 0.9)))
+_GROUPS = st.builds(
+    Group, name=st.text(), params=st.just(".*"), lr_mult=st.floats(0.1, 9),
+    unfreeze_step=st.integers(0, 99), weight_decay=st.none() | _FLOATS,
+    schedule=st.sampled_from((None, "constant", "cosine")), no_decay=st.text(),
+    table_rows=st.none() | st.just("fresh") | st.lists(
+        st.integers(0, 999), min_size=1), anchor=_ANCHORS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_GROUPS, min_size=1, max_size=3))
+def test_plans_with_any_groups_come_back_from_json(found):
+  plan = plan_lib.TransferPlan(rules=SCRATCH, groups=tuple(found))
+
+  text = json.dumps(plan_lib.to_json(plan))
+  back = plan_lib.from_json(json.loads(text), plan_lib.arrays(plan))
+
+  assert back == plan
+  assert plan_lib.fingerprint(back) == plan_lib.fingerprint(plan)
+
+
+def test_defaults_are_left_out_and_row_ids_stand_in_a_file_beside():
+  plain = Group(name="all", params=".*")
+  ids = Group(name="all", params=".*", table_rows=np.array([7, 2, 2]))
+
+  told = [plan_lib.to_json(plan_lib.TransferPlan(rules=SCRATCH, groups=(group,)))
+          for group in (plain, ids)]
+
+  assert told[0]["groups"] == [{"name": "all", "params": ".*"}]
+  assert told[1]["groups"][0]["table_rows"]["shape"] == [2]
+  assert ids.table_rows == (2, 7)
+
+
+@pytest.mark.parametrize("fields, sentence", [
+    (dict(weight_decay=-1.0), "weight_decay is -1.0, must be >= 0"),
+    (dict(table_rows="new"), "must be 'fresh' or indices of rows"),
+    (dict(table_rows=()), "indices of rows, at least one"),
+    (dict(table_rows=(0.5,)), "must be 'fresh' or indices of rows"),
+    (dict(table_rows=(-1, 3)), "must be 'fresh' or indices of rows"),
+    (dict(anchor="l2"), "anchor is 'l2', must be one of L2SP, EWC, Mixout"),
+    (dict(anchor=axes.Grow()), "must be one of L2SP, EWC, Mixout"),
+    (dict(unfreeze_step=None, schedule="constant"), "never learns .* and schedule"),
+    (dict(unfreeze_step=None, table_rows="fresh"), "never learns .* and table_rows"),
+])
+def test_a_group_that_makes_no_sense_is_refused(fields, sentence):
+  with pytest.raises(errors.UserError, match=f"Group 'x'.*{sentence}"):
+    Group(name="x", params=".*", **fields)
+
+
+@pytest.mark.parametrize("kind, fields", [
+    (plan_lib.L2SP, dict(alpha=-1.0)), (plan_lib.L2SP, dict(alpha=1.0, beta=-0.1)),
+    (plan_lib.Mixout, dict(p=1.0)), (plan_lib.EWC, dict(strength=-1.0, fisher="f"))])
+def test_an_anchor_out_of_range_is_refused(kind, fields):
+  with pytest.raises(errors.UserError, match=f"{kind.__name__}: .* must be"):
+    kind(**fields)
+
+
+def test_a_plan_with_an_unknown_anchor_is_refused():
+  data = plan_lib.to_json(plan_lib.TransferPlan(rules=SCRATCH, groups=(
+      Group(name="all", params=".*", anchor=plan_lib.Mixout(p=0.5)),)))
+  data["groups"][0]["anchor"]["kind"] = "Mixin"
+
+  with pytest.raises(errors.UserError, match="'Mixin' is not known to this version"):
+    plan_lib.from_json(data)
+
+
+# Recipes.
+
+_MODELS = {
+    "untied": config.Decoder(vocab_size=9, num_layers=2, width=8, num_heads=2,
+                             max_length=4, tied=False),
+    "tied": config.Decoder(vocab_size=9, num_layers=2, width=8, num_heads=2,
+                           max_length=4),
+    "rotary": config.Decoder(vocab_size=9, num_layers=2, width=8, num_heads=2,
+                             position="rotary", norm_order="post"),
+    "lstm": config.Recurrent(vocab_size=9, hidden_width=8, embed_width=4,
+                             dense_width=4),
+    "encoder": config.Recurrent(vocab_size=9, hidden_width=8, embed_width=4,
+                                num_layers=1, encoder=True),
+}
+_LAYERS = {
+    "untied": ["head", "layer_1", "layer_0", "embed"],
+    "tied": ["head", "layer_1", "layer_0", "embed"],
+    "rotary": ["head", "layer_1", "layer_0"],
+    "lstm": ["head", "layer_1", "layer_0", "embed"],
+    "encoder": ["head", "layer_0", "encoder/layer_0", "embed"],
+}
+
+
+@pytest.mark.parametrize("name", _MODELS)
+def test_layers_own_every_leaf_once_from_config_or_specs(name):
+  specs = registry.specs(registry.build(_MODELS[name]))
+
+  found = groups.by_layer(_MODELS[name])
+  rows = resolve.resolve(  # Refuses groups that own nothing, and leaves without one.
+      plan_lib.TransferPlan(rules=SCRATCH, groups=found), {}, specs)
+
+  assert [group.name for group in found] == _LAYERS[name]
+  assert found == groups.by_layer(specs)
+  owner = {row.name: row.group for row in rows}
+  for leaf, group in owner.items():
+    assert group == leaf[:len(group)] or group in ("head", "embed"), leaf
+  assert owner["embed/embedding"] == (
+      "head" if name in ("tied", "rotary") else "embed")
+  assert owner.get("position/embedding", "embed") == "embed"
+
+
+def test_discriminative_rates_and_gradual_unfreezing_are_those_of_the_paper():
+  model = _MODELS["untied"]
+
+  both = groups.gradual_unfreezing(groups.discriminative(model), every=100)
+
+  assert [group.unfreeze_step for group in both] == [0, 100, 200, 300]
+  rates = [group.lr_mult for group in both]
+  for upper, lower in zip(rates, rates[1:]):
+    assert lower == pytest.approx(upper / 2.6)
+  assert rates[0] == 1.0
+  plain = groups.gradual_unfreezing(model, every=1)
+  assert [group.lr_mult for group in plain] == [1] * 4
+  assert plan_lib.from_json(plan_lib.to_json(
+      plan_lib.TransferPlan(rules=SCRATCH, groups=both))).groups == both
+
+
+def test_what_is_frozen_stays_so_and_keeps_no_turn():
+  frozen = (Group(name="a", params="a"),
+            Group(name="b", params="b", unfreeze_step=None),
+            Group(name="c", params="c"))
+
+  found = groups.gradual_unfreezing(frozen, every=5)
+
+  assert [group.unfreeze_step for group in found] == [0, None, 5]
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda: groups.discriminative(_MODELS["tied"], 0), "factor is 0"),
+    (lambda: groups.gradual_unfreezing(_MODELS["tied"], 0), "every is 0"),
+    (lambda: groups.by_layer({"w": None}), "no param is called layer_0"),
+])
+def test_recipes_refuse_what_they_cannot_do(call, sentence):
+  with pytest.raises(errors.UserError, match=sentence):
+    call()
+
+
+# Table rows.
+
+
+def _spec(reads=(), **sizes):
+  return tree.Spec(shape=tuple(sizes.values()), dtype=np.dtype("float32"),
+                   axes=tuple(sizes), reads=tuple(axis in reads for axis in sizes))
+
+
+def _model(vocab):
+  return {"embed/embedding": _spec(vocab=vocab, embed=3),
+          "head/bias": _spec(vocab=vocab),
+          "head/kernel": _spec(reads=("embed",), embed=3, vocab=vocab),
+          "norm/scale": _spec(embed=3)}
+
+
+WORDS = {"": vocabulary.Vocabulary(tokens=tuple(b"a b c d".split())),
+         "target": vocabulary.Vocabulary(tokens=tuple(b"d x b y a".split()))}
+MATCH = (On(axis="vocab", map=axes.MatchTokens(fresh="mean")),)
+REST = Group(name="rest", params=".*", unfreeze_step=None)
+
+
+def _resolved(rows, params="embed/.*|head/.*", rules=COPY, rest=REST, **fields):
+  plan = plan_lib.TransferPlan(
+      rules=rules, axes=MATCH, groups=(
+          Group(name="new", params=params, table_rows=rows, **fields), rest))
+  sources = {"": _model(4)}
+  found = resolve.resolve(plan, sources, _model(5), WORDS)
+  return audit_lib.of(plan, found, sources)
+
+
+@pytest.mark.parametrize("rows, index", [("fresh", [1, 3]), ((4, 0), [0, 4])])
+def test_rows_that_learn_are_in_the_rows_of_the_plan(rows, index):
+  tables = {row.name: row.table for row in _resolved(rows).rows}
+
+  assert tables.pop("norm/scale") is None
+  assert {name: t.dim for name, t in tables.items()} == {
+      "embed/embedding": 0, "head/kernel": 1, "head/bias": 0}
+  for found in tables.values():
+    np.testing.assert_array_equal(found.index, index)
+
+
+def test_all_rows_of_a_leaf_without_a_source_are_fresh():
+  plan = plan_lib.TransferPlan(
+      rules=SCRATCH, groups=(
+          Group(name="new", params="head/.*", table_rows="fresh"), REST))
+
+  tables = {row.name: row.table for row in resolve.resolve(plan, {}, _model(5))}
+
+  assert tables["head/bias"].index.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rows, params, sentence", [
+    ("fresh", ".*norm.*|embed/.*", "norm/scale: group 'new' has table_rows, and"),
+    ((2, 5), "embed/.*", "has row 5 in table_rows, and axis `vocab` is 5 here"),
+])
+def test_rows_that_a_leaf_cannot_have_are_misfits(rows, params, sentence):
+  with pytest.raises(resolve.PlanError, match=sentence):
+    _resolved(rows, params)
+
+
+def test_fresh_rows_of_a_whole_copy_are_a_misfit():
+  plan = plan_lib.TransferPlan(
+      rules=COPY, groups=(Group(name="new", params=".*", table_rows="fresh"),))
+  specs = {"embed/embedding": _spec(vocab=4, embed=3)}
+
+  with pytest.raises(resolve.PlanError, match="every row here is a copy of the source"):
+    resolve.resolve(plan, {"": specs}, specs)
+
+
+def test_the_audit_tells_rows_and_how_a_group_learns_and_survives_json():
+  audit = _resolved("fresh", schedule="linear", unfreeze_step=3,
+                    anchor=plan_lib.L2SP(alpha=0.5))
+
+  back = audit_lib.from_json(json.loads(json.dumps(audit_lib.to_json(audit))))
+
+  told = table.full(back)
+  assert told == table.full(audit)
+  assert ("group new: 3 leaves, 14 params, rows 2 of 5, learns from step 3,"
+          " 1 x the rate, schedule linear, weight decay of the run but on 1 norms and"
+          " biases, held by L2SP(alpha=0.5, beta=0.0)") in told
+  assert "new (from step 3) (rows 2 of 5)" in told
+  totals = audit_lib.totals(back)
+  assert totals["learning"] == {"leaves": 3, "params": 14, "bytes": 56}
+  assert totals["frozen"]["params"] == 15 + 15 + 5 + 3 - 14
+  assert totals["frozen"]["leaves"] == 1
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({}, "weight decay of the run but on 1 norms and biases"),
+    (dict(weight_decay=0.0), "no weight decay"),
+    (dict(weight_decay=0.25), "weight decay 0.25 but on 1 norms and biases"),
+    (dict(no_decay="embed/.*"), "of the run but on 1 that match 'embed/"),
+    (dict(no_decay=""), "weight decay of the run\n"),
+])
+def test_the_audit_tells_what_decays(fields, words):
+  assert words in table.full(_resolved((1,), **fields))
+
+
+def test_two_plans_differ_by_what_their_groups_say():
+  one, other = _resolved((1, 3)), _resolved((1, 2, 3), anchor=plan_lib.Mixout(p=0.5))
+
+  lines = "\n".join(difference.rows(one, other))
+
+  assert "table_rows={1,3}" in lines and "table_rows={1..3}" in lines
+  assert "anchor=Mixout(p=0.5)" in lines and "norm/scale" not in lines
+  assert not difference.rows(one, _resolved((3, 1)))
+
+
+def test_long_lists_of_rows_are_told_apart():
+  long = [Group(name="x", params=".*", table_rows=rows)
+          for rows in (range(0, 999, 7), (*range(0, 999, 7), 998))]
+
+  first, second = map(table.group, long)
+
+  assert "143 rows, crc32" in first and first != second and len(second) < 80
+
+
+def test_a_broken_no_decay_is_a_misfit_of_its_own():
+  plan = plan_lib.TransferPlan(rules=SCRATCH, groups=(
+      Group(name="x", params=".*", no_decay="("),))
+
+  with pytest.raises(resolve.PlanError, match="group 'x': '\\(' is no regular"):
+    resolve.resolve(plan, {}, _model(4))

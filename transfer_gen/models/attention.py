@@ -1,0 +1,139 @@
+"""Multi-head attention.
+
+Axes: B batch, T position, S cached position, D width, H query heads, G key and
+value heads, R = H / G, K head width. Einsum letters are these, in lower case.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from transfer_gen import config as config_lib
+from transfer_gen.models import layers
+from transfer_gen.models import positions as positions_lib
+
+Cache = dict[str, Any]
+
+
+class Attention(nn.Module):
+  """Multi-head attention, with grouped queries (Ainslie et al., 2023).
+
+  Attributes:
+    config: Of the model.
+    window: Of the layer, as far as its rotary base depends on it; what it sees is
+      the mask's to say.
+
+  Params: query kernel f32[D, H, K]; key, value f32[D, G, K]; out f32[H, K, D];
+  biases of their output dimensions; query_norm, key_norm f32[K] (if normalised).
+  """
+  config: config_lib.Decoder
+  window: int = 0
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, positions: jax.Array, mask: jax.Array,
+      slot: tuple[Cache, jax.Array] | None
+  ) -> tuple[jax.Array, Cache | None]:
+    """Mixes each position with those that the mask shows it.
+
+    Args:
+      x: dtype[B, T, D].
+      positions: i32[B or 1, T].
+      mask: bool[B or 1, T, S], True where T may see S.
+      slot: Key and value dtype[B, G, S, K] read before, and i32[], where those of x
+        are written; None: there are none, and S is T.
+
+    Returns:
+      dtype[B, T, D], and key and value with those of x.
+    """
+    config = self.config
+    head_dim = config.head_dim or config.width // config.num_heads
+    kv_heads = config.num_kv_heads or config.num_heads
+
+    def project(name, heads, axis, *reads):
+      return layers.Dense(
+          (heads, head_dim), axes=("embed", axis, "kv"), reads=("embed", *reads),
+          kernel_init=config.init, bias=biased(config, name), dtype=x.dtype,
+          name=name)(x)
+
+    # Scores contract kv of query and key; by convention the query reads it, in the
+    # last leaf that can say so.
+    reads = () if config.query_norm else ("kv",)
+    query = project("query", config.num_heads, "heads", *reads)
+    key = project("key", kv_heads, "kv_heads")
+    value = project("value", kv_heads, "kv_heads").swapaxes(1, 2)
+    if config.query_norm:
+      query = norm(config, axis="kv", reads=("kv",), name="query_norm")(query)
+      key = norm(config, axis="kv", name="key_norm")(key)
+    if config.position == "rotary":
+      turning = positions_lib.turning(config, self.window)
+      query, key = (positions_lib.rotate(y, positions, *turning) for y in (query, key))
+    key = key.swapaxes(1, 2)  # [B, G, T, K], like value.
+    kept = None
+    if slot is not None:
+      kept = {name: lax.dynamic_update_slice(slot[0][name], new, (0, 0, slot[1], 0))
+              for name, new in (("key", key), ("value", value))}
+      key, value = kept["key"], kept["value"]
+    mixed = attend(
+        query, key, value, mask, config.attention_scale or head_dim ** -0.5,
+        config.attention_softcap)
+    return layers.Dense(
+        (config.width,), axes=("heads", "kv", "embed"), reads=("heads", "kv"),
+        kernel_init=config.init, bias=biased(config, "out"), dtype=x.dtype,
+        name="out")(mixed), kept
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, scale: float,
+    softcap: float = 0.0
+) -> jax.Array:
+  """Softmax attention.
+
+  Args:
+    query: dtype[B, T, H, K].
+    key: dtype[B, G, S, K], G a divisor of H: H / G queries share a key.
+    value: Like key.
+    mask: bool[B or 1, T, S], True where T may see S.
+    scale: Factor on the scores.
+    softcap: Scores stay within it, see `capped`. 0: they are free.
+
+  Returns:
+    dtype[B, T, H, K]. The softmax is float32.
+  """
+  batch, length, heads, width = query.shape
+  groups = key.shape[1]
+  query = query.reshape(batch, length, groups, heads // groups, width)
+  query = (query * scale).transpose(0, 2, 3, 1, 4)  # [B, G, R, T, K]
+  # XLA's CPU backend transposes all keys where a T of 1 stands in the product.
+  terms = ("bgrk,bgsk->bgrs", query[:, :, :, 0]) if length == 1 else (
+      "bgrtk,bgsk->bgrts", query)
+  scores = jnp.einsum(*terms, key, preferred_element_type=jnp.float32)
+  scores = scores.reshape(*query.shape[:4], -1)  # [B, G, R, T, S]
+  scores = capped(scores, softcap)
+  # A finite floor: a row with nothing to attend to must not become NaN.
+  weights = nn.softmax(jnp.where(mask[:, None, None], scores, -1e9))
+  mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value)
+  return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def capped(x: jax.Array, softcap: float) -> jax.Array:
+  """softcap tanh(x / softcap) (Gemma Team, 2024, section 2); x where it is 0."""
+  return softcap * jnp.tanh(x / softcap) if softcap else x
+
+
+def biased(config: config_lib.Decoder, part: str) -> bool:
+  """Whether a part of the model has biases."""
+  return config.bias and part not in config.unbiased
+
+
+def norm(
+    config: config_lib.Decoder, reads: tuple[str, ...] = (), axis: str = "embed",
+    name: str | None = None) -> layers.Norm:
+  """A norm of the model; `reads` and `axis` as `layers.Norm` has them."""
+  return layers.Norm(
+      config.norm, epsilon=config.norm_epsilon, bias=biased(config, "norm"),
+      offset=config.norm_offset, axis=axis, reads=reads,
+      dtype=layers.computation_dtype(config.dtype), name=name)

@@ -1,0 +1,170 @@
+"""What the fields of a Decoder mean together: what fits, what follows, what stays.
+
+Axes: D width, H heads, K head width, F hidden width.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.models import layers
+from transfer_gen.models import positions
+
+# GELU (Hendrycks and Gimpel, 2016) by habit as GPT-2 has it, with a tanh.
+_EXACT = functools.partial(nn.gelu, approximate=False)
+ACTIVATIONS = {
+    "gelu": nn.gelu, "gelu_exact": _EXACT, "relu": nn.relu, "silu": nn.silu}
+GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer, 2020.
+PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
+_POSITIONS = {"learned": 0, "sinusoidal": 0, "rotary": 0}
+_ORDERS = {"pre": 0, "post": 0, "both": 0}
+_BLOCKS = {"serial": 0, "parallel": 0, "parallel_one_norm": 0}
+_RAMPS = ("llama3", "yarn")  # Scalings that have one.
+
+
+def check(config: config_lib.Decoder) -> None:
+  """Finds what no decoder can be built from.
+
+  Raises:
+    errors.UserError: One message: which field, its value, what it must be.
+  """
+  layers.choose("position", config.position, _POSITIONS)
+  layers.choose("norm", config.norm, {"layer": 0, "rms": 0})
+  layers.choose("norm_order", config.norm_order, _ORDERS)
+  layers.choose("block", config.block, _BLOCKS)
+  layers.choose("activation", config.activation, ACTIVATIONS | GATES)
+  for part in config.unbiased:
+    layers.choose("unbiased", part, dict.fromkeys(PARTS))
+  layers.initializer(config.init, 0, 1)
+  layers.computation_dtype(config.dtype)
+  for field in ("vocab_size", "num_layers", "width", "num_heads", "max_length"):
+    _require(getattr(config, field) > 0, config, field, "positive")
+  for field in ("num_kv_heads", "head_dim", "mlp_width", "rotary_dim"):
+    _require(getattr(config, field) >= 0, config, field, "positive, or 0 for its habit")
+  _require(0 <= config.dropout < 1, config, "dropout", "in [0, 1)")
+  _require(config.norm_epsilon > 0, config, "norm_epsilon", "positive")
+  _require(config.rotary_base > 0, config, "rotary_base", "positive")
+  _require(
+      config.head_dim or config.width % config.num_heads == 0, config, "num_heads",
+      f"a divisor of width, {config.width}; or set model.head_dim")
+  _require(
+      config.num_heads % (config.num_kv_heads or 1) == 0, config, "num_kv_heads",
+      f"a divisor of num_heads, {config.num_heads}")
+  _require(
+      config.sinusoid_width == 0 or config.width % config.sinusoid_width == 0, config,
+      "sinusoid_width", f"a divisor of width, {config.width}, or 0")
+  for field in ("attention_softcap", "logit_softcap", "position_offset",
+                "rotary_base_window"):
+    _require(getattr(config, field) >= 0, config, field, "positive, or 0 for none")
+  _require(all(window >= 0 for window in config.windows), config, "windows",
+           "positive, or 0 for none, each")
+  _require(
+      config.block == "serial" or config.norm_order == "pre", config, "block",
+      f"'serial' where norm_order is {config.norm_order!r}")
+  if config.position == "rotary":
+    _check_rotary(config)
+
+
+def constants(config: config_lib.Decoder) -> dict[str, Any]:
+  """What a decoder computes beside its params and their sizes, by name.
+
+  `undivided`: axes that a product contracts without a leaf that growth could divide.
+  """
+  head_dim = config.head_dim or config.width // config.num_heads
+  undivided = ["embed"] if config.tied and (
+      config.norm_offset or not (config.final_norm or config.norm_order == "post")
+  ) else []
+  found = {
+      "attention_scale": config.attention_scale or head_dim ** -0.5,
+      "rotary": config.position == "rotary",
+      "windows": [window(config, i) for i in range(config.num_layers)],
+      "undivided": undivided + ["kv"] * bool(config.query_norm and config.norm_offset)}
+  if config.position == "sinusoidal":
+    found["sinusoid_width"] = config.sinusoid_width or config.width
+  if config.position == "rotary":
+    found |= {
+        "rotary_dim": config.rotary_dim or head_dim,
+        "rotary_ramp": list(config.rotary_ramp),
+        "rotary_base_window": config.rotary_base_window or config.rotary_base,
+        **{name: getattr(config, name) for name in (
+            "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
+  return found | {name: getattr(config, name) for name in (
+      "position", "position_offset", "norm", "norm_order", "norm_epsilon",
+      "norm_offset", "final_norm", "query_norm", "block", "activation", "embed_scale",
+      "logit_scale", "logit_softcap", "attention_softcap", "rotary_base")}
+
+
+def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
+  """The same model with every field spelt out that follows from others.
+
+  Fields without effect are as by habit, so that two configs of one model are equal.
+  """
+  head_dim = config.head_dim or config.width // config.num_heads
+  biased = {part for part in PARTS if config.bias and part not in config.unbiased}
+  biased -= {"gate"} if config.activation not in GATES else set()
+  biased -= {"norm"} if config.norm == "rms" else set()
+  windows = tuple(window(config, i) for i in range(config.num_layers))
+  return dataclasses.replace(
+      config, head_dim=head_dim, num_kv_heads=config.num_kv_heads or config.num_heads,
+      mlp_width=config.mlp_width or 4 * config.width,
+      attention_scale=config.attention_scale or head_dim ** -0.5,
+      windows=windows if any(windows) else (), bias=bool(biased),
+      unbiased=tuple(p for p in PARTS if p not in biased) if biased else (),
+      final_norm=config.final_norm or config.norm_order == "post",
+      position_offset=config.position_offset if config.position == "learned" else 0,
+      sinusoid_width=(config.sinusoid_width or config.width
+                      if config.position == "sinusoidal" else 0),
+      **_explicit_rotary(config, head_dim))
+
+
+def window(config: config_lib.Decoder, layer: int) -> int:
+  """How many tokens a layer sees; 0: all."""
+  return config.windows[layer % len(config.windows)] if config.windows else 0
+
+
+def _check_rotary(config):
+  head_dim = config.head_dim or config.width // config.num_heads
+  if (config.rotary_dim or head_dim) % 2:
+    raise errors.UserError(
+        f"model.position is 'rotary', which turns pairs of features, and heads have"
+        f" {config.rotary_dim or head_dim}, an odd number. Set model.head_dim or"
+        " model.rotary_dim to an even one.")
+  _require(config.rotary_dim <= head_dim, config, "rotary_dim",
+           f"at most the heads' {head_dim}")
+  _require(config.rotary_factor > 0, config, "rotary_factor", "positive")
+  layers.choose("rotary_scaling", config.rotary_scaling, positions.SCALINGS)
+  if config.rotary_scaling in _RAMPS:
+    _require(config.rotary_length > 0, config, "rotary_length",
+             f"positive for rotary_scaling={config.rotary_scaling!r}")
+    _require(len(config.rotary_ramp) == 2 and
+             0 < config.rotary_ramp[0] < config.rotary_ramp[1], config, "rotary_ramp",
+             "two rising positive numbers")
+
+
+def _explicit_rotary(config, head_dim):
+  habit = {field.name: field.default for field in dataclasses.fields(config)
+           if field.name.startswith("rotary_")}
+  if config.position != "rotary":
+    return habit
+  idle = set()
+  if config.rotary_scaling == "none":
+    idle.add("rotary_factor")
+  if config.rotary_scaling not in _RAMPS:
+    idle |= {"rotary_ramp", "rotary_length"}
+  unscaled = config.rotary_scaling == "none" and config.rotary_magnitude == 1
+  if not any(config.windows) or (
+      unscaled and config.rotary_base_window == config.rotary_base):
+    idle.add("rotary_base_window")
+  own = {name: value if name in idle else getattr(config, name)
+         for name, value in habit.items()}
+  return own | {"rotary_dim": config.rotary_dim or head_dim}
+
+
+def _require(holds, config, field, what):
+  if not holds:
+    raise errors.UserError(
+        f"model.{field} is {getattr(config, field)!r}, must be {what}.")

@@ -1,0 +1,107 @@
+"""Where a token stands: rotary features and sinusoids.
+
+Axes: B batch, T position, H heads, K head width, D width.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen.models import layers
+
+
+def turning(config: config_lib.Decoder, window: int) -> tuple[np.ndarray, float]:
+  """How fast each pair of rotary features turns, and how long it gets.
+
+  Args:
+    config: Of the model.
+    window: Of the layer; 0: it sees all. Those with one have `rotary_base_window`.
+
+  Returns:
+    f32[rotary_dim / 2], in radians a token; and a factor on their length.
+  """
+  size = config.rotary_dim or config.head_dim or config.width // config.num_heads
+  if window and config.rotary_base_window:
+    return _unscaled(config.rotary_base_window, size), 1.0
+  scale = layers.choose("rotary_scaling", config.rotary_scaling, SCALINGS)
+  turns = scale(config, _unscaled(config.rotary_base, size))
+  return turns.astype(np.float32), config.rotary_magnitude
+
+
+def rotate(
+    x: jax.Array, positions: jax.Array, turns: np.ndarray, magnitude: float = 1.0
+) -> jax.Array:
+  """Rotary positions (Su et al., 2021): turns feature pairs (i, i + R / 2).
+
+  Args:
+    x: dtype[B, T, H, K].
+    positions: i32[B or 1, T].
+    turns: f32[R / 2], see `turning`; the features from R on stay.
+    magnitude: Factor on the features that turn.
+  """
+  half = len(turns)
+  angles = positions[..., None, None].astype(jnp.float32) * turns[None, None, None]
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  if magnitude != 1:
+    cos, sin = cos * magnitude, sin * magnitude
+  cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+  first, second = x[..., :half], x[..., half:2 * half]
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  turned = jnp.stack(turned, axis=-2).reshape(*x.shape[:-1], 2 * half)
+  if 2 * half == x.shape[-1]:
+    return turned
+  return jnp.concatenate([turned, x[..., 2 * half:]], axis=-1)
+
+
+def sinusoids(positions: jax.Array, width: int) -> jax.Array:
+  """Fixed positions (Vaswani et al., 2017, section 3.5): i32[B, T] to f32[B, T, D].
+
+  Feature 2 i is sin(p / 10000 ** (2 i / D)), feature 2 i + 1 the cosine of the same.
+  """
+  waves = np.float32(10000) ** (-np.arange(0, width, 2, dtype=np.float32) / width)
+  angles = positions[..., None].astype(jnp.float32) * waves[None, None]
+  both = jnp.stack((jnp.sin(angles), jnp.cos(angles)), axis=-1)
+  return both.reshape(*positions.shape, -1)[..., :width]
+
+
+def _unscaled(base: float, size: int) -> np.ndarray:
+  return np.float32(base) ** -np.linspace(
+      0, 1, size // 2, endpoint=False, dtype=np.float32)
+
+
+def _linear(config, turns):
+  """All slower alike (Chen et al., 2023)."""
+  return turns / config.rotary_factor
+
+
+def _llama3(config, turns):
+  """Slow ones slower, by how often they turn in the text that was trained on (Llama
+  Team, 2024); `rotary_ramp` is where it starts and ends, in turns."""
+  low, high = config.rotary_ramp
+  often = config.rotary_length * turns.astype(np.float64) / (2 * math.pi)
+  kept = np.clip((often - low) / (high - low), 0, 1)
+  return turns * (kept + (1 - kept) / config.rotary_factor)
+
+
+def _yarn(config, turns):
+  """The same, with a ramp over the features' index (Peng et al., 2023, section 3.2)."""
+  size = 2 * len(turns)
+
+  def index(times):  # Of the feature that turns so often in the text trained on.
+    return size * math.log(config.rotary_length / (times * 2 * math.pi)) / (
+        2 * math.log(config.rotary_base))
+
+  low, high = config.rotary_ramp
+  first = max(math.floor(index(high)), 0)
+  last = min(math.ceil(index(low)), size - 1)
+  last += 0.001 * (first == last)  # As everyone's: no division by zero.
+  slowed = np.clip((np.arange(len(turns)) - first) / (last - first), 0, 1)
+  return turns * (1 - slowed + slowed / config.rotary_factor)
+
+
+SCALINGS = {
+    "none": lambda config, turns: turns, "linear": _linear, "llama3": _llama3,
+    "yarn": _yarn}

@@ -1,0 +1,150 @@
+"""A checkpoint in another form: a workdir of ours, or what others load."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+from typing import Any
+
+from etils import epath
+import jax
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen.data import tokenizers
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+from transfer_gen.sources import hugging_face_write
+from transfer_gen.sources import keras_write
+from transfer_gen.sources import raw
+from transfer_gen.train import setup
+from transfer_gen.train import workdir as workdir_lib
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Opened:
+  """What a conversion begins with.
+
+  Attributes:
+    source: The checkpoint.
+    model: Config of its model.
+    tokenizer: Of its ids, where there is one.
+  """
+  source: checkpoint.Stored | foreign.Foreign
+  model: config_lib.Decoder | config_lib.Recurrent
+  tokenizer: tokenizers.Tokenizer | None
+
+  def read(self) -> dict[str, jax.Array]:
+    """All its leaves."""
+    return dict(self.source.read(list(self.source.specs)))
+
+
+def convert(
+    path: epath.PathLike, output: epath.PathLike, form: str, name: str = "",
+    step: int = -1, vocabulary: str = foreign.REFUSE
+) -> tuple[str, ...]:
+  """Writes a checkpoint in another form; whole, or not at all.
+
+  Args:
+    path: A run's workdir, or one of its checkpoints; or a foreign checkpoint.
+    output: A folder that is not there yet.
+    form: `orbax`: a workdir whose checkpoint is the source's, to transfer from or to
+      generate with. `safetensors`: a folder that Hugging Face Transformers loads.
+      `keras`: one with a recurrent model's weights and config for Keras 3.
+    name: Of a map: how a foreign checkpoint is read; for one of ours, as what it is
+      written. "": found out.
+    step: Which checkpoint of a run. -1: the best.
+    vocabulary: See `foreign.view`.
+
+  Returns:
+    Sentences on what was written, and on what could not be.
+
+  Raises:
+    errors.UserError: If the checkpoint cannot be read, or the form not hold it.
+  """
+  if form not in FORMS:
+    raise errors.UserError(f"--to is {form!r}, must be one of {', '.join(FORMS)}.")
+  output = epath.Path(output)
+  if output.exists():
+    raise errors.UserError(f"{output}: is there already. Take another --output.")
+  opened = _open(path, name, step, vocabulary)
+  write = FORMS[form]
+  with _whole(output) as folder:
+    notes = write(opened, folder, name)
+  return (f"{output}: {form} of {opened.source.title}", *notes)
+
+
+def _open(path, name, step, vocabulary) -> _Opened:
+  source = sources.open(path, step)
+  if isinstance(source, raw.Raw):
+    source = foreign.view(source, name, vocabulary)
+    return _Opened(source=source, model=source.model, tokenizer=source.tokenizer)
+  folder = next((parent for parent in source.path.parents
+                 if (parent / workdir_lib.CONFIG).exists()), source.path)
+  tokenizer = folder / setup.TOKENIZER
+  return _Opened(
+      source=source, model=workdir_lib.read_run(folder).model,
+      tokenizer=tokenizers.load(tokenizer) if tokenizer.exists() else None)
+
+
+def _to_orbax(opened: _Opened, folder: epath.Path, name: str) -> tuple[str, ...]:
+  """A workdir with one checkpoint, of step 0."""
+  del name
+  if isinstance(opened.source, checkpoint.Stored):
+    raise errors.UserError(
+        f"{opened.source.title}: of this form already. Take another --to.")
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save_best(0, opened.read(), {
+      "axes": checkpoint.axes_facts(opened.source.specs),
+      "constants": registry.constants(opened.model)})
+  checkpoints.close()
+  if opened.tokenizer is not None:
+    opened.tokenizer.save(folder / setup.TOKENIZER)
+  workdir_lib.write_json(folder / workdir_lib.CONFIG, config_lib.to_json(
+      config_lib.Run(model=opened.model)))
+  return () if opened.tokenizer else (hugging_face_write.NO_TOKENIZER,)
+
+
+def _to_safetensors(opened: _Opened, folder: epath.Path, name: str) -> tuple[str, ...]:
+  source, families = opened.source, hugging_face_write.FAMILIES
+  if not isinstance(opened.model, config_lib.Decoder):
+    raise errors.UserError(
+        f"{source.title}: Transformers has no {type(opened.model).__name__}. Take"
+        " --to=keras.")
+  if isinstance(source, foreign.Foreign):
+    if source.map in {family.name for family in families}:
+      return hugging_face_write.write_back(folder, source, opened.read())
+    name = ""
+  return hugging_face_write.write(
+      folder, opened.model, opened.read(), opened.tokenizer, name)
+
+
+def _to_keras(opened: _Opened, folder: epath.Path, name: str) -> tuple[str, ...]:
+  del name
+  if not isinstance(opened.model, config_lib.Recurrent):
+    raise errors.UserError(
+        f"{opened.source.title}: a {type(opened.model).__name__} is no model of Keras"
+        " that is known here. Take --to=safetensors.")
+  keras_write.write(
+      folder / f"model{keras_write.SUFFIX}", opened.model, opened.read())
+  if opened.tokenizer is not None:
+    opened.tokenizer.save(folder / setup.TOKENIZER)
+  return () if opened.tokenizer else (hugging_face_write.NO_TOKENIZER,)
+
+
+FORMS = {"orbax": _to_orbax, "safetensors": _to_safetensors, "keras": _to_keras}
+
+
+@contextlib.contextmanager
+def _whole(output: epath.Path) -> Iterator[epath.Path]:
+  """A folder beside `output` that takes its name when all is in it, or goes."""
+  partial = output.parent / f"{output.name}.partial"
+  if partial.exists():
+    raise errors.UserError(f"{partial}: left by a conversion that was cut. Remove it.")
+  partial.mkdir(parents=True)
+  try:
+    yield partial
+    partial.rename(output)
+  except BaseException:
+    partial.rmtree()
+    raise

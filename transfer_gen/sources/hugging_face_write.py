@@ -1,0 +1,133 @@
+"""Writes a Decoder as a folder that Hugging Face Transformers loads."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.data import tokenizer_kinds
+from transfer_gen.data import tokenizers
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign as foreign_lib
+from transfer_gen.sources import mapped
+from transfer_gen.sources import maps
+from transfer_gen.sources import safetensors
+from transfer_gen.sources.maps import gemma
+from transfer_gen.sources.maps import gpt2
+from transfer_gen.sources.maps import gpt_neox
+from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import llama
+from transfer_gen.sources.maps import opt
+
+FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY)
+NO_TOKENIZER = "No tokenizer lies beside it: none was written."
+_WRITTEN = "Its architecture there: {}."
+_CONFIGS = ("config.json", "generation_config.json")
+_ROLES = ("bos", "eos", "pad")
+
+
+def write(
+    folder: epath.Path,
+    model: config_lib.Decoder,
+    params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer | None = None,
+    name: str = "",
+) -> tuple[str, ...]:
+  """Writes weights, config.json, generation_config.json and the tokenizer.
+
+  Args:
+    folder: Where to; it is there and empty.
+    model: Config of the model, with the size of its vocabulary.
+    params: Its leaves by name.
+    tokenizer: Of its ids.
+    name: Of the family. "": the first that can hold the model.
+
+  Returns:
+    Sentences on what was written, and on what could not be.
+
+  Raises:
+    errors.UserError: If no family of that name can hold the model; with the fields.
+  """
+  family, fields = _family(model, name)
+  _write_arrays(folder, family, model, params, {})
+  roles = tokenizer.roles if tokenizer is not None else {}
+  ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
+  for file, data in zip(_CONFIGS, (fields | ids, ids)):
+    _write_json(folder / file, data)
+  return (_WRITTEN.format(family.name), *_write_tokenizer(folder, tokenizer))
+
+
+def write_back(
+    folder: epath.Path, source: foreign_lib.Foreign, params: Mapping[str, Any]
+) -> tuple[str, ...]:
+  """The same for a checkpoint that came from there: its own files go along.
+
+  Args:
+    folder: Where to; it is there and empty.
+    source: The checkpoint, through a map of one of `FAMILIES`.
+    params: Its leaves by our names; each is written in the dtype that it had.
+
+  Returns:
+    As `write`.
+  """
+  family = next(family for family in FAMILIES if family.name == source.map)
+  dtypes = {name: source.raw.specs[row.sources[0]].dtype
+            for name, row in source.rows.items()}
+  _write_arrays(folder, family, source.model, params, dtypes)
+  for file in (*_CONFIGS, *hugging_face.FILES):
+    if path := maps.beside(source.raw, file):
+      (folder / file).write_bytes(path.read_bytes())
+  return (_WRITTEN.format(family.name), *(() if source.tokenizer else (NO_TOKENIZER,)))
+
+
+def _family(model, name) -> tuple[hugging_face.Family, dict[str, Any]]:
+  known = [family for family in FAMILIES if name in ("", family.name)]
+  if not known:
+    raise errors.UserError(
+        f"There is no map {name!r} to write; there are"
+        f" {', '.join(family.name for family in FAMILIES)}.")
+  wrong = []
+  for family in known:
+    try:
+      return family, hugging_face.write(family, model)
+    except errors.UserError as error:
+      wrong.append(str(error))
+  raise errors.UserError("\n  ".join(
+      ["No architecture of Transformers that is known here computes this:", *wrong]))
+
+
+def _write_arrays(folder, family, model, params, dtypes):
+  specs = registry.specs(registry.build(model))
+  how = hugging_face.lines(family, model)
+  theirs = hugging_face.specs_before(how, specs, dtypes)
+  rows = mapped.resolve(how, theirs, specs)
+  arrays = mapped.export(
+      rows, theirs, {name: np.asarray(params[name]) for name in specs})
+  safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})
+
+
+def _write_tokenizer(folder, tokenizer) -> tuple[str, ...]:
+  """Its file, if it has one that Transformers reads, and what the roles are called."""
+  if tokenizer is None:
+    return (NO_TOKENIZER,)
+  tokenizer.save(folder)
+  (folder / tokenizer_kinds.KIND_FILE).unlink()
+  if (folder / "tokenizer.model").exists():
+    return ()
+  if not (folder / "tokenizer.json").exists():
+    return ("Transformers has no tokenizer of its kind: none was written.",)
+  described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+  names = {token["id"]: token["content"] for token in described["added_tokens"]}
+  _write_json(folder / "tokenizer_config.json", {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      **{f"{role}_token": names[index] for role, index in tokenizer.roles.items()
+         if index in names}})
+  return ()
+
+
+def _write_json(path: epath.Path, data: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,99 @@
+"""Gemma, Gemma 2 and Gemma 3 (text) of Hugging Face Transformers.
+
+Norms add 1 to their scale; embeddings are multiplied by the root of their width.
+"""
+
+import dataclasses
+from typing import Any
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.models import decoder_config
+from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import llama
+
+_PATTERN = {"gemma2": 2, "gemma3_text": 6}  # Of as many layers, the last sees all.
+
+
+def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
+  found = llama.sizes(fields, heads=16 if kind == "gemma" else 4, head_dim=256)
+  fields.check(use_bidirectional_attention=(False, None), attention_bias=False)
+  head_dim, layers = found["head_dim"], found["num_layers"]
+  if kind == "gemma":
+    # An older file says "gelu" and means the approximation by tanh.
+    fields.check(hidden_act=("gelu_pytorch_tanh", "gelu", None),
+                 hidden_activation=("gelu_pytorch_tanh", None))
+    found["activation"] = "geglu"
+  else:
+    found |= _newer(fields, kind, layers)
+  if kind == "gemma3_text":
+    full = fields.rope(head_dim, fields.get("rope_theta", 1e6), kind="full_attention")
+    local = fields.rope(head_dim, fields.get("rope_local_base_freq", 1e4),
+                        kind="sliding_attention")
+    if "rotary_scaling" in local:
+      raise errors.UserError(
+          "rope_parameters.sliding_attention.rope_type is"
+          f" {local['rotary_scaling']!r}, and only 'default' is known here.")
+    found |= full | {"rotary_base_window": local["rotary_base"]}
+  else:
+    found |= fields.rope(head_dim, fields.get("rope_theta", 1e4))
+  return config_lib.Decoder(
+      **found, bias=False, norm_offset=1.0, embed_scale=found["width"] ** 0.5,
+      tied=fields.get("tie_word_embeddings", True))
+
+
+def _newer(fields, kind, layers) -> dict[str, Any]:
+  """What Gemma 2 and 3 have beside."""
+  caps = (30.0, 50.0) if kind == "gemma2" else (None, None)
+  pattern = fields.get("sliding_window_pattern", None)
+  pattern = pattern or fields.get("_sliding_window_pattern", None) or _PATTERN[kind]
+  types = fields.get("layer_types", None) or [
+      "sliding_attention" if (i + 1) % pattern else "full_attention"
+      for i in range(layers)]
+  return {
+      "activation": fields.activation(
+          "hidden_activation", "gelu_pytorch_tanh", gated=True),
+      "norm_order": "both", "query_norm": kind == "gemma3_text",
+      "attention_scale": fields.get("query_pre_attn_scalar", 256) ** -0.5,
+      "logit_softcap": fields.get("final_logit_softcapping", caps[0]) or 0.0,
+      "attention_softcap": fields.get("attn_logit_softcapping", caps[1]) or 0.0,
+      "windows": hugging_face.windows(types, fields.get("sliding_window", 4096))}
+
+
+def _config(model: config_lib.Decoder) -> dict[str, Any]:
+  activation = hugging_face.activation(model.activation)
+  fields = llama.config(model) | {"attention_bias": False}
+  if model.norm_order != "both":
+    return {"model_type": "gemma", **fields, "hidden_act": activation,
+            "hidden_activation": activation}
+  kind = "gemma3_text" if model.query_norm else "gemma2"
+  windows = model.windows or (0,)
+  fields |= {
+      "hidden_activation": activation, "sliding_window": max(windows) or None,
+      "query_pre_attn_scalar": _scalar(model),
+      "final_logit_softcapping": model.logit_softcap or None,
+      "attn_logit_softcapping": model.attention_softcap or None,
+      "layer_types": ["sliding_attention" if windows[i % len(windows)]
+                      else "full_attention" for i in range(model.num_layers)]}
+  if kind == "gemma3_text":
+    base = model.rotary_base_window or model.rotary_base
+    fields["rope_parameters"] = {
+        "full_attention": hugging_face.rope(model),
+        "sliding_attention": hugging_face.rope(dataclasses.replace(
+            model, rotary_base=base, rotary_scaling="none"))}
+  return {"model_type": kind, **fields}
+
+
+def _scalar(model: config_lib.Decoder) -> int | float:
+  """Whose root divides the scores; Transformers wants an integer."""
+  scalar = decoder_config.explicit(model).attention_scale ** -2
+  return round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar
+
+
+FAMILY = hugging_face.Family(
+    name="gemma", what="Gemma, Gemma 2 and Gemma 3 (text) of Hugging Face",
+    types={"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM",
+           "gemma3_text": "Gemma3ForCausalLM"},
+    anchor="embed_tokens.weight", prefixes=("model.", ""), model=_model, config=_config,
+    lines=llama.lines, unused=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))
+MAP = hugging_face.architecture(FAMILY)
