@@ -212,7 +212,7 @@ def test_a_pair_gives_the_logits_of_keras(fields, form, tmp_path):
     (lambda: keras.Sequential([
         keras.Input((None,)), keras.layers.Embedding(11, 3, mask_zero=True), cell(),
         dense()]), "mask_zero is True"),
-], ids=str)
+])
 def test_what_no_model_has_is_an_error_with_the_fields_name(make, message, tmp_path):
   model = make()
 
