@@ -4,8 +4,6 @@ Axes: B batch, T position, S cached position, D width, H query heads, G key and
 value heads, K head width, F hidden width, V vocabulary.
 """
 
-from typing import Any
-
 from flax import linen as nn
 import jax
 from jax import lax

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-from typing import Any
 
 from etils import epath
 import jax

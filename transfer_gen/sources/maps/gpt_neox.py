@@ -23,8 +23,9 @@ def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
       share=fields.get("rotary_pct", 0.25))
   biased = fields.get("attention_bias", True)
   return config_lib.Decoder(
-      vocab_size=fields.get("vocab_size"), num_layers=fields.layers("num_hidden_layers"),
-      width=width, num_heads=heads, mlp_width=fields.get("intermediate_size"),
+      vocab_size=fields.get("vocab_size"),
+      num_layers=fields.layers("num_hidden_layers"), width=width, num_heads=heads,
+      mlp_width=fields.get("intermediate_size"),
       max_length=fields.get("max_position_embeddings", 2048),
       block="parallel" if fields.get("use_parallel_residual", True) else "serial",
       norm_epsilon=fields.get("layer_norm_eps", 1e-5),

@@ -126,8 +126,8 @@ class Fields:
       errors.UserError: If features turn as none here.
     """
     own = self.get("rope_parameters", None) or {}
-    found = dict(own or self.get("rope_scaling", None) or {})
-    self._asked.add("rope_scaling")
+    older = self.get("rope_scaling", None) or {}
+    found = dict(own or older)
     if kind and (own or kind == "sliding_attention"):  # Older ones scale one kind.
       found = dict(own.get(kind) or {})
       self._refuse(own.keys() - {"full_attention", "sliding_attention"}, "")
@@ -234,8 +234,9 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
   back = decoder_config.explicit(read(family, family.name, fields))
   own = decoder_config.explicit(model)
   names = {field.name for field in dataclasses.fields(own)} - _OURS
-  differ = [f"model.{name} is {getattr(own, name)!r}, and it has {getattr(back, name)!r}"
-            for name in sorted(names) if getattr(own, name) != getattr(back, name)]
+  both = {name: (getattr(own, name), getattr(back, name)) for name in sorted(names)}
+  differ = [f"model.{name} is {ours!r}, and it has {theirs!r}"
+            for name, (ours, theirs) in both.items() if ours != theirs]
   if differ:
     raise errors.UserError(
         f"{family.name} cannot hold this model: {'; '.join(differ)}.")

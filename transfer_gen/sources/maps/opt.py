@@ -18,8 +18,9 @@ def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
   fields.check(word_embed_proj_dim=(width, None), layer_norm_elementwise_affine=True)
   first = fields.get("do_layer_norm_before", True)
   return config_lib.Decoder(
-      vocab_size=fields.get("vocab_size"), num_layers=fields.layers("num_hidden_layers"),
-      width=width, num_heads=fields.get("num_attention_heads"),
+      vocab_size=fields.get("vocab_size"),
+      num_layers=fields.layers("num_hidden_layers"), width=width,
+      num_heads=fields.get("num_attention_heads"),
       mlp_width=fields.get("ffn_dim"), position_offset=_OFFSET,
       max_length=fields.get("max_position_embeddings"),
       norm_order="pre" if first else "post",
