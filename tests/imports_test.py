@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "transfer_gen"
 LAYERS = (
     ("errors",),
     ("tree", "config", "transfer.vocabulary"),
+    ("config_json",),
     ("sources.raw", "sources.archive", "sources.pickles"),
     ("sources.hdf5",),
     ("sources.hdf5_chunks",),

@@ -7,8 +7,6 @@ A config file's `get_config(arg)` returns a `Run`; flags override its fields
 import dataclasses
 from typing import Any
 
-from transfer_gen import errors
-
 
 @dataclasses.dataclass
 class Data:
@@ -368,56 +366,3 @@ class Study:
   seeds: tuple[int, ...] = (0,)
   lrs: tuple[float, ...] = ()
   samples: int = 3
-
-
-def to_json(run: Run) -> dict[str, Any]:
-  """The run as JSON types, without its plan, which `plan.json` holds."""
-  fields = dataclasses.asdict(dataclasses.replace(run, transfer=None))
-  del fields["transfer"]
-  return {**fields, "model": model_to_json(run.model)}
-
-
-def from_json(data: dict[str, Any]) -> Run:
-  """The run that `to_json` wrote; fields of another version are errors.
-
-  Raises:
-    errors.UserError: If a field is unknown.
-  """
-  parts = {"data": Data, "tokenizer": Tokenizer, "optim": Optim, "train": Train,
-           "parallel": Parallel, "source": Source}
-  values = {**data, "model": model_from_json(data["model"])}
-  try:
-    values["sources"] = {
-        name: Source(**source) for name, source in data.get("sources", {}).items()}
-    return Run(**{
-        name: parts[name](**_tuples(value)) if name in parts and value is not None
-        else value for name, value in values.items()})
-  except TypeError as error:
-    raise errors.UserError(f"config.json is of another version: {error}.") from error
-
-
-def model_to_json(model: Decoder | Recurrent) -> dict[str, Any]:
-  """A model's config as JSON types."""
-  return {"family": type(model).__name__, **dataclasses.asdict(model)}
-
-
-def model_from_json(data: dict[str, Any]) -> Decoder | Recurrent:
-  """The model that `model_to_json` wrote.
-
-  Raises:
-    errors.UserError: If its family or a field is unknown.
-  """
-  families = {"Decoder": Decoder, "Recurrent": Recurrent}
-  fields = dict(data)
-  family = fields.pop("family", None)
-  if family not in families:
-    raise errors.UserError(
-        f"model.family is {family!r}, must be one of {', '.join(families)}.")
-  try:
-    return families[family](**_tuples(fields))
-  except TypeError as error:
-    raise errors.UserError(f"The model is of another version: {error}.") from error
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

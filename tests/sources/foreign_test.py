@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from transfer_gen import config as config_lib
+from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -24,7 +25,7 @@ from transfer_gen.transfer import plan as plan_lib
 MODEL = config_lib.Recurrent(
     vocab_size=6, cell="rnn", num_layers=1, embed_width=3, hidden_width=4)
 OWN = {
-    "model": config_lib.model_to_json(MODEL),
+    "model": config_json.of_model(MODEL),
     "lines": [
         {"target": "embed/embedding", "source": "table",
          "layout": {"kind": "Transpose", "perm": [1, 0]}},

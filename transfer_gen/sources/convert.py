@@ -9,6 +9,7 @@ import jax
 
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
+from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.data import tokenizers
@@ -99,7 +100,7 @@ def _to_orbax(opened: _Opened, folder: epath.Path, name: str) -> tuple[str, ...]
   checkpoints.close()
   if opened.tokenizer is not None:
     opened.tokenizer.save(folder / setup.TOKENIZER)
-  workdir_lib.write_json(folder / workdir_lib.CONFIG, config_lib.to_json(
+  workdir_lib.write_json(folder / workdir_lib.CONFIG, config_json.of_run(
       config_lib.Run(model=opened.model)))
   return () if opened.tokenizer else (hugging_face_write.NO_TOKENIZER,)
 

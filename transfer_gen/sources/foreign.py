@@ -23,7 +23,7 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen import config as config_lib
+from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
@@ -113,7 +113,7 @@ def to_json(source: Foreign) -> dict[str, Any]:
   on = plan_lib.On(axis="", map=source.how)
   plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
   how = plan["axes"][0]["map"]
-  return {"model": config_lib.model_to_json(source.model),
+  return {"model": config_json.of_model(source.model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
                     for line in how["lines"]],
           "unused": how.get("unused", [])}
@@ -176,7 +176,7 @@ def _by_file(raw: raw_lib.Raw, path: epath.Path) -> Foreign:
       raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
     if missing := {"model", "lines"} - data.keys():
       raise errors.UserError(f"it has no {' and no '.join(sorted(missing))}.")
-    model = config_lib.model_from_json(data["model"])
+    model = config_json.to_model(data["model"])
     how = _lines(data["lines"], data.get("unused", []))
     tokenizer = None
     if "tokenizer" in data:

@@ -16,6 +16,7 @@ import numpy as np
 import tensorboardX
 
 from transfer_gen import config as config_lib
+from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen.evaluate import report
 from transfer_gen.train import setup as setup_lib
@@ -51,7 +52,7 @@ def claim(
   write_json(workdir / DATA, setup.data.facts)
   write_json(workdir / "environment.json", environment())
   # Last: with it, the workdir is claimed.
-  write_json(workdir / CONFIG, config_lib.to_json(setup.run))
+  write_json(workdir / CONFIG, config_json.of_run(setup.run))
 
 
 def write_audit(
@@ -133,7 +134,7 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
   if not path.exists():
     raise errors.UserError(
         f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
-  return config_lib.from_json(json.loads(path.read_text()))
+  return config_json.to_run(json.loads(path.read_text()))
 
 
 def environment() -> dict[str, Any]:
@@ -234,8 +235,8 @@ def _compare(
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
-      of_json(config_lib.to_json(read_run(workdir))),  # Older ones lack new fields.
-      of_json(config_lib.to_json(setup.run))))
+      of_json(config_json.of_run(read_run(workdir))),  # Older ones lack new fields.
+      of_json(config_json.of_run(setup.run))))
   if differ:
     raise _of_another("config", workdir, differ)
   theirs = read_plan(workdir)

@@ -1,0 +1,62 @@
+"""Configs as JSON types and back: what config.json in a workdir holds."""
+
+import dataclasses
+from typing import Any
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+
+
+def of_run(run: config_lib.Run) -> dict[str, Any]:
+  """The run as JSON types, without its plan, which `plan.json` holds."""
+  fields = dataclasses.asdict(dataclasses.replace(run, transfer=None))
+  del fields["transfer"]
+  return {**fields, "model": of_model(run.model)}
+
+
+def to_run(data: dict[str, Any]) -> config_lib.Run:
+  """The run that `of_run` wrote; fields of another version are errors.
+
+  Raises:
+    errors.UserError: If a field is unknown.
+  """
+  parts = {
+      "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
+      "optim": config_lib.Optim, "train": config_lib.Train,
+      "parallel": config_lib.Parallel, "source": config_lib.Source}
+  values = {**data, "model": to_model(data["model"])}
+  try:
+    values["sources"] = {name: config_lib.Source(**source)
+                         for name, source in data.get("sources", {}).items()}
+    return config_lib.Run(**{
+        name: parts[name](**_tuples(value)) if name in parts and value is not None
+        else value for name, value in values.items()})
+  except TypeError as error:
+    raise errors.UserError(f"config.json is of another version: {error}.") from error
+
+
+def of_model(model: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
+  """A model's config as JSON types."""
+  return {"family": type(model).__name__, **dataclasses.asdict(model)}
+
+
+def to_model(data: dict[str, Any]) -> config_lib.Decoder | config_lib.Recurrent:
+  """The model that `of_model` wrote.
+
+  Raises:
+    errors.UserError: If its family or a field is unknown.
+  """
+  families = {"Decoder": config_lib.Decoder, "Recurrent": config_lib.Recurrent}
+  fields = dict(data)
+  family = fields.pop("family", None)
+  if family not in families:
+    raise errors.UserError(
+        f"model.family is {family!r}, must be one of {', '.join(families)}.")
+  try:
+    return families[family](**_tuples(fields))
+  except TypeError as error:
+    raise errors.UserError(f"The model is of another version: {error}.") from error
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
