@@ -1,11 +1,15 @@
-"""Eight simulated devices, strict ranks, and one compilation cache for all tests."""
+"""Eight simulated devices, strict ranks, one compilation cache, the same examples."""
 
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis  # pylint: disable=wrong-import-position
 import jax  # pylint: disable=wrong-import-position
+
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
@@ -203,6 +204,7 @@ class VariantsTest(parameterized.TestCase):
       (name, VARIANTS[name]) for name in VARIANTS if name in (
           "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
           "window_attention", "one_hot", "doubled_bias_rnn"))
+  @pytest.mark.long
   def test_gradients_are_finite_differences_in_float64(self, fields):
     config = dataclasses.replace(BASE, **fields)
     module, params = make(config)

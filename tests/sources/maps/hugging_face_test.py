@@ -87,6 +87,12 @@ CASES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}})),
 }
 INPUTS = np.random.default_rng(0).integers(0, V, (3, 12)).astype(np.int32)
+# One of each architecture in every run, the others in the long one.
+SHORT = ("gpt2", "opt_post", "neox", "llama_tied", "mistral", "qwen2", "qwen3", "gemma",
+         "gemma2", "gemma3_scaled")
+NAMES = pytest.mark.parametrize("name", [
+    name if name in SHORT else pytest.param(name, marks=pytest.mark.long)
+    for name in CASES])
 
 
 def theirs(kind, fields, seed=0):
@@ -118,7 +124,7 @@ def logits_of(source, params):
   return np.asarray(jax.jit(module.apply)({"params": tree.unflatten(params)}, INPUTS))
 
 
-@pytest.mark.parametrize("name", CASES)
+@NAMES
 def test_logits_are_theirs(name):
   model, source, params = opened(name)
 
@@ -129,7 +135,7 @@ def test_logits_are_theirs(name):
   assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", CASES)
+@NAMES
 def test_greedy_generation_is_theirs_token_by_token(name):
   model, source, params = opened(name)
 
@@ -143,7 +149,7 @@ def test_greedy_generation_is_theirs_token_by_token(name):
   assert len({token for row in new for token in row}) > 1  # Not stuck at once.
 
 
-@pytest.mark.parametrize("name", CASES)
+@NAMES
 def test_in_and_out_again_is_bit_identical(name):
   _, source, params = opened(name)
 

@@ -121,7 +121,8 @@ def test_a_stack_gives_the_logits_of_keras(name, form, tmp_path):
   assert distance(got if want.ndim == 3 else got[:, -1], want) < 1e-5
 
 
-@pytest.mark.parametrize("form", [".keras", ".h5"])
+@pytest.mark.parametrize("form", [
+    ".keras", pytest.param(".h5", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", STACKS)
 def test_in_and_out_again_is_bit_identical(name, form, tmp_path):
   source = saved(randomized(STACKS[name]()), tmp_path, form)
