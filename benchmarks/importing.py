@@ -10,10 +10,7 @@ measurement has a process of its own. The last line is JSON:
   import_peak_over_params: peak memory above the base, by the bytes of the params.
 """
 
-import concurrent.futures
 import json
-import multiprocessing
-import pathlib
 import tempfile
 
 from etils import epath
@@ -44,27 +41,20 @@ def timed(folder: str) -> dict[str, float]:
 
 def peak(folder: str) -> dict[str, float]:
   """Importing once, with the eyes on memory."""
-  base = _memory("VmRSS")
+  base = timing.memory("VmRSS")
   params = jax.block_until_ready(_imported(folder))
   size = sum(x.nbytes for x in params.values())
-  return {"import_peak_over_params": round((_memory("VmHWM") - base) / size, 3)}
+  return {"import_peak_over_params": round((timing.memory("VmHWM") - base) / size, 3)}
 
 
 def main() -> None:
   """Measures and prints."""
   results = {}
   with tempfile.TemporaryDirectory() as folder:
-    _alone(_write, folder)
+    timing.alone(_write, folder)
     for measure in (timed, peak):
-      results |= _alone(measure, folder)
+      results |= timing.alone(measure, folder)
   print(json.dumps(results))
-
-
-def _alone(function, *given):
-  """Runs a function in a new process."""
-  with concurrent.futures.ProcessPoolExecutor(
-      1, multiprocessing.get_context("spawn")) as process:
-    return process.submit(function, *given).result()
 
 
 def _write(folder: str) -> None:
@@ -91,14 +81,6 @@ def _read(folder: str) -> list[jax.Array]:
       file.readinto(memoryview(value).cast("B"))
       arrays.append(jax.device_put(value))
   return arrays
-
-
-def _memory(field: str) -> int:
-  """Bytes of this process, as Linux counts them."""
-  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-    if line.startswith(field + ":"):
-      return int(line.split()[1]) * 1024
-  raise KeyError(field)
 
 
 if __name__ == "__main__":

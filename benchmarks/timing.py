@@ -1,12 +1,14 @@
-"""Times two things that do the same work, in turns in one process."""
+"""Times two things that do the same work, in turns in one process; and memory."""
 
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
+import pathlib
 import statistics
 import time
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,21 @@ def in_turns(
       ours=statistics.median(times[ours]), peer=statistics.median(times[peer]))
 
 
+def alone(function: Callable[..., Any], *given: Any) -> Any:
+  """Runs a function of a module in a new process."""
+  with concurrent.futures.ProcessPoolExecutor(
+      1, multiprocessing.get_context("spawn")) as process:
+    return process.submit(function, *given).result()
+
+
+def memory(field: str) -> int:
+  """Bytes of this process, as Linux counts them in /proc/self/status."""
+  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+    if line.startswith(field + ":"):
+      return int(line.split()[1]) * 1024
+  raise KeyError(field)
+
+
 def report(*compare: Callable[[], Comparison]) -> None:
   """Runs each in a new process; prints a table, then one line of JSON.
 
@@ -59,9 +76,7 @@ def report(*compare: Callable[[], Comparison]) -> None:
   print(f"{'':28} {'ours':>10} {'peer':>10} {'ratio':>8}")
   ratios = {}
   for function in compare:
-    with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn")) as process:
-      found = process.submit(function).result()
+    found = alone(function)
     name = function.__name__
     ratios[name] = round(found.ratio, 4)
     print(f"{name:28} {found.ours * 1e3:7.2f} ms {found.peer * 1e3:7.2f} ms"

@@ -15,9 +15,7 @@ Run: python -m benchmarks.transfer (about 3 minutes on 2 cores, 5 GB of memory a
       its params to those of width 1536, and max|a - b| / max|a| of their logits.
 """
 
-import concurrent.futures
 import json
-import multiprocessing
 import pathlib
 import tempfile
 import time
@@ -49,7 +47,7 @@ _ROUNDS = 5
 
 def plan_7b() -> dict[str, float]:
   """Resolves and audits a plan between 7 and 13 billion params."""
-  base, start = _memory("VmRSS"), time.perf_counter()
+  base, start = timing.memory("VmRSS"), time.perf_counter()
   old = config_lib.Decoder(
       vocab_size=50_304, num_layers=48, width=3456, num_heads=27, max_length=2048)
   new, plan = strategies.grow(
@@ -66,7 +64,7 @@ def plan_7b() -> dict[str, float]:
   params = sum(spec.size for spec in source.values())
   print(f"plan: {len(target)} leaves from a source of {params:,} params", flush=True)
   return {"plan_7b_seconds": round(seconds, 3),
-          "plan_7b_mb": round((_memory("VmHWM") - base) / 2**20, 1)}
+          "plan_7b_mb": round((timing.memory("VmHWM") - base) / 2**20, 1)}
 
 
 def restored(folder: str) -> dict[str, float]:
@@ -83,9 +81,9 @@ def restored(folder: str) -> dict[str, float]:
 def restored_peak(folder: str) -> dict[str, float]:
   """The same restore, once, with the eyes on memory."""
   stored, rows, fresh = _renamed(folder)
-  base = _memory("VmRSS")
+  base = timing.memory("VmRSS")
   params = jax.block_until_ready(restore.restore(rows, {"": stored}, fresh))
-  peak = _memory("VmHWM") - base
+  peak = timing.memory("VmHWM") - base
   target = sum(x.nbytes for x in params.values())
   leaf = max(x.nbytes for x in params.values())
   return {"restore_peak_over_target": round((peak - leaf) / target, 3)}
@@ -136,18 +134,11 @@ def main() -> None:
   """Measures and prints."""
   results = {}
   with tempfile.TemporaryDirectory() as folder:
-    _alone(_write, folder)
+    timing.alone(_write, folder)
     for measure, *given in ((plan_7b,), (restored, folder), (restored_peak, folder),
                             (read_share, folder), (grown,)):
-      results |= _alone(measure, *given)
+      results |= timing.alone(measure, *given)
   print(json.dumps(results))
-
-
-def _alone(function, *given):
-  """Runs a function in a new process."""
-  with concurrent.futures.ProcessPoolExecutor(
-      1, multiprocessing.get_context("spawn")) as process:
-    return process.submit(function, *given).result()
 
 
 def _write(folder: str) -> None:
@@ -195,14 +186,6 @@ def _orbax(stored: checkpoint.Stored) -> None:
         stored.path / "params", args=ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item))))
-
-
-def _memory(field: str) -> int:
-  """Bytes of this process, as Linux counts them."""
-  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-    if line.startswith(field + ":"):
-      return int(line.split()[1]) * 1024
-  raise KeyError(field)
 
 
 def _bytes_read() -> int:
