@@ -167,10 +167,14 @@ class Stored:
 
 
   def _batches(self, names: Sequence[str]) -> Iterator[list[str]]:
+    """Names in batches; the last ones are smaller, for they come when memory is full."""
     batch, size = [], 0
+    left = sum(self.specs[name].nbytes for name in names)
     for name in names:
-      if batch and size + self.specs[name].nbytes > _BATCH:
+      limit = min(_BATCH, max(left // 2, _BATCH // 4))
+      if batch and size + self.specs[name].nbytes > limit:
         yield batch
+        left -= size
         batch, size = [], 0
       batch.append(name)
       size += self.specs[name].nbytes
