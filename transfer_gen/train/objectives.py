@@ -9,12 +9,15 @@ import jax.numpy as jnp
 
 from transfer_gen import tree
 
+_SOURCES = ("sources", "source_counts")  # What an encoder reads, of a batch.
+
 
 def next_token(module: nn.Module, train: bool):
   """The loss of a language model: a function for `step.train_step`.
 
   Args:
-    module: Maps i32[B, T] to logits dtype[B, T, V].
+    module: Maps i32[B, T] to logits dtype[B, T, V]; behind an encoder it takes
+      `sources` i32[B, S] and `source_counts` i32[B] as well, as the batch has them.
     train: Whether dropout is drawn.
 
   Returns:
@@ -23,7 +26,8 @@ def next_token(module: nn.Module, train: bool):
   def nll_fn(params, batch, key):
     logits = module.apply(
         {"params": tree.unflatten(params)}, batch["inputs"], train=train,
-        rngs={"dropout": key} if train else None)
+        rngs={"dropout": key} if train else None,
+        **{name: batch[name] for name in _SOURCES if name in batch})
     return cross_entropy(logits, batch["targets"])
   return nll_fn
 
