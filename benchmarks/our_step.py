@@ -1,6 +1,8 @@
 """The training step that `train` runs, bare: no data, no records, no checkpoints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.models import registry
+from transfer_gen.train import cost as cost_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
 from transfer_gen.train import parallel
@@ -20,33 +23,63 @@ from transfer_gen.transfer import resolve
 def make(
     model: config_lib.Decoder | config_lib.Recurrent,
     batch: Mapping[str, np.ndarray],
+    groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
 ) -> Callable[[], float]:
-  """A function that takes one step (AdamW, clipped, everything learns).
+  """A function that takes one step: AdamW, clipped, its norm logged.
 
   Args:
     model: The model's config.
     batch: What each step sees.
+    groups: What learns.
 
   Returns:
     A function that returns the loss when the step is done.
   """
-  module = registry.build(model)
-  specs, plan = registry.specs(module), plan_lib.SCRATCH
-  rows = resolve.resolve(plan, {}, specs)
-  optimizer = optim.build(config_lib.Optim(), plan.groups, rows, 10_000)
+  module, optimizer = _parts(model, groups)
+  specs = registry.specs(module)
   runner = parallel.runner(
       config_lib.Parallel(), specs, len(batch["inputs"]), 1, optimizer=optimizer,
       nll_fn=objectives.next_token(module, False))
   key = jax.random.key(0)
   params = registry.fresh(module, jax.random.key(0), runner.shardings)(specs)
-  state: list[Any] = [runner.place(step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32), params=params,
-      opt_state=optimizer.extend({}, params, 0)))]
+  state: list[Any] = [runner.place(_state(params, optimizer))]
 
   def run() -> float:
     state[0], metrics = runner.step(state[0], runner.put(batch), key)
     return float(metrics["loss"][0])
   return run
+
+
+def cost(
+    model: config_lib.Decoder | config_lib.Recurrent,
+    batch: Mapping[str, np.ndarray],
+    groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
+) -> cost_lib.Cost:
+  """The cost of the step that `make` makes, with the FLOPs that XLA counts in it."""
+  module, optimizer = _parts(model, groups)
+  specs, nll_fn = registry.specs(module), objectives.next_token(module, False)
+  step = functools.partial(
+      step_lib.train_step, nll_fn=nll_fn, optimizer=optimizer, key=jax.random.key(0))
+  params = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+            for name, spec in specs.items()}
+  state = jax.eval_shape(lambda params: _state(params, optimizer), params)
+  compiled = jax.jit(step).lower(state, batch).compile()
+  return dataclasses.replace(
+      cost_lib.of_step(specs, optimizer, nll_fn, batch),
+      flops=compiled.cost_analysis()["flops"])
+
+
+def _parts(model, groups):
+  module = registry.build(model)
+  plan = plan_lib.TransferPlan(rules=plan_lib.SCRATCH.rules, groups=tuple(groups))
+  rows = resolve.resolve(plan, {}, registry.specs(module))
+  return module, optim.build(config_lib.Optim(), plan.groups, rows, 10_000)
+
+
+def _state(params, optimizer):
+  return step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32), params=params,
+      opt_state=optimizer.extend({}, params, 0))
 
 
 def random_batch(vocab_size: int, rows: int, length: int) -> dict[str, np.ndarray]:
