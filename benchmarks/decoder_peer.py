@@ -53,15 +53,15 @@ def generate_gpt2_small_over_hf() -> timing.Comparison:
 def _compare_steps(config, shape, rounds):
   batch = our_step.random_batch(config.vocab_size, *shape)
   return timing.in_turns(
-      our_step.make(config, batch), _peer_step(config, batch), rounds)
+      our_step.make(config, batch), peer_step(peer(config), batch), rounds)
 
 
-def _peer_step(
-    config: config_lib.Decoder, batch: Mapping[str, np.ndarray]
+def peer_step(
+    model: torch.nn.Module, batch: Mapping[str, np.ndarray]
 ) -> Callable[[], float]:
-  """A function that takes one step of the peer's and returns its loss."""
-  model = _peer(config).train()
-  optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+  """A function that takes one step of the peer's, of what learns in it."""
+  learning = [param for param in model.train().parameters() if param.requires_grad]
+  optimizer = torch.optim.AdamW(learning, lr=_RATE, weight_decay=_DECAY)
   inputs, targets = (
       torch.from_numpy(batch[name].astype(np.int64)) for name in ("inputs", "targets"))
 
@@ -69,11 +69,11 @@ def _peer_step(
     optimizer.zero_grad()
     logits = model(inputs, use_cache=False).logits
     loss = functional.cross_entropy(
-        logits.reshape(-1, config.vocab_size), targets.reshape(-1))
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
+    torch.nn.utils.clip_grad_norm_(learning, _CLIP)
     optimizer.step()
-    return float(loss)
+    return loss.item()
   return run
 
 
@@ -82,7 +82,7 @@ def _compare_generation(config, rounds):
   module = registry.build(config)
   params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
   nested = jax.tree.map(jnp.asarray, tree.unflatten(params))
-  model = _peer(config).eval()
+  model = peer(config).eval()
   inputs = torch.tensor([prompt])
 
   def ours():
@@ -98,7 +98,8 @@ def _compare_generation(config, rounds):
   return timing.in_turns(ours, peer, rounds)
 
 
-def _peer(config):
+def peer(config: config_lib.Decoder) -> transformers.GPT2LMHeadModel:
+  """The peer's model of the same sizes, at random."""
   torch.set_num_threads(THREADS)
   torch.manual_seed(0)
   return transformers.GPT2LMHeadModel(transformers.GPT2Config(

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen import config as config_lib
+from transfer_gen import config_adapters
 from transfer_gen.models import registry
+from transfer_gen.train import adapters as adapters_lib
 from transfer_gen.train import cost as cost_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
@@ -24,6 +26,7 @@ def make(
     model: config_lib.Decoder | config_lib.Recurrent,
     batch: Mapping[str, np.ndarray],
     groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
+    adapters: Sequence[config_adapters.Adapter] = (),
 ) -> Callable[[], float]:
   """A function that takes one step: AdamW, clipped, its norm logged.
 
@@ -31,11 +34,12 @@ def make(
     model: The model's config.
     batch: What each step sees.
     groups: What learns.
+    adapters: What stands beside the model's kernels.
 
   Returns:
     A function that returns the loss when the step is done.
   """
-  module, optimizer = _parts(model, groups)
+  module, optimizer = _parts(model, groups, adapters)
   specs = registry.specs(module)
   runner = parallel.runner(
       config_lib.Parallel(), specs, len(batch["inputs"]), 1, optimizer=optimizer,
@@ -54,9 +58,10 @@ def cost(
     model: config_lib.Decoder | config_lib.Recurrent,
     batch: Mapping[str, np.ndarray],
     groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
+    adapters: Sequence[config_adapters.Adapter] = (),
 ) -> cost_lib.Cost:
   """The cost of the step that `make` makes, with the FLOPs that XLA counts in it."""
-  module, optimizer = _parts(model, groups)
+  module, optimizer = _parts(model, groups, adapters)
   specs, nll_fn = registry.specs(module), objectives.next_token(module, False)
   step = functools.partial(
       step_lib.train_step, nll_fn=nll_fn, optimizer=optimizer, key=jax.random.key(0))
@@ -69,8 +74,8 @@ def cost(
       flops=compiled.cost_analysis()["flops"])
 
 
-def _parts(model, groups):
-  module = registry.build(model)
+def _parts(model, groups, adapters):
+  module = adapters_lib.wrap(registry.build(model), adapters)
   plan = plan_lib.TransferPlan(rules=plan_lib.SCRATCH.rules, groups=tuple(groups))
   rows = resolve.resolve(plan, {}, registry.specs(module))
   return module, optim.build(config_lib.Optim(), plan.groups, rows, 10_000)

@@ -11,6 +11,7 @@ import pytest
 from transfer_gen import __main__ as main
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
+from transfer_gen import config_file
 from transfer_gen.models import registry
 from transfer_gen.train import loop
 from transfer_gen.train import workdir as workdir_lib
@@ -193,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, capsys):
 
 
 def test_training_stops_early_and_keeps_the_best(folder):
-  run = main._call("config.py", "get_config")
+  run = config_file.call("config.py", "get_config")
   run.optim.lr, run.optim.schedule, run.optim.clip_norm = 0.5, "constant", 0.0
   run.train = config_lib.Train(steps=200, batch_size=8, log_every=50, eval_every=1,
                                checkpoint_every=100, patience=2)

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import difflib
 import json
 import os
-import runpy
 import sys
-import traceback
 from typing import Any
 
 
 from absl import flags
 from absl import logging
 
+from transfer_gen import config_file
 from transfer_gen import errors
 
 _CONFIG = ("config", "study")  # A run's config takes overrides, a study's none.
@@ -31,7 +29,8 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {  # How, default, help
                    "damaged entries of the source's: refuse or repair"),
     "output": (flags.DEFINE_string, None, "folder to write; must not be there yet"),
     "to": (flags.DEFINE_string, "orbax",
-           "orbax: a workdir of ours; safetensors: for Transformers; keras"),
+           "orbax: a workdir of ours; safetensors: for Transformers; keras; peft:"
+           " a run's adapters alone, which the other forms merge"),
     "split": (flags.DEFINE_string, "test", "train, validation or test"),
     "step": (flags.DEFINE_integer, -1, "which checkpoint; -1: the best"),
     "prompt": (flags.DEFINE_string, None, "text to go on from; a pair's input"),
@@ -41,6 +40,9 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {  # How, default, help
     "temperature": (flags.DEFINE_float, 0.0, "0: greedy"),
     "top_k": (flags.DEFINE_integer, 0, "draw from the k likeliest; 0: all"),
     "top_p": (flags.DEFINE_float, 1.0, "draw from the likeliest of this mass"),
+    "beams": (flags.DEFINE_integer, 1, "search with so many beams; --num: of the best"),
+    "length_penalty": (flags.DEFINE_float, 1.0,
+                       "exponent of the length that a beam's score is divided by"),
     "results": (flags.DEFINE_string, None, "Markdown file that gets the result"),
     "seed": (flags.DEFINE_integer, 0, "of what is drawn"),
 }
@@ -123,7 +125,8 @@ def _parse(
     flags.DEFINE_string("config", None, "the study", flag_values=values)
   if "config" in command.flags:
     from ml_collections import config_flags  # pylint: disable=g-import-not-at-top
-    _check_overrides(_call(_value(words, "config"), "get_config"), words)
+    config_file.check_overrides(
+        config_file.call(_value(words, "config"), "get_config"), words)
     words = sorted(words, key=lambda w: not w.lstrip("-").startswith("config="))
     config_flags.DEFINE_config_file(  # Wants --config before what overrides it.
         "config", None, "the experiment", flag_values=values,
@@ -150,78 +153,29 @@ def _value(words: Sequence[str], flag: str) -> str:
   return ""
 
 
-def _call(given: str, function: str) -> Any:
-  """`function(ARG)` of the Python file in `F.py[:ARG]`.
-
-  Raises:
-    errors.UserError: If the file is not there, fails, or lacks the function.
-  """
-  file, _, arg = given.partition(":")
-  if not file:
-    raise errors.UserError("--config= is missing: the experiment's Python file.")
-  if not os.path.isfile(file):
-    raise errors.UserError(f"--config: there is no file {file}.")
-  try:
-    module = runpy.run_path(file)
-    if function not in module:
-      raise errors.UserError(f"--config: {file} has no {function}(arg).")
-    return module[function](*([arg] if arg else []))
-  except errors.UserError:
-    raise
-  except Exception as error:  # The user's own code, whatever it raises.
-    at = [f"line {frame.lineno}" for frame in
-          traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    if isinstance(error, SyntaxError):
-      at = [f"line {error.lineno}"]
-    raise errors.UserError(
-        f"--config: {file} fails{' at ' + at[-1] if at else ''}:"
-        f" {type(error).__name__}: {error}") from error
-
-
-def _check_overrides(config: Any, words: Sequence[str]) -> None:
-  for word in words:
-    key = word.lstrip("-").partition("=")[0]
-    if not word.startswith("-") or not key.startswith("config."):
-      continue
-    node, walked = config, "config"
-    for part in key.split(".")[1:]:
-      names = ([field.name for field in dataclasses.fields(node)]
-               if dataclasses.is_dataclass(node) else [])
-      if part not in names:
-        near = difflib.get_close_matches(part, names, n=2) or names
-        told = f"; there is {', '.join(near)}" if near else ""
-        raise errors.UserError(f"--{key}: {walked} has no field {part!r}{told}.")
-      node, walked = getattr(node, part), f"{walked}.{part}"
-    if dataclasses.is_dataclass(node):
-      raise errors.UserError(f"--{key}: is not a value; override its fields.")
-
-
-def _typed(value: Any, kind: str) -> Any:
-  """The value, if it is of the type of `transfer_gen.config` that is wanted."""
-  from transfer_gen import config as config_lib  # pylint: disable=g-import-not-at-top
-  if not isinstance(value, getattr(config_lib, kind)):
-    raise errors.UserError(
-        f"--config: the file returned a {type(value).__name__}, wanted a"
-        f" transfer_gen.config.{kind}.")
-  return value
-
-
 def _plan(values: flags.FlagValues) -> None:
+  from transfer_gen.train import auto  # pylint: disable=g-import-not-at-top
+  from transfer_gen.train import named  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import difference  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import table  # pylint: disable=g-import-not-at-top
-  run_ = _typed(values.config, "Run")
+  run_ = config_file.typed(values.config, "Run")
   if values.suggest:
     print(_suggested(run_, values.workdir), end="")
     return
   other = workdir_lib.read_audit(values.diff) if values.diff else None
-  setup = setup_lib.build(run_, values.workdir)
+  setup = setup_lib.build(auto.decided(run_, values.workdir), values.workdir)
   audit = workdir_lib.write_audit(setup, values.workdir, values.min_coverage)
   workdir_lib.write_report(values.workdir)
   if other is None:
     colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print(table.folded(audit, colored))
+    if run_.strategy.name:
+      print(named.told(setup.run))
+    if run_.strategy.name == named.AUTO and setup.run.strategy == auto.COMMON:
+      print("auto has not decided yet: `train` searches first. Until then this is what"
+            " all that it tries begin as.")
     print(f"Every leaf: {values.workdir}/audit.txt; the two trees side by side:"
           f" {values.workdir}/report.html")
   else:
@@ -233,7 +187,6 @@ def _plan(values: flags.FlagValues) -> None:
 
 def _suggested(run_: Any, workdir: str) -> str:
   """A first plan for a run, as Python; says in comments what does not fit yet."""
-  from transfer_gen import sources  # pylint: disable=g-import-not-at-top
   from transfer_gen.models import registry  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import resolve  # pylint: disable=g-import-not-at-top
@@ -243,9 +196,9 @@ def _suggested(run_: Any, workdir: str) -> str:
   found = []
 
   def transfer(final):
-    source = sources.open(final.source.path, final.source.step)
     found.append(suggest.plan(
-        source.specs, registry.specs(registry.build(final.model))))
+        setup_lib.open_source("", final.source).specs,
+        registry.specs(registry.build(final.model))))
     return found[0]
 
   try:
@@ -256,9 +209,9 @@ def _suggested(run_: Any, workdir: str) -> str:
 
 
 def _train(values: flags.FlagValues) -> None:
-  from transfer_gen.train import loop  # pylint: disable=g-import-not-at-top
-  print(json.dumps(loop.train(
-      _typed(values.config, "Run"), values.workdir, values.min_coverage)))
+  from transfer_gen.train import auto  # pylint: disable=g-import-not-at-top
+  print(json.dumps(auto.train(
+      config_file.typed(values.config, "Run"), values.workdir, values.min_coverage)))
 
 
 def _evaluate(values: flags.FlagValues) -> None:
@@ -277,14 +230,37 @@ def _generate(values: flags.FlagValues) -> None:
   from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
   prompts = _prompts(values.prompt, values.prompts)
+  _check_beams(values)
   trained = trained_lib.open(values.workdir, values.step)
-  prompts = [prompt for prompt in prompts for _ in range(values.num)]
-  answers = trained.complete(
-      prompts, values.max_tokens, seed=values.seed, temperature=values.temperature,
-      top_k=values.top_k, top_p=values.top_p)
+  if values.beams > 1:
+    found = [row[:values.num] for row in trained.search(
+        prompts, values.max_tokens, values.beams, values.length_penalty)]
+    prompts = [prompt for prompt, row in zip(prompts, found) for _ in row]
+    answers = [answer for row in found for answer in row]
+  else:
+    prompts = [prompt for prompt in prompts for _ in range(values.num)]
+    answers = trained.complete(
+        prompts, values.max_tokens, seed=values.seed, temperature=values.temperature,
+        top_k=values.top_k, top_p=values.top_p)
   workdir_lib.add_samples(values.workdir, prompts, answers)
   for number, answer in enumerate(answers, 1):
     print(f"--- {number} of {len(answers)}\n{answer}" if answers[1:] else answer)
+
+
+def _check_beams(values: flags.FlagValues) -> None:
+  changed = lambda *names: ", ".join(
+      f"--{name}" for name in names if values[name].value != _FLAGS[name][1])
+  drawn = changed("temperature", "top_k", "top_p", "seed")
+  for wrong, message in (
+      (values.beams < 1, f"--beams is {values.beams}, must be at least 1."),
+      (values.beams > 1 and drawn,
+       f"A beam search draws nothing: leave out {drawn}, or take --beams=1."),
+      (1 < values.beams < values.num,
+       f"--beams={values.beams} find no {values.num} texts: lower --num."),
+      (values.beams == 1 and changed("length_penalty"),
+       "--length_penalty is for a beam search: set --beams, or leave it out.")):
+    if wrong:
+      raise errors.UserError(message)
 
 
 def _prompts(prompt: str | None, path: str | None) -> list[str]:
@@ -297,10 +273,22 @@ def _prompts(prompt: str | None, path: str | None) -> list[str]:
 
 
 def _inspect(values: flags.FlagValues) -> None:
+  from transfer_gen import config as config_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen import sources  # pylint: disable=g-import-not-at-top
+  from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import table  # pylint: disable=g-import-not-at-top
-  source = sources.open(values.source, values.step)
+  if values.map:
+    source = setup_lib.open_source("", config_lib.Source(
+        path=values.source, step=values.step, vocabulary=values.vocabulary,
+        map="" if values.map == "auto" else values.map))
+  else:
+    source = sources.open(values.source, values.step)
   print(source.title)
+  if values.map and (model := getattr(source, "model", None)):
+    fields = ", ".join(f"{field.name}={getattr(model, field.name)!r}"
+                       for field in dataclasses.fields(model)
+                       if getattr(model, field.name) != field.default)
+    print(f"model=config.{type(model).__name__}({fields})")
   print(table.leaves(source.specs), end="")
 
 
@@ -313,7 +301,7 @@ def _convert(values: flags.FlagValues) -> None:
 
 def _study(values: flags.FlagValues) -> None:
   from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
-  wanted = _typed(_call(values.config, "get_study"), "Study")
+  wanted = config_file.typed(config_file.call(values.config, "get_study"), "Study")
   facts = study.run(wanted, values.workdir)
   if values.results:
     study.write_results(
@@ -336,15 +324,17 @@ _COMMANDS = {
         "Loss of a trained run on a split; the last line is JSON.", ("workdir",)),
     "generate": _Command(
         _generate, ("workdir", "prompt", "prompts", "num", "max_tokens",
-                    "temperature", "top_k", "top_p", "seed", "step"),
+                    "temperature", "top_k", "top_p", "beams", "length_penalty",
+                    "seed", "step"),
         "Continues prompts; a model of pairs answers its input.", ("workdir",)),
     "study": _Command(
         _study, ("study", "workdir", "results"),
         "Trains runs with their controls, tests and compares them.",
         ("config", "workdir")),
     "inspect": _Command(
-        _inspect, ("source", "step"),
-        "Lists the leaves of a checkpoint; reads no array.", ("source",)),
+        _inspect, ("source", "map", "vocabulary", "step"),
+        "Lists the leaves of a checkpoint, with --map under our names (auto: it is"
+        " found out); reads no array.", ("source",)),
     "convert": _Command(
         _convert, ("source", "map", "output", "to", "step", "vocabulary"),
         "Writes a checkpoint in another form; whole, or not at all.",

@@ -19,6 +19,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 
 FOLDER, BEST = "checkpoints", "best"
+OWN = "distill/"  # Leaves that only training reads: `find` passes over them.
 _STATE = "opt_state"
 # Bytes read at once. Each call costs some 30 ms: leaf by leaf took 2.5 times as long
 # as the whole, 64 MB at a time 1.2 times; more at a time needs as much more memory.
@@ -42,7 +43,13 @@ class Checkpoints:
         facts=ocp.args.JsonSave(dict(facts))), force=True)
 
   def save_best(self, step: int, params, facts: Mapping[str, Any]) -> None:
-    """Starts writing the params that validated best; replaces the earlier ones."""
+    """Starts writing the params that validated best; replaces the earlier ones.
+
+    A run that was cut behind this and before its next `save` comes here again with
+    the same params.
+    """
+    if step in self._best.all_steps():
+      return
     self._best.save(step, args=ocp.args.Composite(
         params=ocp.args.StandardSave(tree.unflatten(params)),
         facts=ocp.args.JsonSave(dict(facts))), force=True)
@@ -104,6 +111,11 @@ class Stored:
   def constants(self) -> dict[str, Any]:
     """What its model computes beside its params; {} where that was not stored."""
     return self.facts.get("constants", {})
+
+  @property
+  def scales(self) -> dict[str, float]:
+    """What leaves of low rank are multiplied with at run time, by name."""
+    return self.facts.get("scales", {})
 
   @functools.cached_property
   def state(self) -> dict[tuple[Any, ...], jax.ShapeDtypeStruct]:
@@ -213,6 +225,8 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
   leaves, facts = _metadata(folder)
   specs = {}
   for name, leaf in leaves.items():
+    if name.startswith(OWN):
+      continue
     axes = facts["axes"][name]
     specs[name] = tree.Spec(
         shape=tuple(leaf.shape), dtype=np.dtype(leaf.dtype),

@@ -7,6 +7,17 @@ A config file's `get_config(arg)` returns a `Run`; flags override its fields
 import dataclasses
 from typing import Any
 
+from transfer_gen import config_adapters
+from transfer_gen import config_sources
+from transfer_gen import config_strategy
+
+# What an adapter is, one name each for people to type.
+LoRA, IA3 = config_adapters.LoRA, config_adapters.IA3
+Bottleneck, Prefix = config_adapters.Bottleneck, config_adapters.Prefix
+Strategy = config_strategy.Strategy
+Source = config_sources.Source
+Features, Distill = config_sources.Features, config_sources.Distill
+
 
 @dataclasses.dataclass
 class Data:
@@ -16,7 +27,7 @@ class Data:
     name: `python_docs`, `docstring_summary`, another TFDS data set
       (`tfds:NAME`), or `files` for the paths below.
     train: Paths of the training data, comma-separated globs (`files` only):
-      `.txt` (a document a line, or the whole file with `whole_files`), `.jsonl`,
+      `.txt` (a document a line; see `paragraphs` and `whole_files`), `.jsonl`,
       `.csv`, `.tsv`. Two line-aligned files: `corpus.en|corpus.de`.
     validation: The same for validation; empty: split off from `train` by hash.
     test: The same for the test split.
@@ -24,7 +35,11 @@ class Data:
       `target_field` alone.
     target_field: Column of the text that is learned.
     whole_files: Plain text: one document a file, not one a line.
+    paragraphs: Plain text: a document ends at blank lines, not at each line's end.
     normalize: Unicode normal form: NFC, NFKC, NFD, NFKD or none.
+    newline: `fold`: \\r\\n and \\r become \\n, white space at ends of lines and blank
+      lines around a document go; `keep`: all of it stays, and so does the line end
+      (or the blank lines) that ends a document.
     min_chars: Shorter documents (pairs: shorter sides) are dropped and counted.
     max_chars: Longer ones too; 0: no limit.
     length: T, tokens a row. Language models are packed to it; longer pairs are
@@ -42,7 +57,9 @@ class Data:
   input_field: str = ""
   target_field: str = "text"
   whole_files: bool = False
+  paragraphs: bool = False
   normalize: str = "NFC"
+  newline: str = "fold"
   min_chars: int = 1
   max_chars: int = 0
   length: int = 128
@@ -57,9 +74,10 @@ class Tokenizer:
 
   Attributes:
     kind: `bytes`; `characters` or `bpe`, trained on the training split; `file`:
-      a `tokenizer.json`, a SentencePiece `.model` or a run's `tokenizer/`.
+      a `tokenizer.json`, a SentencePiece `.model` or a run's `tokenizer/`;
+      `alphabet`: the characters of a text and nothing else, no special token.
     size: `bpe`: number of tokens, special ones included.
-    path: `file`: where it is.
+    path: `file`, `alphabet`: where it is.
   """
   kind: str = "bpe"
   size: int = 2048
@@ -78,7 +96,7 @@ class Decoder:
     num_kv_heads: Key and value heads, a divisor of H. 0: H.
     head_dim: K. 0: D / H.
     mlp_width: F. 0: 4 D.
-    position: `learned`, `sinusoidal` or `rotary`.
+    position: `learned`, `sinusoidal`, `rotary` or `relative`.
     max_length: With learned positions, no longer text can be read.
     position_offset: Row of the learned position table where texts begin; it has
       as many more.
@@ -117,6 +135,11 @@ class Decoder:
     rotary_length: `llama3`, `yarn`: longest text that was trained on first.
     rotary_magnitude: Factor on the features that turn.
     sinusoid_width: Features of one sinusoid table, which repeats up to D. 0: D.
+    sinusoid_halves: Whether all its sines come first, not in turns with the cosines.
+    relative_buckets: Relative positions: rows of their table, see `models.positions`.
+    relative_distance: From so many tokens on, all are in the last bucket.
+    embed_norm: Whether a norm stands behind the embedding.
+    logit_bias: Whether the output has a bias.
     dtype: Of the computation; params are float32.
   """
   vocab_size: int = 0
@@ -157,7 +180,32 @@ class Decoder:
   rotary_length: int = 0
   rotary_magnitude: float = 1.0
   sinusoid_width: int = 0
+  sinusoid_halves: bool = False
+  relative_buckets: int = 32
+  relative_distance: int = 128
+  embed_norm: bool = False
+  logit_bias: bool = False
   dtype: str = "float32"
+
+
+@dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
+class EncoderDecoder(Decoder):
+  """A Transformer that reads a source text first, with layers of their own.
+
+  The fields of a `Decoder` hold for both sides; `num_layers` are the decoder's.
+
+  Attributes:
+    encoder_layers: Number of the encoder's blocks. 0: `num_layers`.
+    source_vocab_size: Tokens of the source, with a table of their own. 0: V, and
+      both sides read one table.
+    start_token: What the text behind a source begins with. -1: the tokenizer's bos.
+    source_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
+      before it as well.
+  """
+  encoder_layers: int = 0
+  source_vocab_size: int = 0
+  start_token: int = -1
+  source_marks: str = "eos"
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
@@ -193,6 +241,9 @@ class Recurrent:
     encoder: Whether a source is read first, by as many layers.
     source_vocab_size: Tokens of the source. 0: V.
     source_length: Shorter sources are filled on the right to it. 0: not at all.
+    start_token: What the text behind a source begins with. -1: the tokenizer's bos.
+    source_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
+      before it as well.
     init: Of kernels, see `models.layers.initializer`.
     dropout: Rate on the input of each layer, in [0, 1).
     dtype: Of the computation; params are float32.
@@ -217,6 +268,8 @@ class Recurrent:
   encoder: bool = False
   source_vocab_size: int = 0
   source_length: int = 0
+  start_token: int = -1
+  source_marks: str = "eos"
   init: str = "xavier_uniform"
   dropout: float = 0.0
   dtype: str = "float32"
@@ -288,30 +341,6 @@ class Parallel:
 
 
 @dataclasses.dataclass
-class Source:
-  """A checkpoint that a transfer reads.
-
-  Attributes:
-    path: A run's workdir, or one of its checkpoints; or a checkpoint of another
-      framework, see `sources`.
-    map: Of another framework's: name of its architecture, or path of a map file of
-      your own, see `sources.foreign`. Empty: found out.
-    vocabulary: Of another framework's: `refuse` or `repair` one with damaged or
-      doubled entries.
-    run: In a study: the name of the run whose best checkpoint it is.
-    step: Which checkpoint. -1: the best, and the last where none was validated.
-    moments: Whether groups whose leaves are all copied as they are go on with the
-      source's optimiser moments; needs a checkpoint that holds them (not a best one).
-  """
-  path: str = ""
-  map: str = ""
-  vocabulary: str = "refuse"
-  run: str = ""
-  step: int = -1
-  moments: bool = False
-
-
-@dataclasses.dataclass
 class Run:
   """One training run.
 
@@ -325,6 +354,11 @@ class Run:
     source: What a transfer reads; None: the run starts from scratch.
     sources: Further checkpoints, by the names that rules give them
       (`Rule.checkpoint`).
+    adapters: Small params beside kernels, see `config_adapters`; leaves like any
+      other, which the plan's rules and groups own, see `transfer.groups.low_rank`.
+    strategy: What learns, by name; it writes groups, adapters and distillation.
+    features: Whether, and how, the hidden states of what never learns are stored.
+    distill: A teacher, and what is matched to it.
     transfer: A `TransferPlan`, or a function of the final Run that returns one.
       None: every leaf starts fresh and learns.
     seed: Of initialisation, order of data and dropout.
@@ -337,6 +371,10 @@ class Run:
   parallel: Parallel = dataclasses.field(default_factory=Parallel)
   source: Source | None = None
   sources: dict[str, Source] = dataclasses.field(default_factory=dict)
+  adapters: tuple[config_adapters.Adapter, ...] = ()
+  strategy: Strategy = dataclasses.field(default_factory=Strategy)
+  features: Features | None = None
+  distill: Distill | None = None
   transfer: Any = None
   seed: int = 0
 
@@ -359,6 +397,9 @@ class Study:
     lrs: Learning rates that each run of a pair tries; the best by validation
       loss stands for it. Empty: the run's own.
     samples: Prompts of the test split that each compared run continues.
+    accounts: Whether the report tells what each run cost: what learned, the size of
+      the optimiser's state, FLOPs.
+    remembered: With accounts: the source's data, to tell what each run forgot of it.
   """
   question: str
   runs: dict[str, Run]
@@ -366,3 +407,5 @@ class Study:
   seeds: tuple[int, ...] = (0,)
   lrs: tuple[float, ...] = ()
   samples: int = 3
+  accounts: bool = False
+  remembered: Data | None = None

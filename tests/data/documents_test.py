@@ -74,6 +74,41 @@ def test_whole_files_keep_their_lines_and_globs_are_sorted(write):
   assert targets(found)["train"] == ["A", "B\n\nb"]
 
 
+def test_paragraphs_end_at_blank_lines(write):
+  write(a__txt="\n\none\n two \n \t\n\nthree\r\n\r\nfour", v__txt="v", w__txt="w")
+
+  found, _ = documents.load(held(paragraphs=True))
+
+  assert targets(found)["train"] == ["one\n two", "three", "four"]
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraphs", "whole_files"])
+def test_line_ends_that_are_kept_are_part_of_the_text(write, unit):
+  text = "one\t\r\n two \n\r\n\nthree\rx\x00\ny"
+  write(a__txt=text, v__txt="v", w__txt="w")
+  fields = {} if unit == "line" else {unit: True}
+
+  kept, _ = documents.load(held(newline="keep", **fields))
+  folded, _ = documents.load(held(**fields))
+
+  want = text.replace("\x00", "")
+  if unit == "line":  # Blank lines are no documents.
+    want = want.replace("\n\r\n\n", "\n")
+  assert "".join(targets(kept)["train"]) == want
+  assert not any("\r" in t or t.endswith("\n") for t in targets(folded)["train"])
+  assert len(kept["train"]) == {"line": 4, "paragraphs": 2, "whole_files": 1}[unit]
+
+
+def test_line_ends_of_columns_are_kept_as_well(write):
+  write(a__jsonl='{"text": "a\\r\\nb\\n"}', v__jsonl='{"text": "v"}',
+        w__jsonl='{"text": "w"}')
+
+  found, _ = documents.load(held(
+      train="a.jsonl", validation="v.jsonl", test="w.jsonl", newline="keep"))
+
+  assert targets(found)["train"] == ["a\r\nb\n"]
+
+
 @pytest.mark.parametrize("name, data", [
     ("a.jsonl", '{"q": "x, y", "a": "\\"z\\"", "n": 1}\n\n{"a": "2", "q": "1"}\n'),
     ("a.csv", 'n,q,a\n1,"x, y","""z"""\n2,1,2\n'),
@@ -241,9 +276,11 @@ def test_a_config_that_cannot_be_right_names_every_field():
   with pytest.raises(errors.UserError) as caught:
     documents.load(config.Data(
         name="wikipedia", train="a.txt", normalize="nfc", fraction=1.5, min_chars=9,
-        max_chars=3, length=1, buckets=(64,), target_field=""))
+        max_chars=3, length=1, buckets=(64,), target_field="", newline="kept",
+        paragraphs=True, whole_files=True))
 
-  for field in ("name=", "train", "normalize=", "fraction=1.5", "max_chars=3",
+  for field in ("name=", "train", "normalize=", "newline='kept'", "whole_files and",
+                "fraction=1.5", "max_chars=3",
                 "length=1", "buckets=", "target_field"):
     assert f"data.{field}" in str(caught.value)
 

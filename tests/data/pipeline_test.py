@@ -7,6 +7,7 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import documents
 from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizer_kinds
 from transfer_gen.data import tokenizers
 
 PAD, BOS, EOS, SEP = range(4)
@@ -18,7 +19,7 @@ def texts(count, seed=0):
           for i in range(count)]
 
 
-def prepare(pairs=False, count=50, tokenizer=None, **fields):
+def prepare(pairs=False, count=50, tokenizer=None, encoder=None, **fields):
   fields = {"length": 16} | ({"input_field": "q"} if pairs else {}) | fields
   made = {
       split: [
@@ -27,7 +28,8 @@ def prepare(pairs=False, count=50, tokenizer=None, **fields):
       for seed, (split, n) in enumerate(
           {"train": count, "validation": 7, "test": 11}.items())}
   tokenizer = tokenizer or tokenizers.build(config.Tokenizer(kind="bytes"), ())
-  return made, pipeline.prepare(config.Data(**fields), made, tokenizer, {})
+  return made, pipeline.prepare(
+      config.Data(**fields), made, tokenizer, {}, encoder)
 
 
 def ids(text):
@@ -116,6 +118,75 @@ def test_pairs_are_laid_out_in_the_shortest_bucket_that_holds_them():
   assert counts["kept"] == len(rows) == sum(counts["rows"].values())
   assert set(prepared.lengths) == {16, 24, 40}
   assert json.loads(json.dumps(prepared.facts)) == prepared.facts
+
+
+def encoder(**fields):
+  return config.Recurrent(encoder=True, **fields)
+
+
+@pytest.mark.parametrize("marks, start, before, behind", [
+    ("eos", -1, [], [EOS]), ("none", 9, [], []), ("both", 0, [BOS], [EOS])])
+def test_an_encoder_gets_the_sides_of_a_pair_in_rows_of_one_length(
+    marks, start, before, behind):
+  made, prepared = prepare(
+      pairs=True, length=24, buckets=(8, 16),
+      encoder=encoder(source_marks=marks, start_token=start))
+
+  rows = {}
+  for batch in prepared.evaluation_batches("train", 8):
+    assert batch["sources"].shape == batch["inputs"].shape and len(batch["inputs"]) == 8
+    assert batch["source_counts"].dtype == batch["sources"].dtype == np.int32
+    assert (batch["source_counts"] > 0).all()
+    for i in np.flatnonzero(batch["weights"].any(1)):
+      (document,) = set(batch["documents"][i].tolist()) - {-1}
+      assert document not in rows
+      rows[document] = {name: value[i] for name, value in batch.items()}
+
+  for i, document in enumerate(made["train"]):
+    source = [*before, *ids(document.input), *behind]
+    answer = [BOS if start < 0 else start, *ids(document.target), EOS]
+    size = max(len(source), len(answer) - 1)
+    if size > 24:
+      assert i not in rows
+      continue
+    length = next(t for t in (8, 16, 24) if t >= size)
+    padded = lambda row: row + [PAD] * (length - len(row))
+    assert rows[i]["sources"].tolist() == padded(source)
+    assert rows[i]["source_counts"] == len(source)
+    assert rows[i]["inputs"].tolist() == padded(answer[:-1])
+    assert rows[i]["targets"].tolist() == padded(answer[1:])
+    assert rows[i]["weights"].sum() == len(answer) - 1
+    assert (rows[i]["documents"] == np.where(rows[i]["weights"], i, -1)).all()
+  dropped = len(made["train"]) - len(rows)
+  counts = prepared.facts["splits"]["train"]
+  assert counts["dropped"] == {"too_many_tokens": dropped} and 0 < dropped < 40
+  assert counts["kept"] == len(rows) == sum(counts["rows"].values())
+  assert counts["tokens"] == sum(row["weights"].sum() for row in rows.values())
+  assert prepared.lengths == (8, 16, 24)
+  longer = [len(ids(made["train"][i].input)) > len(ids(made["train"][i].target))
+            for i in rows]
+  assert any(longer) and not all(longer)  # Each side has decided a bucket.
+
+
+def test_batches_for_an_encoder_go_on_exactly_where_they_were():
+  made, prepared = prepare(
+      pairs=True, count=12, length=24, buckets=(16,), encoder=encoder())
+  batches = prepared.train_batches(8, seed=5)
+  take(batches, 3)
+  state = batches.get_state()
+
+  want = take(batches, 5)
+  batches.set_state(state)
+
+  assert_same(take(batches, 5), want)
+  assert {"sources", "source_counts"} < want[0].keys()
+
+
+def test_an_encoder_without_inputs_is_refused():
+  with pytest.raises(errors.UserError, match="reads inputs, and the data has none"):
+    prepare(encoder=encoder())
+  with pytest.raises(errors.UserError, match="source_marks is 'bos', must be one of"):
+    prepare(pairs=True, encoder=encoder(source_marks="bos"))
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -230,6 +301,28 @@ def test_prompts_begin_as_rows_do():
     encode([" "], input_field="q")
 
 
+def test_prompts_are_what_an_encoder_reads():
+  tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
+  encode = lambda prompts, **fields: pipeline.encode_sources(
+      prompts, tokenizer, config.Data(), encoder(**fields))
+  a, e = tokenizer.encode("aé")
+
+  assert encode(["a", "e\u0301 \n"]) == ([[a, EOS], [e, EOS]], [[BOS], [BOS]])
+  assert encode(["a"], source_marks="both", start_token=7) == ([[BOS, a, EOS]], [[7]])
+  with pytest.raises(errors.UserError, match="Prompt 2 is empty"):
+    encode(["a", " "])
+
+
+def test_marks_that_a_vocabulary_lacks_are_left_out_but_answers_must_begin():
+  tokenizer = tokenizer_kinds.Characters(["a", "b"], {})
+  encode = lambda **fields: pipeline.encode_sources(
+      ["ab"], tokenizer, config.Data(), encoder(**fields))
+
+  assert encode(start_token=1) == ([[0, 1]], [[1]])
+  with pytest.raises(errors.UserError, match="no bos .* set model.start_token"):
+    encode()
+
+
 def test_what_leaves_no_rows_is_refused():
   with pytest.raises(errors.UserError, match="longer than data.length=4"):
     prepare(pairs=True, length=4)
@@ -237,3 +330,39 @@ def test_what_leaves_no_rows_is_refused():
     prepare()[1].train_batches(0, seed=0)
   with pytest.raises(errors.UserError, match="data.buckets"):
     prepare(pairs=True, length=16, buckets=(32,))
+
+
+class _Bare(_EndOnly):
+  """A tokeniser without special tokens."""
+  roles = {}
+
+
+def test_texts_run_on_where_the_tokeniser_has_no_marks():
+  made, prepared = prepare(tokenizer=_Bare())
+
+  batches = list(prepared.evaluation_batches("test", 4))
+
+  stream, owners = [], []
+  for i, document in enumerate(made["test"]):
+    stream += ids(document.target)
+    owners += [i] * len(ids(document.target))
+  inputs, targets, docs = (np.concatenate([b[k] for b in batches]).reshape(-1)
+                           for k in ("inputs", "targets", "documents"))
+  size = len(stream) - 1
+  assert inputs[:size].tolist() == stream[:-1]
+  assert targets[:size].tolist() == stream[1:]
+  assert docs[:size].tolist() == owners[1:] and (docs[size:] == -1).all()
+  assert "run on without marks" in prepared.facts["tokenizer"]["notes"][0]
+  assert pipeline.encode_prompts(["ab"], _Bare(), config.Data()) == [ids("ab")]
+
+
+def test_pairs_without_an_end_of_text_are_refused():
+  with pytest.raises(errors.UserError, match="pairs need an end of text"):
+    prepare(pairs=True, tokenizer=_Bare())
+
+
+def test_a_prompt_keeps_its_line_ends_as_the_data_does():
+  encode = lambda newline: pipeline.encode_prompts(
+      ["a\r\n"], _Bare(), config.Data(newline=newline))
+
+  assert (encode("keep"), encode("fold")) == ([ids("a\r\n")], [ids("a")])

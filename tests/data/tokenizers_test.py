@@ -88,9 +88,11 @@ def test_characters_outside_are_named_in_a_prompt_and_counted_in_data():
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"kind": "words"}, "must be bytes, characters, bpe or file"),
+    ({"kind": "words"}, "must be bytes, characters, bpe, alphabet or file"),
     ({"kind": "bpe", "size": 259}, "at least 260"),
     ({"kind": "file"}, "needs tokenizer.path"),
+    ({"kind": "alphabet"}, "needs tokenizer.path"),
+    ({"kind": "alphabet", "path": "/nowhere"}, "/nowhere: there is no such file"),
     ({"kind": "file", "path": "/nowhere"}, "/nowhere.*nothing there"),
 ])
 def test_a_config_that_cannot_be_right_is_refused(fields, message):
@@ -191,11 +193,25 @@ def test_truncation_padding_and_templates_of_a_file_are_not_applied(tmp_path):
   assert tokenizer.encode(TEXT) == tokenizer.encode_batch([TEXT])[0] == plain
 
 
-def test_without_an_end_of_text_there_is_no_way(tmp_path):
+def test_without_marks_there_is_but_a_pad(tmp_path):
   tokenizer = load_json(foreign(hf.models.WordLevel({"a": 0}, unk_token="a")), tmp_path)
 
-  with pytest.raises(errors.UserError, match="neither a beginning nor an end"):
-    tokenizers.resolve_roles(tokenizer)
+  roles, notes = tokenizers.resolve_roles(tokenizer)
+
+  assert roles == {"pad": 0} and "run on without marks" in notes[0]
+
+
+def test_an_alphabet_is_the_characters_of_a_text_and_nothing_else(tmp_path):
+  (tmp_path / "a.txt").write_bytes("b\r\né\nb".encode())
+
+  made = build("alphabet", path=str(tmp_path / "a.txt"))
+  made.save(epath.Path(tmp_path / "tokenizer"))
+
+  for each in (made, tokenizers.load(tmp_path / "tokenizer")):
+    assert each.tokens == (b"\n", b"\r", b"b", "é".encode()) and not each.roles
+    assert each.decode(each.encode("bé\r\n")) == "bé\r\n"
+    with pytest.raises(errors.UserError, match="'x'"):
+      each.encode_batch(["bx"])
 
 
 @needs_shared

@@ -10,6 +10,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.generate import sampling
+from transfer_gen.generate import start
 from transfer_gen.models import registry
 
 SIZE = 19
@@ -25,8 +26,12 @@ PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
 
 def make(name):
+  return make_of(CONFIGS[name])
+
+
+def make_of(config):
   """A module and params that decide clearly."""
-  module = registry.build(CONFIGS[name])
+  module = registry.build(config)
   fresh = registry.fresh(module, jax.random.key(1))
   rng = np.random.default_rng(1)
   return module, {
@@ -73,7 +78,7 @@ class GenerateTest(parameterized.TestCase):
   def test_the_loop_stops_when_every_text_has_ended(self):
     module, params = make("learned")
     first = sampling.generate(module, params, [[9]], num_tokens=1)[0][0]
-    inputs, counts = sampling._pad([[9]])
+    inputs, counts = start.pad([[9]])
     limits = {
         "num_tokens": np.int32(10), "eos": np.int32(first), "top_k": np.int32(0),
         "temperature": np.float32(0), "top_p": np.float32(1)}
@@ -145,6 +150,72 @@ class GenerateTest(parameterized.TestCase):
     whole = jax.jit(module.apply)(
         {"params": tree.unflatten(params)}, np.int32([prompt + text]))
     self.assertEqual(text, whole[0, 58:63].argmax(-1).tolist())
+
+
+SOURCES = [[2, 8], [5], [1, 1, 7, 3]]
+
+
+def make_pair(**fields):
+  return make_of(config_lib.Recurrent(
+      vocab_size=SIZE, encoder=True, source_vocab_size=9, embed_width=16,
+      hidden_width=16, num_layers=1, **fields))
+
+
+class SourcesTest(parameterized.TestCase):
+
+  def test_greedy_answers_are_the_most_likely_tokens_of_whole_passes(self):
+    module, params = make_pair(start_token=4)
+
+    texts = sampling.generate(module, params, sources=SOURCES, num_tokens=12)
+    begun = sampling.generate(
+        module, params, [[4, 6]] * 3, sources=SOURCES, num_tokens=12)
+
+    apply = jax.jit(module.apply)
+    for answers, prompt in ((texts, [4]), (begun, [4, 6])):
+      for source, answer in zip(SOURCES, answers):
+        logits = apply({"params": tree.unflatten(params)}, np.int32([prompt + answer]),
+                       sources=np.int32([source]))
+        self.assertEqual(answer, logits[0, len(prompt) - 1:-1].argmax(-1).tolist())
+    self.assertLen({tuple(text) for text in texts}, 3)
+
+  def test_draws_depend_on_the_source_and_not_on_its_company(self):
+    module, params = make_pair(start_token=4)
+
+    def drawn(sources):
+      return sampling.generate(
+          module, params, sources=sources, num_tokens=12, temperature=1.0)
+
+    alone, among = drawn(SOURCES[:1]), drawn([SOURCES[1], SOURCES[0], SOURCES[0]])
+
+    self.assertEqual(among[1], alone[0])
+    self.assertNotEqual(among[2], among[1])
+
+  def test_sources_of_any_length_share_a_program(self):
+    module, params = make_pair()
+    sampling._run.clear_cache()
+
+    for sources in (SOURCES, [[1] * 16, [2] * 7, [3]]):
+      sampling.generate(module, params, [[1]] * 3, sources=sources, num_tokens=9)
+
+    self.assertEqual(sampling._run._cache_size(), 1)
+
+  @parameterized.parameters(
+      (dict(prompts=[[1]]), "the model has an encoder and needs sources"),
+      (dict(sources=[[1]]), "no prompts are given, and model.start_token"),
+      (dict(prompts=[[1]], sources=[[1], [2]]), "there are 2 sources and 1 prompts"),
+      (dict(prompts=[[1]], sources=[[]]), "source 0 is empty"),
+      (dict(prompts=[[1]], sources=[[9]]), "source 0 has token 9, .* 0 to 8"))
+  def test_sources_that_do_not_fit_are_one_message(self, kwargs, message):
+    module, params = make_pair()
+
+    with self.assertRaisesRegex(errors.UserError, message):
+      sampling.generate(module, params, num_tokens=5, **kwargs)
+
+  def test_sources_are_refused_where_nothing_reads_them(self):
+    module, params = make("learned")
+
+    with self.assertRaisesRegex(errors.UserError, "has no encoder, and sources are"):
+      sampling.generate(module, params, [[1]], sources=[[1]], num_tokens=5)
 
 
 def chances_by_hand(logits, temperature, top_k, top_p):

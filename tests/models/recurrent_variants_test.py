@@ -234,7 +234,7 @@ class VariantsTest(parameterized.TestCase):
     module, params = make(config)
 
     logits = apply(module, params, INPUTS, sources=SOURCES, source_counts=COUNTS)
-    cache = apply(module, params, SOURCES, COUNTS, method="encode")
+    cache = apply(module, params, SOURCES, COUNTS, 7, method="encode")
     last, cache = apply(module, params, INPUTS, np.full(3, 7, np.int32), cache,
                         method="extend")
 

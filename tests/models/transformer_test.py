@@ -317,7 +317,7 @@ class DecoderTest(parameterized.TestCase):
       (dict(width=10), "num_heads is 3, must be a divisor of width, 10"),
       (dict(num_heads=4, num_kv_heads=3), "num_kv_heads is 3, must be a divisor of n"),
       (dict(position="rotary", head_dim=3), "heads have 3, an odd number"),
-      (dict(position="alibi"), "'alibi', must be one of learned, rotary, sinusoidal"),
+      (dict(position="alibi"), "'alibi', must be one of learned, relative, rotary, s"),
       (dict(norm="batch"), "norm is 'batch', must be one of layer, rms"),
       (dict(norm_order="sandwich"), "must be one of both, post, pre"),
       (dict(activation="tanh"), "one of geglu, geglu_exact, gelu, gelu_exact, relu, s"),

@@ -102,6 +102,7 @@ def _changed(path, value):
     (("model", "family"), "Recurent", "model.family is 'Recurent', must be one of"),
     (("model", "width"), 3, "unexpected keyword argument 'width'"),
     (("model", "hidden_width"), 5, "map does not fit the checkpoint"),
+    (("model", "num_layers"), 10**9, "num_layers would be 1000000000, and the checkp"),
     (("lines", 0, "layout"), {"kind": "Transposed"}, "'Transposed' is not known"),
     (("lines", 0, "layout"), {"kind": "MatchTokens"}, "is no layout"),
     (("lines", 0, "layout", "permutation"), [1, 0], "permutation"),

@@ -125,6 +125,24 @@ def test_arrays_of_every_kind_come_back(tmp_path):
       assert file[name].dtype == value.dtype == arrays[name].dtype
 
 
+def test_attributes_are_texts_of_groups_with_and_without_arrays(tmp_path):
+  h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+  path = epath.Path(tmp_path / "a.h5")
+
+  hdf5_write.write(path, {"a/b/x:0": np.ones(2)}, {
+      "": {"layer_names": ["a", "émpty"], "keras_version": "2.1.5"},
+      "a": {"weight_names": ["b/x:0"]}, "émpty": {"weight_names": []}})
+
+  with h5py.File(path) as file:
+    assert [name.decode() for name in file.attrs["layer_names"]] == ["a", "émpty"]
+    assert file.attrs["keras_version"] == b"2.1.5"
+    assert file["a"].attrs["weight_names"].tolist() == [b"b/x:0"]
+    assert file["émpty"].attrs["weight_names"].tolist() == []
+    assert len(file["émpty"]) == 0 and file["a/b/x:0"][()].tolist() == [1, 1]
+  with pytest.raises(errors.UserError, match="a is an array and a group"):
+    hdf5_write.write(path, {"a": np.ones(2)}, {"a/b": {}})
+
+
 @pytest.mark.parametrize("arrays, message", [
     ({"a": np.zeros(1), "a/b": np.zeros(1)}, "a is an array and a group"),
     ({"a/b": np.zeros(1), "a": np.zeros(1)}, "a is an array and a group"),

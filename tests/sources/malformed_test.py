@@ -1,4 +1,7 @@
-"""Files that are broken or lie: one clear error each, or what they rightly say."""
+"""Files that are broken or lie: one clear error each, or what they rightly say.
+
+`python -m benchmarks.malformed` has 10,000 more, each in a process of its own.
+"""
 
 import io
 import json
@@ -125,7 +128,7 @@ def test_a_broken_file_is_one_clear_error_or_a_load(tmp_path, name):
   assert leaves >= 3
   refused, base = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-  for seed in range(1500):  # 12,000 over all formats.
+  for seed in range(200):
     path.write_bytes(_mutant(data, seed))
     start = time.monotonic()
     try:
@@ -136,7 +139,7 @@ def test_a_broken_file_is_one_clear_error_or_a_load(tmp_path, name):
       assert len(str(error)) < 1000
     assert time.monotonic() - start < 5, seed
 
-  assert 300 < refused < 1500  # Some bytes are data, which may be any.
+  assert 40 < refused < 200  # Some bytes are data, which may be any.
   # What files of some kilobytes claim is never made room for.
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base < 100 * 1024
   assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -1,4 +1,9 @@
-"""The engine on trees that are not ours: a table of axes is all it asks for."""
+"""The engine on trees that are not ours: a table of axes is all it asks for.
+
+And on those of another shape: from a decoder to an encoder and a decoder.
+"""
+
+import dataclasses
 
 import flax
 from flax import linen as nn
@@ -10,9 +15,7 @@ import pytest
 from transfer_gen import config
 from transfer_gen import sources
 from transfer_gen import tree
-from transfer_gen.models import attention
 from transfer_gen.models import registry
-from transfer_gen.models import transformer
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
@@ -110,56 +113,95 @@ def test_a_leaf_without_axes_is_said():
     sources.from_tree({"extra": np.zeros(2)}, TABLE)
 
 
-class _EncoderDecoder(nn.Module):
-  """A user's own, of our blocks: names as `strategies.encoder_decoder` has them."""
-  config: config.Decoder
-
-  @nn.compact
-  def __call__(self, x):
-    block = lambda name: transformer.Block(self.config, last=False, name=name)
-    cross = lambda i: attention.Attention(
-        self.config, name=f"decoder/layer_{i}/cross_attn")
-    positions, mask = jnp.arange(2)[None], jnp.ones((1, 2, 2), bool)
-    for i in range(2):
-      x, _ = block(f"encoder/layer_{i}")(x, positions, mask, None, False)
-      x, _ = block(f"decoder/layer_{i}")(x, positions, mask, None, False)
-      x, _ = cross(i)(x, positions, mask, None)
-    return x
+SIZES = dict(vocab_size=7, num_layers=2, width=8, num_heads=2, max_length=6)
+BOTH = config.EncoderDecoder(**SIZES, encoder_layers=1)
 
 
-def _to_encoder_decoder(**how):
-  model = config.Decoder(vocab_size=7, num_layers=2, width=8, num_heads=2)
+def _params(model, key=0):
+  """Specs, and values in which nothing is 0 or 1."""
   module = registry.build(model)
-  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  source = sources.Memory(registry.specs(module), params)
-  target = tree.specs(jax.eval_shape(
-      _EncoderDecoder(model).init, jax.random.key(0), jnp.zeros((1, 2, 8)))["params"])
-  rules = strategies.encoder_decoder(**how)
+  specs, rng = registry.specs(module), np.random.default_rng(key)
+  return specs, {name: rng.normal(size=spec.shape).astype(np.float32)
+                 for name, spec in specs.items()}
+
+
+def _to_encoder_decoder(unused=(), **how):
+  """Rows from a trained decoder, the arrays they make, and what they made them of."""
+  source = sources.Memory(*_params(config.Decoder(**SIZES)))
+  module = registry.build(BOTH)
   plan = plan_lib.TransferPlan(
-      rules=tuple(rule for rule in rules if "cross_norm" not in rule.target)[:-1],
-      groups=ALL, unused_source=("embed/.*", "position/.*", "final_norm/.*"))
-  return {row.name: row for row in resolve.resolve(plan, {"": source.specs}, target)}
+      rules=strategies.encoder_decoder(**how), groups=ALL, unused_source=unused)
+  rows = resolve.resolve(plan, {"": source.specs}, registry.specs(module))
+  fresh = registry.fresh(module, jax.random.key(0))
+  params = restore.restore(rows, {"": source}, fresh)
+  return {row.name: row for row in rows}, params, dict(source.read(list(source.specs)))
 
 
 def test_a_decoder_becomes_an_encoder_and_a_decoder():
-  rows = _to_encoder_decoder(cross="self")
+  rows, params, old = _to_encoder_decoder(cross="self")
 
-  assert len(rows) == 2 * (16 + 16 + 8)
-  for side in ("encoder", "decoder"):
-    assert rows[f"{side}/layer_1/mlp/up/kernel"].sources == ("layer_1/mlp/up/kernel",)
-  assert rows["decoder/layer_0/cross_attn/query/kernel"].sources == (
-      "layer_0/attn/query/kernel",)
+  assert len(rows) == 16 + 2 * (16 + 8 + 2) + 2 * 3 + 1
+  for side, layer in (("encoder", 0), ("decoder", 1)):
+    name = f"layer_{layer}/mlp/up/kernel"
+    np.testing.assert_array_equal(params[f"{side}/{name}"], old[name])
+  for ours, theirs in (
+      ("layer_1/cross_attn/query/kernel", "layer_1/attn/query/kernel"),
+      ("layer_0/cross_norm/scale", "layer_0/attn_norm/scale"),
+      ("position/embedding", "position/embedding"),
+      ("final_norm/scale", "final_norm/scale")):
+    np.testing.assert_array_equal(params[f"decoder/{ours}"], old[theirs])
+  np.testing.assert_array_equal(params["embed/embedding"], old["embed/embedding"])
+  tokens = jnp.ones((2, 3), jnp.int32)
+  logits = registry.build(BOTH).apply(
+      {"params": tree.unflatten(params)}, tokens, sources=tokens)
+  assert np.isfinite(logits).all()
 
 
 def test_cross_attention_may_start_fresh():
-  rows = _to_encoder_decoder(cross="fresh")
+  rows, params, old = _to_encoder_decoder(cross="fresh")
 
   assert rows["decoder/layer_0/cross_attn/query/kernel"].how == "init"
-  assert rows["decoder/layer_0/attn/query/kernel"].how == "copy"
+  assert rows["decoder/layer_0/cross_norm/scale"].how == "init"
+  np.testing.assert_array_equal(
+      params["decoder/layer_0/attn/query/kernel"], old["layer_0/attn/query/kernel"])
+  assert np.abs(params["decoder/layer_0/cross_attn/query/kernel"]).max() < 0.1
 
 
 def test_an_encoder_alone_leaves_the_decoder_fresh():
-  rows = _to_encoder_decoder(cross="fresh", decoder=False)
+  rows, *_ = _to_encoder_decoder(
+      unused=("layer_1/.*",), cross="fresh", decoder=False)
 
   assert rows["decoder/layer_0/attn/query/kernel"].how == "init"
   assert rows["encoder/layer_0/attn/query/kernel"].how == "copy"
+
+
+@pytest.mark.parametrize("sizes", [
+    dict(width=16, mlp_width=40, num_heads=4, num_layers=3, encoder_layers=3),
+    pytest.param(dict(num_layers=4), marks=pytest.mark.long),
+    pytest.param(dict(head_dim=8, num_heads=4), marks=pytest.mark.long)],
+    ids=["all", "deeper", "heads"])
+@pytest.mark.parametrize("base", [
+    dataclasses.replace(BOTH, num_kv_heads=1, mlp_width=10),
+    dataclasses.replace(
+        BOTH, position="relative", relative_buckets=4, relative_distance=9, norm="rms",
+        embed_norm=True, logit_bias=True, attention_scale=1.0, logit_scale=0.3)],
+    ids=["learned", "relative"])
+def test_an_encoder_and_decoder_grow_and_compute_the_same(base, sizes):
+  specs, params = _params(base)
+  params = {name: x if x.ndim > 1 else 1 + 0.1 * x for name, x in params.items()}
+  grown, plan = strategies.grow(base, **sizes)
+  large = registry.build(grown)
+  source = sources.Memory(specs, params)
+
+  rows = resolve.resolve(
+      plan, {"": specs}, registry.specs(large), {}, {
+          "": registry.constants(base), resolve.TARGET: registry.constants(grown)})
+  more = restore.restore(rows, {"": source}, registry.fresh(large, jax.random.key(1)))
+
+  inputs, read = np.arange(10).reshape(2, 5) % 7, np.arange(12).reshape(2, 6) % 5
+  counts = np.array([6, 3])
+  before, after = (np.asarray(jax.jit(module.apply)(
+      {"params": tree.unflatten(p)}, inputs, sources=read, source_counts=counts))
+                   for module, p in ((registry.build(base), params), (large, more)))
+  assert sum(x.size for x in more.values()) > sum(x.size for x in params.values())
+  np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())

@@ -71,7 +71,7 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
   if builder.is_prepared():  # Perhaps in a folder that may only be read.
     return builder
   try:
-    with _lock(folder, name), _quiet():
+    with _lock(folder, name), quiet():
       builder = make(data_dir=folder, file_format="array_record")
       builder.download_and_prepare()
   except OSError as error:
@@ -159,8 +159,8 @@ def _lock(folder: epath.Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Ours take seconds to prepare: no bars, no paragraph on standard output."""
+def quiet() -> Iterator[None]:
+  """While sets of ours are prepared: no bars, no paragraph on standard output."""
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
   tfds.disable_progress_bar()
   try:

@@ -19,8 +19,9 @@ from transfer_gen.data import files
 
 SPLITS = ("train", "validation", "test")
 _FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
-# Control characters but tab and line feed, and byte order marks inside text.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
+FOLD, KEEP = "fold", "keep"
+# Control characters but tab and line ends, and byte order marks inside text.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,10 @@ def check(config: config_lib.Data) -> None:
        f" it is {config.name!r}"),
       (config.normalize not in _FORMS,
        f"data.normalize={config.normalize!r}: must be one of {', '.join(_FORMS)}"),
+      (config.newline not in (FOLD, KEEP),
+       f"data.newline={config.newline!r}: must be {FOLD} or {KEEP}"),
+      (config.whole_files and config.paragraphs,
+       "data.whole_files and data.paragraphs are both set: take one"),
       (not config.target_field,
        "data.target_field is empty: name the column of the text to learn"),
       (not 0 < config.fraction <= 1,
@@ -118,16 +123,18 @@ def is_pairs(config: config_lib.Data) -> bool:
   return bool(config.input_field) or files.is_parallel(config.train)
 
 
-def clean(text: str, form: str) -> str:
+def clean(text: str, form: str, newline: str) -> str:
   """Text as models see it, in training and in prompts.
 
-  Unicode normal form (or "none"), \\n as the one line end, no other control
-  characters, no white space at line ends, no blank lines around.
+  Unicode normal form (or "none"), no control characters but tabs and line ends.
+  Where `newline` is FOLD: \\n as the one line end, no white space at line ends, no
+  blank lines around.
   """
   if form != "none":
     text = unicodedata.normalize(form, text)
-  text = text.replace("\r\n", "\n").replace("\r", "\n")
-  text = _CONTROL.sub("", text)
+  if newline == KEEP:
+    return _CONTROL.sub("", text)
+  text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
   return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
@@ -154,9 +161,10 @@ def fingerprint(documents: Mapping[str, Iterable[Document]]) -> str:
 def _read(config: config_lib.Data) -> tuple[Splits, str]:
   """Clean documents by split, the missing splits taken from train by hash."""
   if config.name == "files":
+    unit = ("file" if config.whole_files else
+            "paragraph" if config.paragraphs else "line")
     raw = {
-        split: files.read(
-            getattr(config, split), whole_files=config.whole_files, field=split)
+        split: files.read(getattr(config, split), unit=unit, field=split)
         for split in SPLITS if getattr(config, split)}
     version = ""
   else:
@@ -183,7 +191,8 @@ def _document(
   else:
     names = (config.input_field, config.target_field)
   values = [_column(where, columns, name) if name else "" for name in names]
-  return Document(*(clean(value, config.normalize) for value in values))
+  return Document(*(
+      clean(value, config.normalize, config.newline) for value in values))
 
 
 def _column(where: str, columns: Mapping[str, Any], name: str) -> str:

@@ -9,27 +9,31 @@ import gzip
 import io
 import json
 import os
+import re
 from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
 
+# A line with its end: a form feed or U+2028 ends none.
+_LINE = re.compile("[^\n]*\n|[^\n]+")
 # A document: its columns, and where it stands, `path:line`.
 Example = tuple[str, dict[str, Any]]
 
 
-def read(paths: str, *, whole_files: bool, field: str) -> list[Example]:
+def read(paths: str, *, unit: str, field: str) -> list[Example]:
   """All documents of some files, in the order of their sorted names.
 
   Args:
     paths: Comma-separated globs; `a|b` for two line-aligned files, whose lines
       become the columns `input` and `target`.
-    whole_files: Plain text: one document a file, not one a line.
+    unit: Plain text: what a document is, "line", "paragraph" (up to the blank lines
+      behind it) or "file".
     field: The config field that `paths` stands in, for messages.
 
   Returns:
-    Documents; plain text has one column, `text`.
+    Documents; plain text has one column, `text`, with the line ends that are there.
 
   Raises:
     errors.UserError: A file that is missing, empty, not UTF-8 or not of its form.
@@ -37,7 +41,7 @@ def read(paths: str, *, whole_files: bool, field: str) -> list[Example]:
   examples: list[Example] = []
   for item in (item.strip() for item in paths.split(",")):
     if item:
-      examples += _read_item(item, whole_files, field)
+      examples += _read_item(item, unit, field)
   return examples
 
 
@@ -47,12 +51,21 @@ def read_lines(path: str) -> list[str]:
   Raises:
     errors.UserError: It is not there, empty or not UTF-8.
   """
-  if not os.path.isfile(path):
-    raise errors.UserError(f"{path}: there is no such file.")
-  lines = [line for line in _split_lines(_text(epath.Path(path))) if line.strip()]
+  lines = [line for line in _split_lines(text(path)) if line.strip()]
   if not lines:
     raise errors.UserError(f"{path}: holds no text.")
   return lines
+
+
+def text(path: str) -> str:
+  """A text file as it is.
+
+  Raises:
+    errors.UserError: It is not there, or not UTF-8.
+  """
+  if not os.path.isfile(path):
+    raise errors.UserError(f"{path}: there is no such file.")
+  return _text(epath.Path(path))
 
 
 def is_parallel(paths: str) -> bool:
@@ -60,16 +73,16 @@ def is_parallel(paths: str) -> bool:
   return "|" in paths
 
 
-def _read_item(item: str, whole_files: bool, field: str) -> list[Example]:
+def _read_item(item: str, unit: str, field: str) -> list[Example]:
   if is_parallel(item):
-    if whole_files:
+    if unit != "line":
       raise errors.UserError(
-          f"data.{field}: `{item}` is aligned by lines, and data.whole_files asks"
-          " for whole files. Set whole_files=False.")
+          f"data.{field}: `{item}` is aligned by lines, and a document would be a"
+          f" {unit}. Leave data.whole_files and data.paragraphs unset.")
     return _parallel(item, field)
   examples: list[Example] = []
   for path in _expand(item, field):
-    reader = _reader(path, whole_files, field)
+    reader = _reader(path, unit, field)
     found = list(reader(path))
     if not found:
       raise errors.UserError(
@@ -79,10 +92,10 @@ def _read_item(item: str, whole_files: bool, field: str) -> list[Example]:
 
 
 def _reader(
-    path: epath.Path, whole_files: bool, field: str
+    path: epath.Path, unit: str, field: str
 ) -> Callable[[epath.Path], Iterator[Example]]:
   readers = {
-      ".txt": _whole if whole_files else _lines,
+      ".txt": _TEXTS[unit],
       ".jsonl": _json_lines,
       ".csv": _csv,
       ".tsv": _tsv,
@@ -149,8 +162,23 @@ def _lines(path: epath.Path) -> Iterator[Example]:
   text = _text(path)
   if not text.strip():
     return
-  for number, line in enumerate(_split_lines(text), 1):
+  for number, line in enumerate(_LINE.findall(text), 1):
     yield f"{path}:{number}", {"text": line}
+
+
+def _paragraphs(path: epath.Path) -> Iterator[Example]:
+  start, held = 1, []
+  for number, (_, example) in enumerate(_lines(path), 1):
+    line = example["text"]
+    if held and line.strip() and not held[-1].strip():
+      yield f"{path}:{start}", {"text": "".join(held)}
+      start, held = number, []
+    held.append(line)
+  if held:
+    yield f"{path}:{start}", {"text": "".join(held)}
+
+
+_TEXTS = {"line": _lines, "paragraph": _paragraphs, "file": _whole}
 
 
 def _json_lines(path: epath.Path) -> Iterator[Example]:

@@ -2,9 +2,10 @@
 
 Axes: B rows, T positions, N rows or documents of a split.
 
-All rows are in memory: 12 bytes a position for pairs, 8 for language models. A
-batch is one gather from them, far faster than any training, so Grain runs in this
-process: its worker processes are not used, and nothing has to be closed.
+All rows are in memory: 12 bytes a position for pairs (16 for an encoder), 8 for
+language models. A batch is one gather from them, far faster than any training, so
+Grain runs in this process: its worker processes are not used, and nothing has to be
+closed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import documents as documents_lib
+from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
-Batch = dict[str, np.ndarray]
+Batch = rows_lib.Batch
 _CHUNK = 4096
 
 
@@ -56,7 +58,7 @@ class Prepared:
   lengths: tuple[int, ...]
   token_counts: np.ndarray
   facts: dict[str, Any]
-  _rows: Mapping[str, Sequence["_Rows"]]
+  _rows: Mapping[str, Sequence[rows_lib.Rows]]
   _bytes: Mapping[str, np.ndarray]
 
   def train_batches(self, batch_size: int, seed: int) -> Batches:
@@ -70,7 +72,8 @@ class Prepared:
       seed: Of the order.
 
     Returns:
-      An iterator over inputs and targets i32[B, T] and weights f32[B, T].
+      An iterator over inputs and targets i32[B, T] and weights f32[B, T]; for an
+      encoder also sources i32[B, T] and source_counts i32[B], how many are no padding.
     """
     _check_batch_size(batch_size)
     buckets = [rows for rows in self._rows["train"] if len(rows)]
@@ -91,37 +94,35 @@ class Prepared:
     are no more shapes than lengths.
 
     Yields:
-      inputs and targets i32[B, T], weights f32[B, T], and documents i32[B, T]: the
-      index of the target's document in the split, -1 where the weight is 0.
+      Batches as in training, and documents i32[B, T]: the index of the target's
+      document in the split, -1 where the weight is 0.
     """
     _check_batch_size(batch_size)
     for rows in self._rows[split]:
       for start in range(0, len(rows), batch_size):
         index = np.arange(start, min(start + batch_size, len(rows)))
         batch = rows.batch(index) | {"documents": rows.documents[index]}
-        yield _fill(batch, batch_size, self.roles["pad"])
+        yield rows_lib.fill(batch, batch_size, self.roles["pad"])
+
+  def inputs(self, split: str) -> list[np.ndarray]:
+    """i32[N, T] of each bucket of a split: what its rows read."""
+    return [rows.inputs for rows in self._rows[split]]
+
+  def with_hidden(self, hidden: Mapping[str, Sequence[Any]]) -> "Prepared":
+    """The same, with `hidden` dtype[B, T, D] in the batches of some splits.
+
+    Args:
+      hidden: By split, for each of `inputs`: dtype[N, T, D], in an array or whatever
+        i64[B] index.
+    """
+    return dataclasses.replace(self, _rows={
+        split: [dataclasses.replace(one, hidden=more) for one, more in zip(
+            rows, hidden.get(split, [None] * len(rows)), strict=True)]
+        for split, rows in self._rows.items()})
 
   def document_bytes(self, split: str) -> np.ndarray:
     """i64[N]: UTF-8 bytes of each document's target, 0 if it was dropped here."""
     return self._bytes[split]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-  """Rows of one length. documents is -1 where a target does not count."""
-  inputs: np.ndarray  # i32[N, T]
-  targets: np.ndarray  # i32[N, T]
-  documents: np.ndarray  # i32[N, T]
-
-  def __len__(self) -> int:
-    return len(self.inputs)
-
-  def batch(self, index: np.ndarray) -> Batch:
-    """The rows at i64[B]."""
-    return {
-        "inputs": self.inputs[index],
-        "targets": self.targets[index],
-        "weights": (self.documents[index] >= 0).astype(np.float32)}
 
 
 def prepare(
@@ -129,33 +130,46 @@ def prepare(
     documents: Mapping[str, Sequence[documents_lib.Document]],
     tokenizer: tokenizers.Tokenizer,
     facts: Mapping[str, Any],
+    encoder: config_lib.Recurrent | None = None,
 ) -> Prepared:
   """Tokenises documents and lays them out in rows.
 
-  Language models: `[bos] text [eos]` one after the other, cut into windows of T
-  inputs; each token but bos is a target once. Pairs: `[bos] input [sep] target
+  Language models: `[bos] text [eos]` one after the other (the text alone, where the
+  tokenizer has neither), cut into windows of T inputs; each token but bos and the
+  very first is a target once. Pairs: `[bos] input [sep] target
   [eos]`, padded on the right to the shortest bucket that holds it; those beyond
-  `length` are dropped and counted.
+  `length` are dropped and counted. For an encoder, each side has a row of its own,
+  `[start] target [eos]` and the input with its marks; both are padded to the bucket
+  that holds the longer.
 
   Args:
     config: Of the data; `length` and `buckets` are read here.
     documents: By split, as `documents.load` returns them.
     tokenizer: Text to ids.
     facts: What `documents.load` returned beside them.
+    encoder: Config of the model, where it has an encoder.
 
   Raises:
     errors.UserError: No row is left in a split, or the config does not fit.
   """
   documents_lib.check(config)
+  if encoder is not None and not documents_lib.is_pairs(config):
+    raise errors.UserError(
+        "The model has an encoder, which reads inputs, and the data has none. Set"
+        " data.input_field (or two files, input|target, as data.train), or take a"
+        " model without an encoder.")
   roles, notes = tokenizers.resolve_roles(tokenizer)
-  pairs = documents_lib.is_pairs(config)
-  lay_out = _pad if pairs else _pack
+  if documents_lib.is_pairs(config) and "eos" not in roles:
+    raise errors.UserError(
+        "data: pairs need an end of text, and the tokeniser has no special token."
+        " Take another tokenizer.kind, or a language model (data.input_field='').")
   rows, sizes, splits = {}, {}, {}
   token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
     targets = _encode(tokenizer, [document.target for document in found])
-    inputs = _encode(tokenizer, [document.input for document in found])
-    rows[split], kept = lay_out(inputs, targets, roles, config)
+    reader = tokenizer if encoder is None else tokenizers.of_sources(tokenizer)
+    inputs = _encode(reader, [document.input for document in found])
+    rows[split], kept = _lay_out(inputs, targets, roles, config, encoder)
     sizes[split] = np.array(
         [len(document.target.encode()) for document in found], np.int64) * kept
     if not kept.any():
@@ -197,19 +211,54 @@ def encode_prompts(
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   pairs = documents_lib.is_pairs(config)
-  rows = []
+  bos = [roles["bos"]] if "bos" in roles else []
+  return [[*bos, *ids, *([roles["sep"]] if pairs else [])]
+          for ids in _prompt_ids(prompts, tokenizer, config, pairs)]
+
+
+def encode_sources(
+    prompts: Sequence[str],
+    tokenizer: tokenizers.Tokenizer,
+    config: config_lib.Data,
+    encoder: config_lib.Recurrent,
+) -> tuple[list[list[int]], list[list[int]]]:
+  """Prompts as an encoder reads them, and what their answers begin with.
+
+  Raises:
+    errors.UserError: A prompt that is empty or has characters outside the vocabulary.
+  """
+  roles, _ = tokenizers.resolve_roles(tokenizer)
+  reader = tokenizers.of_sources(tokenizer)
+  sources = [rows_lib.source_row(ids, roles, encoder)
+             for ids in _prompt_ids(prompts, reader, config, answered=True)]
+  return sources, [[rows_lib.start(roles, encoder)] for _ in sources]
+
+
+def _lay_out(inputs, targets, roles, config, encoder):
+  """Rows by length, and bool[N]: which documents are in them."""
+  lengths = sorted({*config.buckets, config.length})
+  if encoder is not None:
+    return rows_lib.pad_both(inputs, targets, roles, lengths, encoder)
+  if documents_lib.is_pairs(config):
+    return rows_lib.pad(inputs, targets, roles, lengths)
+  return [rows_lib.pack(targets, roles, config.length)], np.ones(len(targets), bool)
+
+
+def _prompt_ids(
+    prompts: Sequence[str], tokenizer: tokenizers.Tokenizer, config: config_lib.Data,
+    answered: bool,
+) -> Iterator[list[int]]:
+  """Ids of each; where it is answered and not gone on from, it must not be empty."""
   for number, prompt in enumerate(prompts, 1):
-    text = documents_lib.clean(prompt, config.normalize)
-    if pairs and not text.strip():
+    text = documents_lib.clean(prompt, config.normalize, config.newline)
+    if answered and not text.strip():
       raise errors.UserError(
           f"Prompt {number} is empty, and this model answers to an input. Give it"
           " text.")
     try:
-      ids = tokenizer.encode(text)
+      yield tokenizer.encode(text)
     except errors.UserError as error:
       raise errors.UserError(f"Prompt {number}: {error}") from error
-    rows.append([roles["bos"], *ids, *([roles["sep"]] if pairs else [])])
-  return rows
 
 
 def _encode(
@@ -220,72 +269,6 @@ def _encode(
       np.asarray(ids, np.int32)
       for start in range(0, len(texts), _CHUNK)
       for ids in tokenizer.encode_batch(texts[start:start + _CHUNK])]
-
-
-def _pack(
-    inputs: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    roles: Mapping[str, int],
-    config: config_lib.Data,
-) -> tuple[list[_Rows], np.ndarray]:
-  """Windows over all texts; the rows share memory, and every text is kept."""
-  del inputs  # A language model has none.
-  length = config.length
-  counts = np.array([len(ids) + 2 for ids in targets])
-  num_rows = -(-(int(counts.sum()) - 1) // length)
-  tokens = np.full(num_rows * length + 1, roles["pad"], np.int32)
-  owners = np.full(num_rows * length + 1, -1, np.int32)
-  position = 0
-  for document, ids in enumerate(targets):
-    end = position + len(ids) + 2
-    tokens[position] = roles["bos"]
-    tokens[position + 1:end - 1] = ids
-    tokens[end - 1] = roles["eos"]
-    owners[position + 1:end] = document  # bos always follows: nothing to learn.
-    position = end
-  shape = (num_rows, length)
-  rows = _Rows(
-      tokens[:-1].reshape(shape), tokens[1:].reshape(shape),
-      owners[1:].reshape(shape))
-  return [rows], np.ones(len(targets), bool)
-
-
-def _pad(
-    inputs: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    roles: Mapping[str, int],
-    config: config_lib.Data,
-) -> tuple[list[_Rows], np.ndarray]:
-  """One row a pair, in buckets, and bool[N]: which pairs fit into one."""
-  lengths = sorted({*config.buckets, config.length})
-  counts = np.array([len(a) + len(b) + 2 for a, b in zip(inputs, targets)])
-  places = np.searchsorted(lengths, counts)  # The first that holds each.
-  buckets = []
-  for place, length in enumerate(lengths):
-    members = np.flatnonzero(places == place)
-    shape = (len(members), length)
-    rows = _Rows(
-        np.full(shape, roles["pad"], np.int32),
-        np.full(shape, roles["pad"], np.int32), np.full(shape, -1, np.int32))
-    for row, member in enumerate(members):
-      tokens = np.concatenate([
-          [roles["bos"]], inputs[member], [roles["sep"]], targets[member],
-          [roles["eos"]]])
-      size = len(tokens) - 1
-      rows.inputs[row, :size] = tokens[:-1]
-      rows.targets[row, :size] = tokens[1:]
-      rows.documents[row, len(inputs[member]) + 1:size] = member
-    buckets.append(rows)
-  return buckets, places < len(lengths)
-
-
-def _fill(batch: Batch, batch_size: int, pad: int) -> Batch:
-  """Adds rows of padding up to B."""
-  missing = batch_size - len(batch["inputs"])
-  empty = {"inputs": pad, "targets": pad, "weights": 0, "documents": -1}
-  return {
-      name: np.pad(value, ((0, missing), (0, 0)), constant_values=empty[name])
-      for name, value in batch.items()}
 
 
 def _count_unknown(

@@ -46,7 +46,7 @@ class Bytes:
     return b"".join(self.tokens[i] for i in ids).decode("utf-8", "replace")
 
   def save(self, folder: epath.Path) -> None:
-    _write(folder, {"kind": "bytes"})
+    write_kind(folder, {"kind": "bytes"})
 
 
 class Characters:
@@ -70,7 +70,7 @@ class Characters:
     self.size = len(self.tokens)
 
   def encode(self, text: str) -> list[int]:
-    _refuse_unknown(text, set(text) - set(self._ids))
+    refuse_unknown(text, set(text) - set(self._ids))
     return [self._ids[c] for c in text]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -84,11 +84,11 @@ class Characters:
 
   def save(self, folder: epath.Path) -> None:
     if self._given:
-      _write(folder, {"kind": "characters", "characters": self._characters,
+      write_kind(folder, {"kind": "characters", "characters": self._characters,
                       "roles": self.roles})
       return
     own = self._characters[len(self.roles):]
-    _write(folder, {"kind": "characters", "characters": "".join(own)})
+    write_kind(folder, {"kind": "characters", "characters": "".join(own)})
 
 
 class HuggingFace:
@@ -100,7 +100,7 @@ class HuggingFace:
     # A document that spells "</s>" must not end there.
     tokenizer.encode_special_tokens = True
     self._tokenizer = tokenizer
-    self.roles = _usual_roles(tokenizer.token_to_id)
+    self.roles = usual_roles(tokenizer.token_to_id)
     description = json.loads(tokenizer.to_str())
     unknown = (description.get("model") or {}).get("unk_token")
     if unknown and tokenizer.token_to_id(unknown) is not None:
@@ -111,7 +111,7 @@ class HuggingFace:
   def encode(self, text: str) -> list[int]:
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
     unk = self.roles.get("unk")
-    _refuse_unknown(text, {
+    refuse_unknown(text, {
         c for i, (start, end) in zip(encoding.ids, encoding.offsets)
         if i == unk for c in text[start:end]})
     return encoding.ids
@@ -129,7 +129,7 @@ class HuggingFace:
         [int(i) for i in ids if i not in special], skip_special_tokens=True)
 
   def save(self, folder: epath.Path) -> None:
-    _write(folder, {"kind": "huggingface"})
+    write_kind(folder, {"kind": "huggingface"})
     (folder / "tokenizer.json").write_bytes(
         self._tokenizer.to_str().encode("utf-8"))
 
@@ -148,14 +148,14 @@ class SentencePiece:
     own = {
         "pad": processor.pad_id(), "bos": processor.bos_id(),
         "eos": processor.eos_id(), "unk": processor.unk_id()}
-    self.roles = _usual_roles(ids.get) | {r: i for r, i in own.items() if i >= 0}
+    self.roles = usual_roles(ids.get) | {r: i for r, i in own.items() if i >= 0}
     self.tokens = tuple(map(self._surface, range(self.size), pieces))
 
   def encode(self, text: str) -> list[int]:
     ids = self._processor.encode(text, out_type=int)
     pieces = self._processor.encode(text, out_type=str)
     unk = self.roles.get("unk")
-    _refuse_unknown(text, {
+    refuse_unknown(text, {
         c for i, piece in zip(ids, pieces) if i == unk for c in piece})
     return ids
 
@@ -167,7 +167,7 @@ class SentencePiece:
     return self._processor.decode([int(i) for i in ids if i not in special])
 
   def save(self, folder: epath.Path) -> None:
-    _write(folder, {"kind": "sentencepiece"})
+    write_kind(folder, {"kind": "sentencepiece"})
     (folder / "tokenizer.model").write_bytes(self._model)
 
   def _surface(self, i: int, piece: str) -> bytes:
@@ -179,7 +179,7 @@ class SentencePiece:
     return piece.replace("\u2581", " ").encode("utf-8")
 
 
-def _usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
+def usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
   """Roles by the names that tokenisers usually give them; None: no such token."""
   roles = {}
   for role, names in USUAL.items():
@@ -263,7 +263,7 @@ def _bytes() -> dict[str, bytes]:
   return {letter: byte for byte, letter in vocabulary.byte_letters().items()}
 
 
-def _refuse_unknown(text: str, characters: Collection[str]) -> None:
+def refuse_unknown(text: str, characters: Collection[str]) -> None:
   """Raises where some characters have no token."""
   if not characters:
     return
@@ -277,7 +277,8 @@ def _refuse_unknown(text: str, characters: Collection[str]) -> None:
       " tokenizer.kind=bytes or bpe, which know every character.")
 
 
-def _write(folder: epath.Path, description: Mapping[str, Any]) -> None:
+def write_kind(folder: epath.Path, description: Mapping[str, Any]) -> None:
+  """Writes what `tokenizers.load` begins with; makes the folder."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / KIND_FILE).write_bytes(
       json.dumps(description).encode("utf-8"))

@@ -11,7 +11,9 @@ from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.data import files
 from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
 
@@ -56,6 +58,11 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     return kinds.Characters(sorted(set().union(*map(set, texts))))
   if config.kind == "bpe":
     return _train_bpe(config.size, texts)
+  if config.kind == "alphabet":
+    if not config.path:
+      raise errors.UserError(
+          "tokenizer.kind=alphabet needs tokenizer.path: a text of all characters.")
+    return kinds.Characters(sorted(set(files.text(config.path))), {})
   if config.kind == "file":
     if not config.path:
       raise errors.UserError(
@@ -63,7 +70,8 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
           " SentencePiece .model, or a folder with one.")
     return load(epath.Path(config.path).expanduser())
   raise errors.UserError(
-      f"tokenizer.kind={config.kind!r}: must be bytes, characters, bpe or file.")
+      f"tokenizer.kind={config.kind!r}: must be bytes, characters, bpe,"
+      " alphabet or file.")
 
 
 def load(path: epath.PathLike) -> Tokenizer:
@@ -71,8 +79,9 @@ def load(path: epath.PathLike) -> Tokenizer:
 
   Args:
     path: A folder that `save` wrote; a `tokenizer.json` of Hugging Face, a
-      SentencePiece `.model`, or a folder with one of them or with GPT-2's
-      `vocab.json` and `merges.txt`.
+      SentencePiece `.model`, or a folder with one of them, with GPT-2's
+      `vocab.json` and `merges.txt`, or with Marian's `source.spm`, `target.spm` and
+      `vocab.json`.
 
   Raises:
     errors.UserError: Nothing there, or not of that form.
@@ -92,25 +101,28 @@ def load(path: epath.PathLike) -> Tokenizer:
         " tokenizer.json or a SentencePiece .model.") from error
 
 
+def of_sources(tokenizer: Tokenizer) -> Tokenizer:
+  """What an encoder's sources are encoded with: mostly the same; the ids are."""
+  return getattr(tokenizer, "sources", tokenizer)
+
+
 def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
-  """Ids for all of `ROLES`, and a sentence for each that another token plays.
+  """Ids of `ROLES`, and a sentence for each that another token plays.
 
   End of text stands for a missing bos, sep or pad (padding has weight 0); a
-  missing end of text is played by bos.
+  missing end of text is played by bos. Without either, as in many vocabularies of
+  characters, there is a pad alone: texts have no marks and run on.
   """
   roles = {role: tokenizer.roles[role] for role in ROLES if role in tokenizer.roles}
+  if not {"bos", "eos"} & roles.keys():
+    return {"pad": roles.get("pad", 0)}, [
+        "the tokeniser has neither bos nor eos: texts run on without marks"]
   notes = []
   stand_ins = {"eos": "bos", "bos": "eos", "sep": "eos", "pad": "eos"}
   for role, stand_in in stand_ins.items():
-    if role in roles:
-      continue
-    if stand_in not in roles:
-      names = ", ".join(kinds.USUAL["bos"] + kinds.USUAL["eos"])
-      raise errors.UserError(
-          "The tokeniser has neither a beginning nor an end of text (looked for"
-          f" {names}). Add such a special token to its file.")
-    roles[role] = roles[stand_in]
-    notes.append(f"the tokeniser has no {role}: {stand_in} stands for it")
+    if role not in roles:
+      roles[role] = roles[stand_in]
+      notes.append(f"the tokeniser has no {role}: {stand_in} stands for it")
   return {role: roles[role] for role in ROLES}, notes
 
 
@@ -139,6 +151,8 @@ def _load_folder(folder: epath.Path) -> Tokenizer:
       return kinds.Bytes()
     if saved["kind"] == "characters":
       return kinds.Characters(saved["characters"], saved.get("roles"))
+  if all((folder / name).exists() for name in pieces.FILES):
+    return pieces.load(folder)
   if (folder / "tokenizer.json").exists():
     return _load_file(folder / "tokenizer.json")
   models = sorted(path for path in folder.iterdir() if path.suffix == ".model")

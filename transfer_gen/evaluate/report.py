@@ -10,7 +10,7 @@ from matplotlib import figure
 from transfer_gen.evaluate import audit_page
 from transfer_gen.transfer import audit as audit_lib
 
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
 padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{
 padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,
 th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}
@@ -20,8 +20,11 @@ th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto
 def study_text(facts: Mapping[str, Any]) -> str:
   """The summary of a study for a terminal."""
   lines = ["", facts["question"], ""]
-  lines += _aligned(_table(facts))
-  lines += ["", *_verdicts(facts), "", *_costs(facts), "", "Samples of the test split:"]
+  lines += aligned(_table(facts))
+  lines += ["", *_verdicts(facts), "", *_costs(facts)]
+  if accounts := _accounts(facts):
+    lines += ["", *aligned(accounts)]
+  lines += ["", "Samples of the test split:"]
   for sample in _samples(facts):
     lines += ["", f"  input      {_short(sample['prompt'])}",
               f"  reference  {_short(sample['reference'])}"]
@@ -39,8 +42,6 @@ def study_page(
     curves: Lines of metrics by the name of a run.
   """
   escape = html.escape
-  header, *rows = _table(facts)
-  cells = lambda tag, row: "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row)
   samples = []
   for sample in _samples(facts):
     told = {"input": sample["prompt"], "reference": sample["reference"],
@@ -49,27 +50,25 @@ def study_page(
         f"{name:10} {_short(text, 400)}" for name, text in told.items())) + "</pre>")
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",
-      f"<title>{escape(facts['question'])}</title><style>{_STYLE}</style>",
+      f"<title>{escape(facts['question'])}</title><style>{STYLE}</style>",
       f"<h1>{escape(facts['question'])}</h1>",
       *(f"<p class=gain>{escape(line)}</p>" for line in _verdicts(facts)),
-      "<table><tr>" + cells("th", header) + "</tr>",
-      *("<tr>" + cells("td", row) + "</tr>" for row in rows), "</table>",
+      *_html_table(_table(facts)),
       *(f"<p>{escape(line)}</p>" for line in _costs(facts)),
+      *_html_table(_accounts(facts)), *_trade_off(facts),
       "<h2>Validation loss</h2>", _plot(curves),
       "<h2>Samples of the test split</h2>", *samples, "</html>", ""])
 
 
 def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
   """The same as a section of RESULTS.md; `command` reproduces it."""
-  header, *rows = _table(facts)
-  line = lambda cells: "| " + " | ".join(cells) + " |"
   where, summary = facts["environment"], facts["summary"]
   versions = ", ".join(f"{name} {where['versions'][name]}"
                        for name in ("jax", "flax", "optax"))
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
       *(f"{told}\n" for told in [*_verdicts(facts), *_costs(facts)]),
-      line(header), line(["---"] + ["---:"] * (len(header) - 1)), *map(line, rows), "",
+      *_markdown_table(_table(facts)), *_markdown_table(_accounts(facts)),
       f"Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
       f"Python {where['python']}, {versions}; {where['devices'][0]}"
@@ -95,10 +94,26 @@ def run_page(
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",
       f"<title>{html.escape(name)}</title>",
-      f"<style>{_STYLE}{audit_page.STYLE}</style>",
+      f"<style>{STYLE}{audit_page.STYLE}</style>",
       f"<h1>{html.escape(name)}</h1>", *curve,
       "<h2>Transfer plan, leaf by leaf</h2>", audit_page.trees(audit),
       "</html>", ""])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+  """Lines of a table; the first column to the left, the others to the right."""
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  return ["  ".join(
+      cell.ljust(w) if i == 0 else cell.rjust(w)
+      for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+
+
+def svg(canvas: figure.Figure) -> str:
+  """A figure as part of a page, the same for the same figure."""
+  buffer = io.StringIO()
+  canvas.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  return text[text.index("<svg"):]
 
 
 def _table(facts) -> list[tuple[str, ...]]:
@@ -112,11 +127,57 @@ def _table(facts) -> list[tuple[str, ...]]:
   return rows
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  return ["  ".join(
-      cell.ljust(w) if i == 0 else cell.rjust(w)
-      for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+def _accounts(facts) -> list[tuple[str, ...]]:
+  """What each run cost, as a mean over seeds; nothing where that was not asked for."""
+  rows = []
+  for name, runs in facts["runs"].items():
+    found = [run["accounts"] for run in runs if "accounts" in run]
+    if found:
+      mean = lambda key: sum(one[key] for one in found) / len(found)
+      cells = [f"{mean('learning'):,.0f}", f"{mean('slot_bytes') / 2**20:.2f}",
+               f"{mean('gflops_a_step'):.2f}",
+               f"{mean('gflops') + mean('search_gflops'):,.0f}"]
+      if all("forgetting" in one for one in found):
+        cells += [f"{mean(key):.3f}" for key in ("before", "after", "forgetting")]
+      loss = sum(run["loss"] for run in runs) / len(runs)
+      rows.append((name, f"{loss:.4f}", *cells))
+  header = ("mean over seeds", "test", "learning params", "state, MB", "GFLOPs a step",
+            "GFLOPs, search in it", "source before, bits/byte", "after", "forgetting")
+  return [header[:max(map(len, rows))], *(
+      row + ("",) * (max(map(len, rows)) - len(row)) for row in rows)] if rows else []
+
+
+def _trade_off(facts) -> list[str]:
+  """Gain against forgetting, a point a run and seed, where both are known."""
+  control = {pair["treated"]: pair["control"] for pair in facts["comparisons"]}
+  canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
+  axes, drawn = canvas.add_subplot(), False
+  for name, runs in facts["runs"].items():
+    points = [(run["accounts"]["forgetting"], base["loss"] - run["loss"])
+              for run, base in zip(runs, facts["runs"].get(control.get(name), ()))
+              if "forgetting" in run.get("accounts", ())]
+    if points:
+      axes.scatter(*zip(*points), label=name)
+      drawn = True
+  axes.set_xlabel("forgetting: bits per byte more on the source's test text")
+  axes.set_ylabel("gain over the control, nats per token")
+  axes.grid(alpha=0.3)
+  if not drawn:
+    return []
+  axes.legend(fontsize="small")
+  return ["<h2>Gain against forgetting</h2>", svg(canvas)]
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> list[str]:
+  cells = lambda tag, row: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row)
+  return ["<table>", *(f"<tr>{cells('td' if i else 'th', row)}</tr>"
+                       for i, row in enumerate(rows)), "</table>"] if rows else []
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+  line = lambda cells: "| " + " | ".join(cells) + " |"
+  return [line(rows[0]), line(["---"] + ["---:"] * (len(rows[0]) - 1)),
+          *map(line, rows[1:]), ""] if rows else []
 
 
 def _verdicts(facts) -> list[str]:
@@ -186,7 +247,4 @@ def _plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
   axes.set_ylabel("loss, nats per token")
   axes.grid(alpha=0.3)
   axes.legend(fontsize="small")
-  buffer = io.StringIO()
-  canvas.savefig(buffer, format="svg", metadata={"Date": None})
-  text = buffer.getvalue()
-  return text[text.index("<svg"):]
+  return svg(canvas)

@@ -13,10 +13,11 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import documents
+from transfer_gen.evaluate import accounts
 from transfer_gen.evaluate import evaluate
 from transfer_gen.evaluate import report
 from transfer_gen.evaluate import trained as trained_lib
-from transfer_gen.train import loop
+from transfer_gen.train import auto
 from transfer_gen.train import workdir as workdir_lib
 
 RESULT = "result.json"
@@ -83,12 +84,12 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
           flush=True)
     try:
-      loop.train(job.run, job.workdir)
+      auto.train(job.run, job.workdir)
     except errors.UserError as error:
       raise errors.UserError(f"run {job.name!r}: {error}") from error
   chosen = {name: _best_lr([job for job in todo if job.name == name])
             for pair in study.pairs for name in pair}
-  results = {name: [_test(job, study.samples) for job in todo
+  results = {name: [_test(job, study) for job in todo
                     if job.name == name and job.lr == chosen[name]]
              for name in chosen}
   comparisons = [
@@ -137,7 +138,8 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
       raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
     if name in ordered:
       return
-    for source in runs[name].all_sources().values():
+    teacher = [runs[name].distill.teacher] if runs[name].distill else []
+    for source in [*runs[name].all_sources().values(), *teacher]:
       if source.run and source.run not in runs:
         raise errors.UserError(
             f"run {name!r}: source.run is {source.run!r}, which is none of"
@@ -152,11 +154,14 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
 
 
 def _with(run, seed, lr, workdir) -> config_lib.Run:
-  found = {name: dataclasses.replace(source, path=str(workdir / source.run), run="")
-           if source.run else source for name, source in run.all_sources().items()}
+  at = lambda source: dataclasses.replace(
+      source, path=str(workdir / source.run), run="") if source.run else source
+  found = {name: at(source) for name, source in run.all_sources().items()}
   return dataclasses.replace(
       copy.deepcopy(run), seed=seed, source=found.pop("", None), sources=found,
-      optim=dataclasses.replace(run.optim, lr=lr))
+      optim=dataclasses.replace(run.optim, lr=lr),
+      distill=run.distill and dataclasses.replace(
+          run.distill, teacher=at(run.distill.teacher)))
 
 
 def _validations(job: Job) -> list[tuple[int, float]]:
@@ -173,14 +178,14 @@ def _best_lr(tried: list[Job]) -> float:
   return min(losses, key=lambda lr: np.mean(losses[lr]))
 
 
-def _test(job: Job, samples: int) -> dict[str, Any]:
+def _test(job: Job, study: config_lib.Study) -> dict[str, Any]:
   """Scores of the best checkpoint on the test split, and what it generates."""
   trained = trained_lib.open(job.workdir)
   data, texts = trained.data()
   scores = trained.score(data, "test")
   write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  pairs = [_prompt(texts["test"][i]) for i in fit[:samples]]
+  pairs = [_prompt(texts["test"][i]) for i in fit[:study.samples]]
   prompts = [prompt for prompt, _ in pairs]
   lines = workdir_lib.add_samples(
       job.workdir, prompts, trained.complete(prompts, _ANSWER),
@@ -188,7 +193,9 @@ def _test(job: Job, samples: int) -> dict[str, Any]:
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
           "validation_loss": min(l for _, l in _validations(job)),
           "validations": _validations(job), "still_improving": _improving(job),
-          "samples": lines, "scores": scores, **_cost(job)}
+          "samples": lines, "scores": scores, **_cost(job),
+          **({"accounts": accounts.of(job.run, job.workdir, trained, study.remembered)}
+             if study.accounts else {})}
 
 
 def _prompt(document: documents.Document) -> tuple[str, str]:

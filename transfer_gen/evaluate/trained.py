@@ -13,8 +13,10 @@ from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.evaluate import evaluate
+from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.train import adapters
 from transfer_gen.train import objectives
 from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import workdir as workdir_lib
@@ -42,7 +44,9 @@ class Trained:
   def data(self) -> tuple[pipeline.Prepared, dict[str, list[documents.Document]]]:
     """Its data as it was trained on, tokenised, and the texts."""
     texts, facts = documents.load(self.run.data)
-    return pipeline.prepare(self.run.data, texts, self.tokenizer, facts), texts
+    encoder = self.run.model if registry.encodes(self.run.model) else None
+    return pipeline.prepare(
+        self.run.data, texts, self.tokenizer, facts, encoder), texts
 
   def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
     """Loss on a split, document by document.
@@ -70,11 +74,40 @@ class Trained:
     Raises:
       errors.UserError: If a prompt cannot be encoded or is too long.
     """
-    tokens = pipeline.encode_prompts(prompts, self.tokenizer, self.run.data)
     answers = sampling.generate(
-        self.model, self.params, tokens, num_tokens=num_tokens,
-        eos=tokenizers.resolve_roles(self.tokenizer)[0]["eos"], key=jax.random.key(seed), **sampled)
+        self.model, self.params, num_tokens=num_tokens, key=jax.random.key(seed),
+        **self._read(prompts), **sampled)
     return [self.tokenizer.decode(answer) for answer in answers]
+
+  def search(
+      self, prompts: list[str], num_tokens: int, beams: int,
+      length_penalty: float = 1.0,
+  ) -> list[list[str]]:
+    """The same by beam search: up to `beams` texts a prompt, the best first.
+
+    Args:
+      prompts: Texts.
+      num_tokens: Most tokens of an answer.
+      beams: See `beam.search`, as for `length_penalty`.
+      length_penalty: How lengths weigh.
+
+    Raises:
+      errors.UserError: If a prompt cannot be encoded or is too long.
+    """
+    found = beam.search(
+        self.model, self.params, beams=beams, num_tokens=num_tokens,
+        length_penalty=length_penalty, **self._read(prompts))
+    return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
+
+  def _read(self, prompts):
+    """Texts as the model reads them, and what ends its answers."""
+    model, eos = self.run.model, tokenizers.resolve_roles(self.tokenizer)[0].get("eos")
+    if not registry.encodes(model):
+      return {"eos": eos, "prompts": pipeline.encode_prompts(
+          prompts, self.tokenizer, self.run.data)}
+    sources, begun = pipeline.encode_sources(
+        prompts, self.tokenizer, self.run.data, model)
+    return {"eos": eos, "prompts": begun, "sources": sources}
 
 
 def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable=redefined-builtin
@@ -90,6 +123,7 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable
   run = workdir_lib.read_run(workdir)
   stored = checkpoint.find(workdir, step)
   return Trained(
-      run=run, step=stored.step, model=registry.build(run.model),
+      run=run, step=stored.step,
+      model=adapters.wrap(registry.build(run.model), run.adapters),
       params=dict(stored.read(list(stored.specs))),
       tokenizer=tokenizers.load(epath.Path(workdir) / setup_lib.TOKENIZER))

@@ -1,7 +1,8 @@
 """Continues prompts: greedily, or drawn with temperature, top-k and top-p.
 
-Axes: B rows, P prompt, padded; N new tokens, rounded up; V vocabulary. The whole
-of it, prompt and loop, is one compiled program for each (B, P, N).
+Axes: B rows, P prompt, padded; S source, padded; N new tokens, rounded up; V
+vocabulary. The whole of it, prompt and loop, is one compiled program for each (B, P,
+N), and S behind an encoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,42 +16,43 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen import errors
-from transfer_gen import tree
+from transfer_gen.generate import start
 from transfer_gen.models import registry
-
-_SHORTEST = 16  # Prompts and continuations are padded to a power of 2 from here on.
 
 
 def generate(
     module: nn.Module,
     params: Mapping[str, Any],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | None = None,
     *,
     num_tokens: int,
+    sources: Sequence[Sequence[int]] | None = None,
     eos: int | None = None,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
     key: jax.Array | None = None,
 ) -> list[list[int]]:
-  """Continues each prompt.
+  """Continues each prompt; behind an encoder, what answers a source.
 
   Compiled once for a number of prompts and powers of two that hold the longest
-  prompt and `num_tokens`; no other argument's value compiles anything.
+  prompt, the longest source and `num_tokens`; no other argument's value compiles
+  anything.
 
   Args:
     module: A model of `registry.build`.
     params: Its params, flat by name or nested.
-    prompts: Tokens, at least one each.
+    prompts: Tokens, at least one each. None: the model's `start_token`, behind
+      sources.
     num_tokens: Most tokens that are added.
+    sources: Tokens of what is read first, at least one each; with an encoder alone.
     eos: The token that ends a text. None: none does.
     temperature: Logits are divided by it; 0: the most likely token, always.
     top_k: Draws among the k most likely tokens only. 0: all.
     top_p: Draws among the fewest most likely tokens whose probability reaches p
       (Holtzman et al., 2020). 1: all. With `top_k`: among those k.
-    key: Decides what is drawn. A row's draws depend on it, on the row's prompt and
-      on how often that prompt came before, not on the other prompts.
+    key: Decides what is drawn. A row's draws depend on it, on the row's source and
+      prompt and on how often they came before, not on the other rows.
 
   Returns:
     The new tokens of each prompt, without eos.
@@ -59,22 +61,23 @@ def generate(
     errors.UserError: If an argument is out of its range or the texts get longer
       than the model can read.
   """
-  _check(module, prompts, num_tokens, temperature, top_k, top_p)
+  prompts = start.prompts_of(module, prompts, sources)
+  _check(module, prompts, sources, num_tokens, temperature, top_k, top_p)
   if not prompts:
     return []
-  nested = params if "params" not in params else params["params"]
-  if any("/" in name for name in nested):
-    nested = tree.unflatten(nested)
-  inputs, counts = _pad(prompts)
+  inputs, counts = start.pad(prompts)
   limits = {
       "num_tokens": np.int32(num_tokens),
       "eos": np.int32(-1 if eos is None else eos),
       "temperature": np.float32(temperature), "top_k": np.int32(top_k),
       "top_p": np.float32(top_p)}
+  texts = prompts if sources is None else [
+      [*source, *prompt] for source, prompt in zip(sources, prompts)]
   new = _run(
-      module, _power(num_tokens), nested, inputs, counts, limits,
-      _row_keys(jax.random.key(0) if key is None else key, prompts))
-  return [_until(row[:num_tokens], eos) for row in np.asarray(new).tolist()]
+      module, start.power(num_tokens), start.nested(params), inputs, counts, limits,
+      _row_keys(jax.random.key(0) if key is None else key, texts),
+      None if sources is None else start.pad(sources, registry.longest(module)))
+  return [start.until(row[:num_tokens], eos) for row in np.asarray(new).tolist()]
 
 
 def draw(
@@ -122,10 +125,9 @@ def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(module, size, params, inputs, counts, limits, keys):
+def _run(module, size, params, inputs, counts, limits, keys, sources=None):
   """Returns i32[B, size]; columns from num_tokens on and after eos are 0."""
-  batch, length = inputs.shape
-  extend = functools.partial(module.apply, {"params": params}, method="extend")
+  batch = inputs.shape[0]
 
   def choose(logits, step, done):
     token = draw(
@@ -145,8 +147,7 @@ def _run(module, size, params, inputs, counts, limits, keys):
     tokens = lax.dynamic_update_slice(tokens, token[:, None], (0, step))
     return step + 1, token, done, tokens, jax.tree.map(jnp.squeeze, cache)
 
-  cache = module.apply({}, batch, length + size, method="init_cache")
-  logits, cache = extend(inputs, counts, cache)
+  logits, cache, extend = start.first(module, params, (inputs, counts), sources, size)
   token, done = choose(logits, 0, jnp.zeros((batch,), bool))
   tokens = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(token)
   # XLA's CPU backend drops axes of size 1 from products; where the loop carries them,
@@ -156,41 +157,14 @@ def _run(module, size, params, inputs, counts, limits, keys):
   return lax.while_loop(more, body, state)[3]
 
 
-def _check(module, prompts, num_tokens, temperature, top_k, top_p):
-  wrong = [
-      text for bad, text in (
+def _check(module, prompts, sources, num_tokens, temperature, top_k, top_p):
+  start.raise_if([
+      *(text for bad, text in (
           (num_tokens < 1, f"num_tokens is {num_tokens}, must be at least 1"),
           (not temperature >= 0, f"temperature is {temperature}, must be >= 0"),
           (top_k < 0, f"top_k is {top_k}, must be >= 0 (0: no limit)"),
-          (not 0 < top_p <= 1, f"top_p is {top_p}, must be in (0, 1]"))
-      if bad]
-  wrong += [f"prompt {i} is empty; it needs a token, such as bos"
-            for i, prompt in enumerate(prompts) if not prompt]
-  wrong += [f"prompt {i} has token {max(prompt)}, the model knows 0 to"
-            f" {module.config.vocab_size - 1}"
-            for i, prompt in enumerate(prompts)
-            if prompt and not 0 <= min(prompt) <= max(prompt) < module.config.vocab_size]
-  longest = registry.longest(module)
-  wrong += [f"prompt {i} has {len(prompt)} tokens and grows by {num_tokens}; the"
-            f" model reads at most {longest}. Shorten the prompt or num_tokens"
-            for i, prompt in enumerate(prompts)
-            if longest is not None and len(prompt) + num_tokens > longest]
-  if wrong:
-    raise errors.UserError("Cannot generate:\n  " + "\n  ".join(wrong))
-
-
-def _pad(prompts):
-  """Tokens i32[B, P], padded on the right with 0, and counts i32[B]."""
-  counts = np.array([len(prompt) for prompt in prompts], np.int32)
-  inputs = np.zeros((len(prompts), _power(counts.max())), np.int32)
-  for row, prompt in zip(inputs, prompts):
-    row[:len(prompt)] = prompt
-  return inputs, counts
-
-
-def _power(size):
-  """The smallest power of two that holds `size`, and at least `_SHORTEST`."""
-  return max(_SHORTEST, 1 << (int(size) - 1).bit_length())
+          (not 0 < top_p <= 1, f"top_p is {top_p}, must be in (0, 1]")) if bad),
+      *start.misfits(module, prompts, sources, num_tokens)])
 
 
 def _row_keys(key, prompts):
@@ -204,7 +178,3 @@ def _row_keys(key, prompts):
   fold = jax.vmap(lambda key, salt: jax.random.fold_in(
       jax.random.fold_in(key, salt[0]), salt[1]), (None, 0))
   return fold(key, np.array(salts, np.uint32))
-
-
-def _until(tokens, eos):
-  return tokens[:tokens.index(eos)] if eos in tokens else tokens

@@ -21,6 +21,8 @@ Cache = dict[str, Any]
 class Attention(nn.Module):
   """Multi-head attention, with grouped queries (Ainslie et al., 2023).
 
+  Attention to oneself is a call; that to another text is `read` once, then `look`.
+
   Attributes:
     config: Of the model.
     window: Of the layer, as far as its rotary base depends on it; what it sees is
@@ -32,44 +34,52 @@ class Attention(nn.Module):
   config: config_lib.Decoder
   window: int = 0
 
-  @nn.compact
+  def setup(self):
+    config = self.config
+    head_dim = config.head_dim or config.width // config.num_heads
+    kv_heads = config.num_kv_heads or config.num_heads
+    dtype = layers.computation_dtype(config.dtype)
+
+    def projection(name, heads, axis, *reads):
+      return layers.Dense(
+          (heads, head_dim), axes=("embed", axis, "kv"), reads=("embed", *reads),
+          kernel_init=config.init, bias=biased(config, name), dtype=dtype)
+
+    # Scores contract kv of query and key; by convention the query reads it, in the
+    # last leaf that can say so.
+    reads = () if config.query_norm else ("kv",)
+    self.query = projection("query", config.num_heads, "heads", *reads)
+    self.key = projection("key", kv_heads, "kv_heads")
+    self.value = projection("value", kv_heads, "kv_heads")
+    if config.query_norm:
+      self.query_norm = norm(config, axis="kv", reads=("kv",))
+      self.key_norm = norm(config, axis="kv")
+    self.out = layers.Dense(
+        (config.width,), axes=("heads", "kv", "embed"), reads=("heads", "kv"),
+        kernel_init=config.init, bias=biased(config, "out"), dtype=dtype)
+
   def __call__(
       self, x: jax.Array, positions: jax.Array, mask: jax.Array,
-      slot: tuple[Cache, jax.Array] | None
+      slot: tuple[Cache, jax.Array] | None, bias: jax.Array | None = None
   ) -> tuple[jax.Array, Cache | None]:
     """Mixes each position with those that the mask shows it.
 
     Args:
       x: dtype[B, T, D].
       positions: i32[B or 1, T].
-      mask: bool[B or 1, T, S], True where T may see S.
+      mask: bool[B or 1, T or 1, S], True where T may see S.
       slot: Key and value dtype[B, G, S, K] read before, and i32[], where those of x
         are written; None: there are none, and S is T.
+      bias: See `attend`.
 
     Returns:
       dtype[B, T, D], and key and value with those of x.
     """
-    config = self.config
-    head_dim = config.head_dim or config.width // config.num_heads
-    kv_heads = config.num_kv_heads or config.num_heads
-
-    def project(name, heads, axis, *reads):
-      return layers.Dense(
-          (heads, head_dim), axes=("embed", axis, "kv"), reads=("embed", *reads),
-          kernel_init=config.init, bias=biased(config, name), dtype=x.dtype,
-          name=name)(x)
-
-    # Scores contract kv of query and key; by convention the query reads it, in the
-    # last leaf that can say so.
-    reads = () if config.query_norm else ("kv",)
-    query = project("query", config.num_heads, "heads", *reads)
-    key = project("key", kv_heads, "kv_heads")
-    value = project("value", kv_heads, "kv_heads").swapaxes(1, 2)
-    if config.query_norm:
-      query = norm(config, axis="kv", reads=("kv",), name="query_norm")(query)
-      key = norm(config, axis="kv", name="key_norm")(key)
-    if config.position == "rotary":
-      turning = positions_lib.turning(config, self.window)
+    query, key, value = self.query(x), self.key(x), self.value(x).swapaxes(1, 2)
+    if self.config.query_norm:
+      query, key = self.query_norm(query), self.key_norm(key)
+    if self.config.position == "rotary":
+      turning = positions_lib.turning(self.config, self.window)
       query, key = (positions_lib.rotate(y, positions, *turning) for y in (query, key))
     key = key.swapaxes(1, 2)  # [B, G, T, K], like value.
     kept = None
@@ -77,18 +87,37 @@ class Attention(nn.Module):
       kept = {name: lax.dynamic_update_slice(slot[0][name], new, (0, 0, slot[1], 0))
               for name, new in (("key", key), ("value", value))}
       key, value = kept["key"], kept["value"]
-    mixed = attend(
-        query, key, value, mask, config.attention_scale or head_dim ** -0.5,
-        config.attention_softcap)
-    return layers.Dense(
-        (config.width,), axes=("heads", "kv", "embed"), reads=("heads", "kv"),
-        kernel_init=config.init, bias=biased(config, "out"), dtype=x.dtype,
-        name="out")(mixed), kept
+    return self._mixed(query, key, value, mask, bias), kept
+
+  def read(self, source: jax.Array) -> Cache:
+    """Key and value dtype[B, G, S, K] of another text, dtype[B, S, D]."""
+    key, value = self.key(source), self.value(source)
+    if self.config.query_norm:
+      key = self.key_norm(key)
+    return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
+
+  def look(self, x: jax.Array, source: Cache, mask: jax.Array) -> jax.Array:
+    """Mixes each position with those of another text; none turns, however far it is.
+
+    Args:
+      x: dtype[B, T, D].
+      source: What `read` gave.
+      mask: bool[B or 1, T or 1, S], True where T may see S.
+    """
+    query = self.query(x)
+    if self.config.query_norm:
+      query = self.query_norm(query)
+    return self._mixed(query, source["key"], source["value"], mask, None)
+
+  def _mixed(self, query, key, value, mask, bias):
+    scale = self.config.attention_scale or query.shape[-1] ** -0.5
+    return self.out(attend(
+        query, key, value, mask, scale, self.config.attention_softcap, bias))
 
 
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, scale: float,
-    softcap: float = 0.0
+    softcap: float = 0.0, bias: jax.Array | None = None
 ) -> jax.Array:
   """Softmax attention.
 
@@ -96,9 +125,10 @@ def attend(
     query: dtype[B, T, H, K].
     key: dtype[B, G, S, K], G a divisor of H: H / G queries share a key.
     value: Like key.
-    mask: bool[B or 1, T, S], True where T may see S.
+    mask: bool[B or 1, T or 1, S], True where T may see S.
     scale: Factor on the scores.
     softcap: Scores stay within it, see `capped`. 0: they are free.
+    bias: f32[B or 1, H, T, S], added to the scores, such as for their distance.
 
   Returns:
     dtype[B, T, H, K]. The softmax is float32.
@@ -113,6 +143,8 @@ def attend(
   scores = jnp.einsum(*terms, key, preferred_element_type=jnp.float32)
   scores = scores.reshape(*query.shape[:4], -1)  # [B, G, R, T, S]
   scores = capped(scores, softcap)
+  if bias is not None:
+    scores += bias.reshape(bias.shape[0], *query.shape[1:4], -1)
   # A finite floor: a row with nothing to attend to must not become NaN.
   weights = nn.softmax(jnp.where(mask[:, None, None], scores, -1e9))
   mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value)

@@ -9,7 +9,7 @@ of the others are units. Axes: B batch, T position, U hidden width, G gates.
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -19,6 +19,24 @@ Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
 _Advance = Callable[[Carry, jax.Array, jax.Array], tuple[Carry, Any]]
 _Gates = tuple[jax.Array, ...]
 _Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
+
+
+class LowRank(NamedTuple):
+  """A recurrent kernel W + A B whose parts learn each by themselves.
+
+  No gradient of W's size is formed unless W learns.
+
+  Attributes:
+    whole: W, dtype[U, G, U].
+    a: dtype[U, R].
+    b: dtype[R, G, U].
+  """
+  whole: jax.Array
+  a: jax.Array
+  b: jax.Array
+
+
+Kernel = jax.Array | LowRank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +166,7 @@ KINDS = {cell: kind(cell) for cell in ("rnn", "gru", "lstm")}
 
 
 def unroll(
-    kind: Kind, carry: Carry, a: jax.Array, kernel: jax.Array,
+    kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
     bias: jax.Array | None,
 ) -> jax.Array:
   """Reads whole sequences.
@@ -157,7 +175,7 @@ def unroll(
     kind: The cell.
     carry: The state before the first step.
     a: dtype[T, B, G, U], the inputs' share of all steps.
-    kernel: dtype[U, G, U].
+    kernel: dtype[U, G, U], or of low rank beside it.
     bias: dtype[G, U], added to the product with the state, or None.
 
   Returns:
@@ -169,7 +187,7 @@ def unroll(
 
 
 def read(
-    kind: Kind, carry: Carry, a: jax.Array, kernel: jax.Array,
+    kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
     bias: jax.Array | None, valid: jax.Array,
 ) -> tuple[Carry, jax.Array]:
   """`unroll` from bool[T, B] valid steps; the carry stands still at the others.
@@ -177,9 +195,14 @@ def read(
   Returns:
     The carry at the end, and h dtype[T, B, U].
   """
+  whole, *low = kernel if isinstance(kernel, LowRank) else (kernel,)
+
   def share(h, gates):
-    part = kernel[:, gates]
-    r = (h @ part.reshape(part.shape[0], -1)).reshape(-1, *part.shape[1:])
+    part = whole[:, gates]
+    r = h @ part.reshape(part.shape[0], -1)
+    if low:
+      r += (h @ low[0]) @ low[1][:, gates].reshape(low[1].shape[0], -1)
+    r = r.reshape(-1, *part.shape[1:])
     if bias is not None:
       r += bias[None, gates]
     return r.swapaxes(0, 1)
@@ -209,7 +232,7 @@ def _unroll(kind, carry, a, kernel, bias):
 
 
 def _forward(kind, carry, a, kernel, bias):
-  turned = kernel.reshape(kernel.shape[0], -1).T  # [G * U, U]
+  turned = _flat(kernel).T  # [G * U, U]
   units_first = lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
 
   def step(carry, a):
@@ -227,7 +250,7 @@ def _forward(kind, carry, a, kernel, bias):
 
 def _backward(kind, saved, d_out):
   carry, h, kept, kernel, bias = saved
-  flat = kernel.reshape(kernel.shape[0], -1)  # [U, G * U]
+  flat = _flat(kernel)
 
   def step(d_carry, inputs):
     d_h, kept = inputs
@@ -242,10 +265,27 @@ def _backward(kind, saved, d_out):
   # [T, B, G * U] each, or None.
   d_r, d_a = jax.tree.map(lambda d: d.swapaxes(1, 2), gathered)
   before = jnp.concatenate((carry[0][None], h[:-1]))
-  d_kernel = before.reshape(-1, before.shape[-1]).T @ d_r.reshape(-1, d_r.shape[-1])
+  d_kernel = _pull_kernel(
+      kernel, before.reshape(-1, before.shape[-1]), d_r.reshape(-1, d_r.shape[-1]))
   d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
-  d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], *kernel.shape[1:])
-  return tuple(d.T for d in d_carry), d_a, d_kernel.reshape(kernel.shape), d_bias
+  d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], -1, before.shape[-1])
+  return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias
+
+
+def _flat(kernel):
+  """The kernel that acts, dtype[U, G * U]."""
+  if not isinstance(kernel, LowRank):
+    return kernel.reshape(kernel.shape[0], -1)
+  return _flat(kernel.whole) + kernel.a @ _flat(kernel.b)
+
+
+def _pull_kernel(kernel, h, d_r):
+  """Gradients of a kernel from dtype[N, U] that it read and dtype[N, G * U]."""
+  if not isinstance(kernel, LowRank):
+    return (h.T @ d_r).reshape(kernel.shape)
+  d_a = h.T @ (d_r @ _flat(kernel.b).T)
+  d_b = ((h @ kernel.a).T @ d_r).reshape(kernel.b.shape)
+  return LowRank(_pull_kernel(kernel.whole, h, d_r), d_a, d_b)
 
 
 _unroll.defvjp(_forward, _backward)

@@ -19,15 +19,16 @@ _EXACT = functools.partial(nn.gelu, approximate=False)
 ACTIVATIONS = {
     "gelu": nn.gelu, "gelu_exact": _EXACT, "relu": nn.relu, "silu": nn.silu}
 GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer, 2020.
+MARKS = ("none", "eos", "both")  # What stands around a source.
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
-_POSITIONS = {"learned": 0, "sinusoidal": 0, "rotary": 0}
+_POSITIONS = {"learned": 0, "sinusoidal": 0, "rotary": 0, "relative": 0}
 _ORDERS = {"pre": 0, "post": 0, "both": 0}
 _BLOCKS = {"serial": 0, "parallel": 0, "parallel_one_norm": 0}
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
 
 def check(config: config_lib.Decoder) -> None:
-  """Finds what no decoder can be built from.
+  """Finds what no decoder, or encoder and decoder, can be built from.
 
   Raises:
     errors.UserError: One message: which field, its value, what it must be.
@@ -67,6 +68,13 @@ def check(config: config_lib.Decoder) -> None:
       f"'serial' where norm_order is {config.norm_order!r}")
   if config.position == "rotary":
     _check_rotary(config)
+  if config.position == "relative":
+    _require(config.relative_buckets >= 4 and config.relative_buckets % 2 == 0, config,
+             "relative_buckets", "even, at least 4")
+    _require(config.relative_distance > config.relative_buckets // 2, config,
+             "relative_distance", "above half of relative_buckets")
+  if isinstance(config, config_lib.EncoderDecoder):
+    _check_sides(config)
 
 
 def constants(config: config_lib.Decoder) -> dict[str, Any]:
@@ -85,6 +93,9 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
       "undivided": undivided + ["kv"] * bool(config.query_norm and config.norm_offset)}
   if config.position == "sinusoidal":
     found["sinusoid_width"] = config.sinusoid_width or config.width
+    found["sinusoid_halves"] = config.sinusoid_halves
+  if config.position == "relative":
+    found["relative_distance"] = config.relative_distance
   if config.position == "rotary":
     found |= {
         "rotary_dim": config.rotary_dim or head_dim,
@@ -94,8 +105,9 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
             "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
   return found | {name: getattr(config, name) for name in (
       "position", "position_offset", "norm", "norm_order", "norm_epsilon",
-      "norm_offset", "final_norm", "query_norm", "block", "activation", "embed_scale",
-      "logit_scale", "logit_softcap", "attention_softcap", "rotary_base")}
+      "norm_offset", "final_norm", "query_norm", "embed_norm", "block", "activation",
+      "embed_scale", "logit_scale", "logit_softcap", "attention_softcap",
+      "rotary_base")}
 
 
 def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
@@ -108,6 +120,9 @@ def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
   biased -= {"gate"} if config.activation not in GATES else set()
   biased -= {"norm"} if config.norm == "rms" else set()
   windows = tuple(window(config, i) for i in range(config.num_layers))
+  sides = {}
+  if isinstance(config, config_lib.EncoderDecoder):
+    sides["encoder_layers"] = num_layers(config, "encoder")
   return dataclasses.replace(
       config, head_dim=head_dim, num_kv_heads=config.num_kv_heads or config.num_heads,
       mlp_width=config.mlp_width or 4 * config.width,
@@ -118,12 +133,35 @@ def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
       position_offset=config.position_offset if config.position == "learned" else 0,
       sinusoid_width=(config.sinusoid_width or config.width
                       if config.position == "sinusoidal" else 0),
-      **_explicit_rotary(config, head_dim))
+      **sides, **_idle(config), **_explicit_rotary(config, head_dim))
+
+
+def num_layers(config: config_lib.Decoder, side: str) -> int:
+  """How many blocks a side has, see `transformer.Stack`."""
+  if side == "encoder":
+    return config.encoder_layers or config.num_layers
+  return config.num_layers
 
 
 def window(config: config_lib.Decoder, layer: int) -> int:
   """How many tokens a layer sees; 0: all."""
   return config.windows[layer % len(config.windows)] if config.windows else 0
+
+
+def _check_sides(config):
+  for field in ("encoder_layers", "source_vocab_size"):
+    _require(getattr(config, field) >= 0, config, field, "positive, or 0 for its habit")
+  _require(config.block == "serial", config, "block", "'serial' with an encoder")
+  _require(not any(config.windows), config, "windows", "() with an encoder")
+  layers.choose("source_marks", config.source_marks, dict.fromkeys(MARKS))
+
+
+def _idle(config):
+  """Fields that have no effect with these positions, as by habit."""
+  names = {"sinusoid_halves": "sinusoidal", "relative_buckets": "relative",
+           "relative_distance": "relative"}
+  return {field.name: field.default for field in dataclasses.fields(config)
+          if names.get(field.name, config.position) != config.position}
 
 
 def _check_rotary(config):

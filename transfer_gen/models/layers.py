@@ -143,7 +143,8 @@ class Embed(nn.Module):
   Attributes:
     size: Number of rows.
     features: D.
-    axis: What a row stands for: `vocab` or `position`.
+    axis: What a row stands for: `vocab`, `position` or `buckets`.
+    feature_axis: What a column does.
     dtype: Of the computation.
 
   Params: embedding f32[size, D], normal with standard deviation 0.02, cut at twice
@@ -152,12 +153,13 @@ class Embed(nn.Module):
   size: int
   features: int
   axis: str = "vocab"
+  feature_axis: str = "embed"
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
+    init = nn.initializers.truncated_normal(TABLE_STDDEV)
     self.embedding = self.param(
-        "embedding",
-        boxed(nn.initializers.truncated_normal(TABLE_STDDEV), self.axis, "embed"),
+        "embedding", boxed(init, self.axis, self.feature_axis),
         (self.size, self.features))
 
   def __call__(self, index: jax.Array) -> jax.Array:
@@ -170,6 +172,25 @@ class Embed(nn.Module):
     y = lax.dot_general(
         x.reshape(-1, self.features).astype(self.dtype), rows, (((1,), (1,)), ((), ())))
     return y.reshape(*x.shape[:-1], self.size)
+
+
+class Bias(nn.Module):
+  """A bias by itself, where the product before it is another layer's.
+
+  Attributes:
+    size: Of the last dimension.
+    axis: Its name.
+
+  Params: bias f32[size], zero at first.
+  """
+  size: int
+  axis: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """dtype[..., size] to the same."""
+    bias = self.param("bias", boxed(nn.initializers.zeros, self.axis), (self.size,))
+    return x + jnp.expand_dims(bias, tuple(range(x.ndim - 1))).astype(x.dtype)
 
 
 class Norm(nn.Module):

@@ -1,6 +1,6 @@
-"""Where a token stands: rotary features and sinusoids.
+"""Where a token stands: rotary features, sinusoids and buckets of distances.
 
-Axes: B batch, T position, H heads, K head width, D width.
+Axes: B batch, T position, S position that is seen, H heads, K head width, D width.
 """
 
 import math
@@ -56,15 +56,54 @@ def rotate(
   return jnp.concatenate([turned, x[..., 2 * half:]], axis=-1)
 
 
-def sinusoids(positions: jax.Array, width: int) -> jax.Array:
+def sinusoids(positions: jax.Array, width: int, halves: bool = False) -> jax.Array:
   """Fixed positions (Vaswani et al., 2017, section 3.5): i32[B, T] to f32[B, T, D].
 
-  Feature 2 i is sin(p / 10000 ** (2 i / D)), feature 2 i + 1 the cosine of the same.
+  Feature 2 i is sin(p / 10000 ** (2 i / D)), feature 2 i + 1 the cosine of the same;
+  with `halves` the sines come first, in this order, and then the cosines.
   """
   waves = np.float32(10000) ** (-np.arange(0, width, 2, dtype=np.float32) / width)
   angles = positions[..., None].astype(jnp.float32) * waves[None, None]
+  if halves:
+    cosines = jnp.cos(angles[..., :width // 2])
+    return jnp.concatenate((jnp.sin(angles), cosines), axis=-1)
   both = jnp.stack((jnp.sin(angles), jnp.cos(angles)), axis=-1)
   return both.reshape(*positions.shape, -1)[..., :width]
+
+
+def buckets(
+    config: config_lib.Decoder, positions: jax.Array, seen: jax.Array, both_ways: bool
+) -> jax.Array:
+  """Buckets of distances (Raffel et al., 2020, section 2.1).
+
+  Half of the buckets hold a distance each, the others ever more, up to
+  `relative_distance`, by their logarithm.
+
+  Args:
+    config: Of the model.
+    positions: i32[B or 1, T].
+    seen: i32[B or 1, S].
+    both_ways: Whether half of the buckets are for what comes later. Else all of that
+      is in the first one, with the position itself.
+
+  Returns:
+    i32[B or 1, T, S], in [0, relative_buckets).
+  """
+  ahead = seen[:, None] - positions[..., None]
+  count = config.relative_buckets // (1 + both_ways)
+  distance = jnp.abs(ahead) if both_ways else jnp.maximum(-ahead, 0)
+  starts = jnp.array(_bucket_starts(count, config.relative_distance))
+  index = (distance[..., None] >= starts[None, None, None]).sum(-1, dtype=jnp.int32)
+  return index + count * (ahead > 0).astype(jnp.int32) if both_ways else index
+
+
+def _bucket_starts(count: int, distance: int) -> np.ndarray:
+  """The shortest distance in each bucket after the first, i32[count - 1]."""
+  exact = count // 2
+  share = np.arange(1, count - exact) / (count - exact)
+  # Exact powers must not be rounded up.
+  wide = np.ceil(exact * (distance / exact) ** share - 1e-6)
+  return np.concatenate((np.arange(1, exact + 1), wide)).astype(np.int32)
 
 
 def _unscaled(base: float, size: int) -> np.ndarray:

@@ -131,13 +131,16 @@ class Recurrent(nn.Module):
     return self._logits(
         {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
 
-  def encode(self, sources: jax.Array, source_counts: jax.Array) -> Cache:
+  def encode(
+      self, sources: jax.Array, source_counts: jax.Array, length: int) -> Cache:
     """The cache for `extend` after a source: the beginning of its answer.
 
     Args:
       sources: i32[B, S], padded on the right.
       source_counts: i32[B], in [0, S]: how many of a row's are no padding.
+      length: Of all inputs to come; a state has one size for any.
     """
+    del length
     carries = self._encoded(sources, source_counts, train=False)
     return {"position": jnp.zeros(sources.shape[:1], jnp.int32),
             **{block.name: carry for block, carry in zip(self.blocks, carries)}}

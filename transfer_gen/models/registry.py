@@ -12,15 +12,18 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import decoder_config
+from transfer_gen.models import encoder_decoder
 from transfer_gen.models import recurrent
 from transfer_gen.models import transformer
 
 _MODULES = {
     config_lib.Decoder: transformer.Decoder,
+    config_lib.EncoderDecoder: encoder_decoder.EncoderDecoder,
     config_lib.Recurrent: recurrent.Recurrent,
 }
 _CONSTANTS = {
     config_lib.Decoder: decoder_config.constants,
+    config_lib.EncoderDecoder: decoder_config.constants,
     config_lib.Recurrent: recurrent.constants,
 }
 
@@ -51,22 +54,33 @@ def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, An
 def specs(module: nn.Module) -> dict[str, tree.Spec]:
   """Specs of a model's params, by name. Computes nothing and touches no device.
 
+  Args:
+    module: Of `build`; or one with adapters, which says what they add.
+
   Raises:
-    errors.UserError: If the model's config does not make sense.
+    errors.UserError: If the model's config does not make sense, or its adapters' not.
   """
+  if hasattr(module, "added"):
+    found = specs(module.module)
+    return _in_order(found | module.added(found))
   config = module.config
-  if not isinstance(config, config_lib.Decoder) or config.num_layers <= 2:
+  depth = _depth(config)
+  small = {field: min(count, 2) for field, (_, count) in depth.items()}
+  if all(small[field] == count for field, (_, count) in depth.items()):
     return tree.specs(jax.eval_shape(lambda: _init(module, jax.random.key(0))))
   # Layers before the last are alike: two are traced, however deep the model is.
-  last, found = config.num_layers - 1, {}
-  for name, spec in specs(build(dataclasses.replace(config, num_layers=2))).items():
-    layer, _, rest = name.partition("/")
-    if layer in ("layer_0", "layer_1"):
-      numbers = range(last) if layer == "layer_0" else (last,)
-      found |= {f"layer_{i}/{rest}": spec for i in numbers}
-    else:
-      found[name] = spec
-  return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+  found = {}
+  for name, spec in specs(build(dataclasses.replace(config, **small))).items():
+    names = [name]
+    for prefix, count in depth.values():
+      first, last = f"{prefix}layer_0/", f"{prefix}layer_1/"
+      if name.startswith(first) and count > 2:
+        rest = name.removeprefix(first)
+        names = [f"{prefix}layer_{i}/{rest}" for i in range(count - 1)]
+      elif name.startswith(last):
+        names = [f"{prefix}layer_{count - 1}/{name.removeprefix(last)}"]
+    found |= dict.fromkeys(names, spec)
+  return _in_order(found)
 
 
 def fresh(
@@ -105,7 +119,31 @@ def longest(module: nn.Module) -> int | None:
   return config.max_length if learned else None
 
 
+def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
+  """Whether a model reads a source first.
+
+  Then it is called with `sources`, and has `encode` in place of `init_cache`.
+  """
+  return isinstance(config, config_lib.EncoderDecoder) or (
+      isinstance(config, config_lib.Recurrent) and config.encoder)
+
+
+def _depth(config):
+  """Fields that count layers which are alike: what stands before, and how many."""
+  if isinstance(config, config_lib.EncoderDecoder):
+    return {"num_layers": ("decoder/", config.num_layers),
+            "encoder_layers": ("encoder/", config.encoder_layers or config.num_layers)}
+  if isinstance(config, config_lib.Decoder):
+    return {"num_layers": ("", config.num_layers)}
+  return {}
+
+
+def _in_order(specs):
+  """In the order of a pytree."""
+  return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
+
+
 def _init(module, key):
   tokens = jnp.zeros((1, 1), jnp.int32)
-  encodes = getattr(module.config, "encoder", False)
-  return module.init(key, tokens, **({"sources": tokens} if encodes else {}))["params"]
+  sources = {"sources": tokens} if encodes(module.config) else {}
+  return module.init(key, tokens, **sources)["params"]

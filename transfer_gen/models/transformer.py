@@ -1,4 +1,4 @@
-"""A decoder-only Transformer (Vaswani et al., 2017), for training and generation.
+"""A stack of blocks, and the decoder-only Transformer (Vaswani et al., 2017).
 
 Axes: B batch, T position, S cached position, D width, H query heads, G key and
 value heads, K head width, F hidden width, V vocabulary.
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.models import attention
+from transfer_gen.models import blocks
 from transfer_gen.models import decoder_config
 from transfer_gen.models import layers
 from transfer_gen.models import positions as positions_lib
@@ -25,31 +26,16 @@ class Decoder(nn.Module):
   Attributes:
     config: `vocab_size` must be set.
 
-  Params: embed, position (if learned), layer_0 ..., final_norm (where norms come
-  first; else the last block ends with one), head (if not tied).
+  Params: embed, those of a `Stack`, head.
   """
   config: config_lib.Decoder
 
   def setup(self):
-    config = self.config
-    decoder_config.check(config)
-    dtype = layers.computation_dtype(config.dtype)
-    self.embed = layers.Embed(config.vocab_size, config.width, dtype=dtype)
-    if config.position == "learned":
-      self.position = layers.Embed(
-          config.max_length + config.position_offset, config.width, axis="position",
-          dtype=dtype)
-    self.embed_dropout = nn.Dropout(config.dropout)
-    self.blocks = [
-        Block(config, last=i == config.num_layers - 1,
-              window=decoder_config.window(config, i), name=f"layer_{i}")
-        for i in range(config.num_layers)]
-    if _has_final_norm(config):
-      self.final_norm = attention.norm(config, _output_reads(config))
-    if not config.tied:
-      self.head = layers.Dense(
-          (config.vocab_size,), axes=("embed", "vocab"), reads=("embed",),
-          kernel_init=config.init, bias=False, dtype=dtype)
+    decoder_config.check(self.config)
+    self.embed = table(self.config, self.config.vocab_size)
+    self.stack = Stack(self.config)
+    nn.share_scope(self, self.stack)
+    self.head = head(self.config)
 
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
     """Reads whole rows.
@@ -65,37 +51,12 @@ class Decoder(nn.Module):
     Raises:
       errors.UserError: If T is above `max_length` of learned positions.
     """
-    check_length(self.config, inputs.shape[1])
-    positions = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
-    mask = positions[:, :, None] >= positions[:, None, :]  # [1, T, T]
-    masks = _masks(self.config, mask, positions, lambda: positions)
-    x = self._embed(inputs, positions, train)
-    for block in self.blocks:
-      x, _ = block(x, positions, masks[block.window], None, train)
-    return self._logits(x)
+    x = self.stack(inputs, self.embed, train)
+    return logits(self.config, self.embed, self.head, x)
 
   def init_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache for `extend`.
-
-    Args:
-      batch: B.
-      length: S, slots: as many as all inputs to come, padding included.
-
-    Returns:
-      position i32[B], how many tokens each row has; used i32[], how many slots
-      are written, the same in all rows; valid bool[B, S], which of them hold a
-      token; and a layer, key and value dtype[B, G, S, K].
-    """
-    config = self.config
-    kv = jnp.zeros(
-        (batch, config.num_kv_heads or config.num_heads, length,
-         config.head_dim or config.width // config.num_heads),
-        layers.computation_dtype(config.dtype))
-    return {
-        "position": jnp.zeros((batch,), jnp.int32),
-        "used": jnp.zeros((), jnp.int32),
-        "valid": jnp.zeros((batch, length), bool),
-        **{f"layer_{i}": {"key": kv, "value": kv} for i in range(config.num_layers)}}
+    """An empty cache for `extend`, see `empty_cache`."""
+    return empty_cache(self.config, batch, length)
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
@@ -110,118 +71,198 @@ class Decoder(nn.Module):
     Returns:
       Logits dtype[B, V] after each row's last token, and the cache that follows.
     """
+    x, kept = self.stack.extend(inputs, counts, cache, self.embed)
+    y = logits(self.config, self.embed, self.head, x)[:, 0]
+    return y, advanced(kept, inputs, counts)
+
+
+class Stack(nn.Module):
+  """Blocks one on another, with what stands before and behind them.
+
+  Attributes:
+    config: Of the model.
+    side: "encoder", "decoder" behind one, or "": alone. An encoder sees what comes
+      later as well.
+
+  Params: embed (an encoder's with a vocabulary of its own), position (if learned),
+  relative (if positions are), embed_norm (if there is one), layer_0 ..., final_norm
+  (where norms come first; else the last block ends with one).
+  """
+  config: config_lib.Decoder
+  side: str = ""
+
+  def setup(self):
+    config, encodes = self.config, self.side == "encoder"
+    if encodes and config.source_vocab_size:
+      self.embed = table(config, config.source_vocab_size)
+    if config.position == "learned":
+      self.position = table(
+          config, config.max_length + config.position_offset, "position")
+    if config.position == "relative":
+      self.relative = layers.Embed(
+          config.relative_buckets, config.num_heads, axis="buckets",
+          feature_axis="heads")
+    if config.embed_norm:
+      self.embed_norm = attention.norm(config)
+    self.embed_dropout = nn.Dropout(config.dropout)
+    count = decoder_config.num_layers(config, self.side)
+    self.blocks = [
+        blocks.Block(
+            config, last=i == count - 1 and not encodes,
+            window=decoder_config.window(config, i), crosses=self.side == "decoder",
+            name=f"layer_{i}")
+        for i in range(count)]
+    if _has_final_norm(config):
+      self.final_norm = attention.norm(
+          config, () if encodes else blocks.output_reads(config))
+
+  def __call__(
+      self, inputs: jax.Array, embed: layers.Embed, train: bool,
+      valid: jax.Array | None = None, source: Cache | None = None) -> jax.Array:
+    """Reads whole rows.
+
+    Args:
+      inputs: i32[B, T].
+      embed: The table that both sides read, where this one has none.
+      train: Whether dropout acts.
+      valid: bool[B, T], an encoder's: which inputs are no padding.
+      source: What a decoder looks at, see `read`.
+
+    Returns:
+      dtype[B, T, D].
+
+    Raises:
+      errors.UserError: If T is above `max_length` of learned positions.
+    """
+    check_length(self.config, inputs.shape[1])
+    positions = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
+    if valid is None:
+      mask = positions[:, :, None] >= positions[:, None, :]  # [1, T, T]
+    else:
+      mask = valid[:, None]  # [B, 1, T]
+    masks = _masks(self.config, mask, positions, lambda: positions)
+    x = self._embedded(inputs, embed, positions, train)
+    bias = self._bias(positions, lambda: positions)
+    for block in self.blocks:
+      x, _ = block(
+          x, positions, masks[block.window], None, train, bias, _of(source, block))
+    return self._finished(x)
+
+  def read(self, source: jax.Array, valid: jax.Array) -> Cache:
+    """What a decoder looks at.
+
+    Args:
+      source: dtype[B, S, D], from the encoder.
+      valid: bool[B, S], which positions are no padding.
+
+    Returns:
+      valid; and a layer, key and value dtype[B, G, S, K].
+    """
+    return {"valid": valid, **{
+        block.name: block.cross_attn.read(source) for block in self.blocks}}
+
+  def extend(
+      self, inputs: jax.Array, counts: jax.Array, cache: Cache, embed: layers.Embed
+  ) -> tuple[jax.Array, Cache]:
+    """As `Decoder.extend`, but dtype[B, 1, D] in place of logits, and a cache that
+    is to be `advanced`."""
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
     positions = cache["position"][:, None] + steps  # [B, T]
     valid = lax.dynamic_update_slice(
         cache["valid"], steps < counts[:, None], (0, cache["used"]))  # [B, S]
     slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None]  # [1, 1, S]
     mask = valid[:, None] & (slots <= (cache["used"] + steps)[:, :, None])  # [B, T, S]
-    masks = _masks(self.config, mask, positions,
-                   lambda: jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1)
+    seen = lambda: jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+    masks = _masks(self.config, mask, positions, seen)
 
-    x = self._embed(inputs, positions, train=False)
+    x = self._embedded(inputs, embed, positions, train=False)
+    bias = self._bias(positions, seen)
     kept = {}
     for block in self.blocks:
       slot = (cache[block.name], cache["used"])
       x, kept[block.name] = block(
-          x, positions, masks[block.window], slot, train=False)
+          x, positions, masks[block.window], slot, False, bias,
+          _of(cache.get("source"), block))
     # Only one position a row is asked for, and the output is the widest product.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
-    return self._logits(x)[:, 0], {
-        "position": cache["position"] + counts,
-        "used": cache["used"] + inputs.shape[1],
-        "valid": valid, **kept}
+    return self._finished(x), {**cache, "valid": valid, **kept}
 
-  def _embed(self, inputs, positions, train):
+  def _embedded(self, inputs, embed, positions, train):
     config = self.config
-    x = self.embed(inputs) * config.embed_scale
+    if self.side == "encoder" and config.source_vocab_size:
+      embed = self.embed
+    x = embed(inputs) * config.embed_scale
     if config.position == "learned":
       x += self.position(
           positions + config.position_offset if config.position_offset else positions)
     elif config.position == "sinusoidal":
       width = config.sinusoid_width or config.width
-      table = positions_lib.sinusoids(positions, width).astype(x.dtype)
-      x += jnp.tile(table, (1, 1, config.width // width))
+      waves = positions_lib.sinusoids(positions, width, config.sinusoid_halves)
+      x += jnp.tile(waves.astype(x.dtype), (1, 1, config.width // width))
+    if config.embed_norm:
+      x = self.embed_norm(x)
     return self.embed_dropout(x, deterministic=not train)
 
-  def _logits(self, x):
-    if _has_final_norm(self.config):
-      x = self.final_norm(x)
-    logits = self.embed.attend(x) if self.config.tied else self.head(x)
-    return attention.capped(logits * self.config.logit_scale, self.config.logit_softcap)
+  def _bias(self, positions, seen):
+    """What distances add to the scores, f32[B or 1, H, T, S], if they do."""
+    if self.config.position != "relative":
+      return None
+    index = positions_lib.buckets(
+        self.config, positions, seen(), both_ways=self.side == "encoder")
+    return self.relative(index).transpose(0, 3, 1, 2)
+
+  def _finished(self, x):
+    return self.final_norm(x) if _has_final_norm(self.config) else x
 
 
-class Block(nn.Module):
-  """Attention and a hidden layer, each beside the residual stream.
+def table(
+    config: config_lib.Decoder, size: int, axis: str = "vocab") -> layers.Embed:
+  """A table of tokens or positions."""
+  return layers.Embed(
+      size, config.width, axis=axis, dtype=layers.computation_dtype(config.dtype))
 
-  Attributes:
+
+def head(config: config_lib.Decoder) -> nn.Module | None:
+  """What stands before the logits beside a tied table, or in its place."""
+  if config.tied:
+    return layers.Bias(config.vocab_size, "vocab") if config.logit_bias else None
+  return layers.Dense(
+      (config.vocab_size,), axes=("embed", "vocab"), reads=("embed",),
+      kernel_init=config.init, bias=config.logit_bias,
+      dtype=layers.computation_dtype(config.dtype))
+
+
+def logits(
+    config: config_lib.Decoder, embed: layers.Embed, output: nn.Module | None,
+    x: jax.Array) -> jax.Array:
+  """The last of a stack, dtype[B, T, D], to dtype[B, T, V]; `output` is a `head`."""
+  y = embed.attend(x) if config.tied else x
+  y = output(y) if output is not None else y
+  return attention.capped(y * config.logit_scale, config.logit_softcap)
+
+
+def empty_cache(config: config_lib.Decoder, batch: int, length: int) -> Cache:
+  """What `extend` begins with.
+
+  Args:
     config: Of the model.
-    last: Whether the output comes next.
-    window: How many tokens the attention sees, for `attention.Attention`.
+    batch: B.
+    length: S, slots: as many as all inputs to come, padding included.
 
-  Params: attn_norm, attn, mlp_norm, mlp; attn_post_norm, mlp_post_norm where norms
-  stand on both sides.
+  Returns:
+    position i32[B], how many tokens each row has; used i32[], how many slots
+    are written, the same in all rows; valid bool[B, S], which of them hold a
+    token; and a layer, key and value dtype[B, G, S, K].
   """
-  config: config_lib.Decoder
-  last: bool
-  window: int = 0
-
-  @nn.compact
-  def __call__(self, x, positions, mask, slot, train):
-    """Args as `Attention`'s. Returns dtype[B, T, D] and the layer's cache."""
-    config = self.config
-    norm = lambda name, reads=(): attention.norm(config, reads, name=name)
-    attn_norm = norm("attn_norm")
-    ends = self.last and config.norm_order == "post"
-    mlp_norm = None if config.block == "parallel_one_norm" else norm(
-        "mlp_norm", _output_reads(config) if ends else ())
-    attn = attention.Attention(config, self.window, name="attn")
-    mlp = MLP(config, name="mlp")
-    drop = nn.Dropout(config.dropout, deterministic=not train, name="dropout")
-    if config.norm_order == "post":
-      mixed, kept = attn(x, positions, mask, slot)
-      x = attn_norm(x + drop(mixed))
-      return mlp_norm(x + drop(mlp(x))), kept
-    seen = attn_norm(x)
-    mixed, kept = attn(seen, positions, mask, slot)
-    if config.block != "serial":  # Wang and Komatsuzaki, 2021.
-      return x + drop(mixed) + drop(mlp(mlp_norm(x) if mlp_norm else seen)), kept
-    if config.norm_order == "pre":
-      x += drop(mixed)
-      return x + drop(mlp(mlp_norm(x))), kept
-    x += drop(norm("attn_post_norm")(mixed))
-    return x + drop(norm("mlp_post_norm")(mlp(mlp_norm(x)))), kept
-
-
-class MLP(nn.Module):
-  """The hidden layer: down(act(up(x))), or down(act(gate(x)) * up(x)).
-
-  Attributes:
-    config: Of the model.
-
-  Params: up, gate kernel f32[D, F], bias f32[F]; down kernel f32[F, D], bias f32[D].
-  """
-  config: config_lib.Decoder
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """dtype[B, T, D] to the same."""
-    config = self.config
-    width = config.mlp_width or 4 * config.width
-
-    def dense(name, features, source, target):
-      return layers.Dense(
-          (features,), axes=(source, target), reads=(source,),
-          kernel_init=config.init, bias=attention.biased(config, name), dtype=x.dtype,
-          name=name)
-
-    hidden = dense("up", width, "embed", "mlp")(x)
-    if config.activation in decoder_config.GATES:
-      gate = dense("gate", width, "embed", "mlp")(x)
-      hidden *= decoder_config.GATES[config.activation](gate)
-    else:
-      hidden = decoder_config.ACTIVATIONS[config.activation](hidden)
-    return dense("down", config.width, "mlp", "embed")(hidden)
+  kv = jnp.zeros(
+      (batch, config.num_kv_heads or config.num_heads, length,
+       config.head_dim or config.width // config.num_heads),
+      layers.computation_dtype(config.dtype))
+  return {
+      "position": jnp.zeros((batch,), jnp.int32),
+      "used": jnp.zeros((), jnp.int32),
+      "valid": jnp.zeros((batch, length), bool),
+      **{f"layer_{i}": {"key": kv, "value": kv} for i in range(config.num_layers)}}
 
 
 def check_length(config: config_lib.Decoder, length: int) -> None:
@@ -234,7 +275,13 @@ def check_length(config: config_lib.Decoder, length: int) -> None:
     raise errors.UserError(
         f"A text of {length} tokens is longer than the learned positions,"
         f" model.max_length={config.max_length}. Shorten the text, or train with a"
-        " larger max_length or with sinusoidal or rotary positions.")
+        " larger max_length or with sinusoidal, rotary or relative positions.")
+
+
+def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
+  """The cache that counts inputs, as `Decoder.extend` has them, as read."""
+  return {**cache, "position": cache["position"] + counts,
+          "used": cache["used"] + inputs.shape[1]}
 
 
 def _masks(config, mask, positions, seen):
@@ -252,9 +299,10 @@ def _masks(config, mask, positions, seen):
   return masks
 
 
+def _of(source, block):
+  """A layer's part of a source that was read."""
+  return None if source is None else (source[block.name], source["valid"])
+
+
 def _has_final_norm(config):
   return config.final_norm and config.norm_order != "post"
-
-
-def _output_reads(config):
-  return ("embed",) if config.tied else ()

@@ -18,12 +18,15 @@ from transfer_gen.sources import pytorch
 from transfer_gen.sources import raw
 from transfer_gen.sources import safetensors
 from transfer_gen.sources import sharded
+from transfer_gen.sources import word_vectors
 
 _FILES = {
     ".safetensors": safetensors.open_file, ".npz": numpy_files.open_npz,
     ".h5": keras_h5.open_file, ".hdf5": keras_h5.open_file,
     ".keras": keras_h5.open_file, ".bin": pytorch.open_file,
     ".pt": pytorch.open_file, ".pth": pytorch.open_file,
+    ".vec": word_vectors.WordVectors, ".txt": word_vectors.WordVectors,
+    ".npy": word_vectors.WordVectors,
 }
 
 
@@ -49,8 +52,9 @@ class Memory:
 
 
 def open(  # pylint: disable=redefined-builtin
-    path: epath.PathLike, step: int = -1) -> checkpoint.Stored | raw.Raw:
-  """Opens a checkpoint: one of ours, or a foreign one under its own names.
+    path: epath.PathLike, step: int = -1
+) -> checkpoint.Stored | raw.Raw | word_vectors.WordVectors:
+  """Opens a checkpoint: one of ours, a foreign one under its own names, or vectors.
 
   Args:
     path: A run's workdir or one of its checkpoints; a file, or a folder, of one of
@@ -89,7 +93,8 @@ def _of_folder(path: epath.Path) -> Callable[[], raw.Raw] | None:
   if any(p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir()):
     return None
   for name in ("model.safetensors.index.json", "model.safetensors",
-               "pytorch_model.bin.index.json", "pytorch_model.bin"):
+               "pytorch_model.bin.index.json", "pytorch_model.bin",
+               "adapter_model.safetensors"):
     if (path / name).exists():
       return _of_file(path / name)
   if (path / manifest.FILE).exists():

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import logging
+import math
 import typing
 from typing import Any
 
@@ -30,6 +31,7 @@ from transfer_gen.models import registry
 from transfer_gen.sources import mapped
 from transfer_gen.sources import maps
 from transfer_gen.sources import raw as raw_lib
+from transfer_gen.sources.maps import bart
 from transfer_gen.sources.maps import basic_lstm
 from transfer_gen.sources.maps import gemma
 from transfer_gen.sources.maps import gpt2
@@ -38,15 +40,21 @@ from transfer_gen.sources.maps import keras_seq2seq
 from transfer_gen.sources.maps import keras_stack
 from transfer_gen.sources.maps import llama
 from transfer_gen.sources.maps import llama2c
+from transfer_gen.sources.maps import marian
 from transfer_gen.sources.maps import opt
+from transfer_gen.sources.maps import t5
 from transfer_gen.sources.maps import textgenrnn
 from transfer_gen.transfer import plan as plan_lib
 
 # The first that recognizes a checkpoint has it.
 MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
-        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, llama2c.MAP)
+        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, t5.MAP, bart.MAP, marian.MAP,
+        llama2c.MAP)
 REFUSE, REPAIR = "refuse", "repair"
 _FIELDS = {"model", "lines", "unused", "tokenizer"}
+_LAYERS = ("num_layers", "encoder_layers")
+_SIZES = ("width", "num_heads", "num_kv_heads", "head_dim", "rotary_dim",
+          "sinusoid_width", "relative_buckets")
 
 
 class Foreign(mapped.Mapped):
@@ -57,7 +65,7 @@ class Foreign(mapped.Mapped):
     map: Name or path of the map.
     model: Config of the model of ours that computes the same.
     tokenizer: Of its ids; None where nothing lies beside it.
-    notes: What was repaired, a sentence each.
+    notes: What was repaired, or why there is no tokenizer, a sentence each.
     how: The map's lines.
     state: {}; an optimiser's state is never read.
   """
@@ -66,6 +74,7 @@ class Foreign(mapped.Mapped):
       self, raw: raw_lib.Raw, name: str, model: Any, how: mapped.Map,
       tokenizer: tokenizers.Tokenizer | None, notes: Sequence[str] = ()):
     _check_types(raw, model)
+    _check_sizes(raw, model)
     with _understood(raw, f"model of map {name}"):
       specs = registry.specs(registry.build(model))
     super().__init__(raw, how, specs, registry.constants(model))
@@ -103,8 +112,9 @@ def view(
     how = chosen.lines(raw, model)
     found = chosen.tokenizer(raw, model, vocabulary == REPAIR)
   tokenizer, notes = (None, ()) if found is None else found
+  what = "no tokenizer" if tokenizer is None else "vocabulary repaired"
   for note in notes:
-    logging.getLogger(__name__).warning("%s: vocabulary repaired: %s", raw.path, note)
+    logging.getLogger(__name__).warning("%s: %s: %s", raw.path, what, note)
   return Foreign(raw, chosen.name, model, how, tokenizer, notes)
 
 
@@ -164,6 +174,18 @@ def _check_types(raw: raw_lib.Raw, model: Any) -> None:
       raise errors.UserError(
           f"{raw.path}: model.{field.name} would be {value!r:.60}, must be of type"
           f" {wanted.__name__}.")
+
+
+def _check_sizes(raw: raw_lib.Raw, model: Any) -> None:
+  """A few bytes may claim any size, and what is built from it takes as much memory."""
+  largest = max((math.prod(spec.shape) for spec in raw.specs.values()), default=0)
+  for names, most, what in ((_LAYERS, len(raw.specs), "tensors"),
+                            (_SIZES, largest, "numbers in its largest tensor")):
+    for name in names:
+      if (value := getattr(model, name, 0)) > most:
+        raise errors.UserError(
+            f"{raw.path}: model.{name} would be {value}, and the checkpoint has {most}"
+            f" {what}.")
 
 
 def _by_file(raw: raw_lib.Raw, path: epath.Path) -> Foreign:

@@ -132,6 +132,10 @@ class File:
           address, messages[_LAYOUT]))
     if kind == 1:
       where, = struct.unpack_from("<Q", messages[_LAYOUT], 2)
+      if where == _UNDEFINED and 0 in shape:  # There is nothing to lie anywhere.
+        where = 0
+      if where == _UNDEFINED:
+        raise errors.UserError(f"an array {shape} of it was never written.")
       return Dataset(shape=shape, dtype=dtype, offset=self._start + where)
     rank, tree = struct.unpack_from("<BQ", messages[_LAYOUT], 2)
     *chunk, size = struct.unpack_from(f"<{rank}I", messages[_LAYOUT], 11)
@@ -144,6 +148,8 @@ class File:
     """For each chunk: its first indices, address, bytes, and mask of filters left out
     (section III.A.1)."""
     key = struct.Struct(f"<II{len(dataset.shape) + 1}Q")
+    if dataset.tree == _UNDEFINED:  # None was written.
+      return
     for (size, mask, *at), address in self._tree(dataset.tree, 1, key):
       yield tuple(at[:-1]), address, size, mask
 

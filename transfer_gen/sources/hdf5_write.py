@@ -1,10 +1,11 @@
-"""Writes HDF5: arrays in groups, nothing else. What h5py and Keras read.
+"""Writes HDF5: arrays in groups, and groups' attributes of texts. What h5py and Keras
+read.
 
 Format: HDF5 File Format Specification 3.0, https://docs.hdfgroup.org; its sections are
 given below. Superblock 0, object headers 1, links in their group's header.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import struct
 from typing import BinaryIO
 
@@ -21,30 +22,36 @@ _FLOATS = {2: (15, 10, 5, 0, 10, 15), 4: (31, 23, 8, 0, 23, 127),
            8: (63, 52, 11, 0, 52, 1023)}
 
 
-def write(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+Texts = str | Sequence[str]
+
+
+def write(
+    path: epath.Path, arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Mapping[str, Texts]] | None = None,
+) -> None:
   """Writes a file.
 
   Args:
     path: Where to; what is there is replaced.
     arrays: By name, with groups before slashes; floats and integers.
+    attributes: Texts by name, one or a list, by the group; "" is the root. Groups
+      that hold no arrays are made.
 
   Raises:
     errors.UserError: If a name is a group as well, or an array is of another type.
   """
   tree: dict = {}
+  for group in filter(None, attributes or ()):
+    _below(tree, group.split("/"))
   for name, array in arrays.items():
     *groups, last = name.split("/")
-    node = tree
-    for group in groups:
-      node = node.setdefault(group, {})
-      if not isinstance(node, dict):
-        raise errors.UserError(f"{name}: {group} is an array and a group.")
+    node = _below(tree, groups)
     if last in node:
       raise errors.UserError(f"{name} is an array and a group.")
     node[last] = np.ascontiguousarray(array)
   with path.open("wb") as file:
     file.write(bytes(_SUPERBLOCK))
-    root = _group(file, tree)
+    root = _group(file, tree, attributes or {})
     end = file.tell()
     file.seek(0)
     # Section II.A: sizes 8 and 8, ranks of trees that are not used, one entry.
@@ -53,10 +60,21 @@ def write(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
         0, _UNDEFINED, end, _UNDEFINED, 0, root, 0, 0))
 
 
-def _group(file: BinaryIO, node: Mapping) -> int:
+def _below(node: dict, groups: Sequence[str]) -> dict:
+  """The group of a path, made where it is not there."""
+  for group in groups:
+    node = node.setdefault(group, {})
+    if not isinstance(node, dict):
+      raise errors.UserError(f"{'/'.join(groups)}: {group} is an array and a group.")
+  return node
+
+
+def _group(file: BinaryIO, node: Mapping, attributes: Mapping, path: str = "") -> int:
   """Writes what is in a group, then the group; returns where it lies."""
-  links = {name: _group(file, child) if isinstance(child, dict)
-           else _dataset(file, child) for name, child in node.items()}
+  below = f"{path}/" if path else ""
+  links = {name: _group(file, child, attributes, below + name)
+           if isinstance(child, dict) else _dataset(file, child)
+           for name, child in node.items()}
   # Sections IV.A.2.c, IV.A.2.k and IV.A.2.g.
   messages = [(2, struct.pack("<BBQQ", 0, 0, _UNDEFINED, _UNDEFINED)),
               (10, struct.pack("<BB", 0, 0))]
@@ -64,7 +82,22 @@ def _group(file: BinaryIO, node: Mapping) -> int:
     text = name.encode("utf-8")
     messages.append((6, struct.pack("<BBBH", 1, 0x11, 1, len(text)) + text
                      + struct.pack("<Q", address)))
+  messages += [(12, _attribute(name, value))
+               for name, value in attributes.get(path, {}).items()]
   return _object(file, messages)
+
+
+def _attribute(name: str, value: Texts) -> bytes:
+  """Section IV.A.2.m, version 1: texts of one length, filled with zeros."""
+  texts = [t.encode() for t in ([value] if isinstance(value, str) else value)]
+  size = max(map(len, texts), default=0) or 1
+  datatype = struct.pack("<BBBBI", 0x13, 1, 0, 0, size)
+  shape = struct.pack("<BBB5x", 1, 0, 0) if isinstance(value, str) else struct.pack(
+      "<BBB5xQ", 1, 1, 0, len(texts))
+  parts = [name.encode() + b"\0", datatype, shape]
+  return struct.pack("<BxHHH", 1, *map(len, parts)) + b"".join(
+      part + bytes(-len(part) % 8) for part in parts) + b"".join(
+          text.ljust(size, b"\0") for text in texts)
 
 
 def _dataset(file: BinaryIO, array: np.ndarray) -> int:

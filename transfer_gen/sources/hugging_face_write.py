@@ -1,6 +1,7 @@
-"""Writes a Decoder as a folder that Hugging Face Transformers loads."""
+"""Writes a Transformer as a folder that Hugging Face Transformers loads."""
 
 from collections.abc import Mapping
+import dataclasses
 import json
 from typing import Any
 
@@ -16,18 +17,23 @@ from transfer_gen.sources import foreign as foreign_lib
 from transfer_gen.sources import mapped
 from transfer_gen.sources import maps
 from transfer_gen.sources import safetensors
+from transfer_gen.sources.maps import bart
 from transfer_gen.sources.maps import gemma
 from transfer_gen.sources.maps import gpt2
 from transfer_gen.sources.maps import gpt_neox
 from transfer_gen.sources.maps import hugging_face
 from transfer_gen.sources.maps import llama
+from transfer_gen.sources.maps import marian
 from transfer_gen.sources.maps import opt
+from transfer_gen.sources.maps import t5
 
-FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY)
+FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY,
+            t5.FAMILY, bart.FAMILY, marian.FAMILY)
 NO_TOKENIZER = "No tokenizer lies beside it: none was written."
 _WRITTEN = "Its architecture there: {}."
 _CONFIGS = ("config.json", "generation_config.json")
 _ROLES = ("bos", "eos", "pad")
+_MARKS = {"eos": ((), ("eos",)), "both": (("bos",), ("eos",))}  # Around a source.
 
 
 def write(
@@ -52,13 +58,17 @@ def write(
   Raises:
     errors.UserError: If no family of that name can hold the model; with the fields.
   """
-  family, fields = _family(model, name)
-  _write_arrays(folder, family, model, params, {})
   roles = tokenizer.roles if tokenizer is not None else {}
+  if isinstance(model, config_lib.EncoderDecoder) and model.start_token == -1:
+    model = dataclasses.replace(model, start_token=roles.get("bos", -1))
+  family, fields = family_of(model, name)
+  _write_arrays(folder, family, model, params, {})
   ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
+  if isinstance(model, config_lib.EncoderDecoder):
+    ids["decoder_start_token_id"] = model.start_token
   for file, data in zip(_CONFIGS, (fields | ids, ids)):
     _write_json(folder / file, data)
-  return (_WRITTEN.format(family.name), *_write_tokenizer(folder, tokenizer))
+  return (_WRITTEN.format(family.name), *_write_tokenizer(folder, model, tokenizer))
 
 
 def write_back(
@@ -75,6 +85,8 @@ def write_back(
     As `write`.
   """
   family = next(family for family in FAMILIES if family.name == source.map)
+  if hugging_face.type_of(source.raw) in family.inside:  # Its files say of others.
+    return write(folder, source.model, params, source.tokenizer, family.name)
   dtypes = {name: source.raw.specs[row.sources[0]].dtype
             for name, row in source.rows.items()}
   _write_arrays(folder, family, source.model, params, dtypes)
@@ -84,14 +96,25 @@ def write_back(
   return (_WRITTEN.format(family.name), *(() if source.tokenizer else (NO_TOKENIZER,)))
 
 
-def _family(model, name) -> tuple[hugging_face.Family, dict[str, Any]]:
+def family_of(
+    model: config_lib.Decoder, name: str = ""
+) -> tuple[hugging_face.Family, dict[str, Any]]:
+  """A family that can hold a model, and the fields of its config.json.
+
+  Args:
+    model: Its config.
+    name: Of the family. "": the first that can.
+
+  Raises:
+    errors.UserError: If none can; with the fields.
+  """
   known = [family for family in FAMILIES if name in ("", family.name)]
   if not known:
     raise errors.UserError(
         f"There is no map {name!r} to write; there are"
         f" {', '.join(family.name for family in FAMILIES)}.")
   wrong = []
-  for family in known:
+  for family in [f for f in known if name or f.kind is type(model)]:
     try:
       return family, hugging_face.write(family, model)
     except errors.UserError as error:
@@ -110,23 +133,48 @@ def _write_arrays(folder, family, model, params, dtypes):
   safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})
 
 
-def _write_tokenizer(folder, tokenizer) -> tuple[str, ...]:
+def _write_tokenizer(folder, model, tokenizer) -> tuple[str, ...]:
   """Its file, if it has one that Transformers reads, and what the roles are called."""
   if tokenizer is None:
     return (NO_TOKENIZER,)
   tokenizer.save(folder)
   (folder / tokenizer_kinds.KIND_FILE).unlink()
+  if (folder / "source.spm").exists():
+    return ()
   if (folder / "tokenizer.model").exists():
+    if isinstance(model, config_lib.EncoderDecoder):  # As T5's is called.
+      (folder / "tokenizer.model").rename(folder / "spiece.model")
     return ()
   if not (folder / "tokenizer.json").exists():
     return ("Transformers has no tokenizer of its kind: none was written.",)
   described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
   names = {token["id"]: token["content"] for token in described["added_tokens"]}
+  marks = _MARKS.get(getattr(model, "source_marks", ""), ((), ()))
+  known = {role: (names[index], index) for role, index in tokenizer.roles.items()
+           if index in names}
+  if any(role in known for side in marks for role in side):
+    described["post_processor"] = _template(marks, known)
+    _write_json(folder / "tokenizer.json", described)
   _write_json(folder / "tokenizer_config.json", {
       "tokenizer_class": "PreTrainedTokenizerFast",
       **{f"{role}_token": names[index] for role, index in tokenizer.roles.items()
          if index in names}})
   return ()
+
+
+def _template(marks, known: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+  """What puts marks around a text, as tokenizer.json has it."""
+  sequence = lambda name: {"Sequence": {"id": name, "type_id": 0}}
+  before, behind = ([
+      {"SpecialToken": {"id": known[role][0], "type_id": 0}}
+      for role in side if role in known] for side in marks)
+  return {
+      "type": "TemplateProcessing", "single": [*before, sequence("A"), *behind],
+      "pair": [*before, sequence("A"), *behind, sequence("B"), *behind],
+      "special_tokens": {
+          name: {"id": name, "ids": [index], "tokens": [name]}
+          for name, index in (known[role] for side in marks for role in side
+                              if role in known)}}
 
 
 def _write_json(path: epath.Path, data: Mapping[str, Any]) -> None:

@@ -69,13 +69,21 @@ def open_folder(path: epath.Path) -> raw.Raw:
   Raises:
     errors.UserError: If a file is malformed or no array of numbers.
   """
-  leaves = {}
-  for file in sorted(path.glob("*.npy")):
-    with raw.malformed(file, ".npy file"):
-      length = file.stat().length
-      with file.open("rb") as opened:
-        leaves[file.name.removesuffix(".npy")] = _header(opened, file, length)
+  leaves = {file.name.removesuffix(".npy"): leaf(file)
+            for file in sorted(path.glob("*.npy"))}
   return raw.Raw(path, FOLDER, leaves)
+
+
+def leaf(path: epath.Path) -> raw.Extent:
+  """The array of one `.npy`; reads its header alone.
+
+  Raises:
+    errors.UserError: If the file is malformed or no array of numbers.
+  """
+  with raw.malformed(path, ".npy file"):
+    length = path.stat().length
+    with path.open("rb") as file:
+      return _header(file, path, length)
 
 
 def _member(path: epath.Path, name: str, info: zipfile.ZipInfo) -> raw.Leaf:
@@ -105,10 +113,10 @@ def _header(file: BinaryIO, path: epath.Path, end: int) -> raw.Extent:
   shape, strides = raw.sizes(shape), None
   if fortran:
     strides = tuple(math.prod(shape[:dim]) for dim in range(len(shape)))
-  leaf = raw.Extent(path=path, offset=file.tell(), shape=shape, dtype=dtype,
-                    strides=strides)
-  if leaf.offset + leaf.nbytes != end:
+  found = raw.Extent(path=path, offset=file.tell(), shape=shape, dtype=dtype,
+                     strides=strides)
+  if found.offset + found.nbytes != end:
     raise errors.UserError(
-        f"an array {dtype}{shape} takes {leaf.nbytes} bytes, and {end - leaf.offset}"
-        " are there. Fetch or save it again.")
-  return leaf
+        f"an array {dtype}{shape} takes {found.nbytes} bytes, and"
+        f" {end - found.offset} are there. Fetch or save it again.")
+  return found

@@ -24,6 +24,7 @@ from transfer_gen import tree
 
 _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
 _JSON_BYTES = 100 * 2**20
+_AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
 _ALIGNMENT = 64  # Of buffers, so that a device on the host can take them as they are.
 _MALFORMED = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
@@ -140,7 +141,7 @@ def fill(file: BinaryIO, nbytes: int) -> np.ndarray:
   buffer = buffer[start:start + nbytes]
   view, done = memoryview(buffer), 0
   while done < nbytes:
-    got = file.readinto(view[done:done + 2**30])
+    got = file.readinto(view[done:done + _AT_ONCE])
     if not got:
       raise errors.UserError(f"it ends {nbytes - done} bytes early.")
     done += got

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -11,8 +12,12 @@ from jax.interpreters import partial_eval
 import numpy as np
 
 from transfer_gen import tree
+from transfer_gen.train import objectives
 from transfer_gen.train import optim as optim_lib
+from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import step as step_lib
+
+_BATCHES = 32  # Whose lengths stand for those of an epoch.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,28 @@ def of_step(
       slot_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(opt_state)))
 
 
+def of_run(setup: setup_lib.Setup, steps: int) -> float:
+  """FLOPs of the first steps of a run, as `flops` counts them.
+
+  Batches of different lengths count by their share among the first of an epoch, a
+  group that starts late from its start on, and a teacher with what it computes.
+  """
+  nll_fn = objectives.next_token(setup.model, False)
+  batches = setup.data.train_batches(setup.run.train.batch_size, setup.run.seed)
+  shapes: dict[tuple, list[Any]] = {}
+  for _ in range(_BATCHES):
+    batch = next(batches)
+    shapes.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
+  starts = sorted({0, *setup.optimizer.starts.values(), steps})
+  total = 0.0
+  for start, end in itertools.pairwise(s for s in starts if s <= steps):
+    for alike in shapes.values():
+      cost = of_step(setup.specs, setup.optimizer, nll_fn, alike[0], start)
+      flops_a_step = cost.flops + _teaching(setup.teacher, alike[0])
+      total += (end - start) * flops_a_step * len(alike) / _BATCHES
+  return total
+
+
 def flops(function: Callable[..., Any], *given: Any) -> float:
   """Multiplications and additions of the matrix products that a result needs.
 
@@ -75,6 +102,15 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
   traced = jax.make_jaxpr(function)(*given).jaxpr
   needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
   return _count(needed)
+
+
+def _teaching(teacher: Any, batch: Mapping[str, np.ndarray]) -> float:
+  """What a teacher, if there is one, computes of a batch."""
+  if teacher is None:
+    return 0.0
+  params = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+            for name, spec in teacher.source.specs.items()}
+  return flops(teacher.tell, params, teacher.read(batch))
 
 
 def _count(jaxpr) -> float:

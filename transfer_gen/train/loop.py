@@ -17,17 +17,19 @@ import tqdm
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.data import pipeline
 from transfer_gen.evaluate import evaluate
 from transfer_gen.models import registry
+from transfer_gen.train import adapters
+from transfer_gen.train import distill
+from transfer_gen.train import feed as feed_lib
 from transfer_gen.train import moments
 from transfer_gen.train import objectives
 from transfer_gen.train import parallel
 from transfer_gen.train import setup as setup_lib
+from transfer_gen.train import start
 from transfer_gen.train import step as step_lib
 from transfer_gen.train import workdir as workdir_lib
 from transfer_gen.transfer import plan as plan_lib
-from transfer_gen.transfer import restore
 
 
 @dataclasses.dataclass
@@ -39,14 +41,16 @@ class Best:
 
 
 def train(
-    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0
+    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
+    stop: int | None = None,
 ) -> dict[str, Any]:
-  """Trains to the end, and leaves in `workdir` what DESIGN names.
+  """Trains to the end, and leaves in `workdir` what the README names.
 
   Args:
     run: The config.
     workdir: Empty, new, or of this same run, which then goes on.
     min_coverage: Share of the target's params that must come from a source.
+    stop: A step to stop at, with a checkpoint to go on from. None: the end.
 
   Returns:
     `step`, `best_step`, `best_validation_loss` and `seconds` of this call.
@@ -58,25 +62,27 @@ def train(
   start_time = time.time()
   workdir = epath.Path(workdir)
   setup = setup_lib.build(run, workdir)
-  key, *start_keys = jax.random.split(jax.random.key(run.seed), 3)
+  run = setup.run  # With all that a strategy wrote.
   runner = parallel.runner(
       run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
-      nll_fn=objectives.next_token(setup.model, run.model.dropout > 0),
+      nll_fn=distill.objective(
+          setup.teacher, setup.model,
+          run.model.dropout > 0 or adapters.drop(run.adapters), setup.first),
       optimizer=setup.optimizer)
   workdir_lib.claim(setup, workdir, min_coverage)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
   session = _Session(
-      setup=setup, runner=runner, checkpoints=checkpoints, key=key,
-      writer=workdir_lib.MetricsWriter(workdir, last or 0),
-      batches=setup.data.train_batches(run.train.batch_size, run.seed))
+      setup=setup, runner=runner, checkpoints=checkpoints,
+      key=start.keys(run.seed)[0],
+      workdir=workdir, writer=workdir_lib.MetricsWriter(workdir, last or 0))
   try:
     if last is None:
       print(f"{workdir}: {len(setup.rows)} leaves, audited in audit.txt", flush=True)
-      best = _loop(session, _start(session, *start_keys), Best())
+      best = _loop(session, _start(session), Best(), stop)
     else:
       print(f"{workdir}: goes on from step {last}", flush=True)
-      best = _go_on(session, last)
+      best = _go_on(session, last, stop)
     checkpoints.wait()
     workdir_lib.write_report(workdir)
   finally:
@@ -94,16 +100,14 @@ class _Session:
   runner: parallel.Runner
   checkpoints: checkpoint.Checkpoints
   writer: workdir_lib.MetricsWriter
-  batches: pipeline.Batches
+  workdir: epath.Path
   key: jax.Array  # Of dropout.
 
 
-def _start(session: _Session, init_key, restore_key) -> step_lib.TrainState:
+def _start(session: _Session) -> step_lib.TrainState:
   setup, shardings = session.setup, session.runner.shardings
-  fresh = registry.fresh(setup.model, init_key, shardings)
   with _reading(setup) as progress:
-    params = restore.restore(
-        setup.rows, setup.sources, fresh, shardings, restore_key, progress)
+    params = start.params(setup, shardings, progress)
   opt_state = moments.restore(
       setup.rows, setup.optimizer, setup.sources,
       setup.optimizer.extend({}, params, 0), shardings)
@@ -116,23 +120,23 @@ def _reading(setup: setup_lib.Setup) -> Iterator[Callable[[int], object]]:
   """Shows how many bytes of the sources were read: a bar, or a line in a log."""
   read = {(row.checkpoint, name): row.source_spec.nbytes
           for row in setup.rows for name in row.sources}
-  start, total = time.perf_counter(), sum(read.values())
+  began, total = time.perf_counter(), sum(read.values())
   with tqdm.tqdm(
       total=total, unit="B", unit_scale=True, desc="reading", leave=False,
       disable=None if read and sys.stderr.isatty() else True) as bar:
     yield bar.update
-  seconds = time.perf_counter() - start
+  seconds = time.perf_counter() - began
   if read:
     print(f"{len(read)} source leaves read, {total / 2**20:.1f} MB in {seconds:.1f} s"
           f" ({total / 2**20 / seconds:.0f} MB/s)", flush=True)
 
 
-def _go_on(session: _Session, step: int) -> Best:
+def _go_on(session: _Session, step: int, stop: int | None) -> Best:
   """Restores the checkpoint of `step` and trains from there to the end."""
   setup, checkpoints = session.setup, session.checkpoints
   facts = checkpoints.facts(step)
   best = Best(**facts["best"])
-  if facts["finished"]:
+  if facts["finished"] or (stop is not None and step >= stop):
     return best
   shapes = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
             for name, spec in setup.specs.items()}
@@ -142,36 +146,41 @@ def _go_on(session: _Session, step: int) -> Best:
   params, opt_state = checkpoints.restore(
       step, session.runner.abstract(shapes, setup.specs),
       session.runner.abstract(opt_state, setup.specs))
-  session.batches.set_state(facts["data"])
   return _loop(session, step_lib.TrainState(
-      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state), best)
+      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state), best,
+      stop, facts["data"])
 
 
-def _loop(session: _Session, state: step_lib.TrainState, best: Best) -> Best:
+def _loop(
+    session: _Session, state: step_lib.TrainState, best: Best, stop: int | None,
+    position: dict[str, Any] | None = None,
+) -> Best:
   setup, runner, checkpoints = session.setup, session.runner, session.checkpoints
   run, optimizer, done = setup.run, setup.optimizer, int(state.step)
-  score = evaluate.evaluator(objectives.next_token(setup.model, False))
+  feed = feed_lib.of(setup, state.params, position, runner.put, session.workdir)
+  score = evaluate.evaluator(
+      objectives.next_token(setup.model, False, setup.first))
   put = runner.put if run.parallel.mode == "jit" else jnp.asarray
   ledger = _Ledger(session, done)
   state = runner.place(state)
   finished = False
-  while not finished:
+  while not finished and done != stop:
     if done in optimizer.starts.values() and done:
       state = runner.fetch(state)
       state = runner.place(state.replace(
           opt_state=optimizer.extend(state.opt_state, state.params, done)))
     state, metrics = runner.step(
-        state, runner.put(next(session.batches)), session.key)
+        state, feed.put(next(feed.batches)), session.key)
     done += 1
     ledger.add(metrics)
     last = done == run.train.steps
     validates = last or done % run.train.eval_every == 0
-    saves = last or done % run.train.checkpoint_every == 0
+    saves = last or done == stop or done % run.train.checkpoint_every == 0
     if validates or saves or done % run.train.log_every == 0:
       ledger.settle(done)
     if validates:
       params = runner.fetch(state).params
-      scores = score(params, setup.data, "validation", run.train.batch_size,
+      scores = score(params, feed.data, "validation", run.train.batch_size,
                      lambda b: jax.tree.map(put, b))
       ledger.write(done, "validation", scores.metrics())
       _judge(best, scores.metrics()["loss"], done)
@@ -182,7 +191,7 @@ def _loop(session: _Session, state: step_lib.TrainState, best: Best) -> Best:
     if saves or finished:
       fetched = runner.fetch(state)
       checkpoints.save(done, fetched.params, fetched.opt_state, {
-          **_facts(setup), "data": session.batches.get_state(),
+          **_facts(setup), "data": feed.batches.get_state(),
           "finished": finished, "best": dataclasses.asdict(best)})
   ledger.close()
   return best
@@ -198,6 +207,7 @@ def _judge(best: Best, loss: float, step: int) -> None:
 def _facts(setup) -> dict[str, Any]:
   return {"axes": checkpoint.axes_facts(setup.specs),
           "constants": registry.constants(setup.run.model),
+          "scales": adapters.scales(setup.run.adapters, setup.specs),
           "plan": plan_lib.fingerprint(setup.plan)}
 
 

@@ -3,33 +3,48 @@
 Axes: B batch, T position, V vocabulary.
 """
 
+from collections.abc import Mapping
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from transfer_gen import tree
+from transfer_gen.models import taps
 
 _SOURCES = ("sources", "source_counts")  # What an encoder reads, of a batch.
 
 
-def next_token(module: nn.Module, train: bool):
+def next_token(module: nn.Module, train: bool, first: int = 0):
   """The loss of a language model: a function for `step.train_step`.
 
   Args:
     module: Maps i32[B, T] to logits dtype[B, T, V]; behind an encoder it takes
       `sources` i32[B, S] and `source_counts` i32[B] as well, as the batch has them.
     train: Whether dropout is drawn.
+    first: The layer that reads `hidden` dtype[B, T, D] of the batch, see
+      `train.features`; batches without it are read from their inputs.
 
   Returns:
     (flat params, batch, key) -> nll f32[B, T] of each target, in nats.
   """
   def nll_fn(params, batch, key):
-    logits = module.apply(
-        {"params": tree.unflatten(params)}, batch["inputs"], train=train,
-        rngs={"dropout": key} if train else None,
-        **{name: batch[name] for name in _SOURCES if name in batch})
-    return cross_entropy(logits, batch["targets"])
+    return cross_entropy(
+        logits(module, params, batch, train, key, first), batch["targets"])
   return nll_fn
+
+
+def logits(
+    module: nn.Module, params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array],
+    train: bool, key: jax.Array | None, first: int = 0) -> jax.Array:
+  """What a module makes of a batch, dtype[B, T, V]; args as of `next_token`."""
+  given = {"train": train, "rngs": {"dropout": key} if train else None,
+           **{name: batch[name] for name in _SOURCES if name in batch}}
+  variables = {"params": tree.unflatten(params)}
+  if "hidden" in batch:
+    return taps.resume(
+        module, variables, batch["hidden"], first, batch["inputs"], **given)
+  return module.apply(variables, batch["inputs"], **given)
 
 
 @jax.custom_vjp

@@ -1,6 +1,7 @@
 """One pure training step, the same under jit, a mesh and pmap."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from flax import struct
 import jax
@@ -9,8 +10,9 @@ from jax import numpy as jnp
 from transfer_gen.train import optim as optim_lib
 
 Batch = Mapping[str, jax.Array]
-# (params, batch, key) -> nll f32[B, T]; the key draws dropout.
-NllFn = Callable[[dict[str, jax.Array], Batch, jax.Array], jax.Array]
+# (params, batch, key) -> nll f32[B, T], or several such terms by name, of which `loss`
+# is what is made small; the key draws dropout.
+NllFn = Callable[[dict[str, jax.Array], Batch, jax.Array], Any]
 
 
 @struct.dataclass
@@ -48,7 +50,7 @@ def train_step(
     state: The state before the step.
     batch: inputs and targets i32[B, T]; weights f32[B, T], 0 on what does not
       count.
-    nll_fn: Negative log-likelihood of each target, in nats.
+    nll_fn: Negative log-likelihood of each target, in nats, or terms by name.
     optimizer: Updates what learns.
     key: The run's dropout key.
     accumulate: Micro-batches that B is divided into, one at a time in memory.
@@ -56,7 +58,8 @@ def train_step(
 
   Returns:
     The state after the step, and metrics as (total, count), to be added up over
-    steps before they are divided. Loss is in nats per token.
+    steps before they are divided: each term per token, and `grad_norm`. A loss that
+    is one term is in nats per token.
   """
   total_over = lambda x: jax.lax.psum(x, axis_name) if axis_name else x
   learning, frozen = optimizer.split(state.params, state.opt_state)
@@ -67,20 +70,22 @@ def train_step(
 
   def loss_fn(learning, batch, key):
     seen = optimizer.mixed(learning, state.opt_state, key)
-    nll = nll_fn(optimizer.join(seen, frozen), batch, key)
-    total = (nll * batch["weights"]).sum()
-    return total / jnp.maximum(count, 1.0), total
+    terms = nll_fn(optimizer.join(seen, frozen), batch, key)
+    terms = terms if isinstance(terms, Mapping) else {"loss": terms}
+    totals = {name: (term * batch["weights"]).sum() for name, term in terms.items()}
+    return totals["loss"] / jnp.maximum(count, 1.0), totals
 
-  grads, total = total_over(
+  grads, totals = total_over(
       _grads(loss_fn, learning, batch, step_key, accumulate))
   updated, opt_state, norm = optimizer.update(grads, state.opt_state, learning)
   return TrainState(
       step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state
-  ), {"loss": (total, count), "grad_norm": (norm, jnp.ones(()))}
+  ), {**{name: (total, count) for name, total in totals.items()},
+      "grad_norm": (norm, jnp.ones(()))}
 
 
 def _grads(loss_fn, learning, batch, key, accumulate):
-  """Gradient and total of the whole batch, `accumulate` parts one after another."""
+  """Gradient and totals of the whole batch, `accumulate` parts one after another."""
   grad_fn = jax.grad(loss_fn, has_aux=True)
   if accumulate == 1:
     return grad_fn(learning, batch, key)
@@ -91,6 +96,8 @@ def _grads(loss_fn, learning, batch, key, accumulate):
     new = grad_fn(learning, micro_batch, jax.random.fold_in(key, index))
     return jax.tree.map(jnp.add, sums, new), None
 
-  zeros = (jax.tree.map(jnp.zeros_like, learning), jnp.zeros(()))
   parts = jnp.arange(accumulate), jax.tree.map(split, dict(batch))
+  one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], parts[1]))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
+                       jax.eval_shape(grad_fn, learning, one, key))
   return jax.lax.scan(add, zeros, parts)[0]

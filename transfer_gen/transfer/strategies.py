@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import re
 from typing import Any, Protocol
 
 import numpy as np
 
 from transfer_gen import config as config_lib
+from transfer_gen import config_adapters
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.transfer import axes as axes_lib
@@ -15,10 +17,10 @@ from transfer_gen.transfer import plan as plan_lib
 _LEARNS = (plan_lib.Group(name="all", params=".*"),)
 _BRANCH_ENDS = r"(attn|cross_attn)/out|mlp/down"  # What writes to the residual stream.
 # Axis that each size of a config is.
+_DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
+            "num_kv_heads": "kv_heads", "head_dim": "kv"}
 _SIZES = {
-    config_lib.Decoder: {
-        "width": "embed", "mlp_width": "mlp", "num_heads": "heads",
-        "num_kv_heads": "kv_heads", "head_dim": "kv"},
+    config_lib.Decoder: _DECODER, config_lib.EncoderDecoder: _DECODER,
     config_lib.Recurrent: {
         "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp"},
 }
@@ -36,6 +38,7 @@ def grow(
     model: config_lib.Decoder | config_lib.Recurrent,
     *,
     num_layers: int | None = None,
+    encoder_layers: int | None = None,
     noise: float = 0.0,
     axes: tuple[plan_lib.On, ...] = (),
     groups: tuple[plan_lib.Group, ...] = _LEARNS,
@@ -51,6 +54,7 @@ def grow(
     num_layers: A Decoder's, if more: new layers stand behind the one that they copy
       and start as the identity, for what they add to the residual stream is zero
       (needs norms first).
+    encoder_layers: The same of an EncoderDecoder's encoder.
     noise: See `axes.Grow`.
     axes: Further axis maps, e.g. of `vocab`.
     groups: What learns.
@@ -78,8 +82,10 @@ def grow(
       plan_lib.On(axis=axis, map=axes_lib.Grow(noise=noise))
       for field, axis in known.items() if getattr(new, field) != getattr(old, field))
   rules: tuple[plan_lib.Rule, ...] = ()
-  if num_layers is not None and num_layers != old.num_layers:
-    new, rules = _deeper(new, num_layers)
+  for field, count in (("num_layers", num_layers), ("encoder_layers", encoder_layers)):
+    if count is not None and count != getattr(old, field, None):
+      new, deeper = _deeper(new, field, count)
+      rules += deeper
   return new, plan_lib.TransferPlan(
       rules=(*rules, plan_lib.Rule(target="(.*)", source=r"\1")),
       axes=(*axes, *grown), groups=groups)
@@ -190,6 +196,36 @@ def encoder_decoder(
   return (*crosses, *sides, plan_lib.Rule(target="(.*)", source=r"\1"))
 
 
+def fresh_adapters(
+    adapters: Sequence[config_adapters.Adapter]) -> plan_lib.Rule:
+  """The rule under which adapters start as those that change nothing."""
+  return plan_lib.Rule(
+      target=config_adapters.leaves(adapters), source=None,
+      why="adapters start as the identity")
+
+
+def stored_adapter(
+    adapter: config_adapters.Adapter, checkpoint: str, name: str = ""
+) -> tuple[plan_lib.Rule, str]:
+  """An adapter from a checkpoint of its own: a run's, or a folder of PEFT's.
+
+  Args:
+    adapter: One of the run's.
+    checkpoint: Name of the checkpoint in `Run.sources`.
+    name: What the adapter is called there; in PEFT's, `lora`. "": as here.
+
+  Returns:
+    Its rule; and, for the plan's `unused_source`, a pattern for what else a run's
+    checkpoint holds. A folder of PEFT's holds nothing else, and needs none.
+  """
+  stored = dataclasses.replace(adapter, name=name or adapter.name)
+  parts = "|".join(adapter.PARTS)
+  return (plan_lib.Rule(
+      target=rf"(.*/)?(input_|recurrent_)?{adapter.name}_({parts})(_\w+)?",
+      source=rf"\1\2{stored.name}_\3\4", checkpoint=checkpoint),
+          rf"{re.escape(checkpoint)}:(?!(?:{stored.leaves})$).*")
+
+
 def importance(
     source: _Source, axis: str, size: int, params: str = ".*"
 ) -> axes_lib.Select:
@@ -248,6 +284,9 @@ def _explicit(model):
   if isinstance(model, config_lib.Recurrent):
     return model
   head_dim = model.head_dim or model.width // model.num_heads
+  if isinstance(model, config_lib.EncoderDecoder):
+    model = dataclasses.replace(
+        model, encoder_layers=model.encoder_layers or model.num_layers)
   return dataclasses.replace(
       model, head_dim=head_dim, num_kv_heads=model.num_kv_heads or model.num_heads,
       mlp_width=model.mlp_width or 4 * model.width,
@@ -256,22 +295,28 @@ def _explicit(model):
                       if model.position == "sinusoidal" else 0))
 
 
-def _deeper(model, num_layers: int):
+def _deeper(model, field: str, count: int):
   """The config with more layers, and rules under which they change nothing."""
   if not isinstance(model, config_lib.Decoder) or model.norm_order != "pre":
     raise errors.UserError(
         "grow: layers can be added without a change of the function only to a"
         " Decoder with norm_order='pre', which adds its layers to a stream.")
-  if num_layers < model.num_layers:
+  prefix = ""
+  if isinstance(model, config_lib.EncoderDecoder):
+    prefix = "encoder/" if field == "encoder_layers" else "decoder/"
+  elif field == "encoder_layers":
+    raise errors.UserError("grow: encoder_layers is given, and there is no encoder.")
+  own = getattr(model, field)
+  if count < own:
     raise errors.UserError(
-        f"grow: num_layers is {num_layers} and the source has {model.num_layers}; use"
+        f"grow: {field} is {count} and the source has {own}; use"
         " depth(layer_map(...)) for fewer.")
-  layers = layer_map(model.num_layers, num_layers, "repeat")
+  layers = layer_map(own, count, "repeat")
   added = [i for i in layers if i and layers[i] == layers[i - 1]]
   windows = tuple(model.windows[layers[i] % len(model.windows)]
                   for i in layers) if model.windows else ()
-  return (dataclasses.replace(model, num_layers=num_layers, windows=windows),
-          depth(layers, identity=added))
+  return (dataclasses.replace(model, **{field: count}, windows=windows),
+          depth(layers, identity=added, prefix=prefix))
 
 
 def _between(at: float) -> int | tuple[int, int]:

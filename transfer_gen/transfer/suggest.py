@@ -50,33 +50,55 @@ def plan(source: _Specs, target: _Specs) -> plan_lib.TransferPlan:
   groups = (plan_lib.Group(name="all", params=".*"),)
   if new and len(new) < len(target):
     groups = (
-        plan_lib.Group(name="new", params="|".join(_cover(new, target))),
+        plan_lib.Group(name="new", params="|".join(cover(new, target))),
         plan_lib.Group(name="body", params=".*"))
   return plan_lib.TransferPlan(
       rules=_rules(pairs, match, target), groups=groups,
-      axes=suggest_axes.maps(pairs, source, target, _cover),
-      unused_source=tuple(_cover(unused, source)))
+      axes=suggest_axes.maps(pairs, source, target, cover),
+      unused_source=tuple(cover(unused, source)))
 
 
-def snippet(plan_: plan_lib.TransferPlan, comments: Sequence[str] = ()) -> str:
-  """The plan as Python, a function for `config.Run.transfer`.
+def snippet(
+    plan_: plan_lib.TransferPlan, comments: Sequence[str] = (),
+    title: str = "A first plan, from names, axes and shapes alone: read it, then edit"
+    " it.",
+) -> str:
+  """A plan as Python, a function for `config.Run.transfer`.
 
   Args:
-    plan_: Of `plan`.
+    plan_: E.g. of `plan`.
     comments: Lines to put above it, such as what does not fit yet.
+    title: The line above those.
   """
   code = [_code(field, value) for field, value in (
       ("rules", plan_.rules), ("axes", plan_.axes), ("groups", plan_.groups),
       ("unused_source", plan_.unused_source)) if value]
   said = "\n".join(comments).split("\n") if comments else []
   return "\n".join([
-      "# A first plan, from names, axes and shapes alone: read it, then edit it.",
+      f"# {title}",
       *(f"# {line}".rstrip() for line in said),
       "from transfer_gen.transfer import axes",
       "from transfer_gen.transfer import plan", "", "",
       "def transfer(run):",
       "  del run  # The config, where sizes should follow from it.",
       "  return plan.TransferPlan(", *code[:-1], code[-1][:-1] + ")", ""])
+
+
+def cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
+  """Few patterns that match all of `names` and of `others` nothing else."""
+  wanted = set(names)
+  rest = [name for name in others if name not in wanted]
+  patterns: dict[str, None] = {}
+  covered: set[str] = set()
+  for name in names:
+    if name in covered:
+      continue
+    pattern = next(
+        p for p in _wider(name, names)
+        if tree.match([p], name) and not any(tree.match([p], n) for n in rest))
+    covered |= {n for n in names if tree.match([pattern], n)}
+    patterns[pattern] = None
+  return list(patterns)
 
 
 def _match(source: _Specs, target: _Specs) -> dict[_Pattern, _Pattern]:
@@ -169,7 +191,7 @@ def _rules(
   alone = [name for name in fresh if name not in deeper]
   rules = [plan_lib.Rule(target=pattern, source=None, why=why)
            for names, why in ((alone, "no counterpart"), (deeper, _DEEPER))
-           for pattern in _cover(names, target)]
+           for pattern in cover(names, target)]
   leaves = collections.Counter(_wide(*pair) for pair in pairs.items())
   rules += sorted(leaves, key=lambda rule: (
       "(.*)" in rule.target, -len(rule.target), -leaves[rule]))
@@ -223,23 +245,6 @@ def _corrections(
     given = template and found.expand(template)
     if given != pairs.get(name):
       yield (narrower if name in pairs else _literal)(name, pairs.get(name))
-
-
-def _cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
-  """Few patterns that match all of `names` and of `others` nothing else."""
-  wanted = set(names)
-  rest = [name for name in others if name not in wanted]
-  patterns: dict[str, None] = {}
-  covered: set[str] = set()
-  for name in names:
-    if name in covered:
-      continue
-    pattern = next(
-        p for p in _wider(name, names)
-        if tree.match([p], name) and not any(tree.match([p], n) for n in rest))
-    covered |= {n for n in names if tree.match([pattern], n)}
-    patterns[pattern] = None
-  return list(patterns)
 
 
 def _wider(name: str, names: Sequence[str]) -> Iterator[str]:

@@ -42,32 +42,58 @@ class Vectors:
 def read(
     path: epath.PathLike, words: epath.PathLike | None = None,
     limit: int | None = None) -> Vectors:
-  """Reads word2vec text (`.vec`), or an array (`.npy`) with a list of its words.
+  """Reads vectors as text, or an array (`.npy`) with a list of its words.
 
   Args:
-    path: The `.vec` file, whose first line says how many words and how wide; or the
-      `.npy` file, a number[N, D].
+    path: The `.vec` file of word2vec or fastText, whose first line says how many
+      words and how wide; that of GloVe, `.txt`, without such a line; or the `.npy`
+      file, a number[N, D].
     words: For `.npy`: a file with one word a line, or a `.json` list.
     limit: How many of the first to read. None: all.
 
   Raises:
     errors.UserError: No such file, another form, or a file that is cut off.
   """
-  path = epath.Path(path).expanduser()
-  if path.suffix not in (".vec", ".npy"):
-    raise errors.UserError(
-        f"{path}: auxiliary embeddings are word2vec text (.vec), or an array (.npy)"
-        " with a list of its words.")
-  if (path.suffix == ".npy") != (words is not None):
-    raise errors.UserError(
-        f"{path}: a .npy file needs words=, the file with its list of words; a .vec"
-        " file holds its own.")
-  for file in (path, words and epath.Path(words).expanduser()):
-    if file and not file.exists():
-      raise errors.UserError(f"{file}: nothing there.")
-  if path.suffix == ".vec":
+  path = _checked(path, words)
+  if path.suffix != ".npy":
     return _read_text(path, limit)
   return _read_array(path, epath.Path(words).expanduser(), limit)
+
+
+def text_shape(path: epath.PathLike) -> tuple[int, int]:
+  """N and D of vectors as text; `.vec` says them in its first line, of `.txt` the
+  lines are counted.
+
+  Raises:
+    errors.UserError: No such file, or another form.
+  """
+  path = _checked(path)
+  with path.open("rb") as file:
+    first = file.readline().split()
+    if path.suffix == ".vec":
+      if len(first) != 2 or not all(part.isdigit() for part in first):
+        raise errors.UserError(
+            f"{path}: the first line must say how many words and how wide, as in"
+            " '2000000 300'. Put it there.")
+      return int(first[0]), int(first[1])
+    if len(first) < 2:
+      raise errors.UserError(
+          f"{path}: {b' '.join(first)[:60]!r} is no word with numbers.")
+    return 1 + sum(1 for _ in file), len(first) - 1
+
+
+def read_words(
+    path: epath.PathLike, words: epath.PathLike | None = None) -> tuple[bytes, ...]:
+  """The words of what `read` reads, without their vectors.
+
+  Raises:
+    errors.UserError: As `read`, as far as the words say.
+  """
+  path = _checked(path, words)
+  if path.suffix == ".npy":
+    return tuple(_read_words(epath.Path(words).expanduser()))
+  count, width = text_shape(path)
+  return tuple(word for _, word, _ in _lines(path, count, width))
 
 
 def read_dictionary(path: epath.PathLike) -> tuple[tuple[bytes, bytes], ...]:
@@ -100,9 +126,20 @@ def by_token(vectors: Vectors, tokens: Sequence[bytes]) -> np.ndarray:
     f32[V, D], zeros where there is none.
   """
   rows = _rows(vectors)
-  found = (next((rows[s] for s in _spellings(token) if s in rows), None)
+  found = (next((rows[s] for s in spellings(token) if s in rows), None)
            for token in tokens)
   return _stack(vectors, found, lambda row: vectors.values[row])
+
+
+def spellings(token: bytes) -> Iterator[bytes]:
+  """How a file may write a token; none for special ones."""
+  if token:
+    yield token
+    yield token.replace(b" ", _SPACE)
+    letters = vocabulary.byte_letters()
+    yield "".join(letters[token[i:i + 1]] for i in range(len(token))).encode()
+    if token.strip():
+      yield token.strip()
 
 
 def by_ngrams(
@@ -189,33 +226,63 @@ def procrustes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return left @ right
 
 
-def _read_text(path: epath.Path, limit: int | None) -> Vectors:
-  words, values = [], []  # Grown: a wrong first line must not ask for all memory.
+def _checked(
+    path: epath.PathLike, words: epath.PathLike | None = None) -> epath.Path:
+  """The path, if there are such files."""
+  path = epath.Path(path).expanduser()
+  if path.suffix not in (".vec", ".txt", ".npy"):
+    raise errors.UserError(
+        f"{path}: vectors are word2vec text (.vec), GloVe's (.txt), or an array"
+        " (.npy) with a list of its words.")
+  if (path.suffix == ".npy") != (words is not None):
+    raise errors.UserError(
+        f"{path}: a .npy file needs words=, the file with its list of words; a .vec"
+        " or .txt file holds its own.")
+  for file in (path, words and epath.Path(words).expanduser()):
+    if file and not file.exists():
+      raise errors.UserError(f"{file}: nothing there.")
+  return path
+
+
+def _lines(
+    path: epath.Path, count: int, width: int
+) -> Iterator[tuple[int, bytes, list[bytes]]]:
+  """The first `count` lines: number, word, and the word's numbers as spelled."""
+  headed, done = path.suffix == ".vec", 0
   with path.open("rb") as file:
-    head = file.readline().split()
-    if len(head) != 2 or not all(part.isdigit() for part in head):
-      raise errors.UserError(
-          f"{path}: the first line must say how many words and how wide, as in"
-          " '2000000 300'. Put it there.")
-    count, width = map(int, head)
-    count = count if limit is None else min(count, limit)
-    for number, line in enumerate(file, 2):
-      if len(words) == count:
+    if headed:
+      file.readline()
+    for number, line in enumerate(file, 1 + headed):
+      if done == count:
         break
       word, *numbers = line.rstrip(b" \r\n").rsplit(b" ", width)
-      try:
-        values.append(np.array(list(map(float, numbers)), np.float32))
-      except ValueError:
-        numbers = ()
       if len(numbers) != width:
-        raise errors.UserError(
-            f"{path}, line {number}: {line[:60]!r} is no word with {width} numbers.")
-      words.append(word)
-  if len(words) != count:
+        raise _no_vector(path, number, line, width)
+      yield number, word, numbers
+      done += 1
+  if done != count:
     raise errors.UserError(
-        f"{path}: the first line says {head[0].decode()} words, and {len(words)}"
-        " follow. Is the file cut off?")
+        f"{path}: the first line says {count} words, and {done} follow. Is the file"
+        " cut off?")
+
+
+def _read_text(path: epath.Path, limit: int | None) -> Vectors:
+  count, width = text_shape(path)
+  count = count if limit is None else min(count, limit)
+  words, values = [], []  # Grown: a wrong first line must not ask for all memory.
+  for number, word, numbers in _lines(path, count, width):
+    try:
+      values.append(np.array(numbers, np.float32))
+    except ValueError as error:
+      raise _no_vector(path, number, b" ".join([word, *numbers]), width) from error
+    words.append(word)
   return Vectors(words=tuple(words), values=np.array(values).reshape(count, width))
+
+
+def _no_vector(
+    path: epath.Path, number: int, line: bytes, width: int) -> errors.UserError:
+  return errors.UserError(
+      f"{path}, line {number}: {line[:60]!r} is no word with {width} numbers.")
 
 
 def _read_array(path: epath.Path, words: epath.Path, limit: int | None) -> Vectors:
@@ -251,17 +318,6 @@ def _read_words(path: epath.Path) -> list[bytes]:
 def _rows(vectors: Vectors) -> dict[bytes, int]:
   """The first row of each word."""
   return {word: row for row, word in reversed(list(enumerate(vectors.words)))}
-
-
-def _spellings(token: bytes) -> Iterator[bytes]:
-  """How a file may write a token; none for special ones."""
-  if token:
-    yield token
-    yield token.replace(b" ", _SPACE)
-    letters = vocabulary.byte_letters()
-    yield "".join(letters[token[i:i + 1]] for i in range(len(token))).encode()
-    if token.strip():
-      yield token.strip()
 
 
 def _stack(

@@ -1,5 +1,6 @@
 """TensorFlow 1 LSTMs, against float64 NumPy and ml5's own Brontë model."""
 
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -8,13 +9,20 @@ import jax
 import numpy as np
 import pytest
 
+from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.evaluate import study
+from transfer_gen.evaluate import trained
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.sources import convert
 from transfer_gen.sources import foreign
 from transfer_gen.sources import mapped
+from transfer_gen.train import setup
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan
 
 REAL = pathlib.Path(__file__).parents[4] / "shared" / "data" / "ml5_charrnn"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
@@ -117,6 +125,81 @@ def test_a_damaged_vocabulary_is_refused_or_repaired_as_it_is_said(tmp_path):
   assert source.notes == ("row 0 has no character",)
   with pytest.raises(errors.UserError, match="source.vocabulary is 'mend'"):
     load(folder, vocabulary="mend")
+
+
+def test_its_tokenizer_without_marks_serves_a_whole_study(tmp_path):
+  folder = tmp_path / "theirs"
+  folder.mkdir()
+  write(folder, small(), {c: i for i, c in enumerate("abcd e\n")})
+  (tmp_path / "a.txt").write_text("".join(
+      f"{'abcd'[i % 4]}{'ab cde'[i % 5:]}\n" * (i + 1) + "\n" for i in range(40)))
+  convert.convert(folder, tmp_path / "ours", "orbax")
+  run = config.Run(
+      model=config.Recurrent(num_layers=2, embed_width=5, hidden_width=3),
+      data=config.Data(name="files", train=str(tmp_path / "a.txt"), paragraphs=True,
+                       newline="keep", length=16),
+      tokenizer=config.Tokenizer(
+          kind="file", path=str(tmp_path / "ours" / "tokenizer")),
+      train=config.Train(steps=2, batch_size=8))
+  assert trained.open(tmp_path / "ours").run.data.newline == "keep"
+  same = plan.TransferPlan(
+      rules=(plan.Rule(target="(.*)", source=r"\1"),),
+      axes=(plan.On(axis="vocab", map=axes.MatchTokens()),),
+      groups=(plan.Group(name="all", params=".*"),))
+  moved = dataclasses.replace(
+      run, source=config.Source(path=str(folder)), transfer=same)
+
+  facts = study.run(config.Study(
+      question="?", runs={"moved": moved, "scratch": run},
+      pairs=(("moved", "scratch"),)), tmp_path / "w")
+
+  where = tmp_path / "w" / "moved" / "seed_0" / "lr_0.001"
+  data = json.loads((where / "data.json").read_text())
+  assert data["tokenizer"]["size"] == 7 and "run on" in data["tokenizer"]["notes"][0]
+  assert facts["summary"]["moved_test_loss"] > 0
+  [answer] = trained.open(where).complete(["ab\n"], 5)
+  assert len(answer) == 5
+
+
+@real
+@pytest.mark.parametrize("vocabulary", ["refuse", "repair"])
+def test_its_108_characters_meet_the_65_of_shakespeare(vocabulary, tmp_path):
+  text = str(REAL.parent / "tinyshakespeare" / "input.txt")
+  run = config.Run(
+      model=config.Recurrent(num_layers=2, embed_width=128, hidden_width=128),
+      data=config.Data(name="files", train=text, paragraphs=True, newline="keep"),
+      tokenizer=config.Tokenizer(kind="alphabet", path=text),
+      source=config.Source(path=str(REAL / "charlotte_bronte"), vocabulary=vocabulary),
+      transfer=plan.TransferPlan(
+          rules=(plan.Rule(target="(.*)", source=r"\1"),),
+          axes=(plan.On(axis="vocab", map=axes.MatchTokens()),),
+          groups=(plan.Group(name="all", params=".*"),)))
+
+  made = setup.build(run, tmp_path)
+
+  row = next(row for row in made.rows if row.name == "embed/embedding")
+  [change] = row.changes
+  ours, theirs = made.data.tokenizer, made.sources[""].tokenizer
+  assert (row.source_spec.shape, row.spec.shape) == ((108, 128), (65, 128))
+  assert [theirs.tokens[i] for i in change.binding.index if i >= 0] == [
+      token for token in ours.tokens if token != b"$"]
+  assert change.binding.index[ours.encode("$")[0]] == -1
+
+
+@real
+def test_the_bronte_model_stands_at_2_17_nats_a_character_on_shakespeare():
+  path = REAL.parent / "tinyshakespeare" / "input.txt"
+  source, module, params = load(REAL / "charlotte_bronte")
+  text = path.read_text().replace("$", "")  # The one character that it lacks.
+  text = np.array(source.tokenizer.encode(text), np.int32)
+  starts = np.linspace(0, len(text) - 601, 64).astype(int)
+  windows = text[starts[:, None] + np.arange(601)]
+
+  logits = jax.jit(module.apply)({"params": tree.unflatten(params)}, windows[:, :-1])
+
+  chances = jax.nn.log_softmax(logits)[:, 50:599]
+  nll = -np.take_along_axis(np.asarray(chances), windows[:, 51:600, None], -1).mean()
+  assert abs(nll - 2.17) < 0.005
 
 
 @real

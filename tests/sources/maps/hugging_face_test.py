@@ -10,6 +10,7 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.sources import convert
 from transfer_gen.sources import foreign
 from transfer_gen.sources import mapped
+from transfer_gen.sources import safetensors
 
 V = 37
 SIZES = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -223,3 +226,66 @@ def test_a_base_model_without_prefix_is_read(tmp_path):
   assert read.keys() == params.keys()
   for name, value in read.items():
     np.testing.assert_array_equal(value, params[name])
+
+
+def with_images(folder):
+  """Gemma 3 with its vision tower, in the names of today."""
+  text = {key: value for key, value in GEMMA3.items()}
+  made = transformers.Gemma3Config(
+      text_config=text | dict(bos_token_id=None, eos_token_id=None, pad_token_id=None),
+      vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                         num_attention_heads=1, image_size=8, patch_size=4),
+      mm_tokens_per_image=4, boi_token_index=1, eoi_token_index=2, image_token_index=3)
+  model = transformers.Gemma3ForConditionalGeneration._from_config(
+      made, attn_implementation="eager").eval()
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for param in model.parameters():
+      param += 0.25 * torch.randn(param.shape, generator=generator)
+  model.save_pretrained(folder)
+  return model
+
+
+def test_of_a_model_with_images_the_text_is_read_and_written(tmp_path):
+  model = with_images(tmp_path / "in")
+  source = foreign.view(sources.open(tmp_path / "in"))
+  params = dict(source.read(list(source.specs)))
+
+  convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
+
+  with torch.no_grad():
+    tokens = torch.tensor(4 + INPUTS % (V - 4), dtype=torch.int64)  # None of an image.
+    want = model(tokens).logits.double().numpy()
+    alone, told = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True, attn_implementation="eager")
+    written = alone(tokens).logits.double().numpy()
+  ours = jax.jit(registry.build(source.model).apply)(
+      {"params": tree.unflatten(params)}, 4 + INPUTS % (V - 4))
+  assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
+  assert np.abs(written - want).max() / np.abs(want).max() <= 1e-5
+  assert not any(told.values()) and alone.config.model_type == "gemma3_text"
+  assert any("vision_tower" in name for name in source.raw.specs)
+
+
+def test_older_names_and_a_sparse_config_of_text_beside_images(tmp_path):
+  """As Gemma 3 was published: sizes as by habit are left out of the text's config."""
+  _, source, params = opened("gemma3")
+  leaves = dict(source.raw.read(list(source.raw.specs)))
+  made = json.loads((source.raw.path.parent / "config.json").read_text())
+  old = {f"language_model.{name}": value for name, value in leaves.items()}
+  old["vision_tower.vision_model.embeddings.patch.weight"] = np.ones((2, 2), np.float32)
+  old["multi_modal_projector.mm_input_projection_weight"] = np.ones(3, np.float32)
+  safetensors.write_file(epath.Path(tmp_path / "model.safetensors"), old, {})
+  (tmp_path / "config.json").write_text(json.dumps(
+      {"model_type": "gemma3", "text_config": made, "vision_config": {"x": 1}}))
+
+  again = foreign.view(sources.open(tmp_path))
+
+  assert again.model == source.model
+  for name, value in again.read(list(again.specs)):
+    np.testing.assert_array_equal(value, params[name])
+  del made["num_attention_heads"]
+  (tmp_path / "config.json").write_text(json.dumps(
+      {"model_type": "gemma3", "text_config": made}))
+  with pytest.raises(errors.UserError, match="map does not fit"):
+    foreign.view(sources.open(tmp_path))  # 8 heads, of which there are 4 here.

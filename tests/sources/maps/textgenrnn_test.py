@@ -1,5 +1,6 @@
 """textgenrnn's models, against float64 NumPy and the published weights."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -9,10 +10,14 @@ import pytest
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.data import tokenizer_kinds
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.sources import convert
 from transfer_gen.sources import foreign
+from transfer_gen.sources import keras_write
 from transfer_gen.sources import mapped
+from transfer_gen.sources.maps import textgenrnn_out
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
@@ -167,6 +172,77 @@ def test_a_word_level_vocabulary_is_refused(tmp_path):
 
   with pytest.raises(errors.UserError, match="word_level is set"):
     load(tmp_path / "my_weights.hdf5")
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"cudnn": True}, {"both": True}, {"attention": False}], ids=str)
+def test_out_again_is_keras_2_s_form_bit_for_bit(fields, tmp_path):
+  layers = small(**fields)
+  path = write(tmp_path / "my_weights.hdf5", layers)
+  (tmp_path / "my_config.json").write_text(json.dumps({
+      "max_length": 4, "rnn_bidirectional": bool(fields.get("both"))}))
+
+  convert.convert(path, tmp_path / "out", "keras")
+
+  again = sources.open(tmp_path / "out" / "textgenrnn_weights.hdf5")
+  first = dict(sources.open(path).read(list(sources.open(path).specs)))
+  assert again.specs.keys() == first.keys()
+  for name, value in again.read(list(again.specs)):
+    np.testing.assert_array_equal(value, first[name])
+  with h5py.File(tmp_path / "out" / "textgenrnn_weights.hdf5") as file:
+    assert file.attrs["keras_version"].decode() == "2.1.5"  # Else taken for Keras 1's.
+    for layer in file.attrs["layer_names"]:
+      named = file[layer].attrs["weight_names"]
+      found = [file[layer][name][()] for name in named]
+      for x, y in zip(found, layers.get(layer.decode(), {}).values(), strict=True):
+        np.testing.assert_array_equal(x, y)
+  source, _, _ = load(tmp_path / "out" / "textgenrnn_weights.hdf5")
+  assert source.model.window == 4
+
+
+def test_one_mark_and_characters_are_a_vocabulary_of_theirs_and_else_is_not(tmp_path):
+  write(tmp_path / "my_weights.hdf5", small())
+  entries = {c: i for i, c in enumerate("abcdefg", 1)}
+  (tmp_path / "my_vocab.json").write_text(json.dumps(entries | {"<s>": 8}))
+
+  notes = convert.convert(tmp_path / "my_weights.hdf5", tmp_path / "out", "keras")
+
+  assert json.loads((tmp_path / "out" / "textgenrnn_vocab.json").read_text()) == (
+      entries | {"<s>": 8})
+  assert len(notes) == 1
+  own = tokenizer_kinds.Characters("abcd")  # With roles of their own.
+  assert textgenrnn_out.vocabulary(own.tokens, own.roles) == {}
+
+
+def test_what_no_textgenrnn_computes_is_an_error(tmp_path):
+  source, _, params = load(write(tmp_path / "a.hdf5", small()))
+  model = dataclasses.replace(source.model, forget_bias=1.0)
+
+  with pytest.raises(errors.UserError, match="model.forget_bias is 1.0, and theirs"):
+    keras_write.write_folder(tmp_path / "out", model, params, None)
+
+
+@real
+def test_the_published_file_comes_back_as_it_was(tmp_path):
+  convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "out", "keras")
+
+  with (h5py.File(REAL / "textgenrnn_weights.hdf5") as theirs,
+        h5py.File(tmp_path / "out" / "textgenrnn_weights.hdf5") as ours):
+    names, again = [], []
+    theirs.visit(names.append)
+    ours.visit(again.append)
+    assert sorted(names) == sorted(again)
+    assert theirs.attrs["layer_names"].tolist() == ours.attrs["layer_names"].tolist()
+    arrays = [name for name in names if isinstance(theirs[name], h5py.Dataset)]
+    assert len(arrays) == 10
+    for name in arrays:
+      assert theirs[name].dtype == ours[name].dtype
+      assert theirs[name][()].tobytes() == ours[name][()].tobytes()
+    for layer in theirs:
+      assert (theirs[layer].attrs["weight_names"].tolist()
+              == ours[layer].attrs["weight_names"].tolist())
+  assert json.loads((REAL / "textgenrnn_vocab.json").read_text()) == json.loads(
+      (tmp_path / "out" / "textgenrnn_vocab.json").read_text())
 
 
 @real

@@ -1,4 +1,4 @@
-"""Gemma, Gemma 2 and Gemma 3 (text) of Hugging Face Transformers.
+"""Gemma, Gemma 2 and Gemma 3 of Hugging Face Transformers; beside images, its text.
 
 Norms add 1 to their scale; embeddings are multiplied by the root of their width.
 """
@@ -10,12 +10,17 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.models import decoder_config
 from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import hugging_face_fields as fields_lib
 from transfer_gen.sources.maps import llama
 
 _PATTERN = {"gemma2": 2, "gemma3_text": 6}  # Of as many layers, the last sees all.
+_HABIT = {  # What the config of a text part leaves out.
+    "model_type": "gemma3_text", "vocab_size": 262208, "hidden_size": 2304,
+    "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072}
 
 
-def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
+def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   found = llama.sizes(fields, heads=16 if kind == "gemma" else 4, head_dim=256)
   fields.check(use_bidirectional_attention=(False, None), attention_bias=False)
   head_dim, layers = found["head_dim"], found["num_layers"]
@@ -57,11 +62,11 @@ def _newer(fields, kind, layers) -> dict[str, Any]:
       "attention_scale": fields.get("query_pre_attn_scalar", 256) ** -0.5,
       "logit_softcap": fields.get("final_logit_softcapping", caps[0]) or 0.0,
       "attention_softcap": fields.get("attn_logit_softcapping", caps[1]) or 0.0,
-      "windows": hugging_face.windows(types, fields.get("sliding_window", 4096))}
+      "windows": fields_lib.windows(types, fields.get("sliding_window", 4096))}
 
 
 def _config(model: config_lib.Decoder) -> dict[str, Any]:
-  activation = hugging_face.activation(model.activation)
+  activation = fields_lib.activation(model.activation)
   fields = llama.config(model) | {"attention_bias": False}
   if model.norm_order != "both":
     return {"model_type": "gemma", **fields, "hidden_act": activation,
@@ -78,8 +83,8 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
   if kind == "gemma3_text":
     base = model.rotary_base_window or model.rotary_base
     fields["rope_parameters"] = {
-        "full_attention": hugging_face.rope(model),
-        "sliding_attention": hugging_face.rope(dataclasses.replace(
+        "full_attention": fields_lib.rope(model),
+        "sliding_attention": fields_lib.rope(dataclasses.replace(
             model, rotary_base=base, rotary_scaling="none"))}
   return {"model_type": kind, **fields}
 
@@ -91,9 +96,13 @@ def _scalar(model: config_lib.Decoder) -> int | float:
 
 
 FAMILY = hugging_face.Family(
-    name="gemma", what="Gemma, Gemma 2 and Gemma 3 (text) of Hugging Face",
+    name="gemma", what="Gemma, Gemma 2 and Gemma 3 (its text) of Hugging Face",
     types={"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM",
            "gemma3_text": "Gemma3ForCausalLM"},
-    anchor="embed_tokens.weight", prefixes=("model.", ""), model=_model, config=_config,
-    lines=llama.lines, unused=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))
+    anchor="embed_tokens.weight", model=_model, config=_config, lines=llama.lines,
+    prefixes=("model.", "", "model.language_model.", "language_model.model."),
+    unused=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    inside={"gemma3": ("text_config", _HABIT)},
+    others=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",
+            r"language_model\.lm_head\.weight"))
 MAP = hugging_face.architecture(FAMILY)

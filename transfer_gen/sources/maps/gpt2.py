@@ -5,12 +5,13 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen.sources import mapped
 from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import hugging_face_fields as fields_lib
 from transfer_gen.transfer import layouts
 
 _IN, _AT = hugging_face.LAYER, r"h.\1"
 
 
-def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
+def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   del kind
   width = fields.get("n_embd")
   fields.check(scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
@@ -31,7 +32,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "n_layer": model.num_layers, "n_embd": model.width, "n_head": model.num_heads,
       "n_inner": model.mlp_width or None, "n_positions": model.max_length,
       "layer_norm_epsilon": model.norm_epsilon,
-      "activation_function": hugging_face.activation(model.activation),
+      "activation_function": fields_lib.activation(model.activation),
       "scale_attn_weights": model.attention_scale != 1,
       "tie_word_embeddings": model.tied}
 

@@ -9,13 +9,14 @@ from transfer_gen import config as config_lib
 from transfer_gen.models import attention
 from transfer_gen.sources import mapped
 from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import hugging_face_fields as fields_lib
 from transfer_gen.transfer import layouts
 
 _ATTENTION = ("query", "key", "value", "out")
 _IN, _AT = hugging_face.LAYER, r"layers.\1"
 
 
-def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
+def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   del kind
   width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
   rope = fields.rope(
@@ -35,7 +36,7 @@ def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
 
 
 def _config(model: config_lib.Decoder) -> dict[str, Any]:
-  rope = {"partial_rotary_factor": 1.0} | hugging_face.rope(model)
+  rope = {"partial_rotary_factor": 1.0} | fields_lib.rope(model)
   return {
       "model_type": "gpt_neox", "vocab_size": model.vocab_size,
       "num_hidden_layers": model.num_layers, "hidden_size": model.width,
@@ -44,7 +45,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "max_position_embeddings": model.max_length, "rope_parameters": rope,
       "use_parallel_residual": model.block == "parallel",
       "layer_norm_eps": model.norm_epsilon,
-      "hidden_act": hugging_face.activation(model.activation),
+      "hidden_act": fields_lib.activation(model.activation),
       "attention_bias": attention.biased(model, "query"),
       "tie_word_embeddings": model.tied}
 

@@ -208,5 +208,5 @@ def _unread(model: config_lib.Recurrent) -> set[str]:
     found.add("source_vocab_size")
   if not model.window:
     found.add("pad_token")
-  # Windows begin and sources end with what the caller of a Keras model fills in.
-  return found | {"source_length", "pad_token"}
+  # How windows, sources and answers begin and end is up to a Keras model's caller.
+  return found | {"source_length", "source_marks", "start_token", "pad_token"}

@@ -3,7 +3,8 @@
 The character sequence-to-sequence model of the Keras examples: one-hot input, or an
 Embedding each; a Bidirectional encoder's states concatenated. That example fills
 sources on the right with the space character up to the longest of its data, which
-stands in no file: `source_length` and `pad_token` of the model are the user's to set.
+stands in no file: `source_length` and `pad_token` of the model are the user's to set,
+and so are the characters. Nothing marks a source's end, and answers begin with bos.
 """
 
 import dataclasses
@@ -63,7 +64,8 @@ def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
         " one width.")
   return config_lib.Recurrent(
       vocab_size=pair.size, embed_width=widths.pop(), encoder=True,
-      source_vocab_size=pair.source_size, bidirectional=pair.both, **fields)
+      source_vocab_size=pair.source_size, bidirectional=pair.both,
+      source_marks="none", **fields)
 
 
 def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:

@@ -6,6 +6,7 @@ from transfer_gen import config as config_lib
 from transfer_gen.models import attention
 from transfer_gen.sources import mapped
 from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import hugging_face_fields as fields_lib
 
 ATTENTION, MLP = ("query", "key", "value", "out"), ("up", "gate", "down")
 _IN, _AT = hugging_face.LAYER, r"layers.\1"
@@ -13,7 +14,7 @@ _TYPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
           "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
-def sizes(fields: hugging_face.Fields, heads: int | None, head_dim: int | None
+def sizes(fields: fields_lib.Fields, heads: int | None, head_dim: int | None
          ) -> dict[str, Any]:
   """Fields of ours that follow from sizes; key-value heads and K by habit as given."""
   width, queries = fields.get("hidden_size"), fields.get("num_attention_heads")
@@ -27,7 +28,7 @@ def sizes(fields: hugging_face.Fields, heads: int | None, head_dim: int | None
       "norm": "rms", "norm_epsilon": fields.get("rms_norm_eps", 1e-6)}
 
 
-def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
+def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   found = sizes(fields, heads={"mistral": 8, "qwen2": 32, "qwen3": 32}.get(kind),
                 head_dim=128 if kind == "qwen3" else None)
   unbiased = {
@@ -44,7 +45,7 @@ def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
       **fields.rope(found["head_dim"], fields.get("rope_theta", 1e4)))
 
 
-def _windows(fields: hugging_face.Fields, kind: str, layers: int) -> tuple[int, ...]:
+def _windows(fields: fields_lib.Fields, kind: str, layers: int) -> tuple[int, ...]:
   window = fields.get("sliding_window", 4096)
   if kind == "mistral":
     return (window,) if window else ()
@@ -52,7 +53,7 @@ def _windows(fields: hugging_face.Fields, kind: str, layers: int) -> tuple[int, 
   if not fields.get("use_sliding_window", False):
     window = None
   types = fields.get("layer_types", None)
-  return hugging_face.windows(types or [
+  return fields_lib.windows(types or [
       "sliding_attention" if window and i >= first else "full_attention"
       for i in range(layers)], window)
 
@@ -66,12 +67,12 @@ def config(model: config_lib.Decoder) -> dict[str, Any]:
       "head_dim": model.head_dim or model.width // model.num_heads,
       "intermediate_size": model.mlp_width or 4 * model.width,
       "max_position_embeddings": model.max_length, "rms_norm_eps": model.norm_epsilon,
-      "rope_parameters": hugging_face.rope(model), "tie_word_embeddings": model.tied}
+      "rope_parameters": fields_lib.rope(model), "tie_word_embeddings": model.tied}
 
 
 def _config(model: config_lib.Decoder) -> dict[str, Any]:
   biased = {part for part in ATTENTION + MLP if attention.biased(model, part)}
-  fields = config(model) | {"hidden_act": hugging_face.activation(model.activation)}
+  fields = config(model) | {"hidden_act": fields_lib.activation(model.activation)}
   windows = [model.windows[i % len(model.windows)] for i in range(model.num_layers)
              ] if model.windows else []
   if model.query_norm or biased == set(ATTENTION[:3]) or len(set(windows)) > 1:

@@ -6,13 +6,14 @@ from transfer_gen import config as config_lib
 from transfer_gen.models import attention
 from transfer_gen.sources import mapped
 from transfer_gen.sources.maps import hugging_face
+from transfer_gen.sources.maps import hugging_face_fields as fields_lib
 
 _OFFSET = 2
 _LINEAR = ("query", "key", "value", "out", "up", "down")
 _IN, _AT = hugging_face.LAYER, r"layers.\1"
 
 
-def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
+def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   del kind
   width = fields.get("hidden_size")
   fields.check(word_embed_proj_dim=(width, None), layer_norm_elementwise_affine=True)
@@ -39,7 +40,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "max_position_embeddings": model.max_length,
       "do_layer_norm_before": model.norm_order == "pre",
       "_remove_final_layer_norm": not model.final_norm,
-      "activation_function": hugging_face.activation(model.activation),
+      "activation_function": fields_lib.activation(model.activation),
       "enable_bias": attention.biased(model, "query"),
       "tie_word_embeddings": model.tied}
 

@@ -18,7 +18,7 @@ from transfer_gen.sources import raw as raw_lib
 from transfer_gen.sources.maps import keras_cells
 
 _WINDOW = 40
-_META = "<s>"  # Begins and ends a text.
+META = "<s>"  # Begins and ends a text.
 _CELLS = {1: "rnn", 3: "gru", 4: "lstm"}  # By number of gates.
 _ATTENTION = "attention/attention_W"
 _KNOWN = ("max_length", "rnn_layers", "rnn_size", "rnn_bidirectional",
@@ -85,10 +85,10 @@ def _tokenizer(raw: raw_lib.Raw, model: config_lib.Recurrent, repair: bool):
     raise errors.UserError(
         f"{raw.path}: word_level is set, and no tokenizer here splits as it does.")
   rows, named, notes = character_table.read(
-      path, model.vocab_size, special=(_META,), repair=repair, empty=(0,))
+      path, model.vocab_size, special=(META,), repair=repair, empty=(0,))
   roles = {"pad": 0, "unk": 0}
-  if _META in named:
-    roles |= {"bos": named[_META], "eos": named[_META]}
+  if META in named:
+    roles |= {"bos": named[META], "eos": named[META]}
   return tokenizer_kinds.Characters(rows, roles), notes
 
 

@@ -1,0 +1,151 @@
+"""Good checkpoints of every format that is read, and ways to spoil them."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import io
+import json
+import random
+import struct
+import zipfile
+
+from etils import epath
+import h5py
+import numpy as np
+
+from transfer_gen.sources import safetensors
+
+_SPOILT = (b"\0", b"\xff", b"\x80", b"\x7f", b"\xff" * 4, b"\0" * 4, b"\xff" * 8,
+           b"\xff\xff\xff\x7f", b"9", b"-", b"}", b"/")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mutant:
+  """A file that was spoilt.
+
+  Attributes:
+    data: Its bytes.
+    touched: Ranges of bytes that were overwritten; None: bytes have moved.
+  """
+  data: bytes
+  touched: tuple[tuple[int, int], ...] | None
+
+
+def write_all(folder: str, rows: int) -> None:
+  """One file a format, of incompressible numbers.
+
+  Args:
+    folder: Where to.
+    rows: Of the largest array, f32[rows, 256].
+  """
+  for name, make in FORMATS.items():
+    (epath.Path(folder) / name).write_bytes(make(_arrays(rows)))
+
+
+def mutant(data: bytes, seed: int) -> Mutant:
+  """Cuts a file, or overwrites, deletes or repeats some of its bytes.
+
+  Most of it happens at the ends of the file, where formats describe what is there.
+  """
+  rng = random.Random(seed)
+  if rng.random() < 0.15:
+    return Mutant(data=data[:rng.randrange(len(data))], touched=None)
+  broken, touched = bytearray(data), []
+  low, high = rng.choice([
+      (0, len(data)), (0, min(200, len(data))), (0, min(2000, len(data))),
+      (max(0, len(data) - 1000), len(data))])
+  for _ in range(rng.choice([1, 1, 1, 2, 4])):
+    at, how = rng.randrange(low, high), rng.random()
+    if how < 0.8:
+      spoilt = rng.choice(_SPOILT)[:len(broken) - at]
+      broken[at:at + len(spoilt)] = spoilt
+      if touched is not None:
+        touched.append((at, at + len(spoilt)))
+      continue
+    touched = None
+    if how < 0.9:
+      del broken[at:at + rng.randrange(1, 9)]
+    else:
+      broken[at:at] = broken[at:at + rng.randrange(1, 30)]
+  return Mutant(data=bytes(broken), touched=None if touched is None else tuple(touched))
+
+
+def _arrays(rows: int) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(0)
+  return {"body": rng.normal(size=(rows, 256)).astype(np.float32),
+          "half": rng.normal(size=(33,)).astype(np.float16),
+          "ids": np.arange(12, dtype=np.int32).reshape(3, 4),
+          "none": np.zeros((0, 3), np.float32)}
+
+
+def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+  path = epath.Path("made.safetensors")
+  safetensors.write_file(path, arrays, {"format": "np"})
+  data = path.read_bytes()
+  path.unlink()
+  return data
+
+
+def _npz(arrays, save=np.savez) -> bytes:
+  file = io.BytesIO()
+  save(file, **arrays)
+  return file.getvalue()
+
+
+def _h5_old(arrays) -> bytes:
+  """As Keras 2 writes, the largest array in chunks."""
+  file = io.BytesIO()
+  with h5py.File(file, "w") as weights:
+    weights.attrs["layer_names"] = np.array([b"rnn"])
+    group = weights.create_group("rnn")
+    group.attrs["weight_names"] = [f"rnn_1/{name}:0" for name in arrays]
+    for name, value in arrays.items():
+      chunked = {"compression": "gzip", "shuffle": True} if name == "body" else {}
+      group.create_dataset(f"rnn_1/{name}:0", data=value, **chunked)
+  return file.getvalue()
+
+
+def _h5_new(arrays) -> bytes:
+  """As Keras 3 writes."""
+  file = io.BytesIO()
+  with h5py.File(file, "w") as weights:
+    for i, value in enumerate(arrays.values()):
+      weights[f"layers/dense/vars/{i}"] = value
+  return file.getvalue()
+
+
+def _keras(arrays) -> bytes:
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, "w") as archive:
+    archive.writestr("config.json", json.dumps({"class_name": "Sequential"}))
+    archive.writestr("model.weights.h5", _h5_new(arrays))
+  return file.getvalue()
+
+
+def _torch(arrays, zipped=True) -> bytes:
+  import torch  # pylint: disable=g-import-not-at-top
+  file = io.BytesIO()
+  torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, file,
+             _use_new_zipfile_serialization=zipped)
+  return file.getvalue()
+
+
+def _llama2c(arrays) -> bytes:
+  """Width 8, 2 heads, one layer; as many tokens as make up the size."""
+  size = arrays["body"].size // 8
+  rest = 8 + 4 * 64 + 8 + 3 * 48 + 8 + 2 * 3 * 2
+  head = struct.pack("<7i", 8, 6, 1, 2, 2, size, 3)
+  table = np.resize(arrays["body"], size * 8 + rest)
+  return head + table.astype("<f4").tobytes()
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, np.ndarray]], bytes]] = {
+    "a.safetensors": _safetensors,
+    "old.h5": _h5_old,
+    "new.weights.h5": _h5_new,
+    "a.keras": _keras,
+    "a.npz": _npz,
+    "compressed.npz": lambda arrays: _npz(arrays, np.savez_compressed),
+    "llama2c.bin": _llama2c,
+    "torch.bin": _torch,
+    "torch_before_1_6.bin": lambda arrays: _torch(arrays, zipped=False),
+}

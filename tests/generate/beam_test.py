@@ -1,0 +1,225 @@
+"""Beam search against Transformers, and against every text there is."""
+
+import functools
+import itertools
+import os
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen import sources as sources_lib
+from transfer_gen import tree
+from transfer_gen.generate import beam
+from transfer_gen.generate import sampling
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+
+SIZE, LENGTH, EOS = 3, 4, 1
+MODELS = {
+    "decoder": config.Decoder(
+        vocab_size=SIZE, num_layers=1, width=8, num_heads=2, max_length=64),
+    "window": config.Decoder(
+        vocab_size=SIZE, num_layers=2, width=8, num_heads=1, position="rotary",
+        windows=(2,)),
+    "gru": config.Recurrent(
+        vocab_size=SIZE, cell="gru", embed_width=4, hidden_width=8, num_layers=1),
+    "pair": config.Recurrent(
+        vocab_size=SIZE, encoder=True, embed_width=4, hidden_width=8, num_layers=1,
+        start_token=2),
+}
+
+
+def make(name):
+  """A module and params that decide clearly."""
+  module = registry.build(MODELS[name])
+  fresh = registry.fresh(module, jax.random.key(1))
+  rng = np.random.default_rng(1)
+  return module, {
+      name: (x + 0.4 * rng.normal(size=x.shape)).astype(np.float32)
+      for name, x in fresh(registry.specs(module)).items()}
+
+
+MARKS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+SIDES = dict(
+    vocab_size=37, d_model=24, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=20,
+    decoder_ffn_dim=20, encoder_attention_heads=2, decoder_attention_heads=2,
+    max_position_embeddings=64, forced_eos_token_id=None, **MARKS)
+THEIRS = {
+    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=37, n_positions=96, n_embd=24, n_layer=2, n_head=3,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None)),
+    "t5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
+        vocab_size=37, d_model=24, d_kv=6, d_ff=20, num_layers=2, num_heads=2,
+        decoder_start_token_id=0, **MARKS)),
+    "bart": lambda: transformers.BartForConditionalGeneration(transformers.BartConfig(
+        decoder_start_token_id=2, **SIDES)),
+    "marian": lambda: transformers.MarianMTModel(transformers.MarianConfig(
+        decoder_start_token_id=0, **SIDES)),
+}
+
+
+@functools.cache
+def opened(kind):
+  """A model of theirs, and ours of the same files."""
+  model = THEIRS[kind]().eval()
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for name, param in model.named_parameters():
+      if (kind, "embed_positions" in name) != ("marian", True):  # Theirs are fixed.
+        param += 0.25 * torch.randn(param.shape, generator=generator)
+  folder = tempfile.mkdtemp()
+  model.save_pretrained(folder)
+  source = foreign.view(sources_lib.open(folder))
+  return model, registry.build(source.model), dict(source.read(list(source.specs)))
+
+
+def theirs(model, inputs, eos, counts=None, **fields):
+  """Texts and scores of Transformers' search, all beams of each row."""
+  width = 1 if model.config.is_encoder_decoder else inputs.shape[1]
+  seen = np.arange(inputs.shape[1])[None] < (
+      np.full(len(inputs), inputs.shape[1]) if counts is None else counts)[:, None]
+  out = model.generate(
+      torch.tensor(inputs, dtype=torch.int64), do_sample=False, pad_token_id=0,
+      attention_mask=torch.tensor(seen, dtype=torch.int64), eos_token_id=eos,
+      num_return_sequences=fields["num_beams"], return_dict_in_generate=True,
+      output_scores=True, **fields)
+  texts = out.sequences[:, width:].tolist()
+  return [text[:text.index(eos)] if eos in text else text for text in texts], (
+      out.sequences_scores.numpy())
+
+
+@pytest.mark.parametrize("eos, penalty", [(None, 1.0), (3, 1.0), (3, 0.0), (3, 2.0),
+                                          (7, -1.0)])
+def test_all_beams_are_those_of_transformers_token_by_token(eos, penalty):
+  model, module, params = opened("gpt2")
+  inputs = np.random.default_rng(0).integers(0, 37, (3, 5)).astype(np.int32)
+
+  found = beam.search(
+      module, params, inputs.tolist(), beams=4, num_tokens=24, eos=eos,
+      length_penalty=penalty)
+
+  texts, scores = theirs(model, inputs, eos, num_beams=4, max_new_tokens=24,
+                         length_penalty=penalty)
+  found = [one for row in found for one in row]
+  assert [one.tokens for one in found] == texts
+  np.testing.assert_allclose([one.score for one in found], scores, rtol=1e-5)
+  assert eos is None or penalty > 1 or any(len(text) < 24 for text in texts)
+
+
+@pytest.mark.parametrize("name", [
+    "t5", "bart", pytest.param("marian", marks=pytest.mark.long)])
+def test_all_beams_behind_an_encoder_are_those_of_transformers(name):
+  model, module, params = opened(name)
+  inputs = np.random.default_rng(0).integers(3, 37, (3, 9)).astype(np.int32)
+  counts = np.array([9, 4, 6])
+
+  found = beam.search(
+      module, params, sources=[row[:n].tolist() for row, n in zip(inputs, counts)],
+      beams=4, num_tokens=16, eos=2)
+
+  texts, scores = theirs(model, inputs, 2, counts, num_beams=4, max_new_tokens=16)
+  found = [one for row in found for one in row]
+  assert [one.tokens for one in found] == texts
+  np.testing.assert_allclose([one.score for one in found], scores, rtol=1e-5)
+  assert len({tuple(text) for text in texts}) > 6
+
+
+def exhaustive(module, params, prompt, source, penalty):
+  """Every text that ends or has LENGTH tokens, the best first; sums in float64."""
+  apply = jax.jit(module.apply)
+  more = {"sources": np.int32([source])} if source else {}
+  found = []
+  for text in itertools.product(range(SIZE), repeat=LENGTH):
+    if EOS in text:
+      text = text[:text.index(EOS) + 1]
+    logits = np.float64(apply(
+        {"params": tree.unflatten(params)},
+        np.int32([[*prompt, *text[:-1], *[0] * (LENGTH - len(text))]]), **more)[0])
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    total = sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(text))
+    found.append((total / len(text) ** penalty, [t for t in text if t != EOS]))
+  unique = {tuple(text): (score, text) for score, text in found}
+  return sorted(unique.values(), reverse=True)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.0])
+@pytest.mark.parametrize("name", [
+    name if name in ("decoder", "pair") else pytest.param(name, marks=pytest.mark.long)
+    for name in MODELS])
+def test_as_many_beams_as_texts_find_all_in_their_order(name, penalty):
+  module, params = make(name)
+  prompts, sources = [[2], [2, 0, 0]], [[0, 1, 1], [2]]
+  sources = sources if name == "pair" else None
+
+  found = beam.search(
+      module, params, prompts, beams=SIZE ** LENGTH, num_tokens=LENGTH, eos=EOS,
+      sources=sources, length_penalty=penalty)
+
+  for i, row in enumerate(found):
+    want = exhaustive(
+        module, params, prompts[i], sources and sources[i], penalty)
+    assert [one.tokens for one in row] == [text for _, text in want]
+    np.testing.assert_allclose([one.score for one in row], [s for s, _ in want],
+                               rtol=1e-4, atol=1e-5)
+  assert len(want) == 31  # 2 ** 4 that do not end, and 1 + 2 + 4 + 8 that do.
+  assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("name", [
+    "decoder", pytest.param("pair", marks=pytest.mark.long)])
+def test_one_beam_is_greedy(name):
+  module, params = make(name)
+  more = {"sources": [[0, 1, 1], [2], [1]]} if name == "pair" else {}
+  texts = {"prompts": [[2], [0, 0, 2], [1, 1]], "num_tokens": 9, **more}
+
+  for eos in (None, 0, 1, 2):
+    found = beam.search(module, params, beams=1, eos=eos, **texts)
+
+    assert [one.tokens for [one] in found] == sampling.generate(
+        module, params, eos=eos, **texts)
+
+
+@pytest.mark.long
+def test_what_a_row_finds_does_not_depend_on_its_company():
+  module, params = make("pair")
+  search = lambda sources: beam.search(
+      module, params, sources=sources, beams=3, num_tokens=9, eos=EOS)
+
+  together = search([[0], [1, 1], [2, 2, 2]])
+
+  tokens = lambda row: [one.tokens for one in row]
+  for i, source in enumerate(([0], [1, 1], [2, 2, 2])):
+    assert tokens(together[i]) == tokens(search([source])[0])
+
+
+def test_texts_and_settings_of_any_size_share_a_program():
+  module, params = make("gru")
+  beam._run.clear_cache()
+
+  for prompts, kwargs in (
+      ([[1], [2, 0]], dict(num_tokens=9)),
+      ([[1] * 16, [2]], dict(num_tokens=16, eos=1, length_penalty=0.3))):
+    beam.search(module, params, prompts, beams=2, **kwargs)
+
+  assert beam._run._cache_size() == 1
+
+
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(beams=0), "beams is 0"), (dict(num_tokens=0), "num_tokens is 0"),
+    (dict(length_penalty=float("nan")), "length_penalty is nan"),
+    (dict(prompts=[[1], []]), "prompt 1 is empty"),
+    (dict(prompts=[[1] * 60]), "prompt 0 has 60 tokens and grows by 5")])
+def test_what_cannot_be_searched_is_one_message(kwargs, message):
+  module, params = make("decoder")
+
+  with pytest.raises(errors.UserError, match=message):
+    beam.search(module, params, **{"prompts": [[1]], "beams": 2, "num_tokens": 5,
+                                   **kwargs})

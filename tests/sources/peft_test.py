@@ -1,0 +1,205 @@
+"""Adapters of low rank to PEFT and from there, as PEFT itself reads and writes them."""
+
+import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import peft as peft_lib
+import pytest
+import torch
+import transformers
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+from transfer_gen.sources import peft
+from transfer_gen.sources import peft_write
+from transfer_gen.train import adapters as adapters_lib
+
+V = 29
+INPUTS = np.random.default_rng(0).integers(0, V, (2, 9)).astype(np.int32)
+SIZES = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+             intermediate_size=28, max_position_embeddings=64)
+BASES = {
+    "gpt2": ("GPT2", dict(
+        vocab_size=V, n_positions=64, n_embd=24, n_layer=2, n_head=3)),
+    "llama": ("Llama", SIZES | dict(num_key_value_heads=2)),
+    "neox": ("GPTNeoX", SIZES | dict(hidden_size=32)),
+}
+ALL = r"layer_\d+/.*kernel"
+THEIRS = {"gpt2": ["c_attn", "c_fc", "c_proj"],
+          "llama": ["q_proj", "v_proj", "up_proj"],
+          "neox": ["query_key_value", "dense_4h_to_h"]}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+  """Models of theirs, every param random, and the folders that they lie in."""
+  found = {}
+  for name, (kind, fields) in BASES.items():
+    made = getattr(transformers, f"{kind}Config")(
+        **fields, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    model = transformers.AutoModelForCausalLM.from_config(made).eval()
+    _randomize(model, 0.25)
+    folder = tmp_path_factory.mktemp(name)
+    model.save_pretrained(folder)
+    found[name] = folder
+  return found
+
+
+def _randomize(model, size, only=""):
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for name, param in model.named_parameters():
+      if only in name:
+        param += size * torch.randn(param.shape, generator=generator)
+
+
+def _theirs(model):
+  with torch.no_grad():
+    return model(torch.from_numpy(INPUTS.astype(np.int64))).logits.numpy()
+
+
+def _ours(source, adapters, params):
+  module = adapters_lib.wrap(registry.build(source.model), adapters)
+  return np.asarray(module.apply({"params": tree.unflatten(params)}, INPUTS))
+
+
+def _near(ours, theirs):
+  assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+def _loaded(base, folder):
+  """Through PEFT, which must miss no tensor of the folder's and know them all."""
+  model = transformers.AutoModelForCausalLM.from_pretrained(base)
+  model = peft_lib.PeftModel.from_pretrained(model, folder).eval()
+  told = peft_lib.utils.load_peft_weights(folder, device="cpu")
+  held = peft_lib.get_peft_model_state_dict(model)
+  assert told and told.keys() <= held.keys()
+  for name, value in told.items():
+    assert torch.equal(held[name], value), name
+  return model
+
+
+def _with_adapters(source, adapters, seed=0):
+  """Params of a source, with adapters that do something."""
+  module = adapters_lib.wrap(registry.build(source.model), adapters)
+  params = dict(source.read(list(source.specs)))
+  generator = np.random.default_rng(seed)
+  for name, spec in registry.specs(module).items():
+    if name not in params:
+      params[name] = 0.2 * generator.standard_normal(spec.shape).astype(np.float32)
+  return params
+
+
+CASES = {
+    "gpt2": ("gpt2", (config.LoRA(params=ALL, rank=3),)),
+    "query_alone": ("gpt2", (
+        config.LoRA(params=".*/query/kernel", rank=2, alpha=5.0),)),
+    "two_adapters": ("gpt2", (
+        config.LoRA(params=".*/attn/.*", rank=2, scaling="rslora"),
+        config.LoRA(params=".*/(value|down)/kernel", rank=1, alpha=0.7, name="more"))),
+    "dora": ("gpt2", (
+        config.LoRA(params=r".*/(query|out)/kernel", rank=2, dora=True),)),
+    "llama": ("llama", (config.LoRA(params=f"{ALL}|head/kernel", rank=3),)),
+    "llama_dora": ("llama", (config.LoRA(params=ALL, rank=3, dora=True),)),
+    "neox": ("neox", (config.LoRA(params=ALL, rank=3),)),
+}
+
+
+@pytest.mark.parametrize("case", [
+    case if case in ("gpt2", "dora", "llama") else pytest.param(
+        case, marks=pytest.mark.long) for case in CASES])
+def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
+  base, adapters = CASES[case]
+  source = foreign.view(sources.open(bases[base]))
+  params = _with_adapters(source, adapters)
+
+  peft_write.write(tmp_path, source.model, params, adapters, str(bases[base]))
+
+  ours = _ours(source, adapters, params)
+  _near(ours, _theirs(_loaded(bases[base], tmp_path)))
+  plain = _ours(source, (), dict(source.read(list(source.specs))))
+  assert np.abs(plain - ours).max() > 0.01 * np.abs(ours).max()  # Not vacuous.
+
+
+@pytest.mark.parametrize("case", [
+    "gpt2", "query_alone", "llama", pytest.param("neox", marks=pytest.mark.long)])
+def test_what_we_write_comes_back_bit_for_bit(bases, tmp_path, case):
+  base, adapters = CASES[case]
+  source = foreign.view(sources.open(bases[base]))
+  params = _with_adapters(source, adapters)
+  peft_write.write(tmp_path, source.model, params, adapters)
+
+  back = peft.Adapter(sources.open(tmp_path), source.model)
+
+  specs = registry.specs(adapters_lib.wrap(registry.build(source.model), adapters))
+  assert back.specs == {n: s for n, s in specs.items() if n not in source.specs}
+  for name, value in back.read(list(back.specs)):
+    np.testing.assert_array_equal(value, params[name], err_msg=name)
+  assert set(back.scales.values()) == {adapters[0].scale}
+
+
+def _made_there(base, folder, name, **fields):
+  """An adapter that PEFT made and saved."""
+  made = peft_lib.LoraConfig(
+      r=3, lora_alpha=7, target_modules=THEIRS[name], task_type="CAUSAL_LM",
+      fan_in_fan_out=name == "gpt2", **fields)
+  model = peft_lib.get_peft_model(
+      transformers.AutoModelForCausalLM.from_pretrained(base), made).eval()
+  _randomize(model, 0.2, "lora_")
+  model.save_pretrained(folder)
+  return model
+
+
+@pytest.mark.parametrize("name, fields", [
+    ("gpt2", {"use_rslora": True}), ("gpt2", {"use_dora": True}), ("llama", {}),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        ("gpt2", {}), ("llama", {"use_dora": True}), ("neox", {})))],
+    ids=["rslora", "gpt2_dora", "llama", "gpt2", "llama_dora", "neox"])
+def test_an_adapter_of_pefts_computes_the_same_here(bases, tmp_path, name, fields):
+  theirs = _theirs(_made_there(bases[name], tmp_path, name, **fields))
+  source = foreign.view(sources.open(bases[name]))
+
+  stored = peft.Adapter(sources.open(tmp_path), source.model, source)
+
+  kernels = {row.rpartition("/")[0] + "/kernel" for row in stored.specs}
+  adapter = config.LoRA(
+      params="|".join(sorted(kernels)), rank=3, alpha=7.0,
+      scaling="rslora" if "use_rslora" in fields else "standard",
+      dora="use_dora" in fields)
+  params = dict(source.read(list(source.specs))) | dict(stored.read(list(stored.specs)))
+  _near(_ours(source, (adapter,), params), theirs)
+  np.testing.assert_allclose(list(set(stored.scales.values())), [adapter.scale])
+
+
+def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
+  source = foreign.view(sources.open(bases["gpt2"]))
+
+  adapter = config.LoRA(params=ALL, rank=1)
+  peft_write.write(
+      tmp_path, source.model, _with_adapters(source, (adapter,)), (adapter,))
+  written = json.loads((tmp_path / peft.CONFIG).read_text())
+
+  def refused(message, model=source.model, **change):
+    (tmp_path / peft.CONFIG).write_text(json.dumps(written | change))
+    with pytest.raises(errors.UserError, match=message):
+      peft.Adapter(sources.open(tmp_path), model)
+
+  refused("peft_type is 'IA3'", peft_type="IA3")
+  refused("bias is 'all'", bias="all")
+  refused("lora_bias=True", lora_bias=True)
+  refused("relative to kernels", use_dora=True)
+  other = foreign.view(sources.open(bases["llama"])).model
+  refused("c_attn is no module with a kernel", model=other)
+
+
+def test_only_low_rank_is_written(bases, tmp_path):
+  source = foreign.view(sources.open(bases["gpt2"]))
+  with pytest.raises(errors.UserError, match="IA3 'ia3' is not written for PEFT"):
+    peft_write.write(tmp_path, source.model, {}, (config.IA3(),))

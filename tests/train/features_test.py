@@ -1,0 +1,215 @@
+"""Training from stored hidden states is training of the live model."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen.evaluate import trained as trained_lib
+from transfer_gen.train import features
+from transfer_gen.train import loop
+from transfer_gen.train import objectives
+from transfer_gen.train import setup as setup_lib
+from transfer_gen.transfer import plan as plan_lib
+
+Group, Rule = plan_lib.Group, plan_lib.Rule
+DECODER = config_lib.Decoder(
+    num_layers=3, width=8, num_heads=2, max_length=16, position="rotary")
+RECURRENT = config_lib.Recurrent(
+    num_layers=2, embed_width=6, hidden_width=5, hidden_widths=(5, 7))
+TOP = {"decoder": (DECODER, "(layer_2|final_norm)/.*"),
+       "recurrent": (RECURRENT, "(layer_1|head)/.*")}
+
+
+def _plan(learns, start=0):
+  return plan_lib.TransferPlan(
+      rules=(Rule(target=".*", source=None),),
+      groups=(Group(name="top", params=learns, unfreeze_step=start),
+              Group(name="rest", params=".*", unfreeze_step=None)))
+
+
+@pytest.fixture(name="text", scope="module")
+def _text(tmp_path_factory):
+  path = tmp_path_factory.mktemp("text") / "t.txt"
+  path.write_text("".join(
+      f"the {i}th line tells of {i * 7 % 13}\n" for i in range(90)))
+  return str(path)
+
+
+def _run(text, kind="decoder", **fields):
+  model, learns = TOP[kind]
+  run = config_lib.Run(
+      model=model, transfer=_plan(learns),
+      data=config_lib.Data(name="files", train=text, length=12),
+      tokenizer=config_lib.Tokenizer(kind="characters"),
+      optim=config_lib.Optim(warmup_steps=1),
+      train=config_lib.Train(steps=24, batch_size=8, log_every=12, eval_every=12,
+                             checkpoint_every=12),
+      features=config_lib.Features(check=0.2))
+  return dataclasses.replace(run, **fields)
+
+
+def _params(workdir):
+  source = sources.open(workdir, 24)
+  return {name: np.asarray(x) for name, x in source.read(list(source.specs))}
+
+
+def _lines(workdir):
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [(line["step"], line["split"], line["loss"]) for line in lines]
+
+
+@pytest.mark.parametrize("kind, dtype, off", [
+    ("decoder", "float32", 1e-7),
+    pytest.param("decoder", "bfloat16", 1e-2, marks=pytest.mark.long),
+    pytest.param("recurrent", "float32", 1e-7, marks=pytest.mark.long),
+    pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
+def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path):
+  run = _run(text, kind, features=config_lib.Features(dtype=dtype))
+  setup = setup_lib.build(run, tmp_path)
+  specs = setup.specs.items()
+  keys = jax.random.split(jax.random.key(0), len(setup.specs))
+  params = {name: 0.3 * jax.random.normal(key, spec.shape)
+            for key, (name, spec) in zip(keys, specs)}
+  data = features.attach(
+      setup.run, setup.model, setup.first, setup.data, params, tmp_path)
+  batches = [next(d.train_batches(8, 0)) for d in (data, setup.data)]
+  hidden = batches[0].pop("hidden")
+  np.testing.assert_equal(batches[0], batches[1])  # In the same order.
+  learning = {n: params[n] for n, s in specs
+              if n.startswith((f"layer_{setup.first}", "final_norm", "head"))}
+  assert hidden.dtype == jnp.dtype(dtype) and setup.first == run.model.num_layers - 1
+
+  def loss(learning, batch):
+    return (objectives.next_token(setup.model, False, setup.first)(
+        {**params, **learning}, batch, None) * batch["weights"]).mean()
+
+  live, stored = (jax.jit(jax.grad(loss))(learning, batch) for batch in (
+      batches[1], {**batches[1], "hidden": hidden}))
+  apart = lambda grads: max(
+      float(jnp.abs(grads[n] - live[n]).max() / jnp.abs(live[n]).max()) for n in live)
+  assert apart(stored) <= off
+  rolled = {**batches[1], "hidden": np.roll(hidden, 1, 0)}
+  assert apart(jax.jit(jax.grad(loss))(learning, rolled)) > 10 * off
+
+
+def test_epochs_of_training_and_a_resumed_run_are_the_live_ones(text, tmp_path):
+  run = _run(text, "recurrent")
+  loop.train(dataclasses.replace(run, features=None), tmp_path / "live")
+  loop.train(run, tmp_path / "stored")
+  loop.train(run, tmp_path / "killed", stop=12)
+  assert not (tmp_path / "killed" / "checkpoints" / "24").exists()
+  loop.train(run, tmp_path / "killed")
+
+  live, stored, killed = (
+      _params(tmp_path / name) for name in ("live", "stored", "killed"))
+  for name, value in live.items():
+    np.testing.assert_allclose(stored[name], value, rtol=0, atol=2e-6, err_msg=name)
+    np.testing.assert_array_equal(killed[name], stored[name], err_msg=name)
+  for mine, theirs in zip(_lines(tmp_path / "stored"), _lines(tmp_path / "live")):
+    assert mine[:2] == theirs[:2] and abs(mine[2] - theirs[2]) < 1e-6
+  assert _lines(tmp_path / "killed") == _lines(tmp_path / "stored")
+  _check_whole(tmp_path / "stored", live)
+
+
+def _check_whole(workdir, params):
+  """What was trained from features is a whole model, evaluated as it was live."""
+  opened = trained_lib.open(workdir)
+  assert opened.params.keys() == params.keys()
+  assert isinstance(opened.complete(["the 1th"], 4)[0], str)
+  scores = opened.score(opened.data()[0], "validation").metrics()
+  told = {line[0]: line[2] for line in _lines(workdir) if line[1] == "validation"}
+  assert abs(scores["loss"] - told[opened.step]) < 1e-6
+
+
+def _setup(text, tmp_path, **fields):
+  setup = setup_lib.build(_run(text, **fields), tmp_path)
+  params = {name: jnp.full(spec.shape, 0.1) for name, spec in setup.specs.items()}
+  attach = lambda params: features.attach(
+      setup.run, setup.model, setup.first, setup.data, params, tmp_path)
+  return params, attach
+
+
+def _files(folder):
+  return {path: (path.stat().st_mtime_ns, path.read_bytes())
+          for path in sorted(folder.rglob("*array_record*"))}
+
+
+def test_what_is_there_is_read_and_what_is_stale_is_made_again(text, tmp_path):
+  params, attach = _setup(text, tmp_path)
+  attach(params)
+  first = _files(tmp_path / "features")
+
+  attach(params)
+  attach({**params, "layer_2/mlp/up/kernel": params["layer_2/mlp/up/kernel"] + 1})
+  assert _files(tmp_path / "features") == first  # What learns may differ.
+
+  attach({**params, "layer_1/mlp/up/kernel": params["layer_1/mlp/up/kernel"] + 1})
+  assert len(_files(tmp_path / "features")) == 2 * len(first)
+
+
+def test_a_part_that_is_missing_is_made_and_the_others_stay(
+    text, tmp_path, monkeypatch):
+  monkeypatch.setattr(features, "_PART", 16 * 12 * 8 * 4)  # 16 rows.
+  params, attach = _setup(text, tmp_path)
+  data = attach(params)
+  before = _files(tmp_path / "features")
+  parts = sorted(tmp_path.glob("features/*/train_0/hidden_states/part_*"))
+  assert len(parts) > 3
+  shutil.rmtree(parts[1])
+
+  again = attach(params)
+
+  after = _files(tmp_path / "features")
+  assert after.keys() == before.keys()
+  moved = {path for path in before if before[path] != after[path]}
+  assert moved and all(parts[1] in path.parents for path in moved)
+  rows = [next(d.evaluation_batches("train", 40))["hidden"] for d in (data, again)]
+  np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.parametrize("dtype", [
+    "bfloat16", pytest.param("float32", marks=pytest.mark.long)])
+def test_damaged_features_are_refused(dtype, text, tmp_path):
+  params, attach = _setup(
+      text, tmp_path, features=config_lib.Features(dtype=dtype, check=1.0))
+  noise = lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape) / x.size
+  params = {name: noise(x) for name, x in params.items()}
+  attach(params)
+  attach(params)  # Whole, all of it is as it was.
+  one, other = [next(iter(tmp_path.glob(
+      f"features/*/{split}_0/hidden_states/part_00000"))) for split in (
+          "train", "validation")]
+  shutil.rmtree(other)
+  shutil.copytree(one, other)
+
+  with pytest.raises(errors.UserError, match="delete the folder"):
+    attach(params)
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"transfer": _plan("embed/.*")}, "embed/embedding learns from step 0 .*'top'"),
+    ({"transfer": _plan("layer_0/.*", 3)}, "layer_0/.* learns from step 3"),
+    ({"model": dataclasses.replace(DECODER, dropout=0.1)}, "dropout is 0.1"),
+    ({"features": config_lib.Features(dtype="float16")}, "features.dtype"),
+    ({"features": config_lib.Features(check=2.0)}, "features.check"),
+    ({"model": dataclasses.replace(RECURRENT, window=4),
+      "transfer": _plan("head/.*")}, "only a chain of layers"),
+], ids=range(6))
+def test_what_cannot_be_stored_is_one_message(fields, message, text, tmp_path):
+  with pytest.raises(errors.UserError, match=message):
+    setup_lib.build(_run(text, **fields), tmp_path)
+
+
+def test_the_prefix_ends_where_the_first_leaf_learns(text, tmp_path):
+  for learns, first in (("layer_1/attn/query/bias|final_norm/.*", 1),
+                        ("final_norm/.*", 3), ("layer_2/.*", 2)):
+    run = _run(text, transfer=_plan(learns))
+    assert setup_lib.build(run, tmp_path).first == first

@@ -1,0 +1,89 @@
+"""What an encoder reads is divided over devices and micro-batches as all else is."""
+
+import functools
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import config
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+from transfer_gen.train import optim
+from transfer_gen.train import parallel
+from transfer_gen.train import step as step_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+MODEL = registry.build(config.Recurrent(
+    vocab_size=20, source_vocab_size=12, encoder=True, num_layers=1, embed_width=8,
+    hidden_width=8))
+SPECS = registry.specs(MODEL)
+ROWS = 16
+
+
+def _batch(seed):
+  generator = np.random.default_rng(seed)
+  tokens = generator.integers(0, 20, (ROWS, 6)).astype(np.int32)
+  return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
+          "weights": (generator.random((ROWS, 5)) < 0.8).astype(np.float32),
+          "sources": generator.integers(0, 12, (ROWS, 7)).astype(np.int32),
+          "source_counts": generator.integers(1, 8, (ROWS,)).astype(np.int32)}
+
+
+def _setup():
+  groups = (plan_lib.Group(name="all", params=".*"),)
+  plan = plan_lib.TransferPlan(
+      rules=(plan_lib.Rule(target=".*", source=None),), groups=groups)
+  optimizer = optim.build(config.Optim(warmup_steps=0, lr=0.01), groups,
+                          resolve.resolve(plan, {}, SPECS), 100)
+  params = registry.fresh(MODEL, jax.random.key(1))(SPECS)
+  return optimizer, step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32), params=params,
+      opt_state=optimizer.extend({}, params, 0))
+
+
+def _losses(step, state, put=lambda batch: batch):
+  losses = []
+  for number in range(4):
+    state, metrics = step(state, put(_batch(number)), jax.random.key(0))
+    total, count = jax.device_get(metrics["loss"])
+    losses.append(total / count)
+  return losses
+
+
+@functools.cache
+def _one_device():
+  optimizer, state = _setup()
+  return _losses(jax.jit(lambda state, batch, key: step_lib.train_step(
+      state, batch, nll_fn=objectives.next_token(MODEL, False), optimizer=optimizer,
+      key=key)), state)
+
+
+@pytest.mark.parametrize("devices, accumulate", [
+    pytest.param(config.Parallel(fsdp=2, tensor=2), 2, id="mesh"),
+    pytest.param(config.Parallel(mode="pmap"), 1, id="pmap", marks=pytest.mark.long)])
+def test_devices_and_micro_batches_share_sources_as_they_share_inputs(
+    devices, accumulate):
+  optimizer, state = _setup()
+  runner = parallel.runner(
+      devices, SPECS, ROWS, accumulate, optimizer=optimizer,
+      nll_fn=objectives.next_token(MODEL, False))
+
+  losses = _losses(runner.step, runner.place(state), runner.put)
+
+  np.testing.assert_allclose(losses, _one_device(), rtol=1e-5)
+
+
+def test_the_loss_reads_the_sources():
+  params = registry.fresh(MODEL, jax.random.key(1))(SPECS)
+  nll = jax.jit(objectives.next_token(MODEL, False))
+  batch = _batch(0)
+  shorter = batch | {"source_counts": np.ones_like(batch["source_counts"])}
+
+  one, other = (nll(params, b, jax.random.key(0)) for b in (batch, shorter))
+
+  same = batch["source_counts"] == 1
+  assert not same.all()
+  assert (np.abs(one - other).max(1) > 0).tolist() == (~same).tolist()

@@ -1,0 +1,57 @@
+"""Hidden states of a model's beginning, as a TFDS data set; see `train.features`."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+
+_SPLIT = "rows"
+
+
+class HiddenStates(tfds.core.GeneratorBasedBuilder):
+  """A stretch of rows in their order, `hidden` [T, D] each; array_record."""
+  name = "hidden_states"
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(
+      self, part: str, shape: tuple[int, int], dtype: np.dtype, data_dir: epath.Path,
+      rows: Callable[[], Iterator[np.ndarray]] | None = None):
+    """Names a stretch.
+
+    Args:
+      part: Its name, a folder in `data_dir`.
+      shape: (T, D).
+      dtype: Of the rows; TFDS has no bfloat16, so its bits are stored.
+      data_dir: Where it is.
+      rows: Makes them; None: they are there.
+    """
+    self._shape, self._dtype, self._rows = shape, np.dtype(dtype), rows
+    super().__init__(
+        config=tfds.core.BuilderConfig(name=part, version=self.VERSION),
+        data_dir=data_dir, file_format="array_record")
+
+  def open(self) -> Any:
+    """The rows, which a list of numbers indexes by `__getitems__`."""
+    return self.as_data_source(_SPLIT)
+
+  def value(self, example: dict[str, Any]) -> np.ndarray:
+    """dtype[T, D] of a row."""
+    return example["hidden"].view(self._dtype)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    bits = np.dtype(f"uint{8 * self._dtype.itemsize}")
+    return tfds.core.DatasetInfo(
+        builder=self, description=self.__doc__, disable_shuffling=True,
+        features=tfds.features.FeaturesDict({"hidden": tfds.features.Tensor(
+            shape=self._shape, dtype=bits, encoding="bytes")}))
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    del dl_manager  # Nothing is downloaded.
+    bits = np.dtype(f"uint{8 * self._dtype.itemsize}")
+    return {_SPLIT: ((number, {"hidden": row.view(bits)})
+                     for number, row in enumerate(self._rows()))}
+
+  def _generate_examples(self) -> Iterator:
+    raise AssertionError("_split_generators holds the examples")

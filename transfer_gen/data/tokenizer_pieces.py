@@ -1,0 +1,87 @@
+"""Tokenisers of translation models: one for what is read, one for what is written."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import functools
+import json
+import re
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.data import tokenizer_kinds as kinds
+
+KIND = "pieces"
+FILES = ("source.spm", "target.spm", "vocab.json")
+_LANGUAGE = re.compile(r">>.+?<<")
+
+
+class Pieces:
+  """A SentencePiece model whose pieces have the ids of a vocabulary that two share
+  (Marian); `tokenizers.Tokenizer` says what each method does.
+
+  Attributes:
+    sources: The tokeniser of what an encoder reads, of the same ids; this one is of
+      what is written.
+  """
+
+  def __init__(self, model: bytes, ids: Mapping[str, int], read: bytes | None = None):
+    """`read`: the model of the other side."""
+    import sentencepiece  # pylint: disable=g-import-not-at-top
+    self._model, self._ids, self._read = model, dict(ids), read or model
+    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self.roles = kinds.usual_roles(self._ids.get)
+    if "unk" not in self.roles or min(self._ids.values()) < 0:
+      raise errors.UserError("vocab.json: there is no <unk>, or an id below 0.")
+    self.size = max(self._ids.values()) + 1
+    self._pieces = {i: piece for piece, i in self._ids.items()}
+    self.tokens = tuple(self._surface(i) for i in range(self.size))
+
+  @functools.cached_property
+  def sources(self) -> "Pieces":
+    return Pieces(self._read, self._ids)
+
+  def encode(self, text: str) -> list[int]:
+    pieces, unk = self._split(text), self.roles["unk"]
+    ids = [self._ids.get(piece, unk) for piece in pieces]
+    kinds.refuse_unknown(text, {
+        c for i, piece in zip(ids, pieces) if i == unk for c in piece})
+    return ids
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    unk = self.roles["unk"]
+    return [[self._ids.get(piece, unk) for piece in self._split(text)]
+            for text in texts]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    special = set(self.roles.values())
+    return self._processor.decode_pieces(
+        [self._pieces.get(int(i), "") for i in ids if i not in special])
+
+  def save(self, folder: epath.Path) -> None:
+    kinds.write_kind(folder, {"kind": KIND})
+    vocabulary = json.dumps(self._ids).encode("utf-8")
+    for name, data in zip(FILES, (self._read, self._model, vocabulary)):
+      (folder / name).write_bytes(data)
+
+  def _split(self, text):
+    """Pieces; a language that is asked for at the beginning (`>>fra<<`) is one."""
+    language = _LANGUAGE.match(text)
+    if language is None or language[0] not in self._ids:
+      return self._processor.encode(text, out_type=str)
+    rest = self._processor.encode(text[language.end():], out_type=str)
+    return [language[0], *rest]
+
+  def _surface(self, i):
+    piece = self._pieces.get(i, "")
+    if i in self.roles.values() or _LANGUAGE.fullmatch(piece):
+      return b""
+    return piece.replace("\u2581", " ").encode("utf-8")
+
+
+def load(folder: epath.Path) -> Pieces:
+  """Reads a folder with `FILES`."""
+  read, written, ids = ((folder / name).read_bytes() for name in FILES)
+  ids = json.loads(ids)
+  if not all(type(i) is int for i in ids.values()):
+    raise errors.UserError(f"{folder / FILES[2]}: an id is no whole number.")
+  return Pieces(written, ids, read)

@@ -1,0 +1,104 @@
+"""A Transformer that reads a source, then writes (Vaswani et al., 2017).
+
+Axes: B batch, T position, S position in the source, V vocabulary.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.models import attention
+from transfer_gen.models import decoder_config
+from transfer_gen.models import transformer
+
+Cache = attention.Cache
+
+
+class EncoderDecoder(nn.Module):
+  """A source and tokens to logits of the next token.
+
+  Attributes:
+    config: `vocab_size` must be set.
+
+  Params: embed, encoder and decoder (a `transformer.Stack` each), head (if not tied,
+  or if it has a bias).
+  """
+  config: config_lib.EncoderDecoder
+
+  def setup(self):
+    decoder_config.check(self.config)
+    self.embed = transformer.table(self.config, self.config.vocab_size)
+    self.encoder = transformer.Stack(self.config, "encoder")
+    self.decoder = transformer.Stack(self.config, "decoder")
+    self.head = transformer.head(self.config)
+
+  def __call__(
+      self, inputs: jax.Array, train: bool = False, sources: jax.Array | None = None,
+      source_counts: jax.Array | None = None,
+  ) -> jax.Array:
+    """Reads whole rows.
+
+    Args:
+      inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
+        looks ahead, so that padding changes no logits before it.
+      train: Whether dropout acts; it draws from the key `dropout`.
+      sources: i32[B, S], padded on the right.
+      source_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
+
+    Returns:
+      Logits dtype[B, T, V].
+
+    Raises:
+      errors.UserError: If there are no sources, or S or T is above `max_length` of
+        learned positions.
+    """
+    source = self._read(sources, source_counts, train)
+    x = self.decoder(inputs, self.embed, train, source=source)
+    return transformer.logits(self.config, self.embed, self.head, x)
+
+  def encode(
+      self, sources: jax.Array, source_counts: jax.Array, length: int) -> Cache:
+    """The cache for `extend` after a source: the beginning of its answer.
+
+    Args:
+      sources: i32[B, S], padded on the right.
+      source_counts: i32[B], in [0, S]: how many of a row's are no padding.
+      length: Slots: as many as all inputs to come, padding included.
+
+    Returns:
+      What `transformer.empty_cache` has; and source: what the decoder's layers look
+      at, see `transformer.Stack.read`.
+    """
+    source = self._read(sources, source_counts, train=False)
+    return {**transformer.empty_cache(self.config, sources.shape[0], length),
+            "source": source}
+
+  def extend(
+      self, inputs: jax.Array, counts: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Reads the next tokens of each row, as `transformer.Decoder.extend`.
+
+    Args:
+      inputs: i32[B, T], padded on the right.
+      counts: i32[B], in [1, T]: how many of a row's inputs are no padding.
+      cache: Of `encode`, or what was read since; it must have T unused slots.
+
+    Returns:
+      Logits dtype[B, V] after each row's last token, and the cache that follows.
+    """
+    x, kept = self.decoder.extend(inputs, counts, cache, self.embed)
+    y = transformer.logits(self.config, self.embed, self.head, x)[:, 0]
+    return y, transformer.advanced(kept, inputs, counts)
+
+  def _read(self, sources, counts, train):
+    if sources is None:
+      raise errors.UserError(
+          "The model is an EncoderDecoder, and there are no sources to read.")
+    if counts is None:
+      counts = jnp.full(sources.shape[:1], sources.shape[1], jnp.int32)
+    steps = jnp.arange(sources.shape[1], dtype=jnp.int32)[None]
+    valid = steps < counts[:, None]  # [B, S]
+    x = self.encoder(sources, self.embed, train, valid=valid)
+    return self.decoder.read(x, valid)

@@ -1,0 +1,126 @@
+"""What stands between the layers of a model: read there, or put there.
+
+Axes: B batch, T position, D width of a layer's output, H heads, K head width.
+"""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+
+from transfer_gen import config as config_lib
+from transfer_gen.models import blocks
+from transfer_gen.models import layers
+from transfer_gen.models import recurrent_layers
+
+_SIDES = ((), ("decoder",))  # Where layers stand that read what is generated.
+_RELATED = ("query", "key", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """What was found on the way to the output; XLA drops what is not used of it.
+
+  Attributes:
+    hidden: By layer: dtype[B, T, D], its output.
+    related: By layer: its queries, keys and values, dtype[B, T, H, K], as projected.
+  """
+  hidden: dict[int, jax.Array]
+  related: dict[int, dict[str, jax.Array]]
+
+
+@contextlib.contextmanager
+def listening(
+    hidden: Iterable[int] = (), related: Iterable[int] = ()) -> Iterator[Seen]:
+  """Listens to a module that is applied inside.
+
+  Args:
+    hidden: Layers whose outputs are wanted, from 0; of the decoder, where there is an
+      encoder.
+    related: Layers of a Transformer whose attention is wanted.
+
+  Yields:
+    What is filled when `apply` returns.
+  """
+  hidden, related = frozenset(hidden), frozenset(related)
+  seen = Seen(hidden={}, related={layer: {} for layer in related})
+
+  def listen(call, args, kwargs, context):
+    result, path = call(*args, **kwargs), context.module.path
+    if context.method_name != "__call__":
+      return result
+    if (layer := _layer(context.module)) in hidden:
+      seen.hidden[layer] = _output(result)
+    elif (isinstance(context.module, layers.Dense) and path[-2:-1] == ("attn",)
+          and path[-1] in _RELATED and _number(path[:-2]) in related):
+      seen.related[_number(path[:-2])][path[-1]] = result
+    return result
+
+  with nn.intercept_methods(listen):
+    yield seen
+
+
+def resume(
+    module: nn.Module, variables: Any, hidden: jax.Array, first: int, *args: Any,
+    **kwargs: Any
+) -> Any:
+  """Applies a module from a layer on.
+
+  Args:
+    module: A Decoder, or a Recurrent whose layers are one chain.
+    variables: For `apply`.
+    hidden: dtype[B, T, D], the output of layer `first - 1`.
+    first: The layer that reads it; what comes before is not run.
+    *args: For `apply`.
+    **kwargs: For `apply`.
+
+  Returns:
+    What `apply` returns.
+  """
+  def skip(call, args, kwargs, context):
+    layer = _layer(context.module)
+    if layer is None or layer >= first or context.method_name != "__call__":
+      return call(*args, **kwargs)
+    if isinstance(context.module, blocks.Block):
+      x = args[0] if layer < first - 1 else hidden.astype(args[0].dtype)
+      return x, None
+    dtype = layers.computation_dtype(context.module.config.dtype)
+    return {"": hidden.astype(dtype).swapaxes(0, 1)}
+
+  with nn.intercept_methods(skip):
+    return module.apply(variables, *args, **kwargs)
+
+
+def width(config: Any, layer: int) -> int:
+  """Features of a layer's output, D."""
+  if isinstance(config, config_lib.Recurrent):
+    return (config.hidden_widths or (config.hidden_width,) * config.num_layers)[layer]
+  return config.width
+
+
+def axis(config: Any) -> str:
+  """Their logical axis."""
+  return "hidden" if isinstance(config, config_lib.Recurrent) else "embed"
+
+
+def _layer(module: nn.Module) -> int | None:
+  """Which layer of the stack a module is; None: none."""
+  if not isinstance(module, (blocks.Block, recurrent_layers.Layer)):
+    return None
+  return _number(module.path)
+
+
+def _number(path: tuple[str, ...]) -> int | None:
+  if path[:-1] not in _SIDES or not path[-1:] or not path[-1].startswith("layer_"):
+    return None
+  return int(path[-1].removeprefix("layer_"))
+
+
+def _output(result: Any) -> jax.Array:
+  """dtype[B, T, D] of what a layer returns."""
+  if isinstance(result, tuple):
+    return result[0]
+  return result[""].swapaxes(0, 1)

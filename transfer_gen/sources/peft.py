@@ -1,0 +1,275 @@
+"""Low-rank adapters as PEFT stores them, under our names.
+
+A folder of PEFT's holds `adapter_config.json` and `adapter_model.safetensors`: for each
+module that was adapted, A [R, inputs] and B [outputs, R]. Which kernels of ours lie in
+a module, and where, follows from the map of the architecture that it stands beside: a
+map only rearranges, so each row and column of theirs belongs to one index of ours.
+Query, key and value that are one module there have one A; each of ours gets it, and
+its own rows of B. Written by us, such a module has a block for each, one after the
+other, and the file says so.
+
+Format: https://huggingface.co/docs/peft/developer_guides/checkpoint.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import difflib
+import json
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.sources import hugging_face_write
+from transfer_gen.sources import mapped
+from transfer_gen.sources import maps
+from transfer_gen.sources import raw as raw_lib
+from transfer_gen.sources.maps import hugging_face
+from transfer_gen.train import adapter_calls
+from transfer_gen.train import adapter_leaves
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BEFORE = "base_model.model."  # Of all names.
+BLOCKS = "blocks"  # In the file's metadata: {module: {kernel: [first, last row]}}.
+NAME = "lora"  # Of the leaves.
+_TENSOR = re.compile(
+    r"base_model\.model\.(?P<module>.+)\."
+    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector(\.weight)?)")
+# Fields that change nothing that a stored adapter computes.
+_IDLE = frozenset((
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "exclude_modules",
+    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "lora_dropout", "peft_version", "qalora_group_size",
+    "revision", "runtime_config", "target_modules", "task_type", "megatron_core",
+    "loftq_config", "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern",
+    "use_rslora", "use_dora", "bias"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+  """Where a kernel of ours lies in a module of theirs.
+
+  Attributes:
+    module: Its name, e.g. `transformer.h.0.attn.c_attn`.
+    spec: Of the kernel.
+    inputs: i64[I], their input of each of ours, flattened.
+    outputs: i64[O], likewise.
+    shape: (inputs, outputs) of the module.
+    turned: Whether its weight is [outputs, inputs].
+  """
+  module: str
+  spec: tree.Spec
+  inputs: np.ndarray
+  outputs: np.ndarray
+  shape: tuple[int, int]
+  turned: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Row:
+  """Where a leaf of ours lies: its part, beside which kernel, in which rows of A."""
+  part: str
+  kernel: str
+  place: Place
+  block: slice
+  spec: tree.Spec
+  scale: float
+
+
+class Adapter:
+  """A folder of PEFT's as a source: leaves `lora_a`, `lora_b` beside our kernels.
+
+  Attributes:
+    raw: The tensors under their own names.
+    path: Where they are.
+    specs: Spec of each leaf.
+    scales: What the product is multiplied with at run time, by leaf.
+    constants: {}; those of the model that it stands beside are its base's.
+    tokenizer: None.
+    state: {}.
+  """
+
+  def __init__(self, raw: raw_lib.Raw, model: Any, base: Any = None):
+    """Relates names; reads no array.
+
+    Args:
+      raw: From `sources.open`.
+      model: Config of the model that it stands beside.
+      base: Source of that model's kernels, which DoRA's magnitudes are relative to.
+
+    Raises:
+      errors.UserError: If it holds what is not of low rank or cannot stand there.
+    """
+    self.raw, self.path, self._base = raw, raw.path, base
+    self.constants, self.tokenizer, self.state = {}, None, {}
+    where = maps.beside(raw, CONFIG)
+    fields = raw_lib.read_json(where)
+    with raw_lib.malformed(where, "adapter"):
+      _check_fields(fields)
+      self._modules = _modules(raw)
+      self._blocks = json.loads(raw.facts["metadata"].get(BLOCKS, "{}"))
+      places = _found(model, self._modules)
+      self._rows: dict[str, _Row] = {}
+      for kernel, place in places.items():
+        if place.module in self._modules:
+          self._add(kernel, place, fields)
+    if fields.get("use_dora") and base is None:
+      raise errors.UserError(
+          f"{where}: use_dora: its norms are relative to kernels that are not here."
+          " Give the model that it was trained on as the run's source.")
+    self.specs = {name: row.spec for name, row in self._rows.items()}
+    self.scales = {name: row.scale for name, row in self._rows.items()}
+
+  @property
+  def title(self) -> str:
+    """One line for people."""
+    return f"{self.path}: adapter of PEFT's"
+
+  def read(
+      self, names: Sequence[str],
+      shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  ) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, array), placed where `shardings` says."""
+    for name in names:
+      value = np.ascontiguousarray(self._value(self._rows[name]))
+      value = value.reshape(self._rows[name].spec.shape)
+      yield name, jax.device_put(value, shardings[name] if shardings else None)
+
+  def _value(self, row: _Row) -> np.ndarray:
+    place = row.place
+    [(_, value)] = self.raw.read([self._modules[place.module][row.part]])
+    value = np.asarray(value, np.float32)
+    if row.part == "a":
+      return value[row.block][:, place.inputs].T
+    if row.part == "b":
+      return value[place.outputs][:, row.block].T
+    [(_, kernel)] = self._base.read([row.kernel])
+    return value.reshape(-1)[place.outputs] - adapter_calls.norms(
+        kernel.reshape(len(place.inputs), -1))
+
+  def _add(self, kernel: str, place: Place, fields: Mapping[str, Any]) -> None:
+    tensors, own = self._modules[place.module], self._blocks.get(place.module)
+    if own is not None and kernel not in own:
+      return
+    shapes = {part: self.raw.specs[name].shape for part, name in tensors.items()}
+    if {"a", "b"} - shapes.keys():
+      raise errors.UserError(f"{place.module} lacks lora_A or lora_B.")
+    if (len(shapes["a"]), shapes["a"][1:], shapes["b"]) != (
+        2, place.shape[:1], (place.shape[1], shapes["a"][0])):
+      raise errors.UserError(
+          f"{place.module}: lora_A is {shapes['a']} and lora_B {shapes['b']}, and the"
+          f" kernels there are {place.shape[0]} by {place.shape[1]}.")
+    rank = shapes["a"][0]
+    first, last = own[kernel] if own else (0, rank)
+    if not 0 <= first < last <= rank:
+      raise errors.UserError(f"{place.module}: rows {first} to {last} of {rank}.")
+    block = slice(first, last)
+    adapter = config_lib.LoRA(params=re.escape(kernel), name=NAME,
+                              rank=last - first, dora="magnitude" in shapes)
+    leaves = adapter_leaves.of(adapter, kernel, place.spec)
+    specs = tree.specs({part: leaf.box() for part, leaf in leaves.items()})
+    for part, spec in specs.items():
+      self._rows[adapter.leaf(kernel, part)] = _Row(
+          part=part, kernel=kernel, place=place, block=block, spec=spec,
+          scale=_scale(fields, place.module))
+
+
+def recognizes(opened: Any) -> bool:
+  """Whether what `sources.open` gave is an adapter."""
+  return isinstance(opened, raw_lib.Raw) and opened.path.name == WEIGHTS and (
+      maps.beside(opened, CONFIG) is not None)
+
+
+def places(
+    family: hugging_face.Family, model: config_lib.Decoder, prefix: str
+) -> dict[str, Place]:
+  """Where each kernel of a model lies in a family's modules.
+
+  Args:
+    family: It can hold the model.
+    model: Its config.
+    prefix: Before all names.
+  """
+  specs = registry.specs(registry.build(model))
+  how = hugging_face.lines(family, model, {prefix + family.anchor})
+  theirs = hugging_face.specs_before(how, specs, {})
+  return {row.name: _place(row, theirs[row.sources[0]].shape)
+          for row in mapped.resolve(how, theirs, specs)
+          if adapter_leaves.is_kernel(row.name, row.spec)
+          and len(theirs[row.sources[0]].shape) == 2}
+
+
+def _place(row: mapped.Row, shape: tuple[int, int]) -> Place:
+  split = adapter_leaves.num_inputs(row.spec)
+  inputs = int(np.prod(row.spec.shape[:split]))
+  first, second = (row.layout(index).reshape(inputs, -1)
+                   for index in np.indices(shape, np.int32))
+  # As in a Linear, [outputs, inputs]; else as in a Conv1D.
+  turned = bool((first == first[:1]).all() and (second == second[:, :1]).all())
+  if turned:
+    first, second = second, first
+  assert (first == first[:, :1]).all() and (second == second[:1]).all(), row.name
+  return Place(module=row.sources[0].removesuffix(".weight"), spec=row.spec,
+               inputs=first[:, 0], outputs=second[0],
+               shape=shape[::-1] if turned else shape, turned=turned)
+
+
+def _found(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
+  """Places in the first family that has all these modules."""
+  known: set[str] = set()
+  for family in hugging_face_write.FAMILIES:
+    try:
+      hugging_face.write(family, model)
+    except errors.UserError:
+      continue
+    for prefix in family.prefixes:
+      found = places(family, model, prefix)
+      names = {place.module for place in found.values()}
+      if modules.keys() <= names:
+        return found
+      known |= names
+  wrong = next((module for module in modules if module not in known), None)
+  if not known or wrong is None:
+    raise errors.UserError("no architecture that is known here computes the model that"
+                           " it stands beside.")
+  near = difflib.get_close_matches(wrong, known, n=1)
+  raise errors.UserError(
+      f"{wrong} is no module with a kernel of the model that it stands beside"
+      + (f"; nearest: {near[0]}." if near else "."))
+
+
+def _modules(raw: raw_lib.Raw) -> dict[str, dict[str, str]]:
+  """Tensors by module and part."""
+  found: dict[str, dict[str, str]] = {}
+  parts = {"lora_A": "a", "lora_B": "b", "lora_magnitude_vector": "magnitude"}
+  for name in raw.specs:
+    match = _TENSOR.fullmatch(name)
+    if match is None:
+      raise errors.UserError(
+          f"it holds {name[:100]}, and only factors of low rank are read.")
+    found.setdefault(match["module"], {})[parts[match["part"].split(".")[0]]] = name
+  return found
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+  maps.require(CONFIG, {"peft_type": None} | dict(fields), {
+      "peft_type": ("LORA",), "bias": ("none",)})
+  maps.refuse_unknown(CONFIG, fields, _IDLE)
+
+
+def _scale(fields: Mapping[str, Any], module: str) -> float:
+  rank = _of_module(fields, "rank_pattern", "r", module)
+  alpha = _of_module(fields, "alpha_pattern", "lora_alpha", module)
+  return alpha / (rank ** 0.5 if fields.get("use_rslora") else rank)
+
+
+def _of_module(fields, pattern, plain, module):
+  for key, value in (fields.get(pattern) or {}).items():
+    if module == key or re.fullmatch(rf"(.*\.)?({key})", module):
+      return value
+  return fields[plain]

@@ -1,0 +1,217 @@
+"""Two tokenizers over one text: where both have read the same bytes, and which tokens
+of one stand for those of the other.
+
+Axes: N tokens of a text; V tokens of a vocabulary, S those of the other; B rows, T
+positions, U positions of the other's rows.
+"""
+
+from collections.abc import Iterator, Sequence
+import difflib
+
+import numpy as np
+
+from transfer_gen.data import tokenizers
+
+_SPACES = frozenset(b" \t\n\r")
+_ROUND = 32  # Lengths of the other's rows are multiples of it: few programs compile.
+
+
+def ends(
+    tokenizer: tokenizers.Tokenizer, ids: Sequence[int], text: bytes) -> np.ndarray:
+  """Where each token of a text ends, in bytes: what was read with it.
+
+  A token's surface is the bytes that it stands for, so ends add up; a byte of a
+  character counts by itself. Where surfaces are not the text as it is (a tokenizer
+  puts a space before it, or normalises), the two are matched, and a token whose end
+  lies in what does not match has none.
+
+  Args:
+    tokenizer: What made the ids.
+    ids: i32[N], without special tokens.
+    text: What was encoded.
+
+  Returns:
+    i64[N], rising where it is not -1.
+  """
+  surfaces = [tokenizer.tokens[i] for i in ids]
+  spelled = b"".join(surfaces)
+  offsets = np.cumsum([len(surface) for surface in surfaces], dtype=np.int64)
+  if spelled == text:
+    found = offsets
+  elif spelled == b" " + text:
+    found = offsets - 1
+  else:
+    found = _places(spelled, text)[offsets]
+  found = np.where([bool(surface) for surface in surfaces], found, -1)
+  return np.where(found == 0, -1, found)  # Nothing was read yet.
+
+
+def teacher_rows(
+    inputs: np.ndarray, student: tokenizers.Tokenizer, teacher: tokenizers.Tokenizer,
+    longest: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of one tokenizer under another.
+
+  A row's text is cut at its special tokens; each stands for the one of the same role.
+  Bytes of a character that a row cuts in two are left out. Both have read the same
+  where both have a token's end after the same byte of the same stretch, or a special
+  token: there, and there alone, what they expect next may be compared.
+
+  Args:
+    inputs: i32[B, T], of `student`.
+    student: What made them.
+    teacher: The other.
+    longest: Most positions that its model reads; None: any.
+
+  Returns:
+    i32[B, U] of `teacher`, padded on the right; and i32[B, T]: at which of its
+    positions it has read the same, -1: nowhere.
+  """
+  rows, places = [], np.full(inputs.shape, -1, np.int32)
+  theirs, _ = tokenizers.resolve_roles(teacher)
+  own = {i: role for role, i in reversed(student.roles.items())}
+  stretches = [list(_stretches(row.tolist(), student)) for row in inputs]
+  encoded = iter(teacher.encode_batch(
+      [text.decode() for found in stretches for _, _, text, _ in found]))
+  for row, found in enumerate(stretches):
+    ids: list[int] = []
+    for start, tokens, text, skipped in found:
+      if len(tokens) == 1 and not student.tokens[tokens[0]]:
+        next(encoded)
+        if (role := own.get(tokens[0])) in theirs and role != "pad":
+          places[row, start] = len(ids)
+          ids.append(theirs[role])
+        continue
+      mine = ends(student, tokens, b"".join(student.tokens[i] for i in tokens))
+      pieces = next(encoded)
+      at = {end: len(ids) + i for i, end in enumerate(
+          ends(teacher, pieces, text).tolist()) if end >= 0}
+      places[row, start:start + len(tokens)] = [
+          at.get(end - skipped, -1) for end in mine.tolist()]
+      ids += pieces
+    rows.append(ids[:longest])
+  width = max(map(len, rows))
+  width = min(-(-width // _ROUND) * _ROUND, longest or width + _ROUND)
+  out = np.full((len(rows), width), theirs.get("pad", 0), np.int32)
+  for row, ids in zip(out, rows):
+    row[:len(ids)] = ids
+  return out, np.where(places < width, places, -1)
+
+
+def nearest(
+    source: tokenizers.Tokenizer, target: tokenizers.Tokenizer) -> np.ndarray:
+  """For each token, that of the other vocabulary which is nearest by edits (MinED:
+  Wan et al., 2024, section 3.3), in bytes (Levenshtein, 1966).
+
+  Special tokens go by their role. Of equally near ones the first is taken.
+
+  Returns:
+    i32[V]: tokens of `target`, -1 for special tokens that it has not.
+  """
+  known = {surface: i for i, surface in reversed(list(enumerate(target.tokens)))
+           if surface}
+  roles = {i: role for role, i in source.roles.items()}
+  index = np.full(len(source.tokens), -1, np.int32)
+  search = _Search(list(known), np.array(list(known.values()), np.int32))
+  for i, surface in enumerate(source.tokens):
+    if not surface:
+      index[i] = target.roles.get(roles.get(i, ""), -1)
+    else:
+      index[i] = known[surface] if surface in known else search(surface)
+  return index
+
+
+def distances(surface: bytes, others: Sequence[bytes]) -> np.ndarray:
+  """Levenshtein distances of one surface to many, i64[len(others)]."""
+  lengths = np.array([len(other) for other in others])
+  table = np.zeros((len(others), max(lengths, default=0)), np.uint8)
+  for row, other in zip(table, others):
+    row[:len(other)] = np.frombuffer(other, np.uint8)
+  steps = np.arange(table.shape[1] + 1)
+  before = np.broadcast_to(steps, (len(others), len(steps))).copy()
+  for number, byte in enumerate(surface, 1):
+    # Of a replaced or deleted byte; then of inserted ones, from the left on.
+    after = np.full_like(before, number)
+    after[:, 1:] = np.minimum(before[:, :-1] + (table != byte), before[:, 1:] + 1)
+    before = np.minimum.accumulate(after - steps, axis=1) + steps
+  return before[np.arange(len(others)), lengths]
+
+
+class _Search:
+  """Surfaces in which the nearest to another is looked for."""
+
+  def __init__(self, surfaces: Sequence[bytes], ids: np.ndarray):
+    order = np.argsort(ids, kind="stable")
+    self._surfaces = [surfaces[i] for i in order]
+    self._ids = ids[order]
+    self._lengths = np.array([len(surface) for surface in self._surfaces])
+    self._counts = np.zeros((256, len(surfaces)), np.uint8)  # Of each byte.
+    for column, surface in enumerate(self._surfaces):
+      for byte in surface:
+        self._counts[byte, column] += self._counts[byte, column] < 255
+
+  def __call__(self, surface: bytes) -> int:
+    """The first of the nearest ones."""
+    common = np.zeros(len(self._surfaces), np.int64)
+    for byte in set(surface):
+      common += np.minimum(self._counts[byte], surface.count(byte))
+    least = np.maximum(self._lengths, len(surface)) - common  # No distance is less.
+    best = (np.inf, len(self._surfaces))
+    for bound in np.unique(least):
+      if bound > best[0]:
+        break
+      rows = np.flatnonzero(least == bound)
+      found = distances(surface, [self._surfaces[row] for row in rows])
+      best = min(best, (found.min(), rows[found.argmin()]))
+    return int(self._ids[best[1]])
+
+
+def _stretches(
+    row: Sequence[int], tokenizer: tokenizers.Tokenizer
+) -> Iterator[tuple[int, list[int], bytes, int]]:
+  """Parts of a row: each special token, and what stands between them.
+
+  Yields:
+    Where it starts, its tokens, its text up to the first byte that is of no whole
+    character, and how many such bytes at its beginning were left out.
+  """
+  special = lambda i: not tokenizer.tokens[i]
+  start = 0
+  while start < len(row):
+    stop = start + 1
+    while not special(row[start]) and stop < len(row) and not special(row[stop]):
+      stop += 1
+    tokens = list(row[start:stop])
+    text = b"".join(tokenizer.tokens[i] for i in tokens)
+    skipped = next((i for i, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80),
+                   min(len(text), 4))
+    try:
+      whole = text[skipped:].decode().encode()
+    except UnicodeDecodeError as error:
+      whole = text[skipped:skipped + error.start]
+    yield start, tokens, whole, skipped
+    start = stop
+
+
+def _places(spelled: bytes, text: bytes) -> np.ndarray:
+  """For each offset in what is spelled, that in the text after the same byte, or -1.
+
+  Returns:
+    i64[len(spelled) + 1].
+  """
+  found = np.full(len(spelled) + 1, -1, np.int64)
+  i = j = found[0] = 0
+  while i < len(spelled) and j < len(text):
+    spaces = spelled[i] in _SPACES, text[j] in _SPACES
+    if spelled[i] == text[j] or all(spaces):  # Normalised, a space may be another,
+      found[i + 1] = j + 1
+      i, j = i + 1, j + 1
+    elif any(spaces):  # or none.
+      i, j = i + spaces[0], j + spaces[1]
+    else:
+      break
+  spelled, text = spelled[i:], text[j:]
+  for a, b, size in difflib.SequenceMatcher(
+      None, spelled, text, autojunk=False).get_matching_blocks():
+    found[i + a + 1:i + a + size + 1] = np.arange(j + b + 1, j + b + size + 1)
+  return found

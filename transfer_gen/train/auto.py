@@ -1,0 +1,245 @@
+"""Which strategy: decided from gradients and short runs, within a budget of steps.
+
+All candidates start from the same params. First, how large each layer's gradient is
+against its params (Lee et al., 2023, Surgical fine-tuning, section 4) says which
+layers to try alone. Then successive halving (Jamieson and Talwalkar, 2016): all
+candidates train a little, the better half by validation loss goes on, until one is
+left. A candidate is an ordinary run that was stopped: the one that is left goes on to
+its end, so that none of its steps is lost and a run with its strategy, typed by hand,
+is the same run.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.evaluate import search_page
+from transfer_gen.evaluate import trained as trained_lib
+from transfer_gen.train import cost as cost_lib
+from transfer_gen.train import loop
+from transfer_gen.train import named
+from transfer_gen.train import objectives
+from transfer_gen.train import setup as setup_lib
+from transfer_gen.train import start
+from transfer_gen.train import workdir as workdir_lib
+from transfer_gen.transfer import groups as groups_lib
+
+FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
+DECISION, LOSSES = "decision.json", "losses.json"
+_BATCHES = 8  # For the gradients.
+COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
+
+
+def train(
+    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0
+) -> dict[str, Any]:
+  """`loop.train`; where the strategy is `auto`, behind a search for one.
+
+  The search leaves in `workdir/auto` its evidence, as decision.json, report.txt and
+  report.html, and each candidate's metrics. Where it is decided already, the run goes
+  on.
+
+  Raises:
+    errors.UserError: As `loop.train`; or if the budget is too small.
+  """
+  workdir = epath.Path(workdir)
+  if run.strategy.name == named.AUTO:
+    if not (workdir / FOLDER / DECISION).exists():
+      _search(run, workdir)
+    run = decided(run, workdir)
+    _take_over(workdir)
+  return loop.train(run, workdir, min_coverage)
+
+
+def decided(run: config_lib.Run, workdir: epath.PathLike) -> config_lib.Run:
+  """The run with the strategy that a search found, or that all candidates start as.
+
+  A run whose strategy is not `auto` stays as it is.
+  """
+  if run.strategy.name != named.AUTO:
+    return run
+  path = epath.Path(workdir) / FOLDER / DECISION
+  strategy = COMMON
+  if path.exists():
+    fields = _read(path)["strategy"]
+    strategy = config_lib.Strategy(**fields | {"learn": tuple(fields["learn"])})
+  return dataclasses.replace(run, strategy=strategy)
+
+
+def searched(workdir: epath.PathLike) -> float:
+  """FLOPs of all that a search tried and dropped; 0 where there was none."""
+  path = epath.Path(workdir) / FOLDER / DECISION
+  facts = _read(path)
+  return sum(flops for name, flops in facts.get("flops", {}).items()
+             if name != facts["winner"])
+
+
+def candidates(gradients: Mapping[str, float]) -> list[config_lib.Strategy]:
+  """What is tried: rates, freeze depth, rates by layer, low rank, layers alone.
+
+  Args:
+    gradients: Relative norm of the gradient of each group of `groups.by_layer`, from
+      the top to the bottom.
+  """
+  make = config_lib.Strategy
+  half = len(gradients) // 2
+  steepest = sorted(gradients, key=gradients.__getitem__, reverse=True)
+  steepest = [name for name in gradients if name in steepest[:max(1, half)]]
+  return [
+      make(name="fine_tune"),
+      make(name="fine_tune", lr_mult=3.0),
+      make(name="fine_tune", lr_mult=0.3),
+      make(name="discriminative", lr_mult=3.0, factor=1.3),
+      make(name="surgical", lr_mult=2.0, learn=tuple(steepest)),
+      make(name="fine_tune", lr_mult=2.0, frozen=half),
+      make(name="feature_extraction", lr_mult=5.0),
+      make(name="lora"),
+  ]
+
+
+def rungs(budget: int, count: int) -> list[tuple[int, int]]:
+  """Successive halving: (how many go on, to which step), each rung as dear.
+
+  Args:
+    budget: Steps over all.
+    count: Candidates.
+
+  Raises:
+    errors.UserError: If the first rung would have no step.
+  """
+  sizes = [count]
+  while sizes[-1] > 2:
+    sizes.append(math.ceil(sizes[-1] / 2))
+  result, step = [], 0
+  for size in sizes:
+    step += budget // len(sizes) // size
+    result.append((size, step))
+  if not result[0][1]:
+    raise errors.UserError(
+        f"strategy.budget is {budget}, must be at least {count * len(sizes)} steps:"
+        f" auto tries {count} strategies in {len(sizes)} rounds.")
+  return result
+
+
+def _search(run: config_lib.Run, workdir: epath.Path) -> None:
+  """Decides, and writes what was decided and why."""
+  folder = workdir / FOLDER
+  budget = run.strategy.budget or run.train.steps // 2
+  common = setup_lib.build(dataclasses.replace(run, strategy=COMMON), folder / "none")
+  gradients = relative_gradients(common)
+  tried = {_name(strategy): strategy for strategy in candidates(gradients)}
+  losses = _read(folder / LOSSES)  # Of a search that was cut.
+  alive = list(tried)
+  for size, stop in rungs(budget, len(tried)):
+    stop = min(stop, run.train.steps)
+    alive = sorted(alive, key=lambda name: _last(losses.get(name)))[:size]
+    for name in alive:
+      if str(stop) not in losses.get(name, {}):
+        print(f"auto: {name} to step {stop}", flush=True)
+        loop.train(dataclasses.replace(run, strategy=tried[name]), folder / name,
+                   stop=stop)
+        trained = trained_lib.open(folder / name, stop)
+        scores = trained.score(common.data, "validation")
+        losses.setdefault(name, {})[str(stop)] = scores.metrics()["loss"]
+        workdir_lib.write_json(folder / LOSSES, losses)
+  best = min(alive, key=lambda name: _last(losses[name]))
+  _decide(workdir, {
+      "strategy": dataclasses.asdict(tried[best]), "winner": best,
+      "overrides": overrides(tried[best]), "budget": budget,
+      "relative_gradients": gradients, "losses": losses,
+      "flops": {name: _flops(run, strategy, folder / name, losses[name])
+                for name, strategy in tried.items()}})
+
+
+def _flops(run, strategy, workdir, losses) -> float:
+  setup = setup_lib.build(dataclasses.replace(run, strategy=strategy), workdir)
+  return cost_lib.of_run(setup, max(map(int, losses)))
+
+
+def _last(losses: Mapping[str, float] | None) -> float:
+  """The loss after most steps; all are alike before the first."""
+  return losses[max(losses, key=int)] if losses else 0.0
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def relative_gradients(setup: setup_lib.Setup) -> dict[str, float]:
+  """||gradient|| / ||params|| of each group of `groups.by_layer` at the start.
+
+  The gradient is that of a few training batches' mean loss, without dropout.
+  """
+  key, params = start.keys(setup.run.seed)[0], start.params(setup)
+  nll_fn = objectives.next_token(setup.model, False)
+
+  @jax.jit
+  def gradient(params, batch):
+    loss = lambda p: (nll_fn(p, batch, key) * batch["weights"]).sum()
+    return jax.grad(loss)(params)
+
+  batches = setup.data.train_batches(setup.run.train.batch_size, setup.run.seed)
+  total, count = None, 0.0
+  for _ in range(_BATCHES):
+    batch = next(batches)
+    found = gradient(params, batch)
+    total = found if total is None else jax.tree.map(np.add, total, found)
+    count += batch["weights"].sum()
+  groups = groups_lib.by_layer(setup.run.model)
+  names = [group.params for group in groups]
+  squares = np.zeros((2, len(groups)))
+  for name, value in params.items():
+    index, _ = tree.match(names, name)
+    squares[0, index] += np.square(np.asarray(total[name], np.float64) / count).sum()
+    squares[1, index] += np.square(np.asarray(value, np.float64)).sum()
+  ratios = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))
+  return {group.name: float(ratio) for group, ratio in zip(groups, ratios)}
+
+
+def _decide(workdir: epath.Path, facts: Mapping[str, Any]) -> None:
+  """Writes the evidence; the decision last."""
+  folder = workdir / FOLDER
+  told = search_page.text(facts)
+  workdir_lib.write_text(folder / "report.txt", told)
+  workdir_lib.write_text(folder / "report.html", search_page.page(facts))
+  print(told, flush=True)
+  for name in facts["losses"].keys() - {facts["winner"]}:
+    (folder / name / "checkpoints").rmtree()  # Their metrics stay.
+  workdir_lib.write_json(folder / DECISION, facts)
+
+
+def _take_over(workdir: epath.Path) -> None:
+  """Makes the workdir that of the winner; does nothing where that was done."""
+  winner = _read(workdir / FOLDER / DECISION)["winner"]
+  folder = workdir / FOLDER / winner
+  if not folder.exists():
+    return
+  for path in sorted(folder.iterdir()):
+    if (workdir / path.name).is_dir():
+      (workdir / path.name).rmtree()
+    path.replace(workdir / path.name)
+  folder.rmdir()
+
+
+def overrides(strategy: config_lib.Strategy) -> list[str]:
+  """Flags that make a run of this strategy."""
+  return [f"--config.strategy.{field.name}={getattr(strategy, field.name)}"
+          for field in dataclasses.fields(strategy)
+          if getattr(strategy, field.name) != field.default]
+
+
+def _name(strategy: config_lib.Strategy) -> str:
+  """A folder's name that says what it holds."""
+  parts = [strategy.name]
+  parts += [f"frozen_{strategy.frozen}"] if strategy.frozen else []
+  parts += [f"lr_x{strategy.lr_mult:g}"] if strategy.lr_mult else []
+  return "_".join(parts)
