@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "transfer_gen"
 # From the ground up; a module may import those of lower layers and no others.
 LAYERS = (
     ("errors",),
-    ("config_adapters", "config_sources", "config_strategy"),
+    ("config_adapters", "config_models", "config_sources", "config_strategy"),
     ("tree", "config", "transfer.vocabulary"),
     ("config_json", "config_file"),
     ("sources.raw", "sources.archive", "sources.pickles"),

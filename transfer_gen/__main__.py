@@ -188,6 +188,7 @@ def _plan(values: flags.FlagValues) -> None:
 def _suggested(run_: Any, workdir: str) -> str:
   """A first plan for a run, as Python; says in comments what does not fit yet."""
   from transfer_gen.models import registry  # pylint: disable=g-import-not-at-top
+  from transfer_gen.train import adapters  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import resolve  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import suggest  # pylint: disable=g-import-not-at-top
@@ -198,7 +199,8 @@ def _suggested(run_: Any, workdir: str) -> str:
   def transfer(final):
     found.append(suggest.plan(
         setup_lib.open_source("", final.source).specs,
-        registry.specs(registry.build(final.model))))
+        registry.specs(adapters.wrap(
+            registry.build(final.model), final.adapters))))
     return found[0]
 
   try:

@@ -352,7 +352,8 @@ def test_bitfit_is_a_group_of_biases():
     ((LoRA(params="layer_0/attn/querry/kernel"),), "matches no kernel. There are"),
     ((LoRA(params=".*"), LoRA(params=".*")), "Two adapters are called 'lora'"),
     ((config.Prefix(params=".*/query/kernel"),), "query/kernel is no kernel of keys"),
-    ((LoRA(params=".*"), LoRA(params=".*", dora=True, name="d")), "stands before; dora")])
+    ((LoRA(params=".*"), LoRA(params=".*", dora=True, name="d")),
+     "stands before; dora")])
 def test_adapters_that_cannot_stand_are_refused(chosen, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(adapters.wrap(registry.build(DECODER), chosen))
@@ -367,7 +368,8 @@ def test_only_low_rank_stands_beside_one_of_several_kernels():
 
 @pytest.mark.parametrize("kind, fields, message", [
     (LoRA, {"rank": 0}, "rank is 0"), (LoRA, {"dropout": 1.0}, "dropout is 1.0"),
-    (LoRA, {"scaling": "sqrt"}, "scaling is 'sqrt'"), (LoRA, {"name": "a_b"}, "name is"),
+    (LoRA, {"scaling": "sqrt"}, "scaling is 'sqrt'"),
+    (LoRA, {"name": "a_b"}, "name is"),
     (LoRA, {"params": "("}, "no regular expression"),
     (config.Bottleneck, {"activation": "swish"}, "activation is 'swish'")])
 def test_fields_out_of_range_are_refused(kind, fields, message):
