@@ -87,7 +87,7 @@ def _shakespeare() -> Run:
       data=Data(name="files", train=_SHAKESPEARE, paragraphs=True, length=128,
                 fraction=0.1),
       tokenizer=Tokenizer(kind="bpe", size=1024),
-      optim=Optim(lr=1e-3, warmup_steps=20), train=_train(240, 8))
+      optim=Optim(lr=1e-3, warmup_steps=20), train=_train(120, 8))
 
 
 def _letters() -> Run:
