@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen.evaluate import report
 from transfer_gen.evaluate import study
@@ -38,7 +39,8 @@ def _done(tmp_path_factory):
       question="Do apples help with dogs?",
       runs={"moved": _run(second, "first", moved), "scratch": _run(second),
             "first": _run(first)},
-      pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2)
+      pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2,
+      accounts=True, remembered=_run(first).data)
   facts = study.run(asked, folder / "w")
   return folder, asked, facts
 
@@ -80,6 +82,23 @@ def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
 
   chosen = facts["summary"]["lrs"]["scratch"]
   assert best(chosen) <= min(best(0.01), best(0.02))
+
+
+def test_accounts_tell_what_was_paid_and_forgotten(done):
+  folder, _, facts = done
+  told = facts["runs"]["moved"][0]["accounts"]
+  specs = checkpoint.find(next((folder / "w" / "moved").glob("*/*"))).specs
+
+  # Of other tokens than the source's, but of the same text.
+  assert told["forgetting"] == pytest.approx(told["after"] - told["before"])
+  assert told["forgetting"] > 0
+  assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]  # Had no source.
+  learning = sum(spec.size for spec in specs.values())
+  assert told["learning"] == learning
+  assert told["slot_bytes"] == 2 * 4 * learning + 8
+  assert told["gflops"] == pytest.approx(6 * told["gflops_a_step"])
+  page = (folder / "w" / "report.html").read_text()
+  assert "Gain against forgetting" in page and "learning params" in page
 
 
 def test_a_finished_study_trains_nothing_again(done, monkeypatch):

@@ -12,7 +12,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizers
 from transfer_gen.train import alignment
 
-TOKENIZERS = pathlib.Path("/work/shared/data/tokenizers")
+TOKENIZERS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 SETTINGS = hypothesis.settings(deadline=None, max_examples=25)
 TEXT = st.text(st.sampled_from("ab e\n.é日\U0001f600"), max_size=40)
 WORDS = st.lists(st.sampled_from(
