@@ -1,7 +1,7 @@
 """Which way of learning from a source is worth it, and what does it forget?
 
 All named strategies, and `auto`, which searches among rates, layers and low rank
-within half as many steps as one run has, against training from scratch.
+within as many steps as one run has, against training from scratch.
 
 Run:      python -m transfer_gen study --config=experiments/strategies.py:summaries \
             --workdir=runs/strategies_summaries --results=experiments/RESULTS.md

@@ -30,8 +30,8 @@ class Strategy:
     alpha: `l2_sp`: strength on leaves that have a source.
     beta: `l2_sp`: strength on the others.
     rank: `lora`: of the factors.
-    budget: `auto`: steps of the whole search, over all that is tried. 0: half of
-      `Train.steps`.
+    budget: `auto`: steps of the whole search, over all that is tried; those of what
+      it chooses, over a third of them, are the run's own first ones. 0: `Train.steps`.
   """
   name: str = ""
   lr_mult: float = 0.0

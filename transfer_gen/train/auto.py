@@ -2,17 +2,19 @@
 
 All candidates start from the same params. First, how large each layer's gradient is
 against its params (Lee et al., 2023, Surgical fine-tuning, section 4) says which
-layers to try alone. Then successive halving (Jamieson and Talwalkar, 2016): all
-candidates train a little, the better half by validation loss goes on, until one is
-left. A candidate is an ordinary run that was stopped: the one that is left goes on to
-its end, so that none of its steps is lost and a run with its strategy, typed by hand,
-is the same run.
+layers to try alone. Then candidates train a little, the better ones go on, until one is
+left: successive halving (Jamieson and Talwalkar, 2016) in three rounds, of which the
+first keeps the best of each family and the last trains two for long. What learns fast
+looks best early on, and where data are few it is what overfits later; so no candidate
+has more than the run's own rate throughout, and one of another family meets it when
+that shows. A candidate is an ordinary run that was stopped: the one that is left goes
+on to its end, so that none of its steps is lost and a run with its strategy, typed by
+hand, is the same run.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import json
-import math
 from typing import Any
 
 from etils import epath
@@ -36,6 +38,7 @@ from transfer_gen.transfer import groups as groups_lib
 FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
 DECISION, LOSSES = "decision.json", "losses.json"
 _BATCHES = 8  # For the gradients.
+_PERCENT = (20, 30, 50)  # Of the budget, by round.
 COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
 
 
@@ -83,8 +86,9 @@ def searched(workdir: epath.PathLike) -> float:
              if name != facts["winner"])
 
 
-def candidates(gradients: Mapping[str, float]) -> list[config_lib.Strategy]:
-  """What is tried: rates, freeze depth, rates by layer, low rank, layers alone.
+def candidates(
+    gradients: Mapping[str, float]) -> dict[str, list[config_lib.Strategy]]:
+  """What is tried, by family: all alike, slower below, and parts alone.
 
   Args:
     gradients: Relative norm of the gradient of each group of `groups.by_layer`, from
@@ -94,54 +98,54 @@ def candidates(gradients: Mapping[str, float]) -> list[config_lib.Strategy]:
   half = len(gradients) // 2
   steepest = sorted(gradients, key=gradients.__getitem__, reverse=True)
   steepest = [name for name in gradients if name in steepest[:max(1, half)]]
-  return [
-      make(name="fine_tune"),
-      make(name="fine_tune", lr_mult=3.0),
-      make(name="fine_tune", lr_mult=0.3),
-      make(name="discriminative", lr_mult=3.0, factor=1.3),
-      make(name="surgical", lr_mult=2.0, learn=tuple(steepest)),
-      make(name="fine_tune", lr_mult=2.0, frozen=half),
-      make(name="feature_extraction", lr_mult=5.0),
-      make(name="lora"),
-  ]
+  return {
+      "all": [make(name="fine_tune"), make(name="fine_tune", lr_mult=0.3)],
+      "by_layer": [make(name="discriminative"),
+                   make(name="discriminative", lr_mult=2.0)],
+      "part": [make(name="surgical", learn=tuple(steepest)),
+               make(name="fine_tune", frozen=half),
+               make(name="feature_extraction", lr_mult=3.0), make(name="lora")]}
 
 
-def rungs(budget: int, count: int) -> list[tuple[int, int]]:
-  """Successive halving: (how many go on, to which step), each rung as dear.
+def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
+  """The three rounds: (how many train, to which step).
 
   Args:
-    budget: Steps over all.
-    count: Candidates.
+    budget: Steps over all; 20%, 30% and 50% of it go into the rounds.
+    counts: Candidates of each round.
 
   Raises:
-    errors.UserError: If the first rung would have no step.
+    errors.UserError: If the first round would have no step.
   """
-  sizes = [count]
-  while sizes[-1] > 2:
-    sizes.append(math.ceil(sizes[-1] / 2))
   result, step = [], 0
-  for size in sizes:
-    step += budget // len(sizes) // size
-    result.append((size, step))
+  for count, percent in zip(counts, _PERCENT):
+    step += budget * percent // 100 // count
+    result.append((count, step))
   if not result[0][1]:
+    least = -(-counts[0] * 100 // _PERCENT[0])
     raise errors.UserError(
-        f"strategy.budget is {budget}, must be at least {count * len(sizes)} steps:"
-        f" auto tries {count} strategies in {len(sizes)} rounds.")
+        f"strategy.budget is {budget}, must be at least {least} steps: auto tries"
+        f" {counts[0]} strategies, and a fifth of it is for the first round.")
   return result
 
 
 def _search(run: config_lib.Run, workdir: epath.Path) -> None:
   """Decides, and writes what was decided and why."""
   folder = workdir / FOLDER
-  budget = run.strategy.budget or run.train.steps // 2
+  budget = run.strategy.budget or run.train.steps
   common = setup_lib.build(dataclasses.replace(run, strategy=COMMON), folder / "none")
   gradients = relative_gradients(common)
-  tried = {_name(strategy): strategy for strategy in candidates(gradients)}
+  families = candidates(gradients)
+  tried = {_name(strategy): strategy for some in families.values() for strategy in some}
   losses = _read(folder / LOSSES)  # Of a search that was cut.
+  last = lambda name: _last(losses[name])
   alive = list(tried)
-  for size, stop in rungs(budget, len(tried)):
+  for count, stop in rungs(budget, (len(tried), len(families), 2)):
     stop = min(stop, run.train.steps)
-    alive = sorted(alive, key=lambda name: _last(losses.get(name)))[:size]
+    if count == len(families):
+      alive = [min(map(_name, some), key=last) for some in families.values()]
+    elif count < len(alive):
+      alive = sorted(alive, key=last)[:count]
     for name in alive:
       if str(stop) not in losses.get(name, {}):
         print(f"auto: {name} to step {stop}", flush=True)
@@ -151,7 +155,7 @@ def _search(run: config_lib.Run, workdir: epath.Path) -> None:
         scores = trained.score(common.data, "validation")
         losses.setdefault(name, {})[str(stop)] = scores.metrics()["loss"]
         workdir_lib.write_json(folder / LOSSES, losses)
-  best = min(alive, key=lambda name: _last(losses[name]))
+  best = min(alive, key=last)
   _decide(workdir, {
       "strategy": dataclasses.asdict(tried[best]), "winner": best,
       "overrides": overrides(tried[best]), "budget": budget,
@@ -165,9 +169,9 @@ def _flops(run, strategy, workdir, losses) -> float:
   return cost_lib.of_run(setup, max(map(int, losses)))
 
 
-def _last(losses: Mapping[str, float] | None) -> float:
-  """The loss after most steps; all are alike before the first."""
-  return losses[max(losses, key=int)] if losses else 0.0
+def _last(losses: Mapping[str, float]) -> float:
+  """The loss after most steps."""
+  return losses[max(losses, key=int)]
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
