@@ -24,7 +24,8 @@ def main() -> None:
   for function in (frozen.head_only, frozen.top_half):
     share, name = timing.alone(function), function.__name__
     found |= {
-        f"{name}_flops": share.flops, f"{name}_flops_over_paper": share.flops / share.paper,
+        f"{name}_flops": share.flops,
+        f"{name}_flops_over_paper": share.flops / share.paper,
         f"{name}_time_over_paper": share.time / share.paper,
         f"{name}_slot_bytes_over_learning": share.slot_bytes_over_learning}
     _tell(found, name)

@@ -1,6 +1,6 @@
 """Which way of learning from a source is worth it, and what does it forget?
 
-All named strategies, and `auto`, which searches among rates, layers and low rank
+The strategies that need no further choice, and `auto`, which searches among rates, layers and low rank
 within as many steps as one run has, against training from scratch.
 
 Run:      python -m transfer_gen study --config=experiments/strategies.py:summaries \

@@ -7,7 +7,6 @@ import os
 import sys
 from typing import Any
 
-
 from absl import flags
 from absl import logging
 
@@ -187,6 +186,7 @@ def _plan(values: flags.FlagValues) -> None:
 
 def _suggested(run_: Any, workdir: str) -> str:
   """A first plan for a run, as Python; says in comments what does not fit yet."""
+  from transfer_gen import config as config_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.models import registry  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import adapters  # pylint: disable=g-import-not-at-top
   from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
@@ -204,7 +204,8 @@ def _suggested(run_: Any, workdir: str) -> str:
     return found[0]
 
   try:
-    setup_lib.build(dataclasses.replace(run_, transfer=transfer), workdir)
+    setup_lib.build(dataclasses.replace(
+        run_, transfer=transfer, strategy=config_lib.Strategy()), workdir)
     return suggest.snippet(found[0])
   except resolve.PlanError as error:
     return suggest.snippet(found[0], [str(error)])

@@ -172,7 +172,7 @@ class Run:
     features: Whether, and how, the hidden states of what never learns are stored.
     distill: A teacher, and what is matched to it.
     transfer: A `TransferPlan`, or a function of the final Run that returns one.
-      None: every leaf starts fresh and learns.
+      None: every leaf starts fresh and learns; under a strategy, see there.
     seed: Of initialisation, order of data and dropout.
   """
   model: Decoder | Recurrent = dataclasses.field(default_factory=Decoder)

@@ -39,11 +39,12 @@ class _Adapter:
     if not re.fullmatch(_NAME, self.name):
       wrong["name"] = "small letters and digits"
     try:
-      re.compile(self.params)
+      for pattern in (self.params, getattr(self, "inputs", "")):
+        re.compile(pattern)
     except re.error as error:
       raise errors.UserError(
-          f"{type(self).__name__}: params is no regular expression:"
-          f" {self.params!r}: {error}.") from error
+          f"{type(self).__name__}: {pattern!r} is no regular expression:"
+          f" {error}.") from error
     for field, what in wrong.items():
       raise errors.UserError(
           f"{type(self).__name__} {self.name!r}: {field} is {getattr(self, field)!r},"
@@ -58,7 +59,8 @@ class LoRA(_Adapter):
     params: Regex for names of kernels.
     rank: r, columns of A and rows of B.
     alpha: s is alpha / r.
-    dropout: Rate on what A reads, in [0, 1).
+    dropout: Rate on what A reads, in [0, 1); not on tokens, nor on what recurrent
+      cells read.
     scaling: `standard`, or `rslora`: s is alpha / sqrt(r) (Kalajdzievski, 2023).
     dora: Whether the columns of W + s A B are brought to learned norms (Liu et al.,
       2024). What is stored is their difference from the norms of W.

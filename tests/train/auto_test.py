@@ -151,3 +151,26 @@ def test_rounds_share_the_budget(budget, counts, expected):
 def test_a_budget_that_is_too_small_is_said():
   with pytest.raises(errors.UserError, match="must be at least 40 steps"):
     auto.rungs(39, (8, 3, 2))
+
+
+def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
+  before = _params(folder / "source_run")
+
+  with pytest.raises(errors.UserError, match="did not begin with a search"):
+    auto.train(_target(folder, name="auto", budget=BUDGET), folder / "source_run")
+
+  for name, value in _params(folder / "source_run").items():
+    np.testing.assert_array_equal(value, before[name])
+
+
+def test_what_diverges_loses(folder, monkeypatch):
+  made = auto.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
+  wild = dataclasses.replace(made["all"][0], lr_mult=1e30)
+  monkeypatch.setattr(auto, "candidates", lambda _: {
+      "all": [wild], "by_layer": made["by_layer"][:1], "part": made["part"][:1]})
+
+  auto.train(_target(folder, name="auto", budget=BUDGET), folder / "wild")
+
+  facts = json.loads((folder / "wild" / auto.FOLDER / auto.DECISION).read_text())
+  assert facts["losses"]["fine_tune_lr_x1e+30"] == {"2": np.inf, "6": np.inf}
+  assert facts["winner"] != "fine_tune_lr_x1e+30"

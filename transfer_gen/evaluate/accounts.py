@@ -15,6 +15,7 @@ from transfer_gen.train import cost as cost_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import start
+from transfer_gen.train import workdir as workdir_lib
 
 
 def of(
@@ -32,12 +33,14 @@ def of(
 
   Returns:
     `learning` (params, when most of them learn), `slot_bytes` (of the optimiser),
-    `gflops_a_step`, `gflops` (of the whole run), `search_gflops` (of what an `auto`
+    `gflops_a_step`, `gflops` (of all its steps; stored features are not taken into
+    account), `search_gflops` (of what an `auto`
     tried beside it); and with `remembered`, in bits per byte, `before` (as
     transferred, at step 0), `after`, and `forgetting`, their difference.
   """
   setup = setup_lib.build(auto.decided(run, workdir), workdir)
-  run, steps = setup.run, setup.run.train.steps
+  run = setup.run
+  steps = max(line["step"] for line in workdir_lib.read_metrics(workdir))
   batch = next(setup.data.train_batches(run.train.batch_size, run.seed))
   last = cost_lib.of_step(
       setup.specs, setup.optimizer, objectives.next_token(setup.model, False), batch,

@@ -44,15 +44,22 @@ def write(
     How many lines; answers that are empty are left out.
 
   Raises:
-    errors.UserError: If there is no such run, or a language model has no prompts.
+    errors.UserError: If there is no such run, a language model has no prompts, or a
+      prompt and its answer are more than the model can read.
   """
   teacher = trained_lib.open(workdir, step)
-  texts = teacher.data()[1]["train"]
+  data, splits = teacher.data()
+  texts = splits["train"]
   pairs = bool(texts[0].input)
   if prompts is None and not pairs:
     raise errors.UserError(
         f"{workdir}: a language model answers no inputs. Give prompts to go on from.")
-  prompts = [text.input for text in texts] if prompts is None else list(prompts)
+  if beams and sampled:
+    raise errors.UserError(
+        f"{', '.join(sampled)} is for answers that are drawn: set beams=0.")
+  if prompts is None:  # What training left out as too long cannot be read here.
+    prompts = [text.input for text, kept in zip(
+        texts, data.document_bytes("train")) if kept]
   lines = []
   with tqdm.tqdm(total=len(prompts), unit="answer", leave=False,
                  disable=None if sys.stderr.isatty() else True) as bar:

@@ -1,4 +1,4 @@
-"""Why a search for a strategy ended as it did: a table for reading, a plot to look at."""
+"""Why a search for a strategy ended as it did: a table to read, a plot to look at."""
 
 from collections.abc import Mapping
 import html
@@ -17,7 +17,8 @@ def text(facts: Mapping[str, Any]) -> str:
   """
   gradients, losses = facts["relative_gradients"], facts["losses"]
   stops = sorted({int(stop) for tried in losses.values() for stop in tried})
-  order = sorted(losses, key=lambda name: (-len(losses[name]), min(losses[name].values())))
+  order = sorted(losses, key=lambda name: (
+      -len(losses[name]), min(losses[name].values())))
   rows = [("strategy", *(f"step {stop}" for stop in stops), "GFLOPs")]
   for name in order:
     found = [losses[name].get(str(stop)) for stop in stops]

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import struct
 import tokenize
 from typing import Any, BinaryIO, Protocol
@@ -29,7 +30,7 @@ _ALIGNMENT = 64  # Of buffers, so that a device on the host can take them as the
 _MALFORMED = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
     NotImplementedError, OSError, RecursionError, RuntimeError, SyntaxError, TypeError,
-    ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+    ValueError, re.error, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 class Leaf(Protocol):

@@ -15,6 +15,8 @@ hand, is the same run.
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
+import shlex
 from typing import Any
 
 from etils import epath
@@ -33,6 +35,7 @@ from transfer_gen.train import objectives
 from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import start
 from transfer_gen.train import workdir as workdir_lib
+from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import groups as groups_lib
 
 FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
@@ -57,7 +60,11 @@ def train(
   workdir = epath.Path(workdir)
   if run.strategy.name == named.AUTO:
     if not (workdir / FOLDER / DECISION).exists():
-      _search(run, workdir)
+      if (workdir / workdir_lib.CONFIG).exists():
+        raise errors.UserError(
+            f"{workdir} belongs to a run that did not begin with a search. Take another"
+            " --workdir, or the strategy that it began with.")
+      _search(run, workdir, min_coverage)
     run = decided(run, workdir)
     _take_over(workdir)
   return loop.train(run, workdir, min_coverage)
@@ -121,7 +128,7 @@ def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
   for count, percent in zip(counts, _PERCENT):
     step += budget * percent // 100 // count
     result.append((count, step))
-  if not result[0][1]:
+  if result[0][1] < 1:
     least = -(-counts[0] * 100 // _PERCENT[0])
     raise errors.UserError(
         f"strategy.budget is {budget}, must be at least {least} steps: auto tries"
@@ -129,32 +136,39 @@ def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
   return result
 
 
-def _search(run: config_lib.Run, workdir: epath.Path) -> None:
+def _search(
+    run: config_lib.Run, workdir: epath.Path, min_coverage: float) -> None:
   """Decides, and writes what was decided and why."""
   folder = workdir / FOLDER
   budget = run.strategy.budget or run.train.steps
   common = setup_lib.build(dataclasses.replace(run, strategy=COMMON), folder / "none")
+  audit_lib.check_coverage(audit_lib.of(
+      common.plan, common.rows, common.source_specs), min_coverage)
   gradients = relative_gradients(common)
   families = candidates(gradients)
   tried = {_name(strategy): strategy for some in families.values() for strategy in some}
-  losses = _read(folder / LOSSES)  # Of a search that was cut.
+  begun = _read(folder / LOSSES)  # By a search that was cut.
+  if begun.get("budget", budget) != budget:
+    raise errors.UserError(
+        f"{folder}: a search with strategy.budget={begun['budget']} began there, and"
+        f" now it is {budget}. Take another --workdir, or that budget.")
+  losses = begun.get("losses", {})
   last = lambda name: _last(losses[name])
   alive = list(tried)
-  for count, stop in rungs(budget, (len(tried), len(families), 2)):
+  for number, (count, stop) in enumerate(
+      rungs(budget, (len(tried), len(families), 2))):
     stop = min(stop, run.train.steps)
-    if count == len(families):
+    if number == 1:
       alive = [min(map(_name, some), key=last) for some in families.values()]
-    elif count < len(alive):
+    elif number == 2:
       alive = sorted(alive, key=last)[:count]
     for name in alive:
       if str(stop) not in losses.get(name, {}):
         print(f"auto: {name} to step {stop}", flush=True)
-        loop.train(dataclasses.replace(run, strategy=tried[name]), folder / name,
-                   stop=stop)
-        trained = trained_lib.open(folder / name, stop)
-        scores = trained.score(common.data, "validation")
-        losses.setdefault(name, {})[str(stop)] = scores.metrics()["loss"]
-        workdir_lib.write_json(folder / LOSSES, losses)
+        losses.setdefault(name, {})[str(stop)] = _loss(
+            dataclasses.replace(run, strategy=tried[name]), folder / name, stop,
+            common.data)
+        workdir_lib.write_json(folder / LOSSES, {"budget": budget, "losses": losses})
   best = min(alive, key=last)
   _decide(workdir, {
       "strategy": dataclasses.asdict(tried[best]), "winner": best,
@@ -162,6 +176,16 @@ def _search(run: config_lib.Run, workdir: epath.Path) -> None:
       "relative_gradients": gradients, "losses": losses,
       "flops": {name: _flops(run, strategy, folder / name, losses[name])
                 for name, strategy in tried.items()}})
+
+
+def _loss(run, workdir, stop, data) -> float:
+  """Validation loss after `stop` steps; infinite where it is no number any more."""
+  try:
+    done = loop.train(run, workdir, stop=stop)["step"]
+  except loop.Diverged:
+    return math.inf
+  loss = trained_lib.open(workdir, done).score(data, "validation").metrics()["loss"]
+  return loss if math.isfinite(loss) else math.inf
 
 
 def _flops(run, strategy, workdir, losses) -> float:
@@ -217,7 +241,7 @@ def _decide(workdir: epath.Path, facts: Mapping[str, Any]) -> None:
   workdir_lib.write_text(folder / "report.html", search_page.page(facts))
   print(told, flush=True)
   for name in facts["losses"].keys() - {facts["winner"]}:
-    (folder / name / "checkpoints").rmtree()  # Their metrics stay.
+    (folder / name / "checkpoints").rmtree(missing_ok=True)  # Their metrics stay.
   workdir_lib.write_json(folder / DECISION, facts)
 
 
@@ -235,8 +259,8 @@ def _take_over(workdir: epath.Path) -> None:
 
 
 def overrides(strategy: config_lib.Strategy) -> list[str]:
-  """Flags that make a run of this strategy."""
-  return [f"--config.strategy.{field.name}={getattr(strategy, field.name)}"
+  """Flags that make a run of this strategy, for a shell."""
+  return [shlex.quote(f"--config.strategy.{field.name}={getattr(strategy, field.name)}")
           for field in dataclasses.fields(strategy)
           if getattr(strategy, field.name) != field.default]
 

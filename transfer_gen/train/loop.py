@@ -32,6 +32,10 @@ from transfer_gen.train import workdir as workdir_lib
 from transfer_gen.transfer import plan as plan_lib
 
 
+class Diverged(errors.UserError):
+  """The loss is not finite any more."""
+
+
 @dataclasses.dataclass
 class Best:
   """The best validation so far; travels in a checkpoint's facts."""
@@ -57,7 +61,7 @@ def train(
 
   Raises:
     errors.UserError: For bad input, a workdir of another run, or a loss that is
-      not finite.
+      not finite (then `Diverged`).
   """
   start_time = time.time()
   workdir = epath.Path(workdir)
@@ -219,8 +223,8 @@ class _Ledger:
     self._pending = []
     self.restart()
     self._bar = tqdm.tqdm(
-        total=session.setup.run.train.steps, initial=done, unit="step", dynamic_ncols=True,
-        disable=None if sys.stderr.isatty() else True)
+        total=session.setup.run.train.steps, initial=done, unit="step",
+        dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
 
   def add(self, metrics) -> None:
     self._pending.append(metrics)
@@ -272,6 +276,6 @@ class _Ledger:
     last = self._checkpoints.last_step()
     kept = (f"The last good checkpoint is of step {last}." if last is not None
             else "No checkpoint was written before.")
-    raise errors.UserError(
+    raise Diverged(
         f"The loss is {loss} at step {step}. {kept} Try a lower optim.lr, a longer"
         " optim.warmup_steps or optim.clip_norm in a new --workdir.")

@@ -11,6 +11,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import config_adapters
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import groups as groups_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
@@ -38,7 +39,10 @@ def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
     errors.UserError: If the run has nothing to learn from, or no such strategy.
   """
   name = run.strategy.name
-  if name not in (*_WRITERS, AUTO):
+  if name == AUTO:
+    raise errors.UserError(
+        "strategy.name=auto is decided by `train` and `study`, which search first.")
+  if name not in _WRITERS:
     near = difflib.get_close_matches(name, (*_WRITERS, AUTO), n=1)
     raise errors.UserError(
         f"strategy.name is {name!r}, must be one of {', '.join((*_WRITERS, AUTO))}."
@@ -50,10 +54,9 @@ def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
   plan = run.transfer(run) if callable(run.transfer) else run.transfer
   if plan is not None:
     return dataclasses.replace(plan, groups=_ALL)
-  from transfer_gen.transfer import axes  # pylint: disable=g-import-not-at-top
   return plan_lib.TransferPlan(
       rules=(plan_lib.Rule(target="(.*)", source=r"\1", why="the leaf of its name"),),
-      axes=(plan_lib.On(axis="vocab", map=axes.MatchTokens()),) if matches else (),
+      axes=(plan_lib.On(axis="vocab", map=axes_lib.MatchTokens()),) if matches else (),
       groups=_ALL)
 
 
@@ -82,9 +85,9 @@ def write(
       group if group.unfreeze_step is None
       else dataclasses.replace(group, lr_mult=group.lr_mult * mult)
       for group in groups)
-  adapters = changes.get("adapters", ())
+  adapters = changes.get("adapters", run.adapters)
   rules = plan.rules
-  if adapters:
+  if adapters and (run.transfer is None or "adapters" in changes):
     rules = (plan_lib.Rule(target=config_adapters.leaves(adapters), source=None,
                            why="adapters start as the identity"), *rules)
   groups = (*_fresh(rows, groups), *groups)
@@ -156,6 +159,9 @@ def _lora(run, rows):
 def _distill(run, rows):
   same = all(np.array_equal(change.binding.index, np.arange(row.spec.shape[change.dim]))
              for row in rows for change in row.changes if _is_vocab(row, change))
+  if run.source is None:
+    raise errors.UserError(
+        "strategy.name=distill: the teacher is the run's source; set source.path.")
   distill = run.distill or config_lib.Distill(
       teacher=run.source, vocabularies="same" if same else "uld")
   return _ALL, {"distill": distill}

@@ -230,14 +230,13 @@ def _check(run: config_lib.Run) -> None:
     if getattr(run.train, field) < 1:
       raise errors.UserError(
           f"train.{field} is {getattr(run.train, field)}, must be at least 1.")
+  if run.optim.accumulate < 1:
+    raise errors.UserError(
+        f"optim.accumulate is {run.optim.accumulate}, must be at least 1.")
   if run.train.batch_size % run.optim.accumulate:
     raise errors.UserError(
         f"train.batch_size is {run.train.batch_size} and optim.accumulate"
         f" {run.optim.accumulate}, which does not divide it.")
-  if run.distill and run.parallel.mode == "pmap":
-    raise errors.UserError(
-        "parallel.mode=pmap has no room for a teacher: set parallel.mode=jit, or"
-        " distill=None.")
   if run.parallel.mode not in ("jit", "pmap"):
     raise errors.UserError(
         f"parallel.mode is {run.parallel.mode!r}, must be 'jit' or 'pmap'.")
