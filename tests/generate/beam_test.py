@@ -115,7 +115,7 @@ def test_all_beams_are_those_of_transformers_token_by_token(eos, penalty):
 
 
 @pytest.mark.parametrize("name", [
-    "t5", "bart", pytest.param("marian", marks=pytest.mark.long)])
+    "t5", *(pytest.param(name, marks=pytest.mark.long) for name in ("bart", "marian"))])
 def test_all_beams_behind_an_encoder_are_those_of_transformers(name):
   model, module, params = opened(name)
   inputs = np.random.default_rng(0).integers(3, 37, (3, 9)).astype(np.int32)
@@ -152,7 +152,7 @@ def exhaustive(module, params, prompt, source, penalty):
 
 @pytest.mark.parametrize("penalty", [1.0, 0.0])
 @pytest.mark.parametrize("name", [
-    name if name in ("decoder", "pair") else pytest.param(name, marks=pytest.mark.long)
+    name if name == "pair" else pytest.param(name, marks=pytest.mark.long)
     for name in MODELS])
 def test_as_many_beams_as_texts_find_all_in_their_order(name, penalty):
   module, params = make(name)

@@ -41,7 +41,7 @@ SOURCES = RNG.integers(0, 11, (3, 7)).astype(np.int32)
 COUNTS = np.array([7, 3, 1], np.int32)
 INPUTS = RNG.integers(0, 23, (3, 9)).astype(np.int32)
 ALL = pytest.mark.parametrize("name", [
-    name if name in ("t5", "bart", "marian") else
+    name if name in ("t5", "bart") else
     pytest.param(name, marks=pytest.mark.long) for name in CONFIGS])
 
 

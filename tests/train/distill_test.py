@@ -196,6 +196,7 @@ def test_relations_are_softmaxes_over_what_came_before():
       assert (found[0, head, t, t + 1:] < -1e8).all()
 
 
+@pytest.mark.long
 def test_attention_of_other_widths_and_heads_is_matched(folder):
   student = dataclasses.replace(DECODER, num_layers=1, width=24, num_heads=4)
   _, batch, _, terms = _terms(folder, student, attention=1.0)

@@ -72,7 +72,8 @@ def _one_device():
 
 @pytest.mark.parametrize("devices", [
     config.Parallel(), config.Parallel(fsdp=2, tensor=4),
-    config.Parallel(data=2, fsdp=4), config.Parallel(mode="pmap")],
+    pytest.param(config.Parallel(data=2, fsdp=4), marks=pytest.mark.long),
+    config.Parallel(mode="pmap")],
     ids=["data", "fsdp_tensor", "data_fsdp", "pmap"])
 def test_eight_devices_give_the_losses_of_one(devices):
   losses, _ = _losses(devices)

@@ -109,7 +109,9 @@ def test_slots_are_those_of_the_rows(kind):
   assert optimizer.learning(state.opt_state) == set(TABLES[kind])
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [
+    "tied", *(pytest.param(kind, marks=pytest.mark.long) for kind in MODELS
+              if kind != "tied")])
 def test_gradients_of_the_rows_are_rows_of_the_gradient(kind):
   """SGD moves the rows by exactly what it would move them in the whole table."""
   optimizer, state = _setup(
@@ -135,7 +137,7 @@ def test_gradients_of_the_rows_are_rows_of_the_gradient(kind):
 
 @pytest.mark.parametrize("kind, devices, accumulate", [
     ("untied", config.Parallel(fsdp=2, tensor=4), 1),
-    ("bias", config.Parallel(mode="pmap"), 1),
+    pytest.param("bias", config.Parallel(mode="pmap"), 1, marks=pytest.mark.long),
     ("tied", config.Parallel(), 2)], ids=["fsdp_tensor", "pmap", "accumulate"])
 def test_devices_and_accumulation_give_the_same(kind, devices, accumulate):
   shared = _run(kind, devices, accumulate)

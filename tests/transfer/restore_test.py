@@ -148,7 +148,7 @@ def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):
 @pytest.mark.parametrize("make, message", [
     (lambda path: path / "nowhere", "there is no such folder"),
     (lambda path: path, "holds no checkpoint"),
-    (lambda path: _file(path / "notes.txt"), "not a checkpoint"),
+    (lambda path: _file(path / "notes.md"), "not a checkpoint"),
 ])
 def test_what_is_no_checkpoint_is_said(tmp_path, make, message):
   with pytest.raises(ValueError, match=message):

@@ -76,7 +76,7 @@ def text_shape(path: epath.PathLike) -> tuple[int, int]:
             f"{path}: the first line must say how many words and how wide, as in"
             " '2000000 300'. Put it there.")
       return int(first[0]), int(first[1])
-    if len(first) < 2:
+    if len(first) < 2 or not all(map(_is_number, first[1:])):
       raise errors.UserError(
           f"{path}: {b' '.join(first)[:60]!r} is no word with numbers.")
     return 1 + sum(1 for _ in file), len(first) - 1
@@ -264,6 +264,14 @@ def _lines(
     raise errors.UserError(
         f"{path}: the first line says {count} words, and {done} follow. Is the file"
         " cut off?")
+
+
+def _is_number(text: bytes) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _read_text(path: epath.Path, limit: int | None) -> Vectors:
