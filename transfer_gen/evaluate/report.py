@@ -72,7 +72,7 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       f"Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
       f"Python {where['python']}, {versions}; {where['devices'][0]}"
-      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in all; commit"
+      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in the last call; commit"
       f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
 
 
