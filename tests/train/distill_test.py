@@ -109,6 +109,19 @@ def test_projections_learn_and_reach_nobody_who_opens_the_run(folder):
   assert kept
 
 
+@pytest.mark.parametrize("name", ["distill", "feature_extraction"])
+def test_a_strategy_by_name_writes_the_projections(name, folder):
+  if not (folder / "hard").exists():
+    loop.train(_run(folder, LSTM), folder / "hard")
+  setup = setup_lib.build(_run(
+      folder, LSTM, distill=_distill(folder, hidden=0.1),
+      source=config_lib.Source(path=str(folder / "hard")),
+      strategy=config_lib.Strategy(name=name)), folder / "named")
+
+  row, = [row for row in setup.rows if row.name.startswith("distill/")]
+  assert (row.sources, row.learning) == ((), 12 * 16)
+
+
 @pytest.mark.long
 def test_it_goes_on_where_it_was_killed(folder):
   run = _run(folder, LSTM, distill=_distill(folder, hidden=0.1))

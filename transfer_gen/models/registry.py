@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -60,6 +61,11 @@ def specs(module: nn.Module) -> dict[str, tree.Spec]:
   Raises:
     errors.UserError: If the model's config does not make sense, or its adapters' not.
   """
+  return dict(_specs(module))
+
+
+@functools.lru_cache(maxsize=32)  # A run asks several times, a search for each try.
+def _specs(module):
   if hasattr(module, "added"):
     found = specs(module.module)
     return _in_order(found | module.added(found))
@@ -99,16 +105,9 @@ def fresh(
     A function from names to arrays by name, one compiled program a call.
   """
   def init(names: Iterable[str]) -> dict[str, jax.Array]:
-    names = sorted(names)
-    if not names:
-      return {}
-
-    def some(key):
-      leaves = tree.unbox(_init(module, key))
-      return {name: leaves[name] for name in names}  # XLA drops the others.
-
-    where = {name: shardings[name] for name in names} if shardings else None
-    return jax.jit(some, out_shardings=where)(key)
+    names = tuple(sorted(names))
+    where = tuple(shardings[name] for name in names) if shardings else None
+    return dict(zip(names, _maker(module, names, where)(key))) if names else {}
   return init
 
 
@@ -141,6 +140,15 @@ def _depth(config):
 def _in_order(specs):
   """In the order of a pytree."""
   return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
+
+
+@functools.lru_cache(maxsize=32)
+def _maker(module, names, where):
+  """A program that makes some leaves; XLA drops the others."""
+  def make(key):
+    leaves = tree.unbox(_init(module, key))
+    return tuple(leaves[name] for name in names)
+  return jax.jit(make, out_shardings=where)
 
 
 def _init(module, key):

@@ -98,6 +98,22 @@ def write(
   return dataclasses.replace(run, transfer=plan, **changes)
 
 
+def with_drawn(
+    run: config_lib.Run, name: str, params: str, why: str) -> config_lib.Run:
+  """The run with leaves that no source can have: they are drawn, and learn.
+
+  Args:
+    run: Of `write`.
+    name: For their group.
+    params: Regex for them.
+    why: For the audit.
+  """
+  drawn = plan_lib.Rule(target=params, source=None, why=why)
+  return dataclasses.replace(run, transfer=dataclasses.replace(
+      run.transfer, rules=(drawn, *run.transfer.rules),
+      groups=(plan_lib.Group(name=name, params=params), *run.transfer.groups)))
+
+
 def told(run: config_lib.Run) -> str:
   """What a strategy wrote, as Python to take over into a config file."""
   beside = [f"    adapters={run.adapters}"] if run.adapters else []

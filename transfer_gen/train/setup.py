@@ -115,6 +115,9 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
       run.distill, open_source("distill.teacher", run.distill.teacher), model, data)
   module = distill.student(
       adapters_lib.wrap(registry.build(model), run.adapters), teacher)
+  if run.strategy.name and isinstance(module, distill.Student):
+    run = named.with_drawn(run, "projections", "distill/.*", "to the teacher's widths")
+    plan = run.transfer
   specs = registry.specs(module)
   rows = resolved(plan, target=specs)
   adapters_lib.check_scales(rows, adapters_lib.scales(run.adapters, specs), {
