@@ -72,7 +72,9 @@ def distance(a, b):
   return np.abs(a - b).max() / np.abs(b).max()
 
 
-@ALL
+@pytest.mark.parametrize("name", [
+    "t5", *(pytest.param(name, marks=pytest.mark.long)
+            for name in CONFIGS if name != "t5")])
 def test_extend_gives_the_logits_of_the_whole_text(name):
   module, variables = make(CONFIGS[name])
   whole, rows = logits_of(CONFIGS[name]), np.arange(3)

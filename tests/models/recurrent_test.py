@@ -126,7 +126,7 @@ class RecurrentTest(parameterized.TestCase):
     weights = rng.normal(size=(*INPUTS.shape, 13))
     total = lambda params: (apply(module, params, INPUTS) * weights).sum()
 
-    grads = jax.grad(total)(params)
+    grads = jax.jit(jax.grad(total))(params)
 
     for name in sorted(params):
       direction = rng.normal(size=params[name].shape)

@@ -132,7 +132,8 @@ def test_gradients_are_measured_against_params_layer_by_layer(folder):
         jax.nn.log_softmax(logits), joined["targets"][..., None], -1)[..., 0]
     return (nll * joined["weights"]).sum() / joined["weights"].sum()
 
-  gradient = jax.grad(loss)({name: x.astype(np.float32) for name, x in params.items()})
+  gradient = jax.jit(jax.grad(loss))(
+      {name: x.astype(np.float32) for name, x in params.items()})
   of = lambda flat: np.sqrt(sum(np.square(np.asarray(flat[name], np.float64)).sum()
                                 for name in flat if name.startswith("layer_0/")))
   assert found.keys() == {"head", "layer_0", "embed"}
