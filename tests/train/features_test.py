@@ -13,6 +13,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.evaluate import trained as trained_lib
+from transfer_gen.train import cost
 from transfer_gen.train import features
 from transfer_gen.train import loop
 from transfer_gen.train import objectives
@@ -213,3 +214,14 @@ def test_the_prefix_ends_where_the_first_leaf_learns(text, tmp_path):
                         ("final_norm/.*", 3), ("layer_2/.*", 2)):
     run = _run(text, transfer=_plan(learns))
     assert setup_lib.build(run, tmp_path).first == first
+
+
+def test_a_run_costs_the_layers_behind_and_each_row_once_before(text, tmp_path):
+  setup = setup_lib.build(_run(text), tmp_path)
+  width, length, vocab = 8, 12, setup.run.model.vocab_size
+  layer = 2 * length * 12 * width ** 2 + 4 * length ** 2 * width
+  head = 2 * length * width * vocab
+  step = 8 * (3 * layer + 2 * head)  # The output is the frozen embedding.
+  rows = sum(map(len, setup.data.inputs("train")))
+
+  assert cost.of_run(setup, 24) == 24 * step + rows * 2 * layer

@@ -33,10 +33,10 @@ def of(
 
   Returns:
     `learning` (params, when most of them learn), `slot_bytes` (of the optimiser),
-    `gflops_a_step`, `gflops` (of all its steps; stored features are not taken into
-    account), `search_gflops` (of what an `auto`
-    tried beside it); and with `remembered`, in bits per byte, `before` (as
-    transferred, at step 0), `after`, and `forgetting`, their difference.
+    `gflops_a_step` (a mean), `gflops` (of all its steps, and of storing features),
+    `search_gflops` (of what an `auto` tried beside it); and with `remembered`, in bits
+    per byte, `before` (as transferred, at step 0), `after`, and `forgetting`, their
+    difference.
   """
   setup = setup_lib.build(auto.decided(run, workdir), workdir)
   run = setup.run

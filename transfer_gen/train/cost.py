@@ -12,6 +12,8 @@ from jax.interpreters import partial_eval
 import numpy as np
 
 from transfer_gen import tree
+from transfer_gen.models import taps
+from transfer_gen.train import features
 from transfer_gen.train import objectives
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.train import setup as setup_lib
@@ -50,8 +52,7 @@ def of_step(
     batch: Its shapes count, not its values.
     step: How many came before.
   """
-  params = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
-            for name, spec in specs.items()}
+  params = _shapes(specs)
   opt_state = jax.eval_shape(
       lambda params: optimizer.extend({}, params, step), params)
   state = step_lib.TrainState(
@@ -71,18 +72,20 @@ def of_run(setup: setup_lib.Setup, steps: int) -> float:
 
   Batches of different lengths count by their share among the first of an epoch, a
   group that starts late from its start on, and a teacher with what it computes.
+  Where features are stored, each row that is trained on counts once up to them.
   """
-  nll_fn = objectives.next_token(setup.model, False)
+  nll_fn = objectives.next_token(setup.model, False, setup.first)
   batches = setup.data.train_batches(setup.run.train.batch_size, setup.run.seed)
   shapes: dict[tuple, list[Any]] = {}
   for _ in range(_BATCHES):
     batch = next(batches)
     shapes.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
   starts = sorted({0, *setup.optimizer.starts.values(), steps})
-  total = 0.0
+  total = _storing(setup)
   for start, end in itertools.pairwise(s for s in starts if s <= steps):
     for alike in shapes.values():
-      cost = of_step(setup.specs, setup.optimizer, nll_fn, alike[0], start)
+      cost = of_step(
+          setup.specs, setup.optimizer, nll_fn, _stored(setup, alike[0]), start)
       flops_a_step = cost.flops + _teaching(setup.teacher, alike[0])
       total += (end - start) * flops_a_step * len(alike) / _BATCHES
   return total
@@ -104,13 +107,33 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
   return _count(needed)
 
 
+def _stored(setup, batch):
+  """A batch as a step reads it: with hidden states, where they are stored."""
+  if not setup.first:
+    return batch
+  width = taps.width(setup.model.config, setup.first - 1)
+  return {**batch, "hidden": np.zeros((*batch["inputs"].shape, width), np.float32)}
+
+
+def _storing(setup):
+  """What it takes to make the features, if there are any."""
+  if not setup.first:
+    return 0.0
+  begin, params = features.beginning(setup.model, setup.first), _shapes(setup.specs)
+  return sum(len(inputs) * flops(begin, params, inputs[:1])
+             for inputs in setup.data.inputs("train"))
+
+
+def _shapes(specs: Mapping[str, tree.Spec]) -> dict[str, jax.ShapeDtypeStruct]:
+  return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+          for name, spec in specs.items()}
+
+
 def _teaching(teacher: Any, batch: Mapping[str, np.ndarray]) -> float:
   """What a teacher, if there is one, computes of a batch."""
   if teacher is None:
     return 0.0
-  params = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
-            for name, spec in teacher.source.specs.items()}
-  return flops(teacher.tell, params, teacher.read(batch))
+  return flops(teacher.tell, _shapes(teacher.source.specs), teacher.read(batch))
 
 
 def _count(jaxpr) -> float:

@@ -87,7 +87,7 @@ def attach(
   """
   if not layer:
     return data
-  make = _maker(run, module, layer, params)
+  make = _Maker(jax.jit(beginning(module, layer)), dict(params))
   root = epath.Path(run.features.path or epath.Path(workdir) / _FOLDER)
   folder = root.expanduser() / _fingerprint(run, layer, data, params)
   stored = {split: [_Bucket(folder / f"{split}_{number}", inputs, make, run)
@@ -99,6 +99,15 @@ def attach(
     for bucket in found:
       bucket.compare(run.features.check, folder)
   return data.with_hidden(stored)
+
+
+def beginning(module: Any, layer: int) -> Callable[[_Params, Any], jax.Array]:
+  """What is stored of a batch: from flat params and i32[B, T] to dtype[B, T, D]."""
+  def begin(params, inputs):
+    with taps.listening(hidden=(layer - 1,)) as seen:
+      module.apply({"params": tree.unflatten(params)}, inputs)
+    return seen.hidden[layer - 1]
+  return begin
 
 
 class _Bucket:
@@ -203,14 +212,6 @@ class _Maker:
     return jax.eval_shape(self.run_fn, self.params, one).shape[1:]
 
 
-def _maker(run, module, layer, params) -> _Maker:
-  def begin(params, inputs):
-    with taps.listening(hidden=(layer - 1,)) as seen:
-      module.apply({"params": tree.unflatten(params)}, inputs)
-    return seen.hidden[layer - 1]
-  return _Maker(jax.jit(begin), dict(params))
-
-
 def _write(buckets: Sequence[_Bucket], layer: int, folder: epath.Path) -> None:
   todo = [(bucket, part) for bucket in buckets for part in bucket.missing()]
   if not todo:
@@ -232,6 +233,7 @@ def _fingerprint(run, layer, data, params) -> str:
   facts = {"model": config_json.of_model(run.model), "layer": layer,
            "adapters": [config_json.of_adapter(one) for one in run.adapters],
            "dtype": run.features.dtype, "batch": run.train.batch_size,
+           "parallel": dataclasses.asdict(run.parallel),
            "jaxlib": jaxlib.__version__, "device": device.device_kind, "part": _PART}
   digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   for name, value in sorted(params.items()):
