@@ -101,7 +101,7 @@ def test_help_imports_no_jax():
     (["study", "--config=config.py", "--workdir=w"], "config.py has no get_study"),
     (["pla"], "'pla' is no command"),
     (["plan", "--config=config.py:moved", "--workdir=w"],
-     "first: there is no such folder"),
+     "first: there is no such file or folder"),
     (["plan", "--config=config.py", "--workdir=w", "--config.data.train=empty.txt"],
      "empty.txt"),
     (["plan", "--config=config.py", "--workdir=w", "--config.data.train=latin.txt"],

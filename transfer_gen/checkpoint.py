@@ -252,7 +252,7 @@ def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _folder(path: epath.Path, step: int) -> epath.Path:
   if not path.exists():
-    raise errors.UserError(f"{path}: there is no such folder.")
+    raise errors.UserError(f"{path}: there is no such file or folder.")
   if (path / "params").exists() and path.name.isdigit():
     return path
   root = path / FOLDER if (path / FOLDER).exists() else path

@@ -146,7 +146,7 @@ def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda path: path / "nowhere", "there is no such folder"),
+    (lambda path: path / "nowhere", "there is no such file or folder"),
     (lambda path: path, "holds no checkpoint"),
     (lambda path: _file(path / "notes.md"), "not a checkpoint"),
 ])
