@@ -6,7 +6,7 @@ clipping and the norm logged; `..._over_paper` compares them with the count on p
 two numbers a param that learns, and a counter. `unfrozen_update_norm` is the largest
 ratio to a fresh optimiser's update at an unfreezing and in the hundred steps after.
 
-Run: python -m benchmarks.what_learns (about 8 minutes on 2 cores). A table, then one
+Run: python -m benchmarks.what_learns (about 5 minutes on 2 cores). A table, then one
 line of JSON.
 """
 

@@ -133,6 +133,19 @@ class RegistryTest(absltest.TestCase):
 
     self.assertEqual(module.config.num_layers, 2)
 
+  def test_a_list_is_as_good_as_a_tuple(self):
+    listed, tupled = (registry.build(dataclasses.replace(CONFIG, windows=windows))
+                      for windows in ([3, 0], (3, 0)))
+
+    self.assertEqual(listed, tupled)
+    self.assertEqual(registry.specs(listed), registry.specs(tupled))
+
+  def test_what_is_done_to_specs_does_not_reach_the_next(self):
+    module = registry.build(CONFIG)
+    registry.specs(module).clear()
+
+    self.assertIn("embed/embedding", registry.specs(module))
+
   def test_every_initializer_changes_the_kernels(self):
     def kernel(init):
       module = registry.build(dataclasses.replace(CONFIG, init=init))

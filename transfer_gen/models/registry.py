@@ -32,7 +32,8 @@ _CONSTANTS = {
 def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
   """The module of a config, which is copied: later changes do not reach it.
 
-  What no model can have is found when the module is first used, by `specs`.
+  Lists become tuples, so that modules are keys of what is compiled. What no model can
+  have is found when the module is first used, by `specs`.
 
   Raises:
     errors.UserError: If the kind of config is unknown.
@@ -41,7 +42,9 @@ def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
     raise errors.UserError(
         f"The model is a {type(config).__name__}, must be one of"
         f" {', '.join(kind.__name__ for kind in _MODULES)} of transfer_gen.config.")
-  return _MODULES[type(config)](dataclasses.replace(config))
+  lists = {name: tuple(value) for name, value in vars(config).items()
+           if isinstance(value, list)}
+  return _MODULES[type(config)](dataclasses.replace(config, **lists))
 
 
 def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:

@@ -137,14 +137,14 @@ def _sources(run: config_lib.Run):
   """Every source by its name in the plan; adapters of PEFT's beside the unnamed one."""
   found = {}
   for name, source in run.all_sources().items():
-    opened = sources_lib.open(source.path, source.step) if source.path else None
-    if opened is not None and peft.recognizes(opened):
+    opened = _opened(name, source)
+    if peft.recognizes(opened):
       base = found.get("")
       model = base.model if isinstance(base, foreign.Foreign) else (
           dataclasses.replace(run.model, vocab_size=run.model.vocab_size or 1))
       found[name] = peft.Adapter(opened, model, base)
     else:
-      found[name] = open_source(name, source)
+      found[name] = _viewed(opened, source)
   return found
 
 
@@ -160,11 +160,19 @@ def open_source(
   Raises:
     errors.UserError: If nothing is there that can be read so.
   """
+  return _viewed(_opened(name, source), source)
+
+
+def _opened(name, source):
   if not source.path:
     field = name if "." in name else f"sources[{name!r}]" if name else "source"
     raise errors.UserError(
         f"{field}.path is empty: give the workdir of the run to transfer from.")
-  opened = sources_lib.open(source.path, source.step)
+  return sources_lib.open(source.path, source.step)
+
+
+def _viewed(opened, source):
+  """What was opened, under our names."""
   if isinstance(opened, raw.Raw):
     return foreign.view(opened, source.map, source.vocabulary)
   if source.map:
