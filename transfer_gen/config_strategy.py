@@ -9,7 +9,8 @@ class Strategy:
 
   Names, axes and rules stay those of `Run.transfer`; without a plan each leaf comes
   from the leaf of its name, and rows of a vocabulary by their tokens. Where little
-  learns, rows of new tokens learn beside it.
+  learns, rows of new tokens learn beside it. A field that the name does not read is an
+  error.
 
   Attributes:
     name: `fine_tune`: all learns. `feature_extraction`: what follows the last layer.

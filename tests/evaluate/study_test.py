@@ -1,11 +1,13 @@
 """A study runs what is not finished, in order, and tells what the transfer gained."""
 
+import dataclasses
 import json
 
 import pytest
 
 from transfer_gen import checkpoint
 from transfer_gen import config
+from transfer_gen import errors
 from transfer_gen.evaluate import report
 from transfer_gen.evaluate import study
 from transfer_gen.train import loop
@@ -188,3 +190,32 @@ def test_a_study_that_cannot_be_is_refused(runs, pairs, message):
 
   with pytest.raises(ValueError, match=message):
     study.jobs(asked, "w")
+
+
+def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
+  text = tmp_path / "t.txt"
+  text.write_text("".join(f"{'so ' * (i % 3)}{i} dogs!\n" for i in range(60)))
+  run = dataclasses.replace(
+      _run(text), model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=20),
+      data=config.Data(name="files", train=str(text), length=20))
+  asked = config.Study(
+      question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,), samples=2)
+
+  facts = study.run(asked, tmp_path / "w")
+
+  samples = facts["runs"]["a"][0]["samples"]
+  assert len(samples) == 2 and all(len(s["prompt"]) < 18 for s in samples)
+  assert "Samples of the test split" in report.study_text(facts)
+
+
+def test_what_is_wrong_with_a_run_is_said_before_any_trains(tmp_path):
+  text = tmp_path / "t.txt"
+  text.write_text("a dog\n" * 60)
+  wrong = dataclasses.replace(
+      _run(text, "first"), strategy=config.Strategy(name="auto", budget=5))
+  asked = config.Study(question="?", runs={"first": _run(text), "wrong": wrong},
+                       pairs=(("wrong", "wrong"),), seeds=(0,))
+
+  with pytest.raises(errors.UserError, match="run 'wrong': strategy.budget is 5"):
+    study.run(asked, tmp_path / "w")
+  assert not (tmp_path / "w").exists()

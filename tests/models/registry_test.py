@@ -140,6 +140,23 @@ class RegistryTest(absltest.TestCase):
     self.assertEqual(listed, tupled)
     self.assertEqual(registry.specs(listed), registry.specs(tupled))
 
+  def test_numbers_of_numpy_and_jax_are_numbers(self):
+    plain, arrays = (registry.build(dataclasses.replace(CONFIG, **fields)) for fields in (
+        {"embed_scale": 4.0, "num_layers": 2, "windows": (3, 0)},
+        {"embed_scale": jnp.sqrt(16.0), "num_layers": np.int64(2),
+         "windows": np.array([3, 0])}))
+
+    self.assertEqual(plain, arrays)
+
+  def test_a_field_of_another_kind_is_named(self):
+    for field, value, says in (
+        ("windows", ("a",), "model.windows is .'a',., must be a tuple, each a whole"),
+        ("windows", 3, "must be a tuple"), ("width", 8.5, "must be a whole number"),
+        ("norm", 1, "model.norm is 1, must be a text"), ("tied", "no", "True or False"),
+        ("dropout", None, "must be a number")):
+      with self.assertRaisesRegex(errors.UserError, says):
+        registry.build(dataclasses.replace(CONFIG, **{field: value}))
+
   def test_what_is_done_to_specs_does_not_reach_the_next(self):
     module = registry.build(CONFIG)
     registry.specs(module).clear()

@@ -21,17 +21,21 @@ LETTERS = lambda text: vocabulary.Vocabulary(
 OLD, NEW = LETTERS("abcdef"), LETTERS("fghabc")
 
 
-def _written(model=MODEL, vocabularies=(OLD, NEW), **strategy):
+def _written(model=MODEL, vocabularies=(OLD, NEW), adapters_=(), transfer=None,
+             **strategy):
   """The run that a strategy writes, its rows, and what learns at the end."""
   run = config.Run(
-      model=model, source=config.Source(path="there"),
-      train=config.Train(steps=80), strategy=config.Strategy(**strategy))
+      model=model, source=config.Source(path="there"), adapters=adapters_,
+      transfer=transfer, train=config.Train(steps=80),
+      strategy=config.Strategy(**strategy))
   source = registry.specs(registry.build(model))
   resolved = lambda plan, target: resolve.resolve(
       plan, {"": source}, target, {"": vocabularies[0], resolve.TARGET: vocabularies[1]},
       {"": registry.constants(model), resolve.TARGET: registry.constants(model)})
+  named.check(run)
   plan = named.base(run, matches=True)
-  run = named.write(run, plan, resolved(plan, source))
+  run = named.write(run, plan, resolved(
+      plan, registry.specs(adapters.wrap(registry.build(model), adapters_))))
   rows = resolved(run.transfer, registry.specs(
       adapters.wrap(registry.build(model), run.adapters)))
   built = optim.build(run.optim, run.transfer.groups, rows, run.train.steps)
@@ -150,12 +154,31 @@ def test_what_was_written_can_be_taken_over():
   assert "rank=16" in named.told(run)
 
 
+@pytest.mark.parametrize("name", ["feature_extraction", "fine_tune"])
+@pytest.mark.parametrize("planned", [False, True])
+def test_the_runs_own_adapters_learn_under_any_strategy(name, planned):
+  lora = config.LoRA(params=r"layer_\d+/attn/query/kernel", rank=2)
+  transfer = plan_lib.TransferPlan(
+      rules=(plan_lib.Rule(target=".*lora_.", source=None),
+             plan_lib.Rule(target="(.*)", source=r"\1")),
+      groups=(plan_lib.Group(name="none", params=".*"),)) if planned else None
+
+  _, rows, learning = _written(
+      name=name, adapters_=(lora,), transfer=transfer, vocabularies=(OLD, OLD))
+
+  own = {name for name in rows if "lora_" in name}
+  assert len(own) == 6 and own <= learning
+
+
 @pytest.mark.parametrize("strategy, says", [
     ({"name": "fine_tuned"}, "Nearest: fine_tune"),
     ({"name": "surgical"}, "strategy.learn is ()"),
     ({"name": "surgical", "learn": ("layer_9",)}, "'layer_9' is none"),
     ({"name": "fine_tune", "frozen": 9}, "strategy.frozen is 9, must be 0 to 4"),
-    ({"name": "feature_extraction", "frozen": 1}, "must be 0 to 0"),
+    ({"name": "feature_extraction", "frozen": 1}, "'feature_extraction' does not read"),
+    ({"name": "lora", "learn": ("head",)}, "strategy.learn is ('head',), and 'lora'"),
+    ({"name": "auto", "rank": 4}, "'auto' reads budget"),
+    ({"frozen": 2}, "strategy.name is empty"),
 ], ids=lambda value: value.get("name") if isinstance(value, dict) else "")
 def test_what_cannot_be_written_is_said(strategy, says):
   with pytest.raises(errors.UserError) as caught:
@@ -166,4 +189,4 @@ def test_what_cannot_be_written_is_said(strategy, says):
 
 def test_a_strategy_needs_a_source():
   with pytest.raises(errors.UserError, match="no source to learn from"):
-    named.base(config.Run(strategy=config.Strategy(name="lora")), matches=False)
+    named.check(config.Run(strategy=config.Strategy(name="lora")))

@@ -24,8 +24,9 @@ def study_text(facts: Mapping[str, Any]) -> str:
   lines += ["", *_verdicts(facts), "", *_costs(facts)]
   if accounts := _accounts(facts):
     lines += ["", *aligned(accounts)]
-  lines += ["", "Samples of the test split:"]
-  for sample in _samples(facts):
+  samples = _samples(facts)
+  lines += ["", "Samples of the test split:"] if samples else []
+  for sample in samples:
     lines += ["", f"  input      {_short(sample['prompt'])}",
               f"  reference  {_short(sample['reference'])}"]
     lines += [f"  {name:10} {_short(text)}" for name, text in sample["texts"].items()]
@@ -57,7 +58,8 @@ def study_page(
       *(f"<p>{escape(line)}</p>" for line in _costs(facts)),
       *_html_table(_accounts(facts)), *_trade_off(facts),
       "<h2>Validation loss</h2>", _plot(curves),
-      "<h2>Samples of the test split</h2>", *samples, "</html>", ""])
+      *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
+      "</html>", ""])
 
 
 def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
@@ -135,8 +137,8 @@ def _accounts(facts) -> list[tuple[str, ...]]:
     if found:
       mean = lambda key: sum(one[key] for one in found) / len(found)
       cells = [f"{mean('learning'):,.0f}", f"{mean('slot_bytes') / 2**20:.2f}",
-               f"{mean('gflops_a_step'):.2f}",
-               f"{mean('gflops') + mean('search_gflops'):,.0f}"]
+               _digits(mean("gflops_a_step")),
+               _digits(mean("gflops") + mean("search_gflops"))]
       if all("forgetting" in one for one in found):
         cells += [f"{mean(key):.3f}" for key in ("before", "after", "forgetting")]
       loss = sum(run["loss"] for run in runs) / len(runs)
@@ -218,13 +220,17 @@ def _costs(facts) -> list[str]:
           for name, cost in facts["sources"].items()]
 
 
+def _digits(value: float) -> str:
+  """Three digits that count, at least."""
+  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _samples(facts) -> list[dict[str, Any]]:
   """Each prompt with what every run of the first seed answered."""
   first = {name: runs[0]["samples"] for name, runs in facts["runs"].items()}
-  count = min(map(len, first.values()), default=0)
-  return [{**next(iter(first.values()))[i],
-           "texts": {name: samples[i]["text"] for name, samples in first.items()}}
-          for i in range(count)]
+  return [{**asked, "texts": {
+      name: sample["text"] for name, samples in first.items() for sample in samples
+      if sample["prompt"] == asked["prompt"]}} for asked in next(iter(first.values()), ())]
 
 
 def _short(text: str, limit: int = 100) -> str:

@@ -1,6 +1,7 @@
 """Runs with controls: trains what is not finished, tests, compares, reports."""
 
 from collections.abc import Mapping
+import contextlib
 import copy
 import dataclasses
 import json
@@ -80,13 +81,14 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   """
   start, workdir = time.time(), epath.Path(workdir)
   todo = jobs(study, workdir)
+  for job in todo:
+    with _naming(job):
+      auto.check(job.run)
   for number, job in enumerate(todo, 1):
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
           flush=True)
-    try:
+    with _naming(job):
       auto.train(job.run, job.workdir)
-    except errors.UserError as error:
-      raise errors.UserError(f"run {job.name!r}: {error}") from error
   chosen = {name: _best_lr([job for job in todo if job.name == name])
             for pair in study.pairs for name in pair}
   results = {name: [_test(job, study) for job in todo
@@ -119,6 +121,15 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   print(report.study_text(facts))
   print(f"report: {workdir / 'report.html'}")
   return facts
+
+
+@contextlib.contextmanager
+def _naming(job):
+  """What is wrong with a run is said with its name."""
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(f"run {job.name!r}: {error}") from error
 
 
 def write_results(path: epath.PathLike, command: str, facts: dict[str, Any]) -> None:
@@ -185,17 +196,28 @@ def _test(job: Job, study: config_lib.Study) -> dict[str, Any]:
   scores = trained.score(data, "test")
   write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  pairs = [_prompt(texts["test"][i]) for i in fit[:study.samples]]
-  prompts = [prompt for prompt, _ in pairs]
-  lines = workdir_lib.add_samples(
-      job.workdir, prompts, trained.complete(prompts, _ANSWER),
-      reference=[reference for _, reference in pairs])
+  pairs = [_prompt(texts["test"][i]) for i in fit]
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
           "validation_loss": min(l for _, l in _validations(job)),
           "validations": _validations(job), "still_improving": _improving(job),
-          "samples": lines, "scores": scores, **_cost(job),
+          "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
+          **_cost(job),
           **({"accounts": accounts.of(job.run, job.workdir, trained, study.remembered)}
              if study.accounts else {})}
+
+
+def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
+  """What it answers to the first prompts behind which the model can read as much, or
+  to those that leave it most room."""
+  rooms = [min(room, _ANSWER) for room in trained.rooms([p for p, _ in pairs])]
+  chosen = [i for i in sorted(range(len(pairs)), key=rooms.__getitem__, reverse=True)
+            if rooms[i] > 0][:count]
+  if not chosen:
+    return []
+  prompts = [pairs[i][0] for i in chosen]
+  answers = trained.complete(prompts, min(rooms[i] for i in chosen))
+  return workdir_lib.add_samples(
+      job.workdir, prompts, answers, reference=[pairs[i][1] for i in chosen])
 
 
 def _prompt(document: documents.Document) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """A trained run as its workdir holds it: model, params, tokenizer, config."""
 
 import dataclasses
+import math
 
 from etils import epath
 from flax import linen as nn
@@ -98,6 +99,12 @@ class Trained:
         self.model, self.params, beams=beams, num_tokens=num_tokens,
         length_penalty=length_penalty, **self._read(prompts))
     return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
+
+  def rooms(self, prompts: list[str]) -> list[float]:
+    """How many tokens the model can read behind each prompt; infinite: any."""
+    longest = registry.longest(self.model)
+    return [math.inf if longest is None else longest - len(prompt)
+            for prompt in self._read(prompts)["prompts"]]
 
   def _read(self, prompts):
     """Texts as the model reads them, and what ends its answers."""

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
+import numbers
+import typing
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
@@ -28,23 +31,28 @@ _CONSTANTS = {
     config_lib.Recurrent: recurrent.constants,
 }
 
+_KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
+          float: (numbers.Real, "a number"), str: (str, "a text")}
+
 
 def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
   """The module of a config, which is copied: later changes do not reach it.
 
-  Lists become tuples, so that modules are keys of what is compiled. What no model can
-  have is found when the module is first used, by `specs`.
+  Lists become tuples and arrays of no axes numbers, so that modules are keys of what
+  is compiled. What no model can have is found when the module is first used, by
+  `specs`.
 
   Raises:
-    errors.UserError: If the kind of config is unknown.
+    errors.UserError: If the kind of config is unknown, or a field of another kind than
+      it is declared.
   """
   if type(config) not in _MODULES:
     raise errors.UserError(
         f"The model is a {type(config).__name__}, must be one of"
         f" {', '.join(kind.__name__ for kind in _MODULES)} of transfer_gen.config.")
-  lists = {name: tuple(value) for name, value in vars(config).items()
-           if isinstance(value, list)}
-  return _MODULES[type(config)](dataclasses.replace(config, **lists))
+  kinds = typing.get_type_hints(type(config))
+  return _MODULES[type(config)](dataclasses.replace(config, **{
+      name: _plain(name, value, kinds[name]) for name, value in vars(config).items()}))
 
 
 def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
@@ -143,6 +151,21 @@ def _depth(config):
 def _in_order(specs):
   """In the order of a pytree."""
   return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
+
+
+def _plain(name, value, kind):
+  """A field's value as Python's own."""
+  if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim < 2:
+    value = value.tolist()
+  several = typing.get_origin(kind) is tuple
+  if several and isinstance(value, (list, tuple)):
+    value = tuple(value)
+  abstract, told = _KINDS[typing.get_args(kind)[0] if several else kind]
+  if several != isinstance(value, tuple) or not all(
+      isinstance(one, abstract) for one in (value if several else (value,))):
+    raise errors.UserError(
+        f"model.{name} is {value!r}, must be {'a tuple, each ' * several}{told}.")
+  return value
 
 
 @functools.lru_cache(maxsize=32)

@@ -70,16 +70,37 @@ def train(
   return loop.train(run, workdir, min_coverage)
 
 
+def check(run: config_lib.Run) -> None:
+  """`named.check`, and whether a search can begin.
+
+  Raises:
+    errors.UserError: If it cannot.
+  """
+  named.check(run)
+  if run.strategy.name == named.AUTO:
+    if run.features is not None:
+      raise errors.UserError(
+          "strategy.name=auto tries strategies in which all learns, and features need a"
+          " frozen beginning. Set features=None, or name a strategy.")
+    names = [group.name for group in groups_lib.by_layer(run.model)]
+    _rounds(run, candidates(dict.fromkeys(names, 0.0)))
+
+
 def decided(run: config_lib.Run, workdir: epath.PathLike) -> config_lib.Run:
   """The run with the strategy that a search found, or that all candidates start as.
 
   A run whose strategy is not `auto` stays as it is.
+
+  Raises:
+    errors.UserError: If a search is to come that cannot begin.
   """
   if run.strategy.name != named.AUTO:
     return run
   path = epath.Path(workdir) / FOLDER / DECISION
   strategy = COMMON
-  if path.exists():
+  if not path.exists():
+    check(run)
+  else:
     fields = _read(path)["strategy"]
     strategy = config_lib.Strategy(**fields | {"learn": tuple(fields["learn"])})
   return dataclasses.replace(run, strategy=strategy)
@@ -136,11 +157,21 @@ def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
   return result
 
 
+def _budget(run):
+  return run.strategy.budget or run.train.steps
+
+
+def _rounds(run, families):
+  tried = {_name(strategy) for some in families.values() for strategy in some}
+  return rungs(_budget(run), (len(tried), len(families), 2))
+
+
 def _search(
     run: config_lib.Run, workdir: epath.Path, min_coverage: float) -> None:
   """Decides, and writes what was decided and why."""
+  check(run)
   folder = workdir / FOLDER
-  budget = run.strategy.budget or run.train.steps
+  budget = _budget(run)
   common = setup_lib.build(dataclasses.replace(run, strategy=COMMON), folder / "none")
   audit_lib.check_coverage(audit_lib.of(
       common.plan, common.rows, common.source_specs), min_coverage)
@@ -155,8 +186,7 @@ def _search(
   losses = begun.get("losses", {})
   last = lambda name: _last(losses[name])
   alive = list(tried)
-  for number, (count, stop) in enumerate(
-      rungs(budget, (len(tried), len(families), 2))):
+  for number, (count, stop) in enumerate(_rounds(run, families)):
     stop = min(stop, run.train.steps)
     if number == 1:
       alive = [min(map(_name, some), key=last) for some in families.values()]

@@ -59,10 +59,14 @@ def first(run: config_lib.Run, rows: Sequence[resolve.Row]) -> int:
            if _layer(row.name) in (None, 0) and row.name.split("/")[0] not in _BEHIND]
   if early:
     row = early[0]
+    how = ("Freeze the embedding and the first layers with unfreeze_step=None"
+           if row.table is None else
+           "These are rows of tokens that the source has not: take its tokenizer")
+    if row.name.startswith("embed/") and getattr(run.model, "tied", False):
+      how += ". The output is this table: model.tied=False gives it one of its own"
     raise errors.UserError(
         f"features: no beginning of the model is frozen: {row.name} learns from step"
-        f" {row.unfreeze_step} (group {row.group!r}). Freeze the embedding and the"
-        " first layers with unfreeze_step=None, or set features=None.")
+        f" {row.unfreeze_step} (group {row.group!r}). {how}. Or set features=None.")
   return min(layers, default=run.model.num_layers)
 
 

@@ -19,12 +19,40 @@ from transfer_gen.transfer import suggest
 
 AUTO = "auto"
 LORA = "lora"
+PROJECTIONS = "distill/.*"
 _Groups = tuple[plan_lib.Group, ...]
 _ALL = (plan_lib.Group(name="all", params=".*"),)
 _REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
 _LORA_MULT = 10.0
 # Of attention and hidden layers, and of what reads the input of cells.
 _KERNELS = r"(.*/)?layer_\d+/.*kernel"
+
+
+def check(run: config_lib.Run) -> None:
+  """Whether a strategy can be what a run says, as far as it shows without its data.
+
+  Raises:
+    errors.UserError: If there is none of that name or nothing to learn from, or if a
+      field is set that it does not read.
+  """
+  strategy, name = run.strategy, run.strategy.name
+  if name and name not in _READS:
+    near = difflib.get_close_matches(name, _READS, n=1)
+    raise errors.UserError(
+        f"strategy.name is {name!r}, must be one of {', '.join(_READS)}."
+        + (f" Nearest: {near[0]}." if near else ""))
+  if name and not run.all_sources():
+    raise errors.UserError(
+        f"strategy.name is {name!r}, and the run has no source to learn from: set"
+        " source.path.")
+  for field in dataclasses.fields(strategy):
+    value = getattr(strategy, field.name)
+    if value != field.default and field.name not in ("name", *_READS.get(name, ())):
+      told = f"{name!r} does not read it" if name else "strategy.name is empty"
+      raise errors.UserError(
+          f"strategy.{field.name} is {value!r}, and {told}. Leave it at"
+          f" {field.default!r}" + (f"; {name!r} reads {', '.join(_READS[name])}."
+                                   if name else ", or name a strategy."))
 
 
 def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
@@ -36,26 +64,18 @@ def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
       not say how they come.
 
   Raises:
-    errors.UserError: If the run has nothing to learn from, or no such strategy.
+    errors.UserError: If the strategy is `auto`, which is none yet.
   """
-  name = run.strategy.name
-  if name == AUTO:
+  if run.strategy.name == AUTO:
     raise errors.UserError(
         "strategy.name=auto is decided by `train` and `study`, which search first.")
-  if name not in _WRITERS:
-    near = difflib.get_close_matches(name, (*_WRITERS, AUTO), n=1)
-    raise errors.UserError(
-        f"strategy.name is {name!r}, must be one of {', '.join((*_WRITERS, AUTO))}."
-        + (f" Nearest: {near[0]}." if near else ""))
-  if not run.all_sources():
-    raise errors.UserError(
-        f"strategy.name is {name!r}, and the run has no source to learn from: set"
-        " source.path.")
   plan = run.transfer(run) if callable(run.transfer) else run.transfer
   if plan is not None:
-    return dataclasses.replace(plan, groups=_ALL)
+    rules = [rule for rule in plan.rules if rule.target != PROJECTIONS]  # Come later.
+    return dataclasses.replace(plan, rules=tuple(rules), groups=_ALL)
   return plan_lib.TransferPlan(
-      rules=(plan_lib.Rule(target="(.*)", source=r"\1", why="the leaf of its name"),),
+      rules=(*_identity(run.adapters), plan_lib.Rule(
+          target="(.*)", source=r"\1", why="the leaf of its name")),
       axes=(plan_lib.On(axis="vocab", map=axes_lib.MatchTokens()),) if matches else (),
       groups=_ALL)
 
@@ -68,7 +88,7 @@ def write(
   Args:
     run: Its model has the size of the vocabulary.
     plan: Of `base`.
-    rows: What that resolves to.
+    rows: What that resolves to, with the run's own adapters.
 
   Returns:
     The run with a plan whose groups are written; for `lora` with adapters, for
@@ -85,11 +105,8 @@ def write(
       group if group.unfreeze_step is None
       else dataclasses.replace(group, lr_mult=group.lr_mult * mult)
       for group in groups)
-  adapters = changes.get("adapters", run.adapters)
-  rules = plan.rules
-  if adapters and (run.transfer is None or "adapters" in changes):
-    rules = (plan_lib.Rule(target=config_adapters.leaves(adapters), source=None,
-                           why="adapters start as the identity"), *rules)
+  rules = (*(() if run.adapters else _identity(changes.get("adapters", ()))),
+           *plan.rules)
   groups = (*_fresh(rows, groups), *groups)
   owners = {_owner(groups, row.name).name for row in rows}
   groups = tuple(group for group in groups  # What is left of a frozen one learns.
@@ -188,6 +205,23 @@ _WRITERS: Mapping[str, Callable[..., tuple[_Groups, dict[str, Any]]]] = {
     "surgical": _surgical, "discriminative": _discriminative,
     "gradual_unfreezing": _gradual_unfreezing, "l2_sp": _l2_sp, LORA: _lora,
     "distill": _distill}
+
+
+# What each reads of the fields of `config.Strategy`.
+_READS: Mapping[str, tuple[str, ...]] = {
+    "fine_tune": ("lr_mult", "frozen"), "feature_extraction": ("lr_mult",),
+    "surgical": ("lr_mult", "frozen", "learn"),
+    "discriminative": ("lr_mult", "frozen", "factor"),
+    "gradual_unfreezing": ("lr_mult", "frozen", "every"),
+    "l2_sp": ("lr_mult", "frozen", "alpha", "beta"), LORA: ("lr_mult", "rank"),
+    "distill": ("lr_mult",), AUTO: ("budget",)}
+
+
+def _identity(adapters) -> tuple[plan_lib.Rule, ...]:
+  """How the leaves of adapters come where no plan says it."""
+  return tuple(plan_lib.Rule(
+      target=config_adapters.leaves(some), source=None,
+      why="adapters start as the identity") for some in (adapters,) if some)
 
 
 def _frozen_below(groups: _Groups, count: int) -> _Groups:

@@ -108,15 +108,16 @@ def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
           **{name: source.constants for name, source in sources.items()},
           resolve.TARGET: registry.constants(model)})
   if run.strategy.name:
-    run = named.write(run, plan, resolved(
-        plan, target=registry.specs(registry.build(model))))
+    run = named.write(run, plan, resolved(plan, target=registry.specs(
+        adapters_lib.wrap(registry.build(model), run.adapters))))
     plan = run.transfer
   teacher = run.distill and teacher_lib.of(
       run.distill, open_source("distill.teacher", run.distill.teacher), model, data)
   module = distill.student(
       adapters_lib.wrap(registry.build(model), run.adapters), teacher)
   if run.strategy.name and isinstance(module, distill.Student):
-    run = named.with_drawn(run, "projections", "distill/.*", "to the teacher's widths")
+    run = named.with_drawn(
+        run, "projections", named.PROJECTIONS, "to the teacher's widths")
     plan = run.transfer
   specs = registry.specs(module)
   rows = resolved(plan, target=specs)
@@ -236,6 +237,7 @@ def _source_tokenizers(sources):
 
 
 def _check(run: config_lib.Run) -> None:
+  named.check(run)
   for field in ("steps", "batch_size", "log_every", "eval_every",
                 "checkpoint_every"):
     if getattr(run.train, field) < 1:
