@@ -196,10 +196,11 @@ def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
   text = tmp_path / "t.txt"
   text.write_text("".join(f"{'so ' * (i % 3)}{i} dogs!\n" for i in range(60)))
   run = dataclasses.replace(
-      _run(text), model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=20),
-      data=config.Data(name="files", train=str(text), length=20))
+      _run(text), model=config.Decoder(
+          num_layers=1, width=8, num_heads=2, max_length=20), data=config.Data(name="files", train=str(text), length=20))
   asked = config.Study(
-      question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,), samples=2)
+      question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,),
+      samples=2)
 
   facts = study.run(asked, tmp_path / "w")
 

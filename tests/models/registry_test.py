@@ -141,10 +141,11 @@ class RegistryTest(absltest.TestCase):
     self.assertEqual(registry.specs(listed), registry.specs(tupled))
 
   def test_numbers_of_numpy_and_jax_are_numbers(self):
-    plain, arrays = (registry.build(dataclasses.replace(CONFIG, **fields)) for fields in (
-        {"embed_scale": 4.0, "num_layers": 2, "windows": (3, 0)},
-        {"embed_scale": jnp.sqrt(16.0), "num_layers": np.int64(2),
-         "windows": np.array([3, 0])}))
+    plain, arrays = (
+        registry.build(dataclasses.replace(CONFIG, **fields)) for fields in (
+            {"embed_scale": 4.0, "num_layers": 2, "windows": (3, 0)},
+            {"embed_scale": jnp.sqrt(16.0), "num_layers": np.int64(2),
+             "windows": np.array([3, 0])}))
 
     self.assertEqual(plain, arrays)
 

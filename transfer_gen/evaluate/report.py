@@ -228,9 +228,10 @@ def _digits(value: float) -> str:
 def _samples(facts) -> list[dict[str, Any]]:
   """Each prompt with what every run of the first seed answered."""
   first = {name: runs[0]["samples"] for name, runs in facts["runs"].items()}
-  return [{**asked, "texts": {
+  asked = next(iter(first.values()), ())
+  return [{**one, "texts": {
       name: sample["text"] for name, samples in first.items() for sample in samples
-      if sample["prompt"] == asked["prompt"]}} for asked in next(iter(first.values()), ())]
+      if sample["prompt"] == one["prompt"]}} for one in asked]
 
 
 def _short(text: str, limit: int = 100) -> str:
