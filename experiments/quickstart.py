@@ -27,7 +27,7 @@ _CHOSEN = {"scratch": 1e-3, "transfer": 1e-3, "frozen_body": 1e-3}
 
 def get_study(arg: str = "") -> Study:
   """The quickstart; `full` repeats it over seeds and learning rates."""
-  full = arg == "full"
+  full = {"": False, "full": True}[arg]
   return Study(
       question="Does a model of Python's prose help to summarise docstrings?",
       runs={

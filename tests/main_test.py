@@ -39,6 +39,8 @@ def _plan(run):
       groups=(Group(name="all", params=".*"),))
 '''
 
+QUICKSTART = pathlib.Path(__file__).parents[1] / "experiments" / "quickstart.py"
+
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path, monkeypatch):
@@ -89,6 +91,10 @@ def test_help_imports_no_jax():
     (["plan", "--workdir=w"], "--config= is missing"),
     (["plan", "--config=config.py"], "plan needs --workdir="),
     (["plan", "--config=text.txt", "--workdir=w"], "text.txt fails at line 1"),
+    (["plan", f"--config={QUICKSTART}:transfr", "--workdir=w"],
+     "quickstart.py knows no 'transfr' (at line"),
+    (["study", f"--config={QUICKSTART}:ful", "--workdir=w"],
+     "quickstart.py knows no 'ful' (at line"),
     (["plan", "--config=config.py", "--workdir=w", "--config.optim.lrr=1"],
      "config.optim has no field 'lrr'; there is lr"),
     (["plan", "--config=config.py", "--workdir=w", "--config.train.steps=many"],

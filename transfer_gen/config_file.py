@@ -35,6 +35,10 @@ def call(given: str, function: str) -> Any:
           traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if isinstance(error, SyntaxError):
       at = [f"line {error.lineno}"]
+    if isinstance(error, KeyError) and error.args == (arg,):
+      raise errors.UserError(
+          f"--config: {file} knows no {arg!r} (at {at[-1]}). What may stand behind the"
+          f" colon is said in {file}.") from error
     raise errors.UserError(
         f"--config: {file} fails{' at ' + at[-1] if at else ''}:"
         f" {type(error).__name__}: {error}") from error

@@ -19,6 +19,7 @@ from transfer_gen.train import distill
 from transfer_gen.train import feed as feed_lib
 from transfer_gen.train import loop
 from transfer_gen.train import setup as setup_lib
+from transfer_gen.train import teacher as teacher_lib
 from transfer_gen.transfer import plan as plan_lib
 
 DECODER = config_lib.Decoder(
@@ -241,6 +242,15 @@ def test_sorted_probabilities_of_two_sizes_are_compared():
                                   jnp.asarray(own, jnp.float32), 2.0)
 
   np.testing.assert_allclose(found, np.abs(p - q).sum(-1), rtol=1e-5)
+
+
+def test_bits_of_probabilities_are_in_their_order():
+  chances = _softmax(30 * np.random.default_rng(0).normal(size=(3, 40))).astype("f4")
+  chances[0, :5] = [0, 1, 1e-45, 2e-38, 1]
+
+  found = jax.jit(teacher_lib._descending)(chances)
+
+  np.testing.assert_array_equal(found, -np.sort(-chances))
 
 
 @pytest.mark.parametrize("kind", [pytest.param("uld", marks=pytest.mark.long), "mined"])

@@ -68,9 +68,9 @@ def _lines(workdir):
 
 
 @pytest.mark.parametrize("kind, dtype, off", [
-    ("decoder", "float32", 1e-7),
+    ("decoder", "float32", 0),
     pytest.param("decoder", "bfloat16", 1e-2, marks=pytest.mark.long),
-    pytest.param("recurrent", "float32", 1e-7, marks=pytest.mark.long),
+    pytest.param("recurrent", "float32", 0, marks=pytest.mark.long),
     pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
 def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path):
   run = _run(text, kind, features=config_lib.Features(dtype=dtype))
@@ -98,7 +98,7 @@ def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path)
       float(jnp.abs(grads[n] - live[n]).max() / jnp.abs(live[n]).max()) for n in live)
   assert apart(stored) <= off
   rolled = {**batches[1], "hidden": np.roll(hidden, 1, 0)}
-  assert apart(jax.jit(jax.grad(loss))(learning, rolled)) > 10 * off
+  assert apart(jax.jit(jax.grad(loss))(learning, rolled)) > max(10 * off, 1e-3)
 
 
 def test_epochs_of_training_and_a_resumed_run_are_the_live_ones(text, tmp_path):

@@ -219,9 +219,10 @@ _READS: Mapping[str, tuple[str, ...]] = {
 
 def _identity(adapters) -> tuple[plan_lib.Rule, ...]:
   """How the leaves of adapters come where no plan says it."""
-  return tuple(plan_lib.Rule(
-      target=config_adapters.leaves(some), source=None,
-      why="adapters start as the identity") for some in (adapters,) if some)
+  if not adapters:
+    return ()
+  return (plan_lib.Rule(target=config_adapters.leaves(adapters), source=None,
+                        why="adapters start as the identity"),)
 
 
 def _frozen_below(groups: _Groups, count: int) -> _Groups:

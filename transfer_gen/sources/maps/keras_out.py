@@ -4,7 +4,7 @@ Its config and the shapes of its weights, as Keras would save them; where they c
 from, the maps that read such files say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -43,21 +43,43 @@ def contents(
   """
   build = _Builder(model)
   (build.pair if model.encoder else build.stack)()
-  leaves = {name: raw_lib.Extent(
-      path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
-            for name, shape in build.shapes.items()}
-  raw = raw_lib.Raw(path, "Keras file", leaves, {"model_config": build.config()})
   known = keras_seq2seq.MAP if model.encoder else keras_stack.MAP
-  again, wrong = known.model(raw), []
-  for field in dataclasses.fields(model):
-    ours, theirs = getattr(model, field.name), getattr(again, field.name)
-    if ours != theirs and field.name not in _unread(model):
-      wrong.append(f"model.{field.name} is {ours!r}, and theirs would be {theirs!r}")
+  raw, wrong = planned(path, build.shapes, {"model_config": build.config()}, known,
+                       model, _unread(model))
   if wrong:
     raise errors.UserError(
         f"No Keras model computes this one: {'; '.join(wrong)}. What is added while a"
         " model runs is not folded into its weights.")
   return raw, known
+
+
+def planned(
+    path: epath.Path, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, Any],
+    known: maps.Architecture, model: config_lib.Recurrent, unread: Collection[str],
+) -> tuple[raw_lib.Raw, list[str]]:
+  """A Keras file that is yet to be written, and what it would compute otherwise.
+
+  Args:
+    path: Where it will be.
+    shapes: Of its weights, f32, by name.
+    facts: What it says beside them.
+    known: The map that will read it.
+    model: What it must compute.
+    unread: Fields of the model that may differ.
+
+  Returns:
+    The checkpoint, without arrays; and for each other field that the map would read
+    differently, a few words.
+  """
+  raw = raw_lib.Raw(path, "Keras file", {
+      name: raw_lib.Extent(path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
+      for name, shape in shapes.items()}, facts)
+  again, wrong = known.model(raw), []
+  for field in dataclasses.fields(model):
+    ours, theirs = getattr(model, field.name), getattr(again, field.name)
+    if ours != theirs and field.name not in unread:
+      wrong.append(f"model.{field.name} is {ours!r}, and theirs would be {theirs!r}")
+  return raw, wrong
 
 
 class _Builder:

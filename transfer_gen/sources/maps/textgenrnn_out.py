@@ -5,16 +5,15 @@ the map that reads such files says.
 """
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.sources import maps
 from transfer_gen.sources import raw as raw_lib
+from transfer_gen.sources.maps import keras_out
 from transfer_gen.sources.maps import textgenrnn
 
 NAME = "textgenrnn"
@@ -89,16 +88,9 @@ def contents(
   Raises:
     errors.UserError: If no textgenrnn computes that; with the field that it lacks.
   """
-  leaves = {
-      f"{layer}/{name}": raw_lib.Extent(
-          path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
-      for layer, shapes in layers(model).items() for name, shape in shapes.items()}
-  raw = raw_lib.Raw(path, "Keras file", leaves)
-  again = textgenrnn.MAP.model(raw)
-  fields = [field.name for field in dataclasses.fields(model)]
-  wrong = [f"model.{name} is {ours!r}, and theirs would be {theirs!r}"
-           for name in fields if name not in _UNREAD
-           and (ours := getattr(model, name)) != (theirs := getattr(again, name))]
+  shapes = {f"{layer}/{name}": shape for layer, found in layers(model).items()
+            for name, shape in found.items()}
+  raw, wrong = keras_out.planned(path, shapes, {}, textgenrnn.MAP, model, _UNREAD)
   if wrong:
     raise errors.UserError(f"No textgenrnn computes this one: {'; '.join(wrong)}.")
   return raw, textgenrnn.MAP
