@@ -85,17 +85,17 @@ def _compare_generation(config, rounds):
   model = peer(config).eval()
   inputs = torch.tensor([prompt])
 
-  def ours():
+  def generate():
     [new] = sampling.generate(module, nested, [prompt], num_tokens=128)
     assert len(new) == 128
 
-  def peer():
+  def generate_as_peer():
     with torch.no_grad():
       text = model.generate(
           inputs, attention_mask=torch.ones_like(inputs), do_sample=False,
           min_new_tokens=128, max_new_tokens=128, use_cache=True, pad_token_id=0)
     assert text.shape == (1, 144)
-  return timing.in_turns(ours, peer, rounds)
+  return timing.in_turns(generate, generate_as_peer, rounds)
 
 
 def peer(config: config_lib.Decoder) -> transformers.GPT2LMHeadModel:

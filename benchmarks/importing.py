@@ -21,9 +21,9 @@ from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen import sharding
 from transfer_gen import sources
+from transfer_gen.export import hugging_face_folder
 from transfer_gen.models import registry
 from transfer_gen.sources import foreign
-from transfer_gen.sources import hugging_face_write
 
 _GPT2 = config_lib.Decoder(
     vocab_size=50_257, num_layers=12, width=768, num_heads=12, max_length=1024)
@@ -59,7 +59,7 @@ def main() -> None:
 
 def _write(folder: str) -> None:
   rng = np.random.default_rng(0)
-  hugging_face_write.write(epath.Path(folder), _GPT2, {
+  hugging_face_folder.write(epath.Path(folder), _GPT2, {
       name: rng.standard_normal(spec.shape, np.float32)
       for name, spec in registry.specs(registry.build(_GPT2)).items()})
 

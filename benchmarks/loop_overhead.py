@@ -11,9 +11,9 @@ import time
 from benchmarks import our_step
 from benchmarks import timing
 from transfer_gen import config as config_lib
-from transfer_gen.train import loop
-from transfer_gen.train import setup as setup_lib
-from transfer_gen.train import workdir as workdir_lib
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import loop
+from transfer_gen.run import workdir as workdir_lib
 
 _STEPS, _WINDOW = 50, 10  # The first window holds the compilation and is left out.
 _ROUNDS, _BATCHES = 5, 2000

@@ -39,8 +39,8 @@ from benchmarks import malformed_files as files
 from benchmarks import timing
 from transfer_gen import errors
 from transfer_gen import sources
-from transfer_gen.sources import convert
-from transfer_gen.sources import raw
+from transfer_gen.export import convert
+from transfer_gen.formats import raw
 
 _SMALL, _LARGE = 8, 8192  # Rows of the largest array, 1 KB each.
 _MANY, _FEW, _CONVERTED = 1112, 30, 40  # Mutants a format.

@@ -12,7 +12,7 @@ from etils import epath
 import h5py
 import numpy as np
 
-from transfer_gen.sources import safetensors
+from transfer_gen.formats import safetensors
 
 _SPOILT = (b"\0", b"\xff", b"\x80", b"\x7f", b"\xff" * 4, b"\0" * 4, b"\xff" * 8,
            b"\xff\xff\xff\x7f", b"9", b"-", b"}", b"/")

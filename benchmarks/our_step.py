@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen import config as config_lib
-from transfer_gen import config_adapters
+from transfer_gen.adapters import wrap as adapters_lib
+from transfer_gen.config import adapters as config_adapters
 from transfer_gen.models import registry
-from transfer_gen.train import adapters as adapters_lib
-from transfer_gen.train import cost as cost_lib
+from transfer_gen.study import cost as cost_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
 from transfer_gen.train import parallel

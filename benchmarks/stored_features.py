@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks import timing
 from transfer_gen import config as config_lib
+from transfer_gen.distill import loss
 from transfer_gen.models import registry
-from transfer_gen.train import distill
-from transfer_gen.train import feed as feed_lib
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import feed as feed_lib
 from transfer_gen.train import parallel
-from transfer_gen.train import setup as setup_lib
 from transfer_gen.train import step as step_lib
 from transfer_gen.transfer import plan as plan_lib
 
@@ -79,7 +79,7 @@ def _stepper(
   setup = setup_lib.build(run, folder)
   runner = parallel.runner(
       run.parallel, setup.specs, _ROWS, 1, optimizer=setup.optimizer,
-      nll_fn=distill.objective(None, setup.model, False, setup.first))
+      nll_fn=loss.objective(None, setup.model, False, setup.first))
   params = registry.fresh(setup.model, jax.random.key(0), runner.shardings)(setup.specs)
   feed = feed_lib.of(setup, params, None, runner.put, folder)
   key, state = jax.random.key(0), [runner.place(step_lib.TrainState(

@@ -35,7 +35,7 @@ from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import restore
-from transfer_gen.transfer import strategies
+from transfer_gen.transfer import structure
 from transfer_gen.transfer import table
 
 _ALL = (plan_lib.Group(name="all", params=".*"),)
@@ -50,7 +50,7 @@ def plan_7b() -> dict[str, float]:
   base, start = timing.memory("VmRSS"), time.perf_counter()
   old = config_lib.Decoder(
       vocab_size=50_304, num_layers=48, width=3456, num_heads=27, max_length=2048)
-  new, plan = strategies.grow(
+  new, plan = structure.grow(
       old, mlp_width=16_384, num_heads=54, num_layers=60,
       axes=(plan_lib.On(axis="position", map=axes.Extend()),))
   new.max_length = 4096
@@ -113,7 +113,7 @@ def grown() -> dict[str, float]:
       name: value + 0.02 * jax.random.normal(jax.random.key(i), value.shape)
       for i, (name, value) in enumerate(sorted(params.items()))})  # No zero biases.
   start = time.perf_counter()
-  new, plan = strategies.grow(old, width=1536, num_heads=24, mlp_width=6144)
+  new, plan = structure.grow(old, width=1536, num_heads=24, mlp_width=6144)
   target = registry.build(new)
   rows = resolve.resolve(
       plan, {"": source.specs}, registry.specs(target),

@@ -25,7 +25,15 @@ Result:   experiments/RESULTS.md. Losses there are of windows of 128 characters 
 import os
 
 from transfer_gen.config import (
-    Data, Optim, Recurrent, Run, Source, Study, Tokenizer, Train)
+  Data,
+  Optim,
+  Recurrent,
+  Run,
+  Source,
+  Study,
+  Tokenizer,
+  Train,
+)
 from transfer_gen.transfer.axes import MatchTokens
 from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 

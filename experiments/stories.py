@@ -19,7 +19,15 @@ Result:   experiments/RESULTS.md.
 import os
 
 from transfer_gen.config import (
-    Data, Decoder, Optim, Run, Source, Study, Tokenizer, Train)
+  Data,
+  Decoder,
+  Optim,
+  Run,
+  Source,
+  Study,
+  Tokenizer,
+  Train,
+)
 from transfer_gen.transfer.axes import MatchTokens
 from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 

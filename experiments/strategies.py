@@ -22,7 +22,17 @@ import dataclasses
 import os
 
 from transfer_gen.config import (
-    Data, Decoder, Optim, Recurrent, Run, Source, Strategy, Study, Tokenizer, Train)
+  Data,
+  Decoder,
+  Optim,
+  Recurrent,
+  Run,
+  Source,
+  Strategy,
+  Study,
+  Tokenizer,
+  Train,
+)
 
 _NAMES = ("fine_tune", "feature_extraction", "discriminative", "gradual_unfreezing",
           "l2_sp", "lora", "distill", "auto")

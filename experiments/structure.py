@@ -22,22 +22,30 @@ Result:   experiments/RESULTS.md.
 import dataclasses
 
 from transfer_gen.config import (
-    Data, Decoder, Optim, Run, Source, Study, Tokenizer, Train)
-from transfer_gen.transfer import strategies
+  Data,
+  Decoder,
+  Optim,
+  Run,
+  Source,
+  Study,
+  Tokenizer,
+  Train,
+)
+from transfer_gen.transfer import structure
 from transfer_gen.transfer.axes import Extend, MatchTokens
 from transfer_gen.transfer.plan import On, Rule, TransferPlan
 
 _SMALL = Decoder(num_layers=4, width=128, num_heads=4, max_length=256)
 _VOCAB = On(axis="vocab", map=MatchTokens())
-_LARGE, _GROWN = strategies.grow(
+_LARGE, _GROWN = structure.grow(
     _SMALL, width=256, num_heads=8, mlp_width=1024, num_layers=8, noise=0.5,
     axes=(_VOCAB,))
 _WIDTH = _GROWN.axes
 _CORNER = (_VOCAB, *(On(axis=axis, map=Extend(fresh="init"))
                      for axis in ("embed", "mlp", "heads", "kv_heads")))
 _ALL = (Rule(target="(.*)", source=r"\1"),)
-_FIRST = strategies.depth({**{i: i for i in range(4)}, **{i: None for i in range(4, 8)}})
-_REPEATED = strategies.depth(strategies.layer_map(4, 8, "repeat"))
+_FIRST = structure.depth({**{i: i for i in range(4)}, **{i: None for i in range(4, 8)}})
+_REPEATED = structure.depth(structure.layer_map(4, 8, "repeat"))
 
 
 def get_study() -> Study:

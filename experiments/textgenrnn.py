@@ -20,7 +20,15 @@ Result:   experiments/RESULTS.md.
 import os
 
 from transfer_gen.config import (
-    Data, Optim, Recurrent, Run, Source, Study, Tokenizer, Train)
+  Data,
+  Optim,
+  Recurrent,
+  Run,
+  Source,
+  Study,
+  Tokenizer,
+  Train,
+)
 from transfer_gen.transfer.axes import MatchTokens
 from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 

@@ -10,8 +10,9 @@ from typing import Any
 from absl import flags
 from absl import logging
 
-from transfer_gen import config_file
 from transfer_gen import errors
+from transfer_gen.config import file as config_file
+from transfer_gen.transfer import audit as audit_lib
 
 _CONFIG = ("config", "study")  # A run's config takes overrides, a study's none.
 _COMPUTE = ("train", "study", "evaluate", "generate")
@@ -153,17 +154,17 @@ def _value(words: Sequence[str], flag: str) -> str:
 
 
 def _plan(values: flags.FlagValues) -> None:
-  from transfer_gen.train import auto  # pylint: disable=g-import-not-at-top
-  from transfer_gen.train import named  # pylint: disable=g-import-not-at-top
-  from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
-  from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import assemble as setup_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import strategies  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.study import auto  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import difference  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import table  # pylint: disable=g-import-not-at-top
   run_ = config_file.typed(values.config, "Run")
   if values.suggest:
     print(_suggested(run_, values.workdir), end="")
     return
-  other = workdir_lib.read_audit(values.diff) if values.diff else None
+  other = audit_lib.read(values.diff) if values.diff else None
   setup = setup_lib.build(auto.decided(run_, values.workdir), values.workdir)
   audit = workdir_lib.write_audit(setup, values.workdir, values.min_coverage)
   workdir_lib.write_report(values.workdir)
@@ -171,8 +172,8 @@ def _plan(values: flags.FlagValues) -> None:
     colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print(table.folded(audit, colored))
     if run_.strategy.name:
-      print(named.told(setup.run))
-    if run_.strategy.name == named.AUTO and setup.run.strategy == auto.COMMON:
+      print(strategies.told(setup.run))
+    if run_.strategy.name == strategies.AUTO and setup.run.strategy == auto.COMMON:
       print("auto has not decided yet: `train` searches first. Until then this is what"
             " all that it tries begin as.")
     print(f"Every leaf: {values.workdir}/audit.txt; the two trees side by side:"
@@ -187,9 +188,9 @@ def _plan(values: flags.FlagValues) -> None:
 def _suggested(run_: Any, workdir: str) -> str:
   """A first plan for a run, as Python; says in comments what does not fit yet."""
   from transfer_gen import config as config_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.adapters import wrap as adapters  # pylint: disable=g-import-not-at-top
   from transfer_gen.models import registry  # pylint: disable=g-import-not-at-top
-  from transfer_gen.train import adapters  # pylint: disable=g-import-not-at-top
-  from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import assemble as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import resolve  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import suggest  # pylint: disable=g-import-not-at-top
   if run_.source is None:
@@ -212,14 +213,14 @@ def _suggested(run_: Any, workdir: str) -> str:
 
 
 def _train(values: flags.FlagValues) -> None:
-  from transfer_gen.train import auto  # pylint: disable=g-import-not-at-top
+  from transfer_gen.study import auto  # pylint: disable=g-import-not-at-top
   print(json.dumps(auto.train(
       config_file.typed(values.config, "Run"), values.workdir, values.min_coverage)))
 
 
 def _evaluate(values: flags.FlagValues) -> None:
-  from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
-  from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import trained as trained_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.study import study  # pylint: disable=g-import-not-at-top
   trained = trained_lib.open(values.workdir, values.step)
   data, _ = trained.data()
   scores = trained.score(data, values.split)
@@ -230,8 +231,8 @@ def _evaluate(values: flags.FlagValues) -> None:
 
 
 def _generate(values: flags.FlagValues) -> None:
-  from transfer_gen.train import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
-  from transfer_gen.evaluate import trained as trained_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import trained as trained_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
   prompts = _prompts(values.prompt, values.prompts)
   _check_beams(values)
   trained = trained_lib.open(values.workdir, values.step)
@@ -278,7 +279,7 @@ def _prompts(prompt: str | None, path: str | None) -> list[str]:
 def _inspect(values: flags.FlagValues) -> None:
   from transfer_gen import config as config_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen import sources  # pylint: disable=g-import-not-at-top
-  from transfer_gen.train import setup as setup_lib  # pylint: disable=g-import-not-at-top
+  from transfer_gen.run import assemble as setup_lib  # pylint: disable=g-import-not-at-top
   from transfer_gen.transfer import table  # pylint: disable=g-import-not-at-top
   if values.map:
     source = setup_lib.open_source("", config_lib.Source(
@@ -296,14 +297,14 @@ def _inspect(values: flags.FlagValues) -> None:
 
 
 def _convert(values: flags.FlagValues) -> None:
-  from transfer_gen.sources import convert  # pylint: disable=g-import-not-at-top
+  from transfer_gen.export import convert  # pylint: disable=g-import-not-at-top
   print("\n".join(convert.convert(
       values.source, values.output, values.to, values.map, values.step,
       values.vocabulary)))
 
 
 def _study(values: flags.FlagValues) -> None:
-  from transfer_gen.evaluate import study  # pylint: disable=g-import-not-at-top
+  from transfer_gen.study import study  # pylint: disable=g-import-not-at-top
   wanted = config_file.typed(config_file.call(values.config, "get_study"), "Study")
   facts = study.run(wanted, values.workdir)
   if values.results:

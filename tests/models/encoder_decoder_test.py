@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from transfer_gen import config as config_lib
-from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.config import codec
 from transfer_gen.models import positions
 from transfer_gen.models import registry
 from transfer_gen.train import objectives
@@ -151,7 +151,7 @@ def test_a_deep_model_has_the_leaves_that_its_specs_say(name):
       jax.random.key(0), INPUTS, sources=SOURCES)["params"])
 
   assert list(registry.specs(module).items()) == list(tree.specs(traced).items())
-  assert config_json.to_model(config_json.of_model(config)) == config
+  assert codec.to_model(codec.of_model(config)) == config
   assert registry.encodes(config) and registry.constants(config)["family"] == (
       "EncoderDecoder")
 

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 
 from transfer_gen import config as config_lib
-from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.config import codec
+from transfer_gen.formats import raw as raw_lib
 from transfer_gen.models import registry
+from transfer_gen.run import assemble as setup_lib
 from transfer_gen.sources import foreign
-from transfer_gen.sources import raw as raw_lib
-from transfer_gen.train import setup as setup_lib
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
 
 MODEL = config_lib.Recurrent(
     vocab_size=6, cell="rnn", num_layers=1, embed_width=3, hidden_width=4)
 OWN = {
-    "model": config_json.of_model(MODEL),
+    "model": codec.of_model(MODEL),
     "lines": [
         {"target": "embed/embedding", "source": "table",
          "layout": {"kind": "Transpose", "perm": [1, 0]}},

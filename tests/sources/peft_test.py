@@ -15,11 +15,11 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.adapters import wrap as adapters_lib
+from transfer_gen.export import peft_folder
 from transfer_gen.models import registry
 from transfer_gen.sources import foreign
 from transfer_gen.sources import peft
-from transfer_gen.sources import peft_write
-from transfer_gen.train import adapters as adapters_lib
 
 V = 29
 INPUTS = np.random.default_rng(0).integers(0, V, (2, 9)).astype(np.int32)
@@ -120,7 +120,7 @@ def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
   source = foreign.view(sources.open(bases[base]))
   params = _with_adapters(source, adapters)
 
-  peft_write.write(tmp_path, source.model, params, adapters, str(bases[base]))
+  peft_folder.write(tmp_path, source.model, params, adapters, str(bases[base]))
 
   ours = _ours(source, adapters, params)
   _near(ours, _theirs(_loaded(bases[base], tmp_path)))
@@ -134,7 +134,7 @@ def test_what_we_write_comes_back_bit_for_bit(bases, tmp_path, case):
   base, adapters = CASES[case]
   source = foreign.view(sources.open(bases[base]))
   params = _with_adapters(source, adapters)
-  peft_write.write(tmp_path, source.model, params, adapters)
+  peft_folder.write(tmp_path, source.model, params, adapters)
 
   back = peft.Adapter(sources.open(tmp_path), source.model)
 
@@ -182,7 +182,7 @@ def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
   source = foreign.view(sources.open(bases["gpt2"]))
 
   adapter = config.LoRA(params=ALL, rank=1)
-  peft_write.write(
+  peft_folder.write(
       tmp_path, source.model, _with_adapters(source, (adapter,)), (adapter,))
   written = json.loads((tmp_path / peft.CONFIG).read_text())
 
@@ -202,4 +202,4 @@ def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
 def test_only_low_rank_is_written(bases, tmp_path):
   source = foreign.view(sources.open(bases["gpt2"]))
   with pytest.raises(errors.UserError, match="IA3 'ia3' is not written for PEFT"):
-    peft_write.write(tmp_path, source.model, {}, (config.IA3(),))
+    peft_folder.write(tmp_path, source.model, {}, (config.IA3(),))

@@ -8,7 +8,7 @@ from transfer_gen import __main__ as main
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
-from transfer_gen.train import setup as setup_lib
+from transfer_gen.run import assemble as setup_lib
 from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import restore

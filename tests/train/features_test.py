@@ -12,12 +12,12 @@ import pytest
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
-from transfer_gen.evaluate import trained as trained_lib
-from transfer_gen.train import cost
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import loop
+from transfer_gen.run import trained as trained_lib
+from transfer_gen.study import cost
 from transfer_gen.train import features
-from transfer_gen.train import loop
 from transfer_gen.train import objectives
-from transfer_gen.train import setup as setup_lib
 from transfer_gen.transfer import plan as plan_lib
 
 Group, Rule = plan_lib.Group, plan_lib.Rule

@@ -8,9 +8,9 @@ from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen import sharding
 from transfer_gen.models import registry
-from transfer_gen.train import loop
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import loop
 from transfer_gen.train import moments
-from transfer_gen.train import setup as setup_lib
 from transfer_gen.transfer import plan as plan_lib
 
 Group, Rule = plan_lib.Group, plan_lib.Rule

@@ -20,7 +20,7 @@ from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import restore
-from transfer_gen.transfer import strategies
+from transfer_gen.transfer import structure
 
 On, Rule = plan_lib.On, plan_lib.Rule
 ALL = (plan_lib.Group(name="all", params=".*"),)
@@ -130,7 +130,7 @@ def _to_encoder_decoder(unused=(), **how):
   source = sources.Memory(*_params(config.Decoder(**SIZES)))
   module = registry.build(BOTH)
   plan = plan_lib.TransferPlan(
-      rules=strategies.encoder_decoder(**how), groups=ALL, unused_source=unused)
+      rules=structure.encoder_decoder(**how), groups=ALL, unused_source=unused)
   rows = resolve.resolve(plan, {"": source.specs}, registry.specs(module))
   fresh = registry.fresh(module, jax.random.key(0))
   params = restore.restore(rows, {"": source}, fresh)
@@ -189,7 +189,7 @@ def test_an_encoder_alone_leaves_the_decoder_fresh():
 def test_an_encoder_and_decoder_grow_and_compute_the_same(base, sizes):
   specs, params = _params(base)
   params = {name: x if x.ndim > 1 else 1 + 0.1 * x for name, x in params.items()}
-  grown, plan = strategies.grow(base, **sizes)
+  grown, plan = structure.grow(base, **sizes)
   large = registry.build(grown)
   source = sources.Memory(specs, params)
 

@@ -16,6 +16,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
+FOLDER = "tokenizer"  # In a workdir.
 
 
 class Tokenizer(Protocol):

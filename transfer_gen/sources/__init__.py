@@ -10,14 +10,14 @@ import jax
 from transfer_gen import checkpoint
 from transfer_gen import errors
 from transfer_gen import tree
-from transfer_gen.sources import keras_h5
-from transfer_gen.sources import llama2c
-from transfer_gen.sources import manifest
-from transfer_gen.sources import numpy_files
-from transfer_gen.sources import pytorch
-from transfer_gen.sources import raw
-from transfer_gen.sources import safetensors
-from transfer_gen.sources import sharded
+from transfer_gen.formats import keras_h5
+from transfer_gen.formats import llama2c_bin
+from transfer_gen.formats import manifest
+from transfer_gen.formats import numpy_files
+from transfer_gen.formats import pytorch
+from transfer_gen.formats import raw
+from transfer_gen.formats import safetensors
+from transfer_gen.formats import sharded
 from transfer_gen.sources import word_vectors
 
 _FILES = {
@@ -114,7 +114,7 @@ def _of_file(path: epath.Path) -> Callable[[], raw.Raw] | None:
     return lambda: sharded.open_index(path, of_shard)
   suffix = path.suffix.lower()
   if suffix == ".bin" and not pytorch.looks_like(path):
-    return lambda: llama2c.open_file(path)
+    return lambda: llama2c_bin.open_file(path)
   if suffix not in _FILES:
     raise errors.UserError(
         f"{path}: not a checkpoint by its name. Read are {', '.join(_FILES)},"

@@ -24,26 +24,26 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen import config_json
 from transfer_gen import errors
+from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import bart
+from transfer_gen.maps import basic_lstm
+from transfer_gen.maps import gemma
+from transfer_gen.maps import gpt2
+from transfer_gen.maps import gpt_neox
+from transfer_gen.maps import keras_seq2seq
+from transfer_gen.maps import keras_stack
+from transfer_gen.maps import llama
+from transfer_gen.maps import llama2c
+from transfer_gen.maps import mapped
+from transfer_gen.maps import marian
+from transfer_gen.maps import opt
+from transfer_gen.maps import t5
+from transfer_gen.maps import textgenrnn
 from transfer_gen.models import registry
-from transfer_gen.sources import mapped
-from transfer_gen.sources import maps
-from transfer_gen.sources import raw as raw_lib
-from transfer_gen.sources.maps import bart
-from transfer_gen.sources.maps import basic_lstm
-from transfer_gen.sources.maps import gemma
-from transfer_gen.sources.maps import gpt2
-from transfer_gen.sources.maps import gpt_neox
-from transfer_gen.sources.maps import keras_seq2seq
-from transfer_gen.sources.maps import keras_stack
-from transfer_gen.sources.maps import llama
-from transfer_gen.sources.maps import llama2c
-from transfer_gen.sources.maps import marian
-from transfer_gen.sources.maps import opt
-from transfer_gen.sources.maps import t5
-from transfer_gen.sources.maps import textgenrnn
 from transfer_gen.transfer import plan as plan_lib
 
 # The first that recognizes a checkpoint has it.
@@ -123,7 +123,7 @@ def to_json(source: Foreign) -> dict[str, Any]:
   on = plan_lib.On(axis="", map=source.how)
   plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
   how = plan["axes"][0]["map"]
-  return {"model": config_json.of_model(source.model),
+  return {"model": codec.of_model(source.model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
                     for line in how["lines"]],
           "unused": how.get("unused", [])}
@@ -143,7 +143,7 @@ def _understood(raw: raw_lib.Raw, what: str) -> Iterator[None]:
         f" {type(error).__name__}: {str(error)[:200]}.") from error
 
 
-def _chosen(raw: raw_lib.Raw, name: str) -> maps.Architecture:
+def _chosen(raw: raw_lib.Raw, name: str) -> architecture.Architecture:
   known = "\n".join(f"  {entry.name}: {entry.what}" for entry in MAPS)
   if name:
     found = [entry for entry in MAPS if entry.name == name]
@@ -198,7 +198,7 @@ def _by_file(raw: raw_lib.Raw, path: epath.Path) -> Foreign:
       raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
     if missing := {"model", "lines"} - data.keys():
       raise errors.UserError(f"it has no {' and no '.join(sorted(missing))}.")
-    model = config_json.to_model(data["model"])
+    model = codec.to_model(data["model"])
     how = _lines(data["lines"], data.get("unused", []))
     tokenizer = None
     if "tokenizer" in data:

@@ -24,14 +24,14 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.adapters import calls
+from transfer_gen.adapters import leaves as adapter_leaves
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import families
+from transfer_gen.maps import hugging_face
+from transfer_gen.maps import mapped
 from transfer_gen.models import registry
-from transfer_gen.sources import hugging_face_write
-from transfer_gen.sources import mapped
-from transfer_gen.sources import maps
-from transfer_gen.sources import raw as raw_lib
-from transfer_gen.sources.maps import hugging_face
-from transfer_gen.train import adapter_calls
-from transfer_gen.train import adapter_leaves
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BEFORE = "base_model.model."  # Of all names.
@@ -107,7 +107,7 @@ class Adapter:
     """
     self.raw, self.path, self._base = raw, raw.path, base
     self.constants, self.tokenizer, self.state = {}, None, {}
-    where = maps.beside(raw, CONFIG)
+    where = architecture.beside(raw, CONFIG)
     fields = raw_lib.read_json(where)
     with raw_lib.malformed(where, "adapter"):
       _check_fields(fields)
@@ -149,7 +149,7 @@ class Adapter:
     if row.part == "b":
       return value[place.outputs][:, row.block].T
     [(_, kernel)] = self._base.read([row.kernel])
-    return value.reshape(-1)[place.outputs] - adapter_calls.norms(
+    return value.reshape(-1)[place.outputs] - calls.norms(
         kernel.reshape(len(place.inputs), -1))
 
   def _add(self, kernel: str, place: Place, fields: Mapping[str, Any]) -> None:
@@ -182,7 +182,7 @@ class Adapter:
 def recognizes(opened: Any) -> bool:
   """Whether what `sources.open` gave is an adapter."""
   return isinstance(opened, raw_lib.Raw) and opened.path.name == WEIGHTS and (
-      maps.beside(opened, CONFIG) is not None)
+      architecture.beside(opened, CONFIG) is not None)
 
 
 def places(
@@ -222,7 +222,7 @@ def _place(row: mapped.Row, shape: tuple[int, int]) -> Place:
 def _found(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
   """Places in the first family that has all these modules."""
   known: set[str] = set()
-  for family in hugging_face_write.FAMILIES:
+  for family in families.FAMILIES:
     try:
       hugging_face.write(family, model)
     except errors.UserError:
@@ -257,9 +257,9 @@ def _modules(raw: raw_lib.Raw) -> dict[str, dict[str, str]]:
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
-  maps.require(CONFIG, {"peft_type": None} | dict(fields), {
+  architecture.require(CONFIG, {"peft_type": None} | dict(fields), {
       "peft_type": ("LORA",), "bias": ("none",)})
-  maps.refuse_unknown(CONFIG, fields, _IDLE)
+  architecture.refuse_unknown(CONFIG, fields, _IDLE)
 
 
 def _scale(fields: Mapping[str, Any], module: str) -> float:

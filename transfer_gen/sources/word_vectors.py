@@ -16,7 +16,7 @@ import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import tree
-from transfer_gen.sources import numpy_files
+from transfer_gen.formats import numpy_files
 from transfer_gen.transfer import vectors
 from transfer_gen.transfer import vocabulary
 

@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 from transfer_gen import errors
-from transfer_gen.sources import numpy_files
-from transfer_gen.sources import raw
+from transfer_gen.formats import numpy_files
+from transfer_gen.formats import raw
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 

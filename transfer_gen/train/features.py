@@ -23,9 +23,9 @@ import numpy as np
 import tqdm
 
 from transfer_gen import config as config_lib
-from transfer_gen import config_json
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.config import codec
 from transfer_gen.data import catalog
 from transfer_gen.data import pipeline
 from transfer_gen.models import registry
@@ -234,8 +234,8 @@ def _write(buckets: Sequence[_Bucket], layer: int, folder: epath.Path) -> None:
 def _fingerprint(run, layer, data, params) -> str:
   """Of all that the hidden states depend on, and how they are stored."""
   device = jax.devices()[0]
-  facts = {"model": config_json.of_model(run.model), "layer": layer,
-           "adapters": [config_json.of_adapter(one) for one in run.adapters],
+  facts = {"model": codec.of_model(run.model), "layer": layer,
+           "adapters": [codec.of_adapter(one) for one in run.adapters],
            "dtype": run.features.dtype, "batch": run.train.batch_size,
            "parallel": dataclasses.asdict(run.parallel),
            "jaxlib": jaxlib.__version__, "device": device.device_kind, "part": _PART}

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.formats import whole
 from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import rows_json
 
+FILE = "audit.json"  # In a workdir.
 FRESH = ("init", "zeros", "ones")  # `Row.how` of what reads no source.
 
 
@@ -51,6 +54,15 @@ def of(
   return Audit(
       plan=plan_lib.fingerprint(plan), rows=tuple(rows), groups=plan.groups,
       whys={i: rule.why for i, rule in enumerate(plan.rules) if rule.why}, left=left)
+
+
+def read(workdir: epath.PathLike) -> Audit:
+  """Reads the audit that a run left in its workdir.
+
+  Raises:
+    errors.UserError: If there is none that this version of the package reads.
+  """
+  return whole.read_json(epath.Path(workdir) / FILE, from_json)
 
 
 def totals(audit: Audit) -> dict[str, dict[str, int]]:

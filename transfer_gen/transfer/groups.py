@@ -5,9 +5,9 @@ import dataclasses
 import re
 
 from transfer_gen import config as config_lib
-from transfer_gen import config_adapters
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.config import adapters as config_adapters
 from transfer_gen.transfer import plan as plan_lib
 
 _LAYER = r"((?:.*/)?)layer_(\d+)/.*"

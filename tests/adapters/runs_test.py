@@ -1,0 +1,169 @@
+"""Runs of adapters: beside a source as it is, cut, merged, stored and taken again."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from transfer_gen import checkpoint
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.export import convert
+from transfer_gen.generate import sampling
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import loop
+from transfer_gen.run import trained
+from transfer_gen.transfer import groups as groups_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import structure
+
+LoRA, Rule = config.LoRA, plan_lib.Rule
+STEPS = 4
+STYLE = (LoRA(params=r"layer_\d+/.*kernel", rank=2, dropout=0.1),
+         LoRA(params=".*/mlp/.*", rank=1, name="more"))
+
+
+def _run(folder, text, **fields):
+  return config.Run(
+      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32),
+      data=config.Data(name="files", train=str(folder / text), length=16),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=1, lr=0.02),
+      train=config.Train(steps=STEPS, batch_size=8, log_every=1, eval_every=STEPS,
+                         checkpoint_every=1), **fields)
+
+
+def _beside(folder, **fields):
+  """A run whose adapters alone learn, beside the source as it is."""
+  plan = plan_lib.TransferPlan(
+      rules=(structure.fresh_adapters(STYLE), Rule(target="(.*)", source=r"\1")),
+      groups=groups_lib.low_rank(STYLE))
+  return _run(folder, "text.txt", **{
+      "source": config.Source(path=str(folder / "source")), "adapters": STYLE,
+      "transfer": plan} | fields)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A source, and a run of adapters beside it with all its checkpoints."""
+  path = tmp_path_factory.mktemp("adapters")
+  (path / "text.txt").write_text(
+      "\n".join(f"line {i}, {i * 7 % 13}" for i in range(99)))
+  loop.train(_run(path, "text.txt"), path / "source")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (STEPS,))
+    loop.train(_beside(path), path / "style")
+  return path
+
+
+def _read(workdir, step=STEPS):
+  stored = checkpoint.find(workdir, step)
+  state = stored.read_state(dict.fromkeys(stored.state)) if stored.state else {}
+  return state, dict(stored.read(list(stored.specs)))
+
+
+def test_what_is_frozen_keeps_its_bits_and_has_no_state(folder):
+  _, source = _read(folder / "source", -1)
+  state, params = _read(folder / "style")
+
+  added = params.keys() - source.keys()
+  assert len(added) == 2 * 6 + 2 * 2
+  for name, value in source.items():
+    np.testing.assert_array_equal(params[name], value, err_msg=name)
+  slots = {key[-1] for key in state if key[-1] in params}
+  assert slots == added
+  assert all(np.abs(params[name]).max() > 0 for name in added)
+  assert "adapters start as the identity" in (folder / "style/audit.txt").read_text()
+
+
+def test_a_run_that_was_cut_ends_bit_for_bit(folder):
+  cut = folder / "cut"
+  shutil.copytree(folder / "style", cut)
+  for later in range(3, STEPS + 1):
+    shutil.rmtree(cut / "checkpoints" / str(later))
+  shutil.rmtree(cut / "checkpoints" / "best")
+
+  loop.train(_beside(folder), cut)
+
+  for whole, resumed in zip(_read(folder / "style"), _read(cut)):
+    assert whole.keys() == resumed.keys()
+    for key, value in whole.items():
+      np.testing.assert_array_equal(value, resumed[key], err_msg=str(key))
+
+
+def test_a_run_opens_with_its_adapters_and_converts_without(folder):
+  opened = trained.open(folder / "style")
+  assert opened.run.adapters == STYLE
+  assert opened.complete(["line 4"], 5) == opened.complete(["line 4"], 5)
+
+  notes = convert.convert(folder / "style", folder / "merged", "orbax")
+
+  assert notes[-1] == "Merged into its kernels: lora, more."
+  merged = trained.open(folder / "merged")
+  assert not merged.run.adapters and len(merged.params) == len(opened.params) - 16
+  tokens = np.arange(8, dtype=np.int32)[None]
+  ours, theirs = (np.asarray(one.model.apply(
+      {"params": tree.unflatten(one.params)}, tokens)) for one in (opened, merged))
+  assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+  assert sampling.generate(merged.model, merged.params, [[3, 4]], num_tokens=8) == (
+      sampling.generate(opened.model, opened.params, [[3, 4]], num_tokens=8))
+
+
+def _together(folder, one, two, **fields):
+  """Two stored adapters over one source; a third learns."""
+  new = LoRA(params=".*/attn/.*", rank=1, name="new")
+  rules, unused = zip(structure.stored_adapter(STYLE[0], "one"),
+                      structure.stored_adapter(STYLE[1], "two"))
+  chosen = (*STYLE, new)
+  plan = plan_lib.TransferPlan(
+      rules=(*rules, structure.fresh_adapters((new,)),
+             Rule(target="(.*)", source=r"\1")),
+      groups=groups_lib.low_rank((new,)), unused_source=fields.pop("unused", unused))
+  return _beside(folder, adapters=chosen, transfer=plan, sources={
+      "one": config.Source(path=str(one)), "two": config.Source(path=str(two))},
+                 **fields)
+
+
+def test_several_adapters_come_from_checkpoints_of_their_own(folder):
+  run = _together(folder, folder / "style", folder / "style")
+
+  rows = setup_lib.build(run, folder / "together").rows
+
+  where = {row.name: row.checkpoint for row in rows if row.sources}
+  assert len(rows) == len(where) + 8
+  for name, checkpoint_name in where.items():
+    assert checkpoint_name == (
+        "one" if "lora_" in name else "two" if "more_" in name else ""), name
+
+
+def test_an_adapter_under_another_scale_is_refused(folder):
+  other = (LoRA(params=STYLE[0].params, rank=2, alpha=1.0), STYLE[1])
+  with pytest.raises(errors.UserError, match="multiplied with 0.5, .* source with 8"):
+    loop.train(_beside(folder, adapters=other, source=config.Source(
+        path=str(folder / "style")), transfer=plan_lib.TransferPlan(
+            rules=(Rule(target="(.*)", source=r"\1"),),
+            groups=groups_lib.low_rank(other))), folder / "refused")
+
+
+def test_a_small_file_for_peft_is_a_source_again(folder):
+  """PEFT itself loads it in `tests/sources/peft_test.py`."""
+  notes = convert.convert(folder / "style", folder / "small", "peft")
+  assert "8 tensors" in notes[1]
+  base = folder / "small" / "base"
+
+  again = (LoRA(params=r"layer_\d+/attn/.*kernel", rank=2, name="again"),)
+  rule, _ = structure.stored_adapter(again[0], "small", "lora")
+  run = _beside(
+      folder, adapters=again, source=config.Source(path=str(base)),
+      sources={"small": config.Source(path=str(folder / "small"))},
+      transfer=plan_lib.TransferPlan(
+          rules=(rule, Rule(target="(.*)", source=r"\1")),
+          groups=groups_lib.low_rank(again), unused_source=("small:.*/mlp/.*",)))
+  loop.train(dataclasses.replace(run, train=dataclasses.replace(
+      run.train, steps=1)), folder / "again")
+
+  first = _read(folder / "again", 1)[1]["layer_0/attn/key/again_a"]
+  stored = _read(folder / "style")[1]["layer_0/attn/key/lora_a"]
+  assert 0 < np.abs(first - stored).max() < 0.1  # It has learned for one step.

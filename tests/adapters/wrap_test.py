@@ -1,0 +1,391 @@
+"""Adapters: what they compute, what they cost, and what they leave as it was."""
+
+import dataclasses
+import functools
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.adapters import wrap as adapters
+from transfer_gen.config import codec
+from transfer_gen.models import attention
+from transfer_gen.models import layers
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+from transfer_gen.train import optim
+from transfer_gen.train import parallel
+from transfer_gen.train import step as step_lib
+from transfer_gen.transfer import groups as groups_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+LoRA, Rule = config.LoRA, plan_lib.Rule
+DECODER = config.Decoder(
+    vocab_size=31, num_layers=3, width=16, num_heads=4, num_kv_heads=2, mlp_width=24,
+    max_length=32, position="rotary", tied=False)
+LSTM = config.Recurrent(
+    vocab_size=31, num_layers=2, embed_width=6, hidden_width=8, dense_width=7,
+    attention=True)
+GRU = config.Recurrent(
+    vocab_size=31, cell="gru", reset_after=False, embed_width=0, hidden_width=8)
+TOKENS = np.random.default_rng(0).integers(0, 31, (2, 7)).astype(np.int32)
+
+
+def _moved(module, key=0):
+  """Params with adapters that do something, and those of the model alone."""
+  specs, own = registry.specs(module), registry.specs(module.module)
+  params = registry.fresh(module, jax.random.key(key))(specs)
+  generator = np.random.default_rng(key)
+  return {name: np.asarray(value) + (name not in own) * np.float32(
+      0.2 * generator.standard_normal(value.shape)) for name, value in params.items()
+         }, own
+
+
+def _logits(module, params):
+  return np.asarray(_apply(module, params))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(module, params):
+  return module.apply({"params": tree.unflatten(params)}, TOKENS)
+
+
+def _near(ours, theirs, within=1e-5):
+  assert np.abs(ours - theirs).max() <= within * np.abs(theirs).max()
+
+
+def _dense(adapter):
+  """A dense layer of [D=5, H=2] to [K=3, E=4] with an adapter; all in float64 too."""
+  layer = layers.Dense((3, 4), axes=("heads", "kv", "mlp", "embed"),
+                       reads=("heads", "kv"), kernel_init="xavier_normal")
+  module = adapters.Adapted(layer, (adapter,))
+  generator = np.random.default_rng(1)
+  x, t = generator.standard_normal((6, 5, 2)), generator.standard_normal((6, 3, 4))
+  params = tree.unbox(jax.jit(module.init)(jax.random.key(0), x)["params"])
+  params = {name: np.asarray(value) + 0.3 * generator.standard_normal(value.shape)
+            for name, value in params.items()}
+  loss = lambda params: (module.apply(
+      {"params": params}, x.astype(np.float32)) * t).sum()
+  f32 = {name: value.astype(np.float32) for name, value in params.items()}
+  flat = {"x": x.reshape(6, 10), "t": t.reshape(6, 12),
+          "w": np.float64(f32["kernel"]).reshape(10, 12),
+          "bias": np.float64(f32["bias"]).reshape(1, 12)}
+  return f32, flat, jax.jit(jax.value_and_grad(loss))(f32)
+
+
+@pytest.mark.parametrize("scaling, scale", [("standard", 5 / 4), ("rslora", 5 / 2)])
+def test_low_rank_is_what_float64_says_and_so_are_its_gradients(scaling, scale):
+  params, f, (loss, grads) = _dense(
+      LoRA(params="kernel", rank=4, alpha=5.0, scaling=scaling))
+  a, b = (np.float64(params[f"lora_{part}"]) for part in "ab")
+  assert a.shape == (5, 2, 4) and b.shape == (4, 3, 4)
+  a, b = a.reshape(10, 4), b.reshape(4, 12)
+
+  y = f["x"] @ f["w"] + f["x"] @ a @ b * scale + f["bias"]
+
+  np.testing.assert_allclose(loss, (y * f["t"]).sum(), rtol=1e-5)
+  _near(grads["lora_a"].reshape(10, 4), f["x"].T @ (f["t"] @ b.T) * scale)
+  _near(grads["lora_b"].reshape(4, 12), (f["x"] @ a).T @ f["t"] * scale)
+
+
+def test_dora_is_what_float64_says_with_norms_that_are_constants():
+  params, f, (loss, grads) = _dense(LoRA(params="kernel", rank=4, alpha=2, dora=True))
+  a, b = (np.float64(params[f"lora_{part}"]).reshape(shape)
+          for part, shape in (("a", (10, 4)), ("b", (4, 12))))
+  moved = f["w"] + a @ b / 2
+  norms = np.sqrt((moved ** 2).sum(0))
+  magnitude = np.sqrt((f["w"] ** 2).sum(0)) + np.float64(
+      params["lora_magnitude"]).reshape(-1)
+
+  y = f["x"] @ (moved * magnitude / norms) + f["bias"]
+  factor = magnitude / norms
+
+  np.testing.assert_allclose(loss, (y * f["t"]).sum(), rtol=1e-5)
+  _near(grads["lora_a"].reshape(10, 4), f["x"].T @ ((f["t"] * factor) @ b.T) / 2)
+  _near(grads["lora_magnitude"].reshape(-1),
+        ((f["x"] @ moved) / norms * f["t"]).sum(0))
+
+
+CASES = {
+    "lora": (DECODER, (LoRA(params=".*", rank=3),)),
+    "several": (DECODER, (
+        LoRA(params=".*/attn/.*", rank=3), config.IA3(),
+        LoRA(params="layer_[02]/.*", rank=2, scaling="rslora", name="more"))),
+    "dora": (DECODER, (LoRA(params=".*/mlp/.*|head/.*", rank=3, dora=True),)),
+    "lstm": (LSTM, (LoRA(params=".*", rank=3),)),
+    "gru": (GRU, (LoRA(params=".*", rank=2), LoRA(
+        params=".*/recurrent_kernel", rank=1, name="more"))),
+}
+OTHERS = {
+    "prefix": (DECODER, (config.Prefix(length=3),)),
+    "bottleneck": (DECODER, (config.Bottleneck(width=4),)),
+}
+
+
+def _some(*default):
+  """Cases, all but these in the long run."""
+  return [case if case in default else pytest.param(case, marks=pytest.mark.long)
+          for case in [*CASES, *OTHERS]]
+
+
+@pytest.mark.parametrize("case", _some("several", "lstm")[:len(CASES)])
+def test_merged_computes_what_it_computed_beside(case):
+  module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
+  params, own = _moved(module)
+
+  merged = jax.jit(lambda p: adapters.merge(p, module.adapters, own))(params)
+
+  assert merged.keys() == own.keys()
+  _near(_logits(module.module, merged), _logits(module, params))
+  plain = _logits(module.module, {name: params[name] for name in own})
+  assert np.abs(plain - _logits(module, params)).max() > 1e-3  # Not vacuous.
+
+
+@pytest.mark.parametrize("case", [
+    "lstm", *(pytest.param(case, marks=pytest.mark.long)
+              for case in ("lora", "several", "gru"))])
+def test_gradients_are_those_through_merged_kernels(case):
+  module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
+  params, own = _moved(module)
+  kept, added = tree.partition(params, own)
+  batch = {"inputs": TOKENS, "targets": TOKENS[::-1]}
+
+  def loss(module, change):
+    nll = objectives.next_token(module, False)
+    return jax.jit(jax.grad(lambda added: nll(change(kept | added), batch, None).sum()))
+
+  beside = loss(module, lambda params: params)(added)
+
+  through = loss(module.module, lambda params: adapters.merge(
+      params, module.adapters, own))(added)
+  largest = max(np.abs(value).max() for value in through.values())
+  for name, value in through.items():
+    np.testing.assert_allclose(
+        beside[name], value, atol=5e-5 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize("case", _some("lstm", "bottleneck"))
+def test_leaves_are_said_before_they_are_made_and_change_nothing_at_first(case):
+  model, chosen = (CASES | OTHERS)[case]
+  module = adapters.wrap(registry.build(model), chosen)
+  specs, own = registry.specs(module), registry.specs(module.module)
+  made = jax.eval_shape(lambda: module.init(jax.random.key(0), TOKENS)["params"])
+  assert tree.specs(made) == specs
+
+  params = registry.fresh(module, jax.random.key(1))(specs)
+
+  plain = registry.fresh(module.module, jax.random.key(1))(own)
+  for name in own:
+    np.testing.assert_array_equal(params[name], plain[name])
+  if case != "prefix":
+    _near(_logits(module, params), _logits(module.module, plain), 1e-6)
+
+
+@pytest.mark.parametrize("case", _some("prefix"))
+def test_token_by_token_is_the_whole_text(case):
+  module = adapters.wrap(
+      registry.build((CASES | OTHERS)[case][0]), (CASES | OTHERS)[case][1])
+  params, _ = _moved(module)
+  extend = jax.jit(functools.partial(
+      module.apply, {"params": tree.unflatten(params)}, method="extend"))
+  whole = _logits(module, params)
+
+  cache = module.apply({}, 2, 7, method="init_cache")
+  first, cache = extend(TOKENS[:, :5], np.array([5, 4], np.int32), cache)
+  second, cache = extend(TOKENS[:, 5:6], np.ones(2, np.int32), cache)
+
+  _near(np.asarray(first), whole[[0, 1], [4, 3]])
+  _near(np.asarray(second)[0], whole[0, 5])
+
+
+def test_a_prefix_is_keys_and_values_that_softmax_sees():
+  model = config.Decoder(width=8, num_heads=2, num_kv_heads=1, bias=False)
+  module = adapters.Adapted(_Alone(model), (config.Prefix(params="attn/key/kernel",
+                                                          length=2),))
+  generator = np.random.default_rng(0)
+  x = generator.standard_normal((1, 3, 8)).astype(np.float32)
+  params = {name: 0.5 * generator.standard_normal(value.shape).astype(np.float32)
+            for name, value in tree.unbox(
+                jax.jit(module.init)(jax.random.key(0), x)["params"]).items()}
+  f = {name.split("/", 1)[1].removesuffix("/kernel"): np.float64(value)
+       for name, value in params.items()}
+
+  y = jax.jit(module.apply)({"params": tree.unflatten(params)}, x)
+
+  query = np.einsum("btd,dhk->bthk", x, f["query"])
+  key, value = (np.concatenate([
+      f[f"prefix_{part}"][None], np.einsum("btd,dgk->btgk", x, f[part])], 1)[:, :, 0]
+                for part in ("key", "value"))
+  scores = np.einsum("bthk,bsk->bhts", query, key) / 2
+  scores[..., np.triu(np.ones((3, 5), bool), 3)] = -np.inf
+  weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+  mixed = np.einsum("bhts,bsk->bthk", weights, value)
+  _near(np.asarray(y), np.einsum("bthk,hkd->btd", mixed, f["out"]))
+
+
+class _Alone(nn.Module):
+  """One attention over the past."""
+  config: config.Decoder
+
+  @nn.compact
+  def __call__(self, x):
+    positions = jnp.arange(x.shape[1])[None]
+    mask = positions[:, :, None] >= positions[:, None]
+    return attention.Attention(self.config, name="attn")(x, positions, mask, None)[0]
+
+
+def test_dropout_acts_in_training_alone_and_by_its_key():
+  module = adapters.wrap(
+      registry.build(dataclasses.replace(DECODER, num_layers=1)),
+      (LoRA(params=".*/attn/.*", rank=3, dropout=0.5),))
+  params, _ = _moved(module)
+  nll = jax.jit(objectives.next_token(module, True))
+  batch = {"inputs": TOKENS, "targets": TOKENS}
+
+  losses = [np.asarray(nll(params, batch, jax.random.key(k))) for k in (0, 0, 1)]
+
+  np.testing.assert_array_equal(losses[0], losses[1])
+  assert np.abs(losses[0] - losses[2]).max() > 1e-3
+  assert adapters.drop(module.adapters) and not adapters.drop(CASES["lora"][1])
+
+
+def test_without_adapters_there_is_the_module_itself():
+  module = registry.build(DECODER)
+  assert adapters.wrap(module, ()) is module
+
+
+def _batch(rows=8, length=8):
+  tokens = np.random.default_rng(0).integers(0, 31, (rows, length + 1)).astype(np.int32)
+  return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
+          "weights": np.ones((rows, length), np.float32)}
+
+
+def _flops(module, learns):
+  """Of the gradient to the leaves whose names match."""
+  params = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+            for name, spec in registry.specs(module).items()}
+  nll = objectives.next_token(module, False)
+  loss = lambda learning, frozen: nll(
+      tree.merge(learning, frozen), _batch(), None).sum()
+  split = tree.partition(params, [n for n in params if tree.match([learns], n)])
+  return jax.jit(jax.grad(loss)).lower(*split).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("model, entries", [
+    (config.Decoder(vocab_size=31, num_layers=2, width=64, num_heads=4, max_length=8),
+     2 * 12 * 64 * 64),
+    (config.Recurrent(vocab_size=31, embed_width=64, hidden_width=64),
+     2 * 2 * 4 * 64 * 64)], ids=["decoder", "lstm"])
+def test_no_gradient_of_a_frozen_kernel_is_formed(model, entries):
+  module = adapters.wrap(
+      registry.build(model), (LoRA(params=r"layer_\d+/.*", rank=2),))
+
+  low, both = (_flops(module, learns) for learns in (
+      r".*lora_.", r".*lora_.|layer_\d+/.*kernel"))
+
+  rows = 8 * 8
+  assert 0.99 < (both - low) / (2 * rows * entries) < 1.1
+
+
+@pytest.mark.parametrize("devices", [
+    config.Parallel(fsdp=2, tensor=4), pytest.param(
+        config.Parallel(mode="pmap"), marks=pytest.mark.long)], ids=["mesh", "pmap"])
+def test_devices_share_a_step_with_adapters(devices):
+  chosen = (LoRA(params=".*", rank=4), config.Prefix(length=2))
+  module = adapters.wrap(registry.build(
+      dataclasses.replace(DECODER, num_layers=1)), chosen)
+  groups = groups_lib.low_rank(chosen, ratio=4.0)
+  plan = plan_lib.TransferPlan(rules=(Rule(target=".*", source=None),), groups=groups)
+  specs = registry.specs(module)
+  optimizer = optim.build(config.Optim(warmup_steps=0), groups, resolve.resolve(
+      plan, {}, specs), 100)
+  params, own = _moved(module)
+
+  def after(devices):
+    runner = parallel.runner(devices, specs, 8, 1, optimizer=optimizer,
+                             nll_fn=objectives.next_token(module, False))
+    state = runner.place(step_lib.TrainState(
+        step=jnp.zeros((), jnp.int32), params=jax.tree.map(jnp.array, params),
+        opt_state=optimizer.extend({}, params, 0)))
+    state, _ = runner.step(state, runner.put(_batch()), jax.random.key(0))
+    return jax.device_get(runner.fetch(state).params)
+
+  shared, alone = after(devices), after(config.Parallel())
+
+  for name, value in alone.items():
+    np.testing.assert_allclose(shared[name], value, atol=1e-5, err_msg=name)
+    assert np.array_equal(value, params[name]) == (name in own), name
+
+
+def _owners(groups, module):
+  """Group of each leaf."""
+  return {name: next(group.name for group in groups if tree.match([group.params], name))
+          for name in registry.specs(module)}
+
+
+def test_lora_plus_moves_b_faster():
+  chosen = (LoRA(params=".*", rank=2, dora=True), config.Prefix())
+  groups = groups_lib.low_rank(chosen, ratio=16.0)
+
+  assert [(g.name, g.lr_mult, g.unfreeze_step) for g in groups] == [
+      ("lora_plus", 16.0, 0), ("adapters", 1.0, 0), ("rest", 1.0, None)]
+  for name, group in _owners(
+      groups, adapters.wrap(registry.build(DECODER), chosen)).items():
+    assert group == ("lora_plus" if name.endswith("lora_b") else "adapters"
+                     if "lora" in name or "prefix" in name else "rest"), name
+
+
+def test_bitfit_is_a_group_of_biases():
+  owners = _owners(groups_lib.bitfit(), registry.build(LSTM))
+
+  assert {name for name, group in owners.items() if group == "biases"} == {
+      "layer_0/cell/bias", "layer_1/cell/bias", "dense/bias", "head/bias"}
+
+
+@pytest.mark.parametrize("chosen, message", [
+    ((LoRA(params="layer_0/attn/querry/kernel"),), "matches no kernel. There are"),
+    ((LoRA(params=".*"), LoRA(params=".*")), "Two adapters are called 'lora'"),
+    ((config.Prefix(params=".*/query/kernel"),), "query/kernel is no kernel of keys"),
+    ((LoRA(params=".*"), LoRA(params=".*", dora=True, name="d")),
+     "stands before; dora")])
+def test_adapters_that_cannot_stand_are_refused(chosen, message):
+  with pytest.raises(errors.UserError, match=message):
+    registry.specs(adapters.wrap(registry.build(DECODER), chosen))
+
+
+def test_only_low_rank_stands_beside_one_of_several_kernels():
+  module = adapters.wrap(registry.build(LSTM), (
+      config.IA3(params=".*/input_kernel", inputs="head/kernel"),))
+  with pytest.raises(errors.UserError, match="LoRA alone can stand"):
+    registry.specs(module)
+
+
+@pytest.mark.parametrize("kind, fields, message", [
+    (LoRA, {"rank": 0}, "rank is 0"), (LoRA, {"dropout": 1.0}, "dropout is 1.0"),
+    (LoRA, {"scaling": "sqrt"}, "scaling is 'sqrt'"),
+    (LoRA, {"name": "a_b"}, "name is"),
+    (LoRA, {"params": "("}, "no regular expression"),
+    (config.Bottleneck, {"activation": "swish"}, "activation is 'swish'")])
+def test_fields_out_of_range_are_refused(kind, fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    kind(**{"params": ".*"} | fields)
+
+
+def test_bottlenecks_and_prefixes_cannot_be_merged():
+  for _, chosen in OTHERS.values():
+    module = adapters.wrap(registry.build(DECODER), chosen)
+    params, own = _moved(module)
+    with pytest.raises(errors.UserError, match="cannot be merged"):
+      adapters.merge(params, chosen, own)
+
+
+@pytest.mark.parametrize("case", [*CASES, *OTHERS])
+def test_config_json_holds_adapters(case):
+  run = config.Run(adapters=(CASES | OTHERS)[case][1])
+  assert codec.to_run(codec.of_run(run)).adapters == run.adapters

@@ -1,0 +1,176 @@
+"""The commands on pairs with an encoder, and on checkpoints of others."""
+
+import json
+
+from etils import epath
+import numpy as np
+import pytest
+
+from transfer_gen import __main__ as main
+from transfer_gen import config as config_lib
+from transfer_gen.config import codec
+from transfer_gen.data import tokenizer_kinds
+from transfer_gen.models import registry
+
+CONFIG = '''
+from transfer_gen import config
+
+RECURRENT = config.Recurrent(encoder=True, num_layers=1, embed_width=8, hidden_width=16)
+TRANSFORMER = config.EncoderDecoder(num_layers=1, width=8, num_heads=2)
+PAIRS = config.Data(name="files", train="a.txt|b.txt", length=24, buckets=(16,))
+ALONE = config.Data(name="files", train="a.txt", length=24)
+
+def get_config(name="recurrent"):
+  return config.Run(
+      model=TRANSFORMER if name == "transformer" else RECURRENT,
+      data=ALONE if name == "alone" else PAIRS,
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=1, lr=0.02),
+      train=config.Train(steps=8, batch_size=8, log_every=4, eval_every=4,
+                         checkpoint_every=4))
+
+def get_study():
+  return config.Study(
+      question="Do attention layers help to translate?", seeds=(0,), samples=1,
+      runs={"attends": get_config("transformer"), "recurs": get_config()},
+      pairs=(("attends", "recurs"),))
+'''
+PLAIN = '''
+from transfer_gen import config
+
+def get_config():
+  return config.Run(
+      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32),
+      data=config.Data(name="files", train="a.txt", length=16),
+      tokenizer=config.Tokenizer(kind="characters"),
+      source=config.Source(path="theirs", map="map.json"))
+'''
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  numbers = range(160)
+  (tmp_path / "a.txt").write_text("".join(f"{i} dogs run\n" for i in numbers))
+  (tmp_path / "b.txt").write_text("".join(f"{i} chiens courent\n" for i in numbers))
+  (tmp_path / "config.py").write_text(CONFIG)
+  (tmp_path / "plain.py").write_text(PLAIN)
+  return tmp_path
+
+
+def _told(capsys, *words):
+  main.run(["transfer-gen", *words])
+  return capsys.readouterr().out
+
+
+def _refused(capsys, *words):
+  with pytest.raises(SystemExit) as stopped:
+    main.run(["transfer-gen", *words])
+  assert stopped.value.code == 2
+  return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param("recurrent", marks=pytest.mark.long), "transformer"])
+def test_pairs_are_trained_tested_and_answered_behind_an_encoder(name, folder, capsys):
+  _told(capsys, "train", f"--config=config.py:{name}", "--workdir=w",
+        "--config.train.steps=4")
+  resumed = _refused(capsys, "train", f"--config=config.py:{name}", "--workdir=w")
+  scored = json.loads(
+      _told(capsys, "evaluate", "--workdir=w").splitlines()[-1])
+  asked = ["generate", "--workdir=w", "--prompt=7 dogs", "--max_tokens=6", "--num=2"]
+  drawn = _told(capsys, *asked, "--temperature=1")
+  best = _told(capsys, *asked, "--beams=3", "--length_penalty=0.5")
+
+  assert "steps: 4 there, 8 here" in resumed
+  assert scored["documents"] > 5 and 0 < scored["loss"] < 4
+  assert "--- 2 of 2" in drawn and "--- 2 of 2" in best
+  assert len((folder / "w" / "samples.jsonl").read_text().splitlines()) == 4
+  rows = json.loads((folder / "w" / "data.json").read_text())["splits"]["train"]["rows"]
+  assert rows.keys() == {"16", "24"}
+
+
+@pytest.mark.long
+def test_a_study_compares_models_with_encoders(folder, capsys):
+  summary = json.loads(_told(
+      capsys, "study", "--config=config.py", "--workdir=s").splitlines()[-1])
+
+  assert summary["attends_test_loss"] > 0 and summary["recurs_test_loss"] > 0
+  sample = json.loads(next((folder / "s" / "attends").glob("*/*/samples.jsonl"))
+                      .read_text().splitlines()[0])
+  assert sample["prompt"].endswith("dogs run")
+  assert sample["reference"].endswith("chiens courent")
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--config=config.py:alone"], "reads inputs, and the data has none"),
+    (["--config.model.source_vocab_size=3"], "model.source_vocab_size is 3"),
+    (["--config.model.start_token=99"], "model.start_token is 99, and there are"),
+    (["--config.model.source_marks=sep"], "source_marks is 'sep', must be one of"),
+])
+def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
+  if not words[0].startswith("--config="):
+    words = ["--config=config.py", *words]
+
+  assert message in _refused(capsys, "plan", "--workdir=w", *words)
+  assert not (folder / "w").exists()
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--beams=0"], "--beams is 0"),
+    (["--beams=2", "--temperature=1", "--top_k=3"],
+     "draws nothing: leave out --temperature, --top_k"),
+    (["--beams=2", "--num=3"], "--beams=2 find no 3 texts"),
+    (["--length_penalty=2"], "is for a beam search"),
+])
+def test_a_search_that_cannot_be_is_refused(words, message, folder, capsys):
+  assert message in _refused(capsys, "generate", "--workdir=w", "--prompt=a", *words)
+
+
+def _theirs(folder):
+  """A model of ours under names of others, and the map that tells of it."""
+  model = config_lib.Decoder(
+      vocab_size=31, num_layers=1, width=8, num_heads=2, max_length=32)
+  specs = registry.specs(registry.build(model))
+  arrays = {f"x.{name.replace('/', '.')}": np.ones(spec.shape, np.float32)
+            for name, spec in specs.items()}
+  letters = [None, *"abcdefghijklmnopqrstuvwxyz 012"]
+  tokenizer_kinds.Characters(letters, {"eos": 0}).save(epath.Path(folder / "letters"))
+  (folder / "theirs").mkdir()
+  np.savez(folder / "theirs" / "a.npz", **arrays)
+  (folder / "map.json").write_text(json.dumps({
+      "model": codec.of_model(model),
+      "tokenizer": "letters",
+      "lines": [{"target": name, "source": f"x.{name.replace('/', '.')}"}
+                for name in specs]}))
+  return specs
+
+
+def test_a_foreign_checkpoint_is_inspected_under_its_names_or_ours(folder, capsys):
+  specs = _theirs(folder)
+  source = "--source=theirs/a.npz"
+
+  raw = _told(capsys, "inspect", source)
+  ours = _told(capsys, "inspect", source, "--map=map.json")
+  unknown = _refused(capsys, "inspect", source, "--map=auto")
+
+  assert "x.embed.embedding" in raw and "embed/embedding" not in raw
+  assert "model=config." not in raw
+  for name in specs:
+    assert f"\n{name} " in ours
+  assert "x.embed.embedding" not in ours
+  [model] = [line for line in ours.splitlines() if line.startswith("model=")]
+  made = eval(model.removeprefix("model="), {"config": config_lib})  # What we wrote.
+  assert registry.specs(registry.build(made)) == specs
+  assert "no map recognizes it" in unknown
+
+
+def test_a_plan_is_suggested_from_a_foreign_checkpoint(folder, capsys):
+  _theirs(folder)
+
+  code = _told(capsys, "plan", "--config=plain.py", "--workdir=w", "--suggest",
+               "--config.source.path=theirs/a.npz")
+
+  assert 'target="(.*)", source=r"\\1"' in code.replace("'", '"')
+  assert "# Plan does not fit" not in code
+  compile(code, "plan.py", "exec")

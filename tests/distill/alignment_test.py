@@ -1,0 +1,161 @@
+"""Two tokenizers of one text agree on where both have read the same bytes."""
+
+import itertools
+import pathlib
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizers
+from transfer_gen.distill import alignment
+
+TOKENIZERS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+SETTINGS = hypothesis.settings(deadline=None, max_examples=25)
+TEXT = st.text(st.sampled_from("ab e\n.é日\U0001f600"), max_size=40)
+WORDS = st.lists(st.sampled_from(
+    ["the", "quick", "I'll", "ﬁne", "x1", "-", "\n", " ", "."]),
+                 min_size=1, max_size=12).map(" ".join)
+
+
+def _trained(size=300):
+  from transfer_gen import config  # pylint: disable=g-import-not-at-top
+  texts = ["the naïve quick 日本 the quick be a bee \U0001f600"] * 20
+  return tokenizers.build(config.Tokenizer(kind="bpe", size=size), texts)
+
+
+BPE, OTHER = _trained(), _trained(275)
+BYTES = kinds.Bytes()
+CHARACTERS = kinds.Characters(sorted("ab e\n.é日\U0001f600"))
+
+
+@pytest.fixture(name="real", scope="module")
+def _real():
+  names = ("t5_32000.model", "spm_1000.model")
+  if not all((TOKENIZERS / name).exists() for name in names):
+    pytest.skip("no tokenizers to test with")
+  return [tokenizers.load(TOKENIZERS / name) for name in names]
+
+
+def _rows(tokenizer, texts):
+  """Rows as a language model's: marks, texts, padding."""
+  roles, _ = tokenizers.resolve_roles(tokenizer)
+  rows = [[roles["bos"], *tokenizer.encode_batch([text])[0], roles["eos"]]
+          for text in texts]
+  out = np.full((len(rows), max(map(len, rows))), roles["pad"], np.int32)
+  for row, ids in zip(out, rows):
+    row[:len(ids)] = ids
+  return out
+
+
+def _read(tokenizer, ids):
+  """The bytes of what was read, white space apart, which tokenizers may add."""
+  surfaces = b"".join(tokenizer.tokens[i] for i in ids)
+  return b"".join(surfaces.replace("ﬁ".encode(), b"fi").split())
+
+
+def _check(texts, student, teacher, longest=None):
+  """Wherever the two meet, they have read the same; returns how often they do."""
+  inputs = _rows(student, texts)
+  rows, index = alignment.teacher_rows(inputs, student, teacher, longest)
+  assert rows.min() >= 0 and rows.max() < teacher.size
+  for mine, theirs, places in zip(inputs, rows, index):
+    met = [place for place in places.tolist() if place >= 0]
+    assert met == sorted(set(met))  # None twice, and never backwards.
+    for position, place in enumerate(places):
+      if place >= 0:
+        assert _read(student, mine[:position + 1]) == _read(
+            teacher, theirs[:place + 1])
+  return inputs, index
+
+
+@SETTINGS
+@hypothesis.given(texts=st.lists(TEXT, min_size=1, max_size=3))
+@pytest.mark.parametrize("student, teacher", [
+    (BPE, BYTES), (BYTES, BPE), (BPE, OTHER), (CHARACTERS, BPE), (BPE, CHARACTERS)],
+                         ids=["bpe-bytes", "bytes-bpe", "bpe-bpe", "char-bpe",
+                              "bpe-char"])
+def test_bytes_characters_and_bpe_meet_where_both_end(texts, student, teacher):
+  inputs, index = _check(texts, student, teacher)
+
+  # By another way: offsets of both, text by text.
+  for row, text, places in zip(inputs, texts, index):
+    ends = [set(np.cumsum([len(t.tokens[i]) for i in t.encode_batch([text])[0]]))
+            for t in (student, teacher)]
+    assert (places[1:len(row)] >= 0).sum() == len((ends[0] & ends[1]) - {0}) + (
+        1)  # And eos.
+
+
+@SETTINGS
+@hypothesis.given(texts=st.lists(WORDS, min_size=1, max_size=3))
+def test_sentence_pieces_meet_others_though_they_normalise(real, texts):
+  for student, teacher in itertools.permutations([*real, BPE], 2):
+    _check(texts, student, teacher)
+
+
+def test_sentence_pieces_meet_bpe_at_each_end_of_a_word(real):
+  text = "the quick brown fox\njumps over it"
+
+  inputs, index = _check([text], real[0], BYTES)
+
+  ends = {i + 1 for i, char in enumerate(text + " ") if char.isspace()}
+  met = {int(place) for place in index[0] if place > 0}
+  assert ends <= met  # Behind a mark and the space that the pieces begin with.
+  assert (index[0, :-1] >= 0).mean() > 0.9 and inputs.shape[1] < len(text)
+
+
+def test_rows_that_cut_a_character_leave_it_out():
+  ids = np.array([BYTES.encode("é日x")[1:] + [BYTES.roles["eos"]]], np.int32)
+
+  rows, index = alignment.teacher_rows(ids, BYTES, BPE, None)
+
+  whole = BPE.encode_batch(["日x"])[0]
+  assert rows[0, :len(whole) + 1].tolist() == [*whole, BPE.roles["eos"]]
+  assert index[0, 0] == -1 and index[0, -1] == len(whole)
+
+
+def test_what_the_teacher_cannot_read_is_nowhere():
+  inputs, whole = _check(["the quick bee"], BPE, BYTES)
+  _, cut = _check(["the quick bee"], BPE, BYTES, longest=6)
+
+  np.testing.assert_array_equal(cut, np.where(whole < 6, whole, -1))
+  assert (cut >= 0).any() and (cut < 0).sum() > (whole < 0).sum() and inputs.any()
+
+
+def _distance(a, b):
+  """Levenshtein's, by its recursion."""
+  if not a or not b:
+    return len(a) + len(b)
+  return min(_distance(a[1:], b) + 1, _distance(a, b[1:]) + 1,
+             _distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+@SETTINGS
+@hypothesis.given(
+    st.text("abc", max_size=5), st.lists(st.text("abc", max_size=5), min_size=1,
+                                         max_size=8))
+def test_distances_are_levenshteins(text, others):
+  found = alignment.distances(text.encode(), [other.encode() for other in others])
+
+  assert found.tolist() == [_distance(text, other) for other in others]
+
+
+@SETTINGS
+@hypothesis.given(
+    st.sets(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=8),
+    st.sets(st.text("abcd", min_size=1, max_size=4), min_size=1, max_size=8))
+def test_each_token_goes_to_the_first_of_the_nearest(own, others):
+  made = lambda words: type("T", (), {
+      "tokens": (b"", b"", *(w.encode() for w in sorted(words))),
+      "roles": {"bos": 0, "eos": 1}})
+  source, target = made(own), made(others)
+  source.roles = {"bos": 1, "sep": 0}
+
+  index = alignment.nearest(source, target)
+
+  assert index[:2].tolist() == [-1, 0]  # By role; sep is not there.
+  for token, found in zip(source.tokens[2:], index[2:]):
+    near = [_distance(token, other) for other in target.tokens[2:]]
+    assert found == 2 + near.index(min(near))

@@ -1,0 +1,154 @@
+"""Recurrent models as Keras files, read by Keras, by h5py and by us."""
+
+import dataclasses
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.export import keras_folder
+from transfer_gen.formats import hdf5_write
+from transfer_gen.formats import keras_h5
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+
+BASE = config_lib.Recurrent(
+    vocab_size=11, num_layers=2, embed_width=5, hidden_width=4, forget_bias=0.0)
+INPUTS = np.random.default_rng(0).integers(0, 11, (3, 6)).astype(np.int32)
+SOURCES = np.random.default_rng(1).integers(0, 9, (3, 5)).astype(np.int32)
+MODELS = {
+    "lstm": {}, "gru": {"cell": "gru", "dense_width": 7},
+    "gru_before": {"cell": "gru", "reset_after": False, "bias": False},
+    "rnn_one_hot": {"cell": "rnn", "embed_width": 0},
+    "widths": {"hidden_widths": (3, 6), "gate": "hard_sigmoid_3"},
+    "both_ways": {"window": 6, "bidirectional": True},
+    "pair": {"encoder": True, "num_layers": 1, "source_vocab_size": 9},
+    "pair_one_hot": {"encoder": True, "num_layers": 1, "source_vocab_size": 9,
+                     "embed_width": 0, "bidirectional": True, "cell": "gru"},
+}
+
+
+def make(config):
+  module = registry.build(config)
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  rng = np.random.default_rng(0)
+  return module, {
+      name: np.float32(x) + np.float32(0.4 * rng.normal(size=x.shape))
+      for name, x in params.items()}
+
+
+@pytest.mark.parametrize("name", [
+    name if number < 3 else pytest.param(name, marks=pytest.mark.long)
+    for number, name in enumerate(MODELS)])
+def test_keras_loads_it_and_gives_the_same_logits(name, tmp_path):
+  keras = pytest.importorskip("keras", reason="keras is not installed")
+  config = dataclasses.replace(BASE, **MODELS[name])
+  module, params = make(config)
+
+  keras_folder.write(tmp_path / "out" / "a.weights.h5", config, params)
+
+  with jax.numpy_rank_promotion("allow"):
+    theirs = keras.models.model_from_json(
+        (tmp_path / "out" / "config.json").read_text())
+    theirs.load_weights(tmp_path / "out" / "a.weights.h5")
+    texts = [SOURCES, INPUTS] if config.encoder else [INPUTS]
+    if not config.embed_width:
+      texts = [np.eye(size, dtype=np.float32)[x] for size, x in zip(
+          (9, 11) if config.encoder else (11,), texts)]
+    want = np.asarray(theirs(texts if config.encoder else texts[0]))
+  read = {"sources": SOURCES} if config.encoder else {}
+  got = np.asarray(module.apply({"params": tree.unflatten(params)}, INPUTS, **read))
+  got = got[:, -1] if config.window else got
+  assert np.abs(got - want).max() / np.abs(want).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_out_and_in_again_is_bit_identical(name, tmp_path):
+  config = dataclasses.replace(BASE, **MODELS[name])
+  _, params = make(config)
+
+  keras_folder.write(tmp_path / "a.weights.h5", config, params)
+  source = foreign.view(sources.open(tmp_path / "a.weights.h5"))
+
+  read = dict(source.read(list(source.specs)))
+  assert read.keys() == params.keys()
+  for leaf, value in params.items():
+    np.testing.assert_array_equal(np.asarray(read[leaf]).view(np.uint8),
+                                  value.view(np.uint8))
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"forget_bias": 1.0}, "model.forget_bias is 1.0, and theirs would be 0.0"),
+    ({"gate": "hard_sigmoid"}, "model.gate is 'hard_sigmoid'"),
+    ({"recurrent_bias": True}, "model.recurrent_bias is True"),
+    ({"attention": True}, "model.attention is True"),
+    ({"dense_width": 3, "dense_activation": "gelu"}, "activation is 'gelu'"),
+    ({"dtype": "bfloat16"}, "model.dtype is 'bfloat16'")])
+def test_what_no_keras_model_computes_is_an_error(fields, message, tmp_path):
+  config = dataclasses.replace(BASE, **fields)
+
+  with pytest.raises(errors.UserError, match=message):
+    keras_folder.write(tmp_path / "a.weights.h5", config, make(config)[1])
+
+  assert not list(tmp_path.iterdir())
+
+
+def test_another_suffix_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="ends in .weights.h5"):
+    keras_folder.write(tmp_path / "a.h5", BASE, {})
+
+
+def test_arrays_of_every_kind_come_back(tmp_path):
+  h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+  rng = np.random.default_rng(0)
+  arrays = {
+      "a/b/0": rng.normal(size=(3, 4)).astype(np.float32), "a/b/1": np.arange(5),
+      "a/c": np.array(0.1), "é/x": np.arange(3, dtype=np.uint8),
+      "half": np.zeros((2, 1), np.float16), "turned": np.arange(6.0).reshape(2, 3).T,
+      **{f"many/{i}": np.array(i, np.int32) for i in range(300)}}
+  path = epath.Path(tmp_path / "a.weights.h5")
+
+  hdf5_write.write(path, arrays)
+
+  ours = keras_h5.open_file(path)
+  assert ours.specs.keys() == arrays.keys()
+  with h5py.File(path) as file:
+    for name, value in ours.read(list(arrays)):
+      np.testing.assert_array_equal(file[name][()], arrays[name])
+      np.testing.assert_array_equal(value, arrays[name])
+      assert file[name].dtype == value.dtype == arrays[name].dtype
+
+
+def test_attributes_are_texts_of_groups_with_and_without_arrays(tmp_path):
+  h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+  path = epath.Path(tmp_path / "a.h5")
+
+  hdf5_write.write(path, {"a/b/x:0": np.ones(2)}, {
+      "": {"layer_names": ["a", "émpty"], "keras_version": "2.1.5"},
+      "a": {"weight_names": ["b/x:0"]}, "émpty": {"weight_names": []}})
+
+  with h5py.File(path) as file:
+    assert [name.decode() for name in file.attrs["layer_names"]] == ["a", "émpty"]
+    assert file.attrs["keras_version"] == b"2.1.5"
+    assert file["a"].attrs["weight_names"].tolist() == [b"b/x:0"]
+    assert file["émpty"].attrs["weight_names"].tolist() == []
+    assert len(file["émpty"]) == 0 and file["a/b/x:0"][()].tolist() == [1, 1]
+  with pytest.raises(errors.UserError, match="a is an array and a group"):
+    hdf5_write.write(path, {"a": np.ones(2)}, {"a/b": {}})
+
+
+@pytest.mark.parametrize("arrays, message", [
+    ({"a": np.zeros(1), "a/b": np.zeros(1)}, "a is an array and a group"),
+    ({"a/b": np.zeros(1), "a": np.zeros(1)}, "a is an array and a group"),
+    ({"a": np.array(["x"])}, "hold no <U1")])
+def test_what_cannot_be_written_is_said(arrays, message, tmp_path):
+  with pytest.raises(errors.UserError, match=message):
+    hdf5_write.write(epath.Path(tmp_path / "a.h5"), arrays)

@@ -1,0 +1,66 @@
+"""Vocabularies of characters, sound and damaged."""
+
+import json
+
+from etils import epath
+import pytest
+
+from transfer_gen import errors
+from transfer_gen.maps import character_table
+
+
+def write(folder, text):
+  path = epath.Path(folder / "vocab.json")
+  path.write_bytes(text.encode("utf-8"))
+  return path
+
+
+def read(folder, entries, size, **kwargs):
+  text = entries if isinstance(entries, str) else json.dumps(entries)
+  return character_table.read(write(folder, text), size, **kwargs)
+
+
+def test_each_character_has_its_row_and_line_ends_are_characters(tmp_path):
+  rows, named, notes = read(
+      tmp_path, {"\r": 0, "é": 3, "\n": 1, "<s>": 4, "\u2028": 2}, 6,
+      special=("<s>",), empty=(5,))
+
+  assert rows == ["\r", "\n", "\u2028", "é", None, None]
+  assert (named, notes) == ({"<s>": 4}, ())
+
+
+DAMAGED = ('{"a": 0, "Ã©": 1, "b": 2, "b": 3, "c": 4, "d": 4, "e": 9, "xy": 5,'
+           '"\\ud83d": 6}')
+
+
+def test_every_damaged_or_doubled_entry_is_told(tmp_path):
+  with pytest.raises(errors.UserError) as told:
+    read(tmp_path, DAMAGED, 7)
+
+  for line in ("'Ã©' of row 1 is no character; read as Latin-1, it was 'é'",
+               "'b' stands in rows 2 and 3", "row 4 is 'c' and 'd'",
+               "'e': 9 is no row of 7", "'xy' of row 5 is no character",
+               r"'\ud83d' of row 6 is no character", "row 2 has no character",
+               "source.vocabulary=repair"):
+    assert line in str(told.value)
+  assert "'a'" not in str(told.value)
+
+
+def test_repaired_rows_have_what_can_be_told_and_no_more(tmp_path):
+  rows, _, notes = read(tmp_path, DAMAGED, 7, repair=True)
+
+  assert rows == ["a", "é", None, "b", "d", None, None]
+  assert len(notes) == 9
+
+
+def test_a_sound_entry_goes_before_a_repaired_one(tmp_path):
+  for entries in ({"é": 0, "Ã©": 1}, {"Ã©": 1, "é": 0}):
+    rows, _, _ = read(tmp_path, entries, 2, repair=True)
+    assert rows == ["é", None]
+
+
+@pytest.mark.parametrize("text", [
+    "[]", "{", "1", '{"a": "0"}', '{"a": true}', '{"a": {"b": 1}}', '[["a", 0]]'])
+def test_what_is_no_vocabulary_is_an_error(tmp_path, text):
+  with pytest.raises(errors.UserError, match="vocab.json"):
+    read(tmp_path, text, 1)

@@ -1,0 +1,293 @@
+"""Decoders of Hugging Face Transformers, against Transformers itself.
+
+Every param is random, norms and biases too, so that nothing hides behind a zero.
+"""
+
+import functools
+import json
+import os
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from etils import epath
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.export import convert
+from transfer_gen.formats import safetensors
+from transfer_gen.generate import sampling
+from transfer_gen.maps import mapped
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+
+V = 37
+SIZES = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+             intermediate_size=28, max_position_embeddings=96)
+GROUPED = SIZES | dict(num_key_value_heads=2)
+GPT2 = dict(vocab_size=V, n_positions=96, n_embd=24, n_layer=2, n_head=3)
+OPT = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+           ffn_dim=28, max_position_embeddings=96)
+GEMMA2 = GROUPED | dict(
+    num_hidden_layers=3, head_dim=8, query_pre_attn_scalar=11, sliding_window=5,
+    attn_logit_softcapping=1.5, final_logit_softcapping=4.0)
+GEMMA3 = GROUPED | dict(
+    num_hidden_layers=3, head_dim=8, query_pre_attn_scalar=11, sliding_window=5,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+          "high_freq_factor": 3.0, "original_max_position_embeddings": 24}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24}
+LINEAR = {"rope_type": "linear", "factor": 3.0}
+CASES = {
+    "gpt2": ("GPT2", GPT2),
+    "gpt2_untied": ("GPT2", GPT2 | dict(
+        tie_word_embeddings=False, n_inner=20, activation_function="relu")),
+    "gpt2_unscaled": ("GPT2", GPT2 | dict(scale_attn_weights=False, n_head=2)),
+    "opt": ("OPT", OPT),
+    "opt_post": ("OPT", OPT | dict(do_layer_norm_before=False, enable_bias=False)),
+    "opt_untied": ("OPT", OPT | dict(
+        _remove_final_layer_norm=True, tie_word_embeddings=False,
+        activation_function="gelu")),
+    "neox": ("GPTNeoX", SIZES | dict(hidden_size=32)),
+    "neox_serial": ("GPTNeoX", SIZES | dict(
+        use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 50.0, "partial_rotary_factor": 1.0})),
+    "neox_scaled": ("GPTNeoX", SIZES | dict(
+        num_attention_heads=3, hidden_act="relu",
+        rope_parameters=LINEAR | {"partial_rotary_factor": 0.5})),
+    "llama": ("Llama", GROUPED),
+    "llama_tied": ("Llama", SIZES | dict(
+        tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
+        rope_parameters=LLAMA3 | {"rope_theta": 500.0})),
+    "llama_yarn": ("Llama", GROUPED | dict(
+        head_dim=10, num_key_value_heads=1, rope_parameters=YARN, mlp_bias=True)),
+    "mistral": ("Mistral", GROUPED | dict(sliding_window=5)),
+    "mistral_tied": ("Mistral", GROUPED | dict(
+        sliding_window=None, tie_word_embeddings=True, head_dim=8)),
+    "qwen2": ("Qwen2", GROUPED),
+    "qwen2_tied": ("Qwen2", GROUPED | dict(
+        tie_word_embeddings=True, use_sliding_window=True, sliding_window=4,
+        max_window_layers=1)),
+    "qwen3": ("Qwen3", GROUPED | dict(head_dim=8)),
+    "qwen3_tied": ("Qwen3", GROUPED | dict(
+        head_dim=10, tie_word_embeddings=True, attention_bias=True,
+        rope_parameters=YARN | {"rope_theta": 900.0, "attention_factor": 1.3})),
+    "gemma": ("Gemma", GROUPED | dict(head_dim=8)),
+    "gemma2": ("Gemma2", GEMMA2),
+    "gemma2_uncapped": ("Gemma2", GEMMA2 | dict(
+        attn_logit_softcapping=None, final_logit_softcapping=None, head_dim=6,
+        num_key_value_heads=4, layer_types=["full_attention"] * 3)),
+    "gemma3": ("Gemma3", GEMMA3),
+    "gemma3_scaled": ("Gemma3", GEMMA3 | dict(
+        num_key_value_heads=1, final_logit_softcapping=5.0, rope_parameters={
+            "full_attention": LINEAR | {"rope_theta": 700.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}})),
+}
+INPUTS = np.random.default_rng(0).integers(0, V, (3, 12)).astype(np.int32)
+# One of each architecture in every run, the others in the long one.
+SHORT = ("gpt2", "opt_post", "neox", "llama_tied", "mistral", "qwen2", "qwen3", "gemma",
+         "gemma2", "gemma3_scaled")
+NAMES, FEW = (
+    pytest.mark.parametrize("name", [
+        name if name in short else pytest.param(name, marks=pytest.mark.long)
+        for name in CASES])
+    for short in (SHORT, ("gpt2", "neox", "gemma2")))
+
+
+def theirs(kind, fields, seed=0):
+  """A model of theirs, in which nothing is 0, 1 or too small to matter."""
+  name = f"{kind}{'Text' * (kind == 'Gemma3')}Config"
+  config = getattr(transformers, name)(
+      **fields, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+  model = transformers.AutoModelForCausalLM.from_config(
+      config, attn_implementation="eager").eval()
+  generator = torch.Generator().manual_seed(seed)
+  with torch.no_grad():
+    for name, param in model.named_parameters():
+      param += 0.25 * torch.randn(param.shape, generator=generator)
+  return model
+
+
+@functools.cache
+def opened(name):
+  """A model of theirs, what we see in its files, and our params."""
+  folder = tempfile.mkdtemp()
+  model = theirs(*CASES[name])
+  model.save_pretrained(folder)
+  source = foreign.view(sources.open(folder))
+  return model, source, dict(source.read(list(source.specs)))
+
+
+def logits_of(source, params):
+  module = registry.build(source.model)
+  return np.asarray(jax.jit(module.apply)({"params": tree.unflatten(params)}, INPUTS))
+
+
+@NAMES
+def test_logits_are_theirs(name):
+  model, source, params = opened(name)
+
+  ours = logits_of(source, params)
+
+  with torch.no_grad():
+    want = model(torch.tensor(INPUTS, dtype=torch.int64)).logits.double().numpy()
+  assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
+
+
+@FEW
+def test_greedy_generation_is_theirs_token_by_token(name):
+  model, source, params = opened(name)
+
+  new = sampling.generate(
+      registry.build(source.model), params, INPUTS[:, :5].tolist(), num_tokens=64)
+
+  want = model.generate(
+      torch.tensor(INPUTS[:, :5], dtype=torch.int64), do_sample=False,
+      max_new_tokens=64, attention_mask=torch.ones(3, 5, dtype=torch.int64))
+  assert new == want[:, 5:].tolist()
+  assert len({token for row in new for token in row}) > 1  # Not stuck at once.
+
+
+@NAMES
+def test_in_and_out_again_is_bit_identical(name):
+  _, source, params = opened(name)
+
+  back = mapped.export(list(source.rows.values()), source.raw.specs,
+                       {name: np.asarray(x) for name, x in params.items()})
+
+  read = dict(source.raw.read(list(source.raw.specs)))
+  assert back.keys() == read.keys()
+  for leaf, value in read.items():
+    np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
+
+
+@pytest.mark.parametrize("name, fields, message", [
+    ("gpt2", dict(scale_attn_by_inverse_layer_idx=True),
+     "scale_attn_by_inverse_layer_idx is True, and only False"),
+    ("gpt2", dict(activation_function="tanh"), "activation_function is 'tanh'"),
+    ("opt", dict(word_embed_proj_dim=16), "word_embed_proj_dim is 16"),
+    ("llama", dict(hidden_act="relu"), "hidden_act is 'relu'"),
+    ("llama", dict(quantization_config={"bits": 4}), "quantization_config=.*no model"),
+    ("llama", dict(auto_map={"AutoModel": "m.M"}), "auto_map=.*no model here has such"),
+    ("llama", dict(rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
+     "rope_type is 'dynamic'"),
+    ("llama", dict(rope_parameters={"rope_type": "linear", "factor": 2.0, "x": 1}),
+     "rope_parameters.x is not known here with rope_type='linear'"),
+    ("llama", dict(rope_parameters=YARN | {"truncate": False}), "truncate is False"),
+    ("llama", dict(rope_parameters={"partial_rotary_factor": 0.5}),
+     "partial_rotary_factor is 0.5"),
+    ("qwen2", dict(layer_types=["linear_attention"] * 2), "'linear_attention'"),
+    ("gemma2", dict(use_bidirectional_attention=True), "use_bidirectional_attention"),
+    ("llama", dict(num_attention_heads="x"), "'x'"),
+    ("gemma2", dict(num_hidden_layers=10**9),
+     "num_hidden_layers is 1000000000, and the checkpoint has"),
+    ("gpt2", dict(n_embd=12), "The map does not fit the checkpoint"),
+    ("gemma3", dict(rope_parameters={"sliding_attention": LINEAR}),
+     "rope_parameters.sliding_attention.rope_type is 'linear'"),
+], ids=str)
+def test_what_no_model_has_is_an_error_with_the_fields_name(
+    name, fields, message, tmp_path):
+  theirs(*CASES[name]).save_pretrained(tmp_path)
+  config = json.loads((tmp_path / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config | fields))
+
+  with pytest.raises(errors.UserError, match=message):
+    foreign.view(sources.open(tmp_path))
+
+
+def test_configs_of_older_versions_mean_the_same(tmp_path):
+  """Rotary fields at the top, and what is left out as it was by habit then."""
+  _, source, _ = opened("llama_tied")
+  model = source.raw.path.parent
+  config = json.loads((model / "config.json").read_text())
+  del config["rope_parameters"], config["head_dim"], config["num_key_value_heads"]
+  rope = {key: value for key, value in LLAMA3.items() if key != "rope_type"}
+  config |= {"rope_theta": 500.0, "rope_scaling": rope | {"type": "llama3"},
+             "torch_dtype": "float32", "pretraining_tp": 1}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  (tmp_path / "model.safetensors").write_bytes(
+      (model / "model.safetensors").read_bytes())
+
+  assert foreign.view(sources.open(tmp_path)).model == source.model
+
+
+def test_a_base_model_without_prefix_is_read(tmp_path):
+  model, source, params = opened("gpt2")
+  model.transformer.save_pretrained(tmp_path)
+
+  base = foreign.view(sources.open(tmp_path))
+
+  assert "h.0.ln_1.weight" in base.raw.specs
+  read = dict(base.read(list(base.specs)))
+  assert read.keys() == params.keys()
+  for name, value in read.items():
+    np.testing.assert_array_equal(value, params[name])
+
+
+def with_images(folder):
+  """Gemma 3 with its vision tower, in the names of today."""
+  text = {key: value for key, value in GEMMA3.items()}
+  made = transformers.Gemma3Config(
+      text_config=text | dict(bos_token_id=None, eos_token_id=None, pad_token_id=None),
+      vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                         num_attention_heads=1, image_size=8, patch_size=4),
+      mm_tokens_per_image=4, boi_token_index=1, eoi_token_index=2, image_token_index=3)
+  model = transformers.Gemma3ForConditionalGeneration._from_config(
+      made, attn_implementation="eager").eval()
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for param in model.parameters():
+      param += 0.25 * torch.randn(param.shape, generator=generator)
+  model.save_pretrained(folder)
+  return model
+
+
+def test_of_a_model_with_images_the_text_is_read_and_written(tmp_path):
+  model = with_images(tmp_path / "in")
+  source = foreign.view(sources.open(tmp_path / "in"))
+  params = dict(source.read(list(source.specs)))
+
+  convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
+
+  with torch.no_grad():
+    tokens = torch.tensor(4 + INPUTS % (V - 4), dtype=torch.int64)  # None of an image.
+    want = model(tokens).logits.double().numpy()
+    alone, told = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True, attn_implementation="eager")
+    written = alone(tokens).logits.double().numpy()
+  ours = jax.jit(registry.build(source.model).apply)(
+      {"params": tree.unflatten(params)}, 4 + INPUTS % (V - 4))
+  assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
+  assert np.abs(written - want).max() / np.abs(want).max() <= 1e-5
+  assert not any(told.values()) and alone.config.model_type == "gemma3_text"
+  assert any("vision_tower" in name for name in source.raw.specs)
+
+
+def test_older_names_and_a_sparse_config_of_text_beside_images(tmp_path):
+  """As Gemma 3 was published: sizes as by habit are left out of the text's config."""
+  _, source, params = opened("gemma3")
+  leaves = dict(source.raw.read(list(source.raw.specs)))
+  made = json.loads((source.raw.path.parent / "config.json").read_text())
+  old = {f"language_model.{name}": value for name, value in leaves.items()}
+  old["vision_tower.vision_model.embeddings.patch.weight"] = np.ones((2, 2), np.float32)
+  old["multi_modal_projector.mm_input_projection_weight"] = np.ones(3, np.float32)
+  safetensors.write_file(epath.Path(tmp_path / "model.safetensors"), old, {})
+  (tmp_path / "config.json").write_text(json.dumps(
+      {"model_type": "gemma3", "text_config": made, "vision_config": {"x": 1}}))
+
+  again = foreign.view(sources.open(tmp_path))
+
+  assert again.model == source.model
+  for name, value in again.read(list(again.specs)):
+    np.testing.assert_array_equal(value, params[name])
+  del made["num_attention_heads"]
+  (tmp_path / "config.json").write_text(json.dumps(
+      {"model_type": "gemma3", "text_config": made}))
+  with pytest.raises(errors.UserError, match="map does not fit"):
+    foreign.view(sources.open(tmp_path))  # 8 heads, of which there are 4 here.

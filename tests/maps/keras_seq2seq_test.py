@@ -1,0 +1,161 @@
+"""The character pairs of the Keras example: read, converted, fine-tuned, answering."""
+
+import json
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from transfer_gen import __main__ as main
+from transfer_gen import checkpoint
+from transfer_gen import sources
+from transfer_gen.data import tokenizer_kinds
+from transfer_gen.run import trained
+from transfer_gen.sources import foreign
+
+keras = pytest.importorskip("keras", reason="keras is not installed")
+
+LETTERS = "\t\n abcdefg"  # Answers begin with a tab, end with a line end.
+LENGTH, UNITS = 6, 12  # Of sources, filled with spaces.
+CONFIG = '''
+from transfer_gen import config
+from transfer_gen.transfer import axes, plan
+
+def get_config():
+  return config.Run(
+      model=config.Recurrent(
+          encoder=True, num_layers=1, embed_width=0, hidden_width={units},
+          forget_bias=0.0, source_marks="none", source_length={length}, pad_token=5),
+      data=config.Data(name="files", train="pairs.tsv", input_field="a",
+                       target_field="b", length=12, buckets=(8,)),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(lr=0.03, warmup_steps=2),
+      train=config.Train(steps=24, batch_size=8, log_every=8, eval_every=8,
+                         checkpoint_every=24),
+      {sources},
+      transfer=plan.TransferPlan(
+          rules=({rules}),
+          axes=(plan.On(axis="vocab", map=axes.MatchTokens(fresh="mean")),),
+          groups=(plan.Group(name="all", params=".*"),), unused_source=({unused})))
+'''
+
+
+@pytest.fixture(autouse=True)
+def _as_keras_likes_it():
+  with jax.numpy_rank_promotion("allow"):
+    yield
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  rng = np.random.default_rng(0)
+  words = ["".join(rng.choice(list("abcdefgh "), rng.integers(2, 6))).strip() or "a"
+           for _ in range(150)]
+  lines = [f"{word}\t{word[::-1].strip()}" for word in sorted({*words})]
+  (tmp_path / "pairs.tsv").write_text("a\tb\n" + "\n".join(lines) + "\n")
+  return tmp_path
+
+
+def pair(source_size=len(LETTERS), size=len(LETTERS)):
+  """Their model, every weight random, and a file of it."""
+  inputs = [keras.Input((None, source_size)), keras.Input((None, size))]
+  states = keras.layers.LSTM(UNITS, return_state=True)(inputs[0])[1:]
+  out = keras.layers.LSTM(UNITS, return_sequences=True, return_state=True)(
+      inputs[1], initial_state=states)[0]
+  out = keras.layers.Dense(size, activation="softmax")(out)
+  model = keras.Model(inputs, out)
+  rng = np.random.default_rng(1)
+  model.set_weights([rng.normal(size=w.shape, scale=1.6) for w in model.get_weights()])
+  model.save("pair.keras")
+  return model
+
+
+def described(name, letters, **fields):
+  """What stands in no file of theirs: a map of one's own with the characters."""
+  roles = {"bos": letters.index("\t"), "eos": letters.index("\n")} if (
+      "\t" in letters) else {}
+  rows = [None if i in roles.values() else c for i, c in enumerate(letters)]
+  tokenizer_kinds.Characters(rows, roles).save(epath.Path(f"{name}_characters"))
+  data = foreign.to_json(foreign.view(sources.open("pair.keras")))
+  data["model"] |= fields
+  with open(f"{name}.json", "w") as file:
+    json.dump(data | {"tokenizer": f"{name}_characters"}, file)
+
+
+def their_answer(model, text):
+  """The example's own way: one-hot, a padded source, the likeliest till the end."""
+  hot = lambda text: np.eye(len(LETTERS), dtype=np.float32)[
+      [[LETTERS.index(c) for c in text]]]
+  answer = "\t"
+  while len(answer) < 9 and not answer.endswith("\n"):
+    chances = model.predict([hot(text.ljust(LENGTH)), hot(answer)], verbose=0)
+    answer += LETTERS[chances[0, -1].argmax()]
+  return answer[1:].removesuffix("\n")
+
+
+def written(**fields):
+  with open("config.py", "w") as file:
+    file.write(CONFIG.format(units=UNITS, length=LENGTH, **fields))
+
+
+def test_a_converted_pair_answers_as_in_keras_and_learns_on(folder, capsys):
+  model = pair()
+  described("map", LETTERS, source_length=LENGTH, pad_token=LETTERS.index(" "))
+  (folder / "asked.txt").write_text("abc\ngf e\nd\n")
+
+  main.run(["transfer-gen", "convert", "--source=pair.keras", "--map=map.json",
+            "--output=ours"])
+  main.run(["transfer-gen", "generate", "--workdir=ours", "--prompts=asked.txt",
+            "--max_tokens=8"])
+  answers = capsys.readouterr().out.split("\n--- ")[1:]
+
+  theirs = [their_answer(model, text) for text in ("abc", "gf e", "d")]
+  assert [a.split("\n", 1)[1].strip("\n") for a in answers] == theirs
+  assert len({*theirs}) == 3
+
+  written(sources='source=config.Source(path="ours")', unused="",
+          rules=r'plan.Rule(target="(.*)", source=r"\1"),')
+  main.run(["transfer-gen", "train", "--config=config.py", "--workdir=tuned"])
+  main.run(["transfer-gen", "evaluate", "--workdir=tuned"])
+  main.run(["transfer-gen", "generate", "--workdir=tuned", "--prompt=abc",
+            "--beams=3", "--num=2", "--max_tokens=8"])
+
+  told = capsys.readouterr().out
+  losses = [json.loads(line)["loss"] for line in (
+      folder / "tuned" / "metrics.jsonl").read_text().splitlines()]
+  assert losses[-1] < losses[0] - 0.5
+  assert json.loads([line for line in told.splitlines() if '"documents"' in line][0])
+  assert "--- 2 of 2" in told
+  audit = (folder / "tuned" / "audit.txt").read_text()
+  assert "head/kernel" in audit and "matched" in audit
+
+
+def test_sides_of_other_characters_are_matched_each_by_its_own(folder, capsys):
+  letters = {"read": " gfedcba", "written": LETTERS}
+  pair(source_size=8)
+  for name, row in letters.items():
+    described(name, row)
+  written(
+      sources='source=config.Source(path="pair.keras", map="written.json"),'
+      ' sources={"read": config.Source(path="pair.keras", map="read.json")}',
+      rules=r'plan.Rule(target="encoder/(.*)", source=r"encoder/\1",'
+      r' checkpoint="read"), plan.Rule(target="(.*)", source=r"\1")',
+      unused='"encoder/.*", "read:(?!encoder).*"')
+
+  main.run(["transfer-gen", "train", "--config=config.py", "--workdir=w",
+            "--config.train.steps=1", "--config.optim.lr=1e-9"])
+
+  tokenizer = trained.open("w").tokenizer
+  names = ["encoder/layer_0/cell/input_kernel", "layer_0/cell/input_kernel"]
+  ours = dict(checkpoint.find("w", 1).read(names))
+  theirs = dict(foreign.view(sources.open("pair.keras")).read(names))
+  for name, side in zip(names, letters):
+    for row, letter in enumerate(letters[side]):
+      if letter.isalpha():
+        [token] = tokenizer.encode(letter)
+        np.testing.assert_allclose(ours[name][token], theirs[name][row], atol=1e-6)

@@ -1,0 +1,305 @@
+"""Every layout: its shape, its inverse, what a part needs, the same under jit."""
+
+import dataclasses
+import json
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import errors
+from transfer_gen.maps import layouts
+from transfer_gen.transfer import plan as plan_lib
+
+Chain, Flatten, Halve = layouts.Chain, layouts.Flatten, layouts.Halve
+Interleave, Part, Permute = layouts.Interleave, layouts.Part, layouts.Permute
+Stack, Transpose = layouts.Stack, layouts.Transpose
+Unflatten, Unstack = layouts.Unflatten, layouts.Unstack
+
+QUERY = Chain(parts=(Part(dim=1, parts=3, index=0), Unflatten(dim=1, shape=(2, 4))))
+# Layout, shapes of its sources, shape of its target.
+CASES = {
+    "copy": (layouts.COPY, [(3, 4)], (3, 4)),
+    "scalar": (layouts.COPY, [()], ()),
+    "transpose": (Transpose(perm=(2, 0, 1)), [(2, 3, 4)], (4, 2, 3)),
+    "unflatten": (Unflatten(dim=1, shape=(2, 3)), [(4, 6, 5)], (4, 2, 3, 5)),
+    "unflatten one": (Unflatten(dim=1, shape=()), [(4, 1)], (4,)),
+    "flatten": (Flatten(dim=1), [(4, 2, 3, 5)], (4, 6, 5)),
+    "flatten three": (Flatten(dim=0, count=3), [(4, 2, 3)], (24,)),
+    "part": (Part(dim=1, parts=3, index=2), [(2, 6)], (2, 2)),
+    "unequal part": (Part(dim=0, parts=(4, 2, 2), index=1), [(8, 3)], (2, 3)),
+    "stack": (Stack(), [(2, 3), (2, 3), (2, 3)], (3, 2, 3)),
+    "stack last": (Stack(dim=2), [(2, 3), (2, 3)], (2, 3, 2)),
+    "unstack": (Unstack(index=1), [(3, 2, 4)], (2, 4)),
+    "unstack last": (Unstack(index=0, dim=2), [(3, 2, 4)], (3, 2)),
+    "permute": (Permute(dim=1, index=(0, 2, 3, 1)), [(3, 4, 2)], (3, 4, 2)),
+    "interleave": (Interleave(dim=1), [(2, 6)], (2, 6)),
+    "interleave some": (Interleave(dim=0, size=4), [(7, 2)], (7, 2)),
+    "halve": (Halve(dim=1), [(2, 6)], (2, 6)),
+    "halve some": (Halve(dim=1, size=2), [(2, 6)], (2, 6)),
+    "query of a fused kernel": (QUERY, [(5, 24)], (5, 2, 4)),
+    "rotary query of torch": (Chain(parts=(
+        Transpose(perm=(1, 0)), Unflatten(dim=1, shape=(2, 6)), Halve(dim=2))),
+                              [(12, 5)], (5, 2, 6)),
+    "gates of a fused kernel": (Chain(parts=(
+        Part(dim=0, parts=(3, 2), index=1), Unflatten(dim=1, shape=(4, 2)),
+        Permute(dim=1, index=(0, 2, 1, 3)))), [(5, 8)], (2, 4, 2)),
+    "kernels re-laid": (Chain(parts=(
+        Unflatten(dim=1, shape=(4, 2)), Transpose(perm=(1, 0, 2)), Flatten(dim=1),
+        Unflatten(dim=1, shape=(2, 3)), Transpose(perm=(2, 0, 1)))),
+                        [(3, 8)], (3, 4, 2)),
+    "stack of transposed": (Chain(parts=(Stack(), Transpose(perm=(0, 2, 1)))),
+                            [(2, 3), (2, 3)], (2, 3, 2)),
+    "square seen anew": (Chain(parts=(Flatten(dim=0), Unflatten(dim=0, shape=(3, 3)))),
+                         [(3, 3)], (3, 3)),
+    "square, one row": (Chain(parts=(Flatten(dim=0), Part(dim=0, parts=3, index=1))),
+                        [(3, 3)], (3,)),
+}
+ALL = pytest.mark.parametrize("layout, shapes, target", CASES.values(), ids=CASES)
+
+
+def test_every_layout_is_in_the_suite():
+  seen = set()
+
+  def walk(layout):
+    seen.add(type(layout))
+    for part in getattr(layout, "parts", ()) if isinstance(layout, Chain) else ():
+      walk(part)
+
+  for layout, _, _ in CASES.values():
+    walk(layout)
+
+  assert seen == {kind for kind in plan_lib.KINDS.values()
+                  if kind.__module__ == layouts.__name__}
+
+
+def _values(shapes, dtype=np.float32):
+  """Arrays whose elements all differ."""
+  rng, total = np.random.default_rng(0), sum(int(np.prod(s)) for s in shapes)
+  values = rng.permutation(total).astype(dtype)
+  ends = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
+  return [v.reshape(s) for v, s in zip(np.split(values, ends), shapes)]
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int8])
+def test_spec_by_eval_shape_is_the_values(layout, shapes, target, dtype):
+  value = layout(*_values(shapes, dtype))
+
+  assert isinstance(value, np.ndarray)
+  assert value.shape == target == layouts.shape(layout, *shapes)
+  spec = jax.eval_shape(layout, *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
+  assert (value.shape, value.dtype) == (spec.shape, spec.dtype)
+
+
+@ALL
+def test_it_moves_and_never_computes(layout, shapes, target):
+  sources = _values(shapes)
+
+  value = layout(*sources).reshape(-1)
+
+  everything = np.concatenate([s.reshape(-1) for s in sources])
+  assert len(set(value.tolist())) == value.size  # Each element once.
+  assert set(value.tolist()) <= set(everything.tolist())
+
+
+@ALL
+def test_same_under_numpy_and_jit(layout, shapes, target):
+  sources = _values(shapes)
+  with jax.numpy_dtype_promotion("strict"):
+    jitted = jax.jit(layout)(*map(jnp.asarray, sources))
+
+  np.testing.assert_array_equal(jitted, layout(*sources))
+
+
+@ALL
+def test_its_inverse_is_bit_exact(layout, shapes, target):
+  # Bits, not numbers: some of these are NaNs with a payload.
+  bits = [np.random.default_rng(0).integers(0, 2**32, s, np.uint32) for s in shapes]
+  sources = [np.asarray(b).view(np.float32) for b in bits]
+  value = layout(*sources)
+  buffers = [np.full(s, 7, np.float32) for s in shapes]
+  written = [np.zeros(s, bool) for s in shapes]
+
+  layouts.write(layout, value, buffers, written)
+
+  read = layout(*(np.ones(s, bool) for s in shapes)).size
+  assert sum(w.sum() for w in written) == read
+  for buffer, source, done in zip(buffers, bits, written):
+    np.testing.assert_array_equal(buffer.view(np.uint32)[done], source[done])
+    assert (buffer[~done] == 7).all()
+  assert layout(*buffers).tobytes() == value.tobytes()
+
+
+def _needed(layout, shapes, part):
+  """The same by brute force: where each element of the part comes from."""
+  ends = np.cumsum([int(np.prod(s)) for s in shapes])
+  index = layout(*(np.arange(e - int(np.prod(s)), e).reshape(s)
+                   for e, s in zip(ends, shapes)))[part].reshape(-1)
+  boxes = []
+  for end, s in zip(ends, shapes):
+    start = end - int(np.prod(s))
+    mine = index[(index >= start) & (index < end)] - start
+    at = np.unravel_index(mine, s or (1,))[:len(s)]
+    boxes.append(tuple(slice(int(a.min()), int(a.max()) + 1) for a in at)
+                 if mine.size else None)
+  return tuple(boxes)
+
+
+@ALL
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=12, deadline=None)
+def test_region_is_the_smallest_box_that_a_part_needs(layout, shapes, target, data):
+  part = tuple(slice(*sorted(data.draw(st.lists(
+      st.integers(0, n), min_size=2, max_size=2)))) for n in target)
+
+  assert layouts.region(layout, shapes, part) == _needed(layout, shapes, part)
+
+
+def test_region_takes_no_memory_for_what_passes():
+  # 2**50 elements: an index of that size could not be made.
+  layout = Chain(parts=(
+      Part(dim=1, parts=3, index=1), Unflatten(dim=1, shape=(4, 8)),
+      Transpose(perm=(1, 2, 0))))
+  shape = 2**50 // 96, 96
+
+  region, = layouts.region(
+      layout, [shape], (slice(2, 4), slice(None), slice(5, 2**30)))
+
+  assert region == (slice(5, 2**30), slice(32 + 16, 32 + 32))
+
+
+@st.composite
+def _random_layout(draw):
+  """A chain of layouts over a random shape."""
+  shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+  parts, now = [], shape
+  for _ in range(draw(st.integers(0, 5))):
+    dim = draw(st.integers(0, len(now) - 1))
+    size = now[dim]
+    divisor = draw(st.sampled_from([d for d in range(1, size + 1) if size % d == 0]))
+    options = [
+        Transpose(perm=tuple(draw(st.permutations(range(len(now)))))),
+        Unflatten(dim=dim, shape=(divisor, size // divisor)),
+        Permute(dim=dim, index=tuple(draw(st.permutations(range(size))))),
+        Part(dim=dim, parts=divisor, index=draw(st.integers(0, divisor - 1)))]
+    if dim + 1 < len(now):
+      options.append(Flatten(dim=dim))
+    if size % 2 == 0:
+      options += [Halve(dim=dim), Interleave(dim=dim)]
+    if len(now) > 1:
+      options.append(Unstack(dim=dim, index=draw(st.integers(0, size - 1))))
+    parts.append(draw(st.sampled_from(options)))
+    now = layouts.shape(parts[-1], now)
+  return Chain(parts=tuple(parts)), shape
+
+
+@hypothesis.given(case=_random_layout(), data=st.data())
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_any_chain_has_its_inverse_and_its_regions(case, data):
+  layout, shape = case
+  source, = _values([shape])
+  value = layout(source)
+  buffer, written = np.full(shape, -1, np.float32), np.zeros(shape, bool)
+
+  layouts.write(layout, value, [buffer], [written])
+
+  np.testing.assert_array_equal(buffer, np.where(written, source, -1))
+  assert written.sum() == value.size
+  part = tuple(slice(*sorted(data.draw(st.lists(
+      st.integers(0, n), min_size=2, max_size=2)))) for n in value.shape)
+  assert layouts.region(layout, [shape], part) == _needed(layout, [shape], part)
+
+
+@hypothesis.given(pairs=st.integers(1, 9), rest=st.integers(0, 3))
+def test_interleave_and_halve_undo_each_other(pairs, rest):
+  x = np.arange(2 * pairs + rest)
+  there = Interleave(dim=0, size=2 * pairs)(x)
+
+  assert there[:2].tolist() == [0, pairs]
+  assert there[2 * pairs:].tolist() == x[2 * pairs:].tolist()
+  np.testing.assert_array_equal(Halve(dim=0, size=2 * pairs)(there), x)
+
+
+def test_several_targets_fill_one_source():
+  source = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float32)
+  buffer, written = np.zeros_like(source), np.zeros(source.shape, bool)
+
+  for index in (2, 0, 1):
+    layout = Chain(parts=(
+        Part(dim=1, parts=3, index=index), Unflatten(dim=1, shape=(2, 4))))
+    assert not written.all()
+    layouts.write(layout, layout(source), [buffer], [written])
+
+  assert written.all()
+  np.testing.assert_array_equal(buffer, source)
+
+
+@pytest.mark.parametrize("second, wrong", [
+    ([[1, np.nan], [-0.0, 4]], False), ([[1, np.nan], [0.0, 4]], True)])
+def test_what_is_written_twice_must_have_equal_bits(second, wrong):
+  buffer, written = np.zeros((2, 2), np.float32), np.zeros((2, 2), bool)
+  first = np.array([[1, np.nan], [-0.0, 4]], np.float32)
+  layouts.write(layouts.COPY, first, [buffer], [written])
+  again = np.array(second, np.float32).T
+
+  if wrong:
+    with pytest.raises(errors.UserError, match="disagree"):
+      layouts.write(Transpose(perm=(1, 0)), again, [buffer], [written])
+  else:
+    layouts.write(Transpose(perm=(1, 0)), again, [buffer], [written])
+    assert buffer.tobytes() == first.tobytes()
+
+
+MISFITS = [
+    (Transpose(perm=(0, 1)), [(2, 3, 4)], "perm"),
+    (Unflatten(dim=1, shape=(2, 2)), [(4, 6)], "dimension 1 of 6 is not 2 x 2"),
+    (Unflatten(dim=0, shape=(-2, -2)), [(4,)], "is not"),
+    (Flatten(dim=1), [(4, 6)], "no dimensions 1 to 2"),
+    (Part(dim=1, parts=4, index=0), [(4, 6)], "does not divide"),
+    (Part(dim=1, parts=(4, 3), index=0), [(4, 6)], "does not divide"),
+    (Part(dim=1, parts=2, index=2), [(4, 6)], "no part 2 of 2"),
+    (Part(dim=1, parts=2, index=-1), [(4, 6)], "no part -1"),
+    (Stack(), [(2, 3), (3, 2)], "several shapes"),
+    (Stack(dim=3), [(2, 3), (2, 3)], "no dimension 3"),
+    (Unstack(index=4), [(4, 6)], "no entry 4 of 4"),
+    (Unstack(dim=-1, index=0), [(4, 6)], "no dimension -1"),
+    (Permute(dim=0, index=(0, 1, 1)), [(3,)], "is no order of 3 entries"),
+    (Halve(dim=0), [(3,)], "no pairs"), (Interleave(dim=0, size=8), [(6,)], "no pairs"),
+    (layouts.COPY, [(2,), (2,)], "2 leaves do not become one"),
+    (Transpose(perm=(0,)), [(2,), (2,)], "argument"),
+]
+
+
+@pytest.mark.parametrize(
+    "layout, shapes, why", MISFITS, ids=[f"{m[0]}-{m[1]}" for m in MISFITS])
+def test_what_does_not_fit_is_said(layout, shapes, why):
+  with pytest.raises(errors.UserError, match="does not fit") as error:
+    layouts.shape(layout, *shapes)
+
+  assert why in str(error.value) and str(shapes[0]) in str(error.value)
+
+
+def test_a_value_of_another_shape_is_not_written():
+  with pytest.raises(errors.UserError, match=r"reads \(3, 2\), not \(2, 3\)"):
+    layouts.write(Transpose(perm=(1, 0)), np.zeros((2, 3)),
+                  [np.zeros((2, 3))], [np.zeros((2, 3), bool)])
+
+
+@ALL
+def test_a_layout_is_plain_data(layout, shapes, target):
+  # `On.map` is where a plan holds what `KINDS` names.
+  plan = plan_lib.TransferPlan(
+      rules=(), groups=(), axes=(plan_lib.On(axis="x", map=layout),))
+
+  data = json.loads(json.dumps(plan_lib.to_json(plan)))
+
+  assert plan_lib.from_json(data) == plan
+  assert hash(plan_lib.from_json(data).axes[0].map) == hash(layout)
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    layout.dim = 1
+  assert layouts.describe(QUERY) == (
+      "Part(dim=1, parts=3, index=0), Unflatten(dim=1, shape=(2, 4))")

@@ -1,0 +1,297 @@
+"""textgenrnn's models, against float64 NumPy and the published weights."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.data import tokenizer_kinds
+from transfer_gen.export import convert
+from transfer_gen.export import keras_folder
+from transfer_gen.generate import sampling
+from transfer_gen.maps import mapped
+from transfer_gen.maps import textgenrnn_out
+from transfer_gen.models import registry
+from transfer_gen.sources import foreign
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+
+REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "textgenrnn"
+real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
+SIZE, WIDTH, UNITS = 9, 5, 3
+
+
+def write(path, layers):
+  """Keras 2's form: a group a layer, with the names of its weights in their order."""
+  with h5py.File(path, "w") as file:
+    file.attrs["layer_names"] = [name.encode() for name in layers]
+    for layer, arrays in layers.items():
+      group = file.create_group(layer)
+      names = [f"{layer}_1/{name}:0" for name in arrays]
+      group.attrs["weight_names"] = [name.encode() for name in names]
+      for name, x in zip(names, arrays.values()):
+        group[name] = x
+  return path
+
+
+def small(num_layers=2, cudnn=False, gates=4, attention=True, both=False):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  names = [f"rnn_{i + 1}" for i in range(num_layers)] if attention else ["rnn"]
+  layers, width, total = {"embedding": {"embeddings": draw(SIZE, WIDTH)}}, WIDTH, WIDTH
+  for name in names:
+    layers[name] = {}
+    for way in (("forward_lstm/", "backward_lstm/") if both else ("",)):
+      layers[name] |= {
+          f"{way}kernel": draw(width, gates * UNITS),
+          f"{way}recurrent_kernel": draw(UNITS, gates * UNITS),
+          f"{way}bias": draw(gates * UNITS * (1 + cudnn))}
+    width = UNITS * (1 + both)
+    total += width
+  if attention:
+    layers["attention"] = {"attention_W": draw(total, 1)}
+  layers["output"] = {"kernel": draw(total if attention else width, SIZE),
+                      "bias": draw(SIZE)}
+  return layers
+
+
+def uncudnn(arrays, gates=4):
+  """A cuDNN layer's weights as Keras turns them, gate by gate."""
+  def each(x, fn):
+    return np.hstack([fn(part) for part in np.hsplit(x, gates)])
+  kernel = each(arrays["kernel"], lambda k: k.T.reshape(k.shape, order="F"))
+  recurrent = each(arrays["recurrent_kernel"], lambda k: k.T)
+  return kernel, recurrent, arrays["bias"].reshape(2, -1)
+
+
+def lstm(xs, kernel, recurrent, bias):
+  """Keras's LSTM in float64: gates i, f, c, o."""
+  kernel, recurrent, bias = map(np.float64, (kernel, recurrent, bias))
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))
+  h = c = np.zeros(len(recurrent))
+  out = []
+  for x in xs:
+    i, f, g, o = np.split(x @ kernel + h @ recurrent + bias, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    out.append(h)
+  return np.array(out)
+
+
+def logits_of(layers, text, window=40, cudnn=False, both=False):
+  """Of what follows a text, from its last tokens alone."""
+  text = ([0] * window + list(text))[-window:]
+  x = np.float64(layers["embedding"]["embeddings"])[text]
+  seen = [x]
+  for name in ("rnn_1", "rnn_2"):
+    arrays = layers[name]
+    if both:
+      part = lambda way: [arrays[f"{way}_lstm/{leaf}"] for leaf in (
+          "kernel", "recurrent_kernel", "bias")]
+      x = np.concatenate([lstm(x, *part("forward")),
+                          lstm(x[::-1], *part("backward"))[::-1]], axis=1)
+    elif cudnn:
+      kernel, recurrent, bias = uncudnn(arrays)
+      x = lstm(x, kernel, recurrent, bias.sum(0))
+    else:
+      x = lstm(x, *arrays.values())
+    seen.append(x)
+  seen = np.concatenate(seen, axis=1)
+  scores = np.exp(seen @ np.float64(layers["attention"]["attention_W"])[:, 0])
+  mean = scores / scores.sum() @ seen
+  return mean @ np.float64(layers["output"]["kernel"]) + layers["output"]["bias"]
+
+
+def load(path, **kwargs):
+  source = foreign.view(sources.open(path), **kwargs)
+  return source, registry.build(source.model), dict(source.read(list(source.specs)))
+
+
+def distance(a, b):
+  return np.abs(np.float64(a) - b).max() / np.abs(b).max()
+
+
+@pytest.mark.parametrize("fields", [{}, {"cudnn": True}, {"both": True}], ids=str)
+def test_computes_what_the_published_code_does(fields, tmp_path):
+  layers, text = small(**fields), [3, 1, 4, 1, 5, 8]
+  (tmp_path / "my_config.json").write_text(json.dumps({
+      "max_length": 4, "rnn_layers": 2, "rnn_bidirectional": bool(fields.get("both"))}))
+
+  source, module, params = load(write(tmp_path / "my_weights.hdf5", layers))
+
+  got = module.apply({"params": tree.unflatten(params)}, np.array([text]))[0]
+  want = [logits_of(layers, text[:t + 1], 4, **fields) for t in range(6)]
+  assert source.model.window == 4
+  assert distance(got, want) < 1e-5
+  back = mapped.export(list(source.rows.values()), source.raw.specs,
+                       {name: np.asarray(x) for name, x in params.items()})
+  for name, value in source.raw.read(list(source.raw.specs)):
+    np.testing.assert_array_equal(back[name], value)
+
+
+@pytest.mark.parametrize("gates, cell", [(4, "lstm"), (3, "gru")])
+def test_the_first_version_is_one_layer_with_the_gates_of_its_keras(
+    gates, cell, tmp_path):
+  layers = small(gates=gates, attention=False)
+
+  source, module, params = load(write(tmp_path / "a.hdf5", layers))
+
+  assert (source.model.cell, source.model.gate) == (cell, "hard_sigmoid")
+  assert not source.model.attention and source.model.window == 40
+  if cell == "lstm":
+    x = np.float64(layers["embedding"]["embeddings"])[[0] * 38 + [2, 7]]
+    kernel, recurrent, bias = map(np.float64, layers["rnn"].values())
+    h = c = np.zeros(UNITS)
+    for step in x:
+      i, f, g, o = np.split(step @ kernel + h @ recurrent + bias, 4)
+      i, f, o = (np.clip(0.2 * s + 0.5, 0, 1) for s in (i, f, o))
+      c = f * c + i * np.tanh(g)
+      h = o * np.tanh(c)
+    got = module.apply({"params": tree.unflatten(params)}, np.array([[2, 7]]))[0, -1]
+    want = h @ np.float64(layers["output"]["kernel"]) + layers["output"]["bias"]
+    assert distance(got, want) < 1e-5
+
+
+def test_an_average_of_other_layers_is_refused(tmp_path):
+  layers = small()
+  layers["attention"]["attention_W"] = layers["attention"]["attention_W"][:-1]
+
+  with pytest.raises(errors.UserError, match="attention_W .10, 1. does not read"):
+    load(write(tmp_path / "a.hdf5", layers))
+
+
+def test_a_word_level_vocabulary_is_refused(tmp_path):
+  write(tmp_path / "my_weights.hdf5", small())
+  (tmp_path / "my_config.json").write_text('{"word_level": true}')
+  (tmp_path / "my_vocab.json").write_text('{"the": 1}')
+
+  with pytest.raises(errors.UserError, match="word_level is set"):
+    load(tmp_path / "my_weights.hdf5")
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"cudnn": True}, {"both": True}, {"attention": False}], ids=str)
+def test_out_again_is_keras_2_s_form_bit_for_bit(fields, tmp_path):
+  layers = small(**fields)
+  path = write(tmp_path / "my_weights.hdf5", layers)
+  (tmp_path / "my_config.json").write_text(json.dumps({
+      "max_length": 4, "rnn_bidirectional": bool(fields.get("both"))}))
+
+  convert.convert(path, tmp_path / "out", "keras")
+
+  again = sources.open(tmp_path / "out" / "textgenrnn_weights.hdf5")
+  first = dict(sources.open(path).read(list(sources.open(path).specs)))
+  assert again.specs.keys() == first.keys()
+  for name, value in again.read(list(again.specs)):
+    np.testing.assert_array_equal(value, first[name])
+  with h5py.File(tmp_path / "out" / "textgenrnn_weights.hdf5") as file:
+    assert file.attrs["keras_version"].decode() == "2.1.5"  # Else taken for Keras 1's.
+    for layer in file.attrs["layer_names"]:
+      named = file[layer].attrs["weight_names"]
+      found = [file[layer][name][()] for name in named]
+      for x, y in zip(found, layers.get(layer.decode(), {}).values(), strict=True):
+        np.testing.assert_array_equal(x, y)
+  source, _, _ = load(tmp_path / "out" / "textgenrnn_weights.hdf5")
+  assert source.model.window == 4
+
+
+def test_one_mark_and_characters_are_a_vocabulary_of_theirs_and_else_is_not(tmp_path):
+  write(tmp_path / "my_weights.hdf5", small())
+  entries = {c: i for i, c in enumerate("abcdefg", 1)}
+  (tmp_path / "my_vocab.json").write_text(json.dumps(entries | {"<s>": 8}))
+
+  notes = convert.convert(tmp_path / "my_weights.hdf5", tmp_path / "out", "keras")
+
+  assert json.loads((tmp_path / "out" / "textgenrnn_vocab.json").read_text()) == (
+      entries | {"<s>": 8})
+  assert len(notes) == 1
+  own = tokenizer_kinds.Characters("abcd")  # With roles of their own.
+  assert textgenrnn_out.vocabulary(own.tokens, own.roles) == {}
+
+
+def test_what_no_textgenrnn_computes_is_an_error(tmp_path):
+  source, _, params = load(write(tmp_path / "a.hdf5", small()))
+  model = dataclasses.replace(source.model, forget_bias=1.0)
+
+  with pytest.raises(errors.UserError, match="model.forget_bias is 1.0, and theirs"):
+    keras_folder.write_folder(tmp_path / "out", model, params, None)
+
+
+@real
+def test_the_published_file_comes_back_as_it_was(tmp_path):
+  convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "out", "keras")
+
+  with (h5py.File(REAL / "textgenrnn_weights.hdf5") as theirs,
+        h5py.File(tmp_path / "out" / "textgenrnn_weights.hdf5") as ours):
+    names, again = [], []
+    theirs.visit(names.append)
+    ours.visit(again.append)
+    assert sorted(names) == sorted(again)
+    assert theirs.attrs["layer_names"].tolist() == ours.attrs["layer_names"].tolist()
+    arrays = [name for name in names if isinstance(theirs[name], h5py.Dataset)]
+    assert len(arrays) == 10
+    for name in arrays:
+      assert theirs[name].dtype == ours[name].dtype
+      assert theirs[name][()].tobytes() == ours[name][()].tobytes()
+    for layer in theirs:
+      assert (theirs[layer].attrs["weight_names"].tolist()
+              == ours[layer].attrs["weight_names"].tolist())
+  assert json.loads((REAL / "textgenrnn_vocab.json").read_text()) == json.loads(
+      (tmp_path / "out" / "textgenrnn_vocab.json").read_text())
+
+
+@real
+def test_the_published_weights_write_what_their_reference_says():
+  source, module, params = load(REAL / "textgenrnn_weights.hdf5")
+  wanted = json.loads((REAL / "reference.json").read_text())["base"]
+  tokenizer, start = source.tokenizer, source.tokenizer.roles["bos"]
+  texts = [[start, *tokenizer.encode(text)] for text in wanted["greedy"]]
+
+  written = sampling.generate(module, params, texts, num_tokens=64)
+
+  for (prompt, want), new in zip(wanted["greedy"].items(), written):
+    assert (prompt + tokenizer.decode(new)).startswith(want)
+    assert len(want) >= 59
+
+
+@real
+def test_the_published_weights_write_64_characters_as_numpy_does():
+  with h5py.File(REAL / "textgenrnn_weights.hdf5") as file:
+    layers = {name: {leaf.decode().split("/")[-1].split(":")[0]: group[leaf][()]
+                     for leaf in group.attrs["weight_names"]}
+              for name, group in file.items()}
+  source, module, params = load(REAL / "textgenrnn_weights.hdf5")
+  text = [source.tokenizer.roles["bos"], *source.tokenizer.encode("My cat ")]
+
+  [new] = sampling.generate(module, params, [text], num_tokens=64)
+
+  whole = [*text, *new]
+  got = module.apply({"params": tree.unflatten(params)}, np.array([whole[:-1]]))[0]
+  want = np.array([logits_of(layers, whole[:t], cudnn=True)
+                   for t in range(len(text), len(whole))])
+  assert len(new) == 64
+  assert new == want.argmax(-1).tolist()
+  assert distance(got[len(text) - 1:], want) < 1e-5
+
+
+@real
+@pytest.mark.parametrize("text, key", [
+    ("", "top8_after_start"), ("The ", "top8_after_The_")])
+def test_the_published_weights_give_the_chances_of_their_reference(text, key):
+  source, module, params = load(REAL / "textgenrnn_weights.hdf5")
+  wanted = json.loads((REAL / "reference.json").read_text())["base"][key]
+  tokens = [source.tokenizer.roles["bos"], *source.tokenizer.encode(text)]
+
+  logits = np.float64(module.apply(
+      {"params": tree.unflatten(params)}, np.array([tokens]))[0, -1])
+
+  chances = np.exp(logits - logits.max())
+  chances /= chances.sum()
+  for character, token, chance in wanted:
+    assert source.tokenizer.encode(character) == [token]
+    assert abs(chances[token] - chance) < 1e-5 * max(c for _, _, c in wanted)

@@ -1,0 +1,127 @@
+"""Runs with every kind of group end as one run, wherever they were cut."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from transfer_gen import checkpoint
+from transfer_gen import config
+from transfer_gen import sources
+from transfer_gen.config import codec
+from transfer_gen.models import registry
+from transfer_gen.run import loop
+from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.train import fisher
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan as plan_lib
+
+Group, Rule = plan_lib.Group, plan_lib.Rule
+STEPS, UNFREEZE = 7, 4
+
+
+def _run(folder, text, transfer=None, source=None):
+  return config.Run(
+      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32,
+                           dropout=0.1),
+      data=config.Data(name="files", train=str(folder / text), length=16),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=1),
+      train=config.Train(steps=STEPS, batch_size=8, log_every=1, eval_every=STEPS,
+                         checkpoint_every=1),
+      source=source, transfer=transfer)
+
+
+def _transfer(folder):
+  return plan_lib.TransferPlan(
+      rules=(Rule(target="(.*)", source=r"\1"),),
+      axes=(plan_lib.On(axis="vocab", map=axes.MatchTokens(fresh="mean")),),
+      groups=(
+          Group(name="new", params="embed/.*", table_rows="fresh",
+                anchor=plan_lib.L2SP(alpha=0.1, beta=0.1)),
+          Group(name="attention", params=".*/attn/.*", anchor=plan_lib.Mixout(p=0.5),
+                unfreeze_step=UNFREEZE, schedule="linear", weight_decay=0.0),
+          Group(name="mlp", params=".*/mlp/.*", anchor=plan_lib.EWC(
+              strength=5.0, fisher=str(folder / "fisher.npz"))),
+          Group(name="rest", params=".*", unfreeze_step=None)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A run from a source, with all its checkpoints; and its copies, cut and resumed."""
+  path = tmp_path_factory.mktemp("groups")
+  lines = [f"line {i}, {i * 7 % 13}" for i in range(99)]
+  (path / "source.txt").write_text("\n".join(lines))
+  (path / "target.txt").write_text("\n".join(f"{line} zxqw!" for line in lines))
+  loop.train(_run(path, "source.txt"), path / "source")
+  source = sources.open(path / "source")
+  model = registry.build(codec.read_run(path / "source").model)
+  generator = np.random.default_rng(0)
+  tokens = generator.integers(0, 10, (8, 9)).astype(np.int32)
+  fisher.save(path / "fisher.npz", fisher.estimate(
+      model, dict(source.read(list(source.specs))),
+      [{"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
+        "weights": np.ones((8, 8), np.float32)}]))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (STEPS,))
+    loop.train(_target(path), path / "whole")
+  return path
+
+
+def _target(folder):
+  return _run(folder, "target.txt", _transfer(folder),
+              config.Source(path=str(folder / "source")))
+
+
+def _state(workdir, step):
+  stored = checkpoint.find(workdir, step)
+  return stored.read_state(dict.fromkeys(stored.state)) | dict(
+      stored.read(list(stored.specs)))
+
+
+@pytest.mark.parametrize("step", [UNFREEZE - 2, UNFREEZE, UNFREEZE + 2])
+def test_a_run_cut_before_at_or_after_an_unfreeze_ends_bit_for_bit(folder, step):
+  cut = folder / f"cut_{step}"
+  shutil.copytree(folder / "whole", cut)
+  for later in range(step + 1, STEPS + 1):
+    shutil.rmtree(cut / "checkpoints" / str(later))
+  shutil.rmtree(cut / "checkpoints" / "best")
+
+  loop.train(_target(folder), cut)
+
+  whole, resumed = (_state(folder / name, STEPS) for name in ("whole", cut.name))
+  assert whole.keys() == resumed.keys()
+  for key, value in whole.items():
+    np.testing.assert_array_equal(value, resumed[key], err_msg=str(key))
+  told = [[line["loss"] for line in workdir_lib.read_metrics(folder / name)]
+          for name in ("whole", cut.name)]
+  assert told[0] == told[1]
+
+
+def test_the_state_holds_what_learns_now_and_the_anchors_of_it(folder):
+  early, late = (_state(folder / "whole", step) for step in (UNFREEZE, STEPS))
+
+  assert {key[0] for key in early if isinstance(key, tuple)} == {"new", "mlp"}
+  assert {key[0] for key in late if isinstance(key, tuple)} == {
+      "new", "mlp", "attention"}
+  kernel = "layer_0/attn/query/kernel"
+  held = late["attention", 3, kernel, "source"]
+  np.testing.assert_array_equal(held, early[kernel])
+  assert not np.array_equal(held, late[kernel])
+  start = dict(sources.open(folder / "source").read([kernel]))[kernel]
+  np.testing.assert_array_equal(held, start)
+
+
+def test_only_fresh_rows_of_the_table_moved_and_params_are_whole(folder):
+  early, late = (_state(folder / "whole", step)["embed/embedding"]
+                 for step in (1, STEPS))
+  row = next(row for row in audit_lib.read(folder / "whole").rows
+             if row.name == "embed/embedding")
+
+  moved = np.flatnonzero((np.asarray(early) != np.asarray(late)).any(1))
+
+  assert 0 < len(row.table.index) < early.shape[0] == late.shape[0]
+  np.testing.assert_array_equal(moved, row.table.index)
+  assert (f"rows {len(row.table.index)} of {early.shape[0]}"
+          in (folder / "whole" / "audit.txt").read_text())

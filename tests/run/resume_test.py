@@ -1,0 +1,153 @@
+"""A run that was killed ends as if it had not been: real processes, real signals."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from transfer_gen import sources
+from transfer_gen.run import workdir as workdir_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Two groups, one unfrozen in the run; dropout; buckets: all that resuming needs.
+CONFIG = '''
+from transfer_gen import config
+from transfer_gen.transfer import plan
+Group, Rule = plan.Group, plan.Rule
+
+def get_config(steps="40"):
+  return config.Run(
+      model=config.Decoder(num_layers=1, width=16, num_heads=2, max_length=32,
+                           dropout=0.1),
+      data=config.Data(name="files", train="pairs.tsv", input_field="a",
+                       target_field="b", length=24, buckets=(12,)),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=2),
+      train=config.Train(steps=int(steps), batch_size=4, log_every=5,
+                         eval_every=10, checkpoint_every=10),
+      transfer=plan.TransferPlan(
+          rules=(Rule(target=".*", source=None),),
+          groups=(Group(name="body", params="layer_.*", unfreeze_step=25),
+                  Group(name="rest", params=".*"))))
+'''
+
+
+def _start(folder, name, **environment):
+  return subprocess.Popen(
+      [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
+       f"--workdir={name}"], cwd=folder, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True,
+      env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+def _wait_for_step(folder, step):
+  deadline = time.monotonic() + 600
+  while time.monotonic() < deadline:
+    if any(path.name.isdigit() and int(path.name) >= step
+           for path in (folder / "checkpoints").glob("*")):
+      return
+    time.sleep(0.02)
+  raise AssertionError(f"no checkpoint of step {step}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("resume")
+  generator = np.random.default_rng(0)
+  words = ["".join(generator.choice(list("abcdef"), size=generator.integers(2, 9)))
+           for _ in range(240)]
+  lines = ["a\tb"] + [f"{w}\t{w[::-1]}" for w in words]
+  (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
+  (folder / "config.py").write_text(CONFIG)
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+  whole = _start(folder, "whole", **cache)
+  assert whole.wait(timeout=600) == 0, whole.stdout.read()
+  killed = _start(folder, "killed", **cache)
+  _wait_for_step(folder / "killed", 20)
+  killed.send_signal(signal.SIGKILL)
+  assert killed.wait() == -signal.SIGKILL
+  again = _start(folder, "killed", **cache)
+  told, _ = again.communicate(timeout=600)
+  assert again.returncode == 0, told
+  (folder / "told.txt").write_text(told)
+  return folder
+
+
+def _params(workdir, step):
+  source = sources.open(workdir, step)
+  return {name: np.asarray(x) for name, x in source.read(list(source.specs))}
+
+
+def test_it_went_on_and_did_not_start_again(folder):
+  assert "goes on from step" in (folder / "told.txt").read_text()
+
+
+@pytest.mark.parametrize("step", [40])
+def test_params_are_the_same_bit_for_bit(folder, step):
+  whole, killed = (_params(folder / n, step) for n in ("whole", "killed"))
+
+  for name, value in whole.items():
+    np.testing.assert_array_equal(value, killed[name], err_msg=name)
+  middle = _params(folder / "whole", 30)
+  assert not np.array_equal(middle["embed/embedding"], whole["embed/embedding"])
+
+
+def test_metrics_are_those_of_one_run(folder):
+  def told(workdir):
+    return [{k: v for k, v in line.items()
+             if k not in ("seconds", "tokens_per_second")}
+            for line in workdir_lib.read_metrics(folder / workdir)]
+
+  assert told("killed") == told("whole")
+  assert [line["step"] for line in told("killed") if line["split"] == "train"] == [
+      *range(5, 41, 5)]
+
+
+def test_the_unfrozen_group_moved_only_after_its_step(folder):
+  early, late = (_params(folder / "whole", step) for step in (30, 40))
+  name = "layer_0/mlp/up/kernel"
+
+  assert not np.array_equal(early[name], late[name])
+
+
+def test_the_workdir_holds_what_is_promised(folder):
+  names = {path.name for path in (folder / "whole").iterdir()}
+
+  assert names >= {
+      "config.json", "plan.json", "audit.txt", "audit.json", "data.json",
+      "environment.json", "tokenizer", "metrics.jsonl", "checkpoints",
+      "tensorboard", "report.html"}
+  data = json.loads((folder / "whole" / "data.json").read_text())
+  assert data["fingerprint"]
+  environment = json.loads((folder / "whole" / "environment.json").read_text())
+  assert environment["versions"]["jax"] and environment["devices"]
+
+
+def test_a_finished_run_is_left_as_it_is(folder):
+  before = (folder / "whole" / "metrics.jsonl").read_text()
+
+  again = _start(folder, "whole")
+  told, _ = again.communicate(timeout=600)
+
+  assert again.returncode == 0, told
+  assert (folder / "whole" / "metrics.jsonl").read_text() == before
+
+
+def test_a_workdir_of_another_config_is_refused_key_by_key(folder):
+  process = subprocess.run(
+      [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
+       "--workdir=whole", "--config.optim.lr=0.5", "--config.train.steps=41"],
+      cwd=folder, capture_output=True, text=True, check=False,
+      env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+  assert process.returncode == 2
+  assert "optim.lr: 0.001 there, 0.5 here" in process.stderr
+  assert "train.steps: 40 there, 41 here" in process.stderr
+  assert "Traceback" not in process.stderr

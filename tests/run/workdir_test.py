@@ -1,0 +1,136 @@
+"""Plan and audit come back from a workdir as they were, and damage is told."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import table
+
+Group, On, Rule = plan_lib.Group, plan_lib.On, plan_lib.Rule
+SOURCE = {"w": tree.Spec(shape=(6,), dtype=np.dtype("float32"), axes=("mlp",),
+                         reads=(False,))}
+TARGET = {"w": dataclasses.replace(SOURCE["w"], shape=(3,))}
+
+
+def _setup(index):
+  """As much of a run as a plan and its audit are written from."""
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="w", source="w"),),
+      axes=(On(axis="mlp", map=axes.Select(index=index)),),
+      groups=(Group(name="all", params=".*"),))
+  return types.SimpleNamespace(
+      plan=plan, source_specs={"": SOURCE},
+      rows=resolve.resolve(plan, {"": SOURCE}, TARGET))
+
+
+ARRAY = _setup(np.array([5, 0, 2], np.int32))
+
+
+def test_a_plan_comes_back_with_its_arrays(tmp_path):
+  workdir_lib.write_audit(ARRAY, tmp_path)
+
+  back = workdir_lib.read_plan(tmp_path)
+
+  np.testing.assert_array_equal(back.axes[0].map.index, [5, 0, 2])
+  assert plan_lib.fingerprint(back) == plan_lib.fingerprint(ARRAY.plan)
+  assert "[5" not in (tmp_path / "plan.json").read_text()
+  assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_audit_comes_back_and_prints_the_same(tmp_path):
+  audit = workdir_lib.write_audit(ARRAY, tmp_path)
+
+  back = audit_lib.read(tmp_path)
+
+  assert table.folded(back, True) == table.folded(audit, True)
+  assert (tmp_path / "audit.txt").read_text() == table.full(back)
+  assert "3 of 6 selected" in table.full(back)
+
+
+def test_arrays_of_an_earlier_plan_do_not_stay(tmp_path):
+  workdir_lib.write_audit(ARRAY, tmp_path)
+  assert (tmp_path / "plan_arrays.npz").exists()
+
+  workdir_lib.write_audit(_setup((5, 0, 2)), tmp_path)
+
+  assert not (tmp_path / "plan_arrays.npz").exists()
+  assert workdir_lib.read_plan(tmp_path).axes[0].map.index == (5, 0, 2)
+
+
+def _save(path, allow_pickle=False):
+  key, = plan_lib.arrays(ARRAY.plan)
+  value = np.array([{}]) if allow_pickle else np.array([5, 0, 3], np.int32)
+  np.savez(path, allow_pickle=allow_pickle, **{key: value})
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda path: path.unlink(), "is not stored with it"),
+    (lambda path: path.write_bytes(path.read_bytes()[:99]), "is damaged"),
+    (lambda path: path.write_text("no arrays"), "is damaged"),
+    (lambda path: _save(path), "was changed"),
+    (lambda path: _save(path, allow_pickle=True), "is damaged: Object arrays")])
+def test_damaged_arrays_are_one_message(tmp_path, damage, message):
+  workdir_lib.write_audit(ARRAY, tmp_path)
+  damage(tmp_path / "plan_arrays.npz")
+
+  with pytest.raises(errors.UserError, match=message):
+    workdir_lib.read_plan(tmp_path)
+
+
+OLDER = {  # As the first version of the package wrote it.
+    "rules": [
+        {"target": "norm", "source": None, "fresh": "ones", "checkpoint": "",
+         "count": None, "why": ""},
+        {"target": "(.*)", "source": r"old/\1", "fresh": "init", "checkpoint": "",
+         "count": 4, "why": "the same"}],
+    "groups": [
+        {"name": "all", "params": ".*", "lr_mult": 0.5, "unfreeze_step": None}],
+    "axes": [{"axis": "vocab", "map": {"kind": "MatchTokens", "fresh": "mean"},
+              "params": ".*"}],
+    "unused_source": ["head/.*"],
+}
+
+
+def _read(tmp_path, **changes):
+  (tmp_path / "plan.json").write_text(json.dumps({**OLDER, **changes}))
+  return workdir_lib.read_plan(tmp_path)
+
+
+def test_a_plan_of_an_older_version_loads(tmp_path):
+  assert _read(tmp_path) == plan_lib.TransferPlan(
+      rules=(Rule(target="norm", source=None, fresh="ones"),
+             Rule(target="(.*)", source=r"old/\1", count=4, why="the same")),
+      groups=(Group(name="all", params=".*", lr_mult=0.5, unfreeze_step=None),),
+      axes=(On(axis="vocab", map=axes.MatchTokens(fresh="mean")),),
+      unused_source=("head/.*",))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"rules": [{**OLDER["rules"][0], "mood": "good"}]}, "mood"),
+    ({"groups": [{**OLDER["groups"][0], "mood": "good"}]}, "mood"),
+    ({"axes": [{"axis": "vocab", "map": {"kind": "MatchMoods"}}]}, "MatchMoods"),
+    ({"axes": [{"axis": "vocab", "map": {"kind": "MatchTokens", "mood": 1}}]}, "mood"),
+    ({"moods": []}, "moods is not known here"), ({"format": 2}, "format is not known"),
+])
+def test_a_plan_of_a_newer_version_is_one_message(tmp_path, changes, message):
+  with pytest.raises(errors.UserError, match="plan.json: .*" + message) as error:
+    _read(tmp_path, **changes)
+
+  assert "\n" not in str(error.value)
+
+
+def test_what_is_no_json_is_one_message(tmp_path):
+  (tmp_path / "plan.json").write_text("{ cut")
+
+  with pytest.raises(errors.UserError, match="plan.json: Expecting"):
+    workdir_lib.read_plan(tmp_path)

@@ -1,0 +1,177 @@
+"""`auto` tries strategies within a budget, and its run is an ordinary one."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from transfer_gen import checkpoint
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.models import registry
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import initial
+from transfer_gen.run import loop
+from transfer_gen.study import auto
+
+BUDGET, STEPS = 40, 16
+
+
+def _run(folder, name, **more):
+  return config.Run(
+      model=config.Recurrent(cell="rnn", num_layers=1, embed_width=8, hidden_width=8),
+      data=config.Data(name="files", train=str(folder / f"{name}.txt"), length=16),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(lr=0.01, warmup_steps=1),
+      train=config.Train(steps=STEPS, batch_size=8, log_every=4, eval_every=4,
+                         checkpoint_every=4), **more)
+
+
+def _target(folder, **strategy):
+  return _run(folder, "target", source=config.Source(path=str(folder / "source_run")),
+              strategy=config.Strategy(**strategy))
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(tmp_path_factory):
+  """A source, and a run that has searched."""
+  folder = tmp_path_factory.mktemp("auto")
+  lines = [f"line {i}, {i * 7 % 13}" for i in range(99)]
+  (folder / "source.txt").write_text("\n".join(lines))
+  (folder / "target.txt").write_text("\n".join(f"{line} zxqw!" for line in lines))
+  loop.train(_run(folder, "source"), folder / "source_run")
+  auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto")
+  return folder
+
+
+def _decision(folder):
+  return json.loads((folder / "auto" / auto.FOLDER / auto.DECISION).read_text())
+
+
+def _params(workdir):
+  stored = checkpoint.find(workdir, STEPS)
+  return dict(stored.read(list(stored.specs)))
+
+
+def test_the_budget_holds_over_all_that_was_tried(folder):
+  losses = _decision(folder)["losses"]
+
+  assert sum(max(map(int, tried)) for tried in losses.values()) <= BUDGET
+  assert sorted(len(tried) for tried in losses.values()) == [1, 1, 1, 1, 1, 2, 3, 3]
+
+
+def test_the_best_of_each_family_goes_on_and_the_best_wins(folder):
+  decision = _decision(folder)
+  losses = decision["losses"]
+  families = [["fine_tune", "fine_tune_lr_x0.3"],
+              ["discriminative", "discriminative_lr_x2"]]
+  families.append([name for name in losses if name not in sum(families, [])])
+
+  assert {name for name in losses if len(losses[name]) > 1} == {
+      min(family, key=lambda name: losses[name]["1"]) for family in families}
+  last = {name: tried for name, tried in losses.items() if len(tried) == 3}
+  dropped = [tried["5"] for tried in losses.values() if len(tried) == 2]
+  assert max(tried["5"] for tried in last.values()) <= dropped[0]
+  assert decision["winner"] == min(last, key=lambda name: last[name]["15"])
+
+
+def test_the_run_is_that_of_its_strategy_typed_by_hand(folder):
+  strategy = auto.decided(
+      _target(folder, name="auto", budget=BUDGET), folder / "auto").strategy
+  alone = dataclasses.replace(_target(folder), strategy=strategy)
+
+  loop.train(alone, folder / "alone")
+
+  ours, theirs = _params(folder / "auto"), _params(folder / "alone")
+  assert ours.keys() == theirs.keys()
+  for name, value in ours.items():
+    np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+def test_it_goes_on_where_it_was_cut(folder):
+  run = _target(folder, name="auto", budget=BUDGET)
+  before = _params(folder / "auto")
+  shutil.rmtree(folder / "auto" / "checkpoints" / str(STEPS))
+
+  result = auto.train(run, folder / "auto")
+
+  assert result["step"] == STEPS
+  for name, value in _params(folder / "auto").items():
+    np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_the_evidence_is_told(folder):
+  told = (folder / "auto" / auto.FOLDER / "report.txt").read_text()
+
+  decision = _decision(folder)
+  assert f"auto chose {decision['winner']}" in told
+  assert all(name in told for name in decision["losses"])
+  assert all(flag in told for flag in decision["overrides"])
+  assert "<svg" in (folder / "auto" / auto.FOLDER / "report.html").read_text()
+
+
+def test_gradients_are_measured_against_params_layer_by_layer(folder):
+  setup = setup_lib.build(_target(folder, name="fine_tune"), folder / "none")
+  params = {name: np.asarray(x, np.float64)
+            for name, x in initial.params(setup).items()}
+  found = auto.relative_gradients(setup)
+
+  batches = setup.data.train_batches(8, 0)
+  several = [next(batches) for _ in range(8)]
+  joined = {key: np.concatenate([batch[key] for batch in several])
+            for key in several[0]}
+
+  def loss(flat):
+    logits = registry.build(setup.run.model).apply(
+        {"params": tree.unflatten(flat)}, joined["inputs"])
+    nll = -jax.numpy.take_along_axis(
+        jax.nn.log_softmax(logits), joined["targets"][..., None], -1)[..., 0]
+    return (nll * joined["weights"]).sum() / joined["weights"].sum()
+
+  gradient = jax.jit(jax.grad(loss))(
+      {name: x.astype(np.float32) for name, x in params.items()})
+  of = lambda flat: np.sqrt(sum(np.square(np.asarray(flat[name], np.float64)).sum()
+                                for name in flat if name.startswith("layer_0/")))
+  assert found.keys() == {"head", "layer_0", "embed"}
+  assert found["layer_0"] == pytest.approx(of(gradient) / of(params), rel=1e-4)
+
+
+@pytest.mark.parametrize("budget, counts, expected", [
+    (40, (8, 3, 2), [(8, 1), (3, 5), (2, 15)]),
+    (240, (8, 3, 2), [(8, 6), (3, 30), (2, 90)])])
+def test_rounds_share_the_budget(budget, counts, expected):
+  assert auto.rungs(budget, counts) == expected
+  assert sum(count * (stop - before) for (count, stop), before in zip(
+      expected, [0, *(stop for _, stop in expected)])) <= budget
+
+
+def test_a_budget_that_is_too_small_is_said():
+  with pytest.raises(errors.UserError, match="must be at least 40 steps"):
+    auto.rungs(39, (8, 3, 2))
+
+
+def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
+  before = _params(folder / "source_run")
+
+  with pytest.raises(errors.UserError, match="did not begin with a search"):
+    auto.train(_target(folder, name="auto", budget=BUDGET), folder / "source_run")
+
+  for name, value in _params(folder / "source_run").items():
+    np.testing.assert_array_equal(value, before[name])
+
+
+def test_what_diverges_loses(folder, monkeypatch):
+  made = auto.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
+  wild = dataclasses.replace(made["all"][0], lr_mult=1e30)
+  monkeypatch.setattr(auto, "candidates", lambda _: {
+      "all": [wild], "by_layer": made["by_layer"][:1], "part": made["part"][:1]})
+
+  auto.train(_target(folder, name="auto", budget=BUDGET), folder / "wild")
+
+  facts = json.loads((folder / "wild" / auto.FOLDER / auto.DECISION).read_text())
+  assert facts["losses"]["fine_tune_lr_x1e+30"] == {"2": np.inf, "6": np.inf}
+  assert facts["winner"] != "fine_tune_lr_x1e+30"

@@ -1,0 +1,79 @@
+"""What a step costs, counted."""
+
+import jax
+import numpy as np
+import pytest
+
+from transfer_gen import config as config_lib
+from transfer_gen.models import registry
+from transfer_gen.study import cost
+from transfer_gen.train import objectives
+from transfer_gen.train import optim
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+DECODER = config_lib.Decoder(
+    vocab_size=512, num_layers=2, width=128, num_heads=4, max_length=64, tied=False)
+LSTM = config_lib.Recurrent(
+    vocab_size=100, embed_width=32, hidden_width=64, num_layers=2)
+ALL = plan_lib.SCRATCH.groups
+HEAD = (plan_lib.Group(name="head", params="head/.*"),
+        plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
+
+
+def _of(model, groups, rows, length, step=0):
+  module = registry.build(model)
+  specs = registry.specs(module)
+  plan = plan_lib.TransferPlan(rules=plan_lib.SCRATCH.rules, groups=groups)
+  optimizer = optim.build(
+      config_lib.Optim(), groups, resolve.resolve(plan, {}, specs), 100)
+  tokens = np.zeros((rows, length), np.int32)
+  batch = {"inputs": tokens, "targets": tokens,
+           "weights": np.ones((rows, length), np.float32)}
+  return cost.of_step(
+      specs, optimizer, objectives.next_token(module, False), batch, step)
+
+
+@pytest.mark.parametrize("groups, backward", [(ALL, 2), (HEAD, 0)], ids=["all", "head"])
+def test_a_decoder_costs_what_it_does_on_paper(groups, backward):
+  tokens, width, vocab = 4 * 32, 128, 512
+  kernels, attention = 2 * tokens * 12 * width ** 2, 4 * tokens * 32 * width
+  head = 2 * tokens * width * vocab
+  paper = (1 + backward) * 2 * (kernels + attention) + (3 if backward else 2) * head
+
+  assert _of(DECODER, groups, 4, 32).flops == paper
+
+
+def test_loops_over_time_count_as_often_as_they_run():
+  kernels = 32 * 256 + 64 * 256 + 2 * 64 * 256
+  forward = lambda tokens: 2 * tokens * (kernels + 64 * 100)
+
+  assert _of(LSTM, ALL, 8, 20).flops == 3 * forward(160)
+  assert _of(LSTM, HEAD, 8, 20).flops == forward(160) + 2 * 160 * 64 * 100
+
+
+def test_a_late_group_costs_from_its_start():
+  groups = (plan_lib.Group(name="late", params="layer_0/.*", unfreeze_step=10), *HEAD)
+  before, after = (_of(LSTM, groups, 8, 20, step) for step in (9, 10))
+
+  assert before == _of(LSTM, HEAD, 8, 20)
+  assert after.flops > before.flops
+  layer = 32 * 256 + 64 * 256 + 256
+  assert after.learning - before.learning == layer
+  assert after.slot_bytes - before.slot_bytes == 2 * 4 * layer + 8  # Two counters.
+
+
+def test_only_rows_that_learn_are_counted():
+  groups = (plan_lib.Group(name="rows", params="embed/.*", table_rows=(3, 4)),
+            plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
+
+  assert _of(LSTM, groups, 2, 4).learning == 2 * 32
+
+
+def test_what_no_result_needs_is_not_counted():
+  square = jax.ShapeDtypeStruct((8, 8), "float32")
+
+  assert cost.flops(lambda x: ((x @ x).sum(), x)[1], square) == 0
+  assert cost.flops(lambda x: x @ x, square) == 2 * 8 ** 3
+  assert cost.flops(lambda x: jax.lax.cond(
+      x.sum() > 0, lambda: x, lambda: x @ x), square) == 2 * 8 ** 3

@@ -1,0 +1,222 @@
+"""A study runs what is not finished, in order, and tells what the transfer gained."""
+
+import dataclasses
+import json
+
+import pytest
+
+from transfer_gen import checkpoint
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.run import loop
+from transfer_gen.study import report
+from transfer_gen.study import study
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan
+
+
+def _run(text, source=None, transfer=None):
+  return config.Run(
+      model=config.Recurrent(cell="gru", num_layers=1, embed_width=8,
+                             hidden_width=12),
+      data=config.Data(name="files", train=str(text), length=12),
+      tokenizer=config.Tokenizer(kind="characters"),
+      optim=config.Optim(warmup_steps=1, lr=0.02),
+      train=config.Train(steps=6, batch_size=8, log_every=2, eval_every=2,
+                         checkpoint_every=6),
+      source=config.Source(run=source) if source else None, transfer=transfer)
+
+
+@pytest.fixture(scope="module", name="done")
+def _done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("study")
+  first, second = folder / "a.txt", folder / "b.txt"
+  first.write_text("".join(f"{i} apples and {i % 7} pears\n" for i in range(150)))
+  second.write_text("".join(f"{i} dogs or {i % 9} cats!\n" for i in range(150)))
+  moved = plan.TransferPlan(
+      rules=(plan.Rule(target="(.*)", source=r"\1"),),
+      axes=(plan.On(axis="vocab", map=axes.MatchTokens()),),
+      groups=(plan.Group(name="all", params=".*"),))
+  asked = config.Study(
+      question="Do apples help with dogs?",
+      runs={"moved": _run(second, "first", moved), "scratch": _run(second),
+            "first": _run(first)},
+      pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2,
+      accounts=True, remembered=_run(first).data)
+  facts = study.run(asked, folder / "w")
+  return folder, asked, facts
+
+
+def test_sources_come_first_and_seeds_and_rates_are_tried_alike(done):
+  folder, asked, _ = done
+
+  names = [job.name for job in study.jobs(asked, folder / "w")]
+
+  assert names == ["first"] + ["moved"] * 4 + ["scratch"] * 4
+
+
+def test_the_summary_is_what_the_runs_hold(done):
+  folder, _, facts = done
+  summary = facts["summary"]
+  lr = summary["lrs"]["moved"]
+
+  losses = [json.loads((
+      folder / "w" / "moved" / f"seed_{seed}" / f"lr_{lr:g}" / "scores_test.json"
+  ).read_text())["loss"] for seed in (0, 1)]
+
+  assert summary["moved_test_loss"] == pytest.approx(sum(losses) / 2)
+  assert summary["gain_nats_per_token"] == pytest.approx(
+      summary["scratch_test_loss"] - summary["moved_test_loss"], abs=1e-9)
+  assert summary["gain_low"] < summary["gain_nats_per_token"] < summary["gain_high"]
+  assert facts["sources"]["first"]["train_tokens"] > 0
+
+
+def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
+  folder, _, facts = done
+
+  def best(lr):
+    lines = [json.loads(line) for seed in (0, 1) for line in (
+        folder / "w" / "scratch" / f"seed_{seed}" / f"lr_{lr:g}" / "metrics.jsonl"
+    ).read_text().splitlines()]
+    losses = [[l["loss"] for l in part if l["split"] == "validation"]
+              for part in (lines[:len(lines) // 2], lines[len(lines) // 2:])]
+    return sum(map(min, losses)) / 2
+
+  chosen = facts["summary"]["lrs"]["scratch"]
+  assert best(chosen) <= min(best(0.01), best(0.02))
+
+
+def test_accounts_tell_what_was_paid_and_forgotten(done):
+  folder, _, facts = done
+  told = facts["runs"]["moved"][0]["accounts"]
+  specs = checkpoint.find(next((folder / "w" / "moved").glob("*/*"))).specs
+
+  # Of other tokens than the source's, but of the same text.
+  assert told["forgetting"] == pytest.approx(told["after"] - told["before"])
+  assert told["forgetting"] > 0
+  assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]  # Had no source.
+  learning = sum(spec.size for spec in specs.values())
+  assert told["learning"] == learning
+  assert told["slot_bytes"] == 2 * 4 * learning + 8
+  assert told["gflops"] == pytest.approx(6 * told["gflops_a_step"])
+  page = (folder / "w" / "report.html").read_text()
+  assert "Gain against forgetting" in page and "learning params" in page
+
+
+def test_a_finished_study_trains_nothing_again(done, monkeypatch):
+  folder, asked, facts = done
+  monkeypatch.setattr(loop, "_loop", None)  # Whoever starts a run fails.
+
+  again = study.run(asked, folder / "w")
+
+  assert again["comparisons"] == facts["comparisons"]
+
+
+def test_the_report_opens_alone_and_shows_curves_table_and_samples(done):
+  folder, _, _ = done
+  page = (folder / "w" / "report.html").read_text()
+
+  assert "<svg" in page and "Do apples help with dogs?" in page
+  assert "moved, seed 1" in page and page.count("<pre>") == 2
+  outside = page.replace("http://www.w3.org/", "").replace("http://purl.org/", "")
+  outside = outside.replace("http://creativecommons.org/", "").replace(
+      "https://matplotlib.org/", "")
+  assert "http" not in outside and "<script" not in page
+
+
+def test_results_keep_other_sections(tmp_path, done):
+  _, _, facts = done
+  path = tmp_path / "RESULTS.md"
+
+  study.write_results(path, "command one", facts)
+  study.write_results(path, "command two", facts)
+  once = path.read_text()
+  study.write_results(path, "command one", facts)
+
+  assert path.read_text() == once
+  assert once.count("## Do apples help") == 2 and once.startswith("# Results")
+
+
+def test_the_step_is_told_at_which_the_controls_loss_was_reached(done):
+  folder, _, facts = done
+  lrs = facts["summary"]["lrs"]
+
+  def curve(name, seed):
+    lines = (folder / "w" / name / f"seed_{seed}" / f"lr_{lrs[name]:g}"
+             / "metrics.jsonl").read_text().splitlines()
+    return [(l["step"], l["loss"]) for l in map(json.loads, lines)
+            if l["split"] == "validation"]
+
+  for seed, reached in enumerate(facts["comparisons"][0]["reached"]):
+    goal = min(loss for _, loss in curve("scratch", seed))
+    steps = [step for step, loss in curve("moved", seed) if loss <= goal]
+    assert reached == (steps[0] if steps else None)
+
+
+def _verdicts(**changes):
+  pair = {
+      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
+      "documents": 9, "wins": 0.7, "seeds_ahead": 2, "control_still_improving": 1,
+      "reached": [20, 40], **changes}
+  facts = {"comparisons": [pair], "summary": {"seeds": 2},
+           "runs": {"b": [{"step": 100}, {"step": 200}]}}
+  return "\n".join(report._verdicts(facts))
+
+
+def test_a_control_that_still_improves_is_said():
+  text = _verdicts()
+
+  assert "better" in text and "b was still improving" in text
+
+
+@pytest.mark.parametrize("reached, sentence", [
+    ([20, 40], "on 2 of 2 seeds, after 30 steps on average; b took 150"),
+    ([None, 40], "on 1 of 2 seeds, after 40 steps on average"),
+    ([None, None], "a never reached b's best validation loss"),
+])
+def test_how_soon_a_loss_was_reached_is_said(reached, sentence):
+  assert sentence in _verdicts(reached=reached)
+
+
+@pytest.mark.parametrize("runs, pairs, message", [
+    ({"a": ("b", None), "b": ("a", None)}, (("a", "b"),), "go in a circle"),
+    ({"a": ("c", None)}, (("a", "a"),), "source.run is 'c', which is none of a"),
+    ({"a": (None, None)}, (("a", "b"),), "pairs name b, not among the runs a"),
+])
+def test_a_study_that_cannot_be_is_refused(runs, pairs, message):
+  asked = config.Study(
+      question="?", pairs=pairs,
+      runs={name: _run("x", source) for name, (source, _) in runs.items()})
+
+  with pytest.raises(ValueError, match=message):
+    study.jobs(asked, "w")
+
+
+def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
+  text = tmp_path / "t.txt"
+  text.write_text("".join(f"{'so ' * (i % 3)}{i} dogs!\n" for i in range(60)))
+  run = dataclasses.replace(
+      _run(text), model=config.Decoder(
+          num_layers=1, width=8, num_heads=2, max_length=20), data=config.Data(name="files", train=str(text), length=20))
+  asked = config.Study(
+      question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,),
+      samples=2)
+
+  facts = study.run(asked, tmp_path / "w")
+
+  samples = facts["runs"]["a"][0]["samples"]
+  assert len(samples) == 2 and all(len(s["prompt"]) < 18 for s in samples)
+  assert "Samples of the test split" in report.study_text(facts)
+
+
+def test_what_is_wrong_with_a_run_is_said_before_any_trains(tmp_path):
+  text = tmp_path / "t.txt"
+  text.write_text("a dog\n" * 60)
+  wrong = dataclasses.replace(
+      _run(text, "first"), strategy=config.Strategy(name="auto", budget=5))
+  asked = config.Study(question="?", runs={"first": _run(text), "wrong": wrong},
+                       pairs=(("wrong", "wrong"),), seeds=(0,))
+
+  with pytest.raises(errors.UserError, match="run 'wrong': strategy.budget is 5"):
+    study.run(asked, tmp_path / "w")
+  assert not (tmp_path / "w").exists()

@@ -1,0 +1,87 @@
+"""Losses are sums over documents, and a gain is paired by document."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transfer_gen import config
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
+from transfer_gen.train import score as evaluate
+
+
+def _scores(nats, tokens=None, text_bytes=None):
+  nats = np.asarray(nats, np.float64)
+  full = lambda x: np.full(len(nats), 10) if x is None else np.asarray(x)
+  return evaluate.Scores(nats=nats, tokens=full(tokens), text_bytes=full(text_bytes))
+
+
+def _prepared():
+  texts = ["short", "a longer text than that", "zz"] * 9
+  docs = [documents.Document(input="", target=t) for t in texts]
+  tokenizer = tokenizers.build(config.Tokenizer(kind="bytes"), texts)
+  data = config.Data(name="files", train="x", length=7)
+  return texts, pipeline.prepare(
+      data, {s: docs for s in ("train", "validation", "test")}, tokenizer, {})
+
+
+def test_each_target_counts_once_for_its_document_whatever_the_batch():
+  texts, data = _prepared()
+  by_token = lambda params, batch, key: (batch["targets"] + params["offset"]).astype(
+      jnp.float32)
+
+  totals = []
+  for batch_size in (1, 4, 64):
+    score = evaluate.evaluator(by_token)
+    totals.append(score({"offset": jnp.ones((1, 1), jnp.int32)}, data, "test",
+                        batch_size))
+
+  ids = data.tokenizer.encode_batch(texts)
+  expected = [sum(i + 1 for i in row) + data.roles["eos"] + 1 for row in ids]
+  for scores in totals:
+    np.testing.assert_array_equal(scores.nats, expected)
+    np.testing.assert_array_equal(scores.tokens, [len(t) + 1 for t in texts])
+    np.testing.assert_array_equal(scores.text_bytes, [len(t) for t in texts])
+
+
+def test_loss_is_the_mean_over_tokens_not_the_mean_of_means():
+  metrics = _scores([10.0, 1.0], tokens=[1, 9], text_bytes=[2, 20]).metrics()
+
+  assert metrics["loss"] == pytest.approx(11 / 10)
+  assert metrics["bits_per_byte"] == pytest.approx(11 / math.log(2) / 22)
+  assert metrics["perplexity"] == pytest.approx(math.exp(1.1))
+
+
+def test_a_document_that_was_dropped_counts_nowhere():
+  metrics = _scores([3.0, 0.0], tokens=[2, 0], text_bytes=[4, 0]).metrics()
+
+  assert metrics["documents"] == 1 and metrics["loss"] == pytest.approx(1.5)
+
+
+def test_a_gain_on_every_document_is_found_and_noise_is_not():
+  generator = np.random.default_rng(0)
+  control = generator.gamma(5.0, 10.0, 200)
+  noise = control + generator.normal(0.0, 5.0, 200)
+
+  better = evaluate.difference(_scores(control - 1.0), _scores(control))
+  same = evaluate.difference(_scores(noise), _scores(control))
+
+  assert better["gain"] == pytest.approx(0.1) and better["low"] > 0.099
+  assert better["wins"] == 1.0
+  assert same["low"] < 0 < same["high"]
+
+
+def test_the_interval_is_that_of_the_normal_law_where_that_holds():
+  generator = np.random.default_rng(1)
+  gains = generator.normal(2.0, 4.0, 400)
+  control = np.full(400, 50.0)
+
+  found = evaluate.difference(_scores(control - gains), _scores(control))
+
+  half = 1.96 * gains.std() / 400 ** 0.5 / 10
+  assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.05)
+  assert (found["low"] + found["high"]) / 2 == pytest.approx(gains.mean() / 10,
+                                                            abs=0.02 * half + 1e-3)

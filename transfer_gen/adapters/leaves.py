@@ -1,0 +1,119 @@
+"""Which leaves an adapter has beside a kernel, with their axes, and how they start."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from transfer_gen import tree
+from transfer_gen.config import adapters as config_adapters
+from transfer_gen.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """A param of an adapter.
+
+  Attributes:
+    shape: Sizes.
+    axes: Their names: those of the kernel, `rank`, or `prefix`.
+    reads: Axes that it contracts.
+    init: How it starts.
+  """
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+  reads: tuple[str, ...]
+  init: nn.initializers.Initializer
+
+  def box(self) -> tree.Axes:
+    """Its shape in a box."""
+    return tree.Axes(jax.ShapeDtypeStruct(self.shape, np.float32), names=self.axes,
+                     reads=self.reads)
+
+  def draw(self, key: jax.Array) -> tree.Axes:
+    """Its first value in a box."""
+    return self.box().replace(value=self.init(key, self.shape))
+
+
+def of(
+    adapter: config_adapters.Adapter, name: str, kernel: tree.Spec
+) -> dict[str, Leaf]:
+  """An adapter's leaves beside a kernel, by their part of the name."""
+  split = num_inputs(kernel)
+  dims = tuple(zip(kernel.shape, kernel.axes, kernel.reads))
+  inputs, outputs = dims[:split], dims[split:]
+  if isinstance(adapter, config_adapters.LoRA):
+    # A starts as in PEFT: uniform in 1 / sqrt(I).
+    start = nn.initializers.variance_scaling(
+        1 / 3, "fan_in", "uniform", in_axis=tuple(range(split)))
+    found = {"a": _leaf(start, inputs, _rank(adapter.rank, False)),
+             "b": _leaf(_ZEROS, _rank(adapter.rank, True), outputs)}
+    return found | ({"magnitude": _leaf(_ZEROS, outputs)} if adapter.dora else {})
+  if isinstance(adapter, config_adapters.IA3):
+    return {"scale": _leaf(
+        nn.initializers.ones, _read(inputs if scales_inputs(adapter, name) else outputs,
+                                    False))}
+  if isinstance(adapter, config_adapters.Prefix):
+    start = nn.initializers.normal(layers.TABLE_STDDEV)
+    rows = ((adapter.length, "prefix", False),)
+    return {part: _leaf(start, rows, outputs) for part in adapter.PARTS}
+  start = nn.initializers.truncated_normal(layers.TABLE_STDDEV)
+  return {"down": _leaf(start, _read(outputs, True), _rank(adapter.width, False)),
+          "down_bias": _leaf(_ZEROS, _rank(adapter.width, False)),
+          "up": _leaf(_ZEROS, _rank(adapter.width, True), outputs),
+          "up_bias": _leaf(_ZEROS, outputs)}
+
+
+def beside(
+    adapters: tuple[config_adapters.Adapter, ...], specs: Mapping[str, tree.Spec]
+) -> Iterator[tuple[config_adapters.Adapter, str, tree.Spec]]:
+  """Every adapter at every kernel that it acts on, in the adapters' order."""
+  for adapter in adapters:
+    for name, spec in specs.items():
+      if acts(adapter, name) and is_kernel(name, spec):
+        yield adapter, name, spec
+
+
+def acts(adapter: config_adapters.Adapter, kernel: str) -> bool:
+  """Whether an adapter acts on the kernel of this name."""
+  patterns = [adapter.params]
+  if isinstance(adapter, config_adapters.IA3):
+    patterns.append(adapter.inputs)
+  return tree.match(patterns, kernel) is not None
+
+
+def scales_inputs(adapter: config_adapters.IA3, kernel: str) -> bool:
+  """Whether it scales what the kernel reads, not what it writes."""
+  return tree.match([adapter.params], kernel) is None
+
+
+def is_kernel(name: str, spec: tree.Spec) -> bool:
+  """Whether adapters can act on a leaf."""
+  return "kernel" in name.rpartition("/")[2] and len(spec.shape) > 1
+
+
+def num_inputs(kernel: tree.Spec) -> int:
+  """How many dimensions a kernel contracts, its first; of one that is looked up, 1."""
+  read = next((i for i, read in enumerate(kernel.reads) if not read), 1)
+  return max(read, 1)
+
+
+_ZEROS = nn.initializers.zeros
+
+
+def _rank(size, read):
+  return ((size, "rank", read),)
+
+
+def _read(dims, read):
+  return tuple((size, axis, read) for size, axis, _ in dims)
+
+
+def _leaf(init, *parts) -> Leaf:
+  """A leaf of dimensions (size, axis, whether it is read)."""
+  dims = sum(parts, ())
+  return Leaf(shape=tuple(size for size, _, _ in dims),
+              axes=tuple(axis for _, axis, _ in dims),
+              reads=tuple(axis for _, axis, read in dims if read), init=init)

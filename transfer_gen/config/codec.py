@@ -1,0 +1,120 @@
+"""Configs as JSON types and back: what config.json in a workdir holds."""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.config import adapters as config_adapters
+
+CONFIG = "config.json"  # In a workdir.
+
+
+def of_run(run: config_lib.Run) -> dict[str, Any]:
+  """The run as JSON types, without its plan, which `plan.json` holds."""
+  fields = dataclasses.asdict(dataclasses.replace(run, transfer=None))
+  del fields["transfer"]
+  return {**fields, "model": of_model(run.model),
+          "adapters": [of_adapter(adapter) for adapter in run.adapters]}
+
+
+def to_run(data: dict[str, Any]) -> config_lib.Run:
+  """The run that `of_run` wrote; fields of another version are errors.
+
+  Raises:
+    errors.UserError: If a field is unknown.
+  """
+  parts = {
+      "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
+      "optim": config_lib.Optim, "train": config_lib.Train,
+      "parallel": config_lib.Parallel, "source": config_lib.Source,
+      "strategy": config_lib.Strategy}
+  values = {**data, "model": to_model(data["model"])}
+  try:
+    values["sources"] = {name: config_lib.Source(**source)
+                         for name, source in data.get("sources", {}).items()}
+    values["adapters"] = tuple(map(to_adapter, data.get("adapters", ())))
+    values["features"] = _part(config_lib.Features, data.get("features"))
+    values["distill"] = _distill(data.get("distill"))
+    return config_lib.Run(**{
+        name: parts[name](**_tuples(value)) if name in parts and value is not None
+        else value for name, value in values.items()})
+  except TypeError as error:
+    raise errors.UserError(f"config.json is of another version: {error}.") from error
+
+
+def read_run(workdir: epath.PathLike) -> config_lib.Run:
+  """The config of the run in a workdir.
+
+  Raises:
+    errors.UserError: If no run is there.
+  """
+  path = epath.Path(workdir) / CONFIG
+  if not path.exists():
+    raise errors.UserError(
+        f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
+  return to_run(json.loads(path.read_text()))
+
+
+def of_model(model: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
+  """A model's config as JSON types."""
+  return {"family": type(model).__name__, **dataclasses.asdict(model)}
+
+
+def to_model(data: dict[str, Any]) -> config_lib.Decoder | config_lib.Recurrent:
+  """The model that `of_model` wrote.
+
+  Raises:
+    errors.UserError: If its family or a field is unknown.
+  """
+  families = {kind.__name__: kind for kind in (
+      config_lib.Decoder, config_lib.EncoderDecoder, config_lib.Recurrent)}
+  fields = dict(data)
+  family = fields.pop("family", None)
+  if family not in families:
+    raise errors.UserError(
+        f"model.family is {family!r}, must be one of {', '.join(families)}.")
+  try:
+    return families[family](**_tuples(fields))
+  except TypeError as error:
+    raise errors.UserError(f"The model is of another version: {error}.") from error
+
+
+def of_adapter(adapter: config_adapters.Adapter) -> dict[str, Any]:
+  """An adapter as JSON types."""
+  return {"kind": type(adapter).__name__, **dataclasses.asdict(adapter)}
+
+
+def to_adapter(data: dict[str, Any]) -> config_adapters.Adapter:
+  """The adapter that `of_adapter` wrote.
+
+  Raises:
+    errors.UserError: If its kind is unknown.
+    TypeError: If a field is.
+  """
+  kinds = {kind.__name__: kind for kind in config_adapters.KINDS}
+  fields = dict(data)
+  kind = fields.pop("kind", None)
+  if kind not in kinds:
+    raise errors.UserError(
+        f"An adapter's kind is {kind!r}, must be one of {', '.join(kinds)}.")
+  return kinds[kind](**fields)
+
+
+def _part(kind: type, data: dict[str, Any] | None) -> Any:
+  return None if data is None else kind(**data)
+
+
+def _distill(data: dict[str, Any] | None) -> config_lib.Distill | None:
+  if data is None:
+    return None
+  return config_lib.Distill(**{
+      **data, "teacher": config_lib.Source(**data["teacher"]),
+      "layers": tuple(map(tuple, data["layers"]))})
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

@@ -1,0 +1,237 @@
+"""What a model learns from a teacher: terms of a loss, and learned projections.
+
+Axes: B batch, T position, V tokens, D width of the model's layer, E of the teacher's,
+H heads, K head width, R relation heads.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.distill import teacher as teacher_lib
+from transfer_gen.models import layers
+from transfer_gen.models import taps
+from transfer_gen.train import objectives
+from transfer_gen.train import step as step_lib
+
+_Specs = Mapping[str, tree.Spec]
+_FLOOR = -1e9  # Of scores; finite, so that no row becomes NaN.
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A module with projections to a teacher's widths, to be used in its place.
+
+  Their leaves stand under `distill/`. No output of the module reads them: checkpoints
+  keep them to go on from, and `checkpoint.find` passes over them, so that nothing
+  that opens a run to evaluate, generate, export or transfer meets them.
+
+  Attributes:
+    module: Of `registry.build`, or one with adapters.
+    projections: (layer, D, its axis, E) of each.
+  """
+  module: Any
+  projections: tuple[tuple[int, int, str, int], ...]
+
+  @property
+  def config(self) -> Any:
+    """The module's."""
+    return self.module.config
+
+  def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
+    """As `nn.Module.init`, with the projections."""
+    variables = self.module.init(key, *args, **kwargs)
+    made = {name: self._kernel(key, *rest) for name, rest in self._named().items()}
+    return {**variables, "params": {
+        **variables["params"], **tree.unflatten(made)}}
+
+  def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    """As `nn.Module.apply`; the projections are not read."""
+    return self.module.apply(variables, *args, **kwargs)
+
+  def added(self, specs: _Specs) -> dict[str, tree.Spec]:
+    """Specs of the projections, beside those of the module."""
+    del specs
+    return tree.specs({
+        name: jax.eval_shape(lambda rest=rest: self._kernel(jax.random.key(0), *rest))
+        for name, rest in self._named().items()})
+
+  def _named(self):
+    return {projection(layer): (layer, width, axis, teacher)
+            for layer, width, axis, teacher in self.projections}
+
+  def _kernel(self, key, layer, width, axis, teacher) -> tree.Axes:
+    init = layers.boxed(nn.initializers.lecun_normal(), axis, "teacher", reads=(axis,))
+    # A number that no layer's own key is folded with.
+    return init(jax.random.fold_in(key, 2**31 - 1 - layer), (width, teacher))
+
+
+def student(module: Any, teacher: teacher_lib.Teacher | None) -> Any:
+  """The module, with projections where a teacher's layers have other widths."""
+  if teacher is None:
+    return module
+  own, theirs = module.config, teacher.module.config
+  widths = [(layer, taps.width(own, layer), taps.axis(own), taps.width(theirs, other))
+            for layer, other in teacher.hidden]
+  needed = tuple(entry for entry in widths if entry[1] != entry[3])
+  return Student(module, needed) if needed else module
+
+
+def projection(layer: int) -> str:
+  """The leaf that projects a layer's output, f32[D, E]."""
+  return f"distill/layer_{layer}/kernel"
+
+
+def check_first(teacher: teacher_lib.Teacher | None, first: int) -> None:
+  """Whether all layers that are matched are run, where features are stored.
+
+  Raises:
+    errors.UserError: If one is not.
+  """
+  if teacher is None or not first:
+    return
+  early = [layer for layer, _ in (*teacher.hidden, *teacher.related) if layer < first]
+  if early:
+    raise errors.UserError(
+        f"distill: layer {early[0]} is matched, and features are stored of all before"
+        f" layer {first}, which do not learn. Set distill.layers to later ones.")
+
+
+def objective(
+    teacher: teacher_lib.Teacher | None, module: Any, train: bool, first: int = 0
+) -> step_lib.NllFn:
+  """The loss of a run.
+
+  Args:
+    teacher: None: the cross entropy on the data is all.
+    module: The model.
+    train: Whether dropout is drawn.
+    first: As of `objectives.next_token`.
+
+  Returns:
+    For `step.train_step`: with a teacher, terms f32[B, T] by name. `loss` is their
+    sum by the weights of `config.Distill`; `ce` is always among them, and so is
+    `aligned`, where vocabularies differ: 1 where the teacher was heard.
+  """
+  if teacher is None:
+    return objectives.next_token(module, train, first)
+  weights = {name: getattr(teacher.distill, name)
+             for name in ("ce", "logits", "hidden", "attention")}
+
+  def nll_fn(params, batch, key):
+    with taps.listening(hidden=[a for a, _ in teacher.hidden],
+                        related=[a for a, _ in teacher.related]) as seen:
+      logits = objectives.logits(module, params, batch, train, key, first)
+    terms = {"ce": objectives.cross_entropy(logits, batch["targets"])}
+    heard = batch.get(teacher_lib.READ, jnp.ones(terms["ce"].shape))
+    if weights["logits"]:
+      terms["logits"] = _logits(teacher, logits, batch) * heard
+    if teacher.hidden:
+      terms["hidden"] = _hidden(teacher, params, seen, batch) * heard
+    if teacher.related:
+      terms["attention"] = _attention(teacher, seen, batch)
+    loss = sum(weights[name] * term for name, term in terms.items())
+    if teacher_lib.READ in batch:
+      terms["aligned"] = heard
+    return {"loss": loss, **terms}
+  return nll_fn
+
+
+def divergence(chances: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+  """T^2 KL(p || softmax(logits / T)) (Hinton et al., 2015, section 2).
+
+  Args:
+    chances: f32[..., V], p, softened already.
+    logits: f32[..., V].
+    temperature: T.
+
+  Returns:
+    f32[...].
+  """
+  log_q = jax.nn.log_softmax(logits / temperature)
+  log_p = jnp.log(jnp.where(chances > 0, chances, 1.0))
+  return temperature ** 2 * (chances * (log_p - log_q)).sum(-1)
+
+
+def sorted_distance(
+    chances: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+  """L1 between probabilities of two vocabularies, each sorted, the shorter filled with
+  zeros (ULD: Boizard et al., 2024, section 3.2).
+
+  Args:
+    chances: f32[..., W], softened and sorted, the largest first.
+    logits: f32[..., V].
+    temperature: As the teacher's were softened.
+
+  Returns:
+    f32[...].
+  """
+  own = -jnp.sort(-jax.nn.softmax(logits / temperature), axis=-1)
+  size = max(own.shape[-1], chances.shape[-1])
+  own, chances = (jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, size - x.shape[-1]),))
+                  for x in (own, chances))
+  return jnp.abs(own - chances).sum(-1)
+
+
+def relations(x: jax.Array, heads: int) -> jax.Array:
+  """Logarithms of what each position attends to among itself and those before, by
+  products of queries with queries, and so on (Wang et al., 2021, section 3.1).
+
+  Args:
+    x: dtype[B, T, H, K].
+    heads: R, a divisor of H K.
+
+  Returns:
+    f32[B, R, T, T].
+  """
+  batch, length = x.shape[:2]
+  x = x.astype(jnp.float32).reshape(batch, length, heads, -1)
+  scores = jnp.einsum("btrk,bsrk->brts", x, x) * x.shape[-1] ** -0.5
+  earlier = np.tril(np.ones((length, length), bool))[None, None]
+  return jax.nn.log_softmax(jnp.where(earlier, scores, _FLOOR))
+
+
+def _logits(teacher, logits, batch) -> jax.Array:
+  logits = logits[..., :teacher.student.size].astype(jnp.float32)
+  compare = (sorted_distance if teacher.distill.vocabularies == teacher_lib.ULD
+             else divergence)
+  return compare(batch[teacher_lib.CHANCES], logits, teacher.distill.temperature)
+
+
+def _hidden(teacher, params, seen, batch) -> jax.Array:
+  """A mean over pairs of layers."""
+  compare = {"mse": lambda a, b: jnp.square(a - b).mean(-1), "cosine": _apart}
+  total = 0.0
+  for number, (layer, _) in enumerate(teacher.hidden):
+    own, theirs = seen.hidden[layer], batch[f"teacher_hidden_{number}"]
+    own = own.astype(jnp.float32)
+    if (kernel := params.get(projection(layer))) is not None:
+      own = (own.reshape(-1, own.shape[-1]) @ kernel).reshape(*own.shape[:2], -1)
+    total += compare[teacher.distill.hidden_loss](own, theirs)
+  return total / len(teacher.hidden)
+
+
+def _apart(a: jax.Array, b: jax.Array) -> jax.Array:
+  """1 - cos."""
+  squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
+  return 1 - (a * b).sum(-1) * jax.lax.rsqrt(squares + 1e-12)
+
+
+def _attention(teacher, seen, batch) -> jax.Array:
+  """KL of relations, a mean over heads, over queries, keys and values, and pairs."""
+  total = 0.0
+  for number, (layer, _) in enumerate(teacher.related):
+    for name, own in seen.related[layer].items():
+      theirs = batch[f"teacher_{name}_{number}"]
+      heads = math.gcd(own.shape[2], theirs.shape[2])
+      log_q, log_p = relations(own, heads), relations(theirs, heads)
+      total += (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean(1) / 3
+  return total / len(teacher.related)

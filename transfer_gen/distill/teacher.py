@@ -1,0 +1,285 @@
+"""A teacher: a trained model of any family, and what it tells of a batch.
+
+What it tells are entries of the batch, made before the step by a program of its own:
+the step holds no further params, and nothing here is differentiated.
+
+Axes: B batch, T position, U position in the teacher's rows, V tokens of the student,
+W those of the teacher, D width of a layer's output.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from etils import epath
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sharding
+from transfer_gen.adapters import wrap as adapters
+from transfer_gen.config import codec
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
+from transfer_gen.distill import alignment
+from transfer_gen.models import registry
+from transfer_gen.models import taps
+from transfer_gen.sources import foreign
+from transfer_gen.train import objectives
+
+SAME, ULD, MINED = "same", "uld", "mined"
+CHANCES, READ = "teacher_chances", "teacher_read"  # In a batch.
+_INPUTS, _INDEX = "teacher_inputs", "teacher_index"
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+  """A trained model that another one learns from.
+
+  Attributes:
+    distill: What is matched.
+    module: The teacher's model.
+    source: Its checkpoint.
+    tokenizer: Its tokenizer; where there is none, the student's.
+    student: The student's tokenizer.
+    hidden: (layer of the student, layer of the teacher) whose outputs are matched.
+    related: The same for attention.
+  """
+  distill: config_lib.Distill
+  module: nn.Module
+  source: Any
+  tokenizer: tokenizers.Tokenizer
+  student: tokenizers.Tokenizer
+  hidden: tuple[tuple[int, int], ...]
+  related: tuple[tuple[int, int], ...]
+
+  def read(self, batch: pipeline.Batch) -> pipeline.Batch:
+    """A host's batch, with its text as the teacher's tokens where they are others.
+
+    Returns:
+      With `teacher_inputs` i32[B, U] and `teacher_index` i32[B, T], see `alignment`.
+    """
+    if self.distill.vocabularies == SAME:
+      return batch
+    inputs, index = alignment.teacher_rows(
+        np.asarray(batch["inputs"]), self.student, self.tokenizer,
+        registry.longest(self.module))
+    return {**batch, _INPUTS: inputs, _INDEX: index}
+
+  def tell(self, params: Mapping[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+    """What the teacher makes of a batch.
+
+    Returns:
+      `teacher_chances` f32[B, T, V] (of `uld`: f32[B, T, W], sorted, the largest
+      first), softened; with other vocabularies `teacher_read` f32[B, T], 1 where both
+      have read the same, and 0, as all entries are, elsewhere; by the number of the
+      pair, `teacher_hidden_0` f32[B, T, D] and `teacher_query_0`, ..., as `taps` has
+      them.
+    """
+    read = batch if _INPUTS not in batch else {**batch, "inputs": batch[_INPUTS]}
+    read = {name: value for name, value in read.items() if name != "hidden"}
+    with taps.listening(hidden=[b for _, b in self.hidden],
+                        related=[b for _, b in self.related]) as seen:
+      logits = objectives.logits(self.module, params, read, False, None)
+    told = {}
+    if self.distill.logits:
+      told[CHANCES] = self._chances(logits.astype(jnp.float32))
+    for number, (_, layer) in enumerate(self.hidden):
+      told[f"teacher_hidden_{number}"] = seen.hidden[layer].astype(jnp.float32)
+    for number, (_, layer) in enumerate(self.related):
+      told |= {f"teacher_{name}_{number}": value
+               for name, value in seen.related[layer].items()}
+    if _INDEX not in batch:
+      return told
+    index = batch[_INDEX]
+    at, known = jnp.maximum(index, 0)[..., None], (index >= 0).astype(jnp.float32)
+    told = {name: jnp.take_along_axis(value, at, axis=1) * known[..., None]
+            for name, value in told.items()}
+    return {**told, READ: known}
+
+  def _chances(self, logits: jax.Array) -> jax.Array:
+    """f32[B, U, W] to what the student's are compared with."""
+    logits = logits[..., :self.tokenizer.size]
+    chances = jax.nn.softmax(logits / self.distill.temperature)
+    if self.distill.vocabularies == SAME:
+      return chances
+    if self.distill.vocabularies == ULD:
+      return _descending(chances)
+    known = np.flatnonzero(self._nearest >= 0)
+    mapped = jnp.zeros((*chances.shape[:-1], self.student.size)).at[
+        ..., self._nearest[known]].add(chances[..., known])
+    return mapped / jnp.maximum(mapped.sum(-1, keepdims=True), 1e-30)
+
+  @functools.cached_property
+  def _nearest(self) -> np.ndarray:
+    return alignment.nearest(self.tokenizer, self.student)
+
+
+def of(
+    distill: config_lib.Distill, source: Any, model: Any, data: pipeline.Prepared
+) -> Teacher:
+  """The teacher that a run names; reads no array.
+
+  Args:
+    distill: Of the run.
+    source: The teacher's checkpoint, opened.
+    model: Config of the student.
+    data: Of the run.
+
+  Raises:
+    errors.UserError: If the two do not go together; says what does.
+  """
+  _check_numbers(distill)
+  module, tokenizer = _opened(source)
+  _check_pair(distill, source, module.config, model)
+  if tokenizer is None and distill.vocabularies != SAME:
+    raise errors.UserError(
+        f"distill: {source.path} has no tokenizer, and vocabularies="
+        f"{distill.vocabularies!r} needs its. Put it beside the checkpoint.")
+  student = data.tokenizer
+  if distill.vocabularies == SAME:
+    _check_tokens(tokenizer, student, module.config)
+    longest = registry.longest(module)
+    if longest is not None and longest < data.lengths[-1]:
+      raise errors.UserError(
+          f"distill: rows have {data.lengths[-1]} tokens and the teacher reads"
+          f" {longest} at most. Lower data.length.")
+  pairs = distill.layers or None
+  return Teacher(
+      distill=distill, module=module, source=source, tokenizer=tokenizer or student,
+      student=student,
+      hidden=(pairs or _spread(model.num_layers, module.config.num_layers))
+      if distill.hidden else (),
+      related=(pairs or ((model.num_layers - 1, module.config.num_layers - 1),))
+      if distill.attention else ())
+
+
+def feed(
+    teacher: Teacher | None, parallel: config_lib.Parallel,
+    put: Callable[[pipeline.Batch], Batch]) -> Callable[[pipeline.Batch], Batch]:
+  """How batches reach a step: with what the teacher tells, if there is one.
+
+  Args:
+    teacher: Reads its params here, once.
+    parallel: The run's devices.
+    put: From the host to devices.
+  """
+  if teacher is None:
+    return put
+  mesh = sharding.make_mesh(parallel.data, parallel.fsdp, parallel.tensor)
+  specs = teacher.source.specs
+  params = dict(teacher.source.read(list(specs), sharding.of_params(specs, mesh)))
+  tell = jax.jit(teacher.tell)
+
+  def fed(batch):
+    batch = put(teacher.read(batch))
+    own = {name: value for name, value in batch.items()
+           if name not in (_INPUTS, _INDEX)}
+    return {**own, **tell(params, batch)}
+  return fed
+
+
+def _opened(source: Any) -> tuple[nn.Module, tokenizers.Tokenizer | None]:
+  """A checkpoint's model and tokenizer."""
+  if isinstance(source, foreign.Foreign):
+    return registry.build(source.model), source.tokenizer
+  if not isinstance(source, checkpoint.Stored):
+    raise errors.UserError(f"distill.teacher.path: {source.path} is no model.")
+  folder = next((parent for parent in source.path.parents
+                 if (parent / "config.json").exists()), None)
+  if folder is None:
+    raise errors.UserError(
+        f"distill.teacher.path: {source.path} is in no workdir, whose config.json says"
+        " what model it is. Give the workdir.")
+  run = codec.to_run(json.loads((folder / "config.json").read_text()))
+  tokenizer = folder / "tokenizer"
+  return (adapters.wrap(registry.build(run.model), run.adapters),
+          tokenizers.load(epath.Path(tokenizer)) if tokenizer.exists() else None)
+
+
+def _descending(chances: jax.Array) -> jax.Array:
+  """f32[..., W] that are not negative, the largest first.
+
+  Their bits are in their order, and XLA's CPU backend sorts integers 3.7 times as fast.
+  """
+  bits = jax.lax.bitcast_convert_type(chances, jnp.int32)
+  return jax.lax.bitcast_convert_type(jnp.sort(bits, descending=True), jnp.float32)
+
+
+def _spread(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+  """Layers at the same share of the depth (Jiao et al., 2020, section 3.1)."""
+  pairs = ((i, (i + 1) * teacher // student - 1) for i in range(student))
+  return tuple((i, layer) for i, layer in pairs if layer >= 0)
+
+
+def _check_numbers(distill: config_lib.Distill) -> None:
+  for field, holds, what in (
+      *((name, getattr(distill, name) >= 0, "at least 0")
+        for name in ("ce", "logits", "hidden", "attention")),
+      ("temperature", distill.temperature > 0, "above 0"),
+      ("hidden_loss", distill.hidden_loss in ("mse", "cosine"), "'mse' or 'cosine'"),
+      ("vocabularies", distill.vocabularies in (SAME, ULD, MINED),
+       f"{SAME!r}, {ULD!r} or {MINED!r}")):
+    if not holds:
+      raise errors.UserError(
+          f"distill.{field} is {getattr(distill, field)!r}, must be {what}.")
+  if not any((distill.logits, distill.hidden, distill.attention)):
+    raise errors.UserError(
+        "distill: logits, hidden and attention are all 0: the teacher would have no"
+        " say. Set one, or distill=None.")
+
+
+def _check_pair(distill, source, theirs, own) -> None:
+  """Whether what is asked for can be matched between two models."""
+  families = f"{type(theirs).__name__} to {type(own).__name__}"
+  transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
+  layered = not any(getattr(c, "window", 0) for c in (theirs, own))
+  others = distill.vocabularies != SAME
+  encodes = [registry.encodes(c) for c in (theirs, own)]
+  for wrong, why in (
+      (encodes[0] != encodes[1],
+       f"{source.path} and the model do not both have an encoder, so their rows"
+       " differ. Train on what the teacher writes instead, see evaluate.answers"),
+      (others and any(encodes),
+       f"vocabularies={distill.vocabularies!r} aligns texts of models without an"
+       " encoder. Train on what the teacher writes, see evaluate.answers"),
+      (distill.attention and not transformers,
+       f"attention is matched between Transformers, and this is {families}. Set"
+       " distill.attention=0"),
+      (distill.attention and others,
+       "attention is matched position by position, which other vocabularies have"
+       " not. Set distill.attention=0"),
+      (distill.hidden and not layered,
+       "a model with a window has no hidden states of a whole row. Set"
+       " distill.hidden=0"),
+      (len({a for a, _ in distill.layers}) < len(distill.layers),
+       "layers names one of the model's twice")):
+    if wrong:
+      raise errors.UserError(f"distill: {why}.")
+  for pair in distill.layers:
+    if len(pair) != 2 or not (
+        0 <= pair[0] < own.num_layers and 0 <= pair[1] < theirs.num_layers):
+      raise errors.UserError(
+          f"distill.layers has {pair}: (layer of the model, layer of the teacher),"
+          f" below {own.num_layers} and {theirs.num_layers}.")
+
+
+def _check_tokens(
+    theirs: tokenizers.Tokenizer | None, own: tokenizers.Tokenizer, model: Any) -> None:
+  if theirs is None:
+    same, size = model.vocab_size >= own.size, model.vocab_size
+  else:
+    same, size = (theirs.tokens == own.tokens
+                  and dict(theirs.roles) == dict(own.roles)), theirs.size
+  if not same:
+    raise errors.UserError(
+        f"distill: the teacher's {size} tokens are not the model's {own.size}. Take its"
+        " tokenizer (tokenizer.kind='file'), or set distill.vocabularies to 'uld' or"
+        " 'mined'.")

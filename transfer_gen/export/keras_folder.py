@@ -1,0 +1,111 @@
+"""Writes recurrent models for Keras, each with its config beside it.
+
+By habit as Keras 3's `.weights.h5`; a textgenrnn as its own `.hdf5`, Keras 2's form.
+"""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.data import tokenizers
+from transfer_gen.formats import hdf5_write
+from transfer_gen.maps import keras_out
+from transfer_gen.maps import mapped
+from transfer_gen.maps import textgenrnn_out
+from transfer_gen.models import registry
+
+SUFFIX, CONFIG = ".weights.h5", "config.json"
+_KERAS_2 = {"keras_version": "2.1.5", "backend": "tensorflow"}
+
+
+def write(
+    path: epath.PathLike, model: config_lib.Recurrent, params: Mapping[str, Any]
+) -> None:
+  """Writes what `keras.models.model_from_json` and `load_weights` read.
+
+  The weights are ours, each number once and unchanged; the config goes to
+  `config.json` in the same folder, where `sources.foreign` finds it again too.
+
+  Args:
+    path: A file that ends in `.weights.h5`; its folder is made.
+    model: Config of the model, with the size of its vocabulary.
+    params: Its leaves by name.
+
+  Raises:
+    errors.UserError: If the name is another, or no Keras model computes the same.
+  """
+  path = epath.Path(path)
+  if not path.name.endswith(SUFFIX):
+    raise errors.UserError(f"{path}: Keras wants a name that ends in {SUFFIX}.")
+  raw, known = keras_out.contents(path, model)
+  arrays = _arrays(raw, known, model, params)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  hdf5_write.write(path, arrays)
+  (path.parent / CONFIG).write_text(json.dumps(raw.facts["model_config"], indent=1))
+
+
+def write_folder(
+    folder: epath.PathLike, model: config_lib.Recurrent, params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer | None,
+) -> tuple[str, ...]:
+  """Writes `model.weights.h5` and `config.json`, or a textgenrnn's three files.
+
+  The latter are what `textgenrnn(weights_path=, config_path=, vocab_path=)` reads:
+  weights with their `weight_names` and, of a model with `recurrent_bias`, in cuDNN's
+  layout. Each number is ours, unchanged.
+
+  Args:
+    folder: Where to; it is made.
+    model: Config of the model, with the size of its vocabulary.
+    params: Its leaves by name.
+    tokenizer: Of its ids, where there is one.
+
+  Returns:
+    Sentences on what could not be written.
+
+  Raises:
+    errors.UserError: If no Keras model computes the same.
+  """
+  folder = epath.Path(folder)
+  if textgenrnn_out.has(model):
+    return _write_textgenrnn(folder, model, params, tokenizer)
+  write(folder / f"model{SUFFIX}", model, params)
+  return ()
+
+
+def _write_textgenrnn(
+    folder: epath.Path, model: config_lib.Recurrent, params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer | None) -> tuple[str, ...]:
+  name = textgenrnn_out.NAME
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / f"{name}_config.json").write_text(json.dumps(textgenrnn_out.config(model)))
+  path = folder / f"{name}_weights.hdf5"
+  raw, known = textgenrnn_out.contents(path, model)
+  arrays = _arrays(raw, known, model, params)
+  layers = {layer: [f"{layer}/{leaf}:0" for leaf in leaves]
+            for layer, leaves in textgenrnn_out.layers(model).items()}
+  hdf5_write.write(
+      path,
+      {f"{leaf.split('/')[0]}/{leaf}:0": value for leaf, value in arrays.items()},
+      {"": {"layer_names": list(layers), **_KERAS_2},
+       **{layer: {"weight_names": names} for layer, names in layers.items()}})
+  vocabulary = {} if tokenizer is None else textgenrnn_out.vocabulary(
+      tokenizer.tokens, tokenizer.roles)
+  if not vocabulary:
+    return ("No vocabulary was written: theirs has one token that begins and ends a"
+            " text, one for each character, and no other.",)
+  (folder / f"{name}_vocab.json").write_text(json.dumps(vocabulary))
+  return ()
+
+
+def _arrays(raw, known, model, params) -> dict[str, np.ndarray]:
+  """A checkpoint's leaves, of which but names and shapes are known, from ours."""
+  specs = registry.specs(registry.build(model))
+  rows = mapped.resolve(known.lines(raw, model), raw.specs, specs)
+  return mapped.export(
+      rows, raw.specs, {name: np.asarray(params[name]) for name in specs})

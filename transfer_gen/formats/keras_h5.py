@@ -1,0 +1,177 @@
+"""Reads Keras weights: `.h5`, `.hdf5`, `.weights.h5` and `.keras`.
+
+Keras 2 keeps a group a layer whose attribute `weight_names` lists its weights in their
+order; the names inside carry scopes and counters that say nothing. A leaf is
+`<layer>/<weight>` here, e.g. `rnn_1/recurrent_kernel`, with as much more of the inner
+name as tells two apart, e.g. `both/forward_lstm/kernel`. Keras 3 numbers the weights
+of an object, and a leaf is its path in the file, e.g. `layers/lstm/cell/vars/0`.
+State of optimisers is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import re
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen.formats import archive
+from transfer_gen.formats import hdf5
+from transfer_gen.formats import hdf5_chunks
+from transfer_gen.formats import raw
+
+KIND = "Keras file"
+_WEIGHTS = "model.weights.h5"  # In a `.keras` archive.
+_OPTIMIZER = "optimizer"
+_DEPTH, _GROUPS = 32, 20_000
+_COUNTER = re.compile(r"_\d+$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chunked:
+  """A leaf that HDF5 keeps in chunks.
+
+  Attributes:
+    path: The file.
+    start: Where HDF5 begins in it.
+    dataset: What is known of it.
+  """
+  path: epath.Path
+  start: int
+  dataset: hdf5.Dataset
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Sizes."""
+    return self.dataset.shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    """As stored."""
+    return self.dataset.dtype
+
+  def read(self) -> np.ndarray:
+    """Puts it together."""
+    with self.path.open("rb") as file:
+      value = hdf5_chunks.read(hdf5.File(file, self.start), self.dataset)
+    return value.astype(self.dtype.newbyteorder("="), copy=False)
+
+
+def open_file(path: epath.Path) -> raw.Raw:
+  """Opens a file; reads names and shapes alone. Its config is a fact, where it has one.
+
+  Raises:
+    errors.UserError: If it is malformed, or holds links or more than numbers.
+  """
+  facts, start = {}, 0
+  with raw.malformed(path, KIND):
+    if path.suffix.lower() == ".keras":
+      found = archive.members(path)
+      if _WEIGHTS not in found or not archive.stored(found[_WEIGHTS]):
+        raise errors.UserError(f"it has no {_WEIGHTS}, or a compressed one.")
+      start = archive.offset(path, found[_WEIGHTS])
+      if "config.json" in found:
+        facts["model_config"] = raw.parse_json(
+            archive.read(path, found["config.json"]))
+    with path.open("rb") as opened:
+      file = hdf5.File(opened, start)
+      if config := file.texts(file.root, "model_config"):
+        facts["model_config"] = raw.parse_json(config[0].encode())
+      leaves = {}
+      for name, dataset in _weights(file):
+        if name in leaves:
+          raise errors.UserError(f"two weights are named {name}.")
+        leaves[name] = _leaf(path, start, dataset)
+    if not leaves:
+      raise errors.UserError("it holds no weights.")
+    raw.check_extents({name: leaf for name, leaf in leaves.items()
+                       if isinstance(leaf, raw.Extent)})
+  return raw.Raw(path, KIND, leaves, facts)
+
+
+def _weights(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
+  """Weights by the names that they get, with no optimiser's."""
+  root = file.root
+  top = file.links(root)
+  if "model_weights" in top:
+    root = top["model_weights"]
+  layers = _names(file, root, "layer_names")
+  if layers is None:
+    yield from _numbered(file)
+    return
+  if "top_level_model_weights" in file.links(root):
+    layers.append("top_level_model_weights")
+  for layer in layers:
+    group = _below(file, root, layer)
+    names = _names(file, group, "weight_names")
+    if names is None:
+      raise errors.UserError(f"layer {layer} has no weight_names.")
+    for name, short in zip(names, _shortened(names)):
+      dataset = file.dataset(_below(file, group, name))
+      if dataset is None:
+        raise errors.UserError(f"{name} of layer {layer} is no array.")
+      yield f"{layer}/{short}", dataset
+
+
+def _numbered(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
+  """Keras 3: all datasets, in the order of their numbers."""
+  ahead, seen = [("", file.root)], 0
+  while ahead:
+    path, address = ahead.pop()
+    seen += 1
+    if path.count("/") > _DEPTH or seen > _GROUPS:
+      raise errors.UserError("its groups hold themselves.")
+    dataset = file.dataset(address) if path else None
+    if dataset is not None:
+      yield path, dataset
+      continue
+    links = file.links(address)
+    for key in sorted(links, key=_ordinal, reverse=True):
+      name = f"{path}/{key}" if path else key
+      if name != _OPTIMIZER:
+        ahead.append((name, links[key]))
+
+
+def _ordinal(key: str) -> tuple[int, str]:
+  return (int(key) if key.isdecimal() and len(key) < 10 else -1, key)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+  """The shortest ends of names that still tell a layer's weights apart."""
+  parts = [name.split(":")[0].split("/") for name in names]
+  plain = [[*(_COUNTER.sub("", p) for p in part[:-1]), part[-1]] for part in parts]
+  for count in range(1, max(map(len, parts), default=1) + 1):
+    for candidate in (plain, parts):
+      short = ["/".join(part[-count:]) for part in candidate]
+      if len(set(short)) == len(short):
+        return short
+  raise errors.UserError(f"two weights are named {max(names, key=names.count)}.")
+
+
+def _names(file: hdf5.File, group: int, attribute: str) -> list[str] | None:
+  """A list of names; long ones are kept in several attributes."""
+  whole = file.texts(group, attribute)
+  if whole is not None:
+    return whole
+  found = []
+  while (part := file.texts(group, f"{attribute}{len(found)}")) is not None:
+    found.append(part)
+  return [name for names in found for name in names] if found else None
+
+
+def _below(file: hdf5.File, group: int, path: str) -> int:
+  """What lies below a group."""
+  for key in path.split("/"):
+    links = file.links(group)
+    if key not in links:
+      raise errors.UserError(f"{path[:100]} is listed and missing.")
+    group = links[key]
+  return group
+
+
+def _leaf(path: epath.Path, start: int, dataset: hdf5.Dataset) -> raw.Leaf:
+  if dataset.offset is None:
+    return _Chunked(path=path, start=start, dataset=dataset)
+  return raw.Extent(path=path, offset=dataset.offset, shape=dataset.shape,
+                    dtype=dataset.dtype)

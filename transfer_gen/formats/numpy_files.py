@@ -1,0 +1,122 @@
+"""Reads NumPy's own files: `.npz`, and folders of `.npy`.
+
+Format: numpy.lib.format. Arrays of objects, which are pickles, are refused.
+"""
+
+import dataclasses
+import math
+from typing import BinaryIO
+import zipfile
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen.formats import archive
+from transfer_gen.formats import raw
+
+NPZ, FOLDER = ".npz file", "folder of .npy files"
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Compressed:
+  """A leaf in a compressed member of an archive.
+
+  Attributes:
+    path: The archive.
+    info: The member.
+    extent: Where the leaf lies in the member.
+  """
+  path: epath.Path
+  info: zipfile.ZipInfo
+  extent: raw.Extent
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Sizes."""
+    return self.extent.shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    """As stored."""
+    return self.extent.dtype
+
+  def read(self) -> np.ndarray:
+    """Inflates it; the archive's checksum is checked."""
+    with (self.path.open("rb") as file, zipfile.ZipFile(file) as zipped,
+          zipped.open(self.info) as member):
+      raw.fill(member, self.extent.offset)
+      return raw.assemble(member, self.extent)
+
+
+def open_npz(path: epath.Path) -> raw.Raw:
+  """Opens an archive of arrays; reads their headers alone.
+
+  Raises:
+    errors.UserError: If it is malformed, or a member is no array of numbers.
+  """
+  with raw.malformed(path, NPZ):
+    leaves = {name.removesuffix(".npy"): _member(path, name, info)
+              for name, info in archive.members(path).items()}
+  return raw.Raw(path, NPZ, leaves)
+
+
+def open_folder(path: epath.Path) -> raw.Raw:
+  """Opens a folder of `.npy`; a leaf's name is its file's.
+
+  Raises:
+    errors.UserError: If a file is malformed or no array of numbers.
+  """
+  leaves = {file.name.removesuffix(".npy"): leaf(file)
+            for file in sorted(path.glob("*.npy"))}
+  return raw.Raw(path, FOLDER, leaves)
+
+
+def leaf(path: epath.Path) -> raw.Extent:
+  """The array of one `.npy`; reads its header alone.
+
+  Raises:
+    errors.UserError: If the file is malformed or no array of numbers.
+  """
+  with raw.malformed(path, ".npy file"):
+    length = path.stat().length
+    with path.open("rb") as file:
+      return _header(file, path, length)
+
+
+def _member(path: epath.Path, name: str, info: zipfile.ZipInfo) -> raw.Leaf:
+  if not name.endswith(".npy"):
+    raise errors.UserError(f"{name} is no array.")
+  if archive.stored(info):
+    start = archive.offset(path, info)
+    with path.open("rb") as file:
+      file.seek(start)
+      return _header(file, path, start + info.file_size)
+  with (path.open("rb") as file, zipfile.ZipFile(file) as zipped,
+        zipped.open(info) as member):
+    return _Compressed(
+        path=path, info=info, extent=_header(member, path, info.file_size))
+
+
+def _header(file: BinaryIO, path: epath.Path, end: int) -> raw.Extent:
+  """The array that begins where a file stands and ends at `end`."""
+  version = np.lib.format.read_magic(file)
+  if version not in _HEADERS:
+    raise errors.UserError(f"an array of format {version}, which holds no numbers.")
+  shape, fortran, dtype = _HEADERS[version](file)
+  if dtype.kind not in "biuf":
+    raise errors.UserError(
+        f"an array of dtype {dtype}, and only numbers are read."
+        " bfloat16 has no dtype there: save float32, or safetensors.")
+  shape, strides = raw.sizes(shape), None
+  if fortran:
+    strides = tuple(math.prod(shape[:dim]) for dim in range(len(shape)))
+  found = raw.Extent(path=path, offset=file.tell(), shape=shape, dtype=dtype,
+                     strides=strides)
+  if found.offset + found.nbytes != end:
+    raise errors.UserError(
+        f"an array {dtype}{shape} takes {found.nbytes} bytes, and"
+        f" {end - found.offset} are there. Fetch or save it again.")
+  return found

@@ -1,0 +1,99 @@
+"""Safetensors files, in and out: a JSON header, then the tensors' bytes without gaps.
+
+Format: https://github.com/huggingface/safetensors#format.
+"""
+
+from collections.abc import Mapping
+import json
+import struct
+
+from etils import epath
+import ml_dtypes
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen.formats import raw
+
+KIND = "safetensors file"
+_HEADER_BYTES = 100 * 2**20  # The format's own limit.
+_ALIGNED = 8
+_DTYPES = {
+    "BOOL": np.bool_, "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4",
+    "I32": "<i4", "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
+    "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+
+
+def open_file(path: epath.Path) -> raw.Raw:
+  """Opens one file; reads its header alone.
+
+  Raises:
+    errors.UserError: If it is malformed, or has a dtype that is not known.
+  """
+  with raw.malformed(path, KIND):
+    header, start = _header(path)
+    facts = header.pop("__metadata__", {})
+    leaves = {name: _leaf(path, start, name, entry) for name, entry in header.items()}
+    raw.check_extents(leaves)
+    end = start + sum(leaf.nbytes for leaf in leaves.values())
+    if end != path.stat().length:
+      raise errors.UserError(
+          f"its tensors take {end - start} bytes, and it holds"
+          f" {path.stat().length - start}. Fetch or save it again.")
+  return raw.Raw(path, KIND, leaves, {"metadata": facts})
+
+
+def write_file(
+    path: epath.Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]
+) -> None:
+  """Writes one file; tensors of wider dtypes first, so that all lie aligned.
+
+  Args:
+    path: Where to.
+    arrays: By name, of dtypes that the format has.
+    facts: Its metadata.
+  """
+  names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+  header, at = {"__metadata__": dict(facts)}, 0
+  ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+  for name, array in ordered:
+    header[name] = {"dtype": names[array.dtype.newbyteorder("=")],
+                    "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+    at += array.nbytes
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % _ALIGNED)
+  with path.open("wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text)
+    for _, array in ordered:
+      little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+      file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
+
+
+def _header(path: epath.Path) -> tuple[dict, int]:
+  """The header, and where the tensors begin."""
+  with path.open("rb") as file:
+    length, = struct.unpack("<Q", raw.fill(file, 8))
+    if length > min(_HEADER_BYTES, path.stat().length - 8):
+      raise errors.UserError(
+          f"its header would take {length} bytes. Fetch or save it again.")
+    return raw.parse_json(raw.fill(file, length).tobytes()), 8 + length
+
+
+def _leaf(path: epath.Path, start: int, name: str, entry) -> raw.Extent:
+  if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    raise errors.UserError(f"{name} lacks its dtype, shape or data_offsets.")
+  if entry["dtype"] not in _DTYPES:
+    raise errors.UserError(
+        f"{name} is {str(entry['dtype'])[:50]}, which is not read; there are"
+        f" {', '.join(_DTYPES)}.")
+  begin, end = entry["data_offsets"]
+  if type(begin) is not int or type(end) is not int or begin < 0:
+    raise errors.UserError(f"{name}: data_offsets are {entry['data_offsets']}.")
+  leaf = raw.Extent(path=path, offset=start + begin, shape=raw.sizes(entry["shape"]),
+                    dtype=np.dtype(_DTYPES[entry["dtype"]]))
+  if leaf.nbytes != end - begin:
+    raise errors.UserError(
+        f"{name} {leaf.dtype}{leaf.shape} takes {leaf.nbytes} bytes, and its"
+        f" data_offsets give {end - begin}.")
+  return leaf

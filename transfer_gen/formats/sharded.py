@@ -1,0 +1,47 @@
+"""Reads checkpoints in several files with an index, as Hugging Face saves them."""
+
+from collections.abc import Callable
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.formats import raw
+
+
+def open_index(
+    path: epath.Path, open_file: Callable[[epath.Path], raw.Raw]) -> raw.Raw:
+  """Opens the files that an index names; each leaf comes from the one it says.
+
+  Args:
+    path: `*.index.json`, {"weight_map": {leaf: file beside it}}.
+    open_file: Opens one of them.
+
+  Raises:
+    errors.UserError: If a file is missing or malformed, or index and files disagree.
+  """
+  with raw.malformed(path, "index"):
+    index = raw.read_json(path)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places:
+      raise errors.UserError("it has no weight_map.")
+    names = dict.fromkeys(map(_plain, places.values()))
+    files = {name: open_file(raw.beside(path.parent, name)) for name in names}
+    leaves = {name: leaf for file in files.values()
+              for name, leaf in file.leaves.items()}
+    for name, place in places.items():
+      if name not in files[place].leaves:
+        raise errors.UserError(f"{name} is not in {place}, as it says. Fetch both.")
+    unlisted = {(f, n) for f, file in files.items() for n in file.leaves
+                if places.get(n) != f}
+    if unlisted:
+      file, name = min(unlisted)
+      raise errors.UserError(f"{name} of {file} is not in it. Fetch both.")
+  kind = next(iter(files.values())).kind
+  return raw.Raw(path, f"{len(files)} of {kind}s", leaves,
+                 {"metadata": index.get("metadata", {})})
+
+
+def _plain(name) -> str:
+  if not isinstance(name, str):
+    raise errors.UserError(f"{str(name)[:100]!r} is no file name.")
+  return name

@@ -1,0 +1,83 @@
+"""Files and folders that are written whole or not at all.
+
+Each is written beside its place under the name `<name>.partial`, and takes its own name
+by a rename, which a reader never sees half done.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+
+_PARTIAL = ".partial"
+
+
+def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
+  """Reads a JSON file that a run left, and parses what it holds.
+
+  Args:
+    path: The file.
+    parse: From JSON types to the result; may raise `UserError`.
+
+  Raises:
+    errors.UserError: If there is no such file, it is no JSON, or `parse` raises; the
+      message begins with the path.
+  """
+  if not path.exists():
+    raise errors.UserError(
+        f"{path.parent}: has no {path.name}; `plan` and `train` write one.")
+  try:
+    return parse(json.loads(path.read_text()))
+  except (errors.UserError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise errors.UserError(f"{path}: {error}") from error
+
+
+def write_json(path: epath.PathLike, data: Any) -> None:
+  """Writes JSON with sorted keys, indented, and a line end behind it."""
+  write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes a text file as UTF-8."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Writes a file."""
+  path = epath.Path(path)
+  partial = path.parent / f"{path.name}{_PARTIAL}"
+  partial.write_bytes(data)
+  partial.replace(path)
+
+
+@contextlib.contextmanager
+def folder(output: epath.Path) -> Iterator[epath.Path]:
+  """Yields a folder beside `output`, which is renamed to `output` at the end.
+
+  If the body raises, the folder is removed with all that was written into it.
+
+  Args:
+    output: The folder to write. It must not exist yet.
+
+  Raises:
+    errors.UserError: If an earlier call was killed and left its folder behind.
+  """
+  partial = output.parent / f"{output.name}{_PARTIAL}"
+  if partial.exists():
+    raise errors.UserError(f"{partial}: left by a conversion that was cut. Remove it.")
+  partial.mkdir(parents=True)
+  try:
+    yield partial
+    partial.rename(output)
+  except BaseException:
+    partial.rmtree()
+    raise
+
+
+def final_name(partial: epath.Path) -> epath.Path:
+  """The path that a folder yielded by `folder` will have at the end."""
+  return partial.parent / partial.name.removesuffix(_PARTIAL)

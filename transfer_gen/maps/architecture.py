@@ -1,0 +1,93 @@
+"""Architectures of other frameworks, as models of ours: one file each, rules only.
+
+A map is what a file of this folder calls `MAP`; `sources.foreign` lists them. It says
+
+- by which names or facts a checkpoint of its kind is known;
+- which model of ours computes the same, from the checkpoint's own config. What that
+  config asks for and no model of ours has is an error that names its field: a map
+  lists the values that it knows, so a field that nobody has thought of is one too;
+- where each leaf of that model lies, as lines with layouts (`sources.mapped`), which
+  move bits and never compute. What the other framework computes on its weights while
+  it runs is a field of our model;
+- how a tokenizer of ours reads what lies beside the checkpoint.
+
+A new architecture is one file here and one line there.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import mapped
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+  """One architecture of others.
+
+  Attributes:
+    name: What people type as `Source.map`.
+    what: One line for people: which checkpoints it reads.
+    recognizes: Whether a checkpoint is of it, by names, facts and what lies beside.
+    model: A checkpoint to the model of ours; raises `UserError` with the name of the
+      field that no model of ours has.
+    lines: (checkpoint, that model) to where its leaves lie.
+    tokenizer: (checkpoint, that model, whether to repair) to the tokenizer and a
+      sentence for each repair; None where nothing lies beside it. Raises `UserError`
+      with every damaged entry where it must not repair.
+  """
+  name: str
+  what: str
+  recognizes: Callable[[raw_lib.Raw], bool]
+  model: Callable[[raw_lib.Raw], Any]
+  lines: Callable[[raw_lib.Raw, Any], mapped.Map]
+  tokenizer: Callable[
+      [raw_lib.Raw, Any, bool], tuple[Any, tuple[str, ...]] | None] = (
+          lambda raw, model, repair: None)
+
+
+def beside(raw: raw_lib.Raw, name: str) -> epath.Path | None:
+  """The file of a name that lies with a checkpoint, if there is one."""
+  folder = raw.path if raw.path.is_dir() else raw.path.parent
+  return folder / name if (folder / name).is_file() else None
+
+
+def require(
+    where: str, fields: Mapping[str, Any], wanted: Mapping[str, Collection[Any]]
+) -> None:
+  """Checks fields of a config against the values that a map knows.
+
+  Args:
+    where: What the config is of, for people.
+    fields: The config.
+    wanted: Values by field; one that the config lacks has one of them.
+
+  Raises:
+    errors.UserError: With every field of another value.
+  """
+  wrong = [f"{name} is {fields[name]!r}, and only"
+           f" {' or '.join(map(repr, values))} is known here"
+           for name, values in wanted.items()
+           if name in fields and fields[name] not in values]
+  if wrong:
+    raise errors.UserError(f"{where}: {'; '.join(wrong)}.")
+
+
+def refuse_unknown(
+    where: str, fields: Mapping[str, Any], known: Collection[str]) -> None:
+  """Checks that a config holds no field that a map has not thought of.
+
+  A field that is None, False, empty or zero asks for nothing.
+
+  Raises:
+    errors.UserError: With every other one.
+  """
+  unknown = [f"{name}={value!r}" for name, value in fields.items()
+             if name not in known and value]
+  if unknown:
+    raise errors.UserError(
+        f"{where}: {', '.join(unknown)[:300]}: no model here has such a field.")

@@ -1,0 +1,108 @@
+r"""Reads a vocabulary of characters: a JSON object from each to its row of a table.
+
+A line end is a character like others: "\r" stays "\r".
+"""
+
+from collections.abc import Collection
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.formats import raw
+
+
+def read(
+    path: epath.Path, size: int, special: Collection[str] = (),
+    repair: bool = False, empty: Collection[int] = (),
+) -> tuple[list[str | None], dict[str, int], tuple[str, ...]]:
+  """Reads a vocabulary, and every entry of it that cannot be right.
+
+  An entry is damaged if it is not one character, or no row of the table; doubled if
+  its character or its row stands in another one as well; a row may have none. Repaired,
+  a character whose UTF-8 was read as Latin-1 is itself again, sound entries go before
+  repaired ones and later before earlier ones, and a row that is left has no text.
+
+  Args:
+    path: The file.
+    size: Rows of the table.
+    special: Entries that are names, not characters.
+    repair: Whether to go on with what is repaired.
+    empty: Rows that need no entry.
+
+  Returns:
+    The character of each row, None where there is none; rows of `special`; and a
+    sentence for each repair.
+
+  Raises:
+    errors.UserError: If it is no JSON object; if it has damaged or doubled entries,
+      each of them, where they are not to be repaired.
+  """
+  with raw.malformed(path, "vocabulary"):
+    if path.stat().length > 2**24:
+      raise errors.UserError("it is larger than 16 MiB.")
+    pairs = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=list)
+    if not isinstance(pairs, list) or not all(isinstance(p, tuple) for p in pairs):
+      raise errors.UserError("its JSON is no object from characters to rows.")
+  rows, named, wrong = _sorted_out(pairs, size, special)
+  wrong += [f"row {row} has no character" for row in range(size)
+            if rows[row] is None and row not in empty and row not in named.values()]
+  if wrong and not repair:
+    raise errors.UserError(
+        f"{path}: {len(wrong)} entries are damaged or doubled:\n  "
+        + "\n  ".join(wrong) + "\nSet source.vocabulary=repair to leave rows that"
+        " nobody can tell without text, or mend the file.")
+  return rows, named, tuple(wrong)
+
+
+def _sorted_out(pairs, size: int, special: Collection[str]):
+  """What stands in each row, rows of names, and what was wrong."""
+  sound, mended, named, wrong = [], [], {}, []
+  for text, row in pairs:
+    if type(row) is not int or not 0 <= row < size:
+      wrong.append(f"{text!r}: {_shown(row)} is no row of {size}")
+    elif text in special:
+      if text in named:
+        wrong.append(f"{text!r} stands in rows {named[text]} and {row}")
+      named[text] = row
+    elif _is_character(text):
+      sound.append((text, row))
+    else:
+      character = _mended(text)
+      told = f"; read as Latin-1, it was {character!r}" if character else ""
+      wrong.append(f"{text!r} of row {row} is no character{told}")
+      mended += [(character, row)] if character else []
+  rows: list[str | None] = [None] * size
+  for character, row in (*mended, *sound):
+    if character in rows and rows.index(character) != row:
+      wrong.append(f"{character!r} stands in rows {rows.index(character)} and {row}")
+      rows[rows.index(character)] = None
+    if rows[row] not in (None, character):
+      wrong.append(f"row {row} is {rows[row]!r} and {character!r}")
+    rows[row] = character
+  for name, row in named.items():
+    if rows[row] is not None:
+      wrong.append(f"row {row} is {rows[row]!r} and {name!r}")
+      rows[row] = None
+  return rows, named, wrong
+
+
+def _is_character(text: str) -> bool:
+  return len(text) == 1 and not "\ud800" <= text <= "\udfff"
+
+
+def _mended(text: str) -> str | None:
+  """The character whose UTF-8 bytes were read as one-byte characters."""
+  for encoding in ("latin-1", "cp1252"):
+    try:
+      character = text.encode(encoding).decode("utf-8")
+    except UnicodeError:
+      continue
+    if _is_character(character):
+      return character
+  return None
+
+
+def _shown(value: Any) -> str:
+  return repr(value)[:40]

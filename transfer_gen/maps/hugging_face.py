@@ -1,0 +1,240 @@
+"""What architectures of Hugging Face Transformers have in common, in and out.
+
+A family says how its `config.json` and a model of ours follow from each other, and
+where leaves lie. Whether it can hold a model is seen by writing the config and reading
+it back: a field that comes back with another value is what the family has no place for.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.data import tokenizers
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture as maps
+from transfer_gen.maps import hugging_face_fields as fields_lib
+from transfer_gen.maps import layouts
+from transfer_gen.maps import mapped
+from transfer_gen.models import decoder_config
+
+LAYER = r"layer_(\d+)"
+FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm",
+         "target.spm", "vocab.json", "target_vocab.json", "merges.txt",
+         "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+         "chat_template.jinja", "chat_template.json")
+_TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+# What no checkpoint says; marks around a source are the tokenizer's there.
+_OURS = {"init", "dropout", "dtype", "source_marks"}
+_Tokenizer = tuple[tokenizers.Tokenizer | None, tuple[str, ...]] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+  """Architectures that share their names.
+
+  Attributes:
+    name: What people type.
+    what: One line for people.
+    types: Values of `model_type`, and the class that each is loaded as.
+    anchor: Name of the embedding, without what stands before it.
+    prefixes: What may stand before all names; the first is written.
+    model: `config.json` to the model of ours.
+    config: A model of ours to the fields of `config.json` that it decides.
+    lines: (model, prefix) to where its leaves lie.
+    unused: Leaves that are saved and not read, after the prefix.
+    kind: Of our models.
+    inside: A value of `model_type` whose config holds, in a field, that of a model of
+      the family beside others; and what that leaves out by habit.
+    others: Leaves of those others, by their whole names.
+    tokenizer: (checkpoint, model) to what `maps.Architecture` has.
+  """
+  name: str
+  what: str
+  types: Mapping[str, str]
+  anchor: str
+  prefixes: tuple[str, ...]
+  model: Callable[[fields_lib.Fields, str], config_lib.Decoder]
+  config: Callable[[config_lib.Decoder], dict[str, Any]]
+  lines: Callable[[config_lib.Decoder, str], list[mapped.Line]]
+  unused: tuple[str, ...] = ()
+  kind: type = config_lib.Decoder
+  inside: Mapping[str, tuple[str, Mapping[str, Any]]] = dataclasses.field(
+      default_factory=dict)
+  others: tuple[str, ...] = ()
+  tokenizer: Callable[[raw_lib.Raw, config_lib.Decoder], _Tokenizer] = (
+      lambda raw, model: tokenizer_beside(raw, model))
+
+
+def architecture(family: Family) -> maps.Architecture:
+  """A family as a map that `sources.foreign` lists."""
+
+  def model(raw):
+    path = maps.beside(raw, "config.json")
+    fields = raw_lib.read_json(path)
+    if (kind := fields["model_type"]) in family.inside:
+      name, habit = family.inside[kind]
+      fields = {"tie_word_embeddings": fields.get("tie_word_embeddings", True),
+                **habit, **fields[name]}
+    return read(family, str(path), fields, raw.specs, len(raw.specs))
+
+  return maps.Architecture(
+      name=family.name, what=family.what,
+      recognizes=lambda raw: type_of(raw) in {**family.types, **family.inside},
+      model=model, lines=lambda raw, model: lines(family, model, raw.specs),
+      tokenizer=lambda raw, model, repair: family.tokenizer(raw, model))
+
+
+def read(
+    family: Family, where: str, fields: Mapping[str, Any],
+    names: Collection[str], most: float = math.inf
+) -> config_lib.Decoder:
+  """The model of ours that a `config.json` describes.
+
+  Args:
+    family: What it is of.
+    where: For people.
+    fields: The `config.json`.
+    names: Of the checkpoint's tensors.
+    most: How many layers there may be.
+
+  Raises:
+    errors.UserError: With the field that no model of ours has.
+  """
+  asked = fields_lib.Fields(where, fields, names, most)
+  model = family.model(asked, fields["model_type"])
+  asked.finish()
+  return model
+
+
+def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
+  """A `config.json` for a model of ours.
+
+  Raises:
+    errors.UserError: With every field that the family has no place for.
+  """
+  if type(model) is not family.kind:
+    raise errors.UserError(
+        f"{family.name} is a {family.kind.__name__}, and the model a"
+        f" {type(model).__name__}.")
+  fields = family.config(model)
+  fields["architectures"] = [family.types[fields["model_type"]]]
+  names = {source for line in lines(family, model).lines for source in line.sources}
+  back = decoder_config.explicit(read(family, family.name, fields, names))
+  own = decoder_config.explicit(model)
+  names = {field.name for field in dataclasses.fields(own)} - _OURS
+  both = {name: (getattr(own, name), getattr(back, name)) for name in sorted(names)}
+  differ = [f"model.{name} is {ours!r}, and it has {theirs!r}"
+            for name, (ours, theirs) in both.items() if ours != theirs]
+  if differ:
+    raise errors.UserError(
+        f"{family.name} cannot hold this model: {'; '.join(differ)}.")
+  return fields | {"dtype": "float32", "use_cache": True}
+
+
+def lines(
+    family: Family, model: config_lib.Decoder, names: Collection[str] = ()
+) -> mapped.Map:
+  """Where leaves lie in a checkpoint of these names; (): in one that we write."""
+  prefix = next((p for p in family.prefixes if p + family.anchor in names),
+                family.prefixes[0])
+  again = ("lm_head.weight", "embed_out.weight") if model.tied else ()  # Tied.
+  unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
+  return mapped.Map(lines=tuple(family.lines(decoder_config.explicit(model), prefix)),
+                    unused=(*again, *unused, *family.others))
+
+
+def specs_before(
+    how: mapped.Map, specs: Mapping[str, tree.Spec],
+    dtypes: Mapping[str, np.dtype]) -> dict[str, tree.Spec]:
+  """Specs of the checkpoint that a map reads leaves of ours from.
+
+  Args:
+    how: Its map.
+    specs: Our leaves.
+    dtypes: By our names: in what they are stored; others as they are.
+  """
+  found = {}
+  for name, spec in specs.items():
+    index, match = tree.match([line.target for line in how.lines], name)
+    line = how.lines[index]
+    source, = (match.expand(template) for template in line.sources)
+    found[source] = tree.Spec(
+        shape=_before(line.layout, spec.shape), dtype=dtypes.get(name, spec.dtype),
+        axes=(), reads=())
+  return found
+
+
+def linear(
+    target: str, source: str, biased: bool, heads: tuple[int, ...] = (),
+    mixed: tuple[int, ...] = ()) -> list[mapped.Line]:
+  """Lines of a PyTorch `Linear`, whose weight is [outputs, inputs].
+
+  Args:
+    target: Ours, without /kernel.
+    source: Theirs, without .weight.
+    biased: Whether it has a bias.
+    heads: What the outputs are, if several dimensions.
+    mixed: What the inputs are, if several.
+  """
+  parts = (layouts.Transpose(perm=(1, 0)),)
+  parts += (layouts.Unflatten(dim=1, shape=heads),) if heads else ()
+  parts += (layouts.Unflatten(dim=0, shape=mixed),) if mixed else ()
+  bias = layouts.Unflatten(dim=0, shape=heads) if heads else layouts.COPY
+  return [mapped.Line(target=f"{target}/kernel", source=f"{source}.weight",
+                      layout=layouts.Chain(parts=parts))] + [
+      mapped.Line(target=f"{target}/bias", source=f"{source}.bias", layout=bias)
+  ] * biased
+
+
+def norm(target: str, source: str, biased: bool) -> list[mapped.Line]:
+  """Lines of a norm."""
+  return [mapped.Line(target=f"{target}/scale", source=f"{source}.weight")] + [
+      mapped.Line(target=f"{target}/bias", source=f"{source}.bias")] * biased
+
+
+def head(model: config_lib.Decoder, source: str) -> list[mapped.Line]:
+  """The output's line, if it is not tied."""
+  return [] if model.tied else linear("head", source, False)
+
+
+def tokenizer_beside(raw: raw_lib.Raw, model: config_lib.Decoder) -> _Tokenizer:
+  """The tokenizer in the files that most of them have."""
+  found = [path for name in _TEXTS if (path := maps.beside(raw, name))]
+  if not found:
+    return None
+  tokenizer = tokenizers.load(found[0].parent)
+  if tokenizer.size > model.vocab_size:
+    raise errors.UserError(
+        f"{found[0]}: it has {tokenizer.size} tokens, and the model"
+        f" {model.vocab_size}.")
+  return tokenizer, ()
+
+
+def type_of(raw: raw_lib.Raw) -> str:
+  """The `model_type` of its `config.json`; empty where there is none."""
+  path = maps.beside(raw, "config.json")
+  return str(raw_lib.read_json(path).get("model_type")) if path else ""
+
+
+def _before(layout: layouts.Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape of what a layout of a family makes `shape` from."""
+  if isinstance(layout, layouts.Chain):
+    for part in reversed(layout.parts):
+      shape = _before(part, shape)
+    return shape
+  if isinstance(layout, layouts.Transpose):
+    return tuple(shape[layout.perm.index(dim)] for dim in range(len(shape)))
+  if isinstance(layout, layouts.Unflatten):
+    end = layout.dim + len(layout.shape)
+    return shape[:layout.dim] + (math.prod(layout.shape),) + shape[end:]
+  if isinstance(layout, layouts.Unstack):  # The last of its entries, in families.
+    return shape[:layout.dim] + (layout.index + 1,) + shape[layout.dim:]
+  assert isinstance(layout, layouts.Part) and isinstance(layout.parts, int)
+  dim = layout.dim
+  return shape[:dim] + (shape[dim] * layout.parts,) + shape[dim + 1:]

@@ -1,0 +1,207 @@
+"""The `config.json` of Hugging Face Transformers, field by field, in and out."""
+
+from collections.abc import Collection, Iterable, Mapping
+import math
+from typing import Any
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.maps import architecture
+
+# Fields that change nothing that a model computes, or training alone, or how texts
+# are drawn from it.
+_IDLE = frozenset((
+    "_name_or_path", "_num_labels", "activation_dropout", "architectures",
+    "attention_dropout", "attn_pdrop", "bad_words_ids", "bos_token_id",
+    "cache_implementation", "classif_dropout", "classifier_dropout",
+    "decoder_layerdrop", "do_sample", "dropout", "dropout_rate", "dtype",
+    "early_stopping", "embd_pdrop", "encoder_layerdrop", "eos_token_id",
+    "finetuning_task", "force_bos_token_to_be_generated", "forced_bos_token_id",
+    "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout", "id2label",
+    "init_std", "initializer_factor", "initializer_range", "is_decoder", "label2id",
+    "layerdrop", "length_penalty", "max_length", "min_length", "model_type", "n_ctx",
+    "no_repeat_ngram_size", "num_beams", "output_past", "pad_token_id", "prefix",
+    "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "resid_pdrop",
+    "return_dict", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version",
+    "unk_token_id", "use_cache"))
+_ACTIVATIONS = {
+    "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu",
+    "gelu": "gelu_exact", "relu": "relu", "silu": "silu", "swish": "silu"}
+_GATES = {
+    "silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu",
+    "gelu_new": "geglu", "gelu": "geglu_exact"}
+_NAMES = {
+    "gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu",
+    "swiglu": "silu", "geglu": "gelu_pytorch_tanh", "geglu_exact": "gelu"}
+_ROPE = {  # Keys of each type, by our names for it.
+    "default": (), "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor",
+               "original_max_position_embeddings"),
+    "yarn": ("factor", "beta_slow", "beta_fast", "original_max_position_embeddings",
+             "attention_factor", "mscale", "mscale_all_dim", "truncate")}
+_REQUIRED = object()
+
+
+class Fields:
+  """A `config.json`; every field is asked for, or known to be idle, or refused."""
+
+  def __init__(
+      self, where: str, fields: Mapping[str, Any], names: Collection[str],
+      most: float = math.inf):
+    """`names`: of the checkpoint's tensors; `most`: how many layers there may be."""
+    self._where, self._fields, self._names, self._most = where, fields, names, most
+    self._asked = set(_IDLE)
+
+  def get(self, name: str, default: Any = _REQUIRED) -> Any:
+    """A field's value.
+
+    Raises:
+      errors.UserError: If there is neither one nor a default.
+    """
+    self._asked.add(name)
+    if name not in self._fields and default is _REQUIRED:
+      raise errors.UserError(f"{self._where}: it has no {name}.")
+    return self._fields.get(name, default)
+
+  def layers(self, name: str, default: int | None = None) -> int:
+    """How many layers there are: no more than tensors, whatever a field says.
+
+    Raises:
+      errors.UserError: If there are more.
+    """
+    value = self.get(name) if default is None else self.get(name, None) or default
+    if type(value) is not int or not 0 < value <= self._most:
+      raise errors.UserError(
+          f"{self._where}: {name} is {value!r:.60}, and the checkpoint has"
+          f" {self._most} tensors.")
+    return value
+
+  def stored(self, name: str) -> bool:
+    """Whether the checkpoint has a tensor that it may lack."""
+    return name in self._names
+
+  def choose(self, name: str, default: Any, choices: Mapping[Any, Any]) -> Any:
+    """What a field's value stands for.
+
+    Raises:
+      errors.UserError: If for nothing of ours.
+    """
+    value = self.get(name, default)
+    architecture.require(self._where, {name: value}, {name: choices.keys()})
+    return choices[value]
+
+  def activation(self, name: str, default: str, gated: bool = False) -> str:
+    """Ours of an activation's name."""
+    return self.choose(name, default, _GATES if gated else _ACTIVATIONS)
+
+  def check(self, **wanted: Any) -> None:
+    """Refuses fields of another value; one that is missing has it."""
+    self._asked.update(wanted)
+    architecture.require(self._where, self._fields, {
+        name: values if isinstance(values, tuple) else (values,)
+        for name, values in wanted.items()})
+
+  def rope(
+      self, head_dim: int, base: float = 1e4, share: float | None = None, kind: str = ""
+  ) -> dict[str, Any]:
+    """Fields of ours for rotary positions.
+
+    Args:
+      head_dim: K.
+      base: Where `rope_parameters` says none.
+      share: Of the features that turn, the same. None: all do, always.
+      kind: Of layers, where kinds differ: `full_attention` or `sliding_attention`.
+
+    Raises:
+      errors.UserError: If features turn as none here.
+    """
+    own = self.get("rope_parameters", None) or {}
+    older = self.get("rope_scaling", None) or {}
+    found = dict(own or older)
+    if kind and (own or kind == "sliding_attention"):  # Older ones scale one kind.
+      found = dict(own.get(kind) or {})
+      self._refuse(own.keys() - {"full_attention", "sliding_attention"}, "")
+    scaling = found.pop("rope_type", found.pop("type", "default"))
+    found.pop("type", None)
+    base = found.pop("rope_theta", None) or base
+    turns = found.pop("partial_rotary_factor", 1.0 if share is None else share)
+    architecture.require(self._where, {"rope_type": scaling}, {"rope_type": tuple(_ROPE)})
+    if share is None:
+      architecture.require(self._where, {"partial_rotary_factor": turns},
+                   {"partial_rotary_factor": (1.0, None)})
+    self._refuse(found.keys() - set(_ROPE[scaling]), f" with rope_type={scaling!r}")
+    return {"position": "rotary", "rotary_base": float(base),
+            "rotary_dim": int(head_dim * (turns or 1.0)),
+            **self._scaling(scaling, found)}
+
+  def _refuse(self, unknown, when):
+    if unknown:
+      raise errors.UserError(
+          f"{self._where}: rope_parameters.{min(unknown)} is not known here{when}.")
+
+  def _scaling(self, kind, found):
+    if kind == "default":
+      return {}
+    fields = {"rotary_scaling": kind, "rotary_factor": float(found["factor"])}
+    if kind == "linear":
+      return fields
+    length = found.get("original_max_position_embeddings")
+    fields["rotary_length"] = length or self.get("max_position_embeddings")
+    if kind == "llama3":
+      ramp = found["low_freq_factor"], found["high_freq_factor"]
+      return fields | {"rotary_ramp": tuple(map(float, ramp))}
+    architecture.require(self._where, found, {"truncate": (True,)})
+    ramp = found.get("beta_slow") or 1, found.get("beta_fast") or 32
+    return fields | {"rotary_ramp": tuple(map(float, ramp)),
+                     "rotary_magnitude": _yarn_magnitude(found)}
+
+  def finish(self) -> None:
+    """Refuses every field that nobody has asked for and that asks for something."""
+    architecture.refuse_unknown(self._where, self._fields, self._asked)
+
+
+def rope(model: config_lib.Decoder) -> dict[str, Any]:
+  """`rope_parameters` of layers that see all."""
+  head_dim = model.head_dim or model.width // model.num_heads
+  fields = {"rope_type": model.rotary_scaling, "rope_theta": model.rotary_base}
+  if model.rotary_scaling == "none":
+    fields["rope_type"] = "default"
+  else:
+    fields["factor"] = model.rotary_factor
+  if model.rotary_dim not in (0, head_dim):
+    fields["partial_rotary_factor"] = model.rotary_dim / head_dim
+  ramps = {"llama3": ("low_freq_factor", "high_freq_factor"),
+           "yarn": ("beta_slow", "beta_fast")}
+  if ramp := ramps.get(model.rotary_scaling):
+    fields |= dict(zip(ramp, model.rotary_ramp))
+    fields["original_max_position_embeddings"] = model.rotary_length
+  if model.rotary_scaling == "yarn":
+    fields["attention_factor"] = model.rotary_magnitude
+  return fields
+
+
+def activation(ours: str) -> str:
+  """Their name of an activation of ours, plain or gated."""
+  return _NAMES[ours]
+
+
+def windows(types: Iterable[str], window: int | None) -> tuple[int, ...]:
+  """Windows of layers by their `layer_types`."""
+  sizes = {"full_attention": 0, "sliding_attention": window or 0}
+  found = []
+  for kind in types:
+    architecture.require("config.json", {"layer_types": kind}, {"layer_types": sizes.keys()})
+    found.append(sizes[kind])
+  return tuple(found) if any(found) else ()
+
+
+def _yarn_magnitude(found: Mapping[str, Any]) -> float:
+  """Factor on the features that turn (Peng et al., 2023, equation 22)."""
+  given = found.get("attention_factor")
+  if given is not None:
+    return float(given)
+  of = lambda m: 0.1 * m * math.log(max(found["factor"], 1)) + 1
+  both = found.get("mscale"), found.get("mscale_all_dim")
+  return of(both[0]) / of(both[1]) if all(both) else of(1)

@@ -1,0 +1,127 @@
+"""Where Keras keeps the weights of a recurrent layer, and in which order.
+
+Axes: D inputs, U units, G gates. A kernel is [D, G U], gates one after the other: i,
+f, c, o of an LSTM, as here; z, r, h of a GRU, where ours are r, z, n. cuDNN's form,
+which CuDNNLSTM and CuDNNGRU save, lays the numbers of each gate's [D, U] out as [U, D]
+and transposes its [U, U]; its bias is doubled.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import re
+
+from transfer_gen import config as config_lib
+from transfer_gen.maps import layouts
+from transfer_gen.maps import mapped
+
+_ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
+_COUNTER = re.compile(r"_\d+$")  # Of a name that was taken in the graph.
+Inputs = Sequence[tuple[str, int]]  # Ends of kernels' names here, and features.
+
+
+def lines(
+    target: str, names: Mapping[str, str], model: config_lib.Recurrent, units: int,
+    inputs: Inputs, cudnn: bool = False, turned: bool = False,
+) -> list[mapped.Line]:
+  """Lines for one cell of ours.
+
+  Args:
+    target: Its name, e.g. `layer_0/cell`.
+    names: The checkpoint's `kernel`, `recurrent_kernel` and, if any, `bias`.
+    model: The model that it is of.
+    units: U.
+    inputs: What it reads, in the order in which Keras concatenates it.
+    cudnn: Whether the weights are in cuDNN's form.
+    turned: Whether its units are those of two ways, one after the other there and
+      in turn here.
+  """
+  gates = len(_ORDER[model.cell])
+  split = layouts.Unflatten(dim=1, shape=(gates, units))
+  sizes = tuple(size for _, size in inputs)
+  total = sum(sizes)
+  turn = lambda *dims: [layouts.Interleave(dim=d) for d in dims] if turned else []
+  relaid, transposed = [], []
+  if cudnn:
+    relaid = [
+        layouts.Transpose(perm=(1, 0, 2)), layouts.Flatten(dim=1),
+        layouts.Unflatten(dim=1, shape=(units, total)),
+        layouts.Transpose(perm=(2, 0, 1))]
+    transposed = [layouts.Transpose(perm=(2, 1, 0))]
+  found = [
+      _line(f"{target}/input_kernel{end}", names["kernel"],
+            [split, *relaid, *_gates(model, 1), *part(sizes, i), *turn(2)])
+      for i, (end, _) in enumerate(inputs)]
+  found.append(_line(
+      f"{target}/recurrent_kernel", names["recurrent_kernel"],
+      [split, *transposed, *_gates(model, 1), *turn(0, 2)]))
+  return found + _biases(target, names, model, units, cudnn, turn(1))
+
+
+def part(sizes: Sequence[int], index: int) -> list[layouts.Layout]:
+  """One input's rows of a kernel that reads several, one after the other."""
+  sizes = tuple(sizes)
+  return [layouts.Part(dim=0, parts=sizes, index=index)] if len(sizes) > 1 else []
+
+
+def affine(
+    target: str, names: Mapping[str, str], inputs: Inputs, turned: bool = False
+) -> list[mapped.Line]:
+  """Lines for a Dense layer; the arguments are those of `lines`."""
+  sizes = [size for _, size in inputs]
+  turn = [layouts.Interleave(dim=0)] if turned else []
+  found = [_line(f"{target}/kernel{end}", names["kernel"], [*part(sizes, i), *turn])
+           for i, (end, _) in enumerate(inputs)]
+  if "bias" in names:
+    found.append(_line(f"{target}/bias", names["bias"], []))
+  return found
+
+
+def average(target: str, source: str, inputs: Inputs) -> list[mapped.Line]:
+  """Lines for the scores of an average: a column [D, 1] over all that it reads."""
+  sizes = [size for _, size in inputs]
+  return [_line(f"{target}/kernel{end}", source,
+                [*part(sizes, i), layouts.Unstack(dim=1, index=0)])
+          for i, (end, _) in enumerate(inputs)]
+
+
+def weights(names: Iterable[str], layer: str, way: str = "") -> dict[str, str]:
+  """Names of a layer's weights by what they are, in Keras 2's form.
+
+  Args:
+    names: All in the checkpoint, e.g. `lstm/kernel`, `both/forward_lstm/cell/bias`.
+    layer: The layer.
+    way: Of a Bidirectional layer: `forward` or `backward`.
+  """
+  found = {}
+  for name in names:
+    first, *rest = name.split("/")
+    if first == layer and rest and rest[0].startswith(way):
+      found[_COUNTER.sub("", rest[-1])] = name
+  return found
+
+
+def _biases(target, names, model, units, cudnn, turn) -> list[mapped.Line]:
+  if "bias" not in names:
+    return []
+  gates = len(_ORDER[model.cell])
+  twice = model.recurrent_bias or (model.cell == "gru" and model.reset_after)
+  found = []
+  for index, ours in enumerate(("bias", "recurrent_bias")[:1 + twice]):
+    split = [layouts.Unflatten(dim=0, shape=(gates, units))]
+    if twice and cudnn:
+      split = [layouts.Part(dim=0, parts=2, index=index), *split]
+    elif twice:
+      split = [layouts.Unstack(index=index), *split]
+    found.append(_line(
+        f"{target}/{ours}", names["bias"], [*split, *_gates(model, 0), *turn]))
+  return found
+
+
+def _gates(model, dim) -> list[layouts.Layout]:
+  index = _ORDER[model.cell]
+  return [] if index == tuple(range(len(index))) else [
+      layouts.Permute(dim=dim, index=index)]
+
+
+def _line(target: str, source: str, parts: Sequence[layouts.Layout]) -> mapped.Line:
+  return mapped.Line(target=re.escape(target), source=source.replace("\\", r"\\"),
+                     layout=layouts.Chain(parts=tuple(parts)))

@@ -1,0 +1,229 @@
+"""A Keras model's own config: its layers, what they ask for, where weights lie.
+
+The config is in the file, or lies beside weights alone as `config.json` (what
+`model.to_json()` gives).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import re
+from typing import Any
+
+from transfer_gen import errors
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import keras_cells
+
+CELLS = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm", "CuDNNGRU": "gru",
+         "CuDNNLSTM": "lstm"}
+_NUMBERED = re.compile(r"(.*/)?layers/.*/vars/\d+")
+# Acts in training alone, or says how and not what is computed.
+_SILENT = {
+    "name", "trainable", "dtype", "dropout", "recurrent_dropout", "seed", "rate",
+    "noise_shape", "unroll", "implementation", "stateful", "zero_output_for_mask",
+    "unit_forget_bias", "batch_shape", "batch_input_shape", "input_shape",
+    "input_length", "sparse", "ragged", "optional", "return_sequences",
+    "return_state"} | {f"{of}_{what}" for of in (
+        "kernel", "recurrent", "bias", "embeddings", "activity")
+        for what in ("initializer", "regularizer", "constraint")}
+_READ = {
+    "Embedding": {"input_dim", "output_dim"},
+    "Dense": {"units", "activation", "use_bias"},
+    "Activation": {"activation"},
+    "Concatenate": {"axis"},
+    **dict.fromkeys(CELLS, {
+        "units", "activation", "recurrent_activation", "use_bias", "reset_after"}),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+  """One layer of a Keras model.
+
+  Attributes:
+    name: Its name in the model.
+    kind: Class of what it computes, inside of a wrapper.
+    fields: That one's config.
+    wrapper: `Bidirectional`, `TimeDistributed` or "".
+    place: Its group in a file of numbered weights, e.g. `lstm_1`.
+    inputs: (layer, output) that it reads; of a Sequential the one before.
+  """
+  name: str
+  kind: str
+  fields: Mapping[str, Any]
+  wrapper: str
+  place: str
+  inputs: tuple[tuple[str, int], ...]
+
+  def __str__(self) -> str:
+    return f"layer {self.name} ({self.kind})"
+
+
+def config(raw: raw_lib.Raw) -> Mapping[str, Any] | None:
+  """The model's config; None where there is none."""
+  if "model_config" in raw.facts:
+    return raw.facts["model_config"]
+  path = architecture.beside(raw, "config.json")
+  found = {} if path is None else raw_lib.read_json(path)
+  return found if "class_name" in found else None
+
+
+def layers(raw: raw_lib.Raw) -> list[Layer]:
+  """All layers of a Sequential or functional model, in the config's order.
+
+  Raises:
+    errors.UserError: If one asks for what no map of Keras models knows.
+  """
+  whole = config(raw)
+  entries, found, count = whole["config"], [], {}
+  if isinstance(entries, Mapping):
+    entries = entries["layers"]
+  for entry in entries:
+    layer = _layer(entry, count)
+    if whole["class_name"] == "Sequential" and found:
+      layer = dataclasses.replace(layer, inputs=((found[-1].name, 0),))
+    _check(raw, layer)
+    found.append(layer)
+  return found
+
+
+def weights(
+    raw: raw_lib.Raw, layer: Layer, way: str = "") -> dict[str, str]:
+  """Names of a layer's weights in the checkpoint, by what they are.
+
+  Args:
+    raw: The checkpoint.
+    layer: The layer.
+    way: Of a Bidirectional layer: `forward` or `backward`.
+  """
+  if not any(_NUMBERED.fullmatch(name) for name in raw.specs):
+    return keras_cells.weights(raw.specs, layer.name, way)
+  names = ("embeddings",) if layer.kind == "Embedding" else (
+      "kernel", "recurrent_kernel", "bias") if layer.kind in CELLS else (
+          "kernel", "bias")
+  parts = ["layers", layer.place, *(["layer"] if layer.wrapper == "TimeDistributed"
+                                    else [f"{way}_layer"] if way else []),
+           *(["cell"] if layer.kind in CELLS else []), "vars"]
+  if not layer.fields.get("use_bias", True):
+    names = names[:-1]
+  return {name: "/".join([*parts, str(i)]) for i, name in enumerate(names)}
+
+
+def cell_fields(raw: raw_lib.Raw, cells: Sequence[Layer]) -> dict[str, Any]:
+  """Fields of `config.Recurrent` that a stack of recurrent layers asks for.
+
+  Raises:
+    errors.UserError: If they differ among the layers, or one is unknown.
+  """
+  kinds = [{
+      "cell": CELLS[cell.kind], "gate": _gate(raw, cell),
+      "bias": cell.fields.get("use_bias", True),
+      "reset_after": cell.kind != "GRU" or cell.fields.get("reset_after", False),
+      "recurrent_bias": cell.kind == "CuDNNLSTM"} for cell in cells]
+  for cell, fields in zip(cells, kinds):
+    if fields != kinds[0]:
+      told = ", ".join(f"{name} {kinds[0][name]!r} and {value!r}"
+                       for name, value in fields.items() if value != kinds[0][name])
+      raise errors.UserError(
+          f"{raw.path}: {cells[0]} and {cell} differ: {told}; a model here has one.")
+  units = tuple(cell.fields["units"] for cell in cells)
+  return kinds[0] | {
+      "num_layers": len(cells), "hidden_width": units[0], "forget_bias": 0.0,
+      "hidden_widths": units if len(set(units)) > 1 else ()}
+
+
+def shape(layers_: Sequence[Layer], name: str) -> tuple[int | None, ...]:
+  """The shape of an input, [length, ...], without the batch."""
+  layer = next(layer for layer in layers_ if layer.name == name)
+  for field in ("batch_shape", "batch_input_shape"):
+    if layer.fields.get(field):
+      return tuple(layer.fields[field][1:])
+  return (layer.fields.get("input_length"),)
+
+
+def logits(raw: raw_lib.Raw, layer: Layer, activation: str | None = None) -> None:
+  """Checks that a Dense layer ends in logits, or in their softmax.
+
+  Raises:
+    errors.UserError: If it does not.
+  """
+  found = activation or layer.fields.get("activation", "linear")
+  architecture.require(f"{raw.path}: {layer}", {"activation": found},
+               {"activation": ("softmax", "linear")})
+
+
+def is_float32(dtype: Any) -> bool:
+  """Whether a layer computes in float32."""
+  name = dtype.get("config", {}).get("name") if isinstance(dtype, Mapping) else dtype
+  return name in (None, "float32")
+
+
+def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
+  """Reads one entry; `count` has how many of each class came before."""
+  kind, fields, wrapper = entry["class_name"], entry["config"], ""
+  name = entry.get("name") or fields["name"]
+  snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+  place = f"{snake}_{count[snake]}" if snake in count else snake
+  count[snake] = count.get(snake, 0) + 1
+  if kind in ("Bidirectional", "TimeDistributed"):
+    wrapper, outer = kind, fields
+    kind, fields = outer["layer"]["class_name"], outer["layer"]["config"]
+    fields = {**fields, **{name: outer[name] for name in (
+        "merge_mode", "batch_input_shape") if name in outer}}
+    backward = outer.get("backward_layer", {}).get("config", {})
+    if any(backward.get(name, fields.get(name)) != fields.get(name)
+           for name in _READ.get(kind, ())):
+      raise errors.UserError(f"layer {name}: backward_layer is another one than layer.")
+  nodes = entry.get("inbound_nodes", [])
+  if len(nodes) > 1:
+    raise errors.UserError(f"layer {name} is used {len(nodes)} times.")
+  return Layer(name=name, kind=kind, fields=fields, wrapper=wrapper, place=place,
+               inputs=tuple(_tensors(nodes)))
+
+
+def _tensors(node: Any) -> Iterator[tuple[str, int]]:
+  """(layer, output) of each tensor that a call took, in Keras 2's or 3's form."""
+  if isinstance(node, Mapping):
+    history = node.get("config", {}).get("keras_history") if (
+        node.get("class_name") == "__keras_tensor__") else None
+    if history:
+      yield history[0], history[2]
+      return
+    for value in node.values():
+      yield from _tensors(value)
+  elif isinstance(node, (list, tuple)):
+    if (len(node) in (3, 4) and isinstance(node[0], str)
+        and all(type(n) is int for n in node[1:3])):
+      yield node[0], node[2]
+      node = node[3:]
+    for value in node:
+      yield from _tensors(value)
+
+
+def _check(raw: raw_lib.Raw, layer: Layer) -> None:
+  where = f"{raw.path}: {layer}"
+  architecture.require(where, layer.fields, {
+      "merge_mode": ("concat",), "mask_zero": (False,), "go_backwards": (False,),
+      "time_major": (False,), "axis": (-1, 1)} | ({"activation": ("tanh",)}
+                                 if layer.kind in CELLS else {}))
+  if not is_float32(layer.fields.get("dtype")) and layer.kind != "InputLayer":
+    raise errors.UserError(f"{where}: dtype is {layer.fields['dtype']!r}, and only"
+                           " 'float32' is known here.")
+  architecture.refuse_unknown(where, layer.fields, _known(layer.kind))
+
+
+@functools.cache
+def _known(kind: str) -> frozenset[str]:
+  return frozenset(_SILENT | _READ.get(kind, set()) | {"merge_mode"})
+
+
+def _gate(raw: raw_lib.Raw, cell: Layer) -> str:
+  """What it computes by `recurrent_activation`, whose meaning has changed."""
+  name = cell.fields.get("recurrent_activation", "sigmoid")
+  architecture.require(f"{raw.path}: {cell}", {"recurrent_activation": name}, {
+      "recurrent_activation": ("sigmoid", "hard_sigmoid")})
+  if name == "sigmoid":
+    return name
+  # Keras 3 has dropped `implementation`.
+  return "hard_sigmoid" if "implementation" in cell.fields else "hard_sigmoid_3"

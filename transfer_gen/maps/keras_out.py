@@ -1,0 +1,234 @@
+"""The Keras 3 model that computes what a recurrent model of ours does.
+
+Its config and the shapes of its weights, as Keras would save them; where they come
+from, the maps that read such files say.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import keras_seq2seq
+from transfer_gen.maps import keras_stack
+from transfer_gen.models import cells
+
+_CLASSES = {"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
+_PLACES = {"rnn": "simple_rnn", "gru": "gru", "lstm": "lstm"}
+_Tensor = tuple[str, int]  # A layer, and which of its outputs.
+# What trains a model and not what it computes.
+_OURS = ("init", "dropout", "hidden_width", "hidden_widths")
+
+
+def contents(
+    path: epath.Path, model: config_lib.Recurrent
+) -> tuple[raw_lib.Raw, architecture.Architecture]:
+  """A checkpoint of Keras that is yet to be written: its config, names and shapes.
+
+  Args:
+    path: Where it will be.
+    model: What it must compute.
+
+  Returns:
+    The checkpoint, without arrays, and the map that reads it.
+
+  Raises:
+    errors.UserError: If no Keras model computes that; with the field that it lacks.
+  """
+  build = _Builder(model)
+  (build.pair if model.encoder else build.stack)()
+  known = keras_seq2seq.MAP if model.encoder else keras_stack.MAP
+  raw, wrong = planned(path, build.shapes, {"model_config": build.config()}, known,
+                       model, _unread(model))
+  if wrong:
+    raise errors.UserError(
+        f"No Keras model computes this one: {'; '.join(wrong)}. What is added while a"
+        " model runs is not folded into its weights.")
+  return raw, known
+
+
+def planned(
+    path: epath.Path, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, Any],
+    known: architecture.Architecture, model: config_lib.Recurrent, unread: Collection[str],
+) -> tuple[raw_lib.Raw, list[str]]:
+  """A Keras file that is yet to be written, and what it would compute otherwise.
+
+  Args:
+    path: Where it will be.
+    shapes: Of its weights, f32, by name.
+    facts: What it says beside them.
+    known: The map that will read it.
+    model: What it must compute.
+    unread: Fields of the model that may differ.
+
+  Returns:
+    The checkpoint, without arrays; and for each other field that the map would read
+    differently, a few words.
+  """
+  raw = raw_lib.Raw(path, "Keras file", {
+      name: raw_lib.Extent(path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
+      for name, shape in shapes.items()}, facts)
+  again, wrong = known.model(raw), []
+  for field in dataclasses.fields(model):
+    ours, theirs = getattr(model, field.name), getattr(again, field.name)
+    if ours != theirs and field.name not in unread:
+      wrong.append(f"model.{field.name} is {ours!r}, and theirs would be {theirs!r}")
+  return raw, wrong
+
+
+class _Builder:
+  """Collects layers and shapes of weights."""
+
+  def __init__(self, model: config_lib.Recurrent):
+    self.model = model
+    self.layers: list[dict[str, Any]] = []
+    self.shapes: dict[str, tuple[int, ...]] = {}
+    self.count: dict[str, int] = {}
+    self.outputs: dict[_Tensor, list[int | None]] = {}
+
+  def config(self) -> dict[str, Any]:
+    """As `model.to_json()` of Keras gives it."""
+    fields = {"name": "exported", "trainable": True, "layers": self.layers}
+    kind, module = "Sequential", "keras"
+    if self.model.encoder:
+      kind, module = "Functional", "keras.src.models.functional"
+      ends = [[name, 0, 0] for name in ("sources", "inputs")]
+      fields |= {"input_layers": ends, "output_layers": ["head", 0, 0]}
+    return {"module": module, "class_name": kind, "config": fields}
+
+  def stack(self) -> None:
+    """A language model."""
+    model = self.model
+    widths = model.hidden_widths or (model.hidden_width,) * model.num_layers
+    width = self.tokens("inputs", model.vocab_size, ())
+    for i, units in enumerate(widths):
+      self.cell(f"layer_{i}", width, units, (), both=model.bidirectional, more={
+          "return_sequences": i + 1 < len(widths) or not model.window})
+      width = units * (1 + model.bidirectional)
+    if model.dense_width:
+      self.dense("dense", width, model.dense_width, model.dense_activation, ())
+    self.dense("head", model.dense_width or width, model.vocab_size, "linear", ())
+
+  def pair(self) -> None:
+    """An encoder and a decoder."""
+    model, both = self.model, self.model.bidirectional
+    states = cells.KINDS[model.cell].states
+    width = self.tokens("sources", model.source_vocab_size or model.vocab_size, ())
+    read = ("sources_embed" if model.embed_width else "sources", 0)
+    self.cell("encoder", width, model.hidden_width // (1 + both), (read,), both=both,
+              more={"return_state": True})
+    start = [("encoder", 1 + i) for i in range(states)]
+    if both:
+      for i in range(states):
+        taken = (start[i], ("encoder", 1 + states + i))
+        self.add("Concatenate", f"state_{i}", {"axis": -1}, [taken])
+        start[i] = (f"state_{i}", 0)
+        self.outputs[start[i]] = [None, model.hidden_width]
+    width = self.tokens("inputs", model.vocab_size, ())
+    read = ("inputs_embed" if model.embed_width else "inputs", 0)
+    self.cell("decoder", width, model.hidden_width, (read,), state=start,
+              more={"return_sequences": True})
+    self.dense("head", model.hidden_width, model.vocab_size, "linear",
+               (("decoder", 0),))
+
+  def tokens(self, name: str, size: int, inputs: Sequence[_Tensor]) -> int:
+    """An input, and its embedding if there is one; the features that they give."""
+    width = self.model.embed_width
+    shape = [self.model.window or None, *([] if width else [size])]
+    dtype = "int32" if width else "float32"
+    fields = {"batch_shape": [None, *shape], "dtype": dtype}
+    self.add("InputLayer", name, fields, inputs)
+    self.outputs[name, 0] = [None, *shape]
+    if not width:
+      return size
+    self.outputs[f"{name}_embed", 0] = [None, *shape, width]
+    place = self.add("Embedding", f"{name}_embed",
+                     {"input_dim": size, "output_dim": width}, ((name, 0),))
+    self.shapes[f"{place}/vars/0"] = (size, width)
+    return width
+
+  def cell(
+      self, name: str, width: int, units: int, inputs: Sequence[_Tensor],
+      more: Mapping[str, Any], both: bool = False, state: Sequence[_Tensor] = (),
+  ) -> None:
+    """A recurrent layer."""
+    model = self.model
+    kind, gates = _CLASSES[model.cell], cells.KINDS[model.cell].gates
+    fields = {"name": name, "units": units, "use_bias": model.bias, **more}
+    if model.cell != "rnn":
+      hard = model.gate == "hard_sigmoid_3"
+      fields["recurrent_activation"] = "hard_sigmoid" if hard else "sigmoid"
+    if model.cell == "gru":
+      fields["reset_after"] = model.reset_after
+    ways = ("forward_layer/", "backward_layer/") if both else ("",)
+    self.outputs[name, 0] = [None, None, units]
+    for i in range(2 * cells.KINDS[model.cell].states):
+      self.outputs[name, 1 + i] = [None, units]
+    if both:
+      inner = {"module": "keras.layers", "class_name": kind,
+               "config": fields | {"name": f"{name}_way"}}
+      kind, fields = "Bidirectional", {"layer": inner, "merge_mode": "concat"}
+    place = self.add(kind, name, fields, inputs, state)
+    bias = (gates * units,)
+    if model.cell == "gru" and model.reset_after:
+      bias = (2, *bias)
+    for way in ways:
+      shapes = ((width, gates * units), (units, gates * units), bias)
+      for i, shape in enumerate(shapes[:2 + model.bias]):
+        self.shapes[f"{place}/{way}cell/vars/{i}"] = shape
+
+  def dense(
+      self, name: str, width: int, units: int, activation: str,
+      inputs: Sequence[_Tensor]) -> None:
+    """A Dense layer."""
+    place = self.add("Dense", name, {
+        "units": units, "activation": activation, "use_bias": self.model.bias}, inputs)
+    shapes = ((width, units), (units,))[:1 + self.model.bias]
+    self.shapes |= {f"{place}/vars/{i}": shape for i, shape in enumerate(shapes)}
+
+  def add(
+      self, kind: str, name: str, fields: Mapping[str, Any], inputs: Sequence[Any],
+      state: Sequence[_Tensor] = ()) -> str:
+    """Adds a layer; returns where its weights lie."""
+    entry = {"module": "keras.layers", "class_name": kind, "name": name,
+             "config": {"name": name, **fields}}
+    if self.model.encoder:
+      kwargs = {"initial_state": self.named(state)} if state else {}
+      entry["inbound_nodes"] = [
+          {"args": self.named(inputs), "kwargs": kwargs}] if inputs else []
+    self.layers.append(entry)
+    place = _PLACES.get({v: k for k, v in _CLASSES.items()}.get(kind), kind.lower())
+    number = self.count.get(place, 0)
+    self.count[place] = number + 1
+    return f"layers/{place}_{number}" if number else f"layers/{place}"
+
+  def named(self, tensors: Sequence[Any]) -> list[Any]:
+    """Outputs of layers as a Keras config has them; several in one argument nest."""
+    return [{"class_name": "__keras_tensor__", "config": {
+        "shape": self.outputs[t], "dtype": "float32", "keras_history": [t[0], 0, t[1]]}}
+            if isinstance(t[0], str) else self.named(t) for t in tensors]
+
+
+def _unread(model: config_lib.Recurrent) -> set[str]:
+  """Fields that say nothing of what this model computes, or that shapes tell."""
+  found = set(_OURS)
+  if not model.dense_width:
+    found.add("dense_activation")
+  if model.cell != "gru":
+    found.add("reset_after")
+  if model.cell != "lstm":
+    found.add("forget_bias")
+  if model.cell == "rnn":
+    found.add("gate")
+  if not model.source_vocab_size:
+    found.add("source_vocab_size")
+  if not model.window:
+    found.add("pad_token")
+  # How windows, sources and answers begin and end is up to a Keras model's caller.
+  return found | {"source_length", "source_marks", "start_token", "pad_token"}

@@ -1,0 +1,162 @@
+"""Keras: an encoder LSTM (or GRU) whose state begins a decoder's, and Dense.
+
+The character sequence-to-sequence model of the Keras examples: one-hot input, or an
+Embedding each; a Bidirectional encoder's states concatenated. That example fills
+sources on the right with the space character up to the longest of its data, which
+stands in no file: `source_length` and `pad_token` of the model are the user's to set,
+and so are the characters. Nothing marks a source's end, and answers begin with bos.
+"""
+
+import dataclasses
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import keras_cells
+from transfer_gen.maps import keras_config
+from transfer_gen.maps import mapped
+
+_IDLE = ("Dropout", "SpatialDropout1D")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pair:
+  """A model's layers by what they are; embeddings are None where tokens are one-hot."""
+  encoder: keras_config.Layer
+  decoder: keras_config.Layer
+  dense: keras_config.Layer
+  source_embedding: keras_config.Layer | None
+  embedding: keras_config.Layer | None
+  source_size: int
+  size: int
+
+  @property
+  def both(self) -> bool:
+    """Whether the encoder reads both ways."""
+    return self.encoder.wrapper == "Bidirectional"
+
+
+def _recognizes(raw: raw_lib.Raw) -> bool:
+  config = keras_config.config(raw)
+  if config is None or config["class_name"] == "Sequential":
+    return False
+  kinds = [layer["class_name"] for layer in config["config"]["layers"]]
+  return kinds.count("InputLayer") == 2
+
+
+def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
+  pair = _pair(raw)
+  keras_config.logits(raw, pair.dense)
+  fields = keras_config.cell_fields(raw, [pair.decoder])
+  theirs = keras_config.cell_fields(raw, [pair.encoder])
+  units = theirs.pop("hidden_width") * (1 + pair.both)
+  if theirs | {"hidden_width": units} != fields:
+    raise errors.UserError(
+        f"{raw.path}: {pair.encoder} and {pair.decoder} are of two kinds or widths.")
+  architecture.require(f"{raw.path}: {pair.dense}", pair.dense.fields,
+               {"units": (pair.size,), "use_bias": (fields["bias"],)})
+  widths = {embedding.fields["output_dim"] if embedding else 0
+            for embedding in (pair.source_embedding, pair.embedding)}
+  if len(widths) > 1:
+    raise errors.UserError(
+        f"{raw.path}: embeddings of {widths} features (output_dim); a model here has"
+        " one width.")
+  return config_lib.Recurrent(
+      vocab_size=pair.size, embed_width=widths.pop(), encoder=True,
+      source_vocab_size=pair.source_size, bidirectional=pair.both,
+      source_marks="none", **fields)
+
+
+def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
+  pair, lines = _pair(raw), []
+  for scope, embedding in (("encoder/", pair.source_embedding), ("", pair.embedding)):
+    if embedding:
+      lines.append(mapped.Line(
+          target=f"{scope}embed/embedding",
+          source=keras_config.weights(raw, embedding)["embeddings"]))
+  units = model.hidden_width // (1 + pair.both)
+  ways = {"cell": "forward", "backward": "backward"} if pair.both else {"cell": ""}
+  for target, way in ways.items():
+    lines += keras_cells.lines(
+        f"encoder/layer_0/{target}", keras_config.weights(raw, pair.encoder, way),
+        model, units, [("", model.embed_width or model.source_vocab_size)],
+        cudnn=pair.encoder.kind.startswith("CuDNN"))
+  lines += keras_cells.lines(
+      "layer_0/cell", keras_config.weights(raw, pair.decoder), model,
+      model.hidden_width, [("", model.embed_width or model.vocab_size)],
+      cudnn=pair.decoder.kind.startswith("CuDNN"), turned=pair.both)
+  lines += keras_cells.affine(
+      "head", keras_config.weights(raw, pair.dense), [("", model.hidden_width)],
+      turned=pair.both)
+  return mapped.Map(lines=tuple(lines))
+
+
+def _pair(raw: raw_lib.Raw) -> _Pair:
+  """A model's layers, found from the output back.
+
+  Raises:
+    errors.UserError: If the graph is another one.
+  """
+  layers = {layer.name: layer for layer in keras_config.layers(raw)}
+
+  def through(tensor):
+    """Past layers that act in training alone."""
+    name, output = tensor
+    while layers[name].kind in _IDLE:
+      name, output = layers[name].inputs[0]
+    return name, output
+
+  def tokens(tensor):
+    """An input, with the embedding between, if there is one."""
+    layer, embedding = layers[through(tensor)[0]], None
+    if layer.kind == "Embedding":
+      layer, embedding = layers[through(layer.inputs[0])[0]], layer
+    if layer.kind != "InputLayer":
+      raise errors.UserError(f"{raw.path}: {layer} is not known before a cell here.")
+    size = keras_config.shape([layer], layer.name)[-1]
+    return embedding, embedding.fields["input_dim"] if embedding else size
+
+  [dense] = [layer for layer in layers.values() if layer.kind == "Dense"] or [None]
+  decoder = dense and layers[through(dense.inputs[0])[0]]
+  if decoder is None or decoder.kind not in keras_config.CELLS or decoder.wrapper:
+    raise errors.UserError(f"{raw.path}: no Dense layer reads one recurrent layer.")
+  first, *states = decoder.inputs
+  encoder = _encoder(raw, layers, decoder, states)
+  known = {encoder.name, decoder.name, dense.name}
+  left = [layer for layer in layers.values() if layer.name not in known and layer.kind
+          not in (*_IDLE, "InputLayer", "Embedding", "Concatenate")]
+  if left:
+    raise errors.UserError(f"{raw.path}: {left[0]} is not known in a pair of an encoder"
+                           " and a decoder here.")
+  embedding, size = tokens(first)
+  source_embedding, source_size = tokens(encoder.inputs[0])
+  return _Pair(encoder=encoder, decoder=decoder, dense=dense, size=size,
+               source_size=source_size, embedding=embedding,
+               source_embedding=source_embedding)
+
+
+def _encoder(raw, layers, decoder, states) -> keras_config.Layer:
+  """The layer whose states begin the decoder's, and which are taken as they are."""
+  concatenated = bool(states) and layers[states[0][0]].kind == "Concatenate"
+  taken = [layers[name].inputs if concatenated else ((name, output),)
+           for name, output in states]
+  sources = {name for tensors in taken for name, _ in tensors}
+  encoder = layers.get(min(sources, default=""))
+  count = len(taken)
+  wanted = ([((n := min(sources), 1 + i), (n, 1 + count + i)) for i in range(count)]
+            if concatenated else [((min(sources, default=""), 1 + i),)
+                                  for i in range(count)])
+  if (encoder is None or encoder.kind not in keras_config.CELLS
+      or concatenated != (encoder.wrapper == "Bidirectional")
+      or [tuple(tensors) for tensors in taken] != wanted
+      or count != (2 if keras_config.CELLS[decoder.kind] == "lstm" else 1)):
+    raise errors.UserError(
+        f"{raw.path}: {decoder} does not begin with the states of one recurrent layer,"
+        " in their order, and nothing else is known here.")
+  return encoder
+
+
+MAP = architecture.Architecture(
+    name="keras_seq2seq", what="Keras encoder and decoder LSTMs or GRUs over pairs",
+    recognizes=_recognizes, model=_model, lines=_lines)

@@ -1,0 +1,312 @@
+"""A foreign checkpoint seen under our names and axes, and written back under its own.
+
+A map is lines from our names to its names, with layouts between; it ships for an
+architecture in `sources/maps/`, or a user writes one. It changes no size: that is
+what a plan's axis maps are for.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import re
+from typing import Any, Protocol
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.maps import layouts
+from transfer_gen.transfer import completeness
+from transfer_gen.transfer import fold
+from transfer_gen.transfer import plan as plan_lib
+
+_Specs = Mapping[str, tree.Spec]
+
+
+@plan_lib.axis_map
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+  r"""One line of a map. The first that matches a leaf owns it.
+
+  Attributes:
+    target: Regex for whole names of ours, e.g. `layer_(\d+)/attn/query/kernel`.
+    source: Its name there, with groups: `h.\1.attn.c_attn.weight`; several where the
+      layout takes several.
+    layout: How it becomes ours.
+  """
+  target: str
+  source: str | tuple[str, ...]
+  layout: layouts.Layout = layouts.COPY
+
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """Names of what it reads."""
+    return (self.source,) if isinstance(self.source, str) else tuple(self.source)
+
+
+@plan_lib.axis_map
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Map:
+  """Where the leaves of a model of ours lie in a foreign checkpoint.
+
+  Attributes:
+    lines: Every leaf of ours is owned by the first that matches.
+    unused: Regexes for leaves of the checkpoint that nothing of ours stands for, such
+      as masks that are saved with the weights; they may be missing.
+  """
+  lines: tuple[Line, ...]
+  unused: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """Where one leaf of ours lies.
+
+  Attributes:
+    name: The leaf.
+    spec: Its spec.
+    sources: Leaves of the checkpoint.
+    layout: How they become ours.
+  """
+  name: str
+  spec: tree.Spec
+  sources: tuple[str, ...]
+  layout: layouts.Layout
+
+  def __str__(self) -> str:
+    """The step from the checkpoint, for an audit."""
+    where = " + ".join(tree.fold(self.sources))
+    how = "" if self.layout == layouts.COPY else ", " + layouts.describe(self.layout)
+    return where + how
+
+
+class Raw(Protocol):
+  """A checkpoint under its own names; its specs have no axes."""
+  specs: _Specs
+
+  def read(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yields (name, array) for each name, in bounded batches."""
+
+
+class Mapped:
+  """A foreign checkpoint as a source: our names, our axes, its sizes.
+
+  Attributes:
+    specs: Spec of each leaf of ours.
+    rows: Where each lies, by name.
+    raw: The checkpoint.
+    constants: What its model computes beside its params.
+  """
+
+  def __init__(
+      self, raw: Raw, how: Map, specs: _Specs,
+      constants: Mapping[str, Any] | None = None):
+    """Relates names and checks shapes; reads no array.
+
+    Args:
+      raw: The checkpoint.
+      how: Its map.
+      specs: Of the model of ours that has the checkpoint's sizes.
+      constants: Of the same.
+
+    Raises:
+      errors.UserError: With every misfit, see `resolve`.
+    """
+    self.raw, self.specs = raw, dict(specs)
+    self.constants = dict(constants or {})
+    self.rows = {row.name: row for row in resolve(how, raw.specs, specs)}
+
+  def read(
+      self, names: Sequence[str],
+      shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  ) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, array) in our dtype, placed where `shardings` says.
+
+    Each leaf of the checkpoint is read once and kept while a leaf of ours that needs
+    it waits for another; those that share one come after each other.
+
+    Args:
+      names: Leaves of `specs`.
+      shardings: Where each lives. None: on the default device.
+    """
+    waiting = _by_source([self.rows[name] for name in names])
+    held, done = {}, set()
+    for source, value in self.raw.read(list(waiting)):
+      held[source] = np.asarray(value)
+      for row in waiting[source]:
+        if row.name not in done and all(s in held for s in row.sources):
+          done.add(row.name)
+          yield row.name, _placed(row, held, shardings and shardings[row.name])
+      for s in [s for s in held if all(row.name in done for row in waiting[s])]:
+        del held[s]
+
+
+def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
+  """Decides where each leaf of ours lies in a checkpoint.
+
+  Args:
+    how: The checkpoint's map.
+    raw: Its specs.
+    specs: Ours.
+
+  Returns:
+    One row a leaf, in the order of `specs`.
+
+  Raises:
+    errors.UserError: If a leaf has no line, its line reads what is not there or does
+      not fit; if a line owns no leaf; if a leaf of the checkpoint is neither read nor
+      listed in `unused`. All in one message.
+  """
+  patterns = [line.target for line in how.lines]
+  misfits = [f"{p!r} is no regular expression: {why}." for p, why in _mistyped(
+      [*patterns, *how.unused])]
+  if misfits:
+    raise _error(misfits)
+  owners = {name: found for name in specs if (found := tree.match(patterns, name))}
+  rows, causes = [], {}
+  for name, spec in specs.items():
+    try:
+      rows.append(_row(how, owners.get(name), raw, name, spec))
+    except errors.UserError as error:
+      causes.setdefault(str(error), []).append(name)
+  misfits = _folded((", ".join(tree.fold(names)), why) for why, names in causes.items())
+  misfits += [
+      f"line {i} ({line.target!r}) owns no leaf; "
+      + completeness.nearest(line.target, specs)
+      for i, line in enumerate(how.lines)
+      if i not in {index for index, _ in owners.values()}]
+  misfits += _unread(how, raw, rows, bool(causes))
+  if misfits:
+    raise _error(misfits)
+  return rows
+
+
+def export(
+    rows: Sequence[Row], raw: _Specs, params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """The same rows backwards: the checkpoint's leaves from ours.
+
+  Args:
+    rows: From `resolve`.
+    raw: Specs of the leaves that they read.
+    params: Our leaves.
+
+  Returns:
+    Every leaf of the checkpoint that a row reads, in its dtype.
+
+  Raises:
+    errors.UserError: If two leaves of ours disagree on an element, or none holds it.
+  """
+  by_source = _by_source(rows)
+  buffers = {s: np.zeros(raw[s].shape, raw[s].dtype) for s in by_source}
+  written = {s: np.zeros(raw[s].shape, bool) for s in by_source}
+  for row in rows:
+    try:
+      layouts.write(row.layout, np.asarray(params[row.name]),
+                    [buffers[s] for s in row.sources],
+                    [written[s] for s in row.sources])
+    except errors.UserError as error:
+      others = {r.name for s in row.sources for r in by_source[s]} - {row.name}
+      raise errors.UserError(
+          f"{row.name} does not go back to {row}: {error} Others that share it:"
+          f" {', '.join(tree.fold(sorted(others))) or 'none'}.") from error
+  missing = [(s, f"{int((~done).sum())} of {done.size} elements have no leaf here; it"
+              f" is read by {', '.join(tree.fold(r.name for r in by_source[s]))}.")
+             for s, done in written.items() if not done.all()]
+  if missing:
+    raise errors.UserError("The checkpoint would not be whole:\n  "
+                           + "\n  ".join(_folded(missing)))
+  return buffers
+
+
+def _by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
+  """Rows by the leaves that they read, so that rows of one leaf come together."""
+  found: dict[str, list[Row]] = {}
+  for row in rows:
+    for source in dict.fromkeys(row.sources):
+      found.setdefault(source, []).append(row)
+  return found
+
+
+def _placed(row: Row, held: Mapping[str, np.ndarray], sharding) -> jax.Array:
+  value = row.layout(*(held[s] for s in row.sources))
+  value = value.astype(row.spec.dtype, copy=False)
+  if sharding is None:
+    return jax.device_put(value)
+  return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
+
+
+def _row(
+    how: Map, owner: tuple[int, re.Match] | None, raw: _Specs, name: str,
+    spec: tree.Spec) -> Row:
+  if owner is None:
+    raise errors.UserError("no line of the map says where it lies. Add one.")
+  index, match = owner
+  line = how.lines[index]
+  try:
+    names = tuple(match.expand(template) for template in line.sources)
+  except (re.error, IndexError) as error:
+    raise errors.UserError(
+        f"line {index}: source {line.source!r} does not go with its target"
+        f" {line.target!r}: {error}.") from error
+  for template, source in zip(line.sources, names):
+    if source not in raw:
+      raise errors.UserError(_absent(index, template, source, raw))
+  told = f"line {index} from {' and '.join(tree.fold(names))}"
+  shape = layouts.shape(line.layout, *(raw[source].shape for source in names))
+  if shape != spec.shape:
+    raise errors.UserError(
+        f"{told} gives {shape}, and the model has ({', '.join(spec.axes)})"
+        f" {spec.shape}. Check the model's config, or the layout.")
+  for source in names:
+    if not _alike(raw[source].dtype, spec.dtype):
+      raise errors.UserError(
+          f"{told} gives {raw[source].dtype}, and the model has {spec.dtype}.")
+  return Row(name=name, spec=spec, sources=names, layout=line.layout)
+
+
+def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
+  """That a line reads what is not there: another number, or another name."""
+  others = [name for name in raw if len(tree.fold([name, source])) == 1]
+  if others:
+    return (f"line {index} reads {source}, and the checkpoint has"
+            f" {', '.join(tree.fold(others))} alone.")
+  return (f"line {index} reads {template}, which is not in the checkpoint;"
+          f" {completeness.nearest(template, raw)}")
+
+
+def _alike(*dtypes: np.dtype) -> bool:
+  """Whether a cast between the two means the same numbers."""
+  return len({jnp.issubdtype(dtype, np.floating) for dtype in dtypes}) == 1
+
+
+def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
+  """Leaves of the checkpoint that nobody reads; a misfit may be why, and is told."""
+  read = {source for row in rows for source in row.sources}
+  left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
+  if not left or misfits:
+    return []
+  folded = tree.fold(left)
+  more = f" and {len(folded) - 8} more" if folded[8:] else ""
+  return [f"{len(left)} leaves of the checkpoint are read by no line:"
+          f" {', '.join(folded[:8])}{more}. Add lines, or list them in `unused`."]
+
+
+def _folded(lines: Iterable[tuple[str, str]]) -> list[str]:
+  """Sentences on leaves, (names, sentence), folded where they differ in numbers."""
+  return [f"{names}: {why}" for _, (names, why) in fold.fold(list(lines), linked=2)]
+
+
+def _mistyped(patterns: Sequence[str]) -> Iterator[tuple[str, re.error]]:
+  for pattern in patterns:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      yield pattern, error
+
+
+def _error(misfits: Sequence[str]) -> errors.UserError:
+  noun = "misfit" if len(misfits) == 1 else "misfits"
+  return errors.UserError("\n  ".join(
+      [f"The map does not fit the checkpoint ({len(misfits)} {noun}):", *misfits]))

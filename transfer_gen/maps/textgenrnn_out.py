@@ -1,0 +1,96 @@
+"""The textgenrnn model that computes what a recurrent model of ours does.
+
+Its layers and the shapes of its weights, as Keras 2 saved them; where they come from,
+the map that reads such files says.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import keras_out
+from transfer_gen.maps import textgenrnn
+
+NAME = "textgenrnn"
+# What trains a model and not what it computes; what cells of another kind read.
+_UNREAD = ("init", "dropout", "dense_activation", "reset_after", "source_length",
+           "source_vocab_size", "start_token", "source_marks")
+
+
+def has(model: config_lib.Recurrent) -> bool:
+  """Whether a model is of a form that textgenrnn has and Keras 3's layers have not."""
+  return bool(model.window) and (model.attention or model.gate == "hard_sigmoid")
+
+
+def config(model: config_lib.Recurrent) -> dict[str, Any]:
+  """What lies beside the weights as `textgenrnn_config.json`."""
+  return {
+      "rnn_layers": model.num_layers, "rnn_size": model.hidden_width,
+      "rnn_bidirectional": model.bidirectional, "max_length": model.window,
+      "max_words": 10_000, "dim_embeddings": model.embed_width, "word_level": False,
+      "single_text": False, "name": NAME}
+
+
+def vocabulary(tokens: tuple[bytes, ...], roles: Mapping[str, int]) -> dict[str, int]:
+  """What lies there as `textgenrnn_vocab.json`; {} where it cannot say it.
+
+  Its Keras tokenizer counts: rows 1 to V - 1 have one entry each, characters and the
+  one token that begins and ends a text.
+  """
+  mark = roles.get("bos")
+  found = {token.decode(): i for i, token in enumerate(tokens) if token}
+  if mark is None or mark != roles.get("eos"):
+    return {}
+  found[textgenrnn.META] = mark
+  return found if set(found.values()) == set(range(1, len(tokens))) else {}
+
+
+def layers(model: config_lib.Recurrent) -> dict[str, dict[str, tuple[int, ...]]]:
+  """Shapes of weights by layer and name, in the order of the file."""
+  units, width, ways = model.hidden_width, model.embed_width, 1 + model.bidirectional
+  cells = [f"rnn_{i + 1}" for i in range(model.num_layers)] if model.attention else [
+      "rnn"] * model.num_layers
+  found = {"input": {}, "embedding": {"embeddings": (model.vocab_size, width)}}
+  total = width
+  for name in cells:
+    found[name] = {
+        f"{way}{leaf}": shape
+        for way in (("forward_lstm/", "backward_lstm/") if ways == 2 else ("",))
+        for leaf, shape in (
+            ("kernel", (width, 4 * units)), ("recurrent_kernel", (units, 4 * units)),
+            ("bias", (4 * units * (1 + model.recurrent_bias),)))}
+    width = units * ways
+    total += width
+  if model.attention:
+    found |= {"rnn_concat": {}, "attention": {"attention_W": (total, 1)}}
+  found["output"] = {"kernel": (total if model.attention else width, model.vocab_size),
+                     "bias": (model.vocab_size,)}
+  return found
+
+
+def contents(
+    path: epath.Path, model: config_lib.Recurrent
+) -> tuple[raw_lib.Raw, architecture.Architecture]:
+  """A file that is yet to be written, its config beside it: names and shapes.
+
+  Args:
+    path: Where it will be.
+    model: What it must compute.
+
+  Returns:
+    The checkpoint, without arrays, and the map that reads it.
+
+  Raises:
+    errors.UserError: If no textgenrnn computes that; with the field that it lacks.
+  """
+  shapes = {f"{layer}/{name}": shape for layer, found in layers(model).items()
+            for name, shape in found.items()}
+  raw, wrong = keras_out.planned(path, shapes, {}, textgenrnn.MAP, model, _UNREAD)
+  if wrong:
+    raise errors.UserError(f"No textgenrnn computes this one: {'; '.join(wrong)}.")
+  return raw, textgenrnn.MAP

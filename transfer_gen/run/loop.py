@@ -1,0 +1,281 @@
+"""Trains a run: starts it, or goes on where its workdir stopped."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import math
+import sys
+import time
+from typing import Any
+
+from etils import epath
+import jax
+from jax import numpy as jnp
+import numpy as np
+import tqdm
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.adapters import wrap
+from transfer_gen.distill import loss as distill
+from transfer_gen.models import registry
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import feed as feed_lib
+from transfer_gen.run import initial as start
+from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.train import moments
+from transfer_gen.train import objectives
+from transfer_gen.train import parallel
+from transfer_gen.train import score as evaluate
+from transfer_gen.train import step as step_lib
+from transfer_gen.transfer import plan as plan_lib
+
+
+class Diverged(errors.UserError):
+  """The loss is not finite any more."""
+
+
+@dataclasses.dataclass
+class Best:
+  """The best validation so far; travels in a checkpoint's facts."""
+  loss: float = math.inf
+  step: int = -1
+  stale: int = 0  # Validations since.
+
+
+def train(
+    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
+    stop: int | None = None,
+) -> dict[str, Any]:
+  """Trains to the end, and leaves in `workdir` what the README names.
+
+  Args:
+    run: The config.
+    workdir: Empty, new, or of this same run, which then goes on.
+    min_coverage: Share of the target's params that must come from a source.
+    stop: A step to stop at, with a checkpoint to go on from. None: the end.
+
+  Returns:
+    `step`, `best_step`, `best_validation_loss` and `seconds` of this call.
+
+  Raises:
+    errors.UserError: For bad input, a workdir of another run, or a loss that is
+      not finite (then `Diverged`).
+  """
+  start_time = time.time()
+  workdir = epath.Path(workdir)
+  setup = setup_lib.build(run, workdir)
+  run = setup.run  # With all that a strategy wrote.
+  runner = parallel.runner(
+      run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
+      nll_fn=distill.objective(
+          setup.teacher, setup.model,
+          run.model.dropout > 0 or wrap.drop(run.adapters), setup.first),
+      optimizer=setup.optimizer)
+  workdir_lib.claim(setup, workdir, min_coverage)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  last = checkpoints.last_step()
+  session = _Session(
+      setup=setup, runner=runner, checkpoints=checkpoints,
+      key=start.keys(run.seed)[0],
+      workdir=workdir, writer=workdir_lib.MetricsWriter(workdir, last or 0))
+  try:
+    if last is None:
+      print(f"{workdir}: {len(setup.rows)} leaves, audited in audit.txt", flush=True)
+      best = _loop(session, _start(session), Best(), stop)
+    else:
+      print(f"{workdir}: goes on from step {last}", flush=True)
+      best = _go_on(session, last, stop)
+    checkpoints.wait()
+    workdir_lib.write_report(workdir)
+  finally:
+    session.writer.close()
+    checkpoints.close()
+  return {"step": checkpoints.last_step(), "best_step": best.step,
+          "best_validation_loss": best.loss,
+          "seconds": round(time.time() - start_time, 1)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Session:
+  """What a training in progress works with."""
+  setup: setup_lib.Setup
+  runner: parallel.Runner
+  checkpoints: checkpoint.Checkpoints
+  writer: workdir_lib.MetricsWriter
+  workdir: epath.Path
+  key: jax.Array  # Of dropout.
+
+
+def _start(session: _Session) -> step_lib.TrainState:
+  setup, shardings = session.setup, session.runner.shardings
+  with _reading(setup) as progress:
+    params = start.params(setup, shardings, progress)
+  opt_state = moments.restore(
+      setup.rows, setup.optimizer, setup.sources,
+      setup.optimizer.extend({}, params, 0), shardings)
+  return step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
+
+
+@contextlib.contextmanager
+def _reading(setup: setup_lib.Setup) -> Iterator[Callable[[int], object]]:
+  """Shows how many bytes of the sources were read: a bar, or a line in a log."""
+  read = {(row.checkpoint, name): row.source_spec.nbytes
+          for row in setup.rows for name in row.sources}
+  began, total = time.perf_counter(), sum(read.values())
+  with tqdm.tqdm(
+      total=total, unit="B", unit_scale=True, desc="reading", leave=False,
+      disable=None if read and sys.stderr.isatty() else True) as bar:
+    yield bar.update
+  seconds = time.perf_counter() - began
+  if read:
+    print(f"{len(read)} source leaves read, {total / 2**20:.1f} MB in {seconds:.1f} s"
+          f" ({total / 2**20 / seconds:.0f} MB/s)", flush=True)
+
+
+def _go_on(session: _Session, step: int, stop: int | None) -> Best:
+  """Restores the checkpoint of `step` and trains from there to the end."""
+  setup, checkpoints = session.setup, session.checkpoints
+  facts = checkpoints.facts(step)
+  best = Best(**facts["best"])
+  if facts["finished"] or (stop is not None and step >= stop):
+    return best
+  shapes = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+            for name, spec in setup.specs.items()}
+  # The groups of the state before `step`: a group that starts there has no slots.
+  opt_state = jax.eval_shape(
+      lambda params: setup.optimizer.extend({}, params, max(step - 1, 0)), shapes)
+  params, opt_state = checkpoints.restore(
+      step, session.runner.abstract(shapes, setup.specs),
+      session.runner.abstract(opt_state, setup.specs))
+  return _loop(session, step_lib.TrainState(
+      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state), best,
+      stop, facts["data"])
+
+
+def _loop(
+    session: _Session, state: step_lib.TrainState, best: Best, stop: int | None,
+    position: dict[str, Any] | None = None,
+) -> Best:
+  setup, runner, checkpoints = session.setup, session.runner, session.checkpoints
+  run, optimizer, done = setup.run, setup.optimizer, int(state.step)
+  feed = feed_lib.of(setup, state.params, position, runner.put, session.workdir)
+  score = evaluate.evaluator(
+      objectives.next_token(setup.model, False, setup.first))
+  put = runner.put if run.parallel.mode == "jit" else jnp.asarray
+  ledger = _Ledger(session, done)
+  state = runner.place(state)
+  finished = False
+  while not finished and done != stop:
+    if done in optimizer.starts.values() and done:
+      state = runner.fetch(state)
+      state = runner.place(state.replace(
+          opt_state=optimizer.extend(state.opt_state, state.params, done)))
+    state, metrics = runner.step(
+        state, feed.put(next(feed.batches)), session.key)
+    done += 1
+    ledger.add(metrics)
+    last = done == run.train.steps
+    validates = last or done % run.train.eval_every == 0
+    saves = last or done == stop or done % run.train.checkpoint_every == 0
+    if validates or saves or done % run.train.log_every == 0:
+      ledger.settle(done)
+    if validates:
+      params = runner.fetch(state).params
+      scores = score(params, feed.data, "validation", run.train.batch_size,
+                     lambda b: jax.tree.map(put, b))
+      ledger.write(done, "validation", scores.metrics())
+      _judge(best, scores.metrics()["loss"], done)
+      if best.step == done:
+        checkpoints.save_best(done, params, _facts(setup))
+      ledger.restart()
+    finished = last or 0 < run.train.patience <= best.stale
+    if saves or finished:
+      fetched = runner.fetch(state)
+      checkpoints.save(done, fetched.params, fetched.opt_state, {
+          **_facts(setup), "data": feed.batches.get_state(),
+          "finished": finished, "best": dataclasses.asdict(best)})
+  ledger.close()
+  return best
+
+
+def _judge(best: Best, loss: float, step: int) -> None:
+  if loss < best.loss:
+    best.loss, best.step, best.stale = loss, step, 0
+  else:
+    best.stale += 1
+
+
+def _facts(setup) -> dict[str, Any]:
+  return {"axes": checkpoint.axes_facts(setup.specs),
+          "constants": registry.constants(setup.run.model),
+          "scales": wrap.scales(setup.run.adapters, setup.specs),
+          "plan": plan_lib.fingerprint(setup.plan)}
+
+
+class _Ledger:
+  """Metrics of the steps that were not told of yet, still on the device."""
+
+  def __init__(self, session: _Session, done: int):
+    self._writer, self._checkpoints = session.writer, session.checkpoints
+    self._pending = []
+    self.restart()
+    self._bar = tqdm.tqdm(
+        total=session.setup.run.train.steps, initial=done, unit="step",
+        dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
+
+  def add(self, metrics) -> None:
+    self._pending.append(metrics)
+    self._bar.update()
+
+  def settle(self, step: int) -> None:
+    """Fetches what is pending and writes its line.
+
+    Raises:
+      errors.UserError: If a loss is not finite.
+    """
+    fetched = jax.device_get(self._pending)
+    losses = [total / max(count, 1.0) for total, count in
+              (metrics["loss"] for metrics in fetched)]
+    for i, loss in enumerate(losses):
+      if not np.isfinite(loss):
+        self._stop(step - len(losses) + i + 1, float(loss))
+    seconds = time.perf_counter() - self._started
+    sums = {name: np.sum([m[name] for m in fetched], 0) for name in fetched[0]}
+    line = {name: float(total / max(count, 1)) for name, (total, count) in sums.items()}
+    line["tokens_per_second"] = float(sums["loss"][1]) / seconds
+    line["seconds"] = seconds
+    self.write(step, "train", line)
+    self._pending = []
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts the clock of the next line: validation is no training time."""
+    self._started = time.perf_counter()
+
+  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Writes a line to the records, and to the terminal or log."""
+    self._writer.write(step, split, metrics)
+    rate = metrics.get("tokens_per_second")
+    told = f"{split} loss {metrics['loss']:.4f}" + (
+        f" {rate:,.0f} tokens/s" if rate else "")
+    if self._bar.disable:
+      print(f"step {step}/{self._bar.total} {told}", flush=True)
+    elif split == "train":
+      self._bar.set_postfix_str(told)
+    else:
+      self._bar.write(f"step {step}/{self._bar.total} {told}", file=sys.stderr)
+
+  def close(self) -> None:
+    self._bar.close()
+
+  def _stop(self, step: int, loss: float):
+    self._checkpoints.wait()
+    last = self._checkpoints.last_step()
+    kept = (f"The last good checkpoint is of step {last}." if last is not None
+            else "No checkpoint was written before.")
+    raise Diverged(
+        f"The loss is {loss} at step {step}. {kept} Try a lower optim.lr, a longer"
+        " optim.warmup_steps or optim.clip_norm in a new --workdir.")

@@ -1,0 +1,65 @@
+"""Parts of an HTML page that opens without a network, and the page of one run."""
+
+from collections.abc import Mapping, Sequence
+import html
+import io
+from typing import Any
+
+from matplotlib import figure
+
+from transfer_gen.run import audit_page
+from transfer_gen.transfer import audit as audit_lib
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
+padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{
+padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,
+th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}
+.gain{font-size:1.2rem}svg{max-width:100%;height:auto}"""
+
+
+def run_page(
+    name: str, audit: audit_lib.Audit, lines: Sequence[Mapping[str, Any]]
+) -> str:
+  """The page of a single run: its curve, once there is one, and its audit."""
+  curve = [plot({"train": lines, "validation": lines})] if lines else []
+  return "\n".join([
+      "<!doctype html><html lang=en><meta charset=utf-8>",
+      f"<title>{html.escape(name)}</title>",
+      f"<style>{STYLE}{audit_page.STYLE}</style>",
+      f"<h1>{html.escape(name)}</h1>", *curve,
+      "<h2>Transfer plan, leaf by leaf</h2>", audit_page.trees(audit),
+      "</html>", ""])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+  """Lines of a table; the first column to the left, the others to the right."""
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  return ["  ".join(
+      cell.ljust(w) if i == 0 else cell.rjust(w)
+      for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+
+
+def svg(canvas: figure.Figure) -> str:
+  """A figure as part of a page, the same for the same figure."""
+  buffer = io.StringIO()
+  canvas.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  return text[text.index("<svg"):]
+
+
+def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """Loss over steps as SVG; a curve named "train" is the training loss."""
+  canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
+  axes = canvas.add_subplot()
+  for name, lines in curves.items():
+    split = "train" if name == "train" else "validation"
+    points = [(line["step"], line["loss"]) for line in lines
+              if line["split"] == split]
+    if points:
+      axes.plot(*zip(*points), marker="." if split == "validation" else "",
+                label=name)
+  axes.set_xlabel("step")
+  axes.set_ylabel("loss, nats per token")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize="small")
+  return svg(canvas)

@@ -1,0 +1,262 @@
+"""Strategies by name: they write what learns, and the objective, of a run."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import difflib
+from typing import Any
+
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.config import adapters as config_adapters
+from transfer_gen.transfer import axes as axes_lib
+from transfer_gen.transfer import groups as groups_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import suggest
+
+AUTO = "auto"
+LORA = "lora"
+PROJECTIONS = "distill/.*"
+_Groups = tuple[plan_lib.Group, ...]
+_ALL = (plan_lib.Group(name="all", params=".*"),)
+_REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
+_LORA_MULT = 10.0
+# Of attention and hidden layers, and of what reads the input of cells.
+_KERNELS = r"(.*/)?layer_\d+/.*kernel"
+
+
+def check(run: config_lib.Run) -> None:
+  """Whether a strategy can be what a run says, as far as it shows without its data.
+
+  Raises:
+    errors.UserError: If there is none of that name or nothing to learn from, or if a
+      field is set that it does not read.
+  """
+  strategy, name = run.strategy, run.strategy.name
+  if name and name not in _READS:
+    near = difflib.get_close_matches(name, _READS, n=1)
+    raise errors.UserError(
+        f"strategy.name is {name!r}, must be one of {', '.join(_READS)}."
+        + (f" Nearest: {near[0]}." if near else ""))
+  if name and not run.all_sources():
+    raise errors.UserError(
+        f"strategy.name is {name!r}, and the run has no source to learn from: set"
+        " source.path.")
+  for field in dataclasses.fields(strategy):
+    value = getattr(strategy, field.name)
+    if value != field.default and field.name not in ("name", *_READS.get(name, ())):
+      told = f"{name!r} does not read it" if name else "strategy.name is empty"
+      raise errors.UserError(
+          f"strategy.{field.name} is {value!r}, and {told}. Leave it at"
+          f" {field.default!r}" + (f"; {name!r} reads {', '.join(_READS[name])}."
+                                   if name else ", or name a strategy."))
+
+
+def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
+  """The run's plan with all learning, for `groups` to see what reaches the target.
+
+  Args:
+    run: Without a plan, each leaf comes from the leaf of its name.
+    matches: Whether rows of the vocabulary can be matched by token, if the plan does
+      not say how they come.
+
+  Raises:
+    errors.UserError: If the strategy is `auto`, which is none yet.
+  """
+  if run.strategy.name == AUTO:
+    raise errors.UserError(
+        "strategy.name=auto is decided by `train` and `study`, which search first.")
+  plan = run.transfer(run) if callable(run.transfer) else run.transfer
+  if plan is not None:
+    rules = [rule for rule in plan.rules if rule.target != PROJECTIONS]  # Come later.
+    return dataclasses.replace(plan, rules=tuple(rules), groups=_ALL)
+  return plan_lib.TransferPlan(
+      rules=(*_identity(run.adapters), plan_lib.Rule(
+          target="(.*)", source=r"\1", why="the leaf of its name")),
+      axes=(plan_lib.On(axis="vocab", map=axes_lib.MatchTokens()),) if matches else (),
+      groups=_ALL)
+
+
+def write(
+    run: config_lib.Run, plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row]
+) -> config_lib.Run:
+  """The run with all that its strategy decides.
+
+  Args:
+    run: Its model has the size of the vocabulary.
+    plan: Of `base`.
+    rows: What that resolves to, with the run's own adapters.
+
+  Returns:
+    The run with a plan whose groups are written; for `lora` with adapters, for
+    `distill` with the source as a teacher.
+
+  Raises:
+    errors.UserError: If the strategy asks for what the model has not.
+  """
+  strategy = run.strategy
+  groups, changes = _WRITERS[strategy.name](run, rows)
+  groups = _frozen_below(groups, strategy.frozen)
+  mult = strategy.lr_mult or (_LORA_MULT if strategy.name == LORA else 1.0)
+  groups = tuple(
+      group if group.unfreeze_step is None
+      else dataclasses.replace(group, lr_mult=group.lr_mult * mult)
+      for group in groups)
+  rules = (*(() if run.adapters else _identity(changes.get("adapters", ()))),
+           *plan.rules)
+  groups = (*_fresh(rows, groups), *groups)
+  owners = {_owner(groups, row.name).name for row in rows}
+  groups = tuple(group for group in groups  # What is left of a frozen one learns.
+                 if group.name in owners or group.unfreeze_step is not None)
+  plan = dataclasses.replace(plan, rules=rules, groups=groups)
+  return dataclasses.replace(run, transfer=plan, **changes)
+
+
+def with_drawn(
+    run: config_lib.Run, name: str, params: str, why: str) -> config_lib.Run:
+  """The run with leaves that no source can have: they are drawn, and learn.
+
+  Args:
+    run: Of `write`.
+    name: For their group.
+    params: Regex for them.
+    why: For the audit.
+  """
+  drawn = plan_lib.Rule(target=params, source=None, why=why)
+  return dataclasses.replace(run, transfer=dataclasses.replace(
+      run.transfer, rules=(drawn, *run.transfer.rules),
+      groups=(plan_lib.Group(name=name, params=params), *run.transfer.groups)))
+
+
+def told(run: config_lib.Run) -> str:
+  """What a strategy wrote, as Python to take over into a config file."""
+  beside = [f"    adapters={run.adapters}"] if run.adapters else []
+  beside += [f"    distill={run.distill}"] if run.distill else []
+  return suggest.snippet(
+      run.transfer, [*(["Beside it, in the Run:"] if beside else []), *beside],
+      title=f"What the strategy {run.strategy.name} wrote.")
+
+
+def _fine_tune(run, rows):
+  del rows
+  return (groups_lib.by_layer(run.model) if run.strategy.frozen else _ALL), {}
+
+
+def _feature_extraction(run, rows):
+  del rows
+  top, *_ = groups_lib.by_layer(run.model)
+  return (top, _REST), {}
+
+
+def _surgical(run, rows):
+  del rows
+  groups, wanted = groups_lib.by_layer(run.model), run.strategy.learn
+  names = [group.name for group in groups]
+  if unknown := [name for name in wanted if name not in names] or not wanted:
+    raise errors.UserError(
+        f"strategy.learn is {wanted!r}, must name some of the groups"
+        f" {', '.join(names)}" + (f": {unknown[0]!r} is none." if wanted else "."))
+  return tuple(group for group in groups if group.name in wanted) + (_REST,), {}
+
+
+def _discriminative(run, rows):
+  del rows
+  return groups_lib.discriminative(run.model, run.strategy.factor), {}
+
+
+def _gradual_unfreezing(run, rows):
+  del rows
+  groups = groups_lib.by_layer(run.model)
+  every = run.strategy.every or max(1, run.train.steps // (2 * len(groups)))
+  return groups_lib.gradual_unfreezing(groups, every), {}
+
+
+def _l2_sp(run, rows):
+  del rows
+  anchor = plan_lib.L2SP(alpha=run.strategy.alpha, beta=run.strategy.beta)
+  groups = groups_lib.by_layer(run.model) if run.strategy.frozen else _ALL
+  return tuple(dataclasses.replace(group, anchor=anchor, weight_decay=0.0)
+               for group in groups), {}
+
+
+def _lora(run, rows):
+  del rows
+  adapters = run.adapters or (config_lib.LoRA(
+      params=_KERNELS, rank=run.strategy.rank, alpha=2.0 * run.strategy.rank),)
+  return groups_lib.low_rank(adapters), {"adapters": adapters}
+
+
+def _distill(run, rows):
+  same = all(np.array_equal(change.binding.index, np.arange(row.spec.shape[change.dim]))
+             for row in rows for change in row.changes if _is_vocab(row, change))
+  if run.source is None:
+    raise errors.UserError(
+        "strategy.name=distill: the teacher is the run's source; set source.path.")
+  distill = run.distill or config_lib.Distill(
+      teacher=run.source, vocabularies="same" if same else "uld")
+  return _ALL, {"distill": distill}
+
+
+_WRITERS: Mapping[str, Callable[..., tuple[_Groups, dict[str, Any]]]] = {
+    "fine_tune": _fine_tune, "feature_extraction": _feature_extraction,
+    "surgical": _surgical, "discriminative": _discriminative,
+    "gradual_unfreezing": _gradual_unfreezing, "l2_sp": _l2_sp, LORA: _lora,
+    "distill": _distill}
+
+
+# What each reads of the fields of `config.Strategy`.
+_READS: Mapping[str, tuple[str, ...]] = {
+    "fine_tune": ("lr_mult", "frozen"), "feature_extraction": ("lr_mult",),
+    "surgical": ("lr_mult", "frozen", "learn"),
+    "discriminative": ("lr_mult", "frozen", "factor"),
+    "gradual_unfreezing": ("lr_mult", "frozen", "every"),
+    "l2_sp": ("lr_mult", "frozen", "alpha", "beta"), LORA: ("lr_mult", "rank"),
+    "distill": ("lr_mult",), AUTO: ("budget",)}
+
+
+def _identity(adapters) -> tuple[plan_lib.Rule, ...]:
+  """How the leaves of adapters come where no plan says it."""
+  if not adapters:
+    return ()
+  return (plan_lib.Rule(target=config_adapters.leaves(adapters), source=None,
+                        why="adapters start as the identity"),)
+
+
+def _frozen_below(groups: _Groups, count: int) -> _Groups:
+  """The lowest `count` groups never learn; they stand last."""
+  learning = [group for group in groups if group.unfreeze_step is not None]
+  if not 0 <= count < len(learning):
+    raise errors.UserError(
+        f"strategy.frozen is {count}, must be 0 to {len(learning) - 1}: the strategy"
+        f" has {len(learning)} groups that learn, from the top to the bottom"
+        f" {', '.join(group.name for group in learning)}.")
+  frozen = {group.name for group in learning[len(learning) - count:]}
+  return tuple(
+      plan_lib.Group(name=group.name, params=group.params, unfreeze_step=None)
+      if group.name in frozen else group for group in groups)
+
+
+def _fresh(rows: Sequence[resolve.Row], groups: _Groups) -> _Groups:
+  """Groups for what no source reached and would stay frozen as it was drawn."""
+  frozen = [row for row in rows if _owner(groups, row.name).unfreeze_step is None]
+  whole = [row for row in frozen if not row.sources]
+  tables = [row for row in frozen if any(
+      _is_vocab(row, change) and (change.binding.index < 0).any()
+      for change in row.changes)]
+  return tuple(
+      plan_lib.Group(name=name, params="|".join(suggest.cover(
+          [row.name for row in some], [row.name for row in rows])), **more)
+      for name, some, more in (
+          ("fresh", whole, {}), ("new_tokens", tables, {"table_rows": "fresh"}))
+      if some)
+
+
+def _is_vocab(row: resolve.Row, change: resolve.Change) -> bool:
+  return row.spec.axes[change.dim] == "vocab"
+
+
+def _owner(groups: _Groups, name: str) -> plan_lib.Group:
+  return next(group for group in groups if tree.match([group.params], name))

@@ -1,0 +1,135 @@
+"""A trained run as its workdir holds it: model, params, tokenizer, config."""
+
+import dataclasses
+import math
+
+from etils import epath
+from flax import linen as nn
+import jax
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.adapters import wrap as adapters
+from transfer_gen.config import codec
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
+from transfer_gen.generate import beam
+from transfer_gen.generate import sampling
+from transfer_gen.models import registry
+from transfer_gen.train import objectives
+from transfer_gen.train import score as evaluate
+
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+  """What `open` found.
+
+  Attributes:
+    run: Its config.
+    step: Of the checkpoint.
+    model: The module.
+    params: Flat, on the default device.
+    tokenizer: The run's.
+  """
+  run: config_lib.Run
+  step: int
+  model: nn.Module
+  params: dict[str, jax.Array]
+  tokenizer: tokenizers.Tokenizer
+
+  def data(self) -> tuple[pipeline.Prepared, dict[str, list[documents.Document]]]:
+    """Its data as it was trained on, tokenised, and the texts."""
+    texts, facts = documents.load(self.run.data)
+    encoder = self.run.model if registry.encodes(self.run.model) else None
+    return pipeline.prepare(
+        self.run.data, texts, self.tokenizer, facts, encoder), texts
+
+  def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
+    """Loss on a split, document by document.
+
+    Raises:
+      errors.UserError: If there is no such split.
+    """
+    if split not in _SPLITS:
+      raise errors.UserError(
+          f"--split is {split!r}, must be one of {', '.join(_SPLITS)}.")
+    score = evaluate.evaluator(objectives.next_token(self.model, False))
+    return score(self.params, data, split, self.run.train.batch_size)
+
+  def complete(
+      self, prompts: list[str], num_tokens: int, seed: int = 0, **sampled
+  ) -> list[str]:
+    """Continues each prompt; for a pair model, answers each input.
+
+    Args:
+      prompts: Texts.
+      num_tokens: Most tokens of an answer.
+      seed: Of what is drawn.
+      **sampled: `temperature`, `top_k`, `top_p`, see `sampling.generate`.
+
+    Raises:
+      errors.UserError: If a prompt cannot be encoded or is too long.
+    """
+    answers = sampling.generate(
+        self.model, self.params, num_tokens=num_tokens, key=jax.random.key(seed),
+        **self._read(prompts), **sampled)
+    return [self.tokenizer.decode(answer) for answer in answers]
+
+  def search(
+      self, prompts: list[str], num_tokens: int, beams: int,
+      length_penalty: float = 1.0,
+  ) -> list[list[str]]:
+    """The same by beam search: up to `beams` texts a prompt, the best first.
+
+    Args:
+      prompts: Texts.
+      num_tokens: Most tokens of an answer.
+      beams: See `beam.search`, as for `length_penalty`.
+      length_penalty: How lengths weigh.
+
+    Raises:
+      errors.UserError: If a prompt cannot be encoded or is too long.
+    """
+    found = beam.search(
+        self.model, self.params, beams=beams, num_tokens=num_tokens,
+        length_penalty=length_penalty, **self._read(prompts))
+    return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
+
+  def rooms(self, prompts: list[str]) -> list[float]:
+    """How many tokens the model can read behind each prompt; infinite: any."""
+    longest = registry.longest(self.model)
+    return [math.inf if longest is None else longest - len(prompt)
+            for prompt in self._read(prompts)["prompts"]]
+
+  def _read(self, prompts):
+    """Texts as the model reads them, and what ends its answers."""
+    model, eos = self.run.model, tokenizers.resolve_roles(self.tokenizer)[0].get("eos")
+    if not registry.encodes(model):
+      return {"eos": eos, "prompts": pipeline.encode_prompts(
+          prompts, self.tokenizer, self.run.data)}
+    sources, begun = pipeline.encode_sources(
+        prompts, self.tokenizer, self.run.data, model)
+    return {"eos": eos, "prompts": begun, "sources": sources}
+
+
+def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable=redefined-builtin
+  """Opens a run that has trained.
+
+  Args:
+    workdir: Its workdir.
+    step: Which checkpoint. -1: the best by validation loss.
+
+  Raises:
+    errors.UserError: If there is no run or no such checkpoint.
+  """
+  run = codec.read_run(workdir)
+  stored = checkpoint.find(workdir, step)
+  return Trained(
+      run=run, step=stored.step,
+      model=adapters.wrap(registry.build(run.model), run.adapters),
+      params=dict(stored.read(list(stored.specs))),
+      tokenizer=tokenizers.load(epath.Path(workdir) / tokenizers.FOLDER))

@@ -1,0 +1,233 @@
+"""What a run leaves: who owns a workdir, its records and its metrics."""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import subprocess
+from typing import Any
+import zipfile
+
+from etils import epath
+import jax
+import numpy as np
+import tensorboardX
+
+from transfer_gen import errors
+from transfer_gen.config import codec
+from transfer_gen.data import tokenizers
+from transfer_gen.formats import whole
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import page
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import difference
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import table
+
+PLAN, DATA = "plan.json", "data.json"
+ARRAYS, METRICS = "plan_arrays.npz", "metrics.jsonl"
+_SHOWN = 20  # Lines of differing rows in a message.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+             "tensorflow-datasets", "tokenizers", "numpy", "transfer_gen")
+
+
+def claim(
+    setup: setup_lib.Setup, workdir: epath.PathLike, min_coverage: float = 0.0
+) -> None:
+  """Makes the workdir this run's, or sees that it is.
+
+  Raises:
+    errors.UserError: If it belongs to another config, said key by key, or to another
+      plan, said row by row; if the plan covers too little, see `write_audit`.
+  """
+  write_audit(setup, workdir, min_coverage)
+  workdir = epath.Path(workdir)
+  if (workdir / codec.CONFIG).exists():
+    return
+  folder = workdir / tokenizers.FOLDER
+  setup.data.tokenizer.save(folder)
+  for name, tokenizer in setup.source_tokenizers.items():
+    tokenizer.save(folder / (f"source_{name}" if name else "source"))
+  whole.write_json(workdir / DATA, setup.data.facts)
+  whole.write_json(workdir / "environment.json", environment())
+  # Last: with it, the workdir is claimed.
+  whole.write_json(workdir / codec.CONFIG, codec.of_run(setup.run))
+
+
+def write_audit(
+    setup: setup_lib.Setup, workdir: epath.PathLike, min_coverage: float = 0.0
+) -> audit_lib.Audit:
+  """Writes plan.json, with plan_arrays.npz where it has arrays, and the audit.
+
+  Args:
+    setup: The run.
+    workdir: Where to.
+    min_coverage: Share of the target's params that must come from a source.
+
+  Raises:
+    errors.UserError: If the workdir is of another run, see `claim`, or less comes
+      from a source; nothing is written then.
+  """
+  audit = audit_lib.of(setup.plan, setup.rows, setup.source_specs)
+  audit_lib.check_coverage(audit, min_coverage)
+  workdir = epath.Path(workdir)
+  if (workdir / codec.CONFIG).exists():
+    _compare(workdir, setup, audit)
+  workdir.mkdir(parents=True, exist_ok=True)
+  if arrays := plan_lib.arrays(setup.plan):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    whole.write_bytes(workdir / ARRAYS, buffer.getvalue())
+  whole.write_json(workdir / PLAN, plan_lib.to_json(setup.plan))  # After what it names.
+  if not arrays:
+    (workdir / ARRAYS).unlink(missing_ok=True)
+  whole.write_json(workdir / audit_lib.FILE, audit_lib.to_json(audit))
+  whole.write_text(workdir / "audit.txt", table.full(audit))
+  return audit
+
+
+def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
+  """The plan of the run in a workdir, with its arrays.
+
+  Raises:
+    errors.UserError: If there is none that this version of the package reads.
+  """
+  workdir = epath.Path(workdir)
+  arrays = {}
+  if (workdir / ARRAYS).exists():
+    try:
+      with np.load(io.BytesIO((workdir / ARRAYS).read_bytes()),
+                   allow_pickle=False) as stored:
+        arrays = dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+      raise errors.UserError(f"{workdir / ARRAYS}: is damaged: {error}.") from error
+  plan = whole.read_json(workdir / PLAN, lambda data: plan_lib.from_json(data, arrays))
+  if plan_lib.arrays(plan).keys() - arrays.keys():
+    raise errors.UserError(f"{workdir / ARRAYS}: was changed after {PLAN} was written.")
+  return plan
+
+
+def write_report(workdir: epath.PathLike) -> None:
+  """Writes report.html: the run's curve so far, and its audit."""
+  workdir = epath.Path(workdir)
+  whole.write_text(workdir / "report.html", page.run_page(
+      workdir.name, audit_lib.read(workdir), read_metrics(workdir)))
+
+
+def environment() -> dict[str, Any]:
+  """Versions, devices, the git commit and a hash of what was not committed."""
+  versions = {}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = None
+  difference = _git("diff", "HEAD")
+  return {
+      "python": platform.python_version(), "machine": platform.machine(),
+      "versions": versions,
+      "devices": [str(device) for device in jax.devices()],
+      "commit": _git("rev-parse", "HEAD").strip() or None,
+      "uncommitted": hashlib.sha256(difference.encode()).hexdigest()[:16]
+                     if difference else None,
+  }
+
+
+class MetricsWriter:
+  """metrics.jsonl, one object a line, and TensorBoard events beside it."""
+
+  def __init__(self, workdir: epath.PathLike, step: int):
+    """Goes on after `step`: lines of later steps, of a run that was cut, go."""
+    self._path = epath.Path(workdir) / METRICS
+    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+    whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+    self._file = self._path.open("a")
+    self._events = tensorboardX.SummaryWriter(
+        str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
+
+  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Adds one line."""
+    self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+    self._file.flush()
+    for name, value in metrics.items():
+      self._events.add_scalar(f"{split}/{name}", value, step)
+
+  def close(self) -> None:
+    """Writes what is left."""
+    self._file.close()
+    self._events.close()
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """The complete lines of a run's metrics, in order."""
+  path = epath.Path(workdir) / METRICS
+  if not path.exists():
+    return []
+  lines = path.read_text().split("\n")[:-1]  # A killed run may cut its last line.
+  return [json.loads(line) for line in lines]
+
+
+def add_samples(
+    workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str], **more
+) -> list[dict[str, str]]:
+  """Adds lines to samples.jsonl; `more` holds further columns of as many entries."""
+  lines = [{"prompt": prompt, "text": text,
+            **{name: values[i] for name, values in more.items()}}
+           for i, (prompt, text) in enumerate(zip(prompts, texts))]
+  path = epath.Path(workdir) / "samples.jsonl"
+  with path.open("a") as file:
+    file.writelines(json.dumps(line) + "\n" for line in lines)
+  return lines
+
+
+def _compare(
+    workdir: epath.Path, setup: setup_lib.Setup, audit: audit_lib.Audit
+) -> None:
+  read = lambda name: json.loads((workdir / name).read_text())
+  of_json = lambda data: json.loads(json.dumps(data))
+  differ = list(_differences(
+      of_json(codec.of_run(codec.read_run(workdir))),  # Older ones lack new fields.
+      of_json(codec.of_run(setup.run))))
+  if differ:
+    raise _of_another("config", workdir, differ)
+  theirs = read_plan(workdir)
+  if plan_lib.fingerprint(theirs) != audit.plan:
+    rows = difference.rows(audit_lib.read(workdir), audit)
+    more = [f"and {len(rows) - _SHOWN} more lines"] if rows[_SHOWN:] else []
+    raise _of_another("plan", workdir, [*rows[:_SHOWN], *more] or [
+        "No row differs, but what the plan says does:",
+        *_differences(plan_lib.to_json(theirs), plan_lib.to_json(setup.plan))])
+  if differ := list(_differences(
+      read(DATA)["fingerprint"], setup.data.facts["fingerprint"],
+      "data (the texts themselves)")):
+    raise _of_another("config", workdir, differ)
+
+
+def _of_another(
+    what: str, workdir: epath.Path, lines: Sequence[str]
+) -> errors.UserError:
+  return errors.UserError(
+      f"{workdir} belongs to another {what}:\n  " + "\n  ".join(lines)
+      + f"\nTake another --workdir, or the {what} that it began with.")
+
+
+def _differences(theirs: Any, mine: Any, prefix: str = ""):
+  if isinstance(theirs, dict) and isinstance(mine, dict):
+    for key in sorted(theirs.keys() | mine.keys()):
+      yield from _differences(
+          theirs.get(key), mine.get(key), f"{prefix}{key}.")
+  elif theirs != mine:
+    yield f"{prefix.rstrip('.')}: {theirs} there, {mine} here"
+
+
+def _git(*args: str) -> str:
+  """What git says of the code that runs; empty where it is not in a repository."""
+  folder = epath.Path(__file__).parent
+  try:
+    return subprocess.run(
+        ("git", *args), cwd=folder, capture_output=True, text=True, check=True,
+    ).stdout
+  except (OSError, subprocess.CalledProcessError):
+    return ""

@@ -1,0 +1,161 @@
+"""What a training step costs, counted before it runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.interpreters import partial_eval
+import numpy as np
+
+from transfer_gen import tree
+from transfer_gen.models import taps
+from transfer_gen.run import assemble as setup_lib
+from transfer_gen.train import features
+from transfer_gen.train import objectives
+from transfer_gen.train import optim as optim_lib
+from transfer_gen.train import step as step_lib
+
+_BATCHES = 32  # Whose lengths stand for those of an epoch.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+  """Of one training step.
+
+  Attributes:
+    flops: Multiplications and additions of its matrix products.
+    learning: How many params it updates.
+    slot_bytes: Size of the optimiser's state.
+  """
+  flops: float
+  learning: int
+  slot_bytes: int
+
+
+def of_step(
+    specs: Mapping[str, tree.Spec],
+    optimizer: optim_lib.Optimizer,
+    nll_fn: step_lib.NllFn,
+    batch: Mapping[str, np.ndarray],
+    step: int = 0,
+) -> Cost:
+  """The cost of the step after `step` others; computes nothing.
+
+  Args:
+    specs: Of the params.
+    optimizer: Says what learns at that step.
+    nll_fn: As `train_step` takes it.
+    batch: Its shapes count, not its values.
+    step: How many came before.
+  """
+  params = _shapes(specs)
+  opt_state = jax.eval_shape(
+      lambda params: optimizer.extend({}, params, step), params)
+  state = step_lib.TrainState(
+      step=jax.ShapeDtypeStruct((), jnp.int32), params=params, opt_state=opt_state)
+  counted = flops(
+      lambda state, batch, key: step_lib.train_step(
+          state, batch, nll_fn=nll_fn, optimizer=optimizer, key=key),
+      state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  learning, _ = jax.eval_shape(optimizer.split, params, opt_state)
+  return Cost(
+      flops=counted, learning=sum(x.size for x in learning.values()),
+      slot_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(opt_state)))
+
+
+def of_run(setup: setup_lib.Setup, steps: int) -> float:
+  """FLOPs of the first steps of a run, as `flops` counts them.
+
+  Batches of different lengths count by their share among the first of an epoch, a
+  group that starts late from its start on, and a teacher with what it computes.
+  Where features are stored, each row that is trained on counts once up to them.
+  """
+  nll_fn = objectives.next_token(setup.model, False, setup.first)
+  batches = setup.data.train_batches(setup.run.train.batch_size, setup.run.seed)
+  shapes: dict[tuple, list[Any]] = {}
+  for _ in range(_BATCHES):
+    batch = next(batches)
+    shapes.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
+  starts = sorted({0, *setup.optimizer.starts.values(), steps})
+  total = _storing(setup)
+  for start, end in itertools.pairwise(s for s in starts if s <= steps):
+    for alike in shapes.values():
+      cost = of_step(
+          setup.specs, setup.optimizer, nll_fn, _stored(setup, alike[0]), start)
+      flops_a_step = cost.flops + _teaching(setup.teacher, alike[0])
+      total += (end - start) * flops_a_step * len(alike) / _BATCHES
+  return total
+
+
+def flops(function: Callable[..., Any], *given: Any) -> float:
+  """Multiplications and additions of the matrix products that a result needs.
+
+  XLA's own count takes the body of a loop once; here it counts as often as it runs,
+  so that recurrent models can be told apart too. Of a branch, the dearest counts. A
+  loop of unknown length counts once: a training step has none.
+
+  Args:
+    function: Of arrays, jittable.
+    *given: Arrays, or their shapes.
+  """
+  traced = jax.make_jaxpr(function)(*given).jaxpr
+  needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+  return _count(needed)
+
+
+def _stored(setup, batch):
+  """A batch as a step reads it: with hidden states, where they are stored."""
+  if not setup.first:
+    return batch
+  width = taps.width(setup.model.config, setup.first - 1)
+  return {**batch, "hidden": np.zeros((*batch["inputs"].shape, width), np.float32)}
+
+
+def _storing(setup):
+  """What it takes to make the features, if there are any."""
+  if not setup.first:
+    return 0.0
+  begin, params = features.beginning(setup.model, setup.first), _shapes(setup.specs)
+  return sum(len(inputs) * flops(begin, params, inputs[:1])
+             for inputs in setup.data.inputs("train"))
+
+
+def _shapes(specs: Mapping[str, tree.Spec]) -> dict[str, jax.ShapeDtypeStruct]:
+  return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+          for name, spec in specs.items()}
+
+
+def _teaching(teacher: Any, batch: Mapping[str, np.ndarray]) -> float:
+  """What a teacher, if there is one, computes of a batch."""
+  if teacher is None:
+    return 0.0
+  return flops(teacher.tell, _shapes(teacher.source.specs), teacher.read(batch))
+
+
+def _count(jaxpr) -> float:
+  total = 0.0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
+          shape[dim] for dim in contracted)
+    inner = [_count(part) for part in _parts(equation.params)]
+    if equation.primitive.name == "cond":
+      total += max(inner)
+    else:
+      total += equation.params.get("length", 1) * sum(inner)
+  return total
+
+
+def _parts(params: Mapping[str, Any]) -> Iterator[Any]:
+  """Programs within an equation."""
+  for value in params.values():
+    for part in value if isinstance(value, (tuple, list)) else (value,):
+      part = getattr(part, "jaxpr", part)  # Closed over constants, or not.
+      if hasattr(part, "eqns"):
+        yield part

@@ -1,0 +1,201 @@
+"""One page that answers the study's question; opens without a network."""
+
+from collections.abc import Mapping, Sequence
+import html
+from typing import Any
+
+from matplotlib import figure
+
+from transfer_gen.run import page
+
+
+def study_text(facts: Mapping[str, Any]) -> str:
+  """The summary of a study for a terminal."""
+  lines = ["", facts["question"], ""]
+  lines += page.aligned(_table(facts))
+  lines += ["", *_verdicts(facts), "", *_costs(facts)]
+  if accounts := _accounts(facts):
+    lines += ["", *page.aligned(accounts)]
+  samples = _samples(facts)
+  lines += ["", "Samples of the test split:"] if samples else []
+  for sample in samples:
+    lines += ["", f"  input      {_short(sample['prompt'])}",
+              f"  reference  {_short(sample['reference'])}"]
+    lines += [f"  {name:10} {_short(text)}" for name, text in sample["texts"].items()]
+  return "\n".join([*lines, ""])
+
+
+def study_page(
+    facts: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+  """The same as HTML, with validation curves.
+
+  Args:
+    facts: What `study.run` found.
+    curves: Lines of metrics by the name of a run.
+  """
+  escape = html.escape
+  samples = []
+  for sample in _samples(facts):
+    told = {"input": sample["prompt"], "reference": sample["reference"],
+            **sample["texts"]}
+    samples.append("<pre>" + escape("\n".join(
+        f"{name:10} {_short(text, 400)}" for name, text in told.items())) + "</pre>")
+  return "\n".join([
+      "<!doctype html><html lang=en><meta charset=utf-8>",
+      f"<title>{escape(facts['question'])}</title><style>{page.STYLE}</style>",
+      f"<h1>{escape(facts['question'])}</h1>",
+      *(f"<p class=gain>{escape(line)}</p>" for line in _verdicts(facts)),
+      *_html_table(_table(facts)),
+      *(f"<p>{escape(line)}</p>" for line in _costs(facts)),
+      *_html_table(_accounts(facts)), *_trade_off(facts),
+      "<h2>Validation loss</h2>", page.plot(curves),
+      *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
+      "</html>", ""])
+
+
+def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
+  """The same as a section of RESULTS.md; `command` reproduces it."""
+  where, summary = facts["environment"], facts["summary"]
+  versions = ", ".join(f"{name} {where['versions'][name]}"
+                       for name in ("jax", "flax", "optax"))
+  return "\n".join([
+      f"## {facts['question']}", "", "```", command, "```", "",
+      *(f"{told}\n" for told in [*_verdicts(facts), *_costs(facts)]),
+      *_markdown_table(_table(facts)), *_markdown_table(_accounts(facts)),
+      "Learning rate chosen by mean validation loss: "
+      + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
+      f"Python {where['python']}, {versions}; {where['devices'][0]}"
+      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in the last call; commit"
+      f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
+
+
+def replace_section(text: str, key: str, section: str) -> str:
+  """`text` with the section of `key` put in place of its earlier one, or last."""
+  begin, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
+  new = f"{begin}\n{section}{end}\n"
+  if begin not in text:
+    return f"{text.rstrip()}\n\n{new}".lstrip()
+  before, _, rest = text.partition(begin)
+  return before + new + rest.partition(f"{end}\n")[2]
+
+
+def _table(facts) -> list[tuple[str, ...]]:
+  rows = [("run", "seed", "lr", "best step", "validation", "test", "bits/byte",
+           "train tokens", "seconds")]
+  for name, runs in facts["runs"].items():
+    rows += [(name, str(run["seed"]), f"{run['lr']:g}", str(run["step"]),
+              f"{run['validation_loss']:.4f}", f"{run['loss']:.4f}",
+              f"{run['bits_per_byte']:.3f}", f"{run['train_tokens']:,}",
+              f"{run['train_seconds']:.0f}") for run in runs]
+  return rows
+
+
+def _accounts(facts) -> list[tuple[str, ...]]:
+  """What each run cost, as a mean over seeds; nothing where that was not asked for."""
+  rows = []
+  for name, runs in facts["runs"].items():
+    found = [run["accounts"] for run in runs if "accounts" in run]
+    if found:
+      mean = lambda key: sum(one[key] for one in found) / len(found)
+      cells = [f"{mean('learning'):,.0f}", f"{mean('slot_bytes') / 2**20:.2f}",
+               _digits(mean("gflops_a_step")),
+               _digits(mean("gflops") + mean("search_gflops"))]
+      if all("forgetting" in one for one in found):
+        cells += [f"{mean(key):.3f}" for key in ("before", "after", "forgetting")]
+      loss = sum(run["loss"] for run in runs) / len(runs)
+      rows.append((name, f"{loss:.4f}", *cells))
+  header = ("mean over seeds", "test", "learning params", "state, MB", "GFLOPs a step",
+            "GFLOPs, search in it", "source before, bits/byte", "after", "forgetting")
+  return [header[:max(map(len, rows))], *(
+      row + ("",) * (max(map(len, rows)) - len(row)) for row in rows)] if rows else []
+
+
+def _trade_off(facts) -> list[str]:
+  """Gain against forgetting, a point a run and seed, where both are known."""
+  control = {pair["treated"]: pair["control"] for pair in facts["comparisons"]}
+  canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
+  axes, drawn = canvas.add_subplot(), False
+  for name, runs in facts["runs"].items():
+    points = [(run["accounts"]["forgetting"], base["loss"] - run["loss"])
+              for run, base in zip(runs, facts["runs"].get(control.get(name), ()))
+              if "forgetting" in run.get("accounts", ())]
+    if points:
+      axes.scatter(*zip(*points), label=name)
+      drawn = True
+  axes.set_xlabel("forgetting: bits per byte more on the source's test text")
+  axes.set_ylabel("gain over the control, nats per token")
+  axes.grid(alpha=0.3)
+  if not drawn:
+    return []
+  axes.legend(fontsize="small")
+  return ["<h2>Gain against forgetting</h2>", page.svg(canvas)]
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> list[str]:
+  cells = lambda tag, row: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row)
+  return ["<table>", *(f"<tr>{cells('td' if i else 'th', row)}</tr>"
+                       for i, row in enumerate(rows)), "</table>"] if rows else []
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+  line = lambda cells: "| " + " | ".join(cells) + " |"
+  return [line(rows[0]), line(["---"] + ["---:"] * (len(rows[0]) - 1)),
+          *map(line, rows[1:]), ""] if rows else []
+
+
+def _verdicts(facts) -> list[str]:
+  lines, warned = [], set()
+  for pair in facts["comparisons"]:
+    sign = ("better" if pair["low"] > 0 else "worse" if pair["high"] < 0
+            else "not told apart")
+    lines.append(
+        f"{pair['treated']} against {pair['control']}: {pair['gain']:+.4f} nats per"
+        f" token (95% interval {pair['low']:+.4f} to {pair['high']:+.4f} over"
+        f" {pair['documents']} test documents), {sign}; ahead on"
+        f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
+        f" {pair['wins']:.0%} of the documents.")
+    lines.append(_when(pair, facts["runs"][pair["control"]]))
+    if pair["control_still_improving"] and pair["control"] not in warned:
+      warned.add(pair["control"])
+      lines.append(
+          f"{pair['control']} was still improving: its validation loss fell by more"
+          f" than 1% over the last fifth of {pair['control_still_improving']} of"
+          f" {facts['summary']['seeds']} runs. With more steps the gain may shrink.")
+  return lines
+
+
+def _when(pair, controls) -> str:
+  """How soon the control's best validation loss was reached."""
+  steps = [step for step in pair["reached"] if step is not None]
+  if not steps:
+    return f"{pair['treated']} never reached {pair['control']}'s best validation loss."
+  ended = sum(run["step"] for run in controls) / len(controls)
+  return (f"{pair['treated']} reached {pair['control']}'s best validation loss on"
+          f" {len(steps)} of {len(controls)} seeds, after {sum(steps) / len(steps):.0f}"
+          f" steps on average; {pair['control']} took {ended:.0f}.")
+
+
+def _costs(facts) -> list[str]:
+  return [f"{name} cost {cost['train_tokens']:,} tokens in"
+          f" {cost['train_seconds']:.0f} s of training, before any gain."
+          for name, cost in facts["sources"].items()]
+
+
+def _digits(value: float) -> str:
+  """Three digits that count, at least."""
+  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _samples(facts) -> list[dict[str, Any]]:
+  """Each prompt with what every run of the first seed answered."""
+  first = {name: runs[0]["samples"] for name, runs in facts["runs"].items()}
+  asked = next(iter(first.values()), ())
+  return [{**one, "texts": {
+      name: sample["text"] for name, samples in first.items() for sample in samples
+      if sample["prompt"] == one["prompt"]}} for one in asked]
+
+
+def _short(text: str, limit: int = 100) -> str:
+  flat = " ".join(text.split())
+  return flat if len(flat) <= limit else flat[:limit - 3] + "..."
