@@ -1,5 +1,6 @@
 """The command line: what is wrong is said once, with exit code 2 and no trace."""
 
+import importlib
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import pytest
 from transfer_gen import __main__ as main
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
+from transfer_gen.commands import declarations
 from transfer_gen.config import codec, file
 from transfer_gen.models import registry
 from transfer_gen.run import loop
@@ -64,48 +66,81 @@ def _refused(capsys, *words):
   return told.err
 
 
-@pytest.mark.parametrize("command", ["", *main._COMMANDS])
-def test_help_is_short_true_and_succeeds(capsys, command):
-  code, told = _run(capsys, *([command] if command else []), "--help")
+@pytest.mark.parametrize("command", ["", *declarations.COMMANDS])
+def test_help_is_short_and_names_every_flag_with_its_default(capsys, command):
+  code, printed = _run(capsys, *([command] if command else []), "--help")
 
-  assert code == 0 and len(told.out.splitlines()) < 20
-  for flag in main._COMMANDS[command].flags if command else ():
-    shown = "--config=" if flag == "study" else f"--{flag}"
-    assert f"  {shown}" in told.out
+  lines = printed.out.splitlines()
+  assert code == 0 and len(lines) < 25 and max(map(len, lines)) <= 100
+  for flag in declarations.COMMANDS[command].flags if command else ():
+    [start] = [i for i, line in enumerate(lines)
+               if re.match(f"  --{flag.name}( |=)", line)]
+    described = re.split("  --(?!config.a.b)", "\n".join(lines[start:]))[1]
+    quiet = flag.default is None or flag.default is False or flag.default == ""
+    assert quiet != (f"Default: {flag.default}." in described)
+    assert flag.required == ("Required." in described)
 
 
-def test_help_imports_no_jax():
-  code = ("import sys; sys.argv = ['transfer-gen', 'train', '--help']\n"
+def test_usage_lists_every_command_and_each_has_a_module(capsys):
+  printed = _run(capsys, "--help")[1].out
+
+  for name, command in declarations.COMMANDS.items():
+    assert f"  {name:10}{command.summary}" in printed.splitlines()
+    module = importlib.import_module(f"transfer_gen.commands.{name}")
+    assert callable(module.run)
+
+
+@pytest.mark.parametrize("words", [
+    "--help", "train --help", "--version", "nothing", "train --workdir=w",
+    "train --config=no.py --workdir=w", "generate --steps=3"])
+def test_help_and_mistyped_words_do_not_wait_for_jax(words):
+  code = ("import sys; sys.argv[0] = 'transfer-gen'\n"
           "from transfer_gen import __main__ as main\n"
           "try: main.run()\n"
-          "except SystemExit: print('jax' in sys.modules)")
+          "except SystemExit: print('jax' in sys.modules, 'numpy' in sys.modules)")
 
-  told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                        check=True).stdout
+  printed = subprocess.run(
+      [sys.executable, "-c", code, *words.split()], capture_output=True, text=True,
+      check=True).stdout
 
-  assert told.splitlines()[-1] == "False"
+  assert printed.splitlines()[-1] == "False False"
+
+
+def test_version_is_that_of_the_package(capsys):
+  code, printed = _run(capsys, "--version")
+
+  setup = (pathlib.Path(__file__).parents[2] / "setup.cfg").read_text()
+  version = re.search(r"^version = (.+)$", setup, re.MULTILINE)[1]
+  assert code == 0 and printed.out == f"transfer-gen {version}\n"
+
+
+def test_no_command_prints_the_usage_and_fails(capsys):
+  code, printed = _run(capsys)
+
+  assert code == 2 and "usage: transfer-gen COMMAND" in printed.out
 
 
 @pytest.mark.parametrize("words, message", [
     (["plan", "--config=no.py", "--workdir=w"], "there is no file no.py"),
-    (["plan", "--workdir=w"], "--config= is missing"),
-    (["plan", "--config=config.py"], "plan needs --workdir="),
-    (["plan", "--config=text.txt", "--workdir=w"], "text.txt fails at line 1"),
+    (["plan", "--workdir=w"], "`plan` needs --config=FILE.py"),
+    (["plan", "--config=config.py"], "`plan` needs --workdir=DIR"),
+    (["plan", "--config=text.txt", "--workdir=w"], "text.txt failed at line 1"),
     (["plan", f"--config={QUICKSTART}:transfr", "--workdir=w"],
-     "quickstart.py knows no 'transfr' (at line"),
+     "quickstart.py does not accept the argument 'transfr' (KeyError at line"),
     (["study", f"--config={QUICKSTART}:ful", "--workdir=w"],
-     "quickstart.py knows no 'ful' (at line"),
+     "quickstart.py does not accept the argument 'ful' (KeyError at line"),
     (["plan", "--config=config.py", "--workdir=w", "--config.optim.lrr=1"],
-     "config.optim has no field 'lrr'; there is lr"),
+     "config.optim has no field 'lrr'. Nearest: lr."),
     (["plan", "--config=config.py", "--workdir=w", "--config.train.steps=many"],
      "invalid literal for int"),
     (["plan", "--config=config.py", "--workdir=w", "--config.data=3"],
-     "is not a value; override its fields"),
+     "config.data is not a single value. Override one of its fields: name, train"),
     (["plan", "--config=config.py", "--workdir=w", "--steps=3"],
      "Unknown command line flag 'steps'"),
     (["plan", "--config=config.py", "--workdir=w", "extra"], "'extra' is not a flag"),
-    (["study", "--config=config.py", "--workdir=w"], "config.py has no get_study"),
-    (["pla"], "'pla' is no command"),
+    (["study", "--config=config.py", "--workdir=w"],
+     "config.py has no function get_study"),
+    (["pla"], "'pla' is not a command"),
     (["plan", "--config=config.py:moved", "--workdir=w"],
      "first: there is no such file or folder"),
     (["plan", "--config=config.py", "--workdir=w", "--config.data.train=empty.txt"],
@@ -121,7 +156,7 @@ def test_help_imports_no_jax():
     (["train", "--config=config.py", "--workdir=w", "--config.train.steps=0"],
      "train.steps is 0"),
     (["generate", "--workdir=w", "--prompt=a"], "not the workdir of a run"),
-    (["generate", "--workdir=w"], "either --prompt= or --prompts=FILE"),
+    (["generate", "--workdir=w"], "either --prompt=TEXT or --prompts=FILE"),
     (["evaluate", "--workdir=w"], "not the workdir of a run"),
     (["inspect", "--source=config.py"], "not a checkpoint"),
     (["plan", "--config=config.py", "--workdir=w", "--diff=no"],
@@ -200,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, capsys):
 
 
 def test_training_stops_early_and_keeps_the_best(folder):
-  run = file.call("config.py", "get_config")
+  run = file.load_run("config.py")
   run.optim.lr, run.optim.schedule, run.optim.clip_norm = 0.5, "constant", 0.0
   run.train = config_lib.Train(steps=200, batch_size=8, log_every=50, eval_every=1,
                                checkpoint_every=100, patience=2)
@@ -387,11 +422,13 @@ def test_a_plan_may_read_several_checkpoints(folder, capsys):
           'target="embed/.*", source="embed/embedding", checkpoint="donor"),'))
 
   told = _plan(capsys, "--workdir=moved")
-  _train(capsys, "--config=config.py:moved", "--workdir=moved", "--config.optim.lr=1e-9")
+  _train(capsys, "--config=config.py:moved", "--workdir=moved",
+         "--config.optim.lr=1e-9")
 
   assert "donor:embed/embedding" in told
   assert codec.read_run("moved").sources["donor"].path == "second"
-  for leaf, whose in (("embed/embedding", "second"), ("layer_0/mlp/up/kernel", "first")):
+  for leaf, whose in (
+      ("embed/embedding", "second"), ("layer_0/mlp/up/kernel", "first")):
     moved, source = (dict(checkpoint.find(name, 2).read([leaf]))[leaf]
                      for name in ("moved", whose))
     assert abs(moved - source).max() < 1e-6 < abs(source).max()

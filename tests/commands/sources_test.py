@@ -119,8 +119,8 @@ def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
 @pytest.mark.parametrize("words, message", [
     (["--beams=0"], "--beams is 0"),
     (["--beams=2", "--temperature=1", "--top_k=3"],
-     "draws nothing: leave out --temperature, --top_k"),
-    (["--beams=2", "--num=3"], "--beams=2 find no 3 texts"),
+     "samples nothing: remove --temperature, --top_k"),
+    (["--beams=2", "--num=3"], "--beams=2 cannot find 3 texts"),
     (["--length_penalty=2"], "is for a beam search"),
 ])
 def test_a_search_that_cannot_be_is_refused(words, message, folder, capsys):

@@ -1,4 +1,4 @@
-"""A user's config file: what it returns, and which overrides fit."""
+"""A user's config file: loads what it returns, and checks flags that override it."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -6,75 +6,116 @@ import difflib
 import os
 import runpy
 import traceback
-from typing import Any
+from typing import Any, TypeVar
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.config import run as run_config
+
+_T = TypeVar("_T")
 
 
-def call(given: str, function: str) -> Any:
-  """`function(ARG)` of the Python file in `F.py[:ARG]`.
+def load_run(given: str) -> run_config.Run:
+  """Returns what `get_config(ARG)` of a Python file returns.
+
+  Args:
+    given: `FILE.py` or `FILE.py:ARG`. Without ARG the function gets no argument.
 
   Raises:
-    errors.UserError: If the file is not there, fails, or lacks the function.
+    errors.UserError: If the file does not exist, raises an error, lacks the function
+      or returns something else than a `config.Run`.
   """
+  return _typed(given, "get_config", run_config.Run)
+
+
+def load_study(given: str) -> run_config.Study:
+  """Returns what `get_study(ARG)` of a Python file returns; see `load_run`."""
+  return _typed(given, "get_study", run_config.Study)
+
+
+def check_overrides(config: Any, words: Sequence[str]) -> None:
+  """Refuses flags `--config.a.b=VALUE` that name no value of a config.
+
+  Args:
+    config: A dataclass, with other dataclasses as fields.
+    words: Words of a command line; those that override nothing are passed over.
+
+  Raises:
+    errors.UserError: If a field does not exist, with the nearest names, or holds
+      fields of its own.
+  """
+  for word in words:
+    flag = word.partition("=")[0]
+    # `--noconfig.a.b` is how absl spells False for a boolean field.
+    path = flag.lstrip("-").removeprefix("no")
+    if not word.startswith("-") or not path.startswith("config."):
+      continue
+    node, walked = config, "config"
+    for part in path.split(".")[1:]:
+      _check_field(flag, node, walked, part)
+      node, walked = getattr(node, part), f"{walked}.{part}"
+    if dataclasses.is_dataclass(node):
+      raise errors.UserError(
+          f"{flag}: {walked} is not a single value. Override one of its fields:"
+          f" {', '.join(_fields(node))}.")
+    if isinstance(node, dict) or callable(node):
+      raise errors.UserError(
+          f"{flag}: {walked} cannot be set by a flag. Set it in the config file.")
+
+
+def _typed(given: str, function: str, wanted: type[_T]) -> _T:
+  value = _call(given, function)
+  if not isinstance(value, wanted):
+    raise errors.UserError(
+        f"--config: {function} of {given} returned a value of type"
+        f" {type(value).__name__}, and must return a transfer_gen.config."
+        f"{wanted.__name__}.")
+  return value
+
+
+def _call(given: str, function: str) -> Any:
   file, _, arg = given.partition(":")
-  if not file:
-    raise errors.UserError("--config= is missing: the experiment's Python file.")
   if not os.path.isfile(file):
     raise errors.UserError(f"--config: there is no file {file}.")
   try:
     module = runpy.run_path(file)
     if function not in module:
-      raise errors.UserError(f"--config: {file} has no {function}(arg).")
+      raise errors.UserError(f"--config: {file} has no function {function}.")
     return module[function](*([arg] if arg else []))
   except errors.UserError:
     raise
-  except Exception as error:  # The user's own code, whatever it raises.
-    at = [f"line {frame.lineno}" for frame in
-          traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    if isinstance(error, SyntaxError):
-      at = [f"line {error.lineno}"]
-    if isinstance(error, KeyError) and error.args == (arg,):
-      raise errors.UserError(
-          f"--config: {file} knows no {arg!r} (at {at[-1]}). What may stand behind the"
-          f" colon is said in {file}.") from error
+  except Exception as error:  # The file is the user's code, which may raise anything.
+    raise errors.UserError(_failure(error, file, arg)) from error
+
+
+def _failure(error: Exception, file: str, arg: str) -> str:
+  """Describes an error that a config file raised, with its line in that file."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == file]
+  if isinstance(error, SyntaxError) and error.filename == file:
+    lines = [error.lineno]  # A file that does not compile has no frame.
+  at = f" at line {lines[-1]}" if lines else ""
+  # Files often look the argument up in a dict, so a missing key that equals it is
+  # almost certainly a mistyped argument.
+  if isinstance(error, KeyError) and error.args == (arg,):
+    return (f"--config: {file} does not accept the argument {arg!r} (KeyError{at})."
+            " The file says what may follow the colon.")
+  return f"--config: {file} failed{at}: {type(error).__name__}: {error}"
+
+
+def _check_field(flag: str, node: Any, walked: str, part: str) -> None:
+  names = _fields(node)
+  if part in names:
+    return
+  if node is None:
     raise errors.UserError(
-        f"--config: {file} fails{' at ' + at[-1] if at else ''}:"
-        f" {type(error).__name__}: {error}") from error
+        f"{flag}: {walked} is None, so it has no field to override. Set {walked} in the"
+        " config file first.")
+  near = difflib.get_close_matches(part, names, n=2)
+  nearest = (f" Nearest: {', '.join(near)}." if near
+             else f" Its fields are {', '.join(names)}." if names else "")
+  raise errors.UserError(f"{flag}: {walked} has no field {part!r}.{nearest}")
 
 
-def check_overrides(config: Any, words: Sequence[str]) -> None:
-  """Finds flags `--config.a.b=V` that name no field of a config.
-
-  Raises:
-    errors.UserError: With the nearest names.
-  """
-  for word in words:
-    key = word.lstrip("-").partition("=")[0]
-    if not word.startswith("-") or not key.startswith("config."):
-      continue
-    node, walked = config, "config"
-    for part in key.split(".")[1:]:
-      names = ([field.name for field in dataclasses.fields(node)]
-               if dataclasses.is_dataclass(node) else [])
-      if part not in names:
-        near = difflib.get_close_matches(part, names, n=2) or names
-        told = f"; there is {', '.join(near)}" if near else ""
-        raise errors.UserError(f"--{key}: {walked} has no field {part!r}{told}.")
-      node, walked = getattr(node, part), f"{walked}.{part}"
-    if dataclasses.is_dataclass(node):
-      raise errors.UserError(f"--{key}: is not a value; override its fields.")
-
-
-def typed(value: Any, kind: str) -> Any:
-  """The value, if it is of the type of `transfer_gen.config` that is wanted.
-
-  Raises:
-    errors.UserError: If it is of another.
-  """
-  if not isinstance(value, getattr(config_lib, kind)):
-    raise errors.UserError(
-        f"--config: the file returned a {type(value).__name__}, wanted a"
-        f" transfer_gen.config.{kind}.")
-  return value
+def _fields(node: Any) -> list[str]:
+  return ([field.name for field in dataclasses.fields(node)]
+          if dataclasses.is_dataclass(node) else [])

@@ -1,0 +1,153 @@
+"""Every command of the command line: what it does, and its flags.
+
+The declarations stand apart from the modules that run the commands, because those
+import JAX: `--help`, and a mistyped flag, must not wait for it. The module of a
+command has the command's name and a function `run(values)`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flag:
+  """One flag of a command.
+
+  Attributes:
+    name: The name, without dashes.
+    meaning: What it does, as a full sentence for `--help`.
+    value: What stands for the value in `--help`, e.g. N; empty for a boolean flag.
+    default: Its type is the type of the flag; None means text that may be absent.
+    required: Whether the command needs it.
+  """
+  name: str
+  meaning: str
+  value: str = ""
+  default: bool | int | float | str | None = None
+  required: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+  """One command.
+
+  Attributes:
+    summary: What it does, in one sentence.
+    flags: Its flags, in the order of `--help`.
+    overrides: Whether `--config` is a run, whose fields further flags may override
+      (`--config.optim.lr=3e-4`).
+    computes: Whether it computes enough to gain from a process with large pages.
+  """
+  summary: str
+  flags: tuple[Flag, ...]
+  overrides: bool = False
+  computes: bool = False
+
+
+_RUN = Flag(
+    name="config", value="FILE.py[:ARG]", required=True,
+    meaning="Python file whose function get_config(ARG) returns the run.")
+_STUDY = Flag(
+    name="config", value="FILE.py[:ARG]", required=True,
+    meaning="Python file whose function get_study(ARG) returns the study.")
+_WORKDIR = Flag(
+    name="workdir", value="DIR", required=True,
+    meaning="Folder of the run, local or gs://.")
+_MIN_COVERAGE = Flag(
+    name="min_coverage", value="SHARE", default=0.0,
+    meaning="Refuses a plan that fills a smaller share (0 to 1) of the params from a"
+    " source.")
+_SOURCE = Flag(
+    name="source", value="PATH", required=True,
+    meaning="The checkpoint: a run's workdir, or a file or folder of another library.")
+_STEP = Flag(
+    name="step", value="N", default=-1,
+    meaning="Step of the checkpoint to read; -1 reads the best one.")
+_VOCABULARY = Flag(
+    name="vocabulary", value="HOW", default="refuse",
+    meaning="What to do with damaged or duplicate entries of the source's vocabulary:"
+    " refuse or repair.")
+
+COMMANDS: Mapping[str, Command] = {
+    "plan": Command(
+        summary="Shows leaf by leaf what a transfer copies and what is trained; trains"
+        " nothing.",
+        overrides=True,
+        flags=(
+            _RUN, _WORKDIR,
+            Flag(name="diff", value="DIR",
+                 meaning="Prints only the rows that differ from another workdir's."),
+            Flag(name="suggest", default=False,
+                 meaning="Prints a first plan as Python, from source and model."),
+            Flag(name="origins", value="N", default=0,
+                 meaning="Also prints where N new entries of each mapped axis start."),
+            _MIN_COVERAGE)),
+    "train": Command(
+        summary="Trains a run, or continues a stopped one from its last checkpoint.",
+        overrides=True, computes=True, flags=(_RUN, _WORKDIR, _MIN_COVERAGE)),
+    "evaluate": Command(
+        summary="Computes the loss of a trained run on a split; the last line is JSON.",
+        computes=True,
+        flags=(
+            _WORKDIR,
+            Flag(name="split", value="NAME", default="test",
+                 meaning="Split to evaluate: train, validation or test."),
+            _STEP)),
+    "generate": Command(
+        summary="Continues prompts; a model with an encoder answers its inputs.",
+        computes=True,
+        flags=(
+            _WORKDIR,
+            Flag(name="prompt", value="TEXT",
+                 meaning="Prompt, or the input of a model that was trained on pairs."),
+            Flag(name="prompts", value="FILE",
+                 meaning="Text file with one prompt per line, instead of --prompt."),
+            Flag(name="num", value="N", default=1,
+                 meaning="Number of continuations of each prompt."),
+            Flag(name="max_tokens", value="N", default=64,
+                 meaning="Maximum length of a continuation, in tokens."),
+            Flag(name="temperature", value="T", default=0.0,
+                 meaning="Sampling temperature; 0 always takes the likeliest token."),
+            Flag(name="top_k", value="K", default=0,
+                 meaning="Samples from the K likeliest tokens; 0 means all."),
+            Flag(name="top_p", value="P", default=1.0,
+                 meaning="Samples from the likeliest tokens of total probability P."),
+            Flag(name="beams", value="N", default=1,
+                 meaning="Beams of a beam search, which prints the best --num texts; 1"
+                 " means none."),
+            Flag(name="length_penalty", value="X", default=1.0,
+                 meaning="A beam's score is divided by its length to the power of X."),
+            Flag(name="seed", value="N", default=0, meaning="Seed of the sampling."),
+            _STEP)),
+    "study": Command(
+        summary="Trains runs and their controls, and compares their test losses.",
+        computes=True,
+        flags=(
+            _STUDY,
+            Flag(name="workdir", value="DIR", required=True,
+                 meaning="Folder of the study, local or gs://."),
+            Flag(name="results", value="FILE.md",
+                 meaning="Markdown file that receives a section with the results."))),
+    "inspect": Command(
+        summary="Lists the leaves of any checkpoint; reads no array.",
+        flags=(
+            _SOURCE,
+            Flag(name="map", value="NAME", default="",
+                 meaning="Lists the leaves under the names of transfer_gen: name or"
+                 " file of the map, or auto to detect it from the files."),
+            _VOCABULARY, _STEP)),
+    "convert": Command(
+        summary="Writes a checkpoint in another format, completely or not at all.",
+        flags=(
+            _SOURCE,
+            Flag(name="map", value="NAME", default="",
+                 meaning="Architecture to read from another library or to write to it;"
+                 " detected if empty."),
+            Flag(name="output", value="DIR", required=True,
+                 meaning="Folder to write, which must not exist yet."),
+            Flag(name="to", value="FORMAT", default="orbax",
+                 meaning="Format to write: orbax (a workdir), safetensors (for"
+                 " Transformers), keras, or peft (the adapters alone; the other formats"
+                 " merge them)."),
+            _STEP, _VOCABULARY)),
+}

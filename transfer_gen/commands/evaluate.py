@@ -1,0 +1,17 @@
+"""`transfer-gen evaluate`: the loss of a trained run on a split."""
+
+import json
+
+from transfer_gen.commands import flags
+from transfer_gen.run import trained as trained_lib
+from transfer_gen.study import study
+
+
+def run(values: flags.Values) -> None:
+  """Evaluates and writes `scores_<split>.json`; the last line printed is JSON."""
+  trained = trained_lib.open(values.workdir, values.step)
+  data, _ = trained.data()
+  scores = trained.score(data, values.split)
+  study.write_scores(values.workdir, values.split, trained.step, scores)
+  print(f"{values.workdir}: {values.split} split at step {trained.step}")
+  print(json.dumps({"split": values.split, "step": trained.step, **scores.metrics()}))

@@ -1,0 +1,100 @@
+"""The one door to absl flags: the words behind a command become typed values."""
+
+from collections.abc import Callable, Mapping, Sequence
+import types
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from transfer_gen import errors
+from transfer_gen.commands import declarations
+from transfer_gen.config import file as config_file
+
+_DEFINE: Mapping[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+    str: flags.DEFINE_string, type(None): flags.DEFINE_string}
+
+
+class Values(types.SimpleNamespace):
+  """The value of each flag of a command, as an attribute.
+
+  `config` is the run, with all overrides, if the command's `overrides` is set;
+  otherwise it is the text of the flag.
+  """
+
+  def __getattr__(self, name: str) -> Any:
+    """Declared for type checkers; called only for a flag that was not declared."""
+    raise AttributeError(f"The command declares no flag {name!r}.")
+
+
+def parse(name: str, words: Sequence[str]) -> Values:
+  """Parses the words that follow a command.
+
+  Args:
+    name: The command.
+    words: Flags, as `--flag=value` or `--flag value`, with one dash or two.
+
+  Raises:
+    errors.UserError: If a flag is unknown, required and missing, or has a value of the
+      wrong type; if the config file or an override of its fields is wrong.
+  """
+  try:
+    return _parse(name, declarations.COMMANDS[name], words)
+  except flags.Error as error:
+    raise _mistake(name, str(error)) from error
+
+
+def _parse(
+    name: str, command: declarations.Command, words: Sequence[str]
+) -> Values:
+  parsed = flags.FlagValues()
+  words = parsed.read_flags_from_files(words, force_gnu=False)  # --flagfile=FILE.
+  for flag in command.flags:
+    if not (command.overrides and flag.name == "config"):
+      _DEFINE[type(flag.default)](
+          flag.name, flag.default, flag.meaning, flag_values=parsed)
+  if command.overrides:
+    words = _define_run(name, words, parsed)
+  rest = parsed([name, *words])
+  if rest[1:]:
+    raise _mistake(name, f"{rest[1]!r} is not a flag.")
+  for flag in command.flags:
+    if flag.required and not parsed[flag.name].value:
+      raise _mistake(name, f"`{name}` needs --{flag.name}={flag.value}.")
+  return Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
+
+
+def _define_run(
+    name: str, words: Sequence[str], parsed: flags.FlagValues
+) -> list[str]:
+  """Loads the run and defines a flag for each override; returns the other words."""
+  given, words = _split_config(words)
+  if not given:
+    raise _mistake(name, f"`{name}` needs --config=FILE.py[:ARG].")
+  run = config_file.load_run(given)
+  # ml_collections would answer a wrong field with a KeyError.
+  config_file.check_overrides(run, words)
+  config_flags.DEFINE_config_dataclass(
+      "config", run, flag_values=parsed, sys_argv=[name, *words])
+  return words
+
+
+def _split_config(words: Sequence[str]) -> tuple[str, list[str]]:
+  """Returns the value of the last `--config=VALUE`, and the other words.
+
+  The file must be loaded before absl parses the words, because it decides which
+  overrides are flags.
+  """
+  given, rest, ahead = "", [], iter(words)
+  for word in ahead:
+    flag, equals, value = word.partition("=")
+    if flag in ("-config", "--config"):
+      given = value if equals else next(ahead, "")
+    else:
+      rest.append(word)
+  return given, rest
+
+
+def _mistake(name: str, message: str) -> errors.UserError:
+  return errors.UserError(f"{message}\nSee `transfer-gen {name} --help`.")

@@ -1,0 +1,35 @@
+"""The texts that `transfer-gen plan` prints."""
+
+from transfer_gen import config as config_lib
+from transfer_gen.run import strategies
+from transfer_gen.study import auto
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import difference
+from transfer_gen.transfer import table
+
+
+def overview(
+    asked: config_lib.Run, planned: config_lib.Run, audit: audit_lib.Audit,
+    colored: bool,
+) -> str:
+  """Returns the audit with similar leaves folded, and what a strategy wrote.
+
+  Args:
+    asked: The run as the user configured it.
+    planned: The run as it was assembled, with the plan that its strategy wrote.
+    audit: The audit of `planned`.
+    colored: Whether to use the colors of a terminal.
+  """
+  parts = [table.folded(audit, colored)]
+  if asked.strategy.name:
+    parts.append(strategies.told(planned))
+  if asked.strategy.name == strategies.AUTO and planned.strategy == auto.COMMON:
+    parts.append(
+        "The strategy `auto` has not chosen yet: `train` searches first. All the"
+        " strategies that it tries start from what is shown here.")
+  return "\n".join(parts)
+
+
+def differences(there: audit_lib.Audit, here: audit_lib.Audit, workdir: str) -> str:
+  """Returns the rows in which a plan differs from that of another workdir."""
+  return "\n".join(difference.rows(there, here) or [f"No row differs from {workdir}."])
