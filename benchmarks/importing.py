@@ -23,7 +23,6 @@ from transfer_gen import sharding
 from transfer_gen import sources
 from transfer_gen.export import hugging_face_folder
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 _GPT2 = config_lib.Decoder(
     vocab_size=50_257, num_layers=12, width=768, num_heads=12, max_length=1024)
@@ -65,7 +64,7 @@ def _write(folder: str) -> None:
 
 
 def _imported(folder: str) -> dict[str, jax.Array]:
-  source = foreign.view(sources.open(folder))
+  source = sources.open(folder)
   where = sharding.of_params(source.specs, sharding.make_mesh())
   return dict(source.read(list(source.specs), where))
 

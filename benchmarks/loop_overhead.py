@@ -11,7 +11,7 @@ import time
 from benchmarks import our_step
 from benchmarks import timing
 from transfer_gen import config as config_lib
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import workdir as workdir_lib
 
@@ -39,7 +39,7 @@ def loop_over_step() -> timing.Comparison:
   """
   through, bare = [], []
   with tempfile.TemporaryDirectory() as folder:
-    step = _bare(setup_lib.build(_run(), folder))
+    step = _bare(assemble.build(_run(), folder))
     for round_ in range(_ROUNDS):
       workdir = pathlib.Path(folder) / str(round_)
       with open(os.devnull, "w", encoding="utf-8") as quiet, (
@@ -54,7 +54,7 @@ def loop_over_step() -> timing.Comparison:
       ratio=statistics.median(a / b for a, b in zip(through, bare)))
 
 
-def _bare(setup: setup_lib.Setup) -> Callable[[], float]:
+def _bare(setup: assemble.Assembled) -> Callable[[], float]:
   """A function that takes the bare steps of a run and returns seconds a step."""
   step = our_step.make(setup.run.model, next(setup.data.train_batches(16, 0)))
   step()
@@ -70,7 +70,7 @@ def _bare(setup: setup_lib.Setup) -> Callable[[], float]:
 def data_over_training() -> timing.Comparison:
   """Tokens a second of the pipeline over those of the step."""
   with tempfile.TemporaryDirectory() as folder:
-    setup = setup_lib.build(_run(), folder)
+    setup = assemble.build(_run(), folder)
     step = _bare(setup)
     iterator = setup.data.train_batches(16, 0)
     next(iterator)

@@ -17,7 +17,7 @@ from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen.distill import loss
 from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import feed as feed_lib
 from transfer_gen.train import parallel
 from transfer_gen.train import step as step_lib
@@ -76,10 +76,10 @@ def _stepper(
           name="files", train=str(folder / "text.txt"), length=_LENGTH),
       tokenizer=config_lib.Tokenizer(kind="bytes"),
       train=config_lib.Train(batch_size=_ROWS))
-  setup = setup_lib.build(run, folder)
+  setup = assemble.build(run, folder)
   runner = parallel.runner(
       run.parallel, setup.specs, _ROWS, 1, optimizer=setup.optimizer,
-      nll_fn=loss.objective(None, setup.model, False, setup.first))
+      nll_fn=loss.objective(None, setup.model, False, setup.first_layer))
   params = registry.fresh(setup.model, jax.random.key(0), runner.shardings)(setup.specs)
   feed = feed_lib.of(setup, params, None, runner.put, folder)
   key, state = jax.random.key(0), [runner.place(step_lib.TrainState(

@@ -12,7 +12,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.export import convert
 from transfer_gen.generate import sampling
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import trained
 from transfer_gen.transfer import groups as groups_lib
@@ -129,7 +129,7 @@ def _together(folder, one, two, **fields):
 def test_several_adapters_come_from_checkpoints_of_their_own(folder):
   run = _together(folder, folder / "style", folder / "style")
 
-  rows = setup_lib.build(run, folder / "together").rows
+  rows = assemble.build(run, folder / "together").rows
 
   where = {row.name: row.checkpoint for row in rows if row.sources}
   assert len(rows) == len(where) + 8

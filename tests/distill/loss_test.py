@@ -15,7 +15,7 @@ from transfer_gen.distill import loss
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import registry
 from transfer_gen.run import answers
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
@@ -96,7 +96,7 @@ def test_projections_learn_and_reach_nobody_who_opens_the_run(folder):
   run = _run(folder, LSTM, distill=_distill(folder, hidden=0.1))
   if not (folder / "soft").exists():
     loop.train(run, folder / "soft")
-  setup = setup_lib.build(run, folder / "soft")
+  setup = assemble.build(run, folder / "soft")
   name, = [n for n in setup.specs if n.startswith("distill/")]
   rows = {row.name: row for row in setup.rows}
 
@@ -114,7 +114,7 @@ def test_projections_learn_and_reach_nobody_who_opens_the_run(folder):
 def test_a_strategy_by_name_writes_the_projections(name, folder):
   if not (folder / "hard").exists():
     loop.train(_run(folder, LSTM), folder / "hard")
-  setup = setup_lib.build(_run(
+  setup = assemble.build(_run(
       folder, LSTM, distill=_distill(folder, hidden=0.1),
       source=config_lib.Source(path=str(folder / "hard")),
       strategy=config_lib.Strategy(name=name)), folder / "named")
@@ -140,7 +140,7 @@ def _terms(folder, model, key=0, vocabulary=None, **fields):
   run = _run(folder, model, distill=_distill(folder, **fields))
   if vocabulary:
     run.tokenizer = vocabulary
-  setup = setup_lib.build(run, folder / "none")
+  setup = assemble.build(run, folder / "none")
   specs = setup.specs
   keys = jax.random.split(jax.random.key(key), len(specs))
   params = {name: 0.3 * jax.random.normal(k, specs[name].shape)
@@ -301,7 +301,7 @@ def test_other_vocabularies_are_heard_where_both_read_the_same(kind, folder):
 ], ids=range(8))
 def test_what_cannot_be_matched_is_one_message(model, fields, message, folder):
   with pytest.raises(errors.UserError, match=message):
-    setup_lib.build(
+    assemble.build(
         _run(folder, model, distill=_distill(folder, **fields)), folder / "none")
 
 
@@ -310,7 +310,7 @@ def test_other_tokens_are_refused_until_they_are_aligned(folder):
   run.tokenizer = config_lib.Tokenizer(kind="bytes")
 
   with pytest.raises(errors.UserError, match="'uld' or 'mined'"):
-    setup_lib.build(run, folder / "none")
+    assemble.build(run, folder / "none")
 
 
 def test_matched_layers_must_be_run_where_features_are_stored(folder):
@@ -322,7 +322,7 @@ def test_matched_layers_must_be_run_where_features_are_stored(folder):
                   plan_lib.Group(name="rest", params=".*", unfreeze_step=None))))
 
   with pytest.raises(errors.UserError, match="layer 0 is matched"):
-    setup_lib.build(run, folder / "none")
+    assemble.build(run, folder / "none")
 
 
 def test_a_study_trains_the_teacher_first(tmp_path):
@@ -362,4 +362,4 @@ def test_what_a_teacher_writes_is_data_to_train_on(folder):
   assert lines[0] == {"input": "abc", "target": "abc" + best} and best
   with pytest.raises(errors.UserError, match="Give prompts"):
     answers.write(folder / "teacher", folder / "out.jsonl", 4)
-  assert registry.longest(setup_lib.build(_run(folder, DECODER), folder).model) == 32
+  assert registry.longest(assemble.build(_run(folder, DECODER), folder).model) == 32

@@ -19,11 +19,11 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.export import convert
+from transfer_gen.formats import detect
 from transfer_gen.formats import safetensors
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
 from transfer_gen.run import trained
-from transfer_gen.sources import foreign
 
 V = 37
 INPUTS = np.random.default_rng(0).integers(0, V, (2, 9)).astype(np.int32)
@@ -96,10 +96,11 @@ def test_a_checkpoint_goes_in_and_out_again(name, tmp_path):
   convert.convert(tmp_path / "in", tmp_path / "ours", "orbax")
   convert.convert(tmp_path / "ours", tmp_path / "again", "safetensors")
 
-  before = dict(sources.open(tmp_path / "in").read(sources.open(tmp_path / "in").specs))
+  before = dict(detect.open_raw(tmp_path / "in").read(
+      detect.open_raw(tmp_path / "in").specs))
   for folder in (tmp_path / "out", tmp_path / "again"):
-    source = sources.open(folder)
-    assert source.specs == sources.open(tmp_path / "in").specs
+    source = detect.open_raw(folder)
+    assert source.specs == detect.open_raw(tmp_path / "in").specs
     for leaf, value in source.read(list(source.specs)):
       np.testing.assert_array_equal(value.view(np.uint8), before[leaf].view(np.uint8))
     np.testing.assert_array_equal(logits(loaded(folder)), logits(model))
@@ -130,7 +131,7 @@ def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
             for name, spec in registry.specs(module).items()}
   tmp_path.joinpath("out").mkdir()
 
-  told = convert.hugging_face_write.write(
+  told = convert.hugging_face_folder.write(
       convert.epath.Path(tmp_path / "out"), model, params)
 
   theirs = loaded(tmp_path / "out")
@@ -152,7 +153,7 @@ def test_what_no_architecture_holds_is_named(fields, message, tmp_path):
   model = config.Decoder(vocab_size=V, width=24, num_heads=2, **fields)
 
   with pytest.raises(errors.UserError, match=message):
-    convert.hugging_face_write.write(convert.epath.Path(tmp_path), model, {})
+    convert.hugging_face_folder.write(convert.epath.Path(tmp_path), model, {})
   assert not list(tmp_path.iterdir())
 
 
@@ -179,7 +180,7 @@ def test_half_precision_stays_what_it_was(tmp_path):
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
 
-  before, after = (sources.open(tmp_path / name) for name in ("in", "out"))
+  before, after = (detect.open_raw(tmp_path / name) for name in ("in", "out"))
   assert {str(spec.dtype) for spec in after.specs.values()} == {"bfloat16"}
   assert after.specs == before.specs
   for (_, a), (_, b) in zip(*(s.read(sorted(s.specs)) for s in (before, after))):
@@ -247,7 +248,7 @@ class TestStories:
       (STORIES / "reference.json").read_text()) if STORIES.exists() else {}
 
   def test_logits_and_greedy_text_are_the_reference(self):
-    source = foreign.view(sources.open(STORIES / "stories260K.bin"))
+    source = sources.open(STORIES / "stories260K.bin")
     module, params = registry.build(source.model), dict(source.read(list(source.specs)))
 
     last = jax.jit(module.apply)(
@@ -259,7 +260,7 @@ class TestStories:
     assert source.tokenizer.decode(new) == self.reference["greedy_text"].lstrip()
 
   def test_its_tokenizer_encodes_what_it_decodes(self):
-    tokenizer = foreign.view(sources.open(STORIES / "stories260K.bin")).tokenizer
+    tokenizer = sources.open(STORIES / "stories260K.bin").tokenizer
     ids = self.reference["greedy_ids_from_bos"][1:]
 
     assert tokenizer.encode(self.reference["greedy_text"].lstrip()) == ids

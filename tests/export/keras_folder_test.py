@@ -18,7 +18,6 @@ from transfer_gen.export import keras_folder
 from transfer_gen.formats import hdf5_write
 from transfer_gen.formats import keras_h5
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 BASE = config_lib.Recurrent(
     vocab_size=11, num_layers=2, embed_width=5, hidden_width=4, forget_bias=0.0)
@@ -76,7 +75,7 @@ def test_out_and_in_again_is_bit_identical(name, tmp_path):
   _, params = make(config)
 
   keras_folder.write(tmp_path / "a.weights.h5", config, params)
-  source = foreign.view(sources.open(tmp_path / "a.weights.h5"))
+  source = sources.open(tmp_path / "a.weights.h5")
 
   read = dict(source.read(list(source.specs)))
   assert read.keys() == params.keys()

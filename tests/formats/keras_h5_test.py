@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from transfer_gen import errors
-from transfer_gen import sources
+from transfer_gen.formats import detect
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
@@ -20,7 +20,7 @@ def _random(*shape, dtype=np.float32):
 
 
 def _read(path):
-  source = sources.open(path)
+  source = detect.open_raw(path)
   read = dict(source.read(list(source.specs)))
   for name, value in read.items():
     assert (value.shape, value.dtype) == (
@@ -163,7 +163,7 @@ def test_models_that_keras_itself_saved(tmp_path, model, name):
   dense = f"{last}/kernel" if name == "m.h5" else "layers/dense/vars/0"
   np.testing.assert_array_equal(read[dense], np.asarray(model.layers[-1].kernel))
   if "weights" not in name:
-    assert sources.open(path).facts["model_config"]["class_name"] == "Sequential"
+    assert detect.open_raw(path).facts["model_config"]["class_name"] == "Sequential"
 
 
 @pytest.mark.parametrize("make, why", [
@@ -192,7 +192,7 @@ def test_forms_that_are_not_read_are_named(tmp_path):
       file[f"layers/{i}"] = np.zeros(2, np.float32)
 
   with pytest.raises(errors.UserError, match="is dense, which is not read"):
-    sources.open(tmp_path / "x.h5")
+    detect.open_raw(tmp_path / "x.h5")
 
 
 def test_the_newer_headers_are_read_where_they_are_plain(tmp_path):

@@ -20,7 +20,6 @@ from transfer_gen import tree
 from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 SIZE, LENGTH, EOS = 3, 4, 1
 MODELS = {
@@ -78,7 +77,7 @@ def opened(kind):
         param += 0.25 * torch.randn(param.shape, generator=generator)
   folder = tempfile.mkdtemp()
   model.save_pretrained(folder)
-  source = foreign.view(sources_lib.open(folder))
+  source = sources_lib.open(folder)
   return model, registry.build(source.model), dict(source.read(list(source.specs)))
 
 

@@ -19,7 +19,6 @@ from transfer_gen.maps import mapped
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
 from transfer_gen.run import trained
-from transfer_gen.sources import foreign
 from transfer_gen.study import study
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan
@@ -73,7 +72,7 @@ def logits_of(arrays, tokens, count):
 
 
 def load(folder, **kwargs):
-  source = foreign.view(sources.open(folder), **kwargs)
+  source = sources.open(folder, **kwargs)
   return source, registry.build(source.model), dict(source.read(list(source.specs)))
 
 
@@ -105,7 +104,7 @@ def test_in_and_out_again_is_bit_identical(tmp_path):
   arrays = small()
   source, _, params = load(write(tmp_path, arrays))
 
-  back = mapped.export(list(source.rows.values()), source.raw.specs,
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
                        {name: np.asarray(x) for name, x in params.items()})
 
   assert back.keys() == arrays.keys() - {"Variable"}

@@ -28,10 +28,10 @@ from transfer_gen import tree
 from transfer_gen.data import tokenizers
 from transfer_gen.export import convert
 from transfer_gen.export import hugging_face_folder
+from transfer_gen.formats import detect
 from transfer_gen.generate import sampling
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 V = 37
 T5 = dict(vocab_size=V, d_model=24, d_kv=6, d_ff=28, num_layers=2, num_heads=3,
@@ -104,7 +104,7 @@ def opened(name):
   folder = tempfile.mkdtemp()
   model = theirs(*CASES[name])
   model.save_pretrained(folder)
-  source = foreign.view(sources.open(folder))
+  source = sources.open(folder)
   return model, source, dict(source.read(list(source.specs)))
 
 
@@ -157,10 +157,10 @@ def test_greedy_generation_is_theirs_token_by_token(name):
 def test_in_and_out_again_is_bit_identical(name):
   _, source, params = opened(name)
 
-  back = mapped.export(list(source.rows.values()), source.raw.specs,
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
                        {name: np.asarray(x) for name, x in params.items()})
 
-  read = dict(source.raw.read(list(source.raw.specs)))
+  read = dict(source.view.raw.read(list(source.view.raw.specs)))
   assert back.keys() == read.keys()
   for leaf, value in read.items():
     np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
@@ -183,7 +183,7 @@ def test_a_checkpoint_goes_out_as_it_came_and_from_a_workdir(name, tmp_path):
   convert.convert(tmp_path / "ours", tmp_path / "out", "safetensors")
 
   for folder in (tmp_path / "back", tmp_path / "out"):
-    assert sources.open(folder).specs == source.raw.specs
+    assert detect.open_raw(folder).specs == source.view.raw.specs
     again = loaded(folder, CASES[name][0])
     np.testing.assert_array_equal(their_logits(again), their_logits(model))
     generation = transformers.GenerationConfig.from_pretrained(folder)
@@ -263,7 +263,7 @@ def test_what_no_model_has_is_an_error_with_the_fields_name(
       (folder / "model.safetensors").read_bytes())
 
   with pytest.raises(errors.UserError, match=message):
-    foreign.view(sources.open(tmp_path))
+    sources.open(tmp_path)
 
 
 TEXTS = [f"{a} {b} {c}" for a in ("the cat", "a dog", "der Hund") for b in (
@@ -300,7 +300,7 @@ def test_t5s_tokenizer_goes_along_both_ways(tmp_path):
   with_tokenizer(tmp_path / "in", "t5", vocab_size=80)
   size = pieces(tmp_path / "in" / "spiece.model", pad_id=0, eos_id=1, unk_id=2,
                 bos_id=-1).get_piece_size()
-  source = foreign.view(sources.open(tmp_path / "in"))
+  source = sources.open(tmp_path / "in")
 
   convert.convert(tmp_path / "in", tmp_path / "ours", "orbax")
   convert.convert(tmp_path / "ours", tmp_path / "out", "safetensors")
@@ -318,7 +318,7 @@ def test_barts_tokenizer_goes_along_both_ways(tmp_path):
   own.train_from_iterator(TEXTS, vocab_size=300, show_progress=False, special_tokens=[
       "<s>", "<pad>", "</s>", "<unk>", "<mask>"])
   own.save_model(str(tmp_path / "in"))
-  source = foreign.view(sources.open(tmp_path / "in"))
+  source = sources.open(tmp_path / "in")
 
   convert.convert(tmp_path / "in", tmp_path / "ours", "orbax")
   convert.convert(tmp_path / "ours", tmp_path / "out", "safetensors")
@@ -341,7 +341,7 @@ def test_marians_two_models_go_along_both_ways(tmp_path):
       for i in range(3, model.get_piece_size())})
   ids = {piece: i for i, piece in enumerate(found)} | {"<pad>": len(found)}
   (tmp_path / "in" / "vocab.json").write_text(json.dumps(ids))
-  source = foreign.view(sources.open(tmp_path / "in"))
+  source = sources.open(tmp_path / "in")
 
   convert.convert(tmp_path / "in", tmp_path / "ours", "orbax")
   convert.convert(tmp_path / "ours", tmp_path / "out", "safetensors")
@@ -368,6 +368,6 @@ def test_what_is_missing_of_a_tokenizer_is_said(name, files, note, tmp_path):
   for file in files:
     (tmp_path / file).write_text("{}")
 
-  source = foreign.view(sources.open(tmp_path))
+  source = sources.open(tmp_path)
 
   assert source.tokenizer is None and note in source.notes[0]

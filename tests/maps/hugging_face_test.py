@@ -25,7 +25,6 @@ from transfer_gen.formats import safetensors
 from transfer_gen.generate import sampling
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 V = 37
 SIZES = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -120,7 +119,7 @@ def opened(name):
   folder = tempfile.mkdtemp()
   model = theirs(*CASES[name])
   model.save_pretrained(folder)
-  source = foreign.view(sources.open(folder))
+  source = sources.open(folder)
   return model, source, dict(source.read(list(source.specs)))
 
 
@@ -158,10 +157,10 @@ def test_greedy_generation_is_theirs_token_by_token(name):
 def test_in_and_out_again_is_bit_identical(name):
   _, source, params = opened(name)
 
-  back = mapped.export(list(source.rows.values()), source.raw.specs,
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
                        {name: np.asarray(x) for name, x in params.items()})
 
-  read = dict(source.raw.read(list(source.raw.specs)))
+  read = dict(source.view.raw.read(list(source.view.raw.specs)))
   assert back.keys() == read.keys()
   for leaf, value in read.items():
     np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
@@ -198,13 +197,13 @@ def test_what_no_model_has_is_an_error_with_the_fields_name(
   (tmp_path / "config.json").write_text(json.dumps(config | fields))
 
   with pytest.raises(errors.UserError, match=message):
-    foreign.view(sources.open(tmp_path))
+    sources.open(tmp_path)
 
 
 def test_configs_of_older_versions_mean_the_same(tmp_path):
   """Rotary fields at the top, and what is left out as it was by habit then."""
   _, source, _ = opened("llama_tied")
-  model = source.raw.path.parent
+  model = source.view.raw.path.parent
   config = json.loads((model / "config.json").read_text())
   del config["rope_parameters"], config["head_dim"], config["num_key_value_heads"]
   rope = {key: value for key, value in LLAMA3.items() if key != "rope_type"}
@@ -214,16 +213,16 @@ def test_configs_of_older_versions_mean_the_same(tmp_path):
   (tmp_path / "model.safetensors").write_bytes(
       (model / "model.safetensors").read_bytes())
 
-  assert foreign.view(sources.open(tmp_path)).model == source.model
+  assert sources.open(tmp_path).model == source.model
 
 
 def test_a_base_model_without_prefix_is_read(tmp_path):
   model, source, params = opened("gpt2")
   model.transformer.save_pretrained(tmp_path)
 
-  base = foreign.view(sources.open(tmp_path))
+  base = sources.open(tmp_path)
 
-  assert "h.0.ln_1.weight" in base.raw.specs
+  assert "h.0.ln_1.weight" in base.view.raw.specs
   read = dict(base.read(list(base.specs)))
   assert read.keys() == params.keys()
   for name, value in read.items():
@@ -250,7 +249,7 @@ def with_images(folder):
 
 def test_of_a_model_with_images_the_text_is_read_and_written(tmp_path):
   model = with_images(tmp_path / "in")
-  source = foreign.view(sources.open(tmp_path / "in"))
+  source = sources.open(tmp_path / "in")
   params = dict(source.read(list(source.specs)))
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
@@ -266,14 +265,14 @@ def test_of_a_model_with_images_the_text_is_read_and_written(tmp_path):
   assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
   assert np.abs(written - want).max() / np.abs(want).max() <= 1e-5
   assert not any(told.values()) and alone.config.model_type == "gemma3_text"
-  assert any("vision_tower" in name for name in source.raw.specs)
+  assert any("vision_tower" in name for name in source.view.raw.specs)
 
 
 def test_older_names_and_a_sparse_config_of_text_beside_images(tmp_path):
   """As Gemma 3 was published: sizes as by habit are left out of the text's config."""
   _, source, params = opened("gemma3")
-  leaves = dict(source.raw.read(list(source.raw.specs)))
-  made = json.loads((source.raw.path.parent / "config.json").read_text())
+  leaves = dict(source.view.raw.read(list(source.view.raw.specs)))
+  made = json.loads((source.view.raw.path.parent / "config.json").read_text())
   old = {f"language_model.{name}": value for name, value in leaves.items()}
   old["vision_tower.vision_model.embeddings.patch.weight"] = np.ones((2, 2), np.float32)
   old["multi_modal_projector.mm_input_projection_weight"] = np.ones(3, np.float32)
@@ -281,7 +280,7 @@ def test_older_names_and_a_sparse_config_of_text_beside_images(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(
       {"model_type": "gemma3", "text_config": made, "vision_config": {"x": 1}}))
 
-  again = foreign.view(sources.open(tmp_path))
+  again = sources.open(tmp_path)
 
   assert again.model == source.model
   for name, value in again.read(list(again.specs)):
@@ -290,4 +289,4 @@ def test_older_names_and_a_sparse_config_of_text_beside_images(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(
       {"model_type": "gemma3", "text_config": made}))
   with pytest.raises(errors.UserError, match="map does not fit"):
-    foreign.view(sources.open(tmp_path))  # 8 heads, of which there are 4 here.
+    sources.open(tmp_path)  # 8 heads, of which there are 4 here.

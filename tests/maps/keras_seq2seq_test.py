@@ -15,7 +15,7 @@ from transfer_gen import checkpoint
 from transfer_gen import sources
 from transfer_gen.data import tokenizer_kinds
 from transfer_gen.run import trained
-from transfer_gen.sources import foreign
+from transfer_gen.sources import map_file
 
 keras = pytest.importorskip("keras", reason="keras is not installed")
 
@@ -81,7 +81,7 @@ def described(name, letters, **fields):
       "\t" in letters) else {}
   rows = [None if i in roles.values() else c for i, c in enumerate(letters)]
   tokenizer_kinds.Characters(rows, roles).save(epath.Path(f"{name}_characters"))
-  data = foreign.to_json(foreign.view(sources.open("pair.keras")))
+  data = map_file.to_json(sources.open("pair.keras"))
   data["model"] |= fields
   with open(f"{name}.json", "w") as file:
     json.dump(data | {"tokenizer": f"{name}_characters"}, file)
@@ -153,7 +153,7 @@ def test_sides_of_other_characters_are_matched_each_by_its_own(folder, capsys):
   tokenizer = trained.open("w").tokenizer
   names = ["encoder/layer_0/cell/input_kernel", "layer_0/cell/input_kernel"]
   ours = dict(checkpoint.find("w", 1).read(names))
-  theirs = dict(foreign.view(sources.open("pair.keras")).read(names))
+  theirs = dict(sources.open("pair.keras").read(names))
   for name, side in zip(names, letters):
     for row, letter in enumerate(letters[side]):
       if letter.isalpha():

@@ -15,7 +15,6 @@ from transfer_gen import tree
 from transfer_gen.generate import sampling
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 keras = pytest.importorskip("keras", reason="keras is not installed")
 
@@ -85,7 +84,7 @@ def saved(model, folder, form):
     (folder / "config.json").write_text(model.to_json())
   else:
     model.save(path)
-  return foreign.view(sources.open(path))
+  return sources.open(path)
 
 
 def ours(source, inputs, **kwargs):
@@ -128,9 +127,9 @@ def test_in_and_out_again_is_bit_identical(name, form, tmp_path):
   source = saved(randomized(STACKS[name]()), tmp_path, form)
 
   params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
-  back = mapped.export(list(source.rows.values()), source.raw.specs, params)
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)
 
-  read = dict(source.raw.read(list(source.raw.specs)))
+  read = dict(source.view.raw.read(list(source.view.raw.specs)))
   assert back.keys() == read.keys()
   for leaf, value in read.items():
     np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
@@ -188,8 +187,8 @@ def test_a_pair_gives_the_logits_of_keras(fields, form, tmp_path):
       np.eye(size, dtype=np.float32)[x] for size, x in zip((7, 9), texts)]
   assert distance(ours(source, texts[1], sources=texts[0]), theirs(model, hot)) < 1e-5
   params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
-  back = mapped.export(list(source.rows.values()), source.raw.specs, params)
-  for leaf, value in source.raw.read(list(source.raw.specs)):
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)
+  for leaf, value in source.view.raw.read(list(source.view.raw.specs)):
     np.testing.assert_array_equal(back[leaf], value)
 
 
@@ -267,8 +266,8 @@ def test_the_forms_of_cudnn_give_the_logits_of_keras(kind, tmp_path):
       "cell_7": _as_cudnn(kernel, recurrent, bias.ravel(), {"LSTM": 4, "GRU": 3}[kind]),
       "dense_1": dict(zip(("kernel", "bias"), rest))}
 
-  source = foreign.view(sources.open(_write_two(
-      tmp_path / "a.h5", _two(f"CuDNN{kind}"), weights)))
+  source = sources.open(_write_two(
+      tmp_path / "a.h5", _two(f"CuDNN{kind}"), weights))
 
   assert distance(ours(source, INPUTS), theirs(model, INPUTS)) < 1e-5
   assert not np.array_equal(weights["cell_7"]["kernel"], kernel)
@@ -279,9 +278,9 @@ def test_hard_sigmoid_is_what_the_version_that_wrote_the_file_means(tmp_path):
   kernel, recurrent, bias, *rest = sequential(cell(), dense(), embed=0).get_weights()
   config = _two("LSTM", recurrent_activation="hard_sigmoid", implementation=1)
 
-  old = foreign.view(sources.open(_write_two(tmp_path / "old.h5", config, {
+  old = sources.open(_write_two(tmp_path / "old.h5", config, {
       "cell_7": {"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias},
-      "dense_1": dict(zip(("kernel", "bias"), rest))})))
+      "dense_1": dict(zip(("kernel", "bias"), rest))}))
 
   assert (new.model.gate, old.model.gate) == ("hard_sigmoid_3", "hard_sigmoid")
 
@@ -290,4 +289,4 @@ def test_weights_without_a_config_are_refused(tmp_path):
   STACKS["lstm"]().save_weights(tmp_path / "a.weights.h5")
 
   with pytest.raises(errors.UserError, match="config file must lie beside it"):
-    foreign.view(sources.open(tmp_path / "a.weights.h5"))
+    sources.open(tmp_path / "a.weights.h5")

@@ -12,7 +12,6 @@ from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 V, T = 29, 20
 INPUTS = np.random.default_rng(0).integers(0, V, (2, 9)).astype(np.int32)
@@ -66,17 +65,17 @@ def test_logits_are_those_of_llama_and_tensors_go_back(name, tmp_path):
   model = llama(**SHAPES[name])
   write(tmp_path / "model.bin", model)
 
-  source = foreign.view(sources.open(tmp_path / "model.bin"))
+  source = sources.open(tmp_path / "model.bin")
 
   params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
   ours = registry.build(source.model).apply({"params": tree.unflatten(params)}, INPUTS)
   with torch.no_grad():
     want = model(torch.tensor(INPUTS, dtype=torch.int64)).logits.double().numpy()
   assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
-  back = mapped.export(list(source.rows.values()), source.raw.specs, params)
-  for leaf, value in source.raw.read(list(back)):
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)
+  for leaf, value in source.view.raw.read(list(back)):
     np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
-  assert source.raw.specs.keys() - back.keys() == {"freq_cis_real", "freq_cis_imag"}
+  assert source.view.raw.specs.keys() - back.keys() == {"freq_cis_real", "freq_cis_imag"}
 
 
 def _tokens(*texts):
@@ -92,7 +91,7 @@ def test_the_tokenizer_merges_by_score(tmp_path):
   texts += [b"%d" % i for i in range(V - 3 - len(texts))]
   (tmp_path / "tokenizer.bin").write_bytes(_tokens(*texts))
 
-  tokenizer = foreign.view(sources.open(tmp_path / "model.bin")).tokenizer
+  tokenizer = sources.open(tmp_path / "model.bin").tokenizer
 
   assert [texts[i - 3] for i in tokenizer.encode("abc\né")] == [
       b" a", b"bc", b"<0x0A>", "é".encode()]
@@ -111,4 +110,4 @@ def test_a_damaged_tokenizer_is_said(data, message, tmp_path):
   (tmp_path / "tokenizer.bin").write_bytes(data)
 
   with pytest.raises(errors.UserError, match=message):
-    foreign.view(sources.open(tmp_path / "model.bin"))
+    sources.open(tmp_path / "model.bin")

@@ -13,11 +13,11 @@ from transfer_gen import tree
 from transfer_gen.data import tokenizer_kinds
 from transfer_gen.export import convert
 from transfer_gen.export import keras_folder
+from transfer_gen.formats import detect
 from transfer_gen.generate import sampling
 from transfer_gen.maps import mapped
 from transfer_gen.maps import textgenrnn_out
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
@@ -108,7 +108,7 @@ def logits_of(layers, text, window=40, cudnn=False, both=False):
 
 
 def load(path, **kwargs):
-  source = foreign.view(sources.open(path), **kwargs)
+  source = sources.open(path, **kwargs)
   return source, registry.build(source.model), dict(source.read(list(source.specs)))
 
 
@@ -128,9 +128,9 @@ def test_computes_what_the_published_code_does(fields, tmp_path):
   want = [logits_of(layers, text[:t + 1], 4, **fields) for t in range(6)]
   assert source.model.window == 4
   assert distance(got, want) < 1e-5
-  back = mapped.export(list(source.rows.values()), source.raw.specs,
+  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
                        {name: np.asarray(x) for name, x in params.items()})
-  for name, value in source.raw.read(list(source.raw.specs)):
+  for name, value in source.view.raw.read(list(source.view.raw.specs)):
     np.testing.assert_array_equal(back[name], value)
 
 
@@ -184,8 +184,8 @@ def test_out_again_is_keras_2_s_form_bit_for_bit(fields, tmp_path):
 
   convert.convert(path, tmp_path / "out", "keras")
 
-  again = sources.open(tmp_path / "out" / "textgenrnn_weights.hdf5")
-  first = dict(sources.open(path).read(list(sources.open(path).specs)))
+  again = detect.open_raw(tmp_path / "out" / "textgenrnn_weights.hdf5")
+  first = dict(detect.open_raw(path).read(list(detect.open_raw(path).specs)))
   assert again.specs.keys() == first.keys()
   for name, value in again.read(list(again.specs)):
     np.testing.assert_array_equal(value, first[name])

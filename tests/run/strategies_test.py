@@ -33,7 +33,7 @@ def _written(model=MODEL, vocabularies=(OLD, NEW), adapters_=(), transfer=None,
       plan, {"": source}, target, {"": vocabularies[0], resolve.TARGET: vocabularies[1]},
       {"": registry.constants(model), resolve.TARGET: registry.constants(model)})
   strategies.check(run)
-  plan = strategies.base(run, matches=True)
+  plan = strategies.base(run, run.transfer, matches=True)
   run = strategies.write(run, plan, resolved(
       plan, registry.specs(adapters.wrap(registry.build(model), adapters_))))
   rows = resolved(run.transfer, registry.specs(
@@ -85,7 +85,7 @@ def test_leaves_without_a_source_learn_under_any_strategy():
           unused_source=("layer_0/mlp/.*",)),
       strategy=config.Strategy(name="surgical", learn=("layer_2",)))
   specs = registry.specs(registry.build(MODEL))
-  plan = strategies.base(run, matches=False)
+  plan = strategies.base(run, run.transfer, matches=False)
   rows = resolve.resolve(plan, {"": specs}, specs)
 
   written = strategies.write(run, plan, rows).transfer

@@ -17,8 +17,9 @@ from transfer_gen import tree
 from transfer_gen.config import codec
 from transfer_gen.formats import raw as raw_lib
 from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.sources import foreign
+from transfer_gen.sources import map_file
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
 
@@ -50,7 +51,8 @@ def write(folder, how=OWN):
 
 
 def view(folder):
-  return foreign.view(sources.open(folder / "theirs.npz"), str(folder / "map.json"))
+  return sources.open(
+      folder / "theirs.npz", map_name=str(folder / "map.json"))
 
 
 def logits_of(a, tokens):
@@ -80,10 +82,10 @@ def test_a_map_that_is_written_down_reads_the_same(tmp_path):
   write(tmp_path)
   source = view(tmp_path)
 
-  (tmp_path / "map.json").write_text(json.dumps(foreign.to_json(source)))
+  (tmp_path / "map.json").write_text(json.dumps(map_file.to_json(source)))
 
   again = view(tmp_path)
-  assert again.how == source.how
+  assert again.view.how == source.view.how
   assert again.model == source.model
 
 
@@ -128,7 +130,7 @@ def test_a_map_that_is_not_there_is_one_message(name, message, tmp_path):
   write(tmp_path)
 
   with pytest.raises(errors.UserError, match=message):
-    foreign.view(sources.open(tmp_path / "theirs.npz"), name)
+    sources.open(tmp_path / "theirs.npz", map_name=name)
 
 
 def _run(folder, **source):
@@ -157,7 +159,7 @@ def test_a_run_reads_a_foreign_checkpoint_as_one_of_ours(tmp_path):
       {"kind": "characters", "characters": [None, "c", "x", "a", "b", "\r"],
        "roles": {"pad": 0}}))
 
-  setup = setup_lib.build(
+  setup = assemble.build(
       _run(tmp_path, map=str(tmp_path / "map.json")), tmp_path / "run")
 
   rows = {row.name: row for row in setup.rows}
@@ -168,12 +170,11 @@ def test_a_run_reads_a_foreign_checkpoint_as_one_of_ours(tmp_path):
   assert rows["layer_0/cell/recurrent_kernel"].source_spec.shape == (4, 1, 4)
 
 
-def test_a_checkpoint_of_ours_with_a_map_is_refused(tmp_path, monkeypatch):
-  write(tmp_path)
-  monkeypatch.setattr(sources, "open", lambda *args: sources.from_tree({}))
+def test_a_checkpoint_of_ours_with_a_map_is_refused(tmp_path):
+  (tmp_path / "checkpoints" / "3").mkdir(parents=True)
 
   with pytest.raises(errors.UserError, match="of ours needs no map, and 'keras'"):
-    setup_lib.build(_run(tmp_path, map="keras"), tmp_path / "run")
+    sources.open(tmp_path, map_name="keras")
 
 
 def _keras(layers):

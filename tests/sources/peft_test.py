@@ -17,8 +17,8 @@ from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.adapters import wrap as adapters_lib
 from transfer_gen.export import peft_folder
+from transfer_gen.formats import detect
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign
 from transfer_gen.sources import peft
 
 V = 29
@@ -117,7 +117,7 @@ CASES = {
         case, marks=pytest.mark.long) for case in CASES])
 def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
   base, adapters = CASES[case]
-  source = foreign.view(sources.open(bases[base]))
+  source = sources.open(bases[base])
   params = _with_adapters(source, adapters)
 
   peft_folder.write(tmp_path, source.model, params, adapters, str(bases[base]))
@@ -132,11 +132,11 @@ def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
     "gpt2", "query_alone", "llama", pytest.param("neox", marks=pytest.mark.long)])
 def test_what_we_write_comes_back_bit_for_bit(bases, tmp_path, case):
   base, adapters = CASES[case]
-  source = foreign.view(sources.open(bases[base]))
+  source = sources.open(bases[base])
   params = _with_adapters(source, adapters)
   peft_folder.write(tmp_path, source.model, params, adapters)
 
-  back = peft.Adapter(sources.open(tmp_path), source.model)
+  back = peft.Adapter(detect.open_raw(tmp_path), source.model)
 
   specs = registry.specs(adapters_lib.wrap(registry.build(source.model), adapters))
   assert back.specs == {n: s for n, s in specs.items() if n not in source.specs}
@@ -164,9 +164,9 @@ def _made_there(base, folder, name, **fields):
     ids=["rslora", "gpt2_dora", "llama", "gpt2", "llama_dora", "neox"])
 def test_an_adapter_of_pefts_computes_the_same_here(bases, tmp_path, name, fields):
   theirs = _theirs(_made_there(bases[name], tmp_path, name, **fields))
-  source = foreign.view(sources.open(bases[name]))
+  source = sources.open(bases[name])
 
-  stored = peft.Adapter(sources.open(tmp_path), source.model, source)
+  stored = peft.Adapter(detect.open_raw(tmp_path), source.model, source)
 
   kernels = {row.rpartition("/")[0] + "/kernel" for row in stored.specs}
   adapter = config.LoRA(
@@ -179,7 +179,7 @@ def test_an_adapter_of_pefts_computes_the_same_here(bases, tmp_path, name, field
 
 
 def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
-  source = foreign.view(sources.open(bases["gpt2"]))
+  source = sources.open(bases["gpt2"])
 
   adapter = config.LoRA(params=ALL, rank=1)
   peft_folder.write(
@@ -189,17 +189,17 @@ def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
   def refused(message, model=source.model, **change):
     (tmp_path / peft.CONFIG).write_text(json.dumps(written | change))
     with pytest.raises(errors.UserError, match=message):
-      peft.Adapter(sources.open(tmp_path), model)
+      peft.Adapter(detect.open_raw(tmp_path), model)
 
   refused("peft_type is 'IA3'", peft_type="IA3")
   refused("bias is 'all'", bias="all")
   refused("lora_bias=True", lora_bias=True)
   refused("relative to kernels", use_dora=True)
-  other = foreign.view(sources.open(bases["llama"])).model
+  other = sources.open(bases["llama"]).model
   refused("c_attn is no module with a kernel", model=other)
 
 
 def test_only_low_rank_is_written(bases, tmp_path):
-  source = foreign.view(sources.open(bases["gpt2"]))
+  source = sources.open(bases["gpt2"])
   with pytest.raises(errors.UserError, match="IA3 'ia3' is not written for PEFT"):
     peft_folder.write(tmp_path, source.model, {}, (config.IA3(),))

@@ -8,7 +8,7 @@ from transfer_gen import __main__ as main
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import restore
@@ -65,7 +65,7 @@ def test_matched_rows_are_the_files_and_the_others_their_mean(tmp_path, monkeypa
   namespace = {}
   exec(CONFIG, namespace)  # pylint: disable=exec-used
 
-  setup = setup_lib.build(namespace["get_config"](), tmp_path / "run")
+  setup = assemble.build(namespace["get_config"](), tmp_path / "run")
   ones = lambda names: {n: jax.numpy.ones(setup.specs[n].shape) for n in names}
   params = restore.restore(setup.rows, setup.sources, ones, {
       name: jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -141,4 +141,4 @@ def test_a_map_is_refused(tmp_path):
           groups=(plan_lib.Group(name="all", params=".*"),)))
 
   with pytest.raises(errors.UserError, match="word vectors need no map"):
-    setup_lib.build(run, tmp_path / "run")
+    assemble.build(run, tmp_path / "run")

@@ -13,7 +13,7 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import initial
 from transfer_gen.run import loop
 from transfer_gen.study import auto
@@ -115,7 +115,7 @@ def test_the_evidence_is_told(folder):
 
 
 def test_gradients_are_measured_against_params_layer_by_layer(folder):
-  setup = setup_lib.build(_target(folder, name="fine_tune"), folder / "none")
+  setup = assemble.build(_target(folder, name="fine_tune"), folder / "none")
   params = {name: np.asarray(x, np.float64)
             for name, x in initial.params(setup).items()}
   found = auto.relative_gradients(setup)

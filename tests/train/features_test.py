@@ -12,7 +12,7 @@ import pytest
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import cost
@@ -74,22 +74,22 @@ def _lines(workdir):
     pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
 def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path):
   run = _run(text, kind, features=config_lib.Features(dtype=dtype))
-  setup = setup_lib.build(run, tmp_path)
+  setup = assemble.build(run, tmp_path)
   specs = setup.specs.items()
   keys = jax.random.split(jax.random.key(0), len(setup.specs))
   params = {name: 0.3 * jax.random.normal(key, spec.shape)
             for key, (name, spec) in zip(keys, specs)}
   data = features.attach(
-      setup.run, setup.model, setup.first, setup.data, params, tmp_path)
+      setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
   batches = [next(d.train_batches(8, 0)) for d in (data, setup.data)]
   hidden = batches[0].pop("hidden")
   np.testing.assert_equal(batches[0], batches[1])  # In the same order.
   learning = {n: params[n] for n, s in specs
-              if n.startswith((f"layer_{setup.first}", "final_norm", "head"))}
-  assert hidden.dtype == jnp.dtype(dtype) and setup.first == run.model.num_layers - 1
+              if n.startswith((f"layer_{setup.first_layer}", "final_norm", "head"))}
+  assert hidden.dtype == jnp.dtype(dtype) and setup.first_layer == run.model.num_layers - 1
 
   def loss(learning, batch):
-    return (objectives.next_token(setup.model, False, setup.first)(
+    return (objectives.next_token(setup.model, False, setup.first_layer)(
         {**params, **learning}, batch, None) * batch["weights"]).mean()
 
   live, stored = (jax.jit(jax.grad(loss))(learning, batch) for batch in (
@@ -131,10 +131,10 @@ def _check_whole(workdir, params):
 
 
 def _setup(text, tmp_path, **fields):
-  setup = setup_lib.build(_run(text, **fields), tmp_path)
+  setup = assemble.build(_run(text, **fields), tmp_path)
   params = {name: jnp.full(spec.shape, 0.1) for name, spec in setup.specs.items()}
   attach = lambda params: features.attach(
-      setup.run, setup.model, setup.first, setup.data, params, tmp_path)
+      setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
   return params, attach
 
 
@@ -206,18 +206,18 @@ def test_damaged_features_are_refused(dtype, text, tmp_path):
 ], ids=range(6))
 def test_what_cannot_be_stored_is_one_message(fields, message, text, tmp_path):
   with pytest.raises(errors.UserError, match=message):
-    setup_lib.build(_run(text, **fields), tmp_path)
+    assemble.build(_run(text, **fields), tmp_path)
 
 
 def test_the_prefix_ends_where_the_first_leaf_learns(text, tmp_path):
   for learns, first in (("layer_1/attn/query/bias|final_norm/.*", 1),
                         ("final_norm/.*", 3), ("layer_2/.*", 2)):
     run = _run(text, transfer=_plan(learns))
-    assert setup_lib.build(run, tmp_path).first == first
+    assert assemble.build(run, tmp_path).first_layer == first
 
 
 def test_a_run_costs_the_layers_behind_and_each_row_once_before(text, tmp_path):
-  setup = setup_lib.build(_run(text), tmp_path)
+  setup = assemble.build(_run(text), tmp_path)
   width, length, vocab = 8, 12, setup.run.model.vocab_size
   layer = 2 * length * 12 * width ** 2 + 4 * length ** 2 * width
   head = 2 * length * width * vocab

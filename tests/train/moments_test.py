@@ -8,7 +8,7 @@ from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen import sharding
 from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.train import moments
 from transfer_gen.transfer import plan as plan_lib
@@ -45,7 +45,7 @@ def _source(folder, step=3):
 
 def _started(folder, run):
   """The state that the run starts from, and the source's, by path."""
-  setup = setup_lib.build(run, folder / "target")
+  setup = assemble.build(run, folder / "target")
   where = sharding.of_params(setup.specs, sharding.make_mesh(data=8))
   params = registry.fresh(setup.model, jax.random.key(0), where)(setup.specs)
   state = moments.restore(
@@ -98,6 +98,6 @@ def test_moments_that_cannot_move_are_refused(folder, step, groups, optim, sente
       rules=PLAN.rules, groups=groups, unused_source=PLAN.unused_source)
 
   with pytest.raises(ValueError) as error:
-    setup_lib.build(_run(folder, _source(folder, step), plan, **optim), folder / "new")
+    assemble.build(_run(folder, _source(folder, step), plan, **optim), folder / "new")
 
   assert sentence in str(error.value)

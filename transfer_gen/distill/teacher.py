@@ -10,27 +10,22 @@ W those of the teacher, D width of a layer's output.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import json
 from typing import Any
 
-from etils import epath
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sharding
-from transfer_gen.adapters import wrap as adapters
-from transfer_gen.config import codec
+from transfer_gen import sources as sources_lib
+from transfer_gen.adapters import wrap
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.distill import alignment
 from transfer_gen.models import registry
 from transfer_gen.models import taps
-from transfer_gen.sources import foreign
 from transfer_gen.train import objectives
 
 SAME, ULD, MINED = "same", "uld", "mined"
@@ -53,8 +48,8 @@ class Teacher:
     related: The same for attention.
   """
   distill: config_lib.Distill
-  module: nn.Module
-  source: Any
+  module: Any
+  source: sources_lib.Source
   tokenizer: tokenizers.Tokenizer
   student: tokenizers.Tokenizer
   hidden: tuple[tuple[int, int], ...]
@@ -122,8 +117,8 @@ class Teacher:
     return alignment.nearest(self.tokenizer, self.student)
 
 
-def of(
-    distill: config_lib.Distill, source: Any, model: Any, data: pipeline.Prepared
+def build(
+    distill: config_lib.Distill, source: sources_lib.Source, model: Any, data: pipeline.Prepared
 ) -> Teacher:
   """The teacher that a run names; reads no array.
 
@@ -137,7 +132,7 @@ def of(
     errors.UserError: If the two do not go together; says what does.
   """
   _check_numbers(distill)
-  module, tokenizer = _opened(source)
+  module, tokenizer = _model(source), source.tokenizer
   _check_pair(distill, source, module.config, model)
   if tokenizer is None and distill.vocabularies != SAME:
     raise errors.UserError(
@@ -186,22 +181,13 @@ def feed(
   return fed
 
 
-def _opened(source: Any) -> tuple[nn.Module, tokenizers.Tokenizer | None]:
-  """A checkpoint's model and tokenizer."""
-  if isinstance(source, foreign.Foreign):
-    return registry.build(source.model), source.tokenizer
-  if not isinstance(source, checkpoint.Stored):
-    raise errors.UserError(f"distill.teacher.path: {source.path} is no model.")
-  folder = next((parent for parent in source.path.parents
-                 if (parent / "config.json").exists()), None)
-  if folder is None:
+def _model(source: sources_lib.Source) -> Any:
+  """The module of a checkpoint, with its adapters."""
+  if source.model is None:
     raise errors.UserError(
-        f"distill.teacher.path: {source.path} is in no workdir, whose config.json says"
-        " what model it is. Give the workdir.")
-  run = codec.to_run(json.loads((folder / "config.json").read_text()))
-  tokenizer = folder / "tokenizer"
-  return (adapters.wrap(registry.build(run.model), run.adapters),
-          tokenizers.load(epath.Path(tokenizer)) if tokenizer.exists() else None)
+        f"distill.teacher.path: {source.path}: nothing says which model this is. Give"
+        " the workdir of a run, or a checkpoint of another framework that has a map.")
+  return wrap.wrap(registry.build(source.model), source.adapters)
 
 
 def _descending(chances: jax.Array) -> jax.Array:

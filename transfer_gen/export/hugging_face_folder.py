@@ -9,6 +9,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import config as config_lib
+from transfer_gen import sources
 from transfer_gen.data import tokenizer_kinds
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import safetensors
@@ -17,7 +18,6 @@ from transfer_gen.maps import families
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
-from transfer_gen.sources import foreign as foreign_lib
 
 NO_TOKENIZER = "No tokenizer lies beside it: none was written."
 _WRITTEN = "Its architecture there: {}."
@@ -62,7 +62,7 @@ def write(
 
 
 def write_back(
-    folder: epath.Path, source: foreign_lib.Foreign, params: Mapping[str, Any]
+    folder: epath.Path, source: sources.Source, params: Mapping[str, Any]
 ) -> tuple[str, ...]:
   """The same for a checkpoint that came from there: its own files go along.
 
@@ -74,14 +74,15 @@ def write_back(
   Returns:
     As `write`.
   """
-  family = next(family for family in families.FAMILIES if family.name == source.map)
-  if hugging_face.type_of(source.raw) in family.inside:  # Its files say of others.
+  view = source.view
+  family = next(family for family in families.FAMILIES if family.name == view.name)
+  if hugging_face.type_of(view.raw) in family.inside:  # Its files say of others.
     return write(folder, source.model, params, source.tokenizer, family.name)
-  dtypes = {name: source.raw.specs[row.sources[0]].dtype
-            for name, row in source.rows.items()}
+  dtypes = {name: view.raw.specs[row.sources[0]].dtype
+            for name, row in view.rows.items()}
   _write_arrays(folder, family, source.model, params, dtypes)
   for file in (*_CONFIGS, *hugging_face.FILES):
-    if path := architecture.beside(source.raw, file):
+    if path := architecture.beside(view.raw, file):
       (folder / file).write_bytes(path.read_bytes())
   return (_WRITTEN.format(family.name), *(() if source.tokenizer else (NO_TOKENIZER,)))
 

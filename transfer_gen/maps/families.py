@@ -10,6 +10,7 @@ from transfer_gen.maps import gpt2
 from transfer_gen.maps import gpt_neox
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import llama
+from transfer_gen.maps import mapped
 from transfer_gen.maps import marian
 from transfer_gen.maps import opt
 from transfer_gen.maps import t5
@@ -43,3 +44,8 @@ def family_of(
       wrong.append(str(error))
   raise errors.UserError("\n  ".join(
       ["No architecture of Transformers that is known here computes this:", *wrong]))
+
+
+def writes_back(view: mapped.Mapped | None) -> bool:
+  """Whether a view is through the map of one of the families."""
+  return view is not None and view.name in {family.name for family in FAMILIES}

@@ -96,25 +96,24 @@ class Mapped:
     specs: Spec of each leaf of ours.
     rows: Where each lies, by name.
     raw: The checkpoint.
-    constants: What its model computes beside its params.
+    how: Its map.
+    name: Name or path of the map.
   """
 
   def __init__(
-      self, raw: Raw, how: Map, specs: _Specs,
-      constants: Mapping[str, Any] | None = None):
+      self, raw: Raw, how: Map, specs: _Specs, name: str = ""):
     """Relates names and checks shapes; reads no array.
 
     Args:
       raw: The checkpoint.
       how: Its map.
       specs: Of the model of ours that has the checkpoint's sizes.
-      constants: Of the same.
+      name: Name or path of the map.
 
     Raises:
       errors.UserError: With every misfit, see `resolve`.
     """
-    self.raw, self.specs = raw, dict(specs)
-    self.constants = dict(constants or {})
+    self.raw, self.how, self.specs, self.name = raw, how, dict(specs), name
     self.rows = {row.name: row for row in resolve(how, raw.specs, specs)}
 
   def read(

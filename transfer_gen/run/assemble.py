@@ -1,66 +1,70 @@
-"""From a config to all that a run needs, decided before an array is read."""
+"""From what a run reads to all that it trains with, decided before an array is read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
+import inspect
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 
-from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
-from transfer_gen import errors
 from transfer_gen import sources as sources_lib
 from transfer_gen import tree
-from transfer_gen.adapters import wrap as adapters_lib
-from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
-from transfer_gen.distill import loss
 from transfer_gen.distill import teacher as teacher_lib
-from transfer_gen.formats import raw
 from transfer_gen.models import registry
+from transfer_gen.run import add_adapters
+from transfer_gen.run import add_features
+from transfer_gen.run import add_optimizer
+from transfer_gen.run import add_strategy
+from transfer_gen.run import add_teacher
+from transfer_gen.run import checks
+from transfer_gen.run import draft as draft_lib
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import strategies
-from transfer_gen.sources import foreign
-from transfer_gen.sources import peft
-from transfer_gen.sources import word_vectors
-from transfer_gen.train import features
-from transfer_gen.train import moments
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
-from transfer_gen.transfer import vocabulary
+
+
+def _resolve(draft: draft_lib.Draft) -> draft_lib.Draft:
+  specs = registry.specs(draft.module)
+  return draft.replace(specs=specs, rows=draft.resolve(specs))
+
+
+# What contributes to a run, in order. Those before `_resolve` may change the config, the
+# plan and the module; those after it see the rows.
+STEPS: tuple[Callable[[draft_lib.Draft], draft_lib.Draft], ...] = (
+    add_strategy.write, add_adapters.wrap, add_teacher.add, _resolve,
+    add_adapters.check_scales, add_features.find_first_layer, add_optimizer.build)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setup:
-  """A run, assembled.
+class Assembled:
+  """All that a run trains with.
 
   Attributes:
-    run: Its config, with the vocabulary's size filled in.
-    data: Tokenised splits.
-    model: The module.
+    run: Config of the run, with the vocabulary size and all that a strategy wrote.
+    data: Tokenized splits.
+    model: The module, with adapters and projections.
     specs: Spec of each param.
-    plan: What reaches and what learns.
-    rows: The plan, leaf by leaf.
-    sources: Checkpoints by their name in the plan.
-    source_tokenizers: Tokenizers of the sources, where axis maps may ask for them.
-    optimizer: What updates what learns.
-    first: The layer that training starts from, where features are stored; 0: none are.
-    teacher: What the model learns from beside the data.
+    plan: What reaches the target, and what learns.
+    rows: The plan leaf by leaf.
+    sources: Checkpoints by their names in the plan.
+    optimizer: What updates the leaves that learn.
+    first_layer: Layer that training starts from if features are stored; 0 if not.
+    teacher: Model that the run learns from beside its data.
   """
   run: config_lib.Run
   data: pipeline.Prepared
-  model: nn.Module
-  specs: dict[str, tree.Spec]
+  model: Any
+  specs: Mapping[str, tree.Spec]
   plan: plan_lib.TransferPlan
-  rows: list[resolve.Row]
-  sources: Mapping[
-      str, checkpoint.Stored | foreign.Foreign | word_vectors.WordVectors]
-  source_tokenizers: Mapping[str, tokenizers.Tokenizer]
+  rows: Sequence[resolve.Row]
+  sources: Mapping[str, sources_lib.Source]
   optimizer: optim_lib.Optimizer
-  first: int
+  first_layer: int
   teacher: teacher_lib.Teacher | None
 
   @property
@@ -68,186 +72,55 @@ class Setup:
     """Specs of each source."""
     return {name: source.specs for name, source in self.sources.items()}
 
-
-def build(run: config_lib.Run, workdir: epath.PathLike) -> Setup:
-  """Reads data, builds the model and resolves the plan; writes nothing.
-
-  Args:
-    run: The config.
-    workdir: A tokenizer that was saved here is used again.
-
-  Raises:
-    errors.UserError: For whatever in `run` does not exist or does not fit.
-  """
-  _check(run)
-  sources = _sources(run)
-  texts, facts = documents.load(run.data)
-  tokenizer = _tokenizer(run, epath.Path(workdir), texts)
-  model = model_config(run.model, tokenizer)
-  run = dataclasses.replace(run, model=model)
-  source_tokenizers = _source_tokenizers(sources)
-  plan = _plan(run, "" in source_tokenizers)
-  if not plan.axes:
-    source_tokenizers = {}
-  data = pipeline.prepare(
-      run.data, texts, tokenizer, facts, model if registry.encodes(model) else None)
-  resolved = functools.partial(
-      resolve.resolve,
-      sources={name: source.specs for name, source in sources.items()},
-      vocabularies={
-          **{name: vocabulary.Vocabulary(tokens=t.tokens, roles=t.roles)
-             for name, t in source_tokenizers.items()},
-          **{name: source.vocabulary for name, source in sources.items()
-             if plan.axes and isinstance(source, word_vectors.WordVectors)},
-          resolve.TARGET: vocabulary.Vocabulary(
-              tokens=tokenizer.tokens, roles=tokenizer.roles,
-              counts=data.token_counts)},
-      constants={
-          **{name: source.constants for name, source in sources.items()},
-          resolve.TARGET: registry.constants(model)})
-  if run.strategy.name:
-    run = strategies.write(run, plan, resolved(plan, target=registry.specs(
-        adapters_lib.wrap(registry.build(model), run.adapters))))
-    plan = run.transfer
-  teacher = run.distill and teacher_lib.of(
-      run.distill, open_source("distill.teacher", run.distill.teacher), model, data)
-  module = loss.student(
-      adapters_lib.wrap(registry.build(model), run.adapters), teacher)
-  if run.strategy.name and isinstance(module, loss.Student):
-    run = strategies.with_drawn(
-        run, "projections", strategies.PROJECTIONS, "to the teacher's widths")
-    plan = run.transfer
-  specs = registry.specs(module)
-  rows = resolved(plan, target=specs)
-  adapters_lib.check_scales(rows, adapters_lib.scales(run.adapters, specs), {
-      name: getattr(source, "scales", {}) for name, source in sources.items()})
-  first = features.first(run, rows)
-  loss.check_first(teacher, first)
-  optimizer = optim_lib.build(run.optim, plan.groups, rows, run.train.steps)
-  rows = moments.mark(rows, optimizer, sources, frozenset(
-      name for name, source in run.all_sources().items() if source.moments))
-  return Setup(
-      run=run, data=data, model=module, specs=specs, plan=plan, rows=rows,
-      sources=sources, source_tokenizers=source_tokenizers,
-      optimizer=optimizer, first=first, teacher=teacher)
+  @property
+  def source_tokenizers(self) -> dict[str, tokenizers.Tokenizer]:
+    """Tokenizers of the sources, if axis maps may have matched tokens by them."""
+    found = {name: source.tokenizer for name, source in self.sources.items()
+             if self.plan.axes}
+    return {name: t for name, t in found.items() if t is not None}
 
 
-def _sources(run: config_lib.Run):
-  """Every source by its name in the plan; adapters of PEFT's beside the unnamed one."""
-  found = {}
-  for name, source in run.all_sources().items():
-    opened = _opened(name, source)
-    if peft.recognizes(opened):
-      base = found.get("")
-      model = base.model if isinstance(base, foreign.Foreign) else (
-          dataclasses.replace(run.model, vocab_size=run.model.vocab_size or 1))
-      found[name] = peft.Adapter(opened, model, base)
-    else:
-      found[name] = _viewed(opened, source)
-  return found
-
-
-def open_source(
-    name: str, source: config_lib.Source
-) -> checkpoint.Stored | foreign.Foreign | word_vectors.WordVectors:
-  """A source as a plan reads it: under our names, whatever framework it is of.
+def build(run: config_lib.Run, workdir: epath.PathLike) -> Assembled:
+  """Reads the inputs of one run and assembles it; writes nothing.
 
   Args:
-    name: Its name in the plan.
-    source: Where it is.
+    run: Config of the run.
+    workdir: If a tokenizer was saved here, it is used again.
 
   Raises:
-    errors.UserError: If nothing is there that can be read so.
+    errors.UserError: If something in the config does not exist or does not fit.
   """
-  return _viewed(_opened(name, source), source)
+  return assemble(inputs_lib.Reader().read(run, workdir))
 
 
-def _opened(name, source):
-  if not source.path:
-    field = name if "." in name else f"sources[{name!r}]" if name else "source"
-    raise errors.UserError(
-        f"{field}.path is empty: give the workdir of the run to transfer from.")
-  return sources_lib.open(source.path, source.step)
-
-
-def _viewed(opened, source):
-  """What was opened, under our names."""
-  if isinstance(opened, raw.Raw):
-    return foreign.view(opened, source.map, source.vocabulary)
-  if source.map:
-    kind = ("word vectors need" if isinstance(opened, word_vectors.WordVectors)
-            else "a checkpoint of ours needs")
-    raise errors.UserError(
-        f"{source.path}: {kind} no map, and {source.map!r} is given.")
-  return opened
-
-
-def model_config(model: Any, tokenizer: tokenizers.Tokenizer) -> Any:
-  """The model's config with the size of the vocabulary.
+def assemble(inputs: inputs_lib.Inputs) -> Assembled:
+  """Builds the model, resolves the plan and makes the optimizer; reads no array.
 
   Raises:
-    errors.UserError: If the model has fewer rows than the tokenizer has tokens, or
-      its answers begin with none of them.
+    errors.UserError: If something in the config does not fit what was read.
   """
-  for field in ("vocab_size", "source_vocab_size")[:1 + registry.encodes(model)]:
-    if 0 < getattr(model, field) < tokenizer.size:
-      raise errors.UserError(
-          f"model.{field} is {getattr(model, field)} and the tokenizer has"
-          f" {tokenizer.size} tokens. Leave it at 0 to take the tokenizer's.")
-  if not model.vocab_size:
-    model = dataclasses.replace(model, vocab_size=tokenizer.size)
-  if registry.encodes(model) and model.start_token >= model.vocab_size:
-    raise errors.UserError(
-        f"model.start_token is {model.start_token}, and there are {model.vocab_size}"
-        " tokens. Leave it at -1 to take the tokenizer's bos.")
-  return model
+  run = inputs.run
+  checks.check(run)  # The run may be another than the one that was read for.
+  draft = draft_lib.Draft(
+      inputs=inputs, run=run, plan=_plan(inputs), module=registry.build(run.model))
+  for step in STEPS:
+    draft = step(draft)
+  assert draft.optimizer is not None, "add_optimizer is among the steps"
+  return Assembled(
+      run=draft.run, data=inputs.data, model=draft.module, specs=draft.specs,
+      plan=draft.plan, rows=draft.rows, sources=inputs.sources,
+      optimizer=draft.optimizer, first_layer=draft.first_layer, teacher=draft.teacher)
 
 
-def _plan(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
-  """The run's plan; under a strategy, the one that it begins with."""
+def _plan(inputs: inputs_lib.Inputs) -> plan_lib.TransferPlan:
+  """The plan of the run as the user wrote it, or the one that its strategy needs."""
+  run, plan = inputs.run, inputs.run.transfer
+  if callable(plan):
+    # A function of two arguments also gets the vocabularies, for mixtures of rows.
+    several = len(inspect.signature(plan).parameters) > 1
+    plan = plan(run, inputs.vocabularies()) if several else plan(run)
   if run.strategy.name:
-    return strategies.base(run, matches)
-  plan = run.transfer(run) if callable(run.transfer) else run.transfer
+    source = inputs.sources.get("")
+    return strategies.base(
+        run, plan, matches=source is not None and source.tokenizer is not None)
   return plan_lib.SCRATCH if plan is None else plan
-
-
-def _tokenizer(run, workdir, texts):
-  if (workdir / tokenizers.FOLDER).exists():
-    return tokenizers.load(workdir / tokenizers.FOLDER)
-  return tokenizers.build(run.tokenizer, documents.texts(texts["train"]))
-
-
-def _source_tokenizers(sources):
-  """Of each source whose workdir holds one, or that has one beside it."""
-  found = {}
-  for name, source in sources.items():
-    if isinstance(source, (foreign.Foreign, peft.Adapter)):
-      if source.tokenizer is not None:
-        found[name] = source.tokenizer
-      continue
-    if isinstance(source, word_vectors.WordVectors):
-      continue  # Words, which no text is cut into.
-    folder = next((parent / tokenizers.FOLDER for parent in source.path.parents
-                   if (parent / tokenizers.FOLDER).exists()), None)
-    if folder is not None:
-      found[name] = tokenizers.load(folder)
-  return found
-
-
-def _check(run: config_lib.Run) -> None:
-  strategies.check(run)
-  for field in ("steps", "batch_size", "log_every", "eval_every",
-                "checkpoint_every"):
-    if getattr(run.train, field) < 1:
-      raise errors.UserError(
-          f"train.{field} is {getattr(run.train, field)}, must be at least 1.")
-  if run.optim.accumulate < 1:
-    raise errors.UserError(
-        f"optim.accumulate is {run.optim.accumulate}, must be at least 1.")
-  if run.train.batch_size % run.optim.accumulate:
-    raise errors.UserError(
-        f"train.batch_size is {run.train.batch_size} and optim.accumulate"
-        f" {run.optim.accumulate}, which does not divide it.")
-  if run.parallel.mode not in ("jit", "pmap"):
-    raise errors.UserError(
-        f"parallel.mode is {run.parallel.mode!r}, must be 'jit' or 'pmap'.")

@@ -9,7 +9,7 @@ import jax
 
 from transfer_gen.data import pipeline
 from transfer_gen.distill import teacher
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.train import features
 
 
@@ -28,13 +28,13 @@ class Feed:
 
 
 def of(
-    setup: setup_lib.Setup, params: Mapping[str, jax.Array], position: dict | None,
+    assembled: assemble.Assembled, params: Mapping[str, jax.Array], position: dict | None,
     put: Callable[[pipeline.Batch], Any], workdir: epath.PathLike) -> Feed:
   """The feed of a run; makes features that are asked for and not there, and reads the
   teacher's params.
 
   Args:
-    setup: The run.
+    assembled: The run.
     params: Of the model, as training starts or goes on with them.
     position: Of the batches, as a checkpoint holds it; None: the beginning.
     put: From the host to devices.
@@ -43,10 +43,10 @@ def of(
   Raises:
     errors.UserError: If stored features are not what the model computes.
   """
-  run = setup.run
-  data = features.attach(run, setup.model, setup.first, setup.data, params, workdir)
+  run = assembled.run
+  data = features.attach(run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
   batches = data.train_batches(run.train.batch_size, run.seed)
   if position is not None:
     batches.set_state(position)
   return Feed(data=data, batches=batches,
-              put=teacher.feed(setup.teacher, run.parallel, put))
+              put=teacher.feed(assembled.teacher, run.parallel, put))

@@ -5,29 +5,29 @@ from collections.abc import Callable, Mapping
 import jax
 
 from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.transfer import restore
 
 
 def params(
-    setup: setup_lib.Setup,
+    assembled: assemble.Assembled,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, jax.Array]:
   """Each leaf as its row says: from a source, or fresh by the run's seed.
 
   Args:
-    setup: The run.
+    assembled: The run.
     shardings: Where each leaf goes. None: the first device.
     progress: Called with the bytes that were read since it was called last.
   """
   if shardings is None:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shardings = {name: device for name in setup.specs}
-  _, init_key, restore_key = keys(setup.run.seed)
-  fresh = registry.fresh(setup.model, init_key, shardings)
+    shardings = {name: device for name in assembled.specs}
+  _, init_key, restore_key = keys(assembled.run.seed)
+  fresh = registry.fresh(assembled.model, init_key, shardings)
   return restore.restore(
-      setup.rows, setup.sources, fresh, shardings, restore_key, progress)
+      assembled.rows, assembled.sources, fresh, shardings, restore_key, progress)
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:

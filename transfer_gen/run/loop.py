@@ -20,9 +20,10 @@ from transfer_gen import errors
 from transfer_gen.adapters import wrap
 from transfer_gen.distill import loss as distill
 from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import initial as start
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.train import moments
 from transfer_gen.train import objectives
@@ -46,15 +47,18 @@ class Best:
 
 def train(
     run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
-    stop: int | None = None,
+    stop: int | None = None, inputs: inputs_lib.Inputs | None = None,
 ) -> dict[str, Any]:
-  """Trains to the end, and leaves in `workdir` what the README names.
+  """Trains to the end, and leaves in `workdir` the files that the README lists.
 
   Args:
-    run: The config.
-    workdir: Empty, new, or of this same run, which then goes on.
-    min_coverage: Share of the target's params that must come from a source.
-    stop: A step to stop at, with a checkpoint to go on from. None: the end.
+    run: Config of the run.
+    workdir: Empty, new, or of this same run, which is then resumed.
+    min_coverage: Share of the target's params that must come from a source, in [0, 1].
+    stop: Step to stop at, with a checkpoint to resume from. If None, training goes to
+      the end.
+    inputs: What the run reads, if it was read before; `run` may differ from theirs in
+      how it learns. If None, it is read here.
 
   Returns:
     `step`, `best_step`, `best_validation_loss` and `seconds` of this call.
@@ -65,24 +69,26 @@ def train(
   """
   start_time = time.time()
   workdir = epath.Path(workdir)
-  setup = setup_lib.build(run, workdir)
-  run = setup.run  # With all that a strategy wrote.
+  if inputs is None:
+    inputs = inputs_lib.Reader().read(run, workdir)
+  assembled = assemble.assemble(inputs.with_run(run))
+  run = assembled.run  # With all that a strategy wrote.
   runner = parallel.runner(
-      run.parallel, setup.specs, run.train.batch_size, run.optim.accumulate,
+      run.parallel, assembled.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=distill.objective(
-          setup.teacher, setup.model,
-          run.model.dropout > 0 or wrap.drop(run.adapters), setup.first),
-      optimizer=setup.optimizer)
-  workdir_lib.claim(setup, workdir, min_coverage)
+          assembled.teacher, assembled.model,
+          run.model.dropout > 0 or wrap.drop(run.adapters), assembled.first_layer),
+      optimizer=assembled.optimizer)
+  workdir_lib.claim(assembled, workdir, min_coverage)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
   session = _Session(
-      setup=setup, runner=runner, checkpoints=checkpoints,
+      assembled=assembled, runner=runner, checkpoints=checkpoints,
       key=start.keys(run.seed)[0],
       workdir=workdir, writer=workdir_lib.MetricsWriter(workdir, last or 0))
   try:
     if last is None:
-      print(f"{workdir}: {len(setup.rows)} leaves, audited in audit.txt", flush=True)
+      print(f"{workdir}: {len(assembled.rows)} leaves, audited in audit.txt", flush=True)
       best = _loop(session, _start(session), Best(), stop)
     else:
       print(f"{workdir}: goes on from step {last}", flush=True)
@@ -100,7 +106,7 @@ def train(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Session:
   """What a training in progress works with."""
-  setup: setup_lib.Setup
+  assembled: assemble.Assembled
   runner: parallel.Runner
   checkpoints: checkpoint.Checkpoints
   writer: workdir_lib.MetricsWriter
@@ -109,21 +115,21 @@ class _Session:
 
 
 def _start(session: _Session) -> step_lib.TrainState:
-  setup, shardings = session.setup, session.runner.shardings
-  with _reading(setup) as progress:
-    params = start.params(setup, shardings, progress)
+  assembled, shardings = session.assembled, session.runner.shardings
+  with _reading(assembled) as progress:
+    params = start.params(assembled, shardings, progress)
   opt_state = moments.restore(
-      setup.rows, setup.optimizer, setup.sources,
-      setup.optimizer.extend({}, params, 0), shardings)
+      assembled.rows, assembled.optimizer, assembled.sources,
+      assembled.optimizer.extend({}, params, 0), shardings)
   return step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
 
 
 @contextlib.contextmanager
-def _reading(setup: setup_lib.Setup) -> Iterator[Callable[[int], object]]:
+def _reading(assembled: assemble.Assembled) -> Iterator[Callable[[int], object]]:
   """Shows how many bytes of the sources were read: a bar, or a line in a log."""
   read = {(row.checkpoint, name): row.source_spec.nbytes
-          for row in setup.rows for name in row.sources}
+          for row in assembled.rows for name in row.sources}
   began, total = time.perf_counter(), sum(read.values())
   with tqdm.tqdm(
       total=total, unit="B", unit_scale=True, desc="reading", leave=False,
@@ -137,19 +143,19 @@ def _reading(setup: setup_lib.Setup) -> Iterator[Callable[[int], object]]:
 
 def _go_on(session: _Session, step: int, stop: int | None) -> Best:
   """Restores the checkpoint of `step` and trains from there to the end."""
-  setup, checkpoints = session.setup, session.checkpoints
+  assembled, checkpoints = session.assembled, session.checkpoints
   facts = checkpoints.facts(step)
   best = Best(**facts["best"])
   if facts["finished"] or (stop is not None and step >= stop):
     return best
   shapes = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
-            for name, spec in setup.specs.items()}
+            for name, spec in assembled.specs.items()}
   # The groups of the state before `step`: a group that starts there has no slots.
   opt_state = jax.eval_shape(
-      lambda params: setup.optimizer.extend({}, params, max(step - 1, 0)), shapes)
+      lambda params: assembled.optimizer.extend({}, params, max(step - 1, 0)), shapes)
   params, opt_state = checkpoints.restore(
-      step, session.runner.abstract(shapes, setup.specs),
-      session.runner.abstract(opt_state, setup.specs))
+      step, session.runner.abstract(shapes, assembled.specs),
+      session.runner.abstract(opt_state, assembled.specs))
   return _loop(session, step_lib.TrainState(
       step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state), best,
       stop, facts["data"])
@@ -159,11 +165,11 @@ def _loop(
     session: _Session, state: step_lib.TrainState, best: Best, stop: int | None,
     position: dict[str, Any] | None = None,
 ) -> Best:
-  setup, runner, checkpoints = session.setup, session.runner, session.checkpoints
-  run, optimizer, done = setup.run, setup.optimizer, int(state.step)
-  feed = feed_lib.of(setup, state.params, position, runner.put, session.workdir)
+  assembled, runner, checkpoints = session.assembled, session.runner, session.checkpoints
+  run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
+  feed = feed_lib.of(assembled, state.params, position, runner.put, session.workdir)
   score = evaluate.evaluator(
-      objectives.next_token(setup.model, False, setup.first))
+      objectives.next_token(assembled.model, False, assembled.first_layer))
   put = runner.put if run.parallel.mode == "jit" else jnp.asarray
   ledger = _Ledger(session, done)
   state = runner.place(state)
@@ -189,13 +195,13 @@ def _loop(
       ledger.write(done, "validation", scores.metrics())
       _judge(best, scores.metrics()["loss"], done)
       if best.step == done:
-        checkpoints.save_best(done, params, _facts(setup))
+        checkpoints.save_best(done, params, _facts(assembled))
       ledger.restart()
     finished = last or 0 < run.train.patience <= best.stale
     if saves or finished:
       fetched = runner.fetch(state)
       checkpoints.save(done, fetched.params, fetched.opt_state, {
-          **_facts(setup), "data": feed.batches.get_state(),
+          **_facts(assembled), "data": feed.batches.get_state(),
           "finished": finished, "best": dataclasses.asdict(best)})
   ledger.close()
   return best
@@ -208,11 +214,11 @@ def _judge(best: Best, loss: float, step: int) -> None:
     best.stale += 1
 
 
-def _facts(setup) -> dict[str, Any]:
-  return {"axes": checkpoint.axes_facts(setup.specs),
-          "constants": registry.constants(setup.run.model),
-          "scales": wrap.scales(setup.run.adapters, setup.specs),
-          "plan": plan_lib.fingerprint(setup.plan)}
+def _facts(assembled) -> dict[str, Any]:
+  return {"axes": checkpoint.axes_facts(assembled.specs),
+          "constants": registry.constants(assembled.run.model),
+          "scales": wrap.scales(assembled.run.adapters, assembled.specs),
+          "plan": plan_lib.fingerprint(assembled.plan)}
 
 
 class _Ledger:
@@ -223,7 +229,7 @@ class _Ledger:
     self._pending = []
     self.restart()
     self._bar = tqdm.tqdm(
-        total=session.setup.run.train.steps, initial=done, unit="step",
+        total=session.assembled.run.train.steps, initial=done, unit="step",
         dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
 
   def add(self, metrics) -> None:

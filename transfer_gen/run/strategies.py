@@ -55,11 +55,15 @@ def check(run: config_lib.Run) -> None:
                                    if name else ", or name a strategy."))
 
 
-def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
+def base(
+    run: config_lib.Run, plan: plan_lib.TransferPlan | None, matches: bool
+) -> plan_lib.TransferPlan:
   """The run's plan with all learning, for `groups` to see what reaches the target.
 
   Args:
-    run: Without a plan, each leaf comes from the leaf of its name.
+    run: Config of the run.
+    plan: The plan that the user wrote. If None, each leaf comes from the leaf of its
+      name.
     matches: Whether rows of the vocabulary can be matched by token, if the plan does
       not say how they come.
 
@@ -69,7 +73,6 @@ def base(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
   if run.strategy.name == AUTO:
     raise errors.UserError(
         "strategy.name=auto is decided by `train` and `study`, which search first.")
-  plan = run.transfer(run) if callable(run.transfer) else run.transfer
   if plan is not None:
     rules = [rule for rule in plan.rules if rule.target != PROJECTIONS]  # Come later.
     return dataclasses.replace(plan, rules=tuple(rules), groups=_ALL)

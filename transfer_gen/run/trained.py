@@ -7,17 +7,17 @@ from etils import epath
 from flax import linen as nn
 import jax
 
-from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.adapters import wrap as adapters
+from transfer_gen import sources as sources_lib
+from transfer_gen.adapters import wrap
 from transfer_gen.config import codec
-from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import score as evaluate
 
@@ -41,12 +41,17 @@ class Trained:
   params: dict[str, jax.Array]
   tokenizer: tokenizers.Tokenizer
 
-  def data(self) -> tuple[pipeline.Prepared, dict[str, list[documents.Document]]]:
-    """Its data as it was trained on, tokenised, and the texts."""
-    texts, facts = documents.load(self.run.data)
-    encoder = self.run.model if registry.encodes(self.run.model) else None
-    return pipeline.prepare(
-        self.run.data, texts, self.tokenizer, facts, encoder), texts
+  def data(
+      self, reader: inputs_lib.Reader | None = None
+  ) -> tuple[pipeline.Prepared, inputs_lib.Texts]:
+    """Returns the data that it was trained on, tokenized, and the texts.
+
+    Args:
+      reader: Has read the data of other runs, which need not be read again.
+    """
+    reader = reader or inputs_lib.Reader()
+    data = reader.data(self.run.data, self.tokenizer, self.run.model)
+    return data, reader.texts(self.run.data)[0]
 
   def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
     """Loss on a split, document by document.
@@ -120,16 +125,16 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable
   """Opens a run that has trained.
 
   Args:
-    workdir: Its workdir.
-    step: Which checkpoint. -1: the best by validation loss.
+    workdir: Workdir of the run.
+    step: Which checkpoint. -1 means the best by validation loss.
 
   Raises:
     errors.UserError: If there is no run or no such checkpoint.
   """
-  run = codec.read_run(workdir)
-  stored = checkpoint.find(workdir, step)
+  run, source = codec.read_run(workdir), sources_lib.open_own(workdir, step)
   return Trained(
-      run=run, step=stored.step,
-      model=adapters.wrap(registry.build(run.model), run.adapters),
-      params=dict(stored.read(list(stored.specs))),
-      tokenizer=tokenizers.load(epath.Path(workdir) / tokenizers.FOLDER))
+      run=run, step=source.step,
+      model=wrap.wrap(registry.build(run.model), run.adapters),
+      params=dict(source.read(list(source.specs))),
+      tokenizer=source.tokenizer or tokenizers.load(
+          epath.Path(workdir) / tokenizers.FOLDER))  # Raises: there is none.

@@ -19,7 +19,7 @@ from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import page
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import difference
@@ -34,7 +34,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
 
 
 def claim(
-    setup: setup_lib.Setup, workdir: epath.PathLike, min_coverage: float = 0.0
+    assembled: assemble.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
 ) -> None:
   """Makes the workdir this run's, or sees that it is.
 
@@ -42,27 +42,27 @@ def claim(
     errors.UserError: If it belongs to another config, said key by key, or to another
       plan, said row by row; if the plan covers too little, see `write_audit`.
   """
-  write_audit(setup, workdir, min_coverage)
+  write_audit(assembled, workdir, min_coverage)
   workdir = epath.Path(workdir)
   if (workdir / codec.CONFIG).exists():
     return
   folder = workdir / tokenizers.FOLDER
-  setup.data.tokenizer.save(folder)
-  for name, tokenizer in setup.source_tokenizers.items():
+  assembled.data.tokenizer.save(folder)
+  for name, tokenizer in assembled.source_tokenizers.items():
     tokenizer.save(folder / (f"source_{name}" if name else "source"))
-  whole.write_json(workdir / DATA, setup.data.facts)
+  whole.write_json(workdir / DATA, assembled.data.facts)
   whole.write_json(workdir / "environment.json", environment())
   # Last: with it, the workdir is claimed.
-  whole.write_json(workdir / codec.CONFIG, codec.of_run(setup.run))
+  whole.write_json(workdir / codec.CONFIG, codec.of_run(assembled.run))
 
 
 def write_audit(
-    setup: setup_lib.Setup, workdir: epath.PathLike, min_coverage: float = 0.0
+    assembled: assemble.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
 ) -> audit_lib.Audit:
   """Writes plan.json, with plan_arrays.npz where it has arrays, and the audit.
 
   Args:
-    setup: The run.
+    assembled: The run.
     workdir: Where to.
     min_coverage: Share of the target's params that must come from a source.
 
@@ -70,17 +70,17 @@ def write_audit(
     errors.UserError: If the workdir is of another run, see `claim`, or less comes
       from a source; nothing is written then.
   """
-  audit = audit_lib.of(setup.plan, setup.rows, setup.source_specs)
+  audit = audit_lib.of(assembled.plan, assembled.rows, assembled.source_specs)
   audit_lib.check_coverage(audit, min_coverage)
   workdir = epath.Path(workdir)
   if (workdir / codec.CONFIG).exists():
-    _compare(workdir, setup, audit)
+    _compare(workdir, assembled, audit)
   workdir.mkdir(parents=True, exist_ok=True)
-  if arrays := plan_lib.arrays(setup.plan):
+  if arrays := plan_lib.arrays(assembled.plan):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     whole.write_bytes(workdir / ARRAYS, buffer.getvalue())
-  whole.write_json(workdir / PLAN, plan_lib.to_json(setup.plan))  # After what it names.
+  whole.write_json(workdir / PLAN, plan_lib.to_json(assembled.plan))  # After what it names.
   if not arrays:
     (workdir / ARRAYS).unlink(missing_ok=True)
   whole.write_json(workdir / audit_lib.FILE, audit_lib.to_json(audit))
@@ -183,13 +183,13 @@ def add_samples(
 
 
 def _compare(
-    workdir: epath.Path, setup: setup_lib.Setup, audit: audit_lib.Audit
+    workdir: epath.Path, assembled: assemble.Assembled, audit: audit_lib.Audit
 ) -> None:
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
       of_json(codec.of_run(codec.read_run(workdir))),  # Older ones lack new fields.
-      of_json(codec.of_run(setup.run))))
+      of_json(codec.of_run(assembled.run))))
   if differ:
     raise _of_another("config", workdir, differ)
   theirs = read_plan(workdir)
@@ -198,9 +198,9 @@ def _compare(
     more = [f"and {len(rows) - _SHOWN} more lines"] if rows[_SHOWN:] else []
     raise _of_another("plan", workdir, [*rows[:_SHOWN], *more] or [
         "No row differs, but what the plan says does:",
-        *_differences(plan_lib.to_json(theirs), plan_lib.to_json(setup.plan))])
+        *_differences(plan_lib.to_json(theirs), plan_lib.to_json(assembled.plan))])
   if differ := list(_differences(
-      read(DATA)["fingerprint"], setup.data.facts["fingerprint"],
+      read(DATA)["fingerprint"], assembled.data.facts["fingerprint"],
       "data (the texts themselves)")):
     raise _of_another("config", workdir, differ)
 

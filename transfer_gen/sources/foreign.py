@@ -1,18 +1,4 @@
-"""Checkpoints of other frameworks as sources: our names, our axes, their sizes.
-
-`MAPS` lists what ships. A user's own map is a JSON file:
-
-    {"model": {"family": "Recurrent", "vocab_size": 65, ...},
-     "lines": [{"target": "layer_(\\d+)/cell/bias", "source": "lstm.\\1.b",
-                "layout": {"kind": "Unflatten", "dim": 0, "shape": [4, 128]}}],
-     "unused": ["global_step"],
-     "tokenizer": "a path beside the map, as Tokenizer.path"}
-
-`model` as in a run's config.json; `lines` and `unused` are those of `mapped.Map`, with
-a `layout` of `transfer.layouts` where numbers lie otherwise, as plans are written;
-`unused` and `tokenizer` may be left out. `to_json` writes one from a map that ships.
-Nothing in it runs.
-"""
+"""Checkpoints of other frameworks as sources: our names and axes, their sizes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -23,9 +9,10 @@ import typing
 from typing import Any
 
 from etils import epath
+import jax
 
 from transfer_gen import errors
-from transfer_gen.config import codec
+from transfer_gen import tree
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
@@ -44,47 +31,89 @@ from transfer_gen.maps import opt
 from transfer_gen.maps import t5
 from transfer_gen.maps import textgenrnn
 from transfer_gen.models import registry
-from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.sources import map_file
+from transfer_gen.sources import source as source_lib
 
 # The first that recognizes a checkpoint has it.
 MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
         opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, t5.MAP, bart.MAP, marian.MAP,
         llama2c.MAP)
 REFUSE, REPAIR = "refuse", "repair"
-_FIELDS = {"model", "lines", "unused", "tokenizer"}
 _LAYERS = ("num_layers", "encoder_layers")
 _SIZES = ("width", "num_heads", "num_kv_heads", "head_dim", "rotary_dim",
           "sinusoid_width", "relative_buckets")
 
 
-class Foreign(mapped.Mapped):
-  """A checkpoint of another framework under our names; see `mapped.Mapped`.
+class Foreign(source_lib.Source):
+  """A checkpoint of another framework under our names.
 
   Attributes:
-    path: Where it is.
-    map: Name or path of the map.
-    model: Config of the model of ours that computes the same.
-    tokenizer: Of its ids; None where nothing lies beside it.
-    notes: What was repaired, or why there is no tokenizer, a sentence each.
-    how: The map's lines.
-    state: {}; an optimiser's state is never read.
+    notes: A sentence for each repair of the vocabulary, or why there is no tokenizer.
   """
 
   def __init__(
-      self, raw: raw_lib.Raw, name: str, model: Any, how: mapped.Map,
+      self, raw: raw_lib.Raw, name: str, model: source_lib.Model, how: mapped.Map,
       tokenizer: tokenizers.Tokenizer | None, notes: Sequence[str] = ()):
+    """Relates names and compares shapes; reads no array.
+
+    Args:
+      raw: The checkpoint under its own names.
+      name: Name or path of the map.
+      model: Config of our model that computes the same.
+      how: Lines of the map.
+      tokenizer: Tokenizer of the model's ids, if one was found.
+      notes: See the class.
+
+    Raises:
+      errors.UserError: If the map or the model does not fit the checkpoint.
+    """
     _check_types(raw, model)
     _check_sizes(raw, model)
-    with _understood(raw, f"model of map {name}"):
+    with understood(raw, f"model of map {name}"):
       specs = registry.specs(registry.build(model))
-    super().__init__(raw, how, specs, registry.constants(model))
-    self.path, self.map, self.model, self.how = raw.path, name, model, how
-    self.tokenizer, self.notes, self.state = tokenizer, tuple(notes), {}
+    self._view = mapped.Mapped(raw, how, specs, name)
+    self._model, self._tokenizer, self.notes = model, tokenizer, tuple(notes)
+
+  @property
+  def path(self) -> epath.Path:
+    """File or folder that it was opened from."""
+    return self._view.raw.path
 
   @property
   def title(self) -> str:
     """One line for people."""
-    return f"{self.raw.title}, through the map {self.map}"
+    return f"{self._view.raw.title}, through the map {self._view.name}"
+
+  @property
+  def specs(self) -> Mapping[str, tree.Spec]:
+    """Spec of each leaf of our model."""
+    return self._view.specs
+
+  @property
+  def constants(self) -> Mapping[str, Any]:
+    """Constants of our model."""
+    return registry.constants(self._model)
+
+  @property
+  def model(self) -> source_lib.Model:
+    """Config of our model that computes the same."""
+    return self._model
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer | None:
+    """Tokenizer that was found beside the checkpoint."""
+    return self._tokenizer
+
+  @property
+  def view(self) -> mapped.Mapped:
+    """Rows between the checkpoint's own names and ours."""
+    return self._view
+
+  def read(
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+  ) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, array) in our dtype, placed where `shardings` says."""
+    return self._view.read(names, shardings)
 
 
 def view(
@@ -105,9 +134,9 @@ def view(
     raise errors.UserError(
         f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r} or {REPAIR!r}.")
   if name.endswith(".json"):
-    return _by_file(raw, epath.Path(name).expanduser())
+    return Foreign(raw, name, *map_file.read(epath.Path(name).expanduser()))
   chosen = _chosen(raw, name)
-  with _understood(raw, chosen.what):
+  with understood(raw, chosen.what):
     model = chosen.model(raw)
     how = chosen.lines(raw, model)
     found = chosen.tokenizer(raw, model, vocabulary == REPAIR)
@@ -118,19 +147,8 @@ def view(
   return Foreign(raw, chosen.name, model, how, tokenizer, notes)
 
 
-def to_json(source: Foreign) -> dict[str, Any]:
-  """A map file's contents, to begin one's own with; the tokenizer is left out."""
-  on = plan_lib.On(axis="", map=source.how)
-  plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
-  how = plan["axes"][0]["map"]
-  return {"model": codec.of_model(source.model),
-          "lines": [{k: v for k, v in line.items() if k != "kind"}
-                    for line in how["lines"]],
-          "unused": how.get("unused", [])}
-
-
 @contextlib.contextmanager
-def _understood(raw: raw_lib.Raw, what: str) -> Iterator[None]:
+def understood(raw: raw_lib.Raw, what: str) -> Iterator[None]:
   """A config that is malformed, where a map reads it, is the checkpoint's fault."""
   try:
     yield
@@ -152,7 +170,7 @@ def _chosen(raw: raw_lib.Raw, name: str) -> architecture.Architecture:
           f"There is no map {name!r}. Give the path of a .json file, or one"
           f" of\n{known}")
     return found[0]
-  with _understood(raw, raw.kind):
+  with understood(raw, raw.kind):
     found = [entry for entry in MAPS if entry.recognizes(raw)]
   if not found:
     raise errors.UserError(
@@ -186,37 +204,3 @@ def _check_sizes(raw: raw_lib.Raw, model: Any) -> None:
         raise errors.UserError(
             f"{raw.path}: model.{name} would be {value}, and the checkpoint has {most}"
             f" {what}.")
-
-
-def _by_file(raw: raw_lib.Raw, path: epath.Path) -> Foreign:
-  """Through a user's own map."""
-  if not path.is_file():
-    raise errors.UserError(f"source.map: there is no {path}.")
-  with raw_lib.malformed(path, "map"):
-    data = raw_lib.read_json(path)
-    if unknown := data.keys() - _FIELDS:
-      raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
-    if missing := {"model", "lines"} - data.keys():
-      raise errors.UserError(f"it has no {' and no '.join(sorted(missing))}.")
-    model = codec.to_model(data["model"])
-    how = _lines(data["lines"], data.get("unused", []))
-    tokenizer = None
-    if "tokenizer" in data:
-      tokenizer = tokenizers.load(path.parent / data["tokenizer"])
-  return Foreign(raw, str(path), model, how, tokenizer)
-
-
-def _lines(lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> mapped.Map:
-  """The map that a plan holds in this form, see `to_json`."""
-  how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
-         "unused": unused}
-  plan = plan_lib.from_json(
-      {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
-  how = plan.axes[0].map
-  for index, line in enumerate(how.lines):
-    if not line.sources or not all(isinstance(s, str) for s in line.sources):
-      raise errors.UserError(f"line {index} ({line.target!r}) reads nothing.")
-    if not callable(line.layout):
-      raise errors.UserError(f"line {index} ({line.target!r}): {line.layout!r} is no"
-                             " layout.")
-  return how

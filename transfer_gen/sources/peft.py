@@ -18,6 +18,7 @@ import json
 import re
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
@@ -32,6 +33,7 @@ from transfer_gen.maps import families
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
+from transfer_gen.sources import source as source_lib
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BEFORE = "base_model.model."  # Of all names.
@@ -81,32 +83,24 @@ class _Row:
   scale: float
 
 
-class Adapter:
-  """A folder of PEFT's as a source: leaves `lora_a`, `lora_b` beside our kernels.
+class Adapter(source_lib.Source):
+  """A folder that PEFT wrote: leaves `lora_a`, `lora_b` beside our kernels."""
 
-  Attributes:
-    raw: The tensors under their own names.
-    path: Where they are.
-    specs: Spec of each leaf.
-    scales: What the product is multiplied with at run time, by leaf.
-    constants: {}; those of the model that it stands beside are its base's.
-    tokenizer: None.
-    state: {}.
-  """
-
-  def __init__(self, raw: raw_lib.Raw, model: Any, base: Any = None):
+  def __init__(
+      self, raw: raw_lib.Raw, model: source_lib.Model,
+      base: source_lib.Source | None = None):
     """Relates names; reads no array.
 
     Args:
-      raw: From `sources.open`.
-      model: Config of the model that it stands beside.
+      raw: The tensors under their own names.
+      model: Config of the model that they adapt.
       base: Source of that model's kernels, which DoRA's magnitudes are relative to.
 
     Raises:
-      errors.UserError: If it holds what is not of low rank or cannot stand there.
+      errors.UserError: If the folder holds tensors that are not of low rank, or that
+        have no place in the model.
     """
-    self.raw, self.path, self._base = raw, raw.path, base
-    self.constants, self.tokenizer, self.state = {}, None, {}
+    self.raw, self._base = raw, base
     where = architecture.beside(raw, CONFIG)
     fields = raw_lib.read_json(where)
     with raw_lib.malformed(where, "adapter"):
@@ -122,17 +116,29 @@ class Adapter:
       raise errors.UserError(
           f"{where}: use_dora: its norms are relative to kernels that are not here."
           " Give the model that it was trained on as the run's source.")
-    self.specs = {name: row.spec for name, row in self._rows.items()}
-    self.scales = {name: row.scale for name, row in self._rows.items()}
+
+  @property
+  def path(self) -> epath.Path:
+    """The file of tensors."""
+    return self.raw.path
 
   @property
   def title(self) -> str:
     """One line for people."""
-    return f"{self.path}: adapter of PEFT's"
+    return f"{self.path}: adapter written by PEFT"
+
+  @property
+  def specs(self) -> Mapping[str, tree.Spec]:
+    """Spec of each leaf."""
+    return {name: row.spec for name, row in self._rows.items()}
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """Factor that each product is multiplied by at run time, by leaf."""
+    return {name: row.scale for name, row in self._rows.items()}
 
   def read(
-      self, names: Sequence[str],
-      shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), placed where `shardings` says."""
     for name in names:
@@ -179,10 +185,9 @@ class Adapter:
           scale=_scale(fields, place.module))
 
 
-def recognizes(opened: Any) -> bool:
-  """Whether what `sources.open` gave is an adapter."""
-  return isinstance(opened, raw_lib.Raw) and opened.path.name == WEIGHTS and (
-      architecture.beside(opened, CONFIG) is not None)
+def recognizes(raw: raw_lib.Raw) -> bool:
+  """Whether a checkpoint of another framework is an adapter that PEFT wrote."""
+  return raw.path.name == WEIGHTS and architecture.beside(raw, CONFIG) is not None
 
 
 def places(

@@ -17,35 +17,39 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.formats import numpy_files
+from transfer_gen.sources import source as source_lib
 from transfer_gen.transfer import vectors
 from transfer_gen.transfer import vocabulary
 
 LEAF = "embed/embedding"
+SUFFIXES = (".vec", ".txt", ".npy")
 
 
-class WordVectors:
-  """Vectors in a file; its lines are read when they are asked for.
+class WordVectors(source_lib.Source):
+  """Vectors in a file, whose lines are read when they are asked for.
 
-  Attributes:
-    path: The file.
-    specs: Of the one leaf, `embed/embedding` f32[N, D].
-    state: {}; there is no optimiser's.
+  The one leaf is `embed/embedding` f32[N, D] for N words.
   """
 
   def __init__(self, path: epath.Path):
-    """Finds out how many words and how wide.
+    """Finds out how many words there are and how wide their vectors are.
 
     Raises:
-      errors.UserError: If the file is of another form, or its words are not there.
+      errors.UserError: If the file has another form, or its list of words is missing.
     """
-    self.path, self._words, self.state = path, None, {}
+    self._path, self._words = path, None
     if path.suffix == ".npy":
       self._words, shape = _list_beside(path), numpy_files.leaf(path).shape
     else:
       shape = vectors.text_shape(path)
-    self.specs = tree.specs(
+    self._specs = tree.specs(
         {LEAF: jax.ShapeDtypeStruct(shape, np.dtype(np.float32))},
         {LEAF: ("vocab", "embed")})
+
+  @property
+  def path(self) -> epath.Path:
+    """The file."""
+    return self._path
 
   @property
   def title(self) -> str:
@@ -53,9 +57,9 @@ class WordVectors:
     return f"{self.path}: word vectors"
 
   @property
-  def constants(self) -> dict[str, Any]:
-    """What a model computes beside its params: there is no model."""
-    return {}
+  def specs(self) -> Mapping[str, tree.Spec]:
+    """Spec of the one leaf."""
+    return self._specs
 
   @functools.cached_property
   def vocabulary(self) -> vocabulary.Vocabulary:
@@ -63,8 +67,7 @@ class WordVectors:
     return _Words(tokens=vectors.read_words(self.path, self._words))
 
   def read(
-      self, names: Sequence[str],
-      shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), placed where `shardings` says.
 
@@ -74,6 +77,11 @@ class WordVectors:
     for name in names:
       values = vectors.read(self.path, self._words).values
       yield name, jax.device_put(values, shardings[name] if shardings else None)
+
+
+def recognizes(path: epath.Path) -> bool:
+  """Whether a path is a file of word vectors, by its suffix."""
+  return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

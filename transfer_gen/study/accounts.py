@@ -5,11 +5,9 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import config as config_lib
-from transfer_gen.data import documents
-from transfer_gen.data import pipeline
-from transfer_gen.models import registry
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.run import initial
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import auto
@@ -20,7 +18,7 @@ from transfer_gen.train import score as evaluate
 
 def of(
     run: config_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
-    remembered: config_lib.Data | None = None,
+    reader: inputs_lib.Reader, remembered: config_lib.Data | None = None,
 ) -> dict[str, Any]:
   """The accounts of a run that has trained.
 
@@ -28,6 +26,7 @@ def of(
     run: Its config, as it was typed.
     workdir: Its workdir.
     trained: What came of it, at the checkpoint that stands for it.
+    reader: Has read the data of the study's runs.
     remembered: Text of the source, on whose test split the loss before and after is
       told. None: not told.
 
@@ -38,25 +37,22 @@ def of(
     per byte, `before` (as transferred, at step 0), `after`, and `forgetting`, their
     difference.
   """
-  setup = setup_lib.build(auto.decided(run, workdir), workdir)
-  run = setup.run
+  assembled = assemble.assemble(reader.read(auto.decided(run, workdir), workdir))
+  run = assembled.run
   steps = max(line["step"] for line in workdir_lib.read_metrics(workdir))
-  batch = next(setup.data.train_batches(run.train.batch_size, run.seed))
+  batch = next(assembled.data.train_batches(run.train.batch_size, run.seed))
   last = cost_lib.of_step(
-      setup.specs, setup.optimizer, objectives.next_token(setup.model, False), batch,
+      assembled.specs, assembled.optimizer, objectives.next_token(assembled.model, False), batch,
       steps - 1)
-  flops = cost_lib.of_run(setup, steps)
+  flops = cost_lib.of_run(assembled, steps)
   found = {"learning": last.learning, "slot_bytes": last.slot_bytes,
            "gflops_a_step": flops / steps / 1e9, "gflops": flops / 1e9,
            "search_gflops": auto.searched(workdir) / 1e9}
   if remembered is None or not run.all_sources():
     return found
-  texts, facts = documents.load(remembered)
-  data = pipeline.prepare(
-      remembered, texts, trained.tokenizer, facts,
-      run.model if registry.encodes(run.model) else None)
-  score = evaluate.evaluator(objectives.next_token(setup.model, False))
+  data = reader.data(remembered, trained.tokenizer, run.model)
+  score = evaluate.evaluator(objectives.next_token(assembled.model, False))
   before, after = (
       score(params, data, "test", run.train.batch_size).metrics()["bits_per_byte"]
-      for params in (initial.params(setup), trained.params))
+      for params in (initial.params(assembled), trained.params))
   return found | {"before": before, "after": after, "forgetting": after - before}

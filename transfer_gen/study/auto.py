@@ -28,8 +28,10 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.config import codec
 from transfer_gen.formats import whole
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
+from transfer_gen.run import checks
 from transfer_gen.run import initial
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import loop
 from transfer_gen.run import strategies
 from transfer_gen.run import trained as trained_lib
@@ -47,28 +49,36 @@ COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
 
 
 def train(
-    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0
+    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
+    reader: inputs_lib.Reader | None = None,
 ) -> dict[str, Any]:
-  """`loop.train`; where the strategy is `auto`, behind a search for one.
+  """Trains a run as `loop.train` does; if its strategy is `auto`, searches one first.
 
-  The search leaves in `workdir/auto` its evidence, as decision.json, report.txt and
-  report.html, and each candidate's metrics. Where it is decided already, the run goes
-  on.
+  The search leaves its evidence in `workdir/auto`, as decision.json, report.txt and
+  report.html, beside the metrics of each candidate. If a search has decided already,
+  the run that it chose is resumed.
+
+  Args:
+    run: Config of the run.
+    workdir: As of `loop.train`.
+    min_coverage: As of `loop.train`.
+    reader: Has read the data of other runs, which are not read again.
 
   Raises:
-    errors.UserError: As `loop.train`; or if the budget is too small.
+    errors.UserError: As `loop.train`; or if the budget of a search is too small.
   """
-  workdir = epath.Path(workdir)
+  workdir, reader = epath.Path(workdir), reader or inputs_lib.Reader()
   if run.strategy.name == strategies.AUTO:
     if not (workdir / FOLDER / DECISION).exists():
       if (workdir / codec.CONFIG).exists():
         raise errors.UserError(
             f"{workdir} belongs to a run that did not begin with a search. Take another"
             " --workdir, or the strategy that it began with.")
-      _search(run, workdir, min_coverage)
+      _search(run, workdir, min_coverage, reader)
     run = decided(run, workdir)
     _take_over(workdir)
-  return loop.train(run, workdir, min_coverage)
+  return loop.train(
+      run, workdir, min_coverage, inputs=reader.read(run, workdir))
 
 
 def check(run: config_lib.Run) -> None:
@@ -77,7 +87,7 @@ def check(run: config_lib.Run) -> None:
   Raises:
     errors.UserError: If it cannot.
   """
-  strategies.check(run)
+  checks.check(run)
   if run.strategy.name == strategies.AUTO:
     if run.features is not None:
       raise errors.UserError(
@@ -168,12 +178,14 @@ def _rounds(run, families):
 
 
 def _search(
-    run: config_lib.Run, workdir: epath.Path, min_coverage: float) -> None:
+    run: config_lib.Run, workdir: epath.Path, min_coverage: float,
+    reader: inputs_lib.Reader) -> None:
   """Decides, and writes what was decided and why."""
   check(run)
   folder = workdir / FOLDER
   budget = _budget(run)
-  common = setup_lib.build(dataclasses.replace(run, strategy=COMMON), folder / "none")
+  inputs = reader.read(dataclasses.replace(run, strategy=COMMON), folder / "none")
+  common = assemble.assemble(inputs)
   audit_lib.check_coverage(audit_lib.of(
       common.plan, common.rows, common.source_specs), min_coverage)
   gradients = relative_gradients(common)
@@ -197,31 +209,36 @@ def _search(
       if str(stop) not in losses.get(name, {}):
         print(f"auto: {name} to step {stop}", flush=True)
         losses.setdefault(name, {})[str(stop)] = _loss(
-            dataclasses.replace(run, strategy=tried[name]), folder / name, stop,
-            common.data)
+            inputs, dataclasses.replace(run, strategy=tried[name]), folder / name, stop)
         whole.write_json(folder / LOSSES, {"budget": budget, "losses": losses})
   best = min(alive, key=last)
   _decide(workdir, {
       "strategy": dataclasses.asdict(tried[best]), "winner": best,
       "overrides": overrides(tried[best]), "budget": budget,
       "relative_gradients": gradients, "losses": losses,
-      "flops": {name: _flops(run, strategy, folder / name, losses[name])
+      "flops": {name: _flops(inputs, strategy, losses[name])
                 for name, strategy in tried.items()}})
 
 
-def _loss(run, workdir, stop, data) -> float:
-  """Validation loss after `stop` steps; infinite where it is no number any more."""
+def _loss(
+    inputs: inputs_lib.Inputs, run: config_lib.Run, workdir: epath.Path, stop: int
+) -> float:
+  """Validation loss after `stop` steps; infinite if training diverged."""
   try:
-    done = loop.train(run, workdir, stop=stop)["step"]
+    done = loop.train(run, workdir, stop=stop, inputs=inputs)["step"]
   except loop.Diverged:
     return math.inf
-  loss = trained_lib.open(workdir, done).score(data, "validation").metrics()["loss"]
+  scores = trained_lib.open(workdir, done).score(inputs.data, "validation")
+  loss = scores.metrics()["loss"]
   return loss if math.isfinite(loss) else math.inf
 
 
-def _flops(run, strategy, workdir, losses) -> float:
-  setup = setup_lib.build(dataclasses.replace(run, strategy=strategy), workdir)
-  return cost_lib.of_run(setup, max(map(int, losses)))
+def _flops(
+    inputs: inputs_lib.Inputs, strategy: config_lib.Strategy,
+    losses: Mapping[str, float]) -> float:
+  run = dataclasses.replace(inputs.run, strategy=strategy)
+  return cost_lib.of_run(
+      assemble.assemble(inputs.with_run(run)), max(map(int, losses)))
 
 
 def _last(losses: Mapping[str, float]) -> float:
@@ -233,27 +250,27 @@ def _read(path: epath.Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}
 
 
-def relative_gradients(setup: setup_lib.Setup) -> dict[str, float]:
+def relative_gradients(assembled: assemble.Assembled) -> dict[str, float]:
   """||gradient|| / ||params|| of each group of `groups.by_layer` at the start.
 
   The gradient is that of a few training batches' mean loss, without dropout.
   """
-  key, params = initial.keys(setup.run.seed)[0], initial.params(setup)
-  nll_fn = objectives.next_token(setup.model, False)
+  key, params = initial.keys(assembled.run.seed)[0], initial.params(assembled)
+  nll_fn = objectives.next_token(assembled.model, False)
 
   @jax.jit
   def gradient(params, batch):
     loss = lambda p: (nll_fn(p, batch, key) * batch["weights"]).sum()
     return jax.grad(loss)(params)
 
-  batches = setup.data.train_batches(setup.run.train.batch_size, setup.run.seed)
+  batches = assembled.data.train_batches(assembled.run.train.batch_size, assembled.run.seed)
   total, count = None, 0.0
   for _ in range(_BATCHES):
     batch = next(batches)
     found = gradient(params, batch)
     total = found if total is None else jax.tree.map(np.add, total, found)
     count += batch["weights"].sum()
-  groups = groups_lib.by_layer(setup.run.model)
+  groups = groups_lib.by_layer(assembled.run.model)
   names = [group.params for group in groups]
   squares = np.zeros((2, len(groups)))
   for name, value in params.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from transfer_gen import tree
 from transfer_gen.models import taps
-from transfer_gen.run import assemble as setup_lib
+from transfer_gen.run import assemble
 from transfer_gen.train import features
 from transfer_gen.train import objectives
 from transfer_gen.train import optim as optim_lib
@@ -67,26 +67,26 @@ def of_step(
       slot_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(opt_state)))
 
 
-def of_run(setup: setup_lib.Setup, steps: int) -> float:
+def of_run(assembled: assemble.Assembled, steps: int) -> float:
   """FLOPs of the first steps of a run, as `flops` counts them.
 
   Batches of different lengths count by their share among the first of an epoch, a
   group that starts late from its start on, and a teacher with what it computes.
   Where features are stored, each row that is trained on counts once up to them.
   """
-  nll_fn = objectives.next_token(setup.model, False, setup.first)
-  batches = setup.data.train_batches(setup.run.train.batch_size, setup.run.seed)
+  nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
+  batches = assembled.data.train_batches(assembled.run.train.batch_size, assembled.run.seed)
   shapes: dict[tuple, list[Any]] = {}
   for _ in range(_BATCHES):
     batch = next(batches)
     shapes.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
-  starts = sorted({0, *setup.optimizer.starts.values(), steps})
-  total = _storing(setup)
+  starts = sorted({0, *assembled.optimizer.starts.values(), steps})
+  total = _storing(assembled)
   for start, end in itertools.pairwise(s for s in starts if s <= steps):
     for alike in shapes.values():
       cost = of_step(
-          setup.specs, setup.optimizer, nll_fn, _stored(setup, alike[0]), start)
-      flops_a_step = cost.flops + _teaching(setup.teacher, alike[0])
+          assembled.specs, assembled.optimizer, nll_fn, _stored(assembled, alike[0]), start)
+      flops_a_step = cost.flops + _teaching(assembled.teacher, alike[0])
       total += (end - start) * flops_a_step * len(alike) / _BATCHES
   return total
 
@@ -107,21 +107,21 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
   return _count(needed)
 
 
-def _stored(setup, batch):
+def _stored(assembled, batch):
   """A batch as a step reads it: with hidden states, where they are stored."""
-  if not setup.first:
+  if not assembled.first_layer:
     return batch
-  width = taps.width(setup.model.config, setup.first - 1)
+  width = taps.width(assembled.model.config, assembled.first_layer - 1)
   return {**batch, "hidden": np.zeros((*batch["inputs"].shape, width), np.float32)}
 
 
-def _storing(setup):
+def _storing(assembled):
   """What it takes to make the features, if there are any."""
-  if not setup.first:
+  if not assembled.first_layer:
     return 0.0
-  begin, params = features.beginning(setup.model, setup.first), _shapes(setup.specs)
+  begin, params = features.beginning(assembled.model, assembled.first_layer), _shapes(assembled.specs)
   return sum(len(inputs) * flops(begin, params, inputs[:1])
-             for inputs in setup.data.inputs("train"))
+             for inputs in assembled.data.inputs("train"))
 
 
 def _shapes(specs: Mapping[str, tree.Spec]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,6 +15,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import documents
 from transfer_gen.formats import whole
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import accounts
@@ -85,14 +86,15 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   for job in todo:
     with _naming(job):
       auto.check(job.run)
+  reader = inputs_lib.Reader()
   for number, job in enumerate(todo, 1):
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
           flush=True)
     with _naming(job):
-      auto.train(job.run, job.workdir)
+      auto.train(job.run, job.workdir, reader=reader)
   chosen = {name: _best_lr([job for job in todo if job.name == name])
             for pair in study.pairs for name in pair}
-  results = {name: [_test(job, study) for job in todo
+  results = {name: [_test(job, study, reader) for job in todo
                     if job.name == name and job.lr == chosen[name]]
              for name in chosen}
   comparisons = [
@@ -190,10 +192,12 @@ def _best_lr(tried: list[Job]) -> float:
   return min(losses, key=lambda lr: np.mean(losses[lr]))
 
 
-def _test(job: Job, study: config_lib.Study) -> dict[str, Any]:
+def _test(
+    job: Job, study: config_lib.Study, reader: inputs_lib.Reader
+) -> dict[str, Any]:
   """Scores of the best checkpoint on the test split, and what it generates."""
   trained = trained_lib.open(job.workdir)
-  data, texts = trained.data()
+  data, texts = trained.data(reader)
   scores = trained.score(data, "test")
   write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
@@ -203,7 +207,8 @@ def _test(job: Job, study: config_lib.Study) -> dict[str, Any]:
           "validations": _validations(job), "still_improving": _improving(job),
           "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
           **_cost(job),
-          **({"accounts": accounts.of(job.run, job.workdir, trained, study.remembered)}
+          **({"accounts": accounts.of(
+              job.run, job.workdir, trained, reader, study.remembered)}
              if study.accounts else {})}
 
 

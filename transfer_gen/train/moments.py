@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from transfer_gen import checkpoint
 from transfer_gen import errors
+from transfer_gen import sources as sources_lib
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import resolve
 
@@ -22,7 +22,7 @@ _Path = tuple[Any, ...]
 def mark(
     rows: Sequence[resolve.Row],
     optimizer: optim_lib.Optimizer,
-    sources: Mapping[str, checkpoint.Stored],
+    sources: Mapping[str, sources_lib.Source],
     wanted: frozenset[str],
 ) -> list[resolve.Row]:
   """Marks the rows of groups that start with a source's moments.
@@ -62,7 +62,7 @@ def mark(
 def restore(
     rows: Sequence[resolve.Row],
     optimizer: optim_lib.Optimizer,
-    sources: Mapping[str, checkpoint.Stored],
+    sources: Mapping[str, sources_lib.Source],
     state: optim_lib.State,
     shardings: Mapping[str, jax.sharding.Sharding],
 ) -> optim_lib.State:
@@ -81,7 +81,7 @@ def restore(
     source = sources[next(iter(mine.values())).checkpoint]
     paths = _paths(source, state[group], mine)
     where = {path: shardings[path[-1]] for path in paths if path[-1] in mine}
-    found = source.read_state(
+    found = source.moments.read(
         {paths[path]: where.get(path) for path in paths})
     state[group] = jax.tree_util.tree_map_with_path(
         lambda path, leaf: found.get(paths.get(_keys(path)), leaf), state[group])  # pylint: disable=cell-var-from-loop
@@ -101,7 +101,7 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
   if optimizer.starts[group]:
     return f"it starts to learn at step {optimizer.starts[group]}"
   source = sources[names.pop()]
-  if not source.state:
+  if source.moments is None:
     return ("the checkpoint holds no optimiser state, as those in best/ do not; set"
             " source.step to one that does")
   shapes = {name: jax.ShapeDtypeStruct(row.spec.shape, row.spec.dtype)
@@ -112,8 +112,8 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
     return "its optimiser keeps no moments, or the source's leaves did not learn alike"
   leaves = {_keys(p): x for p, x in jax.tree_util.tree_flatten_with_path(slots)[0]}
   for path, theirs in paths.items():
-    if theirs not in source.state or tuple(
-        source.state[theirs].shape) != leaves[path].shape:
+    if theirs not in source.moments.shapes or tuple(
+        source.moments.shapes[theirs].shape) != leaves[path].shape:
       return f"the source's optimiser has no {'/'.join(map(str, path))} of its shape"
   return None
 
@@ -123,7 +123,7 @@ def _paths(source, slots, mine: Mapping[str, resolve.Row]) -> dict[_Path, _Path]
 
   The parts of a chain that hold something for each leaf move whole.
   """
-  groups = {path[0] for path in source.state
+  groups = {path[0] for path in source.moments.shapes
             if path[-1] in {row.sources[0] for row in mine.values()}}
   if len(groups) != 1:
     return {}

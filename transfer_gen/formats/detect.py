@@ -1,0 +1,75 @@
+"""Which format a file or folder has, by its name and by the files in it."""
+
+from collections.abc import Callable
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.formats import keras_h5
+from transfer_gen.formats import llama2c_bin
+from transfer_gen.formats import manifest
+from transfer_gen.formats import numpy_files
+from transfer_gen.formats import pytorch
+from transfer_gen.formats import raw
+from transfer_gen.formats import safetensors
+from transfer_gen.formats import sharded
+
+_FILES = {
+    ".safetensors": safetensors.open_file, ".npz": numpy_files.open_npz,
+    ".h5": keras_h5.open_file, ".hdf5": keras_h5.open_file,
+    ".keras": keras_h5.open_file, ".bin": pytorch.open_file,
+    ".pt": pytorch.open_file, ".pth": pytorch.open_file,
+}
+SUFFIXES = tuple(_FILES)
+# The first of these files that a folder holds is the checkpoint.
+_IN_FOLDERS = (
+    "model.safetensors.index.json", "model.safetensors",
+    "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.safetensors")
+
+
+def open_raw(path: epath.PathLike) -> raw.Raw:
+  """Opens a checkpoint of another framework under its own names.
+
+  Args:
+    path: A file, or a folder that holds one.
+
+  Raises:
+    errors.UserError: If no format is recognized, or the file is damaged.
+  """
+  path = epath.Path(path)
+  opener = opener_of(path)
+  if opener is None:
+    raise errors.UserError(
+        f"{path}: no checkpoint format is recognized. Supported are files that end in"
+        f" {', '.join(SUFFIXES)} or .index.json, and folders that hold one.")
+  return opener()
+
+
+def opener_of(path: epath.Path) -> Callable[[], raw.Raw] | None:
+  """Returns the function that opens a path, or None if no format is recognized."""
+  if path.is_dir():
+    return _opener_of_folder(path)
+  return _opener_of_file(path) if path.is_file() else None
+
+
+def _opener_of_folder(path: epath.Path) -> Callable[[], raw.Raw] | None:
+  for name in _IN_FOLDERS:
+    if (path / name).exists():
+      return _opener_of_file(path / name)
+  if (path / manifest.FILE).exists():
+    return lambda: manifest.open_folder(path)
+  if next(iter(path.glob("*.npy")), None) is not None:
+    return lambda: numpy_files.open_folder(path)
+  return None
+
+
+def _opener_of_file(path: epath.Path) -> Callable[[], raw.Raw] | None:
+  if path.name.endswith(".index.json"):
+    open_shard = (safetensors.open_file if ".safetensors." in path.name
+                  else pytorch.open_file)
+    return lambda: sharded.open_index(path, open_shard)
+  suffix = path.suffix.lower()
+  # Both PyTorch and llama2.c write `.bin`; only PyTorch's begins with a known magic.
+  if suffix == ".bin" and not pytorch.looks_like(path):
+    return lambda: llama2c_bin.open_file(path)
+  return (lambda: _FILES[suffix](path)) if suffix in _FILES else None

@@ -1,0 +1,30 @@
+"""What can be wrong in a config is found before anything is read."""
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.run import strategies
+
+_POSITIVE = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
+
+
+def check(run: config_lib.Run) -> None:
+  """Checks the fields of a run that need nothing but the config.
+
+  Raises:
+    errors.UserError: If a field is out of its range or two do not go together.
+  """
+  strategies.check(run)
+  for field in _POSITIVE:
+    if getattr(run.train, field) < 1:
+      raise errors.UserError(
+          f"train.{field} is {getattr(run.train, field)}, must be at least 1.")
+  if run.optim.accumulate < 1:
+    raise errors.UserError(
+        f"optim.accumulate is {run.optim.accumulate}, must be at least 1.")
+  if run.train.batch_size % run.optim.accumulate:
+    raise errors.UserError(
+        f"train.batch_size is {run.train.batch_size} and optim.accumulate"
+        f" {run.optim.accumulate}, which does not divide it.")
+  if run.parallel.mode not in ("jit", "pmap"):
+    raise errors.UserError(
+        f"parallel.mode is {run.parallel.mode!r}, must be 'jit' or 'pmap'.")

@@ -1,0 +1,82 @@
+r"""A user's own map from a foreign checkpoint to a model of ours, as a JSON file.
+
+    {"model": {"family": "Recurrent", "vocab_size": 65, ...},
+     "lines": [{"target": "layer_(\\d+)/cell/bias", "source": "lstm.\\1.b",
+                "layout": {"kind": "Unflatten", "dim": 0, "shape": [4, 128]}}],
+     "unused": ["global_step"],
+     "tokenizer": "tokenizer.json"}
+
+`model` is written as in a run's config.json. `lines` and `unused` are those of
+`mapped.Map`; a line has a `layout` of `maps.layouts`, written as plans are, where the
+numbers are arranged in another way. `unused` and `tokenizer` (a path relative to the
+file, as `Tokenizer.path`) may be left out. Nothing in the file runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.config import codec
+from transfer_gen.data import tokenizers
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import mapped
+from transfer_gen.sources import source as source_lib
+from transfer_gen.transfer import plan as plan_lib
+
+_FIELDS = {"model", "lines", "unused", "tokenizer"}
+
+
+def read(
+    path: epath.Path
+) -> tuple[source_lib.Model, mapped.Map, tokenizers.Tokenizer | None]:
+  """Reads a map file.
+
+  Returns:
+    Config of the model, lines of the map, and the tokenizer, if the file names one.
+
+  Raises:
+    errors.UserError: If there is no such file or it is malformed.
+  """
+  if not path.is_file():
+    raise errors.UserError(f"source.map: there is no {path}.")
+  with raw_lib.malformed(path, "map"):
+    data = raw_lib.read_json(path)
+    if unknown := data.keys() - _FIELDS:
+      raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
+    if missing := {"model", "lines"} - data.keys():
+      raise errors.UserError(f"it has no {' and no '.join(sorted(missing))}.")
+    model = codec.to_model(data["model"])
+    how = _lines(data["lines"], data.get("unused", []))
+    tokenizer = None
+    if "tokenizer" in data:
+      tokenizer = tokenizers.load(path.parent / data["tokenizer"])
+  return model, how, tokenizer
+
+
+def to_json(source: source_lib.Source) -> dict[str, Any]:
+  """A map file's contents, to begin one's own with; the tokenizer is left out."""
+  on = plan_lib.On(axis="", map=source.view.how)
+  plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
+  how = plan["axes"][0]["map"]
+  return {"model": codec.of_model(source.model),
+          "lines": [{k: v for k, v in line.items() if k != "kind"}
+                    for line in how["lines"]],
+          "unused": how.get("unused", [])}
+
+
+def _lines(lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> mapped.Map:
+  """The map that a plan holds in this form, see `to_json`."""
+  how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
+         "unused": unused}
+  plan = plan_lib.from_json(
+      {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
+  how = plan.axes[0].map
+  for index, line in enumerate(how.lines):
+    if not line.sources or not all(isinstance(s, str) for s in line.sources):
+      raise errors.UserError(f"line {index} ({line.target!r}) reads nothing.")
+    if not callable(line.layout):
+      raise errors.UserError(f"line {index} ({line.target!r}): {line.layout!r} is no"
+                             " layout.")
+  return how

@@ -1,0 +1,124 @@
+"""Opens whatever lies at a path as a source."""
+
+from collections.abc import Callable, Mapping
+
+from etils import epath
+
+from transfer_gen import checkpoint
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.formats import detect
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.sources import foreign
+from transfer_gen.sources import own
+from transfer_gen.sources import peft
+from transfer_gen.sources import source as source_lib
+from transfer_gen.sources import word_vectors
+
+
+def open(  # pylint: disable=redefined-builtin
+    path: epath.PathLike, step: int = -1, *, map_name: str = "",
+    vocabulary: str = foreign.REFUSE, model: source_lib.Model | None = None,
+    base: source_lib.Source | None = None,
+) -> source_lib.Source:
+  """Opens a checkpoint under our names; reads no array.
+
+  Args:
+    path: A run's workdir or one of its checkpoints; a file or folder of another
+      framework, whose format shows in its suffix and its files; a folder that PEFT
+      wrote; or a file of word vectors.
+    step: Which checkpoint of a run. -1 means the best, or the last if none was
+      validated.
+    map_name: For a checkpoint of another framework: name of its architecture, or path
+      of a map file. If empty, the architecture is detected.
+    vocabulary: For a checkpoint of another framework: "refuse" or "repair" a vocabulary
+      with damaged or duplicate entries.
+    model: For a folder that PEFT wrote: config of the model that it adapts, if `base`
+      has none.
+    base: For a folder that PEFT wrote: source of the model that it adapts.
+
+  Returns:
+    The source.
+
+  Raises:
+    errors.UserError: If nothing is there that can be read, or an argument does not
+      apply to what is there.
+  """
+  path = epath.Path(path)
+  opener, vectors = _opener_of(path), word_vectors.recognizes(path)
+  if opener is None and map_name:
+    kind = "word vectors need" if vectors else "a checkpoint of ours needs"
+    raise errors.UserError(f"{path}: {kind} no map, and {map_name!r} is given.")
+  if opener is None and not vectors:
+    return open_own(path, step)
+  if step >= 0:
+    raise errors.UserError(
+        f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
+  if opener is None:
+    return word_vectors.WordVectors(path)
+  raw = opener()
+  if not peft.recognizes(raw):
+    return foreign.view(raw, map_name, vocabulary)
+  adapted = (base and base.model) or model
+  if adapted is None:
+    raise errors.UserError(
+        f"{path}: holds adapters that PEFT wrote, which need the model that they adapt."
+        " Use them as one of a run's sources, beside that model.")
+  return peft.Adapter(raw, adapted, base)
+
+
+def open_own(path: epath.PathLike, step: int = -1) -> own.Own:
+  """Opens a checkpoint of a run.
+
+  Args:
+    path: The run's workdir, its `checkpoints/`, or the folder of one checkpoint.
+    step: Which one. -1 means the best, or the last if none was validated.
+
+  Raises:
+    errors.UserError: If there is none.
+  """
+  path = epath.Path(path)
+  if path.is_file():
+    raise errors.UserError(
+        f"{path}: not a checkpoint by its name. Supported are files that end in"
+        f" {', '.join((*detect.SUFFIXES, *word_vectors.SUFFIXES))} or .index.json, and"
+        " folders.")
+  return own.Own(checkpoint.find(path, step))
+
+
+def leaves(
+    path: epath.PathLike, step: int = -1
+) -> tuple[str, Mapping[str, tree.Spec]]:
+  """Lists a checkpoint's leaves under its own names; reads no array.
+
+  Args:
+    path: As of `open`.
+    step: As of `open`.
+
+  Returns:
+    A line that describes the checkpoint, and the spec of each leaf.
+
+  Raises:
+    errors.UserError: As `open`.
+  """
+  opener = _opener_of(epath.Path(path))
+  found = open(path, step) if opener is None or step >= 0 else opener()
+  return found.title, found.specs
+
+
+def is_foreign(path: epath.PathLike) -> bool:
+  """Whether a path holds a checkpoint of another framework."""
+  return _opener_of(epath.Path(path)) is not None
+
+
+def _opener_of(path: epath.Path) -> Callable[[], raw_lib.Raw] | None:
+  """Opens a checkpoint of another framework; None if it is none."""
+  if word_vectors.recognizes(path) or _is_run(path):
+    return None
+  return detect.opener_of(path)
+
+
+def _is_run(path: epath.Path) -> bool:
+  """Whether a folder is a run's workdir, or a part of one."""
+  return path.is_dir() and any(
+      p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir())

@@ -1,0 +1,117 @@
+"""A checkpoint that a run of this package wrote, with what its workdir says of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import functools
+from typing import Any
+
+from etils import epath
+import jax
+
+from transfer_gen import checkpoint
+from transfer_gen import tree
+from transfer_gen.config import adapters as config_adapters
+from transfer_gen.config import codec
+from transfer_gen.config import run as config_run
+from transfer_gen.data import tokenizers
+from transfer_gen.sources import source as source_lib
+
+
+class Own(source_lib.Source):
+  """One checkpoint of a run.
+
+  A checkpoint folder that was copied out of its workdir can still be transferred from;
+  it then has no run, model or tokenizer.
+
+  Attributes:
+    stored: The checkpoint.
+  """
+
+  def __init__(self, stored: checkpoint.Stored):
+    self.stored = stored
+
+  @functools.cached_property
+  def workdir(self) -> epath.Path | None:
+    """Workdir of the run that wrote it, or None if it lies in none."""
+    return next((parent for parent in self.path.parents
+                 if (parent / codec.CONFIG).exists()), None)
+
+  @property
+  def path(self) -> epath.Path:
+    """Folder of the checkpoint."""
+    return self.stored.path
+
+  @property
+  def step(self) -> int:
+    """Number of updates after which it was written."""
+    return self.stored.step
+
+  @property
+  def title(self) -> str:
+    """One line for people."""
+    return self.stored.title
+
+  @property
+  def specs(self) -> Mapping[str, tree.Spec]:
+    """Spec of each leaf."""
+    return self.stored.specs
+
+  @property
+  def constants(self) -> Mapping[str, Any]:
+    """Constants of the model; empty if they were not stored."""
+    return self.stored.constants
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """Factors of low-rank products."""
+    return self.stored.scales
+
+  @functools.cached_property
+  def run(self) -> config_run.Run | None:
+    """Config of the run."""
+    return None if self.workdir is None else codec.read_run(self.workdir)
+
+  @property
+  def model(self) -> source_lib.Model | None:
+    """Config of the run's model."""
+    return None if self.run is None else self.run.model
+
+  @property
+  def adapters(self) -> tuple[config_adapters.Adapter, ...]:
+    """Adapters of the run."""
+    return () if self.run is None else self.run.adapters
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer | None:
+    """Tokenizer of the run."""
+    folder = next((parent / tokenizers.FOLDER for parent in self.path.parents
+                   if (parent / tokenizers.FOLDER).exists()), None)
+    return None if folder is None else tokenizers.load(folder)
+
+  @functools.cached_property
+  def moments(self) -> source_lib.Moments | None:
+    """Optimizer state; checkpoints in `best/` hold none."""
+    return _Moments(self.stored) if self.stored.state else None
+
+  def read(
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+  ) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, array) in batches of bounded size; reads no other leaf."""
+    return self.stored.read(names, shardings)
+
+
+class _Moments:
+  """Optimizer state of a stored checkpoint."""
+
+  def __init__(self, stored: checkpoint.Stored):
+    self._stored = stored
+
+  @property
+  def shapes(self) -> Mapping[source_lib.StatePath, jax.ShapeDtypeStruct]:
+    """Shapes of the leaves."""
+    return self._stored.state
+
+  def read(
+      self, where: Mapping[source_lib.StatePath, jax.sharding.Sharding | None]
+  ) -> dict[source_lib.StatePath, jax.Array]:
+    """Reads the leaves that `where` names."""
+    return self._stored.read_state(where)

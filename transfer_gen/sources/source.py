@@ -1,0 +1,136 @@
+"""What a checkpoint is to everything that transfers from it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from etils import epath
+import jax
+
+from transfer_gen import tree
+from transfer_gen.config import adapters as config_adapters
+from transfer_gen.config import models as config_models
+from transfer_gen.data import tokenizers
+from transfer_gen.maps import mapped
+from transfer_gen.transfer import vocabulary as vocabulary_lib
+
+Shardings = Mapping[str, jax.sharding.Sharding]
+Model = config_models.Decoder | config_models.Recurrent
+StatePath = tuple[Any, ...]  # Keys on the way to a leaf of the optimizer state.
+
+
+class Moments(Protocol):
+  """The optimizer state that is stored with a checkpoint.
+
+  Attributes:
+    shapes: Shape and dtype of each leaf, by the keys on the way to it.
+  """
+
+  @property
+  def shapes(self) -> Mapping[StatePath, jax.ShapeDtypeStruct]:
+    """Shapes of the leaves."""
+    ...
+
+  def read(
+      self, where: Mapping[StatePath, jax.sharding.Sharding | None]
+  ) -> dict[StatePath, jax.Array]:
+    """Reads the leaves that `where` names, each into its sharding.
+
+    Args:
+      where: A sharding for each leaf; None means the default device.
+    """
+
+
+class Source(Protocol):
+  """A checkpoint under our names and axes, at its own sizes.
+
+  Every attribute can be asked of every source; what a source does not have is None or
+  empty, so that no caller needs to know of which kind it is. A class that implements
+  the protocol inherits those defaults.
+
+  Attributes:
+    path: File or folder that it was opened from; None for arrays in memory.
+    workdir: Workdir of the run that wrote it; None if no run did, or it lies in none.
+    title: One line that describes it to people.
+    specs: Spec of each leaf.
+    constants: What the model computes beside its params, by name, see
+      `registry.constants`; empty if unknown.
+    scales: Factor that a low-rank product is multiplied by at run time, by leaf name.
+    model: Config of the model that the params belong to, if it is known.
+    adapters: Adapters that act on that model.
+    tokenizer: Tokenizer of the model's ids, if one was found.
+    vocabulary: Tokens that the rows of a `vocab` axis stand for.
+    moments: Optimizer state, if it was stored.
+    view: For a checkpoint of another framework, the rows between its names and ours.
+  """
+
+  @property
+  def path(self) -> epath.Path | None:
+    """File or folder."""
+    return None
+
+  @property
+  def workdir(self) -> epath.Path | None:
+    """Workdir of the run that wrote it."""
+    return None
+
+  @property
+  def title(self) -> str:
+    """One line for people."""
+    return str(self.path)
+
+  @property
+  def specs(self) -> Mapping[str, tree.Spec]:
+    """Spec of each leaf."""
+    raise AssertionError("Every source has specs.")
+
+  @property
+  def constants(self) -> Mapping[str, Any]:
+    """Constants of the model."""
+    return {}
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """Factors of low-rank products."""
+    return {}
+
+  @property
+  def model(self) -> Model | None:
+    """Config of the model."""
+    return None
+
+  @property
+  def adapters(self) -> tuple[config_adapters.Adapter, ...]:
+    """Adapters of the model."""
+    return ()
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer | None:
+    """Tokenizer of the model's ids."""
+    return None
+
+  @property
+  def vocabulary(self) -> vocabulary_lib.Vocabulary | None:
+    """Tokens of the rows, by default those of the tokenizer."""
+    tokenizer = self.tokenizer
+    return None if tokenizer is None else vocabulary_lib.Vocabulary(
+        tokens=tokenizer.tokens, roles=tokenizer.roles)
+
+  @property
+  def moments(self) -> Moments | None:
+    """Stored optimizer state."""
+    return None
+
+  @property
+  def view(self) -> mapped.Mapped | None:
+    """Rows between the checkpoint's own names and ours."""
+    return None
+
+  def read(
+      self, names: Sequence[str], shardings: Shardings | None = None
+  ) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, array) for each name, in batches of bounded size.
+
+    Args:
+      names: Leaves of `specs`.
+      shardings: Where each leaf is placed. If None, on the default device.
+    """
