@@ -3,10 +3,8 @@
 import dataclasses
 from typing import Any
 
-from transfer_gen import config as config_lib
 from transfer_gen import sources
 from transfer_gen.commands import flags
-from transfer_gen.run import assemble
 from transfer_gen.transfer import table
 
 _DETECT = "auto"
@@ -14,14 +12,16 @@ _DETECT = "auto"
 
 def run(values: flags.Values) -> None:
   """Prints the title, with a map also the model's config, and a line per leaf."""
-  if values.map:
-    source = assemble.open_source("", config_lib.Source(
-        path=values.source, step=values.step, vocabulary=values.vocabulary,
-        map="" if values.map == _DETECT else values.map))
-  else:
-    source = sources.open(values.source, values.step)
+  if not values.map:
+    title, specs = sources.leaves(values.source, values.step)
+    print(title)
+    print(table.leaves(specs), end="")
+    return
+  source = sources.open(
+      values.source, values.step, vocabulary=values.vocabulary,
+      map_name="" if values.map == _DETECT else values.map)
   print(source.title)
-  if values.map and (model := getattr(source, "model", None)):
+  if model := source.model:
     print(f"model={_code(model)}")
   print(table.leaves(source.specs), end="")
 

@@ -4,10 +4,10 @@ import dataclasses
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.adapters import wrap as adapters
+from transfer_gen.adapters import wrap
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
-from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import suggest
 
@@ -23,23 +23,16 @@ def snippet(run: config_lib.Run, workdir: str) -> str:
     errors.UserError: If the run has no source, or is wrong for another reason than its
       plan.
   """
-  source = run.source
-  if source is None:
+  if run.source is None:
     raise errors.UserError("plan --suggest needs a source in the config.")
-  suggested: list[plan_lib.TransferPlan] = []
-
-  def transfer(final: config_lib.Run) -> plan_lib.TransferPlan:
-    suggested.append(suggest.plan(
-        assemble.open_source("", source).specs,
-        registry.specs(adapters.wrap(registry.build(final.model), final.adapters))))
-    return suggested[0]
-
-  # The suggestion is made while the run is assembled, because only then is the size of
-  # the vocabulary known; and assembling shows whether it fits.
   trial = dataclasses.replace(
-      run, transfer=transfer, strategy=config_lib.Strategy())
+      run, transfer=None, strategy=config_lib.Strategy())
+  inputs = inputs_lib.Reader().read(trial, workdir)
+  module = wrap.wrap(registry.build(inputs.run.model), run.adapters)
+  plan = suggest.plan(inputs.sources[""].specs, registry.specs(module))
   try:
-    assemble.build(trial, workdir)
+    # Only assembling shows whether the suggestion fits as it is.
+    assemble.assemble(inputs.with_run(dataclasses.replace(trial, transfer=plan)))
   except resolve.PlanError as error:
-    return suggest.snippet(suggested[0], [str(error)])
-  return suggest.snippet(suggested[0])
+    return suggest.snippet(plan, [str(error)])
+  return suggest.snippet(plan)
