@@ -33,15 +33,17 @@ _PLAN = plan_lib.TransferPlan(
 
 
 def stored_features_share(rounds: int = 7) -> timing.Comparison:
-  """Steps a second from stored features over those of the live run, as a share of the
-  ratio on paper, `paper_ratio`.
+  """Compares the speed-up that stored features give with the one on paper.
+
+  The speed-up is steps a second from stored features over those of the live run;
+  `paper_ratio` is what the floating-point operations promise. Both are printed.
 
   Args:
-    rounds: Of both in turns.
+    rounds: How many times the two are timed in turn.
 
   Returns:
-    The share as `ratio`; `ours` is from stored features, `peer` live. Both ratios are
-    printed.
+    The measured speed-up as a share of the promised one in `ratio`; `ours` is the run
+    from stored features, `peer` the live one.
   """
   with tempfile.TemporaryDirectory() as folder:
     stored = _stepper(pathlib.Path(folder), config_lib.Features())

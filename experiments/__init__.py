@@ -1,0 +1,1 @@
+"""Experiments: one question a file, each with a config that the commands run."""

@@ -75,7 +75,8 @@ def _target(name: str, transfer=None) -> Run:
   return Run(
       model=dataclasses.replace(_model(), dropout=0.1),
       data=Data(name="docstring_summary", input_field="body",
-                target_field="summary", length=160, buckets=(64, 96, 128), fraction=0.3),
+                target_field="summary", length=160, buckets=(64, 96, 128),
+                fraction=0.3),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=_CHOSEN[name], warmup_steps=20),
       train=Train(steps=240, batch_size=16, eval_every=30, log_every=30,

@@ -44,7 +44,7 @@ _WIDTH = _GROWN.axes
 _CORNER = (_VOCAB, *(On(axis=axis, map=Extend(fresh="init"))
                      for axis in ("embed", "mlp", "heads", "kv_heads")))
 _ALL = (Rule(target="(.*)", source=r"\1"),)
-_FIRST = structure.depth({**{i: i for i in range(4)}, **{i: None for i in range(4, 8)}})
+_FIRST = structure.depth({**{i: i for i in range(4)}, **dict.fromkeys(range(4, 8))})
 _REPEATED = structure.depth(structure.layer_map(4, 8, "repeat"))
 
 

@@ -1,7 +1,7 @@
-"""Eight simulated devices, strict ranks, one compilation cache, the same examples.
+"""Settings of JAX and Hypothesis that all tests share.
 
-Programs of tests are small and run a few times: they are compiled without the passes
-that take longer than they save. `XLA_FLAGS= bash tests/run.sh` compiles as users do.
+Eight simulated CPU devices, an error where ranks are promoted, one cache of compiled
+programs, and the same Hypothesis examples in each run.
 """
 
 import gc
@@ -9,10 +9,12 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile small programs and run them a few times: XLA's optimization passes would
+# take longer than they save. `XLA_FLAGS= bash tests/run.sh` compiles as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-import hypothesis  # pylint: disable=wrong-import-position
-import jax  # pylint: disable=wrong-import-position
+import hypothesis
+import jax
 
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
@@ -24,4 +26,5 @@ jax.config.update(
     str(pathlib.Path(__file__).parent.parent / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-gc.set_threshold(100_000)  # Traces are many objects that live on.
+# Traces are many objects that live on: collecting more rarely saves time.
+gc.set_threshold(100_000)

@@ -11,8 +11,9 @@ ORDER = ("", "config", "formats", "transfer", "data", "models", "adapters", "map
          "commands")
 # `transfer` meets models as specs, data as token lists, Optax as labels; a config may
 # be read where there is no device.
-APART = (("transfer", ("jax.nn", "flax", "optax", "orbax")), ("models", ("optax", "orbax")),
-         ("config", ("jax", "flax", "numpy", "orbax")), ("formats", ("flax", "optax")))
+APART = (("transfer", ("jax.nn", "flax", "optax", "orbax")),
+         ("models", ("optax", "orbax")), ("config", ("jax", "flax", "numpy", "orbax")),
+         ("formats", ("flax", "optax")))
 MODULES = tuple(house.modules())
 
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests import paths
 from transfer_gen import __main__ as main
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
@@ -41,7 +42,7 @@ def _plan(run):
       groups=(Group(name="all", params=".*"),))
 '''
 
-QUICKSTART = pathlib.Path(__file__).parents[2] / "experiments" / "quickstart.py"
+QUICKSTART = paths.EXPERIMENTS / "quickstart.py"
 
 
 @pytest.fixture(name="folder")

@@ -3,16 +3,16 @@
 import gzip
 import hashlib
 import json
-import pathlib
 import unicodedata
 
 import pytest
 
+from tests import paths
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import documents
 
-MULTI30K = pathlib.Path(__file__).parents[3] / "shared" / "data" / "multi30k"
+MULTI30K = paths.DATA / "multi30k"
 
 
 @pytest.fixture
@@ -293,13 +293,13 @@ def test_a_fraction_outside_its_range_is_refused(write, fraction):
     documents.load(files(fraction=fraction))
 
 
-@pytest.mark.skipif(not MULTI30K.exists(), reason=f"no {MULTI30K}")
+@paths.needs(MULTI30K)
 def test_multi30k_is_read_whole():
-  paths = {
+  splits = {
       split: f"{MULTI30K}/{name}.en.gz|{MULTI30K}/{name}.de.gz" for split, name in (
           ("train", "train"), ("validation", "val"), ("test", "test_2016_flickr"))}
 
-  found, facts = documents.load(files(**paths))
+  found, facts = documents.load(files(**splits))
 
   assert [c["read"] for c in facts["splits"].values()] == [29000, 1014, 1000]
   assert found["train"][0].input.startswith("Two young, White males are outside")

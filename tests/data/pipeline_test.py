@@ -150,7 +150,7 @@ def test_an_encoder_gets_the_sides_of_a_pair_in_rows_of_one_length(
       assert i not in rows
       continue
     length = next(t for t in (8, 16, 24) if t >= size)
-    padded = lambda row: row + [PAD] * (length - len(row))
+    padded = lambda row, length=length: row + [PAD] * (length - len(row))
     assert rows[i]["sources"].tolist() == padded(source)
     assert rows[i]["source_counts"] == len(source)
     assert rows[i]["inputs"].tolist() == padded(answer[:-1])

@@ -1,5 +1,4 @@
 import json
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -8,15 +7,14 @@ from etils import epath
 import pytest
 import tokenizers as hf
 
+from tests import paths
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizers
 
-SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 TEXT = "Hello  world, it's naïve\n\t— 日本 🙂 </s><pad> <|endoftext|>"
 CORPUS = ["the cat sat on the mat", "the dog sat", "naïve cats — 日本", TEXT] * 5
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
 
 
 def build(kind, **fields):
@@ -214,16 +212,16 @@ def test_an_alphabet_is_the_characters_of_a_text_and_nothing_else(tmp_path):
       each.encode_batch(["bx"])
 
 
-@needs_shared
+@paths.needs(paths.TOKENIZERS)
 def test_gpt2_is_spelled_as_its_vocabulary_says(tmp_path):
-  shutil.copy(SHARED / "gpt2_vocab.json", tmp_path / "vocab.json")
-  shutil.copy(SHARED / "gpt2_merges.txt", tmp_path / "merges.txt")
+  shutil.copy(paths.TOKENIZERS / "gpt2_vocab.json", tmp_path / "vocab.json")
+  shutil.copy(paths.TOKENIZERS / "gpt2_merges.txt", tmp_path / "merges.txt")
 
   tokenizer = tokenizers.load(tmp_path)
   roles, notes = tokenizers.resolve_roles(tokenizer)
 
   ids = tokenizer.encode(TEXT)
-  vocab = json.loads((SHARED / "gpt2_vocab.json").read_text())
+  vocab = json.loads((paths.TOKENIZERS / "gpt2_vocab.json").read_text())
   assert tokenizer.size == 50257
   # Published: the encoder of GPT-2 gives "Hello world" these.
   assert tokenizer.encode("Hello world") == [15496, 995]
@@ -233,16 +231,17 @@ def test_gpt2_is_spelled_as_its_vocabulary_says(tmp_path):
   assert set(roles.values()) == {50256} and len(notes) == 3
 
 
-@needs_shared
+@paths.needs(paths.TOKENIZERS)
 @pytest.mark.parametrize("name, roles", [
     ("spm_1000.model", {"pad": 2, "bos": 1, "eos": 2, "sep": 2}),
     ("t5_32000.model", {"pad": 0, "bos": 2, "eos": 1, "sep": 1})])
 def test_sentencepiece_models_are_read_as_their_library_does(name, roles, tmp_path):
   import sentencepiece
-  processor = sentencepiece.SentencePieceProcessor(model_file=str(SHARED / name))
+  processor = sentencepiece.SentencePieceProcessor(
+      model_file=str(paths.TOKENIZERS / name))
   text = "The cat sat on the mat, and the dog too."
 
-  tokenizer = tokenizers.load(SHARED / name)
+  tokenizer = tokenizers.load(paths.TOKENIZERS / name)
 
   ids = tokenizer.encode(text)
   assert ids == tokenizer.encode_batch([text])[0] == processor.encode(text)

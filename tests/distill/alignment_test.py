@@ -1,18 +1,19 @@
 """Two tokenizers of one text agree on where both have read the same bytes."""
 
 import itertools
-import pathlib
 
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from tests import paths
+from transfer_gen import config
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizers
 from transfer_gen.distill import alignment
 
-TOKENIZERS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+REAL = [paths.TOKENIZERS / name for name in ("t5_32000.model", "spm_1000.model")]
 SETTINGS = hypothesis.settings(deadline=None, max_examples=25)
 TEXT = st.text(st.sampled_from("ab e\n.é日\U0001f600"), max_size=40)
 WORDS = st.lists(st.sampled_from(
@@ -21,7 +22,6 @@ WORDS = st.lists(st.sampled_from(
 
 
 def _trained(size=300):
-  from transfer_gen import config  # pylint: disable=g-import-not-at-top
   texts = ["the naïve quick 日本 the quick be a bee \U0001f600"] * 20
   return tokenizers.build(config.Tokenizer(kind="bpe", size=size), texts)
 
@@ -33,10 +33,7 @@ CHARACTERS = kinds.Characters(sorted("ab e\n.é日\U0001f600"))
 
 @pytest.fixture(name="real", scope="module")
 def _real():
-  names = ("t5_32000.model", "spm_1000.model")
-  if not all((TOKENIZERS / name).exists() for name in names):
-    pytest.skip("no tokenizers to test with")
-  return [tokenizers.load(TOKENIZERS / name) for name in names]
+  return [tokenizers.load(path) for path in REAL]
 
 
 def _rows(tokenizer, texts):
@@ -88,6 +85,7 @@ def test_bytes_characters_and_bpe_meet_where_both_end(texts, student, teacher):
         1)  # And eos.
 
 
+@paths.needs(*REAL)
 @SETTINGS
 @hypothesis.given(texts=st.lists(WORDS, min_size=1, max_size=3))
 def test_sentence_pieces_meet_others_though_they_normalise(real, texts):
@@ -95,6 +93,7 @@ def test_sentence_pieces_meet_others_though_they_normalise(real, texts):
     _check(texts, student, teacher)
 
 
+@paths.needs(*REAL)
 def test_sentence_pieces_meet_bpe_at_each_end_of_a_word(real):
   text = "the quick brown fox\njumps over it"
 

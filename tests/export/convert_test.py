@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -13,6 +12,7 @@ import tokenizers as hf_tokenizers
 import torch
 import transformers
 
+from tests import paths
 from transfer_gen import __main__ as main
 from transfer_gen import config
 from transfer_gen import errors
@@ -55,7 +55,7 @@ CASES = {
     "gemma3": ("Gemma3", GROUPED | dict(
         head_dim=8, query_pre_attn_scalar=11, sliding_window=4, layer_types=WINDOWS)),
 }
-STORIES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "stories260K"
+STORIES = paths.DATA / "stories260K"
 
 
 def saved(folder, name):
@@ -240,7 +240,7 @@ def test_the_command_says_what_it_wrote(tmp_path, capsys):
   assert "is there already" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not STORIES.exists(), reason=f"no {STORIES}")
+@paths.needs(STORIES)
 class TestStories:
   """The story model of llama2.c, against outputs computed with NumPy alone."""
 

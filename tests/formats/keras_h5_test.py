@@ -2,17 +2,17 @@
 
 import json
 import os
-import pathlib
 
 import h5py
 import jax
 import numpy as np
 import pytest
 
+from tests import paths
 from transfer_gen import errors
 from transfer_gen.formats import detect
 
-DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+TEXTGENRNN = paths.DATA / "textgenrnn"
 
 
 def _random(*shape, dtype=np.float32):
@@ -208,9 +208,9 @@ def test_the_newer_headers_are_read_where_they_are_plain(tmp_path):
   np.testing.assert_array_equal(read["dense/bias"], _random(4))
 
 
-@pytest.mark.skipif(not DATA.exists(), reason=f"the real files are not here: {DATA}")
+@paths.needs(TEXTGENRNN)
 def test_a_real_model_of_keras_2():
-  path = DATA / "textgenrnn" / "textgenrnn_weights.hdf5"
+  path = TEXTGENRNN / "textgenrnn_weights.hdf5"
   vocabulary = json.loads((path.parent / "textgenrnn_vocab.json").read_text())
 
   read = _read(path)

@@ -1,7 +1,6 @@
 """Each format of other people: specs without arrays, values bit for bit."""
 
 import json
-import pathlib
 import struct
 
 import h5py
@@ -10,15 +9,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests import paths
 from transfer_gen import __main__ as main
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.formats import detect
 from transfer_gen.formats import raw
 
-DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(
-    not DATA.exists(), reason=f"the real files are not here: {DATA}")
+STORIES = paths.DATA / "stories260K"
+ML5 = paths.DATA / "ml5_charrnn"
 
 
 def _arrays():
@@ -189,13 +188,13 @@ CONFIG = dict(dim=8, hidden_dim=12, n_layers=2, n_heads=4, n_kv_heads=2, vocab_s
 
 def _llama(version, shared):
   """A llama2.c file, and what it holds."""
-  d, f, l, h, g, v, t = CONFIG.values()
+  d, f, n, h, g, v, t = CONFIG.values()
   k, rng = d // h, np.random.default_rng(0)
   shapes = {
-      "token_embedding_table": (v, d), "rms_att_weight": (l, d), "wq": (l, d, d),
-      "wk": (l, g * k, d), "wv": (l, g * k, d), "wo": (l, d, d),
-      "rms_ffn_weight": (l, d),
-      "w1": (l, f, d), "w2": (l, d, f), "w3": (l, f, d), "rms_final_weight": (d,),
+      "token_embedding_table": (v, d), "rms_att_weight": (n, d), "wq": (n, d, d),
+      "wk": (n, g * k, d), "wv": (n, g * k, d), "wo": (n, d, d),
+      "rms_ffn_weight": (n, d),
+      "w1": (n, f, d), "w2": (n, d, f), "w3": (n, f, d), "rms_final_weight": (d,),
       "freq_cis_real": (t, k // 2), "freq_cis_imag": (t, k // 2)}
   order = list(shapes)
   head = struct.pack("<7i", *{**CONFIG, "vocab_size": v if shared else -v}.values())
@@ -207,7 +206,7 @@ def _llama(version, shared):
   if not shared:
     shapes["wcls"] = (v, d)
     order.append("wcls")
-  arrays = {n: rng.normal(size=shapes[n]).astype("<f4") for n in order}
+  arrays = {name: rng.normal(size=shapes[name]).astype("<f4") for name in order}
   return head + b"".join(x.tobytes() for x in arrays.values()), arrays
 
 
@@ -240,10 +239,10 @@ def test_a_llama2c_file_that_lies_is_refused(tmp_path, damage, why):
     detect.open_raw(tmp_path / "x.bin")
 
 
-@real
+@paths.needs(STORIES)
 def test_a_real_llama2c_model():
-  source = detect.open_raw(DATA / "stories260K" / "stories260K.bin")
-  reference = json.loads((DATA / "stories260K" / "reference.json").read_text())
+  source = detect.open_raw(STORIES / "stories260K.bin")
+  reference = json.loads((STORIES / "reference.json").read_text())
   read = dict(source.read(list(source.specs)))
 
   assert {n: source.facts[n] for n in reference["header"]} == reference["header"]
@@ -256,9 +255,9 @@ def test_a_real_llama2c_model():
   np.testing.assert_allclose(read["freq_cis_imag"], np.sin(angles), atol=2e-5)
 
 
-@real
+@paths.needs(ML5)
 def test_a_real_folder_with_a_manifest():
-  folder = DATA / "ml5_charrnn" / "charlotte_bronte"
+  folder = ML5 / "charlotte_bronte"
   source = detect.open_raw(folder)
   reference = json.loads((folder.parent / "reference.json").read_text())
   (_, value), = source.read(["rnnlm/softmax_w"])

@@ -3,12 +3,12 @@
 import dataclasses
 import gzip
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from tests import paths
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
@@ -23,8 +23,9 @@ from transfer_gen.study import study
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan
 
-REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "ml5_charrnn"
-real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
+REAL = paths.DATA / "ml5_charrnn"
+SHAKESPEARE = paths.DATA / "tinyshakespeare" / "input.txt"
+needs_real_files = paths.needs(REAL, SHAKESPEARE)
 CELL = "rnnlm/multi_rnn_cell/cell_{}/basic_lstm_cell/"
 
 
@@ -160,10 +161,10 @@ def test_its_tokenizer_without_marks_serves_a_whole_study(tmp_path):
   assert len(answer) == 5
 
 
-@real
+@needs_real_files
 @pytest.mark.parametrize("vocabulary", ["refuse", "repair"])
 def test_its_108_characters_meet_the_65_of_shakespeare(vocabulary, tmp_path):
-  text = str(REAL.parent / "tinyshakespeare" / "input.txt")
+  text = str(SHAKESPEARE)
   run = config.Run(
       model=config.Recurrent(num_layers=2, embed_width=128, hidden_width=128),
       data=config.Data(name="files", train=text, paragraphs=True, newline="keep"),
@@ -185,11 +186,10 @@ def test_its_108_characters_meet_the_65_of_shakespeare(vocabulary, tmp_path):
   assert change.binding.index[ours.encode("$")[0]] == -1
 
 
-@real
+@needs_real_files
 def test_the_bronte_model_stands_at_2_17_nats_a_character_on_shakespeare():
-  path = REAL.parent / "tinyshakespeare" / "input.txt"
   source, module, params = load(REAL / "charlotte_bronte")
-  text = path.read_text().replace("$", "")  # The one character that it lacks.
+  text = SHAKESPEARE.read_text().replace("$", "")  # The one character that it lacks.
   text = np.array(source.tokenizer.encode(text), np.int32)
   starts = np.linspace(0, len(text) - 601, 64).astype(int)
   windows = text[starts[:, None] + np.arange(601)]
@@ -201,7 +201,7 @@ def test_the_bronte_model_stands_at_2_17_nats_a_character_on_shakespeare():
   assert abs(nll - 2.17) < 0.005
 
 
-@real
+@needs_real_files
 def test_the_bronte_model_is_what_its_reference_says():
   source, module, params = load(REAL / "charlotte_bronte")
   wanted = json.loads((REAL / "reference.json").read_text())["charlotte_bronte"]
@@ -217,7 +217,7 @@ def test_the_bronte_model_is_what_its_reference_says():
   assert source.tokenizer.decode(new) == wanted["greedy_after_The_"]
 
 
-@real
+@needs_real_files
 def test_the_bronte_model_predicts_its_text_as_well_as_its_reference_says():
   source, module, params = load(REAL / "charlotte_bronte")
   wanted = json.loads((REAL / "reference.json").read_text())["charlotte_bronte"]

@@ -231,9 +231,8 @@ def test_a_base_model_without_prefix_is_read(tmp_path):
 
 def with_images(folder):
   """Gemma 3 with its vision tower, in the names of today."""
-  text = {key: value for key, value in GEMMA3.items()}
   made = transformers.Gemma3Config(
-      text_config=text | dict(bos_token_id=None, eos_token_id=None, pad_token_id=None),
+      text_config=GEMMA3 | dict(bos_token_id=None, eos_token_id=None, pad_token_id=None),
       vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                          num_attention_heads=1, image_size=8, patch_size=4),
       mm_tokens_per_image=4, boi_token_index=1, eoi_token_index=2, image_token_index=3)

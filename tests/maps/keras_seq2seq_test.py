@@ -20,6 +20,7 @@ from transfer_gen.sources import map_file
 keras = pytest.importorskip("keras", reason="keras is not installed")
 
 LETTERS = "\t\n abcdefg"  # Answers begin with a tab, end with a line end.
+SIZE = len(LETTERS)
 LENGTH, UNITS = 6, 12  # Of sources, filled with spaces.
 CONFIG = '''
 from transfer_gen import config
@@ -61,7 +62,7 @@ def _folder(tmp_path, monkeypatch):
   return tmp_path
 
 
-def pair(source_size=len(LETTERS), size=len(LETTERS)):
+def pair(source_size=SIZE, size=SIZE):
   """Their model, every weight random, and a file of it."""
   inputs = [keras.Input((None, source_size)), keras.Input((None, size))]
   states = keras.layers.LSTM(UNITS, return_state=True)(inputs[0])[1:]
@@ -89,7 +90,7 @@ def described(name, letters, **fields):
 
 def their_answer(model, text):
   """The example's own way: one-hot, a padded source, the likeliest till the end."""
-  hot = lambda text: np.eye(len(LETTERS), dtype=np.float32)[
+  hot = lambda text: np.eye(SIZE, dtype=np.float32)[
       [[LETTERS.index(c) for c in text]]]
   answer = "\t"
   while len(answer) < 9 and not answer.endswith("\n"):

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
+from tests import paths
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -21,8 +21,8 @@ from transfer_gen.models import registry
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
-REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "textgenrnn"
-real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
+REAL = paths.DATA / "textgenrnn"
+needs_real_files = paths.needs(REAL)
 SIZE, WIDTH, UNITS = 9, 5, 3
 
 
@@ -91,8 +91,9 @@ def logits_of(layers, text, window=40, cudnn=False, both=False):
   for name in ("rnn_1", "rnn_2"):
     arrays = layers[name]
     if both:
-      part = lambda way: [arrays[f"{way}_lstm/{leaf}"] for leaf in (
-          "kernel", "recurrent_kernel", "bias")]
+      part = lambda way, arrays=arrays: [
+          arrays[f"{way}_lstm/{leaf}"]
+          for leaf in ("kernel", "recurrent_kernel", "bias")]
       x = np.concatenate([lstm(x, *part("forward")),
                           lstm(x[::-1], *part("backward"))[::-1]], axis=1)
     elif cudnn:
@@ -222,7 +223,7 @@ def test_what_no_textgenrnn_computes_is_an_error(tmp_path):
     keras_folder.write_folder(tmp_path / "out", model, params, None)
 
 
-@real
+@needs_real_files
 def test_the_published_file_comes_back_as_it_was(tmp_path):
   convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "out", "keras")
 
@@ -245,7 +246,7 @@ def test_the_published_file_comes_back_as_it_was(tmp_path):
       (tmp_path / "out" / "textgenrnn_vocab.json").read_text())
 
 
-@real
+@needs_real_files
 def test_the_published_weights_write_what_their_reference_says():
   source, module, params = load(REAL / "textgenrnn_weights.hdf5")
   wanted = json.loads((REAL / "reference.json").read_text())["base"]
@@ -259,7 +260,7 @@ def test_the_published_weights_write_what_their_reference_says():
     assert len(want) >= 59
 
 
-@real
+@needs_real_files
 def test_the_published_weights_write_64_characters_as_numpy_does():
   with h5py.File(REAL / "textgenrnn_weights.hdf5") as file:
     layers = {name: {leaf.decode().split("/")[-1].split(":")[0]: group[leaf][()]
@@ -279,7 +280,7 @@ def test_the_published_weights_write_64_characters_as_numpy_does():
   assert distance(got[len(text) - 1:], want) < 1e-5
 
 
-@real
+@needs_real_files
 @pytest.mark.parametrize("text, key", [
     ("", "top8_after_start"), ("The ", "top8_after_The_")])
 def test_the_published_weights_give_the_chances_of_their_reference(text, key):

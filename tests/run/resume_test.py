@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from tests import paths
 from transfer_gen import sources
 from transfer_gen.run import workdir as workdir_lib
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Two groups, one unfrozen in the run; dropout; buckets: all that resuming needs.
 CONFIG = '''
 from transfer_gen import config
@@ -43,7 +42,7 @@ def _start(folder, name, **environment):
       [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
        f"--workdir={name}"], cwd=folder, stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT, text=True,
-      env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+      env={**os.environ, "PYTHONPATH": str(paths.ROOT), **environment})
 
 
 def _wait_for_step(folder, step):
@@ -65,7 +64,7 @@ def folder(tmp_path_factory):
   lines = ["a\tb"] + [f"{w}\t{w[::-1]}" for w in words]
   (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
   (folder / "config.py").write_text(CONFIG)
-  cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(paths.ROOT / ".cache" / "xla"),
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
   whole = _start(folder, "whole", **cache)
   assert whole.wait(timeout=600) == 0, whole.stdout.read()
@@ -145,7 +144,7 @@ def test_a_workdir_of_another_config_is_refused_key_by_key(folder):
       [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
        "--workdir=whole", "--config.optim.lr=0.5", "--config.train.steps=41"],
       cwd=folder, capture_output=True, text=True, check=False,
-      env={**os.environ, "PYTHONPATH": str(ROOT)})
+      env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
 
   assert process.returncode == 2
   assert "optim.lr: 0.001 there, 0.5 here" in process.stderr

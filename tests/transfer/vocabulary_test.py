@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 import shutil
 
 import hypothesis
@@ -12,6 +11,7 @@ import pytest
 import sentencepiece
 import tokenizers as hf
 
+from tests import paths
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizers
@@ -20,8 +20,6 @@ from transfer_gen.transfer import vocabulary
 SETTINGS = hypothesis.settings(
     derandomize=True, deadline=None, database=None)
 Vocabulary = vocabulary.Vocabulary
-SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
 SURFACES = st.lists(st.binary(max_size=3), max_size=12)
 TEXT = ["the cat sat on the mat", "a dog (and a cat) sat", "the mat, the dog."] * 9
 
@@ -176,19 +174,19 @@ def test_beginnings_of_words_have_their_space_and_commas_none():
     assert b"," in tokens and any(token[:2] in (b" t", b" d") for token in tokens), kind
 
 
-@needs_shared
+@paths.needs(paths.TOKENIZERS)
 def test_gpt2_t5_and_a_small_sentencepiece_share_what_they_share(tmp_path):
-  shutil.copy(SHARED / "gpt2_vocab.json", tmp_path / "vocab.json")
-  shutil.copy(SHARED / "gpt2_merges.txt", tmp_path / "merges.txt")
+  shutil.copy(paths.TOKENIZERS / "gpt2_vocab.json", tmp_path / "vocab.json")
+  shutil.copy(paths.TOKENIZERS / "gpt2_merges.txt", tmp_path / "merges.txt")
   gpt2, t5, small = map(tokenizers.load, (
-      tmp_path, SHARED / "t5_32000.model", SHARED / "spm_1000.model"))
+      tmp_path, paths.TOKENIZERS / "t5_32000.model", paths.TOKENIZERS / "spm_1000.model"))
 
   index = vocabulary.match(_first(gpt2), _first(t5))
 
   # Counted from the files alone: pieces with \u2581 as \u0120, letters as they are.
-  letters = json.loads((SHARED / "gpt2_vocab.json").read_text())
+  letters = json.loads((paths.TOKENIZERS / "gpt2_vocab.json").read_text())
   model = sentencepiece.SentencePieceProcessor(
-      model_file=str(SHARED / "t5_32000.model"))
+      model_file=str(paths.TOKENIZERS / "t5_32000.model"))
   ascii_pieces = [p for p in (model.id_to_piece(i) for i in range(3, 32000))
                   if p.replace("\u2581", "").isascii()]
   shared = [p for p in ascii_pieces if p.replace("\u2581", "\u0120") in letters]
