@@ -55,7 +55,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     importlib.import_module(f"transfer_gen.commands.{name}").run(values)
   except errors.UserError as error:
     _fail(str(error))
-  except (PermissionError, FileNotFoundError, NotADirectoryError,
+  except (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError,
           IsADirectoryError) as error:
     _fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
   except BrokenPipeError:

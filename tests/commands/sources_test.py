@@ -6,7 +6,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from transfer_gen import __main__ as main
+from tests.commands import cli
 from transfer_gen import config as config_lib
 from transfer_gen.config import codec
 from transfer_gen.data import tokenizer_kinds
@@ -58,29 +58,17 @@ def _folder(tmp_path, monkeypatch):
   return tmp_path
 
 
-def _told(capsys, *words):
-  main.run(["transfer-gen", *words])
-  return capsys.readouterr().out
-
-
-def _refused(capsys, *words):
-  with pytest.raises(SystemExit) as stopped:
-    main.run(["transfer-gen", *words])
-  assert stopped.value.code == 2
-  return capsys.readouterr().err
-
-
 @pytest.mark.parametrize("name", [
     pytest.param("recurrent", marks=pytest.mark.long), "transformer"])
-def test_pairs_are_trained_tested_and_answered_behind_an_encoder(name, folder, capsys):
-  _told(capsys, "train", f"--config=config.py:{name}", "--workdir=w",
+def test_models_with_encoders_are_trained_evaluated_and_answer(name, folder, capsys):
+  cli.run(capsys, "train", f"--config=config.py:{name}", "--workdir=w",
         "--config.train.steps=4")
-  resumed = _refused(capsys, "train", f"--config=config.py:{name}", "--workdir=w")
+  resumed = cli.refused(capsys, "train", f"--config=config.py:{name}", "--workdir=w")
   scored = json.loads(
-      _told(capsys, "evaluate", "--workdir=w").splitlines()[-1])
+      cli.run(capsys, "evaluate", "--workdir=w").splitlines()[-1])
   asked = ["generate", "--workdir=w", "--prompt=7 dogs", "--max_tokens=6", "--num=2"]
-  drawn = _told(capsys, *asked, "--temperature=1")
-  best = _told(capsys, *asked, "--beams=3", "--length_penalty=0.5")
+  drawn = cli.run(capsys, *asked, "--temperature=1")
+  best = cli.run(capsys, *asked, "--beams=3", "--length_penalty=0.5")
 
   assert "steps: 4 there, 8 here" in resumed
   assert scored["documents"] > 5 and 0 < scored["loss"] < 4
@@ -92,7 +80,7 @@ def test_pairs_are_trained_tested_and_answered_behind_an_encoder(name, folder, c
 
 @pytest.mark.long
 def test_a_study_compares_models_with_encoders(folder, capsys):
-  summary = json.loads(_told(
+  summary = json.loads(cli.run(
       capsys, "study", "--config=config.py", "--workdir=s").splitlines()[-1])
 
   assert summary["attends_test_loss"] > 0 and summary["recurs_test_loss"] > 0
@@ -112,7 +100,7 @@ def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
   if not words[0].startswith("--config="):
     words = ["--config=config.py", *words]
 
-  assert message in _refused(capsys, "plan", "--workdir=w", *words)
+  assert message in cli.refused(capsys, "plan", "--workdir=w", *words)
   assert not (folder / "w").exists()
 
 
@@ -123,12 +111,12 @@ def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
     (["--beams=2", "--num=3"], "--beams=2 cannot find 3 texts"),
     (["--length_penalty=2"], "is for a beam search"),
 ])
-def test_a_search_that_cannot_be_is_refused(words, message, folder, capsys):
-  assert message in _refused(capsys, "generate", "--workdir=w", "--prompt=a", *words)
+def test_impossible_beam_searches_are_refused(words, message, folder, capsys):
+  assert message in cli.refused(capsys, "generate", "--workdir=w", "--prompt=a", *words)
 
 
 def _theirs(folder):
-  """A model of ours under names of others, and the map that tells of it."""
+  """A model under the names of another library, and the map between the names."""
   model = config_lib.Decoder(
       vocab_size=31, num_layers=1, width=8, num_heads=2, max_length=32)
   specs = registry.specs(registry.build(model))
@@ -146,13 +134,13 @@ def _theirs(folder):
   return specs
 
 
-def test_a_foreign_checkpoint_is_inspected_under_its_names_or_ours(folder, capsys):
+def test_a_foreign_checkpoint_is_listed_under_its_names_or_ours(folder, capsys):
   specs = _theirs(folder)
   source = "--source=theirs/a.npz"
 
-  raw = _told(capsys, "inspect", source)
-  ours = _told(capsys, "inspect", source, "--map=map.json")
-  unknown = _refused(capsys, "inspect", source, "--map=auto")
+  raw = cli.run(capsys, "inspect", source)
+  ours = cli.run(capsys, "inspect", source, "--map=map.json")
+  unknown = cli.refused(capsys, "inspect", source, "--map=auto")
 
   assert "x.embed.embedding" in raw and "embed/embedding" not in raw
   assert "model=config." not in raw
@@ -168,7 +156,7 @@ def test_a_foreign_checkpoint_is_inspected_under_its_names_or_ours(folder, capsy
 def test_a_plan_is_suggested_from_a_foreign_checkpoint(folder, capsys):
   _theirs(folder)
 
-  code = _told(capsys, "plan", "--config=plain.py", "--workdir=w", "--suggest",
+  code = cli.run(capsys, "plan", "--config=plain.py", "--workdir=w", "--suggest",
                "--config.source.path=theirs/a.npz")
 
   assert 'target="(.*)", source=r"\\1"' in code.replace("'", '"')

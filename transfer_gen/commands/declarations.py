@@ -19,12 +19,14 @@ class Flag:
     value: What stands for the value in `--help`, e.g. N; empty for a boolean flag.
     default: Its type is the type of the flag; None means text that may be absent.
     required: Whether the command needs it.
+    minimum: The smallest value allowed. If None, the command checks the value.
   """
   name: str
   meaning: str
   value: str = ""
   default: bool | int | float | str | None = None
   required: bool = False
+  minimum: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Prints only the rows that differ from another workdir's."),
             Flag(name="suggest", default=False,
                  meaning="Prints a first plan as Python, from source and model."),
-            Flag(name="origins", value="N", default=0,
+            Flag(name="origins", value="N", default=0, minimum=0,
                  meaning="Also prints where N new entries of each mapped axis start."),
             _MIN_COVERAGE)),
     "train": Command(
@@ -102,7 +104,7 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Prompt, or the input of a model that was trained on pairs."),
             Flag(name="prompts", value="FILE",
                  meaning="Text file with one prompt per line, instead of --prompt."),
-            Flag(name="num", value="N", default=1,
+            Flag(name="num", value="N", default=1, minimum=1,
                  meaning="Number of continuations of each prompt."),
             Flag(name="max_tokens", value="N", default=64,
                  meaning="Maximum length of a continuation, in tokens."),
@@ -112,7 +114,7 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Samples from the K likeliest tokens; 0 means all."),
             Flag(name="top_p", value="P", default=1.0,
                  meaning="Samples from the likeliest tokens of total probability P."),
-            Flag(name="beams", value="N", default=1,
+            Flag(name="beams", value="N", default=1, minimum=1,
                  meaning="Beams of a beam search, which prints the best --num texts; 1"
                  " means none."),
             Flag(name="length_penalty", value="X", default=1.0,

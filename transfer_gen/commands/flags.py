@@ -1,6 +1,7 @@
 """The one door to absl flags: the words behind a command become typed values."""
 
 from collections.abc import Callable, Mapping, Sequence
+import re
 import types
 from typing import Any
 
@@ -10,10 +11,18 @@ from ml_collections import config_flags
 from transfer_gen import errors
 from transfer_gen.commands import declarations
 from transfer_gen.config import file as config_file
+from transfer_gen.config import validate
 
 _DEFINE: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float,
     str: flags.DEFINE_string, type(None): flags.DEFINE_string}
+# How absl and ml_collections begin what they say of a wrong value, and what they mean.
+_ABSL = {
+    "could not convert string to float": "a number",
+    "invalid literal for int": "a whole number",
+    "('Non-boolean argument": "true or false",
+    "Error while parsing string": "a tuple such as (1, 2)",
+    "Unable to parse value": "none, or build for the defaults of its fields"}
 
 
 class Values(types.SimpleNamespace):
@@ -22,10 +31,6 @@ class Values(types.SimpleNamespace):
   `config` is the run, with all overrides, if the command's `overrides` is set;
   otherwise it is the text of the flag.
   """
-
-  def __getattr__(self, name: str) -> Any:
-    """Declared for type checkers; called only for a flag that was not declared."""
-    raise AttributeError(f"The command declares no flag {name!r}.")
 
 
 def parse(name: str, words: Sequence[str]) -> Values:
@@ -42,7 +47,7 @@ def parse(name: str, words: Sequence[str]) -> Values:
   try:
     return _parse(name, declarations.COMMANDS[name], words)
   except flags.Error as error:
-    raise _mistake(name, str(error)) from error
+    raise _mistake(name, _in_plain_words(str(error))) from error
 
 
 def _parse(
@@ -59,10 +64,17 @@ def _parse(
   rest = parsed([name, *words])
   if rest[1:]:
     raise _mistake(name, f"{rest[1]!r} is not a flag.")
+  values = Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
   for flag in command.flags:
-    if flag.required and not parsed[flag.name].value:
+    value = getattr(values, flag.name)
+    if flag.required and not value:
       raise _mistake(name, f"`{name}` needs --{flag.name}={flag.value}.")
-  return Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
+    if flag.minimum is not None and value < flag.minimum:
+      raise _mistake(
+          name, f"--{flag.name} is {value}, must be at least {flag.minimum}.")
+  if command.overrides:
+    validate.check(values.config)  # Overrides may have brought other types.
+  return values
 
 
 def _define_run(
@@ -94,6 +106,15 @@ def _split_config(words: Sequence[str]) -> tuple[str, list[str]]:
     else:
       rest.append(word)
   return given, rest
+
+
+def _in_plain_words(message: str) -> str:
+  """Returns what absl says of a value in the words of our other messages."""
+  found = re.fullmatch("flag (--[^=]+)=(.*?): (.*)", message, re.DOTALL)
+  for start, wanted in _ABSL.items():
+    if found and found[3].startswith(start):
+      return f"{found[1]} is {found[2]!r}, must be {wanted}."
+  return message.removeprefix("ERROR:: ")
 
 
 def _mistake(name: str, message: str) -> errors.UserError:

@@ -41,7 +41,6 @@ def _check_beams(values: flags.Values) -> None:
   sampling = [f"--{name}" for name in ("temperature", "top_k", "top_p", "seed")
               if name in changed]
   for wrong, message in (
-      (values.beams < 1, f"--beams is {values.beams}, must be at least 1."),
       (values.beams > 1 and sampling,
        f"A beam search samples nothing: remove {', '.join(sampling)}, or set"
        " --beams=1."),

@@ -6,10 +6,12 @@ import difflib
 import os
 import runpy
 import traceback
+import typing
 from typing import Any, TypeVar
 
 from transfer_gen import errors
 from transfer_gen.config import run as run_config
+from transfer_gen.config import validate
 
 _T = TypeVar("_T")
 
@@ -22,7 +24,7 @@ def load_run(given: str) -> run_config.Run:
 
   Raises:
     errors.UserError: If the file does not exist, raises an error, lacks the function
-      or returns something else than a `config.Run`.
+      or returns something else than a `config.Run` whose fields have their types.
   """
   return _typed(given, "get_config", run_config.Run)
 
@@ -52,14 +54,15 @@ def check_overrides(config: Any, words: Sequence[str]) -> None:
     node, walked = config, "config"
     for part in path.split(".")[1:]:
       _check_field(flag, node, walked, part)
+      hint = typing.get_type_hints(type(node))[part]
       node, walked = getattr(node, part), f"{walked}.{part}"
+      if hint is Any or isinstance(node, dict):  # No text stands for a plan or a dict.
+        raise errors.UserError(
+            f"{flag}: a flag cannot change {walked}. Change it in the config file.")
     if dataclasses.is_dataclass(node):
       raise errors.UserError(
           f"{flag}: {walked} is not a single value. Override one of its fields:"
           f" {', '.join(_fields(node))}.")
-    if isinstance(node, dict) or callable(node):
-      raise errors.UserError(
-          f"{flag}: {walked} cannot be set by a flag. Set it in the config file.")
 
 
 def _typed(given: str, function: str, wanted: type[_T]) -> _T:
@@ -69,6 +72,7 @@ def _typed(given: str, function: str, wanted: type[_T]) -> _T:
         f"--config: {function} of {given} returned a value of type"
         f" {type(value).__name__}, and must return a transfer_gen.config."
         f"{wanted.__name__}.")
+  validate.check(value)
   return value
 
 
@@ -83,11 +87,11 @@ def _call(given: str, function: str) -> Any:
     return module[function](*([arg] if arg else []))
   except errors.UserError:
     raise
-  except Exception as error:  # The file is the user's code, which may raise anything.
+  except (Exception, SystemExit) as error:  # User code may raise anything.
     raise errors.UserError(_failure(error, file, arg)) from error
 
 
-def _failure(error: Exception, file: str, arg: str) -> str:
+def _failure(error: BaseException, file: str, arg: str) -> str:
   """Describes an error that a config file raised, with its line in that file."""
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
            if frame.filename == file]

@@ -1,0 +1,15 @@
+"""A folder with a text and a config, for tests of the command line."""
+
+import pytest
+
+from tests.commands import cli
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path, monkeypatch):
+  """The current folder: the first source's text, and `config.py`."""
+  monkeypatch.chdir(tmp_path)
+  lines = [f"the {i}th line tells of {i * 7 % 13} things" for i in range(200)]
+  (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
+  (tmp_path / "config.py").write_text(cli.CONFIG)
+  return tmp_path
