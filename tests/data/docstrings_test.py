@@ -1,9 +1,7 @@
-import pathlib
-import sys
-import tempfile
-import textwrap
+"""Data sets of docstrings: splits that share no text, read without running code."""
 
-from absl.testing import absltest
+import sys
+import textwrap
 
 from transfer_gen.data.datasets import docstrings
 
@@ -28,109 +26,105 @@ def body_of(text):
   return text.text.partition("\n\n")[2]
 
 
-class PairsTest(absltest.TestCase):
+def test_a_train_text_that_quotes_a_test_body_is_dropped():
+  held = docstring("test")
+  quotes = docstring(
+      "train", summary="Another summary, number {0}.", body="Unlike other {0}:",
+      more="\n\n  " + body_of(held).replace(" ", "\n   ", 3))
+  plain = docstring("train", summary="A third summary, number {0}.")
 
-  def test_a_train_text_that_quotes_a_test_body_is_dropped(self):
-    held = docstring("test")
-    quotes = docstring(
-        "train", summary="Another summary, number {0}.", body="Unlike other {0}:",
-        more="\n\n  " + body_of(held).replace(" ", "\n   ", 3))
-    plain = docstring("train", summary="A third summary, number {0}.")
+  split = docstrings.split_pairs([quotes, plain, held])
 
-    split = docstrings.split_pairs([quotes, plain, held])
-
-    self.assertLen(split["test"], 1)
-    self.assertEqual([pair.key for pair in split["train"]], [plain.key])
-
-  def test_a_train_pair_with_a_test_summary_is_dropped(self):
-    held = docstring("test", summary="The summary of both of them.")
-    same = docstring("train", summary="The summary of both of them.")
-
-    split = docstrings.split_pairs([same, held])
-
-    self.assertEmpty(split["train"])
-    self.assertLen(docstrings.split_pairs([same])["train"], 1)  # Not vacuous.
-
-  def test_only_pep257_docstrings_become_pairs(self):
-    texts = [
-        "One line only, however long it may be, and it goes on and on and on and on.",
-        "A first line\nthat goes on in the next.\n\n" + BODY,
-        "Short body.\n\nToo short.",
-        "A summary of twenty characters.\n\n" + BODY,
-    ]
-
-    split = docstrings.split_pairs(
-        docstrings.Text(key=str(i), text=t) for i, t in enumerate(texts))
-
-    kept = [pair for pairs in split.values() for pair in pairs]
-    self.assertEqual([(p.key, p.summary, p.body) for p in kept],
-                     [("3", "A summary of twenty characters.", BODY)])
+  assert len(split["test"]) == 1
+  assert [pair.key for pair in split["train"]] == [plain.key]
 
 
-class ProseTest(absltest.TestCase):
+def test_a_train_pair_with_a_test_summary_is_dropped():
+  held = docstring("test", summary="The summary of both of them.")
+  same = docstring("train", summary="The summary of both of them.")
 
-  def test_what_holds_a_needle_is_dropped_across_paragraphs_too(self):
-    needle = "ends here. And begins"
-    topics = [docstrings.Text(
-        key="t", text="First one.\n\nThis ends   here.\n\nAnd begins again.\n\nLast.")]
-    texts = [docstrings.Text(key="a", text="It ends here. And\nbegins."),
-             docstrings.Text(key="b", text="Innocent.")]
+  split = docstrings.split_pairs([same, held])
 
-    split = docstrings.split_prose(texts, topics, [needle])
-
-    kept = {text.text for texts in split.values() for text in texts}
-    self.assertEqual(kept, {"Innocent.", "First one.\n\nLast."})
-
-  def test_a_paragraph_that_topics_share_stands_once(self):
-    topics = [docstrings.Text(key=k, text=f"Shared by two.\n\nOnly {k}.") for k in "ab"]
-
-    split = docstrings.split_prose([], topics, [])
-
-    kept = sorted(text.text for texts in split.values() for text in texts)
-    self.assertEqual(kept, ["Only b.", "Shared by two.\n\nOnly a."])
+  assert not split["train"]
+  assert len(docstrings.split_pairs([same])["train"]) == 1  # Not vacuous.
 
 
-class ReadTest(absltest.TestCase):
+def test_only_pep257_docstrings_become_pairs():
+  texts = [
+      "One line only, however long it may be, and it goes on and on and on and on.",
+      "A first line\nthat goes on in the next.\n\n" + BODY,
+      "Short body.\n\nToo short.",
+      "A summary of twenty characters.\n\n" + BODY,
+  ]
 
-  def write(self, files):
-    root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    for name, text in files.items():
-      (root / name).parent.mkdir(parents=True, exist_ok=True)
-      (root / name).write_text(textwrap.dedent(text))
-    return root
+  split = docstrings.split_pairs(
+      docstrings.Text(key=str(i), text=t) for i, t in enumerate(texts))
 
-  def test_modules_are_parsed_and_never_run_wherever_they_are_installed(self):
-    files = {
-        "b.py": '''
-            """Module b."""
-            raise SystemExit("executed")
-            class C:
-              """Class C.
-
-                 Indented.
-              """
-              async def method(self):
-                "Method."
-            ''',
-        "a/c.py": "'Module c.'",
-        "test/test_x.py": "'Of a test.'",
-        "a/tests/y.py": "'Of a test.'",
-        "site-packages/z.py": "'Not of the library.'",
-        "a/broken.py": "'Not Python",
-    }
-
-    one, two = (docstrings._docstrings(self.write(files)) for _ in range(2))
-
-    self.assertEqual(one, two)
-    self.assertEqual([(t.key, t.text) for t in one], [
-        ("a/c.py:0", "Module c."), ("b.py:0", "Module b."),
-        ("b.py:4", "Class C.\n\nIndented."), ("b.py:9", "Method.")])
-
-  def test_version_holds_pythons(self):
-    major, minor, micro = sys.version_info[:3]
-
-    self.assertEqual(docstrings.version(), f"1.{major * 100 + minor}.{micro}")
+  kept = [pair for pairs in split.values() for pair in pairs]
+  assert [(p.key, p.summary, p.body) for p in kept] == [
+      ("3", "A summary of twenty characters.", BODY)]
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_what_holds_a_needle_is_dropped_across_paragraphs_too():
+  needle = "ends here. And begins"
+  topics = [docstrings.Text(
+      key="t", text="First one.\n\nThis ends   here.\n\nAnd begins again.\n\nLast.")]
+  texts = [docstrings.Text(key="a", text="It ends here. And\nbegins."),
+           docstrings.Text(key="b", text="Innocent.")]
+
+  split = docstrings.split_prose(texts, topics, [needle])
+
+  kept = {text.text for texts in split.values() for text in texts}
+  assert kept == {"Innocent.", "First one.\n\nLast."}
+
+
+def test_a_paragraph_that_topics_share_stands_once():
+  topics = [docstrings.Text(key=k, text=f"Shared by two.\n\nOnly {k}.") for k in "ab"]
+
+  split = docstrings.split_prose([], topics, [])
+
+  kept = sorted(text.text for texts in split.values() for text in texts)
+  assert kept == ["Only b.", "Shared by two.\n\nOnly a."]
+
+
+
+def write(root, files):
+  for name, text in files.items():
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(textwrap.dedent(text))
+  return root
+
+
+def test_modules_are_parsed_and_never_run_wherever_they_are_installed(tmp_path):
+  files = {
+      "b.py": '''
+          """Module b."""
+          raise SystemExit("executed")
+          class C:
+            """Class C.
+
+               Indented.
+            """
+            async def method(self):
+              "Method."
+          ''',
+      "a/c.py": "'Module c.'",
+      "test/test_x.py": "'Of a test.'",
+      "a/tests/y.py": "'Of a test.'",
+      "site-packages/z.py": "'Not of the library.'",
+      "a/broken.py": "'Not Python",
+  }
+
+  one, two = (docstrings._docstrings(write(tmp_path / folder, files))
+              for folder in ("one", "two"))
+
+  assert one == two
+  assert [(t.key, t.text) for t in one] == [
+      ("a/c.py:0", "Module c."), ("b.py:0", "Module b."),
+      ("b.py:4", "Class C.\n\nIndented."), ("b.py:9", "Method.")]
+
+
+def test_version_holds_pythons():
+  major, minor, micro = sys.version_info[:3]
+
+  assert docstrings.version() == f"1.{major * 100 + minor}.{micro}"

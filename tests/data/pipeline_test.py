@@ -1,3 +1,5 @@
+"""Batches: what is cut, packed, padded, shuffled and resumed."""
+
 import json
 
 import numpy as np

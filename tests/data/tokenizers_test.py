@@ -1,3 +1,5 @@
+"""Tokenizers: training, saving, loading, and agreement with other libraries."""
+
 import json
 import shutil
 import subprocess

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from tests import paths
+from tests.comparing import distance
 from transfer_gen import __main__ as main
 from transfer_gen import config
 from transfer_gen import errors
@@ -137,7 +138,7 @@ def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
   theirs = loaded(tmp_path / "out")
   ours = module.apply({"params": tree.unflatten(params)}, INPUTS)
   want = np.float64(logits(theirs))
-  assert np.abs(ours - want).max() / np.abs(want).max() <= 1e-5
+  assert distance(ours, want) <= 1e-5
   assert theirs.config.model_type == kind
   assert "none was written" in told[-1]
 
@@ -254,7 +255,7 @@ class TestStories:
     last = jax.jit(module.apply)(
         {"params": tree.unflatten(params)}, np.array([[1, 403, 407, 261]]))[0, -1]
     want = np.array(self.reference["logits_last_pos_prompt_1_403_407_261"])
-    assert np.abs(last[:len(want)] - want).max() / np.abs(want).max() <= 1e-5
+    assert distance(last[:len(want)], want) <= 1e-5
     [new] = sampling.generate(module, params, [[1]], num_tokens=199)
     assert [1, *new] == self.reference["greedy_ids_from_bos"]
     assert source.tokenizer.decode(new) == self.reference["greedy_text"].lstrip()

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests import random_models
+from tests.comparing import distance
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
@@ -17,7 +19,6 @@ from transfer_gen import tree
 from transfer_gen.export import keras_folder
 from transfer_gen.formats import hdf5_write
 from transfer_gen.formats import keras_h5
-from transfer_gen.models import registry
 
 BASE = config_lib.Recurrent(
     vocab_size=11, num_layers=2, embed_width=5, hidden_width=4, forget_bias=0.0)
@@ -35,22 +36,13 @@ MODELS = {
 }
 
 
-def make(config):
-  module = registry.build(config)
-  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  rng = np.random.default_rng(0)
-  return module, {
-      name: np.float32(x) + np.float32(0.4 * rng.normal(size=x.shape))
-      for name, x in params.items()}
-
-
 @pytest.mark.parametrize("name", [
     name if number < 3 else pytest.param(name, marks=pytest.mark.long)
     for number, name in enumerate(MODELS)])
 def test_keras_loads_it_and_gives_the_same_logits(name, tmp_path):
   keras = pytest.importorskip("keras", reason="keras is not installed")
   config = dataclasses.replace(BASE, **MODELS[name])
-  module, params = make(config)
+  module, params = random_models.build(config)
 
   keras_folder.write(tmp_path / "out" / "a.weights.h5", config, params)
 
@@ -66,13 +58,13 @@ def test_keras_loads_it_and_gives_the_same_logits(name, tmp_path):
   read = {"sources": SOURCES} if config.encoder else {}
   got = np.asarray(module.apply({"params": tree.unflatten(params)}, INPUTS, **read))
   got = got[:, -1] if config.window else got
-  assert np.abs(got - want).max() / np.abs(want).max() < 1e-5
+  assert distance(got, want) < 1e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_out_and_in_again_is_bit_identical(name, tmp_path):
   config = dataclasses.replace(BASE, **MODELS[name])
-  _, params = make(config)
+  _, params = random_models.build(config)
 
   keras_folder.write(tmp_path / "a.weights.h5", config, params)
   source = sources.open(tmp_path / "a.weights.h5")
@@ -95,7 +87,8 @@ def test_what_no_keras_model_computes_is_an_error(fields, message, tmp_path):
   config = dataclasses.replace(BASE, **fields)
 
   with pytest.raises(errors.UserError, match=message):
-    keras_folder.write(tmp_path / "a.weights.h5", config, make(config)[1])
+    keras_folder.write(
+        tmp_path / "a.weights.h5", config, random_models.build(config)[1])
 
   assert not list(tmp_path.iterdir())
 

@@ -80,7 +80,8 @@ def test_a_leaf_is_read_by_its_range_alone(tmp_path, monkeypatch):
 def test_buffers_lie_as_devices_want_them(tmp_path):
   safetensors.numpy.save_file(_arrays(), tmp_path / "x.safetensors")
 
-  for _, value in detect.open_raw(tmp_path / "x.safetensors").read(["ids", "body.weight"]):
+  source = detect.open_raw(tmp_path / "x.safetensors")
+  for _, value in source.read(["ids", "body.weight"]):
     assert value.ctypes.data % 64 == 0
 
 
@@ -293,7 +294,8 @@ def test_inspect_shows_every_format(tmp_path, capsys, name, save):
 
 
 @pytest.mark.parametrize("name, why", [
-    ("model.onnx", r"not a checkpoint by its name. Supported are files that end in \.safetensors"),
+    ("model.onnx", "not a checkpoint by its name. "
+                   r"Supported are files that end in \.safetensors"),
     ("gone.npz", "there is no such"), ("", "holds no checkpoint")])
 def test_what_is_no_checkpoint_is_said(tmp_path, name, why):
   (tmp_path / "model.onnx").write_bytes(b"x")

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from tests import random_models
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
@@ -34,16 +35,6 @@ MODELS = {
         vocab_size=SIZE, encoder=True, embed_width=4, hidden_width=8, num_layers=1,
         start_token=2),
 }
-
-
-def make(name):
-  """A module and params that decide clearly."""
-  module = registry.build(MODELS[name])
-  fresh = registry.fresh(module, jax.random.key(1))
-  rng = np.random.default_rng(1)
-  return module, {
-      name: (x + 0.4 * rng.normal(size=x.shape)).astype(np.float32)
-      for name, x in fresh(registry.specs(module)).items()}
 
 
 MARKS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
@@ -155,7 +146,7 @@ def exhaustive(module, params, prompt, source, penalty):
     name if name == "pair" else pytest.param(name, marks=pytest.mark.long)
     for name in MODELS])
 def test_as_many_beams_as_texts_find_all_in_their_order(name, penalty):
-  module, params = make(name)
+  module, params = random_models.build(MODELS[name], seed=1)
   prompts, sources = [[2], [2, 0, 0]], [[0, 1, 1], [2]]
   sources = sources if name == "pair" else None
 
@@ -176,7 +167,7 @@ def test_as_many_beams_as_texts_find_all_in_their_order(name, penalty):
 @pytest.mark.parametrize("name", [
     "decoder", pytest.param("pair", marks=pytest.mark.long)])
 def test_one_beam_is_greedy(name):
-  module, params = make(name)
+  module, params = random_models.build(MODELS[name], seed=1)
   more = {"sources": [[0, 1, 1], [2], [1]]} if name == "pair" else {}
   texts = {"prompts": [[2], [0, 0, 2], [1, 1]], "num_tokens": 9, **more}
 
@@ -189,7 +180,7 @@ def test_one_beam_is_greedy(name):
 
 @pytest.mark.long
 def test_what_a_row_finds_does_not_depend_on_its_company():
-  module, params = make("pair")
+  module, params = random_models.build(MODELS["pair"], seed=1)
   search = lambda sources: beam.search(
       module, params, sources=sources, beams=3, num_tokens=9, eos=EOS)
 
@@ -201,7 +192,7 @@ def test_what_a_row_finds_does_not_depend_on_its_company():
 
 
 def test_texts_and_settings_of_any_size_share_a_program():
-  module, params = make("gru")
+  module, params = random_models.build(MODELS["gru"], seed=1)
   beam._run.clear_cache()
 
   for prompts, kwargs in (
@@ -218,7 +209,7 @@ def test_texts_and_settings_of_any_size_share_a_program():
     (dict(prompts=[[1], []]), "prompt 1 is empty"),
     (dict(prompts=[[1] * 60]), "prompt 0 has 60 tokens and grows by 5")])
 def test_what_cannot_be_searched_is_one_message(kwargs, message):
-  module, params = make("decoder")
+  module, params = random_models.build(MODELS["decoder"], seed=1)
 
   with pytest.raises(errors.UserError, match=message):
     beam.search(module, params, **{"prompts": [[1]], "beams": 2, "num_tokens": 5,

@@ -1,17 +1,18 @@
+"""Sampling, against whole forward passes and against the exact distribution."""
+
 import collections
 
-from absl.testing import absltest
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from tests import random_models
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.generate import sampling
 from transfer_gen.generate import start
-from transfer_gen.models import registry
 
 SIZE = 19
 CONFIGS = {
@@ -26,17 +27,7 @@ PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 
 
 def make(name):
-  return make_of(CONFIGS[name])
-
-
-def make_of(config):
-  """A module and params that decide clearly."""
-  module = registry.build(config)
-  fresh = registry.fresh(module, jax.random.key(1))
-  rng = np.random.default_rng(1)
-  return module, {
-      name: (x + 0.4 * rng.normal(size=x.shape)).astype(np.float32)
-      for name, x in fresh(registry.specs(module)).items()}
+  return random_models.build(CONFIGS[name], seed=1)
 
 
 def continue_by_hand(module, params, prompt, num_tokens):
@@ -51,171 +42,177 @@ def continue_by_hand(module, params, prompt, num_tokens):
   return text[len(prompt):]
 
 
-class GenerateTest(parameterized.TestCase):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_is_the_most_likely_token_of_a_whole_pass_each_time(name):
+  module, params = make(name)
 
-  @parameterized.parameters(*CONFIGS)
-  def test_greedy_is_the_most_likely_token_of_a_whole_pass_each_time(self, name):
-    module, params = make(name)
+  texts = sampling.generate(module, params, PROMPTS, num_tokens=20)
 
-    texts = sampling.generate(module, params, PROMPTS, num_tokens=20)
+  for prompt, text in zip(PROMPTS, texts):
+    assert text == continue_by_hand(module, params, prompt, 20)
+  assert len({token for text in texts for token in text}) > 3
 
-    for prompt, text in zip(PROMPTS, texts):
-      self.assertEqual(text, continue_by_hand(module, params, prompt, 20))
-    self.assertGreater(len({token for text in texts for token in text}), 3)
 
-  def test_a_text_ends_before_eos_and_the_others_go_on(self):
-    module, params = make("learned")
-    free = sampling.generate(module, params, PROMPTS, num_tokens=20)
-    eos = next(t for text in free for t in text if any(t not in u for u in free))
+def test_a_text_ends_before_eos_and_the_others_go_on():
+  module, params = make("learned")
+  free = sampling.generate(module, params, PROMPTS, num_tokens=20)
+  eos = next(t for text in free for t in text if any(t not in u for u in free))
 
-    texts = sampling.generate(module, params, PROMPTS, num_tokens=20, eos=eos)
+  texts = sampling.generate(module, params, PROMPTS, num_tokens=20, eos=eos)
 
-    self.assertEqual(texts, [
-        text[:text.index(eos)] if eos in text else text for text in free])
-    self.assertLess(min(map(len, texts)), 20)
-    self.assertEqual(max(map(len, texts)), 20)
+  assert texts == [
+      text[:text.index(eos)] if eos in text else text for text in free]
+  assert min(map(len, texts)) < 20
+  assert max(map(len, texts)) == 20
 
-  def test_the_loop_stops_when_every_text_has_ended(self):
-    module, params = make("learned")
-    first = sampling.generate(module, params, [[9]], num_tokens=1)[0][0]
-    inputs, counts = start.pad([[9]])
-    limits = {
-        "num_tokens": np.int32(10), "eos": np.int32(first), "top_k": np.int32(0),
-        "temperature": np.float32(0), "top_p": np.float32(1)}
 
-    tokens = sampling._run(
-        module, 16, tree.unflatten(params), inputs, counts, limits,
-        jax.random.split(jax.random.key(0), 1))
+def test_the_loop_stops_when_every_text_has_ended():
+  module, params = make("learned")
+  first = sampling.generate(module, params, [[9]], num_tokens=1)[0][0]
+  inputs, counts = start.pad([[9]])
+  limits = {
+      "num_tokens": np.int32(10), "eos": np.int32(first), "top_k": np.int32(0),
+      "temperature": np.float32(0), "top_p": np.float32(1)}
 
-    np.testing.assert_array_equal(tokens, [[first] + 15 * [0]])
+  tokens = sampling._run(
+      module, 16, tree.unflatten(params), inputs, counts, limits,
+      jax.random.split(jax.random.key(0), 1))
 
-  def test_prompts_and_settings_of_any_size_share_a_program(self):
-    module, params = make("rotary_grouped")
-    sampling._run.clear_cache()
+  np.testing.assert_array_equal(tokens, [[first] + 15 * [0]])
 
-    for prompts, kwargs in (
-        (PROMPTS, dict(num_tokens=9)),
-        ([[1] * 16, [2] * 7, [3]], dict(num_tokens=16, eos=4)),
-        (PROMPTS, dict(num_tokens=1, temperature=0.7)),
-        (PROMPTS, dict(num_tokens=9, temperature=1.5, top_k=3, top_p=0.5,
-                       key=jax.random.key(7)))):
-      sampling.generate(module, params, prompts, **kwargs)
-    self.assertEqual(sampling._run._cache_size(), 1)
-    sampling.generate(module, params, [[1] * 17, [2], [3]], num_tokens=9)
-    self.assertEqual(sampling._run._cache_size(), 2)
 
-  def test_draws_of_a_prompt_do_not_depend_on_its_company(self):
-    module, params = make("rotary_grouped")
+def test_prompts_and_settings_of_any_size_share_a_program():
+  module, params = make("rotary_grouped")
+  sampling._run.clear_cache()
 
-    def drawn(prompts, key=0):
-      return sampling.generate(
-          module, params, prompts, num_tokens=12, temperature=1.0,
-          key=jax.random.key(key))
+  for prompts, kwargs in (
+      (PROMPTS, dict(num_tokens=9)),
+      ([[1] * 16, [2] * 7, [3]], dict(num_tokens=16, eos=4)),
+      (PROMPTS, dict(num_tokens=1, temperature=0.7)),
+      (PROMPTS, dict(num_tokens=9, temperature=1.5, top_k=3, top_p=0.5,
+                     key=jax.random.key(7)))):
+    sampling.generate(module, params, prompts, **kwargs)
+  assert sampling._run._cache_size() == 1
+  sampling.generate(module, params, [[1] * 17, [2], [3]], num_tokens=9)
+  assert sampling._run._cache_size() == 2
 
-    alone, among = drawn([PROMPTS[0]]), drawn([PROMPTS[2], PROMPTS[0], PROMPTS[0]])
 
-    self.assertEqual(among[1], alone[0])
-    self.assertNotEqual(among[2], among[1])  # Asked for twice: drawn twice.
-    self.assertNotEqual(drawn([PROMPTS[0]], key=1), alone)
+def test_draws_of_a_prompt_do_not_depend_on_its_company():
+  module, params = make("rotary_grouped")
 
-  def test_params_may_be_nested(self):
-    module, params = make("learned")
+  def drawn(prompts, key=0):
+    return sampling.generate(
+        module, params, prompts, num_tokens=12, temperature=1.0,
+        key=jax.random.key(key))
 
-    self.assertEqual(
-        sampling.generate(module, tree.unflatten(params), PROMPTS, num_tokens=5),
-        sampling.generate(module, params, PROMPTS, num_tokens=5))
+  alone, among = drawn([PROMPTS[0]]), drawn([PROMPTS[2], PROMPTS[0], PROMPTS[0]])
 
-  @parameterized.parameters(
-      (dict(num_tokens=0), "num_tokens is 0"),
-      (dict(temperature=-1.0), "temperature is -1.0"),
-      (dict(temperature=float("nan")), "temperature is nan"),
-      (dict(top_k=-1), "top_k is -1"),
-      (dict(top_p=0.0), "top_p is 0.0"),
-      (dict(prompts=[[1], []]), "prompt 1 is empty"),
-      (dict(prompts=[[1, 19]]), "prompt 0 has token 19, the model knows 0 to 18"),
-      (dict(prompts=[[1], [2] * 60]), "prompt 1 has 60 tokens and grows by 5; .* 64"))
-  def test_what_cannot_be_generated_is_one_message(self, kwargs, message):
-    module, params = make("learned")
-    kwargs = dict(prompts=[[1]], num_tokens=5) | kwargs
+  assert among[1] == alone[0]
+  assert among[2] != among[1]  # Asked for twice: drawn twice.
+  assert drawn([PROMPTS[0]], key=1) != alone
 
-    with self.assertRaisesRegex(errors.UserError, message):
-      sampling.generate(module, params, **kwargs)
 
-  def test_a_prompt_may_fill_the_learned_positions(self):
-    module, params = make("learned")
-    prompt = list(np.random.default_rng(0).integers(0, SIZE, 59))
+def test_params_may_be_nested():
+  module, params = make("learned")
 
-    text = sampling.generate(module, params, [prompt], num_tokens=5)[0]
+  assert sampling.generate(module, tree.unflatten(params), PROMPTS, num_tokens=5) == (
+      sampling.generate(module, params, PROMPTS, num_tokens=5))
 
-    whole = jax.jit(module.apply)(
-        {"params": tree.unflatten(params)}, np.int32([prompt + text]))
-    self.assertEqual(text, whole[0, 58:63].argmax(-1).tolist())
+
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(num_tokens=0), "num_tokens is 0"),
+    (dict(temperature=-1.0), "temperature is -1.0"),
+    (dict(temperature=float("nan")), "temperature is nan"),
+    (dict(top_k=-1), "top_k is -1"),
+    (dict(top_p=0.0), "top_p is 0.0"),
+    (dict(prompts=[[1], []]), "prompt 1 is empty"),
+    (dict(prompts=[[1, 19]]), "prompt 0 has token 19, the model knows 0 to 18"),
+    (dict(prompts=[[1], [2] * 60]), "prompt 1 has 60 tokens and grows by 5; .* 64")])
+def test_what_cannot_be_generated_is_one_message(kwargs, message):
+  module, params = make("learned")
+  kwargs = dict(prompts=[[1]], num_tokens=5) | kwargs
+
+  with pytest.raises(errors.UserError, match=message):
+    sampling.generate(module, params, **kwargs)
+
+
+def test_a_prompt_may_fill_the_learned_positions():
+  module, params = make("learned")
+  prompt = list(np.random.default_rng(0).integers(0, SIZE, 59))
+
+  text = sampling.generate(module, params, [prompt], num_tokens=5)[0]
+
+  whole = jax.jit(module.apply)(
+      {"params": tree.unflatten(params)}, np.int32([prompt + text]))
+  assert text == whole[0, 58:63].argmax(-1).tolist()
 
 
 SOURCES = [[2, 8], [5], [1, 1, 7, 3]]
 
 
 def make_pair(**fields):
-  return make_of(config_lib.Recurrent(
+  return random_models.build(config_lib.Recurrent(
       vocab_size=SIZE, encoder=True, source_vocab_size=9, embed_width=16,
       hidden_width=16, num_layers=1, **fields))
 
 
-class SourcesTest(parameterized.TestCase):
+def test_greedy_answers_are_the_most_likely_tokens_of_whole_passes():
+  module, params = make_pair(start_token=4)
 
-  def test_greedy_answers_are_the_most_likely_tokens_of_whole_passes(self):
-    module, params = make_pair(start_token=4)
+  texts = sampling.generate(module, params, sources=SOURCES, num_tokens=12)
+  begun = sampling.generate(
+      module, params, [[4, 6]] * 3, sources=SOURCES, num_tokens=12)
 
-    texts = sampling.generate(module, params, sources=SOURCES, num_tokens=12)
-    begun = sampling.generate(
-        module, params, [[4, 6]] * 3, sources=SOURCES, num_tokens=12)
+  apply = jax.jit(module.apply)
+  for answers, prompt in ((texts, [4]), (begun, [4, 6])):
+    for source, answer in zip(SOURCES, answers):
+      logits = apply({"params": tree.unflatten(params)}, np.int32([prompt + answer]),
+                     sources=np.int32([source]))
+      assert answer == logits[0, len(prompt) - 1:-1].argmax(-1).tolist()
+  assert len({tuple(text) for text in texts}) == 3
 
-    apply = jax.jit(module.apply)
-    for answers, prompt in ((texts, [4]), (begun, [4, 6])):
-      for source, answer in zip(SOURCES, answers):
-        logits = apply({"params": tree.unflatten(params)}, np.int32([prompt + answer]),
-                       sources=np.int32([source]))
-        self.assertEqual(answer, logits[0, len(prompt) - 1:-1].argmax(-1).tolist())
-    self.assertLen({tuple(text) for text in texts}, 3)
 
-  def test_draws_depend_on_the_source_and_not_on_its_company(self):
-    module, params = make_pair(start_token=4)
+def test_draws_depend_on_the_source_and_not_on_its_company():
+  module, params = make_pair(start_token=4)
 
-    def drawn(sources):
-      return sampling.generate(
-          module, params, sources=sources, num_tokens=12, temperature=1.0)
+  def drawn(sources):
+    return sampling.generate(
+        module, params, sources=sources, num_tokens=12, temperature=1.0)
 
-    alone, among = drawn(SOURCES[:1]), drawn([SOURCES[1], SOURCES[0], SOURCES[0]])
+  alone, among = drawn(SOURCES[:1]), drawn([SOURCES[1], SOURCES[0], SOURCES[0]])
 
-    self.assertEqual(among[1], alone[0])
-    self.assertNotEqual(among[2], among[1])
+  assert among[1] == alone[0]
+  assert among[2] != among[1]
 
-  def test_sources_of_any_length_share_a_program(self):
-    module, params = make_pair()
-    sampling._run.clear_cache()
 
-    for sources in (SOURCES, [[1] * 16, [2] * 7, [3]]):
-      sampling.generate(module, params, [[1]] * 3, sources=sources, num_tokens=9)
+def test_sources_of_any_length_share_a_program():
+  module, params = make_pair()
+  sampling._run.clear_cache()
 
-    self.assertEqual(sampling._run._cache_size(), 1)
+  for sources in (SOURCES, [[1] * 16, [2] * 7, [3]]):
+    sampling.generate(module, params, [[1]] * 3, sources=sources, num_tokens=9)
 
-  @parameterized.parameters(
-      (dict(prompts=[[1]]), "the model has an encoder and needs sources"),
-      (dict(sources=[[1]]), "no prompts are given, and model.start_token"),
-      (dict(prompts=[[1]], sources=[[1], [2]]), "there are 2 sources and 1 prompts"),
-      (dict(prompts=[[1]], sources=[[]]), "source 0 is empty"),
-      (dict(prompts=[[1]], sources=[[9]]), "source 0 has token 9, .* 0 to 8"))
-  def test_sources_that_do_not_fit_are_one_message(self, kwargs, message):
-    module, params = make_pair()
+  assert sampling._run._cache_size() == 1
 
-    with self.assertRaisesRegex(errors.UserError, message):
-      sampling.generate(module, params, num_tokens=5, **kwargs)
 
-  def test_sources_are_refused_where_nothing_reads_them(self):
-    module, params = make("learned")
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(prompts=[[1]]), "the model has an encoder and needs sources"),
+    (dict(sources=[[1]]), "no prompts are given, and model.start_token"),
+    (dict(prompts=[[1]], sources=[[1], [2]]), "there are 2 sources and 1 prompts"),
+    (dict(prompts=[[1]], sources=[[]]), "source 0 is empty"),
+    (dict(prompts=[[1]], sources=[[9]]), "source 0 has token 9, .* 0 to 8")])
+def test_sources_that_do_not_fit_are_one_message(kwargs, message):
+  module, params = make_pair()
 
-    with self.assertRaisesRegex(errors.UserError, "has no encoder, and sources are"):
-      sampling.generate(module, params, [[1]], sources=[[1]], num_tokens=5)
+  with pytest.raises(errors.UserError, match=message):
+    sampling.generate(module, params, num_tokens=5, **kwargs)
+
+
+def test_sources_are_refused_where_nothing_reads_them():
+  module, params = make("learned")
+
+  with pytest.raises(errors.UserError, match="has no encoder, and sources are"):
+    sampling.generate(module, params, [[1]], sources=[[1]], num_tokens=5)
 
 
 def chances_by_hand(logits, temperature, top_k, top_p):
@@ -231,43 +228,39 @@ def chances_by_hand(logits, temperature, top_k, top_p):
   return result
 
 
-class DrawTest(parameterized.TestCase):
+@pytest.mark.parametrize("temperature, top_k, top_p", [
+    (1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.6), (2.0, 4, 0.7),
+    (1.0, 0, 0.01), (1.0, 50, 0.999)])
+def test_draws_follow_the_distribution(temperature, top_k, top_p):
+  logits = np.random.default_rng(3).normal(size=11).astype(np.float32)
+  rows = 20_000
 
-  @parameterized.parameters(
-      (1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.6), (2.0, 4, 0.7),
-      (1.0, 0, 0.01), (1.0, 50, 0.999))
-  def test_draws_follow_the_distribution(self, temperature, top_k, top_p):
-    logits = np.random.default_rng(3).normal(size=11).astype(np.float32)
-    rows = 20_000
+  tokens = jax.jit(sampling.draw)(
+      jnp.broadcast_to(logits, (rows, 11)),
+      jax.random.split(jax.random.key(0), rows), np.float32(temperature),
+      np.int32(top_k), np.float32(top_p))
 
-    tokens = jax.jit(sampling.draw)(
-        jnp.broadcast_to(logits, (rows, 11)),
-        jax.random.split(jax.random.key(0), rows), np.float32(temperature),
-        np.int32(top_k), np.float32(top_p))
-
-    want = chances_by_hand(logits, temperature, top_k, top_p)
-    got = np.bincount(np.asarray(tokens), minlength=11) / rows
-    self.assertContainsSubset(np.flatnonzero(got), np.flatnonzero(want))
-    np.testing.assert_allclose(got, want, atol=0.015)  # 4 standard errors.
-
-  def test_truncate_keeps_exactly_what_numpy_keeps(self):
-    rng = np.random.default_rng(4)
-    for logits in rng.normal(size=(20, 13)).astype(np.float32):
-      top_k, top_p = int(rng.integers(0, 13)), float(rng.uniform(0.05, 1))
-
-      kept = jax.jit(sampling.truncate)(
-          logits[None], np.int32(top_k), np.float32(top_p))[0]
-
-      want = chances_by_hand(logits, 1.0, top_k, top_p) > 0
-      np.testing.assert_array_equal(np.isfinite(kept), want)
-      np.testing.assert_array_equal(kept[want], logits[want])
-
-  def test_top_k_of_equal_logits_keeps_k(self):
-    kept = sampling.truncate(
-        jnp.zeros((1, 6)), jnp.int32(2), jnp.float32(1.0))
-
-    self.assertEqual(collections.Counter(np.isfinite(kept[0]).tolist())[True], 2)
+  want = chances_by_hand(logits, temperature, top_k, top_p)
+  got = np.bincount(np.asarray(tokens), minlength=11) / rows
+  assert set(np.flatnonzero(got)) <= set(np.flatnonzero(want))
+  np.testing.assert_allclose(got, want, atol=0.015)  # 4 standard errors.
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_truncate_keeps_exactly_what_numpy_keeps():
+  rng = np.random.default_rng(4)
+  for logits in rng.normal(size=(20, 13)).astype(np.float32):
+    top_k, top_p = int(rng.integers(0, 13)), float(rng.uniform(0.05, 1))
+
+    kept = jax.jit(sampling.truncate)(
+        logits[None], np.int32(top_k), np.float32(top_p))[0]
+
+    want = chances_by_hand(logits, 1.0, top_k, top_p) > 0
+    np.testing.assert_array_equal(np.isfinite(kept), want)
+    np.testing.assert_array_equal(kept[want], logits[want])
+
+
+def test_top_k_of_equal_logits_keeps_k():
+  kept = sampling.truncate(
+      jnp.zeros((1, 6)), jnp.int32(2), jnp.float32(1.0))
+
+  assert collections.Counter(np.isfinite(kept[0]).tolist())[True] == 2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import paths
+from tests.comparing import distance
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
@@ -75,10 +76,6 @@ def logits_of(arrays, tokens, count):
 def load(folder, **kwargs):
   source = sources.open(folder, **kwargs)
   return source, registry.build(source.model), dict(source.read(list(source.specs)))
-
-
-def distance(a, b):
-  return np.abs(np.float64(a) - b).max() / np.abs(b).max()
 
 
 def test_computes_what_the_cells_do(tmp_path):

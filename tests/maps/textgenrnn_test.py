@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests import paths
+from tests.comparing import distance
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -111,10 +112,6 @@ def logits_of(layers, text, window=40, cudnn=False, both=False):
 def load(path, **kwargs):
   source = sources.open(path, **kwargs)
   return source, registry.build(source.model), dict(source.read(list(source.specs)))
-
-
-def distance(a, b):
-  return np.abs(np.float64(a) - b).max() / np.abs(b).max()
 
 
 @pytest.mark.parametrize("fields", [{}, {"cudnn": True}, {"both": True}], ids=str)

@@ -1,13 +1,15 @@
 """The encoder-decoder by itself; against other frameworks: tests/sources/maps."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import random_models
+from tests.comparing import distance
+from tests.random_models import apply
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
@@ -45,48 +47,27 @@ ALL = pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.long) for name in CONFIGS])
 
 
-@functools.cache
-def make(config):
-  """A module and params in which nothing is 0, 1 or too small to matter."""
-  module, rng = registry.build(config), np.random.default_rng(0)
-  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  return module, {"params": tree.unflatten({
-      name: (x + 0.3 * rng.normal(size=x.shape)).astype(np.float32)
-      for name, x in params.items()})}
-
-
-@functools.partial(jax.jit, static_argnames=("module", "method", "length"))
-def apply(module, variables, *args, **kwargs):
-  with jax.numpy_dtype_promotion("strict"):
-    return module.apply(variables, *args, **kwargs)
-
-
-def logits_of(config, inputs=INPUTS, sources=SOURCES, counts=COUNTS, variables=None):
-  module, own = make(config)
+def logits_of(config, inputs=INPUTS, sources=SOURCES, counts=COUNTS, params=None):
+  module, own = random_models.build(config)
   return np.asarray(apply(
-      module, variables or own, inputs, sources=sources, source_counts=counts))
-
-
-def distance(a, b):
-  a, b = np.float64(a), np.float64(b)
-  return np.abs(a - b).max() / np.abs(b).max()
+      module, params or own, inputs, sources=sources, source_counts=counts))
 
 
 @pytest.mark.parametrize("name", [
     "t5", *(pytest.param(name, marks=pytest.mark.long)
             for name in CONFIGS if name != "t5")])
 def test_extend_gives_the_logits_of_the_whole_text(name):
-  module, variables = make(CONFIGS[name])
+  module, params = random_models.build(CONFIGS[name])
   whole, rows = logits_of(CONFIGS[name]), np.arange(3)
   counts = np.array([4, 1, 3], np.int32)
   prompts = np.where(np.arange(5)[None] < counts[:, None], INPUTS[:, :5], 0)
 
-  cache = apply(module, variables, SOURCES, COUNTS, length=12, method="encode")
-  logits, cache = apply(module, variables, prompts, counts, cache, method="extend")
+  cache = apply(module, params, SOURCES, COUNTS, length=12, method="encode")
+  logits, cache = apply(module, params, prompts, counts, cache, method="extend")
   assert distance(logits, whole[rows, counts - 1]) < 1e-5
   for step in range(3):
     logits, cache = apply(
-        module, variables, INPUTS[rows, counts + step][:, None],
+        module, params, INPUTS[rows, counts + step][:, None],
         np.ones(3, np.int32), cache, method="extend")
     assert distance(logits, whole[rows, counts + step]) < 1e-5
 
@@ -120,10 +101,10 @@ def test_nothing_looks_ahead_in_the_answer(name):
     ("marian", "embed_scale", 1.0), ("t5", "attention_scale", 0.1),
     ("turned", "rotary_base", 7.0), ("t5", "logit_scale", 0.2)])
 def test_fields_that_leave_no_trace_in_the_params_act(name, field, value):
-  _, variables = make(CONFIGS[name])
+  _, params = random_models.build(CONFIGS[name])
 
   other = logits_of(
-      dataclasses.replace(CONFIGS[name], **{field: value}), variables=variables)
+      dataclasses.replace(CONFIGS[name], **{field: value}), params=params)
 
   assert distance(other, logits_of(CONFIGS[name])) > 1e-3
 
@@ -171,12 +152,12 @@ def test_what_no_model_can_have_is_one_message(fields, message):
 
 
 def test_no_sources_and_long_ones_are_refused():
-  module, variables = make(BASE)
+  module, params = random_models.build(BASE)
 
   with pytest.raises(errors.UserError, match="no sources to read"):
-    module.apply(variables, INPUTS)
+    apply(module, params, INPUTS)
   with pytest.raises(errors.UserError, match="17 tokens is longer .*max_length=16"):
-    module.apply(variables, INPUTS, sources=np.zeros((3, 17), np.int32))
+    apply(module, params, INPUTS, sources=np.zeros((3, 17), np.int32))
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian"])

@@ -1,158 +1,160 @@
-from absl.testing import absltest
-from absl.testing import parameterized
+"""Layers and initializers, against their formulas in NumPy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import layers
 
 
-class InitializerTest(parameterized.TestCase):
+@pytest.mark.parametrize("name, shape, in_axis, out_axis, variance", [
+    # Kernel [D, H, K]: fans D and H K. Gates [D, 4, U]: fans D and U, a gate each.
+    ("xavier_uniform", (96, 4, 16), 0, (1, 2), 2 / (96 + 64)),
+    ("xavier_normal", (96, 4, 16), 0, (1, 2), 2 / (96 + 64)),
+    ("he_uniform", (96, 4, 16), 0, (1, 2), 2 / 96),
+    ("he_normal", (4, 16, 96), (0, 1), 2, 2 / 64),
+    ("lecun_uniform", (4, 16, 96), (0, 1), 2, 1 / 64),
+    ("lecun_normal", (96, 64), 0, 1, 1 / 96),
+    ("xavier_uniform", (48, 4, 32), 0, 2, 2 / (48 + 32)),
+    ("he_normal", (48, 4, 32), 0, 2, 2 / 48),
+    ("truncated_normal", (96, 64), 0, 1, 0.02 ** 2 * 0.7737),
+])
+def test_has_mean_zero_and_the_variance_of_its_formula(
+    name, shape, in_axis, out_axis, variance):
+  x = np.float64(layers.initializer(name, in_axis, out_axis)(jax.random.key(0), shape))
 
-  @parameterized.parameters(
-      # Kernel [D, H, K]: fans D and H K. Gates [D, 4, U]: fans D and U, a gate each.
-      ("xavier_uniform", (96, 4, 16), 0, (1, 2), 2 / (96 + 64)),
-      ("xavier_normal", (96, 4, 16), 0, (1, 2), 2 / (96 + 64)),
-      ("he_uniform", (96, 4, 16), 0, (1, 2), 2 / 96),
-      ("he_normal", (4, 16, 96), (0, 1), 2, 2 / 64),
-      ("lecun_uniform", (4, 16, 96), (0, 1), 2, 1 / 64),
-      ("lecun_normal", (96, 64), 0, 1, 1 / 96),
-      ("xavier_uniform", (48, 4, 32), 0, 2, 2 / (48 + 32)),
-      ("he_normal", (48, 4, 32), 0, 2, 2 / 48),
-      ("truncated_normal", (96, 64), 0, 1, 0.02 ** 2 * 0.7737),
-  )
-  def test_has_mean_zero_and_the_variance_of_its_formula(
-      self, name, shape, in_axis, out_axis, variance):
-    x = np.float64(layers.initializer(name, in_axis, out_axis)(jax.random.key(0), shape))
-
-    # 6144 draws: the standard error of the variance is below 2%.
-    self.assertAlmostEqual(x.var() / variance, 1, delta=0.06)
-    self.assertAlmostEqual(x.mean() / np.sqrt(variance), 0, delta=0.06)
-
-  def test_uniform_stays_within_the_limit_of_glorot_and_bengio(self):
-    x = layers.initializer("xavier_uniform", 0, 1)(jax.random.key(0), (40, 60))
-
-    limit = np.sqrt(6 / 100)
-    self.assertLessEqual(np.abs(x).max(), limit)
-    self.assertGreater(np.abs(x).max(), 0.99 * limit)
-
-  def test_unknown_name_lists_the_choices(self):
-    with self.assertRaisesRegex(
-        errors.UserError, "model.init is 'xavier', must be one of he_normal, .*xavier_u"):
-      layers.initializer("xavier", 0, 1)
+  # 6144 draws: the standard error of the variance is below 2%.
+  assert x.var() / variance == pytest.approx(1, abs=0.06, rel=0)
+  assert x.mean() / np.sqrt(variance) == pytest.approx(0, abs=0.06, rel=0)
 
 
-class LayersTest(parameterized.TestCase):
+def test_uniform_stays_within_the_limit_of_glorot_and_bengio():
+  x = layers.initializer("xavier_uniform", 0, 1)(jax.random.key(0), (40, 60))
 
-  @parameterized.parameters(8, 7)  # In parts, and where there are none.
-  def test_dense_and_its_bias_are_the_same_for_a_single_row(self, width):
-    module = layers.Dense(
-        (5,), axes=("embed", "mlp"), reads=("embed",), kernel_init="lecun_normal")
-    x = jax.random.normal(jax.random.key(1), (1, 1, width))
-    kernel = jax.random.normal(jax.random.key(2), (width, 5))
-    bias = jax.random.normal(jax.random.key(3), (5,))
-
-    y = module.apply({"params": {"kernel": kernel, "bias": bias}}, x)
-
-    expected = np.float64(x) @ np.float64(kernel) + np.float64(bias)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-
-  def test_dense_contracts_the_axes_that_it_names_first(self):
-    module = layers.Dense(
-        (5, 2), axes=("heads", "kv", "embed", "mlp"), reads=("heads", "kv"),
-        kernel_init="lecun_normal")
-    x = jax.random.normal(jax.random.key(1), (2, 7, 3, 4))
-    variables = module.init(jax.random.key(0), x)
-    params = tree.unbox(variables["params"])
-    params["bias"] = jax.random.normal(jax.random.key(2), (5, 2))
-
-    with jax.numpy_dtype_promotion("strict"):
-      y = module.apply({"params": params}, x)
-
-    want = np.einsum("bthk,hkem->btem", x, params["kernel"]) + np.asarray(params["bias"])
-    np.testing.assert_allclose(y, want, atol=1e-5)
-    specs = tree.specs(variables["params"])
-    self.assertEqual(specs["kernel"].axes, ("heads", "kv", "embed", "mlp"))
-    self.assertEqual(specs["kernel"].reads, (True, True, False, False))
-    self.assertEqual(specs["bias"].axes, ("embed", "mlp"))
-    self.assertEqual(specs["bias"].reads, (False, False))
-
-  def test_bias_of_a_kernel_that_reads_its_output_axis_reads_it_too(self):
-    module = layers.Dense(
-        (3, 4), axes=("embed", "heads", "kv"), reads=("embed", "kv"),
-        kernel_init="lecun_normal")
-
-    specs = tree.specs(module.init(jax.random.key(0), jnp.ones((2, 5)))["params"])
-
-    self.assertEqual(specs["kernel"].reads, (True, False, True))
-    self.assertEqual(specs["bias"].reads, (False, True))
-
-  def test_recurrent_kernel_reads_its_first_hidden_axis(self):
-    init = layers.boxed(
-        layers.initializer("he_normal", 0, 2), "hidden", "gates", "hidden",
-        reads=("hidden",))
-
-    specs = tree.specs({"kernel": init(jax.random.key(0), (6, 4, 6))})
-
-    self.assertEqual(specs["kernel"].reads, (True, False, False))
-
-  @parameterized.parameters(("layer", True), ("layer", False), ("rms", True))
-  def test_norm_is_its_formula(self, kind, bias):
-    module = layers.Norm(kind, epsilon=1e-3, bias=bias)
-    x = 3 + jax.random.normal(jax.random.key(0), (2, 3, 8))
-    params = jax.tree.map(
-        lambda p: p + jax.random.normal(jax.random.key(1), p.shape),
-        tree.unbox(module.init(jax.random.key(0), x)["params"]))
-
-    with jax.numpy_dtype_promotion("strict"):
-      y = module.apply({"params": params}, x)
-
-    z = np.float64(x)
-    z -= z.mean(-1, keepdims=True) if kind == "layer" else 0
-    z /= np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-3)
-    params = {name: np.float64(x) for name, x in params.items()}
-    want = z * params["scale"] + params.get("bias", 0)
-    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
-    self.assertEqual("bias" in params, kind == "layer" and bias)
-
-  def test_norm_gradient_is_that_of_float64_differences(self):
-    module = layers.Norm("layer")
-    x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 1
-    tilt = jax.random.normal(jax.random.key(1), (2, 3, 8))
-    scale = jax.random.normal(jax.random.key(2), (8,))
-    params = {"scale": scale, "bias": jnp.zeros((8,))}
-
-    def loss(params, x):
-      return (module.apply({"params": params}, x) * tilt).sum()
-    grads, dx = jax.grad(loss, (0, 1))(params, x)
-
-    def reference(x, scale):
-      z = x - x.mean(-1, keepdims=True)
-      z = z / np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-5)
-      return (z * scale * np.float64(tilt)).sum()
-    x, scale = np.float64(x), np.float64(scale)
-    for index in ((0, 0, 0), (1, 2, 7), (1, 0, 3)):
-      step = np.zeros_like(x)
-      step[index] = 1e-5
-      want = (reference(x + step, scale) - reference(x - step, scale)) / 2e-5
-      self.assertAlmostEqual(float(dx[index]), want, delta=1e-4)
-    step = np.eye(8)[5] * 1e-5
-    want = (reference(x, scale + step) - reference(x, scale - step)) / 2e-5
-    self.assertAlmostEqual(float(grads["scale"][5]), want, delta=1e-4)
-
-  def test_embed_looks_up_and_attends(self):
-    module = layers.Embed(5, 3)
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    table = np.asarray(tree.unbox(variables["params"])["embedding"])
-
-    rows = module.apply(variables, jnp.array([[4, 0, 9]]))
-    scores = module.apply(variables, rows, method="attend")
-
-    np.testing.assert_array_equal(rows[0], table[[4, 0, 4]])
-    np.testing.assert_allclose(scores[0], table[[4, 0, 4]] @ table.T, atol=1e-6)
+  limit = np.sqrt(6 / 100)
+  assert np.abs(x).max() <= limit
+  assert np.abs(x).max() > 0.99 * limit
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_unknown_name_lists_the_choices():
+  with pytest.raises(errors.UserError, match=(
+      "model.init is 'xavier', must be one of he_normal, .*xavier_u")):
+    layers.initializer("xavier", 0, 1)
+
+
+@pytest.mark.parametrize("width", [8, 7])  # In parts, and where there are none.
+def test_dense_and_its_bias_are_the_same_for_a_single_row(width):
+  module = layers.Dense(
+      (5,), axes=("embed", "mlp"), reads=("embed",), kernel_init="lecun_normal")
+  x = jax.random.normal(jax.random.key(1), (1, 1, width))
+  kernel = jax.random.normal(jax.random.key(2), (width, 5))
+  bias = jax.random.normal(jax.random.key(3), (5,))
+
+  y = module.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+  expected = np.float64(x) @ np.float64(kernel) + np.float64(bias)
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dense_contracts_the_axes_that_it_names_first():
+  module = layers.Dense(
+      (5, 2), axes=("heads", "kv", "embed", "mlp"), reads=("heads", "kv"),
+      kernel_init="lecun_normal")
+  x = jax.random.normal(jax.random.key(1), (2, 7, 3, 4))
+  variables = module.init(jax.random.key(0), x)
+  params = tree.unbox(variables["params"])
+  params["bias"] = jax.random.normal(jax.random.key(2), (5, 2))
+
+  with jax.numpy_dtype_promotion("strict"):
+    y = module.apply({"params": params}, x)
+
+  want = np.einsum("bthk,hkem->btem", x, params["kernel"]) + np.asarray(params["bias"])
+  np.testing.assert_allclose(y, want, atol=1e-5)
+  specs = tree.specs(variables["params"])
+  assert specs["kernel"].axes == ("heads", "kv", "embed", "mlp")
+  assert specs["kernel"].reads == (True, True, False, False)
+  assert specs["bias"].axes == ("embed", "mlp")
+  assert specs["bias"].reads == (False, False)
+
+
+def test_bias_of_a_kernel_that_reads_its_output_axis_reads_it_too():
+  module = layers.Dense(
+      (3, 4), axes=("embed", "heads", "kv"), reads=("embed", "kv"),
+      kernel_init="lecun_normal")
+
+  specs = tree.specs(module.init(jax.random.key(0), jnp.ones((2, 5)))["params"])
+
+  assert specs["kernel"].reads == (True, False, True)
+  assert specs["bias"].reads == (False, True)
+
+
+def test_recurrent_kernel_reads_its_first_hidden_axis():
+  init = layers.boxed(
+      layers.initializer("he_normal", 0, 2), "hidden", "gates", "hidden",
+      reads=("hidden",))
+
+  specs = tree.specs({"kernel": init(jax.random.key(0), (6, 4, 6))})
+
+  assert specs["kernel"].reads == (True, False, False)
+
+
+@pytest.mark.parametrize("kind, bias", [
+    ("layer", True), ("layer", False), ("rms", True)])
+def test_norm_is_its_formula(kind, bias):
+  module = layers.Norm(kind, epsilon=1e-3, bias=bias)
+  x = 3 + jax.random.normal(jax.random.key(0), (2, 3, 8))
+  params = jax.tree.map(
+      lambda p: p + jax.random.normal(jax.random.key(1), p.shape),
+      tree.unbox(module.init(jax.random.key(0), x)["params"]))
+
+  with jax.numpy_dtype_promotion("strict"):
+    y = module.apply({"params": params}, x)
+
+  z = np.float64(x)
+  z -= z.mean(-1, keepdims=True) if kind == "layer" else 0
+  z /= np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-3)
+  params = {name: np.float64(x) for name, x in params.items()}
+  want = z * params["scale"] + params.get("bias", 0)
+  np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+  assert ("bias" in params) == (kind == "layer" and bias)
+
+
+def test_norm_gradient_is_that_of_float64_differences():
+  module = layers.Norm("layer")
+  x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 1
+  tilt = jax.random.normal(jax.random.key(1), (2, 3, 8))
+  scale = jax.random.normal(jax.random.key(2), (8,))
+  params = {"scale": scale, "bias": jnp.zeros((8,))}
+
+  def loss(params, x):
+    return (module.apply({"params": params}, x) * tilt).sum()
+  grads, dx = jax.grad(loss, (0, 1))(params, x)
+
+  def reference(x, scale):
+    z = x - x.mean(-1, keepdims=True)
+    z = z / np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-5)
+    return (z * scale * np.float64(tilt)).sum()
+  x, scale = np.float64(x), np.float64(scale)
+  for index in ((0, 0, 0), (1, 2, 7), (1, 0, 3)):
+    step = np.zeros_like(x)
+    step[index] = 1e-5
+    want = (reference(x + step, scale) - reference(x - step, scale)) / 2e-5
+    assert float(dx[index]) == pytest.approx(want, abs=1e-4, rel=0)
+  step = np.eye(8)[5] * 1e-5
+  want = (reference(x, scale + step) - reference(x, scale - step)) / 2e-5
+  assert float(grads["scale"][5]) == pytest.approx(want, abs=1e-4, rel=0)
+
+
+def test_embed_looks_up_and_attends():
+  module = layers.Embed(5, 3)
+  variables = module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+  table = np.asarray(tree.unbox(variables["params"])["embedding"])
+
+  rows = module.apply(variables, jnp.array([[4, 0, 9]]))
+  scores = module.apply(variables, rows, method="attend")
+
+  np.testing.assert_array_equal(rows[0], table[[4, 0, 4]])
+  np.testing.assert_allclose(scores[0], table[[4, 0, 4]] @ table.T, atol=1e-6)

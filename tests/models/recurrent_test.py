@@ -1,13 +1,16 @@
-import dataclasses
-import functools
+"""The recurrent model, against float64 NumPy written as the papers write it."""
 
-from absl.testing import absltest
-from absl.testing import parameterized
+import dataclasses
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from tests import random_models
+from tests.comparing import distance
+from tests.random_models import apply
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
@@ -17,27 +20,6 @@ from transfer_gen.models import registry
 CLASSIC = config_lib.Recurrent(
     vocab_size=13, num_layers=2, embed_width=6, hidden_width=5, dense_width=7)
 INPUTS = np.random.default_rng(0).integers(0, 13, (3, 9)).astype(np.int32)
-
-
-def make(config):
-  """A module and params in which no leaf is zero or too small to matter."""
-  module = registry.build(config)
-  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  rng = np.random.default_rng(0)
-  return module, {
-      name: np.float32(x) + np.float32(0.4 * rng.normal(size=x.shape))
-      for name, x in params.items()}
-
-
-@functools.partial(jax.jit, static_argnames=("module", "method", "train"))
-def apply(module, params, *args, **kwargs):
-  with jax.numpy_dtype_promotion("strict"):
-    return module.apply({"params": tree.unflatten(params)}, *args, **kwargs)
-
-
-def distance(a, b):
-  a, b = np.float64(a), np.float64(b)
-  return np.abs(a - b).max() / np.abs(b).max()
 
 
 def logits_of(config, params):
@@ -88,162 +70,166 @@ def plain_unroll(kind, carry, a, kernel, bias):
   return jnp.stack(hs)
 
 
-class RecurrentTest(parameterized.TestCase):
+@pytest.mark.parametrize("cell", ("rnn", "gru", "lstm"))
+@pytest.mark.parametrize("dense", (0, 7))
+def test_computes_what_the_papers_say(cell, dense):
+  config = dataclasses.replace(
+      CLASSIC, cell=cell, dense_width=dense, forget_bias=0.7)
+  module, params = random_models.build(config)
 
-  @parameterized.product(cell=("rnn", "gru", "lstm"), dense=(0, 7))
-  def test_computes_what_the_papers_say(self, cell, dense):
-    config = dataclasses.replace(
-        CLASSIC, cell=cell, dense_width=dense, forget_bias=0.7)
-    module, params = make(config)
+  logits = apply(module, params, INPUTS)
 
-    logits = apply(module, params, INPUTS)
+  assert distance(logits, logits_of(config, params)) < 1e-5
 
-    self.assertLess(distance(logits, logits_of(config, params)), 1e-5)
 
-  @parameterized.parameters("rnn", "gru", "lstm")
-  def test_gradients_are_those_of_a_plain_loop(self, cell):
-    kind, rng = cells.KINDS[cell], np.random.default_rng(1)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    carry = (draw(3, 5),) * kind.states
-    bias = draw(kind.gates, 5) if kind.recurrent_bias else None
-    args = (carry, draw(7, 3, kind.gates, 5), draw(5, kind.gates, 5), bias)
-    weights = draw(7, 3, 5)  # So that no two steps weigh alike.
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_gradients_are_those_of_a_plain_loop(cell):
+  kind, rng = cells.KINDS[cell], np.random.default_rng(1)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  carry = (draw(3, 5),) * kind.states
+  bias = draw(kind.gates, 5) if kind.recurrent_bias else None
+  args = (carry, draw(7, 3, kind.gates, 5), draw(5, kind.gates, 5), bias)
+  weights = draw(7, 3, 5)  # So that no two steps weigh alike.
 
-    def grads(unroll):
-      loss = lambda *args: (unroll(kind, *args) * weights).sum()
-      return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*args)
+  def grads(unroll):
+    loss = lambda *args: (unroll(kind, *args) * weights).sum()
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*args)
 
-    ours, plain = tree.flatten(grads(cells.unroll)), tree.flatten(grads(plain_unroll))
-    self.assertEqual(ours.keys(), plain.keys())
-    for name, grad in ours.items():
-      self.assertLess(distance(grad, plain[name]), 1e-5, name)
+  ours, plain = tree.flatten(grads(cells.unroll)), tree.flatten(grads(plain_unroll))
+  assert ours.keys() == plain.keys()
+  for name, grad in ours.items():
+    assert distance(grad, plain[name]) < 1e-5, name
 
-  @parameterized.parameters("rnn", "gru", "lstm")
-  def test_gradients_of_the_model_are_finite_differences_in_float64(self, cell):
-    config = dataclasses.replace(CLASSIC, cell=cell, dense_activation="tanh")
-    module, params = make(config)
-    rng = np.random.default_rng(2)
-    weights = rng.normal(size=(*INPUTS.shape, 13))
-    total = lambda params: (apply(module, params, INPUTS) * weights).sum()
 
-    grads = jax.jit(jax.grad(total))(params)
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_gradients_of_the_model_are_finite_differences_in_float64(cell):
+  config = dataclasses.replace(CLASSIC, cell=cell, dense_activation="tanh")
+  module, params = random_models.build(config)
+  rng = np.random.default_rng(2)
+  weights = rng.normal(size=(*INPUTS.shape, 13))
+  total = lambda params: (apply(module, params, INPUTS) * weights).sum()
 
-    for name in sorted(params):
-      direction = rng.normal(size=params[name].shape)
-      up, down = (
-          (logits_of(config, {**params, name: params[name] + step}) * weights).sum()
-          for step in (1e-5 * direction, -1e-5 * direction))
-      slope = (up - down) / 2e-5
-      error = np.float64(grads[name] * direction).sum() - slope
-      scale = np.linalg.norm(grads[name]) * np.linalg.norm(direction)
-      self.assertLess(abs(error), 1e-5 * scale, name)
+  grads = jax.jit(jax.grad(total))(params)
 
-  @parameterized.parameters("rnn", "gru", "lstm")
-  def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(self, cell):
-    module, params = make(dataclasses.replace(CLASSIC, cell=cell))
-    counts = np.array([4, 1, 6], np.int32)
-    whole = apply(module, params, INPUTS)
-    prompts = np.where(np.arange(6) < counts[:, None], INPUTS[:, :6], 0)
+  for name in sorted(params):
+    direction = rng.normal(size=params[name].shape)
+    up, down = (
+        (logits_of(config, {**params, name: params[name] + step}) * weights).sum()
+        for step in (1e-5 * direction, -1e-5 * direction))
+    slope = (up - down) / 2e-5
+    error = np.float64(grads[name] * direction).sum() - slope
+    scale = np.linalg.norm(grads[name]) * np.linalg.norm(direction)
+    assert abs(error) < 1e-5 * scale, name
 
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(cell):
+  module, params = random_models.build(dataclasses.replace(CLASSIC, cell=cell))
+  counts = np.array([4, 1, 6], np.int32)
+  whole = apply(module, params, INPUTS)
+  prompts = np.where(np.arange(6) < counts[:, None], INPUTS[:, :6], 0)
+
+  logits, cache = apply(
+      module, params, prompts, counts, module.init_cache(3, 9), method="extend")
+
+  for step in range(3):
+    last = counts - 1 + step
+    assert distance(logits, whole[np.arange(3), last]) < 1e-5
+    tokens = INPUTS[np.arange(3), last + 1][:, None]
     logits, cache = apply(
-        module, params, prompts, counts, module.init_cache(3, 9), method="extend")
-
-    for step in range(3):
-      last = counts - 1 + step
-      self.assertLess(distance(logits, whole[np.arange(3), last]), 1e-5)
-      tokens = INPUTS[np.arange(3), last + 1][:, None]
-      logits, cache = apply(
-          module, params, tokens, np.ones(3, np.int32), cache, method="extend")
-    np.testing.assert_array_equal(cache["position"], counts + 3)
-
-  def test_names_of_params_and_what_reads_are_the_public_ones(self):
-    config = dataclasses.replace(CLASSIC, cell="gru", num_layers=2)
-
-    specs = registry.specs(registry.build(config))
-
-    self.assertEqual(
-        {name: (s.shape, s.axes, s.reads) for name, s in specs.items()}, {
-            "embed/embedding": ((13, 6), ("vocab", "embed"), (False, False)),
-            **{f"layer_{i}/cell/{leaf}": spec for i in (0, 1) for leaf, spec in {
-                "input_kernel": (
-                    ((6, 5)[i], 3, 5), (("embed", "hidden")[i], "gates", "hidden"),
-                    (True, False, False)),
-                "recurrent_kernel": (
-                    (5, 3, 5), ("hidden", "gates", "hidden"), (True, False, False)),
-                "bias": ((3, 5), ("gates", "hidden"), (False, False)),
-                "recurrent_bias": ((3, 5), ("gates", "hidden"), (False, False)),
-            }.items()},
-            "dense/kernel": ((5, 7), ("hidden", "mlp"), (True, False)),
-            "dense/bias": ((7,), ("mlp",), (False,)),
-            "head/kernel": ((7, 13), ("mlp", "vocab"), (True, False)),
-            "head/bias": ((13,), ("vocab",), (False,)),
-        })
-
-  def test_without_a_dense_layer_the_output_reads_the_state(self):
-    specs = registry.specs(registry.build(dataclasses.replace(
-        CLASSIC, dense_width=0, cell="rnn")))
-
-    self.assertNotIn("dense/kernel", specs)
-    self.assertEqual(specs["head/kernel"].axes, ("hidden", "vocab"))
-    self.assertEqual(specs["layer_0/cell/bias"].shape, (1, 5))
-    self.assertNotIn("layer_0/cell/recurrent_bias", specs)
-
-  def test_recurrent_kernel_starts_with_orthonormal_rows(self):
-    module = registry.build(CLASSIC)
-
-    params = registry.fresh(module, jax.random.key(3))(registry.specs(module))
-
-    kernel = np.reshape(params["layer_1/cell/recurrent_kernel"], (5, 20))
-    np.testing.assert_allclose(kernel @ kernel.T, np.eye(5), atol=1e-5)
-    self.assertFalse(params["layer_1/cell/bias"].any())
-
-  def test_dropout_acts_in_training_alone(self):
-    module, params = make(dataclasses.replace(CLASSIC, dropout=0.999))
-    params["head/bias"] *= 0
-    key = {"dropout": jax.random.key(0)}
-
-    dropped = apply(module, params, INPUTS, train=True, rngs=key)
-
-    # What is left of the input of the output layer is next to nothing.
-    self.assertGreater((dropped == 0).mean(), 0.9)
-    self.assertFalse((apply(module, params, INPUTS) == 0).any())
-
-  def test_dropout_acts_on_the_input_of_every_layer(self):
-    module, params = make(dataclasses.replace(CLASSIC, dropout=0.5))
-    shapes = []
-
-    def note(call, args, kwargs, context):
-      if isinstance(context.module, nn.Dropout):
-        shapes.append(args[0].shape)
-      return call(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-      module.apply({"params": tree.unflatten(params)}, INPUTS, train=True,
-                   rngs={"dropout": jax.random.key(0)})
-
-    # Of layer_0, layer_1 (both time-major), dense and head.
-    self.assertEqual(shapes, [(9, 3, 6), (9, 3, 5), (3, 9, 5), (3, 9, 7)])
-
-  def test_computes_in_the_dtype_that_the_config_names(self):
-    module, params = make(dataclasses.replace(CLASSIC, dtype="bfloat16"))
-
-    logits = apply(module, params, INPUTS)
-
-    self.assertEqual(logits.dtype, jnp.bfloat16)
-    self.assertLess(distance(logits, logits_of(CLASSIC, params)), 0.05)
-
-  @parameterized.parameters(
-      ({"cell": "ltsm"}, "model.cell is 'ltsm', must be one of gru, lstm, rnn"),
-      ({"dense_activation": "swish"}, "model.dense_activation is 'swish'"),
-      ({"init": "glorot"}, "model.init is 'glorot'"),
-      ({"hidden_width": 0}, "model.hidden_width is 0, must be positive"),
-      ({"dense_width": -1}, "model.dense_width is -1, must be positive, or 0"),
-      ({"dropout": 1.0}, r"model.dropout is 1.0, must be in \[0, 1\)"),
-      ({"vocab_size": 0}, "model.vocab_size is 0, must be positive"))
-  def test_a_wrong_field_is_one_message(self, fields, message):
-    with self.assertRaisesRegex(errors.UserError, message):
-      registry.specs(registry.build(dataclasses.replace(CLASSIC, **fields)))
+        module, params, tokens, np.ones(3, np.int32), cache, method="extend")
+  np.testing.assert_array_equal(cache["position"], counts + 3)
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_names_of_params_and_what_reads_are_the_public_ones():
+  config = dataclasses.replace(CLASSIC, cell="gru", num_layers=2)
+
+  specs = registry.specs(registry.build(config))
+
+  assert {name: (s.shape, s.axes, s.reads) for name, s in specs.items()} == {
+          "embed/embedding": ((13, 6), ("vocab", "embed"), (False, False)),
+          **{f"layer_{i}/cell/{leaf}": spec for i in (0, 1) for leaf, spec in {
+              "input_kernel": (
+                  ((6, 5)[i], 3, 5), (("embed", "hidden")[i], "gates", "hidden"),
+                  (True, False, False)),
+              "recurrent_kernel": (
+                  (5, 3, 5), ("hidden", "gates", "hidden"), (True, False, False)),
+              "bias": ((3, 5), ("gates", "hidden"), (False, False)),
+              "recurrent_bias": ((3, 5), ("gates", "hidden"), (False, False)),
+          }.items()},
+          "dense/kernel": ((5, 7), ("hidden", "mlp"), (True, False)),
+          "dense/bias": ((7,), ("mlp",), (False,)),
+          "head/kernel": ((7, 13), ("mlp", "vocab"), (True, False)),
+          "head/bias": ((13,), ("vocab",), (False,)),
+      }
+
+
+def test_without_a_dense_layer_the_output_reads_the_state():
+  specs = registry.specs(registry.build(dataclasses.replace(
+      CLASSIC, dense_width=0, cell="rnn")))
+
+  assert "dense/kernel" not in specs
+  assert specs["head/kernel"].axes == ("hidden", "vocab")
+  assert specs["layer_0/cell/bias"].shape == (1, 5)
+  assert "layer_0/cell/recurrent_bias" not in specs
+
+
+def test_recurrent_kernel_starts_with_orthonormal_rows():
+  module = registry.build(CLASSIC)
+
+  params = registry.fresh(module, jax.random.key(3))(registry.specs(module))
+
+  kernel = np.reshape(params["layer_1/cell/recurrent_kernel"], (5, 20))
+  np.testing.assert_allclose(kernel @ kernel.T, np.eye(5), atol=1e-5)
+  assert not params["layer_1/cell/bias"].any()
+
+
+def test_dropout_acts_in_training_alone():
+  module, params = random_models.build(dataclasses.replace(CLASSIC, dropout=0.999))
+  params["head/bias"] *= 0
+  key = {"dropout": jax.random.key(0)}
+
+  dropped = apply(module, params, INPUTS, train=True, rngs=key)
+
+  # What is left of the input of the output layer is next to nothing.
+  assert (dropped == 0).mean() > 0.9
+  assert not (apply(module, params, INPUTS) == 0).any()
+
+
+def test_dropout_acts_on_the_input_of_every_layer():
+  module, params = random_models.build(dataclasses.replace(CLASSIC, dropout=0.5))
+  shapes = []
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, nn.Dropout):
+      shapes.append(args[0].shape)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    module.apply({"params": tree.unflatten(params)}, INPUTS, train=True,
+                 rngs={"dropout": jax.random.key(0)})
+
+  # Of layer_0, layer_1 (both time-major), dense and head.
+  assert shapes == [(9, 3, 6), (9, 3, 5), (3, 9, 5), (3, 9, 7)]
+
+
+def test_computes_in_the_dtype_that_the_config_names():
+  module, params = random_models.build(dataclasses.replace(CLASSIC, dtype="bfloat16"))
+
+  logits = apply(module, params, INPUTS)
+
+  assert logits.dtype == jnp.bfloat16
+  assert distance(logits, logits_of(CLASSIC, params)) < 0.05
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"cell": "ltsm"}, "model.cell is 'ltsm', must be one of gru, lstm, rnn"),
+    ({"dense_activation": "swish"}, "model.dense_activation is 'swish'"),
+    ({"init": "glorot"}, "model.init is 'glorot'"),
+    ({"hidden_width": 0}, "model.hidden_width is 0, must be positive"),
+    ({"dense_width": -1}, "model.dense_width is -1, must be positive, or 0"),
+    ({"dropout": 1.0}, r"model.dropout is 1.0, must be in \[0, 1\)"),
+    ({"vocab_size": 0}, "model.vocab_size is 0, must be positive")])
+def test_a_wrong_field_is_one_message(fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    registry.specs(registry.build(dataclasses.replace(CLASSIC, **fields)))

@@ -1,15 +1,15 @@
 """What recurrent models of other frameworks have more, against float64 NumPy."""
 
 import dataclasses
-import functools
 
-from absl.testing import absltest
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import random_models
+from tests.comparing import distance
+from tests.random_models import apply
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
@@ -54,26 +54,6 @@ ENCODERS = {
 }
 SOURCES = np.random.default_rng(1).integers(0, 9, (3, 5)).astype(np.int32)
 COUNTS = np.array([5, 2, 3], np.int32)
-
-
-def make(config):
-  module = registry.build(config)
-  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  rng = np.random.default_rng(0)
-  return module, {
-      name: np.float32(x) + np.float32(0.4 * rng.normal(size=x.shape))
-      for name, x in params.items()}
-
-
-@functools.partial(jax.jit, static_argnames=("module", "method"))
-def apply(module, params, *args, **kwargs):
-  with jax.numpy_dtype_promotion("strict"):
-    return module.apply({"params": tree.unflatten(params)}, *args, **kwargs)
-
-
-def distance(a, b):
-  a, b = np.float64(a), np.float64(b)
-  return np.abs(a - b).max() / np.abs(b).max()
 
 
 class Reference:
@@ -167,178 +147,173 @@ class Reference:
     return found
 
 
-class VariantsTest(parameterized.TestCase):
 
-  @parameterized.named_parameters(VARIANTS.items())
-  def test_computes_what_its_fields_say(self, fields):
-    config = dataclasses.replace(BASE, **fields)
-    module, params = make(config)
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_computes_what_its_fields_say(fields):
+  config = dataclasses.replace(BASE, **fields)
+  module, params = random_models.build(config)
 
-    logits = apply(module, params, INPUTS)
+  logits = apply(module, params, INPUTS)
 
+  reference = Reference(config, params)
+  want = [[reference.logits(row[:t + 1]) for t in range(7)] for row in INPUTS]
+  assert distance(logits, want) < 1e-5
+
+@pytest.mark.parametrize("name", [
+    "one_hot", "reset_before", "hard_lstm", "attention", "attention_dense",
+    "window_attention", "both_ways", "widths"])
+def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(name):
+  module, params = random_models.build(dataclasses.replace(BASE, **VARIANTS[name]))
+  whole = apply(module, params, INPUTS)
+  counts, rows = np.array([4, 1, 3], np.int32), np.arange(3)
+  prompts = np.where(np.arange(4) < counts[:, None], INPUTS[:, :4], 0)
+
+  cache = module.apply({}, 3, 7, method="init_cache")
+  logits, cache = apply(module, params, prompts, counts, cache, method="extend")
+
+  for step in range(3):
+    assert distance(logits, whole[rows, counts - 1 + step]) < 1e-5
+    tokens = INPUTS[rows, counts + step][:, None]
+    logits, cache = apply(
+        module, params, tokens, np.ones(3, np.int32), cache, method="extend")
+  np.testing.assert_array_equal(cache["position"], counts + 3)
+
+@pytest.mark.parametrize("name", [
+    "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
+    "window_attention", "one_hot", "doubled_bias_rnn"])
+@pytest.mark.long
+def test_gradients_are_finite_differences_in_float64(name):
+  config = dataclasses.replace(BASE, **VARIANTS[name])
+  module, params = random_models.build(config)
+  rng = np.random.default_rng(2)
+  weights = rng.normal(size=(2, 4, 11))
+  total = lambda params: (apply(module, params, INPUTS[:2, :4]) * weights).sum()
+
+  def exact(params):
     reference = Reference(config, params)
-    want = [[reference.logits(row[:t + 1]) for t in range(7)] for row in INPUTS]
-    self.assertLess(distance(logits, want), 1e-5)
+    return sum((reference.logits(row[:t + 1]) * weights[i, t]).sum()
+               for i, row in enumerate(INPUTS[:2, :4]) for t in range(4))
 
-  @parameterized.named_parameters(
-      (name, VARIANTS[name]) for name in (
-          "one_hot", "reset_before", "hard_lstm", "attention", "attention_dense",
-          "window_attention", "both_ways", "widths"))
-  def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(self, fields):
-    module, params = make(dataclasses.replace(BASE, **fields))
-    whole = apply(module, params, INPUTS)
-    counts, rows = np.array([4, 1, 3], np.int32), np.arange(3)
-    prompts = np.where(np.arange(4) < counts[:, None], INPUTS[:, :4], 0)
+  grads = jax.grad(total)(params)
 
-    cache = module.apply({}, 3, 7, method="init_cache")
-    logits, cache = apply(module, params, prompts, counts, cache, method="extend")
+  for name in sorted(params):
+    direction = rng.normal(size=params[name].shape)
+    up, down = (exact({**params, name: params[name] + step})
+                for step in (1e-6 * direction, -1e-6 * direction))
+    error = np.float64(grads[name] * direction).sum() - (up - down) / 2e-6
+    scale = np.linalg.norm(grads[name]) * np.linalg.norm(direction)
+    assert scale > 0, name
+    assert abs(error) < 1e-5 * scale, name
 
-    for step in range(3):
-      self.assertLess(distance(logits, whole[rows, counts - 1 + step]), 1e-5)
-      tokens = INPUTS[rows, counts + step][:, None]
-      logits, cache = apply(
-          module, params, tokens, np.ones(3, np.int32), cache, method="extend")
-    np.testing.assert_array_equal(cache["position"], counts + 3)
+@pytest.mark.parametrize("fields", ENCODERS.values(), ids=ENCODERS)
+def test_an_encoder_hands_its_states_over(fields):
+  config = dataclasses.replace(BASE, encoder=True, **fields)
+  module, params = random_models.build(config)
 
-  @parameterized.named_parameters(
-      (name, VARIANTS[name]) for name in VARIANTS if name in (
-          "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
-          "window_attention", "one_hot", "doubled_bias_rnn"))
-  @pytest.mark.long
-  def test_gradients_are_finite_differences_in_float64(self, fields):
-    config = dataclasses.replace(BASE, **fields)
-    module, params = make(config)
-    rng = np.random.default_rng(2)
-    weights = rng.normal(size=(2, 4, 11))
-    total = lambda params: (apply(module, params, INPUTS[:2, :4]) * weights).sum()
+  logits = apply(module, params, INPUTS, sources=SOURCES, source_counts=COUNTS)
+  cache = apply(module, params, SOURCES, COUNTS, 7, method="encode")
+  last, cache = apply(module, params, INPUTS, np.full(3, 7, np.int32), cache,
+                      method="extend")
 
-    def exact(params):
-      reference = Reference(config, params)
-      return sum((reference.logits(row[:t + 1]) * weights[i, t]).sum()
-                 for i, row in enumerate(INPUTS[:2, :4]) for t in range(4))
-
-    grads = jax.grad(total)(params)
-
-    for name in sorted(params):
-      direction = rng.normal(size=params[name].shape)
-      up, down = (exact({**params, name: params[name] + step})
-                  for step in (1e-6 * direction, -1e-6 * direction))
-      error = np.float64(grads[name] * direction).sum() - (up - down) / 2e-6
-      scale = np.linalg.norm(grads[name]) * np.linalg.norm(direction)
-      self.assertGreater(scale, 0, name)
-      self.assertLess(abs(error), 1e-5 * scale, name)
-
-  @parameterized.named_parameters(ENCODERS.items())
-  def test_an_encoder_hands_its_states_over(self, fields):
-    config = dataclasses.replace(BASE, encoder=True, **fields)
-    module, params = make(config)
-
-    logits = apply(module, params, INPUTS, sources=SOURCES, source_counts=COUNTS)
-    cache = apply(module, params, SOURCES, COUNTS, 7, method="encode")
-    last, cache = apply(module, params, INPUTS, np.full(3, 7, np.int32), cache,
-                        method="extend")
-
-    reference = Reference(config, params)
-    states = [reference.states(row[:n]) for row, n in zip(SOURCES, COUNTS)]
-    want = [[reference.logits(row[:t + 1], states[i]) for t in range(7)]
-            for i, row in enumerate(INPUTS)]
-    self.assertLess(distance(logits, want), 1e-5)
-    self.assertLess(distance(last, logits[:, -1]), 1e-5)
-
-  def test_what_lies_behind_a_sources_end_is_not_read(self):
-    module, params = make(dataclasses.replace(BASE, encoder=True, bidirectional=True))
-    tail = np.where(np.arange(5) < COUNTS[:, None], SOURCES, 8)
-
-    one, other = (apply(module, params, INPUTS, sources=s, source_counts=COUNTS)
-                  for s in (SOURCES, tail))
-
-    self.assertTrue((tail != SOURCES).any())
-    np.testing.assert_array_equal(one, other)
-
-  def test_names_of_params_and_what_reads_are_the_public_ones(self):
-    specs = registry.specs(registry.build(dataclasses.replace(
-        BASE, window=3, bidirectional=True, attention=True, num_layers=2)))
-    vocabulary = registry.specs(registry.build(dataclasses.replace(
-        BASE, embed_width=0, encoder=True, source_vocab_size=9)))
-
-    shown = {name: (s.shape, s.axes, s.reads) for name, s in specs.items()}
-    hidden = ((4, 4, 4), ("hidden", "gates", "hidden"), (True, False, False))
-    self.assertEqual(shown["layer_1/cell/input_kernel"], hidden)
-    self.assertEqual(shown["layer_1/backward/input_kernel_backward"], hidden)
-    self.assertEqual(shown["attention/kernel_embed"], ((6,), ("embed",), (True,)))
-    self.assertEqual(
-        shown["attention/kernel_layer_0_backward"], ((4,), ("hidden",), (True,)))
-    self.assertEqual(shown["head/kernel_layer_1"],
-                     ((4, 11), ("hidden", "vocab"), (True, False)))
-    table = vocabulary["encoder/layer_0/cell/input_kernel"]
-    self.assertEqual((table.shape, table.axes, table.reads),
-                     ((9, 4, 4), ("vocab", "gates", "hidden"), (False,) * 3))
-
-  @parameterized.named_parameters(
-      ("attention", VARIANTS["attention_dense"]), ("one_hot", VARIANTS["one_hot"]),
-      ("doubled_bias", VARIANTS["doubled_bias"]),
-      ("reset_before", VARIANTS["reset_before"]),
-      ("both_ways", VARIANTS["both_ways_attention"]),
-      ("encoder", {"encoder": True, **ENCODERS["both_ways_filled"]}))
-  def test_grown_wider_it_computes_the_same(self, fields):
-    """Which also shows that axes and what reads them are right."""
-    old = dataclasses.replace(BASE, **fields)
-    new = dataclasses.replace(old, hidden_width=12, embed_width=2 * old.embed_width)
-    module, params = make(old)
-    grown = registry.build(new)
-    source = sources.from_tree({
-        name: tree.Axes(jnp.asarray(params[name]), names=spec.axes, reads=tuple(
-            a for a, r in zip(spec.axes, spec.reads) if r))
-        for name, spec in registry.specs(module).items()})
-    maps = [plan_lib.On(axis="hidden", map=axes.Grow())]
-    if old.encoder:  # Half the units each way.
-      maps.insert(0, plan_lib.On(axis="hidden", map=axes.Grow(), params="encoder/.*"))
-    if old.embed_width:
-      maps.append(plan_lib.On(axis="embed", map=axes.Grow()))
-    rows = resolve.resolve(
-        plan_lib.TransferPlan(
-            rules=(plan_lib.Rule(target="(.*)", source=r"\1"),), axes=tuple(maps),
-            groups=(plan_lib.Group(name="all", params=".*"),)),
-        {"": source.specs}, registry.specs(grown), {}, {
-            "": registry.constants(old), resolve.TARGET: registry.constants(new)})
-    wide = restore.restore(rows, {"": source}, lambda names: {})
-
-    read = {"sources": SOURCES, "source_counts": COUNTS} if old.encoder else {}
-    want = apply(module, params, INPUTS, **read)
-    self.assertLess(distance(apply(grown, wide, INPUTS, **read), want), 1e-5)
-    self.assertGreater(sum(x.size for x in wide.values()),
-                       2 * sum(x.size for x in params.values()))
-
-  @parameterized.parameters("attention", "window_attention", "one_hot")
-  def test_generates_what_the_model_finds_most_likely(self, name):
-    config = dataclasses.replace(BASE, **VARIANTS[name])
-    module, params = make(config)
-
-    [new] = sampling.generate(module, params, [[3, 1]], num_tokens=6)
-
-    reference, text = Reference(config, params), [3, 1]
-    for _ in range(6):
-      text.append(int(reference.logits(text).argmax()))
-    self.assertEqual(new, text[2:])
-
-  @parameterized.parameters(
-      ({"gate": "hard"}, "model.gate is 'hard', must be one of hard_sigmoid"),
-      ({"bidirectional": True}, "model.window is 0, must be positive, for who reads"),
-      ({"attention": True, "embed_width": 0}, "model.embed_width is 0, must be pos"),
-      ({"hidden_widths": (3,)}, "model.hidden_widths is .3,., must be one positive"),
-      ({"encoder": True, "window": 3}, "model.window is 3, must be 0 behind"),
-      ({"encoder": True, "bidirectional": True, "hidden_width": 5},
-       "model.hidden_width is 5, must be even"))
-  def test_a_wrong_field_is_one_message(self, fields, message):
-    with self.assertRaisesRegex(errors.UserError, message):
-      registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
-
-  def test_an_encoder_without_sources_says_so(self):
-    module, params = make(dataclasses.replace(BASE, encoder=True))
-
-    with self.assertRaisesRegex(errors.UserError, "there are no sources to read"):
-      module.apply({"params": tree.unflatten(params)}, jnp.asarray(INPUTS))
+  reference = Reference(config, params)
+  states = [reference.states(row[:n]) for row, n in zip(SOURCES, COUNTS)]
+  want = [[reference.logits(row[:t + 1], states[i]) for t in range(7)]
+          for i, row in enumerate(INPUTS)]
+  assert distance(logits, want) < 1e-5
+  assert distance(last, logits[:, -1]) < 1e-5
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_what_lies_behind_a_sources_end_is_not_read():
+  module, params = random_models.build(
+      dataclasses.replace(BASE, encoder=True, bidirectional=True))
+  tail = np.where(np.arange(5) < COUNTS[:, None], SOURCES, 8)
+
+  one, other = (apply(module, params, INPUTS, sources=s, source_counts=COUNTS)
+                for s in (SOURCES, tail))
+
+  assert (tail != SOURCES).any()
+  np.testing.assert_array_equal(one, other)
+
+
+def test_names_of_params_and_what_reads_are_the_public_ones():
+  specs = registry.specs(registry.build(dataclasses.replace(
+      BASE, window=3, bidirectional=True, attention=True, num_layers=2)))
+  vocabulary = registry.specs(registry.build(dataclasses.replace(
+      BASE, embed_width=0, encoder=True, source_vocab_size=9)))
+
+  shown = {name: (s.shape, s.axes, s.reads) for name, s in specs.items()}
+  hidden = ((4, 4, 4), ("hidden", "gates", "hidden"), (True, False, False))
+  assert shown["layer_1/cell/input_kernel"] == hidden
+  assert shown["layer_1/backward/input_kernel_backward"] == hidden
+  assert shown["attention/kernel_embed"] == ((6,), ("embed",), (True,))
+  assert shown["attention/kernel_layer_0_backward"] == ((4,), ("hidden",), (True,))
+  assert shown["head/kernel_layer_1"] == ((4, 11), ("hidden", "vocab"), (True, False))
+  table = vocabulary["encoder/layer_0/cell/input_kernel"]
+  assert (table.shape, table.axes, table.reads) == (
+      (9, 4, 4), ("vocab", "gates", "hidden"), (False,) * 3)
+
+@pytest.mark.parametrize("fields", [
+    *(pytest.param(VARIANTS[name], id=name) for name in (
+        "attention_dense", "one_hot", "doubled_bias", "reset_before",
+        "both_ways_attention")),
+    pytest.param({"encoder": True, **ENCODERS["both_ways_filled"]}, id="encoder")])
+def test_grown_wider_it_computes_the_same(fields):
+  """Which also shows that axes and what reads them are right."""
+  old = dataclasses.replace(BASE, **fields)
+  new = dataclasses.replace(old, hidden_width=12, embed_width=2 * old.embed_width)
+  module, params = random_models.build(old)
+  grown = registry.build(new)
+  source = sources.from_tree({
+      name: tree.Axes(jnp.asarray(params[name]), names=spec.axes, reads=tuple(
+          a for a, r in zip(spec.axes, spec.reads) if r))
+      for name, spec in registry.specs(module).items()})
+  maps = [plan_lib.On(axis="hidden", map=axes.Grow())]
+  if old.encoder:  # Half the units each way.
+    maps.insert(0, plan_lib.On(axis="hidden", map=axes.Grow(), params="encoder/.*"))
+  if old.embed_width:
+    maps.append(plan_lib.On(axis="embed", map=axes.Grow()))
+  rows = resolve.resolve(
+      plan_lib.TransferPlan(
+          rules=(plan_lib.Rule(target="(.*)", source=r"\1"),), axes=tuple(maps),
+          groups=(plan_lib.Group(name="all", params=".*"),)),
+      {"": source.specs}, registry.specs(grown), {}, {
+          "": registry.constants(old), resolve.TARGET: registry.constants(new)})
+  wide = restore.restore(rows, {"": source}, lambda names: {})
+
+  read = {"sources": SOURCES, "source_counts": COUNTS} if old.encoder else {}
+  want = apply(module, params, INPUTS, **read)
+  assert distance(apply(grown, wide, INPUTS, **read), want) < 1e-5
+  assert sum(x.size for x in wide.values()) > 2 * sum(x.size for x in params.values())
+
+
+@pytest.mark.parametrize("name", ["attention", "window_attention", "one_hot"])
+def test_generates_what_the_model_finds_most_likely(name):
+  config = dataclasses.replace(BASE, **VARIANTS[name])
+  module, params = random_models.build(config)
+
+  [new] = sampling.generate(module, params, [[3, 1]], num_tokens=6)
+
+  reference, text = Reference(config, params), [3, 1]
+  for _ in range(6):
+    text.append(int(reference.logits(text).argmax()))
+  assert new == text[2:]
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"gate": "hard"}, "model.gate is 'hard', must be one of hard_sigmoid"),
+    ({"bidirectional": True}, "model.window is 0, must be positive, for who reads"),
+    ({"attention": True, "embed_width": 0}, "model.embed_width is 0, must be pos"),
+    ({"hidden_widths": (3,)}, "model.hidden_widths is .3,., must be one positive"),
+    ({"encoder": True, "window": 3}, "model.window is 3, must be 0 behind"),
+    ({"encoder": True, "bidirectional": True, "hidden_width": 5},
+     "model.hidden_width is 5, must be even")])
+def test_a_wrong_field_is_one_message(fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
+
+
+def test_an_encoder_without_sources_says_so():
+  module, params = random_models.build(dataclasses.replace(BASE, encoder=True))
+
+  with pytest.raises(errors.UserError, match="there are no sources to read"):
+    module.apply({"params": tree.unflatten(params)}, jnp.asarray(INPUTS))

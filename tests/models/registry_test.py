@@ -1,9 +1,11 @@
+"""Modules, specs and initial params of a model config."""
+
 import dataclasses
 
-from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
@@ -13,170 +15,179 @@ from transfer_gen.models import registry
 CONFIG = config_lib.Decoder(vocab_size=11, num_layers=2, width=8, num_heads=2)
 
 
-class RegistryTest(absltest.TestCase):
+def test_names_and_axes_are_those_that_plans_are_written_in():
+  specs = registry.specs(registry.build(dataclasses.replace(
+      CONFIG, activation="swiglu", tied=False, norm="rms", num_layers=1)))
 
-  def test_names_and_axes_are_those_that_plans_are_written_in(self):
-    specs = registry.specs(registry.build(dataclasses.replace(
-        CONFIG, activation="swiglu", tied=False, norm="rms", num_layers=1)))
+  blocks = {name: spec.axes for name, spec in specs.items() if "bias" not in name}
+  assert blocks == {
+      "embed/embedding": ("vocab", "embed"),
+      "position/embedding": ("position", "embed"),
+      "layer_0/attn_norm/scale": ("embed",),
+      "layer_0/attn/query/kernel": ("embed", "heads", "kv"),
+      "layer_0/attn/key/kernel": ("embed", "kv_heads", "kv"),
+      "layer_0/attn/value/kernel": ("embed", "kv_heads", "kv"),
+      "layer_0/attn/out/kernel": ("heads", "kv", "embed"),
+      "layer_0/mlp_norm/scale": ("embed",),
+      "layer_0/mlp/up/kernel": ("embed", "mlp"),
+      "layer_0/mlp/gate/kernel": ("embed", "mlp"),
+      "layer_0/mlp/down/kernel": ("mlp", "embed"),
+      "final_norm/scale": ("embed",),
+      "head/kernel": ("embed", "vocab")}
 
-    blocks = {name: spec.axes for name, spec in specs.items() if "bias" not in name}
-    self.assertEqual(blocks, {
-        "embed/embedding": ("vocab", "embed"),
-        "position/embedding": ("position", "embed"),
-        "layer_0/attn_norm/scale": ("embed",),
-        "layer_0/attn/query/kernel": ("embed", "heads", "kv"),
-        "layer_0/attn/key/kernel": ("embed", "kv_heads", "kv"),
-        "layer_0/attn/value/kernel": ("embed", "kv_heads", "kv"),
-        "layer_0/attn/out/kernel": ("heads", "kv", "embed"),
-        "layer_0/mlp_norm/scale": ("embed",),
-        "layer_0/mlp/up/kernel": ("embed", "mlp"),
-        "layer_0/mlp/gate/kernel": ("embed", "mlp"),
-        "layer_0/mlp/down/kernel": ("mlp", "embed"),
-        "final_norm/scale": ("embed",),
-        "head/kernel": ("embed", "vocab")})
 
-  def test_the_norm_before_a_tied_output_reads_for_it(self):
-    def readers(**fields):
-      specs = registry.specs(registry.build(dataclasses.replace(CONFIG, **fields)))
-      return {name for name, spec in specs.items() if spec.reads == (True,)}
+def test_the_norm_before_a_tied_output_reads_for_it():
+  def readers(**fields):
+    specs = registry.specs(registry.build(dataclasses.replace(CONFIG, **fields)))
+    return {name for name, spec in specs.items() if spec.reads == (True,)}
 
-    self.assertEqual(readers(), {"final_norm/scale", "final_norm/bias"})
-    self.assertEqual(readers(tied=False), set())
-    self.assertEqual(
-        readers(norm_order="post"), {"layer_1/mlp_norm/scale", "layer_1/mlp_norm/bias"})
+  assert readers() == {"final_norm/scale", "final_norm/bias"}
+  assert readers(tied=False) == set()
+  assert readers(norm_order="post") == {
+      "layer_1/mlp_norm/scale", "layer_1/mlp_norm/bias"}
 
-  def test_specs_of_a_deep_model_are_those_of_its_params(self):
-    for fields in ({}, {"norm_order": "post"}, {"windows": (3, 0), "query_norm": True}):
-      module = registry.build(dataclasses.replace(CONFIG, num_layers=11, **fields))
 
-      params = jax.eval_shape(
-          lambda: module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+def test_specs_of_a_deep_model_are_those_of_its_params():
+  for fields in ({}, {"norm_order": "post"}, {"windows": (3, 0), "query_norm": True}):
+    module = registry.build(dataclasses.replace(CONFIG, num_layers=11, **fields))
 
-      self.assertEqual(list(registry.specs(module).items()),
-                       list(tree.specs(params["params"]).items()))
+    params = jax.eval_shape(
+        module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
 
-  def test_norms_of_queries_read_for_them(self):
-    specs = registry.specs(registry.build(dataclasses.replace(CONFIG, query_norm=True)))
+    assert list(registry.specs(module).items()) == list(
+        tree.specs(params["params"]).items())
 
-    self.assertEqual(specs["layer_0/attn/query_norm/scale"].axes, ("kv",))
-    self.assertEqual(specs["layer_0/attn/query_norm/scale"].reads, (True,))
-    self.assertEqual(specs["layer_0/attn/key_norm/scale"].reads, (False,))
-    self.assertEqual(specs["layer_0/attn/query/kernel"].reads, (True, False, False))
 
-  def test_constants_name_what_acts_at_run_time(self):
-    habit = registry.constants(CONFIG)
+def test_norms_of_queries_read_for_them():
+  specs = registry.specs(registry.build(dataclasses.replace(CONFIG, query_norm=True)))
 
-    for field, value in (
-        ("windows", (3,)), ("block", "parallel"), ("norm_offset", 1.0),
-        ("final_norm", False), ("query_norm", True), ("attention_softcap", 2.0),
-        ("logit_softcap", 2.0), ("position_offset", 2), ("position", "rotary"),
-        ("norm_order", "both")):
-      changed = registry.constants(dataclasses.replace(CONFIG, **{field: value}))
-      self.assertNotEqual(changed[field], habit[field])
-    rotary = registry.constants(dataclasses.replace(
-        CONFIG, position="rotary", rotary_dim=2, rotary_scaling="yarn",
-        rotary_length=9))
-    self.assertEqual((rotary["rotary_dim"], rotary["rotary_scaling"]), (2, "yarn"))
+  assert specs["layer_0/attn/query_norm/scale"].axes == ("kv",)
+  assert specs["layer_0/attn/query_norm/scale"].reads == (True,)
+  assert specs["layer_0/attn/key_norm/scale"].reads == (False,)
+  assert specs["layer_0/attn/query/kernel"].reads == (True, False, False)
 
-  def test_a_query_reads_kv_and_a_key_does_not(self):
-    specs = registry.specs(registry.build(CONFIG))
 
-    self.assertEqual(specs["layer_0/attn/query/kernel"].reads, (True, False, True))
-    self.assertEqual(specs["layer_0/attn/query/bias"].reads, (False, True))
-    self.assertEqual(specs["layer_0/attn/key/kernel"].reads, (True, False, False))
+def test_constants_name_what_acts_at_run_time():
+  habit = registry.constants(CONFIG)
 
-  def test_fresh_makes_what_is_asked_for_and_always_the_same(self):
-    module = registry.build(CONFIG)
-    fresh = registry.fresh(module, jax.random.key(3))
+  for field, value in (
+      ("windows", (3,)), ("block", "parallel"), ("norm_offset", 1.0),
+      ("final_norm", False), ("query_norm", True), ("attention_softcap", 2.0),
+      ("logit_softcap", 2.0), ("position_offset", 2), ("position", "rotary"),
+      ("norm_order", "both")):
+    changed = registry.constants(dataclasses.replace(CONFIG, **{field: value}))
+    assert changed[field] != habit[field]
+  rotary = registry.constants(dataclasses.replace(
+      CONFIG, position="rotary", rotary_dim=2, rotary_scaling="yarn",
+      rotary_length=9))
+  assert (rotary["rotary_dim"], rotary["rotary_scaling"]) == (2, "yarn")
 
-    every, some = fresh(registry.specs(module)), fresh(["layer_1/mlp/up/kernel"])
 
-    self.assertEqual(list(some), ["layer_1/mlp/up/kernel"])
-    np.testing.assert_array_equal(
-        some["layer_1/mlp/up/kernel"], every["layer_1/mlp/up/kernel"])
-    self.assertFalse(np.array_equal(
-        every["layer_0/mlp/up/kernel"], every["layer_1/mlp/up/kernel"]))
-    self.assertEqual(fresh([]), {})
-    specs = registry.specs(module)
-    self.assertEqual({n: x.shape for n, x in every.items()},
-                     {n: s.shape for n, s in specs.items()})
+def test_a_query_reads_kv_and_a_key_does_not():
+  specs = registry.specs(registry.build(CONFIG))
 
-  def test_fresh_computes_only_the_leaves_that_it_returns(self):
-    module = registry.build(CONFIG)
+  assert specs["layer_0/attn/query/kernel"].reads == (True, False, True)
+  assert specs["layer_0/attn/query/bias"].reads == (False, True)
+  assert specs["layer_0/attn/key/kernel"].reads == (True, False, False)
 
-    def flops(names):
-      fresh = jax.jit(lambda key: registry.fresh(module, key)(names))
-      cost = fresh.lower(jax.random.key(0)).compile().cost_analysis()
-      return cost.get("flops", 0.0)
 
-    every = flops(registry.specs(module))
-    self.assertGreater(every, 1000)
-    self.assertLess(flops(["layer_0/attn/out/bias"]), 0.01 * every)
+def test_fresh_makes_what_is_asked_for_and_always_the_same():
+  module = registry.build(CONFIG)
+  fresh = registry.fresh(module, jax.random.key(3))
 
-  def test_fresh_puts_leaves_where_they_belong(self):
-    module = registry.build(CONFIG)
-    mesh = jax.make_mesh(
-        (2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+  every, some = fresh(registry.specs(module)), fresh(["layer_1/mlp/up/kernel"])
+
+  assert list(some) == ["layer_1/mlp/up/kernel"]
+  np.testing.assert_array_equal(
+      some["layer_1/mlp/up/kernel"], every["layer_1/mlp/up/kernel"])
+  assert not np.array_equal(
+      every["layer_0/mlp/up/kernel"], every["layer_1/mlp/up/kernel"])
+  assert fresh([]) == {}
+  specs = registry.specs(module)
+  assert {name: x.shape for name, x in every.items()} == {
+      name: spec.shape for name, spec in specs.items()}
+
+
+def test_fresh_computes_only_the_leaves_that_it_returns():
+  module = registry.build(CONFIG)
+
+  def flops(names):
+    fresh = jax.jit(lambda key: registry.fresh(module, key)(names))
+    cost = fresh.lower(jax.random.key(0)).compile().cost_analysis()
+    return cost.get("flops", 0.0)
+
+  every = flops(registry.specs(module))
+  assert every > 1000
+  assert flops(["layer_0/attn/out/bias"]) < 0.01 * every
+
+
+def test_fresh_puts_leaves_where_they_belong():
+  module = registry.build(CONFIG)
+  mesh = jax.make_mesh(
+      (2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+  name = "layer_0/mlp/up/kernel"
+
+  sharded = registry.fresh(module, jax.random.key(0), {name: sharding})([name])[name]
+
+  assert sharded.sharding == sharding
+  np.testing.assert_array_equal(
+      sharded, registry.fresh(module, jax.random.key(0))([name])[name])
+
+
+def test_a_config_changed_after_build_does_not_reach_the_module():
+  config = dataclasses.replace(CONFIG)
+  module = registry.build(config)
+  config.num_layers = 5
+
+  assert module.config.num_layers == 2
+
+
+def test_a_list_is_as_good_as_a_tuple():
+  listed, tupled = (registry.build(dataclasses.replace(CONFIG, windows=windows))
+                    for windows in ([3, 0], (3, 0)))
+
+  assert listed == tupled
+  assert registry.specs(listed) == registry.specs(tupled)
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+  plain, arrays = (
+      registry.build(dataclasses.replace(CONFIG, **fields)) for fields in (
+          {"embed_scale": 4.0, "num_layers": 2, "windows": (3, 0)},
+          {"embed_scale": jnp.sqrt(16.0), "num_layers": np.int64(2),
+           "windows": np.array([3, 0])}))
+
+  assert plain == arrays
+
+
+def test_a_field_of_another_kind_is_named():
+  for field, value, says in (
+      ("windows", ("a",), "model.windows is .'a',., must be a tuple, each a whole"),
+      ("windows", 3, "must be a tuple"), ("width", 8.5, "must be a whole number"),
+      ("norm", 1, "model.norm is 1, must be a text"), ("tied", "no", "True or False"),
+      ("dropout", None, "must be a number")):
+    with pytest.raises(errors.UserError, match=says):
+      registry.build(dataclasses.replace(CONFIG, **{field: value}))
+
+
+def test_what_is_done_to_specs_does_not_reach_the_next():
+  module = registry.build(CONFIG)
+  registry.specs(module).clear()
+
+  assert "embed/embedding" in registry.specs(module)
+
+
+def test_every_initializer_changes_the_kernels():
+  def kernel(init):
+    module = registry.build(dataclasses.replace(CONFIG, init=init))
     name = "layer_0/mlp/up/kernel"
+    return float(np.std(registry.fresh(module, jax.random.key(0))([name])[name]))
 
-    sharded = registry.fresh(module, jax.random.key(0), {name: sharding})([name])[name]
-
-    self.assertEqual(sharded.sharding, sharding)
-    np.testing.assert_array_equal(
-        sharded, registry.fresh(module, jax.random.key(0))([name])[name])
-
-  def test_a_config_changed_after_build_does_not_reach_the_module(self):
-    config = dataclasses.replace(CONFIG)
-    module = registry.build(config)
-    config.num_layers = 5
-
-    self.assertEqual(module.config.num_layers, 2)
-
-  def test_a_list_is_as_good_as_a_tuple(self):
-    listed, tupled = (registry.build(dataclasses.replace(CONFIG, windows=windows))
-                      for windows in ([3, 0], (3, 0)))
-
-    self.assertEqual(listed, tupled)
-    self.assertEqual(registry.specs(listed), registry.specs(tupled))
-
-  def test_numbers_of_numpy_and_jax_are_numbers(self):
-    plain, arrays = (
-        registry.build(dataclasses.replace(CONFIG, **fields)) for fields in (
-            {"embed_scale": 4.0, "num_layers": 2, "windows": (3, 0)},
-            {"embed_scale": jnp.sqrt(16.0), "num_layers": np.int64(2),
-             "windows": np.array([3, 0])}))
-
-    self.assertEqual(plain, arrays)
-
-  def test_a_field_of_another_kind_is_named(self):
-    for field, value, says in (
-        ("windows", ("a",), "model.windows is .'a',., must be a tuple, each a whole"),
-        ("windows", 3, "must be a tuple"), ("width", 8.5, "must be a whole number"),
-        ("norm", 1, "model.norm is 1, must be a text"), ("tied", "no", "True or False"),
-        ("dropout", None, "must be a number")):
-      with self.assertRaisesRegex(errors.UserError, says):
-        registry.build(dataclasses.replace(CONFIG, **{field: value}))
-
-  def test_what_is_done_to_specs_does_not_reach_the_next(self):
-    module = registry.build(CONFIG)
-    registry.specs(module).clear()
-
-    self.assertIn("embed/embedding", registry.specs(module))
-
-  def test_every_initializer_changes_the_kernels(self):
-    def kernel(init):
-      module = registry.build(dataclasses.replace(CONFIG, init=init))
-      name = "layer_0/mlp/up/kernel"
-      return float(np.std(registry.fresh(module, jax.random.key(0))([name])[name]))
-
-    spreads = [kernel(init) for init in ("he_normal", "lecun_normal", "truncated_normal")]
-    self.assertLen(set(np.round(spreads, 3)), 3)
-
-  def test_another_kind_of_config_is_refused(self):
-    with self.assertRaisesRegex(errors.UserError, "is a Data, must be one of Decoder"):
-      registry.build(config_lib.Data())
+  spreads = [kernel(init) for init in ("he_normal", "lecun_normal", "truncated_normal")]
+  assert len(set(np.round(spreads, 3))) == 3
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_another_kind_of_config_is_refused():
+  with pytest.raises(errors.UserError, match="is a Data, must be one of Decoder"):
+    registry.build(config_lib.Data())

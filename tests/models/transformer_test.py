@@ -1,13 +1,16 @@
+"""The decoder, against float64 NumPy that computes one position at a time."""
+
 import dataclasses
-import functools
 import math
 
-from absl.testing import absltest
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from tests import random_models
+from tests.comparing import distance
+from tests.random_models import apply
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
@@ -49,29 +52,8 @@ CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "vaswani": VASWANI, "neox": NEOX,
 INPUTS = np.random.default_rng(0).integers(0, 23, (3, 9)).astype(np.int32)
 
 
-def make(config, key=0):
-  """A module and params in which nothing is 0, 1 or too small to matter."""
-  module = registry.build(config)
-  params = registry.fresh(module, jax.random.key(key))(registry.specs(module))
-  rng = np.random.default_rng(key)
-  return module, {
-      name: (x + 0.3 * rng.normal(size=x.shape)).astype(np.float32)
-      for name, x in params.items()}
-
-
-@functools.partial(jax.jit, static_argnames=("module", "method", "train"))
-def apply(module, variables, *args, **kwargs):
-  with jax.numpy_dtype_promotion("strict"):
-    return module.apply(variables, *args, **kwargs)
-
-
 def logits_of(config, params, inputs=INPUTS):
-  return apply(registry.build(config), {"params": tree.unflatten(params)}, inputs)
-
-
-def distance(a, b):
-  a, b = np.float64(a), np.float64(b)
-  return np.abs(a - b).max() / np.abs(b).max()
+  return apply(registry.build(config), params, inputs)
 
 
 class Reference:
@@ -198,173 +180,171 @@ class Reference:
     return c.rotary_scaling == "linear"
 
 
-class DecoderTest(parameterized.TestCase):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_are_those_of_a_float64_reference(name):
+  _, params = random_models.build(CONFIGS[name])
 
-  @parameterized.parameters(*CONFIGS)
-  def test_logits_are_those_of_a_float64_reference(self, name):
-    _, params = make(CONFIGS[name])
+  logits = logits_of(CONFIGS[name], params)
 
-    logits = logits_of(CONFIGS[name], params)
-
-    self.assertLess(distance(logits, Reference(CONFIGS[name], params)(INPUTS)), 1e-5)
-
-  @parameterized.parameters(
-      ("norm_epsilon", 0.1), ("position", "rotary"), ("norm", "rms"),
-      ("norm_order", "post"), ("activation", "relu"), ("attention_scale", 0.1),
-      ("embed_scale", 2.0), ("logit_scale", 0.5), ("num_heads", 6),
-      ("dtype", "bfloat16"), ("activation", "gelu_exact"), ("activation", "silu"),
-      ("block", "parallel"), ("block", "parallel_one_norm"), ("windows", (3,)),
-      ("norm_offset", 0.5), ("attention_softcap", 1.0), ("logit_softcap", 1.0),
-      ("final_norm", False))
-  def test_fields_that_leave_no_trace_in_the_params_act(self, field, value):
-    # Params that the variant lacks are dropped, so that only behaviour differs.
-    base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
-    module, params = make(base)
-    config = dataclasses.replace(base, **{field: value})
-    _, own = make(config)
-    shared = {name: params[name] if name in params and
-              params[name].shape == x.shape else x for name, x in own.items()}
-
-    logits = logits_of(config, shared).astype(jnp.float32)
-
-    least = 1e-4 if value == "gelu_exact" else 1e-3
-    self.assertGreater(distance(logits, logits_of(base, params)), least)
-    self.assertTrue(np.isfinite(logits).all())
-
-  @parameterized.parameters(
-      ("rotary_base", 7.0), ("rotary_base_window", 20.0), ("rotary_dim", 4),
-      ("rotary_scaling", "linear"), ("rotary_scaling", "yarn"), ("rotary_factor", 9.0),
-      ("rotary_ramp", (0.1, 0.2)), ("rotary_length", 7), ("rotary_magnitude", 2.0))
-  def test_rotary_fields_act(self, field, value):
-    base = dataclasses.replace(SCALED, windows=(5, 0))
-    _, params = make(base)
-
-    other = logits_of(dataclasses.replace(base, **{field: value}), params)
-
-    self.assertGreater(distance(other, logits_of(base, params)), 1e-3)
-
-  def test_dropout_acts_in_training_alone_and_by_key(self):
-    module, params = make(dataclasses.replace(GPT2, dropout=0.3))
-    variables = {"params": tree.unflatten(params)}
-
-    plain = apply(module, variables, INPUTS)
-    drops = [apply(module, variables, INPUTS, train=True,
-                          rngs={"dropout": jax.random.key(key)}) for key in (1, 1, 2)]
-
-    np.testing.assert_array_equal(plain, logits_of(GPT2, params))
-    np.testing.assert_array_equal(drops[0], drops[1])
-    self.assertGreater(distance(drops[0], drops[2]), 0.01)
-    self.assertGreater(distance(drops[0], plain), 0.01)
-
-  @parameterized.parameters(*CONFIGS)
-  def test_nothing_looks_ahead(self, name):
-    _, params = make(CONFIGS[name])
-    changed = INPUTS.copy()
-    changed[:, 5] = (changed[:, 5] + 1) % 23
-
-    before, after = (logits_of(CONFIGS[name], params, x) for x in (INPUTS, changed))
-
-    np.testing.assert_array_equal(before[:, :5], after[:, :5])
-    self.assertGreater(distance(after[:, 5:], before[:, 5:]), 1e-3)
-
-  @parameterized.parameters(*CONFIGS)
-  def test_extend_gives_the_logits_of_the_whole_text(self, name):
-    module, params = make(CONFIGS[name])
-    variables = {"params": tree.unflatten(params)}
-    whole = apply(module, variables, INPUTS)
-    counts = np.array([4, 1, 3], np.int32)
-    prompts = np.where(np.arange(5)[None] < counts[:, None], INPUTS[:, :5], 0)
-
-    cache = module.apply({}, 3, 12, method="init_cache")
-    logits, cache = apply(module, variables, prompts, counts, cache, method="extend")
-    rows = np.arange(3)
-    self.assertLess(distance(logits, whole[rows, counts - 1]), 1e-5)
-    for step in range(3):
-      logits, cache = apply(
-          module, variables, INPUTS[rows, counts + step][:, None],
-          np.ones(3, np.int32), cache, method="extend")
-      self.assertLess(distance(logits, whole[rows, counts + step]), 1e-5)
-    np.testing.assert_array_equal(cache["position"], counts + 3)
-
-  @parameterized.parameters("llama", "gemma")
-  def test_a_second_prompt_may_follow_the_first(self, name):
-    module, params = make(CONFIGS[name])
-    variables = {"params": tree.unflatten(params)}
-    whole = apply(module, variables, INPUTS)
-    rows, counts = np.arange(3), np.array([4, 1, 3], np.int32)
-
-    cache = module.apply({}, 3, 8, method="init_cache")
-    _, cache = apply(module, variables, INPUTS[:, :4], counts, cache, method="extend")
-    more = np.stack([INPUTS[r, c:c + 4] for r, c in zip(rows, counts)])
-    logits, _ = apply(
-        module, variables, more, np.array([2, 4, 1], np.int32), cache, method="extend")
-
-    ends = counts + np.array([2, 4, 1]) - 1
-    self.assertLess(distance(logits, whole[rows, ends]), 1e-5)
-
-  @parameterized.parameters("llama", "gemma")
-  def test_gradients_are_finite_and_reach_every_param(self, name):
-    module, params = make(CONFIGS[name])
-
-    def loss(params):
-      return jnp.square(module.apply({"params": tree.unflatten(params)}, INPUTS)).sum()
-
-    for name, grad in jax.jit(jax.grad(loss))(params).items():
-      self.assertTrue(np.isfinite(grad).all(), name)
-      self.assertGreater(np.abs(grad).max(), 0, name)
-
-  @parameterized.parameters(
-      (dict(width=10), "num_heads is 3, must be a divisor of width, 10"),
-      (dict(num_heads=4, num_kv_heads=3), "num_kv_heads is 3, must be a divisor of n"),
-      (dict(position="rotary", head_dim=3), "heads have 3, an odd number"),
-      (dict(position="alibi"), "'alibi', must be one of learned, relative, rotary, s"),
-      (dict(norm="batch"), "norm is 'batch', must be one of layer, rms"),
-      (dict(norm_order="sandwich"), "must be one of both, post, pre"),
-      (dict(activation="tanh"), "one of geglu, geglu_exact, gelu, gelu_exact, relu, s"),
-      (dict(block="x"), "must be one of parallel, parallel_one_norm, serial"),
-      (dict(block="parallel", norm_order="post"), "'serial' where norm_order is 'po"),
-      (dict(unbiased=("mlp",)), "unbiased is 'mlp', must be one of down, gate, key"),
-      (dict(windows=(2, -1)), "windows is .2, -1., must be positive, or 0"),
-      (dict(logit_softcap=-1.0), "logit_softcap is -1.0, must be positive, or 0"),
-      (dict(position="rotary", rotary_dim=6), "rotary_dim is 6, must be at most the"),
-      (dict(position="rotary", rotary_scaling="ntk"), "one of linear, llama3, none, y"),
-      (dict(position="rotary", rotary_scaling="yarn"), "rotary_length is 0, must be p"),
-      (dict(position="rotary", rotary_scaling="llama3", rotary_length=8,
-            rotary_ramp=(4.0, 1.0)), "rotary_ramp is .4.0, 1.0., must be two rising"),
-      (dict(init="xavier"), "model.init is 'xavier', must be one of"),
-      (dict(dtype="float"), "model.dtype is 'float', must be one of"),
-      (dict(dropout=1.0), r"dropout is 1.0, must be in \[0, 1\)"),
-      (dict(vocab_size=0), "vocab_size is 0, must be positive"),
-      (dict(num_kv_heads=-1), "num_kv_heads is -1, must be positive, or 0"))
-  def test_what_no_decoder_can_have_is_one_message(self, fields, message):
-    module = registry.build(dataclasses.replace(GPT2, **fields))
-
-    with self.assertRaisesRegex(errors.UserError, message):
-      registry.specs(module)
-
-  def test_text_beyond_learned_positions_is_refused(self):
-    _, params = make(GPT2)
-
-    with self.assertRaisesRegex(errors.UserError, "17 tokens is longer .*max_length=16"):
-      logits_of(GPT2, params, np.zeros((1, 17), np.int32))
-    logits_of(GPT2, params, np.zeros((1, 16), np.int32))
+  assert distance(logits, Reference(CONFIGS[name], params)(INPUTS)) < 1e-5
 
 
-class RotateTest(absltest.TestCase):
+@pytest.mark.parametrize("field, value", [
+    ("norm_epsilon", 0.1), ("position", "rotary"), ("norm", "rms"),
+    ("norm_order", "post"), ("activation", "relu"), ("attention_scale", 0.1),
+    ("embed_scale", 2.0), ("logit_scale", 0.5), ("num_heads", 6),
+    ("dtype", "bfloat16"), ("activation", "gelu_exact"), ("activation", "silu"),
+    ("block", "parallel"), ("block", "parallel_one_norm"), ("windows", (3,)),
+    ("norm_offset", 0.5), ("attention_softcap", 1.0), ("logit_softcap", 1.0),
+    ("final_norm", False)])
+def test_fields_that_leave_no_trace_in_the_params_act(field, value):
+  # Params that the variant lacks are dropped, so that only behaviour differs.
+  base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
+  module, params = random_models.build(base)
+  config = dataclasses.replace(base, **{field: value})
+  _, own = random_models.build(config)
+  shared = {name: params[name] if name in params and
+            params[name].shape == x.shape else x for name, x in own.items()}
 
-  def test_scores_depend_on_distance_alone(self):
-    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-    turns, _ = positions_lib.turning(
-        dataclasses.replace(LLAMA, head_dim=8, rotary_base=50.0), 0)
+  logits = logits_of(config, shared).astype(jnp.float32)
 
-    def score(at, other):
-      turned = [positions_lib.rotate(x, jnp.array([[t]]), turns)
-                for x, t in ((q, at), (k, other))]
-      return float((turned[0] * turned[1]).sum())
-
-    self.assertAlmostEqual(score(3, 1), score(12, 10), places=5)
-    self.assertNotAlmostEqual(score(3, 1), score(3, 2), places=2)
+  least = 1e-4 if value == "gelu_exact" else 1e-3
+  assert distance(logits, logits_of(base, params)) > least
+  assert np.isfinite(logits).all()
 
 
-if __name__ == "__main__":
-  absltest.main()
+@pytest.mark.parametrize("field, value", [
+    ("rotary_base", 7.0), ("rotary_base_window", 20.0), ("rotary_dim", 4),
+    ("rotary_scaling", "linear"), ("rotary_scaling", "yarn"), ("rotary_factor", 9.0),
+    ("rotary_ramp", (0.1, 0.2)), ("rotary_length", 7), ("rotary_magnitude", 2.0)])
+def test_rotary_fields_act(field, value):
+  base = dataclasses.replace(SCALED, windows=(5, 0))
+  _, params = random_models.build(base)
+
+  other = logits_of(dataclasses.replace(base, **{field: value}), params)
+
+  assert distance(other, logits_of(base, params)) > 1e-3
+
+
+def test_dropout_acts_in_training_alone_and_by_key():
+  module, params = random_models.build(dataclasses.replace(GPT2, dropout=0.3))
+
+  plain = apply(module, params, INPUTS)
+  drops = [apply(module, params, INPUTS, train=True,
+                        rngs={"dropout": jax.random.key(key)}) for key in (1, 1, 2)]
+
+  np.testing.assert_array_equal(plain, logits_of(GPT2, params))
+  np.testing.assert_array_equal(drops[0], drops[1])
+  assert distance(drops[0], drops[2]) > 0.01
+  assert distance(drops[0], plain) > 0.01
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_looks_ahead(name):
+  _, params = random_models.build(CONFIGS[name])
+  changed = INPUTS.copy()
+  changed[:, 5] = (changed[:, 5] + 1) % 23
+
+  before, after = (logits_of(CONFIGS[name], params, x) for x in (INPUTS, changed))
+
+  np.testing.assert_array_equal(before[:, :5], after[:, :5])
+  assert distance(after[:, 5:], before[:, 5:]) > 1e-3
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_extend_gives_the_logits_of_the_whole_text(name):
+  module, params = random_models.build(CONFIGS[name])
+  whole = apply(module, params, INPUTS)
+  counts = np.array([4, 1, 3], np.int32)
+  prompts = np.where(np.arange(5)[None] < counts[:, None], INPUTS[:, :5], 0)
+
+  cache = module.apply({}, 3, 12, method="init_cache")
+  logits, cache = apply(module, params, prompts, counts, cache, method="extend")
+  rows = np.arange(3)
+  assert distance(logits, whole[rows, counts - 1]) < 1e-5
+  for step in range(3):
+    logits, cache = apply(
+        module, params, INPUTS[rows, counts + step][:, None],
+        np.ones(3, np.int32), cache, method="extend")
+    assert distance(logits, whole[rows, counts + step]) < 1e-5
+  np.testing.assert_array_equal(cache["position"], counts + 3)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_a_second_prompt_may_follow_the_first(name):
+  module, params = random_models.build(CONFIGS[name])
+  whole = apply(module, params, INPUTS)
+  rows, counts = np.arange(3), np.array([4, 1, 3], np.int32)
+
+  cache = module.apply({}, 3, 8, method="init_cache")
+  _, cache = apply(module, params, INPUTS[:, :4], counts, cache, method="extend")
+  more = np.stack([INPUTS[r, c:c + 4] for r, c in zip(rows, counts)])
+  logits, _ = apply(
+      module, params, more, np.array([2, 4, 1], np.int32), cache, method="extend")
+
+  ends = counts + np.array([2, 4, 1]) - 1
+  assert distance(logits, whole[rows, ends]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_gradients_are_finite_and_reach_every_param(name):
+  module, params = random_models.build(CONFIGS[name])
+
+  def loss(params):
+    return jnp.square(module.apply({"params": tree.unflatten(params)}, INPUTS)).sum()
+
+  for name, grad in jax.jit(jax.grad(loss))(params).items():
+    assert np.isfinite(grad).all(), name
+    assert np.abs(grad).max() > 0, name
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(width=10), "num_heads is 3, must be a divisor of width, 10"),
+    (dict(num_heads=4, num_kv_heads=3), "num_kv_heads is 3, must be a divisor of n"),
+    (dict(position="rotary", head_dim=3), "heads have 3, an odd number"),
+    (dict(position="alibi"), "'alibi', must be one of learned, relative, rotary, s"),
+    (dict(norm="batch"), "norm is 'batch', must be one of layer, rms"),
+    (dict(norm_order="sandwich"), "must be one of both, post, pre"),
+    (dict(activation="tanh"), "one of geglu, geglu_exact, gelu, gelu_exact, relu, s"),
+    (dict(block="x"), "must be one of parallel, parallel_one_norm, serial"),
+    (dict(block="parallel", norm_order="post"), "'serial' where norm_order is 'po"),
+    (dict(unbiased=("mlp",)), "unbiased is 'mlp', must be one of down, gate, key"),
+    (dict(windows=(2, -1)), "windows is .2, -1., must be positive, or 0"),
+    (dict(logit_softcap=-1.0), "logit_softcap is -1.0, must be positive, or 0"),
+    (dict(position="rotary", rotary_dim=6), "rotary_dim is 6, must be at most the"),
+    (dict(position="rotary", rotary_scaling="ntk"), "one of linear, llama3, none, y"),
+    (dict(position="rotary", rotary_scaling="yarn"), "rotary_length is 0, must be p"),
+    (dict(position="rotary", rotary_scaling="llama3", rotary_length=8,
+          rotary_ramp=(4.0, 1.0)), "rotary_ramp is .4.0, 1.0., must be two rising"),
+    (dict(init="xavier"), "model.init is 'xavier', must be one of"),
+    (dict(dtype="float"), "model.dtype is 'float', must be one of"),
+    (dict(dropout=1.0), r"dropout is 1.0, must be in \[0, 1\)"),
+    (dict(vocab_size=0), "vocab_size is 0, must be positive"),
+    (dict(num_kv_heads=-1), "num_kv_heads is -1, must be positive, or 0")])
+def test_what_no_decoder_can_have_is_one_message(fields, message):
+  module = registry.build(dataclasses.replace(GPT2, **fields))
+
+  with pytest.raises(errors.UserError, match=message):
+    registry.specs(module)
+
+
+def test_text_beyond_learned_positions_is_refused():
+  _, params = random_models.build(GPT2)
+
+  with pytest.raises(errors.UserError, match="17 tokens is longer .*max_length=16"):
+    logits_of(GPT2, params, np.zeros((1, 17), np.int32))
+  logits_of(GPT2, params, np.zeros((1, 16), np.int32))
+
+
+def test_scores_depend_on_distance_alone():
+  q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+  turns, _ = positions_lib.turning(
+      dataclasses.replace(LLAMA, head_dim=8, rotary_base=50.0), 0)
+
+  def score(at, other):
+    turned = [positions_lib.rotate(x, jnp.array([[t]]), turns)
+              for x, t in ((q, at), (k, other))]
+    return float((turned[0] * turned[1]).sum())
+
+  assert score(3, 1) == pytest.approx(score(12, 10), abs=0.5e-5, rel=0)
+  assert score(3, 1) != pytest.approx(score(3, 2), abs=0.5e-2, rel=0)

@@ -30,7 +30,8 @@ def _written(model=MODEL, vocabularies=(OLD, NEW), adapters_=(), transfer=None,
       strategy=config.Strategy(**strategy))
   source = registry.specs(registry.build(model))
   resolved = lambda plan, target: resolve.resolve(
-      plan, {"": source}, target, {"": vocabularies[0], resolve.TARGET: vocabularies[1]},
+      plan, {"": source}, target,
+      {"": vocabularies[0], resolve.TARGET: vocabularies[1]},
       {"": registry.constants(model), resolve.TARGET: registry.constants(model)})
   strategies.check(run)
   plan = strategies.base(run, run.transfer, matches=True)

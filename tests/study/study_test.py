@@ -78,7 +78,7 @@ def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
     lines = [json.loads(line) for seed in (0, 1) for line in (
         folder / "w" / "scratch" / f"seed_{seed}" / f"lr_{lr:g}" / "metrics.jsonl"
     ).read_text().splitlines()]
-    losses = [[l["loss"] for l in part if l["split"] == "validation"]
+    losses = [[line["loss"] for line in part if line["split"] == "validation"]
               for part in (lines[:len(lines) // 2], lines[len(lines) // 2:])]
     return sum(map(min, losses)) / 2
 
@@ -144,8 +144,8 @@ def test_the_step_is_told_at_which_the_controls_loss_was_reached(done):
   def curve(name, seed):
     lines = (folder / "w" / name / f"seed_{seed}" / f"lr_{lrs[name]:g}"
              / "metrics.jsonl").read_text().splitlines()
-    return [(l["step"], l["loss"]) for l in map(json.loads, lines)
-            if l["split"] == "validation"]
+    return [(line["step"], line["loss"]) for line in map(json.loads, lines)
+            if line["split"] == "validation"]
 
   for seed, reached in enumerate(facts["comparisons"][0]["reached"]):
     goal = min(loss for _, loss in curve("scratch", seed))
@@ -197,7 +197,8 @@ def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
   text.write_text("".join(f"{'so ' * (i % 3)}{i} dogs!\n" for i in range(60)))
   run = dataclasses.replace(
       _run(text), model=config.Decoder(
-          num_layers=1, width=8, num_heads=2, max_length=20), data=config.Data(name="files", train=str(text), length=20))
+          num_layers=1, width=8, num_heads=2, max_length=20),
+      data=config.Data(name="files", train=str(text), length=20))
   asked = config.Study(
       question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,),
       samples=2)

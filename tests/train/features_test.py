@@ -86,7 +86,8 @@ def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path)
   np.testing.assert_equal(batches[0], batches[1])  # In the same order.
   learning = {n: params[n] for n, s in specs
               if n.startswith((f"layer_{setup.first_layer}", "final_norm", "head"))}
-  assert hidden.dtype == jnp.dtype(dtype) and setup.first_layer == run.model.num_layers - 1
+  assert hidden.dtype == jnp.dtype(dtype)
+  assert setup.first_layer == run.model.num_layers - 1
 
   def loss(learning, batch):
     return (objectives.next_token(setup.model, False, setup.first_layer)(

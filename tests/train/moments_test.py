@@ -34,7 +34,8 @@ def _run(folder, source=None, plan=PLAN, **optim):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("moments")
-  (path / "text.txt").write_text("\n".join(f"line {i}, {i * 7 % 13}" for i in range(99)))
+  (path / "text.txt").write_text(
+      "\n".join(f"line {i}, {i * 7 % 13}" for i in range(99)))
   loop.train(_run(path), path / "source")
   return path
 

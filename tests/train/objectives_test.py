@@ -1,8 +1,9 @@
-from absl.testing import absltest
-from absl.testing import parameterized
+"""The token loss and its gradient, against float64."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from transfer_gen.train import objectives
 
@@ -28,38 +29,34 @@ def ours(logits):
   return nll, grads
 
 
-class CrossEntropyTest(parameterized.TestCase):
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+def test_loss_and_gradient_are_those_of_float64(size):
+  logits = size * np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
 
-  @parameterized.parameters(1.0, 30.0, 1e4)
-  def test_loss_and_gradient_are_those_of_float64(self, size):
-    logits = size * np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
+  nll, grads = ours(logits)
 
-    nll, grads = ours(logits)
-
-    want_nll, want_grads = reference(logits)
-    np.testing.assert_allclose(nll, want_nll, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(grads, want_grads, rtol=1e-5, atol=1e-6)
-    self.assertEqual(nll.dtype, jnp.float32)
-
-  def test_logits_far_from_zero_lose_nothing(self):
-    logits = np.random.default_rng(0).integers(-8, 8, (2, 3, 7)).astype(np.float32)
-
-    near, far = ours(logits), ours(logits + np.float32(2 ** 17))
-
-    np.testing.assert_allclose(far[0], near[0], rtol=1e-6)
-    np.testing.assert_allclose(far[1], near[1], rtol=1e-6, atol=1e-7)
-
-  def test_bfloat16_logits_keep_a_float32_loss(self):
-    logits = jnp.asarray(
-        np.random.default_rng(0).normal(size=(2, 3, 7)), jnp.bfloat16)
-
-    nll, grads = ours(logits)
-
-    want_nll, want_grads = reference(np.float32(logits))
-    self.assertEqual((nll.dtype, grads.dtype), (jnp.float32, jnp.bfloat16))
-    np.testing.assert_allclose(nll, want_nll, rtol=1e-5)
-    np.testing.assert_allclose(np.float32(grads), want_grads, rtol=0.02, atol=0.01)
+  want_nll, want_grads = reference(logits)
+  np.testing.assert_allclose(nll, want_nll, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(grads, want_grads, rtol=1e-5, atol=1e-6)
+  assert nll.dtype == jnp.float32
 
 
-if __name__ == "__main__":
-  absltest.main()
+def test_logits_far_from_zero_lose_nothing():
+  logits = np.random.default_rng(0).integers(-8, 8, (2, 3, 7)).astype(np.float32)
+
+  near, far = ours(logits), ours(logits + np.float32(2 ** 17))
+
+  np.testing.assert_allclose(far[0], near[0], rtol=1e-6)
+  np.testing.assert_allclose(far[1], near[1], rtol=1e-6, atol=1e-7)
+
+
+def test_bfloat16_logits_keep_a_float32_loss():
+  logits = jnp.asarray(
+      np.random.default_rng(0).normal(size=(2, 3, 7)), jnp.bfloat16)
+
+  nll, grads = ours(logits)
+
+  want_nll, want_grads = reference(np.float32(logits))
+  assert (nll.dtype, grads.dtype) == (jnp.float32, jnp.bfloat16)
+  np.testing.assert_allclose(nll, want_nll, rtol=1e-5)
+  np.testing.assert_allclose(np.float32(grads), want_grads, rtol=0.02, atol=0.01)

@@ -25,7 +25,7 @@ def _prepared():
   tokenizer = tokenizers.build(config.Tokenizer(kind="bytes"), texts)
   data = config.Data(name="files", train="x", length=7)
   return texts, pipeline.prepare(
-      data, {s: docs for s in ("train", "validation", "test")}, tokenizer, {})
+      data, dict.fromkeys(("train", "validation", "test"), docs), tokenizer, {})
 
 
 def test_each_target_counts_once_for_its_document_whatever_the_batch():

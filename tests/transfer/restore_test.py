@@ -225,7 +225,8 @@ def test_each_source_leaf_is_read_once_however_many_rows_want_it():
       yield from source.read(names, shardings)
 
   table = {**AXES, "(one|two|both)": ("embed", "mlp")}
-  specs = tree.specs({name: jnp.zeros((8, 2)) for name in ("one", "two", "both")}, table)
+  specs = tree.specs(
+      {name: jnp.zeros((8, 2)) for name in ("one", "two", "both")}, table)
   plan = plan_lib.TransferPlan(
       rules=(Rule(target="both", source=("body", "body")),
              Rule(target=".*", source="body")), groups=ALL, unused_source=("head",))

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from tests.comparing import distance
 from transfer_gen import config
 from transfer_gen import sources
 from transfer_gen import tree
@@ -51,17 +52,13 @@ def _apply(module, params, inputs):
   return module.apply({"params": params}, inputs)
 
 
-def _difference(a, b):
-  return np.abs(a - b).max() / np.abs(a).max()
-
-
 def _grown(old, **changes):
   module, source = _source(old)
   new, plan = structure.grow(old, **changes)
   target, rows, params = _transfer(source, old, new, plan)
   before, after = _logits(module, source.arrays), _logits(target, params)
   assert np.std(before) > 0.1
-  return _difference(before, after), new, rows, params
+  return distance(after, before), new, rows, params
 
 
 @pytest.mark.parametrize("fields, changes", [
@@ -135,7 +132,7 @@ def test_a_copy_that_is_not_divided_changes_the_function():
 
   target, _, params = _transfer(source, old, new, plan)
 
-  assert _difference(_logits(module, source.arrays), _logits(target, params)) > 0.1
+  assert distance(_logits(module, source.arrays), _logits(target, params)) > 0.1
 
 
 def _refused(old, new, *maps):
@@ -218,7 +215,7 @@ def test_heads_and_keys_that_move_together_compute_the_same():
 
   target, _, params = _transfer(source, old, old, plan)
 
-  assert _difference(_logits(module, source.arrays), _logits(target, params)) < 1e-5
+  assert distance(_logits(module, source.arrays), _logits(target, params)) < 1e-5
 
 
 def test_grouped_queries_from_multi_head_are_means():
@@ -330,7 +327,7 @@ def test_importance_finds_the_units_that_a_copy_added():
   target, _, params = _transfer(source, old, new, plan)
 
   assert set(chosen.index) == set(range(30)) - set(tiny.tolist())
-  assert _difference(_logits(module, source.arrays), _logits(target, params)) < 1e-4
+  assert distance(_logits(module, source.arrays), _logits(target, params)) < 1e-4
   again = plan_lib.from_json(plan_lib.to_json(plan), plan_lib.arrays(plan))
   np.testing.assert_array_equal(again.axes[0].map.index, chosen.index)
 

@@ -179,7 +179,8 @@ def test_gpt2_t5_and_a_small_sentencepiece_share_what_they_share(tmp_path):
   shutil.copy(paths.TOKENIZERS / "gpt2_vocab.json", tmp_path / "vocab.json")
   shutil.copy(paths.TOKENIZERS / "gpt2_merges.txt", tmp_path / "merges.txt")
   gpt2, t5, small = map(tokenizers.load, (
-      tmp_path, paths.TOKENIZERS / "t5_32000.model", paths.TOKENIZERS / "spm_1000.model"))
+      tmp_path, paths.TOKENIZERS / "t5_32000.model",
+      paths.TOKENIZERS / "spm_1000.model"))
 
   index = vocabulary.match(_first(gpt2), _first(t5))
 
