@@ -49,6 +49,11 @@ def package(name: str) -> str:
   return root if (PACKAGE / root).is_dir() else ""
 
 
+def is_folder(name: str) -> bool:
+  """Whether a module is the `__init__.py` of a folder."""
+  return modules()[name].name == "__init__.py"
+
+
 def functions(name: str) -> Iterator[tuple[str, _Function, bool]]:
   """Functions of a module: qualified name, node, and whether it is public."""
   yield from _functions(ast.parse(modules()[name].read_text()), "", True)
