@@ -1,7 +1,7 @@
 """The package keeps its structure: imports point down, and sizes stay in their budgets.
 
-A budget is a smoke alarm. When one rings, look for the idea that the code is missing; do
-not move lines about until it stops.
+A budget is a smoke alarm. When one rings, look for the idea that the code is missing;
+do not move lines about until it stops.
 """
 
 import subprocess
@@ -17,13 +17,13 @@ ORDER = ("", "config", "formats", "transfer", "data", "models", "adapters", "map
          "sources", "train", "distill", "generate", "export", "run", "study",
          "commands")
 # Folders that know fewer folders than their place in the order allows.
-KNOWS = {"models": {"config"}, "transfer": {"config", "formats"}, "generate": {"models"},
-         "formats": set(), "config": set()}
+KNOWS = {"config": set(), "formats": set(), "transfer": {"config", "formats"},
+         "models": {"config"}, "generate": {"models"}}
 # Each boundary has one door: the folders and modules that may import a library.
 DOORS = {
     "absl": {"commands", "__main__"},
     "grain": {"data"},
-    "h5py": set(),  # Its files are parsed by `formats`: a file of a stranger is hostile.
+    "h5py": set(),  # `formats` reads HDF5 itself: a stranger's file may be hostile.
     "keras": set(),
     "matplotlib": {"run", "study"},
     "ml_collections": {"commands"},
