@@ -1,0 +1,84 @@
+"""Every benchmark can be imported, and its comparisons run at a small size.
+
+The times mean nothing here; that both sides of a comparison run does.
+"""
+
+import dataclasses
+import importlib
+import math
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+from tests import paths
+from transfer_gen import config
+
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+from benchmarks import decoder_peer
+from benchmarks import frozen
+from benchmarks import low_rank
+from benchmarks import lstm_peer
+from benchmarks import stored_features
+
+NAMES = sorted(path.stem for path in (paths.ROOT / "benchmarks").glob("*.py")
+               if path.stem != "__init__")
+DECODER = config.Decoder(
+    vocab_size=64, num_layers=2, width=16, num_heads=2, max_length=160)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_can_be_imported(name):
+  assert importlib.import_module(f"benchmarks.{name}").__doc__
+
+
+def test_a_training_step_of_the_decoder_beside_its_peer():
+  found = decoder_peer._compare_steps(DECODER, (8, 8), rounds=1)
+
+  assert found.ratio > 0
+
+
+def test_generation_beside_its_peer():
+  found = decoder_peer._compare_generation(DECODER, rounds=1)
+
+  assert found.ratio > 0
+
+
+def test_a_training_step_of_the_lstm_beside_its_peer(monkeypatch):
+  monkeypatch.setattr(lstm_peer, "LSTM_512", dataclasses.replace(
+      lstm_peer.LSTM_512, vocab_size=32, embed_width=8, hidden_width=8))
+  monkeypatch.setattr(lstm_peer, "ROWS", 8)
+  monkeypatch.setattr(lstm_peer, "LENGTH", 8)
+
+  assert lstm_peer.lstm_512_over_torch().ratio > 0
+
+
+def test_low_rank_beside_peft(monkeypatch):
+  monkeypatch.setattr(decoder_peer, "GPT2_SMALL", DECODER)
+  monkeypatch.setattr(low_rank, "_SHAPE", (8, 8))
+  monkeypatch.setattr(low_rank, "_ROUNDS", 1)
+
+  assert low_rank.lora_over_peft().ratio > 0
+  assert 0 < low_rank.lora_flops() < math.inf
+
+
+def test_the_share_of_a_step_in_which_the_head_learns(monkeypatch):
+  monkeypatch.setattr(frozen, "MODEL", dataclasses.replace(
+      frozen.MODEL, vocab_size=512, num_layers=2, width=64, num_heads=2))
+
+  share = frozen._share(frozen._HEAD, learning_layers=0, rounds=1)
+
+  assert 0 < share.flops < 1 and 0 < share.paper < 1 and share.time > 0
+  assert share.slot_bytes_over_learning == pytest.approx(2, abs=0.1)
+
+
+def test_steps_from_stored_features_beside_live_ones(monkeypatch):
+  monkeypatch.setattr(stored_features, "_MODEL", dataclasses.replace(
+      stored_features._MODEL, vocab_size=300, num_layers=2, width=16, num_heads=2))
+
+  found = stored_features.stored_features_share(rounds=1)
+
+  assert found.ratio > 0 and found.ours > 0 and found.peer > 0
