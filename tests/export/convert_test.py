@@ -5,6 +5,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.export import convert
+from transfer_gen.export import hugging_face_folder
 from transfer_gen.formats import detect
 from transfer_gen.formats import safetensors
 from transfer_gen.generate import sampling
@@ -97,11 +99,11 @@ def test_a_checkpoint_goes_in_and_out_again(name, tmp_path):
   convert.convert(tmp_path / "in", tmp_path / "ours", "orbax")
   convert.convert(tmp_path / "ours", tmp_path / "again", "safetensors")
 
-  before = dict(detect.open_raw(tmp_path / "in").read(
-      detect.open_raw(tmp_path / "in").specs))
+  before = dict(detect.opener_of(tmp_path / "in")().read(
+      detect.opener_of(tmp_path / "in")().specs))
   for folder in (tmp_path / "out", tmp_path / "again"):
-    source = detect.open_raw(folder)
-    assert source.specs == detect.open_raw(tmp_path / "in").specs
+    source = detect.opener_of(folder)()
+    assert source.specs == detect.opener_of(tmp_path / "in")().specs
     for leaf, value in source.read(list(source.specs)):
       np.testing.assert_array_equal(value.view(np.uint8), before[leaf].view(np.uint8))
     np.testing.assert_array_equal(logits(loaded(folder)), logits(model))
@@ -132,8 +134,8 @@ def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
             for name, spec in registry.specs(module).items()}
   tmp_path.joinpath("out").mkdir()
 
-  told = convert.hugging_face_folder.write(
-      convert.epath.Path(tmp_path / "out"), model, params)
+  told = hugging_face_folder.write(
+      epath.Path(tmp_path / "out"), model, params)
 
   theirs = loaded(tmp_path / "out")
   ours = module.apply({"params": tree.unflatten(params)}, INPUTS)
@@ -154,7 +156,7 @@ def test_what_no_architecture_holds_is_named(fields, message, tmp_path):
   model = config.Decoder(vocab_size=V, width=24, num_heads=2, **fields)
 
   with pytest.raises(errors.UserError, match=message):
-    convert.hugging_face_folder.write(convert.epath.Path(tmp_path), model, {})
+    hugging_face_folder.write(epath.Path(tmp_path), model, {})
   assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +183,7 @@ def test_half_precision_stays_what_it_was(tmp_path):
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
 
-  before, after = (detect.open_raw(tmp_path / name) for name in ("in", "out"))
+  before, after = (detect.opener_of(tmp_path / name)() for name in ("in", "out"))
   assert {str(spec.dtype) for spec in after.specs.values()} == {"bfloat16"}
   assert after.specs == before.specs
   for (_, a), (_, b) in zip(*(s.read(sorted(s.specs)) for s in (before, after))):
@@ -215,7 +217,7 @@ def test_nothing_is_left_of_a_conversion_that_fails(tmp_path):
 def test_written_files_are_what_the_format_says(tmp_path):
   arrays = {"a": np.arange(3, dtype=np.float16), "b": np.eye(2, dtype=np.float32),
             "c": np.array(7, np.int64), "empty": np.zeros((0, 4), np.float32)}
-  path = convert.epath.Path(tmp_path / "x.safetensors")
+  path = epath.Path(tmp_path / "x.safetensors")
 
   safetensors.write_file(path, arrays, {"format": "pt"})
 

@@ -20,7 +20,7 @@ def _random(*shape, dtype=np.float32):
 
 
 def _read(path):
-  source = detect.open_raw(path)
+  source = detect.opener_of(path)()
   read = dict(source.read(list(source.specs)))
   for name, value in read.items():
     assert (value.shape, value.dtype) == (
@@ -163,7 +163,7 @@ def test_models_that_keras_itself_saved(tmp_path, model, name):
   dense = f"{last}/kernel" if name == "m.h5" else "layers/dense/vars/0"
   np.testing.assert_array_equal(read[dense], np.asarray(model.layers[-1].kernel))
   if "weights" not in name:
-    assert detect.open_raw(path).facts["model_config"]["class_name"] == "Sequential"
+    assert detect.opener_of(path)().facts["model_config"]["class_name"] == "Sequential"
 
 
 @pytest.mark.parametrize("make, why", [
@@ -192,7 +192,7 @@ def test_forms_that_are_not_read_are_named(tmp_path):
       file[f"layers/{i}"] = np.zeros(2, np.float32)
 
   with pytest.raises(errors.UserError, match="is dense, which is not read"):
-    detect.open_raw(tmp_path / "x.h5")
+    detect.opener_of(tmp_path / "x.h5")()
 
 
 def test_the_newer_headers_are_read_where_they_are_plain(tmp_path):

@@ -113,7 +113,7 @@ def _mutant(data, seed):
 
 
 def _read(path):
-  source = detect.open_raw(path)
+  source = detect.opener_of(path)()
   for name, value in source.read(list(source.specs)):
     spec = source.specs[name]
     assert (value.shape, value.dtype) == (spec.shape, spec.dtype)
@@ -185,7 +185,7 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path, data, why):
   (tmp_path / "x.safetensors").write_bytes(data)
 
   with pytest.raises(errors.UserError, match=why):
-    detect.open_raw(tmp_path / "x.safetensors")
+    detect.opener_of(tmp_path / "x.safetensors")()
 
 
 def test_holes_in_a_good_file_are_no_error(tmp_path):
@@ -222,7 +222,7 @@ def test_an_npz_that_lies_is_refused(tmp_path, header, why):
   path.write_bytes(_zip(("a.npy", _npy(header))))
 
   with pytest.raises(errors.UserError, match=why):
-    detect.open_raw(path)
+    detect.opener_of(path)()
 
 
 def test_a_member_that_is_no_array_is_refused(tmp_path):
@@ -230,7 +230,7 @@ def test_a_member_that_is_no_array_is_refused(tmp_path):
   path.write_bytes(_zip(("../a.sh", b"echo")))
 
   with pytest.raises(errors.UserError, match=r"\.\./a\.sh is no array"):
-    detect.open_raw(path)
+    detect.opener_of(path)()
 
 
 def test_a_checksum_that_does_not_agree_is_an_error(tmp_path):
@@ -252,4 +252,4 @@ def test_a_zip_that_inflates_without_bound_is_refused(tmp_path):
   (tmp_path / "x.npz").write_bytes(data)
 
   with pytest.raises(errors.UserError, match="would take 4000000128 bytes"):
-    detect.open_raw(tmp_path / "x.npz")
+    detect.opener_of(tmp_path / "x.npz")()

@@ -26,7 +26,7 @@ def _bytes(tensor):
 
 
 def _check(path, tensors):
-  source = detect.open_raw(path)
+  source = detect.opener_of(path)()
   assert set(source.specs) == set(tensors)
   for name, value in source.read(list(source.specs)):
     tensor = tensors[name]
@@ -96,7 +96,7 @@ def test_it_reads_without_pytorch(tmp_path):
 
   told = subprocess.run(
       [sys.executable, "-c", "import sys\nfrom transfer_gen.formats import detect\n"
-       f"s = detect.open_raw({str(tmp_path / 'x.pt')!r})\n"
+       f"s = detect.opener_of({str(tmp_path / 'x.pt')!r})()\n"
        "print(dict(s.read(['x']))['x'].sum(), 'torch' in sys.modules)"],
       capture_output=True, text=True, check=True, env={**os.environ})
 
@@ -127,7 +127,7 @@ def test_all_else_is_refused_by_name(tmp_path, value, named):
   torch.save(value(torch.eye(2), f"'{done}'"), tmp_path / "x.bin")
 
   with pytest.raises(errors.UserError, match="only tensors and plain") as error:
-    detect.open_raw(tmp_path / "x.bin")
+    detect.opener_of(tmp_path / "x.bin")()
 
   assert named in str(error.value)
   assert not done.exists()
@@ -153,7 +153,7 @@ def test_nothing_runs_in_either_form(tmp_path, old):
              _use_new_zipfile_serialization=not old)
 
   with pytest.raises(errors.UserError, match="asks for posix.system"):
-    detect.open_raw(tmp_path / "x.bin")
+    detect.opener_of(tmp_path / "x.bin")()
 
   assert not done.exists()
 
@@ -186,7 +186,7 @@ def test_containers_without_end_are_refused(tmp_path, value, why):
   path = _with_pickle(tmp_path / "x.pt", pickle.dumps(value, protocol=2))
 
   with pytest.raises(errors.UserError, match=why):
-    detect.open_raw(path)
+    detect.opener_of(path)()
 
 
 def _tensor(count=4, offset=0, shape=(4,), strides=(1,), member="0"):
@@ -203,7 +203,7 @@ def _tensor(count=4, offset=0, shape=(4,), strides=(1,), member="0"):
 def test_a_tensor_by_hand(tmp_path):
   path = _with_pickle(tmp_path / "x.pt", _tensor())
 
-  assert [s.shape for s in detect.open_raw(path).specs.values()] == [(4,)]
+  assert [s.shape for s in detect.opener_of(path)().specs.values()] == [(4,)]
 
 
 @pytest.mark.parametrize("lie", [
@@ -215,7 +215,7 @@ def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, lie):
   path = _with_pickle(tmp_path / "x.pt", _tensor(**lie))
 
   with pytest.raises(errors.UserError, match="no whole PyTorch file"):
-    detect.open_raw(path)
+    detect.opener_of(path)()
 
 
 _PLAIN = st.recursive(

@@ -47,10 +47,10 @@ def test_safetensors(tmp_path):
   arrays = _arrays() | {"brain": np.array([1.5, -2], ml_dtypes.bfloat16)}
   safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", {"format": "pt"})
 
-  source = detect.open_raw(tmp_path / "model.safetensors")
+  source = detect.opener_of(tmp_path / "model.safetensors")()
 
   _check(source, arrays)
-  _check(detect.open_raw(tmp_path), arrays)  # As Hugging Face names it in a folder.
+  _check(detect.opener_of(tmp_path)(), arrays)  # As Hugging Face names it in a folder.
   assert source.facts["metadata"] == {"format": "pt"}
   assert source.title.endswith("model.safetensors: safetensors file")
 
@@ -70,7 +70,7 @@ def test_a_leaf_is_read_by_its_range_alone(tmp_path, monkeypatch):
   fill = raw.fill
   monkeypatch.setattr(raw, "fill", lambda f, n: taken.append(n) or fill(f, n))
 
-  source = detect.open_raw(path)
+  source = detect.opener_of(path)()
   (name, value), = source.read(["small"])
 
   assert name == "small" and value.tolist() == [3, 4]
@@ -80,7 +80,7 @@ def test_a_leaf_is_read_by_its_range_alone(tmp_path, monkeypatch):
 def test_buffers_lie_as_devices_want_them(tmp_path):
   safetensors.numpy.save_file(_arrays(), tmp_path / "x.safetensors")
 
-  source = detect.open_raw(tmp_path / "x.safetensors")
+  source = detect.opener_of(tmp_path / "x.safetensors")()
   for _, value in source.read(["ids", "body.weight"]):
     assert value.ctypes.data % 64 == 0
 
@@ -99,8 +99,8 @@ def _sharded(folder, arrays):
 def test_safetensors_in_several_files(tmp_path):
   index, _ = _sharded(tmp_path, _arrays())
 
-  _check(detect.open_raw(index), _arrays())
-  _check(detect.open_raw(tmp_path), _arrays())
+  _check(detect.opener_of(index)(), _arrays())
+  _check(detect.opener_of(tmp_path)(), _arrays())
 
 
 @pytest.mark.parametrize("change, why", [
@@ -118,7 +118,7 @@ def test_an_index_that_lies_is_refused(tmp_path, change, why):
   index.write_text(json.dumps({"weight_map": places}))
 
   with pytest.raises(errors.UserError, match=why):
-    detect.open_raw(tmp_path)
+    detect.opener_of(tmp_path)()
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -128,14 +128,14 @@ def test_npz(tmp_path, save):
                 **{"body.weight": np.asfortranarray(arrays["body.weight"])})
   save(tmp_path / "x.npz", **stored)
 
-  _check(detect.open_raw(tmp_path / "x.npz"), arrays)
+  _check(detect.opener_of(tmp_path / "x.npz")(), arrays)
 
 
 def test_a_folder_of_npy(tmp_path):
   for name, array in _arrays().items():
     np.save(tmp_path / f"{name}.npy", array)
 
-  _check(detect.open_raw(tmp_path), _arrays())
+  _check(detect.opener_of(tmp_path)(), _arrays())
 
 
 @pytest.mark.parametrize("array, why", [
@@ -149,7 +149,7 @@ def test_arrays_of_no_numbers_are_refused(tmp_path, array, why):
 
   for path in (tmp_path / "x.npz", tmp_path):
     with pytest.raises(errors.UserError, match=why):
-      detect.open_raw(path)
+      detect.opener_of(path)()
 
 
 def _manifest(folder, **entries):
@@ -163,7 +163,7 @@ def _manifest(folder, **entries):
 
 
 def test_a_folder_of_float32_tensors_with_a_manifest(tmp_path):
-  _check(detect.open_raw(_manifest(tmp_path)), {
+  _check(detect.opener_of(_manifest(tmp_path))(), {
       "cell/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
       "step": np.array(2, np.float32)})
 
@@ -180,7 +180,7 @@ def test_a_folder_of_float32_tensors_with_a_manifest(tmp_path):
 ])
 def test_a_manifest_that_lies_is_refused(tmp_path, entry, why):
   with pytest.raises(errors.UserError, match=why):
-    detect.open_raw(_manifest(tmp_path, bad=entry))
+    detect.opener_of(_manifest(tmp_path, bad=entry))()
 
 
 CONFIG = dict(dim=8, hidden_dim=12, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=10,
@@ -217,7 +217,7 @@ def test_llama2c(tmp_path, version, shared):
   data, arrays = _llama(version, shared)
   (tmp_path / "x.bin").write_bytes(data)
 
-  source = detect.open_raw(tmp_path / "x.bin")
+  source = detect.opener_of(tmp_path / "x.bin")()
 
   _check(source, arrays)
   assert source.facts == {**CONFIG, "shared_classifier": shared}
@@ -237,12 +237,12 @@ def test_a_llama2c_file_that_lies_is_refused(tmp_path, damage, why):
   (tmp_path / "x.bin").write_bytes(damage(data))
 
   with pytest.raises(errors.UserError, match=why):
-    detect.open_raw(tmp_path / "x.bin")
+    detect.opener_of(tmp_path / "x.bin")()
 
 
 @paths.needs(STORIES)
 def test_a_real_llama2c_model():
-  source = detect.open_raw(STORIES / "stories260K.bin")
+  source = detect.opener_of(STORIES / "stories260K.bin")()
   reference = json.loads((STORIES / "reference.json").read_text())
   read = dict(source.read(list(source.specs)))
 
@@ -259,7 +259,7 @@ def test_a_real_llama2c_model():
 @paths.needs(ML5)
 def test_a_real_folder_with_a_manifest():
   folder = ML5 / "charlotte_bronte"
-  source = detect.open_raw(folder)
+  source = detect.opener_of(folder)()
   reference = json.loads((folder.parent / "reference.json").read_text())
   (_, value), = source.read(["rnnlm/softmax_w"])
 
@@ -285,7 +285,7 @@ def test_inspect_shows_every_format(tmp_path, capsys, name, save):
   main.run(["transfer-gen", "inspect", f"--source={tmp_path / name}"])
 
   shown = capsys.readouterr().out
-  source = detect.open_raw(tmp_path / name)
+  source = detect.opener_of(tmp_path / name)()
   assert shown.startswith(source.title + "\n")
   for leaf, spec in source.specs.items():
     line, = (x for x in shown.splitlines() if x.startswith(leaf + " "))

@@ -184,7 +184,7 @@ def test_a_checkpoint_goes_out_as_it_came_and_from_a_workdir(name, tmp_path):
   convert.convert(tmp_path / "ours", tmp_path / "out", "safetensors")
 
   for folder in (tmp_path / "back", tmp_path / "out"):
-    assert detect.open_raw(folder).specs == source.view.raw.specs
+    assert detect.opener_of(folder)().specs == source.view.raw.specs
     again = loaded(folder, CASES[name][0])
     np.testing.assert_array_equal(their_logits(again), their_logits(model))
     generation = transformers.GenerationConfig.from_pretrained(folder)

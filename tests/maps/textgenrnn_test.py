@@ -182,8 +182,8 @@ def test_out_again_is_keras_2_s_form_bit_for_bit(fields, tmp_path):
 
   convert.convert(path, tmp_path / "out", "keras")
 
-  again = detect.open_raw(tmp_path / "out" / "textgenrnn_weights.hdf5")
-  first = dict(detect.open_raw(path).read(list(detect.open_raw(path).specs)))
+  again = detect.opener_of(tmp_path / "out" / "textgenrnn_weights.hdf5")()
+  first = dict(detect.opener_of(path)().read(list(detect.opener_of(path)().specs)))
   assert again.specs.keys() == first.keys()
   for name, value in again.read(list(again.specs)):
     np.testing.assert_array_equal(value, first[name])

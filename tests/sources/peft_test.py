@@ -18,6 +18,7 @@ from transfer_gen import tree
 from transfer_gen.adapters import wrap as adapters_lib
 from transfer_gen.export import peft_folder
 from transfer_gen.formats import detect
+from transfer_gen.maps import peft_modules
 from transfer_gen.models import registry
 from transfer_gen.sources import peft
 
@@ -136,7 +137,7 @@ def test_what_we_write_comes_back_bit_for_bit(bases, tmp_path, case):
   params = _with_adapters(source, adapters)
   peft_folder.write(tmp_path, source.model, params, adapters)
 
-  back = peft.Adapter(detect.open_raw(tmp_path), source.model)
+  back = peft.Adapter(detect.opener_of(tmp_path)(), source.model)
 
   specs = registry.specs(adapters_lib.wrap(registry.build(source.model), adapters))
   assert back.specs == {n: s for n, s in specs.items() if n not in source.specs}
@@ -166,7 +167,7 @@ def test_an_adapter_of_pefts_computes_the_same_here(bases, tmp_path, name, field
   theirs = _theirs(_made_there(bases[name], tmp_path, name, **fields))
   source = sources.open(bases[name])
 
-  stored = peft.Adapter(detect.open_raw(tmp_path), source.model, source)
+  stored = peft.Adapter(detect.opener_of(tmp_path)(), source.model, source)
 
   kernels = {row.rpartition("/")[0] + "/kernel" for row in stored.specs}
   adapter = config.LoRA(
@@ -184,12 +185,12 @@ def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
   adapter = config.LoRA(params=ALL, rank=1)
   peft_folder.write(
       tmp_path, source.model, _with_adapters(source, (adapter,)), (adapter,))
-  written = json.loads((tmp_path / peft.CONFIG).read_text())
+  written = json.loads((tmp_path / peft_modules.CONFIG).read_text())
 
   def refused(message, model=source.model, **change):
-    (tmp_path / peft.CONFIG).write_text(json.dumps(written | change))
+    (tmp_path / peft_modules.CONFIG).write_text(json.dumps(written | change))
     with pytest.raises(errors.UserError, match=message):
-      peft.Adapter(detect.open_raw(tmp_path), model)
+      peft.Adapter(detect.opener_of(tmp_path)(), model)
 
   refused("peft_type is 'IA3'", peft_type="IA3")
   refused("bias is 'all'", bias="all")

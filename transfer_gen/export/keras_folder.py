@@ -72,6 +72,8 @@ def write_folder(
     errors.UserError: If no Keras model computes the same.
   """
   folder = epath.Path(folder)
+  if tokenizer is not None:
+    tokenizer.save(folder / tokenizers.FOLDER)
   if textgenrnn_out.has(model):
     return _write_textgenrnn(folder, model, params, tokenizer)
   write(folder / f"model{SUFFIX}", model, params)

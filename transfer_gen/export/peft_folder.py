@@ -13,10 +13,10 @@ from transfer_gen.adapters import calls
 from transfer_gen.adapters import leaves
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.formats import safetensors
-from transfer_gen.maps import families
-from transfer_gen.sources import peft
+from transfer_gen.maps import catalog
+from transfer_gen.maps import peft_modules
 
-_Block = tuple[str, peft.Place, config_adapters.LoRA]
+_Block = tuple[str, peft_modules.Place, config_adapters.LoRA]
 
 
 def write(
@@ -51,8 +51,8 @@ def write(
           " LoRA is. The workdir of the run holds it.")
   if len({adapter.dora for adapter in adapters}) > 1:
     raise errors.UserError("PEFT has dora for all adapters or for none.")
-  family, _ = families.family_of(model, name)
-  places = peft.places(family, model, family.prefixes[0])
+  family, _ = catalog.family_of(model, name)
+  places = peft_modules.places(family, model, family.prefixes[0])
   by_module: dict[str, list[_Block]] = {}
   for kernel, place in places.items():
     for adapter in adapters:
@@ -60,15 +60,15 @@ def write(
         by_module.setdefault(place.module, []).append((kernel, place, adapter))
   arrays, ranks, scales, blocks = {}, {}, {}, {}
   for module, mine in by_module.items():
-    at = f"{peft.BEFORE}{module}."
+    at = f"{peft_modules.BEFORE}{module}."
     arrays[f"{at}lora_A.weight"], arrays[f"{at}lora_B.weight"] = _factors(mine, params)
     if adapters[0].dora:
       arrays[f"{at}lora_magnitude_vector"] = _magnitudes(module, mine, places, params)
     ranks[module] = sum(adapter.rank for _, _, adapter in mine)
     scales[module] = mine[0][2].scale
     blocks[module] = _rows(mine)
-  safetensors.write_file(folder / peft.WEIGHTS, arrays, {
-      "format": "pt", peft.BLOCKS: json.dumps(blocks)})
+  safetensors.write_file(folder / peft_modules.WEIGHTS, arrays, {
+      "format": "pt", peft_modules.BLOCKS: json.dumps(blocks)})
   turned = any(mine[0][1].turned for mine in by_module.values())
   task = ("SEQ_2_SEQ_LM" if isinstance(model, config_lib.EncoderDecoder)
           else "CAUSAL_LM")
@@ -131,5 +131,5 @@ def _write_config(folder, adapters, ranks, scales, fields) -> None:
       "use_dora": adapters[0].dora,
       "rank_pattern": {m: r for m, r in ranks.items() if r != rank},
       "alpha_pattern": {m: a for m, a in alphas.items() if a != alpha}}
-  (folder / peft.CONFIG).write_text(
+  (folder / peft_modules.CONFIG).write_text(
       json.dumps(fields, indent=2, sort_keys=True) + "\n")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from etils import epath
 
-from transfer_gen import errors
 from transfer_gen.formats import keras_h5
 from transfer_gen.formats import llama2c_bin
 from transfer_gen.formats import manifest
@@ -20,6 +19,7 @@ _FILES = {
     ".keras": keras_h5.open_file, ".bin": pytorch.open_file,
     ".pt": pytorch.open_file, ".pth": pytorch.open_file,
 }
+Raw = raw.Raw
 SUFFIXES = tuple(_FILES)
 # The first of these files that a folder holds is the checkpoint.
 _IN_FOLDERS = (
@@ -27,32 +27,23 @@ _IN_FOLDERS = (
     "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.safetensors")
 
 
-def open_raw(path: epath.PathLike) -> raw.Raw:
-  """Opens a checkpoint of another framework under its own names.
+def opener_of(path: epath.PathLike) -> Callable[[], Raw] | None:
+  """Returns the function that opens a checkpoint under its own names.
 
   Args:
     path: A file, or a folder that holds one.
 
-  Raises:
-    errors.UserError: If no format is recognized, or the file is damaged.
+  Returns:
+    A function that opens the path, and raises `UserError` if it is damaged; or None if
+    no format is recognized.
   """
   path = epath.Path(path)
-  opener = opener_of(path)
-  if opener is None:
-    raise errors.UserError(
-        f"{path}: no checkpoint format is recognized. Supported are files that end in"
-        f" {', '.join(SUFFIXES)} or .index.json, and folders that hold one.")
-  return opener()
-
-
-def opener_of(path: epath.Path) -> Callable[[], raw.Raw] | None:
-  """Returns the function that opens a path, or None if no format is recognized."""
   if path.is_dir():
     return _opener_of_folder(path)
   return _opener_of_file(path) if path.is_file() else None
 
 
-def _opener_of_folder(path: epath.Path) -> Callable[[], raw.Raw] | None:
+def _opener_of_folder(path: epath.Path) -> Callable[[], Raw] | None:
   for name in _IN_FOLDERS:
     if (path / name).exists():
       return _opener_of_file(path / name)
@@ -63,7 +54,7 @@ def _opener_of_folder(path: epath.Path) -> Callable[[], raw.Raw] | None:
   return None
 
 
-def _opener_of_file(path: epath.Path) -> Callable[[], raw.Raw] | None:
+def _opener_of_file(path: epath.Path) -> Callable[[], Raw] | None:
   if path.name.endswith(".index.json"):
     open_shard = (safetensors.open_file if ".safetensors." in path.name
                   else pytorch.open_file)

@@ -14,7 +14,8 @@ A map is what a file of this folder calls `MAP`; `sources.foreign` lists them. I
 A new architecture is one file here and one line there.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -23,6 +24,10 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import mapped
+
+# What a map is written with, so that its file needs no other import for it.
+Line, Map, Raw = mapped.Line, mapped.Map, raw_lib.Raw
+read_json, malformed = raw_lib.read_json, raw_lib.malformed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,3 +96,28 @@ def refuse_unknown(
   if unknown:
     raise errors.UserError(
         f"{where}: {', '.join(unknown)[:300]}: no model here has such a field.")
+
+
+@contextlib.contextmanager
+def understood(raw: raw_lib.Raw, what: str) -> Iterator[None]:
+  """Turns what a map raises on a malformed config into one message with the path.
+
+  A config is input from outside: whatever a map stumbles over in it is the fault of the
+  checkpoint, not of this package.
+
+  Args:
+    raw: The checkpoint.
+    what: What is being read, for the message.
+
+  Raises:
+    errors.UserError: If the body raises an error of arithmetic, look-up or type.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+          ValueError) as error:
+    raise errors.UserError(
+        f"{raw.path}: what lies there does not make sense ({what}):"
+        f" {type(error).__name__}: {str(error)[:200]}.") from error

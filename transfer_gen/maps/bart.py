@@ -3,10 +3,11 @@
 from typing import Any
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
+from transfer_gen.maps import hugging_face_lines
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 from transfer_gen.models import decoder_config
 
 _OFFSET = 2
@@ -53,25 +54,25 @@ def config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
       "decoder_start_token_id": model.start_token}
 
 
-def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[mapped.Line]:
+def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.Line]:
   """Where leaves of layers and of the output lie, by the names of both."""
-  found = hugging_face.head(model, "lm_head")
+  found = hugging_face_lines.head(model, "lm_head")
   if model.logit_bias:
-    found.append(mapped.Line(
+    found.append(architecture.Line(
         target="head/bias", source=_BIAS, layout=layouts.Unstack(index=0)))
   for side in ("encoder", "decoder"):
-    layer = f"{side}/{hugging_face.LAYER}"
+    layer = f"{side}/{hugging_face_lines.LAYER}"
     at = rf"{prefix}{side}.layers.\1"
     parts = [("attn", "attn_norm", "self_attn")]
     if side == "decoder":
       parts.append(("cross_attn", "cross_norm", "encoder_attn"))
     for ours, norm, theirs in parts:
       found += _attention(model, f"{layer}/{ours}", f"{at}.{theirs}")
-      found += hugging_face.norm(
+      found += hugging_face_lines.norm(
           f"{layer}/{norm}", f"{at}.{theirs}_layer_norm", True)
     for ours, theirs in (("up", "fc1"), ("down", "fc2")):
-      found += hugging_face.linear(f"{layer}/mlp/{ours}", f"{at}.{theirs}", True)
-    found += hugging_face.norm(f"{layer}/mlp_norm", f"{at}.final_layer_norm", True)
+      found += hugging_face_lines.linear(f"{layer}/mlp/{ours}", f"{at}.{theirs}", True)
+    found += hugging_face_lines.norm(f"{layer}/mlp_norm", f"{at}.final_layer_norm", True)
   return found
 
 
@@ -89,22 +90,22 @@ def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
   return {"model_type": "bart", **config(model)}
 
 
-def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[mapped.Line]:
-  found = [mapped.Line(target="embed/embedding", source=f"{prefix}shared.weight")]
+def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.Line]:
+  found = [architecture.Line(target="embed/embedding", source=f"{prefix}shared.weight")]
   for side in ("encoder", "decoder"):
-    found.append(mapped.Line(target=f"{side}/position/embedding",
+    found.append(architecture.Line(target=f"{side}/position/embedding",
                              source=f"{prefix}{side}.embed_positions.weight"))
-    found += hugging_face.norm(
+    found += hugging_face_lines.norm(
         f"{side}/embed_norm", f"{prefix}{side}.layernorm_embedding", True)
   return found + layers(model, prefix)
 
 
 def _attention(
-    model: config_lib.EncoderDecoder, target: str, source: str) -> list[mapped.Line]:
+    model: config_lib.EncoderDecoder, target: str, source: str) -> list[architecture.Line]:
   heads = (model.num_heads, model.head_dim)
-  found = hugging_face.linear(f"{target}/out", f"{source}.out_proj", True, mixed=heads)
+  found = hugging_face_lines.linear(f"{target}/out", f"{source}.out_proj", True, mixed=heads)
   for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
-    found += hugging_face.linear(
+    found += hugging_face_lines.linear(
         f"{target}/{ours}", f"{source}.{theirs}_proj", True, heads=heads)
   return found
 

@@ -9,22 +9,20 @@ import re
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import character_table
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 
 _KERNEL = re.compile(
     r"(.*?)(?:multi_rnn_cell/)?(?:cell_(\d+)/)?basic_lstm_cell/kernel")
 _ORDER = (0, 2, 1, 3)  # Ours: i, f, g (their j), o.
 
 
-def _recognizes(raw: raw_lib.Raw) -> bool:
+def _recognizes(raw: architecture.Raw) -> bool:
   return bool(_kernels(raw)) and "embedding" in raw.specs
 
 
-def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
+def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   kernels = _kernels(raw)
   widths = tuple(raw.specs[name].shape[-1] // 4 for name in kernels)
   vocab_size, embed_width = raw.specs["embedding"].shape
@@ -35,31 +33,31 @@ def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
       embed_width=embed_width, hidden_width=widths[0], forget_bias=1.0)
 
 
-def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
+def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
   units = model.hidden_width
   gates = lambda dim: (layouts.Unflatten(dim=dim, shape=(4, units)),
                        layouts.Permute(dim=dim, index=_ORDER))
-  lines = [mapped.Line(target="embed/embedding", source="embedding")]
+  lines = [architecture.Line(target="embed/embedding", source="embedding")]
   for layer, kernel in enumerate(_kernels(raw)):
     sizes = (model.embed_width if layer == 0 else units, units)
     lines += [
-        mapped.Line(
+        architecture.Line(
             target=f"layer_{layer}/cell/{ours}", source=kernel,
             layout=layouts.Chain(parts=(
                 layouts.Part(dim=0, parts=sizes, index=index), *gates(1))))
         for index, ours in enumerate(("input_kernel", "recurrent_kernel"))]
-    lines.append(mapped.Line(
+    lines.append(architecture.Line(
         target=f"layer_{layer}/cell/bias",
         source=kernel.removesuffix("kernel") + "bias",
         layout=layouts.Chain(parts=gates(0))))
   scope = _KERNEL.fullmatch(_kernels(raw)[0])[1]
-  lines += [mapped.Line(target="head/kernel", source=f"{scope}softmax_w"),
-            mapped.Line(target="head/bias", source=f"{scope}softmax_b")]
+  lines += [architecture.Line(target="head/kernel", source=f"{scope}softmax_w"),
+            architecture.Line(target="head/bias", source=f"{scope}softmax_b")]
   # The number of steps that it was trained for.
-  return mapped.Map(lines=tuple(lines), unused=("Variable", "global_step"))
+  return architecture.Map(lines=tuple(lines), unused=("Variable", "global_step"))
 
 
-def _tokenizer(raw: raw_lib.Raw, model: config_lib.Recurrent, repair: bool):
+def _tokenizer(raw: architecture.Raw, model: config_lib.Recurrent, repair: bool):
   path = architecture.beside(raw, "vocab.json")
   if path is None:
     return None
@@ -67,7 +65,7 @@ def _tokenizer(raw: raw_lib.Raw, model: config_lib.Recurrent, repair: bool):
   return tokenizer_kinds.Characters(rows, {}), notes
 
 
-def _kernels(raw: raw_lib.Raw) -> list[str]:
+def _kernels(raw: architecture.Raw) -> list[str]:
   """Names of the cells' kernels, from the first layer on."""
   found = {int(match[2] or 0): name for name in raw.specs
            if (match := _KERNEL.fullmatch(name)) and len(raw.specs[name].shape) == 2}

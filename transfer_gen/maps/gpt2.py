@@ -3,12 +3,13 @@
 from typing import Any
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
+from transfer_gen.maps import hugging_face_lines
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 
-_IN, _AT = hugging_face.LAYER, r"h.\1"
+_IN, _AT = hugging_face_lines.LAYER, r"h.\1"
 
 
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
@@ -37,15 +38,15 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "tie_word_embeddings": model.tied}
 
 
-def _lines(model: config_lib.Decoder, prefix: str) -> list[mapped.Line]:
+def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   heads = (model.num_heads, model.width // model.num_heads)
   at = prefix + _AT
   found = [
-      mapped.Line(target="embed/embedding", source=f"{prefix}wte.weight"),
-      mapped.Line(target="position/embedding", source=f"{prefix}wpe.weight")]
+      architecture.Line(target="embed/embedding", source=f"{prefix}wte.weight"),
+      architecture.Line(target="position/embedding", source=f"{prefix}wpe.weight")]
   for index, name in enumerate(("query", "key", "value")):
     for leaf, source, dim in (("kernel", "weight", 1), ("bias", "bias", 0)):
-      found.append(mapped.Line(
+      found.append(architecture.Line(
           target=f"{_IN}/attn/{name}/{leaf}", source=f"{at}.attn.c_attn.{source}",
           layout=layouts.Chain(parts=(
               layouts.Part(dim=dim, parts=3, index=index),
@@ -54,15 +55,15 @@ def _lines(model: config_lib.Decoder, prefix: str) -> list[mapped.Line]:
       ("attn/out", "attn.c_proj", layouts.Unflatten(dim=0, shape=heads)),
       ("mlp/up", "mlp.c_fc", layouts.COPY), ("mlp/down", "mlp.c_proj", layouts.COPY)):
     found += [
-        mapped.Line(target=f"{_IN}/{ours}/kernel", source=f"{at}.{theirs}.weight",
+        architecture.Line(target=f"{_IN}/{ours}/kernel", source=f"{at}.{theirs}.weight",
                     layout=layout),
-        mapped.Line(target=f"{_IN}/{ours}/bias", source=f"{at}.{theirs}.bias")]
+        architecture.Line(target=f"{_IN}/{ours}/bias", source=f"{at}.{theirs}.bias")]
   return [
       *found,
-      *hugging_face.norm(f"{_IN}/attn_norm", f"{at}.ln_1", True),
-      *hugging_face.norm(f"{_IN}/mlp_norm", f"{at}.ln_2", True),
-      *hugging_face.norm("final_norm", f"{prefix}ln_f", True),
-      *hugging_face.head(model, "lm_head")]
+      *hugging_face_lines.norm(f"{_IN}/attn_norm", f"{at}.ln_1", True),
+      *hugging_face_lines.norm(f"{_IN}/mlp_norm", f"{at}.ln_2", True),
+      *hugging_face_lines.norm("final_norm", f"{prefix}ln_f", True),
+      *hugging_face_lines.head(model, "lm_head")]
 
 
 FAMILY = hugging_face.Family(

@@ -6,14 +6,15 @@ Each head's query, key and value lie beside each other in one tensor.
 from typing import Any
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
+from transfer_gen.maps import hugging_face_lines
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 from transfer_gen.models import attention
 
 _ATTENTION = ("query", "key", "value", "out")
-_IN, _AT = hugging_face.LAYER, r"layers.\1"
+_IN, _AT = hugging_face_lines.LAYER, r"layers.\1"
 
 
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
@@ -50,29 +51,29 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "tie_word_embeddings": model.tied}
 
 
-def _lines(model: config_lib.Decoder, prefix: str) -> list[mapped.Line]:
+def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   heads, size = model.num_heads, model.width // model.num_heads
   at, biased = prefix + _AT, attention.biased(model, "query")
-  found = [mapped.Line(target="embed/embedding", source=f"{prefix}embed_in.weight"),
-           *hugging_face.head(model, "embed_out"),
-           *hugging_face.norm("final_norm", f"{prefix}final_layer_norm", True)]
+  found = [architecture.Line(target="embed/embedding", source=f"{prefix}embed_in.weight"),
+           *hugging_face_lines.head(model, "embed_out"),
+           *hugging_face_lines.norm("final_norm", f"{prefix}final_layer_norm", True)]
   for index, name in enumerate(_ATTENTION[:3]):
     own = (layouts.Unflatten(dim=0, shape=(heads, 3 * size)),
            layouts.Part(dim=1, parts=3, index=index))
     target, source = f"{_IN}/attn/{name}", f"{at}.attention.query_key_value"
-    found.append(mapped.Line(
+    found.append(architecture.Line(
         target=f"{target}/kernel", source=f"{source}.weight",
         layout=layouts.Chain(parts=(*own, layouts.Transpose(perm=(2, 0, 1))))))
     if biased:
-      found.append(mapped.Line(target=f"{target}/bias", source=f"{source}.bias",
+      found.append(architecture.Line(target=f"{target}/bias", source=f"{source}.bias",
                                layout=layouts.Chain(parts=own)))
-  found += hugging_face.linear(
+  found += hugging_face_lines.linear(
       f"{_IN}/attn/out", f"{at}.attention.dense", biased, mixed=(heads, size))
   for ours, theirs in (("up", "dense_h_to_4h"), ("down", "dense_4h_to_h")):
-    found += hugging_face.linear(f"{_IN}/mlp/{ours}", f"{at}.mlp.{theirs}", True)
+    found += hugging_face_lines.linear(f"{_IN}/mlp/{ours}", f"{at}.mlp.{theirs}", True)
   for ours, theirs in (
       ("attn_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
-    found += hugging_face.norm(f"{_IN}/{ours}", f"{at}.{theirs}", True)
+    found += hugging_face_lines.norm(f"{_IN}/{ours}", f"{at}.{theirs}", True)
   return found
 
 

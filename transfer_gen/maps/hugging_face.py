@@ -16,14 +16,11 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.data import tokenizers
-from transfer_gen.formats import raw as raw_lib
-from transfer_gen.maps import architecture as maps
+from transfer_gen.maps import architecture as architecture_lib
 from transfer_gen.maps import hugging_face_fields as fields_lib
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 from transfer_gen.models import decoder_config
 
-LAYER = r"layer_(\d+)"
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm",
          "target.spm", "vocab.json", "target_vocab.json", "merges.txt",
          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -52,7 +49,7 @@ class Family:
     inside: A value of `model_type` whose config holds, in a field, that of a model of
       the family beside others; and what that leaves out by habit.
     others: Leaves of those others, by their whole names.
-    tokenizer: (checkpoint, model) to what `maps.Architecture` has.
+    tokenizer: (checkpoint, model) to what `architecture_lib.Architecture` has.
   """
   name: str
   what: str
@@ -61,29 +58,29 @@ class Family:
   prefixes: tuple[str, ...]
   model: Callable[[fields_lib.Fields, str], config_lib.Decoder]
   config: Callable[[config_lib.Decoder], dict[str, Any]]
-  lines: Callable[[config_lib.Decoder, str], list[mapped.Line]]
+  lines: Callable[[config_lib.Decoder, str], list[architecture_lib.Line]]
   unused: tuple[str, ...] = ()
   kind: type = config_lib.Decoder
   inside: Mapping[str, tuple[str, Mapping[str, Any]]] = dataclasses.field(
       default_factory=dict)
   others: tuple[str, ...] = ()
-  tokenizer: Callable[[raw_lib.Raw, config_lib.Decoder], _Tokenizer] = (
+  tokenizer: Callable[[architecture_lib.Raw, config_lib.Decoder], _Tokenizer] = (
       lambda raw, model: tokenizer_beside(raw, model))
 
 
-def architecture(family: Family) -> maps.Architecture:
+def architecture(family: Family) -> architecture_lib.Architecture:
   """A family as a map that `sources.foreign` lists."""
 
   def model(raw):
-    path = maps.beside(raw, "config.json")
-    fields = raw_lib.read_json(path)
+    path = architecture_lib.beside(raw, "config.json")
+    fields = architecture_lib.read_json(path)
     if (kind := fields["model_type"]) in family.inside:
       name, habit = family.inside[kind]
       fields = {"tie_word_embeddings": fields.get("tie_word_embeddings", True),
                 **habit, **fields[name]}
     return read(family, str(path), fields, raw.specs, len(raw.specs))
 
-  return maps.Architecture(
+  return architecture_lib.Architecture(
       name=family.name, what=family.what,
       recognizes=lambda raw: type_of(raw) in {**family.types, **family.inside},
       model=model, lines=lambda raw, model: lines(family, model, raw.specs),
@@ -139,18 +136,18 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
 
 def lines(
     family: Family, model: config_lib.Decoder, names: Collection[str] = ()
-) -> mapped.Map:
+) -> architecture_lib.Map:
   """Where leaves lie in a checkpoint of these names; (): in one that we write."""
   prefix = next((p for p in family.prefixes if p + family.anchor in names),
                 family.prefixes[0])
   again = ("lm_head.weight", "embed_out.weight") if model.tied else ()  # Tied.
   unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
-  return mapped.Map(lines=tuple(family.lines(decoder_config.explicit(model), prefix)),
+  return architecture_lib.Map(lines=tuple(family.lines(decoder_config.explicit(model), prefix)),
                     unused=(*again, *unused, *family.others))
 
 
 def specs_before(
-    how: mapped.Map, specs: Mapping[str, tree.Spec],
+    how: architecture_lib.Map, specs: Mapping[str, tree.Spec],
     dtypes: Mapping[str, np.dtype]) -> dict[str, tree.Spec]:
   """Specs of the checkpoint that a map reads leaves of ours from.
 
@@ -170,42 +167,9 @@ def specs_before(
   return found
 
 
-def linear(
-    target: str, source: str, biased: bool, heads: tuple[int, ...] = (),
-    mixed: tuple[int, ...] = ()) -> list[mapped.Line]:
-  """Lines of a PyTorch `Linear`, whose weight is [outputs, inputs].
-
-  Args:
-    target: Ours, without /kernel.
-    source: Theirs, without .weight.
-    biased: Whether it has a bias.
-    heads: What the outputs are, if several dimensions.
-    mixed: What the inputs are, if several.
-  """
-  parts = (layouts.Transpose(perm=(1, 0)),)
-  parts += (layouts.Unflatten(dim=1, shape=heads),) if heads else ()
-  parts += (layouts.Unflatten(dim=0, shape=mixed),) if mixed else ()
-  bias = layouts.Unflatten(dim=0, shape=heads) if heads else layouts.COPY
-  return [mapped.Line(target=f"{target}/kernel", source=f"{source}.weight",
-                      layout=layouts.Chain(parts=parts))] + [
-      mapped.Line(target=f"{target}/bias", source=f"{source}.bias", layout=bias)
-  ] * biased
-
-
-def norm(target: str, source: str, biased: bool) -> list[mapped.Line]:
-  """Lines of a norm."""
-  return [mapped.Line(target=f"{target}/scale", source=f"{source}.weight")] + [
-      mapped.Line(target=f"{target}/bias", source=f"{source}.bias")] * biased
-
-
-def head(model: config_lib.Decoder, source: str) -> list[mapped.Line]:
-  """The output's line, if it is not tied."""
-  return [] if model.tied else linear("head", source, False)
-
-
-def tokenizer_beside(raw: raw_lib.Raw, model: config_lib.Decoder) -> _Tokenizer:
+def tokenizer_beside(raw: architecture_lib.Raw, model: config_lib.Decoder) -> _Tokenizer:
   """The tokenizer in the files that most of them have."""
-  found = [path for name in _TEXTS if (path := maps.beside(raw, name))]
+  found = [path for name in _TEXTS if (path := architecture_lib.beside(raw, name))]
   if not found:
     return None
   tokenizer = tokenizers.load(found[0].parent)
@@ -216,10 +180,10 @@ def tokenizer_beside(raw: raw_lib.Raw, model: config_lib.Decoder) -> _Tokenizer:
   return tokenizer, ()
 
 
-def type_of(raw: raw_lib.Raw) -> str:
+def type_of(raw: architecture_lib.Raw) -> str:
   """The `model_type` of its `config.json`; empty where there is none."""
-  path = maps.beside(raw, "config.json")
-  return str(raw_lib.read_json(path).get("model_type")) if path else ""
+  path = architecture_lib.beside(raw, "config.json")
+  return str(architecture_lib.read_json(path).get("model_type")) if path else ""
 
 
 def _before(layout: layouts.Layout, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import re
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 
 _ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
 _COUNTER = re.compile(r"_\d+$")  # Of a name that was taken in the graph.
@@ -21,7 +21,7 @@ Inputs = Sequence[tuple[str, int]]  # Ends of kernels' names here, and features.
 def lines(
     target: str, names: Mapping[str, str], model: config_lib.Recurrent, units: int,
     inputs: Inputs, cudnn: bool = False, turned: bool = False,
-) -> list[mapped.Line]:
+) -> list[architecture.Line]:
   """Lines for one cell of ours.
 
   Args:
@@ -64,7 +64,7 @@ def part(sizes: Sequence[int], index: int) -> list[layouts.Layout]:
 
 def affine(
     target: str, names: Mapping[str, str], inputs: Inputs, turned: bool = False
-) -> list[mapped.Line]:
+) -> list[architecture.Line]:
   """Lines for a Dense layer; the arguments are those of `lines`."""
   sizes = [size for _, size in inputs]
   turn = [layouts.Interleave(dim=0)] if turned else []
@@ -75,7 +75,7 @@ def affine(
   return found
 
 
-def average(target: str, source: str, inputs: Inputs) -> list[mapped.Line]:
+def average(target: str, source: str, inputs: Inputs) -> list[architecture.Line]:
   """Lines for the scores of an average: a column [D, 1] over all that it reads."""
   sizes = [size for _, size in inputs]
   return [_line(f"{target}/kernel{end}", source,
@@ -99,7 +99,7 @@ def weights(names: Iterable[str], layer: str, way: str = "") -> dict[str, str]:
   return found
 
 
-def _biases(target, names, model, units, cudnn, turn) -> list[mapped.Line]:
+def _biases(target, names, model, units, cudnn, turn) -> list[architecture.Line]:
   if "bias" not in names:
     return []
   gates = len(_ORDER[model.cell])
@@ -122,6 +122,6 @@ def _gates(model, dim) -> list[layouts.Layout]:
       layouts.Permute(dim=dim, index=index)]
 
 
-def _line(target: str, source: str, parts: Sequence[layouts.Layout]) -> mapped.Line:
-  return mapped.Line(target=re.escape(target), source=source.replace("\\", r"\\"),
+def _line(target: str, source: str, parts: Sequence[layouts.Layout]) -> architecture.Line:
+  return architecture.Line(target=re.escape(target), source=source.replace("\\", r"\\"),
                      layout=layouts.Chain(parts=tuple(parts)))

@@ -11,7 +11,6 @@ import re
 from typing import Any
 
 from transfer_gen import errors
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import keras_cells
 
@@ -60,16 +59,16 @@ class Layer:
     return f"layer {self.name} ({self.kind})"
 
 
-def config(raw: raw_lib.Raw) -> Mapping[str, Any] | None:
+def config(raw: architecture.Raw) -> Mapping[str, Any] | None:
   """The model's config; None where there is none."""
   if "model_config" in raw.facts:
     return raw.facts["model_config"]
   path = architecture.beside(raw, "config.json")
-  found = {} if path is None else raw_lib.read_json(path)
+  found = {} if path is None else architecture.read_json(path)
   return found if "class_name" in found else None
 
 
-def layers(raw: raw_lib.Raw) -> list[Layer]:
+def layers(raw: architecture.Raw) -> list[Layer]:
   """All layers of a Sequential or functional model, in the config's order.
 
   Raises:
@@ -89,7 +88,7 @@ def layers(raw: raw_lib.Raw) -> list[Layer]:
 
 
 def weights(
-    raw: raw_lib.Raw, layer: Layer, way: str = "") -> dict[str, str]:
+    raw: architecture.Raw, layer: Layer, way: str = "") -> dict[str, str]:
   """Names of a layer's weights in the checkpoint, by what they are.
 
   Args:
@@ -110,7 +109,7 @@ def weights(
   return {name: "/".join([*parts, str(i)]) for i, name in enumerate(names)}
 
 
-def cell_fields(raw: raw_lib.Raw, cells: Sequence[Layer]) -> dict[str, Any]:
+def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]:
   """Fields of `config.Recurrent` that a stack of recurrent layers asks for.
 
   Raises:
@@ -142,7 +141,7 @@ def shape(layers_: Sequence[Layer], name: str) -> tuple[int | None, ...]:
   return (layer.fields.get("input_length"),)
 
 
-def logits(raw: raw_lib.Raw, layer: Layer, activation: str | None = None) -> None:
+def logits(raw: architecture.Raw, layer: Layer, activation: str | None = None) -> None:
   """Checks that a Dense layer ends in logits, or in their softmax.
 
   Raises:
@@ -201,7 +200,7 @@ def _tensors(node: Any) -> Iterator[tuple[str, int]]:
       yield from _tensors(value)
 
 
-def _check(raw: raw_lib.Raw, layer: Layer) -> None:
+def _check(raw: architecture.Raw, layer: Layer) -> None:
   where = f"{raw.path}: {layer}"
   architecture.require(where, layer.fields, {
       "merge_mode": ("concat",), "mask_zero": (False,), "go_backwards": (False,),
@@ -218,7 +217,7 @@ def _known(kind: str) -> frozenset[str]:
   return frozenset(_SILENT | _READ.get(kind, set()) | {"merge_mode"})
 
 
-def _gate(raw: raw_lib.Raw, cell: Layer) -> str:
+def _gate(raw: architecture.Raw, cell: Layer) -> str:
   """What it computes by `recurrent_activation`, whose meaning has changed."""
   name = cell.fields.get("recurrent_activation", "sigmoid")
   architecture.require(f"{raw.path}: {cell}", {"recurrent_activation": name}, {

@@ -28,7 +28,7 @@ _OURS = ("init", "dropout", "hidden_width", "hidden_widths")
 
 def contents(
     path: epath.Path, model: config_lib.Recurrent
-) -> tuple[raw_lib.Raw, architecture.Architecture]:
+) -> tuple[architecture.Raw, architecture.Architecture]:
   """A checkpoint of Keras that is yet to be written: its config, names and shapes.
 
   Args:
@@ -56,7 +56,7 @@ def contents(
 def planned(
     path: epath.Path, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, Any],
     known: architecture.Architecture, model: config_lib.Recurrent, unread: Collection[str],
-) -> tuple[raw_lib.Raw, list[str]]:
+) -> tuple[architecture.Raw, list[str]]:
   """A Keras file that is yet to be written, and what it would compute otherwise.
 
   Args:
@@ -71,7 +71,7 @@ def planned(
     The checkpoint, without arrays; and for each other field that the map would read
     differently, a few words.
   """
-  raw = raw_lib.Raw(path, "Keras file", {
+  raw = architecture.Raw(path, "Keras file", {
       name: raw_lib.Extent(path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
       for name, shape in shapes.items()}, facts)
   again, wrong = known.model(raw), []

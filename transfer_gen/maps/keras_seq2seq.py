@@ -11,11 +11,9 @@ import dataclasses
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import keras_cells
 from transfer_gen.maps import keras_config
-from transfer_gen.maps import mapped
 
 _IDLE = ("Dropout", "SpatialDropout1D")
 
@@ -37,7 +35,7 @@ class _Pair:
     return self.encoder.wrapper == "Bidirectional"
 
 
-def _recognizes(raw: raw_lib.Raw) -> bool:
+def _recognizes(raw: architecture.Raw) -> bool:
   config = keras_config.config(raw)
   if config is None or config["class_name"] == "Sequential":
     return False
@@ -45,7 +43,7 @@ def _recognizes(raw: raw_lib.Raw) -> bool:
   return kinds.count("InputLayer") == 2
 
 
-def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
+def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   pair = _pair(raw)
   keras_config.logits(raw, pair.dense)
   fields = keras_config.cell_fields(raw, [pair.decoder])
@@ -68,11 +66,11 @@ def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
       source_marks="none", **fields)
 
 
-def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
+def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
   pair, lines = _pair(raw), []
   for scope, embedding in (("encoder/", pair.source_embedding), ("", pair.embedding)):
     if embedding:
-      lines.append(mapped.Line(
+      lines.append(architecture.Line(
           target=f"{scope}embed/embedding",
           source=keras_config.weights(raw, embedding)["embeddings"]))
   units = model.hidden_width // (1 + pair.both)
@@ -89,10 +87,10 @@ def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
   lines += keras_cells.affine(
       "head", keras_config.weights(raw, pair.dense), [("", model.hidden_width)],
       turned=pair.both)
-  return mapped.Map(lines=tuple(lines))
+  return architecture.Map(lines=tuple(lines))
 
 
-def _pair(raw: raw_lib.Raw) -> _Pair:
+def _pair(raw: architecture.Raw) -> _Pair:
   """A model's layers, found from the output back.
 
   Raises:

@@ -10,11 +10,9 @@ import dataclasses
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import keras_cells
 from transfer_gen.maps import keras_config
-from transfer_gen.maps import mapped
 
 _HIDDEN = ("relu", "tanh", "sigmoid", "linear")
 _IDLE = ("Dropout", "SpatialDropout1D", "InputLayer")
@@ -38,11 +36,11 @@ class _Stack:
   activations: tuple[str, ...]
 
 
-def _recognizes(raw: raw_lib.Raw) -> bool:
+def _recognizes(raw: architecture.Raw) -> bool:
   return keras_config.config(raw) is not None
 
 
-def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
+def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   stack = _stack(raw)
   for cell in stack.cells[:-1]:
     architecture.require(f"{raw.path}: {cell}", {"return_sequences": False} | dict(cell.fields),
@@ -81,10 +79,10 @@ def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
       **keras_config.cell_fields(raw, stack.cells))
 
 
-def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
+def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
   stack, lines, inputs = _stack(raw), [], [("", model.embed_width)]
   if stack.embedding:
-    lines.append(mapped.Line(
+    lines.append(architecture.Line(
         target="embed/embedding",
         source=keras_config.weights(raw, stack.embedding)["embeddings"]))
   else:
@@ -101,10 +99,10 @@ def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
   for target, dense in zip(("dense", "head")[-len(stack.dense):], stack.dense):
     lines += keras_cells.affine(target, keras_config.weights(raw, dense), inputs)
     inputs = [("", dense.fields["units"])]
-  return mapped.Map(lines=tuple(lines))
+  return architecture.Map(lines=tuple(lines))
 
 
-def _stack(raw: raw_lib.Raw) -> _Stack:
+def _stack(raw: architecture.Raw) -> _Stack:
   """A model's layers, one on the other.
 
   Raises:
@@ -148,7 +146,7 @@ _STAGES: Mapping[str, int] = {"Embedding": 1, "Dense": 4, "Activation": 4}
 
 
 def _composed(
-    raw: raw_lib.Raw, layer: keras_config.Layer, before: str) -> str:
+    raw: architecture.Raw, layer: keras_config.Layer, before: str) -> str:
   """The activation of a Dense layer with one behind it."""
   if before != "linear":
     raise errors.UserError(f"{raw.path}: {layer} stands behind {before}, not known.")

@@ -3,13 +3,14 @@
 from typing import Any
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
-from transfer_gen.maps import mapped
+from transfer_gen.maps import hugging_face_lines
 from transfer_gen.models import attention
 
 ATTENTION, MLP = ("query", "key", "value", "out"), ("up", "gate", "down")
-_IN, _AT = hugging_face.LAYER, r"layers.\1"
+_IN, _AT = hugging_face_lines.LAYER, r"layers.\1"
 _TYPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
           "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -91,22 +92,22 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
           "attention_bias": set(ATTENTION) <= biased}
 
 
-def lines(model: config_lib.Decoder, prefix: str) -> list[mapped.Line]:
+def lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   """Where leaves lie, by their names in all models of this kind."""
   heads = lambda count: (count, model.head_dim)
   at = prefix + _AT
-  found = [mapped.Line(target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
-           *hugging_face.head(model, "lm_head")]
+  found = [architecture.Line(target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
+           *hugging_face_lines.head(model, "lm_head")]
   for ours, count in (("query", model.num_heads), ("key", model.num_kv_heads),
                       ("value", model.num_kv_heads)):
-    found += hugging_face.linear(
+    found += hugging_face_lines.linear(
         f"{_IN}/attn/{ours}", f"{at}.self_attn.{ours[0]}_proj",
         attention.biased(model, ours), heads=heads(count))
-  found += hugging_face.linear(
+  found += hugging_face_lines.linear(
       f"{_IN}/attn/out", f"{at}.self_attn.o_proj", attention.biased(model, "out"),
       mixed=heads(model.num_heads))
   for ours in MLP:
-    found += hugging_face.linear(
+    found += hugging_face_lines.linear(
         f"{_IN}/mlp/{ours}", f"{at}.mlp.{ours}_proj", attention.biased(model, ours))
   norms = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
   if model.norm_order == "both":
@@ -117,8 +118,8 @@ def lines(model: config_lib.Decoder, prefix: str) -> list[mapped.Line]:
     norms |= {"attn/query_norm": "self_attn.q_norm",
               "attn/key_norm": "self_attn.k_norm"}
   for ours, theirs in norms.items():
-    found += hugging_face.norm(f"{_IN}/{ours}", f"{at}.{theirs}", False)
-  return found + hugging_face.norm("final_norm", f"{prefix}norm", False)
+    found += hugging_face_lines.norm(f"{_IN}/{ours}", f"{at}.{theirs}", False)
+  return found + hugging_face_lines.norm("final_norm", f"{prefix}norm", False)
 
 
 FAMILY = hugging_face.Family(

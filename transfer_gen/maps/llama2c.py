@@ -9,16 +9,14 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds
 from transfer_gen.formats import llama2c_bin
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import layouts
-from transfer_gen.maps import mapped
 
 _BOS, _EOS = 1, 2
 _BYTES = 2**27
 
 
-def _model(raw: raw_lib.Raw) -> config_lib.Decoder:
+def _model(raw: architecture.Raw) -> config_lib.Decoder:
   sizes = raw.facts
   return config_lib.Decoder(
       vocab_size=sizes["vocab_size"], num_layers=sizes["n_layers"], width=sizes["dim"],
@@ -28,7 +26,7 @@ def _model(raw: raw_lib.Raw) -> config_lib.Decoder:
       tied=sizes["shared_classifier"], bias=False)
 
 
-def _lines(raw: raw_lib.Raw, model: config_lib.Decoder) -> mapped.Map:
+def _lines(raw: architecture.Raw, model: config_lib.Decoder) -> architecture.Map:
   del raw
   size = model.width // model.num_heads
   transpose = layouts.Transpose(perm=(1, 0))
@@ -43,26 +41,26 @@ def _lines(raw: raw_lib.Raw, model: config_lib.Decoder) -> mapped.Map:
       "mlp/up/kernel": ("w3", transpose), "attn_norm/scale": ("rms_att_weight",),
       "mlp_norm/scale": ("rms_ffn_weight",)}
   lines = [
-      mapped.Line(
+      architecture.Line(
           target=f"layer_{layer}/{ours}", source=source,
           layout=layouts.Chain(parts=(layouts.Unstack(index=layer), *parts)))
       for ours, (source, *parts) in leaves.items() for layer in range(model.num_layers)]
   lines += [
-      mapped.Line(target="embed/embedding", source="token_embedding_table"),
-      mapped.Line(target="final_norm/scale", source="rms_final_weight")]
+      architecture.Line(target="embed/embedding", source="token_embedding_table"),
+      architecture.Line(target="final_norm/scale", source="rms_final_weight")]
   if not model.tied:
-    lines.append(mapped.Line(target="head/kernel", source="wcls", layout=transpose))
+    lines.append(architecture.Line(target="head/kernel", source="wcls", layout=transpose))
   # Sines and cosines of the rotary angles, which every model computes.
-  return mapped.Map(lines=tuple(lines), unused=("freq_cis_(real|imag)",))
+  return architecture.Map(lines=tuple(lines), unused=("freq_cis_(real|imag)",))
 
 
-def _tokenizer(raw: raw_lib.Raw, model: config_lib.Decoder, repair: bool):
+def _tokenizer(raw: architecture.Raw, model: config_lib.Decoder, repair: bool):
   del repair
   path = next((path for name in (f"tok{model.vocab_size}.bin", "tokenizer.bin")
                if (path := architecture.beside(raw, name))), None)
   if path is None:
     return None
-  with raw_lib.malformed(path, "llama2.c tokenizer"):
+  with architecture.malformed(path, "llama2.c tokenizer"):
     pieces = _pieces(path, model.vocab_size)
   return tokenizer_kinds.HuggingFace(_bpe(pieces)), ()
 

@@ -4,12 +4,10 @@ from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen.data import tokenizer_pieces
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture as maps
 from transfer_gen.maps import bart
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
-from transfer_gen.maps import mapped
 
 
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
@@ -33,16 +31,16 @@ def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
           "share_encoder_decoder_embeddings": not model.source_vocab_size}
 
 
-def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[mapped.Line]:
+def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[maps.Line]:
   tables = {"embed/embedding": "shared"}
   if model.source_vocab_size:
     tables = {"embed/embedding": "decoder.embed_tokens",
               "encoder/embed/embedding": "encoder.embed_tokens"}
-  return [*(mapped.Line(target=ours, source=f"{prefix}{theirs}.weight")
+  return [*(maps.Line(target=ours, source=f"{prefix}{theirs}.weight")
             for ours, theirs in tables.items()), *bart.layers(model, prefix)]
 
 
-def _tokenizer(raw: raw_lib.Raw, model: config_lib.EncoderDecoder):
+def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder):
   if model.source_vocab_size:
     return None, ("it has two vocabularies, vocab.json and target_vocab.json, and a"
                   " tokenizer here has one: none is taken.",)

@@ -3,14 +3,15 @@
 from typing import Any
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
-from transfer_gen.maps import mapped
+from transfer_gen.maps import hugging_face_lines
 from transfer_gen.models import attention
 
 _OFFSET = 2
 _LINEAR = ("query", "key", "value", "out", "up", "down")
-_IN, _AT = hugging_face.LAYER, r"layers.\1"
+_IN, _AT = hugging_face_lines.LAYER, r"layers.\1"
 
 
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
@@ -45,27 +46,27 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "tie_word_embeddings": model.tied}
 
 
-def _lines(model: config_lib.Decoder, prefix: str) -> list[mapped.Line]:
+def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   heads, at = (model.num_heads, model.width // model.num_heads), prefix + _AT
   biased = attention.biased(model, "query")
   found = [
-      mapped.Line(target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
-      mapped.Line(target="position/embedding",
+      architecture.Line(target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
+      architecture.Line(target="position/embedding",
                   source=f"{prefix}embed_positions.weight"),
-      *hugging_face.head(model, "lm_head")]
+      *hugging_face_lines.head(model, "lm_head")]
   for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-    found += hugging_face.linear(
+    found += hugging_face_lines.linear(
         f"{_IN}/attn/{ours}", f"{at}.self_attn.{theirs}", biased, heads=heads)
-  found += hugging_face.linear(
+  found += hugging_face_lines.linear(
       f"{_IN}/attn/out", f"{at}.self_attn.out_proj", biased, mixed=heads)
   for ours, theirs in (("up", "fc1"), ("down", "fc2")):
-    found += hugging_face.linear(f"{_IN}/mlp/{ours}", f"{at}.{theirs}", biased)
+    found += hugging_face_lines.linear(f"{_IN}/mlp/{ours}", f"{at}.{theirs}", biased)
   norms = {f"{_IN}/attn_norm": f"{at}.self_attn_layer_norm",
            f"{_IN}/mlp_norm": f"{at}.final_layer_norm"}
   if model.norm_order == "pre" and model.final_norm:
     norms["final_norm"] = f"{prefix}final_layer_norm"
   for ours, theirs in norms.items():
-    found += hugging_face.norm(ours, theirs, True)
+    found += hugging_face_lines.norm(ours, theirs, True)
   return found
 
 

@@ -6,9 +6,10 @@ Scores are not scaled; distances add to them, from one table for all layers of a
 from typing import Any
 
 from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import hugging_face_fields as fields_lib
-from transfer_gen.maps import mapped
+from transfer_gen.maps import hugging_face_lines
 from transfer_gen.models import decoder_config
 
 _ACTIVATIONS = {
@@ -62,36 +63,36 @@ def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
       "decoder_start_token_id": model.start_token}
 
 
-def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[mapped.Line]:
-  found = [mapped.Line(target="embed/embedding", source=f"{prefix}shared.weight"),
-           *hugging_face.head(model, f"{prefix}lm_head")]
+def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.Line]:
+  found = [architecture.Line(target="embed/embedding", source=f"{prefix}shared.weight"),
+           *hugging_face_lines.head(model, f"{prefix}lm_head")]
   for side, last in (("encoder", 1), ("decoder", 2)):
-    found.append(mapped.Line(target=f"{side}/relative/embedding",
+    found.append(architecture.Line(target=f"{side}/relative/embedding",
                              source=f"{prefix}{side}.{_RELATIVE}.weight"))
-    found += hugging_face.norm(
+    found += hugging_face_lines.norm(
         f"{side}/final_norm", f"{prefix}{side}.final_layer_norm", False)
-    layer = f"{side}/{hugging_face.LAYER}"
+    layer = f"{side}/{hugging_face_lines.LAYER}"
     at = rf"{prefix}{side}.block.\1.layer"
     found += _attention(model, f"{layer}/attn", f"{at}.0.SelfAttention")
-    found += hugging_face.norm(f"{layer}/attn_norm", f"{at}.0.layer_norm", False)
+    found += hugging_face_lines.norm(f"{layer}/attn_norm", f"{at}.0.layer_norm", False)
     if side == "decoder":
       found += _attention(model, f"{layer}/cross_attn", f"{at}.1.EncDecAttention")
-      found += hugging_face.norm(f"{layer}/cross_norm", f"{at}.1.layer_norm", False)
-    found += hugging_face.norm(f"{layer}/mlp_norm", f"{at}.{last}.layer_norm", False)
+      found += hugging_face_lines.norm(f"{layer}/cross_norm", f"{at}.1.layer_norm", False)
+    found += hugging_face_lines.norm(f"{layer}/mlp_norm", f"{at}.{last}.layer_norm", False)
     gated = model.activation in decoder_config.GATES
     names = {"up": "wi_1", "gate": "wi_0"} if gated else {"up": "wi"}
     for ours, theirs in (names | {"down": "wo"}).items():
-      found += hugging_face.linear(
+      found += hugging_face_lines.linear(
           f"{layer}/mlp/{ours}", f"{at}.{last}.DenseReluDense.{theirs}", False)
   return found
 
 
 def _attention(
-    model: config_lib.EncoderDecoder, target: str, source: str) -> list[mapped.Line]:
+    model: config_lib.EncoderDecoder, target: str, source: str) -> list[architecture.Line]:
   heads = (model.num_heads, model.head_dim)
-  found = hugging_face.linear(f"{target}/out", f"{source}.o", False, mixed=heads)
+  found = hugging_face_lines.linear(f"{target}/out", f"{source}.o", False, mixed=heads)
   for name in ("query", "key", "value"):
-    found += hugging_face.linear(
+    found += hugging_face_lines.linear(
         f"{target}/{name}", f"{source}.{name[0]}", False, heads=heads)
   return found
 

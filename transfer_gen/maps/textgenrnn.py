@@ -11,11 +11,9 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import character_table
 from transfer_gen.maps import keras_cells
-from transfer_gen.maps import mapped
 
 _WINDOW = 40
 META = "<s>"  # Begins and ends a text.
@@ -26,12 +24,12 @@ _KNOWN = ("max_length", "rnn_layers", "rnn_size", "rnn_bidirectional",
           "num_classes")
 
 
-def _recognizes(raw: raw_lib.Raw) -> bool:
+def _recognizes(raw: architecture.Raw) -> bool:
   names = raw.specs.keys()
   return {"embedding/embeddings", "output/kernel"} <= names and bool(_layers(raw))
 
 
-def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
+def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   config = _config(raw)
   architecture.refuse_unknown(f"{raw.path}: its config", config, _KNOWN)
   kernels = [_weights(raw, layer)["recurrent_kernel"] for layer in _layers(raw)]
@@ -56,9 +54,9 @@ def _model(raw: raw_lib.Raw) -> config_lib.Recurrent:
   return model
 
 
-def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
+def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
   units = model.hidden_width
-  lines = [mapped.Line(target="embed/embedding", source="embedding/embeddings")]
+  lines = [architecture.Line(target="embed/embedding", source="embedding/embeddings")]
   inputs = [("", model.embed_width)]
   for index, layer in enumerate(_layers(raw)):
     for way in ("cell", "backward")[:1 + model.bidirectional]:
@@ -73,10 +71,10 @@ def _lines(raw: raw_lib.Raw, model: config_lib.Recurrent) -> mapped.Map:
     lines += keras_cells.average("attention", _ATTENTION, inputs)
   lines += keras_cells.affine(
       "head", {"kernel": "output/kernel", "bias": "output/bias"}, inputs)
-  return mapped.Map(lines=tuple(lines))
+  return architecture.Map(lines=tuple(lines))
 
 
-def _tokenizer(raw: raw_lib.Raw, model: config_lib.Recurrent, repair: bool):
+def _tokenizer(raw: architecture.Raw, model: config_lib.Recurrent, repair: bool):
   config = _config(raw)
   path = architecture.beside(raw, _named(raw, "vocab"))
   if path is None:
@@ -92,17 +90,17 @@ def _tokenizer(raw: raw_lib.Raw, model: config_lib.Recurrent, repair: bool):
   return tokenizer_kinds.Characters(rows, roles), notes
 
 
-def _config(raw: raw_lib.Raw) -> dict[str, Any]:
+def _config(raw: architecture.Raw) -> dict[str, Any]:
   path = architecture.beside(raw, _named(raw, "config"))
-  return {} if path is None else raw_lib.read_json(path)
+  return {} if path is None else architecture.read_json(path)
 
 
-def _named(raw: raw_lib.Raw, what: str) -> str:
+def _named(raw: architecture.Raw, what: str) -> str:
   """`hackernews_weights.hdf5` has `hackernews_vocab.json` beside it."""
   return f"{raw.path.stem.removesuffix('_weights')}_{what}.json"
 
 
-def _layers(raw: raw_lib.Raw) -> list[str]:
+def _layers(raw: architecture.Raw) -> list[str]:
   """Names of the recurrent layers, from the first on."""
   groups = {name.split("/")[0] for name in raw.specs}
   if "rnn" in groups:
@@ -111,11 +109,11 @@ def _layers(raw: raw_lib.Raw) -> list[str]:
   return [f"rnn_{n}" for n in sorted(int(n) for n in numbers if n.isdecimal())]
 
 
-def _both(raw: raw_lib.Raw) -> bool:
+def _both(raw: architecture.Raw) -> bool:
   return any("backward" in name for name in raw.specs)
 
 
-def _weights(raw: raw_lib.Raw, layer: str, way: str = "cell") -> dict[str, str]:
+def _weights(raw: architecture.Raw, layer: str, way: str = "cell") -> dict[str, str]:
   return keras_cells.weights(raw.specs, layer, {
       "cell": "forward", "backward": "backward"}[way] if _both(raw) else "")
 

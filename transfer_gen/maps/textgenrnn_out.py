@@ -11,7 +11,6 @@ from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import keras_out
 from transfer_gen.maps import textgenrnn
@@ -75,7 +74,7 @@ def layers(model: config_lib.Recurrent) -> dict[str, dict[str, tuple[int, ...]]]
 
 def contents(
     path: epath.Path, model: config_lib.Recurrent
-) -> tuple[raw_lib.Raw, architecture.Architecture]:
+) -> tuple[architecture.Raw, architecture.Architecture]:
   """A file that is yet to be written, its config beside it: names and shapes.
 
   Args:

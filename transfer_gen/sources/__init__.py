@@ -1,12 +1,14 @@
 """Checkpoints to transfer from, each behind the one protocol `Source`."""
 
+from transfer_gen.sources.foreign import REFUSE
+from transfer_gen.sources.foreign import REPAIR
 from transfer_gen.sources.memory import from_tree
 from transfer_gen.sources.memory import Memory
 from transfer_gen.sources.opening import is_foreign
 from transfer_gen.sources.opening import leaves
 from transfer_gen.sources.opening import open
-from transfer_gen.sources.opening import open_own
+from transfer_gen.sources.own import open_own
 from transfer_gen.sources.source import Source
 
 __all__ = (
-    "Memory", "Source", "from_tree", "is_foreign", "leaves", "open", "open_own")
+    "Memory", "REFUSE", "REPAIR", "Source", "from_tree", "is_foreign", "leaves", "open", "open_own")

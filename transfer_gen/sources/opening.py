@@ -1,14 +1,11 @@
 """Opens whatever lies at a path as a source."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from etils import epath
 
-from transfer_gen import checkpoint
 from transfer_gen import errors
-from transfer_gen import tree
 from transfer_gen.formats import detect
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.sources import foreign
 from transfer_gen.sources import own
 from transfer_gen.sources import peft
@@ -50,7 +47,12 @@ def open(  # pylint: disable=redefined-builtin
     kind = "word vectors need" if vectors else "a checkpoint of ours needs"
     raise errors.UserError(f"{path}: {kind} no map, and {map_name!r} is given.")
   if opener is None and not vectors:
-    return open_own(path, step)
+    if path.is_file():
+      raise errors.UserError(
+          f"{path}: not a checkpoint by its name. Supported are files that end in"
+          f" {', '.join((*detect.SUFFIXES, *word_vectors.SUFFIXES))} or .index.json,"
+          " and folders.")
+    return own.open_own(path, step)
   if step >= 0:
     raise errors.UserError(
         f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
@@ -67,28 +69,9 @@ def open(  # pylint: disable=redefined-builtin
   return peft.Adapter(raw, adapted, base)
 
 
-def open_own(path: epath.PathLike, step: int = -1) -> own.Own:
-  """Opens a checkpoint of a run.
-
-  Args:
-    path: The run's workdir, its `checkpoints/`, or the folder of one checkpoint.
-    step: Which one. -1 means the best, or the last if none was validated.
-
-  Raises:
-    errors.UserError: If there is none.
-  """
-  path = epath.Path(path)
-  if path.is_file():
-    raise errors.UserError(
-        f"{path}: not a checkpoint by its name. Supported are files that end in"
-        f" {', '.join((*detect.SUFFIXES, *word_vectors.SUFFIXES))} or .index.json, and"
-        " folders.")
-  return own.Own(checkpoint.find(path, step))
-
-
 def leaves(
     path: epath.PathLike, step: int = -1
-) -> tuple[str, Mapping[str, tree.Spec]]:
+) -> tuple[str, source_lib.Specs]:
   """Lists a checkpoint's leaves under its own names; reads no array.
 
   Args:
@@ -111,14 +94,8 @@ def is_foreign(path: epath.PathLike) -> bool:
   return _opener_of(epath.Path(path)) is not None
 
 
-def _opener_of(path: epath.Path) -> Callable[[], raw_lib.Raw] | None:
+def _opener_of(path: epath.Path) -> Callable[[], detect.Raw] | None:
   """Opens a checkpoint of another framework; None if it is none."""
-  if word_vectors.recognizes(path) or _is_run(path):
+  if word_vectors.recognizes(path) or own.is_run(path):
     return None
   return detect.opener_of(path)
-
-
-def _is_run(path: epath.Path) -> bool:
-  """Whether a folder is a run's workdir, or a part of one."""
-  return path.is_dir() and any(
-      p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir())

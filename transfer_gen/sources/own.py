@@ -8,7 +8,6 @@ from etils import epath
 import jax
 
 from transfer_gen import checkpoint
-from transfer_gen import tree
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import codec
 from transfer_gen.config import run as config_run
@@ -51,7 +50,7 @@ class Own(source_lib.Source):
     return self.stored.title
 
   @property
-  def specs(self) -> Mapping[str, tree.Spec]:
+  def specs(self) -> source_lib.Specs:
     """Spec of each leaf."""
     return self.stored.specs
 
@@ -81,7 +80,7 @@ class Own(source_lib.Source):
     return () if self.run is None else self.run.adapters
 
   @functools.cached_property
-  def tokenizer(self) -> tokenizers.Tokenizer | None:
+  def tokenizer(self) -> source_lib.Tokenizer | None:
     """Tokenizer of the run."""
     folder = next((parent / tokenizers.FOLDER for parent in self.path.parents
                    if (parent / tokenizers.FOLDER).exists()), None)
@@ -115,3 +114,22 @@ class _Moments:
   ) -> dict[source_lib.StatePath, jax.Array]:
     """Reads the leaves that `where` names."""
     return self._stored.read_state(where)
+
+
+def open_own(path: epath.PathLike, step: int = -1) -> Own:
+  """Opens a checkpoint of a run.
+
+  Args:
+    path: The run's workdir, its `checkpoints/`, or the folder of one checkpoint.
+    step: Which one. -1 means the best, or the last if none was validated.
+
+  Raises:
+    errors.UserError: If there is none.
+  """
+  return Own(checkpoint.find(path, step))
+
+
+def is_run(path: epath.Path) -> bool:
+  """Whether a folder is a run's workdir, or a part of one."""
+  return path.is_dir() and any(
+      p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir())

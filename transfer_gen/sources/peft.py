@@ -13,7 +13,6 @@ Format: https://huggingface.co/docs/peft/developer_guides/checkpoint.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import difflib
 import json
 import re
 from typing import Any
@@ -27,17 +26,10 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.adapters import calls
 from transfer_gen.adapters import leaves as adapter_leaves
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
-from transfer_gen.maps import families
-from transfer_gen.maps import hugging_face
-from transfer_gen.maps import mapped
-from transfer_gen.models import registry
+from transfer_gen.maps import peft_modules
 from transfer_gen.sources import source as source_lib
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-BEFORE = "base_model.model."  # Of all names.
-BLOCKS = "blocks"  # In the file's metadata: {module: {kernel: [first, last row]}}.
 NAME = "lora"  # Of the leaves.
 _TENSOR = re.compile(
     r"base_model\.model\.(?P<module>.+)\."
@@ -53,31 +45,11 @@ _IDLE = frozenset((
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-  """Where a kernel of ours lies in a module of theirs.
-
-  Attributes:
-    module: Its name, e.g. `transformer.h.0.attn.c_attn`.
-    spec: Of the kernel.
-    inputs: i64[I], their input of each of ours, flattened.
-    outputs: i64[O], likewise.
-    shape: (inputs, outputs) of the module.
-    turned: Whether its weight is [outputs, inputs].
-  """
-  module: str
-  spec: tree.Spec
-  inputs: np.ndarray
-  outputs: np.ndarray
-  shape: tuple[int, int]
-  turned: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Row:
   """Where a leaf of ours lies: its part, beside which kernel, in which rows of A."""
   part: str
   kernel: str
-  place: Place
+  place: peft_modules.Place
   block: slice
   spec: tree.Spec
   scale: float
@@ -87,7 +59,7 @@ class Adapter(source_lib.Source):
   """A folder that PEFT wrote: leaves `lora_a`, `lora_b` beside our kernels."""
 
   def __init__(
-      self, raw: raw_lib.Raw, model: source_lib.Model,
+      self, raw: architecture.Raw, model: source_lib.Model,
       base: source_lib.Source | None = None):
     """Relates names; reads no array.
 
@@ -101,13 +73,13 @@ class Adapter(source_lib.Source):
         have no place in the model.
     """
     self.raw, self._base = raw, base
-    where = architecture.beside(raw, CONFIG)
-    fields = raw_lib.read_json(where)
-    with raw_lib.malformed(where, "adapter"):
+    where = architecture.beside(raw, peft_modules.CONFIG)
+    fields = architecture.read_json(where)
+    with architecture.malformed(where, "adapter"):
       _check_fields(fields)
       self._modules = _modules(raw)
-      self._blocks = json.loads(raw.facts["metadata"].get(BLOCKS, "{}"))
-      places = _found(model, self._modules)
+      self._blocks = json.loads(raw.facts["metadata"].get(peft_modules.BLOCKS, "{}"))
+      places = peft_modules.find(model, self._modules)
       self._rows: dict[str, _Row] = {}
       for kernel, place in places.items():
         if place.module in self._modules:
@@ -158,7 +130,7 @@ class Adapter(source_lib.Source):
     return value.reshape(-1)[place.outputs] - calls.norms(
         kernel.reshape(len(place.inputs), -1))
 
-  def _add(self, kernel: str, place: Place, fields: Mapping[str, Any]) -> None:
+  def _add(self, kernel: str, place: peft_modules.Place, fields: Mapping[str, Any]) -> None:
     tensors, own = self._modules[place.module], self._blocks.get(place.module)
     if own is not None and kernel not in own:
       return
@@ -185,70 +157,12 @@ class Adapter(source_lib.Source):
           scale=_scale(fields, place.module))
 
 
-def recognizes(raw: raw_lib.Raw) -> bool:
+def recognizes(raw: architecture.Raw) -> bool:
   """Whether a checkpoint of another framework is an adapter that PEFT wrote."""
-  return raw.path.name == WEIGHTS and architecture.beside(raw, CONFIG) is not None
+  return raw.path.name == peft_modules.WEIGHTS and architecture.beside(raw, peft_modules.CONFIG) is not None
 
 
-def places(
-    family: hugging_face.Family, model: config_lib.Decoder, prefix: str
-) -> dict[str, Place]:
-  """Where each kernel of a model lies in a family's modules.
-
-  Args:
-    family: It can hold the model.
-    model: Its config.
-    prefix: Before all names.
-  """
-  specs = registry.specs(registry.build(model))
-  how = hugging_face.lines(family, model, {prefix + family.anchor})
-  theirs = hugging_face.specs_before(how, specs, {})
-  return {row.name: _place(row, theirs[row.sources[0]].shape)
-          for row in mapped.resolve(how, theirs, specs)
-          if adapter_leaves.is_kernel(row.name, row.spec)
-          and len(theirs[row.sources[0]].shape) == 2}
-
-
-def _place(row: mapped.Row, shape: tuple[int, int]) -> Place:
-  split = adapter_leaves.num_inputs(row.spec)
-  inputs = int(np.prod(row.spec.shape[:split]))
-  first, second = (row.layout(index).reshape(inputs, -1)
-                   for index in np.indices(shape, np.int32))
-  # As in a Linear, [outputs, inputs]; else as in a Conv1D.
-  turned = bool((first == first[:1]).all() and (second == second[:, :1]).all())
-  if turned:
-    first, second = second, first
-  assert (first == first[:, :1]).all() and (second == second[:1]).all(), row.name
-  return Place(module=row.sources[0].removesuffix(".weight"), spec=row.spec,
-               inputs=first[:, 0], outputs=second[0],
-               shape=shape[::-1] if turned else shape, turned=turned)
-
-
-def _found(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
-  """Places in the first family that has all these modules."""
-  known: set[str] = set()
-  for family in families.FAMILIES:
-    try:
-      hugging_face.write(family, model)
-    except errors.UserError:
-      continue
-    for prefix in family.prefixes:
-      found = places(family, model, prefix)
-      names = {place.module for place in found.values()}
-      if modules.keys() <= names:
-        return found
-      known |= names
-  wrong = next((module for module in modules if module not in known), None)
-  if not known or wrong is None:
-    raise errors.UserError("no architecture that is known here computes the model that"
-                           " it stands beside.")
-  near = difflib.get_close_matches(wrong, known, n=1)
-  raise errors.UserError(
-      f"{wrong} is no module with a kernel of the model that it stands beside"
-      + (f"; nearest: {near[0]}." if near else "."))
-
-
-def _modules(raw: raw_lib.Raw) -> dict[str, dict[str, str]]:
+def _modules(raw: architecture.Raw) -> dict[str, dict[str, str]]:
   """Tensors by module and part."""
   found: dict[str, dict[str, str]] = {}
   parts = {"lora_A": "a", "lora_B": "b", "lora_magnitude_vector": "magnitude"}
@@ -262,9 +176,9 @@ def _modules(raw: raw_lib.Raw) -> dict[str, dict[str, str]]:
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
-  architecture.require(CONFIG, {"peft_type": None} | dict(fields), {
+  architecture.require(peft_modules.CONFIG, {"peft_type": None} | dict(fields), {
       "peft_type": ("LORA",), "bias": ("none",)})
-  architecture.refuse_unknown(CONFIG, fields, _IDLE)
+  architecture.refuse_unknown(peft_modules.CONFIG, fields, _IDLE)
 
 
 def _scale(fields: Mapping[str, Any], module: str) -> float:

@@ -15,6 +15,8 @@ from transfer_gen.transfer import vocabulary as vocabulary_lib
 
 Shardings = Mapping[str, jax.sharding.Sharding]
 Model = config_models.Decoder | config_models.Recurrent
+Specs = Mapping[str, tree.Spec]
+Tokenizer = tokenizers.Tokenizer
 StatePath = tuple[Any, ...]  # Keys on the way to a leaf of the optimizer state.
 
 

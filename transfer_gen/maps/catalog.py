@@ -1,22 +1,62 @@
-"""The architectures that Hugging Face Transformers loads, and which of them a model is."""
+"""All architectures that ship, and which of them a checkpoint or a model has."""
 
 from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.formats import raw as raw_lib
+from transfer_gen.maps import architecture
 from transfer_gen.maps import bart
+from transfer_gen.maps import basic_lstm
 from transfer_gen.maps import gemma
 from transfer_gen.maps import gpt2
 from transfer_gen.maps import gpt_neox
 from transfer_gen.maps import hugging_face
+from transfer_gen.maps import keras_seq2seq
+from transfer_gen.maps import keras_stack
 from transfer_gen.maps import llama
+from transfer_gen.maps import llama2c
 from transfer_gen.maps import mapped
 from transfer_gen.maps import marian
 from transfer_gen.maps import opt
 from transfer_gen.maps import t5
+from transfer_gen.maps import textgenrnn
 
+# The first map that recognizes a checkpoint reads it.
+MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
+        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, t5.MAP, bart.MAP, marian.MAP,
+        llama2c.MAP)
+# Those that Hugging Face Transformers loads; the first that can hold a model writes it.
 FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY,
             t5.FAMILY, bart.FAMILY, marian.FAMILY)
+
+
+def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
+  """Chooses the map of a checkpoint.
+
+  Args:
+    raw: The checkpoint.
+    name: Name of the map. If empty, it is detected.
+
+  Raises:
+    errors.UserError: If there is no map of that name, or none recognizes the
+      checkpoint; the message lists them.
+  """
+  known = "\n".join(f"  {entry.name}: {entry.what}" for entry in MAPS)
+  if name:
+    found = [entry for entry in MAPS if entry.name == name]
+    if not found:
+      raise errors.UserError(
+          f"There is no map {name!r}. Give the path of a .json file, or one"
+          f" of\n{known}")
+    return found[0]
+  with architecture.understood(raw, raw.kind):
+    found = [entry for entry in MAPS if entry.recognizes(raw)]
+  if not found:
+    raise errors.UserError(
+        f"{raw.path}: a {raw.kind}, and no map recognizes it. Its config file must lie"
+        f" beside it; or name a map of your own (.json). There are\n{known}")
+  return found[0]
 
 
 def family_of(

@@ -1,0 +1,93 @@
+"""The forms that `convert` writes, each from a source into an empty folder."""
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sources
+from transfer_gen.export import adapted
+from transfer_gen.export import hugging_face_folder
+from transfer_gen.export import keras_folder
+from transfer_gen.export import merged
+from transfer_gen.export import orbax_folder
+
+
+def to_orbax(
+    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+  """Writes a workdir with one checkpoint, at step 0.
+
+  Args:
+    source: The checkpoint.
+    folder: Empty folder to write into.
+    name: Not read: there is one form.
+
+  Returns:
+    Sentences about what could not be written.
+
+  Raises:
+    errors.UserError: If the source is a checkpoint of a run already.
+  """
+  del name
+  if source.view is None and not source.adapters:
+    raise errors.UserError(
+        f"{source.title}: of this form already. Take another --to.")
+  orbax_folder.write(
+      folder, source.model, merged.params(source), merged.specs(source),
+      source.tokenizer)
+  return () if source.tokenizer else (merged.NO_TOKENIZER,)
+
+
+def to_safetensors(
+    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+  """Writes a Transformer with its tokenizer; files of Transformers go along unchanged.
+
+  Args:
+    source: The checkpoint.
+    folder: Empty folder to write into.
+    name: Name of the architecture. If empty, the first that can hold the model.
+
+  Returns:
+    Sentences about what could not be written.
+
+  Raises:
+    errors.UserError: If no architecture of Transformers can hold the model.
+  """
+  if not isinstance(source.model, config_lib.Decoder):
+    raise errors.UserError(
+        f"{source.title}: Transformers has no {type(source.model).__name__}. Take"
+        " --to=keras.")
+  params = merged.params(source)
+  if hugging_face_folder.came_from_there(source):
+    return hugging_face_folder.write_back(folder, source, params)
+  return hugging_face_folder.write(
+      folder, source.model, params, source.tokenizer, name)
+
+
+def to_keras(
+    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+  """Writes a recurrent model with its config and tokenizer.
+
+  Args:
+    source: The checkpoint.
+    folder: Empty folder to write into.
+    name: Not read: the model says which form it has.
+
+  Returns:
+    Sentences about what could not be written.
+
+  Raises:
+    errors.UserError: If the model is not recurrent, or no model of Keras computes the
+      same.
+  """
+  del name
+  if not isinstance(source.model, config_lib.Recurrent):
+    raise errors.UserError(
+        f"{source.title}: a {type(source.model).__name__} is no model of Keras"
+        " that is known here. Take --to=safetensors.")
+  notes = keras_folder.write_folder(
+      folder, source.model, merged.params(source), source.tokenizer)
+  return notes if source.tokenizer else (merged.NO_TOKENIZER,)
+
+
+FORMS = {"orbax": to_orbax, "safetensors": to_safetensors, "keras": to_keras,
+         "peft": adapted.write}

@@ -1,0 +1,72 @@
+"""Writes a tokenizer into a folder that Hugging Face Transformers loads."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen.data import tokenizer_kinds
+from transfer_gen.data import tokenizers
+from transfer_gen.export import merged
+from transfer_gen.formats import whole
+
+Tokenizer = tokenizers.Tokenizer
+_MARKS = {"eos": ((), ("eos",)), "both": (("bos",), ("eos",))}  # Around a source.
+
+
+def write(
+    folder: epath.Path, model: config_lib.Decoder,
+    tokenizer: tokenizers.Tokenizer | None,
+) -> tuple[str, ...]:
+  """Writes the file that Transformers reads, and the names of the special tokens.
+
+  Args:
+    folder: Folder of the model.
+    model: Config of the model.
+    tokenizer: The tokenizer, if there is one.
+
+  Returns:
+    A sentence if nothing was written.
+  """
+  if tokenizer is None:
+    return (merged.NO_TOKENIZER,)
+  tokenizer.save(folder)
+  (folder / tokenizer_kinds.KIND_FILE).unlink()
+  if (folder / "source.spm").exists():
+    return ()
+  if (folder / "tokenizer.model").exists():
+    if isinstance(model, config_lib.EncoderDecoder):  # As T5's is called.
+      (folder / "tokenizer.model").rename(folder / "spiece.model")
+    return ()
+  if not (folder / "tokenizer.json").exists():
+    return ("Transformers has no tokenizer of its kind: none was written.",)
+  described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+  names = {token["id"]: token["content"] for token in described["added_tokens"]}
+  marks = _MARKS.get(getattr(model, "source_marks", ""), ((), ()))
+  known = {role: (names[index], index) for role, index in tokenizer.roles.items()
+           if index in names}
+  if any(role in known for side in marks for role in side):
+    described["post_processor"] = _template(marks, known)
+    whole.write_json(folder / "tokenizer.json", described)
+  whole.write_json(folder / "tokenizer_config.json", {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      **{f"{role}_token": names[index] for role, index in tokenizer.roles.items()
+         if index in names}})
+  return ()
+
+
+def _template(marks, known: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+  """What puts marks around a text, as tokenizer.json has it."""
+  sequence = lambda name: {"Sequence": {"id": name, "type_id": 0}}
+  before, behind = ([
+      {"SpecialToken": {"id": known[role][0], "type_id": 0}}
+      for role in side if role in known] for side in marks)
+  return {
+      "type": "TemplateProcessing", "single": [*before, sequence("A"), *behind],
+      "pair": [*before, sequence("A"), *behind, sequence("B"), *behind],
+      "special_tokens": {
+          name: {"id": name, "ids": [index], "tokens": [name]}
+          for name, index in (known[role] for side in marks for role in side
+                              if role in known)}}

@@ -1,0 +1,29 @@
+"""The params of a model alone, with the adapters of its run merged into them."""
+
+import jax
+
+from transfer_gen import sources
+from transfer_gen import tree
+from transfer_gen.adapters import wrap
+from transfer_gen.models import registry
+
+NO_TOKENIZER = "No tokenizer lies beside it: none was written."
+
+
+def specs(source: sources.Source) -> dict[str, tree.Spec]:
+  """Specs of the model's own leaves, without those of adapters."""
+  if not source.adapters:
+    return dict(source.specs)
+  return registry.specs(registry.build(source.model))
+
+
+def params(source: sources.Source) -> dict[str, jax.Array]:
+  """Reads all leaves of the model; its adapters are merged into them.
+
+  Raises:
+    errors.UserError: If an adapter cannot be merged into a kernel.
+  """
+  found = dict(source.read(list(source.specs)))
+  if not source.adapters:
+    return found
+  return wrap.merge(found, source.adapters, specs(source))

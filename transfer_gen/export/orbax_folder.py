@@ -1,0 +1,42 @@
+"""Writes any checkpoint as the workdir of a run, to transfer from or generate with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
+from transfer_gen import tree
+from transfer_gen.config import codec
+from transfer_gen.data import tokenizers
+from transfer_gen.formats import whole
+from transfer_gen.models import registry
+
+
+def write(
+    folder: epath.Path,
+    model: config_lib.Decoder | config_lib.Recurrent,
+    params: Mapping[str, Any],
+    specs: Mapping[str, tree.Spec],
+    tokenizer: tokenizers.Tokenizer | None = None,
+) -> None:
+  """Writes a workdir with one checkpoint, at step 0.
+
+  Args:
+    folder: Empty folder to write into.
+    model: Config of the model.
+    params: Its leaves by name.
+    specs: Spec of each leaf.
+    tokenizer: Tokenizer of the model's ids, if there is one.
+  """
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save_best(0, params, {
+      "axes": checkpoint.axes_facts(specs), "constants": registry.constants(model)})
+  checkpoints.close()
+  if tokenizer is not None:
+    tokenizer.save(folder / tokenizers.FOLDER)
+  # The texts of others were not cleaned as ours are: a prompt may end in a space.
+  data = config_lib.Data(newline="keep")
+  whole.write_json(
+      folder / codec.CONFIG, codec.of_run(config_lib.Run(model=model, data=data)))

@@ -1,0 +1,40 @@
+"""Lines of the layers that models of Hugging Face Transformers are made of."""
+
+from transfer_gen import config as config_lib
+from transfer_gen.maps import architecture
+from transfer_gen.maps import layouts
+
+LAYER = r"layer_(\d+)"  # Its number is the first group of a line's target.
+
+
+def linear(
+    target: str, source: str, biased: bool, heads: tuple[int, ...] = (),
+    mixed: tuple[int, ...] = ()) -> list[architecture.Line]:
+  """Lines of a PyTorch `Linear`, whose weight is [outputs, inputs].
+
+  Args:
+    target: Ours, without /kernel.
+    source: Theirs, without .weight.
+    biased: Whether it has a bias.
+    heads: What the outputs are, if several dimensions.
+    mixed: What the inputs are, if several.
+  """
+  parts = (layouts.Transpose(perm=(1, 0)),)
+  parts += (layouts.Unflatten(dim=1, shape=heads),) if heads else ()
+  parts += (layouts.Unflatten(dim=0, shape=mixed),) if mixed else ()
+  bias = layouts.Unflatten(dim=0, shape=heads) if heads else layouts.COPY
+  return [architecture.Line(target=f"{target}/kernel", source=f"{source}.weight",
+                      layout=layouts.Chain(parts=parts))] + [
+      architecture.Line(target=f"{target}/bias", source=f"{source}.bias", layout=bias)
+  ] * biased
+
+
+def norm(target: str, source: str, biased: bool) -> list[architecture.Line]:
+  """Lines of a norm."""
+  return [architecture.Line(target=f"{target}/scale", source=f"{source}.weight")] + [
+      architecture.Line(target=f"{target}/bias", source=f"{source}.bias")] * biased
+
+
+def head(model: config_lib.Decoder, source: str) -> list[architecture.Line]:
+  """The output's line, if it is not tied."""
+  return [] if model.tied else linear("head", source, False)

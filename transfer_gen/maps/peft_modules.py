@@ -1,0 +1,106 @@
+"""Where the kernels of our models lie in the modules that PEFT adapts.
+
+A map only rearranges, so each row and column of a module of theirs belongs to one index
+of ours. Names of files and of tensors are those that PEFT writes:
+https://huggingface.co/docs/peft/developer_guides/checkpoint.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import difflib
+from typing import Any
+
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.adapters import leaves as adapter_leaves
+from transfer_gen.maps import catalog
+from transfer_gen.maps import hugging_face
+from transfer_gen.maps import mapped
+from transfer_gen.models import registry
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BEFORE = "base_model.model."  # Of all names.
+BLOCKS = "blocks"  # In the file's metadata: {module: {kernel: [first, last row]}}.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+  """Where a kernel of ours lies in a module of theirs.
+
+  Attributes:
+    module: Its name, e.g. `transformer.h.0.attn.c_attn`.
+    spec: Of the kernel.
+    inputs: i64[I], their input of each of ours, flattened.
+    outputs: i64[O], likewise.
+    shape: (inputs, outputs) of the module.
+    turned: Whether its weight is [outputs, inputs].
+  """
+  module: str
+  spec: tree.Spec
+  inputs: np.ndarray
+  outputs: np.ndarray
+  shape: tuple[int, int]
+  turned: bool
+
+
+def places(
+    family: hugging_face.Family, model: config_lib.Decoder, prefix: str
+) -> dict[str, Place]:
+  """Where each kernel of a model lies in a family's modules.
+
+  Args:
+    family: It can hold the model.
+    model: Its config.
+    prefix: Before all names.
+  """
+  specs = registry.specs(registry.build(model))
+  how = hugging_face.lines(family, model, {prefix + family.anchor})
+  theirs = hugging_face.specs_before(how, specs, {})
+  return {row.name: _place(row, theirs[row.sources[0]].shape)
+          for row in mapped.resolve(how, theirs, specs)
+          if adapter_leaves.is_kernel(row.name, row.spec)
+          and len(theirs[row.sources[0]].shape) == 2}
+
+
+def _place(row: mapped.Row, shape: tuple[int, int]) -> Place:
+  split = adapter_leaves.num_inputs(row.spec)
+  inputs = int(np.prod(row.spec.shape[:split]))
+  first, second = (row.layout(index).reshape(inputs, -1)
+                   for index in np.indices(shape, np.int32))
+  # As in a Linear, [outputs, inputs]; else as in a Conv1D.
+  turned = bool((first == first[:1]).all() and (second == second[:, :1]).all())
+  if turned:
+    first, second = second, first
+  assert (first == first[:, :1]).all() and (second == second[:1]).all(), row.name
+  return Place(module=row.sources[0].removesuffix(".weight"), spec=row.spec,
+               inputs=first[:, 0], outputs=second[0],
+               shape=shape[::-1] if turned else shape, turned=turned)
+
+
+def find(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
+  """Places in the first family that has all these modules."""
+  known: set[str] = set()
+  for family in catalog.FAMILIES:
+    try:
+      hugging_face.write(family, model)
+    except errors.UserError:
+      continue
+    for prefix in family.prefixes:
+      found = places(family, model, prefix)
+      names = {place.module for place in found.values()}
+      if modules.keys() <= names:
+        return found
+      known |= names
+  wrong = next((module for module in modules if module not in known), None)
+  if not known or wrong is None:
+    raise errors.UserError("no architecture that is known here computes the model that"
+                           " it stands beside.")
+  near = difflib.get_close_matches(wrong, known, n=1)
+  raise errors.UserError(
+      f"{wrong} is no module with a kernel of the model that it stands beside"
+      + (f"; nearest: {near[0]}." if near else "."))
+
+

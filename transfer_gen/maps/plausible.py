@@ -1,0 +1,60 @@
+"""Whether the sizes that a checkpoint claims for its model can be true."""
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.maps import architecture
+from transfer_gen.models import registry
+
+_LAYERS = ("num_layers", "encoder_layers")
+_SIZES = ("width", "num_heads", "num_kv_heads", "head_dim", "rotary_dim",
+          "sinusoid_width", "relative_buckets")
+
+
+def specs(raw: architecture.Raw, model: Any, name: str) -> dict[str, tree.Spec]:
+  """Checks the model that a map made of a checkpoint's config, and returns its specs.
+
+  Args:
+    raw: The checkpoint.
+    model: Config of our model.
+    name: Name or path of the map.
+
+  Raises:
+    errors.UserError: If a field has another type than it is declared with, or claims
+      more layers or a larger size than the checkpoint has numbers for.
+  """
+  _check_types(raw, model)
+  _check_sizes(raw, model)
+  with architecture.understood(raw, f"model of map {name}"):
+    return registry.specs(registry.build(model))
+
+
+def _check_types(raw: architecture.Raw, model: Any) -> None:
+  """What a checkpoint or a map file says of a model may be of any type."""
+  for field in dataclasses.fields(model):
+    value = getattr(model, field.name)
+    wanted = typing.get_origin(field.type) or field.type
+    parts = value if isinstance(value, tuple) else (value,)
+    inner = (typing.get_args(field.type) or (field.type,))[0]
+    known = (int, float) if inner is float else (inner,)
+    if not (isinstance(value, tuple) == (wanted is tuple)
+            and all(type(part) in known for part in parts)):
+      raise errors.UserError(
+          f"{raw.path}: model.{field.name} would be {value!r:.60}, must be of type"
+          f" {wanted.__name__}.")
+
+
+def _check_sizes(raw: architecture.Raw, model: Any) -> None:
+  """A few bytes may claim any size, and what is built from it takes as much memory."""
+  largest = max((math.prod(spec.shape) for spec in raw.specs.values()), default=0)
+  for names, most, what in ((_LAYERS, len(raw.specs), "tensors"),
+                            (_SIZES, largest, "numbers in its largest tensor")):
+    for name in names:
+      if (value := getattr(model, name, 0)) > most:
+        raise errors.UserError(
+            f"{raw.path}: model.{name} would be {value}, and the checkpoint has {most}"
+            f" {what}.")
