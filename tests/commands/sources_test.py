@@ -92,9 +92,9 @@ def test_a_study_compares_models_with_encoders(folder, capsys):
 
 @pytest.mark.parametrize("words, message", [
     (["--config=config.py:alone"], "reads inputs, and the data has none"),
-    (["--config.model.source_vocab_size=3"], "model.source_vocab_size is 3"),
+    (["--config.model.encoder_vocab_size=3"], "model.encoder_vocab_size is 3"),
     (["--config.model.start_token=99"], "model.start_token is 99, and there are"),
-    (["--config.model.source_marks=sep"], "source_marks is 'sep', must be one of"),
+    (["--config.model.encoder_marks=sep"], "encoder_marks is 'sep', must be one of"),
 ])
 def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
   if not words[0].startswith("--config="):

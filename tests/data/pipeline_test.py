@@ -132,13 +132,14 @@ def test_an_encoder_gets_the_sides_of_a_pair_in_rows_of_one_length(
     marks, start, before, behind):
   made, prepared = prepare(
       pairs=True, length=24, buckets=(8, 16),
-      encoder=encoder(source_marks=marks, start_token=start))
+      encoder=encoder(encoder_marks=marks, start_token=start))
 
   rows = {}
   for batch in prepared.evaluation_batches("train", 8):
-    assert batch["sources"].shape == batch["inputs"].shape and len(batch["inputs"]) == 8
-    assert batch["source_counts"].dtype == batch["sources"].dtype == np.int32
-    assert (batch["source_counts"] > 0).all()
+    assert batch["encoder_inputs"].shape == batch["inputs"].shape
+    assert len(batch["inputs"]) == 8
+    assert batch["encoder_counts"].dtype == batch["encoder_inputs"].dtype == np.int32
+    assert (batch["encoder_counts"] > 0).all()
     for i in np.flatnonzero(batch["weights"].any(1)):
       (document,) = set(batch["documents"][i].tolist()) - {-1}
       assert document not in rows
@@ -153,8 +154,8 @@ def test_an_encoder_gets_the_sides_of_a_pair_in_rows_of_one_length(
       continue
     length = next(t for t in (8, 16, 24) if t >= size)
     padded = lambda row, length=length: row + [PAD] * (length - len(row))
-    assert rows[i]["sources"].tolist() == padded(source)
-    assert rows[i]["source_counts"] == len(source)
+    assert rows[i]["encoder_inputs"].tolist() == padded(source)
+    assert rows[i]["encoder_counts"] == len(source)
     assert rows[i]["inputs"].tolist() == padded(answer[:-1])
     assert rows[i]["targets"].tolist() == padded(answer[1:])
     assert rows[i]["weights"].sum() == len(answer) - 1
@@ -181,14 +182,14 @@ def test_batches_for_an_encoder_go_on_exactly_where_they_were():
   batches.set_state(state)
 
   assert_same(take(batches, 5), want)
-  assert {"sources", "source_counts"} < want[0].keys()
+  assert {"encoder_inputs", "encoder_counts"} < want[0].keys()
 
 
 def test_an_encoder_without_inputs_is_refused():
   with pytest.raises(errors.UserError, match="reads inputs, and the data has none"):
     prepare(encoder=encoder())
-  with pytest.raises(errors.UserError, match="source_marks is 'bos', must be one of"):
-    prepare(pairs=True, encoder=encoder(source_marks="bos"))
+  with pytest.raises(errors.UserError, match="encoder_marks is 'bos', must be one of"):
+    prepare(pairs=True, encoder=encoder(encoder_marks="bos"))
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -305,19 +306,19 @@ def test_prompts_begin_as_rows_do():
 
 def test_prompts_are_what_an_encoder_reads():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
-  encode = lambda prompts, **fields: pipeline.encode_sources(
+  encode = lambda prompts, **fields: pipeline.tokenize_for_encoder(
       prompts, tokenizer, config.Data(), encoder(**fields))
   a, e = tokenizer.encode("aé")
 
   assert encode(["a", "e\u0301 \n"]) == ([[a, EOS], [e, EOS]], [[BOS], [BOS]])
-  assert encode(["a"], source_marks="both", start_token=7) == ([[BOS, a, EOS]], [[7]])
+  assert encode(["a"], encoder_marks="both", start_token=7) == ([[BOS, a, EOS]], [[7]])
   with pytest.raises(errors.UserError, match="Prompt 2 is empty"):
     encode(["a", " "])
 
 
 def test_marks_that_a_vocabulary_lacks_are_left_out_but_answers_must_begin():
   tokenizer = tokenizer_kinds.Characters(["a", "b"], {})
-  encode = lambda **fields: pipeline.encode_sources(
+  encode = lambda **fields: pipeline.tokenize_for_encoder(
       ["ab"], tokenizer, config.Data(), encoder(**fields))
 
   assert encode(start_token=1) == ([[0, 1]], [[1]])

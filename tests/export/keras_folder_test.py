@@ -23,15 +23,15 @@ from transfer_gen.formats import keras_h5
 BASE = config_lib.Recurrent(
     vocab_size=11, num_layers=2, embed_width=5, hidden_width=4, forget_bias=0.0)
 INPUTS = np.random.default_rng(0).integers(0, 11, (3, 6)).astype(np.int32)
-SOURCES = np.random.default_rng(1).integers(0, 9, (3, 5)).astype(np.int32)
+READ = np.random.default_rng(1).integers(0, 9, (3, 5)).astype(np.int32)
 MODELS = {
     "lstm": {}, "gru": {"cell": "gru", "dense_width": 7},
     "gru_before": {"cell": "gru", "reset_after": False, "bias": False},
     "rnn_one_hot": {"cell": "rnn", "embed_width": 0},
     "widths": {"hidden_widths": (3, 6), "gate": "hard_sigmoid_3"},
     "both_ways": {"window": 6, "bidirectional": True},
-    "pair": {"encoder": True, "num_layers": 1, "source_vocab_size": 9},
-    "pair_one_hot": {"encoder": True, "num_layers": 1, "source_vocab_size": 9,
+    "pair": {"encoder": True, "num_layers": 1, "encoder_vocab_size": 9},
+    "pair_one_hot": {"encoder": True, "num_layers": 1, "encoder_vocab_size": 9,
                      "embed_width": 0, "bidirectional": True, "cell": "gru"},
 }
 
@@ -50,12 +50,12 @@ def test_keras_loads_it_and_gives_the_same_logits(name, tmp_path):
     theirs = keras.models.model_from_json(
         (tmp_path / "out" / "config.json").read_text())
     theirs.load_weights(tmp_path / "out" / "a.weights.h5")
-    texts = [SOURCES, INPUTS] if config.encoder else [INPUTS]
+    texts = [READ, INPUTS] if config.encoder else [INPUTS]
     if not config.embed_width:
       texts = [np.eye(size, dtype=np.float32)[x] for size, x in zip(
           (9, 11) if config.encoder else (11,), texts)]
     want = np.asarray(theirs(texts if config.encoder else texts[0]))
-  read = {"sources": SOURCES} if config.encoder else {}
+  read = {"encoder_inputs": READ} if config.encoder else {}
   got = np.asarray(module.apply({"params": tree.unflatten(params)}, INPUTS, **read))
   got = got[:, -1] if config.window else got
   assert distance(got, want) < 1e-5

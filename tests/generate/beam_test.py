@@ -113,7 +113,7 @@ def test_all_beams_behind_an_encoder_are_those_of_transformers(name):
   counts = np.array([9, 4, 6])
 
   found = beam.search(
-      module, params, sources=[row[:n].tolist() for row, n in zip(inputs, counts)],
+      module, params, encoder_inputs=[row[:n].tolist() for row, n in zip(inputs, counts)],
       beams=4, num_tokens=16, eos=2)
 
   texts, scores = theirs(model, inputs, 2, counts, num_beams=4, max_new_tokens=16)
@@ -126,7 +126,7 @@ def test_all_beams_behind_an_encoder_are_those_of_transformers(name):
 def exhaustive(module, params, prompt, source, penalty):
   """Every text that ends or has LENGTH tokens, the best first; sums in float64."""
   apply = jax.jit(module.apply)
-  more = {"sources": np.int32([source])} if source else {}
+  more = {"encoder_inputs": np.int32([source])} if source else {}
   found = []
   for text in itertools.product(range(SIZE), repeat=LENGTH):
     if EOS in text:
@@ -152,7 +152,7 @@ def test_as_many_beams_as_texts_find_all_in_their_order(name, penalty):
 
   found = beam.search(
       module, params, prompts, beams=SIZE ** LENGTH, num_tokens=LENGTH, eos=EOS,
-      sources=sources, length_penalty=penalty)
+      encoder_inputs=sources, length_penalty=penalty)
 
   for i, row in enumerate(found):
     want = exhaustive(
@@ -168,7 +168,7 @@ def test_as_many_beams_as_texts_find_all_in_their_order(name, penalty):
     "decoder", pytest.param("pair", marks=pytest.mark.long)])
 def test_one_beam_is_greedy(name):
   module, params = random_models.build(MODELS[name], seed=1)
-  more = {"sources": [[0, 1, 1], [2], [1]]} if name == "pair" else {}
+  more = {"encoder_inputs": [[0, 1, 1], [2], [1]]} if name == "pair" else {}
   texts = {"prompts": [[2], [0, 0, 2], [1, 1]], "num_tokens": 9, **more}
 
   for eos in (None, 0, 1, 2):
@@ -182,7 +182,7 @@ def test_one_beam_is_greedy(name):
 def test_what_a_row_finds_does_not_depend_on_its_company():
   module, params = random_models.build(MODELS["pair"], seed=1)
   search = lambda sources: beam.search(
-      module, params, sources=sources, beams=3, num_tokens=9, eos=EOS)
+      module, params, encoder_inputs=sources, beams=3, num_tokens=9, eos=EOS)
 
   together = search([[0], [1, 1], [2, 2, 2]])
 

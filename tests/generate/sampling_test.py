@@ -152,22 +152,22 @@ SOURCES = [[2, 8], [5], [1, 1, 7, 3]]
 
 def make_pair(**fields):
   return random_models.build(config_lib.Recurrent(
-      vocab_size=SIZE, encoder=True, source_vocab_size=9, embed_width=16,
+      vocab_size=SIZE, encoder=True, encoder_vocab_size=9, embed_width=16,
       hidden_width=16, num_layers=1, **fields))
 
 
 def test_greedy_answers_are_the_most_likely_tokens_of_whole_passes():
   module, params = make_pair(start_token=4)
 
-  texts = sampling.generate(module, params, sources=SOURCES, num_tokens=12)
+  texts = sampling.generate(module, params, encoder_inputs=SOURCES, num_tokens=12)
   begun = sampling.generate(
-      module, params, [[4, 6]] * 3, sources=SOURCES, num_tokens=12)
+      module, params, [[4, 6]] * 3, encoder_inputs=SOURCES, num_tokens=12)
 
   apply = jax.jit(module.apply)
   for answers, prompt in ((texts, [4]), (begun, [4, 6])):
     for source, answer in zip(SOURCES, answers):
       logits = apply({"params": tree.unflatten(params)}, np.int32([prompt + answer]),
-                     sources=np.int32([source]))
+                     encoder_inputs=np.int32([source]))
       assert answer == logits[0, len(prompt) - 1:-1].argmax(-1).tolist()
   assert len({tuple(text) for text in texts}) == 3
 
@@ -177,7 +177,7 @@ def test_draws_depend_on_the_source_and_not_on_its_company():
 
   def drawn(sources):
     return sampling.generate(
-        module, params, sources=sources, num_tokens=12, temperature=1.0)
+        module, params, encoder_inputs=sources, num_tokens=12, temperature=1.0)
 
   alone, among = drawn(SOURCES[:1]), drawn([SOURCES[1], SOURCES[0], SOURCES[0]])
 
@@ -190,17 +190,17 @@ def test_sources_of_any_length_share_a_program():
   sampling._run.clear_cache()
 
   for sources in (SOURCES, [[1] * 16, [2] * 7, [3]]):
-    sampling.generate(module, params, [[1]] * 3, sources=sources, num_tokens=9)
+    sampling.generate(module, params, [[1]] * 3, encoder_inputs=sources, num_tokens=9)
 
   assert sampling._run._cache_size() == 1
 
 
 @pytest.mark.parametrize("kwargs, message", [
-    (dict(prompts=[[1]]), "the model has an encoder and needs sources"),
-    (dict(sources=[[1]]), "no prompts are given, and model.start_token"),
-    (dict(prompts=[[1]], sources=[[1], [2]]), "there are 2 sources and 1 prompts"),
-    (dict(prompts=[[1]], sources=[[]]), "source 0 is empty"),
-    (dict(prompts=[[1]], sources=[[9]]), "source 0 has token 9, .* 0 to 8")])
+    (dict(prompts=[[1]]), "the model has an encoder and needs encoder_inputs"),
+    (dict(encoder_inputs=[[1]]), "no prompts are given, and model.start_token"),
+    (dict(prompts=[[1]], encoder_inputs=[[1], [2]]), "there are 2 encoder_inputs and 1 prompts"),
+    (dict(prompts=[[1]], encoder_inputs=[[]]), "encoder input 0 is empty"),
+    (dict(prompts=[[1]], encoder_inputs=[[9]]), "encoder input 0 has token 9, .* 0 to 8")])
 def test_sources_that_do_not_fit_are_one_message(kwargs, message):
   module, params = make_pair()
 
@@ -212,7 +212,7 @@ def test_sources_are_refused_where_nothing_reads_them():
   module, params = make("learned")
 
   with pytest.raises(errors.UserError, match="has no encoder, and sources are"):
-    sampling.generate(module, params, [[1]], sources=[[1]], num_tokens=5)
+    sampling.generate(module, params, [[1]], encoder_inputs=[[1]], num_tokens=5)
 
 
 def chances_by_hand(logits, temperature, top_k, top_p):

@@ -74,7 +74,7 @@ NAMES = pytest.mark.parametrize("name", [
     name if name in SHORT else pytest.param(name, marks=pytest.mark.long)
     for name in CASES])
 RNG = np.random.default_rng(0)
-SOURCES = RNG.integers(3, 29, (3, 11)).astype(np.int32)
+READ = RNG.integers(3, 29, (3, 11)).astype(np.int32)
 COUNTS = np.array([11, 4, 7], np.int32)
 INPUTS = RNG.integers(0, V, (3, 12)).astype(np.int32)
 
@@ -112,13 +112,13 @@ def opened(name):
 def logits_of(model, params):
   module = registry.build(model)
   return np.asarray(jax.jit(module.apply)(
-      {"params": tree.unflatten(params)}, INPUTS, sources=SOURCES,
-      source_counts=COUNTS))
+      {"params": tree.unflatten(params)}, INPUTS, encoder_inputs=READ,
+      encoder_counts=COUNTS))
 
 
 def their_sources():
-  mask = np.arange(SOURCES.shape[1])[None] < COUNTS[:, None]
-  return {"input_ids": torch.tensor(SOURCES, dtype=torch.int64),
+  mask = np.arange(READ.shape[1])[None] < COUNTS[:, None]
+  return {"input_ids": torch.tensor(READ, dtype=torch.int64),
           "attention_mask": torch.tensor(mask, dtype=torch.int64)}
 
 
@@ -143,7 +143,7 @@ def test_greedy_generation_is_theirs_token_by_token(name):
 
   new = sampling.generate(
       registry.build(source.model), params, num_tokens=64,
-      sources=[row[:count].tolist() for row, count in zip(SOURCES, COUNTS)])
+      encoder_inputs=[row[:count].tolist() for row, count in zip(READ, COUNTS)])
 
   # Theirs makes a cache of as many layers as the encoder has.
   want = model.generate(
@@ -201,7 +201,7 @@ def test_a_checkpoint_goes_out_as_it_came_and_from_a_workdir(name, tmp_path):
         start_token=1), "Bart"),
     (config.EncoderDecoder(
         norm_order="post", position="sinusoidal", sinusoid_halves=True, tied=False,
-        logit_bias=True, activation="relu", num_layers=1, source_vocab_size=29,
+        logit_bias=True, activation="relu", num_layers=1, encoder_vocab_size=29,
         start_token=1), "Marian"),
 ], ids=["t5", "bart", "marian"])
 def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
@@ -290,7 +290,7 @@ def with_tokenizer(folder, name, **fields):
 
 def told_apart(tokenizer, again, text):
   """The ids of ours for a source, and that both agree on a text."""
-  ids = tokenizers.of_sources(tokenizer).encode(text)
+  ids = tokenizers.for_encoder(tokenizer).encode(text)
   assert again(text).input_ids[-len(ids) - 1:-1] == ids  # Behind a bos, before the eos.
   assert again.eos_token_id == tokenizer.roles["eos"] == again(text).input_ids[-1]
   assert again.pad_token_id == tokenizer.roles["pad"]
@@ -330,7 +330,7 @@ def test_barts_tokenizer_goes_along_both_ways(tmp_path):
   assert told_apart(source.tokenizer, reference, text) == told_apart(
       source.tokenizer, again, text)
   assert again(text).input_ids == reference(text).input_ids  # <s> before it as well.
-  assert source.model.source_marks == "both"
+  assert source.model.encoder_marks == "both"
 
 
 def test_marians_two_models_go_along_both_ways(tmp_path):
@@ -353,7 +353,7 @@ def test_marians_two_models_go_along_both_ways(tmp_path):
     assert told_apart(source.tokenizer, again, f">>fra<<{text}")[0] == 2
     answer = again(text_target=text).input_ids
     assert source.tokenizer.encode(text) + [0] == answer
-    assert source.tokenizer.encode(text) != source.tokenizer.sources.encode(text)
+    assert source.tokenizer.encode(text) != source.tokenizer.for_encoder.encode(text)
     assert source.tokenizer.decode(answer) == again.decode(
         answer, skip_special_tokens=True) == text
   kept = tokenizers.load(tmp_path / "ours" / "tokenizer")

@@ -30,7 +30,7 @@ def get_config():
   return config.Run(
       model=config.Recurrent(
           encoder=True, num_layers=1, embed_width=0, hidden_width={units},
-          forget_bias=0.0, source_marks="none", source_length={length}, pad_token=5),
+          forget_bias=0.0, encoder_marks="none", encoder_length={length}, pad_token=5),
       data=config.Data(name="files", train="pairs.tsv", input_field="a",
                        target_field="b", length=12, buckets=(8,)),
       tokenizer=config.Tokenizer(kind="characters"),
@@ -62,9 +62,9 @@ def _folder(tmp_path, monkeypatch):
   return tmp_path
 
 
-def pair(source_size=SIZE, size=SIZE):
+def pair(encoder_size=SIZE, size=SIZE):
   """Their model, every weight random, and a file of it."""
-  inputs = [keras.Input((None, source_size)), keras.Input((None, size))]
+  inputs = [keras.Input((None, encoder_size)), keras.Input((None, size))]
   states = keras.layers.LSTM(UNITS, return_state=True)(inputs[0])[1:]
   out = keras.layers.LSTM(UNITS, return_sequences=True, return_state=True)(
       inputs[1], initial_state=states)[0]
@@ -106,7 +106,7 @@ def written(**fields):
 
 def test_a_converted_pair_answers_as_in_keras_and_learns_on(folder, capsys):
   model = pair()
-  described("map", LETTERS, source_length=LENGTH, pad_token=LETTERS.index(" "))
+  described("map", LETTERS, encoder_length=LENGTH, pad_token=LETTERS.index(" "))
   (folder / "asked.txt").write_text("abc\ngf e\nd\n")
 
   main.run(["transfer-gen", "convert", "--source=pair.keras", "--map=map.json",
@@ -138,7 +138,7 @@ def test_a_converted_pair_answers_as_in_keras_and_learns_on(folder, capsys):
 
 def test_sides_of_other_characters_are_matched_each_by_its_own(folder, capsys):
   letters = {"read": " gfedcba", "written": LETTERS}
-  pair(source_size=8)
+  pair(encoder_size=8)
   for name, row in letters.items():
     described(name, row)
   written(

@@ -187,7 +187,7 @@ def test_a_pair_gives_the_logits_of_keras(fields, form, tmp_path):
 
   hot = texts if fields.get("embed") else [
       np.eye(size, dtype=np.float32)[x] for size, x in zip((7, 9), texts)]
-  got = ours(source, texts[1], sources=texts[0])
+  got = ours(source, texts[1], encoder_inputs=texts[0])
   assert distance_of_logits(got, theirs(model, hot)) < 1e-5
   params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
   back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)

@@ -33,7 +33,7 @@ BART = dataclasses.replace(
     BASE, norm_order="post", embed_norm=True, logit_bias=True, position_offset=2)
 MARIAN = dataclasses.replace(
     BASE, norm_order="post", position="sinusoidal", sinusoid_halves=True,
-    source_vocab_size=11, embed_scale=3.0, encoder_layers=0)
+    encoder_vocab_size=11, embed_scale=3.0, encoder_layers=0)
 TURNED = dataclasses.replace(
     BASE, head_dim=4, position="rotary", norm_order="both", query_norm=True,
     num_kv_heads=1)
@@ -47,10 +47,10 @@ ALL = pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.long) for name in CONFIGS])
 
 
-def logits_of(config, inputs=INPUTS, sources=SOURCES, counts=COUNTS, params=None):
+def logits_of(config, inputs=INPUTS, encoder_inputs=SOURCES, counts=COUNTS, params=None):
   module, own = random_models.build(config)
   return np.asarray(apply(
-      module, params or own, inputs, sources=sources, source_counts=counts))
+      module, params or own, inputs, encoder_inputs=sources, encoder_counts=counts))
 
 
 @pytest.mark.parametrize("name", [
@@ -78,10 +78,10 @@ def test_a_source_is_read_up_to_its_end_and_from_both_sides(name):
   other = np.where(np.arange(7)[None] < COUNTS[:, None], SOURCES, 10 - SOURCES)
   first = np.concatenate([(SOURCES[:, :1] + 1) % 11, SOURCES[:, 1:]], axis=1)
 
-  np.testing.assert_array_equal(logits_of(config, sources=other), before)
+  np.testing.assert_array_equal(logits_of(config, encoder_inputs=other), before)
   alone = logits_of(config, INPUTS[1:2], SOURCES[1:2, :3], COUNTS[1:2])
   assert distance(alone, before[1:2]) < 1e-5
-  changed = logits_of(config, sources=first)
+  changed = logits_of(config, encoder_inputs=first)
   assert np.abs(changed - before).max(axis=(1, 2)).min() > 1e-3
 
 
@@ -129,7 +129,7 @@ def test_a_deep_model_has_the_leaves_that_its_specs_say(name):
   module = registry.build(config)
 
   traced = jax.eval_shape(lambda: module.init(
-      jax.random.key(0), INPUTS, sources=SOURCES)["params"])
+      jax.random.key(0), INPUTS, encoder_inputs=SOURCES)["params"])
 
   assert list(registry.specs(module).items()) == list(tree.specs(traced).items())
   assert codec.to_model(codec.of_model(config)) == config
@@ -141,8 +141,8 @@ def test_a_deep_model_has_the_leaves_that_its_specs_say(name):
     (dict(windows=(3,)), "model.windows is .3,., must be .. with an encoder"),
     (dict(block="parallel"), "model.block is 'parallel', must be 'serial' with an"),
     (dict(encoder_layers=-1), "encoder_layers is -1, must be positive, or 0"),
-    (dict(source_vocab_size=-1), "source_vocab_size is -1, must be positive, or 0"),
-    (dict(source_marks="model"), "source_marks is 'model', must be one of both, eos"),
+    (dict(encoder_vocab_size=-1), "encoder_vocab_size is -1, must be positive, or 0"),
+    (dict(encoder_marks="model"), "encoder_marks is 'model', must be one of both, eos"),
     (dict(position="relative", relative_buckets=5), "relative_buckets is 5, must be e"),
     (dict(position="relative", relative_distance=16), "relative_distance is 16, must"),
 ], ids=str)
@@ -157,7 +157,7 @@ def test_no_sources_and_long_ones_are_refused():
   with pytest.raises(errors.UserError, match="no sources to read"):
     apply(module, params, INPUTS)
   with pytest.raises(errors.UserError, match="17 tokens is longer .*max_length=16"):
-    apply(module, params, INPUTS, sources=np.zeros((3, 17), np.int32))
+    apply(module, params, INPUTS, encoder_inputs=np.zeros((3, 17), np.int32))
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian"])
@@ -206,7 +206,7 @@ def _losses(config, devices, steps=12):
   tokens = np.random.default_rng(0).integers(1, 11, (16, 6)).astype(np.int32)
   batch = {"inputs": np.pad(tokens[:, :0:-1], ((0, 0), (1, 0))),
            "targets": tokens[:, ::-1], "weights": np.ones((16, 6), np.float32),
-           "sources": tokens, "source_counts": np.full(16, 6, np.int32)}
+           "encoder_inputs": tokens, "encoder_counts": np.full(16, 6, np.int32)}
   for _ in range(steps):
     state, metrics = runner.step(state, runner.put(batch), jax.random.key(0))
     total, count = jax.device_get(metrics["loss"])

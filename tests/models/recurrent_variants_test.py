@@ -46,11 +46,11 @@ VARIANTS = {
 }
 ENCODERS = {
     "plain": {},
-    "one_hot": {"embed_width": 0, "source_vocab_size": 9, "source_length": 6,
+    "one_hot": {"embed_width": 0, "encoder_vocab_size": 9, "encoder_length": 6,
                 "pad_token": 3},
     "gru": {"cell": "gru", "num_layers": 1},
     "both_ways": {"bidirectional": True, "hidden_widths": (4, 6)},
-    "both_ways_filled": {"bidirectional": True, "source_length": 5, "embed_width": 0},
+    "both_ways_filled": {"bidirectional": True, "encoder_length": 5, "embed_width": 0},
 }
 SOURCES = np.random.default_rng(1).integers(0, 9, (3, 5)).astype(np.int32)
 COUNTS = np.array([5, 2, 3], np.int32)
@@ -133,7 +133,7 @@ class Reference:
   def states(self, tokens):
     """After a source, a layer."""
     config, found = self.config, []
-    fill = [config.pad_token] * (config.source_length - len(tokens))
+    fill = [config.pad_token] * (config.encoder_length - len(tokens))
     x = self.embedded(np.array([*tokens, *fill]), "encoder/")
     for i in range(config.num_layers):
       out = self.run(f"encoder/layer_{i}/cell", x)
@@ -210,7 +210,7 @@ def test_an_encoder_hands_its_states_over(fields):
   config = dataclasses.replace(BASE, encoder=True, **fields)
   module, params = random_models.build(config)
 
-  logits = apply(module, params, INPUTS, sources=SOURCES, source_counts=COUNTS)
+  logits = apply(module, params, INPUTS, encoder_inputs=SOURCES, encoder_counts=COUNTS)
   cache = apply(module, params, SOURCES, COUNTS, 7, method="encode")
   last, cache = apply(module, params, INPUTS, np.full(3, 7, np.int32), cache,
                       method="extend")
@@ -228,7 +228,7 @@ def test_what_lies_behind_a_sources_end_is_not_read():
       dataclasses.replace(BASE, encoder=True, bidirectional=True))
   tail = np.where(np.arange(5) < COUNTS[:, None], SOURCES, 8)
 
-  one, other = (apply(module, params, INPUTS, sources=s, source_counts=COUNTS)
+  one, other = (apply(module, params, INPUTS, encoder_inputs=s, encoder_counts=COUNTS)
                 for s in (SOURCES, tail))
 
   assert (tail != SOURCES).any()
@@ -239,7 +239,7 @@ def test_names_of_params_and_what_reads_are_the_public_ones():
   specs = registry.specs(registry.build(dataclasses.replace(
       BASE, window=3, bidirectional=True, attention=True, num_layers=2)))
   vocabulary = registry.specs(registry.build(dataclasses.replace(
-      BASE, embed_width=0, encoder=True, source_vocab_size=9)))
+      BASE, embed_width=0, encoder=True, encoder_vocab_size=9)))
 
   shown = {name: (s.shape, s.axes, s.reads) for name, s in specs.items()}
   hidden = ((4, 4, 4), ("hidden", "gates", "hidden"), (True, False, False))
@@ -280,7 +280,7 @@ def test_grown_wider_it_computes_the_same(fields):
           "": registry.constants(old), resolve.TARGET: registry.constants(new)})
   wide = restore.restore(rows, {"": source}, lambda names: {})
 
-  read = {"sources": SOURCES, "source_counts": COUNTS} if old.encoder else {}
+  read = {"encoder_inputs": SOURCES, "encoder_counts": COUNTS} if old.encoder else {}
   want = apply(module, params, INPUTS, **read)
   assert distance(apply(grown, wide, INPUTS, **read), want) < 1e-5
   assert sum(x.size for x in wide.values()) > 2 * sum(x.size for x in params.values())

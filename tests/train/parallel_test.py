@@ -17,7 +17,7 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 MODEL = registry.build(config.Recurrent(
-    vocab_size=20, source_vocab_size=12, encoder=True, num_layers=1, embed_width=8,
+    vocab_size=20, encoder_vocab_size=12, encoder=True, num_layers=1, embed_width=8,
     hidden_width=8))
 SPECS = registry.specs(MODEL)
 ROWS = 16
@@ -28,8 +28,8 @@ def _batch(seed):
   tokens = generator.integers(0, 20, (ROWS, 6)).astype(np.int32)
   return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
           "weights": (generator.random((ROWS, 5)) < 0.8).astype(np.float32),
-          "sources": generator.integers(0, 12, (ROWS, 7)).astype(np.int32),
-          "source_counts": generator.integers(1, 8, (ROWS,)).astype(np.int32)}
+          "encoder_inputs": generator.integers(0, 12, (ROWS, 7)).astype(np.int32),
+          "encoder_counts": generator.integers(1, 8, (ROWS,)).astype(np.int32)}
 
 
 def _setup():
@@ -64,7 +64,7 @@ def _one_device():
 @pytest.mark.parametrize("devices, accumulate", [
     pytest.param(config.Parallel(fsdp=2, tensor=2), 2, id="mesh"),
     pytest.param(config.Parallel(mode="pmap"), 1, id="pmap", marks=pytest.mark.long)])
-def test_devices_and_micro_batches_share_sources_as_they_share_inputs(
+def test_devices_and_micro_batches_share_encoder_inputs_as_they_share_inputs(
     devices, accumulate):
   optimizer, state = _setup()
   runner = parallel.runner(
@@ -76,14 +76,14 @@ def test_devices_and_micro_batches_share_sources_as_they_share_inputs(
   np.testing.assert_allclose(losses, _one_device(), rtol=1e-5)
 
 
-def test_the_loss_reads_the_sources():
+def test_the_loss_reads_the_encoder_inputs():
   params = registry.fresh(MODEL, jax.random.key(1))(SPECS)
   nll = jax.jit(objectives.next_token(MODEL, False))
   batch = _batch(0)
-  shorter = batch | {"source_counts": np.ones_like(batch["source_counts"])}
+  shorter = batch | {"encoder_counts": np.ones_like(batch["encoder_counts"])}
 
   one, other = (nll(params, b, jax.random.key(0)) for b in (batch, shorter))
 
-  same = batch["source_counts"] == 1
+  same = batch["encoder_counts"] == 1
   assert not same.all()
   assert (np.abs(one - other).max(1) > 0).tolist() == (~same).tolist()

@@ -153,7 +153,7 @@ def test_a_decoder_becomes_an_encoder_and_a_decoder():
   np.testing.assert_array_equal(params["embed/embedding"], old["embed/embedding"])
   tokens = jnp.ones((2, 3), jnp.int32)
   logits = registry.build(BOTH).apply(
-      {"params": tree.unflatten(params)}, tokens, sources=tokens)
+      {"params": tree.unflatten(params)}, tokens, encoder_inputs=tokens)
   assert np.isfinite(logits).all()
 
 
@@ -201,7 +201,8 @@ def test_an_encoder_and_decoder_grow_and_compute_the_same(base, sizes):
   inputs, read = np.arange(10).reshape(2, 5) % 7, np.arange(12).reshape(2, 6) % 5
   counts = np.array([6, 3])
   before, after = (np.asarray(jax.jit(module.apply)(
-      {"params": tree.unflatten(p)}, inputs, sources=read, source_counts=counts))
+      {"params": tree.unflatten(p)}, inputs, encoder_inputs=read,
+      encoder_counts=counts))
                    for module, p in ((registry.build(base), params), (large, more)))
   assert sum(x.size for x in more.values()) > sum(x.size for x in params.values())
   np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())

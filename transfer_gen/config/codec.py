@@ -12,6 +12,12 @@ from transfer_gen.config import adapters as config_adapters
 
 CONFIG = "config.json"  # In a workdir.
 
+# Files keep the names that these fields had first, so that what earlier versions wrote
+# can be read, and stored features, whose folder is named by a hash of the model's
+# JSON, are found again.
+_STORED = {"encoder_vocab_size": "source_vocab_size",
+           "encoder_length": "source_length", "encoder_marks": "source_marks"}
+
 
 def of_run(run: config_lib.Run) -> dict[str, Any]:
   """The run as JSON types, without its plan, which `plan.json` holds."""
@@ -61,7 +67,9 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
 
 def of_model(model: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
   """A model's config as JSON types."""
-  return {"family": type(model).__name__, **dataclasses.asdict(model)}
+  return {"family": type(model).__name__, **{
+      _STORED.get(name, name): value
+      for name, value in dataclasses.asdict(model).items()}}
 
 
 def to_model(data: dict[str, Any]) -> config_lib.Decoder | config_lib.Recurrent:
@@ -72,7 +80,8 @@ def to_model(data: dict[str, Any]) -> config_lib.Decoder | config_lib.Recurrent:
   """
   families = {kind.__name__: kind for kind in (
       config_lib.Decoder, config_lib.EncoderDecoder, config_lib.Recurrent)}
-  fields = dict(data)
+  names = {stored: name for name, stored in _STORED.items()}
+  fields = {names.get(name, name): value for name, value in data.items()}
   family = fields.pop("family", None)
   if family not in families:
     raise errors.UserError(

@@ -115,16 +115,16 @@ class EncoderDecoder(Decoder):
 
   Attributes:
     encoder_layers: Number of the encoder's blocks. 0: `num_layers`.
-    source_vocab_size: Tokens of the source, with a table of their own. 0: V, and
+    encoder_vocab_size: Tokens of the source, with a table of their own. 0: V, and
       both sides read one table.
     start_token: What the text behind a source begins with. -1: the tokenizer's bos.
-    source_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
+    encoder_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
       before it as well.
   """
   encoder_layers: int = 0
-  source_vocab_size: int = 0
+  encoder_vocab_size: int = 0
   start_token: int = -1
-  source_marks: str = "eos"
+  encoder_marks: str = "eos"
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
@@ -158,10 +158,10 @@ class Recurrent:
       texts are filled on the left with `pad_token`. 0: all that came before.
     pad_token: What fills windows and sources.
     encoder: Whether a source is read first, by as many layers.
-    source_vocab_size: Tokens of the source. 0: V.
-    source_length: Shorter sources are filled on the right to it. 0: not at all.
+    encoder_vocab_size: Tokens of the source. 0: V.
+    encoder_length: Shorter sources are filled on the right to it. 0: not at all.
     start_token: What the text behind a source begins with. -1: the tokenizer's bos.
-    source_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
+    encoder_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
       before it as well.
     init: Of kernels, see `models.layers.initializer`.
     dropout: Rate on the input of each layer, in [0, 1).
@@ -185,10 +185,10 @@ class Recurrent:
   window: int = 0
   pad_token: int = 0
   encoder: bool = False
-  source_vocab_size: int = 0
-  source_length: int = 0
+  encoder_vocab_size: int = 0
+  encoder_length: int = 0
   start_token: int = -1
-  source_marks: str = "eos"
+  encoder_marks: str = "eos"
   init: str = "xavier_uniform"
   dropout: float = 0.0
   dtype: str = "float32"

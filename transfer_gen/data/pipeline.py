@@ -73,7 +73,8 @@ class Prepared:
 
     Returns:
       An iterator over inputs and targets i32[B, T] and weights f32[B, T]; for an
-      encoder also sources i32[B, T] and source_counts i32[B], how many are no padding.
+      encoder also encoder_inputs i32[B, T] and encoder_counts i32[B], how many of them
+      are no padding.
     """
     _check_batch_size(batch_size)
     buckets = [rows for rows in self._rows["train"] if len(rows)]
@@ -167,7 +168,7 @@ def prepare(
   token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
     targets = _encode(tokenizer, [document.target for document in found])
-    reader = tokenizer if encoder is None else tokenizers.of_sources(tokenizer)
+    reader = tokenizer if encoder is None else tokenizers.for_encoder(tokenizer)
     inputs = _encode(reader, [document.input for document in found])
     rows[split], kept = _lay_out(inputs, targets, roles, config, encoder)
     sizes[split] = np.array(
@@ -216,7 +217,7 @@ def encode_prompts(
           for ids in _prompt_ids(prompts, tokenizer, config, pairs)]
 
 
-def encode_sources(
+def tokenize_for_encoder(
     prompts: Sequence[str],
     tokenizer: tokenizers.Tokenizer,
     config: config_lib.Data,
@@ -228,10 +229,10 @@ def encode_sources(
     errors.UserError: A prompt that is empty or has characters outside the vocabulary.
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
-  reader = tokenizers.of_sources(tokenizer)
-  sources = [rows_lib.source_row(ids, roles, encoder)
-             for ids in _prompt_ids(prompts, reader, config, answered=True)]
-  return sources, [[rows_lib.start(roles, encoder)] for _ in sources]
+  reader = tokenizers.for_encoder(tokenizer)
+  inputs = [rows_lib.encoder_row(ids, roles, encoder)
+            for ids in _prompt_ids(prompts, reader, config, answered=True)]
+  return inputs, [[rows_lib.start(roles, encoder)] for _ in inputs]
 
 
 def _lay_out(inputs, targets, roles, config, encoder):

@@ -1,6 +1,6 @@
 """Texts laid out in rows of tokens.
 
-Axes: N rows, T positions, S positions of a source.
+Axes: N rows, T positions, S positions of what an encoder reads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,16 +27,16 @@ class Rows:
     inputs: i32[N, T].
     targets: i32[N, T].
     documents: i32[N, T], whose target it is; -1 where it does not count.
-    sources: i32[N, S], what an encoder reads; None where there is none.
-    source_counts: i32[N], how many of those are no padding.
+    encoder_inputs: i32[N, S], what an encoder reads; None where there is none.
+    encoder_counts: i32[N], how many of those are no padding.
     hidden: dtype[N, T, D], what a frozen prefix makes of `inputs`, in an array or
       whatever i64[B] index; None: it is computed.
   """
   inputs: np.ndarray
   targets: np.ndarray
   documents: np.ndarray
-  sources: np.ndarray | None = None
-  source_counts: np.ndarray | None = None
+  encoder_inputs: np.ndarray | None = None
+  encoder_counts: np.ndarray | None = None
   hidden: Any = None
 
   def __len__(self) -> int:
@@ -50,10 +50,10 @@ class Rows:
         "weights": (self.documents[index] >= 0).astype(np.float32)}
     if self.hidden is not None:
       batch["hidden"] = self.hidden[index]
-    if self.sources is None:
+    if self.encoder_inputs is None:
       return batch
-    return batch | {"sources": self.sources[index],
-                    "source_counts": self.source_counts[index]}
+    return batch | {"encoder_inputs": self.encoder_inputs[index],
+                    "encoder_counts": self.encoder_counts[index]}
 
 
 def pack(texts: Texts, roles: Roles, length: int) -> Rows:
@@ -114,34 +114,34 @@ def pad_both(
   The longer side decides the bucket, and both are padded to its length: there are no
   more shapes than buckets.
   """
-  marked = [source_row(ids, roles, encoder) for ids in inputs]
+  marked = [encoder_row(ids, roles, encoder) for ids in inputs]
   counts = np.array([max(len(a), len(b) + 1) for a, b in zip(marked, targets)])
   begin, buckets = start(roles, encoder), []
   for length, members in _buckets(counts, lengths):
     rows = dataclasses.replace(
         _empty(len(members), length, roles),
-        sources=np.full((len(members), length), roles["pad"], np.int32),
-        source_counts=np.array([len(marked[i]) for i in members], np.int32))
+        encoder_inputs=np.full((len(members), length), roles["pad"], np.int32),
+        encoder_counts=np.array([len(marked[i]) for i in members], np.int32))
     for row, member in enumerate(members):
-      rows.sources[row, :len(marked[member])] = marked[member]
+      rows.encoder_inputs[row, :len(marked[member])] = marked[member]
       tokens = np.concatenate([[begin], targets[member], [roles["eos"]]])
       _write(rows, row, tokens, first=0, document=member)
     buckets.append(rows)
   return buckets, counts <= lengths[-1]
 
 
-def source_row(
+def encoder_row(
     ids: Sequence[int], roles: Roles, encoder: config_lib.Recurrent) -> list[int]:
-  """A source with its marks; those that `roles` lacks are left out.
+  """A text with its marks, as an encoder reads it; marks that `roles` lacks are left out.
 
   Raises:
     errors.UserError: If the model asks for others than there are.
   """
-  if encoder.source_marks not in _MARKS:
+  if encoder.encoder_marks not in _MARKS:
     raise errors.UserError(
-        f"model.source_marks is {encoder.source_marks!r}, must be one of"
+        f"model.encoder_marks is {encoder.encoder_marks!r}, must be one of"
         f" {', '.join(_MARKS)}.")
-  marks = _MARKS[encoder.source_marks]
+  marks = _MARKS[encoder.encoder_marks]
   before, behind = (
       [roles[role]] if role in marks and role in roles else []
       for role in ("bos", "eos"))
@@ -163,9 +163,9 @@ def start(roles: Roles, encoder: config_lib.Recurrent) -> int:
 
 
 def fill(batch: Batch, batch_size: int, pad_token: int) -> Batch:
-  """Adds rows of padding, of weight 0, up to B; sources there have one token."""
+  """Adds rows of padding, of weight 0, up to B; their encoder inputs have one token."""
   missing = batch_size - len(batch["inputs"])
-  empty = {"weights": 0, "documents": -1, "source_counts": 1}
+  empty = {"weights": 0, "documents": -1, "encoder_counts": 1}
   return {
       name: np.pad(value, ((0, missing), *((0, 0),) * (value.ndim - 1)),
                    constant_values=empty.get(name, pad_token))

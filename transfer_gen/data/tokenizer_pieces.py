@@ -20,7 +20,7 @@ class Pieces:
   (Marian); `tokenizers.Tokenizer` says what each method does.
 
   Attributes:
-    sources: The tokeniser of what an encoder reads, of the same ids; this one is of
+    for_encoder: The tokeniser of what an encoder reads, of the same ids; this one is of
       what is written.
   """
 
@@ -37,7 +37,7 @@ class Pieces:
     self.tokens = tuple(self._surface(i) for i in range(self.size))
 
   @functools.cached_property
-  def sources(self) -> "Pieces":
+  def for_encoder(self) -> "Pieces":
     return Pieces(self._read, self._ids)
 
   def encode(self, text: str) -> list[int]:

@@ -102,9 +102,9 @@ def load(path: epath.PathLike) -> Tokenizer:
         " tokenizer.json or a SentencePiece .model.") from error
 
 
-def of_sources(tokenizer: Tokenizer) -> Tokenizer:
-  """What an encoder's sources are encoded with: mostly the same; the ids are."""
-  return getattr(tokenizer, "sources", tokenizer)
+def for_encoder(tokenizer: Tokenizer) -> Tokenizer:
+  """The tokenizer of what an encoder reads; its ids are those of the given one."""
+  return getattr(tokenizer, "for_encoder", tokenizer)
 
 
 def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:

@@ -44,7 +44,7 @@ def write(
     return ("Transformers has no tokenizer of its kind: none was written.",)
   described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
   names = {token["id"]: token["content"] for token in described["added_tokens"]}
-  marks = _MARKS.get(getattr(model, "source_marks", ""), ((), ()))
+  marks = _MARKS.get(getattr(model, "encoder_marks", ""), ((), ()))
   known = {role: (names[index], index) for role, index in tokenizer.roles.items()
            if index in names}
   if any(role in known for side in marks for role in side):

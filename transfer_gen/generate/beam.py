@@ -41,11 +41,11 @@ def search(
     *,
     beams: int,
     num_tokens: int,
-    sources: Sequence[Sequence[int]] | None = None,
+    encoder_inputs: Sequence[Sequence[int]] | None = None,
     eos: int | None = None,
     length_penalty: float = 1.0,
 ) -> list[list[Found]]:
-  """The best continuations of each prompt; behind an encoder, answers to a source.
+  """The best continuations of each prompt; with an encoder, answers to each input.
 
   In each step the 2 K best continuations of K running texts are candidates. Those
   among the first K that end, by eos or as the last of `num_tokens`, are finished; the
@@ -55,11 +55,11 @@ def search(
   Args:
     module: A model of `registry.build`.
     params: Its params, flat by name or nested.
-    prompts: Tokens, at least one each. None: the model's `start_token`, behind
-      sources.
+    prompts: Tokens, at least one each. If None, each begins with the
+      model's `start_token`, one for each of `encoder_inputs`.
     beams: K. 1: the most likely token, always.
     num_tokens: Most tokens that are added.
-    sources: Tokens of what is read first; with an encoder alone.
+    encoder_inputs: Tokens that the encoder reads; only for a model with an encoder.
     eos: The token that ends a text. None: none does.
     length_penalty: Exponent of the length that log probabilities are divided by. 0:
       their sum; above 0 longer texts gain, below 0 they lose.
@@ -71,14 +71,14 @@ def search(
     errors.UserError: If an argument is out of its range or the texts get longer
       than the model can read.
   """
-  prompts = start.prompts_of(module, prompts, sources)
+  prompts = start.prompts_of(module, prompts, encoder_inputs)
   start.raise_if([
       *(text for bad, text in (
           (beams < 1, f"beams is {beams}, must be at least 1"),
           (num_tokens < 1, f"num_tokens is {num_tokens}, must be at least 1"),
           (not np.isfinite(length_penalty),
            f"length_penalty is {length_penalty}, must be finite")) if bad),
-      *start.misfits(module, prompts, sources, num_tokens)])
+      *start.misfits(module, prompts, encoder_inputs, num_tokens)])
   if not prompts:
     return []
   limits = {
@@ -87,7 +87,8 @@ def search(
       "length_penalty": np.float32(length_penalty)}
   found = _run(
       module, start.power(num_tokens), beams, start.nested(params), start.pad(prompts),
-      None if sources is None else start.pad(sources, registry.longest(module)), limits)
+      None if encoder_inputs is None else start.pad(
+          encoder_inputs, registry.longest(module)), limits)
   rows = zip(*(np.asarray(x).tolist() for x in found))
   return [[Found(start.until(tokens[:count], eos), score)
            for tokens, count, score in zip(*row) if score > -np.inf] for row in rows]
@@ -105,10 +106,10 @@ class _State:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _run(module, size, beams, params, prompts, sources, limits):
+def _run(module, size, beams, params, prompts, encoder_inputs, limits):
   """Returns finished, counts and finished_scores."""
   batch = prompts[0].shape[0]
-  logits, cache, extend = start.first(module, params, prompts, sources, size)
+  logits, cache, extend = start.first(module, params, prompts, encoder_inputs, size)
   each = lambda x: jnp.repeat(x, beams, axis=0) if x.ndim else x  # Of a row, K.
   tokens = jnp.zeros((batch, beams, size), jnp.int32)
   nothing = jnp.full((batch, beams), -jnp.inf)

@@ -1,6 +1,6 @@
 """Continues prompts: greedily, or drawn with temperature, top-k and top-p.
 
-Axes: B rows, P prompt, padded; S source, padded; N new tokens, rounded up; V
+Axes: B rows, P prompt, padded; S encoder input, padded; N new tokens, rounded up; V
 vocabulary. The whole of it, prompt and loop, is one compiled program for each (B, P,
 N), and S behind an encoder.
 """
@@ -26,33 +26,34 @@ def generate(
     prompts: Sequence[Sequence[int]] | None = None,
     *,
     num_tokens: int,
-    sources: Sequence[Sequence[int]] | None = None,
+    encoder_inputs: Sequence[Sequence[int]] | None = None,
     eos: int | None = None,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
     key: jax.Array | None = None,
 ) -> list[list[int]]:
-  """Continues each prompt; behind an encoder, what answers a source.
+  """Continues each prompt; with an encoder, answers each encoder input.
 
   Compiled once for a number of prompts and powers of two that hold the longest
-  prompt, the longest source and `num_tokens`; no other argument's value compiles
+  prompt, the longest encoder input and `num_tokens`; no other argument's value compiles
   anything.
 
   Args:
     module: A model of `registry.build`.
     params: Its params, flat by name or nested.
-    prompts: Tokens, at least one each. None: the model's `start_token`, behind
-      sources.
+    prompts: Tokens, at least one each. If None, each begins with the
+      model's `start_token`, one for each of `encoder_inputs`.
     num_tokens: Most tokens that are added.
-    sources: Tokens of what is read first, at least one each; with an encoder alone.
+    encoder_inputs: Tokens that the encoder reads, at least one each; only for a
+      model with an encoder.
     eos: The token that ends a text. None: none does.
     temperature: Logits are divided by it; 0: the most likely token, always.
     top_k: Draws among the k most likely tokens only. 0: all.
     top_p: Draws among the fewest most likely tokens whose probability reaches p
       (Holtzman et al., 2020). 1: all. With `top_k`: among those k.
-    key: Decides what is drawn. A row's draws depend on it, on the row's source and
-      prompt and on how often they came before, not on the other rows.
+    key: Decides what is drawn. A row's draws depend on it, on the row's encoder
+      input and prompt and on how often they came before, not on the other rows.
 
   Returns:
     The new tokens of each prompt, without eos.
@@ -61,8 +62,8 @@ def generate(
     errors.UserError: If an argument is out of its range or the texts get longer
       than the model can read.
   """
-  prompts = start.prompts_of(module, prompts, sources)
-  _check(module, prompts, sources, num_tokens, temperature, top_k, top_p)
+  prompts = start.prompts_of(module, prompts, encoder_inputs)
+  _check(module, prompts, encoder_inputs, num_tokens, temperature, top_k, top_p)
   if not prompts:
     return []
   inputs, counts = start.pad(prompts)
@@ -71,12 +72,13 @@ def generate(
       "eos": np.int32(-1 if eos is None else eos),
       "temperature": np.float32(temperature), "top_k": np.int32(top_k),
       "top_p": np.float32(top_p)}
-  texts = prompts if sources is None else [
-      [*source, *prompt] for source, prompt in zip(sources, prompts)]
+  texts = prompts if encoder_inputs is None else [
+      [*read, *prompt] for read, prompt in zip(encoder_inputs, prompts)]
   new = _run(
       module, start.power(num_tokens), start.nested(params), inputs, counts, limits,
       _row_keys(jax.random.key(0) if key is None else key, texts),
-      None if sources is None else start.pad(sources, registry.longest(module)))
+      None if encoder_inputs is None else start.pad(
+          encoder_inputs, registry.longest(module)))
   return [start.until(row[:num_tokens], eos) for row in np.asarray(new).tolist()]
 
 
@@ -125,7 +127,7 @@ def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(module, size, params, inputs, counts, limits, keys, sources=None):
+def _run(module, size, params, inputs, counts, limits, keys, encoder_inputs=None):
   """Returns i32[B, size]; columns from num_tokens on and after eos are 0."""
   batch = inputs.shape[0]
 
@@ -147,7 +149,8 @@ def _run(module, size, params, inputs, counts, limits, keys, sources=None):
     tokens = lax.dynamic_update_slice(tokens, token[:, None], (0, step))
     return step + 1, token, done, tokens, jax.tree.map(jnp.squeeze, cache)
 
-  logits, cache, extend = start.first(module, params, (inputs, counts), sources, size)
+  logits, cache, extend = start.first(
+      module, params, (inputs, counts), encoder_inputs, size)
   token, done = choose(logits, 0, jnp.zeros((batch,), bool))
   tokens = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(token)
   # XLA's CPU backend drops axes of size 1 from products; where the loop carries them,
@@ -157,14 +160,14 @@ def _run(module, size, params, inputs, counts, limits, keys, sources=None):
   return lax.while_loop(more, body, state)[3]
 
 
-def _check(module, prompts, sources, num_tokens, temperature, top_k, top_p):
+def _check(module, prompts, encoder_inputs, num_tokens, temperature, top_k, top_p):
   start.raise_if([
       *(text for bad, text in (
           (num_tokens < 1, f"num_tokens is {num_tokens}, must be at least 1"),
           (not temperature >= 0, f"temperature is {temperature}, must be >= 0"),
           (top_k < 0, f"top_k is {top_k}, must be >= 0 (0: no limit)"),
           (not 0 < top_p <= 1, f"top_p is {top_p}, must be in (0, 1]")) if bad),
-      *start.misfits(module, prompts, sources, num_tokens)])
+      *start.misfits(module, prompts, encoder_inputs, num_tokens)])
 
 
 def _row_keys(key, prompts):

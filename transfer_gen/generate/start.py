@@ -1,6 +1,6 @@
 """What every way of generating begins with: texts as arrays, the first logits.
 
-Axes: B rows, P prompt, padded; S source, padded; N new tokens, rounded up; V
+Axes: B rows, P prompt, padded; S encoder input, padded; N new tokens, rounded up; V
 vocabulary.
 """
 
@@ -29,40 +29,42 @@ def nested(params: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def prompts_of(
-    module: nn.Module, prompts: Texts | None, sources: Texts | None) -> Texts:
-  """The prompts, or behind sources the start token of each."""
+    module: nn.Module, prompts: Texts | None, encoder_inputs: Texts | None) -> Texts:
+  """The prompts; if there are none, the start token for each encoder input."""
   if prompts is not None:
     return prompts
   start = getattr(module.config, "start_token", -1)
-  if sources is None or start < 0:
+  if encoder_inputs is None or start < 0:
     raise errors.UserError(
-        "Cannot generate: no prompts are given, and model.start_token, which answers"
-        " to sources begin with, is not set.")
-  return [[start] for _ in sources]
+        "Cannot generate: no prompts are given, and model.start_token, which"
+        " every answer begins with, is not set.")
+  return [[start] for _ in encoder_inputs]
 
 
 def misfits(
-    module: nn.Module, prompts: Texts, sources: Texts | None, num_tokens: int
+    module: nn.Module, prompts: Texts, encoder_inputs: Texts | None, num_tokens: int
 ) -> list[str]:
   """What is wrong with texts, a sentence each."""
   found, longest = [], registry.longest(module)
-  if registry.encodes(module.config) != (sources is not None):
-    found.append("the model has an encoder and needs sources" if sources is None
-                 else "the model has no encoder, and sources are given")
-  if sources is not None and len(sources) != len(prompts):
-    found.append(f"there are {len(sources)} sources and {len(prompts)} prompts")
+  if registry.encodes(module.config) != (encoder_inputs is not None):
+    found.append(
+        "the model has an encoder and needs encoder_inputs" if encoder_inputs is None
+        else "the model has no encoder, and encoder_inputs are given")
+  if encoder_inputs is not None and len(encoder_inputs) != len(prompts):
+    found.append(
+        f"there are {len(encoder_inputs)} encoder_inputs and {len(prompts)} prompts")
   size = module.config.vocab_size
   found += _of("prompt", prompts, size)
   found += [f"prompt {i} has {len(prompt)} tokens and grows by {num_tokens}; the"
             f" model reads at most {longest}. Shorten the prompt or num_tokens"
             for i, prompt in enumerate(prompts)
             if longest is not None and len(prompt) + num_tokens > longest]
-  size = getattr(module.config, "source_vocab_size", 0) or size
-  found += _of("source", sources or (), size)
+  size = getattr(module.config, "encoder_vocab_size", 0) or size
+  found += _of("encoder input", encoder_inputs or (), size)
   return found + [
-      f"source {i} has {len(source)} tokens; the model reads at most {longest}"
-      for i, source in enumerate(sources or ())
-      if longest is not None and len(source) > longest]
+      f"encoder input {i} has {len(text)} tokens; the model reads at most {longest}"
+      for i, text in enumerate(encoder_inputs or ())
+      if longest is not None and len(text) > longest]
 
 
 def raise_if(wrong: Sequence[str]) -> None:
@@ -98,15 +100,15 @@ def until(tokens: list[int], eos: int | None) -> list[int]:
 
 def first(
     module: nn.Module, params: Mapping[str, Any], prompts: tuple[jax.Array, jax.Array],
-    sources: tuple[jax.Array, jax.Array] | None, size: int,
+    encoder_inputs: tuple[jax.Array, jax.Array] | None, size: int,
 ):
-  """Reads sources and prompts.
+  """Reads encoder_inputs and prompts.
 
   Args:
     module: A model.
     params: Nested.
     prompts: Tokens i32[B, P] and counts i32[B].
-    sources: Tokens i32[B, S] and counts i32[B]; None without an encoder.
+    encoder_inputs: Tokens i32[B, S] and counts i32[B]; None without an encoder.
     size: N.
 
   Returns:
@@ -115,10 +117,11 @@ def first(
   """
   extend = functools.partial(module.apply, {"params": params}, method="extend")
   batch, length = prompts[0].shape
-  if sources is None:
+  if encoder_inputs is None:
     cache = module.apply({}, batch, length + size, method="init_cache")
   else:
-    cache = module.apply({"params": params}, *sources, length + size, method="encode")
+    cache = module.apply(
+        {"params": params}, *encoder_inputs, length + size, method="encode")
   return *extend(*prompts, cache), extend
 
 

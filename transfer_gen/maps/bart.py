@@ -83,7 +83,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
       extra_pos_embeddings=_OFFSET, tie_word_embeddings=True)
   return config_lib.EncoderDecoder(
       **sizes(fields), vocab_size=fields.get("vocab_size"), embed_norm=True,
-      position_offset=_OFFSET, source_marks="both")
+      position_offset=_OFFSET, encoder_marks="both")
 
 
 def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:

@@ -27,7 +27,7 @@ FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm",
          "chat_template.jinja", "chat_template.json")
 _TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 # What no checkpoint says; marks around a source are the tokenizer's there.
-_OURS = {"init", "dropout", "dtype", "source_marks"}
+_OURS = {"init", "dropout", "dtype", "encoder_marks"}
 _Tokenizer = tuple[tokenizers.Tokenizer | None, tuple[str, ...]] | None
 
 

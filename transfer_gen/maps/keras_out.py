@@ -119,7 +119,7 @@ class _Builder:
     """An encoder and a decoder."""
     model, both = self.model, self.model.bidirectional
     states = cells.KINDS[model.cell].states
-    width = self.tokens("sources", model.source_vocab_size or model.vocab_size, ())
+    width = self.tokens("sources", model.encoder_vocab_size or model.vocab_size, ())
     read = ("sources_embed" if model.embed_width else "sources", 0)
     self.cell("encoder", width, model.hidden_width // (1 + both), (read,), both=both,
               more={"return_state": True})
@@ -226,9 +226,9 @@ def _unread(model: config_lib.Recurrent) -> set[str]:
     found.add("forget_bias")
   if model.cell == "rnn":
     found.add("gate")
-  if not model.source_vocab_size:
-    found.add("source_vocab_size")
+  if not model.encoder_vocab_size:
+    found.add("encoder_vocab_size")
   if not model.window:
     found.add("pad_token")
   # How windows, sources and answers begin and end is up to a Keras model's caller.
-  return found | {"source_length", "source_marks", "start_token", "pad_token"}
+  return found | {"encoder_length", "encoder_marks", "start_token", "pad_token"}

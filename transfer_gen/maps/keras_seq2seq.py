@@ -3,7 +3,7 @@
 The character sequence-to-sequence model of the Keras examples: one-hot input, or an
 Embedding each; a Bidirectional encoder's states concatenated. That example fills
 sources on the right with the space character up to the longest of its data, which
-stands in no file: `source_length` and `pad_token` of the model are the user's to set,
+stands in no file: `encoder_length` and `pad_token` of the model are the user's to set,
 and so are the characters. Nothing marks a source's end, and answers begin with bos.
 """
 
@@ -24,9 +24,9 @@ class _Pair:
   encoder: keras_config.Layer
   decoder: keras_config.Layer
   dense: keras_config.Layer
-  source_embedding: keras_config.Layer | None
+  encoder_embedding: keras_config.Layer | None
   embedding: keras_config.Layer | None
-  source_size: int
+  encoder_size: int
   size: int
 
   @property
@@ -55,20 +55,20 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   architecture.require(f"{raw.path}: {pair.dense}", pair.dense.fields,
                {"units": (pair.size,), "use_bias": (fields["bias"],)})
   widths = {embedding.fields["output_dim"] if embedding else 0
-            for embedding in (pair.source_embedding, pair.embedding)}
+            for embedding in (pair.encoder_embedding, pair.embedding)}
   if len(widths) > 1:
     raise errors.UserError(
         f"{raw.path}: embeddings of {widths} features (output_dim); a model here has"
         " one width.")
   return config_lib.Recurrent(
       vocab_size=pair.size, embed_width=widths.pop(), encoder=True,
-      source_vocab_size=pair.source_size, bidirectional=pair.both,
-      source_marks="none", **fields)
+      encoder_vocab_size=pair.encoder_size, bidirectional=pair.both,
+      encoder_marks="none", **fields)
 
 
 def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
   pair, lines = _pair(raw), []
-  for scope, embedding in (("encoder/", pair.source_embedding), ("", pair.embedding)):
+  for scope, embedding in (("encoder/", pair.encoder_embedding), ("", pair.embedding)):
     if embedding:
       lines.append(architecture.Line(
           target=f"{scope}embed/embedding",
@@ -78,7 +78,7 @@ def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.M
   for target, way in ways.items():
     lines += keras_cells.lines(
         f"encoder/layer_0/{target}", keras_config.weights(raw, pair.encoder, way),
-        model, units, [("", model.embed_width or model.source_vocab_size)],
+        model, units, [("", model.embed_width or model.encoder_vocab_size)],
         cudnn=pair.encoder.kind.startswith("CuDNN"))
   lines += keras_cells.lines(
       "layer_0/cell", keras_config.weights(raw, pair.decoder), model,
@@ -128,10 +128,10 @@ def _pair(raw: architecture.Raw) -> _Pair:
     raise errors.UserError(f"{raw.path}: {left[0]} is not known in a pair of an encoder"
                            " and a decoder here.")
   embedding, size = tokens(first)
-  source_embedding, source_size = tokens(encoder.inputs[0])
+  encoder_embedding, encoder_size = tokens(encoder.inputs[0])
   return _Pair(encoder=encoder, decoder=decoder, dense=dense, size=size,
-               source_size=source_size, embedding=embedding,
-               source_embedding=source_embedding)
+               encoder_size=encoder_size, embedding=embedding,
+               encoder_embedding=encoder_embedding)
 
 
 def _encoder(raw, layers, decoder, states) -> keras_config.Layer:

@@ -20,20 +20,20 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
   fields.check(normalize_embedding=False, static_position_embeddings=True)
   fields.get("extra_pos_embeddings", None)  # Of no use there either.
   return config_lib.EncoderDecoder(
-      **bart.sizes(fields), vocab_size=own, source_vocab_size=0 if shared else size,
-      position="sinusoidal", sinusoid_halves=True, source_marks="eos")
+      **bart.sizes(fields), vocab_size=own, encoder_vocab_size=0 if shared else size,
+      position="sinusoidal", sinusoid_halves=True, encoder_marks="eos")
 
 
 def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
   return {"model_type": "marian", **bart.config(model),
-          "vocab_size": model.source_vocab_size or model.vocab_size,
+          "vocab_size": model.encoder_vocab_size or model.vocab_size,
           "decoder_vocab_size": model.vocab_size,
-          "share_encoder_decoder_embeddings": not model.source_vocab_size}
+          "share_encoder_decoder_embeddings": not model.encoder_vocab_size}
 
 
 def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[maps.Line]:
   tables = {"embed/embedding": "shared"}
-  if model.source_vocab_size:
+  if model.encoder_vocab_size:
     tables = {"embed/embedding": "decoder.embed_tokens",
               "encoder/embed/embedding": "encoder.embed_tokens"}
   return [*(maps.Line(target=ours, source=f"{prefix}{theirs}.weight")
@@ -41,7 +41,7 @@ def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[maps.Line]:
 
 
 def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder):
-  if model.source_vocab_size:
+  if model.encoder_vocab_size:
     return None, ("it has two vocabularies, vocab.json and target_vocab.json, and a"
                   " tokenizer here has one: none is taken.",)
   files = {name: maps.beside(raw, name) for name in tokenizer_pieces.FILES}

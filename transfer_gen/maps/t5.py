@@ -43,7 +43,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
       relative_distance=fields.get("relative_attention_max_distance", 128),
       norm="rms", norm_epsilon=fields.get("layer_norm_epsilon", 1e-6), bias=False,
       activation=projection, attention_scale=1.0, logit_scale=scale,
-      tied=not fields.stored("lm_head.weight"), source_marks="eos",
+      tied=not fields.stored("lm_head.weight"), encoder_marks="eos",
       start_token=fields.get("pad_token_id", 0) if start is None else start)
 
 

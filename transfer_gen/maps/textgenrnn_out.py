@@ -17,8 +17,8 @@ from transfer_gen.maps import textgenrnn
 
 NAME = "textgenrnn"
 # What trains a model and not what it computes; what cells of another kind read.
-_UNREAD = ("init", "dropout", "dense_activation", "reset_after", "source_length",
-           "source_vocab_size", "start_token", "source_marks")
+_UNREAD = ("init", "dropout", "dense_activation", "reset_after", "encoder_length",
+           "encoder_vocab_size", "start_token", "encoder_marks")
 
 
 def has(model: config_lib.Recurrent) -> bool:

@@ -89,25 +89,25 @@ class Attention(nn.Module):
       key, value = kept["key"], kept["value"]
     return self._mixed(query, key, value, mask, bias), kept
 
-  def read(self, source: jax.Array) -> Cache:
+  def read(self, encoded: jax.Array) -> Cache:
     """Key and value dtype[B, G, S, K] of another text, dtype[B, S, D]."""
-    key, value = self.key(source), self.value(source)
+    key, value = self.key(encoded), self.value(encoded)
     if self.config.query_norm:
       key = self.key_norm(key)
     return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
 
-  def look(self, x: jax.Array, source: Cache, mask: jax.Array) -> jax.Array:
+  def look(self, x: jax.Array, memory: Cache, mask: jax.Array) -> jax.Array:
     """Mixes each position with those of another text; none turns, however far it is.
 
     Args:
       x: dtype[B, T, D].
-      source: What `read` gave.
+      memory: What `read` returned.
       mask: bool[B or 1, T or 1, S], True where T may see S.
     """
     query = self.query(x)
     if self.config.query_norm:
       query = self.query_norm(query)
-    return self._mixed(query, source["key"], source["value"], mask, None)
+    return self._mixed(query, memory["key"], memory["value"], mask, None)
 
   def _mixed(self, query, key, value, mask, bias):
     scale = self.config.attention_scale or query.shape[-1] ** -0.5

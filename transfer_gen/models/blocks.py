@@ -49,8 +49,8 @@ class Block(nn.Module):
         self.cross_post_norm = attention.norm(config)
     self.dropout = nn.Dropout(config.dropout)
 
-  def __call__(self, x, positions, mask, slot, train, bias=None, source=None):
-    """Args as `Attention`'s; `source`, its key and value, and bool[B, S] which of them
+  def __call__(self, x, positions, mask, slot, train, bias=None, memory=None):
+    """Args as `Attention`'s; `memory`, its key and value, and bool[B, S] which of them
     are there, for who crosses. Returns dtype[B, T, D] and the layer's cache."""
     seen = self._seen("attn", x)
     mixed, kept = self.attn(seen, positions, mask, slot, bias)
@@ -61,7 +61,7 @@ class Block(nn.Module):
       return y + drop(self.mlp(seen if one else self.mlp_norm(x))), kept
     x = self._added("attn", x, mixed, train)
     if self.crosses:
-      keys, valid = source
+      keys, valid = memory
       looked = self.cross_attn.look(self._seen("cross", x), keys, valid[:, None])
       x = self._added("cross", x, looked, train)
     return self._added("mlp", x, self.mlp(self._seen("mlp", x)), train), kept
@@ -95,9 +95,9 @@ class MLP(nn.Module):
     config = self.config
     width = config.mlp_width or 4 * config.width
 
-    def dense(name, features, source, target):
+    def dense(name, features, reads, writes):
       return layers.Dense(
-          (features,), axes=(source, target), reads=(source,),
+          (features,), axes=(reads, writes), reads=(reads,),
           kernel_init=config.init, bias=attention.biased(config, name), dtype=x.dtype,
           name=name)
 

@@ -149,11 +149,11 @@ def window(config: config_lib.Decoder, layer: int) -> int:
 
 
 def _check_sides(config):
-  for field in ("encoder_layers", "source_vocab_size"):
+  for field in ("encoder_layers", "encoder_vocab_size"):
     _require(getattr(config, field) >= 0, config, field, "positive, or 0 for its habit")
   _require(config.block == "serial", config, "block", "'serial' with an encoder")
   _require(not any(config.windows), config, "windows", "() with an encoder")
-  layers.choose("source_marks", config.source_marks, dict.fromkeys(MARKS))
+  layers.choose("encoder_marks", config.encoder_marks, dict.fromkeys(MARKS))
 
 
 def _idle(config):

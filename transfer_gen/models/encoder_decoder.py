@@ -35,8 +35,9 @@ class EncoderDecoder(nn.Module):
     self.head = transformer.head(self.config)
 
   def __call__(
-      self, inputs: jax.Array, train: bool = False, sources: jax.Array | None = None,
-      source_counts: jax.Array | None = None,
+      self, inputs: jax.Array, train: bool = False,
+      encoder_inputs: jax.Array | None = None,
+      encoder_counts: jax.Array | None = None,
   ) -> jax.Array:
     """Reads whole rows.
 
@@ -44,36 +45,36 @@ class EncoderDecoder(nn.Module):
       inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
         looks ahead, so that padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
-      sources: i32[B, S], padded on the right.
-      source_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
+      encoder_inputs: i32[B, S], padded on the right.
+      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
 
     Returns:
       Logits dtype[B, T, V].
 
     Raises:
-      errors.UserError: If there are no sources, or S or T is above `max_length` of
-        learned positions.
+      errors.UserError: If there are no encoder_inputs, or S or T is above
+        `max_length` of learned positions.
     """
-    source = self._read(sources, source_counts, train)
-    x = self.decoder(inputs, self.embed, train, source=source)
+    memory = self._read(encoder_inputs, encoder_counts, train)
+    x = self.decoder(inputs, self.embed, train, memory=memory)
     return transformer.logits(self.config, self.embed, self.head, x)
 
   def encode(
-      self, sources: jax.Array, source_counts: jax.Array, length: int) -> Cache:
+      self, encoder_inputs: jax.Array, encoder_counts: jax.Array, length: int) -> Cache:
     """The cache for `extend` after a source: the beginning of its answer.
 
     Args:
-      sources: i32[B, S], padded on the right.
-      source_counts: i32[B], in [0, S]: how many of a row's are no padding.
+      encoder_inputs: i32[B, S], padded on the right.
+      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding.
       length: Slots: as many as all inputs to come, padding included.
 
     Returns:
-      What `transformer.empty_cache` has; and source: what the decoder's layers look
+      What `transformer.empty_cache` has; and memory: what the decoder's layers look
       at, see `transformer.Stack.read`.
     """
-    source = self._read(sources, source_counts, train=False)
-    return {**transformer.empty_cache(self.config, sources.shape[0], length),
-            "source": source}
+    memory = self._read(encoder_inputs, encoder_counts, train=False)
+    return {**transformer.empty_cache(self.config, encoder_inputs.shape[0], length),
+            "memory": memory}
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
@@ -92,13 +93,13 @@ class EncoderDecoder(nn.Module):
     y = transformer.logits(self.config, self.embed, self.head, x)[:, 0]
     return y, transformer.advanced(kept, inputs, counts)
 
-  def _read(self, sources, counts, train):
-    if sources is None:
+  def _read(self, encoder_inputs, counts, train):
+    if encoder_inputs is None:
       raise errors.UserError(
-          "The model is an EncoderDecoder, and there are no sources to read.")
+          "The model is an EncoderDecoder, and there are no encoder_inputs to read.")
     if counts is None:
-      counts = jnp.full(sources.shape[:1], sources.shape[1], jnp.int32)
-    steps = jnp.arange(sources.shape[1], dtype=jnp.int32)[None]
+      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+    steps = jnp.arange(encoder_inputs.shape[1], dtype=jnp.int32)[None]
     valid = steps < counts[:, None]  # [B, S]
-    x = self.encoder(sources, self.embed, train, valid=valid)
+    x = self.encoder(encoder_inputs, self.embed, train, valid=valid)
     return self.decoder.read(x, valid)

@@ -55,7 +55,7 @@ def check(config: config_lib.Recurrent) -> None:
           width % 2 == 0 for width in _widths(config)),
        "even, for half of the state comes from each way"),
       ("pad_token", 0 <= config.pad_token, "a token"),
-      ("source_length", config.source_length >= 0, "positive, or 0 for any"),
+      ("encoder_length", config.encoder_length >= 0, "positive, or 0 for any"),
       ("dropout", 0 <= config.dropout < 1, "in [0, 1)"),
   ):
     if not holds:
@@ -67,7 +67,7 @@ def constants(config: config_lib.Recurrent) -> dict[str, Any]:
   """What a recurrent model computes beside its params and their sizes, by name."""
   return {name: getattr(config, name) for name in (
       "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
-      "window", "pad_token", "bidirectional", "encoder", "source_length")}
+      "window", "pad_token", "bidirectional", "encoder", "encoder_length")}
 
 
 class Recurrent(nn.Module):
@@ -103,8 +103,9 @@ class Recurrent(nn.Module):
     self.head = recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
 
   def __call__(
-      self, inputs: jax.Array, train: bool = False, sources: jax.Array | None = None,
-      source_counts: jax.Array | None = None,
+      self, inputs: jax.Array, train: bool = False,
+      encoder_inputs: jax.Array | None = None,
+      encoder_counts: jax.Array | None = None,
   ) -> jax.Array:
     """Reads whole rows, each from an empty state, or from that after its source.
 
@@ -112,8 +113,8 @@ class Recurrent(nn.Module):
       inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
         looks ahead, so that padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
-      sources: i32[B, S], padded on the right. With an encoder alone.
-      source_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
+      encoder_inputs: i32[B, S], padded on the right. With an encoder alone.
+      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
 
     Returns:
       Logits dtype[B, T, V].
@@ -122,7 +123,7 @@ class Recurrent(nn.Module):
       return self._by_windows(inputs, train)
     carries = [None] * len(self.blocks)
     if self.config.encoder:
-      carries = self._encoded(sources, source_counts, train)
+      carries = self._encoded(encoder_inputs, encoder_counts, train)
     top, seen = self._read(inputs.T, train, carries)
     if self.config.attention:
       start = recurrent_layers.nothing_averaged(
@@ -132,17 +133,17 @@ class Recurrent(nn.Module):
         {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
 
   def encode(
-      self, sources: jax.Array, source_counts: jax.Array, length: int) -> Cache:
+      self, encoder_inputs: jax.Array, encoder_counts: jax.Array, length: int) -> Cache:
     """The cache for `extend` after a source: the beginning of its answer.
 
     Args:
-      sources: i32[B, S], padded on the right.
-      source_counts: i32[B], in [0, S]: how many of a row's are no padding.
+      encoder_inputs: i32[B, S], padded on the right.
+      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding.
       length: Of all inputs to come; a state has one size for any.
     """
     del length
-    carries = self._encoded(sources, source_counts, train=False)
-    return {"position": jnp.zeros(sources.shape[:1], jnp.int32),
+    carries = self._encoded(encoder_inputs, encoder_counts, train=False)
+    return {"position": jnp.zeros(encoder_inputs.shape[:1], jnp.int32),
             **{block.name: carry for block, carry in zip(self.blocks, carries)}}
 
   def init_cache(self, batch: int, length: int) -> Cache:
@@ -234,13 +235,13 @@ class Recurrent(nn.Module):
         name: x[0 if name == recurrent_layers.BACKWARD else -1]
         for name, x in top.items()}, train)
 
-  def _encoded(self, sources, counts, train):
-    if sources is None:
+  def _encoded(self, encoder_inputs, counts, train):
+    if encoder_inputs is None:
       raise errors.UserError(
-          "model.encoder is True, and there are no sources to read.")
+          "model.encoder is True, and there are no encoder_inputs to read.")
     if counts is None:
-      counts = jnp.full(sources.shape[:1], sources.shape[1], jnp.int32)
-    return self.encoder(sources, counts, train)
+      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+    return self.encoder(encoder_inputs, counts, train)
 
   def _logits(self, parts, train):
     drop = lambda parts: {
@@ -263,20 +264,20 @@ class Encoder(nn.Module):
 
   def setup(self):
     config = self.config
-    size = config.source_vocab_size or config.vocab_size
+    size = config.encoder_vocab_size or config.vocab_size
     if config.embed_width:
       self.embed = layers.Embed(
           size, config.embed_width, dtype=layers.computation_dtype(config.dtype))
     self.blocks = _stack(config, size, ways=1 + config.bidirectional)
 
   def __call__(
-      self, sources: jax.Array, counts: jax.Array, train: bool
+      self, encoder_inputs: jax.Array, counts: jax.Array, train: bool
   ) -> list[cells.Carry]:
-    """Reads sources.
+    """Reads encoder_inputs.
 
     Args:
-      sources: i32[B, S], padded on the right.
-      counts: i32[B]: how many of a row's are no padding; up to `source_length`,
+      encoder_inputs: i32[B, S], padded on the right.
+      counts: i32[B]: how many of a row's are no padding; up to `encoder_length`,
         `pad_token` is read in its place.
       train: Whether dropout acts.
 
@@ -284,11 +285,11 @@ class Encoder(nn.Module):
       A layer, its carry, dtype[B, U] each.
     """
     config = self.config
-    more = max(0, config.source_length - sources.shape[1])
-    tokens = jnp.pad(sources, ((0, 0), (0, more))).T  # [S, B]
+    more = max(0, config.encoder_length - encoder_inputs.shape[1])
+    tokens = jnp.pad(encoder_inputs, ((0, 0), (0, more))).T  # [S, B]
     steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
     tokens = jnp.where(steps < counts[None], tokens, config.pad_token)
-    valid = steps < jnp.maximum(counts, config.source_length)[None]
+    valid = steps < jnp.maximum(counts, config.encoder_length)[None]
     x, carries = {"": self.embed(tokens) if config.embed_width else tokens}, []
     for block in self.blocks:
       carry, x = block.summarize(x, valid, train)

@@ -132,7 +132,7 @@ def longest(module: nn.Module) -> int | None:
 def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
   """Whether a model reads a source first.
 
-  Then it is called with `sources`, and has `encode` in place of `init_cache`.
+  Then it is called with `encoder_inputs`, and has `encode` in place of `init_cache`.
   """
   return isinstance(config, config_lib.EncoderDecoder) or (
       isinstance(config, config_lib.Recurrent) and config.encoder)
@@ -179,5 +179,5 @@ def _maker(module, names, where):
 
 def _init(module, key):
   tokens = jnp.zeros((1, 1), jnp.int32)
-  sources = {"sources": tokens} if encodes(module.config) else {}
-  return module.init(key, tokens, **sources)["params"]
+  read = {"encoder_inputs": tokens} if encodes(module.config) else {}
+  return module.init(key, tokens, **read)["params"]

@@ -93,8 +93,8 @@ class Stack(nn.Module):
 
   def setup(self):
     config, encodes = self.config, self.side == "encoder"
-    if encodes and config.source_vocab_size:
-      self.embed = table(config, config.source_vocab_size)
+    if encodes and config.encoder_vocab_size:
+      self.embed = table(config, config.encoder_vocab_size)
     if config.position == "learned":
       self.position = table(
           config, config.max_length + config.position_offset, "position")
@@ -118,7 +118,7 @@ class Stack(nn.Module):
 
   def __call__(
       self, inputs: jax.Array, embed: layers.Embed, train: bool,
-      valid: jax.Array | None = None, source: Cache | None = None) -> jax.Array:
+      valid: jax.Array | None = None, memory: Cache | None = None) -> jax.Array:
     """Reads whole rows.
 
     Args:
@@ -126,7 +126,7 @@ class Stack(nn.Module):
       embed: The table that both sides read, where this one has none.
       train: Whether dropout acts.
       valid: bool[B, T], an encoder's: which inputs are no padding.
-      source: What a decoder looks at, see `read`.
+      memory: What a decoder looks at, see `read`.
 
     Returns:
       dtype[B, T, D].
@@ -145,21 +145,21 @@ class Stack(nn.Module):
     bias = self._bias(positions, lambda: positions)
     for block in self.blocks:
       x, _ = block(
-          x, positions, masks[block.window], None, train, bias, _of(source, block))
+          x, positions, masks[block.window], None, train, bias, _of(memory, block))
     return self._finished(x)
 
-  def read(self, source: jax.Array, valid: jax.Array) -> Cache:
+  def read(self, encoded: jax.Array, valid: jax.Array) -> Cache:
     """What a decoder looks at.
 
     Args:
-      source: dtype[B, S, D], from the encoder.
+      encoded: dtype[B, S, D], from the encoder.
       valid: bool[B, S], which positions are no padding.
 
     Returns:
       valid; and a layer, key and value dtype[B, G, S, K].
     """
     return {"valid": valid, **{
-        block.name: block.cross_attn.read(source) for block in self.blocks}}
+        block.name: block.cross_attn.read(encoded) for block in self.blocks}}
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache, embed: layers.Embed
@@ -182,14 +182,14 @@ class Stack(nn.Module):
       slot = (cache[block.name], cache["used"])
       x, kept[block.name] = block(
           x, positions, masks[block.window], slot, False, bias,
-          _of(cache.get("source"), block))
+          _of(cache.get("memory"), block))
     # Only one position a row is asked for, and the output is the widest product.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
     return self._finished(x), {**cache, "valid": valid, **kept}
 
   def _embedded(self, inputs, embed, positions, train):
     config = self.config
-    if self.side == "encoder" and config.source_vocab_size:
+    if self.side == "encoder" and config.encoder_vocab_size:
       embed = self.embed
     x = embed(inputs) * config.embed_scale
     if config.position == "learned":
@@ -299,9 +299,9 @@ def _masks(config, mask, positions, seen):
   return masks
 
 
-def _of(source, block):
-  """A layer's part of a source that was read."""
-  return None if source is None else (source[block.name], source["valid"])
+def _of(memory, block):
+  """A layer's part of what `Stack.read` returned."""
+  return None if memory is None else (memory[block.name], memory["valid"])
 
 
 def _has_final_norm(config):

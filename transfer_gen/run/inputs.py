@@ -175,7 +175,7 @@ def model_config(model: Any, tokenizer: tokenizers.Tokenizer) -> Any:
     errors.UserError: If the model has fewer rows than the tokenizer has tokens, or
       the token that its answers begin with is none of them.
   """
-  for field in ("vocab_size", "source_vocab_size")[:1 + registry.encodes(model)]:
+  for field in ("vocab_size", "encoder_vocab_size")[:1 + registry.encodes(model)]:
     if 0 < getattr(model, field) < tokenizer.size:
       raise errors.UserError(
           f"model.{field} is {getattr(model, field)} and the tokenizer has"

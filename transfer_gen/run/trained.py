@@ -116,9 +116,9 @@ class Trained:
     if not registry.encodes(model):
       return {"eos": eos, "prompts": pipeline.encode_prompts(
           prompts, self.tokenizer, self.run.data)}
-    sources, begun = pipeline.encode_sources(
+    encoder_inputs, begun = pipeline.tokenize_for_encoder(
         prompts, self.tokenizer, self.run.data, model)
-    return {"eos": eos, "prompts": begun, "sources": sources}
+    return {"eos": eos, "prompts": begun, "encoder_inputs": encoder_inputs}
 
 
 def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable=redefined-builtin

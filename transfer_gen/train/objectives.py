@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from transfer_gen import tree
 from transfer_gen.models import taps
 
-_SOURCES = ("sources", "source_counts")  # What an encoder reads, of a batch.
+_ENCODER = ("encoder_inputs", "encoder_counts")  # What an encoder reads, of a batch.
 
 
 def next_token(module: nn.Module, train: bool, first: int = 0):
@@ -20,7 +20,8 @@ def next_token(module: nn.Module, train: bool, first: int = 0):
 
   Args:
     module: Maps i32[B, T] to logits dtype[B, T, V]; behind an encoder it takes
-      `sources` i32[B, S] and `source_counts` i32[B] as well, as the batch has them.
+      `encoder_inputs` i32[B, S] and `encoder_counts` i32[B] as well, as the batch has
+      them.
     train: Whether dropout is drawn.
     first: The layer that reads `hidden` dtype[B, T, D] of the batch, see
       `train.features`; batches without it are read from their inputs.
@@ -39,7 +40,7 @@ def logits(
     train: bool, key: jax.Array | None, first: int = 0) -> jax.Array:
   """What a module makes of a batch, dtype[B, T, V]; args as of `next_token`."""
   given = {"train": train, "rngs": {"dropout": key} if train else None,
-           **{name: batch[name] for name in _SOURCES if name in batch}}
+           **{name: batch[name] for name in _ENCODER if name in batch}}
   variables = {"params": tree.unflatten(params)}
   if "hidden" in batch:
     return taps.resume(

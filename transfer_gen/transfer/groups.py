@@ -161,7 +161,7 @@ def _names(target: _Model | Mapping[str, tree.Spec]) -> list[str]:
   return [*layers, "embed/embedding",
           *([] if target.tied else ["head/kernel"]),
           *(["encoder/embed/embedding"]
-            if getattr(target, "source_vocab_size", 0) else []),
+            if getattr(target, "encoder_vocab_size", 0) else []),
           *(["embed_norm/scale"] if target.embed_norm else []),
           *(["position/embedding"]
             if target.position in ("learned", "relative") else [])]

@@ -1,0 +1,38 @@
+"""Configs as JSON and back."""
+
+import json
+
+import pytest
+
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.config import codec
+
+MODELS = (
+    config.EncoderDecoder(encoder_vocab_size=11, encoder_marks="both", windows=(4, 0)),
+    config.Recurrent(encoder=True, encoder_vocab_size=9, encoder_length=6),
+    config.Decoder(num_kv_heads=2))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_a_model_survives_its_json(model):
+  data = json.loads(json.dumps(codec.of_model(model)))
+
+  assert codec.to_model(data) == model
+
+
+@pytest.mark.parametrize("model", MODELS[:2], ids=lambda model: type(model).__name__)
+def test_files_hold_the_first_names_of_the_encoder_fields_and_either_is_read(model):
+  data = codec.of_model(model)
+
+  assert data["source_vocab_size"] == model.encoder_vocab_size
+  assert data["source_marks"] == model.encoder_marks
+  assert not any(name.startswith("encoder_") for name in data
+                 if name != "encoder_layers")
+  renamed = {name.replace("source_", "encoder_"): value for name, value in data.items()}
+  assert codec.to_model(renamed) == model
+
+
+def test_an_unknown_field_of_a_model_is_an_error():
+  with pytest.raises(errors.UserError, match="another version.*no_such_field"):
+    codec.to_model({"family": "Decoder", "no_such_field": 3})
