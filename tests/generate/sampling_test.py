@@ -211,7 +211,7 @@ def test_sources_that_do_not_fit_are_one_message(kwargs, message):
 def test_sources_are_refused_where_nothing_reads_them():
   module, params = make("learned")
 
-  with pytest.raises(errors.UserError, match="has no encoder, and sources are"):
+  with pytest.raises(errors.UserError, match="has no encoder, and encoder_inputs are"):
     sampling.generate(module, params, [[1]], encoder_inputs=[[1]], num_tokens=5)
 
 

@@ -1,4 +1,4 @@
-"""The encoder-decoder by itself; against other frameworks: tests/sources/maps."""
+"""The encoder-decoder by itself; against other frameworks: tests/maps."""
 
 import dataclasses
 
@@ -50,7 +50,7 @@ ALL = pytest.mark.parametrize("name", [
 def logits_of(config, inputs=INPUTS, encoder_inputs=SOURCES, counts=COUNTS, params=None):
   module, own = random_models.build(config)
   return np.asarray(apply(
-      module, params or own, inputs, encoder_inputs=sources, encoder_counts=counts))
+      module, params or own, inputs, encoder_inputs=encoder_inputs, encoder_counts=counts))
 
 
 @pytest.mark.parametrize("name", [
@@ -151,10 +151,10 @@ def test_what_no_model_can_have_is_one_message(fields, message):
     registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
 
 
-def test_no_sources_and_long_ones_are_refused():
+def test_missing_and_too_long_encoder_inputs_are_refused():
   module, params = random_models.build(BASE)
 
-  with pytest.raises(errors.UserError, match="no sources to read"):
+  with pytest.raises(errors.UserError, match="no encoder_inputs to read"):
     apply(module, params, INPUTS)
   with pytest.raises(errors.UserError, match="17 tokens is longer .*max_length=16"):
     apply(module, params, INPUTS, encoder_inputs=np.zeros((3, 17), np.int32))

@@ -315,5 +315,5 @@ def test_a_wrong_field_is_one_message(fields, message):
 def test_an_encoder_without_sources_says_so():
   module, params = random_models.build(dataclasses.replace(BASE, encoder=True))
 
-  with pytest.raises(errors.UserError, match="there are no sources to read"):
+  with pytest.raises(errors.UserError, match="there are no encoder_inputs to read"):
     module.apply({"params": tree.unflatten(params)}, jnp.asarray(INPUTS))
