@@ -58,7 +58,7 @@ def plan_7b() -> dict[str, float]:
   rows = resolve.resolve(
       plan, {"": source}, target,
       constants={"": registry.constants(old), "target": registry.constants(new)})
-  told = audit.of(plan, rows, {"": source})
+  told = audit.summarize(plan, rows, {"": source})
   table.full(told), table.folded(told, True), json.dumps(audit.to_json(told))
   seconds = time.perf_counter() - start
   params = sum(spec.size for spec in source.values())

@@ -60,7 +60,7 @@ class _Cells(html.parser.HTMLParser):
 
 def _audit():
   rows = resolve.resolve(PLAN, {"": SOURCE}, TARGET)
-  return audit_lib.of(PLAN, rows, {"": SOURCE})
+  return audit_lib.summarize(PLAN, rows, {"": SOURCE})
 
 
 def test_both_trees_stand_side_by_side():

@@ -60,7 +60,7 @@ PLAN = plan_lib.TransferPlan(
 
 def _audit(plan=PLAN, target=TARGET):
   rows = resolve.resolve(plan, {"": SOURCE}, target, WORDS)
-  return audit_lib.of(plan, rows, {"": SOURCE})
+  return audit_lib.summarize(plan, rows, {"": SOURCE})
 
 
 def _through_json(audit):

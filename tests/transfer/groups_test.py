@@ -198,7 +198,7 @@ def _resolved(rows, params="embed/.*|head/.*", rules=COPY, rest=REST, **fields):
           Group(name="new", params=params, table_rows=rows, **fields), rest))
   sources = {"": _model(4)}
   found = resolve.resolve(plan, sources, _model(5), WORDS)
-  return audit_lib.of(plan, found, sources)
+  return audit_lib.summarize(plan, found, sources)
 
 
 @pytest.mark.parametrize("rows, index", [("fresh", [1, 3]), ((4, 0), [0, 4])])

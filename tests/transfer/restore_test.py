@@ -169,7 +169,7 @@ def test_totals_count_every_fate():
       unused_source=("body", "bias"))
   rows = resolve.resolve(plan, {"": source.specs}, specs, WORDS)
 
-  told = audit.of(plan, rows, {"": source.specs})
+  told = audit.summarize(plan, rows, {"": source.specs})
   totals, text = audit.totals(told), table.full(told)
 
   params = {name: fate["params"] for name, fate in totals.items()}

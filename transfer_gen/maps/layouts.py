@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 from jax import numpy as jnp
@@ -21,6 +21,7 @@ from transfer_gen.transfer import plan as plan_lib
 
 Shape = tuple[int, ...]
 Region = tuple[slice, ...]
+_Class = TypeVar("_Class")
 
 
 class Layout(Protocol):
@@ -30,7 +31,8 @@ class Layout(Protocol):
     """Takes one array (`Stack`: several); raises ValueError where it does not fit."""
 
 
-def _layout(cls: type) -> type:
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def _layout(cls: type[_Class]) -> type[_Class]:
   """A frozen dataclass that plans and maps can hold and read back from JSON."""
   return plan_lib.axis_map(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 

@@ -70,7 +70,7 @@ def write_audit(
     errors.UserError: If the workdir is of another run, see `claim`, or less comes
       from a source; nothing is written then.
   """
-  audit = audit_lib.of(assembled.plan, assembled.rows, assembled.source_specs)
+  audit = audit_lib.summarize(assembled.plan, assembled.rows, assembled.source_specs)
   audit_lib.check_coverage(audit, min_coverage)
   workdir = epath.Path(workdir)
   if (workdir / codec.CONFIG).exists():

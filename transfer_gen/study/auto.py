@@ -186,7 +186,7 @@ def _search(
   budget = _budget(run)
   inputs = reader.read(dataclasses.replace(run, strategy=COMMON), folder / "none")
   common = assemble.assemble(inputs)
-  audit_lib.check_coverage(audit_lib.of(
+  audit_lib.check_coverage(audit_lib.summarize(
       common.plan, common.rows, common.source_specs), min_coverage)
   gradients = relative_gradients(common)
   families = candidates(gradients)

@@ -41,11 +41,11 @@ class Audit:
   left: Mapping[str, Mapping[str, tree.Spec]]
 
 
-def of(
+def summarize(
     plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row],
     sources: Mapping[str, Mapping[str, tree.Spec]],
 ) -> Audit:
-  """The audit of a plan that resolved to `rows`."""
+  """Summarizes a plan that resolved to `rows`."""
   read = {(row.checkpoint, name) for row in rows for name in row.sources}
   left = {
       checkpoint: {name: spec for name, spec in specs.items()

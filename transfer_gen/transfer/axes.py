@@ -130,7 +130,7 @@ class Select:
 
   Attributes:
     index: i32[target], entries of the source; as a tuple or an array, see
-      `strategies.importance`.
+      `structure.importance`.
   """
   index: np.ndarray | tuple[int, ...]
 
@@ -260,7 +260,7 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
                 (sizes.source_constants, sizes.target_constants))
     if sizes.source_constants and sizes.target_constants and old != new:
       return (f"{name} is {old} in the source and {new} here, and the function keeps"
-              f" only with the same. Set model.{name}={old}, as strategies.grow does")
+              f" only with the same. Set model.{name}={old}, as structure.grow does")
   return None
 
 

@@ -197,7 +197,7 @@ def _torn(heads, kv_heads) -> str | None:
       return (
           f"query head {head} copies head {copied}, which reads key-value head {needs},"
           f" and would read a copy of {', '.join(map(str, sorted(found)))}. Map `heads`"
-          " and `kv_heads` alike, as strategies.grow does.")
+          " and `kv_heads` alike, as structure.grow does.")
   return None
 
 

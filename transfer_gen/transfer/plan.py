@@ -4,12 +4,13 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from transfer_gen import errors
 
+_Kind = TypeVar("_Kind")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AxisSizes:
@@ -261,8 +262,8 @@ KINDS: dict[str, type] = {
     "Mixture": Mixture, **{kind.__name__: kind for kind in ANCHORS}}
 
 
-def axis_map(kind: type) -> type:
-  """Class decorator: lets plans with this axis map be read back from JSON."""
+def axis_map(kind: type[_Kind]) -> type[_Kind]:
+  """Registers a class of axis maps, so that plans which use it load from JSON."""
   KINDS[kind.__name__] = kind
   return kind
 

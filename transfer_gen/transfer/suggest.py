@@ -20,7 +20,7 @@ _Specs = Mapping[str, tree.Spec]
 _Pattern = tuple[str, tuple[str, ...]]  # A name without its numbers, and axes.
 _NUMBER = re.compile(r"\d+")
 _LIKELY = 1.6  # Leaves less alike than this are left for people to match.
-_DEEPER = "the source has no layer of this number; strategies.depth copies one"
+_DEEPER = "the source has no layer of this number; structure.depth copies one"
 # What other people call the same; ours last.
 _WORDS = {
     "q": "query", "k": "key", "v": "value", "o": "out", "weight": "kernel",
