@@ -1,8 +1,5 @@
 """`transfer-gen plan`: shows what a transfer does before anything is trained."""
 
-import os
-import sys
-
 from transfer_gen.commands import flags
 from transfer_gen.commands import plan_output
 from transfer_gen.run import assemble
@@ -10,7 +7,6 @@ from transfer_gen.run import first_plan
 from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import auto
 from transfer_gen.transfer import audit as audit_lib
-from transfer_gen.transfer import table
 
 
 def run(values: flags.Values) -> None:
@@ -23,13 +19,4 @@ def run(values: flags.Values) -> None:
   setup = assemble.build(auto.decided(values.config, values.workdir), values.workdir)
   audit = workdir_lib.write_audit(setup, values.workdir, values.min_coverage)
   workdir_lib.write_report(values.workdir)
-  if other is None:
-    # https://no-color.org: any value that is not empty turns colors off.
-    colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print(plan_output.overview(values.config, setup.run, audit, colored))
-    print(f"Every leaf: {values.workdir}/audit.txt; the two trees side by side:"
-          f" {values.workdir}/report.html")
-  else:
-    print(plan_output.differences(other, audit, values.diff))
-  if values.origins:
-    print(f"\n{table.origins(audit, values.origins)}", end="")
+  print(plan_output.text(values, setup.run, audit, other))
