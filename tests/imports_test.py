@@ -47,7 +47,7 @@ OWN_MODULES = 6
 # Modules that import more of our own modules than the budget, and how many. Each
 # stays on the list until it needs no exception; none may be added.
 WIDE = {
-    "adapters.calls": 7, "commands.plan": 8, "distill.loss": 7, "distill.teacher": 11,
+    "adapters.calls": 7, "commands.plan": 7, "distill.loss": 7, "distill.teacher": 11,
     "export.convert": 18, "export.hugging_face_folder": 10, "export.keras_folder": 8,
     "export.peft_folder": 8, "formats.detect": 9, "maps.basic_lstm": 8,
     "maps.families": 12, "maps.hugging_face": 10, "maps.keras_out": 7,

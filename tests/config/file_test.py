@@ -64,6 +64,18 @@ def test_what_is_wrong_with_a_file_is_reported(tmp_path, code, message):
   assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("changes, field", [
+    ("runs={}", "runs"), ("pairs=()", "pairs"), ("seeds=()", "seeds")])
+def test_a_study_without_anything_to_compare_is_refused(tmp_path, changes, field):
+  path = _write(tmp_path, START + (
+      "import dataclasses\n"
+      "whole = config.Study('q', {'a': config.Run()}, (('a', 'a'),))\n"
+      f"get_study = lambda: dataclasses.replace(whole, {changes})\n"))
+
+  with pytest.raises(errors.UserError, match=f"{field} of the study .* is empty"):
+    file.load_study(path)
+
+
 def test_an_argument_that_the_file_does_not_know_is_reported(tmp_path):
   known = _write(tmp_path, "def get_config(name):\n  return {'a': 1}[name]")
   (tmp_path / "other.py").write_text("import operator\nget_config = {}.__getitem__\n")

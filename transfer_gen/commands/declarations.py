@@ -20,6 +20,7 @@ class Flag:
     default: Its type is the type of the flag; None means text that may be absent.
     required: Whether the command needs it.
     minimum: The smallest value allowed. If None, the command checks the value.
+    maximum: The largest value allowed; likewise.
   """
   name: str
   meaning: str
@@ -27,6 +28,7 @@ class Flag:
   default: bool | int | float | str | None = None
   required: bool = False
   minimum: int | None = None
+  maximum: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,9 @@ COMMANDS: Mapping[str, Command] = {
                  " means none."),
             Flag(name="length_penalty", value="X", default=1.0,
                  meaning="A beam's score is divided by its length to the power of X."),
-            Flag(name="seed", value="N", default=0, meaning="Seed of the sampling."),
+            # A key of JAX is made of a signed integer of 64 bits.
+            Flag(name="seed", value="N", default=0, meaning="Seed of the sampling.",
+                 minimum=-2**63, maximum=2**63 - 1),
             _STEP)),
     "study": Command(
         summary="Trains runs and their controls, and compares their test losses.",

@@ -72,6 +72,8 @@ def _parse(
     if flag.minimum is not None and value < flag.minimum:
       raise _mistake(
           name, f"--{flag.name} is {value}, must be at least {flag.minimum}.")
+    if flag.maximum is not None and value > flag.maximum:
+      raise _mistake(name, f"--{flag.name} is {value}, must be at most {flag.maximum}.")
   if command.overrides:
     validate.check(values.config)  # Overrides may have brought other types.
   return values

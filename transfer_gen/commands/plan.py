@@ -19,4 +19,9 @@ def run(values: flags.Values) -> None:
   setup = assemble.build(auto.decided(values.config, values.workdir), values.workdir)
   audit = workdir_lib.write_audit(setup, values.workdir, values.min_coverage)
   workdir_lib.write_report(values.workdir)
-  print(plan_output.text(values, setup.run, audit, other))
+  if other is None:
+    print(plan_output.overview(values.config, setup.run, audit, values.workdir))
+  else:
+    print(plan_output.differences(other, audit, values.diff))
+  if values.origins:
+    print(plan_output.origins(audit, values.origins))

@@ -25,6 +25,9 @@ def check(run: config_lib.Run) -> None:
     raise errors.UserError(
         f"train.batch_size is {run.train.batch_size} and optim.accumulate"
         f" {run.optim.accumulate}, which does not divide it.")
+  # NumPy's generators, which order the data, take no other seeds.
+  if not 0 <= run.seed < 2**32:
+    raise errors.UserError(f"seed is {run.seed}, must be from 0 to 2**32 - 1.")
   if run.parallel.mode not in ("jit", "pmap"):
     raise errors.UserError(
         f"parallel.mode is {run.parallel.mode!r}, must be 'jit' or 'pmap'.")
