@@ -388,4 +388,4 @@ def test_bottlenecks_and_prefixes_cannot_be_merged():
 @pytest.mark.parametrize("case", [*CASES, *OTHERS])
 def test_config_json_holds_adapters(case):
   run = config.Run(adapters=(CASES | OTHERS)[case][1])
-  assert codec.to_run(codec.of_run(run)).adapters == run.adapters
+  assert codec.run_from_json(codec.run_to_json(run)).adapters == run.adapters

@@ -127,7 +127,7 @@ def _theirs(folder):
   (folder / "theirs").mkdir()
   np.savez(folder / "theirs" / "a.npz", **arrays)
   (folder / "map.json").write_text(json.dumps({
-      "model": codec.of_model(model),
+      "model": codec.model_to_json(model),
       "tokenizer": "letters",
       "lines": [{"target": name, "source": f"x.{name.replace('/', '.')}"}
                 for name in specs]}))

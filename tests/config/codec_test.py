@@ -16,23 +16,23 @@ MODELS = (
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_a_model_survives_its_json(model):
-  data = json.loads(json.dumps(codec.of_model(model)))
+  data = json.loads(json.dumps(codec.model_to_json(model)))
 
-  assert codec.to_model(data) == model
+  assert codec.model_from_json(data) == model
 
 
 @pytest.mark.parametrize("model", MODELS[:2], ids=lambda model: type(model).__name__)
 def test_files_hold_the_first_names_of_the_encoder_fields_and_either_is_read(model):
-  data = codec.of_model(model)
+  data = codec.model_to_json(model)
 
   assert data["source_vocab_size"] == model.encoder_vocab_size
   assert data["source_marks"] == model.encoder_marks
   assert not any(name.startswith("encoder_") for name in data
                  if name != "encoder_layers")
   renamed = {name.replace("source_", "encoder_"): value for name, value in data.items()}
-  assert codec.to_model(renamed) == model
+  assert codec.model_from_json(renamed) == model
 
 
 def test_an_unknown_field_of_a_model_is_an_error():
   with pytest.raises(errors.UserError, match="another version.*no_such_field"):
-    codec.to_model({"family": "Decoder", "no_such_field": 3})
+    codec.model_from_json({"family": "Decoder", "no_such_field": 3})

@@ -344,7 +344,7 @@ def test_a_config_comes_back_from_json():
       distill=config_lib.Distill(teacher=config_lib.Source(path="a"),
                                  layers=((0, 1), (2, 3))))
 
-  again = codec.to_run(json.loads(json.dumps(codec.of_run(run))))
+  again = codec.run_from_json(json.loads(json.dumps(codec.run_to_json(run))))
 
   assert (again.features, again.distill) == (run.features, run.distill)
 

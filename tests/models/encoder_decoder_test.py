@@ -132,7 +132,7 @@ def test_a_deep_model_has_the_leaves_that_its_specs_say(name):
       jax.random.key(0), INPUTS, encoder_inputs=SOURCES)["params"])
 
   assert list(registry.specs(module).items()) == list(tree.specs(traced).items())
-  assert codec.to_model(codec.of_model(config)) == config
+  assert codec.model_from_json(codec.model_to_json(config)) == config
   assert registry.encodes(config) and registry.constants(config)["family"] == (
       "EncoderDecoder")
 

@@ -27,7 +27,7 @@ from transfer_gen.transfer import plan as plan_lib
 MODEL = config_lib.Recurrent(
     vocab_size=6, cell="rnn", num_layers=1, embed_width=3, hidden_width=4)
 OWN = {
-    "model": codec.of_model(MODEL),
+    "model": codec.model_to_json(MODEL),
     "lines": [
         {"target": "embed/embedding", "source": "table",
          "layout": {"kind": "Transpose", "perm": [1, 0]}},

@@ -245,8 +245,8 @@ def _around_attention(
     self, layer: attention.Attention, call, x, positions, mask, slot, bias=None):
   """Attention that sees learned keys and values before all others, as if cached."""
   config = layer.config
-  heads = config.num_kv_heads or config.num_heads
-  width = config.head_dim or config.width // config.num_heads
+  heads = config.kv_heads
+  width = config.head_size
   learned = [place.params(x.dtype) for place in self.places(
       layer, "key/kernel", "embed", "kv_heads", "kv", reads=("embed",),
       shape=(config.width, heads, width))

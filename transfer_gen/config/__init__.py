@@ -1,10 +1,11 @@
-"""What people type to describe a run: `config.Run`, `config.Decoder`, and so on."""
+"""What people write to describe a run: `config.Run`, `config.Decoder`, and so on."""
 
 from transfer_gen.config.adapters import Bottleneck, IA3, LoRA, Prefix
+from transfer_gen.config.data import Data, Tokenizer
 from transfer_gen.config.models import Decoder, EncoderDecoder, Recurrent
-from transfer_gen.config.run import Data, Optim, Parallel, Run, Study, Tokenizer, Train
+from transfer_gen.config.run import Run, Study
 from transfer_gen.config.sources import Distill, Features, Source
-from transfer_gen.config.strategy import Strategy
+from transfer_gen.config.training import Optim, Parallel, Strategy, Train
 
 __all__ = (
     "Bottleneck", "Data", "Decoder", "Distill", "EncoderDecoder", "Features", "IA3",

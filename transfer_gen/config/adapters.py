@@ -2,13 +2,13 @@
 
 Each kind names kernels by a regex over whole leaf names, such as
 `layer_0/attn/query/kernel`, and acts on all that it matches. Its own leaves stand
-beside the kernel under the kernel's name, with `kernel` replaced. People type these
-names as `config.LoRA` and so on.
+beside the kernel under the kernel's name, with `kernel` replaced.
 """
 
 from collections.abc import Sequence
 import dataclasses
 import re
+from typing import ClassVar
 
 from transfer_gen import errors
 
@@ -17,20 +17,25 @@ _NAME = r"[a-z][a-z0-9]*"
 
 class _Adapter:
   """What all kinds have in common: the names of their leaves."""
-  PARTS: tuple[str, ...] = ()  # A leaf is `<name>_<part>`.
+  PARTS: ClassVar[tuple[str, ...]] = ()  # A leaf is called `<name>_<part>`.
+
+  # Fields of every kind. They are declared and not defined, so that each kind gives
+  # its own default, or none.
+  params: str
+  name: str
 
   @property
   def leaves(self) -> str:
-    """Regex for whole names of its leaves."""
+    """Regex that matches the whole name of each of its leaves."""
     return self.leaves_of(*self.PARTS)
 
   def leaves_of(self, *parts: str) -> str:
-    """Regex for whole names of its leaves of some parts."""
+    """Regex that matches the whole names of its leaves of the given parts."""
     return (rf"(?:.*/)?(?:input_|recurrent_)?{self.name}_(?:{'|'.join(parts)})"
             r"(?:_\w+)?")
 
   def leaf(self, kernel: str, part: str) -> str:
-    """The name of a leaf that stands beside a kernel: `a/kernel`, `a/lora_b`."""
+    """Name of the leaf of a part beside a kernel: `a/lora_b` beside `a/kernel`."""
     head, slash, last = kernel.rpartition("/")
     return head + slash + last.replace("kernel", f"{self.name}_{part}", 1)
 
@@ -57,14 +62,15 @@ class LoRA(_Adapter):
 
   Attributes:
     params: Regex for names of kernels.
-    rank: r, columns of A and rows of B.
-    alpha: s is alpha / r.
-    dropout: Rate on what A reads, in [0, 1); not on tokens, nor on what recurrent
-      cells read.
-    scaling: `standard`, or `rslora`: s is alpha / sqrt(r) (Kalajdzievski, 2023).
-    dora: Whether the columns of W + s A B are brought to learned norms (Liu et al.,
-      2024). What is stored is their difference from the norms of W.
-    name: Of its leaves: `lora_a` f32[*inputs, r], `lora_b` f32[r, *outputs], and
+    rank: r, the number of columns of A and of rows of B, at least 1.
+    alpha: Scale of the product, above 0: s is alpha / r.
+    dropout: Dropout rate of what A reads, in [0, 1). It acts neither on one-hot tokens
+      nor on what recurrent cells read.
+    scaling: `standard`, or `rslora`, where s is alpha / sqrt(r) (Kalajdzievski, 2023).
+    dora: Whether the columns of W + s A B are rescaled to learned norms (Liu et al.,
+      2024). The leaf holds the difference of these norms from the norms of W.
+    name: First part of the names of its leaves, small letters and digits: by
+      default `lora_a` f32[*inputs, r], `lora_b` f32[r, *outputs] and, with `dora`,
       `lora_magnitude` f32[*outputs].
   """
   params: str
@@ -85,19 +91,19 @@ class LoRA(_Adapter):
 
   @property
   def scale(self) -> float:
-    """s."""
+    """s, the factor on the product of A and B."""
     root = self.scaling == "rslora"
     return self.alpha / (self.rank ** 0.5 if root else self.rank)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IA3(_Adapter):
-  """A learned factor on each feature, one at first (Liu et al., 2022).
+  """A learned factor on each feature, initialized to 1 (Liu et al., 2022).
 
   Attributes:
     params: Regex for names of kernels whose outputs it scales, biases included.
-    inputs: Regex for those whose inputs it scales.
-    name: Of its leaf, `ia3_scale` f32[*outputs] or f32[*inputs].
+    inputs: Regex for names of kernels whose inputs it scales.
+    name: First part of the name of its leaf, `ia3_scale` f32[*outputs] or f32[*inputs].
   """
   params: str = r".*/attn/(key|value)/kernel"
   inputs: str = r".*/mlp/down/kernel"
@@ -111,23 +117,23 @@ class IA3(_Adapter):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bottleneck(_Adapter):
-  """A small hidden layer behind a layer: y + up(act(down(y))) (Houlsby et al., 2019).
+  """A small hidden layer after a layer: y + up(act(down(y))) (Houlsby et al., 2019).
 
   Attributes:
-    params: Regex for names of the kernels that it stands behind. By habit the last
-      one of each attention and of each hidden layer, as there.
-    width: F, of the hidden layer.
-    activation: `gelu` (by tanh), `relu`, `silu` or `tanh`.
-    name: Of its leaves: `bottleneck_down` f32[*outputs, F], `bottleneck_up`
-      f32[F, *outputs], zero at first, and their biases, `bottleneck_down_bias` and
-      `bottleneck_up_bias`.
+    params: Regex for names of the kernels after which it stands; by default the last
+      kernel of each attention and of each MLP, as in the paper.
+    width: F, the number of hidden units, at least 1.
+    activation: `gelu` (tanh approximation), `relu`, `silu` or `tanh`.
+    name: First part of the names of its leaves: by default `bottleneck_down`
+      f32[*outputs, F], `bottleneck_up` f32[F, *outputs], which starts at 0, and their
+      biases `bottleneck_down_bias` and `bottleneck_up_bias`.
   """
   params: str = r".*/(attn/out|mlp/down)/kernel"
   width: int = 64
   activation: str = "gelu"
   name: str = "bottleneck"
 
-  PARTS = ("down", "up")  # Their biases' names go on behind.
+  PARTS = ("down", "up")  # Names of biases continue these: `down_bias`.
 
   def __post_init__(self):
     known = ("gelu", "relu", "silu", "tanh")
@@ -139,14 +145,15 @@ class Bottleneck(_Adapter):
 class Prefix(_Adapter):
   """Learned keys and values that every position sees (Li and Liang, 2021).
 
-  They are params themselves, not the outputs of a further network. They take no
-  positions: those of the text stay as they are.
+  They are params themselves, not outputs of another network. They occupy no positions:
+  those of the text do not change.
 
   Attributes:
-    params: Regex for names of the key kernels of attentions of a Decoder.
-    length: P, how many.
-    name: Of its leaves, `prefix_key` and `prefix_value` f32[P, G, K]; they belong to
-      the attention: `layer_0/attn/prefix_key`.
+    params: Regex for names of key kernels of attentions of a Decoder.
+    length: P, the number of learned keys, at least 1.
+    name: First part of the names of its leaves: by default `prefix_key` and
+      `prefix_value` f32[P, G, K]. They belong to the attention, as in
+      `layer_0/attn/prefix_key`.
   """
   params: str = r".*/attn/key/kernel"
   length: int = 16
@@ -158,7 +165,7 @@ class Prefix(_Adapter):
     self._check(length=(self.length > 0, "at least 1"))
 
   def leaf(self, kernel: str, part: str) -> str:
-    """The name of a leaf that belongs to the attention of a key kernel."""
+    """Name of the leaf of a part in the attention that a key kernel belongs to."""
     return f"{kernel.rpartition('/key/')[0]}/{self.name}_{part}"
 
 
@@ -167,5 +174,5 @@ Adapter = LoRA | IA3 | Bottleneck | Prefix
 
 
 def leaves(adapters: Sequence[Adapter]) -> str:
-  """Regex for whole names of the leaves of all of them."""
+  """Regex that matches the whole names of all adapters' leaves."""
   return "|".join(adapter.leaves for adapter in adapters) or r"(?!)"

@@ -1,4 +1,4 @@
-"""Configs as JSON types and back: what config.json in a workdir holds."""
+"""Conversion of configs to JSON types and back, as in the config.json of a workdir."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.config import adapters as config_adapters
+from transfer_gen.config import models as config_models
 
 CONFIG = "config.json"  # In a workdir.
 
@@ -19,30 +20,30 @@ _STORED = {"encoder_vocab_size": "source_vocab_size",
            "encoder_length": "source_length", "encoder_marks": "source_marks"}
 
 
-def of_run(run: config_lib.Run) -> dict[str, Any]:
-  """The run as JSON types, without its plan, which `plan.json` holds."""
+def run_to_json(run: config_lib.Run) -> dict[str, Any]:
+  """Returns a run as JSON types, without its plan, which `plan.json` holds."""
   fields = dataclasses.asdict(dataclasses.replace(run, transfer=None))
   del fields["transfer"]
-  return {**fields, "model": of_model(run.model),
-          "adapters": [of_adapter(adapter) for adapter in run.adapters]}
+  return {**fields, "model": model_to_json(run.model),
+          "adapters": [adapter_to_json(adapter) for adapter in run.adapters]}
 
 
-def to_run(data: dict[str, Any]) -> config_lib.Run:
-  """The run that `of_run` wrote; fields of another version are errors.
+def run_from_json(data: dict[str, Any]) -> config_lib.Run:
+  """Returns the run that `run_to_json` converted.
 
   Raises:
-    errors.UserError: If a field is unknown.
+    errors.UserError: If a field is unknown, as in files of another version.
   """
   parts = {
       "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
       "optim": config_lib.Optim, "train": config_lib.Train,
       "parallel": config_lib.Parallel, "source": config_lib.Source,
       "strategy": config_lib.Strategy}
-  values = {**data, "model": to_model(data["model"])}
+  values = {**data, "model": model_from_json(data["model"])}
   try:
     values["sources"] = {name: config_lib.Source(**source)
                          for name, source in data.get("sources", {}).items()}
-    values["adapters"] = tuple(map(to_adapter, data.get("adapters", ())))
+    values["adapters"] = tuple(map(adapter_from_json, data.get("adapters", ())))
     values["features"] = _part(config_lib.Features, data.get("features"))
     values["distill"] = _distill(data.get("distill"))
     return config_lib.Run(**{
@@ -53,7 +54,7 @@ def to_run(data: dict[str, Any]) -> config_lib.Run:
 
 
 def read_run(workdir: epath.PathLike) -> config_lib.Run:
-  """The config of the run in a workdir.
+  """Returns the config of the run in a workdir.
 
   Raises:
     errors.UserError: If no run is there.
@@ -62,18 +63,18 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
   if not path.exists():
     raise errors.UserError(
         f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
-  return to_run(json.loads(path.read_text()))
+  return run_from_json(json.loads(path.read_text()))
 
 
-def of_model(model: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
-  """A model's config as JSON types."""
+def model_to_json(model: config_models.Model) -> dict[str, Any]:
+  """Returns a model's config as JSON types."""
   return {"family": type(model).__name__, **{
       _STORED.get(name, name): value
       for name, value in dataclasses.asdict(model).items()}}
 
 
-def to_model(data: dict[str, Any]) -> config_lib.Decoder | config_lib.Recurrent:
-  """The model that `of_model` wrote.
+def model_from_json(data: dict[str, Any]) -> config_models.Model:
+  """Returns the model that `model_to_json` converted.
 
   Raises:
     errors.UserError: If its family or a field is unknown.
@@ -92,17 +93,17 @@ def to_model(data: dict[str, Any]) -> config_lib.Decoder | config_lib.Recurrent:
     raise errors.UserError(f"The model is of another version: {error}.") from error
 
 
-def of_adapter(adapter: config_adapters.Adapter) -> dict[str, Any]:
-  """An adapter as JSON types."""
+def adapter_to_json(adapter: config_adapters.Adapter) -> dict[str, Any]:
+  """Returns an adapter as JSON types."""
   return {"kind": type(adapter).__name__, **dataclasses.asdict(adapter)}
 
 
-def to_adapter(data: dict[str, Any]) -> config_adapters.Adapter:
-  """The adapter that `of_adapter` wrote.
+def adapter_from_json(data: dict[str, Any]) -> config_adapters.Adapter:
+  """Returns the adapter that `adapter_to_json` converted.
 
   Raises:
     errors.UserError: If its kind is unknown.
-    TypeError: If a field is.
+    TypeError: If a field is unknown.
   """
   kinds = {kind.__name__: kind for kind in config_adapters.KINDS}
   fields = dict(data)

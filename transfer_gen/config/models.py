@@ -1,4 +1,9 @@
-"""What a model is: Transformers and recurrent models."""
+"""The models that a run can train: Transformers and recurrent models.
+
+Fields hold what the user chose, and many allow 0 for "derived from other fields".
+The properties return the values that then hold; they are no fields, so neither JSON
+nor flags contain them.
+"""
 
 import dataclasses
 
@@ -8,58 +13,68 @@ class Decoder:
   """A decoder-only Transformer.
 
   Attributes:
-    vocab_size: V. 0: the tokenizer's.
-    num_layers: Number of blocks.
-    width: D, of the residual stream.
-    num_heads: H, query heads.
-    num_kv_heads: Key and value heads, a divisor of H. 0: H.
-    head_dim: K. 0: D / H.
-    mlp_width: F. 0: 4 D.
-    position: `learned`, `sinusoidal`, `rotary` or `relative`.
-    max_length: With learned positions, no longer text can be read.
-    position_offset: Row of the learned position table where texts begin; it has
-      as many more.
-    windows: Tokens that each layer sees, itself included, from the first layer on
-      and then again. 0: all; (): all layers all.
-    block: `serial`; `parallel`: attention and MLP read the same, each through its
-      norm; `parallel_one_norm`: both through one.
-    norm: `layer` or `rms`.
-    norm_order: `pre`, `post`, or `both`: before each branch and after it.
-    norm_epsilon: Added to the variance.
-    norm_offset: Added to the norms' scales at run time.
-    final_norm: Whether one stands before the output, with `pre` and `both`.
-    query_norm: Whether queries and keys have norms, each head by itself.
-    activation: `gelu` (by tanh), `gelu_exact`, `relu`, `silu`; with a gate beside:
-      `swiglu` (silu), `geglu`, `geglu_exact`.
-    tied: Whether the output reads the embedding table.
+    vocab_size: V, the vocabulary size; 0 means the tokenizer's size.
+    num_layers: Number of blocks, at least 1.
+    width: D, the number of features of the residual stream.
+    num_heads: H, the number of query heads.
+    num_kv_heads: Number of key and value heads, a divisor of H; 0 means H. Fewer than
+      H is grouped-query attention.
+    head_dim: K, the number of features of each head; 0 means D / H.
+    mlp_width: F, the number of hidden units of the MLP; 0 means 4 D.
+    position: How positions enter: `learned`, `sinusoidal`, `rotary` or `relative`.
+    max_length: Number of learned positions. With `position="learned"` the model cannot
+      read longer texts; other positions have no limit and ignore it.
+    position_offset: Row of the learned position table at which texts begin. The table
+      has this many rows more.
+    windows: Number of latest tokens that each layer sees, itself included; 0 means
+      all. The tuple repeats over the layers; () means that every layer sees all.
+    block: `serial`: attention, then MLP. `parallel`: both read the same input, each
+      through its own norm. `parallel_one_norm`: both through one norm.
+    norm: `layer` for LayerNorm or `rms` for RMSNorm.
+    norm_order: Where norms stand: `pre`, before each branch; `post`, after each
+      residual sum; or `both`, before and after each branch.
+    norm_epsilon: Number that is added to the variance or mean square, above 0.
+    norm_offset: Number that is added to the norms' scales when they are used.
+    final_norm: Whether a norm stands before the output. It has no effect with
+      `norm_order="post"`, where the last block ends with its own norm.
+    query_norm: Whether queries and keys are normalized, each head by itself.
+    activation: `gelu` (tanh approximation), `gelu_exact`, `relu` or `silu`; with a
+      gate: `swiglu` (gate by silu), `geglu` or `geglu_exact`.
+    tied: Whether the output uses the embedding table as its kernel.
     bias: Whether kernels and LayerNorms have biases.
-    unbiased: Those that have none for all that: of `query`, `key`, `value`, `out`,
-      `up`, `gate`, `down` and `norm`.
-    init: Of kernels, see `models.layers.initializer`.
-    dropout: Rate on the embedding and each residual branch, in [0, 1).
-    attention_scale: Factor on the scores. 0: K ** -0.5.
-    attention_softcap: Scores are cap tanh(scores / cap). 0: as they are.
+    unbiased: Parts without a bias although `bias` is True, out of `query`, `key`,
+      `value`, `out`, `up`, `gate`, `down` and `norm`.
+    init: Initializer of the kernels, see `models.layers.initializer`.
+    dropout: Dropout rate of the embedding and of each residual branch, in [0, 1).
+    attention_scale: Factor on the attention scores; 0 means K ** -0.5.
+    attention_softcap: If above 0, scores become cap * tanh(scores / cap).
     embed_scale: Factor on the embedding.
     logit_scale: Factor on the logits.
-    logit_softcap: As of the scores, on the logits.
-    rotary_base: Wavelengths are 2 pi base ** (2 i / R).
-    rotary_base_window: The same of layers with a window, which have no scaling then.
-      0: as the others.
-    rotary_dim: R, features of a head that turn, the first ones. 0: K.
-    rotary_scaling: For longer texts than were trained on: `none`, `linear`, `llama3`
-      or `yarn`, see `models.positions`.
-    rotary_factor: How much slower features turn, that do.
-    rotary_ramp: `llama3`, `yarn`: from features that turn so often in a text of
-      `rotary_length`, all slower, to those that turn so often, none.
-    rotary_length: `llama3`, `yarn`: longest text that was trained on first.
-    rotary_magnitude: Factor on the features that turn.
-    sinusoid_width: Features of one sinusoid table, which repeats up to D. 0: D.
-    sinusoid_halves: Whether all its sines come first, not in turns with the cosines.
-    relative_buckets: Relative positions: rows of their table, see `models.positions`.
-    relative_distance: From so many tokens on, all are in the last bucket.
-    embed_norm: Whether a norm stands behind the embedding.
+    logit_softcap: If above 0, logits become cap * tanh(logits / cap).
+    rotary_base: Base of the rotary wavelengths, 2 pi base ** (2 i / R).
+    rotary_base_window: Base in layers that have a window, where no scaling applies; 0
+      means that these layers turn like the others.
+    rotary_dim: R, the number of features of each head that are turned, the first ones;
+      even; 0 means K.
+    rotary_scaling: Change of the wavelengths for texts longer than those of the first
+      training: `none`, `linear`, `llama3` or `yarn`, see `models.positions`.
+    rotary_factor: Factor by which `rotary_scaling` lengthens wavelengths, above 0.
+    rotary_ramp: For `llama3` and `yarn`: two numbers of turns within `rotary_length`
+      tokens. Features that turn less often than the first are scaled in full, those
+      that turn more often than the second are not, and those between in part.
+    rotary_length: For `llama3` and `yarn`: length in tokens of the longest text of the
+      first training.
+    rotary_magnitude: Factor on the features that are turned.
+    sinusoid_width: Number of features of one sinusoid table, which is repeated up to
+      D; a divisor of D; 0 means D.
+    sinusoid_halves: Whether all sines come first and then all cosines; by default they
+      alternate.
+    relative_buckets: For `relative`: number of buckets of distances, even, at least 4.
+    relative_distance: For `relative`: distance in tokens from which on all distances
+      share the last bucket.
+    embed_norm: Whether a norm follows the embedding.
     logit_bias: Whether the output has a bias.
-    dtype: Of the computation; params are float32.
+    dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
   """
   vocab_size: int = 0
   num_layers: int = 4
@@ -106,66 +121,126 @@ class Decoder:
   logit_bias: bool = False
   dtype: str = "float32"
 
+  @property
+  def kv_heads(self) -> int:
+    """G, the number of key and value heads."""
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def head_size(self) -> int:
+    """K, the number of features of each head."""
+    return self.head_dim or self.width // self.num_heads
+
+  @property
+  def mlp_size(self) -> int:
+    """F, the number of hidden units of the MLP."""
+    return self.mlp_width or 4 * self.width
+
+  @property
+  def score_scale(self) -> float:
+    """Factor on the attention scores."""
+    return self.attention_scale or self.head_size ** -0.5
+
+  @property
+  def rotary_size(self) -> int:
+    """R, the number of features of each head that rotary positions turn."""
+    return self.rotary_dim or self.head_size
+
+  @property
+  def window_rotary_base(self) -> float:
+    """Base of the rotary wavelengths in layers that have a window."""
+    return self.rotary_base_window or self.rotary_base
+
+  @property
+  def sinusoid_size(self) -> int:
+    """Number of features of one sinusoid table."""
+    return self.sinusoid_width or self.width
+
+  @property
+  def ends_with_norm(self) -> bool:
+    """Whether the stack of blocks has a norm of its own at its end."""
+    return self.final_norm and self.norm_order != "post"
+
+  def window(self, layer: int) -> int:
+    """Number of tokens that a layer sees, counted from 0; 0 means all."""
+    return self.windows[layer % len(self.windows)] if self.windows else 0
+
 
 @dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
 class EncoderDecoder(Decoder):
-  """A Transformer that reads a source text first, with layers of their own.
+  """A Transformer with an encoder that reads one text and a decoder that answers it.
 
-  The fields of a `Decoder` hold for both sides; `num_layers` are the decoder's.
+  The fields of a `Decoder` hold for both sides; `num_layers` is the decoder's.
 
   Attributes:
-    encoder_layers: Number of the encoder's blocks. 0: `num_layers`.
-    encoder_vocab_size: Tokens of the source, with a table of their own. 0: V, and
-      both sides read one table.
-    start_token: What the text behind a source begins with. -1: the tokenizer's bos.
-    encoder_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
-      before it as well.
+    encoder_layers: Number of the encoder's blocks; 0 means `num_layers`.
+    encoder_vocab_size: Vocabulary size of the encoder's own embedding table; 0 means
+      that both sides share one table of V rows.
+    start_token: Token that each answer begins with; -1 means the tokenizer's bos.
+    encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
+      `both`, bos before it and eos after it.
   """
   encoder_layers: int = 0
   encoder_vocab_size: int = 0
   start_token: int = -1
   encoder_marks: str = "eos"
 
+  @property
+  def encoder_depth(self) -> int:
+    """Number of the encoder's blocks."""
+    return self.encoder_layers or self.num_layers
+
+  @property
+  def encoder_tokens(self) -> int:
+    """Number of tokens that the encoder knows."""
+    return self.encoder_vocab_size or self.vocab_size
+
 
 @dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
 class Recurrent:
   """A recurrent model: embedding, cells, an optional dense layer, output.
 
-  A language model, or with `encoder` one that reads a source text first: the states
-  after it are those that the text begins with.
+  It is a language model, or with `encoder` a model that first reads a text and whose
+  answer starts from the states after that text.
 
   Attributes:
-    vocab_size: V. 0: the tokenizer's.
+    vocab_size: V, the vocabulary size; 0 means the tokenizer's size.
     cell: `rnn`, `gru` or `lstm`.
-    num_layers: Number of recurrent layers.
-    embed_width: D, of the embedding. 0: none; the first layer reads one-hot tokens.
-    hidden_width: U, of each cell's state.
-    hidden_widths: Of each layer, where they differ. (): `hidden_width`.
-    dense_width: F, of a dense layer before the output. 0: none.
-    dense_activation: `relu`, `tanh`, `sigmoid`, `gelu` or `linear`, after that layer.
+    num_layers: Number of recurrent layers, at least 1.
+    embed_width: D, the number of features of the embedding; 0 means no embedding: the
+      first layer reads one-hot tokens.
+    hidden_width: U, the number of units of each layer.
+    hidden_widths: Number of units of each layer, where they differ; () means
+      `hidden_width` for all.
+    dense_width: F, the number of units of a dense layer before the output; 0 means no
+      such layer.
+    dense_activation: Activation of that layer: `relu`, `tanh`, `sigmoid`, `gelu` or
+      `linear`.
     bias: Whether cells, dense layer and output have biases.
-    recurrent_bias: Whether the product with the state has a bias of its own as well,
-      as in cuDNN; that of a GRU with `reset_after` always has.
-    forget_bias: LSTM: added to the forget gate at run time.
-    gate: `sigmoid`; `hard_sigmoid`: clip(0.2 x + 0.5, 0, 1), of Keras up to 2;
-      `hard_sigmoid_3`: clip(x / 6 + 0.5, 0, 1), of Keras 3.
-    reset_after: GRU: whether the reset gate acts after the product with the state.
-    bidirectional: Whether cells read both ways: those of the encoder, with U / 2
-      units each way, or, in a language model with a `window`, all.
+    recurrent_bias: Whether the product with the state has a second bias, as in cuDNN.
+      A GRU with `reset_after` has it whenever `bias` is True.
+    forget_bias: For `lstm`: number that is added to the forget gate when it is used.
+    gate: Gate function: `sigmoid`; `hard_sigmoid`, clip(0.2 x + 0.5, 0, 1), as in Keras
+      1 and 2; or `hard_sigmoid_3`, clip(x / 6 + 0.5, 0, 1), as in Keras 3.
+    reset_after: For `gru`: whether the reset gate acts after the product with the
+      state (as in cuDNN) or on the state before it.
+    bidirectional: Whether cells read in both directions, each with U / 2 units: those
+      of the encoder, or those of a language model with a `window`.
     attention: Whether the output reads a weighted average over time of the embedding
-      and of all layers, not the last state.
-    window: Each prediction reads so many tokens alone, from an empty state; shorter
-      texts are filled on the left with `pad_token`. 0: all that came before.
-    pad_token: What fills windows and sources.
-    encoder: Whether a source is read first, by as many layers.
-    encoder_vocab_size: Tokens of the source. 0: V.
-    encoder_length: Shorter sources are filled on the right to it. 0: not at all.
-    start_token: What the text behind a source begins with. -1: the tokenizer's bos.
-    encoder_marks: What stands around a source: `none`, `eos` behind it, or `both`, bos
-      before it as well.
-    init: Of kernels, see `models.layers.initializer`.
-    dropout: Rate on the input of each layer, in [0, 1).
-    dtype: Of the computation; params are float32.
+      and all layers, in place of the last layer's state.
+    window: Number of tokens that each prediction reads, from an empty state; shorter
+      texts are padded on the left with `pad_token`. 0 means all tokens before it.
+    pad_token: Token that pads windows, and encoder inputs up to `encoder_length`.
+    encoder: Whether an encoder with as many layers reads a text first.
+    encoder_vocab_size: Vocabulary size of the encoder; 0 means V.
+    encoder_length: Length in tokens up to which shorter encoder inputs are padded on
+      the right; the encoder reads this padding. 0 means no such padding.
+    start_token: Token that each answer begins with; -1 means the tokenizer's bos.
+    encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
+      `both`, bos before it and eos after it.
+    init: Initializer of the kernels, see `models.layers.initializer`.
+    dropout: Dropout rate of the input of each layer, in [0, 1).
+    dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
   """
   vocab_size: int = 0
   cell: str = "lstm"
@@ -192,3 +267,16 @@ class Recurrent:
   init: str = "xavier_uniform"
   dropout: float = 0.0
   dtype: str = "float32"
+
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """Number of units of each layer."""
+    return self.hidden_widths or (self.hidden_width,) * self.num_layers
+
+  @property
+  def encoder_tokens(self) -> int:
+    """Number of tokens that the encoder knows."""
+    return self.encoder_vocab_size or self.vocab_size
+
+
+Model = Decoder | Recurrent  # An EncoderDecoder is a Decoder.

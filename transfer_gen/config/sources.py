@@ -1,7 +1,4 @@
-"""What a run may read beside its data: checkpoints, stored features, a teacher.
-
-People type these names as `config.Source` and so on.
-"""
+"""What a run may read beside its data: checkpoints, stored features, a teacher."""
 
 import dataclasses
 
@@ -13,14 +10,17 @@ class Source:
   Attributes:
     path: A run's workdir, or one of its checkpoints; or a checkpoint of another
       framework, see `sources`; or word vectors, see `sources.word_vectors`.
-    map: Of another framework's: name of its architecture, or path of a map file of
-      your own, see `sources.foreign`. Empty: found out.
-    vocabulary: Of another framework's: `refuse` or `repair` one with damaged or
-      doubled entries.
-    run: In a study: the name of the run whose best checkpoint it is.
-    step: Which checkpoint. -1: the best, and the last where none was validated.
-    moments: Whether groups whose leaves are all copied as they are go on with the
-      source's optimiser moments; needs a checkpoint that holds them (not a best one).
+    map: For a checkpoint of another framework: name of its architecture, or path of
+      your own map file, see `sources.foreign`. If empty, the architecture is detected
+      from the files.
+    vocabulary: For a checkpoint of another framework: whether to `refuse` or `repair` a
+      vocabulary with damaged or duplicate entries.
+    run: In a study: name of the run whose best checkpoint is read, in place of `path`.
+    step: Which checkpoint of the run; -1 means the best by validation loss, or the last
+      one where none was validated.
+    moments: Whether groups all of whose leaves are copied unchanged continue with the
+      optimizer moments of the source. The checkpoint must hold them; a best one does
+      not.
   """
   path: str = ""
   map: str = ""
@@ -32,17 +32,17 @@ class Source:
 
 @dataclasses.dataclass
 class Features:
-  """Hidden states of the model's frozen beginning, made once and read from disk.
+  """Hidden states of the model's frozen beginning, computed once and read from disk.
 
-  The beginning is the embedding and as many of the first layers as never learn, by
-  the plan's groups. With `float32` training is that of the live model.
+  The beginning consists of the embedding and of all first layers that never learn by
+  the plan's groups. With `float32`, training computes what it does without features.
 
   Attributes:
-    path: Folder that holds them, which runs may share; in it each beginning, data and
-      dtype has a folder of its own. Empty: `features/` in the workdir.
-    dtype: As stored: `float32`, or `bfloat16`, half of it on disk.
-    check: Share of the batches that are computed again when training starts or goes
-      on, and compared; at least one of each split is.
+    path: Folder of the hidden states, which runs may share: each beginning, data and
+      dtype has its own subfolder. If empty, `features/` in the workdir.
+    dtype: Stored dtype: `float32`, or `bfloat16`, which takes half the space.
+    check: Share of the batches, in [0, 1], that is computed again and compared whenever
+      training starts or continues; at least one batch of each split and row length.
   """
   path: str = ""
   dtype: str = "float32"
@@ -51,32 +51,35 @@ class Features:
 
 @dataclasses.dataclass
 class Distill:
-  """A trained teacher, and how the model is held to what the teacher computes.
+  """A trained teacher, and what the model learns from it.
 
-  The loss is a sum of terms, each by its weight; 0 leaves it out. By default the soft
-  targets count more than the hard ones, as in Hinton et al. (2015) and, with the
-  temperature 2, in DistilBERT (Sanh et al., 2019: 5 to 2).
+  The loss is a weighted sum of terms; a weight of 0 leaves its term out. By default the
+  teacher's soft targets weigh more than the data's hard targets, as in Hinton et al.
+  (2015) and, with temperature 2, in DistilBERT (Sanh et al., 2019: 5 to 2).
 
   Attributes:
     teacher: A run's workdir, or a checkpoint of another framework with a map.
     ce: Weight of the cross entropy on the data.
     logits: Weight of T^2 KL(teacher || model), both softened by T = `temperature`
-      (Hinton et al., 2015); with other vocabularies see there.
-    temperature: T.
-    hidden: Weight on hidden states after layers, where widths differ through a
-      learned projection of the model's (FitNets: Romero et al., 2015; TinyBERT: Jiao
-      et al., 2020). Such projections are leaves, `distill/layer_0/kernel`, with rows
-      and groups like any other.
-    hidden_loss: `mse`, a mean over features; or `cosine`, 1 - cos (DistilBERT).
-    attention: Weight on relations between positions, softmax(Q Q'), softmax(K K'),
-      softmax(V V'), by KL (MiniLMv2: Wang et al., 2021); between Transformers.
-    layers: (layer of the model, layer of the teacher), from 0, for `hidden` and
-      `attention`. (): for hidden states, each layer of the model takes the teacher's
-      at the same share of its depth, as in TinyBERT; for attention the last two.
-    vocabularies: `same`: tokens are the teacher's. Others, where the two have read
-      the same bytes: `uld`, L1 between sorted probabilities (Boizard et al., 2024);
-      `mined`, KL after each token of the teacher went to that of the model that is
-      nearest by edits (FuseLLM: Wan et al., 2024).
+      (Hinton et al., 2015). For models with different vocabularies see `vocabularies`.
+    temperature: T, above 0; larger values soften the distributions.
+    hidden: Weight of the distance between hidden states. Where widths differ, a learned
+      projection of the model's states is compared (FitNets: Romero et al., 2015;
+      TinyBERT: Jiao et al., 2020). Such projections are leaves like any other, e.g.
+      `distill/layer_0/kernel`.
+    hidden_loss: Distance of hidden states: `mse`, a mean over features, or `cosine`,
+      1 - cos (DistilBERT).
+    attention: Weight of the KL between relations of positions, softmax(Q Q'),
+      softmax(K K') and softmax(V V') (MiniLMv2: Wang et al., 2021); for Transformers.
+    layers: Pairs (layer of the model, layer of the teacher), counted from 0, for
+      `hidden` and `attention`. If (), hidden states of each layer are compared with the
+      teacher's layer at the same relative depth, as in TinyBERT, and attention in
+      the last layer of both.
+    vocabularies: `same`: both models have the same tokens. Otherwise they are compared
+      where both have read the same bytes: `uld`, L1 between sorted probabilities
+      (Boizard et al., 2024); or `mined`, KL after each of the teacher's tokens is
+      replaced by the model's token with the smallest edit distance (FuseLLM: Wan et
+      al., 2024).
   """
   teacher: Source = dataclasses.field(default_factory=Source)
   ce: float = 0.3

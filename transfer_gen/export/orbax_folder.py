@@ -39,4 +39,4 @@ def write(
   # The texts of others were not cleaned as ours are: a prompt may end in a space.
   data = config_lib.Data(newline="keep")
   whole.write_json(
-      folder / codec.CONFIG, codec.of_run(config_lib.Run(model=model, data=data)))
+      folder / codec.CONFIG, codec.run_to_json(config_lib.Run(model=model, data=data)))

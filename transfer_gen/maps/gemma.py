@@ -81,7 +81,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "layer_types": ["sliding_attention" if windows[i % len(windows)]
                       else "full_attention" for i in range(model.num_layers)]}
   if kind == "gemma3_text":
-    base = model.rotary_base_window or model.rotary_base
+    base = model.window_rotary_base
     fields["rope_parameters"] = {
         "full_attention": fields_lib.rope(model),
         "sliding_attention": fields_lib.rope(dataclasses.replace(

@@ -42,7 +42,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "model_type": "gpt_neox", "vocab_size": model.vocab_size,
       "num_hidden_layers": model.num_layers, "hidden_size": model.width,
       "num_attention_heads": model.num_heads,
-      "intermediate_size": model.mlp_width or 4 * model.width,
+      "intermediate_size": model.mlp_size,
       "max_position_embeddings": model.max_length, "rope_parameters": rope,
       "use_parallel_residual": model.block == "parallel",
       "layer_norm_eps": model.norm_epsilon,

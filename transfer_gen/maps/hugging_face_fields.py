@@ -164,7 +164,7 @@ class Fields:
 
 def rope(model: config_lib.Decoder) -> dict[str, Any]:
   """`rope_parameters` of layers that see all."""
-  head_dim = model.head_dim or model.width // model.num_heads
+  head_dim = model.head_size
   fields = {"rope_type": model.rotary_scaling, "rope_theta": model.rotary_base}
   if model.rotary_scaling == "none":
     fields["rope_type"] = "default"

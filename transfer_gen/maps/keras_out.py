@@ -105,7 +105,7 @@ class _Builder:
   def stack(self) -> None:
     """A language model."""
     model = self.model
-    widths = model.hidden_widths or (model.hidden_width,) * model.num_layers
+    widths = model.widths
     width = self.tokens("inputs", model.vocab_size, ())
     for i, units in enumerate(widths):
       self.cell(f"layer_{i}", width, units, (), both=model.bidirectional, more={
@@ -119,7 +119,7 @@ class _Builder:
     """An encoder and a decoder."""
     model, both = self.model, self.model.bidirectional
     states = cells.KINDS[model.cell].states
-    width = self.tokens("sources", model.encoder_vocab_size or model.vocab_size, ())
+    width = self.tokens("sources", model.encoder_tokens, ())
     read = ("sources_embed" if model.embed_width else "sources", 0)
     self.cell("encoder", width, model.hidden_width // (1 + both), (read,), both=both,
               more={"return_state": True})

@@ -64,9 +64,9 @@ def config(model: config_lib.Decoder) -> dict[str, Any]:
   return {
       "vocab_size": model.vocab_size, "num_hidden_layers": model.num_layers,
       "hidden_size": model.width, "num_attention_heads": model.num_heads,
-      "num_key_value_heads": model.num_kv_heads or model.num_heads,
-      "head_dim": model.head_dim or model.width // model.num_heads,
-      "intermediate_size": model.mlp_width or 4 * model.width,
+      "num_key_value_heads": model.kv_heads,
+      "head_dim": model.head_size,
+      "intermediate_size": model.mlp_size,
       "max_position_embeddings": model.max_length, "rms_norm_eps": model.norm_epsilon,
       "rope_parameters": fields_lib.rope(model), "tie_word_embeddings": model.tied}
 

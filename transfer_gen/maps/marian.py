@@ -26,7 +26,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
 
 def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
   return {"model_type": "marian", **bart.config(model),
-          "vocab_size": model.encoder_vocab_size or model.vocab_size,
+          "vocab_size": model.encoder_tokens,
           "decoder_vocab_size": model.vocab_size,
           "share_encoder_decoder_embeddings": not model.encoder_vocab_size}
 

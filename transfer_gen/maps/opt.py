@@ -37,7 +37,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "model_type": "opt", "vocab_size": model.vocab_size,
       "num_hidden_layers": model.num_layers, "hidden_size": model.width,
       "word_embed_proj_dim": model.width, "num_attention_heads": model.num_heads,
-      "ffn_dim": model.mlp_width or 4 * model.width,
+      "ffn_dim": model.mlp_size,
       "max_position_embeddings": model.max_length,
       "do_layer_norm_before": model.norm_order == "pre",
       "_remove_final_layer_norm": not model.final_norm,

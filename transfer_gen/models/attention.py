@@ -36,21 +36,19 @@ class Attention(nn.Module):
 
   def setup(self):
     config = self.config
-    head_dim = config.head_dim or config.width // config.num_heads
-    kv_heads = config.num_kv_heads or config.num_heads
     dtype = layers.computation_dtype(config.dtype)
 
     def projection(name, heads, axis, *reads):
       return layers.Dense(
-          (heads, head_dim), axes=("embed", axis, "kv"), reads=("embed", *reads),
-          kernel_init=config.init, bias=biased(config, name), dtype=dtype)
+          (heads, config.head_size), axes=("embed", axis, "kv"),
+          reads=("embed", *reads), kernel_init=config.init, bias=biased(config, name), dtype=dtype)
 
     # Scores contract kv of query and key; by convention the query reads it, in the
     # last leaf that can say so.
     reads = () if config.query_norm else ("kv",)
     self.query = projection("query", config.num_heads, "heads", *reads)
-    self.key = projection("key", kv_heads, "kv_heads")
-    self.value = projection("value", kv_heads, "kv_heads")
+    self.key = projection("key", config.kv_heads, "kv_heads")
+    self.value = projection("value", config.kv_heads, "kv_heads")
     if config.query_norm:
       self.query_norm = norm(config, axis="kv", reads=("kv",))
       self.key_norm = norm(config, axis="kv")
@@ -110,9 +108,9 @@ class Attention(nn.Module):
     return self._mixed(query, memory["key"], memory["value"], mask, None)
 
   def _mixed(self, query, key, value, mask, bias):
-    scale = self.config.attention_scale or query.shape[-1] ** -0.5
     return self.out(attend(
-        query, key, value, mask, scale, self.config.attention_softcap, bias))
+        query, key, value, mask, self.config.score_scale, self.config.attention_softcap,
+        bias))
 
 
 def attend(

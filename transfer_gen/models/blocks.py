@@ -93,7 +93,6 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """dtype[B, T, D] to the same."""
     config = self.config
-    width = config.mlp_width or 4 * config.width
 
     def dense(name, features, reads, writes):
       return layers.Dense(
@@ -101,9 +100,9 @@ class MLP(nn.Module):
           kernel_init=config.init, bias=attention.biased(config, name), dtype=x.dtype,
           name=name)
 
-    hidden = dense("up", width, "embed", "mlp")(x)
+    hidden = dense("up", config.mlp_size, "embed", "mlp")(x)
     if config.activation in decoder_config.GATES:
-      gate = dense("gate", width, "embed", "mlp")(x)
+      gate = dense("gate", config.mlp_size, "embed", "mlp")(x)
       hidden *= decoder_config.GATES[config.activation](gate)
     else:
       hidden = decoder_config.ACTIVATIONS[config.activation](hidden)

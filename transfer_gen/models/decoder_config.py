@@ -53,7 +53,7 @@ def check(config: config_lib.Decoder) -> None:
       config.head_dim or config.width % config.num_heads == 0, config, "num_heads",
       f"a divisor of width, {config.width}; or set model.head_dim")
   _require(
-      config.num_heads % (config.num_kv_heads or 1) == 0, config, "num_kv_heads",
+      config.num_heads % config.kv_heads == 0, config, "num_kv_heads",
       f"a divisor of num_heads, {config.num_heads}")
   _require(
       config.sinusoid_width == 0 or config.width % config.sinusoid_width == 0, config,
@@ -82,25 +82,24 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
 
   `undivided`: axes that a product contracts without a leaf that growth could divide.
   """
-  head_dim = config.head_dim or config.width // config.num_heads
   undivided = ["embed"] if config.tied and (
       config.norm_offset or not (config.final_norm or config.norm_order == "post")
   ) else []
   found = {
-      "attention_scale": config.attention_scale or head_dim ** -0.5,
+      "attention_scale": config.score_scale,
       "rotary": config.position == "rotary",
-      "windows": [window(config, i) for i in range(config.num_layers)],
+      "windows": [config.window(i) for i in range(config.num_layers)],
       "undivided": undivided + ["kv"] * bool(config.query_norm and config.norm_offset)}
   if config.position == "sinusoidal":
-    found["sinusoid_width"] = config.sinusoid_width or config.width
+    found["sinusoid_width"] = config.sinusoid_size
     found["sinusoid_halves"] = config.sinusoid_halves
   if config.position == "relative":
     found["relative_distance"] = config.relative_distance
   if config.position == "rotary":
     found |= {
-        "rotary_dim": config.rotary_dim or head_dim,
+        "rotary_dim": config.rotary_size,
         "rotary_ramp": list(config.rotary_ramp),
-        "rotary_base_window": config.rotary_base_window or config.rotary_base,
+        "rotary_base_window": config.window_rotary_base,
         **{name: getattr(config, name) for name in (
             "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
   return found | {name: getattr(config, name) for name in (
@@ -115,37 +114,29 @@ def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
 
   Fields without effect are as by habit, so that two configs of one model are equal.
   """
-  head_dim = config.head_dim or config.width // config.num_heads
   biased = {part for part in PARTS if config.bias and part not in config.unbiased}
   biased -= {"gate"} if config.activation not in GATES else set()
   biased -= {"norm"} if config.norm == "rms" else set()
-  windows = tuple(window(config, i) for i in range(config.num_layers))
+  windows = tuple(config.window(i) for i in range(config.num_layers))
   sides = {}
   if isinstance(config, config_lib.EncoderDecoder):
     sides["encoder_layers"] = num_layers(config, "encoder")
   return dataclasses.replace(
-      config, head_dim=head_dim, num_kv_heads=config.num_kv_heads or config.num_heads,
-      mlp_width=config.mlp_width or 4 * config.width,
-      attention_scale=config.attention_scale or head_dim ** -0.5,
+      config, head_dim=config.head_size, num_kv_heads=config.kv_heads,
+      mlp_width=config.mlp_size, attention_scale=config.score_scale,
       windows=windows if any(windows) else (), bias=bool(biased),
       unbiased=tuple(p for p in PARTS if p not in biased) if biased else (),
       final_norm=config.final_norm or config.norm_order == "post",
       position_offset=config.position_offset if config.position == "learned" else 0,
-      sinusoid_width=(config.sinusoid_width or config.width
-                      if config.position == "sinusoidal" else 0),
-      **sides, **_idle(config), **_explicit_rotary(config, head_dim))
+      sinusoid_width=config.sinusoid_size if config.position == "sinusoidal" else 0,
+      **sides, **_idle(config), **_explicit_rotary(config))
 
 
 def num_layers(config: config_lib.Decoder, side: str) -> int:
   """How many blocks a side has, see `transformer.Stack`."""
   if side == "encoder":
-    return config.encoder_layers or config.num_layers
+    return config.encoder_depth
   return config.num_layers
-
-
-def window(config: config_lib.Decoder, layer: int) -> int:
-  """How many tokens a layer sees; 0: all."""
-  return config.windows[layer % len(config.windows)] if config.windows else 0
 
 
 def _check_sides(config):
@@ -165,14 +156,13 @@ def _idle(config):
 
 
 def _check_rotary(config):
-  head_dim = config.head_dim or config.width // config.num_heads
-  if (config.rotary_dim or head_dim) % 2:
+  if config.rotary_size % 2:
     raise errors.UserError(
         f"model.position is 'rotary', which turns pairs of features, and heads have"
-        f" {config.rotary_dim or head_dim}, an odd number. Set model.head_dim or"
+        f" {config.rotary_size}, an odd number. Set model.head_dim or"
         " model.rotary_dim to an even one.")
-  _require(config.rotary_dim <= head_dim, config, "rotary_dim",
-           f"at most the heads' {head_dim}")
+  _require(config.rotary_dim <= config.head_size, config, "rotary_dim",
+           f"at most the heads' {config.head_size}")
   _require(config.rotary_factor > 0, config, "rotary_factor", "positive")
   layers.choose("rotary_scaling", config.rotary_scaling, positions.SCALINGS)
   if config.rotary_scaling in _RAMPS:
@@ -183,7 +173,7 @@ def _check_rotary(config):
              "two rising positive numbers")
 
 
-def _explicit_rotary(config, head_dim):
+def _explicit_rotary(config):
   habit = {field.name: field.default for field in dataclasses.fields(config)
            if field.name.startswith("rotary_")}
   if config.position != "rotary":
@@ -199,7 +189,7 @@ def _explicit_rotary(config, head_dim):
     idle.add("rotary_base_window")
   own = {name: value if name in idle else getattr(config, name)
          for name, value in habit.items()}
-  return own | {"rotary_dim": config.rotary_dim or head_dim}
+  return own | {"rotary_dim": config.rotary_size}
 
 
 def _require(holds, config, field, what):

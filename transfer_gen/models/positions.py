@@ -23,7 +23,7 @@ def turning(config: config_lib.Decoder, window: int) -> tuple[np.ndarray, float]
   Returns:
     f32[rotary_dim / 2], in radians a token; and a factor on their length.
   """
-  size = config.rotary_dim or config.head_dim or config.width // config.num_heads
+  size = config.rotary_size
   if window and config.rotary_base_window:
     return _unscaled(config.rotary_base_window, size), 1.0
   scale = layers.choose("rotary_scaling", config.rotary_scaling, SCALINGS)

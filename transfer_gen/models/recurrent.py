@@ -52,7 +52,7 @@ def check(config: config_lib.Recurrent) -> None:
       ("attention", not (config.attention and config.encoder),
        "False behind an encoder"),
       ("hidden_width", not (config.encoder and config.bidirectional) or all(
-          width % 2 == 0 for width in _widths(config)),
+          width % 2 == 0 for width in config.widths),
        "even, for half of the state comes from each way"),
       ("pad_token", 0 <= config.pad_token, "a token"),
       ("encoder_length", config.encoder_length >= 0, "positive, or 0 for any"),
@@ -65,9 +65,12 @@ def check(config: config_lib.Recurrent) -> None:
 
 def constants(config: config_lib.Recurrent) -> dict[str, Any]:
   """What a recurrent model computes beside its params and their sizes, by name."""
-  return {name: getattr(config, name) for name in (
-      "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
-      "window", "pad_token", "bidirectional", "encoder", "encoder_length")}
+  # Checkpoints store these and are compared by them, so `source_length` keeps the name
+  # under which earlier versions stored it.
+  return {"source_length": config.encoder_length} | {
+      name: getattr(config, name) for name in (
+          "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
+          "window", "pad_token", "bidirectional", "encoder")}
 
 
 class Recurrent(nn.Module):
@@ -166,7 +169,7 @@ class Recurrent(nn.Module):
           (batch, config.window), config.pad_token, jnp.int32)}
     dtype = layers.computation_dtype(config.dtype)
     states = cells.KINDS[config.cell].states
-    for i, width in enumerate(_widths(config)):
+    for i, width in enumerate(config.widths):
       cache[f"layer_{i}"] = (jnp.zeros((batch, width), dtype),) * states
     if config.attention:
       cache["attention"] = recurrent_layers.nothing_averaged(
@@ -264,7 +267,7 @@ class Encoder(nn.Module):
 
   def setup(self):
     config = self.config
-    size = config.encoder_vocab_size or config.vocab_size
+    size = config.encoder_tokens
     if config.embed_width:
       self.embed = layers.Embed(
           size, config.embed_width, dtype=layers.computation_dtype(config.dtype))
@@ -297,10 +300,6 @@ class Encoder(nn.Module):
     return carries
 
 
-def _widths(config):
-  return config.hidden_widths or (config.hidden_width,) * config.num_layers
-
-
 def _stack(config, vocab_size, ways=1):
   """Layers, each on what the one below gives."""
   both = ways == 2 or (config.bidirectional and not config.encoder)
@@ -308,7 +307,7 @@ def _stack(config, vocab_size, ways=1):
   if not config.embed_width:
     inputs = (recurrent_layers.Input("", "vocab", vocab_size),)
   blocks = []
-  for i, width in enumerate(_widths(config)):
+  for i, width in enumerate(config.widths):
     blocks.append(recurrent_layers.Layer(
         config, inputs, width // ways, both, name=f"layer_{i}"))
     inputs = blocks[-1].outputs()

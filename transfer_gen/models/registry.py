@@ -142,7 +142,7 @@ def _depth(config):
   """Fields that count layers which are alike: what stands before, and how many."""
   if isinstance(config, config_lib.EncoderDecoder):
     return {"num_layers": ("decoder/", config.num_layers),
-            "encoder_layers": ("encoder/", config.encoder_layers or config.num_layers)}
+            "encoder_layers": ("encoder/", config.encoder_depth)}
   if isinstance(config, config_lib.Decoder):
     return {"num_layers": ("", config.num_layers)}
   return {}

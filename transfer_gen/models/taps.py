@@ -97,7 +97,7 @@ def resume(
 def width(config: Any, layer: int) -> int:
   """Features of a layer's output, D."""
   if isinstance(config, config_lib.Recurrent):
-    return (config.hidden_widths or (config.hidden_width,) * config.num_layers)[layer]
+    return config.widths[layer]
   return config.width
 
 

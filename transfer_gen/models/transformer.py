@@ -109,10 +109,10 @@ class Stack(nn.Module):
     self.blocks = [
         blocks.Block(
             config, last=i == count - 1 and not encodes,
-            window=decoder_config.window(config, i), crosses=self.side == "decoder",
+            window=config.window(i), crosses=self.side == "decoder",
             name=f"layer_{i}")
         for i in range(count)]
-    if _has_final_norm(config):
+    if config.ends_with_norm:
       self.final_norm = attention.norm(
           config, () if encodes else blocks.output_reads(config))
 
@@ -196,7 +196,7 @@ class Stack(nn.Module):
       x += self.position(
           positions + config.position_offset if config.position_offset else positions)
     elif config.position == "sinusoidal":
-      width = config.sinusoid_width or config.width
+      width = config.sinusoid_size
       waves = positions_lib.sinusoids(positions, width, config.sinusoid_halves)
       x += jnp.tile(waves.astype(x.dtype), (1, 1, config.width // width))
     if config.embed_norm:
@@ -212,7 +212,7 @@ class Stack(nn.Module):
     return self.relative(index).transpose(0, 3, 1, 2)
 
   def _finished(self, x):
-    return self.final_norm(x) if _has_final_norm(self.config) else x
+    return self.final_norm(x) if self.config.ends_with_norm else x
 
 
 def table(
@@ -255,8 +255,7 @@ def empty_cache(config: config_lib.Decoder, batch: int, length: int) -> Cache:
     token; and a layer, key and value dtype[B, G, S, K].
   """
   kv = jnp.zeros(
-      (batch, config.num_kv_heads or config.num_heads, length,
-       config.head_dim or config.width // config.num_heads),
+      (batch, config.kv_heads, length, config.head_size),
       layers.computation_dtype(config.dtype))
   return {
       "position": jnp.zeros((batch,), jnp.int32),
@@ -303,6 +302,3 @@ def _of(memory, block):
   """A layer's part of what `Stack.read` returned."""
   return None if memory is None else (memory[block.name], memory["valid"])
 
-
-def _has_final_norm(config):
-  return config.final_norm and config.norm_order != "post"

@@ -53,7 +53,7 @@ def claim(
   whole.write_json(workdir / DATA, assembled.data.facts)
   whole.write_json(workdir / "environment.json", environment())
   # Last: with it, the workdir is claimed.
-  whole.write_json(workdir / codec.CONFIG, codec.of_run(assembled.run))
+  whole.write_json(workdir / codec.CONFIG, codec.run_to_json(assembled.run))
 
 
 def write_audit(
@@ -188,8 +188,8 @@ def _compare(
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
-      of_json(codec.of_run(codec.read_run(workdir))),  # Older ones lack new fields.
-      of_json(codec.of_run(assembled.run))))
+      of_json(codec.run_to_json(codec.read_run(workdir))),  # Older ones lack new fields.
+      of_json(codec.run_to_json(assembled.run))))
   if differ:
     raise _of_another("config", workdir, differ)
   theirs = read_plan(workdir)

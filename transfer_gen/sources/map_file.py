@@ -47,7 +47,7 @@ def read(
       raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
     if missing := {"model", "lines"} - data.keys():
       raise errors.UserError(f"it has no {' and no '.join(sorted(missing))}.")
-    model = codec.to_model(data["model"])
+    model = codec.model_from_json(data["model"])
     how = _lines(data["lines"], data.get("unused", []))
     tokenizer = None
     if "tokenizer" in data:
@@ -60,7 +60,7 @@ def to_json(source: source_lib.Source) -> dict[str, Any]:
   on = plan_lib.On(axis="", map=source.view.how)
   plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
   how = plan["axes"][0]["map"]
-  return {"model": codec.of_model(source.model),
+  return {"model": codec.model_to_json(source.model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
                     for line in how["lines"]],
           "unused": how.get("unused", [])}

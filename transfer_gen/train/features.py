@@ -234,8 +234,8 @@ def _write(buckets: Sequence[_Bucket], layer: int, folder: epath.Path) -> None:
 def _fingerprint(run, layer, data, params) -> str:
   """Of all that the hidden states depend on, and how they are stored."""
   device = jax.devices()[0]
-  facts = {"model": codec.of_model(run.model), "layer": layer,
-           "adapters": [codec.of_adapter(one) for one in run.adapters],
+  facts = {"model": codec.model_to_json(run.model), "layer": layer,
+           "adapters": [codec.adapter_to_json(one) for one in run.adapters],
            "dtype": run.features.dtype, "batch": run.train.batch_size,
            "parallel": dataclasses.asdict(run.parallel),
            "jaxlib": jaxlib.__version__, "device": device.device_kind, "part": _PART}

@@ -151,8 +151,8 @@ def _names(target: _Model | Mapping[str, tree.Spec]) -> list[str]:
   if isinstance(target, config_lib.EncoderDecoder):
     layers = [f"decoder/{name}" for name in layers]
     layers += [f"encoder/layer_{i}/"
-               for i in range(target.encoder_layers or target.num_layers)]
-    if target.final_norm and target.norm_order != "post":
+               for i in range(target.encoder_depth)]
+    if target.ends_with_norm:
       layers.append("encoder/final_norm/scale")
   if isinstance(target, config_lib.Recurrent):
     layers += [f"encoder/{name}" for name in layers] if target.encoder else []

@@ -283,16 +283,13 @@ def _explicit(model):
   """The config with every size and constant that follows from others spelt out."""
   if isinstance(model, config_lib.Recurrent):
     return model
-  head_dim = model.head_dim or model.width // model.num_heads
   if isinstance(model, config_lib.EncoderDecoder):
     model = dataclasses.replace(
-        model, encoder_layers=model.encoder_layers or model.num_layers)
+        model, encoder_layers=model.encoder_depth)
   return dataclasses.replace(
-      model, head_dim=head_dim, num_kv_heads=model.num_kv_heads or model.num_heads,
-      mlp_width=model.mlp_width or 4 * model.width,
-      attention_scale=model.attention_scale or head_dim ** -0.5,
-      sinusoid_width=(model.sinusoid_width or model.width
-                      if model.position == "sinusoidal" else 0))
+      model, head_dim=model.head_size, num_kv_heads=model.kv_heads,
+      mlp_width=model.mlp_size, attention_scale=model.score_scale,
+      sinusoid_width=model.sinusoid_size if model.position == "sinusoidal" else 0)
 
 
 def _deeper(model, field: str, count: int):

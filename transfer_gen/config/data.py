@@ -1,0 +1,73 @@
+"""Texts and tokenizers: where documents come from and how they become tokens."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Data:
+  r"""Where text comes from and how it becomes rows of tokens.
+
+  Attributes:
+    name: `python_docs`, `docstring_summary`, another TFDS data set (`tfds:NAME`), or
+      `files` for the paths below.
+    train: For `files`: paths of the training data, comma-separated globs of `.txt` (one
+      document per line; see `paragraphs` and `whole_files`), `.jsonl`, `.csv` or
+      `.tsv`. Two line-aligned files are written `corpus.en|corpus.de`.
+    validation: The same for validation. If empty, a part of `train` is split off by
+      hash.
+    test: The same for the test split.
+    input_field: Column of a pair's input. If empty, the data is for a language model
+      and only `target_field` is read.
+    target_field: Column of the text that the model learns to write.
+    whole_files: For plain text: whether each file is one document.
+    paragraphs: For plain text: whether documents end at blank lines and not at the end
+      of each line.
+    normalize: Unicode normal form: `NFC`, `NFKC`, `NFD`, `NFKD` or `none`.
+    newline: `fold`: \r\n and \r become \n, and white space at ends of lines and blank
+      lines around a document are removed. `keep`: all of it stays, and so does the
+      line end (or the blank lines) that ends a document.
+    min_chars: Documents with fewer characters are dropped and counted; so are pairs
+      with a shorter side.
+    max_chars: Documents with more characters are dropped and counted; so are pairs with
+      a longer side. 0 means no limit.
+    length: T, the number of tokens per row. Texts of a language model are packed into
+      rows of this length; pairs with more tokens are dropped and counted.
+    buckets: For pairs: row lengths that pairs are padded to, e.g. (32, 64). `length` is
+      always one of them.
+    fraction: Share of the training documents that is used, in (0, 1]. Shares are
+      nested: the documents of 0.1 are among those of 0.3.
+    seed: Seed that picks the documents of `fraction`. `Run.seed` decides the order in
+      which training reads them.
+  """
+  name: str = "python_docs"
+  train: str = ""
+  validation: str = ""
+  test: str = ""
+  input_field: str = ""
+  target_field: str = "text"
+  whole_files: bool = False
+  paragraphs: bool = False
+  normalize: str = "NFC"
+  newline: str = "fold"
+  min_chars: int = 1
+  max_chars: int = 0
+  length: int = 128
+  buckets: tuple[int, ...] = ()
+  fraction: float = 1.0
+  seed: int = 0
+
+
+@dataclasses.dataclass
+class Tokenizer:
+  """How text becomes tokens.
+
+  Attributes:
+    kind: `bytes`; `characters` or `bpe`, trained on the training split; `file`: a
+      `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run; or
+      `alphabet`: the characters of a text file and no special tokens.
+    size: For `bpe`: vocabulary size, special tokens included.
+    path: For `file` and `alphabet`: path of the file or folder.
+  """
+  kind: str = "bpe"
+  size: int = 2048
+  path: str = ""
