@@ -18,10 +18,10 @@ def test_a_suggested_plan_resolves_once_it_is_written_down(folder, capsys):
   assert not (folder / "w").exists()
   (folder / "config.py").write_text(
       cli.CONFIG.replace("transfer=_plan", "transfer=transfer") + code)
-  told = cli.plan(capsys, "--workdir=w", *wider)
+  printed = cli.plan(capsys, "--workdir=w", *wider)
 
-  assert "vocab: " in told and "embed: grown 8 to 16" in told
-  assert "fresh (init)" in told and "layer_1/" in told
+  assert "vocab: " in printed and "embed: grown 8 to 16" in printed
+  assert "fresh (init)" in printed and "layer_1/" in printed
 
 
 def test_a_suggestion_that_does_not_fit_yet_says_why(folder, capsys):
@@ -41,10 +41,10 @@ def test_plan_shows_the_rows_that_differ_from_another_workdir(folder, capsys):
       Rule(target="final_norm/.*", source=None),""").replace(
           "groups=(", """unused_source=("final_norm/.*",), groups=("""))
 
-  told = cli.plan(capsys, "--workdir=two", "--diff=one")
+  printed = cli.plan(capsys, "--workdir=two", "--diff=one")
   same = cli.plan(capsys, "--workdir=two", "--diff=two")
 
-  lines = told.splitlines()
+  lines = printed.splitlines()
   assert [line.split()[0] for line in lines] == [
       "leaf", "final_norm/bias", "final_norm/scale"]
   assert "from final_norm/bias, copy" in lines[1] and "fresh (init)" in lines[1]
@@ -85,12 +85,12 @@ def test_a_plan_that_fills_too_little_is_refused(folder, capsys):
 def test_origins_prints_where_new_rows_start(folder, capsys):
   cli.train_source(folder, capsys)
 
-  told = cli.plan(capsys, "--workdir=w", "--origins=3")
+  printed = cli.plan(capsys, "--workdir=w", "--origins=3")
 
   binding = audit_lib.read("w").rows[0].changes[0].binding
   fresh = [i for i, source in enumerate(binding.index) if source < 0]
-  assert f"{len(fresh)} entries without a source" in told
-  lines = told[told.index("without a source"):].splitlines()[1:]
+  assert f"{len(fresh)} entries without a source" in printed
+  lines = printed[printed.index("without a source"):].splitlines()[1:]
   assert [int(line.split(":")[0]) for line in lines[:3]] == fresh[:3]
   assert lines[3].split() == ["and", str(len(fresh) - 3), "more"]
 
@@ -133,11 +133,11 @@ def test_a_plan_may_read_several_checkpoints(folder, capsys):
           "rules=(", 'unused_source=("embed/.*", "donor:(?!embed).*"), rules=(Rule('
           'target="embed/.*", source="embed/embedding", checkpoint="donor"),'))
 
-  told = cli.plan(capsys, "--workdir=moved")
+  printed = cli.plan(capsys, "--workdir=moved")
   cli.train(capsys, "--config=config.py:moved", "--workdir=moved",
          "--config.optim.lr=1e-9")
 
-  assert "donor:embed/embedding" in told
+  assert "donor:embed/embedding" in printed
   assert codec.read_run("moved").sources["donor"].path == "second"
   for leaf, whose in (
       ("embed/embedding", "second"), ("layer_0/mlp/up/kernel", "first")):
