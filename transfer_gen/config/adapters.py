@@ -12,15 +12,16 @@ from typing import ClassVar
 
 from transfer_gen import errors
 
+# Regex that matches the name of each kernel inside a layer of any model.
+LAYER_KERNELS = r"(.*/)?layer_\d+/.*kernel"
 _NAME = r"[a-z][a-z0-9]*"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Adapter:
   """What all kinds have in common: the names of their leaves."""
   PARTS: ClassVar[tuple[str, ...]] = ()  # A leaf is called `<name>_<part>`.
 
-  # Fields of every kind. They are declared and not defined, so that each kind gives
-  # its own default, or none.
   params: str
   name: str
 
@@ -43,13 +44,13 @@ class _Adapter:
     wrong = {field: what for field, (good, what) in holds.items() if not good}
     if not re.fullmatch(_NAME, self.name):
       wrong["name"] = "small letters and digits"
-    try:
-      for pattern in (self.params, getattr(self, "inputs", "")):
+    for pattern in (self.params, getattr(self, "inputs", "")):
+      try:
         re.compile(pattern)
-    except re.error as error:
-      raise errors.UserError(
-          f"{type(self).__name__}: {pattern!r} is no regular expression:"
-          f" {error}.") from error
+      except re.error as error:
+        raise errors.UserError(
+            f"{type(self).__name__}: {pattern!r} is no regular expression:"
+            f" {error}.") from error
     for field, what in wrong.items():
       raise errors.UserError(
           f"{type(self).__name__} {self.name!r}: {field} is {getattr(self, field)!r},"

@@ -22,7 +22,8 @@ _STORED = {"encoder_vocab_size": "source_vocab_size",
 
 def run_to_json(run: config_lib.Run) -> dict[str, Any]:
   """Returns a run as JSON types, without its plan, which `plan.json` holds."""
-  fields = dataclasses.asdict(dataclasses.replace(run, transfer=None))
+  fields: dict[str, Any] = {**dataclasses.asdict(
+      dataclasses.replace(run, transfer=None))}
   del fields["transfer"]
   return {**fields, "model": model_to_json(run.model),
           "adapters": [adapter_to_json(adapter) for adapter in run.adapters]}
@@ -34,21 +35,22 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
   Raises:
     errors.UserError: If a field is unknown, as in files of another version.
   """
-  parts = {
+  parts: dict[str, Any] = {
       "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
       "optim": config_lib.Optim, "train": config_lib.Train,
       "parallel": config_lib.Parallel, "source": config_lib.Source,
       "strategy": config_lib.Strategy}
-  values = {**data, "model": model_from_json(data["model"])}
+  values: dict[str, Any] = {**data, "model": model_from_json(data["model"])}
   try:
     values["sources"] = {name: config_lib.Source(**source)
                          for name, source in data.get("sources", {}).items()}
     values["adapters"] = tuple(map(adapter_from_json, data.get("adapters", ())))
     values["features"] = _part(config_lib.Features, data.get("features"))
     values["distill"] = _distill(data.get("distill"))
-    return config_lib.Run(**{
+    fields: dict[str, Any] = {
         name: parts[name](**_tuples(value)) if name in parts and value is not None
-        else value for name, value in values.items()})
+        else value for name, value in values.items()}
+    return config_lib.Run(**fields)
   except TypeError as error:
     raise errors.UserError(f"config.json is of another version: {error}.") from error
 
@@ -121,9 +123,10 @@ def _part(kind: type, data: dict[str, Any] | None) -> Any:
 def _distill(data: dict[str, Any] | None) -> config_lib.Distill | None:
   if data is None:
     return None
-  return config_lib.Distill(**{
+  fields: dict[str, Any] = {
       **data, "teacher": config_lib.Source(**data["teacher"]),
-      "layers": tuple(map(tuple, data["layers"]))})
+      "layers": tuple(map(tuple, data["layers"]))}
+  return config_lib.Distill(**fields)
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,11 @@ class Decoder:
   dtype: str = "float32"
 
   @property
+  def encodes(self) -> bool:
+    """Whether the model has an encoder, which reads a text first."""
+    return False
+
+  @property
   def kv_heads(self) -> int:
     """G, the number of key and value heads."""
     return self.num_kv_heads or self.num_heads
@@ -184,6 +189,11 @@ class EncoderDecoder(Decoder):
   encoder_vocab_size: int = 0
   start_token: int = -1
   encoder_marks: str = "eos"
+
+  @property
+  def encodes(self) -> bool:
+    """Whether the model has an encoder, which reads a text first."""
+    return True
 
   @property
   def encoder_depth(self) -> int:
@@ -267,6 +277,11 @@ class Recurrent:
   init: str = "xavier_uniform"
   dropout: float = 0.0
   dtype: str = "float32"
+
+  @property
+  def encodes(self) -> bool:
+    """Whether the model has an encoder, which reads a text first."""
+    return self.encoder
 
   @property
   def widths(self) -> tuple[int, ...]:

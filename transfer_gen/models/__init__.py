@@ -1,0 +1,1 @@
+"""Models as Flax modules: Transformers and recurrent models."""

@@ -12,6 +12,7 @@ from transfer_gen import config as config_lib
 from transfer_gen.models import attention
 from transfer_gen.models import decoder_config
 from transfer_gen.models import layers
+from transfer_gen.models import names
 
 
 class Block(nn.Module):
@@ -21,7 +22,8 @@ class Block(nn.Module):
     config: Of the model.
     last: Whether the output comes next.
     window: How many tokens the attention sees, for `attention.Attention`.
-    crosses: Whether a second attention, between the two, looks at a source.
+    crosses: Whether a cross-attention to what the encoder read stands between attention
+      and MLP.
 
   Params: attn_norm, attn, mlp_norm, mlp; cross_norm, cross_attn where there is one;
   attn_post_norm, mlp_post_norm, cross_post_norm where norms stand on both sides.
@@ -30,6 +32,12 @@ class Block(nn.Module):
   last: bool
   window: int = 0
   crosses: bool = False
+
+  @property
+  def key(self) -> str:
+    """Name of the layer, such as `layer_3`, by which caches hold its part."""
+    assert self.name is not None
+    return self.name
 
   def setup(self):
     config = self.config
@@ -49,9 +57,27 @@ class Block(nn.Module):
         self.cross_post_norm = attention.norm(config)
     self.dropout = nn.Dropout(config.dropout)
 
-  def __call__(self, x, positions, mask, slot, train, bias=None, memory=None):
-    """Args as `Attention`'s; `memory`, its key and value, and bool[B, S] which of them
-    are there, for who crosses. Returns dtype[B, T, D] and the layer's cache."""
+  def __call__(
+      self, x: jax.Array, positions: jax.Array, mask: jax.Array,
+      slot: tuple[attention.Cache, jax.Array] | None, train: bool,
+      bias: jax.Array | None = None,
+      memory: tuple[attention.Cache, jax.Array] | None = None
+  ) -> tuple[jax.Array, attention.Cache | None]:
+    """Adds what attention and MLP compute to the stream.
+
+    Args:
+      x: dtype[B, T, D], the stream.
+      positions: See `attention.Attention`, as for `mask`, `slot` and `bias`.
+      mask: Which positions see which.
+      slot: Keys and values that were read before.
+      train: Whether dropout acts.
+      bias: Added to the scores.
+      memory: If the block has cross-attention, the keys and values of what the encoder
+        read, and bool[B, S], which of its positions are valid.
+
+    Returns:
+      dtype[B, T, D], and the layer's keys and values if there is a slot.
+    """
     seen = self._seen("attn", x)
     mixed, kept = self.attn(seen, positions, mask, slot, bias)
     if self.config.block != "serial":  # Wang and Komatsuzaki, 2021.
@@ -61,6 +87,7 @@ class Block(nn.Module):
       return y + drop(self.mlp(seen if one else self.mlp_norm(x))), kept
     x = self._added("attn", x, mixed, train)
     if self.crosses:
+      assert memory is not None
       keys, valid = memory
       looked = self.cross_attn.look(self._seen("cross", x), keys, valid[:, None])
       x = self._added("cross", x, looked, train)
@@ -107,6 +134,18 @@ class MLP(nn.Module):
     else:
       hidden = decoder_config.ACTIVATIONS[config.activation](hidden)
     return dense("down", config.width, "mlp", "embed")(hidden)
+
+
+def stack(config: config_lib.Decoder, side: str) -> list[Block]:
+  """Returns the blocks of one side, `encoder` or `decoder`, or of a model without.
+
+  Call it in `setup` of the module that owns the blocks.
+  """
+  count = decoder_config.num_layers(config, side)
+  return [
+      Block(config, last=i == count - 1 and side != "encoder", window=config.window(i),
+            crosses=side == "decoder", name=names.layer(i))
+      for i in range(count)]
 
 
 def output_reads(config: config_lib.Decoder) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
-_Advance = Callable[[Carry, jax.Array, jax.Array], tuple[Carry, Any]]
+_Advance = Callable[[Carry, jax.Array, Any], tuple[Carry, Any]]
 _Gates = tuple[jax.Array, ...]
 _Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
 
@@ -151,9 +151,10 @@ def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
     reset_after: GRU: whether the reset gate acts after the product with the state
       (cuDNN's form) or on the state before it (Cho et al., 2014).
   """
-  advance, pull, gates, states = {
+  kinds: dict[str, tuple[Any, Any, int, int]] = {
       "rnn": (_rnn, _rnn_pull, 1, 1), "gru": (_gru, _gru_pull, 3, 1),
-      "lstm": (_lstm, _lstm_pull, 4, 2)}[cell]
+      "lstm": (_lstm, _lstm_pull, 4, 2)}
+  advance, pull, gates, states = kinds[cell]
   if cell == "gru" and not reset_after:
     advance, pull = _gru_before, None
   return Kind(
@@ -279,7 +280,7 @@ def _flat(kernel):
   return _flat(kernel.whole) + kernel.a @ _flat(kernel.b)
 
 
-def _pull_kernel(kernel, h, d_r):
+def _pull_kernel(kernel: Kernel, h: jax.Array, d_r: jax.Array) -> Any:
   """Gradients of a kernel from dtype[N, U] that it read and dtype[N, G * U]."""
   if not isinstance(kernel, LowRank):
     return (h.T @ d_r).reshape(kernel.shape)

@@ -118,7 +118,7 @@ def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
   biased -= {"gate"} if config.activation not in GATES else set()
   biased -= {"norm"} if config.norm == "rms" else set()
   windows = tuple(config.window(i) for i in range(config.num_layers))
-  sides = {}
+  sides: dict[str, Any] = {}
   if isinstance(config, config_lib.EncoderDecoder):
     sides["encoder_layers"] = num_layers(config, "encoder")
   return dataclasses.replace(
@@ -135,6 +135,7 @@ def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
 def num_layers(config: config_lib.Decoder, side: str) -> int:
   """How many blocks a side has, see `transformer.Stack`."""
   if side == "encoder":
+    assert isinstance(config, config_lib.EncoderDecoder)
     return config.encoder_depth
   return config.num_layers
 
@@ -147,7 +148,7 @@ def _check_sides(config):
   layers.choose("encoder_marks", config.encoder_marks, dict.fromkeys(MARKS))
 
 
-def _idle(config):
+def _idle(config: config_lib.Decoder) -> dict[str, Any]:
   """Fields that have no effect with these positions, as by habit."""
   names = {"sinusoid_halves": "sinusoidal", "relative_buckets": "relative",
            "relative_distance": "relative"}
@@ -173,7 +174,7 @@ def _check_rotary(config):
              "two rising positive numbers")
 
 
-def _explicit_rotary(config):
+def _explicit_rotary(config: config_lib.Decoder) -> dict[str, Any]:
   habit = {field.name: field.default for field in dataclasses.fields(config)
            if field.name.startswith("rotary_")}
   if config.position != "rotary":

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.models import attention
+from transfer_gen.models import caches
 from transfer_gen.models import decoder_config
 from transfer_gen.models import transformer
 
@@ -69,11 +70,11 @@ class EncoderDecoder(nn.Module):
       length: Slots: as many as all inputs to come, padding included.
 
     Returns:
-      What `transformer.empty_cache` has; and memory: what the decoder's layers look
+      What `caches.empty` has; and memory: what the decoder's layers look
       at, see `transformer.Stack.read`.
     """
     memory = self._read(encoder_inputs, encoder_counts, train=False)
-    return {**transformer.empty_cache(self.config, encoder_inputs.shape[0], length),
+    return {**caches.empty(self.config, encoder_inputs.shape[0], length),
             "memory": memory}
 
   def extend(
@@ -91,7 +92,7 @@ class EncoderDecoder(nn.Module):
     """
     x, kept = self.decoder.extend(inputs, counts, cache, self.embed)
     y = transformer.logits(self.config, self.embed, self.head, x)[:, 0]
-    return y, transformer.advanced(kept, inputs, counts)
+    return y, caches.advanced(kept, inputs, counts)
 
   def _read(self, encoder_inputs, counts, train):
     if encoder_inputs is None:

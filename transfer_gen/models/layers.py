@@ -6,6 +6,7 @@ Params are float32, cast to the computation dtype where they are used.
 
 from collections.abc import Callable
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -67,8 +68,11 @@ def initializer(
 
 def boxed(
     init: nn.initializers.Initializer, *axes: str, reads: tuple[str, ...] = ()
-) -> Callable[..., tree.Axes]:
-  """An initializer whose value carries its logical axes and those it contracts."""
+) -> Callable[..., Any]:
+  """An initializer whose value carries its logical axes and those it contracts.
+
+  It returns a `tree.Axes`; `nn.Module.param` takes the array out of it again.
+  """
   return lambda *args: tree.Axes(init(*args), names=axes, reads=reads)
 
 

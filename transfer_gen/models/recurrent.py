@@ -15,6 +15,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.models import cells
 from transfer_gen.models import layers
+from transfer_gen.models import names
 from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.
@@ -98,7 +99,8 @@ class Recurrent(nn.Module):
     top = self.blocks[-1].outputs()
     if config.attention:
       top = (recurrent_layers.Input("embed", "embed", config.embed_width), *(
-          part for block in self.blocks for part in block.outputs(block.name)))
+          part for i, block in enumerate(self.blocks)
+          for part in block.outputs(names.layer(i))))
       self.attention = recurrent_layers.Average(top)
     if config.dense_width:
       self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
@@ -147,7 +149,7 @@ class Recurrent(nn.Module):
     del length
     carries = self._encoded(encoder_inputs, encoder_counts, train=False)
     return {"position": jnp.zeros(encoder_inputs.shape[:1], jnp.int32),
-            **{block.name: carry for block, carry in zip(self.blocks, carries)}}
+            **{names.layer(i): carry for i, carry in enumerate(carries)}}
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `extend`.
@@ -163,14 +165,14 @@ class Recurrent(nn.Module):
     """
     del length
     config = self.config
-    cache = {"position": jnp.zeros((batch,), jnp.int32)}
+    cache: Cache = {"position": jnp.zeros((batch,), jnp.int32)}
     if config.window:
       return cache | {"window": jnp.full(
           (batch, config.window), config.pad_token, jnp.int32)}
     dtype = layers.computation_dtype(config.dtype)
     states = cells.KINDS[config.cell].states
     for i, width in enumerate(config.widths):
-      cache[f"layer_{i}"] = (jnp.zeros((batch, width), dtype),) * states
+      cache[names.layer(i)] = (jnp.zeros((batch, width), dtype),) * states
     if config.attention:
       cache["attention"] = recurrent_layers.nothing_averaged(
           self.attention.inputs, batch)
@@ -189,7 +191,7 @@ class Recurrent(nn.Module):
     Returns:
       Logits dtype[B, V] after each row's last token, and the cache that follows.
     """
-    kept = {"position": cache["position"] + counts}
+    kept: Cache = {"position": cache["position"] + counts}
     if self.config.window:
       tokens = jnp.concatenate([cache["window"], inputs], axis=1)
       last = jnp.arange(self.config.window, dtype=jnp.int32)[None] + counts[:, None]
@@ -199,9 +201,10 @@ class Recurrent(nn.Module):
     valid = steps[:, None] < counts[None]  # [T, B]
     x = self._embedded(inputs.T)
     seen = {"embed": x[""]}
-    for block in self.blocks:
-      kept[block.name], x = block.extend(x, valid, cache[block.name])
-      seen[block.name] = x[""]
+    for i, block in enumerate(self.blocks):
+      name = names.layer(i)
+      kept[name], x = block.extend(x, valid, cache[name])
+      seen[name] = x[""]
     if self.config.attention:
       kept["attention"], x = self.attention.extend(seen, valid, cache["attention"])
     # The carry stood still after a row's last token, and so did its output.
@@ -214,10 +217,10 @@ class Recurrent(nn.Module):
     """i32[T, B] to the outputs of the last layer, and those of all by name."""
     x = self._embedded(tokens)
     seen = {"embed": x[""]}
-    for block, carry in zip(self.blocks, carries):
+    for i, (block, carry) in enumerate(zip(self.blocks, carries)):
       x = block(x, train, carry)
       seen |= {out.part: part for out, part in zip(
-          block.outputs(block.name), x.values())}
+          block.outputs(names.layer(i)), x.values())}
     return x, seen
 
   def _by_windows(self, inputs, train):
@@ -309,6 +312,6 @@ def _stack(config, vocab_size, ways=1):
   blocks = []
   for i, width in enumerate(config.widths):
     blocks.append(recurrent_layers.Layer(
-        config, inputs, width // ways, both, name=f"layer_{i}"))
+        config, inputs, width // ways, both, name=names.layer(i)))
     inputs = blocks[-1].outputs()
   return blocks

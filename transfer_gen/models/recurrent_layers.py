@@ -64,7 +64,7 @@ class Affine(nn.Module):
   def __call__(self, parts: Parts) -> jax.Array:
     """dtype[..., D] each to dtype[..., F]."""
     dtype = layers.computation_dtype(self.config.dtype)
-    total = 0
+    total: Any = 0
     for read in self.inputs:
       kernel = self.param(
           read.named("kernel"),
@@ -77,7 +77,8 @@ class Affine(nn.Module):
       bias = self.param("bias", layers.boxed(nn.initializers.zeros, self.axis),
                         (self.features,))
       total += bias.reshape(1, -1).astype(dtype)
-    return total.reshape(*x.shape[:-1], self.features)
+    batch = parts[self.inputs[0].part].shape[:-1]
+    return total.reshape(*batch, self.features)
 
 
 class Average(nn.Module):
@@ -297,7 +298,7 @@ class Cell(nn.Module):
   def _inputs(self, x):
     """The inputs' share of all steps at once, [T, B, G, U]."""
     dtype = layers.computation_dtype(self.config.dtype)
-    total = 0
+    total: Any = 0
     for part, kernel in self.input_kernels.items():
       flat = kernel.reshape(kernel.shape[0], -1)
       if jnp.issubdtype(x[part].dtype, jnp.integer):

@@ -20,12 +20,12 @@ from transfer_gen.models import encoder_decoder
 from transfer_gen.models import recurrent
 from transfer_gen.models import transformer
 
-_MODULES = {
+_MODULES: dict[type, Callable[[Any], nn.Module]] = {
     config_lib.Decoder: transformer.Decoder,
     config_lib.EncoderDecoder: encoder_decoder.EncoderDecoder,
     config_lib.Recurrent: recurrent.Recurrent,
 }
-_CONSTANTS = {
+_CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     config_lib.Decoder: decoder_config.constants,
     config_lib.EncoderDecoder: decoder_config.constants,
     config_lib.Recurrent: recurrent.constants,
@@ -130,12 +130,11 @@ def longest(module: nn.Module) -> int | None:
 
 
 def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
-  """Whether a model reads a source first.
+  """Whether a model has an encoder, which reads a text first.
 
   Then it is called with `encoder_inputs`, and has `encode` in place of `init_cache`.
   """
-  return isinstance(config, config_lib.EncoderDecoder) or (
-      isinstance(config, config_lib.Recurrent) and config.encoder)
+  return config.encodes
 
 
 def _depth(config):

@@ -14,6 +14,7 @@ import jax
 from transfer_gen import config as config_lib
 from transfer_gen.models import blocks
 from transfer_gen.models import layers
+from transfer_gen.models import names
 from transfer_gen.models import recurrent_layers
 
 _SIDES = ((), ("decoder",))  # Where layers stand that read what is generated.
@@ -55,8 +56,8 @@ def listening(
     if (layer := _layer(context.module)) in hidden:
       seen.hidden[layer] = _output(result)
     elif (isinstance(context.module, layers.Dense) and path[-2:-1] == ("attn",)
-          and path[-1] in _RELATED and _number(path[:-2]) in related):
-      seen.related[_number(path[:-2])][path[-1]] = result
+          and path[-1] in _RELATED and (layer := _number(path[:-2])) in seen.related):
+      seen.related[layer][path[-1]] = result
     return result
 
   with nn.intercept_methods(listen):
@@ -114,9 +115,9 @@ def _layer(module: nn.Module) -> int | None:
 
 
 def _number(path: tuple[str, ...]) -> int | None:
-  if path[:-1] not in _SIDES or not path[-1:] or not path[-1].startswith("layer_"):
+  if path[:-1] not in _SIDES or not path:
     return None
-  return int(path[-1].removeprefix("layer_"))
+  return names.layer_number(path[-1])
 
 
 def _output(result: Any) -> jax.Array:

@@ -10,9 +10,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
-from transfer_gen import errors
 from transfer_gen.models import attention
 from transfer_gen.models import blocks
+from transfer_gen.models import caches
 from transfer_gen.models import decoder_config
 from transfer_gen.models import layers
 from transfer_gen.models import positions as positions_lib
@@ -55,8 +55,8 @@ class Decoder(nn.Module):
     return logits(self.config, self.embed, self.head, x)
 
   def init_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache for `extend`, see `empty_cache`."""
-    return empty_cache(self.config, batch, length)
+    """An empty cache for `extend`, see `caches.empty`."""
+    return caches.empty(self.config, batch, length)
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
     """
     x, kept = self.stack.extend(inputs, counts, cache, self.embed)
     y = logits(self.config, self.embed, self.head, x)[:, 0]
-    return y, advanced(kept, inputs, counts)
+    return y, caches.advanced(kept, inputs, counts)
 
 
 class Stack(nn.Module):
@@ -93,8 +93,8 @@ class Stack(nn.Module):
 
   def setup(self):
     config, encodes = self.config, self.side == "encoder"
-    if encodes and config.encoder_vocab_size:
-      self.embed = table(config, config.encoder_vocab_size)
+    if encodes and self._encoder_vocab_size():
+      self.embed = table(config, self._encoder_vocab_size())
     if config.position == "learned":
       self.position = table(
           config, config.max_length + config.position_offset, "position")
@@ -105,13 +105,7 @@ class Stack(nn.Module):
     if config.embed_norm:
       self.embed_norm = attention.norm(config)
     self.embed_dropout = nn.Dropout(config.dropout)
-    count = decoder_config.num_layers(config, self.side)
-    self.blocks = [
-        blocks.Block(
-            config, last=i == count - 1 and not encodes,
-            window=config.window(i), crosses=self.side == "decoder",
-            name=f"layer_{i}")
-        for i in range(count)]
+    self.blocks = blocks.stack(config, self.side)
     if config.ends_with_norm:
       self.final_norm = attention.norm(
           config, () if encodes else blocks.output_reads(config))
@@ -134,7 +128,7 @@ class Stack(nn.Module):
     Raises:
       errors.UserError: If T is above `max_length` of learned positions.
     """
-    check_length(self.config, inputs.shape[1])
+    caches.check_length(self.config, inputs.shape[1])
     positions = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
     if valid is None:
       mask = positions[:, :, None] >= positions[:, None, :]  # [1, T, T]
@@ -159,13 +153,17 @@ class Stack(nn.Module):
       valid; and a layer, key and value dtype[B, G, S, K].
     """
     return {"valid": valid, **{
-        block.name: block.cross_attn.read(encoded) for block in self.blocks}}
+        block.key: block.cross_attn.read(encoded) for block in self.blocks}}
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache, embed: layers.Embed
   ) -> tuple[jax.Array, Cache]:
-    """As `Decoder.extend`, but dtype[B, 1, D] in place of logits, and a cache that
-    is to be `advanced`."""
+    """Reads the next tokens of each row, as `Decoder.extend`.
+
+    Returns:
+      dtype[B, 1, D] at each row's last token, and the cache with the new keys and
+      values, whose counts `caches.advanced` still has to move on.
+    """
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
     positions = cache["position"][:, None] + steps  # [B, T]
     valid = lax.dynamic_update_slice(
@@ -177,19 +175,25 @@ class Stack(nn.Module):
 
     x = self._embedded(inputs, embed, positions, train=False)
     bias = self._bias(positions, seen)
-    kept = {}
+    kept: Cache = {}
     for block in self.blocks:
-      slot = (cache[block.name], cache["used"])
-      x, kept[block.name] = block(
+      slot = (cache[block.key], cache["used"])
+      x, kept[block.key] = block(
           x, positions, masks[block.window], slot, False, bias,
           _of(cache.get("memory"), block))
     # Only one position a row is asked for, and the output is the widest product.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
     return self._finished(x), {**cache, "valid": valid, **kept}
 
+  def _encoder_vocab_size(self) -> int:
+    """Rows of an encoder's own table; 0 where both sides read one."""
+    config = self.config
+    return config.encoder_vocab_size if isinstance(
+        config, config_lib.EncoderDecoder) else 0
+
   def _embedded(self, inputs, embed, positions, train):
     config = self.config
-    if self.side == "encoder" and config.encoder_vocab_size:
+    if self.side == "encoder" and self._encoder_vocab_size():
       embed = self.embed
     x = embed(inputs) * config.embed_scale
     if config.position == "learned":
@@ -241,48 +245,6 @@ def logits(
   return attention.capped(y * config.logit_scale, config.logit_softcap)
 
 
-def empty_cache(config: config_lib.Decoder, batch: int, length: int) -> Cache:
-  """What `extend` begins with.
-
-  Args:
-    config: Of the model.
-    batch: B.
-    length: S, slots: as many as all inputs to come, padding included.
-
-  Returns:
-    position i32[B], how many tokens each row has; used i32[], how many slots
-    are written, the same in all rows; valid bool[B, S], which of them hold a
-    token; and a layer, key and value dtype[B, G, S, K].
-  """
-  kv = jnp.zeros(
-      (batch, config.kv_heads, length, config.head_size),
-      layers.computation_dtype(config.dtype))
-  return {
-      "position": jnp.zeros((batch,), jnp.int32),
-      "used": jnp.zeros((), jnp.int32),
-      "valid": jnp.zeros((batch, length), bool),
-      **{f"layer_{i}": {"key": kv, "value": kv} for i in range(config.num_layers)}}
-
-
-def check_length(config: config_lib.Decoder, length: int) -> None:
-  """Finds text that the position table is too short for.
-
-  Raises:
-    errors.UserError: If positions are learned and there are fewer than `length`.
-  """
-  if config.position == "learned" and length > config.max_length:
-    raise errors.UserError(
-        f"A text of {length} tokens is longer than the learned positions,"
-        f" model.max_length={config.max_length}. Shorten the text, or train with a"
-        " larger max_length or with sinusoidal, rotary or relative positions.")
-
-
-def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
-  """The cache that counts inputs, as `Decoder.extend` has them, as read."""
-  return {**cache, "position": cache["position"] + counts,
-          "used": cache["used"] + inputs.shape[1]}
-
-
 def _masks(config, mask, positions, seen):
   """What each layer sees, by its window.
 
@@ -298,7 +260,7 @@ def _masks(config, mask, positions, seen):
   return masks
 
 
-def _of(memory, block):
-  """A layer's part of what `Stack.read` returned."""
-  return None if memory is None else (memory[block.name], memory["valid"])
+def _of(memory: Cache | None, block: blocks.Block) -> tuple[Cache, jax.Array] | None:
+  """A layer's part of what `Stack.read` returned, and which positions are valid."""
+  return None if memory is None else (memory[block.key], memory["valid"])
 

@@ -24,8 +24,6 @@ _Groups = tuple[plan_lib.Group, ...]
 _ALL = (plan_lib.Group(name="all", params=".*"),)
 _REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
 _LORA_MULT = 10.0
-# Of attention and hidden layers, and of what reads the input of cells.
-_KERNELS = r"(.*/)?layer_\d+/.*kernel"
 
 
 def check(run: config_lib.Run) -> None:
@@ -188,7 +186,8 @@ def _l2_sp(run, rows):
 def _lora(run, rows):
   del rows
   adapters = run.adapters or (config_lib.LoRA(
-      params=_KERNELS, rank=run.strategy.rank, alpha=2.0 * run.strategy.rank),)
+      params=config_adapters.LAYER_KERNELS, rank=run.strategy.rank,
+      alpha=2.0 * run.strategy.rank),)
   return groups_lib.low_rank(adapters), {"adapters": adapters}
 
 

@@ -28,14 +28,13 @@ from transfer_gen import tree
 from transfer_gen.config import codec
 from transfer_gen.data import catalog
 from transfer_gen.data import pipeline
-from transfer_gen.models import registry
+from transfer_gen.models import names
 from transfer_gen.models import taps
 from transfer_gen.transfer import resolve
 
 _FOLDER = "features"  # In a workdir.
 _SPLITS = ("train", "validation")
 _PART = 128 * 2**20  # Bytes; TFDS holds as many in memory.
-_BEHIND = ("final_norm", "head", "dense", "distill")  # Leaves that the layers precede.
 _ROUNDED = 2.0 ** -8  # Of a number in bfloat16, at most.
 _Params = Mapping[str, jax.Array]
 _Make = Callable[[np.ndarray], np.ndarray]
@@ -54,9 +53,11 @@ def first(run: config_lib.Run, rows: Sequence[resolve.Row]) -> int:
     return 0
   _check(run)
   learning = [row for row in rows if row.unfreeze_step is not None]
-  layers = [layer for row in learning if (layer := _layer(row.name)) is not None]
+  layers = [layer for row in learning
+            if (layer := names.layer_number(row.name)) is not None]
   early = [row for row in learning
-           if _layer(row.name) in (None, 0) and row.name.split("/")[0] not in _BEHIND]
+           if names.layer_number(row.name) in (None, 0)
+           and row.name.split("/")[0] not in names.AFTER_LAYERS]
   if early:
     row = early[0]
     how = ("Freeze the embedding and the first layers with unfreeze_step=None"
@@ -241,8 +242,9 @@ def _fingerprint(run, layer, data, params) -> str:
            "jaxlib": jaxlib.__version__, "device": device.device_kind, "part": _PART}
   digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   for name, value in sorted(params.items()):
-    number = _layer(name)
-    if name.split("/")[0] not in _BEHIND and (number is None or number < layer):
+    number = names.layer_number(name)
+    if name.split("/")[0] not in names.AFTER_LAYERS and (
+        number is None or number < layer):
       digest.update(f"{name} {value.shape}".encode())
       digest.update(np.ascontiguousarray(value).data)
   for split in _SPLITS:
@@ -250,12 +252,6 @@ def _fingerprint(run, layer, data, params) -> str:
       digest.update(f"{split} {inputs.shape}".encode())
       digest.update(np.ascontiguousarray(inputs).data)
   return digest.hexdigest()[:16]
-
-
-def _layer(name: str) -> int | None:
-  """The layer that a leaf is of; None: none."""
-  start = name.split("/")[0]
-  return int(start.removeprefix("layer_")) if start.startswith("layer_") else None
 
 
 def _check(run: config_lib.Run) -> None:
@@ -270,7 +266,7 @@ def _check(run: config_lib.Run) -> None:
       (model.dropout > 0,
        f"features: model.dropout is {model.dropout}, and what is stored once cannot"
        " be dropped anew in each epoch. Set it to 0, or features=None"),
-      (registry.encodes(model),
+      (model.encodes,
        "features: the model has an encoder, and only a chain of layers has a"
        " beginning. Set features=None"),
       (isinstance(model, config_lib.Recurrent) and not chain,

@@ -1,0 +1,57 @@
+"""What a Transformer keeps between the tokens that it generates.
+
+Axes: B batch, T position, S slot, G key and value heads, K head width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.models import attention
+from transfer_gen.models import layers
+from transfer_gen.models import names
+
+Cache = attention.Cache
+
+
+def empty(config: config_lib.Decoder, batch: int, length: int) -> Cache:
+  """Returns the cache that `extend` begins with.
+
+  Args:
+    config: Of the model.
+    batch: B.
+    length: S, the number of slots, one for each later input, padding included.
+
+  Returns:
+    `position` i32[B], the number of tokens of each row; `used` i32[], the number of
+    slots that are written, the same in all rows; `valid` bool[B, S], which slots hold
+    a token; and for each layer, by its name, `key` and `value` dtype[B, G, S, K].
+  """
+  kv = jnp.zeros(
+      (batch, config.kv_heads, length, config.head_size),
+      layers.computation_dtype(config.dtype))
+  return {
+      "position": jnp.zeros((batch,), jnp.int32),
+      "used": jnp.zeros((), jnp.int32),
+      "valid": jnp.zeros((batch, length), bool),
+      **{names.layer(i): {"key": kv, "value": kv} for i in range(config.num_layers)}}
+
+
+def check_length(config: config_lib.Decoder, length: int) -> None:
+  """Refuses a text that is longer than the learned positions.
+
+  Raises:
+    errors.UserError: If positions are learned and fewer than `length`.
+  """
+  if config.position == "learned" and length > config.max_length:
+    raise errors.UserError(
+        f"A text of {length} tokens is longer than the learned positions,"
+        f" model.max_length={config.max_length}. Shorten the text, or train with a"
+        " larger max_length or with sinusoidal, rotary or relative positions.")
+
+
+def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
+  """Returns the cache after inputs were read, with arguments as `Decoder.extend`'s."""
+  return {**cache, "position": cache["position"] + counts,
+          "used": cache["used"] + inputs.shape[1]}
