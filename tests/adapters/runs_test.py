@@ -15,9 +15,9 @@ from transfer_gen.generate import sampling
 from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import trained
+from transfer_gen.transfer import adapter_rules
 from transfer_gen.transfer import groups as groups_lib
 from transfer_gen.transfer import plan as plan_lib
-from transfer_gen.transfer import structure
 
 LoRA, Rule = config.LoRA, plan_lib.Rule
 STEPS = 4
@@ -38,7 +38,7 @@ def _run(folder, text, **fields):
 def _beside(folder, **fields):
   """A run whose adapters alone learn, beside the source as it is."""
   plan = plan_lib.TransferPlan(
-      rules=(structure.fresh_adapters(STYLE), Rule(target="(.*)", source=r"\1")),
+      rules=(adapter_rules.fresh_adapters(STYLE), Rule(target="(.*)", source=r"\1")),
       groups=groups_lib.low_rank(STYLE))
   return _run(folder, "text.txt", **{
       "source": config.Source(path=str(folder / "source")), "adapters": STYLE,
@@ -114,11 +114,11 @@ def test_a_run_opens_with_its_adapters_and_converts_without(folder):
 def _together(folder, one, two, **fields):
   """Two stored adapters over one source; a third learns."""
   new = LoRA(params=".*/attn/.*", rank=1, name="new")
-  rules, unused = zip(structure.stored_adapter(STYLE[0], "one"),
-                      structure.stored_adapter(STYLE[1], "two"))
+  rules, unused = zip(adapter_rules.stored_adapter(STYLE[0], "one"),
+                      adapter_rules.stored_adapter(STYLE[1], "two"))
   chosen = (*STYLE, new)
   plan = plan_lib.TransferPlan(
-      rules=(*rules, structure.fresh_adapters((new,)),
+      rules=(*rules, adapter_rules.fresh_adapters((new,)),
              Rule(target="(.*)", source=r"\1")),
       groups=groups_lib.low_rank((new,)), unused_source=fields.pop("unused", unused))
   return _beside(folder, adapters=chosen, transfer=plan, sources={
@@ -154,7 +154,7 @@ def test_a_small_file_for_peft_is_a_source_again(folder):
   base = folder / "small" / "base"
 
   again = (LoRA(params=r"layer_\d+/attn/.*kernel", rank=2, name="again"),)
-  rule, _ = structure.stored_adapter(again[0], "small", "lora")
+  rule, _ = adapter_rules.stored_adapter(again[0], "small", "lora")
   run = _beside(
       folder, adapters=again, source=config.Source(path=str(base)),
       sources={"small": config.Source(path=str(folder / "small"))},

@@ -13,6 +13,7 @@ import pytest
 from transfer_gen import errors
 from transfer_gen.maps import layouts
 from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import plan_json
 
 Chain, Flatten, Halve = layouts.Chain, layouts.Flatten, layouts.Halve
 Interleave, Part, Permute = layouts.Interleave, layouts.Part, layouts.Permute
@@ -72,7 +73,7 @@ def test_every_layout_is_in_the_suite():
   for layout, _, _ in CASES.values():
     walk(layout)
 
-  assert seen == {kind for kind in plan_lib.KINDS.values()
+  assert seen == {kind for kind in plan_json.KINDS.values()
                   if kind.__module__ == layouts.__name__}
 
 

@@ -6,7 +6,7 @@ from transfer_gen import config
 from transfer_gen import tree
 from transfer_gen.models import registry
 from transfer_gen.models import statistics
-from transfer_gen.transfer import structure
+from transfer_gen.transfer import importance
 
 
 def _model():
@@ -44,4 +44,4 @@ def test_heads_are_counted_one_by_one():
   found = statistics.inputs(module, params, [np.array([[1, 2, 3]])], "heads")
 
   assert found[name].shape == (2,) and found[name][0] == 0 < found[name][1]
-  assert structure.select(found[name], 1).index.tolist() == [1]
+  assert importance.by_scores(found[name], 1).index.tolist() == [1]

@@ -120,7 +120,7 @@ def test_a_plan_of_an_older_version_loads(tmp_path):
     ({"groups": [{**OLDER["groups"][0], "mood": "good"}]}, "mood"),
     ({"axes": [{"axis": "vocab", "map": {"kind": "MatchMoods"}}]}, "MatchMoods"),
     ({"axes": [{"axis": "vocab", "map": {"kind": "MatchTokens", "mood": 1}}]}, "mood"),
-    ({"moods": []}, "moods is not known here"), ({"format": 2}, "format is not known"),
+    ({"moods": []}, "does not know moods"), ({"format": 2}, "does not know format"),
 ])
 def test_a_plan_of_a_newer_version_is_one_message(tmp_path, changes, message):
   with pytest.raises(errors.UserError, match="plan.json: .*" + message) as error:

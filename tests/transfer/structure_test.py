@@ -13,6 +13,7 @@ from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.models import registry
 from transfer_gen.transfer import axes
+from transfer_gen.transfer import importance
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import restore
@@ -320,7 +321,7 @@ def test_importance_finds_the_units_that_a_copy_added():
     source.arrays[leaf][at] *= 1e-3
   new = config.Decoder(**DECODER | dict(num_layers=1), mlp_width=20)
 
-  chosen = structure.importance(source, "mlp", 20)
+  chosen = importance.by_weights(source, "mlp", 20)
   plan = plan_lib.TransferPlan(
       rules=(Rule(target="(.*)", source=r"\1"),), groups=ALL,
       axes=(On(axis="mlp", map=chosen),))
@@ -335,4 +336,4 @@ def test_importance_finds_the_units_that_a_copy_added():
 def test_importance_of_different_sizes_is_said():
   _, source = _source(config.Decoder(**DECODER))
   with pytest.raises(ValueError, match=r"axis `mpl` at no sizes"):
-    structure.importance(source, "mpl", 2)
+    importance.by_weights(source, "mpl", 2)

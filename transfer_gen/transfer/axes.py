@@ -130,7 +130,7 @@ class Select:
 
   Attributes:
     index: i32[target], entries of the source; as a tuple or an array, see
-      `structure.importance`.
+      `importance.by_weights`.
   """
   index: np.ndarray | tuple[int, ...]
 

@@ -1,4 +1,13 @@
-"""A transfer as data: rules (names), axis maps (sizes), groups (what learns)."""
+r"""A transfer as data: rules (names), axis maps (sizes) and groups (what learns).
+
+>>> plan = TransferPlan(
+...     rules=(Rule(target=r"layer_(\d+)/(.*)", source=r"block_\1/\2"),
+...            Rule(target="head/.*", source=None, why="a new task")),
+...     groups=(Group(name="head", params="head/.*"),
+...             Group(name="body", params=".*", lr_mult=0.1)))
+>>> from_json(to_json(plan)) == plan
+True
+"""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,22 +18,34 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.transfer import plan_json
 
 _Kind = TypeVar("_Kind")
 
+
+def axis_map(kind: type[_Kind]) -> type[_Kind]:
+  """Registers a dataclass that plans hold, so that it can be read back from JSON.
+
+  It is a class decorator for axis maps, and for layouts and whatever else stands in
+  `On.map`. The name of the class becomes part of the file format.
+  """
+  plan_json.KINDS[kind.__name__] = kind
+  return kind
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AxisSizes:
-  """One axis of the source as it meets the target's.
+  """One axis as the source has it and as the target has it.
 
   Attributes:
-    axis: Its name.
+    axis: Name of the axis.
     source: Size in the source leaf.
     target: Size in the target leaf.
-    source_vocabulary: What the source's rows stand for, where it is known.
-    target_vocabulary: The same of the target.
-    source_constants: What the source's model computes beside its params, by name,
-      such as `attention_scale`; empty where it is not known.
-    target_constants: The same of the target.
+    source_vocabulary: The source's tokens (`vocabulary.Vocabulary`); None if unknown.
+    target_vocabulary: The target's tokens; None if unknown.
+    source_constants: Constants that the source's model uses beside its params, by
+      name, such as `attention_scale`; empty if unknown.
+    target_constants: The same for the target's model.
   """
   axis: str
   source: int
@@ -35,44 +56,45 @@ class AxisSizes:
   target_constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Mixture:
   """Target entries that are weighted sums of source entries.
 
   Attributes:
-    rows: i32[M], which target entries.
+    rows: i32[M], the target entries.
     index: i32[M, K], the source entries that each is made of.
-    weights: f32[M, K], their weights; 0 where there are fewer than K.
+    weights: f32[M, K], their weights; 0 where an entry has fewer than K parts.
   """
   rows: np.ndarray
   index: np.ndarray
   weights: np.ndarray
 
 
-FRESH_ROWS = "fresh"  # `Group.table_rows`.
+FRESH_ROWS = "fresh"  # A value of `Group.table_rows`.
 PADDED = -2  # In `Binding.index`: an entry beyond the target's tokens.
 FRESH = ("mean", "normal", "covariance", "zeros", "init")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Binding:
-  """An axis map at given sizes.
+  """What an axis map does to the entries of an axis at given sizes.
 
   Attributes:
-    index: i32[target]: which source entry each target entry copies, -1: none,
-      `PADDED`: none, and not drawn either.
-    fresh: How entries without a source are filled, one of `FRESH`: with the "mean"
-      of the source's entries; "normal" around it, with the spread of each column;
-      "covariance": likewise, with the covariance of the columns; "zeros"; or the
-      model's own "init".
-    note: For the audit, e.g. "vocab: 9214 of 16000 matched".
-    mixture: Entries that are made of several; -1 in `index`.
-    share: f32[target] or None: factor on each entry of the leaves that read the
-      axis, so that the copies of an entry add up to it.
-    noise: Copies of an entry in the leaves that read the axis differ by normal
-      noise of this many times the leaf's root mean square; it sums to zero over
-      the copies, so that the function stays.
-    origins: For some fresh entries, what they were made from, for people to read.
+    index: i32[target], the source entry that each target entry copies. -1 means that
+      the entry has no source; `PADDED` means the same, and that it is never drawn.
+    fresh: How entries without a source are filled, one of `FRESH`. "mean" is the mean
+      of the source's entries; "normal" draws around that mean with the standard
+      deviation of each column; "covariance" draws around it with the covariance of
+      the columns; "zeros" fills zeros; "init" keeps the model's own initial values.
+    note: Text for the audit, e.g. "vocab: 9214 of 16000 matched".
+    mixture: Entries that are weighted sums of several; they are -1 in `index`.
+    share: f32[target], a factor for each entry in the leaves that read the axis, so
+      that the copies of an entry add up to it. If None, entries are not scaled.
+    noise: Standard deviation of the normal noise by which copies of an entry differ
+      in the leaves that read the axis, as a multiple of the leaf's root mean square.
+      The noise sums to zero over the copies, so that the function is kept.
+    origins: Text that says what a fresh entry was made from, by entry.
   """
   index: np.ndarray
   fresh: str
@@ -84,24 +106,28 @@ class Binding:
 
 
 class AxisMap(Protocol):
-  """Says how one axis of the source becomes the target's; a frozen dataclass."""
+  """A frozen dataclass that says how one axis of the source becomes the target's."""
 
   def bind(self, sizes: AxisSizes) -> Binding:
-    """Decides at given sizes; raises ValueError where the map cannot."""
+    """Decides at the given sizes; raises ValueError if the map cannot produce them."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-  r"""One line of a plan. The first rule that matches a leaf owns it.
+  r"""Says where leaves come from; the first rule that matches a leaf owns it.
 
   Attributes:
-    target: Regex for whole target names, e.g. `decoder/layer_(\d+)/(.*)`.
-    source: Source name, with groups: `layer_\1/\2`; several: their mean; None: reads
-      nothing.
-    fresh: Where `source` is None: "init" (the model's own), "zeros", "ones".
-    checkpoint: Which source, where a plan has several.
-    count: How many leaves the rule must own. None: at least one.
-    why: One line for the audit; cite the paper or the ticket.
+    target: Regex that must match the whole name of a target leaf, e.g.
+      `decoder/layer_(\d+)/(.*)`.
+    source: Name of the source leaf, which may use the groups of `target`, e.g.
+      `layer_\1/\2`. Several names mean the mean of these leaves. None means that the
+      leaf starts fresh.
+    fresh: How the leaf starts if `source` is None: "init" (the model's own initial
+      value), "zeros" or "ones".
+    checkpoint: Name of the checkpoint to read from; "" means the only one.
+    count: Number of leaves that the rule must own. If None, at least one.
+    why: One line for the audit, such as a citation.
   """
   target: str
   source: str | tuple[str, ...] | None
@@ -118,7 +144,7 @@ class Rule:
 
   @property
   def sources(self) -> tuple[str, ...]:
-    """Names of what it reads, none, one or several."""
+    """Names of the leaves that the rule reads; empty if it reads none."""
     if self.source is None:
       return ()
     return (self.source,) if isinstance(self.source, str) else tuple(self.source)
@@ -126,19 +152,30 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class On:
-  """An axis map and the leaves that it acts on; the first `On` that matches wins."""
+  """Applies an axis map to an axis; the first `On` that matches a leaf wins.
+
+  Attributes:
+    axis: Name of the axis, e.g. "vocab".
+    map: The axis map.
+    params: Regex for the whole names of the leaves that it acts on.
+  """
   axis: str
   map: AxisMap
   params: str = ".*"
 
 
+@axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class L2SP:
-  """Holds a group to its source by a penalty: L2-SP (Li et al., 2018).
+  """Penalizes the distance from the source: L2-SP (Li et al., 2018).
 
-  The loss gets alpha / 2 ||w - w0||^2 over the entries that a source reached, and
-  beta / 2 ||w||^2 over those that started fresh; w0 is what the run started from.
-  Weight decay acts beside it: `Group.weight_decay=0` leaves the penalty alone.
+  The penalty is alpha / 2 ||w - w0||^2 over the entries that come from a source and
+  beta / 2 ||w||^2 over those that start fresh, where w0 is the start of the run.
+  Weight decay applies in addition; `Group.weight_decay=0` switches it off.
+
+  Attributes:
+    alpha: Strength of the pull towards the source, at least 0.
+    beta: Strength of the pull of fresh entries towards zero, at least 0.
   """
   alpha: float
   beta: float = 0.0
@@ -148,14 +185,16 @@ class L2SP:
     _at_least("L2SP", "beta", self.beta)
 
 
+@axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EWC:
-  """Holds a group to its source where that mattered there (Kirkpatrick et al., 2017).
+  """Penalizes changes to what mattered in the source (Kirkpatrick et al., 2017).
 
-  The loss gets strength / 2 sum F (w - w0)^2. All leaves must be plain copies.
+  The penalty is strength / 2 sum F (w - w0)^2. It needs every leaf of the group to be
+  a plain copy, because F has the shape of the source's leaf.
 
   Attributes:
-    strength: Of the penalty; weight decay acts beside it.
+    strength: Factor on the penalty, at least 0; weight decay applies in addition.
     fisher: Path of the source's diagonal Fisher information F, see `train.fisher`.
   """
   strength: float
@@ -165,12 +204,17 @@ class EWC:
     _at_least("EWC", "strength", self.strength)
 
 
+@axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixout:
-  """Mixes a group with its source in training (Lee et al., 2020).
+  """Mixes params with those of the source while training (Lee et al., 2020).
 
-  Each entry that a source reached is the source's with probability p, drawn anew for
-  each pass; the result is shifted and scaled so that its mean is the entry itself.
+  Each entry that comes from a source is replaced by the source's value with
+  probability p, drawn anew for each forward pass; the result is shifted and scaled so
+  that its expectation is the entry itself.
+
+  Attributes:
+    p: Probability, from 0 up to but not including 1.
   """
   p: float
 
@@ -185,21 +229,24 @@ NO_DECAY = r"(.*/)?(bias|recurrent_bias|scale)"  # Names of norms and biases.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-  """Leaves that learn alike.
+  """Says how leaves learn; the first group that matches a leaf owns it.
 
   Attributes:
-    name: For the audit and the metrics.
-    params: Regex for whole target names; the first group that matches wins.
-    lr_mult: Factor on the run's learning rate.
-    unfreeze_step: First step that updates the group. 0: always. None: never.
-    schedule: Name of its own, see `config.Optim`, from its first step to the end of
-      the run. None: the run's.
-    weight_decay: Its own. None: the run's.
-    no_decay: Regex for the leaves in it that do not decay; norms and biases.
-    table_rows: The only rows that learn, of each of its tables: their indices (kept
-      sorted, as a tuple), or "fresh": all that copy no row of the source. The rows
-      of an output kernel are its columns. None: all there is.
-    anchor: What holds it to its source, one of `ANCHORS`. None: nothing.
+    name: Name in the audit and the metrics.
+    params: Regex for the whole names of the leaves.
+    lr_mult: Factor on the run's learning rate, above 0.
+    unfreeze_step: First step that updates the group. 0 means from the start; None
+      means never.
+    schedule: Name of the group's own learning rate schedule, see `config.Optim`; it
+      runs from the group's first step to the end of the run. If None, the run's.
+    weight_decay: The group's own weight decay, at least 0. If None, the run's.
+    no_decay: Regex for leaves of the group that do not decay; by default, norms and
+      biases.
+    table_rows: The only rows of each table in the group that learn: their indices, or
+      "fresh" for all rows that copy no row of the source. The rows of an output
+      kernel are its columns. If None, all entries learn.
+    anchor: A penalty or mixing that keeps the group near its source, one of
+      `ANCHORS`. If None, nothing does.
   """
   name: str
   params: str
@@ -227,25 +274,26 @@ class Group:
           f"Group {self.name!r}: anchor is {self.anchor!r}, must be one of"
           f" {', '.join(kind.__name__ for kind in ANCHORS)}.")
     if self.table_rows is not None:
+      # A tuple, unlike an array, can be compared and hashed with the group.
       object.__setattr__(self, "table_rows", _row_ids(self.name, self.table_rows))
-    told = [name for name in ("schedule", "weight_decay", "table_rows", "anchor")
-            if getattr(self, name) is not None]
-    if self.unfreeze_step is None and told:
+    given = [name for name in ("schedule", "weight_decay", "table_rows", "anchor")
+             if getattr(self, name) is not None]
+    if self.unfreeze_step is None and given:
       raise errors.UserError(
-          f"Group {self.name!r} never learns (unfreeze_step=None), and {told[0]} says"
+          f"Group {self.name!r} never learns (unfreeze_step=None), and {given[0]} says"
           " how it does. Remove one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferPlan:
-  """What of the sources reaches each leaf of the target, and what learns.
+  """What reaches each leaf of the target from the sources, and what learns.
 
   Attributes:
-    rules: Names; every target leaf is owned by the first that matches.
-    groups: What learns; likewise.
-    axes: Sizes; likewise for every axis that differs.
-    unused_source: Regexes for source leaves that may stay unread; those of a named
-      checkpoint are called `name:leaf`.
+    rules: Where leaves come from; the first rule that matches a leaf owns it.
+    groups: How leaves learn; the first group that matches a leaf owns it.
+    axes: Axis maps for the axes whose sizes differ; the first that matches wins.
+    unused_source: Regexes for source leaves that may stay unread. A leaf of a named
+      checkpoint is called `name:leaf` here.
   """
   rules: tuple[Rule, ...]
   groups: tuple[Group, ...]
@@ -258,52 +306,32 @@ SCRATCH = TransferPlan(
     groups=(Group(name="all", params=".*"),))
 
 
-KINDS: dict[str, type] = {
-    "Mixture": Mixture, **{kind.__name__: kind for kind in ANCHORS}}
-
-
-def axis_map(kind: type[_Kind]) -> type[_Kind]:
-  """Registers a class of axis maps, so that plans which use it load from JSON."""
-  KINDS[kind.__name__] = kind
-  return kind
-
-
 def to_json(plan: TransferPlan) -> dict[str, Any]:
-  """The plan as JSON types; `arrays` holds what stands there by its hash.
+  """Returns the plan as JSON types; arrays are named by the hashes of `arrays`.
 
-  Fields at their defaults are left out, so that a plan is read by any version of
-  the package that knows what it uses: a default is part of the format.
+  Fields at their defaults are left out, so that every version of the package reads a
+  plan whose fields it knows. A default is therefore part of the format.
+
+  >>> to_json(SCRATCH)["rules"]
+  [{'target': '.*', 'source': None, 'why': 'from scratch'}]
   """
-  return {"format": 1, **_encode(plan)}
+  return {"format": 1, **plan_json.encode(plan)}
 
 
 def arrays(plan: TransferPlan) -> dict[str, np.ndarray]:
-  """The arrays of a plan's axis maps and groups, by the hash that its JSON names
-  them with."""
-  found = {}
-
-  def walk(value):
-    if isinstance(value, np.ndarray):
-      found[_hash(value)] = value
-    elif dataclasses.is_dataclass(value):
-      for field in dataclasses.fields(value):
-        walk(getattr(value, field.name))
-
-  for on in plan.axes:
-    walk(on.map)
-  for group in plan.groups:
-    walk(_stored(group.table_rows))
-  return found
+  """Returns the arrays of a plan's axis maps and groups, by their hash in its JSON."""
+  return {name: array for part in (*(on.map for on in plan.axes), *plan.groups)
+          for name, array in plan_json.arrays(part)}
 
 
 def from_json(
     data: Mapping[str, Any], stored: Mapping[str, np.ndarray] | None = None
 ) -> TransferPlan:
-  """The plan that `to_json` wrote.
+  """Returns the plan that `to_json` wrote.
 
   Args:
-    data: Its JSON.
-    stored: Its `arrays`.
+    data: The JSON of the plan.
+    stored: The `arrays` of the plan; may be None if it has none.
 
   Raises:
     errors.UserError: If a field, a kind of axis map or anchor, or an array is unknown.
@@ -313,44 +341,27 @@ def from_json(
   if data.get("format", 1) != 1 or data.keys() - fields - {"format"}:
     unknown = ", ".join(sorted(data.keys() - fields - {"format"})) or "format"
     raise errors.UserError(
-        f"The plan is of a newer version of transfer_gen: {unknown} is not known here.")
+        "The plan was written by a newer version of transfer_gen: this version does"
+        f" not know {unknown}.")
+  decode = lambda parts: [plan_json.decode(part, stored) for part in parts]
   try:
     return TransferPlan(
-        rules=tuple(Rule(**_decode(rule, stored)) for rule in data["rules"]),
-        groups=tuple(Group(**_decode(group, stored)) for group in data["groups"]),
-        axes=tuple(On(**_decode(on, stored)) for on in data.get("axes", ())),
+        rules=tuple(Rule(**rule) for rule in decode(data["rules"])),
+        groups=tuple(Group(**group) for group in decode(data["groups"])),
+        axes=tuple(On(**on) for on in decode(data.get("axes", ()))),
         unused_source=tuple(data.get("unused_source", ())))
   except (KeyError, TypeError) as error:
     raise errors.UserError(f"Not a transfer plan: {error}") from error
 
 
 def fingerprint(plan: TransferPlan) -> str:
-  """First 16 hexadecimal digits of the SHA-256 of the plan."""
+  """Returns the first 16 hexadecimal digits of the SHA-256 of the plan's JSON.
+
+  >>> fingerprint(SCRATCH) == fingerprint(from_json(to_json(SCRATCH)))
+  True
+  """
   text = json.dumps(to_json(plan), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _encode(value: Any) -> Any:
-  if isinstance(value, np.ndarray):
-    return {"array": _hash(value), "dtype": str(value.dtype),
-            "shape": list(value.shape)}
-  if isinstance(value, (tuple, list)):
-    return [_encode(v) for v in value]
-  if not dataclasses.is_dataclass(value):
-    return value
-  kind = {"kind": type(value).__name__} if type(value).__name__ in KINDS else {}
-  return kind | {
-      field.name: _encode(
-          _stored(value.table_rows) if field.name == "table_rows"
-          else getattr(value, field.name))
-      for field in dataclasses.fields(value)
-      if not _is_default(field, getattr(value, field.name))}
-
-
-def _stored(table_rows: str | tuple[int, ...] | None) -> Any:
-  """Row ids as an array, for there may be many; all else as it is."""
-  return (np.asarray(table_rows, np.int32) if isinstance(table_rows, tuple)
-          else table_rows)
 
 
 def _row_ids(group: str, table_rows: Any) -> str | tuple[int, ...]:
@@ -365,33 +376,5 @@ def _row_ids(group: str, table_rows: Any) -> str | tuple[int, ...]:
 
 
 def _at_least(owner: str, field: str, value: float) -> None:
-  if not value >= 0:
+  if not value >= 0:  # Written so that NaN fails, too.
     raise errors.UserError(f"{owner}: {field} is {value}, must be >= 0.")
-
-
-def _is_default(field: dataclasses.Field, value: Any) -> bool:
-  return (field.default is not dataclasses.MISSING
-          and not isinstance(value, np.ndarray) and value == field.default)
-
-
-def _decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
-  if isinstance(value, list):
-    return tuple(_decode(v, stored) for v in value)
-  if not isinstance(value, Mapping):
-    return value
-  if "array" in value:
-    if value["array"] not in stored:
-      raise KeyError(f"array {value['array']} is not stored with it")
-    return stored[value["array"]]
-  fields = {k: _decode(v, stored) for k, v in value.items() if k != "kind"}
-  if "kind" not in value:
-    return fields
-  if value["kind"] not in KINDS:
-    raise KeyError(f"{value['kind']!r} is not known to this version")
-  return KINDS[value["kind"]](**fields)
-
-
-def _hash(array: np.ndarray) -> str:
-  data = np.ascontiguousarray(array)
-  head = f"{data.dtype}{data.shape}".encode()
-  return hashlib.sha256(head + data.tobytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Rows as JSON types and back, with all that their axis maps decided."""
+"""Rows as JSON types and back, including everything that their axis maps decided."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -11,23 +11,27 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import plan_json
 from transfer_gen.transfer import resolve
 
-_PARTS = {  # What stands in a field of that name; all else says its own kind.
+# The class of what a field of this name holds; anything else carries its "kind".
+_PARTS: dict[str, type] = {
     "spec": tree.Spec, "source_spec": tree.Spec, "changes": resolve.Change,
     "mixture": plan_lib.Mixture, "table": resolve.Table,
 }
 
 
 def to_json(rows: Sequence[resolve.Row]) -> dict[str, Any]:
-  """`rows`, and the `bindings` that their changes name by index, each once.
+  """Returns rows as JSON types: {"rows": [...], "bindings": [...]}.
 
-  Fields at their defaults are left out, and so are the origins of fresh entries,
-  which are told on request and may be a text for each token. Arrays are {"dtype", "shape", "zlib"}, the
-  last one their bytes, compressed, in base 64.
+  A change names its binding by index, because many rows share one. Fields at their
+  defaults are left out, and so are the origins of fresh entries, which may be one text
+  for each token. An array is {"dtype", "shape", "zlib"}, where "zlib" holds its bytes,
+  compressed and in base 64.
   """
   bindings = {id(change.binding): change.binding
               for row in rows for change in row.changes}
+  # By identity: rows share the object, and what holds arrays cannot be hashed.
   number = {key: i for i, key in enumerate(bindings)}
   return {"rows": [_encode(row, number) for row in rows],
           "bindings": [_encode(dataclasses.replace(binding, origins={}), {})
@@ -35,7 +39,7 @@ def to_json(rows: Sequence[resolve.Row]) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> list[resolve.Row]:
-  """The rows that `to_json` wrote.
+  """Returns the rows that `to_json` wrote.
 
   Raises:
     errors.UserError: If a field is missing, unknown or damaged.
@@ -46,28 +50,29 @@ def from_json(data: Mapping[str, Any]) -> list[resolve.Row]:
   except (KeyError, TypeError, ValueError, IndexError, AttributeError,
           zlib.error) as error:
     raise errors.UserError(
-        f"Not rows that this version of the package reads: {error}.") from error
+        f"Not rows that this version of the package can read: {error}.") from error
 
 
 def groups_to_json(groups: Sequence[plan_lib.Group]) -> list[dict[str, Any]]:
-  """Groups as JSON types, without fields at their defaults."""
+  """Returns groups as JSON types, without fields at their defaults."""
   return [_encode(group, {}) for group in groups]
 
 
 def groups_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[plan_lib.Group, ...]:
-  """The groups that `groups_to_json` wrote."""
+  """Returns the groups that `groups_to_json` wrote."""
   return tuple(plan_lib.Group(**_decode(group, ())) for group in data)
 
 
 def spec_to_json(spec: tree.Spec) -> dict[str, Any]:
-  """A spec as JSON types."""
+  """Returns a spec as JSON types."""
   return _encode(spec, {})
 
 
 def spec_from_json(data: Mapping[str, Any]) -> tree.Spec:
-  """The spec that `spec_to_json` wrote."""
-  fields = _decode(data, ())
-  return tree.Spec(**{**fields, "dtype": np.dtype(fields["dtype"])})
+  """Returns the spec that `spec_to_json` wrote."""
+  fields: dict[str, Any] = _decode(data, ())
+  fields["dtype"] = np.dtype(fields["dtype"])
+  return tree.Spec(**fields)
 
 
 def _encode(value: Any, bindings: Mapping[int, int]) -> Any:
@@ -86,7 +91,7 @@ def _encode(value: Any, bindings: Mapping[int, int]) -> Any:
   if not dataclasses.is_dataclass(value):
     return value.item() if isinstance(value, np.generic) else value
   name = type(value).__name__
-  tagged = name in plan_lib.KINDS and type(value) not in _PARTS.values()
+  tagged = name in plan_json.KINDS and type(value) not in _PARTS.values()
   return ({"kind": name} if tagged else {}) | {
       field.name: _encode(getattr(value, field.name), bindings)
       for field in dataclasses.fields(value)
@@ -101,12 +106,15 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
   return field.default is not dataclasses.MISSING and value == field.default
 
 
-def _decode(value: Any, bindings: Sequence[plan_lib.Binding], part=None) -> Any:
+def _decode(
+    value: Any, bindings: Sequence[plan_lib.Binding], part: type | None = None
+) -> Any:
   if isinstance(value, list):
     return tuple(_decode(v, bindings, part) for v in value)
   if not isinstance(value, Mapping):
     return value
   if "zlib" in value:
+    # Without `validate` a damaged text would lose characters and decode to something.
     data = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
     return np.frombuffer(data, value["dtype"]).reshape(value["shape"])
   if part is tree.Spec:
@@ -116,5 +124,5 @@ def _decode(value: Any, bindings: Sequence[plan_lib.Binding], part=None) -> Any:
   if part is resolve.Change:
     fields["binding"] = bindings[fields["binding"]]
   if "kind" in value:
-    part = plan_lib.KINDS[value["kind"]]
+    part = plan_json.KINDS[value["kind"]]
   return part(**fields) if part else fields

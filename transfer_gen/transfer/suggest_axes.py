@@ -10,7 +10,7 @@ _WIDTHS = ("embed", "mlp", "heads", "kv_heads", "kv", "hidden")
 _REMARKS = {
     axes_lib.MatchTokens: "By token; others start fresh=. Needs both tokenizers.",
     axes_lib.Grow: "Keeps the function; noise= lets the copies learn apart.",
-    axes_lib.Select: "By position; structure.importance chooses by value.",
+    axes_lib.Select: "By position; importance.by_weights chooses by value.",
     axes_lib.Extend: "how= says what the new ones are.",
     axes_lib.Cut: "Keeps the first ones.",
     axes_lib.MeanGroups: "Each is the mean of those that its queries read.",

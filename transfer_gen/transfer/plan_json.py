@@ -1,0 +1,89 @@
+"""Dataclasses of plans as JSON types and back; arrays stand beside the JSON, by hash.
+
+A plan must stay readable for people, so an array is replaced by its hash, dtype and
+shape; the caller stores the array itself in another file.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+# Classes that a field may hold one of several of; JSON names these by "kind".
+KINDS: dict[str, type] = {}
+# Fields whose tuples of integers are stored as arrays, because they may be long.
+_AS_ARRAYS = frozenset({"table_rows"})
+
+
+def encode(value: Any) -> Any:
+  """Returns a value as JSON types; fields at their defaults are left out."""
+  if isinstance(value, np.ndarray):
+    return {"array": _hash(value), "dtype": str(value.dtype),
+            "shape": list(value.shape)}
+  if isinstance(value, (tuple, list)):
+    return [encode(v) for v in value]
+  if not dataclasses.is_dataclass(value):
+    return value
+  kind = {"kind": type(value).__name__} if type(value).__name__ in KINDS else {}
+  return kind | {
+      field.name: encode(_stored(value, field))
+      for field in dataclasses.fields(value)
+      if not _is_default(field, getattr(value, field.name))}
+
+
+def arrays(value: Any) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields the arrays in a value, with the hash that `encode` names them by."""
+  if isinstance(value, np.ndarray):
+    yield _hash(value), value
+  elif dataclasses.is_dataclass(value):
+    for field in dataclasses.fields(value):
+      yield from arrays(_stored(value, field))
+
+
+def decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
+  """Returns what `encode` encoded; a dataclass without a kind comes as a dict.
+
+  Args:
+    value: JSON types.
+    stored: Arrays by their hash.
+
+  Raises:
+    KeyError: If an array is not in `stored` or a kind is not registered.
+    TypeError: If a kind lacks a field or has one that its class does not know.
+  """
+  if isinstance(value, list):
+    return tuple(decode(v, stored) for v in value)
+  if not isinstance(value, Mapping):
+    return value
+  if "array" in value:
+    if value["array"] not in stored:
+      raise KeyError(f"array {value['array']} is not stored with it")
+    return stored[value["array"]]
+  fields = {k: decode(v, stored) for k, v in value.items() if k != "kind"}
+  if "kind" not in value:
+    return fields
+  if value["kind"] not in KINDS:
+    raise KeyError(f"{value['kind']!r} is not known to this version")
+  return KINDS[value["kind"]](**fields)
+
+
+def _stored(owner: Any, field: dataclasses.Field) -> Any:
+  value = getattr(owner, field.name)
+  if field.name in _AS_ARRAYS and isinstance(value, tuple):
+    return np.asarray(value, np.int32)
+  return value
+
+
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+  # An array has no truth value, so it must not reach the comparison.
+  return (field.default is not dataclasses.MISSING
+          and not isinstance(value, np.ndarray) and value == field.default)
+
+
+def _hash(array: np.ndarray) -> str:
+  data = np.ascontiguousarray(array)
+  # Equal bytes mean different arrays under another dtype or shape.
+  head = f"{data.dtype}{data.shape}".encode()
+  return hashlib.sha256(head + data.tobytes()).hexdigest()[:16]
