@@ -1,8 +1,8 @@
-"""The one exception for what a user can get wrong."""
+"""The exception for everything that a user can get wrong."""
 
 
 class UserError(ValueError):
-  """Bad input: the message says what, where, and the edit that mends it.
+  """Bad input; the message says what is wrong, where, and how to fix it.
 
   The command line prints it without a traceback and exits with code 2.
   """

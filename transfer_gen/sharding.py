@@ -1,6 +1,7 @@
-"""Meshes, and where each param lives on them, from its logical axes."""
+"""Meshes of devices, and where each param lives on them by its logical axes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -8,7 +9,9 @@ from transfer_gen import errors
 from transfer_gen import tree
 
 _AXES = ("data", "fsdp", "tensor")
-# Logical axis -> mesh axis. `gates`, `kv` and `position` are never divided.
+# Mesh axis by logical axis. `gates`, `kv` and `position` are never divided.
+# Flax's own logical_to_mesh_axes raises if an axis name occurs twice, as `hidden` does
+# in a recurrent kernel, so the names are mapped here.
 _RULES = {
     "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor",
     "hidden": "tensor", "embed": "fsdp",
@@ -16,12 +19,13 @@ _RULES = {
 
 
 def make_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
-  """A mesh with axes data, fsdp and tensor over all devices.
+  """Makes a mesh with axes data, fsdp and tensor over all devices.
 
   Args:
-    data: Devices along the batch. 0: those that `fsdp` and `tensor` leave.
-    fsdp: Devices that divide both the batch and each param along `embed`.
-    tensor: Devices that divide heads, hidden units and vocabulary.
+    data: Number of devices that divide the batch; 0 means all that `fsdp` and `tensor`
+      leave.
+    fsdp: Number of devices that divide both the batch and each param along `embed`.
+    tensor: Number of devices that divide heads, hidden units and vocabulary.
 
   Raises:
     errors.UserError: If the product is not the number of devices.
@@ -36,6 +40,7 @@ def make_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mes
     raise errors.UserError(
         f"parallel: data={data} x fsdp={fsdp} x tensor={tensor} is"
         f" {data * fsdp * tensor}, and there are {count} devices.")
+  # The default of make_mesh, Explicit axes, refuses to contract a sharded dimension.
   return jax.make_mesh(
       (data, fsdp, tensor), _AXES,
       axis_types=(jax.sharding.AxisType.Auto,) * len(_AXES))
@@ -44,11 +49,12 @@ def make_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mes
 def partition_spec(
     spec: tree.Spec, mesh: jax.sharding.Mesh
 ) -> jax.sharding.PartitionSpec:
-  """Where a leaf is divided: the first dimension that asks for a mesh axis gets it.
+  """Returns how a leaf is divided; a mesh axis divides its first dimension only.
 
-  A dimension that the mesh axis does not divide evenly stays whole.
+  A dimension stays whole if its size is not a multiple of the mesh axis.
   """
-  taken, parts = set(), []
+  taken: set[str | None] = set()
+  parts: list[str | None] = []
   for axis, size in zip(spec.axes, spec.shape):
     part = _RULES.get(axis)
     if part in taken or part is None or size % mesh.shape[part]:
@@ -61,22 +67,29 @@ def partition_spec(
 def of_params(
     specs: Mapping[str, tree.Spec], mesh: jax.sharding.Mesh
 ) -> dict[str, jax.sharding.NamedSharding]:
-  """Each leaf's sharding."""
+  """Returns the sharding of each param."""
   return {name: jax.sharding.NamedSharding(mesh, partition_spec(spec, mesh))
           for name, spec in specs.items()}
 
 
-def of_state(state, params: Mapping[str, jax.sharding.NamedSharding], specs):
-  """Shardings of any tree built over flat params: moments live beside their param.
+def of_state(
+    state: Any, params: Mapping[str, jax.sharding.NamedSharding],
+    specs: Mapping[str, tree.Spec],
+) -> Any:
+  """Returns shardings for a tree built over flat params, such as optimizer state.
+
+  Moments live where their param lives; everything else is whole on every device.
 
   Args:
-    state: Arrays or shapes, e.g. an optimiser state over flat params.
+    state: Arrays or shapes, in any pytree that holds dicts keyed by param names.
     params: Sharding of each param.
     specs: Spec of each param.
   """
-  whole = replicated(next(iter(params.values())).mesh)
+  mesh = next(iter(params.values())).mesh
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-  def place(path, leaf):
+  def place(path: tuple[Any, ...], leaf: Any) -> jax.sharding.NamedSharding:
+    # A state may keep a scalar under a param's name; only equal shapes are moments.
     for key in reversed(path):
       name = getattr(key, "key", None)
       if name in params and specs[name].shape == leaf.shape:
@@ -87,11 +100,11 @@ def of_state(state, params: Mapping[str, jax.sharding.NamedSharding], specs):
 
 
 def of_batch(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Rows divided over data and fsdp."""
+  """Returns the sharding of a batch: rows are divided over data and fsdp."""
   return jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Whole on every device."""
+  """Returns the sharding of what is whole on every device."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

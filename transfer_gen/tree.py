@@ -1,7 +1,7 @@
-"""Leaves by name: specs, matching, partition.
+"""Trees of params as flat dicts: names, specs, matching and partition.
 
-A tree of params is handled as a flat dict from leaf name to array. A name is the
-keys on the way to the leaf, joined by "/": `layer_0/attn/query/kernel`.
+A tree of params is a flat dict from leaf names to arrays. A name joins the keys on the
+way to the leaf by "/", e.g. `layer_0/attn/query/kernel`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,23 +24,23 @@ class Axes(nn.LogicallyPartitioned):
   """A box around a param that carries its logical axes.
 
   Attributes:
-    names: One axis name a dimension (inherited), e.g. ("embed", "mlp").
-    reads: Names of the axes that this leaf contracts: the kernel of a layer
-      reads its input axis and writes its output axis. Where a name stands twice,
-      as in a recurrent kernel, the first dimension is the one that reads.
+    names: One axis name per dimension (inherited), e.g. ("embed", "mlp").
+    reads: Names of the axes that this leaf contracts: the kernel of a layer reads its
+      input axis and writes its output axis. If a name occurs twice, as in a recurrent
+      kernel, its first dimension is the one that reads.
   """
   reads: tuple[str, ...] = struct.field(default=(), pytree_node=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-  """What is known of a leaf without its data.
+  """Describes a leaf without its data.
 
   Attributes:
-    shape: Sizes.
+    shape: Size of each dimension.
     dtype: NumPy dtype.
-    axes: One logical axis name a dimension.
-    reads: For each dimension, whether the leaf contracts it.
+    axes: Logical axis name of each dimension.
+    reads: Whether the leaf contracts each dimension.
   """
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -49,29 +49,37 @@ class Spec:
 
   @property
   def size(self) -> int:
-    """Number of elements."""
+    """The number of elements."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
-    """Number of bytes."""
+    """The number of bytes."""
     return self.size * self.dtype.itemsize
 
 
-# {regex over whole leaf names: axes, or (axes, reads)}; the first match wins.
-AxesTable = Mapping[str, tuple]
+# {regex for whole leaf names: axes, or (axes, reads)}; the first match wins.
+AxesTable = Mapping[str, tuple[Any, ...]]
 _NUMBER = re.compile(r"\d+")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """Leaves of any pytree by name; boxes of axes stay around their leaves."""
+  """Returns the leaves of any pytree by name; boxes stay around their leaves.
+
+  >>> flatten({"embed": {"kernel": 1}, "layers": [2, 3]})
+  {'embed/kernel': 1, 'layers/0': 2, 'layers/1': 3}
+  """
   leaves = jax.tree_util.tree_flatten_with_path(
       tree, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))[0]
   return {"/".join(_key(k) for k in path): leaf for path, leaf in leaves}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The nested dict that `flatten` flattened."""
+  """Returns the nested dict that has these names.
+
+  >>> unflatten({"embed/kernel": 1, "layers/0": 2})
+  {'embed': {'kernel': 1}, 'layers': {'0': 2}}
+  """
   nested: dict[str, Any] = {}
   for name, leaf in flat.items():
     *parents, last = name.split("/")
@@ -83,14 +91,19 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def specs(tree: Any, table: AxesTable | None = None) -> dict[str, Spec]:
-  """Specs of a pytree of arrays or shapes.
+  """Returns the specs of a pytree of arrays or shapes.
+
+  >>> params = {"dense": {"kernel": np.ones((2, 3), np.float32)}}
+  >>> found = specs(params, {".*/kernel": (("embed", "mlp"), ("embed",))})
+  >>> found["dense/kernel"].shape, found["dense/kernel"].reads
+  ((2, 3), (True, False))
 
   Args:
-    tree: Arrays or `jax.ShapeDtypeStruct`s, boxed in `Axes` or named by `table`.
-    table: Axis names for the leaves without a box.
+    tree: Arrays or `jax.ShapeDtypeStruct`s, in `Axes` boxes or matched by `table`.
+    table: Axis names, and optionally the axes that are read, for leaves without a box.
 
   Raises:
-    errors.UserError: If leaves have no axis names or a wrong number of them.
+    errors.UserError: If a leaf has no axis names or a wrong number of them.
   """
   result, wrong = {}, []
   for name, leaf in flatten(tree).items():
@@ -105,19 +118,26 @@ def specs(tree: Any, table: AxesTable | None = None) -> dict[str, Spec]:
                     for dim, axis in enumerate(axes)))
   if wrong:
     raise errors.UserError(
-        "Every leaf needs one axis name a dimension, from an Axes box or from the"
+        "Every leaf needs one axis name per dimension, from an Axes box or from the"
         " table {regex: axes}:\n  " + "\n  ".join(wrong))
   return result
 
 
 def unbox(tree: Any) -> dict[str, Any]:
-  """Arrays by name, without boxes."""
-  return {name: leaf.value if isinstance(leaf, nn.meta.AxisMetadata) else leaf
+  """Returns the arrays of a pytree by name, without boxes."""
+  # Not Flax's `unbox()`, which adds a sharding constraint when a mesh is set.
+  value = lambda box: box.value
+  return {name: value(leaf) if isinstance(leaf, nn.meta.AxisMetadata) else leaf
           for name, leaf in flatten(tree).items()}
 
 
 def match(patterns: Sequence[str], name: str) -> tuple[int, re.Match] | None:
-  """The first pattern that matches the whole of `name`: its index and match."""
+  """Returns the index and the match of the first pattern for the whole of `name`.
+
+  >>> index, found = match(["head/.*", "layer_([0-9]+)/.*"], "layer_7/mlp/up/kernel")
+  >>> index, found[1]
+  (1, '7')
+  """
   for index, pattern in enumerate(patterns):
     if found := re.fullmatch(pattern, name):
       return index, found
@@ -125,9 +145,14 @@ def match(patterns: Sequence[str], name: str) -> tuple[int, re.Match] | None:
 
 
 def fold(names: Iterable[str]) -> list[str]:
-  """Names that differ in their numbers alone, as one; each stands for exactly its own.
+  """Folds names that differ only in their numbers into one each.
 
-  `a_0/b`, `a_1/b`, `a_2/b` is `a_{0..2}/b`. The order is that of the first ones.
+  A folded name stands for exactly the names that were given, no others.
+
+  >>> fold(["a_0/b", "a_1/b", "a_2/b", "c"])
+  ['a_{0..2}/b', 'c']
+  >>> fold(["a_0/b_0", "a_1/b_1"])
+  ['a_0/b_0', 'a_1/b_1']
   """
   groups: dict[str, list[list[str]]] = {}
   for name in dict.fromkeys(names):
@@ -139,23 +164,33 @@ def fold(names: Iterable[str]) -> list[str]:
 def partition(
     params: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Splits flat params into those named and the others, both in their order."""
+  """Splits flat params into the named ones and the others; both keep their order.
+
+  >>> partition({"a": 1, "b": 2, "c": 3}, ["b"])
+  ({'b': 2}, {'a': 1, 'c': 3})
+  """
   names = frozenset(names)
   return ({n: x for n, x in params.items() if n in names},
           {n: x for n, x in params.items() if n not in names})
 
 
 def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-  """Joins what `partition` split. The names come in sorted order, as in a pytree."""
+  """Joins what `partition` split; names come in sorted order, as in a pytree.
+
+  >>> merge({"b": 2}, {"a": 1, "c": 3})
+  {'a': 1, 'b': 2, 'c': 3}
+  """
   both = {**first, **second}
   assert len(both) == len(first) + len(second), "partitions overlap"
   return dict(sorted(both.items()))
 
 
 def _fold(between: Sequence[str], numbers: list[list[str]]) -> Iterator[str]:
-  """Folds names of one skeleton: the texts between numbers, and the numbers."""
+  """Folds names that share the texts between their numbers."""
   columns = list(zip(*numbers))
   varying = [i for i, column in enumerate(columns) if len(set(column)) > 1]
+  # One folded name stands for every combination of its numbers. If some combination
+  # is not there, the names are split by their first number that varies.
   if math.prod(len(set(columns[i])) for i in varying) != len(numbers):
     for value in dict.fromkeys(columns[varying[0]]):
       yield from _fold(between, [n for n in numbers if n[varying[0]] == value])
@@ -179,13 +214,13 @@ def _key(entry: Any) -> str:
   return str(entry)
 
 
-def _axes(name: str, leaf: Any, table: AxesTable) -> tuple:
+def _axes(name: str, leaf: Any, table: AxesTable) -> tuple[Any, Any]:
   if isinstance(leaf, Axes):
     return leaf.names, leaf.reads
   found = match(tuple(table), name)
   if found is None:
     return None, ()
-  axes = tuple(table.values())[found[0]]
+  axes: Any = tuple(table.values())[found[0]]
   if axes and not isinstance(axes[0], str):
     return axes
   return axes, ()

@@ -143,7 +143,7 @@ def _damage(**changes):
     _damage(bindings=[{"index": {"dtype": "int32", "shape": [2], "zlib": "no"}}] * 9),
     _damage(bindings=[{"index": {"dtype": "O", "shape": [1], "zlib": "eJw="}}] * 9)])
 def test_what_is_no_audit_is_one_message(data):
-  with pytest.raises(errors.UserError, match="this version of the package reads"):
+  with pytest.raises(errors.UserError, match="this version of the package can read"):
     audit_lib.from_json(data)
 
 

@@ -249,7 +249,7 @@ def test_a_checkpoint_is_read_in_bounded_batches(tmp_path, monkeypatch):
   stored = sources.open(tmp_path)
   monkeypatch.setattr(checkpoint, "_BATCH", 130)  # And half of what is left.
 
-  batches = list(stored._batches(list(arrays)))
+  batches = list(checkpoint.find(tmp_path)._batches(list(arrays)))
   read = dict(stored.read(list(arrays)))
 
   assert [len(batch) for batch in batches] == [2, 1, 1, 1]

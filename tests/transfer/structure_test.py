@@ -246,7 +246,7 @@ def test_layer_maps(how, target, expected):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ((4, 6, "first"), "the first 6 of 4 layers"), ((4, 2, "middle"), "how is 'middle'"),
+    ((4, 6, "first"), "no first 6 of 4 layers"), ((4, 2, "middle"), "how is 'middle'"),
     ((0, 2, "stack"), "must be > 0")])
 def test_a_layer_map_that_is_none_is_said(arguments, message):
   with pytest.raises(ValueError, match=message):
@@ -295,7 +295,7 @@ def test_layers_out_of_range_are_one_sentence():
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(depth=3), "'depth' is no size of a Decoder; there are width"),
+    (dict(depth=3), "'depth' is no size of a Decoder; its sizes are width"),
     (dict(num_layers=1), "fewer")])
 def test_growth_of_what_cannot_grow_is_said(changes, message):
   with pytest.raises(ValueError, match=message):

@@ -1,7 +1,7 @@
-"""What a transfer does, as people are told: what reaches, what learns, what is left.
+"""Summarizes what a transfer does: what reaches the target, learns, or is left behind.
 
-An `Audit` is what `audit.json` holds; the table, the page and the comparison of two
-runs are all made of it.
+An `Audit` holds the content of `audit.json`. The table, the page and the comparison of
+two runs are all made from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,19 +20,19 @@ from transfer_gen.transfer import resolve
 from transfer_gen.transfer import rows_json
 
 FILE = "audit.json"  # In a workdir.
-FRESH = ("init", "zeros", "ones")  # `Row.how` of what reads no source.
+FRESH = ("init", "zeros", "ones")  # Values of `Row.how` of rows that read no source.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-  """A resolved plan.
+  """A resolved plan and what it leaves behind.
 
   Attributes:
-    plan: Its fingerprint.
+    plan: Fingerprint of the plan.
     rows: What happens to each leaf of the target.
-    groups: What learns.
-    whys: Reasons that rules give, by their index.
-    left: Source leaves that no row reads, by checkpoint and name.
+    groups: Groups of the plan: what learns, and how.
+    whys: Reasons that rules give, by the index of the rule.
+    left: Specs of the source leaves that no row reads, by checkpoint and name.
   """
   plan: str
   rows: Sequence[resolve.Row]
@@ -45,7 +45,13 @@ def summarize(
     plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row],
     sources: Mapping[str, Mapping[str, tree.Spec]],
 ) -> Audit:
-  """Summarizes a plan that resolved to `rows`."""
+  """Returns the audit of a plan.
+
+  Args:
+    plan: The plan.
+    rows: The rows that the plan resolved to.
+    sources: Specs of each checkpoint, by its name in the plan.
+  """
   read = {(row.checkpoint, name) for row in rows for name in row.sources}
   left = {
       checkpoint: {name: spec for name, spec in specs.items()
@@ -60,18 +66,20 @@ def read(workdir: epath.PathLike) -> Audit:
   """Reads the audit that a run left in its workdir.
 
   Raises:
-    errors.UserError: If there is none that this version of the package reads.
+    errors.UserError: If there is none that this version of the package can read.
   """
   return whole.read_json(epath.Path(workdir) / FILE, from_json)
 
 
 def totals(audit: Audit) -> dict[str, dict[str, int]]:
-  """Leaves, params and bytes of each fate; "left_behind" counts the source's.
+  """Returns leaves, params and bytes by what happens to them.
 
-  A leaf that learns in part is a learning leaf; the rest of its params are frozen.
+  All count what the target holds, except "left_behind", which counts source leaves that
+  nothing reads. A leaf of which only some rows learn is a learning leaf, and its other
+  params count as frozen.
   """
   rows = audit.rows
-  of_all = count(row.spec for row in rows)
+  target = count(row.spec for row in rows)
   of_how = lambda *hows: count(row.spec for row in rows if row.how in hows)
   return {
       "copied": of_how("copy"),
@@ -80,38 +88,51 @@ def totals(audit: Audit) -> dict[str, dict[str, int]]:
       "left_behind": count(
           spec for specs in audit.left.values() for spec in specs.values()),
       "learning": learning(rows),
-      "frozen": {key: whole - learning(rows)[key] for key, whole in of_all.items()},
-      "target": of_all,
+      "frozen": {key: size - learning(rows)[key] for key, size in target.items()},
+      "target": target,
   }
 
 
 def count(specs: Iterable[tree.Spec]) -> dict[str, int]:
-  """Leaves, params and bytes."""
+  """Returns the numbers of leaves, params and bytes.
+
+  >>> spec = tree.Spec(
+  ...     shape=(2, 3), dtype=np.dtype("f4"), axes=("embed", "mlp"),
+  ...     reads=(True, False))
+  >>> count([spec, spec])
+  {'leaves': 2, 'params': 12, 'bytes': 48}
+  """
   specs = list(specs)
   return {"leaves": len(specs), "params": sum(s.size for s in specs),
           "bytes": sum(s.nbytes for s in specs)}
 
 
 def learning(rows: Iterable[resolve.Row]) -> dict[str, int]:
-  """Leaves that learn at some step, and their params and bytes that do."""
+  """Returns how many leaves, params and bytes learn at some step."""
   rows = [row for row in rows if row.learning]
   return {"leaves": len(rows), "params": sum(row.learning for row in rows),
           "bytes": sum(row.learning * row.spec.dtype.itemsize for row in rows)}
 
 
 def coverage(audit: Audit) -> float:
-  """Share of the target's params that come from a source; fresh rows of a mapped
-  leaf do not."""
+  """Returns the share of the target's params that come from a source.
+
+  Fresh rows of a mapped leaf do not count.
+  """
   total = sum(row.spec.size for row in audit.rows)
   return sum(_filled(audit.rows)) / total if total else 1.0
 
 
 def check_coverage(audit: Audit, least: float) -> None:
-  """Sees that enough of the target comes from a source.
+  """Checks that enough of the target comes from a source.
+
+  Args:
+    audit: The audit.
+    least: The smallest `coverage` that is accepted, from 0 to 1.
 
   Raises:
-    errors.UserError: If `coverage` is below `least`, with the largest leaves that
-      are not covered; if `least` is no share.
+    errors.UserError: If `coverage` is below `least`; the message lists the largest
+      leaves that no source fills. Or if `least` is not from 0 to 1.
   """
   if not 0 <= least <= 1:
     raise errors.UserError(f"min_coverage is {least:g}, must be from 0 to 1.")
@@ -133,7 +154,10 @@ def check_coverage(audit: Audit, least: float) -> None:
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
-  """The audit as JSON types; `totals` and `coverage` are for other readers."""
+  """Returns the audit as JSON types.
+
+  `from_json` ignores `totals` and `coverage`, which are there for other programs.
+  """
   return {
       "plan": audit.plan,
       **rows_json.to_json(audit.rows),
@@ -149,10 +173,10 @@ def to_json(audit: Audit) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Audit:
-  """The audit that `to_json` wrote.
+  """Returns the audit that `to_json` wrote.
 
   Raises:
-    errors.UserError: If it is none that this version reads.
+    errors.UserError: If this version of the package cannot read it.
   """
   try:
     return Audit(
@@ -165,12 +189,14 @@ def from_json(data: Mapping[str, Any]) -> Audit:
             for spec in specs} for checkpoint, specs in data["left"].items()})
   except (KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
-        f"Not an audit that this version of the package reads: {error}.") from error
+        f"Not an audit that this version of the package can read: {error}.") from error
 
 
 def _filled(rows: Sequence[resolve.Row]) -> list[int]:
-  """How many params of each row come from a source."""
-  entries: dict[int, int] = {}  # Of each binding; rows share them.
+  """Returns how many params of each row come from a source."""
+  # By identity of the binding, because the rows of all layers share one object and
+  # a vocabulary has many entries to count.
+  entries: dict[int, int] = {}
   filled = []
   for row in rows:
     size = row.spec.size if row.sources else 0

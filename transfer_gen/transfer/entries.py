@@ -1,4 +1,7 @@
-"""What an axis map does to the entries of an array."""
+"""Applies axis maps to the entries of an array.
+
+Axes: S source entries, N target entries, F everything else of a leaf, flattened.
+"""
 
 import functools
 
@@ -15,25 +18,31 @@ def apply(
     reads: bool,
     key: jax.Array,
 ) -> jax.Array:
-  """Maps one dimension of a leaf; the binding's arrays may be traced.
+  """Maps one dimension of a leaf; the arrays of the binding may be traced.
 
-  Entries that start from the model's own "init" are left at zero, see `settle`.
+  Entries that start from the model's own "init" are zero here; `settle` fills them.
+
+  >>> import numpy as np
+  >>> binding = plan_lib.Binding(index=np.array([1, -1, 0]), fresh="mean", note="")
+  >>> apply(jnp.array([2.0, 4.0]), binding, 0, False, jax.random.key(0)).tolist()
+  [4.0, 3.0, 2.0]
 
   Args:
-    value: dtype[..., S, ...], S at `dim`.
-    binding: What happens to it, of size N.
+    value: dtype[..., S, ...], where S is dimension `dim`.
+    binding: What happens to the dimension; its index has size N.
     dim: The dimension that changes.
-    reads: Whether the leaf contracts it.
-    key: Draws fresh entries and noise.
+    reads: Whether the leaf contracts the dimension.
+    key: Key for fresh entries and noise.
 
   Returns:
     dtype[..., N, ...].
   """
   index = jnp.asarray(binding.index)
   along = functools.partial(_along, dim=dim, ndim=value.ndim)
+  # Entries without a source read entry 0 here; `where` replaces them at the end.
   result = jnp.take(value, jnp.maximum(index, 0), axis=dim)
   if reads and binding.share is not None:
-    result *= along(binding.share).astype(value.dtype)
+    result *= along(jnp.asarray(binding.share)).astype(value.dtype)
     if binding.noise:
       result += binding.noise * _opposed(value, index, dim, result.shape, key)
   if binding.mixture is not None:
@@ -46,13 +55,19 @@ def apply(
 def settle(
     value: jax.Array, binding: plan_lib.Binding, dim: int, init: jax.Array
 ) -> jax.Array:
-  """Puts a model's own values where `apply`, with fresh "init", left room.
+  """Puts the model's own initial values where `apply` left zeros for fresh "init".
+
+  It is a second step, because an initial value has the size of the target in all
+  dimensions, and `apply` changes one at a time.
 
   Args:
-    value: dtype[..., N, ...], all dimensions mapped.
-    binding: Of `dim`.
+    value: dtype[..., N, ...], with all dimensions mapped.
+    binding: The binding of `dim`.
     dim: The dimension.
-    init: The model's own initial value of the leaf, of the same shape.
+    init: The model's own initial value of the leaf, of the same shape as `value`.
+
+  Returns:
+    dtype[..., N, ...].
   """
   has = _along(_has_source(binding), dim, value.ndim)
   return jnp.where(has, value, init.astype(value.dtype))
@@ -66,15 +81,16 @@ def _has_source(binding: plan_lib.Binding) -> jax.Array:
 
 
 def _along(vector: jax.Array, dim: int, ndim: int) -> jax.Array:
-  """A vector of one dimension of an array of `ndim`."""
+  """Returns a vector in a shape that broadcasts along dimension `dim` of `ndim`."""
   return jnp.expand_dims(vector, [d for d in range(ndim) if d != dim])
 
 
 def _mix(value, mixture, dim, result):
-  """Puts weighted sums of entries in their rows."""
+  """Puts weighted sums of entries into their rows."""
   at = (slice(None),) * dim + (jnp.asarray(mixture.rows),)
 
-  def add(sums, part):  # One of K at a time: all at once are K times the rows.
+  def add(sums, part):
+    # One of K parts at a time; all at once would take K times the memory of the rows.
     index, weights = part
     weights = _along(weights.astype(value.dtype), dim, value.ndim)
     return sums + jnp.take(value, index, axis=dim) * weights, None
@@ -100,10 +116,12 @@ def _fresh(value, how, dim, padded, shape, key):
 
 
 def _correlated(centred, dim, shape, key):
-  """Normal entries with the covariance that the source's have over its columns."""
+  """Draws normal entries with the covariance of the source's columns."""
   flat = jnp.moveaxis(centred, dim, 0).reshape(centred.shape[dim], -1)  # [S, F]
   covariance = flat.T @ flat / flat.shape[0]
+  # eigh and not Cholesky: with fewer entries than columns the covariance is singular.
   values, vectors = jnp.linalg.eigh(covariance)
+  # Rounding can make the smallest eigenvalues negative.
   root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]  # [F, F]
   drawn = jax.random.normal(key, (shape[dim], flat.shape[1]), flat.dtype) @ root.T
   rest = shape[:dim] + shape[dim + 1:]
@@ -111,7 +129,7 @@ def _correlated(centred, dim, shape, key):
 
 
 def _opposed(value, index, dim, shape, key):
-  """Noise that sums to zero over the copies of each entry."""
+  """Draws noise that sums to zero over the copies of each entry."""
   drawn = jnp.moveaxis(jax.random.normal(key, shape, value.dtype), dim, 0)
   sums = jax.ops.segment_sum(drawn, index, value.shape[dim])
   copies = jax.ops.segment_sum(jnp.ones(index.shape, value.dtype), index,

@@ -1,4 +1,4 @@
-"""Lines of a table whose names differ in their numbers alone, as one line."""
+"""Folds lines of a table whose names differ only in their numbers into one line."""
 
 from collections.abc import Iterator, Sequence
 import re
@@ -6,24 +6,27 @@ import re
 from transfer_gen import tree
 
 _NUMBER = re.compile(r"\d+")
-_SHOWN = 8  # Numbers of a list that follows no pattern.
+_SHOWN = 8  # How many numbers of a list without a pattern are printed.
 
 
 def fold(
     lines: Sequence[Sequence[str]], linked: int = 1
 ) -> list[tuple[int, tuple[str, ...]]]:
-  """Folds lines of cells; the first cell is a name that no two lines share.
+  """Folds lines of cells; the first cell of a line is a name that is unique.
 
-  `a_0/b` from `x_0`, `a_1/b` from `x_0`, `a_2/b` from `x_1` is `a_{0..2}/b` from
-  `x_{0,0,1}`: where numbers follow no pattern they stand in the order of the names.
+  Numbers without a pattern are printed in the order of the names.
+
+  >>> fold([("a_0/b", "x_0"), ("a_1/b", "x_0"), ("a_2/b", "x_1")], linked=2)
+  [(3, ('a_{0..2}/b', 'x_{0,0,1}'))]
 
   Args:
-    lines: Cells, as many in each line.
-    linked: How many of the first cells may differ in their numbers; the others must
-      be equal.
+    lines: Lines with the same number of cells.
+    linked: How many of the first cells may differ in their numbers; the other cells
+      must be equal for lines to be folded.
 
   Returns:
-    Number of lines and cells of each folded line, in the order of the first ones.
+    The number of lines and the cells of each folded line, in the order in which they
+    first occur.
   """
   alike: dict[tuple[str, ...], list[Sequence[str]]] = {}
   for line in lines:
@@ -34,7 +37,7 @@ def fold(
 
 
 def _pieces(lines: list[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
-  """Splits lines until the names of each piece are one name by pattern."""
+  """Splits lines into pieces whose names `tree.fold` folds into one name."""
   if len(tree.fold(line[0] for line in lines)) == 1:
     yield lines
     return
@@ -58,7 +61,7 @@ def _folded(lines: list[Sequence[str]], linked: int) -> tuple[str, ...]:
 
 
 def _follow(cells: list[str], known: set[tuple[str, ...]]) -> str:
-  """Cells of one skeleton; `known` are the columns of numbers of the names."""
+  """Folds cells that share their texts; `known` are the columns of numbers in names."""
   between = _NUMBER.split(cells[0])
   shown = [
       column[0] if len(set(column)) == 1 else

@@ -1,8 +1,8 @@
-"""Rows x sources -> params, each leaf straight into its sharding."""
+"""Fills params from rows and sources; each leaf goes straight into its sharding."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
-from typing import Protocol
+from typing import Any, Protocol
 import zlib
 
 import jax
@@ -14,39 +14,60 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 _Shardings = Mapping[str, jax.sharding.Sharding]
+_Fresh = Callable[[Sequence[str]], Mapping[str, jax.Array]]
 _FILL = {"zeros": jnp.zeros, "ones": jnp.ones}
 
 
 class Source(Protocol):
-  """A checkpoint seen under our names."""
+  """A checkpoint whose leaves have the names and axes that plans use.
+
+  Attributes:
+    specs: Spec of each leaf, by name.
+  """
   specs: Mapping[str, tree.Spec]
 
-  def read(self, names: Sequence[str], shardings: _Shardings | None = None):
+  def read(
+      self, names: Sequence[str], shardings: _Shardings | None = None
+  ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) for each name, in bounded batches."""
+    ...
 
 
 def restore(
     rows: Sequence[resolve.Row],
     sources: Mapping[str, Source],
-    fresh: Callable[[Sequence[str]], Mapping[str, jax.Array]],
+    fresh: _Fresh,
     shardings: _Shardings | None = None,
     key: jax.Array | None = None,
     progress: Callable[[int], object] = lambda num_bytes: None,
 ) -> dict[str, jax.Array]:
-  """Fills the target's params.
+  """Returns the target's params; reads each source leaf that rows name once.
 
-  Reads the source leaves that rows name, each once, and no other.
+  >>> import numpy as np
+  >>> from transfer_gen.transfer import plan, resolve
+  >>> class Old:  # Any object with specs and read.
+  ...   specs = tree.specs({"w": jnp.ones(2)}, {"w": ("mlp",)})
+  ...   def read(self, names, shardings=None):
+  ...     yield from ((name, jnp.array([3.0, 4.0])) for name in names)
+  >>> target = tree.specs({"w": jnp.ones(2), "b": jnp.ones(1)}, {".": ("mlp",)})
+  >>> rows = resolve.resolve(plan.TransferPlan(
+  ...     rules=(plan.Rule(target="w", source="w"),
+  ...            plan.Rule(target="b", source=None, fresh="zeros")),
+  ...     groups=plan.SCRATCH.groups), {"": Old.specs}, target)
+  >>> params = restore(rows, {"": Old()}, fresh=lambda names: {})
+  >>> {name: value.tolist() for name, value in params.items()}
+  {'b': [0.0], 'w': [3.0, 4.0]}
 
   Args:
-    rows: From `resolve`.
+    rows: Rows that `resolve` returned.
     sources: Checkpoints by their name in the plan.
-    fresh: Makes the model's own initial values of the leaves it is given.
-    shardings: Where each target leaf lives. None: on the default device.
-    key: Draws the entries that an axis map starts fresh. None: key 0.
-    progress: Called with the bytes of each source leaf that was read.
+    fresh: Returns the model's own initial values of the named leaves.
+    shardings: Where each target leaf lives. If None, on the default device.
+    key: Key for the entries that an axis map starts fresh. If None, key 0.
+    progress: Called with the number of bytes of each source leaf that was read.
 
   Returns:
-    Arrays by name, sorted.
+    Arrays by name, sorted by name.
   """
   if shardings is None:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -64,20 +85,26 @@ def restore(
   return dict(sorted(params.items()))
 
 
-def _read(rows, source, shardings, key, fresh, progress):
-  """Reads each source leaf once and makes the rows that want it.
+def _read(
+    rows: Sequence[resolve.Row], source: Source, shardings: _Shardings, key: jax.Array,
+    fresh: _Fresh, progress: Callable[[int], object],
+) -> Iterator[tuple[str, jax.Array]]:
+  """Yields the params of rows, reading each source leaf once.
 
-  A leaf is kept while a row waits for others, as the mean of two layers does.
+  A source leaf is held while a row still waits for others, as a mean of layers does.
   """
-  waiting = {}
+  waiting: dict[str, list[resolve.Row]] = {}
   for row in rows:
     for name in row.sources:
       waiting.setdefault(name, []).append(row)
-  # The largest first: what passes while they are mapped fits where the rest comes.
-  waiting = dict(sorted(waiting.items(), key=lambda item: -source.specs[item[0]].nbytes))
+  # The largest first: mapping a leaf takes memory beside it, which is free while
+  # little is loaded, and which later leaves then use.
+  waiting = dict(sorted(
+      waiting.items(), key=lambda item: -source.specs[item[0]].nbytes))
   where = {name: _source_sharding(wanting[0], shardings[wanting[0].name])
            for name, wanting in waiting.items()}
-  held, done = {}, set()
+  held: dict[str, jax.Array] = {}
+  done: set[str] = set()
   for name, value in source.read(list(waiting), where):
     held[name] = value
     progress(value.nbytes)
@@ -89,8 +116,13 @@ def _read(rows, source, shardings, key, fresh, progress):
       del held[n]
 
 
-def _source_sharding(row: resolve.Row, sharding: jax.sharding.Sharding):
-  """The target's sharding, but whole along the axes whose size changes."""
+def _source_sharding(
+    row: resolve.Row, sharding: jax.sharding.Sharding
+) -> jax.sharding.Sharding:
+  """Returns the target's sharding, but whole along the axes whose size changes.
+
+  An entry of the target may come from any part of such an axis.
+  """
   if not row.changes or not isinstance(sharding, jax.sharding.NamedSharding):
     return sharding
   parts = list(sharding.spec) + [None] * (len(row.spec.shape) - len(sharding.spec))
@@ -102,21 +134,24 @@ def _source_sharding(row: resolve.Row, sharding: jax.sharding.Sharding):
 
 def _value(
     row: resolve.Row, held: Mapping[str, jax.Array],
-    sharding: jax.sharding.Sharding, key: jax.Array, fresh
+    sharding: jax.sharding.Sharding, key: jax.Array, fresh: _Fresh
 ) -> jax.Array:
   value = held[row.sources[0]]
   if row.sources[1:]:
     value = _mean([jax.device_put(held[name], value.sharding) for name in row.sources])
   if row.changes:
+    # A key by name, so that a leaf draws the same in any plan and order. crc32, because
+    # Python's own hash of a text differs between processes.
     leaf_key = jax.random.fold_in(key, zlib.crc32(row.name.encode()))
     bindings = [change.binding for change in row.changes]
     init = None
     if any(binding.fresh == "init" for binding in bindings):
       init = fresh([row.name])[row.name]
     how = tuple((c.dim, c.reads, c.binding.fresh, c.binding.noise) for c in row.changes)
-    arrays = [(b.index, b.mixture and (b.mixture.rows, b.mixture.index, b.mixture.weights),
-               b.share)
-              for b in bindings]
+    arrays = [
+        (b.index,
+         b.mixture and (b.mixture.rows, b.mixture.index, b.mixture.weights), b.share)
+        for b in bindings]
     value = _mapped(how, sharding)(value, arrays, leaf_key, init)
   return jax.device_put(value.astype(row.spec.dtype), sharding)
 
@@ -125,9 +160,14 @@ _mean = jax.jit(lambda values: sum(values[1:], values[0]) / len(values))
 
 
 @functools.lru_cache(maxsize=64)
-def _mapped(how, sharding: jax.sharding.Sharding):
-  """The changes of a leaf as one program; their arrays are its arguments."""
-  def run(value, arrays, key, init):
+def _mapped(
+    how: tuple[tuple[int, bool, str, float], ...], sharding: jax.sharding.Sharding
+) -> Callable[..., jax.Array]:
+  """Returns the changes of a leaf as one program; their arrays are its arguments.
+
+  Leaves of one shape, as of all layers, then share one compiled program.
+  """
+  def run(value: jax.Array, arrays: Any, key: jax.Array, init: Any) -> jax.Array:
     bindings = [plan_lib.Binding(
         index=index, fresh=fresh, note="", noise=noise, share=share,
         mixture=mixture and plan_lib.Mixture(
