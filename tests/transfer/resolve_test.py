@@ -195,7 +195,7 @@ def test_positions_without_rows_say_so():
   message = _misfit(axes=(*FITS.axes, On(axis="position", map=axes.Extend())))
 
   assert "(1 misfit)" in message
-  assert "sinusoidal and rotary positions have no rows" in message
+  assert "sinusoidal and rotary positions have no params" in message
 
 
 def test_a_mean_of_leaves_that_differ_is_refused():

@@ -1,4 +1,13 @@
-"""Axis maps: how one axis of the source becomes the target's."""
+"""Axis maps: how an axis of the source becomes an axis of another size in the target.
+
+An axis map is put in a plan with `plan.On(axis=..., map=...)`. `bind` is called by
+`resolve`, at the sizes of the two models:
+
+>>> plan_lib.AxisSizes(axis="mlp", source=2, target=5).target
+5
+>>> Grow().bind(plan_lib.AxisSizes(axis="mlp", source=2, target=5)).index.tolist()
+[0, 1, 0, 1, 0]
+"""
 
 import dataclasses
 
@@ -9,7 +18,8 @@ from transfer_gen.transfer import mixtures
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
-_CONSTANTS = {  # What must stay for a grown axis to keep the function, and where.
+# Constants of the model that must stay the same for a grown axis to keep the function.
+_CONSTANTS = {
     "kv": ("attention_scale",), "embed": ("embed_scale", "sinusoid_width"),
 }
 
@@ -17,19 +27,28 @@ _CONSTANTS = {  # What must stay for a grown axis to keep the function, and wher
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchTokens:
-  """Rows of a vocabulary by token: matched ones are copied, others start fresh.
+  """Maps a vocabulary by token: matching tokens are copied, others start fresh.
 
-  Padded rows, beyond the tokenizer, are never drawn: they get the mean, or what
-  else `fresh` says.
+  Rows beyond the target's tokens are padding. They are never drawn: where other rows
+  are drawn around the mean, padding gets the mean itself.
+
+  >>> old = vocabulary.Vocabulary(tokens=(b"a", b"b", b"c"))
+  >>> new = vocabulary.Vocabulary(tokens=(b"c", b"d"))
+  >>> binding = MatchTokens(fresh="mean").bind(plan_lib.AxisSizes(
+  ...     axis="vocab", source=3, target=2, source_vocabulary=old,
+  ...     target_vocabulary=new))
+  >>> binding.index.tolist(), binding.note
+  ([2, -1], 'vocab: 1 of 2 matched')
 
   Attributes:
-    fresh: "normal": drawn around the source's mean row with its spread (one
-      standard deviation an entry, over the source's rows); "covariance": likewise,
-      with the covariance of the entries; "mean": that mean; "pieces": the mean of
-      the source's tokens that spell the new one, and the mean of all where none do;
-      "zeros"; "init": as the model starts.
-    mixture: Target tokens that are weighted sums of source tokens, matched or not,
-      from `mixtures.focus` or `mixtures.wechsel`; the others as said above.
+    fresh: How tokens without a match start. "normal" draws around the mean row of the
+      source, with the standard deviation of each column; "covariance" draws around it
+      with the covariance of the columns; "mean" is that mean; "pieces" is the mean of
+      the source tokens that spell the new one, or the mean of all if none do; "zeros"
+      is zeros; "init" is the model's own initial value.
+    mixture: Target tokens that are weighted sums of source tokens, matched or not, from
+      `mixtures.focus` or `mixtures.wechsel`. Other tokens are copied or start fresh as
+      without it.
   """
   fresh: str = "normal"
   mixture: plan_lib.Mixture | None = None
@@ -44,8 +63,8 @@ class MatchTokens:
     """Matches the two vocabularies.
 
     Raises:
-      ValueError: If one is not known or has more tokens than the axis has rows, or
-        if the mixture was made for others.
+      ValueError: If a vocabulary is unknown or has more tokens than the axis has rows,
+        or if the mixture was made for other vocabularies.
     """
     source, target = sizes.source_vocabulary, sizes.target_vocabulary
     for side, vocab, rows in (
@@ -75,20 +94,27 @@ class MatchTokens:
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grow:
-  """A wider axis that keeps the function: entries are repeated, and the leaves that
-  read the axis divide each by its number of copies (Net2WiderNet, Chen et al., 2016,
-  section 2.2; which entry is copied is not drawn, it goes round).
+  """Widens an axis and keeps the function.
+
+  Entries are repeated, and the leaves that read the axis divide each entry by its
+  number of copies (Net2WiderNet, Chen et al., 2016, section 2.2). The paper draws which
+  entries are copied; here they are taken in turns.
 
   The function is kept for `mlp` at any size; for `embed`, `hidden`, `heads` and
-  `kv_heads` at whole multiples, where norms and head groups see every entry alike
-  often; for `kv` at whole multiples without rotary positions and with the attention
-  scale kept.
+  `kv_heads` at whole multiples, where norms and groups of heads see every entry equally
+  often; and for `kv` at whole multiples, if positions are not rotary and the attention
+  scale stays.
+
+  >>> binding = Grow().bind(plan_lib.AxisSizes(axis="mlp", source=2, target=3))
+  >>> binding.index.tolist(), binding.share.tolist(), binding.note
+  ([0, 1, 0], [0.5, 1.0, 0.5], 'mlp: grown 2 to 3, function kept')
 
   Attributes:
-    noise: The copies of an entry start apart, so that they can learn apart: where
-      they are read they differ by normal noise of this many times the leaf's root
-      mean square, in sums of zero, so that the function is kept.
-    approximate: Whether the function may change, where it cannot be kept.
+    noise: Standard deviation of the noise by which copies differ in the leaves that
+      read them, as a multiple of the leaf's root mean square. Copies that are equal get
+      equal gradients and would never differ. The noise of an entry's copies sums to
+      zero, so that the function is kept.
+    approximate: Whether the function may change where it cannot be kept.
   """
   noise: float = 0.0
   approximate: bool = False
@@ -111,7 +137,9 @@ class Grow:
     if why and not self.approximate:
       raise ValueError(f"{why}; or set approximate=True, and the function changes")
     index = np.arange(target, dtype=np.int32)
-    if axis in ("heads", "kv_heads"):  # In place, so that groups stay together.
+    # Copies of a head stand beside it, because query heads in a row share a key-value
+    # head; a whole round of heads would meet the wrong ones.
+    if axis in ("heads", "kv_heads"):
       index = index * source // target
     else:
       index %= source
@@ -126,11 +154,15 @@ class Grow:
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Select:
-  """Keeps the entries of a list, in its order: a narrower axis, or another order.
+  """Keeps the listed entries, in their order: a narrower axis, or another order.
+
+  >>> Select(index=(0, 3)).bind(
+  ...     plan_lib.AxisSizes(axis="mlp", source=4, target=2)).note
+  'mlp: 2 of 4 selected'
 
   Attributes:
-    index: i32[target], entries of the source; as a tuple or an array, see
-      `importance.by_weights`.
+    index: i32[target], entries of the source, as a tuple or an array.
+      `importance.by_weights` chooses them by value.
   """
   index: np.ndarray | tuple[int, ...]
 
@@ -138,7 +170,7 @@ class Select:
     """Takes the entries.
 
     Raises:
-      ValueError: If their number is not the target's size, or one is not there.
+      ValueError: If their number is not the target's size, or the source lacks one.
     """
     index = np.asarray(self.index, np.int32)
     if index.shape != (sizes.target,):
@@ -156,17 +188,22 @@ class Select:
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
-  """Keeps the first entries of an axis, such as `position`."""
+  """Keeps the first entries of an axis such as `position`.
+
+  >>> sizes = plan_lib.AxisSizes(axis="position", source=4, target=2)
+  >>> Cut().bind(sizes).index.tolist()
+  [0, 1]
+  """
 
   def bind(self, sizes: plan_lib.AxisSizes) -> plan_lib.Binding:
-    """Takes the first ones.
+    """Takes the first entries.
 
     Raises:
-      ValueError: If the target has more.
+      ValueError: If the target has more entries than the source.
     """
     if sizes.target > sizes.source:
       raise ValueError(
-          f"Cut cannot make {sizes.target} of {sizes.source}; Extend can")
+          f"Cut cannot make {sizes.target} entries of {sizes.source}; Extend can")
     return plan_lib.Binding(
         index=np.arange(sizes.target, dtype=np.int32), fresh="zeros",
         note=f"{sizes.axis}: first {sizes.target} of {sizes.source}")
@@ -175,13 +212,19 @@ class Cut:
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extend:
-  """A longer axis, such as `position`; reading leaves are not divided.
+  """Lengthens an axis such as `position`.
+
+  Unlike `Grow` it does not divide copies, because each position is read by itself.
+
+  >>> sizes = plan_lib.AxisSizes(axis="position", source=2, target=4)
+  >>> Extend(how="repeat").bind(sizes).index.tolist()
+  [0, 1, 0, 1]
 
   Attributes:
-    how: "repeat" goes round the source's entries again; "interpolate" stretches
-      them linearly from first to last (Chen et al., 2023, of positions); "fresh"
-      keeps them and adds entries of `fresh`.
-    fresh: How those are filled, see `plan.Binding`.
+    how: "repeat" repeats the source's entries from the start; "interpolate" stretches
+      them linearly from first to last (Chen et al., 2023, for positions); "fresh" keeps
+      them and adds fresh entries.
+    fresh: How fresh entries are filled, one of `plan.FRESH`, see `plan.Binding`.
   """
   how: str = "fresh"
   fresh: str = "normal"
@@ -196,11 +239,11 @@ class Extend:
     """Adds entries.
 
     Raises:
-      ValueError: If the target has fewer.
+      ValueError: If the target has fewer entries than the source.
     """
     source, target = sizes.source, sizes.target
     if target < source:
-      raise ValueError(f"Extend cannot make {target} of {source}; Cut can")
+      raise ValueError(f"Extend cannot make {target} entries of {source}; Cut can")
     index, mixture = np.arange(target, dtype=np.int32), None
     if self.how == "repeat":
       index %= source
@@ -216,8 +259,16 @@ class Extend:
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeanGroups:
-  """Fewer key-value heads: each the mean of those that its queries read before
-  (grouped from multi-head attention, Ainslie et al., 2023, section 2.1)."""
+  """Makes fewer key-value heads: each is the mean of the heads that its queries read.
+
+  This turns multi-head attention into grouped-query attention (Ainslie et al., 2023,
+  section 2.1).
+
+  >>> binding = MeanGroups().bind(
+  ...     plan_lib.AxisSizes(axis="kv_heads", source=4, target=2))
+  >>> binding.mixture.index.tolist(), binding.mixture.weights[0].tolist()
+  ([[0, 1], [2, 3]], [0.5, 0.5])
+  """
 
   def bind(self, sizes: plan_lib.AxisSizes) -> plan_lib.Binding:
     """Averages neighbours.
@@ -240,7 +291,7 @@ class MeanGroups:
 
 
 def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
-  """Why growing an axis changes what the model computes."""
+  """Returns why growing an axis changes the function; None if it does not."""
   axis, source, target = sizes.axis, sizes.source, sizes.target
   known = ("mlp", "embed", "hidden", "heads", "kv_heads", "kv")
   if axis not in known:
@@ -250,8 +301,8 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
     return (f"growing `{axis}` from {source} keeps the function at whole multiples,"
             f" and {target} is none; the nearest is {near}")
   if axis == "kv" and target > source and sizes.source_constants.get("rotary"):
-    return ("rotary positions turn the features of `kv` by its size, so growing it"
-            " changes the function; grow `heads`")
+    return ("rotary positions rotate the features of `kv` by angles that depend on its"
+            " size, so growing it changes the function; grow `heads` instead")
   if axis in sizes.source_constants.get("undivided", ()):
     return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
             " scale has an offset (norm_offset), or there is none (final_norm)")
@@ -259,13 +310,14 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
     old, new = (constants.get(name) for constants in
                 (sizes.source_constants, sizes.target_constants))
     if sizes.source_constants and sizes.target_constants and old != new:
-      return (f"{name} is {old} in the source and {new} here, and the function keeps"
-              f" only with the same. Set model.{name}={old}, as structure.grow does")
+      return (f"{name} is {old} in the source and {new} here, and the function is kept"
+              f" only if they are equal. Set model.{name}={old}, as structure.grow"
+              " does")
   return None
 
 
 def _stretched(source: int, target: int) -> tuple[np.ndarray, plan_lib.Mixture]:
-  """Linear interpolation from `source` entries to `target`, ends on ends."""
+  """Interpolates linearly from `source` to `target` entries; the ends stay ends."""
   at = np.linspace(0, source - 1, target)
   low = np.floor(at).astype(np.int32)
   high = np.minimum(low + 1, source - 1)

@@ -1,9 +1,10 @@
-"""Nothing partial in silence: what a plan leaves without an owner or a reader."""
+"""Finds what a plan leaves out: leaves without an owner and source leaves unread."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import difflib
 import functools
 import re
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,11 @@ _Specs = Mapping[str, tree.Spec]
 
 
 class Owners:
-  """Which rule and which group owns each leaf of the target.
+  """The rule and the group that own each leaf of the target.
 
   Attributes:
-    rule: Index of the rule and its match, by leaf; those without are missing.
-    group: Index of the group, by leaf.
+    rule: Index of the rule and its match, by leaf; leaves without a rule are missing.
+    group: Index of the group, by leaf; leaves without a group are missing.
   """
 
   def __init__(self, plan: plan_lib.TransferPlan, target: Iterable[str]):
@@ -36,7 +37,10 @@ class Owners:
 def mistakes(
     plan: plan_lib.TransferPlan, sources: Mapping[str, _Specs], target: _Specs
 ) -> list[str]:
-  """Mistakes in the plan itself; each would misfit many leaves, so it stands alone."""
+  """Returns mistakes in the plan itself.
+
+  Each would make many leaves misfit, so these are reported alone.
+  """
   lines = []
   patterns = [
       *((f"rule {i}", rule.target) for i, rule in enumerate(plan.rules)),
@@ -54,7 +58,7 @@ def mistakes(
     if axis == "position" and axis not in axes:
       lines.append(
           "no leaf carries axis `position`: sinusoidal and rotary positions have no"
-          " rows, they reach any length as they are. Remove the axis map.")
+          " params and reach any length. Remove the axis map.")
     elif axis not in axes:
       lines.append(f"no leaf carries axis `{axis}`; {nearest(axis, axes)}")
   for i, rule in enumerate(plan.rules):
@@ -70,21 +74,25 @@ def mistakes(
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-  """The end of a sentence that offers the likeliest of `words`."""
+  """Returns the end of a sentence that suggests the most similar of `words`.
+
+  >>> nearest("embde", ["embed", "mlp"])
+  'nearest: `embed`.'
+  """
   near = difflib.get_close_matches(word, sorted(words), n=2, cutoff=0.5)
   return f"nearest: {', '.join(f'`{n}`' for n in near) or 'none'}."
 
 
 def acting(plan: plan_lib.TransferPlan, axis: str, name: str) -> int | None:
-  """Index of the axis map that acts on an axis of a leaf."""
+  """Returns the index of the axis map for an axis of a leaf, or None."""
   return next((i for i, on in enumerate(plan.axes) if on.axis == axis
                and tree.match([on.params], name) is not None), None)
 
 
 def idle(
-    plan: plan_lib.TransferPlan, target: _Specs, owners: Owners, rows: Sequence
+    plan: plan_lib.TransferPlan, target: _Specs, owners: Owners, rows: Sequence[Any]
 ) -> list[str]:
-  """Rules, groups and axis maps that own no leaf, and rules that own too many."""
+  """Reports rules, groups and axis maps without a leaf, and wrong `Rule.count`s."""
   lines = []
   owned = [index for index, _ in owners.rule.values()]
   patterns = [rule.target for rule in plan.rules]
@@ -120,13 +128,17 @@ def _why_idle(patterns: Sequence[str], index: int, target: _Specs) -> str:
 def unread(
     plan: plan_lib.TransferPlan,
     sources: Mapping[str, _Specs],
-    rows: Sequence,
-    told: str,
+    rows: Sequence[Any],
+    reported: str,
 ) -> list[str]:
-  """Source leaves nobody reads.
+  """Reports source leaves that no rule reads.
 
-  A leaf that a misfit has `told` of already, as what a rule should have read, is
-  its consequence and is not told of again.
+  Args:
+    plan: The plan.
+    sources: Specs of each checkpoint, by its name in the plan.
+    rows: Rows of the leaves that fit.
+    reported: Text of the misfits found so far. A leaf that it names is unread as a
+      consequence of that misfit, and is not reported again.
   """
   read = {(row.checkpoint, source) for row in rows for source in row.sources}
   left, listed = [], [False] * len(plan.unused_source)
@@ -137,7 +149,7 @@ def unread(
       shown = f"{checkpoint}:{name}" if checkpoint else name
       if found := tree.match(plan.unused_source, shown):
         listed[found[0]] = True
-      elif name not in told:
+      elif name not in reported:
         left.append(shown)
   lines = []
   if left:
@@ -149,17 +161,19 @@ def unread(
   return lines + [
       f"unused_source {pattern!r} leaves nothing behind: no unread source leaf has"
       " such a name. Remove it."
-      for pattern, used in zip(plan.unused_source, listed) if not used and not told]
+      for pattern, used in zip(plan.unused_source, listed) if not used and not reported]
 
 
-def torn_heads(rows: Sequence) -> list[str]:
-  """Attentions whose query heads no longer meet a copy of their key-value head.
+def torn_heads(rows: Sequence[Any]) -> list[str]:
+  """Reports attentions whose query heads no longer meet their key-value head.
 
-  Heads belong together where their leaves have one grandparent, as in
-  `layer_0/attn/query/kernel` and `layer_0/attn/key/kernel`; R query heads in a row
-  read one key-value head.
+  Heads belong together if their leaves have the same grandparent, e.g.
+  `layer_0/attn/query/kernel` and `layer_0/attn/key/kernel`. In grouped-query attention
+  several query heads in a row read one key-value head. Maps of `heads` and `kv_heads`
+  that are each valid can still pair the wrong ones, and nothing else would notice.
   """
-  keys, torn = {}, {}
+  keys: dict[str, Any] = {}
+  torn: dict[str, list[str]] = {}
   for row in rows:
     if row.sources and "kv_heads" in row.spec.axes:
       keys.setdefault(_grandparent(row.name), row)
@@ -175,13 +189,14 @@ def _grandparent(name: str) -> str:
   return "/".join(name.split("/")[:-2])
 
 
-def _along(row, axis: str) -> tuple[int, int, plan_lib.Binding | None]:
-  """Sizes of an axis before and after, and what happens to it."""
+def _along(row: Any, axis: str) -> tuple[int, int, plan_lib.Binding | None]:
+  """Returns the sizes of an axis before and after, and its binding if it changes."""
   dim = row.spec.axes.index(axis)
   binding = next((c.binding for c in row.changes if c.dim == dim), None)
   return row.source_spec.shape[dim], row.spec.shape[dim], binding
 
 
+# All layers share their bindings, which are hashed by identity: one answer serves all.
 @functools.lru_cache(maxsize=256)
 def _torn(heads, kv_heads) -> str | None:
   (old, new, query), (kv_old, kv_new, key) = heads, kv_heads
@@ -202,7 +217,7 @@ def _torn(heads, kv_heads) -> str | None:
 
 
 def _entries(binding: plan_lib.Binding | None, entry: int) -> set[int]:
-  """Source entries that a target entry is made of; none where it is fresh."""
+  """Returns the source entries that make a target entry; none if it is fresh."""
   if binding is None:
     return {entry}
   if binding.index[entry] >= 0:

@@ -1,4 +1,4 @@
-"""The rows in which two audits differ."""
+"""Compares two audits leaf by leaf."""
 
 import hashlib
 
@@ -15,29 +15,33 @@ _ASPECTS = 4  # Source, shape, how, group.
 
 
 def rows(there: audit_lib.Audit, here: audit_lib.Audit) -> list[str]:
-  """A table of the leaves of which something differs, folded; empty if none does.
+  """Returns a folded table of the leaves that differ; empty if none does.
 
-  Where a leaf comes from, what happens to it and how it learns are compared, by what
-  its axis maps decided and not by how the plan puts it.
+  The comparison covers where a leaf comes from, what happens to it and how it learns.
+  It looks at what axis maps decided, not at how the plan is written.
+
+  Args:
+    there: The audit of the column "there".
+    here: The audit of the column "here".
   """
   theirs, mine = _seen(there), _seen(here)
-  lines = []
+  lines: list[tuple[str, ...]] = []
   for name in {**theirs, **mine}:
     old, new = theirs.get(name), mine.get(name)
     if old != new:
       lines.append((name, *_apart(old, new)))
-  found = [("leaf", "leaves", "there", "here")]
+  found: list[tuple[str, ...]] = [("leaf", "leaves", "there", "here")]
   for times, (name, *cells) in fold.fold(lines, linked=3):
-    told = [", ".join(filter(None, cells[side::2])) for side in (0, 1)]
-    found.append((name, str(times), *told))
+    sides = [", ".join(filter(None, cells[side::2])) for side in (0, 1)]
+    found.append((name, str(times), *sides))
   return table.aligned(found) if lines else []
 
 
 def _seen(audit: audit_lib.Audit) -> dict[str, tuple[str, ...]]:
-  """Aspects of each leaf in words, and a digest of what its axis maps decided."""
+  """Returns aspects of each leaf as text, and a digest of its axis maps' decisions."""
   groups = {group.name: table.group(group) for group in audit.groups}
   digests: dict[int, str] = {}
-  seen = {}
+  seen: dict[str, tuple[str, ...]] = {}
   for row in audit.rows:
     _, source, _, _, how, _ = table.cells(row)
     seen[row.name] = (
@@ -47,8 +51,10 @@ def _seen(audit: audit_lib.Audit) -> dict[str, tuple[str, ...]]:
   return seen
 
 
-def _apart(old, new) -> list[str]:
-  """Old and new of each aspect in turns; both empty where they agree."""
+def _apart(
+    old: tuple[str, ...] | None, new: tuple[str, ...] | None
+) -> list[str]:
+  """Returns old and new of each aspect in turns; both are empty where they agree."""
   if old is None or new is None:
     absent = (_MISSING, *[""] * (_ASPECTS - 1))
     sides = zip((old or absent)[:_ASPECTS], (new or absent)[:_ASPECTS])
@@ -62,13 +68,13 @@ def _apart(old, new) -> list[str]:
 
 
 def _changes(row: resolve.Row, digests: dict[int, str]) -> str:
-  told = []
+  parts = []
   for change in row.changes:
     key = id(change.binding)
     if key not in digests:
       digests[key] = _digest(change.binding)
-    told.append(f"{change.dim}{change.reads}{digests[key]}")
-  return " ".join(told)
+    parts.append(f"{change.dim}{change.reads}{digests[key]}")
+  return " ".join(parts)
 
 
 def _digest(binding: plan_lib.Binding) -> str:

@@ -1,4 +1,4 @@
-"""Recipes that write groups: what learns, layer by layer from the top."""
+"""Recipes for groups: what learns, layer by layer from the top of the model."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -14,30 +14,35 @@ _LAYER = r"((?:.*/)?)layer_(\d+)/.*"
 _OUTPUT = r"(.*/)?head/.*kernel.*"
 _POSITION = r"(.*/)?(position|relative|embed_norm)/.*"
 _INPUT = rf"(.*/)?embed/.*|{_POSITION}"
-_SOURCE_TABLE = r".*encoder/embed/.*"  # Of a vocabulary that is not the output's.
+_SOURCE_TABLE = r".*encoder/embed/.*"  # For a vocabulary other than the output's.
 _SOURCE_END = r"(.*encoder/)final_norm/.*"
 _BIAS = r"(.*/)?(bias|recurrent_bias)"
-# Of adapters: what is one, or the norm of a column, where it has not learned.
+# Adapters whose untrained value is not zero, such as one or the norm of a column:
+# decay would pull them away from it.
 _NO_DECAY = rf"{plan_lib.NO_DECAY}|.*_(bias|scale|magnitude)"
 _REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
 _Model = config_lib.Decoder | config_lib.Recurrent
-# A model's config, specs of its params, or groups from the top to the bottom.
+# A model's config, the specs of its params, or groups from the top to the bottom.
 Target = _Model | Mapping[str, tree.Spec] | Sequence[plan_lib.Group]
 
 
 def by_layer(
     target: _Model | Mapping[str, tree.Spec]
 ) -> tuple[plan_lib.Group, ...]:
-  """One group a layer, from the top to the bottom; all alike.
+  """Returns one group per layer, from the top to the bottom, with equal settings.
 
-  `head` is all that comes after the last layer. `embed`, at the bottom, is what the
-  first layer reads: token embedding and positions. A table that is output too (tied)
-  belongs to `head`, for it is the first thing that a new vocabulary or task changes.
-  An encoder's layers stand below the decoder's, which read them; what comes after its
-  last one belongs to that.
+  `head` holds everything after the last layer. `embed`, at the bottom, holds what the
+  first layer reads: the token embedding and positions. A table that is also the output
+  (tied) belongs to `head`, because a new vocabulary or task changes it first. An
+  encoder's layers stand below those of the decoder, which reads them; its final norm
+  belongs to its last layer.
+
+  >>> model = config_lib.Decoder(num_layers=2, tied=False)
+  >>> [group.name for group in by_layer(model)]
+  ['head', 'layer_1', 'layer_0', 'embed']
 
   Args:
-    target: A model's config, or specs of its params, with leaves `layer_0/...`.
+    target: A model's config, or the specs of its params, with leaves `layer_0/...`.
 
   Raises:
     errors.UserError: If there are no layers.
@@ -48,7 +53,7 @@ def by_layer(
   if not found:
     raise errors.UserError(
         "by_layer: no param is called layer_0/... or x/layer_0/..., so there are no"
-        " layers to tell apart.")
+        " layers to make groups of. Write the groups with plan.Group.")
   layers = sorted(found, key=lambda at: ("encoder" in at[0], at[0], -int(at[1])))
   inputs = _INPUT if _any(_OUTPUT, names) else f"{_SOURCE_TABLE}|{_POSITION}"
   ends = {found[1][1] for name in names if (found := tree.match([_SOURCE_END], name))}
@@ -56,7 +61,7 @@ def by_layer(
       name="head", params=rf"(?!(.*/)?layer_\d+/|{inputs}|{_SOURCE_END}).*")]
   for prefix, number in layers:
     own, also = f"layer_{number}/", "final_norm/" if prefix in ends else ""
-    ends -= {prefix}  # The first of its layers that comes is its last.
+    ends -= {prefix}  # Layers come from the top, so the first one is the last layer.
     groups.append(plan_lib.Group(
         name=f"{prefix}layer_{number}", params=re.escape(prefix) + (
             f"({own}|{also}).*" if also else f"{own}.*")))
@@ -66,13 +71,17 @@ def by_layer(
 
 
 def discriminative(target: Target, factor: float = 2.6) -> tuple[plan_lib.Group, ...]:
-  """Each layer learns `factor` times slower than the one above it.
+  """Lets each layer learn `factor` times slower than the layer above it.
 
-  Source: Howard and Ruder, 2018, ULMFiT, section 3.2: eta^(l-1) = eta^l / 2.6.
+  From ULMFiT (Howard and Ruder, 2018, section 3.2): eta^(l-1) = eta^l / 2.6.
+
+  >>> model = config_lib.Decoder(num_layers=2, tied=False)
+  >>> [group.lr_mult for group in discriminative(model, factor=2.0)]
+  [1.0, 0.5, 0.25, 0.125]
 
   Args:
-    target: See `by_layer`; or groups of another recipe, from the top to the bottom.
-    factor: Between the rates of neighbours.
+    target: As for `by_layer`; or groups of another recipe, from the top to the bottom.
+    factor: Ratio of the learning rates of neighbouring layers, above 0.
 
   Raises:
     errors.UserError: If `factor` is not positive.
@@ -85,15 +94,20 @@ def discriminative(target: Target, factor: float = 2.6) -> tuple[plan_lib.Group,
 
 
 def gradual_unfreezing(target: Target, every: int) -> tuple[plan_lib.Group, ...]:
-  """The top learns from the first step, and one more layer each `every` steps.
+  """Lets the top learn from the first step, and one more layer every `every` steps.
 
-  Source: Howard and Ruder, 2018, ULMFiT, section 3.3. With their rates:
-  `gradual_unfreezing(discriminative(run.model), every=100)`.
+  From ULMFiT (Howard and Ruder, 2018, section 3.3), which combines it with
+  `discriminative`:
+
+  >>> model = config_lib.Decoder(num_layers=2, tied=False)
+  >>> groups = gradual_unfreezing(discriminative(model), every=100)
+  >>> [group.unfreeze_step for group in groups]
+  [0, 100, 200, 300]
 
   Args:
-    target: See `by_layer`; or groups of another recipe, from the top to the bottom.
-      Those that never learn stay so, and the next takes their turn.
-    every: Steps between two.
+    target: As for `by_layer`; or groups of another recipe, from the top to the bottom.
+      Groups that never learn stay frozen, and the next group takes their turn.
+    every: Number of steps between two layers, at least 1.
 
   Raises:
     errors.UserError: If `every` is not positive.
@@ -112,12 +126,17 @@ def gradual_unfreezing(target: Target, every: int) -> tuple[plan_lib.Group, ...]
 def low_rank(
     adapters: Sequence[config_adapters.Adapter], ratio: float = 1.0
 ) -> tuple[plan_lib.Group, ...]:
-  """Adapters learn, all else is frozen.
+  """Lets adapters learn and freezes everything else.
+
+  >>> adapters = (config_adapters.LoRA(name="style", params=".*", rank=4),)
+  >>> [(group.name, group.lr_mult, group.unfreeze_step)
+  ...  for group in low_rank(adapters, ratio=16.0)]
+  [('lora_plus', 16.0, 0), ('adapters', 1.0, 0), ('rest', 1.0, None)]
 
   Args:
-    adapters: The run's.
-    ratio: How many times faster the factors B of `LoRA` learn than A, for wide models
-      some 16: LoRA+ (Hayou et al., 2024). 1: alike.
+    adapters: Adapters of the run.
+    ratio: Learning rate of the factors B of `LoRA` divided by that of the factors A,
+      above 0; about 16 for wide models: LoRA+ (Hayou et al., 2024).
 
   Raises:
     errors.UserError: If there are no adapters, or `ratio` is not positive.
@@ -134,17 +153,24 @@ def low_rank(
 
 
 def bitfit() -> tuple[plan_lib.Group, ...]:
-  """Biases learn, those of norms too, and all else is frozen (Ben Zaken et al., 2022).
+  """Lets biases learn and freezes everything else: BitFit (Ben Zaken et al., 2022).
+
+  Biases of norms learn, too.
+
+  >>> [group.name for group in bitfit()]
+  ['biases', 'rest']
   """
   return (plan_lib.Group(name="biases", params=_BIAS), _REST)
 
 
 def _groups(target: Target) -> tuple[plan_lib.Group, ...]:
-  return tuple(target) if isinstance(target, (tuple, list)) else by_layer(target)
+  if isinstance(target, Sequence):
+    return tuple(target)
+  return by_layer(target)
 
 
 def _names(target: _Model | Mapping[str, tree.Spec]) -> list[str]:
-  """Names of the params; of a config, one for each part that decides a group."""
+  """Returns names of params; for a config, one for each part that decides a group."""
   if isinstance(target, Mapping):
     return list(target)
   layers = [f"layer_{i}/" for i in range(target.num_layers)]
