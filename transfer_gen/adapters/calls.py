@@ -1,7 +1,7 @@
-"""What adapters do around a layer's own arithmetic while the model runs.
+"""What adapters compute around a layer while the model runs.
 
-Of x W + (x A) B s the gradient goes to A and B by products of rank r; that of W is
-never formed unless W learns.
+The gradients of A and B in x W + (x A) B s are products of rank r; the gradient of W is
+formed only if W learns.
 
 Axes: N rows of a product, I inputs and O outputs, flattened; R rank; B batch, T
 position, S position that is seen, P prefix, G key heads, K head width.
@@ -32,16 +32,19 @@ _ACTIVATIONS = {"gelu": nn.gelu, "relu": nn.relu, "silu": nn.silu, "tanh": jnp.t
 
 @dataclasses.dataclass(frozen=True)
 class Interceptor:
-  """Stands around every method of every module, see `nn.intercept_methods`.
+  """Intercepts every method call of every module, see `nn.intercept_methods`.
 
   Attributes:
-    adapters: In the order in which they act.
+    adapters: The adapters, in the order in which they act.
     train: Whether dropout acts; it draws from the key `dropout`.
   """
   adapters: tuple[config_adapters.Adapter, ...]
   train: bool
 
-  def __call__(self, call, args, kwargs, context):
+  def __call__(
+      self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+      context: Any) -> Any:
+    """Calls a method, with what the adapters do around it."""
     around = _AROUND.get((type(context.module), context.method_name))
     if around is None:
       return call(*args, **kwargs)
@@ -63,7 +66,7 @@ class Interceptor:
 @dataclasses.dataclass(frozen=True)
 class _Place:
   """One adapter beside one kernel."""
-  adapter: config_adapters.Adapter
+  adapter: Any  # A `config_adapters.Adapter`; each method serves one kind.
   module: nn.Module
   kernel: str
   spec: tree.Spec
@@ -73,14 +76,15 @@ class _Place:
     """The adapter's leaves by part."""
     return {part: self.own(self.adapter.leaf(self.kernel, part).rpartition("/")[2])
             .astype(dtype)
-            for part in leaves.of(self.adapter, self.kernel, self.spec)}
+            for part in leaves.by_part(self.adapter, self.kernel, self.spec)}
 
   def own(self, name: str) -> jax.Array:
     """A param of the module."""
+    assert self.module.scope is not None  # It is bound while it runs.
     return self.module.scope.get_variable("params", name)
 
   def low_rank(self, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """(x A) B s, dtype[N, I] to [N, O]; of tokens i32[N], the rows of A."""
+    """Returns (x A) B s, dtype[N, I] to [N, O]; tokens i32[N] look up rows of A."""
     a, b = self._factors(self.params(dtype))
     if jnp.issubdtype(x.dtype, jnp.integer):
       read = jnp.take(a, x, axis=0, mode="clip")
@@ -118,7 +122,7 @@ class _Place:
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
   def _behind(self, y):
-    """y + up(act(down(y))), dtype[N, O]."""
+    """Returns y + up(act(down(y))), dtype[N, O]."""
     params = self.params(y.dtype)
     width = self.adapter.width
     hidden = lax.dot(y, params["down"].reshape(-1, width)) + params["down_bias"][None]
@@ -127,7 +131,7 @@ class _Place:
         "up_bias"].reshape(1, -1)
 
   def _dora(self, x, y):
-    """x W + b to x (W + A B s) m / |W + A B s| + b, |.| column by column.
+    """Turns x W + b into x (W + A B s) m / |W + A B s| + b, with norms of columns.
 
     To the gradient the norms are constants (Liu et al., 2024, section 4.3).
     """
@@ -138,7 +142,7 @@ class _Place:
     factor = magnitude / norms(kernel + lax.dot(a, b) * self.adapter.scale)
     factor = factor[None].astype(y.dtype)
     plain = y
-    if self.module.scope.has_variable("params", "bias"):
+    if self.module.has_variable("params", "bias"):
       plain -= self.own("bias").reshape(1, -1).astype(y.dtype)
     return y + (factor - 1) * plain + factor * self.low_rank(x, y.dtype)
 

@@ -17,10 +17,10 @@ class Leaf:
   """A param of an adapter.
 
   Attributes:
-    shape: Sizes.
-    axes: Their names: those of the kernel, `rank`, or `prefix`.
-    reads: Axes that it contracts.
-    init: How it starts.
+    shape: Sizes of the dimensions.
+    axes: Logical axes of the dimensions: those of the kernel, `rank`, or `prefix`.
+    reads: Axes that a product with the leaf contracts.
+    init: Initializer.
   """
   shape: tuple[int, ...]
   axes: tuple[str, ...]
@@ -28,24 +28,24 @@ class Leaf:
   init: nn.initializers.Initializer
 
   def box(self) -> tree.Axes:
-    """Its shape in a box."""
+    """Returns the leaf's shape and dtype, boxed with its axes."""
     return tree.Axes(jax.ShapeDtypeStruct(self.shape, np.float32), names=self.axes,
                      reads=self.reads)
 
   def draw(self, key: jax.Array) -> tree.Axes:
-    """Its first value in a box."""
+    """Returns the leaf's initial value, boxed with its axes."""
     return self.box().replace(value=self.init(key, self.shape))
 
 
-def of(
+def by_part(
     adapter: config_adapters.Adapter, name: str, kernel: tree.Spec
 ) -> dict[str, Leaf]:
-  """An adapter's leaves beside a kernel, by their part of the name."""
+  """Returns an adapter's leaves beside a kernel, by their part of the name."""
   split = num_inputs(kernel)
   dims = tuple(zip(kernel.shape, kernel.axes, kernel.reads))
   inputs, outputs = dims[:split], dims[split:]
   if isinstance(adapter, config_adapters.LoRA):
-    # A starts as in PEFT: uniform in 1 / sqrt(I).
+    # A is initialized as in PEFT: uniform within 1 / sqrt(I).
     start = nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform", in_axis=tuple(range(split)))
     found = {"a": _leaf(start, inputs, _rank(adapter.rank, False)),
@@ -69,7 +69,7 @@ def of(
 def beside(
     adapters: tuple[config_adapters.Adapter, ...], specs: Mapping[str, tree.Spec]
 ) -> Iterator[tuple[config_adapters.Adapter, str, tree.Spec]]:
-  """Every adapter at every kernel that it acts on, in the adapters' order."""
+  """Yields every adapter with every kernel that it acts on, in the adapters' order."""
   for adapter in adapters:
     for name, spec in specs.items():
       if acts(adapter, name) and is_kernel(name, spec):
@@ -85,7 +85,7 @@ def acts(adapter: config_adapters.Adapter, kernel: str) -> bool:
 
 
 def scales_inputs(adapter: config_adapters.IA3, kernel: str) -> bool:
-  """Whether it scales what the kernel reads, not what it writes."""
+  """Whether an adapter scales the inputs of a kernel and not its outputs."""
   return tree.match([adapter.params], kernel) is None
 
 
@@ -95,7 +95,7 @@ def is_kernel(name: str, spec: tree.Spec) -> bool:
 
 
 def num_inputs(kernel: tree.Spec) -> int:
-  """How many dimensions a kernel contracts, its first; of one that is looked up, 1."""
+  """Returns how many of its first dimensions a kernel contracts; 1 for a table."""
   read = next((i for i, read in enumerate(kernel.reads) if not read), 1)
   return max(read, 1)
 

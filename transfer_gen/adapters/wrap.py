@@ -1,4 +1,4 @@
-"""Adapters: a model as it is, with small params beside its kernels.
+"""Models with adapters: small params beside the kernels of an unchanged module.
 
 `Adapted` runs a module under `nn.intercept_methods`. Around each layer that has a
 kernel which an adapter names, it does what the adapter does, with params that it puts
@@ -38,15 +38,15 @@ class Adapted:
   """A module with adapters, to be used in the module's place.
 
   Attributes:
-    module: Of `registry.build`.
-    adapters: What acts on it, one after the other: each around all before it.
+    module: What `registry.build` returned.
+    adapters: The adapters that act on it, in order: each acts around all before it.
   """
   module: nn.Module
   adapters: _Adapters
 
   @property
   def config(self) -> Any:
-    """The module's."""
+    """The config of the module."""
     return self.module.config
 
   def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ class Adapted:
   def _leaves(self, specs):
     return {adapter.leaf(name, part): leaf
             for adapter, name, spec in adapter_leaves.beside(self.adapters, specs)
-            for part, leaf in adapter_leaves.of(adapter, name, spec).items()}
+            for part, leaf in adapter_leaves.by_part(adapter, name, spec).items()}
 
 
 def wrap(
@@ -90,8 +90,8 @@ def wrap(
   return Adapted(module, tuple(adapters)) if adapters else module
 
 
-def drop(adapters: _Adapters) -> bool:
-  """Whether any of them has dropout in training."""
+def has_dropout(adapters: _Adapters) -> bool:
+  """Whether any of the adapters has dropout in training."""
   return any(isinstance(adapter, config_adapters.LoRA) and adapter.dropout > 0
              for adapter in adapters)
 
@@ -109,15 +109,15 @@ def scales(adapters: _Adapters, names: Sequence[str]) -> dict[str, float]:
 def check_scales(
     rows: Sequence[resolve.Row], own: Mapping[str, float],
     theirs: Mapping[str, Mapping[str, float]]) -> None:
-  """Finds leaves of low rank that would mean something else than in their source.
+  """Refuses low-rank leaves whose product has another scale in their source.
 
   Args:
-    rows: Of `resolve`.
-    own: Of `scales`.
-    theirs: The same of each source, by its name in the plan.
+    rows: What `resolve` returned.
+    own: What `scales` returned for the run.
+    theirs: The same for each source, by its name in the plan.
 
   Raises:
-    errors.UserError: If there are any.
+    errors.UserError: If a scale differs.
   """
   for row in rows:
     for source in row.sources if row.name in own else ():
@@ -132,15 +132,15 @@ def check_scales(
 def merge(
     params: Mapping[str, jax.Array], adapters: _Adapters, specs: _Specs
 ) -> dict[str, jax.Array]:
-  """The params of a module that computes alone what it computes with adapters.
+  """Returns params with which the module alone computes what it does with adapters.
 
   Args:
-    params: Of the module and the adapters, flat.
-    adapters: What acts.
-    specs: Of the module's own params.
+    params: Params of the module and of the adapters, flat.
+    adapters: The adapters that act.
+    specs: Specs of the module's own params.
 
   Raises:
-    errors.UserError: If an adapter is no part of any kernel.
+    errors.UserError: If an adapter cannot be expressed as a change of kernels.
   """
   merged = {name: params[name] for name in specs}
   for adapter, name, spec in adapter_leaves.beside(adapters, specs):
@@ -149,7 +149,7 @@ def merge(
           f"{type(adapter).__name__} {adapter.name!r} cannot be merged: no kernel"
           " computes what it does. The workdir of the run holds it.")
     mine = {part: params[adapter.leaf(name, part)]
-            for part in adapter_leaves.of(adapter, name, spec)}
+            for part in adapter_leaves.by_part(adapter, name, spec)}
     bias = name.removesuffix("kernel") + "bias"
     if isinstance(adapter, config_adapters.LoRA):
       merged[name] = _merged(adapter, merged[name], mine)
@@ -182,22 +182,22 @@ def _check(adapters, specs: _Specs) -> None:
   kernels = [n for n, spec in specs.items() if adapter_leaves.is_kernel(n, spec)]
   names = [adapter.name for adapter in adapters]
   for adapter in adapters:
-    told = f"{type(adapter).__name__} {adapter.name!r}"
+    described = f"{type(adapter).__name__} {adapter.name!r}"
     if names.count(adapter.name) > 1:
       raise errors.UserError(f"Two adapters are called {adapter.name!r}. Set name=.")
     for field in ("params", "inputs"):
       pattern = getattr(adapter, field, None)
       if pattern is not None and not any(tree.match([pattern], n) for n in kernels):
         raise errors.UserError(
-            f"{told}: {field}={pattern!r} matches no kernel. There are"
+            f"{described}: {field}={pattern!r} matches no kernel. There are"
             f" {', '.join(tree.fold(kernels))}.")
     mine = [name for name in kernels if adapter_leaves.acts(adapter, name)]
-    _check_places(told, adapter, adapters, mine)
+    _check_places(described, adapter, adapters, mine)
 
 
-def _check_places(told, adapter, adapters, mine: Sequence[str]) -> None:
+def _check_places(described, adapter, adapters, mine: Sequence[str]) -> None:
   """Whether an adapter can stand at all kernels that it matches."""
-  wrong = []
+  wrong, why = [], ""
   if isinstance(adapter, config_adapters.Prefix):
     wrong = [n for n in mine if tree.match([r"(.*/)?attn/key/kernel"], n) is None]
     why = "is no kernel of keys that a layer has of its own text"
@@ -211,4 +211,4 @@ def _check_places(told, adapter, adapters, mine: Sequence[str]) -> None:
     why = ("is one of several in its layer, or another adapter stands before; dora"
            " takes the norms of a layer's only kernel as it is")
   if wrong:
-    raise errors.UserError(f"{told}: {', '.join(tree.fold(wrong))} {why}.")
+    raise errors.UserError(f"{described}: {', '.join(tree.fold(wrong))} {why}.")

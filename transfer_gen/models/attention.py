@@ -21,27 +21,30 @@ Cache = dict[str, Any]
 class Attention(nn.Module):
   """Multi-head attention, with grouped queries (Ainslie et al., 2023).
 
-  Attention to oneself is a call; that to another text is `read` once, then `look`.
+  Self-attention is `__call__`. Cross-attention is one call of `read` and then calls of
+  `look`.
 
   Attributes:
-    config: Of the model.
-    window: Of the layer, as far as its rotary base depends on it; what it sees is
-      the mask's to say.
+    config: The model's config.
+    window: The layer's window, on which its rotary base depends. Which positions are
+      seen depends on the mask alone.
 
   Params: query kernel f32[D, H, K]; key, value f32[D, G, K]; out f32[H, K, D];
-  biases of their output dimensions; query_norm, key_norm f32[K] (if normalised).
+  biases of their output dimensions; query_norm, key_norm f32[K] (if normalized).
   """
   config: config_lib.Decoder
   window: int = 0
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     config = self.config
     dtype = layers.computation_dtype(config.dtype)
 
     def projection(name, heads, axis, *reads):
       return layers.Dense(
           (heads, config.head_size), axes=("embed", axis, "kv"),
-          reads=("embed", *reads), kernel_init=config.init, bias=biased(config, name), dtype=dtype)
+          reads=("embed", *reads), kernel_init=config.init,
+          bias=biased(config, name), dtype=dtype)
 
     # Scores contract kv of query and key; by convention the query reads it, in the
     # last leaf that can say so.
@@ -66,12 +69,12 @@ class Attention(nn.Module):
       x: dtype[B, T, D].
       positions: i32[B or 1, T].
       mask: bool[B or 1, T or 1, S], True where T may see S.
-      slot: Key and value dtype[B, G, S, K] read before, and i32[], where those of x
-        are written; None: there are none, and S is T.
+      slot: Keys and values dtype[B, G, S, K] of earlier positions, and i32[], the slot
+        from which those of x are written. If None, x sees only itself, and S is T.
       bias: See `attend`.
 
     Returns:
-      dtype[B, T, D], and key and value with those of x.
+      dtype[B, T, D]; and the keys and values with those of x, or None without a slot.
     """
     query, key, value = self.query(x), self.key(x), self.value(x).swapaxes(1, 2)
     if self.config.query_norm:
@@ -88,14 +91,14 @@ class Attention(nn.Module):
     return self._mixed(query, key, value, mask, bias), kept
 
   def read(self, encoded: jax.Array) -> Cache:
-    """Key and value dtype[B, G, S, K] of another text, dtype[B, S, D]."""
+    """Returns keys and values dtype[B, G, S, K] of another text dtype[B, S, D]."""
     key, value = self.key(encoded), self.value(encoded)
     if self.config.query_norm:
       key = self.key_norm(key)
     return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
 
   def look(self, x: jax.Array, memory: Cache, mask: jax.Array) -> jax.Array:
-    """Mixes each position with those of another text; none turns, however far it is.
+    """Mixes each position with those of another text, without rotary positions.
 
     Args:
       x: dtype[B, T, D].
@@ -122,11 +125,11 @@ def attend(
   Args:
     query: dtype[B, T, H, K].
     key: dtype[B, G, S, K], G a divisor of H: H / G queries share a key.
-    value: Like key.
+    value: Values, shaped like key.
     mask: bool[B or 1, T or 1, S], True where T may see S.
     scale: Factor on the scores.
-    softcap: Scores stay within it, see `capped`. 0: they are free.
-    bias: f32[B or 1, H, T, S], added to the scores, such as for their distance.
+    softcap: Bound of the scores, see `capped`; 0 means no bound.
+    bias: f32[B or 1, H, T, S], added to the scores, e.g. for relative positions.
 
   Returns:
     dtype[B, T, H, K]. The softmax is float32.
@@ -150,7 +153,7 @@ def attend(
 
 
 def capped(x: jax.Array, softcap: float) -> jax.Array:
-  """softcap tanh(x / softcap) (Gemma Team, 2024, section 2); x where it is 0."""
+  """Returns softcap tanh(x / softcap) (Gemma Team, 2024, section 2); x if it is 0."""
   return softcap * jnp.tanh(x / softcap) if softcap else x
 
 

@@ -39,7 +39,8 @@ class Block(nn.Module):
     assert self.name is not None
     return self.name
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     config = self.config
     ends = self.last and config.norm_order == "post"
     self.attn_norm = attention.norm(config)

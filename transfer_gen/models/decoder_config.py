@@ -1,4 +1,4 @@
-"""What the fields of a Decoder mean together: what fits, what follows, what stays.
+"""Checks of a Decoder's fields, and what the fields mean together.
 
 Axes: D width, H heads, K head width, F hidden width.
 """
@@ -14,12 +14,12 @@ from transfer_gen import errors
 from transfer_gen.models import layers
 from transfer_gen.models import positions
 
-# GELU (Hendrycks and Gimpel, 2016) by habit as GPT-2 has it, with a tanh.
+# GELU (Hendrycks and Gimpel, 2016); `gelu` is the tanh approximation, as in GPT-2.
 _EXACT = functools.partial(nn.gelu, approximate=False)
 ACTIVATIONS = {
     "gelu": nn.gelu, "gelu_exact": _EXACT, "relu": nn.relu, "silu": nn.silu}
 GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer, 2020.
-MARKS = ("none", "eos", "both")  # What stands around a source.
+MARKS = ("none", "eos", "both")  # Marks around what an encoder reads.
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
 _POSITIONS = {"learned": 0, "sinusoidal": 0, "rotary": 0, "relative": 0}
 _ORDERS = {"pre": 0, "post": 0, "both": 0}
@@ -28,7 +28,7 @@ _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
 
 def check(config: config_lib.Decoder) -> None:
-  """Finds what no decoder, or encoder and decoder, can be built from.
+  """Refuses configs that no model can be built from.
 
   Raises:
     errors.UserError: One message: which field, its value, what it must be.
@@ -45,7 +45,8 @@ def check(config: config_lib.Decoder) -> None:
   for field in ("vocab_size", "num_layers", "width", "num_heads", "max_length"):
     _require(getattr(config, field) > 0, config, field, "positive")
   for field in ("num_kv_heads", "head_dim", "mlp_width", "rotary_dim"):
-    _require(getattr(config, field) >= 0, config, field, "positive, or 0 for its habit")
+    _require(getattr(config, field) >= 0, config, field,
+             "positive, or 0 for its default")
   _require(0 <= config.dropout < 1, config, "dropout", "in [0, 1)")
   _require(config.norm_epsilon > 0, config, "norm_epsilon", "positive")
   _require(config.rotary_base > 0, config, "rotary_base", "positive")
@@ -78,9 +79,10 @@ def check(config: config_lib.Decoder) -> None:
 
 
 def constants(config: config_lib.Decoder) -> dict[str, Any]:
-  """What a decoder computes beside its params and their sizes, by name.
+  """Returns what a decoder computes beside its params and their sizes, by name.
 
-  `undivided`: axes that a product contracts without a leaf that growth could divide.
+  `undivided` lists axes that a product contracts although no leaf can be divided to
+  compensate for their growth.
   """
   undivided = ["embed"] if config.tied and (
       config.norm_offset or not (config.final_norm or config.norm_order == "post")
@@ -110,9 +112,9 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
 
 
 def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
-  """The same model with every field spelt out that follows from others.
+  """Returns the same model with all derived sizes written out.
 
-  Fields without effect are as by habit, so that two configs of one model are equal.
+  Fields without effect get their default, so that two configs of one model are equal.
   """
   biased = {part for part in PARTS if config.bias and part not in config.unbiased}
   biased -= {"gate"} if config.activation not in GATES else set()
@@ -133,7 +135,7 @@ def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
 
 
 def num_layers(config: config_lib.Decoder, side: str) -> int:
-  """How many blocks a side has, see `transformer.Stack`."""
+  """Returns the number of blocks of a side, see `transformer.Stack`."""
   if side == "encoder":
     assert isinstance(config, config_lib.EncoderDecoder)
     return config.encoder_depth
@@ -142,14 +144,15 @@ def num_layers(config: config_lib.Decoder, side: str) -> int:
 
 def _check_sides(config):
   for field in ("encoder_layers", "encoder_vocab_size"):
-    _require(getattr(config, field) >= 0, config, field, "positive, or 0 for its habit")
+    _require(getattr(config, field) >= 0, config, field,
+             "positive, or 0 for its default")
   _require(config.block == "serial", config, "block", "'serial' with an encoder")
   _require(not any(config.windows), config, "windows", "() with an encoder")
   layers.choose("encoder_marks", config.encoder_marks, dict.fromkeys(MARKS))
 
 
 def _idle(config: config_lib.Decoder) -> dict[str, Any]:
-  """Fields that have no effect with these positions, as by habit."""
+  """Defaults of the fields that have no effect with these positions."""
   names = {"sinusoid_halves": "sinusoidal", "relative_buckets": "relative",
            "relative_distance": "relative"}
   return {field.name: field.default for field in dataclasses.fields(config)

@@ -1,6 +1,6 @@
-"""A Transformer that reads a source, then writes (Vaswani et al., 2017).
+"""A Transformer with an encoder and a decoder (Vaswani et al., 2017).
 
-Axes: B batch, T position, S position in the source, V vocabulary.
+Axes: B batch, T position, S position in what the encoder reads, V vocabulary.
 """
 
 from flax import linen as nn
@@ -18,17 +18,18 @@ Cache = attention.Cache
 
 
 class EncoderDecoder(nn.Module):
-  """A source and tokens to logits of the next token.
+  """Maps encoder inputs and tokens to logits of the next token.
 
   Attributes:
-    config: `vocab_size` must be set.
+    config: The model's config, with `vocab_size` set.
 
   Params: embed, encoder and decoder (a `transformer.Stack` each), head (if not tied,
   or if it has a bias).
   """
   config: config_lib.EncoderDecoder
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     decoder_config.check(self.config)
     self.embed = transformer.table(self.config, self.config.vocab_size)
     self.encoder = transformer.Stack(self.config, "encoder")
@@ -43,11 +44,12 @@ class EncoderDecoder(nn.Module):
     """Reads whole rows.
 
     Args:
-      inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
-        looks ahead, so that padding changes no logits before it.
+      inputs: i32[B, T]. Shorter rows are padded on the right; since no position sees
+        later ones, padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
       encoder_inputs: i32[B, S], padded on the right.
-      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
+      encoder_counts: i32[B], in [0, S]: the number of each row's encoder inputs that
+        are not padding. If None, S.
 
     Returns:
       Logits dtype[B, T, V].
@@ -62,16 +64,17 @@ class EncoderDecoder(nn.Module):
 
   def encode(
       self, encoder_inputs: jax.Array, encoder_counts: jax.Array, length: int) -> Cache:
-    """The cache for `extend` after a source: the beginning of its answer.
+    """Reads encoder inputs and returns the cache with which an answer begins.
 
     Args:
       encoder_inputs: i32[B, S], padded on the right.
-      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding.
-      length: Slots: as many as all inputs to come, padding included.
+      encoder_counts: i32[B], in [0, S]: the number of each row's encoder inputs that
+        are not padding.
+      length: Number of slots, one for each later input, padding included.
 
     Returns:
-      What `caches.empty` has; and memory: what the decoder's layers look
-      at, see `transformer.Stack.read`.
+      The entries of `caches.empty`; and `memory`, what the decoder's layers read of the
+      encoder, see `transformer.Stack.read`.
     """
     memory = self._read(encoder_inputs, encoder_counts, train=False)
     return {**caches.empty(self.config, encoder_inputs.shape[0], length),
@@ -84,8 +87,9 @@ class EncoderDecoder(nn.Module):
 
     Args:
       inputs: i32[B, T], padded on the right.
-      counts: i32[B], in [1, T]: how many of a row's inputs are no padding.
-      cache: Of `encode`, or what was read since; it must have T unused slots.
+      counts: i32[B], in [1, T]: the number of each row's inputs that are not padding.
+      cache: What `encode` or the last `extend` returned, with at least T unused
+        slots.
 
     Returns:
       Logits dtype[B, V] after each row's last token, and the cache that follows.

@@ -27,7 +27,7 @@ _SCALINGS = {
     for distribution, drawn in (("uniform", "uniform"), ("normal", "truncated_normal"))
 }
 
-_PARTS = 4  # Of a contraction, for a single row.
+_PARTS = 4  # Parts that `_product` divides the contraction of a single row into.
 
 _Axis = int | tuple[int, ...]
 
@@ -35,7 +35,7 @@ _Axis = int | tuple[int, ...]
 def initializer(
     name: str, in_axis: _Axis, out_axis: _Axis
 ) -> nn.initializers.Initializer:
-  """A kernel initializer by name.
+  """Returns the kernel initializer of a name.
 
   Fans are products over the axes named: of a kernel [D, H, K] with in_axis 0 and
   out_axis (1, 2) they are D and H K. An axis in neither, such as the gates of
@@ -43,11 +43,11 @@ def initializer(
 
   Args:
     name: `xavier_uniform`, `xavier_normal`, `he_uniform`, `he_normal`,
-      `lecun_uniform`, `lecun_normal` or `truncated_normal`. The latter is a normal
-      of standard deviation 0.02, cut at twice that and not rescaled; the other
-      normals are cut as well and rescaled to the variance of their formula.
+      `lecun_uniform`, `lecun_normal` or `truncated_normal`. The last one has standard
+      deviation 0.02 and is truncated at twice that without rescaling; the other normals
+      are truncated too, and rescaled to the variance of their formula.
     in_axis: Dimensions that the layer contracts.
-    out_axis: Dimensions that it writes.
+    out_axis: Dimensions of the layer's output.
 
   Raises:
     errors.UserError: If the name is unknown.
@@ -77,10 +77,10 @@ def boxed(
 
 
 def choose(field: str, name: str, choices: dict):
-  """`choices[name]`.
+  """Returns `choices[name]`.
 
   Raises:
-    errors.UserError: If there is none; `field` says which config field is wrong.
+    errors.UserError: If there is no such choice; the message names the config `field`.
   """
   if name not in choices:
     raise errors.UserError(
@@ -89,10 +89,10 @@ def choose(field: str, name: str, choices: dict):
 
 
 def computation_dtype(name: str) -> jnp.dtype:
-  """The dtype of `config.dtype`.
+  """Returns the dtype that `config.dtype` names.
 
   Raises:
-    errors.UserError: If it is none that models compute in.
+    errors.UserError: If models cannot compute in it.
   """
   return jnp.dtype(choose(
       "dtype", name, {n: n for n in ("float32", "bfloat16", "float16")}))
@@ -103,12 +103,12 @@ class Dense(nn.Module):
 
   Attributes:
     features: Sizes of the output dimensions.
-    axes: Names of the kernel's dimensions, those it contracts first.
-    reads: Axes that are contracted, `axes`' first ones by habit; a query's also
-      hold `kv`, and then its bias reads it too.
+    axes: Names of the kernel's dimensions; the contracted ones come first.
+    reads: Axes that are contracted, here or by a later product that has no leaf: those
+      of a query also hold `kv`, and then its bias reads `kv` too.
     kernel_init: Name of the kernel's initializer.
-    bias: Whether there is one; it starts at zero.
-    dtype: Of the computation.
+    bias: Whether the layer has a bias, which is initialized to zero.
+    dtype: Computation dtype.
 
   Params: kernel f32[*inputs, *features], bias f32[*features].
   """
@@ -142,17 +142,17 @@ class Dense(nn.Module):
 
 
 class Embed(nn.Module):
-  """A table with a row a token or a position.
+  """A table with one row for each token or position.
 
   Attributes:
     size: Number of rows.
     features: D.
-    axis: What a row stands for: `vocab`, `position` or `buckets`.
-    feature_axis: What a column does.
-    dtype: Of the computation.
+    axis: Logical axis of the rows: `vocab`, `position` or `buckets`.
+    feature_axis: Logical axis of the columns.
+    dtype: Computation dtype.
 
-  Params: embedding f32[size, D], normal with standard deviation 0.02, cut at twice
-  that, whatever the kernels' initializer is.
+  Params: embedding f32[size, D], initialized from a normal with standard deviation 0.02
+  that is truncated at twice that, whatever initializer the kernels have.
   """
   size: int
   features: int
@@ -160,18 +160,19 @@ class Embed(nn.Module):
   feature_axis: str = "embed"
   dtype: jnp.dtype = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     init = nn.initializers.truncated_normal(TABLE_STDDEV)
     self.embedding = self.param(
         "embedding", boxed(init, self.axis, self.feature_axis),
         (self.size, self.features))
 
   def __call__(self, index: jax.Array) -> jax.Array:
-    """Rows i32[...] to dtype[..., D]. An index beyond the table reads its end."""
+    """Looks rows up: i32[...] to dtype[..., D]; too large indices read the last row."""
     return jnp.take(self.embedding, index, axis=0, mode="clip").astype(self.dtype)
 
   def attend(self, x: jax.Array) -> jax.Array:
-    """Products with every row: dtype[..., D] to dtype[..., size]."""
+    """Multiplies with every row: dtype[..., D] to dtype[..., size]."""
     rows = self.embedding.astype(self.dtype)
     y = lax.dot_general(
         x.reshape(-1, self.features).astype(self.dtype), rows, (((1,), (1,)), ((), ())))
@@ -179,13 +180,13 @@ class Embed(nn.Module):
 
 
 class Bias(nn.Module):
-  """A bias by itself, where the product before it is another layer's.
+  """A bias alone, for use after the product of another layer.
 
   Attributes:
-    size: Of the last dimension.
-    axis: Its name.
+    size: Size of the last dimension.
+    axis: Logical axis of the last dimension.
 
-  Params: bias f32[size], zero at first.
+  Params: bias f32[size], initialized to zero.
   """
   size: int
   axis: str
@@ -203,12 +204,12 @@ class Norm(nn.Module):
   Attributes:
     kind: `layer` or `rms`.
     epsilon: Added to the variance, or to the mean square.
-    bias: LayerNorm: whether there is one.
-    offset: Added to the scale where it is used, not in the param.
-    axis: Name of the features, D.
-    reads: (axis,) where a product follows that cannot say so itself: a tied output's,
-      or that of queries with keys.
-    dtype: Of the result; the statistics are float32.
+    bias: For LayerNorm: whether it has a bias.
+    offset: Number added to the scale when it is used; the param does not contain it.
+    axis: Logical axis of the features, D.
+    reads: (axis,) if a product follows that has no leaf of its own to declare what it
+      contracts: that of a tied output, or of queries with keys.
+    dtype: Dtype of the result; the statistics are float32.
 
   Params: scale f32[D], bias f32[D].
   """

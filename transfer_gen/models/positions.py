@@ -14,14 +14,14 @@ from transfer_gen.models import layers
 
 
 def turning(config: config_lib.Decoder, window: int) -> tuple[np.ndarray, float]:
-  """How fast each pair of rotary features turns, and how long it gets.
+  """Returns the angular speed of each pair of rotary features, and their scale.
 
   Args:
-    config: Of the model.
-    window: Of the layer; 0: it sees all. Those with one have `rotary_base_window`.
+    config: The model's config.
+    window: The layer's window; 0 means none. Layers with one use `rotary_base_window`.
 
   Returns:
-    f32[rotary_dim / 2], in radians a token; and a factor on their length.
+    f32[R / 2], in radians per token; and a factor on the features that turn.
   """
   size = config.rotary_size
   if window and config.rotary_base_window:
@@ -112,13 +112,15 @@ def _unscaled(base: float, size: int) -> np.ndarray:
 
 
 def _linear(config, turns):
-  """All slower alike (Chen et al., 2023)."""
+  """Scales all features alike (Chen et al., 2023)."""
   return turns / config.rotary_factor
 
 
 def _llama3(config, turns):
-  """Slow ones slower, by how often they turn in the text that was trained on (Llama
-  Team, 2024); `rotary_ramp` is where it starts and ends, in turns."""
+  """Scales slow features by how often they turn in the first training (Llama, 2024).
+
+  `rotary_ramp` are the numbers of turns between which the scaling fades out.
+  """
   low, high = config.rotary_ramp
   often = config.rotary_length * turns.astype(np.float64) / (2 * math.pi)
   kept = np.clip((often - low) / (high - low), 0, 1)
@@ -126,7 +128,7 @@ def _llama3(config, turns):
 
 
 def _yarn(config, turns):
-  """The same, with a ramp over the features' index (Peng et al., 2023, section 3.2)."""
+  """As `_llama3`, with a ramp over the features' index (Peng et al., 2023, 3.2)."""
   size = 2 * len(turns)
 
   def index(times):  # Of the feature that turns so often in the text trained on.

@@ -1,7 +1,7 @@
 """Recurrent models: embedding, cells, an optional dense layer, output.
 
-Axes: B batch, T position, S position in a source, W window, D embedding width, U
-hidden width, F dense width, V vocabulary. Between embedding and output all is
+Axes: B batch, T position, S position in what an encoder reads, W window, D embedding
+width, U hidden width, F dense width, V vocabulary. Between embedding and output all is
 time-major.
 """
 
@@ -65,7 +65,7 @@ def check(config: config_lib.Recurrent) -> None:
 
 
 def constants(config: config_lib.Recurrent) -> dict[str, Any]:
-  """What a recurrent model computes beside its params and their sizes, by name."""
+  """Returns what a recurrent model computes beside its params and their sizes."""
   # Checkpoints store these and are compared by them, so `source_length` keeps the name
   # under which earlier versions stored it.
   return {"source_length": config.encoder_length} | {
@@ -78,14 +78,15 @@ class Recurrent(nn.Module):
   """Tokens to logits of the next token.
 
   Attributes:
-    config: `vocab_size` must be set.
+    config: The model's config, with `vocab_size` set.
 
   Params: embed (if it has a width), layer_0 ..., attention and encoder (if there is
   one), dense (if it has a width), head.
   """
   config: config_lib.Recurrent
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     config = self.config
     check(config)
     if config.embed_width:
@@ -112,14 +113,15 @@ class Recurrent(nn.Module):
       encoder_inputs: jax.Array | None = None,
       encoder_counts: jax.Array | None = None,
   ) -> jax.Array:
-    """Reads whole rows, each from an empty state, or from that after its source.
+    """Reads whole rows, each from an empty state or the state after its encoder input.
 
     Args:
-      inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
-        looks ahead, so that padding changes no logits before it.
+      inputs: i32[B, T]. Shorter rows are padded on the right; since no position sees
+        later ones, padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
-      encoder_inputs: i32[B, S], padded on the right. With an encoder alone.
-      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding. None: S.
+      encoder_inputs: For models with an encoder: i32[B, S], padded on the right.
+      encoder_counts: i32[B], in [0, S]: the number of each row's encoder inputs that
+        are not padding. If None, S.
 
     Returns:
       Logits dtype[B, T, V].
@@ -139,12 +141,13 @@ class Recurrent(nn.Module):
 
   def encode(
       self, encoder_inputs: jax.Array, encoder_counts: jax.Array, length: int) -> Cache:
-    """The cache for `extend` after a source: the beginning of its answer.
+    """Reads encoder inputs and returns the cache with which an answer begins.
 
     Args:
       encoder_inputs: i32[B, S], padded on the right.
-      encoder_counts: i32[B], in [0, S]: how many of a row's are no padding.
-      length: Of all inputs to come; a state has one size for any.
+      encoder_counts: i32[B], in [0, S]: the number of each row's encoder inputs that
+        are not padding.
+      length: Number of later inputs; ignored, since a state has a fixed size.
     """
     del length
     carries = self._encoded(encoder_inputs, encoder_counts, train=False)
@@ -152,16 +155,16 @@ class Recurrent(nn.Module):
             **{names.layer(i): carry for i, carry in enumerate(carries)}}
 
   def init_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache for `extend`.
+    """Returns an empty cache for `extend`.
 
     Args:
       batch: B.
-      length: Of all inputs to come; a state has one size for any.
+      length: Number of later inputs; ignored, since a state has a fixed size.
 
     Returns:
-      position i32[B], how many tokens each row has; and a layer, its carry: h
-      dtype[B, U], of an LSTM also c; and what the attention keeps. With a window:
-      i32[B, W], its last tokens, instead.
+      `position` i32[B], the number of tokens of each row; for each layer its carry, h
+      dtype[B, U] and in an LSTM also c; and what the attention keeps. A model with a
+      window keeps `window` i32[B, W] instead, the last tokens.
     """
     del length
     config = self.config
@@ -185,8 +188,8 @@ class Recurrent(nn.Module):
 
     Args:
       inputs: i32[B, T], padded on the right.
-      counts: i32[B], in [1, T]: how many of a row's inputs are no padding.
-      cache: What was read before.
+      counts: i32[B], in [1, T]: the number of each row's inputs that are not padding.
+      cache: The cache of what was read before.
 
     Returns:
       Logits dtype[B, V] after each row's last token, and the cache that follows.
@@ -224,7 +227,7 @@ class Recurrent(nn.Module):
     return x, seen
 
   def _by_windows(self, inputs, train):
-    """Every position from its own window: W steps a token, all at once."""
+    """Predicts every position from its own window, all windows at once."""
     width, (batch, length) = self.config.window, inputs.shape
     tokens = jnp.pad(inputs, ((0, 0), (width - 1, 0)),
                      constant_values=self.config.pad_token)
@@ -259,7 +262,7 @@ class Recurrent(nn.Module):
 
 
 class Encoder(nn.Module):
-  """A source to the states after it.
+  """Maps encoder inputs to the states after them.
 
   Attributes:
     config: Of the model.
@@ -268,7 +271,8 @@ class Encoder(nn.Module):
   """
   config: config_lib.Recurrent
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     config = self.config
     size = config.encoder_tokens
     if config.embed_width:
@@ -279,7 +283,7 @@ class Encoder(nn.Module):
   def __call__(
       self, encoder_inputs: jax.Array, counts: jax.Array, train: bool
   ) -> list[cells.Carry]:
-    """Reads encoder_inputs.
+    """Reads encoder inputs.
 
     Args:
       encoder_inputs: i32[B, S], padded on the right.
@@ -304,7 +308,7 @@ class Encoder(nn.Module):
 
 
 def _stack(config, vocab_size, ways=1):
-  """Layers, each on what the one below gives."""
+  """Returns the layers; each reads the outputs of the one below it."""
   both = ways == 2 or (config.bidirectional and not config.encoder)
   inputs = (recurrent_layers.Input("", "embed", config.embed_width),)
   if not config.embed_width:

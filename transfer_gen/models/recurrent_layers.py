@@ -1,8 +1,9 @@
 """Parts of recurrent models: cells over time, and layers that read several inputs.
 
-Axes: B batch, T position, D width of an input, U hidden width, G gates. All is
-time-major. Features are never concatenated: what passes between layers is a dict of
-arrays, and who reads it has a kernel for each and adds.
+Axes: B batch, T position, D width of an input, U hidden width, G gates. All
+arrays are time-major. Features are never concatenated: layers pass a dict of arrays,
+and a layer that reads it has a kernel for each array and adds the products. Each kernel
+then has one logical axis, along which it can grow or be copied.
 """
 
 from typing import Any, NamedTuple
@@ -25,35 +26,35 @@ class Input(NamedTuple):
   """One of the arrays that a layer reads.
 
   Attributes:
-    part: Its name in the dict; "" for an only or first one.
-    axis: Its logical axis: `embed`, `hidden`, or `vocab` for tokens.
-    size: Its features.
+    part: Name of the array in the dict; "" for the only or first one.
+    axis: Logical axis of its features: `embed`, `hidden`, or `vocab` for tokens.
+    size: Number of its features.
   """
   part: str
   axis: str
   size: int
 
   def named(self, param: str) -> str:
-    """The name of a param that belongs to it."""
+    """Returns the name of a param that belongs to this input."""
     return f"{param}_{self.part}" if self.part else param
 
 
 def nothing_averaged(inputs: tuple[Input, ...], batch: int) -> dict[str, Any]:
-  """What `Average.extend` keeps, before it: peak, total f32[B], and sums f32[B, D]."""
+  """Returns the empty state of `Average.extend`: peak, total f32[B]; sums f32[B, D]."""
   return {"peak": jnp.full((batch,), _FLOOR), "total": jnp.zeros((batch,)),
           "sums": {read.part: jnp.zeros((batch, read.size)) for read in inputs}}
 
 
 class Affine(nn.Module):
-  """An affine map of several inputs, as of their concatenation.
+  """An affine map of several inputs, equal to one of their concatenation.
 
   Attributes:
-    inputs: What it reads.
-    features: F.
-    axis: Of the output.
-    config: Of the model.
+    inputs: The inputs that it reads.
+    features: F, the number of outputs.
+    axis: Logical axis of the output.
+    config: The model's config.
 
-  Params: an input, kernel f32[D, F], called `kernel` or `kernel_<part>`; bias f32[F].
+  Params: for each input a kernel f32[D, F], `kernel` or `kernel_<part>`; bias f32[F].
   """
   inputs: tuple[Input, ...]
   features: int
@@ -82,19 +83,20 @@ class Affine(nn.Module):
 
 
 class Average(nn.Module):
-  """An average over time, weighted by the softmax of one score a step.
+  """An average over time, weighted by the softmax of one score per step.
 
   As in DeepMoji (Felbo et al., 2017, section 3.3); the scores read all inputs. The
   arithmetic is float32.
 
   Attributes:
-    inputs: What it reads and averages.
+    inputs: The inputs that it reads and averages.
 
-  Params: an input, kernel f32[D], called `kernel` or `kernel_<part>`.
+  Params: for each input a kernel f32[D], `kernel` or `kernel_<part>`.
   """
   inputs: tuple[Input, ...]
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     self.kernels = {
         read.part: self.param(
             read.named("kernel"),
@@ -114,11 +116,11 @@ class Average(nn.Module):
 
     Args:
       parts: dtype[T, B, D] each.
-      valid: bool[T, B]; other steps have no weight.
-      kept: Of what came before.
+      valid: bool[T, B]; steps where it is False have no weight.
+      kept: The state of all earlier steps.
 
     Returns:
-      What to keep, and the averages, dtype[T, B, D] each.
+      The state after these steps, and the averages, dtype[T, B, D] each.
     """
     steps = {
         "peak": jnp.where(valid, self._scores(parts), _FLOOR),
@@ -127,6 +129,8 @@ class Average(nn.Module):
     steps = jax.tree.map(
         lambda old, new: jnp.concatenate([old[None], new]), kept, steps)
 
+    # Sums are kept relative to the largest score so far, as in an online softmax, so
+    # that no exponential overflows.
     def join(a, b):
       peak = jnp.maximum(a["peak"], b["peak"])
       a, b = (jax.tree.map(lambda x, side=side: x * _like(
@@ -146,12 +150,12 @@ class Average(nn.Module):
 
 
 class Layer(nn.Module):
-  """A cell over time, or one each way, with dropout on its input.
+  """A cell that reads over time, or one per direction, with dropout on the input.
 
   Attributes:
-    config: Of the model.
-    inputs: What it reads.
-    width: U, of each way.
+    config: The model's config.
+    inputs: The inputs that it reads.
+    width: U, the number of units of each direction.
     both: Whether a second cell reads backwards.
   """
   config: config_lib.Recurrent
@@ -159,14 +163,15 @@ class Layer(nn.Module):
   width: int
   both: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     self.dropout = nn.Dropout(self.config.dropout)
     self.cell = Cell(self.config, self.inputs, self.width)
     if self.both:
       self.backward = Cell(self.config, self.inputs, self.width)
 
   def outputs(self, prefix: str = "") -> tuple[Input, ...]:
-    """What a layer above reads; under names that begin with `prefix`, if any."""
+    """Returns the outputs as inputs of a layer above, with names behind `prefix`."""
     names = ("", BACKWARD) if self.both else ("",)
     return tuple(Input("_".join(filter(None, (prefix, name))), "hidden", self.width)
                  for name in names)
@@ -191,11 +196,12 @@ class Layer(nn.Module):
   def summarize(
       self, x: Parts, valid: jax.Array, train: bool
   ) -> tuple[cells.Carry, Parts]:
-    """Reads whole texts, ragged ones too.
+    """Reads whole texts, which may have different lengths.
 
     Returns:
-      The state at the end, of both ways one unit of each in turn, dtype[B, 2 U], so
-      that wider ways are a wider state in the same order; and dtype[T, B, U] each.
+      The state at the end, dtype[B, U]; with two directions dtype[B, 2 U], in which
+      their units alternate, so that wider directions widen the state without a change
+      of order. And the outputs, dtype[T, B, U] each.
     """
     x = self._dropped(x, train)
     batch, dtype = valid.shape[1], layers.computation_dtype(self.config.dtype)
@@ -231,24 +237,25 @@ class Cell(nn.Module):
   s is the sigmoid, or what `gate` names.
 
   Attributes:
-    config: Of the model.
-    inputs: What it reads; where the first are tokens, rows of its kernel.
-    width: U.
+    config: The model's config.
+    inputs: The inputs that it reads. Tokens look up rows of their kernel.
+    width: U, the number of units.
 
-  Params: an input, input_kernel f32[D, G, U], called `input_kernel` or
+  Params: for each input an input_kernel f32[D, G, U], `input_kernel` or
   `input_kernel_<part>`; recurrent_kernel f32[U, G, U]; bias f32[G, U] and
-  recurrent_bias f32[G, U], as far as there are. The recurrent kernel starts with
-  orthonormal rows (Saxe et al., 2014), as in Keras, the biases at zero.
+  recurrent_bias f32[G, U], if the config has them. The recurrent kernel is initialized
+  with orthonormal rows (Saxe et al., 2014), as in Keras, and biases with zeros.
   """
   config: config_lib.Recurrent
   inputs: tuple[Input, ...]
   width: int
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     config, width = self.config, self.width
     gates = self._kind().gates
     kernel = layers.initializer(config.init, 0, 2)
-    # A table is looked up: of a token's row nothing is added up.
+    # Tokens look rows up, so the `vocab` axis is not contracted.
     self.input_kernels = {
         read.part: self.param(
             read.named("input_kernel"),
@@ -266,7 +273,7 @@ class Cell(nn.Module):
       self.recurrent_bias = self.param("recurrent_bias", zeros, (gates, width))
 
   def start(self, batch: int, dtype: jnp.dtype) -> cells.Carry:
-    """The empty carry: h dtype[B, U], of an LSTM also c."""
+    """Returns the empty carry: h dtype[B, U], and in an LSTM also c."""
     return (jnp.zeros((batch, self.width), dtype),) * self._kind().states
 
   def __call__(self, x: Parts, carry: cells.Carry | None) -> jax.Array:
@@ -278,7 +285,7 @@ class Cell(nn.Module):
   def extend(
       self, x: Parts, valid: jax.Array, carry: cells.Carry
   ) -> tuple[cells.Carry, jax.Array]:
-    """Reads on from a carry.
+    """Continues from a carry.
 
     Args:
       x: dtype[T, B, D] each.
@@ -296,7 +303,7 @@ class Cell(nn.Module):
     return cells.kind(config.cell, config.gate, config.reset_after)
 
   def _inputs(self, x):
-    """The inputs' share of all steps at once, [T, B, G, U]."""
+    """Products of the inputs of all steps at once, [T, B, G, U]."""
     dtype = layers.computation_dtype(self.config.dtype)
     total: Any = 0
     for part, kernel in self.input_kernels.items():
@@ -325,7 +332,7 @@ def _turned(x: Parts) -> Parts:
 
 
 def _like(factor: jax.Array, x: jax.Array) -> jax.Array:
-  """A factor a row, for all features of it."""
+  """Returns a factor per row with axes added, so that it scales all features of x."""
   return factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
 
 

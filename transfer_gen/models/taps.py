@@ -1,4 +1,4 @@
-"""What stands between the layers of a model: read there, or put there.
+"""Reads hidden states between the layers of a model, or puts them there.
 
 Axes: B batch, T position, D width of a layer's output, H heads, K head width.
 """
@@ -17,17 +17,17 @@ from transfer_gen.models import layers
 from transfer_gen.models import names
 from transfer_gen.models import recurrent_layers
 
-_SIDES = ((), ("decoder",))  # Where layers stand that read what is generated.
+_SIDES = ((), ("decoder",))  # Scopes of the layers that read generated tokens.
 _RELATED = ("query", "key", "value")
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """What was found on the way to the output; XLA drops what is not used of it.
+  """Intermediate values of a forward pass; XLA drops those that are not used.
 
   Attributes:
-    hidden: By layer: dtype[B, T, D], its output.
-    related: By layer: its queries, keys and values, dtype[B, T, H, K], as projected.
+    hidden: Output of each layer, dtype[B, T, D], by layer.
+    related: Projected queries, keys and values, dtype[B, T, H, K], by layer.
   """
   hidden: dict[int, jax.Array]
   related: dict[int, dict[str, jax.Array]]
@@ -36,15 +36,15 @@ class Seen:
 @contextlib.contextmanager
 def listening(
     hidden: Iterable[int] = (), related: Iterable[int] = ()) -> Iterator[Seen]:
-  """Listens to a module that is applied inside.
+  """Records intermediate values of a module that is applied inside the context.
 
   Args:
-    hidden: Layers whose outputs are wanted, from 0; of the decoder, where there is an
-      encoder.
-    related: Layers of a Transformer whose attention is wanted.
+    hidden: Layers whose outputs are recorded, counted from 0. In a model with an
+      encoder these are layers of the decoder.
+    related: Layers of a Transformer whose queries, keys and values are recorded.
 
   Yields:
-    What is filled when `apply` returns.
+    A `Seen` that is filled when `apply` returns.
   """
   hidden, related = frozenset(hidden), frozenset(related)
   seen = Seen(hidden={}, related={layer: {} for layer in related})
@@ -72,11 +72,11 @@ def resume(
 
   Args:
     module: A Decoder, or a Recurrent whose layers are one chain.
-    variables: For `apply`.
+    variables: Variables for `apply`.
     hidden: dtype[B, T, D], the output of layer `first - 1`.
-    first: The layer that reads it; what comes before is not run.
-    *args: For `apply`.
-    **kwargs: For `apply`.
+    first: The first layer that runs, and reads `hidden`.
+    *args: Arguments for `apply`.
+    **kwargs: Arguments for `apply`.
 
   Returns:
     What `apply` returns.
@@ -96,19 +96,19 @@ def resume(
 
 
 def width(config: Any, layer: int) -> int:
-  """Features of a layer's output, D."""
+  """Returns the number of features of a layer's output, D."""
   if isinstance(config, config_lib.Recurrent):
     return config.widths[layer]
   return config.width
 
 
 def axis(config: Any) -> str:
-  """Their logical axis."""
+  """Returns the logical axis of the features of layers' outputs."""
   return "hidden" if isinstance(config, config_lib.Recurrent) else "embed"
 
 
 def _layer(module: nn.Module) -> int | None:
-  """Which layer of the stack a module is; None: none."""
+  """Returns the number of the layer that a module is, or None."""
   if not isinstance(module, (blocks.Block, recurrent_layers.Layer)):
     return None
   return _number(module.path)
@@ -121,7 +121,7 @@ def _number(path: tuple[str, ...]) -> int | None:
 
 
 def _output(result: Any) -> jax.Array:
-  """dtype[B, T, D] of what a layer returns."""
+  """Returns dtype[B, T, D] out of what a layer returns."""
   if isinstance(result, tuple):
     return result[0]
   return result[""].swapaxes(0, 1)

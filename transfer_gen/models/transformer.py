@@ -24,13 +24,14 @@ class Decoder(nn.Module):
   """Tokens to logits of the next token.
 
   Attributes:
-    config: `vocab_size` must be set.
+    config: The model's config, with `vocab_size` set.
 
   Params: embed, those of a `Stack`, head.
   """
   config: config_lib.Decoder
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     decoder_config.check(self.config)
     self.embed = table(self.config, self.config.vocab_size)
     self.stack = Stack(self.config)
@@ -41,8 +42,8 @@ class Decoder(nn.Module):
     """Reads whole rows.
 
     Args:
-      inputs: i32[B, T]. Rows that are shorter are padded on the right: nothing
-        looks ahead, so that padding changes no logits before it.
+      inputs: i32[B, T]. Shorter rows are padded on the right; since no position sees
+        later ones, padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
 
     Returns:
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
     return logits(self.config, self.embed, self.head, x)
 
   def init_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache for `extend`, see `caches.empty`."""
+    """Returns an empty cache for `extend`, see `caches.empty`."""
     return caches.empty(self.config, batch, length)
 
   def extend(
@@ -65,8 +66,8 @@ class Decoder(nn.Module):
 
     Args:
       inputs: i32[B, T], padded on the right.
-      counts: i32[B], in [1, T]: how many of a row's inputs are no padding.
-      cache: What was read before; it must have T unused slots.
+      counts: i32[B], in [1, T]: the number of each row's inputs that are not padding.
+      cache: The cache of what was read before, with at least T unused slots.
 
     Returns:
       Logits dtype[B, V] after each row's last token, and the cache that follows.
@@ -77,21 +78,22 @@ class Decoder(nn.Module):
 
 
 class Stack(nn.Module):
-  """Blocks one on another, with what stands before and behind them.
+  """A stack of blocks, with what comes before the first and after the last.
 
   Attributes:
-    config: Of the model.
-    side: "encoder", "decoder" behind one, or "": alone. An encoder sees what comes
-      later as well.
+    config: The model's config.
+    side: "encoder"; "decoder", which reads an encoder's memory; or "" for a model with
+      one side. An encoder also sees later positions.
 
-  Params: embed (an encoder's with a vocabulary of its own), position (if learned),
-  relative (if positions are), embed_norm (if there is one), layer_0 ..., final_norm
-  (where norms come first; else the last block ends with one).
+  Params: embed (in an encoder with its own vocabulary), position (if learned), relative
+  (if positions are relative), embed_norm (if used), layer_0 ..., final_norm (with
+  `norm_order="post"` the last block ends with its own norm instead).
   """
   config: config_lib.Decoder
   side: str = ""
 
-  def setup(self):
+  def setup(self) -> None:
+    """Creates the submodules and params."""
     config, encodes = self.config, self.side == "encoder"
     if encodes and self._encoder_vocab_size():
       self.embed = table(config, self._encoder_vocab_size())
@@ -117,10 +119,10 @@ class Stack(nn.Module):
 
     Args:
       inputs: i32[B, T].
-      embed: The table that both sides read, where this one has none.
+      embed: Embedding table, used unless this side has its own.
       train: Whether dropout acts.
-      valid: bool[B, T], an encoder's: which inputs are no padding.
-      memory: What a decoder looks at, see `read`.
+      valid: For an encoder: bool[B, T], True where inputs are not padding.
+      memory: For a decoder with an encoder: what `read` returned.
 
     Returns:
       dtype[B, T, D].
@@ -143,14 +145,14 @@ class Stack(nn.Module):
     return self._finished(x)
 
   def read(self, encoded: jax.Array, valid: jax.Array) -> Cache:
-    """What a decoder looks at.
+    """Returns the memory of a decoder: keys and values of what the encoder read.
 
     Args:
-      encoded: dtype[B, S, D], from the encoder.
-      valid: bool[B, S], which positions are no padding.
+      encoded: dtype[B, S, D], the encoder's output.
+      valid: bool[B, S], True where positions are not padding.
 
     Returns:
-      valid; and a layer, key and value dtype[B, G, S, K].
+      `valid`; and for each layer, by its name, `key` and `value` dtype[B, G, S, K].
     """
     return {"valid": valid, **{
         block.key: block.cross_attn.read(encoded) for block in self.blocks}}
@@ -181,7 +183,7 @@ class Stack(nn.Module):
       x, kept[block.key] = block(
           x, positions, masks[block.window], slot, False, bias,
           _of(cache.get("memory"), block))
-    # Only one position a row is asked for, and the output is the widest product.
+    # The output is the widest product, so it is computed for one position per row.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
     return self._finished(x), {**cache, "valid": valid, **kept}
 
@@ -208,7 +210,7 @@ class Stack(nn.Module):
     return self.embed_dropout(x, deterministic=not train)
 
   def _bias(self, positions, seen):
-    """What distances add to the scores, f32[B or 1, H, T, S], if they do."""
+    """Bias of relative positions, f32[B or 1, H, T, S]; None without them."""
     if self.config.position != "relative":
       return None
     index = positions_lib.buckets(
@@ -221,13 +223,13 @@ class Stack(nn.Module):
 
 def table(
     config: config_lib.Decoder, size: int, axis: str = "vocab") -> layers.Embed:
-  """A table of tokens or positions."""
+  """Returns an embedding table of tokens or positions."""
   return layers.Embed(
       size, config.width, axis=axis, dtype=layers.computation_dtype(config.dtype))
 
 
 def head(config: config_lib.Decoder) -> nn.Module | None:
-  """What stands before the logits beside a tied table, or in its place."""
+  """Returns the output layer: a kernel, or with a tied table at most a bias."""
   if config.tied:
     return layers.Bias(config.vocab_size, "vocab") if config.logit_bias else None
   return layers.Dense(
@@ -239,19 +241,21 @@ def head(config: config_lib.Decoder) -> nn.Module | None:
 def logits(
     config: config_lib.Decoder, embed: layers.Embed, output: nn.Module | None,
     x: jax.Array) -> jax.Array:
-  """The last of a stack, dtype[B, T, D], to dtype[B, T, V]; `output` is a `head`."""
+  """Maps a stack's output dtype[B, T, D] to logits; `output` comes from `head`."""
   y = embed.attend(x) if config.tied else x
   y = output(y) if output is not None else y
   return attention.capped(y * config.logit_scale, config.logit_softcap)
 
 
 def _masks(config, mask, positions, seen):
-  """What each layer sees, by its window.
+  """Returns the mask of each window size that layers have; 0 is no window.
 
   Args:
-    mask: bool[B or 1, T, S], without one.
+    config: The model's config.
+    mask: bool[B or 1, T, S], the mask without a window.
     positions: i32[B or 1, T].
-    seen: Gives i32[B or 1, S], the positions of what may be seen.
+    seen: Returns i32[B or 1, S], the positions of what may be seen. It is a function,
+      so that models without windows do not compute it.
   """
   masks = {0: mask}
   for window in sorted({*config.windows} - {0}):

@@ -77,7 +77,7 @@ def train(
       run.parallel, assembled.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=distill.objective(
           assembled.teacher, assembled.model,
-          run.model.dropout > 0 or wrap.drop(run.adapters), assembled.first_layer),
+          run.model.dropout > 0 or wrap.has_dropout(run.adapters), assembled.first_layer),
       optimizer=assembled.optimizer)
   workdir_lib.claim(assembled, workdir, min_coverage)
   checkpoints = checkpoint.Checkpoints(workdir)

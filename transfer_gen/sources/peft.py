@@ -149,7 +149,7 @@ class Adapter(source_lib.Source):
     block = slice(first, last)
     adapter = config_lib.LoRA(params=re.escape(kernel), name=NAME,
                               rank=last - first, dora="magnitude" in shapes)
-    leaves = adapter_leaves.of(adapter, kernel, place.spec)
+    leaves = adapter_leaves.by_part(adapter, kernel, place.spec)
     specs = tree.specs({part: leaf.box() for part, leaf in leaves.items()})
     for part, spec in specs.items():
       self._rows[adapter.leaf(kernel, part)] = _Row(
