@@ -148,13 +148,13 @@ class _Place:
 
 
 def norms(kernel: jax.Array) -> jax.Array:
-  """Of the columns of a kernel f32[I, O]: f32[O]."""
+  """Returns the norms of the columns of a kernel f32[I, O], f32[O]."""
   return jnp.sqrt(jnp.square(kernel).sum(0))
 
 
 @jax.custom_vjp
 def _narrow(x: jax.Array, a: jax.Array) -> jax.Array:
-  """x A, dtype[N, I] by dtype[I, R], few columns.
+  """Returns x A, dtype[N, I] by dtype[I, R], where A has few columns.
 
   XLA's CPU backend takes more than twice as long for the gradient of A with its rows
   in order, [I, R], than for its transpose, which is small to turn.

@@ -1,9 +1,9 @@
 """Recurrent cells, and the loop over time that all of them share.
 
-A cell is split in two: the product of the state with the recurrent kernel, which is
-the same for all, and its own arithmetic on each unit alone, with the gradient of that
-written down. That arithmetic takes gates along the first axis and does not ask which
-of the others are units. Axes: B batch, T position, U hidden width, G gates.
+A cell has two parts: the product of the state with the recurrent kernel, which is the
+same for all cells, and the cell's own arithmetic on each unit, whose gradient is
+written out here. That arithmetic has the gates along the first axis and works for any
+order of the other axes. Axes: B batch, T position, U hidden width, G gates.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
 
 
 class LowRank(NamedTuple):
-  """A recurrent kernel W + A B whose parts learn each by themselves.
+  """A recurrent kernel W + A B, of which each part may learn.
 
   No gradient of W's size is formed unless W learns.
 
@@ -41,11 +41,11 @@ Kernel = jax.Array | LowRank
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gate:
-  """What a gate does to its sum.
+  """The function of a gate.
 
   Attributes:
-    squash: Elementwise, to [0, 1].
-    slope: Its derivative, from what it gave.
+    squash: Elementwise function to [0, 1].
+    slope: Derivative of `squash`, as a function of its output.
   """
   squash: Callable[[jax.Array], jax.Array]
   slope: Callable[[jax.Array], jax.Array]
@@ -53,19 +53,19 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-  """What tells one cell from another.
+  """The properties of a kind of cell.
 
   Attributes:
-    gates: G.
-    states: How many arrays the carry holds.
-    recurrent_bias: Whether the product with the state always has a bias of its own.
-    advance: (carry, a, r) to the carry after one step and what `pull` needs of it;
-      a and r dtype[G, ...] are the shares of the input and of the state.
-    pull: (gradient of the new carry, what `advance` kept) to the gradients of the
-      carry and, gate by gate, of r and of a; None for a where it is that of r.
-      None for a cell that multiplies more than its state: in place of r, `advance`
-      gets a function from a state and a slice of gates to their share, and JAX
-      differentiates it.
+    gates: G, the number of gates.
+    states: Number of arrays in the carry.
+    recurrent_bias: Whether the product with the state always has its own bias.
+    advance: Function of (carry, a, r) that returns the carry after one step, and what
+      `pull` needs; a and r dtype[G, ...] are the products of the input and the state.
+    pull: Function of (gradient of the new carry, what `advance` kept) that returns the
+      gradients of the carry, of r and of a, the latter two by gate. The gradient of a
+      is None if it equals that of r. `pull` is None for a cell whose product needs more
+      than its state: then `advance` gets a function from a state and a slice of gates
+      to their product in place of r, and JAX differentiates it.
   """
   gates: int
   states: int
@@ -127,7 +127,7 @@ def _lstm_pull(gate, d_carry, kept):
 
 
 def _hard(slope: float) -> Gate:
-  """Three straight lines through (0, 1/2)."""
+  """A hard sigmoid with this slope at 0."""
   return Gate(
       squash=lambda x: jnp.clip(x * slope + 0.5, 0, 1),
       slope=lambda y: jnp.where((y > 0) & (y < 1), slope, 0).astype(y.dtype))
@@ -143,7 +143,7 @@ GATES = {
 
 @functools.cache
 def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
-  """A cell by the names of its config, one object for one set of names.
+  """Returns the kind of cell that a config names, always the same object.
 
   Args:
     cell: One of `KINDS`.
@@ -175,8 +175,8 @@ def unroll(
   Args:
     kind: The cell.
     carry: The state before the first step.
-    a: dtype[T, B, G, U], the inputs' share of all steps.
-    kernel: dtype[U, G, U], or of low rank beside it.
+    a: dtype[T, B, G, U], products of the inputs of all steps.
+    kernel: dtype[U, G, U], or one with a low-rank part.
     bias: dtype[G, U], added to the product with the state, or None.
 
   Returns:
@@ -191,7 +191,7 @@ def read(
     kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
     bias: jax.Array | None, valid: jax.Array,
 ) -> tuple[Carry, jax.Array]:
-  """`unroll` from bool[T, B] valid steps; the carry stands still at the others.
+  """As `unroll`, but the carry does not change at steps where `valid` is False.
 
   Returns:
     The carry at the end, and h dtype[T, B, U].
@@ -220,16 +220,16 @@ def read(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _unroll(kind, carry, a, kernel, bias):
-  """`unroll`, with a backward loop that passes on the gradient of the state alone.
+  """`unroll` with a backward loop that carries only the gradient of the state.
 
-  It gathers those of the gates; the recurrent kernel's is one product over all steps
-  at its end.
+  The loop collects the gradients of the gates. The gradient of the recurrent kernel is
+  then one product over all steps, which is faster than a sum over the loop.
   """
   return _forward(kind, carry, a, kernel, bias)[0]
 
 
 # Inside the loops units come before rows: the kernel is then the left factor of each
-# product, which XLA's CPU backend reads as it lies, where it would repack a right one.
+# product. XLA's CPU backend reads a left factor in place and would repack a right one.
 
 
 def _forward(kind, carry, a, kernel, bias):
@@ -274,14 +274,14 @@ def _backward(kind, saved, d_out):
 
 
 def _flat(kernel):
-  """The kernel that acts, dtype[U, G * U]."""
+  """Returns the whole kernel, dtype[U, G * U], with its low-rank part added."""
   if not isinstance(kernel, LowRank):
     return kernel.reshape(kernel.shape[0], -1)
   return _flat(kernel.whole) + kernel.a @ _flat(kernel.b)
 
 
 def _pull_kernel(kernel: Kernel, h: jax.Array, d_r: jax.Array) -> Any:
-  """Gradients of a kernel from dtype[N, U] that it read and dtype[N, G * U]."""
+  """Returns a kernel's gradients from its inputs dtype[N, U] and d_r [N, G * U]."""
   if not isinstance(kernel, LowRank):
     return (h.T @ d_r).reshape(kernel.shape)
   d_a = h.T @ (d_r @ _flat(kernel.b).T)

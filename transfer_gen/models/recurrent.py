@@ -26,7 +26,7 @@ Cache = dict[str, Any]
 
 
 def check(config: config_lib.Recurrent) -> None:
-  """Finds what no recurrent model can be built from.
+  """Refuses configs that no recurrent model can be built from.
 
   Raises:
     errors.UserError: One message: which field, its value, what it must be.

@@ -36,15 +36,15 @@ _KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number
 
 
 def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
-  """The module of a config, which is copied: later changes do not reach it.
+  """Returns the module of a config. The config is copied, so later changes are ignored.
 
-  Lists become tuples and arrays of no axes numbers, so that modules are keys of what
-  is compiled. What no model can have is found when the module is first used, by
-  `specs`.
+  Lists become tuples, and NumPy or JAX scalars become Python numbers, so that modules
+  can be keys of compiled programs. Values that no model can have are found when the
+  module is first used, by `specs`.
 
   Raises:
-    errors.UserError: If the kind of config is unknown, or a field of another kind than
-      it is declared.
+    errors.UserError: If the kind of config is unknown, or a field has another type than
+      declared.
   """
   if type(config) not in _MODULES:
     raise errors.UserError(
@@ -56,21 +56,21 @@ def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
 
 
 def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
-  """What a model computes beside its params and their sizes, by name.
+  """Returns what a model computes beside its params and their sizes, by name.
 
-  A transfer that keeps the function needs these to stay, see `transfer.axes`.
+  A transfer that keeps the function needs these unchanged, see `transfer.axes`.
   """
   return {"family": type(config).__name__, **_CONSTANTS[type(config)](config)}
 
 
 def specs(module: nn.Module) -> dict[str, tree.Spec]:
-  """Specs of a model's params, by name. Computes nothing and touches no device.
+  """Returns the specs of a model's params, by name, without touching a device.
 
   Args:
-    module: Of `build`; or one with adapters, which says what they add.
+    module: What `build` returned, or a module with adapters, whose params are included.
 
   Raises:
-    errors.UserError: If the model's config does not make sense, or its adapters' not.
+    errors.UserError: If the config of the model or of an adapter is not valid.
   """
   return dict(_specs(module))
 
@@ -85,7 +85,7 @@ def _specs(module):
   small = {field: min(count, 2) for field, (_, count) in depth.items()}
   if all(small[field] == count for field, (_, count) in depth.items()):
     return tree.specs(jax.eval_shape(lambda: _init(module, jax.random.key(0))))
-  # Layers before the last are alike: two are traced, however deep the model is.
+  # All layers but the last are alike, so two are traced, however deep the model is.
   found = {}
   for name, spec in specs(build(dataclasses.replace(config, **small))).items():
     names = [name]
@@ -105,15 +105,15 @@ def fresh(
     key: jax.Array,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> Callable[[Iterable[str]], dict[str, jax.Array]]:
-  """The model's own initial values, of the leaves that are asked for.
+  """Returns a function that initializes some leaves of a model.
 
   Args:
-    module: Of `build`.
-    key: Decides all values; a leaf's do not depend on which others are made.
-    shardings: By name: where each leaf is made. None: the default device.
+    module: What `build` returned.
+    key: Random key. A leaf's values do not depend on which other leaves are made.
+    shardings: Sharding of each leaf, by name. If None, the default device.
 
   Returns:
-    A function from names to arrays by name, one compiled program a call.
+    A function from names to arrays by name. Each call compiles one program.
   """
   def init(names: Iterable[str]) -> dict[str, jax.Array]:
     names = tuple(sorted(names))
@@ -123,7 +123,7 @@ def fresh(
 
 
 def longest(module: nn.Module) -> int | None:
-  """The longest text that a model can read, in tokens. None: any."""
+  """Returns the length in tokens of the longest text a model can read; None if any."""
   config = module.config
   learned = isinstance(config, config_lib.Decoder) and config.position == "learned"
   return config.max_length if learned else None
@@ -138,7 +138,7 @@ def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
 
 
 def _depth(config):
-  """Fields that count layers which are alike: what stands before, and how many."""
+  """Returns each field that counts layers, with their names' prefix and the count."""
   if isinstance(config, config_lib.EncoderDecoder):
     return {"num_layers": ("decoder/", config.num_layers),
             "encoder_layers": ("encoder/", config.encoder_depth)}
@@ -153,17 +153,17 @@ def _in_order(specs):
 
 
 def _plain(name, value, kind):
-  """A field's value as Python's own."""
+  """Returns a field's value converted to a plain Python value."""
   if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim < 2:
     value = value.tolist()
   several = typing.get_origin(kind) is tuple
   if several and isinstance(value, (list, tuple)):
     value = tuple(value)
-  abstract, told = _KINDS[typing.get_args(kind)[0] if several else kind]
+  abstract, wanted = _KINDS[typing.get_args(kind)[0] if several else kind]
   if several != isinstance(value, tuple) or not all(
       isinstance(one, abstract) for one in (value if several else (value,))):
     raise errors.UserError(
-        f"model.{name} is {value!r}, must be {'a tuple, each ' * several}{told}.")
+        f"model.{name} is {value!r}, must be {'a tuple, each ' * several}{wanted}.")
   return value
 
 

@@ -1,4 +1,4 @@
-"""How large what each layer reads is, entry by entry: activations for pruning."""
+"""Mean squares of what each layer reads, which say what pruning should keep."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,20 +17,20 @@ def inputs(
     batches: Iterable[np.ndarray],
     axis: str,
 ) -> dict[str, np.ndarray]:
-  """Mean squares of what dense layers read along an axis.
+  """Returns the mean squares of what dense layers read, along an axis.
 
-  With `strategies.select` they say which hidden units or heads to keep: those that
-  carry the most of what the next product sees.
+  With `transfer.structure.select` they decide which hidden units or heads to keep: the
+  ones that contribute most to the next product.
 
   Args:
-    module: Of `registry.build`.
-    params: Flat.
-    batches: i32[B, T] each, any number.
-    axis: E.g. `mlp` or `heads`.
+    module: What `registry.build` returned.
+    params: Params, flat by name.
+    batches: Any number of batches i32[B, T].
+    axis: Logical axis, e.g. `mlp` or `heads`.
 
   Returns:
-    By the name of the kernel that reads, e.g. `layer_0/mlp/down/kernel`: f64[S], S
-    the size of the axis.
+    f64[S] by the name of the kernel that reads, e.g. `layer_0/mlp/down/kernel`, where S
+    is the size of the axis.
   """
   nested = tree.unflatten(params)
 
