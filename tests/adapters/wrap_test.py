@@ -252,7 +252,8 @@ def test_dropout_acts_in_training_alone_and_by_its_key():
 
   np.testing.assert_array_equal(losses[0], losses[1])
   assert np.abs(losses[0] - losses[2]).max() > 1e-3
-  assert adapters.has_dropout(module.adapters) and not adapters.has_dropout(CASES["lora"][1])
+  assert adapters.has_dropout(module.adapters)
+  assert not adapters.has_dropout(CASES["lora"][1])
 
 
 def test_without_adapters_there_is_the_module_itself():
