@@ -173,7 +173,7 @@ def test_vectors_that_do_not_fit_are_refused(call, message):
 
 
 @pytest.mark.parametrize("parts, message", [
-    (([0, 0], [[1], [1]], [[1], [1]]), "row 0 stands in it 2 times"),
+    (([0, 0], [[1], [1]], [[1], [1]]), "row 0 occurs 2 times"),
     (([0], [[1, 2]], [[1]]), "must be .M., .M, K. and .M, K."),
     (([[0]], [[1]], [[1]]), "must be"),
     (([3], [[1, 2]], [[0.5, 0.4]]), "row 3 sum to 0.9"),

@@ -291,7 +291,7 @@ def test_layers_out_of_range_are_one_sentence():
   assert "(1 misfit)" in str(error.value)
   assert ("layer_{2,3}/... (16 leaves): rule {2,3} reads layer_{4,5}/..., not in the"
           " checkpoint, which has"
-          " layer_{0,1} alone." in str(error.value))
+          " only layer_{0,1}." in str(error.value))
 
 
 @pytest.mark.parametrize("changes, message", [

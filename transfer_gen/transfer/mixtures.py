@@ -1,7 +1,9 @@
-"""Rows for tokens that the source lacks, as weighted sums of rows that it has.
+"""Makes rows for tokens that the source lacks, as weighted sums of rows that it has.
 
-Axes: S source tokens, T target tokens, M mixed ones, K parts of each, D width of the
-auxiliary vectors. Each function returns plain data for `MatchTokens(mixture=...)`.
+`pieces`, `focus` and `wechsel` return plain data for `MatchTokens(mixture=...)`.
+
+Axes: S source tokens, T target tokens, M mixed tokens, K parts of each, D width of the
+auxiliary vectors.
 """
 
 import collections
@@ -15,8 +17,8 @@ from transfer_gen import errors
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
-_CHUNK = 64  # Rows of similarities at a time: they stay in the cache.
-_SHOWN = 6  # Parts of a mixture that its text names.
+_CHUNK = 64  # Rows of similarities at a time, so few that they stay in the cache.
+_SHOWN = 6  # The most parts of a mixture that its text lists.
 _FILLED = {
     "mean": "mean of all rows", "normal": "drawn around the mean of all rows",
     "covariance": "drawn around the mean of all rows, with their covariance",
@@ -27,9 +29,14 @@ _FILLED = {
 def pieces(
     source: vocabulary.Vocabulary, target: vocabulary.Vocabulary
 ) -> plan_lib.Mixture:
-  """Each new token as the mean of the source tokens that spell it.
+  """Makes each new token the mean of the source tokens that spell it.
 
-  Tokens that the source cannot spell are not in it.
+  Tokens that the source cannot spell are not in the mixture.
+
+  >>> mixture = pieces(vocabulary.Vocabulary(tokens=(b"a", b"b")),
+  ...                  vocabulary.Vocabulary(tokens=(b"a", b"ab")))
+  >>> mixture.rows.tolist(), mixture.index.tolist(), mixture.weights.tolist()
+  ([1], [[0, 1]], [[0.5, 0.5]])
   """
   new = np.flatnonzero(vocabulary.match(source, target) < 0).tolist()
   cuts = {row: vocabulary.cut(target.tokens[row], source) for row in new}
@@ -41,17 +48,27 @@ def pieces(
 def focus(
     source: vocabulary.Vocabulary, target: vocabulary.Vocabulary, vectors: np.ndarray
 ) -> plan_lib.Mixture:
-  """Each new token as a sum of the matched ones that its auxiliary vector resembles:
-  the sparsemax of cosine similarities (FOCUS: Dobler and de Melo, 2023).
+  """Makes each new token a sum of matching tokens with similar auxiliary vectors.
+
+  The weights are the sparsemax of the cosine similarities (FOCUS: Dobler and de Melo,
+  2023).
+
+  >>> mixture = focus(
+  ...     vocabulary.Vocabulary(tokens=(b"a", b"b")),
+  ...     vocabulary.Vocabulary(tokens=(b"b", b"a", b"new")),
+  ...     vectors=np.array([[1, 0], [0, 1], [0, 2]], np.float32))
+  >>> mixture.rows.tolist(), mixture.index[0, 0], mixture.weights[0, 0]
+  ([2], np.int32(0), np.float32(1.0))
 
   Args:
     source: S tokens.
     target: T tokens.
-    vectors: f32[T, D], auxiliary vectors of the target's tokens, zeros where there is
-      none, see `vectors.by_token`; such tokens are not in the mixture.
+    vectors: f32[T, D], auxiliary vectors of the target's tokens, see
+      `vectors.by_token`. A row of zeros means that the token has none; it is then not
+      in the mixture.
 
   Raises:
-    errors.UserError: If the vectors do not fit the tokens, or no matched token has one.
+    errors.UserError: If vectors do not fit the tokens, or no matching token has one.
   """
   _check_vectors("target", target, vectors)
   index = vocabulary.match(source, target)
@@ -60,8 +77,8 @@ def focus(
   matched, new = (np.flatnonzero(known & at) for at in (index >= 0, index < 0))
   if not matched.size:
     raise errors.UserError(
-        "focus: no token that both vocabularies have has an auxiliary vector. Are the"
-        " vectors of the target's tokens?")
+        "focus: no token that both vocabularies have has an auxiliary vector. Give"
+        " vectors of the target's tokens.")
   units = _units(vectors)
   parts = {}
   for rows in _chunks(new):
@@ -80,24 +97,34 @@ def wechsel(
     neighbours: int = 10,
     temperature: float = 0.1,
 ) -> plan_lib.Mixture:
-  """Each token as a sum of the source tokens nearest to it in a common space: the
-  softmax of their cosine similarities (WECHSEL: Minixhofer et al., 2022).
+  """Makes each token a sum of the source tokens nearest to it in a common space.
 
-  Matched tokens too, as one string may be two words; special ones not.
+  The weights are the softmax of the cosine similarities (WECHSEL: Minixhofer et al.,
+  2022). Matching tokens are mixed, too, because one string may be a word of both
+  languages with two meanings. Special tokens are not.
+
+  >>> mixture = wechsel(
+  ...     vocabulary.Vocabulary(tokens=(b"cat", b"dog")),
+  ...     vocabulary.Vocabulary(tokens=(b"Hund",)),
+  ...     source_vectors=np.array([[1, 0], [0, 1]], np.float32),
+  ...     target_vectors=np.array([[0, 3]], np.float32), neighbours=1)
+  >>> mixture.rows.tolist(), mixture.index.tolist(), mixture.weights.tolist()
+  ([0], [[1]], [[1.0]])
 
   Args:
     source: S tokens.
     target: T tokens.
-    source_vectors: f32[S, D], zeros where there is none, see `vectors.by_ngrams` and
-      `vectors.by_words`.
-    target_vectors: f32[T, D], likewise, of vectors that `vectors.align` has turned
-      onto the source's; tokens without one are not in the mixture.
-    neighbours: K.
-    temperature: Of the softmax.
+    source_vectors: f32[S, D], see `vectors.by_ngrams` and `vectors.by_words`; a row of
+      zeros means that the token has none.
+    target_vectors: f32[T, D], the same for the target, in the space of the source's
+      vectors, see `vectors.align`. Tokens without one are not in the mixture.
+    neighbours: K, the most source tokens for each target token.
+    temperature: Temperature of the softmax, above 0; lower values weigh the nearest
+      token more.
 
   Raises:
     errors.UserError: If vectors do not fit their tokens or each other, if no source
-      token has one, or an argument is out of range.
+      token has one, or if an argument is out of range.
   """
   _check_vectors("source", source, source_vectors)
   _check_vectors("target", target, target_vectors)
@@ -128,18 +155,24 @@ def wechsel(
 
 
 def sparsemax(scores: np.ndarray) -> np.ndarray:
-  """The point of the simplex nearest to each row (Martins and Astudillo, 2016).
+  """Returns the point of the simplex nearest to each row.
+
+  This is the sparsemax (Martins and Astudillo, 2016).
+
+  >>> sparsemax(np.array([2.0, 1.5, 0.0])).tolist()
+  [0.75, 0.25, 0.0]
 
   Args:
     scores: float[..., K].
 
   Returns:
-    f64[..., K], weights that sum to one, most of them zero.
+    f64[..., K], weights that sum to one; most of them are zero.
   """
   ordered = np.sort(scores, axis=-1)[..., ::-1]
   excess = ordered.cumsum(-1, dtype=np.float64) - 1
   rank = np.arange(1, ordered.shape[-1] + 1)
-  size = (rank * ordered > excess).sum(-1, keepdims=True)  # Of the support.
+  # How many weights are above zero; rank 1 always is, so this is at least one.
+  size = (rank * ordered > excess).sum(-1, keepdims=True)
   threshold = np.take_along_axis(excess, size - 1, -1) / size
   return np.maximum(scores - threshold, 0)
 
@@ -147,7 +180,7 @@ def sparsemax(scores: np.ndarray) -> np.ndarray:
 def join(
     first: plan_lib.Mixture | None, second: plan_lib.Mixture
 ) -> plan_lib.Mixture:
-  """Both; where they have the same row, the first's."""
+  """Joins two mixtures; if both have a row, the first one's is taken."""
   if first is None:
     return second
   stay = ~np.isin(second.rows, first.rows)
@@ -160,11 +193,11 @@ def join(
 
 
 def check(mixture: plan_lib.Mixture) -> None:
-  """Refuses a mixture that is none, whatever it is for.
+  """Checks a mixture by itself.
 
   Raises:
-    errors.UserError: Shapes that disagree, a row twice, weights that do not sum to
-      one.
+    errors.UserError: If shapes disagree, a row occurs twice, or the weights of a row do
+      not sum to one.
   """
   arrays = [np.asarray(x) for x in (mixture.rows, mixture.index, mixture.weights)]
   rows, index, weights = arrays
@@ -175,29 +208,29 @@ def check(mixture: plan_lib.Mixture) -> None:
   values, counts = np.unique(rows, return_counts=True)
   if (counts > 1).any():
     raise errors.UserError(
-        f"Mixture: row {values[counts > 1][0]} stands in it {counts.max()} times. Take"
-        " one out.")
+        f"Mixture: row {values[counts > 1][0]} occurs {counts.max()} times. Remove all"
+        " but one.")
   sums = weights.sum(axis=1, dtype=np.float64)
   wrong = np.flatnonzero(~(np.abs(sums - 1) < 1e-3))  # NaN is wrong too.
   if wrong.size:
     raise errors.UserError(
-        f"Mixture: the weights of row {rows[wrong[0]]} sum to {sums[wrong[0]]:.4g}, as"
-        f" in {wrong.size} rows not to 1. Divide them by their sum.")
+        f"Mixture: the weights of row {rows[wrong[0]]} sum to {sums[wrong[0]]:.4g} and"
+        f" must sum to 1 ({wrong.size} rows are wrong). Divide them by their sum.")
 
 
 def check_fits(
     mixture: plan_lib.Mixture, source: vocabulary.Vocabulary,
     target: vocabulary.Vocabulary) -> None:
-  """Refuses a mixture that was made for other vocabularies.
+  """Checks that a mixture was made for these vocabularies.
 
   Raises:
-    errors.UserError: Rows that one of the two lacks.
+    errors.UserError: If the mixture has rows that one of the two lacks.
   """
   for side, rows, tokens in (("target", mixture.rows, target.tokens),
                              ("source", mixture.index, source.tokens)):
     if rows.size and not 0 <= rows.min() <= rows.max() < len(tokens):
       raise errors.UserError(
-          f"the mixture names {side} tokens {rows.min()} to {rows.max()}, and the"
+          f"the mixture uses {side} tokens {rows.min()} to {rows.max()}, and the"
           f" {side}'s tokenizer has 0 to {len(tokens) - 1}: it was made for other"
           " vocabularies; make it again")
 
@@ -205,12 +238,12 @@ def check_fits(
 def note(
     target: vocabulary.Vocabulary, index: np.ndarray, mixture: plan_lib.Mixture | None
 ) -> str:
-  """How many tokens are matched, by number and by share of the text.
+  """Returns how many tokens match, by number and by share of the text.
 
   Args:
     target: T tokens.
     index: i32[rows of the axis], as in `plan.Binding`.
-    mixture: Of the same binding.
+    mixture: The mixture of the same binding, or None.
   """
   matched = index[:len(target.tokens)] >= 0
   text = f"{matched.sum()} of {len(matched)} matched"
@@ -225,15 +258,17 @@ def note(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Origins(Mapping):
-  """What each fresh row of a vocabulary is made of, as text; made when asked.
+class Origins(Mapping[int, str]):
+  """Texts that say what each fresh row of a vocabulary is made of.
+
+  Each text is made when it is read, because a vocabulary may have 100,000 rows.
 
   Attributes:
     source: S tokens.
     target: T tokens.
     index: i32[rows of the axis], as in `plan.Binding`.
     fresh: How rows without a mixture are filled.
-    mixture: The others.
+    mixture: The mixture of the same binding, or None.
   """
   source: vocabulary.Vocabulary
   target: vocabulary.Vocabulary
@@ -245,7 +280,7 @@ class Origins(Mapping):
     if not 0 <= row < len(self.index) or self.index[row] >= 0:
       raise KeyError(row)
     if row >= len(self.target.tokens):
-      drawn = self.fresh in ("normal", "covariance")  # Padding never is.
+      drawn = self.fresh in ("normal", "covariance")  # Padding is never drawn.
       return f"padding: {_FILLED['mean' if drawn else self.fresh]}"
     token = repr(self.target.tokens[row])
     if roles := [role for role, at in self.target.roles.items() if at == row]:
@@ -262,11 +297,12 @@ class Origins(Mapping):
 
   @functools.cached_property
   def _mixed(self) -> dict[int, int]:
-    """Where in the mixture each row is."""
+    """The position of each row in the mixture."""
     rows = () if self.mixture is None else self.mixture.rows.tolist()
     return {row: at for at, row in enumerate(rows)}
 
   def _parts(self, at: int) -> str:
+    assert self.mixture is not None
     weights = self.mixture.weights[at]
     found = np.argsort(-np.abs(weights), kind="stable")[:np.count_nonzero(weights)]
     names = [repr(self.source.tokens[self.mixture.index[at, k]])
@@ -281,7 +317,7 @@ class Origins(Mapping):
 
 
 def _mixture(parts: Mapping[int, tuple]) -> plan_lib.Mixture:
-  """From {row: (source rows, weights)}, largest weights first, zeros to fill K."""
+  """Returns a mixture from {row: (source rows, weights)}, largest weights first."""
   width = max((len(index) for index, _ in parts.values()), default=1)
   index = np.zeros((len(parts), width), np.int32)
   weights = np.zeros((len(parts), width), np.float32)
@@ -297,12 +333,12 @@ def _check_vectors(
     side: str, tokens: vocabulary.Vocabulary, vectors: np.ndarray) -> None:
   if vectors.ndim != 2 or len(vectors) != len(tokens.tokens):
     raise errors.UserError(
-        f"The {side} has {len(tokens.tokens)} tokens and its auxiliary vectors the"
+        f"The {side} has {len(tokens.tokens)} tokens and its auxiliary vectors have"
         f" shape {vectors.shape}; each token needs one row, see vectors.by_token.")
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:
-  """f32[..., D] of length one; zeros stay."""
+  """Returns f32[..., D], vectors of length one; zeros stay zeros."""
   vectors = vectors.astype(np.float64)
   lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
   return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

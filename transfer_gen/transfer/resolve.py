@@ -1,4 +1,7 @@
-"""Plan x source specs x target specs -> one row a target leaf. Reads no array."""
+"""Resolves a plan against source and target specs into one row per target leaf.
+
+No array is read here. Everything after it (restore, optimizer, report) reads rows.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -15,18 +18,18 @@ from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
-TARGET = "target"  # The target's key among the vocabularies and constants.
+TARGET = "target"  # Key of the target in `vocabularies` and `constants`.
 _TABLES = ("vocab", "position", "buckets")  # Axes whose entries are rows of a table.
 _Specs = Mapping[str, tree.Spec]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Change:
-  """An axis map at work on one dimension of one leaf.
+  """What an axis map does to one dimension of one leaf.
 
   Attributes:
     dim: The dimension.
-    reads: Whether the leaf contracts it.
+    reads: Whether the leaf contracts the dimension.
     binding: What happens to its entries.
   """
   dim: int
@@ -36,11 +39,11 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-  """The part of a leaf that learns, where it is not the whole.
+  """The rows of a table that learn, if not the whole leaf does.
 
   Attributes:
-    dim: The dimension of the table's rows: 0 of an embedding, 1 of an output kernel.
-    index: i32[R], which of them learn, rising.
+    dim: The dimension of the table's rows: 0 for an embedding, 1 for an output kernel.
+    index: i32[R], the rows that learn, in rising order.
   """
   dim: int
   index: np.ndarray
@@ -51,19 +54,19 @@ class Row:
   """What happens to one leaf of the target.
 
   Attributes:
-    name: The leaf.
-    spec: Its spec.
-    how: "copy", "mean" (of several leaves), "mapped" (some axis changes, of one
-      leaf or of the mean of several), "init", "zeros" or "ones".
-    rule: Index of the rule that owns it.
-    group: Name of the group that owns it.
-    unfreeze_step: First step at which it learns; None: never.
-    sources: Names of the source leaves; none where nothing is read.
-    source_spec: Their common spec.
-    checkpoint: Which source.
-    changes: The axis maps, in the order of the dimensions.
-    moments: Whether it starts with the source's optimiser moments.
-    table: Which part of it learns; None: the whole.
+    name: Name of the leaf.
+    spec: Spec of the leaf.
+    how: "copy"; "mean" of several leaves; "mapped", if the size or order of some axis
+      changes; or "init", "zeros" or "ones", if nothing is read.
+    rule: Index of the rule that owns the leaf.
+    group: Name of the group that owns the leaf.
+    unfreeze_step: First step at which the leaf learns. None means never.
+    sources: Names of the source leaves; empty if nothing is read.
+    source_spec: The spec that the source leaves share; None if nothing is read.
+    checkpoint: Name of the checkpoint that is read; "" means the only one.
+    changes: What axis maps do, in the order of the dimensions.
+    moments: Whether the leaf starts with the source's optimizer moments.
+    table: The rows of the leaf that learn. None means all of it.
   """
   name: str
   spec: tree.Spec
@@ -80,7 +83,7 @@ class Row:
 
   @property
   def learning(self) -> int:
-    """How many of its params ever learn."""
+    """The number of params of the leaf that learn at some step."""
     if self.unfreeze_step is None:
       return 0
     if self.table is None:
@@ -89,11 +92,11 @@ class Row:
 
 
 class PlanError(errors.UserError):
-  """A plan that does not fit its source and target: every misfit at once."""
+  """A plan that does not fit its source and target; the message lists every misfit."""
 
 
 class _Misfit(Exception):
-  """Why one leaf has no row."""
+  """Why one leaf cannot have a row."""
 
 
 def resolve(
@@ -103,28 +106,40 @@ def resolve(
     vocabularies: Mapping[str, vocabulary.Vocabulary] | None = None,
     constants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
-  """Decides what reaches each leaf of the target, and what learns.
+  r"""Decides what reaches each leaf of the target, and what learns.
+
+  >>> table = {"up": (("embed", "mlp"), ("embed",)), "b": ("mlp",)}
+  >>> source = tree.specs({"up": np.ones((2, 4))}, table)
+  >>> target = tree.specs({"up": np.ones((2, 4)), "b": np.ones(4)}, table)
+  >>> rows = resolve(plan_lib.TransferPlan(
+  ...     rules=(plan_lib.Rule(target="b", source=None, fresh="zeros"),
+  ...            plan_lib.Rule(target="(.*)", source=r"\1")),
+  ...     groups=(plan_lib.Group(name="all", params=".*"),)), {"": source}, target)
+  >>> [(row.name, row.how, row.sources) for row in rows]
+  [('b', 'zeros', ()), ('up', 'copy', ('up',))]
 
   Args:
     plan: The plan.
-    sources: Specs of each checkpoint by its name in the plan ("" for the only one).
+    sources: Specs of each checkpoint by its name in the plan; "" is the only one.
     target: Specs of the target's params.
     vocabularies: Tokens by checkpoint name, and the target's under `TARGET`.
-    constants: What the models compute beside their params, likewise.
+    constants: Constants that the models use beside their params, with the same keys.
 
   Returns:
-    One row a target leaf, in the target's order.
+    One row per target leaf, in the order of `target`.
 
   Raises:
-    PlanError: If a leaf has no rule, group or fitting source; if a rule, axis map
-      or group owns no leaf; if a source leaf is neither read nor listed in
+    PlanError: If a leaf has no rule, no group or no fitting source; if a rule, axis map
+      or group owns no leaf; or if a source leaf is neither read nor listed in
       `unused_source`.
   """
+  # A mistake in the plan itself has many consequences, so it is reported alone.
   if causes := completeness.mistakes(plan, sources, target):
     raise _error(causes)
   bind = _Binder(plan, vocabularies or {}, constants or {})
   owners = completeness.Owners(plan, target)
-  rows, misfits = [], {}  # misfits: {cause: leaves that it hits}.
+  rows: list[Row] = []
+  misfits: dict[str, list[str]] = {}  # Leaves by the cause that they share.
   for name, spec in target.items():
     try:
       rows.append(_row(plan, sources, name, spec, owners, bind))
@@ -132,9 +147,10 @@ def resolve(
       misfits.setdefault(str(misfit), []).append(name)
   lines = [f"{names}: {cause}" for _, (names, cause) in fold.fold(
       [(_shown(names), cause) for cause, names in misfits.items()], linked=2)]
-  told = " ".join(f"{', '.join(names)}: {cause}" for cause, names in misfits.items())
+  reported = " ".join(
+      f"{', '.join(names)}: {cause}" for cause, names in misfits.items())
   lines += completeness.idle(plan, target, owners, rows)
-  lines += completeness.unread(plan, sources, rows, told)
+  lines += completeness.unread(plan, sources, rows, reported)
   lines += completeness.torn_heads(rows)
   if lines:
     raise _error(lines)
@@ -147,7 +163,7 @@ def _error(lines: Sequence[str]) -> PlanError:
 
 
 def _shown(names: Sequence[str]) -> str:
-  """Leaves that one cause hits; a cause says more than a long list of them."""
+  """Returns the leaves that share a cause, cut short: the cause is what matters."""
   folded = tree.fold(names)
   if not folded[3:]:
     return ", ".join(folded)
@@ -190,7 +206,7 @@ def _row(
 
 
 def _table(group: plan_lib.Group, row: Row) -> Table | None:
-  """The rows of a leaf that its group says learn."""
+  """Returns the rows of a leaf that learn, by its group; None means all of it."""
   if group.table_rows is None:
     return None
   dim = next((d for d, axis in enumerate(row.spec.axes) if axis in _TABLES), None)
@@ -199,7 +215,7 @@ def _table(group: plan_lib.Group, row: Row) -> Table | None:
         f"group {group.name!r} has table_rows, and {_size(row.spec)} is no table: it"
         f" has none of the axes {', '.join(_TABLES)}. Narrow the group's params.")
   size = row.spec.shape[dim]
-  if group.table_rows != plan_lib.FRESH_ROWS:
+  if not isinstance(group.table_rows, str):
     if group.table_rows[-1] >= size:
       raise _Misfit(
           f"group {group.name!r} has row {group.table_rows[-1]} in table_rows, and"
@@ -211,7 +227,7 @@ def _table(group: plan_lib.Group, row: Row) -> Table | None:
   if not fresh or not fresh[0].size:
     raise _Misfit(
         f"group {group.name!r} has table_rows={plan_lib.FRESH_ROWS!r}, and every row"
-        " here is a copy of the source's. Name the rows that shall learn, or freeze"
+        " here is a copy of the source's. List the rows that are to learn, or freeze"
         " the leaf.")
   return Table(dim=dim, index=fresh[0].astype(np.int32))
 
@@ -239,7 +255,7 @@ def _source_spec(index: int, names: Sequence[str], specs: _Specs) -> tree.Spec:
 
 
 def _missing(name: str, specs: _Specs) -> str:
-  """What is not in the checkpoint: a leaf, or the whole layer that it is of."""
+  """Says what the checkpoint lacks: a leaf, or the whole layer that holds it."""
   parts = name.split("/")
   for depth in range(1, len(parts) + 1):
     start = "/".join(parts[:depth])
@@ -249,7 +265,7 @@ def _missing(name: str, specs: _Specs) -> str:
     if start not in there and alike:
       rest = "/..." if depth < len(parts) else ""
       return (f"{start}{rest}, not in the checkpoint, which has"
-              f" {', '.join(tree.fold(alike))} alone.")
+              f" only {', '.join(tree.fold(alike))}.")
     if start not in there:
       break
   return f"{name}, not in the checkpoint; {completeness.nearest(name, specs)}"
@@ -275,11 +291,13 @@ def _changes(
     if on is None:
       if sizes[0] != sizes[1]:
         raise _Misfit(
-            f"axis `{axis}` is {sizes[0]} in the source and {sizes[1]} here, and no axis"
-            f" map says how. Add On(axis={axis!r}, map=...), or a rule with"
+            f"axis `{axis}` is {sizes[0]} in the source and {sizes[1]} here, and no"
+            f" axis map says how. Add On(axis={axis!r}, map=...), or a rule with"
             " source=None.")
       continue
     binding = bind(on, rule.checkpoint, name, *sizes)
+    # A map that changes nothing, such as a vocabulary that matches token by token, is
+    # no change: the row is a copy then, which restore does without a program.
     if (sizes[0] != sizes[1] or binding.mixture is not None
         or (binding.index != np.arange(sizes[1])).any()):
       changes.append(Change(dim=dim, reads=target.reads[dim], binding=binding))
@@ -287,7 +305,7 @@ def _changes(
 
 
 class _Binder:
-  """Binds each axis map once for all leaves; they must agree on its sizes."""
+  """Binds each axis map once for all leaves, which must agree on its sizes."""
 
   def __init__(
       self, plan: plan_lib.TransferPlan,
@@ -313,8 +331,10 @@ class _Binder:
       raise _Misfit(f"axis `{axis}`: {binding}.")
     return binding
 
-  def _bind(self, on, checkpoint, source, target) -> plan_lib.Binding | str:
-    """The binding, or why there is none."""
+  def _bind(
+      self, on: int, checkpoint: str, source: int, target: int
+  ) -> plan_lib.Binding | str:
+    """Returns the binding, or the reason why there is none."""
     try:
       return self._plan.axes[on].map.bind(plan_lib.AxisSizes(
           axis=self._plan.axes[on].axis, source=source, target=target,

@@ -1,4 +1,4 @@
-"""Axis maps for a first plan: what people mostly want of each axis."""
+"""Axis maps for a first plan: the usual choice for each axis."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,13 +7,14 @@ from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 
 _WIDTHS = ("embed", "mlp", "heads", "kv_heads", "kv", "hidden")
-_REMARKS = {
-    axes_lib.MatchTokens: "By token; others start fresh=. Needs both tokenizers.",
+_REMARKS: dict[type, str] = {
+    axes_lib.MatchTokens:
+        "By token; fresh= says how other tokens start. Needs both tokenizers.",
     axes_lib.Grow: "Keeps the function; noise= lets the copies learn apart.",
     axes_lib.Select: "By position; importance.by_weights chooses by value.",
-    axes_lib.Extend: "how= says what the new ones are.",
-    axes_lib.Cut: "Keeps the first ones.",
-    axes_lib.MeanGroups: "Each is the mean of those that its queries read.",
+    axes_lib.Extend: "how= says how the new entries are made.",
+    axes_lib.Cut: "Keeps the first entries.",
+    axes_lib.MeanGroups: "Each head is the mean of those that its queries read.",
 }
 _Specs = Mapping[str, tree.Spec]
 
@@ -22,13 +23,14 @@ def maps(
     pairs: Mapping[str, str], source: _Specs, target: _Specs,
     cover: Callable[[Sequence[str], Sequence[str]], list[str]],
 ) -> tuple[plan_lib.On, ...]:
-  """Axis maps for pairs of leaves.
+  """Returns axis maps for pairs of leaves.
 
   Args:
-    pairs: Target leaves to source leaves.
+    pairs: Source leaf by target leaf.
     source: Specs of the source.
     target: Specs of the target.
-    cover: Patterns that match some names and of others nothing else.
+    cover: Returns patterns that match the first names, and none of the second ones
+      that are not among the first.
   """
   found: dict[str, dict[tuple[int, int], list[str]]] = {}
   for name, other in pairs.items():
@@ -44,6 +46,7 @@ def maps(
     carriers = [name for names in sizes.values() for name in names]
     for (old, new), names in wanted.items():
       kind = choose(axis, old, new)
+      assert kind is not None, "pairs are mappable"
       everywhere = len(sizes) == 1
       result += [plan_lib.On(axis=axis, map=kind)] if everywhere else [
           plan_lib.On(axis=axis, map=kind, params="|".join(cover(names, carriers)))]
@@ -51,7 +54,11 @@ def maps(
 
 
 def choose(axis: str, source: int, target: int) -> plan_lib.AxisMap | None:
-  """The map for an axis that goes from one size to another; None: there is none."""
+  """Returns the map for an axis that changes its size, or None if there is none.
+
+  >>> choose("position", 512, 1024)
+  Extend(how='fresh', fresh='normal')
+  """
   if axis == "vocab":
     return axes_lib.MatchTokens()
   if axis == "gates":
@@ -62,19 +69,20 @@ def choose(axis: str, source: int, target: int) -> plan_lib.AxisMap | None:
     return _grow(axis, source, target)
   if axis == "kv_heads" and source % target == 0:
     return axes_lib.MeanGroups()
-  spread = axis in ("heads", "kv_heads")  # So that each meets its group.
+  # Evenly spread heads keep a member of each group of queries and its key-value head.
+  spread = axis in ("heads", "kv_heads")
   return axes_lib.Select(index=tuple(
       i * source // target if spread else i for i in range(target)))
 
 
 def mappable(source: tree.Spec, target: tree.Spec) -> bool:
-  """Whether one leaf can become the other."""
+  """Returns whether axis maps can make the target leaf from the source leaf."""
   return all(old == new or choose(axis, old, new) is not None
              for axis, old, new in zip(target.axes, source.shape, target.shape))
 
 
 def remark(part: plan_lib.On | plan_lib.Rule | plan_lib.Group | str) -> str:
-  """What there is to know of a line of a first plan; empty where it is plain."""
+  """Returns a comment on a part of a first plan; empty if it needs none."""
   if isinstance(part, plan_lib.Group):
     return ("lr_mult=0.1 slows a group down, unfreeze_step=None freezes it."
             if part.params == ".*" else "")
@@ -82,7 +90,7 @@ def remark(part: plan_lib.On | plan_lib.Rule | plan_lib.Group | str) -> str:
     return ""
   kind = part.map
   if isinstance(kind, axes_lib.Grow) and kind.approximate:
-    return "Changes the function: take approximate=True away to be told why."
+    return "Changes the function; without approximate=True, the error says why."
   return _REMARKS.get(type(kind), "")
 
 

@@ -1,4 +1,4 @@
-"""An audit as text: every leaf for a file, folded and coloured for a terminal."""
+"""Prints audits: every leaf for a file, folded and in color for a terminal."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -11,29 +11,30 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 LEFT = "left behind"
-_IDS = 60  # Characters of row indices on a line.
+_IDS = 60  # The most characters of row indices in a line.
 _HEADER = ("leaf", "shape", "from", "rule", "how", "group")
-_STYLES = {  # ANSI codes; what starts fresh stands out, what is frozen steps back.
+# ANSI codes: what starts fresh stands out, and what is frozen is dim.
+_STYLES = {
     "header": "1", "fresh": "1;33", "mapped": "36", LEFT: "35", "frozen": "2",
 }
 
 
 def full(audit: audit_lib.Audit) -> str:
-  """Every leaf on its own line, without colours: what audit.txt holds."""
+  """Returns every leaf on its own line, without colors: the content of audit.txt."""
   lines = [_HEADER, *(_line(*cells(row)) for row in audit.rows),
            *(_line(*line) for line in _left(audit))]
   return "\n".join([*aligned(lines), "", *_below(audit), ""])
 
 
 def folded(audit: audit_lib.Audit, colored: bool) -> str:
-  """The same with leaves that differ in their numbers alone on one line.
+  """Returns the same, with leaves that differ only in their numbers on one line.
 
   Args:
-    audit: What to show.
-    colored: Whether to use ANSI colours: fresh is yellow, mapped cyan, left behind
+    audit: The audit to print.
+    colored: Whether to use ANSI colors: fresh is yellow, mapped is cyan, left behind is
       magenta, and what is frozen is dim.
   """
-  lines = [("leaf", "leaves", *_HEADER[1:])]
+  lines: list[tuple[str, ...]] = [("leaf", "leaves", *_HEADER[1:])]
   for found in (map(cells, audit.rows), map(_turned, _left(audit))):
     for times, line in fold.fold(list(found), linked=3):
       if line[4] == LEFT:
@@ -50,7 +51,16 @@ def folded(audit: audit_lib.Audit, colored: bool) -> str:
 
 
 def leaves(specs: Mapping[str, tree.Spec]) -> str:
-  """The leaves of one tree as an aligned table, with their total."""
+  """Returns the leaves of one tree as an aligned table, with their total.
+
+  >>> import numpy as np
+  >>> print(leaves(tree.specs({"w": np.ones((2, 3))}, {"w": ("embed", "mlp")})))
+  leaf  shape  dtype    axes
+  w     (2,3)  float64  embed, mlp
+  <BLANKLINE>
+  total            1 leaves              6 params               48 bytes
+  <BLANKLINE>
+  """
   lines = [("leaf", "shape", "dtype", "axes")]
   lines += [(name, shape(spec), str(spec.dtype), ", ".join(spec.axes))
             for name, spec in specs.items()]
@@ -59,9 +69,14 @@ def leaves(specs: Mapping[str, tree.Spec]) -> str:
 
 
 def origins(audit: audit_lib.Audit, limit: int) -> str:
-  """Where the fresh entries of each mapped axis come from, `limit` of each; those
-  beyond the target's tokens are nobody's and are not told of."""
-  names, bindings = {}, {}
+  """Returns what the fresh entries of each mapped axis are made of.
+
+  Args:
+    audit: The audit.
+    limit: The most entries to list for each axis map. Padding is not listed.
+  """
+  names: dict[int, list[str]] = {}
+  bindings: dict[int, plan_lib.Binding] = {}
   for row in audit.rows:
     for change in row.changes:
       bindings[id(change.binding)] = change.binding
@@ -78,7 +93,7 @@ def origins(audit: audit_lib.Audit, limit: int) -> str:
 
 
 def cells(row: resolve.Row) -> tuple[str, str, str, str, str, str]:
-  """Leaf, source, rule, shape, how and group of a row, in words."""
+  """Returns leaf, source, rule, shape, how and group of a row as text."""
   source = " + ".join(row.sources) or "-"
   if row.sources and row.checkpoint:
     source = f"{row.checkpoint}:{source}"
@@ -93,7 +108,7 @@ def cells(row: resolve.Row) -> tuple[str, str, str, str, str, str]:
 
 
 def how(row: resolve.Row) -> str:
-  """What happens to a leaf."""
+  """Returns what happens to a leaf as text."""
   if row.how in audit_lib.FRESH:
     return f"fresh ({row.how})"
   several = len(set(row.sources)) > 1
@@ -102,12 +117,16 @@ def how(row: resolve.Row) -> str:
 
 
 def shape(spec: tree.Spec) -> str:
-  """Sizes, as in `(512,8,64)`."""
+  """Returns the sizes of a leaf, such as `(512,8,64)`."""
   return f"({','.join(map(str, spec.shape))})"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Cells padded to columns; numbers of leaves stand to the right."""
+  """Pads cells to columns; the column `leaves` is aligned to the right.
+
+  >>> aligned([("leaf", "leaves", "how"), ("a_{0..9}", "10", "copy")])
+  ['leaf      leaves  how', 'a_{0..9}      10  copy']
+  """
   widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
   right = [name == "leaves" for name in lines[0]]
   return ["  ".join(c.rjust(w) if r else c.ljust(w)
@@ -115,19 +134,26 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def group(group_: plan_lib.Group) -> str:
-  """A group's name and what of it is not by habit, in the words of its fields."""
-  told = {field.name: repr(getattr(group_, field.name))
-          for field in dataclasses.fields(group_)
-          if field.name not in ("name", "params")
-          and getattr(group_, field.name) != field.default}
+  """Returns a group's name and its fields that are not at their defaults.
+
+  >>> group(plan_lib.Group(name="body", params=".*", lr_mult=0.1))
+  'body, lr_mult=0.1'
+  """
+  fields = {field.name: repr(getattr(group_, field.name))
+            for field in dataclasses.fields(group_)
+            if field.name not in ("name", "params")
+            and getattr(group_, field.name) != field.default}
   if isinstance(group_.table_rows, tuple):
-    told["table_rows"] = _ids(group_.table_rows)
-  return ", ".join([group_.name, *(f"{name}={value}" for name, value in told.items())])
+    fields["table_rows"] = _ids(group_.table_rows)
+  return ", ".join(
+      [group_.name, *(f"{name}={value}" for name, value in fields.items())])
 
 
-def _line(leaf, source, rule, size, told, group_) -> tuple[str, ...]:
-  """Cells in the order of the header."""
-  return leaf, size, source, rule, told, group_
+def _line(
+    leaf: str, source: str, rule: str, size: str, how_: str, group_: str
+) -> tuple[str, ...]:
+  """Returns the cells in the order of the header."""
+  return leaf, size, source, rule, how_, group_
 
 
 def _left(audit: audit_lib.Audit) -> list[tuple[str, ...]]:
@@ -138,7 +164,7 @@ def _left(audit: audit_lib.Audit) -> list[tuple[str, ...]]:
 
 
 def _turned(line: Sequence[str]) -> tuple[str, ...]:
-  """With leaf and source in each other's place: of what is left, the source folds."""
+  """Swaps leaf and source: for what is left behind, the source's names are folded."""
   return line[1], line[0], *line[2:]
 
 
@@ -164,24 +190,26 @@ def _group(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
   rows = [row for row in rows if row.group == group_.name]
   frozen = group_.unfreeze_step is None
   mine = audit_lib.count(r.spec for r in rows) if frozen else audit_lib.learning(rows)
-  told = [f"group {group_.name}: {mine['leaves']} leaves", f"{mine['params']:,} params"]
+  parts = [f"group {group_.name}: {mine['leaves']} leaves",
+           f"{mine['params']:,} params"]
   if frozen:
-    return ", ".join([*told, "frozen"])
-  told += dict.fromkeys(_rows(row) for row in rows if row.table is not None)
-  told.append(f"learns from step {group_.unfreeze_step}" if group_.unfreeze_step
-              else "learns")
-  told.append(f"{group_.lr_mult:g} x the rate")
+    return ", ".join([*parts, "frozen"])
+  parts += dict.fromkeys(_rows(row) for row in rows if row.table is not None)
+  parts.append(f"learns from step {group_.unfreeze_step}" if group_.unfreeze_step
+               else "learns")
+  parts.append(f"{group_.lr_mult:g} x the rate")
   if group_.schedule is not None:
-    told.append(f"schedule {group_.schedule}")
-  told.append(_decay(group_, rows))
+    parts.append(f"schedule {group_.schedule}")
+  parts.append(_decay(group_, rows))
   if group_.anchor is not None:
-    told.append(f"held by {group_.anchor!r}")
+    parts.append(f"held by {group_.anchor!r}")
   if any(row.moments for row in rows):
-    told.append("with the moments of the source")
-  return ", ".join(told)
+    parts.append("with the moments of the source")
+  return ", ".join(parts)
 
 
 def _rows(row: resolve.Row) -> str:
+  assert row.table is not None
   return f"rows {len(row.table.index):,} of {row.spec.shape[row.table.dim]:,}"
 
 
@@ -198,7 +226,10 @@ def _decay(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
 
 
 def _ids(rows: Sequence[int]) -> str:
-  """Indices, folded as the numbers of layers are; where that is long, a digest."""
+  """Folds indices as the numbers of layers are; if that is long, gives a digest.
+
+  The digest lets the comparison of two audits see that long lists differ.
+  """
   folded = "".join(tree.fold(map(str, rows)))
   if len(folded) <= _IDS:
     return folded
@@ -217,13 +248,13 @@ def _origin(binding: plan_lib.Binding, entry: int) -> str:
 
 
 def _looks(line: Sequence[str]) -> list[str]:
-  told, group_ = line[-2:]
+  how_, group_ = line[-2:]
   looks = ["frozen"] if group_.endswith("(frozen)") else []
-  if told.startswith("fresh ("):
+  if how_.startswith("fresh ("):
     return [*looks, "fresh"]
-  if told == LEFT:
+  if how_ == LEFT:
     return [LEFT]
-  return looks if told == "copy" else [*looks, "mapped"]
+  return looks if how_ == "copy" else [*looks, "mapped"]
 
 
 def _fate(text: str) -> list[str]:
