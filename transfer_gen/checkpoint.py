@@ -1,7 +1,7 @@
-"""The one door to Orbax: checkpoints of a run, and reading leaves of any.
+"""Writes and reads checkpoints; the only module that uses Orbax.
 
-A run's `checkpoints/` holds `<step>/` with params, optimiser state and facts
-(axes, data position, plan) as JSON, and `best/<step>/` without the state.
+The folder `checkpoints/` of a run holds `<step>/` with params, optimizer state and
+facts (axes, data position, plan) as JSON, and `best/<step>/` without optimizer state.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,35 +19,52 @@ from transfer_gen import errors
 from transfer_gen import tree
 
 FOLDER, BEST = "checkpoints", "best"
-OWN = "distill/"  # Leaves that only training reads: `find` passes over them.
+OWN = "distill/"  # Leaves that only training reads; `find` leaves them out.
 _STATE = "opt_state"
-# Bytes read at once. Each call costs some 30 ms: leaf by leaf took 2.5 times as long
-# as the whole, 64 MB at a time 1.2 times; more at a time needs as much more memory.
+# Bytes read at once. Each call costs about 30 ms: reading leaf by leaf took 2.5 times
+# as long as reading all at once, and 64 MB at a time took 1.2 times as long. Larger
+# batches need more memory.
 _BATCH = 64 * 2**20
 
 
 class Checkpoints:
-  """The checkpoints of one run, written in the background."""
+  """The checkpoints of one run, written in the background.
+
+  Args:
+    workdir: Workdir of the run.
+    keep: How many of the newest checkpoints stay; older ones are deleted. The best one
+      is kept besides.
+  """
 
   def __init__(self, workdir: epath.PathLike, keep: int = 2):
-    folder = epath.Path(workdir).resolve() / FOLDER  # Orbax wants it absolute.
+    folder = epath.Path(workdir).resolve() / FOLDER  # Orbax needs an absolute path.
     _quiet()
     self._last = _manager(folder, keep)
     self._best = _manager(folder / BEST, 1)
 
-  def save(self, step: int, params, opt_state, facts: Mapping[str, Any]) -> None:
-    """Starts writing a checkpoint to go on from."""
+  def save(
+      self, step: int, params: Mapping[str, Any], opt_state: Any,
+      facts: Mapping[str, Any],
+  ) -> None:
+    """Starts writing a checkpoint from which training can go on.
+
+    Args:
+      step: Number of updates so far.
+      params: Arrays by name.
+      opt_state: The optimizer state.
+      facts: JSON types to store beside the arrays.
+    """
     self._last.save(step, args=ocp.args.Composite(
         params=ocp.args.StandardSave(tree.unflatten(params)),
         opt_state=ocp.args.StandardSave(opt_state),
         facts=ocp.args.JsonSave(dict(facts))), force=True)
 
-  def save_best(self, step: int, params, facts: Mapping[str, Any]) -> None:
-    """Starts writing the params that validated best; replaces the earlier ones.
-
-    A run that was cut behind this and before its next `save` comes here again with
-    the same params.
-    """
+  def save_best(
+      self, step: int, params: Mapping[str, Any], facts: Mapping[str, Any]
+  ) -> None:
+    """Starts writing the params with the best validation; replaces earlier ones."""
+    # A run that was killed after this and before its next `save` goes on from an older
+    # step and arrives here again, with the same params.
     if step in self._best.all_steps():
       return
     self._best.save(step, args=ocp.args.Composite(
@@ -55,21 +72,26 @@ class Checkpoints:
         facts=ocp.args.JsonSave(dict(facts))), force=True)
 
   def last_step(self) -> int | None:
-    """The newest complete checkpoint."""
+    """Returns the step of the newest complete checkpoint, or None."""
     return self._last.latest_step()
 
   def facts(self, step: int) -> dict[str, Any]:
-    """What `save` was given beside the arrays."""
+    """Returns the facts that `save` stored beside the arrays."""
     return self._last.restore(
         step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
 
-  def restore(self, step: int, params, opt_state) -> tuple[dict, Any]:
+  def restore(
+      self, step: int, params: Mapping[str, Any], opt_state: Any
+  ) -> tuple[dict[str, Any], Any]:
     """Reads a checkpoint back.
 
     Args:
-      step: Which.
-      params: Flat `jax.ShapeDtypeStruct`s with shardings.
-      opt_state: The same for the optimiser state.
+      step: Step of the checkpoint.
+      params: `jax.ShapeDtypeStruct`s with shardings, by name.
+      opt_state: The optimizer state as `jax.ShapeDtypeStruct`s with shardings.
+
+    Returns:
+      Params by name, and the optimizer state.
     """
     restored = self._last.restore(step, args=ocp.args.Composite(
         params=ocp.args.StandardRestore(tree.unflatten(params)),
@@ -77,25 +99,25 @@ class Checkpoints:
     return tree.flatten(restored["params"]), restored["opt_state"]
 
   def wait(self) -> None:
-    """Returns when all that was saved is on disk."""
+    """Waits until everything that was saved is on disk."""
     self._last.wait_until_finished()
     self._best.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and lets go of the folder."""
+    """Waits, and releases the folder."""
     self._last.close()
     self._best.close()
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """One checkpoint on disk: where it is and what is known without its arrays.
+  """One checkpoint on disk, and what is known of it without reading arrays.
 
   Attributes:
-    path: Its folder.
-    step: Its step.
-    specs: Spec of each param.
-    facts: What was saved beside the arrays.
+    path: Folder of the checkpoint.
+    step: Number of updates after which it was written.
+    specs: Spec of each param, by name.
+    facts: The facts that were saved beside the arrays.
   """
   path: epath.Path
   step: int
@@ -104,22 +126,22 @@ class Stored:
 
   @property
   def title(self) -> str:
-    """One line for people."""
+    """One line that says which checkpoint this is."""
     return f"{self.path}: step {self.step}"
 
   @property
   def constants(self) -> dict[str, Any]:
-    """What its model computes beside its params; {} where that was not stored."""
+    """Constants that the model uses beside its params; {} if they were not stored."""
     return self.facts.get("constants", {})
 
   @property
   def scales(self) -> dict[str, float]:
-    """What leaves of low rank are multiplied with at run time, by name."""
+    """Factors on low-rank leaves at run time, by name."""
     return self.facts.get("scales", {})
 
   @functools.cached_property
   def state(self) -> dict[tuple[Any, ...], jax.ShapeDtypeStruct]:
-    """Shapes of the optimiser state, by the keys on the way to each leaf."""
+    """Shapes of the optimizer state, by the keys on the way to each leaf."""
     if not (self.path / _STATE).exists():
       return {}
     return {_keys(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -129,16 +151,20 @@ class Stored:
   def read_state(
       self, where: Mapping[tuple[Any, ...], jax.sharding.Sharding | None]
   ) -> dict[tuple[Any, ...], jax.Array]:
-    """Reads leaves of the optimiser state.
+    """Reads leaves of the optimizer state.
 
     Args:
-      where: Their sharding, by the keys of `state`; None: the default device.
+      where: Sharding of each leaf to read, by the keys of `state`. None means the
+        default device.
+
+    Returns:
+      Arrays by the same keys.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = _shapes(self.path / _STATE)
     groups = {path[0] for path in where}
 
-    def wanted(path, leaf):
+    def wanted(path: tuple[Any, ...], leaf: Any) -> Any:
       if _keys(path) not in where:
         return ocp.PLACEHOLDER
       return jax.ShapeDtypeStruct(
@@ -156,12 +182,13 @@ class Stored:
 
   def read(
       self, names: Sequence[str],
-      shardings: Mapping[str, jax.sharding.Sharding] | None = None):
+      shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) in bounded batches; reads no other leaf.
 
     Args:
-      names: Leaves of `specs`.
-      shardings: Where each lives. None: on the default device.
+      names: Names of leaves in `specs`.
+      shardings: Where each leaf lives. If None, on the default device.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
@@ -174,12 +201,11 @@ class Stored:
             self.path / "params", args=ocp.args.PyTreeRestore(
                 item=item, partial_restore=True,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item))))
-        while restored:  # What is mapped goes as soon as it was.
+        while restored:  # Popped, so that nothing here keeps an array alive.
           yield restored.popitem()
 
-
   def _batches(self, names: Sequence[str]) -> Iterator[list[str]]:
-    """Names in batches; the last ones are smaller, for they come when memory is full."""
+    """Yields names in batches; the last are smaller, because memory is full then."""
     batch, size = [], 0
     left = sum(self.specs[name].nbytes for name in names)
     for name in names:
@@ -195,17 +221,20 @@ class Stored:
 
 
 def _shapes(folder: epath.Path) -> Any:
-  """A stored tree with its metadata for leaves."""
+  """Returns a stored tree, with metadata in place of its leaves."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     return reader.metadata(folder).item_metadata.tree
 
 
-def _keys(path) -> tuple[Any, ...]:
+def _keys(path: tuple[Any, ...]) -> tuple[Any, ...]:
   return tuple(getattr(entry, "key", getattr(entry, "idx", None)) for entry in path)
 
 
 def axes_facts(specs: Mapping[str, tree.Spec]) -> dict[str, Any]:
-  """Axes of the params as JSON, for `facts["axes"]`; `find` reads them back."""
+  """Returns the axes of params as JSON types, for `facts["axes"]`.
+
+  `find` needs them, because Orbax stores no axis names.
+  """
   return {name: {"axes": list(spec.axes), "reads": list(spec.reads)}
           for name, spec in specs.items()}
 
@@ -215,10 +244,11 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
 
   Args:
     path: A run's workdir, its `checkpoints/`, or one checkpoint's folder.
-    step: Which one of a run. -1: the best, or the last where none was validated.
+    step: Step of the checkpoint in a run. -1 means the best one, or the last one if
+      none was validated.
 
   Raises:
-    errors.UserError: If there is none.
+    errors.UserError: If there is no such checkpoint, or it is incomplete.
   """
   _quiet()
   folder = _folder(epath.Path(path).resolve(), step)
@@ -235,7 +265,7 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
 
 
 def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Leaves by name, and what was saved beside them."""
+  """Returns leaves by name, and the facts that were saved beside them."""
   try:
     leaves = _shapes(folder / "params")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -245,7 +275,7 @@ def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   except (AttributeError, AssertionError, KeyError, TypeError, ValueError,
           OSError) as error:
     raise errors.UserError(
-        f"{folder}: not a whole checkpoint of ours ({type(error).__name__}:"
+        f"{folder}: not a complete checkpoint of transfer_gen ({type(error).__name__}:"
         f" {str(error)[:200]}). Take another step, or train again.") from error
   return leaves, facts
 
@@ -286,5 +316,5 @@ def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
 
 
 def _quiet() -> None:
-  """Orbax tells of each step of each save on absl's log; a user's log is theirs."""
+  """Keeps Orbax from writing a line about each step of each save to the user's log."""
   logging.getLogger("absl").setLevel(logging.ERROR)

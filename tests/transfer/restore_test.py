@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_said(tmp_path, damage):
   else:
     path.write_text("{ cut")
 
-  with pytest.raises(ValueError, match="not a whole checkpoint of ours"):
+  with pytest.raises(ValueError, match="not a complete checkpoint of transfer_gen"):
     sources.open(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_arrays_that_do_not_fit_or_would_run_code_are_refused(tmp_path):
       ("x.npy", "ints.json", "no JSON list of words"),
       ("x.npy", "bad.json", "no JSON list of words"),
       ("x.npy", None, "needs words="),
-      ("x.npy", "none.txt", "none.txt: nothing there"),
+      ("x.npy", "none.txt", "none.txt: there is no such file"),
       ("none.vec", None, "none.vec: nothing there"),
       ("x.bin", None, "word2vec text")):
     with pytest.raises(errors.UserError, match=message):
@@ -192,5 +192,5 @@ def test_a_dictionary_that_is_none_is_refused(tmp_path):
 
   with pytest.raises(errors.UserError, match="line 2: b'a b c' is no pair"):
     vectors.read_dictionary(tmp_path / "d.txt")
-  with pytest.raises(errors.UserError, match="nothing there"):
+  with pytest.raises(errors.UserError, match="there is no such file"):
     vectors.read_dictionary(tmp_path / "none.txt")

@@ -1,4 +1,6 @@
-"""Auxiliary embeddings: vectors of words or tokens from other people's files.
+"""Auxiliary embeddings: vectors of words or tokens from files such as fastText's.
+
+`mixtures.focus` and `mixtures.wechsel` use them to start new tokens.
 
 Axes: N words of a file, V tokens of a vocabulary, D width.
 """
@@ -6,6 +8,7 @@ Axes: N words of a file, V tokens of a vocabulary, D width.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import json
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -13,7 +16,7 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen.transfer import vocabulary
 
-_SPACE = "\u2581".encode()  # As SentencePiece writes it.
+_SPACE = "\u2581".encode()  # What SentencePiece writes for a space.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +39,7 @@ class Vectors:
     if bad.size:
       raise errors.UserError(
           f"Vectors: the vector of {self.words[bad[0]]!r} (row {bad[0]}) is not"
-          f" finite, as {bad.size} are. Take them out of the file.")
+          f" finite; {bad.size} of the vectors are not. Remove them from the file.")
 
 
 def read(
@@ -45,27 +48,28 @@ def read(
   """Reads vectors as text, or an array (`.npy`) with a list of its words.
 
   Args:
-    path: The `.vec` file of word2vec or fastText, whose first line says how many
-      words and how wide; that of GloVe, `.txt`, without such a line; or the `.npy`
-      file, a number[N, D].
-    words: For `.npy`: a file with one word a line, or a `.json` list.
-    limit: How many of the first to read. None: all.
+    path: A `.vec` file of word2vec or fastText, whose first line gives the number of
+      words and the width; a `.txt` file of GloVe, which has no such line; or a `.npy`
+      file with numbers [N, D].
+    words: For `.npy`, a file with one word per line or a `.json` list; otherwise None.
+    limit: The number of vectors to read, from the start. If None, all.
 
   Raises:
-    errors.UserError: No such file, another form, or a file that is cut off.
+    errors.UserError: If there is no such file, its format is another, or it is cut off.
   """
   path = _checked(path, words)
-  if path.suffix != ".npy":
+  if words is None:
     return _read_text(path, limit)
   return _read_array(path, epath.Path(words).expanduser(), limit)
 
 
 def text_shape(path: epath.PathLike) -> tuple[int, int]:
-  """N and D of vectors as text; `.vec` says them in its first line, of `.txt` the
-  lines are counted.
+  """Returns N and D of vectors in a text file.
+
+  The first line of a `.vec` file gives them; the lines of a `.txt` file are counted.
 
   Raises:
-    errors.UserError: No such file, or another form.
+    errors.UserError: If there is no such file, or its format is another.
   """
   path = _checked(path)
   with path.open("rb") as file:
@@ -84,27 +88,27 @@ def text_shape(path: epath.PathLike) -> tuple[int, int]:
 
 def read_words(
     path: epath.PathLike, words: epath.PathLike | None = None) -> tuple[bytes, ...]:
-  """The words of what `read` reads, without their vectors.
+  """Returns the words that `read` reads, without their vectors.
 
   Raises:
-    errors.UserError: As `read`, as far as the words say.
+    errors.UserError: As `read`, for what can be seen without reading the numbers.
   """
   path = _checked(path, words)
-  if path.suffix == ".npy":
+  if words is not None:
     return tuple(_read_words(epath.Path(words).expanduser()))
   count, width = text_shape(path)
   return tuple(word for _, word, _ in _lines(path, count, width))
 
 
 def read_dictionary(path: epath.PathLike) -> tuple[tuple[bytes, bytes], ...]:
-  """Reads pairs of words, one pair a line, with a tab or spaces between them.
+  """Reads pairs of words, one pair per line, separated by a tab or spaces.
 
   Raises:
-    errors.UserError: No such file, or a line that is no pair.
+    errors.UserError: If there is no such file, or a line is not a pair.
   """
   path = epath.Path(path).expanduser()
   if not path.exists():
-    raise errors.UserError(f"{path}: nothing there.")
+    raise errors.UserError(f"{path}: there is no such file.")
   pairs = []
   for number, line in enumerate(path.read_bytes().splitlines(), 1):
     pair = line.split(b"\t") if b"\t" in line else line.split()
@@ -116,14 +120,18 @@ def read_dictionary(path: epath.PathLike) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def by_token(vectors: Vectors, tokens: Sequence[bytes]) -> np.ndarray:
-  """The vector of each token that the file itself holds.
+  """Returns the vector of each token that the file holds.
 
   The file may spell a token as its text, with U+2581 for spaces, as byte-level BPE
-  does, or, in a file of plain words, without the spaces around it; the first of
-  these that it holds is taken.
+  does, or without the spaces around it, as a file of plain words does. The first
+  spelling that the file holds is taken.
+
+  >>> vectors = Vectors(words=(b"cat",), values=np.ones((1, 2), np.float32))
+  >>> by_token(vectors, [b" cat", b"dog"]).tolist()
+  [[1.0, 1.0], [0.0, 0.0]]
 
   Returns:
-    f32[V, D], zeros where there is none.
+    f32[V, D]; zeros for tokens that the file lacks.
   """
   rows = _rows(vectors)
   found = (next((rows[s] for s in spellings(token) if s in rows), None)
@@ -132,7 +140,11 @@ def by_token(vectors: Vectors, tokens: Sequence[bytes]) -> np.ndarray:
 
 
 def spellings(token: bytes) -> Iterator[bytes]:
-  """How a file may write a token; none for special ones."""
+  r"""Yields the ways in which a file may spell a token; none for special tokens.
+
+  >>> list(spellings(b" a"))
+  [b' a', b'\xe2\x96\x81a', b'\xc4\xa0a', b'a']
+  """
   if token:
     yield token
     yield token.replace(b" ", _SPACE)
@@ -145,15 +157,26 @@ def spellings(token: bytes) -> Iterator[bytes]:
 def by_ngrams(
     vectors: Vectors, tokens: Sequence[bytes], sizes: Sequence[int] = (3, 4, 5, 6)
 ) -> np.ndarray:
-  """The sum of the vectors of each token's n-grams and of itself (Minixhofer et
-  al., 2022), from a file that holds n-grams of characters.
+  """Returns the sum of the vectors of each token's n-grams and of the token itself.
+
+  This is the way of WECHSEL (Minixhofer et al., 2022) for a file that holds n-grams of
+  characters.
+
+  >>> vectors = Vectors(words=(b"cat", b"ats"), values=np.eye(2, dtype=np.float32))
+  >>> by_ngrams(vectors, [b"cats"], sizes=(3,)).tolist()
+  [[1.0, 1.0]]
+
+  Args:
+    vectors: Vectors of n-grams.
+    tokens: V tokens.
+    sizes: Numbers of characters of the n-grams.
 
   Returns:
-    f32[V, D], zeros where the file has none of them.
+    f32[V, D]; zeros for tokens of which the file has nothing.
   """
   rows = _rows(vectors)
 
-  def parts(token):
+  def parts(token: bytes) -> list[int]:
     text = token.decode("utf-8", "ignore").strip()
     grams = {text[i:i + n] for n in sizes for i in range(len(text) - n + 1)} | {text}
     return [rows[g.encode()] for g in sorted(grams) if g.encode() in rows]
@@ -163,14 +186,19 @@ def by_ngrams(
 
 
 def by_words(vectors: Vectors, pieces: vocabulary.Vocabulary) -> np.ndarray:
-  """The mean vector of the words that each token is a piece of, by their frequency
-  (Minixhofer et al., 2022), from a file of plain words.
+  """Returns the mean vector of the words that each token is a piece of.
 
-  The file must have frequent words first, as such files do: the word of rank r
-  counts 1 / r (Zipf). Words are cut as they stand after a space.
+  This is the way of WECHSEL (Minixhofer et al., 2022) for a file of plain words. Words
+  are weighted by frequency. The file must list frequent words first, as such files do:
+  the word of rank r has weight 1 / r (Zipf's law). A word is cut into tokens as it
+  would be after a space.
+
+  >>> vectors = Vectors(words=(b"ab",), values=np.ones((1, 2), np.float32))
+  >>> by_words(vectors, vocabulary.Vocabulary(tokens=(b" a", b"b", b"c"))).tolist()
+  [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
 
   Returns:
-    f32[V, D], zeros for tokens that are in no word.
+    f32[V, D]; zeros for tokens that are in no word.
   """
   sums = np.zeros((len(pieces.tokens), vectors.values.shape[1]))
   weights = np.zeros(len(sums))
@@ -186,18 +214,21 @@ def align(
   """Rotates vectors of one language onto those of another, by a dictionary.
 
   Args:
-    vectors: Those to rotate.
-    onto: Those that stay, of the same width.
-    pairs: A word of `vectors` and its translation in `onto`.
+    vectors: The vectors to rotate.
+    onto: The vectors to rotate onto, of the same width.
+    pairs: Words of `vectors` with their translations in `onto`.
+
+  Returns:
+    The rotated vectors.
 
   Raises:
-    errors.UserError: If fewer pairs than D are known on both sides: they would
-      leave the rotation open.
+    errors.UserError: If the widths differ, or if fewer than D pairs have vectors on
+      both sides: these would not determine the rotation.
   """
   width, other = vectors.values.shape[1], onto.values.shape[1]
   if width != other:
     raise errors.UserError(
-        f"align: vectors of width {width} cannot be turned onto those of width"
+        f"align: vectors of width {width} cannot be rotated onto those of width"
         f" {other}. Take files of one width.")
   pairs, mine, theirs = list(pairs), _rows(vectors), _rows(onto)
   known = [(mine[a], theirs[b]) for a, b in pairs if a in mine and b in theirs]
@@ -213,7 +244,10 @@ def align(
 
 
 def procrustes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """The orthogonal R that makes |x R - y| least (Schönemann, 1966).
+  """Returns the orthogonal R that minimizes |x R - y| (Schönemann, 1966).
+
+  >>> procrustes(np.eye(2), np.array([[0, 1], [1, 0]])).round(6).tolist()
+  [[0.0, 1.0], [1.0, 0.0]]
 
   Args:
     x: f32[N, D].
@@ -228,26 +262,27 @@ def procrustes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _checked(
     path: epath.PathLike, words: epath.PathLike | None = None) -> epath.Path:
-  """The path, if there are such files."""
+  """Returns the path, after checking its name and that the files exist."""
   path = epath.Path(path).expanduser()
+  listed = None if words is None else epath.Path(words).expanduser()
   if path.suffix not in (".vec", ".txt", ".npy"):
     raise errors.UserError(
         f"{path}: vectors are word2vec text (.vec), GloVe's (.txt), or an array"
         " (.npy) with a list of its words.")
-  if (path.suffix == ".npy") != (words is not None):
+  if (path.suffix == ".npy") != (listed is not None):
     raise errors.UserError(
         f"{path}: a .npy file needs words=, the file with its list of words; a .vec"
         " or .txt file holds its own.")
-  for file in (path, words and epath.Path(words).expanduser()):
-    if file and not file.exists():
-      raise errors.UserError(f"{file}: nothing there.")
+  for file in (path, listed):
+    if file is not None and not file.exists():
+      raise errors.UserError(f"{file}: there is no such file.")
   return path
 
 
 def _lines(
     path: epath.Path, count: int, width: int
 ) -> Iterator[tuple[int, bytes, list[bytes]]]:
-  """The first `count` lines: number, word, and the word's numbers as spelled."""
+  """Yields the first `count` lines: line number, word, and its numbers as text."""
   headed, done = path.suffix == ".vec", 0
   with path.open("rb") as file:
     if headed:
@@ -255,6 +290,7 @@ def _lines(
     for number, line in enumerate(file, 1 + headed):
       if done == count:
         break
+      # From the right: some files have words with spaces in them.
       word, *numbers = line.rstrip(b" \r\n").rsplit(b" ", width)
       if len(numbers) != width:
         raise _no_vector(path, number, line, width)
@@ -277,7 +313,8 @@ def _is_number(text: bytes) -> bool:
 def _read_text(path: epath.Path, limit: int | None) -> Vectors:
   count, width = text_shape(path)
   count = count if limit is None else min(count, limit)
-  words, values = [], []  # Grown: a wrong first line must not ask for all memory.
+  # Lists that grow, because a wrong first line must not allocate all memory.
+  words, values = [], []
   for number, word, numbers in _lines(path, count, width):
     try:
       values.append(np.array(numbers, np.float32))
@@ -324,14 +361,14 @@ def _read_words(path: epath.Path) -> list[bytes]:
 
 
 def _rows(vectors: Vectors) -> dict[bytes, int]:
-  """The first row of each word."""
+  """Returns the first row of each word."""
   return {word: row for row, word in reversed(list(enumerate(vectors.words)))}
 
 
 def _stack(
-    vectors: Vectors, found: Iterable, value_fn: Callable[..., np.ndarray]
+    vectors: Vectors, found: Iterable[Any], value_fn: Callable[..., np.ndarray]
 ) -> np.ndarray:
-  """f32[V, D]: `value_fn` of what was found for each token, zeros for None or []."""
+  """Returns f32[V, D]: `value_fn` of what each token has, zeros for None or []."""
   empty = np.zeros(vectors.values.shape[1], np.float32)
   return np.stack([empty if one is None or one == [] else value_fn(one)
                    for one in found]).astype(np.float32)
