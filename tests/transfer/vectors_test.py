@@ -104,7 +104,7 @@ def test_arrays_that_do_not_fit_or_would_run_code_are_refused(tmp_path):
       ("x.npy", "bad.json", "no JSON list of words"),
       ("x.npy", None, "needs words="),
       ("x.npy", "none.txt", "none.txt: there is no such file"),
-      ("none.vec", None, "none.vec: nothing there"),
+      ("none.vec", None, "none.vec: there is no such file"),
       ("x.bin", None, "word2vec text")):
     with pytest.raises(errors.UserError, match=message):
       vectors.read(tmp_path / name, words and tmp_path / words)
