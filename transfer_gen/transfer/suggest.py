@@ -1,7 +1,7 @@
-"""A first plan from two trees, for people to edit.
+"""Suggests a first plan from two trees, for people to edit.
 
-Leaves are matched by axes, shape and name, one to one. Names that differ in their
-numbers alone, as of layers, are one pattern here and are matched as one.
+Leaves are matched one to one by axes, shape and name. Names that differ only in their
+numbers, as those of layers do, form one pattern and are matched together.
 """
 
 import collections
@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import itertools
 import re
+from typing import Any
 
 from transfer_gen import tree
 from transfer_gen.transfer import axes as axes_lib
@@ -17,11 +18,11 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import suggest_axes
 
 _Specs = Mapping[str, tree.Spec]
-_Pattern = tuple[str, tuple[str, ...]]  # A name without its numbers, and axes.
+_Pattern = tuple[str, tuple[str, ...]]  # A name without its numbers, and its axes.
 _NUMBER = re.compile(r"\d+")
-_LIKELY = 1.6  # Leaves less alike than this are left for people to match.
+_LIKELY = 1.6  # Leaves that are less similar than this are left for people to match.
 _DEEPER = "the source has no layer of this number; structure.depth copies one"
-# What other people call the same; ours last.
+# Words that other projects use, and the word of this package for the same thing.
 _WORDS = {
     "q": "query", "k": "key", "v": "value", "o": "out", "weight": "kernel",
     "wi": "up", "fc": "up", "wo": "down", "proj": "out", "wte": "embed",
@@ -32,10 +33,19 @@ _WORDS = {
 
 
 def plan(source: _Specs, target: _Specs) -> plan_lib.TransferPlan:
-  """A plan that relates two trees as their axes, shapes and names suggest.
+  r"""Returns a plan that relates two trees as their axes, shapes and names suggest.
 
-  It resolves where an axis map exists for each size that differs; those that need
-  more than sizes (`MatchTokens`: both token lists) are suggested as well.
+  The plan resolves if there is an axis map for each size that differs. Axis maps that
+  need more than sizes are suggested, too, such as `MatchTokens`, which needs both
+  vocabularies.
+
+  >>> import numpy as np
+  >>> table = {".*kernel": ("embed", "mlp")}
+  >>> old = tree.specs({"block_0": {"fc": {"kernel": np.ones((2, 3))}}}, table)
+  >>> new = tree.specs({"layer_0": {"up": {"kernel": np.ones((2, 3))}}}, table)
+  >>> rule, = plan(old, new).rules
+  >>> print(rule.target, "<-", rule.source)
+  layer_(\d+)/up/(.*) <- block_\1/fc/\2
 
   Args:
     source: Specs of the source.
@@ -63,12 +73,30 @@ def snippet(
     title: str = "A first plan, from names, axes and shapes alone: read it, then edit"
     " it.",
 ) -> str:
-  """A plan as Python, a function for `config.Run.transfer`.
+  """Returns a plan as Python code: a function for `config.Run.transfer`.
+
+  >>> print(snippet(plan_lib.SCRATCH, title="From scratch."))
+  # From scratch.
+  from transfer_gen.transfer import axes
+  from transfer_gen.transfer import plan
+  <BLANKLINE>
+  <BLANKLINE>
+  def transfer(run):
+    del run  # The config, where sizes should follow from it.
+    return plan.TransferPlan(
+        rules=(
+            plan.Rule(target=".*", source=None, why="from scratch"),
+        ),
+        groups=(
+            # lr_mult=0.1 slows a group down, unfreeze_step=None freezes it.
+            plan.Group(name="all", params=".*"),
+        ))
+  <BLANKLINE>
 
   Args:
-    plan_: E.g. of `plan`.
-    comments: Lines to put above it, such as what does not fit yet.
-    title: The line above those.
+    plan_: The plan, such as one that `plan` returned.
+    comments: Lines to put above the code, such as what does not fit yet.
+    title: The first line.
   """
   code = [_code(field, value) for field, value in (
       ("rules", plan_.rules), ("axes", plan_.axes), ("groups", plan_.groups),
@@ -85,7 +113,11 @@ def snippet(
 
 
 def cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
-  """Few patterns that match all of `names` and of `others` nothing else."""
+  r"""Returns few patterns that match all of `names` and nothing else among `others`.
+
+  >>> cover(["layer_0/a", "layer_1/a"], ["layer_0/a", "layer_1/a", "layer_0/b", "b"])
+  ['layer_\\d+/a']
+  """
   wanted = set(names)
   rest = [name for name in others if name not in wanted]
   patterns: dict[str, None] = {}
@@ -102,13 +134,15 @@ def cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
 
 
 def _match(source: _Specs, target: _Specs) -> dict[_Pattern, _Pattern]:
-  """Patterns of the target to patterns of the source, one to one."""
+  """Matches patterns of the target to patterns of the source, one to one."""
   sources, targets = _patterns(source), _patterns(target)
   alone = [collections.Counter(axes for _, axes in patterns)
            for patterns in (sources, targets)]
   scores = []
   for pattern, names in targets.items():
     axes = pattern[1]
+    # The only leaf with its axes in both trees needs no similar name. A single axis, as
+    # of a bias, says too little for that.
     only = len(axes) > 1 and all(counts[axes] == 1 for counts in alone)
     for other, others in sources.items():
       if axes != other[1] or not _replaceable(names, others):
@@ -118,6 +152,7 @@ def _match(source: _Specs, target: _Specs) -> dict[_Pattern, _Pattern]:
         scores.append((-score, len(scores), pattern, other))
   found: dict[_Pattern, _Pattern] = {}
   taken = set()
+  # The best score first. The second element keeps the order of the trees among equals.
   for _, _, pattern, other in sorted(scores):
     if pattern not in found and other not in taken:
       found[pattern] = other
@@ -137,7 +172,7 @@ def _pattern(name: str, spec: tree.Spec) -> _Pattern:
 
 
 def _alike(spec: tree.Spec, name: str, other_spec: tree.Spec, other: str) -> float:
-  """How likely two leaves are the same; the same name decides."""
+  """Returns how similar two leaves are; equal names decide."""
   if name == other:
     return 10.0
   mine, theirs = _words(name), _words(other)
@@ -155,7 +190,7 @@ def _words(name: str) -> list[str]:
 
 
 def _replaceable(names: Sequence[str], others: Sequence[str]) -> bool:
-  """Whether numbers of one can be put in place of the other's."""
+  """Returns whether a rule can put the numbers of one name into the other."""
   columns = len(_NUMBER.findall(names[0])), len(_NUMBER.findall(others[0]))
   return columns[0] == columns[1] or len(names) == len(others) == 1
 
@@ -163,8 +198,10 @@ def _replaceable(names: Sequence[str], others: Sequence[str]) -> bool:
 def _leaves(
     match: Mapping[_Pattern, _Pattern], source: _Specs, target: _Specs
 ) -> dict[str, str]:
-  """Target leaves to source leaves: of the same numbers, or of the same rank where
-  the two count from different ones."""
+  """Matches target leaves to source leaves with the same numbers.
+
+  If the two count from different numbers, leaves are matched in order.
+  """
   sources, targets = _patterns(source), _patterns(target)
   pairs = {}
   for pattern, other in match.items():
@@ -185,7 +222,7 @@ def _order(name: str) -> list[int]:
 def _rules(
     pairs: Mapping[str, str], match: Mapping[_Pattern, _Pattern], target: _Specs
 ) -> tuple[plan_lib.Rule, ...]:
-  """Few rules that say what `pairs` says: the narrow first, the wide last."""
+  """Returns few rules that give these pairs: narrow rules first, wide rules last."""
   fresh = [name for name in target if name not in pairs]
   deeper = [name for name in fresh if _pattern(name, target[name]) in match]
   alone = [name for name in fresh if name not in deeper]
@@ -195,32 +232,33 @@ def _rules(
   leaves = collections.Counter(_wide(*pair) for pair in pairs.items())
   rules += sorted(leaves, key=lambda rule: (
       "(.*)" in rule.target, -len(rule.target), -leaves[rule]))
+  # Where a wide rule gives another source, a narrower rule before it corrects that.
   for narrower in (_narrow, _literal):
     rules = [*dict.fromkeys(_corrections(rules, pairs, target, narrower)), *rules]
-  owners = {tree.match([rule.target for rule in rules], name)[0] for name in target}
+  patterns = [rule.target for rule in rules]
+  owners = {found[0] for name in target if (found := tree.match(patterns, name))}
   return tuple(rule for i, rule in enumerate(rules) if i in owners)
 
 
 def _wide(name: str, source: str) -> plan_lib.Rule:
-  """A rule for all leaves that differ from `name` in what both names end with."""
+  """Returns a rule for all leaves that differ only in the end that both names share."""
   mine, theirs = name.split("/"), source.split("/")
   common = 0
   for part, other in zip(reversed(mine), reversed(theirs)):
     if part != other:
       break
     common += 1
-  heads = ["/".join(parts[:len(parts) - common]) for parts in (mine, theirs)]
   if not common:
     return _narrow(name, source)
-  head = _narrow(*heads)
+  head = _narrow(*("/".join(parts[:len(parts) - common]) for parts in (mine, theirs)))
   tail = rf"\{head.target.count('(') + 1}"
   return plan_lib.Rule(
       target="/".join(filter(None, [head.target, "(.*)"])),
-      source="/".join(filter(None, [head.source, tail])))
+      source="/".join([*filter(None, head.sources), tail]))
 
 
 def _narrow(name: str, source: str) -> plan_lib.Rule:
-  """A rule for all leaves that differ from `name` in numbers that the source has."""
+  """Returns a rule for all leaves that differ only in numbers that both names have."""
   if _NUMBER.findall(name) != _NUMBER.findall(source):
     return _literal(name, source)
   count = itertools.count(1)
@@ -237,18 +275,19 @@ def _corrections(
     rules: Sequence[plan_lib.Rule], pairs: Mapping[str, str], target: _Specs,
     narrower: Callable[[str, str], plan_lib.Rule],
 ) -> Iterator[plan_lib.Rule]:
-  """Rules for leaves that those there are would give another source."""
+  """Yields rules for leaves to which the given rules would give another source."""
   patterns = [rule.target for rule in rules]
   for name in target:
-    index, found = tree.match(patterns, name) or (None, None)
-    template = None if index is None else rules[index].source
-    given = template and found.expand(template)
-    if given != pairs.get(name):
-      yield (narrower if name in pairs else _literal)(name, pairs.get(name))
+    found = tree.match(patterns, name)
+    templates = rules[found[0]].sources if found else ()
+    given = found[1].expand(templates[0]) if found and templates else None
+    wanted = pairs.get(name)
+    if given != wanted:
+      yield _literal(name, None) if wanted is None else narrower(name, wanted)
 
 
 def _wider(name: str, names: Sequence[str]) -> Iterator[str]:
-  """Patterns for a name and those of `names` that are like it, widest first."""
+  """Yields patterns for a name and similar ones among `names`, the widest first."""
   parts = name.split("/")
   for depth in range(1, len(parts)):
     alike = ["/".join(n.split("/")[:depth]) for n in names if n.count("/") >= depth]
@@ -259,7 +298,7 @@ def _wider(name: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _numbered(name: str, names: Iterable[str]) -> Iterator[str]:
-  """`name` with any number, then with those numbers that its likes have."""
+  """Yields `name` with any number, then with the numbers that similar names have."""
   skeleton = _NUMBER.sub("\0", name)
   alike = [_NUMBER.findall(n) for n in names if _NUMBER.sub("\0", n) == skeleton]
   columns = [list(dict.fromkeys(column)) for column in zip(*alike)]
@@ -272,11 +311,14 @@ def _numbered(name: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-  """A pattern for the name itself, as people would write it."""
+  """Returns a pattern for the name itself.
+
+  Unlike `re.escape` it escapes no `-` or space, because people read these plans.
+  """
   return re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", name)
 
 
-def _code(field: str, value: Sequence) -> str:
+def _code(field: str, value: Sequence[Any]) -> str:
   lines = []
   for item in value:
     if remark := suggest_axes.remark(item):
@@ -285,8 +327,8 @@ def _code(field: str, value: Sequence) -> str:
   return "\n".join([f"      {field}=(", *lines, "      ),"])
 
 
-def _call(value) -> str:
-  """A dataclass of plans as the call that makes it; patterns as raw strings."""
+def _call(value: Any) -> str:
+  """Returns a dataclass as the call that makes it; patterns become raw strings."""
   if isinstance(value, str):
     return f'r"{value}"' if "\\" in value else f'"{value}"'
   if isinstance(value, tuple) and value == tuple(range(len(value))):
@@ -296,7 +338,7 @@ def _call(value) -> str:
   if not dataclasses.is_dataclass(value):
     return repr(value)
   module = "axes" if hasattr(axes_lib, type(value).__name__) else "plan"
-  told = [f"{field.name}={_call(getattr(value, field.name))}"
-          for field in dataclasses.fields(value)
-          if getattr(value, field.name) != field.default]
-  return f"{module}.{type(value).__name__}({', '.join(told)})"
+  arguments = [f"{field.name}={_call(getattr(value, field.name))}"
+               for field in dataclasses.fields(value)
+               if getattr(value, field.name) != field.default]
+  return f"{module}.{type(value).__name__}({', '.join(arguments)})"
