@@ -13,8 +13,8 @@ from transfer_gen.export import hugging_face_tokenizer
 from transfer_gen.export import merged
 from transfer_gen.formats import whole
 from transfer_gen.maps import architecture
-from transfer_gen.maps import catalog
 from transfer_gen.maps import hugging_face
+from transfer_gen.maps import shipped
 
 _WRITTEN = "Its architecture there: {}."
 _CONFIGS = ("config.json", "generation_config.json")
@@ -46,7 +46,7 @@ def write(
   roles = tokenizer.roles if tokenizer is not None else {}
   if isinstance(model, config_lib.EncoderDecoder) and model.start_token == -1:
     model = dataclasses.replace(model, start_token=roles.get("bos", -1))
-  family, fields = catalog.family_of(model, name)
+  family, fields = shipped.family_of(model, name)
   hugging_face_arrays.write(folder, family, model, params, {})
   ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
   if isinstance(model, config_lib.EncoderDecoder):
@@ -59,7 +59,7 @@ def write(
 
 def came_from_there(source: sources.Source) -> bool:
   """Whether a source is a folder of Transformers, read through one of its maps."""
-  return catalog.writes_back(source.view)
+  return shipped.writes_back(source.view)
 
 
 def write_back(
@@ -69,15 +69,15 @@ def write_back(
 
   Args:
     folder: Where to; it is there and empty.
-    source: The checkpoint, through a map of one of `catalog.FAMILIES`.
+    source: The checkpoint, through a map of one of `shipped.FAMILIES`.
     params: Its leaves by our names; each is written in the dtype that it had.
 
   Returns:
     As `write`.
   """
   view = source.view
-  assert catalog.writes_back(view), "only what came from there goes back as it was"
-  family = next(family for family in catalog.FAMILIES if family.name == view.name)
+  assert shipped.writes_back(view), "only what came from there goes back as it was"
+  family = next(family for family in shipped.FAMILIES if family.name == view.name)
   if hugging_face.type_of(view.raw) in family.inside:  # Its files say of others.
     return write(folder, source.model, params, source.tokenizer, family.name)
   dtypes = {name: view.raw.specs[row.sources[0]].dtype

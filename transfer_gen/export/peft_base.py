@@ -4,7 +4,7 @@ from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import codec
-from transfer_gen.maps import catalog
+from transfer_gen.maps import shipped
 from transfer_gen.transfer import audit as audit_lib
 
 
@@ -28,6 +28,6 @@ def find(adapted: sources.Source) -> str | None:
     return None
   base = sources.open(run.source.path, run.source.step, map_name=run.source.map,
                       vocabulary=run.source.vocabulary)
-  if not catalog.writes_back(base.view):
+  if not shipped.writes_back(base.view):
     return None
   return str(base.path if base.path.is_dir() else base.path.parent)

@@ -13,8 +13,8 @@ from transfer_gen.adapters import calls
 from transfer_gen.adapters import leaves
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.formats import safetensors
-from transfer_gen.maps import catalog
 from transfer_gen.maps import peft_modules
+from transfer_gen.maps import shipped
 
 _Block = tuple[str, peft_modules.Place, config_adapters.LoRA]
 
@@ -51,7 +51,7 @@ def write(
           " LoRA is. The workdir of the run holds it.")
   if len({adapter.dora for adapter in adapters}) > 1:
     raise errors.UserError("PEFT has dora for all adapters or for none.")
-  family, _ = catalog.family_of(model, name)
+  family, _ = shipped.family_of(model, name)
   places = peft_modules.places(family, model, family.prefixes[0])
   by_module: dict[str, list[_Block]] = {}
   for kernel, place in places.items():

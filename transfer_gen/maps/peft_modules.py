@@ -16,9 +16,9 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.adapters import leaves as adapter_leaves
-from transfer_gen.maps import catalog
 from transfer_gen.maps import hugging_face
 from transfer_gen.maps import mapped
+from transfer_gen.maps import shipped
 from transfer_gen.models import registry
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -83,7 +83,7 @@ def _place(row: mapped.Row, shape: tuple[int, int]) -> Place:
 def find(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
   """Places in the first family that has all these modules."""
   known: set[str] = set()
-  for family in catalog.FAMILIES:
+  for family in shipped.FAMILIES:
     try:
       hugging_face.write(family, model)
     except errors.UserError:

@@ -9,9 +9,9 @@ import jax
 
 from transfer_gen import errors
 from transfer_gen.maps import architecture
-from transfer_gen.maps import catalog
 from transfer_gen.maps import mapped
 from transfer_gen.maps import plausible
+from transfer_gen.maps import shipped
 from transfer_gen.models import registry
 from transfer_gen.sources import map_file
 from transfer_gen.sources import source as source_lib
@@ -107,7 +107,7 @@ def view(
         f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r} or {REPAIR!r}.")
   if name.endswith(".json"):
     return Foreign(raw, name, *map_file.read(epath.Path(name).expanduser()))
-  chosen = catalog.choose(raw, name)
+  chosen = shipped.choose(raw, name)
   with architecture.understood(raw, chosen.what):
     model = chosen.model(raw)
     how = chosen.lines(raw, model)

@@ -1,4 +1,4 @@
-"""Settings of JAX and Hypothesis that all tests share.
+"""Settings of JAX and Hypothesis that all tests and examples share.
 
 Eight simulated CPU devices, an error where ranks are promoted, one cache of compiled
 programs, and the same Hypothesis examples in each run.
@@ -23,7 +23,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir",
-    str(pathlib.Path(__file__).parent.parent / ".cache" / "xla"))
+    str(pathlib.Path(__file__).parent / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # Traces are many objects that live on: collecting more rarely saves time.
