@@ -142,7 +142,7 @@ def _damage(**changes):
     {}, {"rows": 3}, [], _damage(bindings=[]), _damage(groups=[{"nam": "x"}]),
     _damage(bindings=[{"index": {"dtype": "int32", "shape": [2], "zlib": "no"}}] * 9),
     _damage(bindings=[{"index": {"dtype": "O", "shape": [1], "zlib": "eJw="}}] * 9)])
-def test_what_is_no_audit_is_one_message(data):
+def test_a_file_that_is_not_an_audit_gives_one_message(data):
   with pytest.raises(errors.UserError, match="this version of the package can read"):
     audit_lib.from_json(data)
 
@@ -206,7 +206,7 @@ def test_the_full_table_has_every_leaf_on_its_own_line():
     assert words in text
 
 
-def test_colours_tell_fates_apart_and_change_no_letter():
+def test_colors_depend_on_what_happens_and_change_no_letter():
   audit = _audit()
 
   colored, plain = table.folded(audit, True), table.folded(audit, False)
@@ -221,7 +221,7 @@ def test_colours_tell_fates_apart_and_change_no_letter():
   assert codes["-"] == codes["left"] == "\x1b[35m"
 
 
-def test_origins_of_entries_without_a_source():
+def test_origins_say_what_entries_without_a_source_are_made_of():
   text = table.origins(_audit(), 2)
 
   lines = text.splitlines()
@@ -239,7 +239,7 @@ def _differing(**changes):
   return difference.rows(_audit(), _audit(plan_lib.TransferPlan(**fields)))
 
 
-def test_audits_differ_in_what_they_do_and_not_in_how_the_plan_puts_it():
+def test_audits_are_compared_by_what_they_do_not_by_how_the_plan_is_written():
   split = (Rule(target="layer_0/(.*)", source=r"layer_0/\1", why="alone"), *PLAN.rules)
 
   assert not difference.rows(_audit(), _through_json(_audit()))
@@ -280,7 +280,7 @@ def test_other_entries_under_the_same_note_differ():
   assert "other entries" in lines[1]
 
 
-def test_leaves_of_one_side_alone_are_said():
+def test_leaves_that_only_one_audit_has_are_reported():
   lines = difference.rows(
       _audit(), _audit(target={**TARGET, "new/bias": _spec(embed=4)}))
 

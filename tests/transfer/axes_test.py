@@ -50,7 +50,7 @@ def test_copies_add_up_where_they_are_read(source, times, dim, by_noise):
 
 @pytest.mark.parametrize("axis, expected", [
     ("embed", [0, 1, 2, 0, 1, 2]), ("heads", [0, 0, 1, 1, 2, 2])])
-def test_heads_grow_in_place_and_others_go_round(axis, expected):
+def test_copies_of_heads_stand_side_by_side_and_others_take_turns(axis, expected):
   assert _bind(axes.Grow(), axis, 3, 6).index.tolist() == expected
 
 
@@ -151,7 +151,7 @@ def test_a_selection_keeps_entries_in_its_order():
     (axes.Extend(), "position", (8, 4), "Cut can"),
     (axes.MeanGroups(), "kv_heads", (6, 4), "take 3"),
 ])
-def test_a_map_that_cannot_is_said(axis_map, axis, sizes, sentence):
+def test_a_map_that_cannot_make_a_size_is_an_error(axis_map, axis, sizes, sentence):
   with pytest.raises(ValueError, match=sentence):
     _bind(axis_map, axis, *sizes)
 
@@ -161,7 +161,7 @@ def test_a_map_that_cannot_is_said(axis_map, axis, sizes, sentence):
     (lambda: axes.Extend(how="twice"), "'interpolate'"),
     (lambda: axes.Extend(fresh="none"), "covariance"),
 ])
-def test_a_map_out_of_range_is_told_when_it_is_written(make, message):
+def test_a_map_with_a_value_out_of_range_is_an_error_when_it_is_made(make, message):
   with pytest.raises(ValueError, match=message):
     make()
 
@@ -182,7 +182,7 @@ def test_every_map_survives_json():
   assert plan_lib.fingerprint(again) == plan_lib.fingerprint(plan)
 
 
-def test_a_plan_whose_arrays_are_lost_is_said():
+def test_a_plan_without_its_arrays_is_an_error():
   plan = plan_lib.TransferPlan(
       rules=(), groups=(),
       axes=(plan_lib.On(axis="mlp", map=axes.Select(index=np.arange(3))),))

@@ -53,11 +53,11 @@ def test_defaults_are_left_out_and_row_ids_stand_in_a_file_beside():
   plain = Group(name="all", params=".*")
   ids = Group(name="all", params=".*", table_rows=np.array([7, 2, 2]))
 
-  told = [plan_lib.to_json(plan_lib.TransferPlan(rules=SCRATCH, groups=(group,)))
+  written = [plan_lib.to_json(plan_lib.TransferPlan(rules=SCRATCH, groups=(group,)))
           for group in (plain, ids)]
 
-  assert told[0]["groups"] == [{"name": "all", "params": ".*"}]
-  assert told[1]["groups"][0]["table_rows"]["shape"] == [2]
+  assert written[0]["groups"] == [{"name": "all", "params": ".*"}]
+  assert written[1]["groups"][0]["table_rows"]["shape"] == [2]
   assert ids.table_rows == (2, 7)
 
 
@@ -151,7 +151,7 @@ def test_discriminative_rates_and_gradual_unfreezing_are_those_of_the_paper():
       plan_lib.TransferPlan(rules=SCRATCH, groups=both))).groups == both
 
 
-def test_what_is_frozen_stays_so_and_keeps_no_turn():
+def test_frozen_groups_stay_frozen_and_take_no_turn():
   frozen = (Group(name="a", params="a"),
             Group(name="b", params="b", unfreeze_step=None),
             Group(name="c", params="c"))
@@ -240,18 +240,18 @@ def test_fresh_rows_of_a_whole_copy_are_a_misfit():
     resolve.resolve(plan, {"": specs}, specs)
 
 
-def test_the_audit_tells_rows_and_how_a_group_learns_and_survives_json():
+def test_the_audit_says_how_a_group_learns_and_survives_json():
   audit = _resolved("fresh", schedule="linear", unfreeze_step=3,
                     anchor=plan_lib.L2SP(alpha=0.5))
 
   back = audit_lib.from_json(json.loads(json.dumps(audit_lib.to_json(audit))))
 
-  told = table.full(back)
-  assert told == table.full(audit)
+  text = table.full(back)
+  assert text == table.full(audit)
   assert ("group new: 3 leaves, 14 params, rows 2 of 5, learns from step 3,"
           " 1 x the rate, schedule linear, weight decay of the run but on 1 norms and"
-          " biases, held by L2SP(alpha=0.5, beta=0.0)") in told
-  assert "new (from step 3) (rows 2 of 5)" in told
+          " biases, held by L2SP(alpha=0.5, beta=0.0)") in text
+  assert "new (from step 3) (rows 2 of 5)" in text
   totals = audit_lib.totals(back)
   assert totals["learning"] == {"leaves": 3, "params": 14, "bytes": 56}
   assert totals["frozen"]["params"] == 15 + 15 + 5 + 3 - 14
@@ -265,7 +265,7 @@ def test_the_audit_tells_rows_and_how_a_group_learns_and_survives_json():
     (dict(no_decay="embed/.*"), "of the run but on 1 that match 'embed/"),
     (dict(no_decay=""), "weight decay of the run\n"),
 ])
-def test_the_audit_tells_what_decays(fields, words):
+def test_the_audit_says_what_decays(fields, words):
   assert words in table.full(_resolved((1,), **fields))
 
 
@@ -279,7 +279,7 @@ def test_two_plans_differ_by_what_their_groups_say():
   assert not difference.rows(one, _resolved((3, 1)))
 
 
-def test_long_lists_of_rows_are_told_apart():
+def test_long_lists_of_rows_differ_in_the_comparison():
   long = [Group(name="x", params=".*", table_rows=rows)
           for rows in (range(0, 999, 7), (*range(0, 999, 7), 998))]
 

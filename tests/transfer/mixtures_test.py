@@ -179,7 +179,7 @@ def test_vectors_that_do_not_fit_are_refused(call, message):
     (([3], [[1, 2]], [[0.5, 0.4]]), "row 3 sum to 0.9"),
     (([3], [[1]], [[np.nan]]), "row 3 sum to nan"),
 ])
-def test_a_mixture_that_is_none_is_refused_when_it_is_written(parts, message):
+def test_an_invalid_mixture_is_an_error_when_it_is_made(parts, message):
   with pytest.raises(errors.UserError, match=message):
     axes.MatchTokens(mixture=_made(*parts))
 
@@ -207,14 +207,14 @@ def test_a_mixture_for_other_vocabularies_is_refused(parts, message):
     ("source", (5, 8), "source's tokenizer has 6 tokens and the axis `vocab` 5 rows"),
     ("target", (6, 7), "target's tokenizer has 8 tokens and the axis `vocab` 7 rows"),
 ])
-def test_a_tokenizer_with_more_tokens_than_rows_is_another_models(side, sizes, message):
+def test_a_tokenizer_with_more_tokens_than_rows_is_refused(side, sizes, message):
   with pytest.raises(ValueError, match=message):
     _bind(axes.MatchTokens(), *sizes)
   with pytest.raises(ValueError, match=f"needs the {side}'s tokens"):
     _bind(axes.MatchTokens(), **{side: None})
 
 
-def test_the_note_tells_share_of_text_mixed_and_padded_rows():
+def test_the_note_counts_share_of_text_mixed_and_padded_rows():
   assert _bind(axes.MatchTokens()).note == "vocab: 4 of 8 matched (94.0% of the text)"
   assert _bind(axes.MatchTokens(fresh="pieces"), 6, 11).note == (
       "vocab: 4 of 8 matched (94.0% of the text), 2 mixed, 3 padded")

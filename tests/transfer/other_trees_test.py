@@ -53,7 +53,7 @@ class _Linen(nn.Module):
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
 
-def test_a_linen_module_of_the_users():
+def test_a_users_linen_module_is_transferred():
   small, large = _Linen(6), _Linen(15)
   params = small.init(jax.random.key(1), X)["params"]
 
@@ -68,7 +68,7 @@ def test_a_linen_module_of_the_users():
       "down/bias": "copy"}
 
 
-def test_an_nnx_state():
+def test_an_nnx_state_is_transferred():
   try:
     from flax import nnx  # pylint: disable=g-import-not-at-top
   except AttributeError as error:
@@ -97,7 +97,7 @@ def test_an_nnx_state():
   np.testing.assert_allclose(large(X), before, rtol=1e-5, atol=1e-6)
 
 
-def test_a_plain_dict():
+def test_a_plain_dict_is_transferred():
   small = {"up": {"kernel": np.ones((4, 3)), "bias": np.zeros(3)}}
   large = {"up": {"kernel": np.zeros((4, 3)), "bias": np.zeros(3)}}
   large["up"]["kernel"] = jax.ShapeDtypeStruct((4, 6), np.float32)
@@ -108,7 +108,7 @@ def test_a_plain_dict():
   np.testing.assert_array_equal(wider["up/kernel"], np.ones((4, 6), np.float32))
 
 
-def test_a_leaf_without_axes_is_said():
+def test_a_leaf_without_axes_is_an_error():
   with pytest.raises(ValueError, match=r"extra \(2,\): axes missing"):
     sources.from_tree({"extra": np.zeros(2)}, TABLE)
 

@@ -158,7 +158,7 @@ def test_a_mistake_in_the_plan_itself_stands_alone(changes, sentence):
   assert sentence in message and "(1 misfit)" in message
 
 
-def test_a_cause_that_hits_many_leaves_is_told_once():
+def test_a_cause_that_many_leaves_share_is_reported_once():
   source = {f"{n}/e": _spec((5, 4), "vocab", "embed") for n in "ab"}
   target = {f"{n}/e": _spec((7, 4), "vocab", "embed") for n in "ab"}
   plan = plan_lib.TransferPlan(rules=(SAME,), groups=ALL, axes=FITS.axes)
@@ -170,7 +170,7 @@ def test_a_cause_that_hits_many_leaves_is_told_once():
   assert "a/e, b/e: axis `vocab`" in str(error.value)
 
 
-def test_leaves_that_disagree_on_an_axis_are_told_to_take_two_lines():
+def test_leaves_with_different_sizes_of_an_axis_need_two_maps():
   source = {"encoder/w": _spec((4, 6), "embed", "mlp"),
             "decoder/w": _spec((4, 8), "embed", "mlp")}
   target = {"encoder/w": _spec((4, 12), "embed", "mlp"),
@@ -229,6 +229,6 @@ def test_a_plan_survives_json():
     (lambda: Rule(target="a", source=None, fresh="twos"), "'zeros'"),
     (lambda: axes.MatchTokens(fresh="median"), "'mean', 'normal'"),
 ])
-def test_a_value_out_of_range_is_told_when_it_is_written(make, message):
+def test_a_value_out_of_range_is_an_error_when_it_is_made(make, message):
   with pytest.raises(ValueError, match=message):
     make()

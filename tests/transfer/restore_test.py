@@ -123,16 +123,17 @@ def test_only_the_leaves_that_rows_name_are_read(tmp_path):
       unused_source=("old_head",))
   rows = resolve.resolve(plan, {"": stored.specs}, specs)
 
-  told = []
+  read_sizes = []
   before = _bytes_read()
-  params = restore.restore(rows, {"": stored}, lambda names: {}, progress=told.append)
+  params = restore.restore(
+      rows, {"": stored}, lambda names: {}, progress=read_sizes.append)
   few = _bytes_read() - before
   dict(stored.read(["old_head"]))
   many = _bytes_read() - before - few
 
   np.testing.assert_array_equal(params["body"], big["body"])
   assert few < 500_000 < 3_000_000 < many
-  assert told == [big["body"].nbytes]
+  assert read_sizes == [big["body"].nbytes]
 
 
 def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):
@@ -150,12 +151,12 @@ def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):
     (lambda path: path, "holds no checkpoint"),
     (lambda path: _file(path / "notes.md"), "not a checkpoint"),
 ])
-def test_what_is_no_checkpoint_is_said(tmp_path, make, message):
+def test_a_folder_that_is_not_a_checkpoint_is_an_error(tmp_path, make, message):
   with pytest.raises(ValueError, match=message):
     sources.open(make(tmp_path))
 
 
-def test_totals_count_every_fate():
+def test_totals_count_all_that_can_happen_to_a_leaf():
   arrays, _ = _mapped("mean")
   source = sources.from_tree({**arrays, "body": _random(3, 8, 2)}, AXES)
   specs = tree.specs({"head": jnp.zeros((64, 5)), "bias": jnp.zeros((5,)),
@@ -169,8 +170,8 @@ def test_totals_count_every_fate():
       unused_source=("body", "bias"))
   rows = resolve.resolve(plan, {"": source.specs}, specs, WORDS)
 
-  told = audit.summarize(plan, rows, {"": source.specs})
-  totals, text = audit.totals(told), table.full(told)
+  summary = audit.summarize(plan, rows, {"": source.specs})
+  totals, text = audit.totals(summary), table.full(summary)
 
   params = {name: fate["params"] for name, fate in totals.items()}
   assert params == {"copied": 256, "mapped": 320, "fresh": 5, "left_behind": 16 + 4,
@@ -199,7 +200,7 @@ def _file(path):
 
 
 @pytest.mark.parametrize("damage", ["params/_METADATA", "facts/metadata", "params"])
-def test_a_damaged_checkpoint_is_said(tmp_path, damage):
+def test_a_damaged_checkpoint_is_an_error(tmp_path, damage):
   stored = _store(tmp_path, {"body": _random(0, 8, 2)})
   path = stored.path / damage
   if path.is_dir():

@@ -194,7 +194,7 @@ def test_growth_that_may_change_the_function_says_so():
       "embed: grown 12 to 18, function changes"}
 
 
-def test_query_heads_that_lose_their_key_are_refused():
+def test_query_heads_that_lose_their_key_head_are_refused():
   old = config.Decoder(**DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
   new = config.Decoder(
       **DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
@@ -241,14 +241,14 @@ def test_grouped_queries_from_multi_head_are_means():
     ("repeat", 12, (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5)),
     ("interpolate", 11, (0, (0, 1), 1, (1, 2), 2, (2, 3), 3, (3, 4), 4, (4, 5), 5)),
 ])
-def test_layer_maps(how, target, expected):
+def test_layer_maps_are_as_documented(how, target, expected):
   assert structure.layer_map(6, target, how) == dict(enumerate(expected))
 
 
 @pytest.mark.parametrize("arguments, message", [
     ((4, 6, "first"), "no first 6 of 4 layers"), ((4, 2, "middle"), "how is 'middle'"),
     ((0, 2, "stack"), "must be > 0")])
-def test_a_layer_map_that_is_none_is_said(arguments, message):
+def test_an_impossible_layer_map_is_an_error(arguments, message):
   with pytest.raises(ValueError, match=message):
     structure.layer_map(*arguments)
 
@@ -297,7 +297,7 @@ def test_layers_out_of_range_are_one_sentence():
 @pytest.mark.parametrize("changes, message", [
     (dict(depth=3), "'depth' is no size of a Decoder; its sizes are width"),
     (dict(num_layers=1), "fewer")])
-def test_growth_of_what_cannot_grow_is_said(changes, message):
+def test_a_size_that_a_model_lacks_cannot_grow(changes, message):
   with pytest.raises(ValueError, match=message):
     structure.grow(config.Decoder(**DECODER), **changes)
 
@@ -333,7 +333,7 @@ def test_importance_finds_the_units_that_a_copy_added():
   np.testing.assert_array_equal(again.axes[0].map.index, chosen.index)
 
 
-def test_importance_of_different_sizes_is_said():
+def test_importance_over_different_sizes_is_an_error():
   _, source = _source(config.Decoder(**DECODER))
   with pytest.raises(ValueError, match=r"axis `mpl` at no sizes"):
     importance.by_weights(source, "mpl", 2)

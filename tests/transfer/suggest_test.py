@@ -87,7 +87,7 @@ def test_other_sizes_resolve_and_the_python_says_the_same(fields):
   assert "vocab" in rows["embed/embedding"].changes[0].binding.note
 
 
-def test_layers_that_count_from_another_number_go_by_rank():
+def test_layers_that_count_from_another_number_are_matched_in_order():
   target = _decoder()
   source = {name.replace("layer_1", "layer_12").replace("layer_0", "layer_11"): spec
             for name, spec in target.items()}

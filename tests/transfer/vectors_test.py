@@ -164,7 +164,7 @@ def test_procrustes_beats_every_other_rotation_on_noisy_pairs():
     assert best <= np.linalg.norm(x @ other - y)
 
 
-def test_a_dictionary_turns_one_language_onto_the_other(tmp_path):
+def test_a_dictionary_rotates_one_language_onto_the_other(tmp_path):
   rng = np.random.default_rng(1)
   values = rng.normal(size=(8, 3)).astype(np.float32)
   rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -187,7 +187,7 @@ def test_a_dictionary_turns_one_language_onto_the_other(tmp_path):
     vectors.align(english, narrow, pairs)
 
 
-def test_a_dictionary_that_is_none_is_refused(tmp_path):
+def test_an_invalid_dictionary_is_refused(tmp_path):
   (tmp_path / "d.txt").write_text("a b\na b c\n")
 
   with pytest.raises(errors.UserError, match="line 2: b'a b c' is no pair"):

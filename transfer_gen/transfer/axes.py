@@ -53,7 +53,7 @@ class MatchTokens:
   fresh: str = "normal"
   mixture: plan_lib.Mixture | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.fresh != "pieces":
       _check_fresh(self)
     if self.mixture is not None:
@@ -119,7 +119,7 @@ class Grow:
   noise: float = 0.0
   approximate: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not self.noise >= 0:
       raise errors.UserError(f"Grow: noise is {self.noise}, must be >= 0.")
 
@@ -229,7 +229,7 @@ class Extend:
   how: str = "fresh"
   fresh: str = "normal"
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_fresh(self)
     if self.how not in ("fresh", "repeat", "interpolate"):
       raise errors.UserError(

@@ -198,7 +198,10 @@ def _along(row: Any, axis: str) -> tuple[int, int, plan_lib.Binding | None]:
 
 # All layers share their bindings, which are hashed by identity: one answer serves all.
 @functools.lru_cache(maxsize=256)
-def _torn(heads, kv_heads) -> str | None:
+def _torn(
+    heads: tuple[int, int, plan_lib.Binding | None],
+    kv_heads: tuple[int, int, plan_lib.Binding | None],
+) -> str | None:
   (old, new, query), (kv_old, kv_new, key) = heads, kv_heads
   if query is None and key is None:
     return None

@@ -85,7 +85,9 @@ def _along(vector: jax.Array, dim: int, ndim: int) -> jax.Array:
   return jnp.expand_dims(vector, [d for d in range(ndim) if d != dim])
 
 
-def _mix(value, mixture, dim, result):
+def _mix(
+    value: jax.Array, mixture: plan_lib.Mixture, dim: int, result: jax.Array
+) -> jax.Array:
   """Puts weighted sums of entries into their rows."""
   at = (slice(None),) * dim + (jnp.asarray(mixture.rows),)
 
@@ -101,7 +103,11 @@ def _mix(value, mixture, dim, result):
   return result.at[at].set(sums)
 
 
-def _fresh(value, how, dim, padded, shape, key):
+def _fresh(
+    value: jax.Array, how: str, dim: int, padded: jax.Array, shape: tuple[int, ...],
+    key: jax.Array,
+) -> jax.Array:
+  """Returns fresh entries, in a shape that broadcasts to `shape`."""
   if how in ("zeros", "init"):
     return jnp.zeros((), value.dtype)
   mean = jnp.mean(value, axis=dim, keepdims=True)
@@ -112,10 +118,13 @@ def _fresh(value, how, dim, padded, shape, key):
     noise = spread * jax.random.normal(key, shape, value.dtype)
   else:
     noise = _correlated(value - mean, dim, shape, key)
+  # Padding stands for no token, so it gets the mean without noise.
   return mean + jnp.where(padded, 0, noise)
 
 
-def _correlated(centred, dim, shape, key):
+def _correlated(
+    centred: jax.Array, dim: int, shape: tuple[int, ...], key: jax.Array
+) -> jax.Array:
   """Draws normal entries with the covariance of the source's columns."""
   flat = jnp.moveaxis(centred, dim, 0).reshape(centred.shape[dim], -1)  # [S, F]
   covariance = flat.T @ flat / flat.shape[0]
@@ -128,7 +137,10 @@ def _correlated(centred, dim, shape, key):
   return jnp.moveaxis(drawn.reshape(shape[dim], *rest), 0, dim)
 
 
-def _opposed(value, index, dim, shape, key):
+def _opposed(
+    value: jax.Array, index: jax.Array, dim: int, shape: tuple[int, ...],
+    key: jax.Array,
+) -> jax.Array:
   """Draws noise that sums to zero over the copies of each entry."""
   drawn = jnp.moveaxis(jax.random.normal(key, shape, value.dtype), dim, 0)
   sums = jax.ops.segment_sum(drawn, index, value.shape[dim])

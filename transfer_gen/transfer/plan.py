@@ -136,7 +136,7 @@ class Rule:
   count: int | None = None
   why: str = ""
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.fresh not in ("init", "zeros", "ones"):
       raise errors.UserError(
           f"Rule {self.target!r}: fresh is {self.fresh!r}, must be 'init', 'zeros'"
@@ -180,7 +180,7 @@ class L2SP:
   alpha: float
   beta: float = 0.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _at_least("L2SP", "alpha", self.alpha)
     _at_least("L2SP", "beta", self.beta)
 
@@ -200,7 +200,7 @@ class EWC:
   strength: float
   fisher: str
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _at_least("EWC", "strength", self.strength)
 
 
@@ -218,7 +218,7 @@ class Mixout:
   """
   p: float
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not 0 <= self.p < 1:
       raise errors.UserError(f"Mixout: p is {self.p}, must be in [0, 1).")
 
@@ -258,7 +258,7 @@ class Group:
   table_rows: str | tuple[int, ...] | np.ndarray | None = None
   anchor: L2SP | EWC | Mixout | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not self.lr_mult > 0:
       raise errors.UserError(
           f"Group {self.name!r}: lr_mult is {self.lr_mult}, must be > 0."

@@ -30,7 +30,7 @@ class Vectors:
   words: tuple[bytes, ...]
   values: np.ndarray
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.values.ndim != 2 or len(self.words) != len(self.values):
       raise errors.UserError(
           f"Vectors: {len(self.words)} words and values of shape"

@@ -24,7 +24,7 @@ class Vocabulary:
   roles: Mapping[str, int] = dataclasses.field(default_factory=dict)
   counts: np.ndarray | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     size = len(self.tokens)
     if self.counts is not None and self.counts.shape != (size,):
       raise errors.UserError(
