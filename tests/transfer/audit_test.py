@@ -1,4 +1,4 @@
-"""The audit tells all that a plan does, and its JSON is all of the audit."""
+"""The audit shows everything that a plan does, and its JSON holds the whole audit."""
 
 import json
 import re

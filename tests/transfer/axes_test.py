@@ -30,7 +30,7 @@ def _apply(value, binding, dim=0, reads=False):
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.booleans())
 def test_copies_add_up_where_they_are_read(source, times, dim, by_noise):
-  """What reads a grown axis sums to what it summed to, for any input."""
+  """Leaves that read a grown axis give the same sums as before, for any input."""
   shape = [3, 2, 4]
   shape[dim] = source
   value = _random(*shape, seed=source)

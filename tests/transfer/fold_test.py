@@ -1,4 +1,4 @@
-"""A folded table loses no line and joins no two that differ in more than numbers."""
+"""A folded table loses no line and joins only lines that differ in their numbers."""
 
 import re
 
@@ -14,7 +14,7 @@ _NAMES = st.builds(
 
 
 def _expanded(name):
-  """Every name that a folded one stands for."""
+  """Returns every name that a folded name stands for."""
   found = re.search(r"\{([^}]*)\}", name)
   if not found:
     return [name]

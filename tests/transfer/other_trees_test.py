@@ -1,6 +1,6 @@
-"""The engine on trees that are not ours: a table of axes is all it asks for.
+"""The engine works on any pytree with a table of axes, and between architectures.
 
-And on those of another shape: from a decoder to an encoder and a decoder.
+Trees of other libraries, and from a decoder to an encoder and a decoder.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a strategy promises of the function is seen in the logits."""
+"""Plans that promise to keep the function keep the logits; others are refused."""
 
 import functools
 
@@ -123,7 +123,7 @@ def test_noise_sets_copies_apart_and_keeps_the_function():
 
 
 def test_a_copy_that_is_not_divided_changes_the_function():
-  """The check above is not vacuous: repeating alone is wrong."""
+  """The check above is not vacuous: repeating without dividing is wrong."""
   old = config.Decoder(**DECODER, mlp_width=20)
   module, source = _source(old)
   new = config.Decoder(**DECODER, mlp_width=40)
@@ -310,7 +310,7 @@ def test_layers_without_a_stream_cannot_be_added(model):
 
 
 def test_importance_finds_the_units_that_a_copy_added():
-  """Units that were made tiny are the ones that go, and little changes."""
+  """Units that were made tiny are removed, and the logits change little."""
   old = config.Decoder(**DECODER | dict(num_layers=1), mlp_width=30)
   module, source = _source(old)
   tiny = np.random.default_rng(0).permutation(30)[:10]

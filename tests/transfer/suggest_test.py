@@ -1,4 +1,4 @@
-"""A first plan resolves as it is, relates what belongs together, and is Python."""
+"""A suggested plan resolves, relates leaves that correspond, and prints as Python."""
 
 from hypothesis import given
 from hypothesis import settings

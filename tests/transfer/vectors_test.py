@@ -1,4 +1,4 @@
-"""Auxiliary vectors are read whole or refused, and rotations are found."""
+"""Files of vectors are read completely or refused, and rotations are recovered."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tokens match by what they stand for, and what is made of them says so."""
+"""Tokens match by the text that they stand for, and the audit says how."""
 
 import io
 import json

@@ -76,12 +76,15 @@ class MatchTokens:
             f"the {side}'s tokenizer has {len(vocab.tokens)} tokens and the axis"
             f" `{sizes.axis}` {rows} rows there: it is not this model's tokenizer")
     index = np.full(sizes.target, plan_lib.PADDED, np.int32)
+    # The rest stays PADDED: models often round their vocabulary up for the hardware.
     index[:len(target.tokens)] = vocabulary.match(source, target)
     mixture, fresh = self.mixture, self.fresh
     if mixture is not None:
       mixtures.check_fits(mixture, source, target)
+      # A given mixture wins over a match: one string may be two words.
       index[mixture.rows] = -1
     if fresh == "pieces":
+      # Tokens that no pieces spell are left, and get the mean of all rows.
       mixture = mixtures.join(mixture, mixtures.pieces(source, target))
       fresh = "mean"
     return plan_lib.Binding(
@@ -296,6 +299,8 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
   known = ("mlp", "embed", "hidden", "heads", "kv_heads", "kv")
   if axis not in known:
     return f"growing `{axis}` does not keep the function, as for {', '.join(known)}"
+  # A norm averages over an axis, so each entry needs equally many copies to keep the
+  # statistics. No norm sees `mlp`: there, dividing by the number of copies is enough.
   if axis != "mlp" and target % source:
     near = max(round(target / source), 1) * source
     return (f"growing `{axis}` from {source} keeps the function at whole multiples,"

@@ -110,6 +110,7 @@ def idle(
     if i not in owners.group.values():
       lines.append(f"group {group.name!r} ({group.params!r}) owns no leaf:"
                    f" {_why_idle(patterns, i, target)}")
+  # An axis map has no effect on a leaf that reads nothing, so it does not act there.
   fresh = {row.name for row in rows if not row.sources}
   acts = {acting(plan, axis, name) for name in target if name not in fresh
           for axis in target[name].axes}
@@ -152,7 +153,7 @@ def unread(
       elif name not in reported:
         left.append(shown)
   lines = []
-  if left:
+  if left:  # Folded and cut short: a checkpoint may have thousands of leaves.
     folded = tree.fold(left)
     more = f" and {len(folded) - 8} more" if folded[8:] else ""
     lines.append(
@@ -211,6 +212,7 @@ def _torn(
     if copied < 0:
       continue
     needs, found = copied // (old // kv_old), _entries(key, here)
+    # An empty set is a fresh key-value head, which tears nothing apart.
     if found and needs not in found:
       return (
           f"query head {head} copies head {copied}, which reads key-value head {needs},"

@@ -62,6 +62,7 @@ def _apart(
   cells = []
   for before, after in zip(old[:_ASPECTS], new[:_ASPECTS]):
     cells += ["", ""] if before == after else [before, after]
+  # A note such as "9214 matched" can be equal while other entries are matched.
   if old[2] == new[2] and old[_ASPECTS] != new[_ASPECTS]:
     cells[4:6] = [old[2], f"{new[2]}, other entries"]
   return cells

@@ -54,7 +54,9 @@ def by_layer(
     raise errors.UserError(
         "by_layer: no param is called layer_0/... or x/layer_0/..., so there are no"
         " layers to make groups of. Write the groups with plan.Group.")
+  # Decoder first, then encoder; within each, the highest layer first.
   layers = sorted(found, key=lambda at: ("encoder" in at[0], at[0], -int(at[1])))
+  # Without an output kernel the token table is the output, so it belongs to `head`.
   inputs = _INPUT if _any(_OUTPUT, names) else f"{_SOURCE_TABLE}|{_POSITION}"
   ends = {found[1][1] for name in names if (found := tree.match([_SOURCE_END], name))}
   groups = [plan_lib.Group(
@@ -149,6 +151,7 @@ def low_rank(
                            no_decay=_NO_DECAY), _REST)
   if ratio == 1 or not fast:
     return groups
+  # Before the group of all adapters, because the first group that matches wins.
   return (plan_lib.Group(name="lora_plus", params=fast, lr_mult=ratio), *groups)
 
 

@@ -83,6 +83,7 @@ def origins(audit: audit_lib.Audit, limit: int) -> str:
       names.setdefault(id(change.binding), []).append(row.name)
   lines = []
   for key, binding in bindings.items():
+    # -1 and not below 0, which would include padding.
     fresh = [i for i, source in enumerate(binding.index.tolist()) if source == -1]
     if fresh:
       lines += [f"{', '.join(tree.fold(names[key]))}: {binding.note};"
