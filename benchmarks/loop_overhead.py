@@ -13,7 +13,7 @@ from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen.run import assemble
 from transfer_gen.run import loop
-from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.run import records
 
 _STEPS, _WINDOW = 50, 10  # The first window holds the compilation and is left out.
 _ROUNDS, _BATCHES = 5, 2000
@@ -45,7 +45,7 @@ def loop_over_step() -> timing.Comparison:
       with open(os.devnull, "w", encoding="utf-8") as quiet, (
           contextlib.redirect_stdout(quiet)):
         loop.train(_run(), workdir)
-      windows = [line["seconds"] for line in workdir_lib.read_metrics(workdir)
+      windows = [line["seconds"] for line in records.read_metrics(workdir)
                  if line["split"] == "train"][1:]
       through.append(sum(windows) / (len(windows) * _WINDOW))
       bare.append(step())

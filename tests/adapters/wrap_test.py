@@ -12,6 +12,7 @@ import pytest
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.adapters import merge
 from transfer_gen.adapters import wrap as adapters
 from transfer_gen.config import codec
 from transfer_gen.models import attention
@@ -64,7 +65,7 @@ def _dense(adapter):
   """A dense layer of [D=5, H=2] to [K=3, E=4] with an adapter; all in float64 too."""
   layer = layers.Dense((3, 4), axes=("heads", "kv", "mlp", "embed"),
                        reads=("heads", "kv"), kernel_init="xavier_normal")
-  module = adapters.Adapted(layer, (adapter,))
+  module = adapters.wrap(layer, (adapter,))
   generator = np.random.default_rng(1)
   x, t = generator.standard_normal((6, 5, 2)), generator.standard_normal((6, 3, 4))
   params = tree.unbox(jax.jit(module.init)(jax.random.key(0), x)["params"])
@@ -139,7 +140,7 @@ def test_merged_computes_what_it_computed_beside(case):
   module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
   params, own = _moved(module)
 
-  merged = jax.jit(lambda p: adapters.merge(p, module.adapters, own))(params)
+  merged = jax.jit(lambda p: merge.merge(p, module.additions[0].adapters, own))(params)
 
   assert merged.keys() == own.keys()
   _near(_logits(module.module, merged), _logits(module, params))
@@ -162,8 +163,8 @@ def test_gradients_are_those_through_merged_kernels(case):
 
   beside = loss(module, lambda params: params)(added)
 
-  through = loss(module.module, lambda params: adapters.merge(
-      params, module.adapters, own))(added)
+  through = loss(module.module, lambda params: merge.merge(
+      params, module.additions[0].adapters, own))(added)
   largest = max(np.abs(value).max() for value in through.values())
   for name, value in through.items():
     np.testing.assert_allclose(
@@ -206,7 +207,7 @@ def test_token_by_token_is_the_whole_text(case):
 
 def test_a_prefix_is_keys_and_values_that_softmax_sees():
   model = config.Decoder(width=8, num_heads=2, num_kv_heads=1, bias=False)
-  module = adapters.Adapted(_Alone(model), (config.Prefix(params="attn/key/kernel",
+  module = adapters.wrap(_Alone(model), (config.Prefix(params="attn/key/kernel",
                                                           length=2),))
   generator = np.random.default_rng(0)
   x = generator.standard_normal((1, 3, 8)).astype(np.float32)
@@ -252,7 +253,7 @@ def test_dropout_acts_in_training_alone_and_by_its_key():
 
   np.testing.assert_array_equal(losses[0], losses[1])
   assert np.abs(losses[0] - losses[2]).max() > 1e-3
-  assert adapters.has_dropout(module.adapters)
+  assert adapters.has_dropout(module.additions[0].adapters)
   assert not adapters.has_dropout(CASES["lora"][1])
 
 
@@ -383,7 +384,7 @@ def test_bottlenecks_and_prefixes_cannot_be_merged():
     module = adapters.wrap(registry.build(DECODER), chosen)
     params, own = _moved(module)
     with pytest.raises(errors.UserError, match="cannot be merged"):
-      adapters.merge(params, chosen, own)
+      merge.merge(params, chosen, own)
 
 
 @pytest.mark.parametrize("case", [*CASES, *OTHERS])

@@ -11,7 +11,7 @@ from transfer_gen import sources
 from transfer_gen.config import codec
 from transfer_gen.models import registry
 from transfer_gen.run import loop
-from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.run import records
 from transfer_gen.train import fisher
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import axes
@@ -94,7 +94,7 @@ def test_a_run_cut_before_at_or_after_an_unfreeze_ends_bit_for_bit(folder, step)
   assert whole.keys() == resumed.keys()
   for key, value in whole.items():
     np.testing.assert_array_equal(value, resumed[key], err_msg=str(key))
-  told = [[line["loss"] for line in workdir_lib.read_metrics(folder / name)]
+  told = [[line["loss"] for line in records.read_metrics(folder / name)]
           for name in ("whole", cut.name)]
   assert told[0] == told[1]
 

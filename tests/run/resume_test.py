@@ -12,7 +12,7 @@ import pytest
 
 from tests import paths
 from transfer_gen import sources
-from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.run import records
 
 # Two groups, one unfrozen in the run; dropout; buckets: all that resuming needs.
 CONFIG = '''
@@ -102,7 +102,7 @@ def test_metrics_are_those_of_one_run(folder):
   def told(workdir):
     return [{k: v for k, v in line.items()
              if k not in ("seconds", "tokens_per_second")}
-            for line in workdir_lib.read_metrics(folder / workdir)]
+            for line in records.read_metrics(folder / workdir)]
 
   assert told("killed") == told("whole")
   assert [line["step"] for line in told("killed") if line["split"] == "train"] == [

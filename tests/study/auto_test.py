@@ -17,6 +17,9 @@ from transfer_gen.run import assemble
 from transfer_gen.run import initial
 from transfer_gen.run import loop
 from transfer_gen.study import auto
+from transfer_gen.study import candidates
+from transfer_gen.study import gradients
+from transfer_gen.study import search
 
 BUDGET, STEPS = 40, 16
 
@@ -49,7 +52,7 @@ def _folder(tmp_path_factory):
 
 
 def _decision(folder):
-  return json.loads((folder / "auto" / auto.FOLDER / auto.DECISION).read_text())
+  return json.loads((folder / "auto" / search.FOLDER / search.DECISION).read_text())
 
 
 def _params(workdir):
@@ -105,20 +108,20 @@ def test_it_goes_on_where_it_was_cut(folder):
 
 
 def test_the_evidence_is_told(folder):
-  told = (folder / "auto" / auto.FOLDER / "report.txt").read_text()
+  told = (folder / "auto" / search.FOLDER / "report.txt").read_text()
 
   decision = _decision(folder)
   assert f"auto chose {decision['winner']}" in told
   assert all(name in told for name in decision["losses"])
   assert all(flag in told for flag in decision["overrides"])
-  assert "<svg" in (folder / "auto" / auto.FOLDER / "report.html").read_text()
+  assert "<svg" in (folder / "auto" / search.FOLDER / "report.html").read_text()
 
 
 def test_gradients_are_measured_against_params_layer_by_layer(folder):
   setup = assemble.build(_target(folder, name="fine_tune"), folder / "none")
   params = {name: np.asarray(x, np.float64)
             for name, x in initial.params(setup).items()}
-  found = auto.relative_gradients(setup)
+  found = gradients.relative_gradients(setup)
 
   batches = setup.data.train_batches(8, 0)
   several = [next(batches) for _ in range(8)]
@@ -144,14 +147,14 @@ def test_gradients_are_measured_against_params_layer_by_layer(folder):
     (40, (8, 3, 2), [(8, 1), (3, 5), (2, 15)]),
     (240, (8, 3, 2), [(8, 6), (3, 30), (2, 90)])])
 def test_rounds_share_the_budget(budget, counts, expected):
-  assert auto.rungs(budget, counts) == expected
+  assert candidates.rungs(budget, counts) == expected
   assert sum(count * (stop - before) for (count, stop), before in zip(
       expected, [0, *(stop for _, stop in expected)])) <= budget
 
 
 def test_a_budget_that_is_too_small_is_said():
   with pytest.raises(errors.UserError, match="must be at least 40 steps"):
-    auto.rungs(39, (8, 3, 2))
+    candidates.rungs(39, (8, 3, 2))
 
 
 def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
@@ -165,13 +168,13 @@ def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
 
 
 def test_what_diverges_loses(folder, monkeypatch):
-  made = auto.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
+  made = candidates.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
   wild = dataclasses.replace(made["all"][0], lr_mult=1e30)
   monkeypatch.setattr(auto, "candidates", lambda _: {
       "all": [wild], "by_layer": made["by_layer"][:1], "part": made["part"][:1]})
 
   auto.train(_target(folder, name="auto", budget=BUDGET), folder / "wild")
 
-  facts = json.loads((folder / "wild" / auto.FOLDER / auto.DECISION).read_text())
+  facts = json.loads((folder / "wild" / search.FOLDER / search.DECISION).read_text())
   assert facts["losses"]["fine_tune_lr_x1e+30"] == {"2": np.inf, "6": np.inf}
   assert facts["winner"] != "fine_tune_lr_x1e+30"

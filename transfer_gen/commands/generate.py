@@ -4,8 +4,8 @@ from transfer_gen import errors
 from transfer_gen.commands import declarations
 from transfer_gen.commands import flags
 from transfer_gen.data import files
+from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.run import workdir as workdir_lib
 
 
 def run(values: flags.Values) -> None:
@@ -23,7 +23,7 @@ def run(values: flags.Values) -> None:
     answers = trained.complete(
         prompts, values.max_tokens, seed=values.seed, temperature=values.temperature,
         top_k=values.top_k, top_p=values.top_p)
-  workdir_lib.add_samples(values.workdir, prompts, answers)
+  records.add_samples(values.workdir, prompts, answers)
   for number, answer in enumerate(answers, 1):
     print(f"--- {number} of {len(answers)}\n{answer}" if answers[1:] else answer)
 

@@ -5,7 +5,7 @@ import sys
 
 from transfer_gen import config as config_lib
 from transfer_gen.run import strategies
-from transfer_gen.study import auto
+from transfer_gen.study import search
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import difference
 from transfer_gen.transfer import table
@@ -27,7 +27,7 @@ def overview(
   parts = [table.folded(audit, colored)]
   if asked.strategy.name:
     parts.append(strategies.told(planned))
-  if asked.strategy.name == strategies.AUTO and planned.strategy == auto.COMMON:
+  if asked.strategy.name == strategies.AUTO and planned.strategy == search.COMMON:
     parts.append(
         "The strategy `auto` has not chosen yet: `train` searches first. All the"
         " strategies that it tries start from what is shown here.")

@@ -5,104 +5,22 @@ H heads, K head width, R relation heads.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import math
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.distill import student
 from transfer_gen.distill import teacher as teacher_lib
-from transfer_gen.models import layers
 from transfer_gen.models import taps
 from transfer_gen.train import objectives
 from transfer_gen.train import step as step_lib
 
 _Specs = Mapping[str, tree.Spec]
 _FLOOR = -1e9  # Of scores; finite, so that no row becomes NaN.
-
-
-@dataclasses.dataclass(frozen=True)
-class Student:
-  """A module with projections to a teacher's widths, to be used in its place.
-
-  Their leaves stand under `distill/`. No output of the module reads them: checkpoints
-  keep them to go on from, and `checkpoint.find` passes over them, so that nothing
-  that opens a run to evaluate, generate, export or transfer meets them.
-
-  Attributes:
-    module: Of `registry.build`, or one with adapters.
-    projections: (layer, D, its axis, E) of each.
-  """
-  module: Any
-  projections: tuple[tuple[int, int, str, int], ...]
-
-  @property
-  def config(self) -> Any:
-    """The module's."""
-    return self.module.config
-
-  def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
-    """As `nn.Module.init`, with the projections."""
-    variables = self.module.init(key, *args, **kwargs)
-    made = {name: self._kernel(key, *rest) for name, rest in self._named().items()}
-    return {**variables, "params": {
-        **variables["params"], **tree.unflatten(made)}}
-
-  def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-    """As `nn.Module.apply`; the projections are not read."""
-    return self.module.apply(variables, *args, **kwargs)
-
-  def added(self, specs: _Specs) -> dict[str, tree.Spec]:
-    """Specs of the projections, beside those of the module."""
-    del specs
-    return tree.specs({
-        name: jax.eval_shape(lambda rest=rest: self._kernel(jax.random.key(0), *rest))
-        for name, rest in self._named().items()})
-
-  def _named(self):
-    return {projection(layer): (layer, width, axis, teacher)
-            for layer, width, axis, teacher in self.projections}
-
-  def _kernel(self, key, layer, width, axis, teacher) -> tree.Axes:
-    init = layers.boxed(nn.initializers.lecun_normal(), axis, "teacher", reads=(axis,))
-    # A number that no layer's own key is folded with.
-    return init(jax.random.fold_in(key, 2**31 - 1 - layer), (width, teacher))
-
-
-def student(module: Any, teacher: teacher_lib.Teacher | None) -> Any:
-  """The module, with projections where a teacher's layers have other widths."""
-  if teacher is None:
-    return module
-  own, theirs = module.config, teacher.module.config
-  widths = [(layer, taps.width(own, layer), taps.axis(own), taps.width(theirs, other))
-            for layer, other in teacher.hidden]
-  needed = tuple(entry for entry in widths if entry[1] != entry[3])
-  return Student(module, needed) if needed else module
-
-
-def projection(layer: int) -> str:
-  """The leaf that projects a layer's output, f32[D, E]."""
-  return f"distill/layer_{layer}/kernel"
-
-
-def check_first(teacher: teacher_lib.Teacher | None, first: int) -> None:
-  """Whether all layers that are matched are run, where features are stored.
-
-  Raises:
-    errors.UserError: If one is not.
-  """
-  if teacher is None or not first:
-    return
-  early = [layer for layer, _ in (*teacher.hidden, *teacher.related) if layer < first]
-  if early:
-    raise errors.UserError(
-        f"distill: layer {early[0]} is matched, and features are stored of all before"
-        f" layer {first}, which do not learn. Set distill.layers to later ones.")
 
 
 def objective(
@@ -213,7 +131,7 @@ def _hidden(teacher, params, seen, batch) -> jax.Array:
   for number, (layer, _) in enumerate(teacher.hidden):
     own, theirs = seen.hidden[layer], batch[f"teacher_hidden_{number}"]
     own = own.astype(jnp.float32)
-    if (kernel := params.get(projection(layer))) is not None:
+    if (kernel := params.get(student.projection(layer))) is not None:
       own = (own.reshape(-1, own.shape[-1]) @ kernel).reshape(*own.shape[:2], -1)
     total += compare[teacher.distill.hidden_loss](own, theirs)
   return total / len(teacher.hidden)

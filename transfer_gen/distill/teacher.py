@@ -24,6 +24,7 @@ from transfer_gen.adapters import wrap
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.distill import alignment
+from transfer_gen.models import extended
 from transfer_gen.models import registry
 from transfer_gen.models import taps
 from transfer_gen.train import objectives
@@ -48,7 +49,7 @@ class Teacher:
     related: The same for attention.
   """
   distill: config_lib.Distill
-  module: Any
+  module: extended.Model
   source: sources_lib.Source
   tokenizer: tokenizers.Tokenizer
   student: tokenizers.Tokenizer
@@ -181,13 +182,13 @@ def feed(
   return fed
 
 
-def _model(source: sources_lib.Source) -> Any:
+def _model(source: sources_lib.Source) -> extended.Model:
   """The module of a checkpoint, with its adapters."""
   if source.model is None:
     raise errors.UserError(
         f"distill.teacher.path: {source.path}: nothing says which model this is. Give"
         " the workdir of a run, or a checkpoint of another framework that has a map.")
-  return wrap.wrap(registry.build(source.model), source.adapters)
+  return wrap.build(source.model, source.adapters)
 
 
 def _descending(chances: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ import jax
 
 from transfer_gen import sources
 from transfer_gen import tree
-from transfer_gen.adapters import wrap
+from transfer_gen.adapters import merge
 from transfer_gen.models import registry
 
 NO_TOKENIZER = "No tokenizer lies beside it: none was written."
@@ -26,4 +26,4 @@ def params(source: sources.Source) -> dict[str, jax.Array]:
   found = dict(source.read(list(source.specs)))
   if not source.adapters:
     return found
-  return wrap.merge(found, source.adapters, specs(source))
+  return merge.merge(found, source.adapters, specs(source))

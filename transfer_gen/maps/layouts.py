@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from typing import Any, dataclass_transform, Protocol, TypeVar
 
 import jax
 from jax import numpy as jnp

@@ -17,6 +17,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import decoder_config
 from transfer_gen.models import encoder_decoder
+from transfer_gen.models import extended
 from transfer_gen.models import recurrent
 from transfer_gen.models import transformer
 
@@ -33,6 +34,10 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
 
 _KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
           float: (numbers.Real, "a number"), str: (str, "a text")}
+
+
+Config = config_lib.Decoder | config_lib.Recurrent
+Model = extended.Model
 
 
 def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
@@ -63,6 +68,31 @@ def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, An
   return {"family": type(config).__name__, **_CONSTANTS[type(config)](config)}
 
 
+def with_vocabulary(config: Config, size: int) -> Config:
+  """Returns a config with the vocabulary size filled in.
+
+  Args:
+    config: Config of a model.
+    size: Number of tokens that the tokenizer has.
+
+  Raises:
+    errors.UserError: If the model has fewer rows than the tokenizer has tokens, or
+      the token that its answers begin with is none of them.
+  """
+  for field in ("vocab_size", "encoder_vocab_size")[:1 + encodes(config)]:
+    if 0 < getattr(config, field) < size:
+      raise errors.UserError(
+          f"model.{field} is {getattr(config, field)} and the tokenizer has"
+          f" {size} tokens. Leave it at 0 to take the tokenizer's.")
+  if not config.vocab_size:
+    config = dataclasses.replace(config, vocab_size=size)
+  if encodes(config) and config.start_token >= config.vocab_size:
+    raise errors.UserError(
+        f"model.start_token is {config.start_token}, and there are {config.vocab_size}"
+        " tokens. Leave it at -1 to take the tokenizer's bos.")
+  return config
+
+
 def specs(module: nn.Module) -> dict[str, tree.Spec]:
   """Returns the specs of a model's params, by name, without touching a device.
 
@@ -77,7 +107,7 @@ def specs(module: nn.Module) -> dict[str, tree.Spec]:
 
 @functools.lru_cache(maxsize=32)  # A run asks several times, a search for each try.
 def _specs(module):
-  if hasattr(module, "added"):
+  if isinstance(module, extended.Extended):
     found = specs(module.module)
     return _in_order(found | module.added(found))
   config = module.config

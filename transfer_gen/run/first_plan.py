@@ -7,7 +7,7 @@ from transfer_gen import errors
 from transfer_gen.adapters import wrap
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
-from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import reader as reader_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import suggest
 
@@ -27,8 +27,8 @@ def snippet(run: config_lib.Run, workdir: str) -> str:
     raise errors.UserError("plan --suggest needs a source in the config.")
   trial = dataclasses.replace(
       run, transfer=None, strategy=config_lib.Strategy())
-  inputs = inputs_lib.Reader().read(trial, workdir)
-  module = wrap.wrap(registry.build(inputs.run.model), run.adapters)
+  inputs = reader_lib.Reader().read(trial, workdir)
+  module = wrap.build(inputs.run.model, run.adapters)
   plan = suggest.plan(inputs.sources[""].specs, registry.specs(module))
   try:
     # Only assembling shows whether the suggestion fits as it is.

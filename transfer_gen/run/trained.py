@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 from etils import epath
-from flax import linen as nn
 import jax
 
 from transfer_gen import config as config_lib
@@ -16,8 +15,9 @@ from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
+from transfer_gen.models import extended
 from transfer_gen.models import registry
-from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import reader as reader_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import score as evaluate
 
@@ -37,19 +37,19 @@ class Trained:
   """
   run: config_lib.Run
   step: int
-  model: nn.Module
+  model: extended.Model
   params: dict[str, jax.Array]
   tokenizer: tokenizers.Tokenizer
 
   def data(
-      self, reader: inputs_lib.Reader | None = None
-  ) -> tuple[pipeline.Prepared, inputs_lib.Texts]:
+      self, reader: reader_lib.Reader | None = None
+  ) -> tuple[pipeline.Prepared, reader_lib.Texts]:
     """Returns the data that it was trained on, tokenized, and the texts.
 
     Args:
       reader: Has read the data of other runs, which need not be read again.
     """
-    reader = reader or inputs_lib.Reader()
+    reader = reader or reader_lib.Reader()
     data = reader.data(self.run.data, self.tokenizer, self.run.model)
     return data, reader.texts(self.run.data)[0]
 
@@ -134,7 +134,7 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable
   run, source = codec.read_run(workdir), sources_lib.open_own(workdir, step)
   return Trained(
       run=run, step=source.step,
-      model=wrap.wrap(registry.build(run.model), run.adapters),
+      model=wrap.build(run.model, run.adapters),
       params=dict(source.read(list(source.specs))),
       tokenizer=source.tokenizer or tokenizers.load(
           epath.Path(workdir) / tokenizers.FOLDER))  # Raises: there is none.

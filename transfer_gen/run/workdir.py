@@ -1,40 +1,34 @@
 """What a run leaves: who owns a workdir, its records and its metrics."""
 
-from collections.abc import Mapping, Sequence
-import hashlib
-import importlib.metadata
+from collections.abc import Sequence
 import io
 import json
-import platform
-import subprocess
 from typing import Any
 import zipfile
 
 from etils import epath
-import jax
 import numpy as np
-import tensorboardX
 
 from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
-from transfer_gen.run import assemble
+from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.run import environment
 from transfer_gen.run import page
+from transfer_gen.run import records
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import difference
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import table
 
 PLAN, DATA = "plan.json", "data.json"
-ARRAYS, METRICS = "plan_arrays.npz", "metrics.jsonl"
+ARRAYS = "plan_arrays.npz"
 _SHOWN = 20  # Lines of differing rows in a message.
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-             "tensorflow-datasets", "tokenizers", "numpy", "transfer_gen")
 
 
 def claim(
-    assembled: assemble.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
+    assembled: assembled_lib.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
 ) -> None:
   """Makes the workdir this run's, or sees that it is.
 
@@ -51,13 +45,13 @@ def claim(
   for name, tokenizer in assembled.source_tokenizers.items():
     tokenizer.save(folder / (f"source_{name}" if name else "source"))
   whole.write_json(workdir / DATA, assembled.data.facts)
-  whole.write_json(workdir / "environment.json", environment())
+  whole.write_json(workdir / "environment.json", environment.describe())
   # Last: with it, the workdir is claimed.
   whole.write_json(workdir / codec.CONFIG, codec.run_to_json(assembled.run))
 
 
 def write_audit(
-    assembled: assemble.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
+    assembled: assembled_lib.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
 ) -> audit_lib.Audit:
   """Writes plan.json, with plan_arrays.npz where it has arrays, and the audit.
 
@@ -70,7 +64,7 @@ def write_audit(
     errors.UserError: If the workdir is of another run, see `claim`, or less comes
       from a source; nothing is written then.
   """
-  audit = audit_lib.summarize(assembled.plan, assembled.rows, assembled.source_specs)
+  audit = _audit(assembled)
   audit_lib.check_coverage(audit, min_coverage)
   workdir = epath.Path(workdir)
   if (workdir / codec.CONFIG).exists():
@@ -86,6 +80,19 @@ def write_audit(
   whole.write_json(workdir / audit_lib.FILE, audit_lib.to_json(audit))
   whole.write_text(workdir / "audit.txt", table.full(audit))
   return audit
+
+
+def check_coverage(assembled: assembled_lib.Assembled, min_coverage: float) -> None:
+  """Checks how much of the target comes from a source.
+
+  Args:
+    assembled: The run.
+    min_coverage: Share of the target's params that must come from a source, in [0, 1].
+
+  Raises:
+    errors.UserError: If less does.
+  """
+  audit_lib.check_coverage(_audit(assembled), min_coverage)
 
 
 def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
@@ -113,77 +120,11 @@ def write_report(workdir: epath.PathLike) -> None:
   """Writes report.html: the run's curve so far, and its audit."""
   workdir = epath.Path(workdir)
   whole.write_text(workdir / "report.html", page.run_page(
-      workdir.name, audit_lib.read(workdir), read_metrics(workdir)))
-
-
-def environment() -> dict[str, Any]:
-  """Versions, devices, the git commit and a hash of what was not committed."""
-  versions = {}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = None
-  difference = _git("diff", "HEAD")
-  return {
-      "python": platform.python_version(), "machine": platform.machine(),
-      "versions": versions,
-      "devices": [str(device) for device in jax.devices()],
-      "commit": _git("rev-parse", "HEAD").strip() or None,
-      "uncommitted": hashlib.sha256(difference.encode()).hexdigest()[:16]
-                     if difference else None,
-  }
-
-
-class MetricsWriter:
-  """metrics.jsonl, one object a line, and TensorBoard events beside it."""
-
-  def __init__(self, workdir: epath.PathLike, step: int):
-    """Goes on after `step`: lines of later steps, of a run that was cut, go."""
-    self._path = epath.Path(workdir) / METRICS
-    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-    whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-    self._file = self._path.open("a")
-    self._events = tensorboardX.SummaryWriter(
-        str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
-
-  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-    """Adds one line."""
-    self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-    self._file.flush()
-    for name, value in metrics.items():
-      self._events.add_scalar(f"{split}/{name}", value, step)
-
-  def close(self) -> None:
-    """Writes what is left."""
-    self._file.close()
-    self._events.close()
-
-
-def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """The complete lines of a run's metrics, in order."""
-  path = epath.Path(workdir) / METRICS
-  if not path.exists():
-    return []
-  lines = path.read_text().split("\n")[:-1]  # A killed run may cut its last line.
-  return [json.loads(line) for line in lines]
-
-
-def add_samples(
-    workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str], **more
-) -> list[dict[str, str]]:
-  """Adds lines to samples.jsonl; `more` holds further columns of as many entries."""
-  lines = [{"prompt": prompt, "text": text,
-            **{name: values[i] for name, values in more.items()}}
-           for i, (prompt, text) in enumerate(zip(prompts, texts))]
-  path = epath.Path(workdir) / "samples.jsonl"
-  with path.open("a") as file:
-    file.writelines(json.dumps(line) + "\n" for line in lines)
-  return lines
+      workdir.name, audit_lib.read(workdir), records.read_metrics(workdir)))
 
 
 def _compare(
-    workdir: epath.Path, assembled: assemble.Assembled, audit: audit_lib.Audit
+    workdir: epath.Path, assembled: assembled_lib.Assembled, audit: audit_lib.Audit
 ) -> None:
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
@@ -222,12 +163,5 @@ def _differences(theirs: Any, mine: Any, prefix: str = ""):
     yield f"{prefix.rstrip('.')}: {theirs} there, {mine} here"
 
 
-def _git(*args: str) -> str:
-  """What git says of the code that runs; empty where it is not in a repository."""
-  folder = epath.Path(__file__).parent
-  try:
-    return subprocess.run(
-        ("git", *args), cwd=folder, capture_output=True, text=True, check=True,
-    ).stdout
-  except (OSError, subprocess.CalledProcessError):
-    return ""
+def _audit(assembled: assembled_lib.Assembled) -> audit_lib.Audit:
+  return audit_lib.summarize(assembled.plan, assembled.rows, assembled.source_specs)

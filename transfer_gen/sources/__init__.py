@@ -9,6 +9,9 @@ from transfer_gen.sources.opening import leaves
 from transfer_gen.sources.opening import open
 from transfer_gen.sources.own import open_own
 from transfer_gen.sources.source import Source
+from transfer_gen.sources.source import Specs
+from transfer_gen.sources.source import Tokenizer
 
 __all__ = (
-    "Memory", "REFUSE", "REPAIR", "Source", "from_tree", "is_foreign", "leaves", "open", "open_own")
+    "Memory", "REFUSE", "REPAIR", "Source", "Specs",
+    "Tokenizer", "from_tree", "is_foreign", "leaves", "open", "open_own")

@@ -7,9 +7,9 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
-from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import reader as reader_lib
+from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import auto
 from transfer_gen.study import cost as cost_lib
 from transfer_gen.train import objectives
@@ -18,7 +18,7 @@ from transfer_gen.train import score as evaluate
 
 def of(
     run: config_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
-    reader: inputs_lib.Reader, remembered: config_lib.Data | None = None,
+    reader: reader_lib.Reader, remembered: config_lib.Data | None = None,
 ) -> dict[str, Any]:
   """The accounts of a run that has trained.
 
@@ -39,7 +39,7 @@ def of(
   """
   assembled = assemble.assemble(reader.read(auto.decided(run, workdir), workdir))
   run = assembled.run
-  steps = max(line["step"] for line in workdir_lib.read_metrics(workdir))
+  steps = max(line["step"] for line in records.read_metrics(workdir))
   batch = next(assembled.data.train_batches(run.train.batch_size, run.seed))
   last = cost_lib.of_step(
       assembled.specs, assembled.optimizer, objectives.next_token(assembled.model, False), batch,

@@ -15,9 +15,10 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import documents
 from transfer_gen.formats import whole
-from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import environment
+from transfer_gen.run import reader as reader_lib
+from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import accounts
 from transfer_gen.study import auto
 from transfer_gen.study import report
@@ -86,7 +87,7 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   for job in todo:
     with _naming(job):
       auto.check(job.run)
-  reader = inputs_lib.Reader()
+  reader = reader_lib.Reader()
   for number, job in enumerate(todo, 1):
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
           flush=True)
@@ -110,7 +111,7 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   sources = {job.name: _cost(job) for job in todo if job.name not in chosen}
   data = json.loads((todo[-1].workdir / "data.json").read_text())
   facts = {"question": study.question, "summary": summary, "sources": sources,
-           "environment": workdir_lib.environment(),
+           "environment": environment.describe(),
            "data": f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}",
            "comparisons": comparisons,
            "runs": {name: [{k: v for k, v in r.items()
@@ -118,7 +119,7 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
                            for r in runs] for name, runs in results.items()}}
   whole.write_json(workdir / RESULT, facts)
   page = report.study_page(facts, {
-      f"{job.name}, seed {job.seed}": workdir_lib.read_metrics(job.workdir)
+      f"{job.name}, seed {job.seed}": records.read_metrics(job.workdir)
       for job in todo if job.lr == chosen.get(job.name, job.lr)})
   whole.write_text(workdir / "report.html", page)
   print(report.study_text(facts))
@@ -180,7 +181,7 @@ def _with(run, seed, lr, workdir) -> config_lib.Run:
 
 def _validations(job: Job) -> list[tuple[int, float]]:
   return [(line["step"], line["loss"])
-          for line in workdir_lib.read_metrics(job.workdir)
+          for line in records.read_metrics(job.workdir)
           if line["split"] == "validation"]
 
 
@@ -193,7 +194,7 @@ def _best_lr(tried: list[Job]) -> float:
 
 
 def _test(
-    job: Job, study: config_lib.Study, reader: inputs_lib.Reader
+    job: Job, study: config_lib.Study, reader: reader_lib.Reader
 ) -> dict[str, Any]:
   """Scores of the best checkpoint on the test split, and what it generates."""
   trained = trained_lib.open(job.workdir)
@@ -222,7 +223,7 @@ def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
     return []
   prompts = [pairs[i][0] for i in chosen]
   answers = trained.complete(prompts, min(rooms[i] for i in chosen))
-  return workdir_lib.add_samples(
+  return records.add_samples(
       job.workdir, prompts, answers, reference=[pairs[i][1] for i in chosen])
 
 
@@ -253,7 +254,7 @@ def _improving(job: Job) -> bool:
 
 
 def _cost(job: Job) -> dict[str, Any]:
-  lines = [line for line in workdir_lib.read_metrics(job.workdir)
+  lines = [line for line in records.read_metrics(job.workdir)
            if line["split"] == "train"]
   return {"train_tokens": sum(round(l["tokens_per_second"] * l["seconds"])
                               for l in lines),

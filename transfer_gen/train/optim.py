@@ -134,6 +134,11 @@ class Optimizer:
         value, indices_are_sorted=True, unique_indices=True)
 
 
+# Where nothing learns.
+NOTHING = Optimizer(
+    txs={}, members={}, starts={}, clip_norm=0.0, tables={}, anchors={})
+
+
 def build(
     config: config_lib.Optim,
     groups: Sequence[plan_lib.Group],

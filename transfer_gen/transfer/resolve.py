@@ -18,7 +18,7 @@ from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
-TARGET = "target"  # Key of the target in `vocabularies` and `constants`.
+TARGET = vocabulary.TARGET
 _TABLES = ("vocab", "position", "buckets")  # Axes whose entries are rows of a table.
 _Specs = Mapping[str, tree.Spec]
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from transfer_gen import errors
 
+TARGET = "target"  # The target's key among the vocabularies and constants.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:

@@ -1,0 +1,64 @@
+"""The params of a model that computes alone what it computes with its adapters."""
+
+from collections.abc import Mapping
+
+import jax
+from jax import lax
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.adapters import calls
+from transfer_gen.adapters import leaves as adapter_leaves
+from transfer_gen.config import adapters as config_adapters
+
+_Adapters = tuple[config_adapters.Adapter, ...]
+_Specs = Mapping[str, tree.Spec]
+
+
+def merge(
+    params: Mapping[str, jax.Array], adapters: _Adapters, specs: _Specs
+) -> dict[str, jax.Array]:
+  """Returns params with which the module alone computes what it does with adapters.
+
+  Args:
+    params: Params of the module and of the adapters, flat.
+    adapters: The adapters that act.
+    specs: Specs of the module's own params.
+
+  Raises:
+    errors.UserError: If an adapter cannot be expressed as a change of kernels.
+  """
+  merged = {name: params[name] for name in specs}
+  for adapter, name, spec in adapter_leaves.beside(adapters, specs):
+    if isinstance(adapter, (config_adapters.Bottleneck, config_adapters.Prefix)):
+      raise errors.UserError(
+          f"{type(adapter).__name__} {adapter.name!r} cannot be merged: no kernel"
+          " computes what it does. The workdir of the run holds it.")
+    mine = {part: params[adapter.leaf(name, part)]
+            for part in adapter_leaves.by_part(adapter, name, spec)}
+    bias = name.removesuffix("kernel") + "bias"
+    if isinstance(adapter, config_adapters.LoRA):
+      merged[name] = _merged(adapter, merged[name], mine)
+    elif adapter_leaves.scales_inputs(adapter, name):
+      factor = mine["scale"]
+      merged[name] *= factor.reshape(factor.shape + (1,) * (
+          len(spec.shape) - factor.ndim))
+    else:
+      merged[name] *= mine["scale"].reshape(
+          (1,) * adapter_leaves.num_inputs(spec) + mine["scale"].shape)
+      if bias in merged:
+        merged[bias] *= mine["scale"]
+  return merged
+
+
+def _merged(adapter, kernel, mine):
+  """W + A B s, its columns brought to the learned norms where there are any."""
+  rank = adapter.rank
+  product = lax.dot(mine["a"].reshape(-1, rank), mine["b"].reshape(rank, -1),
+                    precision="highest")
+  flat = kernel.reshape(product.shape)
+  moved = flat + product * adapter.scale
+  if adapter.dora:
+    magnitude = calls.norms(flat) + mine["magnitude"].reshape(-1)
+    moved *= (magnitude / calls.norms(moved))[None]
+  return moved.reshape(kernel.shape)

@@ -1,0 +1,57 @@
+"""Whether adapters can stand at all the kernels that they name."""
+
+from collections.abc import Mapping, Sequence
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.adapters import leaves as adapter_leaves
+from transfer_gen.config import adapters as config_adapters
+
+_Adapters = tuple[config_adapters.Adapter, ...]
+_Specs = Mapping[str, tree.Spec]
+
+
+def check(adapters: _Adapters, specs: _Specs) -> None:
+  """Checks adapters against the kernels of a model.
+
+  Args:
+    adapters: In the order in which they act.
+    specs: Specs of the model's own params.
+
+  Raises:
+    errors.UserError: If an adapter matches no kernel or one where it cannot stand, or if
+      two have one name.
+  """
+  kernels = [n for n, spec in specs.items() if adapter_leaves.is_kernel(n, spec)]
+  names = [adapter.name for adapter in adapters]
+  for adapter in adapters:
+    described = f"{type(adapter).__name__} {adapter.name!r}"
+    if names.count(adapter.name) > 1:
+      raise errors.UserError(f"Two adapters are called {adapter.name!r}. Set name=.")
+    for field in ("params", "inputs"):
+      pattern = getattr(adapter, field, None)
+      if pattern is not None and not any(tree.match([pattern], n) for n in kernels):
+        raise errors.UserError(
+            f"{described}: {field}={pattern!r} matches no kernel. There are"
+            f" {', '.join(tree.fold(kernels))}.")
+    mine = [name for name in kernels if adapter_leaves.acts(adapter, name)]
+    _check_places(described, adapter, adapters, mine)
+
+
+def _check_places(described, adapter, adapters, mine: Sequence[str]) -> None:
+  """Whether an adapter can stand at all kernels that it matches."""
+  wrong, why = [], ""
+  if isinstance(adapter, config_adapters.Prefix):
+    wrong = [n for n in mine if tree.match([r"(.*/)?attn/key/kernel"], n) is None]
+    why = "is no kernel of keys that a layer has of its own text"
+  elif not isinstance(adapter, config_adapters.LoRA):
+    wrong = [name for name in mine if not name.endswith("/kernel")]
+    why = "is one of several in its layer, where LoRA alone can stand"
+  elif adapter.dora:
+    before = adapters[:adapters.index(adapter)]
+    wrong = [name for name in mine if not name.endswith("/kernel") or any(
+        adapter_leaves.acts(other, name) for other in before)]
+    why = ("is one of several in its layer, or another adapter stands before; dora"
+           " takes the norms of a layer's only kernel as it is")
+  if wrong:
+    raise errors.UserError(f"{described}: {', '.join(tree.fold(wrong))} {why}.")

@@ -1,0 +1,44 @@
+"""What low-rank products are multiplied by, in a model and in what it transfers from."""
+
+from collections.abc import Mapping, Sequence
+import math
+
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.config import adapters as config_adapters
+from transfer_gen.transfer import resolve
+
+_Adapters = tuple[config_adapters.Adapter, ...]
+
+
+def scales(adapters: _Adapters, names: Sequence[str]) -> dict[str, float]:
+  """What a product of low rank is multiplied with at run time, by the leaves' names.
+
+  A leaf of another run means the same only where this is the same.
+  """
+  return {name: adapter.scale for adapter in adapters for name in names
+          if isinstance(adapter, config_adapters.LoRA)
+          and tree.match([adapter.leaves], name)}
+
+
+def check(
+    rows: Sequence[resolve.Row], own: Mapping[str, float],
+    theirs: Mapping[str, Mapping[str, float]]) -> None:
+  """Refuses low-rank leaves whose product has another scale in their source.
+
+  Args:
+    rows: What `resolve` returned.
+    own: What `scales` returned for the run.
+    theirs: The same for each source, by its name in the plan.
+
+  Raises:
+    errors.UserError: If a scale differs.
+  """
+  for row in rows:
+    for source in row.sources if row.name in own else ():
+      scale = theirs[row.checkpoint].get(source, own[row.name])
+      if not math.isclose(scale, own[row.name], rel_tol=1e-6):
+        raise errors.UserError(
+            f"{row.name}: the product of its adapter is multiplied with"
+            f" {own[row.name]:g}, and that of {source} in its source with {scale:g}."
+            " Set rank, alpha and scaling so that both are the same.")

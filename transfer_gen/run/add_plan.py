@@ -1,0 +1,50 @@
+"""The plan of a run: the user's own, or the one that a strategy writes."""
+
+import inspect
+
+from transfer_gen.adapters import wrap
+from transfer_gen.models import registry
+from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import strategies
+from transfer_gen.transfer import plan as plan_lib
+
+
+def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
+  """Makes the plan; a strategy also writes groups, adapters and teacher into the run.
+
+  Raises:
+    errors.UserError: If the strategy asks for what the model does not have.
+  """
+  run, plan = assembled.run, _written(assembled.inputs)
+  if not run.strategy.name:
+    return assembled.replace(plan=plan_lib.SCRATCH if plan is None else plan)
+  source = assembled.sources.get("")
+  assembled = assembled.replace(plan=strategies.base(
+      run, plan, matches=source is not None and source.tokenizer is not None))
+  # Which rows of a table are new decides what learns, so the plan is resolved before.
+  rows = assembled.resolve(registry.specs(wrap.wrap(assembled.model, run.adapters)))
+  run = strategies.write(run, assembled.plan, rows)
+  return assembled.replace(run=run, plan=run.transfer)
+
+
+def resolve(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
+  """Resolves the plan against the specs of the model as it will be trained.
+
+  Raises:
+    errors.UserError: With every misfit.
+  """
+  specs = registry.specs(assembled.model)
+  return assembled.replace(specs=specs, rows=assembled.resolve(specs))
+
+
+def _written(inputs: inputs_lib.Inputs) -> plan_lib.TransferPlan | None:
+  """The plan as the user wrote it; None if the config has none."""
+  run, plan = inputs.run, inputs.run.transfer
+  if not callable(plan):
+    return plan
+  # A function of two arguments also gets the vocabularies, which mixtures of rows need;
+  # the target's tokenizer is trained by now.
+  if len(inspect.signature(plan).parameters) > 1:
+    return plan(run, inputs.vocabularies())
+  return plan(run)

@@ -1,0 +1,82 @@
+"""All that a run trains with, as far as it is assembled."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from transfer_gen import sources as sources_lib
+from transfer_gen.data import pipeline
+from transfer_gen.distill import teacher as teacher_lib
+from transfer_gen.models import extended
+from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.train import optim as optim_lib
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
+
+Run, Specs = inputs_lib.Run, sources_lib.Specs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assembled:
+  """A run, ready to train once `assemble.assemble` has gone through its steps.
+
+  Attributes:
+    inputs: What the run reads.
+    run: Config of the run, with the vocabulary size and all that a strategy wrote.
+    model: The module, with adapters and projections.
+    plan: What reaches the target, and what learns.
+    specs: Spec of each param of `model`; empty before the plan is resolved.
+    rows: The plan leaf by leaf; empty before it is resolved.
+    optimizer: What updates the leaves that learn.
+    teacher: Model that the run learns from beside its data.
+    first_layer: Layer that training starts from if features are stored; 0 if not.
+  """
+  inputs: inputs_lib.Inputs
+  run: Run
+  model: extended.Model
+  plan: plan_lib.TransferPlan = plan_lib.SCRATCH
+  specs: Specs = dataclasses.field(default_factory=dict)
+  rows: Sequence[resolve.Row] = ()
+  optimizer: optim_lib.Optimizer = optim_lib.NOTHING
+  teacher: teacher_lib.Teacher | None = None
+  first_layer: int = 0
+
+  @property
+  def data(self) -> pipeline.Prepared:
+    """Tokenized splits."""
+    return self.inputs.data
+
+  @property
+  def sources(self) -> Mapping[str, sources_lib.Source]:
+    """Checkpoints by their names in the plan."""
+    return self.inputs.sources
+
+  @property
+  def source_specs(self) -> dict[str, Specs]:
+    """Specs of each source."""
+    return {name: source.specs for name, source in self.sources.items()}
+
+  @property
+  def source_tokenizers(self) -> dict[str, sources_lib.Tokenizer]:
+    """Tokenizers of the sources, if axis maps may have matched tokens by them."""
+    if not self.plan.axes:
+      return {}
+    found = {name: source.tokenizer for name, source in self.sources.items()}
+    return {name: t for name, t in found.items() if t is not None}
+
+  def replace(self, **changes: Any) -> "Assembled":
+    """Returns the same with some attributes replaced."""
+    return dataclasses.replace(self, **changes)
+
+  def resolve(self, specs: Specs) -> list[resolve.Row]:
+    """Resolves the plan against the specs of a target.
+
+    Raises:
+      errors.UserError: With every misfit.
+    """
+    constants = {name: source.constants for name, source in self.sources.items()}
+    return resolve.resolve(
+        self.plan, self.source_specs, specs,
+        # Tokenizers of sources are large: they are opened only if a map may need them.
+        self.inputs.vocabularies() if self.plan.axes else {},
+        constants | {resolve.TARGET: self.inputs.constants})

@@ -1,0 +1,43 @@
+"""The versions and devices that a run was made with, for environment.json."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from typing import Any
+
+from etils import epath
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+             "tensorflow-datasets", "tokenizers", "numpy", "transfer_gen")
+
+
+def describe() -> dict[str, Any]:
+  """Versions, devices, the git commit and a hash of what was not committed."""
+  versions = {}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = None
+  difference = _git("diff", "HEAD")
+  return {
+      "python": platform.python_version(), "machine": platform.machine(),
+      "versions": versions,
+      "devices": [str(device) for device in jax.devices()],
+      "commit": _git("rev-parse", "HEAD").strip() or None,
+      "uncommitted": hashlib.sha256(difference.encode()).hexdigest()[:16]
+                     if difference else None,
+  }
+
+
+def _git(*args: str) -> str:
+  """What git says of the code that runs; empty where it is not in a repository."""
+  folder = epath.Path(__file__).parent
+  try:
+    return subprocess.run(
+        ("git", *args), cwd=folder, capture_output=True, text=True, check=True,
+    ).stdout
+  except (OSError, subprocess.CalledProcessError):
+    return ""

@@ -1,0 +1,48 @@
+"""Opens the checkpoints that a config names."""
+
+import dataclasses
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import sources as sources_lib
+from transfer_gen.models import registry
+
+
+def of_run(run: config_lib.Run) -> dict[str, sources_lib.Source]:
+  """Opens every source of a run, by its name in the plan.
+
+  A folder that PEFT wrote adapts the model of the source without a name, or, if that is
+  not known, the run's own model.
+
+  Raises:
+    errors.UserError: If a path is empty or holds nothing that can be read.
+  """
+  found: dict[str, sources_lib.Source] = {}
+  own = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or 1)
+  for name, source in run.all_sources().items():
+    field = f"sources[{name!r}]" if name else "source"
+    found[name] = one(field, source, own, found.get(""))
+  return found
+
+
+def one(
+    field: str, source: config_lib.Source, model: registry.Config | None = None,
+    base: sources_lib.Source | None = None,
+) -> sources_lib.Source:
+  """Opens what one field of a config names.
+
+  Args:
+    field: Name of the field, for messages.
+    source: Its value.
+    model: As of `sources.open`.
+    base: As of `sources.open`.
+
+  Raises:
+    errors.UserError: If the path is empty or holds nothing that can be read.
+  """
+  if not source.path:
+    raise errors.UserError(
+        f"{field}.path is empty: give the workdir of the run to transfer from.")
+  return sources_lib.open(
+      source.path, source.step, map_name=source.map, vocabulary=source.vocabulary,
+      model=model, base=base)

@@ -1,0 +1,104 @@
+"""Reads the inputs of runs: each data set and its tokens only once."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import tempfile
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
+from transfer_gen.models import registry
+from transfer_gen.run import checks
+from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import open_sources
+
+Texts = Mapping[str, list[documents.Document]]
+
+
+class Reader:
+  """Reads the inputs of several runs: each data set and its tokens only once.
+
+  A search tries many strategies on one data set, and a study repeats runs over seeds
+  and learning rates. What was read stays in memory as long as the reader does.
+  """
+
+  def __init__(self):
+    self._texts: dict[str, tuple[Texts, dict[str, Any]]] = {}
+    self._trained: dict[tuple[str, str], tokenizers.Tokenizer] = {}
+    self._tokenized: dict[tuple[str, str, str], pipeline.Prepared] = {}
+
+  def read(self, run: config_lib.Run, workdir: epath.PathLike) -> inputs_lib.Inputs:
+    """Opens the sources of a run, reads its texts and tokenizes them; writes nothing.
+
+    Args:
+      run: Config of the run.
+      workdir: If a tokenizer was saved here, it is used again.
+
+    Raises:
+      errors.UserError: If something that the config names does not exist or does not
+        fit.
+    """
+    checks.check(run)
+    sources = open_sources.of_run(run)
+    tokenizer = self._tokenizer(run, epath.Path(workdir))
+    model = registry.with_vocabulary(
+        run.model, tokenizer.size)
+    return inputs_lib.Inputs(
+        run=dataclasses.replace(run, model=model), sources=sources,
+        data=self.data(run.data, tokenizer, model))
+
+  def texts(self, config: config_lib.Data) -> tuple[Texts, dict[str, Any]]:
+    """Documents of each split, and the facts that data.json holds of them."""
+    key = _texts_key(config)
+    if key not in self._texts:
+      self._texts[key] = documents.load(config)
+    return self._texts[key]
+
+  def data(
+      self, config: config_lib.Data, tokenizer: tokenizers.Tokenizer,
+      model: Any,
+  ) -> pipeline.Prepared:
+    """Tokenizes a data set.
+
+    Args:
+      config: Config of the data.
+      tokenizer: Tokenizer of the run.
+      model: Config of the model; a model with an encoder has rows of its own form.
+    """
+    encoder = model if registry.encodes(model) else None
+    key = (repr(config), _fingerprint(tokenizer), repr(encoder))
+    if key not in self._tokenized:
+      texts, facts = self.texts(config)
+      self._tokenized[key] = pipeline.prepare(config, texts, tokenizer, facts, encoder)
+    return self._tokenized[key]
+
+  def _tokenizer(
+      self, run: config_lib.Run, workdir: epath.Path) -> tokenizers.Tokenizer:
+    texts, _ = self.texts(run.data)  # Reading fails before training begins.
+    if (workdir / tokenizers.FOLDER).exists():
+      return tokenizers.load(workdir / tokenizers.FOLDER)
+    key = (repr(run.tokenizer), _texts_key(run.data))
+    if key not in self._trained:
+      self._trained[key] = tokenizers.build(
+          run.tokenizer, documents.texts(texts["train"]))
+    return self._trained[key]
+
+
+def _texts_key(config: config_lib.Data) -> str:
+  # Lengths act on tokens: data sets that differ in them alone share their texts.
+  return repr(dataclasses.replace(config, length=2, buckets=()))
+
+
+def _fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
+  """sha256 of the files that a tokenizer is saved as."""
+  digest = hashlib.sha256()
+  with tempfile.TemporaryDirectory() as folder:
+    tokenizer.save(epath.Path(folder) / "tokenizer")
+    for path in sorted((epath.Path(folder) / "tokenizer").iterdir()):
+      digest.update(path.name.encode() + b"\0" + path.read_bytes())
+  return digest.hexdigest()

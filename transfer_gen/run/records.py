@@ -1,0 +1,59 @@
+"""What a run writes while it goes: metrics, TensorBoard events and samples."""
+
+from collections.abc import Mapping, Sequence
+import json
+from typing import Any
+
+from etils import epath
+import tensorboardX
+
+from transfer_gen.formats import whole
+
+METRICS = "metrics.jsonl"  # In a workdir.
+
+
+class MetricsWriter:
+  """metrics.jsonl, one object a line, and TensorBoard events beside it."""
+
+  def __init__(self, workdir: epath.PathLike, step: int):
+    """Goes on after `step`: lines of later steps, of a run that was cut, go."""
+    self._path = epath.Path(workdir) / METRICS
+    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+    whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+    self._file = self._path.open("a")
+    self._events = tensorboardX.SummaryWriter(
+        str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
+
+  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Adds one line."""
+    self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+    self._file.flush()
+    for name, value in metrics.items():
+      self._events.add_scalar(f"{split}/{name}", value, step)
+
+  def close(self) -> None:
+    """Writes what is left."""
+    self._file.close()
+    self._events.close()
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """The complete lines of a run's metrics, in order."""
+  path = epath.Path(workdir) / METRICS
+  if not path.exists():
+    return []
+  lines = path.read_text().split("\n")[:-1]  # A killed run may cut its last line.
+  return [json.loads(line) for line in lines]
+
+
+def add_samples(
+    workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str], **more
+) -> list[dict[str, str]]:
+  """Adds lines to samples.jsonl; `more` holds further columns of as many entries."""
+  lines = [{"prompt": prompt, "text": text,
+            **{name: values[i] for name, values in more.items()}}
+           for i, (prompt, text) in enumerate(zip(prompts, texts))]
+  path = epath.Path(workdir) / "samples.jsonl"
+  with path.open("a") as file:
+    file.writelines(json.dumps(line) + "\n" for line in lines)
+  return lines

@@ -1,0 +1,74 @@
+"""The state that a training starts from: a fresh one, or that of a checkpoint."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import sys
+import time
+
+import jax
+from jax import numpy as jnp
+import tqdm
+
+from transfer_gen import checkpoint
+from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.run import initial
+from transfer_gen.train import moments
+from transfer_gen.train import parallel
+from transfer_gen.train import step as step_lib
+
+
+def fresh(
+    assembled: assembled_lib.Assembled,
+    shardings: Mapping[str, jax.sharding.Sharding]) -> step_lib.TrainState:
+  """The state at step 0: params as the rows say, moments from a source if marked.
+
+  Args:
+    assembled: The run.
+    shardings: Where each param lives.
+  """
+  with _reading(assembled) as progress:
+    params = initial.params(assembled, shardings, progress)
+  opt_state = moments.restore(
+      assembled.rows, assembled.optimizer, assembled.sources,
+      assembled.optimizer.extend({}, params, 0), shardings)
+  return step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
+
+
+def restored(
+    assembled: assembled_lib.Assembled, checkpoints: checkpoint.Checkpoints, step: int,
+    runner: parallel.Runner) -> step_lib.TrainState:
+  """The state that a checkpoint holds.
+
+  Args:
+    assembled: The run.
+    checkpoints: Its checkpoints.
+    step: Which one.
+    runner: Says where each array lives.
+  """
+  shapes = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+            for name, spec in assembled.specs.items()}
+  # The groups of the state before `step`: a group that starts there has no slots yet.
+  opt_state = jax.eval_shape(
+      lambda params: assembled.optimizer.extend({}, params, max(step - 1, 0)), shapes)
+  params, opt_state = checkpoints.restore(
+      step, runner.abstract(shapes, assembled.specs),
+      runner.abstract(opt_state, assembled.specs))
+  return step_lib.TrainState(
+      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state)
+
+
+@contextlib.contextmanager
+def _reading(assembled: assembled_lib.Assembled) -> Iterator[Callable[[int], object]]:
+  """Shows how many bytes of the sources were read: a bar, or a line in a log."""
+  read = {(row.checkpoint, name): row.source_spec.nbytes
+          for row in assembled.rows for name in row.sources}
+  began, total = time.perf_counter(), sum(read.values())
+  with tqdm.tqdm(
+      total=total, unit="B", unit_scale=True, desc="reading", leave=False,
+      disable=None if read and sys.stderr.isatty() else True) as bar:
+    yield bar.update
+  seconds = time.perf_counter() - began
+  if read:
+    print(f"{len(read)} source leaves read, {total / 2**20:.1f} MB in {seconds:.1f} s"
+          f" ({total / 2**20 / seconds:.0f} MB/s)", flush=True)

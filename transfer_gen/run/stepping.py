@@ -1,0 +1,23 @@
+"""How the steps of a run are taken on its devices."""
+
+from transfer_gen.adapters import wrap
+from transfer_gen.distill import loss
+from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.train import parallel
+
+Runner = parallel.Runner
+
+
+def runner(assembled: assembled_lib.Assembled) -> Runner:
+  """Builds what takes the steps of a run: its loss, compiled for its devices.
+
+  Raises:
+    errors.UserError: If the devices cannot be divided as the config says.
+  """
+  run = assembled.run
+  drops = run.model.dropout > 0 or wrap.has_dropout(run.adapters)
+  return parallel.runner(
+      run.parallel, assembled.specs, run.train.batch_size, run.optim.accumulate,
+      nll_fn=loss.objective(
+          assembled.teacher, assembled.model, drops, assembled.first_layer),
+      optimizer=assembled.optimizer)

@@ -1,0 +1,81 @@
+"""What a search for a strategy tries, and how its budget is divided."""
+
+from collections.abc import Mapping
+import dataclasses
+import shlex
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+
+_PERCENT = (20, 30, 50)  # Of the budget, by round.
+
+
+def candidates(
+    gradients: Mapping[str, float]) -> dict[str, list[config_lib.Strategy]]:
+  """What is tried, by family: all alike, slower below, and parts alone.
+
+  Args:
+    gradients: Relative norm of the gradient of each group of `groups.by_layer`, from
+      the top to the bottom.
+  """
+  make = config_lib.Strategy
+  half = len(gradients) // 2
+  steepest = sorted(gradients, key=gradients.__getitem__, reverse=True)
+  steepest = [name for name in gradients if name in steepest[:max(1, half)]]
+  return {
+      "all": [make(name="fine_tune"), make(name="fine_tune", lr_mult=0.3)],
+      "by_layer": [make(name="discriminative"),
+                   make(name="discriminative", lr_mult=2.0)],
+      "part": [make(name="surgical", learn=tuple(steepest)),
+               make(name="fine_tune", frozen=half),
+               make(name="feature_extraction", lr_mult=3.0), make(name="lora")]}
+
+
+def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
+  """The three rounds: (how many train, to which step).
+
+  Args:
+    budget: Steps over all; 20%, 30% and 50% of it go into the rounds.
+    counts: Candidates of each round.
+
+  Raises:
+    errors.UserError: If the first round would have no step.
+  """
+  result, step = [], 0
+  for count, percent in zip(counts, _PERCENT):
+    step += budget * percent // 100 // count
+    result.append((count, step))
+  if result[0][1] < 1:
+    least = -(-counts[0] * 100 // _PERCENT[0])
+    raise errors.UserError(
+        f"strategy.budget is {budget}, must be at least {least} steps: auto tries"
+        f" {counts[0]} strategies, and a fifth of it is for the first round.")
+  return result
+
+
+def budget(run: config_lib.Run) -> int:
+  """Steps of the whole search."""
+  return run.strategy.budget or run.train.steps
+
+
+def rounds(
+    run: config_lib.Run, families: Mapping[str, list[config_lib.Strategy]]
+) -> list[tuple[int, int]]:
+  """The rounds of a search for a run, see `rungs`."""
+  tried = {name(strategy) for some in families.values() for strategy in some}
+  return rungs(budget(run), (len(tried), len(families), 2))
+
+
+def overrides(strategy: config_lib.Strategy) -> list[str]:
+  """Flags that make a run of this strategy, for a shell."""
+  return [shlex.quote(f"--config.strategy.{field.name}={getattr(strategy, field.name)}")
+          for field in dataclasses.fields(strategy)
+          if getattr(strategy, field.name) != field.default]
+
+
+def name(strategy: config_lib.Strategy) -> str:
+  """A folder's name that says what it holds."""
+  parts = [strategy.name]
+  parts += [f"frozen_{strategy.frozen}"] if strategy.frozen else []
+  parts += [f"lr_x{strategy.lr_mult:g}"] if strategy.lr_mult else []
+  return "_".join(parts)

@@ -1,0 +1,43 @@
+"""How large the gradient of each layer is against its params (Lee et al., 2023)."""
+
+import jax
+import numpy as np
+
+from transfer_gen import tree
+from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.run import initial
+from transfer_gen.train import objectives
+from transfer_gen.transfer import groups as groups_lib
+
+_BATCHES = 8
+
+
+def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
+  """||gradient|| / ||params|| of each group of `groups.by_layer` at the start.
+
+  The gradient is that of a few training batches' mean loss, without dropout.
+  """
+  key, params = initial.keys(assembled.run.seed)[0], initial.params(assembled)
+  nll_fn = objectives.next_token(assembled.model, False)
+
+  @jax.jit
+  def gradient(params, batch):
+    loss = lambda p: (nll_fn(p, batch, key) * batch["weights"]).sum()
+    return jax.grad(loss)(params)
+
+  batches = assembled.data.train_batches(assembled.run.train.batch_size, assembled.run.seed)
+  total, count = None, 0.0
+  for _ in range(_BATCHES):
+    batch = next(batches)
+    found = gradient(params, batch)
+    total = found if total is None else jax.tree.map(np.add, total, found)
+    count += batch["weights"].sum()
+  groups = groups_lib.by_layer(assembled.run.model)
+  names = [group.params for group in groups]
+  squares = np.zeros((2, len(groups)))
+  for name, value in params.items():
+    index, _ = tree.match(names, name)
+    squares[0, index] += np.square(np.asarray(total[name], np.float64) / count).sum()
+    squares[1, index] += np.square(np.asarray(value, np.float64)).sum()
+  ratios = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))
+  return {group.name: float(ratio) for group, ratio in zip(groups, ratios)}

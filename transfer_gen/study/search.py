@@ -1,0 +1,90 @@
+"""The search for a strategy: candidates train a little, the better ones go on."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.formats import whole
+from transfer_gen.run import assemble
+from transfer_gen.run import reader as reader_lib
+from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.study import candidates as candidates_lib
+from transfer_gen.study import gradients as gradients_lib
+from transfer_gen.study import search_page
+from transfer_gen.study import trial
+
+FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
+DECISION, LOSSES = "decision.json", "losses.json"
+COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
+
+
+def decision(workdir: epath.PathLike) -> dict[str, Any]:
+  """What a search in a workdir decided; empty if none has."""
+  return _read(epath.Path(workdir) / FOLDER / DECISION)
+
+
+def search(
+    run: config_lib.Run, workdir: epath.Path, min_coverage: float,
+    reader: reader_lib.Reader) -> None:
+  """Decides, and writes what was decided and why."""
+  folder = workdir / FOLDER
+  budget = candidates_lib.budget(run)
+  inputs = reader.read(dataclasses.replace(run, strategy=COMMON), folder / "none")
+  common = assemble.assemble(inputs)
+  workdir_lib.check_coverage(common, min_coverage)
+  gradients = gradients_lib.relative_gradients(common)
+  families = candidates_lib.candidates(gradients)
+  tried = {candidates_lib.name(strategy): strategy for some in families.values() for strategy in some}
+  begun = _read(folder / LOSSES)  # By a search that was cut.
+  if begun.get("budget", budget) != budget:
+    raise errors.UserError(
+        f"{folder}: a search with strategy.budget={begun['budget']} began there, and"
+        f" now it is {budget}. Take another --workdir, or that budget.")
+  losses = begun.get("losses", {})
+  last = lambda name: _last(losses[name])
+  alive = list(tried)
+  for number, (count, stop) in enumerate(candidates_lib.rounds(run, families)):
+    stop = min(stop, run.train.steps)
+    if number == 1:
+      alive = [min(map(candidates_lib.name, some), key=last) for some in families.values()]
+    elif number == 2:
+      alive = sorted(alive, key=last)[:count]
+    for name in alive:
+      if str(stop) not in losses.get(name, {}):
+        print(f"auto: {name} to step {stop}", flush=True)
+        losses.setdefault(name, {})[str(stop)] = trial.loss(
+            inputs, dataclasses.replace(run, strategy=tried[name]), folder / name, stop)
+        whole.write_json(folder / LOSSES, {"budget": budget, "losses": losses})
+  best = min(alive, key=last)
+  _decide(workdir, {
+      "strategy": dataclasses.asdict(tried[best]), "winner": best,
+      "overrides": candidates_lib.overrides(tried[best]), "budget": budget,
+      "relative_gradients": gradients, "losses": losses,
+      "flops": {name: trial.flops(inputs, strategy, losses[name])
+                for name, strategy in tried.items()}})
+
+
+def _decide(workdir: epath.Path, facts: Mapping[str, Any]) -> None:
+  """Writes the evidence; the decision last."""
+  folder = workdir / FOLDER
+  told = search_page.text(facts)
+  whole.write_text(folder / "report.txt", told)
+  whole.write_text(folder / "report.html", search_page.page(facts))
+  print(told, flush=True)
+  for name in facts["losses"].keys() - {facts["winner"]}:
+    (folder / name / "checkpoints").rmtree(missing_ok=True)  # Their metrics stay.
+  whole.write_json(folder / DECISION, facts)
+
+
+def _last(losses: Mapping[str, float]) -> float:
+  """The loss after most steps."""
+  return losses[max(losses, key=int)]
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,37 @@
+"""One candidate of a search: an ordinary run that is stopped early."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen.run import assemble
+from transfer_gen.run import inputs as inputs_lib
+from transfer_gen.run import ledger
+from transfer_gen.run import loop
+from transfer_gen.run import trained as trained_lib
+from transfer_gen.study import cost as cost_lib
+
+
+def loss(
+    inputs: inputs_lib.Inputs, run: config_lib.Run, workdir: epath.Path, stop: int
+) -> float:
+  """Validation loss after `stop` steps; infinite if training diverged."""
+  try:
+    done = loop.train(run, workdir, stop=stop, inputs=inputs)["step"]
+  except ledger.Diverged:
+    return math.inf
+  scores = trained_lib.open(workdir, done).score(inputs.data, "validation")
+  found = scores.metrics()["loss"]
+  return found if math.isfinite(found) else math.inf
+
+
+def flops(
+    inputs: inputs_lib.Inputs, strategy: config_lib.Strategy,
+    losses: Mapping[str, float]) -> float:
+  """FLOPs of a strategy's run up to the last step that it was stopped at."""
+  run = dataclasses.replace(inputs.run, strategy=strategy)
+  return cost_lib.of_run(
+      assemble.assemble(inputs.with_run(run)), max(map(int, losses)))
