@@ -170,7 +170,7 @@ def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
 def test_what_diverges_loses(folder, monkeypatch):
   made = candidates.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
   wild = dataclasses.replace(made["all"][0], lr_mult=1e30)
-  monkeypatch.setattr(auto, "candidates", lambda _: {
+  monkeypatch.setattr(candidates, "candidates", lambda _: {
       "all": [wild], "by_layer": made["by_layer"][:1], "part": made["part"][:1]})
 
   auto.train(_target(folder, name="auto", budget=BUDGET), folder / "wild")

@@ -227,7 +227,8 @@ def _check_pair(distill, source, theirs, own) -> None:
   """Whether what is asked for can be matched between two models."""
   families = f"{type(theirs).__name__} to {type(own).__name__}"
   transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
-  layered = not any(getattr(c, "window", 0) for c in (theirs, own))
+  layered = not any(
+      isinstance(c, config_lib.Recurrent) and c.window for c in (theirs, own))
   others = distill.vocabularies != SAME
   encodes = [registry.encodes(c) for c in (theirs, own)]
   for wrong, why in (
