@@ -19,8 +19,8 @@ def inputs(
 ) -> dict[str, np.ndarray]:
   """Returns the mean squares of what dense layers read, along an axis.
 
-  With `transfer.structure.select` they decide which hidden units or heads to keep: the
-  ones that contribute most to the next product.
+  With `transfer.importance.by_scores` they decide which hidden units or heads to keep:
+  the ones that contribute most to the next product.
 
   Args:
     module: What `registry.build` returned.
