@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from transfer_gen import checkpoint
+from tests import small_runs
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
@@ -26,13 +26,9 @@ STYLE = (LoRA(params=r"layer_\d+/.*kernel", rank=2, dropout=0.1),
 
 
 def _run(folder, text, **fields):
-  return config.Run(
-      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32),
-      data=config.Data(name="files", train=str(folder / text), length=16),
-      tokenizer=config.Tokenizer(kind="characters"),
-      optim=config.Optim(warmup_steps=1, lr=0.02),
-      train=config.Train(steps=STEPS, batch_size=8, log_every=1, eval_every=STEPS,
-                         checkpoint_every=1), **fields)
+  return small_runs.configure(
+      folder / text, small_runs.DECODER, steps=STEPS, checkpoint_every=1, lr=0.02,
+      **fields)
 
 
 def _beside(folder, **fields):
@@ -49,19 +45,16 @@ def _beside(folder, **fields):
 def folder(tmp_path_factory):
   """A source, and a run of adapters beside it with all its checkpoints."""
   path = tmp_path_factory.mktemp("adapters")
-  (path / "text.txt").write_text(
-      "\n".join(f"line {i}, {i * 7 % 13}" for i in range(99)))
+  small_runs.write_lines(path / "text.txt")
   loop.train(_run(path, "text.txt"), path / "source")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (STEPS,))
+  with small_runs.all_checkpoints_kept(STEPS):
     loop.train(_beside(path), path / "style")
   return path
 
 
 def _read(workdir, step=STEPS):
-  stored = checkpoint.find(workdir, step)
-  state = stored.read_state(dict.fromkeys(stored.state)) if stored.state else {}
-  return state, dict(stored.read(list(stored.specs)))
+  return (small_runs.optimizer_state(workdir, step),
+          small_runs.params(workdir, step))
 
 
 def test_what_is_frozen_keeps_its_bits_and_has_no_state(folder):

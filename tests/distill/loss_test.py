@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import small_runs
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
@@ -68,26 +69,18 @@ def _distill(folder, **fields):
       teacher=config_lib.Source(path=str(folder / "teacher")), **fields)
 
 
-def _params(workdir):
-  source = sources.open(workdir)
-  return {name: np.asarray(x) for name, x in source.read(list(source.specs))}
-
-
-def _lines(workdir):
-  return list(map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()))
-
-
 def test_an_lstm_taught_by_a_transformer_beats_one_that_has_the_data_alone(folder):
-  before = _params(folder / "teacher")
+  before = small_runs.params(folder / "teacher")
   hard = loop.train(_run(folder, LSTM), folder / "hard")
   soft = loop.train(
       _run(folder, LSTM, distill=_distill(folder, hidden=0.1)), folder / "soft")
 
   assert soft["best_validation_loss"] < hard["best_validation_loss"] - 0.1
-  line = next(line for line in _lines(folder / "soft") if line["split"] == "train")
+  line = next(line for line in small_runs.metrics(folder / "soft")
+              if line["split"] == "train")
   assert line["loss"] == pytest.approx(
       0.3 * line["ce"] + 0.7 * line["logits"] + 0.1 * line["hidden"], rel=1e-5)
-  after = _params(folder / "teacher")
+  after = small_runs.params(folder / "teacher")
   for name, value in before.items():
     np.testing.assert_array_equal(value, after[name])
 
@@ -131,8 +124,8 @@ def test_it_goes_on_where_it_was_killed(folder):
   loop.train(run, folder / "killed", stop=30)
   loop.train(run, folder / "killed")
 
-  for name, value in _params(folder / "soft").items():
-    np.testing.assert_array_equal(value, _params(folder / "killed")[name])
+  for name, value in small_runs.params(folder / "soft").items():
+    np.testing.assert_array_equal(value, small_runs.params(folder / "killed")[name])
 
 
 def _terms(folder, model, key=0, vocabulary=None, **fields):

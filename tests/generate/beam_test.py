@@ -113,8 +113,9 @@ def test_all_beams_behind_an_encoder_are_those_of_transformers(name):
   counts = np.array([9, 4, 6])
 
   found = beam.search(
-      module, params, encoder_inputs=[row[:n].tolist() for row, n in zip(inputs, counts)],
-      beams=4, num_tokens=16, eos=2)
+      module, params,
+      encoder_inputs=[row[:n].tolist() for row, n in zip(inputs, counts)], beams=4,
+      num_tokens=16, eos=2)
 
   texts, scores = theirs(model, inputs, 2, counts, num_beams=4, max_new_tokens=16)
   found = [one for row in found for one in row]

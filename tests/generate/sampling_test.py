@@ -198,9 +198,11 @@ def test_sources_of_any_length_share_a_program():
 @pytest.mark.parametrize("kwargs, message", [
     (dict(prompts=[[1]]), "the model has an encoder and needs encoder_inputs"),
     (dict(encoder_inputs=[[1]]), "no prompts are given, and model.start_token"),
-    (dict(prompts=[[1]], encoder_inputs=[[1], [2]]), "there are 2 encoder_inputs and 1 prompts"),
+    (dict(prompts=[[1]], encoder_inputs=[[1], [2]]),
+     "there are 2 encoder_inputs and 1 prompts"),
     (dict(prompts=[[1]], encoder_inputs=[[]]), "encoder input 0 is empty"),
-    (dict(prompts=[[1]], encoder_inputs=[[9]]), "encoder input 0 has token 9, .* 0 to 8")])
+    (dict(prompts=[[1]], encoder_inputs=[[9]]),
+     "encoder input 0 has token 9, .* 0 to 8")])
 def test_sources_that_do_not_fit_are_one_message(kwargs, message):
   module, params = make_pair()
 

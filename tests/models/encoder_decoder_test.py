@@ -47,10 +47,12 @@ ALL = pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.long) for name in CONFIGS])
 
 
-def logits_of(config, inputs=INPUTS, encoder_inputs=SOURCES, counts=COUNTS, params=None):
+def logits_of(
+    config, inputs=INPUTS, encoder_inputs=SOURCES, counts=COUNTS, params=None):
   module, own = random_models.build(config)
   return np.asarray(apply(
-      module, params or own, inputs, encoder_inputs=encoder_inputs, encoder_counts=counts))
+      module, params or own, inputs, encoder_inputs=encoder_inputs,
+      encoder_counts=counts))
 
 
 @pytest.mark.parametrize("name", [

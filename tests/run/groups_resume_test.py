@@ -1,17 +1,17 @@
 """Runs with every kind of group end as one run, wherever they were cut."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 
-from transfer_gen import checkpoint
+from tests import small_runs
 from transfer_gen import config
 from transfer_gen import sources
 from transfer_gen.config import codec
 from transfer_gen.models import registry
 from transfer_gen.run import loop
-from transfer_gen.run import records
 from transfer_gen.train import fisher
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import axes
@@ -21,16 +21,10 @@ Group, Rule = plan_lib.Group, plan_lib.Rule
 STEPS, UNFREEZE = 7, 4
 
 
-def _run(folder, text, transfer=None, source=None):
-  return config.Run(
-      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32,
-                           dropout=0.1),
-      data=config.Data(name="files", train=str(folder / text), length=16),
-      tokenizer=config.Tokenizer(kind="characters"),
-      optim=config.Optim(warmup_steps=1),
-      train=config.Train(steps=STEPS, batch_size=8, log_every=1, eval_every=STEPS,
-                         checkpoint_every=1),
-      source=source, transfer=transfer)
+def _run(folder, text, **fields):
+  return small_runs.configure(
+      folder / text, dataclasses.replace(small_runs.DECODER, dropout=0.1), steps=STEPS,
+      checkpoint_every=1, **fields)
 
 
 def _transfer(folder):
@@ -51,9 +45,8 @@ def _transfer(folder):
 def folder(tmp_path_factory):
   """A run from a source, with all its checkpoints; and its copies, cut and resumed."""
   path = tmp_path_factory.mktemp("groups")
-  lines = [f"line {i}, {i * 7 % 13}" for i in range(99)]
-  (path / "source.txt").write_text("\n".join(lines))
-  (path / "target.txt").write_text("\n".join(f"{line} zxqw!" for line in lines))
+  small_runs.write_lines(path / "source.txt")
+  small_runs.write_lines(path / "target.txt", " zxqw!")
   loop.train(_run(path, "source.txt"), path / "source")
   source = sources.open(path / "source")
   model = registry.build(codec.read_run(path / "source").model)
@@ -63,21 +56,18 @@ def folder(tmp_path_factory):
       model, dict(source.read(list(source.specs))),
       [{"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
         "weights": np.ones((8, 8), np.float32)}]))
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (STEPS,))
+  with small_runs.all_checkpoints_kept(STEPS):
     loop.train(_target(path), path / "whole")
   return path
 
 
 def _target(folder):
-  return _run(folder, "target.txt", _transfer(folder),
-              config.Source(path=str(folder / "source")))
+  return _run(folder, "target.txt", transfer=_transfer(folder),
+              source=config.Source(path=str(folder / "source")))
 
 
 def _state(workdir, step):
-  stored = checkpoint.find(workdir, step)
-  return stored.read_state(dict.fromkeys(stored.state)) | dict(
-      stored.read(list(stored.specs)))
+  return small_runs.optimizer_state(workdir, step) | small_runs.params(workdir, step)
 
 
 @pytest.mark.parametrize("step", [UNFREEZE - 2, UNFREEZE, UNFREEZE + 2])
@@ -94,7 +84,7 @@ def test_a_run_cut_before_at_or_after_an_unfreeze_ends_bit_for_bit(folder, step)
   assert whole.keys() == resumed.keys()
   for key, value in whole.items():
     np.testing.assert_array_equal(value, resumed[key], err_msg=str(key))
-  told = [[line["loss"] for line in records.read_metrics(folder / name)]
+  told = [[line["loss"] for line in small_runs.metrics(folder / name)]
           for name in ("whole", cut.name)]
   assert told[0] == told[1]
 

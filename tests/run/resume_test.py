@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import paths
-from transfer_gen import sources
+from tests import small_runs
 from transfer_gen.run import records
 
 # Two groups, one unfrozen in the run; dropout; buckets: all that resuming needs.
@@ -79,22 +79,17 @@ def folder(tmp_path_factory):
   return folder
 
 
-def _params(workdir, step):
-  source = sources.open(workdir, step)
-  return {name: np.asarray(x) for name, x in source.read(list(source.specs))}
-
-
 def test_it_went_on_and_did_not_start_again(folder):
   assert "goes on from step" in (folder / "told.txt").read_text()
 
 
 @pytest.mark.parametrize("step", [40])
 def test_params_are_the_same_bit_for_bit(folder, step):
-  whole, killed = (_params(folder / n, step) for n in ("whole", "killed"))
+  whole, killed = (small_runs.params(folder / n, step) for n in ("whole", "killed"))
 
   for name, value in whole.items():
     np.testing.assert_array_equal(value, killed[name], err_msg=name)
-  middle = _params(folder / "whole", 30)
+  middle = small_runs.params(folder / "whole", 30)
   assert not np.array_equal(middle["embed/embedding"], whole["embed/embedding"])
 
 
@@ -110,7 +105,7 @@ def test_metrics_are_those_of_one_run(folder):
 
 
 def test_the_unfrozen_group_moved_only_after_its_step(folder):
-  early, late = (_params(folder / "whole", step) for step in (30, 40))
+  early, late = (small_runs.params(folder / "whole", step) for step in (30, 40))
   name = "layer_0/mlp/up/kernel"
 
   assert not np.array_equal(early[name], late[name])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from transfer_gen import checkpoint
+from tests import small_runs
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
@@ -24,14 +24,10 @@ from transfer_gen.study import search
 BUDGET, STEPS = 40, 16
 
 
-def _run(folder, name, **more):
-  return config.Run(
-      model=config.Recurrent(cell="rnn", num_layers=1, embed_width=8, hidden_width=8),
-      data=config.Data(name="files", train=str(folder / f"{name}.txt"), length=16),
-      tokenizer=config.Tokenizer(kind="characters"),
-      optim=config.Optim(lr=0.01, warmup_steps=1),
-      train=config.Train(steps=STEPS, batch_size=8, log_every=4, eval_every=4,
-                         checkpoint_every=4), **more)
+def _run(folder, name, **fields):
+  return small_runs.configure(
+      folder / f"{name}.txt", small_runs.RNN, steps=STEPS, log_every=4, eval_every=4,
+      checkpoint_every=4, lr=0.01, **fields)
 
 
 def _target(folder, **strategy):
@@ -43,9 +39,8 @@ def _target(folder, **strategy):
 def _folder(tmp_path_factory):
   """A source, and a run that has searched."""
   folder = tmp_path_factory.mktemp("auto")
-  lines = [f"line {i}, {i * 7 % 13}" for i in range(99)]
-  (folder / "source.txt").write_text("\n".join(lines))
-  (folder / "target.txt").write_text("\n".join(f"{line} zxqw!" for line in lines))
+  small_runs.write_lines(folder / "source.txt")
+  small_runs.write_lines(folder / "target.txt", " zxqw!")
   loop.train(_run(folder, "source"), folder / "source_run")
   auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto")
   return folder
@@ -53,11 +48,6 @@ def _folder(tmp_path_factory):
 
 def _decision(folder):
   return json.loads((folder / "auto" / search.FOLDER / search.DECISION).read_text())
-
-
-def _params(workdir):
-  stored = checkpoint.find(workdir, STEPS)
-  return dict(stored.read(list(stored.specs)))
 
 
 def test_the_budget_holds_over_all_that_was_tried(folder):
@@ -89,7 +79,8 @@ def test_the_run_is_that_of_its_strategy_typed_by_hand(folder):
 
   loop.train(alone, folder / "alone")
 
-  ours, theirs = _params(folder / "auto"), _params(folder / "alone")
+  ours, theirs = (
+      small_runs.params(folder / name, STEPS) for name in ("auto", "alone"))
   assert ours.keys() == theirs.keys()
   for name, value in ours.items():
     np.testing.assert_array_equal(value, theirs[name], err_msg=name)
@@ -97,13 +88,13 @@ def test_the_run_is_that_of_its_strategy_typed_by_hand(folder):
 
 def test_it_goes_on_where_it_was_cut(folder):
   run = _target(folder, name="auto", budget=BUDGET)
-  before = _params(folder / "auto")
+  before = small_runs.params(folder / "auto", STEPS)
   shutil.rmtree(folder / "auto" / "checkpoints" / str(STEPS))
 
   result = auto.train(run, folder / "auto")
 
   assert result["step"] == STEPS
-  for name, value in _params(folder / "auto").items():
+  for name, value in small_runs.params(folder / "auto", STEPS).items():
     np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
@@ -158,12 +149,12 @@ def test_a_budget_that_is_too_small_is_said():
 
 
 def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
-  before = _params(folder / "source_run")
+  before = small_runs.params(folder / "source_run", STEPS)
 
   with pytest.raises(errors.UserError, match="did not begin with a search"):
     auto.train(_target(folder, name="auto", budget=BUDGET), folder / "source_run")
 
-  for name, value in _params(folder / "source_run").items():
+  for name, value in small_runs.params(folder / "source_run", STEPS).items():
     np.testing.assert_array_equal(value, before[name])
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests import small_runs
 from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen import errors
@@ -16,14 +17,9 @@ from transfer_gen.transfer import plan
 
 
 def _run(text, source=None, transfer=None):
-  return config.Run(
-      model=config.Recurrent(cell="gru", num_layers=1, embed_width=8,
-                             hidden_width=12),
-      data=config.Data(name="files", train=str(text), length=12),
-      tokenizer=config.Tokenizer(kind="characters"),
-      optim=config.Optim(warmup_steps=1, lr=0.02),
-      train=config.Train(steps=6, batch_size=8, log_every=2, eval_every=2,
-                         checkpoint_every=6),
+  return small_runs.configure(
+      text, dataclasses.replace(small_runs.RNN, cell="gru", hidden_width=12), steps=6,
+      length=12, log_every=2, eval_every=2, lr=0.02,
       source=config.Source(run=source) if source else None, transfer=transfer)
 
 
@@ -75,9 +71,8 @@ def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
   folder, _, facts = done
 
   def best(lr):
-    lines = [json.loads(line) for seed in (0, 1) for line in (
-        folder / "w" / "scratch" / f"seed_{seed}" / f"lr_{lr:g}" / "metrics.jsonl"
-    ).read_text().splitlines()]
+    lines = [line for seed in (0, 1) for line in small_runs.metrics(
+        folder / "w" / "scratch" / f"seed_{seed}" / f"lr_{lr:g}")]
     losses = [[line["loss"] for line in part if line["split"] == "validation"]
               for part in (lines[:len(lines) // 2], lines[len(lines) // 2:])]
     return sum(map(min, losses)) / 2
@@ -142,9 +137,9 @@ def test_the_step_is_told_at_which_the_controls_loss_was_reached(done):
   lrs = facts["summary"]["lrs"]
 
   def curve(name, seed):
-    lines = (folder / "w" / name / f"seed_{seed}" / f"lr_{lrs[name]:g}"
-             / "metrics.jsonl").read_text().splitlines()
-    return [(line["step"], line["loss"]) for line in map(json.loads, lines)
+    lines = small_runs.metrics(
+        folder / "w" / name / f"seed_{seed}" / f"lr_{lrs[name]:g}")
+    return [(line["step"], line["loss"]) for line in lines
             if line["split"] == "validation"]
 
   for seed, reached in enumerate(facts["comparisons"][0]["reached"]):

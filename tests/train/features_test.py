@@ -1,7 +1,6 @@
 """Training from stored hidden states is training of the live model."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -9,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import small_runs
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen import sources
 from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
@@ -46,25 +45,16 @@ def _text(tmp_path_factory):
 
 def _run(text, kind="decoder", **fields):
   model, learns = TOP[kind]
-  run = config_lib.Run(
-      model=model, transfer=_plan(learns),
-      data=config_lib.Data(name="files", train=text, length=12),
-      tokenizer=config_lib.Tokenizer(kind="characters"),
-      optim=config_lib.Optim(warmup_steps=1),
-      train=config_lib.Train(steps=24, batch_size=8, log_every=12, eval_every=12,
-                             checkpoint_every=12),
-      features=config_lib.Features(check=0.2))
-  return dataclasses.replace(run, **fields)
+  fields = {"model": model, "transfer": _plan(learns),
+            "features": config_lib.Features(check=0.2), **fields}
+  return small_runs.configure(
+      text, fields.pop("model"), steps=24, length=12, log_every=12, eval_every=12,
+      checkpoint_every=12, **fields)
 
 
-def _params(workdir):
-  source = sources.open(workdir, 24)
-  return {name: np.asarray(x) for name, x in source.read(list(source.specs))}
-
-
-def _lines(workdir):
-  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-  return [(line["step"], line["split"], line["loss"]) for line in lines]
+def _losses(workdir):
+  return [(line["step"], line["split"], line["loss"])
+          for line in small_runs.metrics(workdir)]
 
 
 @pytest.mark.parametrize("kind, dtype, off", [
@@ -111,13 +101,13 @@ def test_epochs_of_training_and_a_resumed_run_are_the_live_ones(text, tmp_path):
   loop.train(run, tmp_path / "killed")
 
   live, stored, killed = (
-      _params(tmp_path / name) for name in ("live", "stored", "killed"))
+      small_runs.params(tmp_path / name, 24) for name in ("live", "stored", "killed"))
   for name, value in live.items():
     np.testing.assert_allclose(stored[name], value, rtol=0, atol=2e-6, err_msg=name)
     np.testing.assert_array_equal(killed[name], stored[name], err_msg=name)
-  for mine, theirs in zip(_lines(tmp_path / "stored"), _lines(tmp_path / "live")):
+  for mine, theirs in zip(_losses(tmp_path / "stored"), _losses(tmp_path / "live")):
     assert mine[:2] == theirs[:2] and abs(mine[2] - theirs[2]) < 1e-6
-  assert _lines(tmp_path / "killed") == _lines(tmp_path / "stored")
+  assert _losses(tmp_path / "killed") == _losses(tmp_path / "stored")
   _check_whole(tmp_path / "stored", live)
 
 
@@ -127,7 +117,7 @@ def _check_whole(workdir, params):
   assert opened.params.keys() == params.keys()
   assert isinstance(opened.complete(["the 1th"], 4)[0], str)
   scores = opened.score(opened.data()[0], "validation").metrics()
-  told = {line[0]: line[2] for line in _lines(workdir) if line[1] == "validation"}
+  told = {line[0]: line[2] for line in _losses(workdir) if line[1] == "validation"}
   assert abs(scores["loss"] - told[opened.step]) < 1e-6
 
 

@@ -1,10 +1,12 @@
 """Moments go on from a source's where a whole group can, and nowhere else."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from transfer_gen import checkpoint
+from tests import small_runs
 from transfer_gen import config
 from transfer_gen import sharding
 from transfer_gen.models import registry
@@ -21,21 +23,16 @@ PLAN = plan_lib.TransferPlan(
 
 
 def _run(folder, source=None, plan=PLAN, **optim):
-  return config.Run(
-      model=config.Decoder(num_layers=1, width=8, num_heads=2, max_length=32,
-                           tied=False),
-      data=config.Data(name="files", train=str(folder / "text.txt"), length=16),
+  return small_runs.configure(
+      folder / "text.txt", dataclasses.replace(small_runs.DECODER, tied=False), steps=3,
       tokenizer=config.Tokenizer(kind="bytes"), optim=config.Optim(**optim),
-      train=config.Train(steps=3, batch_size=8, log_every=1, eval_every=3,
-                         checkpoint_every=3),
       source=source, transfer=plan if source else None)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("moments")
-  (path / "text.txt").write_text(
-      "\n".join(f"line {i}, {i * 7 % 13}" for i in range(99)))
+  small_runs.write_lines(path / "text.txt")
   loop.train(_run(path), path / "source")
   return path
 
@@ -52,8 +49,7 @@ def _started(folder, run):
   state = moments.restore(
       setup.rows, setup.optimizer, setup.sources,
       setup.optimizer.extend({}, params, 0), where)
-  stored = checkpoint.find(folder / "source", 3)
-  return setup, state, stored.read_state(dict.fromkeys(stored.state))
+  return setup, state, small_runs.optimizer_state(folder / "source", 3)
 
 
 def test_a_copied_group_goes_on_with_moments_and_their_count(folder):
