@@ -76,7 +76,7 @@ def test_every_folder_has_a_place_in_the_order():
   assert {house.package(name) for name in MODULES} == set(ORDER)
 
 
-def test_no_module_and_no_folder_imports_itself_in_a_circle():
+def test_no_modules_and_no_folders_import_in_a_circle():
   assert not house.cycles({name: house.imports(name) for name in MODULES})
   assert not house.cycles(house.package_edges())
   assert house.cycles({"a": frozenset("b"), "b": frozenset("a")}) == [("a", "b")]

@@ -81,7 +81,7 @@ def _dense(adapter):
 
 
 @pytest.mark.parametrize("scaling, scale", [("standard", 5 / 4), ("rslora", 5 / 2)])
-def test_low_rank_is_what_float64_says_and_so_are_its_gradients(scaling, scale):
+def test_low_rank_and_its_gradients_equal_float64(scaling, scale):
   params, f, (loss, grads) = _dense(
       LoRA(params="kernel", rank=4, alpha=5.0, scaling=scaling))
   a, b = (np.float64(params[f"lora_{part}"]) for part in "ab")
@@ -95,7 +95,7 @@ def test_low_rank_is_what_float64_says_and_so_are_its_gradients(scaling, scale):
   _near(grads["lora_b"].reshape(4, 12), (f["x"] @ a).T @ f["t"] * scale)
 
 
-def test_dora_is_what_float64_says_with_norms_that_are_constants():
+def test_dora_equals_float64_with_norms_held_constant():
   params, f, (loss, grads) = _dense(LoRA(params="kernel", rank=4, alpha=2, dora=True))
   a, b = (np.float64(params[f"lora_{part}"]).reshape(shape)
           for part, shape in (("a", (10, 4)), ("b", (4, 12))))
@@ -136,7 +136,7 @@ def _some(*default):
 
 
 @pytest.mark.parametrize("case", _some("several", "lstm")[:len(CASES)])
-def test_merged_computes_what_it_computed_beside(case):
+def test_merged_adapters_compute_the_same(case):
   module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
   params, own = _moved(module)
 
@@ -151,7 +151,7 @@ def test_merged_computes_what_it_computed_beside(case):
 @pytest.mark.parametrize("case", [
     "lstm", *(pytest.param(case, marks=pytest.mark.long)
               for case in ("lora", "several", "gru"))])
-def test_gradients_are_those_through_merged_kernels(case):
+def test_gradients_equal_those_through_merged_kernels(case):
   module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
   params, own = _moved(module)
   kept, added = tree.partition(params, own)
@@ -172,7 +172,7 @@ def test_gradients_are_those_through_merged_kernels(case):
 
 
 @pytest.mark.parametrize("case", _some("lstm", "bottleneck"))
-def test_leaves_are_said_before_they_are_made_and_change_nothing_at_first(case):
+def test_adapters_have_specs_and_change_nothing_at_first(case):
   model, chosen = (CASES | OTHERS)[case]
   module = adapters.wrap(registry.build(model), chosen)
   specs, own = registry.specs(module), registry.specs(module.module)
@@ -189,7 +189,7 @@ def test_leaves_are_said_before_they_are_made_and_change_nothing_at_first(case):
 
 
 @pytest.mark.parametrize("case", _some("prefix"))
-def test_token_by_token_is_the_whole_text(case):
+def test_generation_token_by_token_equals_the_whole_text(case):
   module = adapters.wrap(
       registry.build((CASES | OTHERS)[case][0]), (CASES | OTHERS)[case][1])
   params, _ = _moved(module)
@@ -205,7 +205,7 @@ def test_token_by_token_is_the_whole_text(case):
   _near(np.asarray(second)[0], whole[0, 5])
 
 
-def test_a_prefix_is_keys_and_values_that_softmax_sees():
+def test_a_prefix_adds_keys_and_values_to_attention():
   model = config.Decoder(width=8, num_heads=2, num_kv_heads=1, bias=False)
   module = adapters.wrap(_Alone(model), (config.Prefix(params="attn/key/kernel",
                                                           length=2),))
@@ -257,7 +257,7 @@ def test_dropout_acts_in_training_alone_and_by_its_key():
   assert not adapters.has_dropout(CASES["lora"][1])
 
 
-def test_without_adapters_there_is_the_module_itself():
+def test_without_adapters_the_module_is_returned_unchanged():
   module = registry.build(DECODER)
   assert adapters.wrap(module, ()) is module
 
@@ -284,7 +284,7 @@ def _flops(module, learns):
      2 * 12 * 64 * 64),
     (config.Recurrent(vocab_size=31, embed_width=64, hidden_width=64),
      2 * 2 * 4 * 64 * 64)], ids=["decoder", "lstm"])
-def test_no_gradient_of_a_frozen_kernel_is_formed(model, entries):
+def test_no_gradient_of_a_frozen_kernel_is_computed(model, entries):
   module = adapters.wrap(
       registry.build(model), (LoRA(params=r"layer_\d+/.*", rank=2),))
 
@@ -298,7 +298,7 @@ def test_no_gradient_of_a_frozen_kernel_is_formed(model, entries):
 @pytest.mark.parametrize("devices", [
     config.Parallel(fsdp=2, tensor=4), pytest.param(
         config.Parallel(mode="pmap"), marks=pytest.mark.long)], ids=["mesh", "pmap"])
-def test_devices_share_a_step_with_adapters(devices):
+def test_a_step_with_adapters_is_the_same_on_several_devices(devices):
   chosen = (LoRA(params=".*", rank=4), config.Prefix(length=2))
   module = adapters.wrap(registry.build(
       dataclasses.replace(DECODER, num_layers=1)), chosen)
@@ -331,7 +331,7 @@ def _owners(groups, module):
           for name in registry.specs(module)}
 
 
-def test_lora_plus_moves_b_faster():
+def test_lora_plus_trains_b_at_a_higher_rate():
   chosen = (LoRA(params=".*", rank=2, dora=True), config.Prefix())
   groups = groups_lib.low_rank(chosen, ratio=16.0)
 
@@ -356,12 +356,12 @@ def test_bitfit_is_a_group_of_biases():
     ((config.Prefix(params=".*/query/kernel"),), "query/kernel is no kernel of keys"),
     ((LoRA(params=".*"), LoRA(params=".*", dora=True, name="d")),
      "stands before; dora")])
-def test_adapters_that_cannot_stand_are_refused(chosen, message):
+def test_adapters_that_do_not_fit_are_refused(chosen, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(adapters.wrap(registry.build(DECODER), chosen))
 
 
-def test_only_low_rank_stands_beside_one_of_several_kernels():
+def test_only_low_rank_adapts_one_of_several_kernels():
   module = adapters.wrap(registry.build(LSTM), (
       config.IA3(params=".*/input_kernel", inputs="head/kernel"),))
   with pytest.raises(errors.UserError, match="LoRA alone can stand"):

@@ -61,7 +61,7 @@ def test_two_processes_that_prepare_at_once_get_the_same_data(prepared, data):
   assert printed[0].split() == [facts["fingerprint"] for _, facts in data.values()]
 
 
-def test_sizes_are_those_promised(data):
+def test_data_sets_have_the_documented_sizes(data):
   prose = data["python_docs"][1]["splits"].values()
   pairs = data["docstring_summary"][1]["splits"].values()
 
@@ -72,14 +72,14 @@ def test_sizes_are_those_promised(data):
     assert not counts["dropped"]  # The builders leave nothing to drop.
 
 
-def test_version_holds_pythons(data):
+def test_the_version_of_a_data_set_names_the_version_of_python(data):
   minor = f"{sys.version_info.major}{sys.version_info.minor:02d}"
 
   for _, facts in data.values():
     assert facts["version"] == f"1.{minor}.{sys.version_info.micro}"
 
 
-def test_no_held_out_text_stands_in_the_source(data):
+def test_no_held_out_text_is_in_the_source_data(data):
   prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
   source = "\n".join(words(d.target) for found in prose.values() for d in found)
 
@@ -93,7 +93,7 @@ def test_no_held_out_text_stands_in_the_source(data):
   assert found > 0.8 * len(pairs["train"])
 
 
-def test_topics_are_in_the_source_but_for_what_is_held_out(data):
+def test_the_source_data_hold_the_topics_without_what_is_held_out(data):
   prose = data["python_docs"][0]
 
   assert any(
@@ -102,7 +102,7 @@ def test_topics_are_in_the_source_but_for_what_is_held_out(data):
 
 
 @pytest.mark.parametrize("name", ["python_docs", "docstring_summary"])
-def test_no_text_stands_in_two_splits(data, name):
+def test_no_text_is_in_two_splits(data, name):
   splits = data[name][0]
   texts = {
       split: {words(t) for d in found for t in (d.input, d.target) if t}
@@ -112,7 +112,7 @@ def test_no_text_stands_in_two_splits(data, name):
   assert not texts["validation"] & texts["test"]
 
 
-def test_both_sets_share_one_split(data):
+def test_both_data_sets_split_texts_alike(data):
   prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
   held = {words(d.target) for split in ("validation", "test") for d in prose[split]}
 
@@ -181,14 +181,14 @@ def test_a_foreign_set_is_read_without_its_code(foreign, file_format):
                   ("test", "test", 2))}
 
 
-def test_a_set_that_nobody_has_is_one_error_that_says_how(tmp_path, monkeypatch):
+def test_an_unknown_data_set_is_refused_with_advice(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
 
   with pytest.raises(errors.UserError, match="knows no such data set.*TFDS_DATA_DIR"):
     catalog.read("tfds:nobody_has_this")
 
 
-def test_without_a_network_the_error_comes_at_once_and_says_how(
+def test_without_a_network_the_error_is_immediate_and_gives_advice(
     tmp_path, monkeypatch):
   def fail(*args, **kwargs):
     raise OSError("no network")

@@ -40,7 +40,7 @@ def targets(found):
   return {split: [d.target for d in ds] for split, ds in found.items()}
 
 
-def test_plain_text_is_a_document_a_line_cleaned(write):
+def test_each_line_of_plain_text_is_a_cleaned_document(write):
   write(
       a__txt="\ufeffone \t\r\ntwo\x00\n\n e\u0301 \u2028x\nlast", v__txt="v\n",
       w__txt="w")
@@ -55,7 +55,7 @@ def test_plain_text_is_a_document_a_line_cleaned(write):
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFKC", "NFD", "NFKD"])
-def test_normal_form_is_the_one_asked_for(write, form):
+def test_text_is_put_into_the_configured_normal_form(write, form):
   text = "e\u0301\u00e9 \ufb01 \u212b"
   write(a__txt=text, v__txt="v", w__txt="w")
 
@@ -99,7 +99,7 @@ def test_line_ends_that_are_kept_are_part_of_the_text(write, unit):
   assert len(kept["train"]) == {"line": 4, "paragraphs": 2, "whole_files": 1}[unit]
 
 
-def test_line_ends_of_columns_are_kept_as_well(write):
+def test_line_ends_within_columns_are_kept(write):
   write(a__jsonl='{"text": "a\\r\\nb\\n"}', v__jsonl='{"text": "v"}',
         w__jsonl='{"text": "w"}')
 
@@ -138,7 +138,7 @@ def test_parallel_files_are_paired_line_by_line(write):
       documents.Document("one", "eins"), documents.Document("two", "zwei")]
 
 
-def test_missing_splits_are_taken_by_hash_and_order_does_not_matter(write):
+def test_missing_splits_are_drawn_by_hash_in_any_order_of_texts(write):
   lines = [f"line {i}" for i in range(1000)]
   write(a__txt="\n".join(lines), b__txt="\n".join(reversed(lines)), w__txt="w")
 
@@ -189,7 +189,7 @@ def test_length_filters_count_what_they_drop(write):
       "too_short": 1, "too_long": 1, "empty": 1}
 
 
-def test_fractions_are_nested_and_cut_train_alone(write):
+def test_fractions_are_nested_and_reduce_the_training_split_alone(write):
   write(a__txt="\n".join(f"line {i}" for i in range(1000)))
   load = lambda **fields: documents.load(files(**fields))
 
@@ -210,7 +210,7 @@ def test_fractions_are_nested_and_cut_train_alone(write):
   assert found[0.1][1]["fingerprint"] != facts["fingerprint"]
 
 
-def test_fingerprint_is_sha256_of_lengths_and_texts(write):
+def test_the_fingerprint_is_the_sha256_of_lengths_and_texts(write):
   write(a__txt="one", v__txt="vé", w__txt="w")
 
   _, facts = documents.load(held())
@@ -262,7 +262,7 @@ def refusals():
 @pytest.mark.parametrize(
     "contents, fields, message", [case[1:] for case in refusals()],
     ids=[case[0] for case in refusals()])
-def test_bad_files_are_one_message_with_file_and_line(
+def test_a_bad_file_is_refused_with_its_name_and_line(
     write, contents, fields, message):
   write(**{name.replace(".", "__"): data for name, data in contents.items()})
 
@@ -272,7 +272,7 @@ def test_bad_files_are_one_message_with_file_and_line(
   assert "\n" not in str(caught.value)
 
 
-def test_a_config_that_cannot_be_right_names_every_field():
+def test_an_impossible_config_is_refused_with_every_wrong_field():
   with pytest.raises(errors.UserError) as caught:
     documents.load(config.Data(
         name="wikipedia", train="a.txt", normalize="nfc", fraction=1.5, min_chars=9,

@@ -128,7 +128,7 @@ def encoder(**fields):
 
 @pytest.mark.parametrize("marks, start, before, behind", [
     ("eos", -1, [], [EOS]), ("none", 9, [], []), ("both", 0, [BOS], [EOS])])
-def test_an_encoder_gets_the_sides_of_a_pair_in_rows_of_one_length(
+def test_pairs_for_an_encoder_are_laid_out_in_rows_of_equal_length(
     marks, start, before, behind):
   made, prepared = prepare(
       pairs=True, length=24, buckets=(8, 16),
@@ -171,7 +171,7 @@ def test_an_encoder_gets_the_sides_of_a_pair_in_rows_of_one_length(
   assert any(longer) and not all(longer)  # Each side has decided a bucket.
 
 
-def test_batches_for_an_encoder_go_on_exactly_where_they_were():
+def test_batches_for_an_encoder_resume_exactly():
   made, prepared = prepare(
       pairs=True, count=12, length=24, buckets=(16,), encoder=encoder())
   batches = prepared.train_batches(8, seed=5)
@@ -222,7 +222,7 @@ def test_an_epoch_shows_each_row_once_and_the_next_in_another_order(pairs):
           != first["inputs"]).any()
 
 
-def test_buckets_come_as_often_as_they_have_rows():
+def test_buckets_are_drawn_in_proportion_to_their_rows():
   _, prepared = prepare(pairs=True, count=200, length=48, buckets=(16, 24))
   rows = prepared.facts["splits"]["train"]["rows"]
   total = sum(rows.values())
@@ -236,7 +236,7 @@ def test_buckets_come_as_often_as_they_have_rows():
 
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("done", [0, 1, 13])
-def test_a_state_goes_on_exactly_where_it_was_taken(pairs, done):
+def test_batches_resume_exactly_from_a_saved_state(pairs, done):
   # Two batches of 8 make an epoch and a part: the state crosses epochs.
   made, prepared = prepare(pairs=pairs, count=12, length=40, buckets=(20,) * pairs)
   batches = prepared.train_batches(8, seed=5)
@@ -276,7 +276,7 @@ class _EndOnly:
     return [ids(text) for text in found]
 
 
-def test_a_missing_role_is_played_by_the_end_of_text_and_said_so():
+def test_the_end_of_text_stands_in_for_a_missing_special_token_with_a_note():
   made, prepared = prepare(pairs=True, length=48, tokenizer=_EndOnly())
 
   batch = next(prepared.evaluation_batches("test", 16))
@@ -316,7 +316,7 @@ def test_prompts_are_what_an_encoder_reads():
     encode(["a", " "])
 
 
-def test_marks_that_a_vocabulary_lacks_are_left_out_but_answers_must_begin():
+def test_missing_special_tokens_are_left_out_but_answers_need_a_start():
   tokenizer = tokenizer_kinds.Characters(["a", "b"], {})
   encode = lambda **fields: pipeline.tokenize_for_encoder(
       ["ab"], tokenizer, config.Data(), encoder(**fields))
@@ -326,7 +326,7 @@ def test_marks_that_a_vocabulary_lacks_are_left_out_but_answers_must_begin():
     encode()
 
 
-def test_what_leaves_no_rows_is_refused():
+def test_data_without_a_single_row_are_refused():
   with pytest.raises(errors.UserError, match="longer than data.length=4"):
     prepare(pairs=True, length=4)
   with pytest.raises(errors.UserError, match="batch_size=0"):
@@ -340,7 +340,7 @@ class _Bare(_EndOnly):
   roles = {}
 
 
-def test_texts_run_on_where_the_tokeniser_has_no_marks():
+def test_texts_are_joined_where_the_tokenizer_has_no_special_tokens():
   made, prepared = prepare(tokenizer=_Bare())
 
   batches = list(prepared.evaluation_batches("test", 4))
@@ -364,7 +364,7 @@ def test_pairs_without_an_end_of_text_are_refused():
     prepare(pairs=True, tokenizer=_Bare())
 
 
-def test_a_prompt_keeps_its_line_ends_as_the_data_does():
+def test_prompts_treat_line_ends_as_the_data_do():
   encode = lambda newline: pipeline.encode_prompts(
       ["a\r\n"], _Bare(), config.Data(newline=newline))
 

@@ -85,7 +85,7 @@ def test_an_lstm_taught_by_a_transformer_beats_one_that_has_the_data_alone(folde
     np.testing.assert_array_equal(value, after[name])
 
 
-def test_projections_learn_and_reach_nobody_who_opens_the_run(folder):
+def test_projections_learn_and_are_not_part_of_the_opened_model(folder):
   run = _run(folder, LSTM, distill=_distill(folder, hidden=0.1))
   if not (folder / "soft").exists():
     loop.train(run, folder / "soft")
@@ -104,7 +104,7 @@ def test_projections_learn_and_reach_nobody_who_opens_the_run(folder):
 
 
 @pytest.mark.parametrize("name", ["distill", "feature_extraction"])
-def test_a_strategy_by_name_writes_the_projections(name, folder):
+def test_the_distill_strategy_writes_the_rules_of_the_projections(name, folder):
   if not (folder / "hard").exists():
     loop.train(_run(folder, LSTM), folder / "hard")
   setup = assemble.build(_run(
@@ -117,7 +117,7 @@ def test_a_strategy_by_name_writes_the_projections(name, folder):
 
 
 @pytest.mark.long
-def test_it_goes_on_where_it_was_killed(folder):
+def test_a_killed_run_resumes_bit_for_bit(folder):
   run = _run(folder, LSTM, distill=_distill(folder, hidden=0.1))
   if not (folder / "soft").exists():
     loop.train(run, folder / "soft")
@@ -155,7 +155,7 @@ def _apply(module, params, inputs):
   return np.asarray(jax.jit(module.apply)({"params": tree.unflatten(params)}, inputs))
 
 
-def test_soft_targets_are_kl_at_a_temperature(folder):
+def test_soft_targets_are_the_kl_divergence_at_a_temperature(folder):
   setup, batch, params, terms = _terms(folder, LSTM, temperature=3.0)
   teacher = trained_lib.open(folder / "teacher")
 
@@ -173,7 +173,7 @@ def test_soft_targets_are_kl_at_a_temperature(folder):
 
 @pytest.mark.parametrize("kind", [
     "mse", pytest.param("cosine", marks=pytest.mark.long)])
-def test_hidden_states_meet_through_the_projection(kind, folder):
+def test_hidden_states_are_compared_through_the_projection(kind, folder):
   setup, batch, params, terms = _terms(
       folder, LSTM, hidden=1.0, hidden_loss=kind, layers=((0, 1),))
   theirs = np.float64(batch["teacher_hidden_0"])
@@ -189,7 +189,7 @@ def test_hidden_states_meet_through_the_projection(kind, folder):
   assert theirs.shape == (8, 21, 16) and np.ptp(theirs) > 0.1
 
 
-def test_relations_are_softmaxes_over_what_came_before():
+def test_relations_are_softmaxes_over_earlier_positions():
   x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
 
   found = np.asarray(loss.relations(x, 2))
@@ -237,7 +237,7 @@ def test_sorted_probabilities_of_two_sizes_are_compared():
   np.testing.assert_allclose(found, np.abs(p - q).sum(-1), rtol=1e-5)
 
 
-def test_bits_of_probabilities_are_in_their_order():
+def test_sorting_probabilities_as_integers_keeps_their_order():
   chances = _softmax(30 * np.random.default_rng(0).normal(size=(3, 40))).astype("f4")
   chances[0, :5] = [0, 1, 1e-45, 2e-38, 1]
 
@@ -247,7 +247,7 @@ def test_bits_of_probabilities_are_in_their_order():
 
 
 @pytest.mark.parametrize("kind", [pytest.param("uld", marks=pytest.mark.long), "mined"])
-def test_other_vocabularies_are_heard_where_both_read_the_same(kind, folder):
+def test_a_teacher_of_another_vocabulary_counts_at_aligned_positions(kind, folder):
   own = config_lib.Tokenizer(kind="bytes")
   setup, batch, params, terms = _terms(
       folder, LSTM, vocabulary=own, vocabularies=kind, temperature=1.0)
@@ -292,13 +292,13 @@ def test_other_vocabularies_are_heard_where_both_read_the_same(kind, folder):
     (LSTM, {"logits": 0.0}, "no say"),
     (dataclasses.replace(LSTM, window=3), {"hidden": 1.0}, "window"),
 ], ids=range(8))
-def test_what_cannot_be_matched_is_one_message(model, fields, message, folder):
+def test_what_cannot_be_matched_is_refused(model, fields, message, folder):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(
         _run(folder, model, distill=_distill(folder, **fields)), folder / "none")
 
 
-def test_other_tokens_are_refused_until_they_are_aligned(folder):
+def test_a_teacher_of_another_vocabulary_needs_an_alignment(folder):
   run = _run(folder, LSTM, distill=_distill(folder))
   run.tokenizer = config_lib.Tokenizer(kind="bytes")
 
@@ -306,7 +306,7 @@ def test_other_tokens_are_refused_until_they_are_aligned(folder):
     assemble.build(run, folder / "none")
 
 
-def test_matched_layers_must_be_run_where_features_are_stored(folder):
+def test_matched_layers_below_stored_features_are_refused(folder):
   run = _run(
       folder, DECODER, distill=_distill(folder, hidden=1.0, layers=((0, 0),)),
       features=config_lib.Features(), transfer=plan_lib.TransferPlan(
@@ -330,7 +330,7 @@ def test_a_study_trains_the_teacher_first(tmp_path):
   assert jobs["taught"].run.distill.teacher.path == str(tmp_path / "big")
 
 
-def test_a_config_comes_back_from_json():
+def test_a_config_survives_json():
   from transfer_gen.config import codec  # pylint: disable=g-import-not-at-top
   run = config_lib.Run(
       features=config_lib.Features(dtype="bfloat16"),
@@ -342,7 +342,7 @@ def test_a_config_comes_back_from_json():
   assert (again.features, again.distill) == (run.features, run.distill)
 
 
-def test_what_a_teacher_writes_is_data_to_train_on(folder):
+def test_answers_written_by_a_teacher_can_be_trained_on(folder):
   count = answers.write(folder / "teacher", folder / "out.jsonl", 4, ["abc", "hgf"])
   run = _run(folder, LSTM)
   run.data = dataclasses.replace(

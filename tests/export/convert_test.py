@@ -92,7 +92,7 @@ def logits(model):
 @pytest.mark.parametrize("name", [
     name if name in ("gpt2", "opt_post", "neox_serial", "llama", "gemma3") else
     pytest.param(name, marks=pytest.mark.long) for name in CASES])
-def test_a_checkpoint_goes_in_and_out_again(name, tmp_path):
+def test_a_checkpoint_converted_there_and_back_keeps_every_bit(name, tmp_path):
   model = saved(tmp_path / "in", name)
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
@@ -122,7 +122,7 @@ def test_a_checkpoint_goes_in_and_out_again(name, tmp_path):
                     norm_offset=1.0, embed_scale=24 ** 0.5, windows=(4, 0),
                     norm_order="both", head_dim=8, attention_scale=0.25), "gemma2"),
 ], ids=lambda value: str(value)[:40])
-def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
+def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
   """As trained here: fresh, never seen by Transformers before."""
   sizes = dict(vocab_size=V, width=24, num_heads=2, max_length=32)
   model = config.Decoder(**vars(model) | sizes | (
@@ -152,7 +152,7 @@ def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
     (dict(position="rotary", norm="rms", activation="swiglu", unbiased=("query",)),
      "llama cannot hold this model: .*model.unbiased is ..query', 'norm'"),
 ])
-def test_what_no_architecture_holds_is_named(fields, message, tmp_path):
+def test_a_model_of_no_architecture_is_refused_by_field(fields, message, tmp_path):
   model = config.Decoder(vocab_size=V, width=24, num_heads=2, **fields)
 
   with pytest.raises(errors.UserError, match=message):
@@ -160,7 +160,7 @@ def test_what_no_architecture_holds_is_named(fields, message, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_tokenizer_and_special_tokens_go_along(tmp_path):
+def test_the_tokenizer_and_its_special_tokens_are_converted_too(tmp_path):
   saved(tmp_path / "in", "llama")
   letters = "<unk> <s> </s> a b c".split()
   own = hf_tokenizers.Tokenizer(hf_tokenizers.models.BPE(
@@ -178,7 +178,7 @@ def test_tokenizer_and_special_tokens_go_along(tmp_path):
   assert (generation.bos_token_id, generation.eos_token_id) == (1, 2)
 
 
-def test_half_precision_stays_what_it_was(tmp_path):
+def test_half_precision_is_kept(tmp_path):
   saved(tmp_path / "in", "qwen3").to(torch.bfloat16).save_pretrained(tmp_path / "in")
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
@@ -190,7 +190,7 @@ def test_half_precision_stays_what_it_was(tmp_path):
     np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
-def test_nothing_is_left_of_a_conversion_that_fails(tmp_path):
+def test_a_failed_conversion_leaves_no_files(tmp_path):
   saved(tmp_path / "in", "gpt2")
   weights = tmp_path / "in" / "model.safetensors"
   (tmp_path / "there").mkdir()
@@ -214,7 +214,7 @@ def test_nothing_is_left_of_a_conversion_that_fails(tmp_path):
   assert not list((tmp_path / "there").iterdir())
 
 
-def test_written_files_are_what_the_format_says(tmp_path):
+def test_written_files_can_be_read_by_the_library_of_the_format(tmp_path):
   arrays = {"a": np.arange(3, dtype=np.float16), "b": np.eye(2, dtype=np.float32),
             "c": np.array(7, np.int64), "empty": np.zeros((0, 4), np.float32)}
   path = epath.Path(tmp_path / "x.safetensors")
@@ -229,7 +229,7 @@ def test_written_files_are_what_the_format_says(tmp_path):
     assert read[name].dtype == array.dtype
 
 
-def test_the_command_says_what_it_wrote(tmp_path, capsys):
+def test_the_command_prints_what_it_wrote(tmp_path, capsys):
   saved(tmp_path / "in", "gpt2")
   flags = [f"--source={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
 
@@ -250,7 +250,7 @@ class TestStories:
   reference = json.loads(
       (STORIES / "reference.json").read_text()) if STORIES.exists() else {}
 
-  def test_logits_and_greedy_text_are_the_reference(self):
+  def test_logits_and_greedy_text_equal_the_reference(self):
     source = sources.open(STORIES / "stories260K.bin")
     module, params = registry.build(source.model), dict(source.read(list(source.specs)))
 
@@ -269,7 +269,7 @@ class TestStories:
     assert tokenizer.encode(self.reference["greedy_text"].lstrip()) == ids
     assert tokenizer.decode(tokenizer.encode("a héro\n")) == "a héro\n"
 
-  def test_it_tells_the_same_story_in_transformers_and_from_a_workdir(self, tmp_path):
+  def test_the_story_is_the_same_in_transformers_and_from_a_workdir(self, tmp_path):
     convert.convert(STORIES / "stories260K.bin", tmp_path / "out", "safetensors")
     convert.convert(STORIES / "stories260K.bin", tmp_path / "ours", "orbax")
 

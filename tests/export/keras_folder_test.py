@@ -39,7 +39,7 @@ MODELS = {
 @pytest.mark.parametrize("name", [
     name if number < 3 else pytest.param(name, marks=pytest.mark.long)
     for number, name in enumerate(MODELS)])
-def test_keras_loads_it_and_gives_the_same_logits(name, tmp_path):
+def test_keras_loads_the_file_and_computes_the_same_logits(name, tmp_path):
   keras = pytest.importorskip("keras", reason="keras is not installed")
   config = dataclasses.replace(BASE, **MODELS[name])
   module, params = random_models.build(config)
@@ -62,7 +62,7 @@ def test_keras_loads_it_and_gives_the_same_logits(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_out_and_in_again_is_bit_identical(name, tmp_path):
+def test_writing_and_reading_again_keeps_every_bit(name, tmp_path):
   config = dataclasses.replace(BASE, **MODELS[name])
   _, params = random_models.build(config)
 
@@ -83,7 +83,7 @@ def test_out_and_in_again_is_bit_identical(name, tmp_path):
     ({"attention": True}, "model.attention is True"),
     ({"dense_width": 3, "dense_activation": "gelu"}, "activation is 'gelu'"),
     ({"dtype": "bfloat16"}, "model.dtype is 'bfloat16'")])
-def test_what_no_keras_model_computes_is_an_error(fields, message, tmp_path):
+def test_a_model_that_keras_cannot_express_is_refused(fields, message, tmp_path):
   config = dataclasses.replace(BASE, **fields)
 
   with pytest.raises(errors.UserError, match=message):
@@ -98,7 +98,7 @@ def test_another_suffix_is_refused(tmp_path):
     keras_folder.write(tmp_path / "a.h5", BASE, {})
 
 
-def test_arrays_of_every_kind_come_back(tmp_path):
+def test_arrays_of_every_dtype_and_shape_can_be_read_again(tmp_path):
   h5py = pytest.importorskip("h5py", reason="h5py is not installed")
   rng = np.random.default_rng(0)
   arrays = {
@@ -119,7 +119,7 @@ def test_arrays_of_every_kind_come_back(tmp_path):
       assert file[name].dtype == value.dtype == arrays[name].dtype
 
 
-def test_attributes_are_texts_of_groups_with_and_without_arrays(tmp_path):
+def test_groups_carry_text_attributes_with_and_without_arrays(tmp_path):
   h5py = pytest.importorskip("h5py", reason="h5py is not installed")
   path = epath.Path(tmp_path / "a.h5")
 
@@ -141,6 +141,6 @@ def test_attributes_are_texts_of_groups_with_and_without_arrays(tmp_path):
     ({"a": np.zeros(1), "a/b": np.zeros(1)}, "a is an array and a group"),
     ({"a/b": np.zeros(1), "a": np.zeros(1)}, "a is an array and a group"),
     ({"a": np.array(["x"])}, "hold no <U1")])
-def test_what_cannot_be_written_is_said(arrays, message, tmp_path):
+def test_what_cannot_be_written_is_reported(arrays, message, tmp_path):
   with pytest.raises(errors.UserError, match=message):
     hdf5_write.write(epath.Path(tmp_path / "a.h5"), arrays)

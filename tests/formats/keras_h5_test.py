@@ -64,7 +64,7 @@ def test_old_layer_groups_are_found_through_their_weight_names(tmp_path, root):
     np.testing.assert_array_equal(value, kernel)
 
 
-def test_long_lists_of_names_are_kept_in_several_attributes(tmp_path):
+def test_lists_of_names_split_over_several_attributes_are_joined(tmp_path):
   with h5py.File(tmp_path / "x.hdf5", "w") as file:
     names = [f"layer_{i}" for i in range(7)]
     file.attrs["layer_names0"] = np.array(names[:4], "S9")
@@ -84,7 +84,7 @@ def test_long_lists_of_names_are_kept_in_several_attributes(tmp_path):
     {}, {"chunks": (4, 3)}, {"chunks": (4, 3), "compression": "gzip"},
     {"chunks": (8, 5), "compression": "gzip", "shuffle": True, "fletcher32": True}])
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8", "<i4", "u1"])
-def test_every_way_of_keeping_an_array(tmp_path, options, dtype):
+def test_every_storage_layout_of_an_array_is_read(tmp_path, options, dtype):
   value = (10 * _random(9, 7)).astype(dtype)
   with h5py.File(tmp_path / "x.h5", "w") as file:
     file.create_dataset("layers/dense/vars/0", data=value, **options)
@@ -97,7 +97,7 @@ def test_every_way_of_keeping_an_array(tmp_path, options, dtype):
 @pytest.mark.parametrize("options", [
     {}, {"maxshape": (None, 3)},
     {"maxshape": (None, 3), "chunks": (4, 3), "compression": "gzip"}])
-def test_an_array_of_no_elements_is_read(tmp_path, options):
+def test_an_empty_array_is_read(tmp_path, options):
   with h5py.File(tmp_path / "x.h5", "w") as file:
     file.create_dataset("vars/0", data=np.zeros((0, 3), np.float32), **options)
     file["vars/1"] = _random(2)
@@ -119,7 +119,7 @@ def test_an_array_that_was_never_written_is_refused_by_name(
     _read(tmp_path / "x.h5")
 
 
-def test_many_objects_in_a_group(tmp_path):
+def test_groups_with_many_objects_are_read(tmp_path):
   # More than one node of a group's tree.
   with h5py.File(tmp_path / "x.h5", "w") as file:
     for i in range(700):
@@ -147,7 +147,7 @@ def _model():
 
 
 @pytest.mark.parametrize("name", ["m.weights.h5", "m.keras", "m.h5"])
-def test_models_that_keras_itself_saved(tmp_path, model, name):
+def test_models_saved_by_keras_are_read(tmp_path, model, name):
   path = tmp_path / name
   model.save_weights(path) if "weights" in name else model.save(path)
 
@@ -178,7 +178,7 @@ def test_models_that_keras_itself_saved(tmp_path, model, name):
                                 compression="lzf"), "filter 32000"),
     (lambda f: f.create_group("a"), "holds no weights"),
 ])
-def test_what_is_more_than_arrays_is_refused(tmp_path, make, why):
+def test_what_is_not_a_plain_array_is_refused(tmp_path, make, why):
   with h5py.File(tmp_path / "x.h5", "w") as file:
     make(file)
 
@@ -186,7 +186,7 @@ def test_what_is_more_than_arrays_is_refused(tmp_path, make, why):
     _read(tmp_path / "x.h5")
 
 
-def test_forms_that_are_not_read_are_named(tmp_path):
+def test_unsupported_forms_are_refused_by_name(tmp_path):
   with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
     for i in range(20):
       file[f"layers/{i}"] = np.zeros(2, np.float32)
@@ -195,7 +195,7 @@ def test_forms_that_are_not_read_are_named(tmp_path):
     detect.opener_of(tmp_path / "x.h5")()
 
 
-def test_the_newer_headers_are_read_where_they_are_plain(tmp_path):
+def test_newer_headers_are_read_where_they_are_plain(tmp_path):
   with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
     file.attrs["layer_names"] = np.array([b"dense"])
     group = file.create_group("dense", track_order=True)
@@ -209,7 +209,7 @@ def test_the_newer_headers_are_read_where_they_are_plain(tmp_path):
 
 
 @paths.needs(TEXTGENRNN)
-def test_a_real_model_of_keras_2():
+def test_a_real_model_of_keras_2_is_read():
   path = TEXTGENRNN / "textgenrnn_weights.hdf5"
   vocabulary = json.loads((path.parent / "textgenrnn_vocab.json").read_text())
 

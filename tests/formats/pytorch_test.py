@@ -38,7 +38,7 @@ def _check(path, tensors):
 
 
 @pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.pth"])
-def test_a_state_dict(tmp_path, name):
+def test_a_state_dict_is_read_as_it_was_saved(tmp_path, name):
   torch.manual_seed(0)
   model = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.LSTM(4, 3, 2))
   torch.save(model.state_dict(), tmp_path / name)
@@ -49,7 +49,7 @@ def test_a_state_dict(tmp_path, name):
 @pytest.mark.parametrize("dtype", [
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8",
     "uint8", "bool"])
-def test_every_dtype(tmp_path, dtype):
+def test_every_dtype_is_read_as_it_was_saved(tmp_path, dtype):
   tensor = (torch.arange(12).reshape(3, 4) % 5 - 1).to(getattr(torch, dtype))
   torch.save({"x": tensor, "scalar": tensor[1, 1], "none": tensor[:0]},
              tmp_path / "x.pt")
@@ -58,7 +58,7 @@ def test_every_dtype(tmp_path, dtype):
          {"x": tensor, "scalar": tensor[1, 1], "none": tensor[:0]})
 
 
-def test_views_tied_and_transposed_tensors(tmp_path):
+def test_views_and_tied_and_transposed_tensors_are_read_as_saved(tmp_path):
   fused = torch.randn(6, 4)
   tensors = {"q": fused[:2], "k": fused[2:4], "last": fused[:, 3], "t": fused.T,
              "tied": fused, "step": fused[::2, 1::2],
@@ -68,7 +68,7 @@ def test_views_tied_and_transposed_tensors(tmp_path):
   _check(tmp_path / "x.pt", tensors)
 
 
-def test_plain_containers_around_the_tensors(tmp_path):
+def test_tensors_are_found_within_plain_containers(tmp_path):
   w = torch.randn(2, 3)
   torch.save({"model": collections.OrderedDict(w=w), "steps": [w + 1, (w + 2,)],
               "args": {"dim": 64, "name": "tiny", "rope": None, "lr": 1e-3}},
@@ -81,7 +81,7 @@ def test_plain_containers_around_the_tensors(tmp_path):
       "args/dim": 64, "args/name": "tiny", "args/rope": None, "args/lr": 1e-3}
 
 
-def test_several_files_with_an_index(tmp_path):
+def test_sharded_files_are_read_through_their_index(tmp_path):
   tensors = {"a": torch.randn(3), "b": torch.randn(2, 2)}
   for name, tensor in tensors.items():
     torch.save({name: tensor}, tmp_path / f"{name}.bin")
@@ -91,7 +91,7 @@ def test_several_files_with_an_index(tmp_path):
   _check(tmp_path, tensors)
 
 
-def test_it_reads_without_pytorch(tmp_path):
+def test_reading_does_not_import_pytorch(tmp_path):
   torch.save({"x": torch.ones(2)}, tmp_path / "x.pt")
 
   told = subprocess.run(
@@ -122,7 +122,7 @@ class _Evil:
     (lambda w, done: {"w": w.to_sparse()}, "torch._utils._rebuild_sparse_tensor"),
     (lambda w, done: {"w": w, "f": print}, "print"),
 ])
-def test_all_else_is_refused_by_name(tmp_path, value, named):
+def test_all_but_tensors_and_plain_data_is_refused_by_name(tmp_path, value, named):
   done = tmp_path / "it ran"
   torch.save(value(torch.eye(2), f"'{done}'"), tmp_path / "x.bin")
 
@@ -137,7 +137,7 @@ def test_all_else_is_refused_by_name(tmp_path, value, named):
     assert done.exists()
 
 
-def test_the_form_before_1_6(tmp_path):
+def test_the_format_before_pytorch_1_6_is_read(tmp_path):
   fused = torch.randn(6, 4)
   tensors = {"q": fused[:2], "t": fused.T, "tied": fused, "ids": torch.arange(5),
              "brain": torch.ones(3, dtype=torch.bfloat16)}
@@ -147,7 +147,7 @@ def test_the_form_before_1_6(tmp_path):
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_nothing_runs_in_either_form(tmp_path, old):
+def test_no_code_of_a_pickle_runs_in_either_format(tmp_path, old):
   done = tmp_path / "it ran"
   torch.save({"w": torch.ones(2), "x": _Evil(f"touch '{done}'")}, tmp_path / "x.bin",
              _use_new_zipfile_serialization=not old)
@@ -182,7 +182,7 @@ def _endless():
     (_doubled(), "hold themselves"), (_endless(), "hold themselves"),
     ({"x" * 5000: [1, 2]}, "what no checkpoint does"), ({1: 2, "1": 3}, "are named 1"),
 ])
-def test_containers_without_end_are_refused(tmp_path, value, why):
+def test_endlessly_nested_containers_are_refused(tmp_path, value, why):
   path = _with_pickle(tmp_path / "x.pt", pickle.dumps(value, protocol=2))
 
   with pytest.raises(errors.UserError, match=why):
@@ -200,7 +200,7 @@ def _tensor(count=4, offset=0, shape=(4,), strides=(1,), member="0"):
           + numbers(shape) + numbers(strides) + b"\x89NtR.")
 
 
-def test_a_tensor_by_hand(tmp_path):
+def test_a_tensor_written_by_hand_is_read(tmp_path):
   path = _with_pickle(tmp_path / "x.pt", _tensor())
 
   assert [s.shape for s in detect.opener_of(path)().specs.values()] == [(4,)]
@@ -211,7 +211,7 @@ def test_a_tensor_by_hand(tmp_path):
     dict(strides=(2,)), dict(strides=(-1,)), dict(shape=(2**31 - 1,), strides=(0,)),
     dict(shape=(-4,)), dict(shape=(2, 2)), dict(member="1"), dict(member="../data.pkl"),
 ])
-def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, lie):
+def test_a_tensor_outside_its_storage_is_refused(tmp_path, lie):
   path = _with_pickle(tmp_path / "x.pt", _tensor(**lie))
 
   with pytest.raises(errors.UserError, match="no whole PyTorch file"):
@@ -226,5 +226,5 @@ _PLAIN = st.recursive(
 
 @hypothesis.given(value=_PLAIN, protocol=st.integers(2, 5))
 @hypothesis.settings(max_examples=150, deadline=None)
-def test_plain_data_is_what_python_reads(value, protocol):
+def test_plain_data_equals_what_pickle_reads(value, protocol):
   assert pickles.load(io.BytesIO(pickle.dumps(value, protocol)), {}, None) == value

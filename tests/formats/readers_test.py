@@ -43,7 +43,7 @@ def _check(source, arrays):
     assert value.tobytes() == arrays[name].tobytes()
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_are_read_as_they_were_written(tmp_path):
   arrays = _arrays() | {"brain": np.array([1.5, -2], ml_dtypes.bfloat16)}
   safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", {"format": "pt"})
 
@@ -55,7 +55,7 @@ def test_safetensors(tmp_path):
   assert source.title.endswith("model.safetensors: safetensors file")
 
 
-def test_a_leaf_is_read_by_its_range_alone(tmp_path, monkeypatch):
+def test_reading_a_leaf_reads_only_its_bytes(tmp_path, monkeypatch):
   # 64 GiB that are not there: a file of holes. Only the small leaf can be read.
   header = json.dumps({
       "big": {"dtype": "F32", "shape": [2**17, 2**17], "data_offsets": [0, 2**36]},
@@ -77,7 +77,7 @@ def test_a_leaf_is_read_by_its_range_alone(tmp_path, monkeypatch):
   assert taken == [8, len(header), 8]
 
 
-def test_buffers_lie_as_devices_want_them(tmp_path):
+def test_buffers_are_aligned_as_devices_want_them(tmp_path):
   safetensors.numpy.save_file(_arrays(), tmp_path / "x.safetensors")
 
   source = detect.opener_of(tmp_path / "x.safetensors")()
@@ -96,7 +96,7 @@ def _sharded(folder, arrays):
   return index, places
 
 
-def test_safetensors_in_several_files(tmp_path):
+def test_sharded_safetensors_are_read_through_their_index(tmp_path):
   index, _ = _sharded(tmp_path, _arrays())
 
   _check(detect.opener_of(index)(), _arrays())
@@ -112,7 +112,7 @@ def test_safetensors_in_several_files(tmp_path):
     ({"more": "model-1.safetensors"}, "more is not in model-1.safetensors"),
     ({"ids": None}, "ids of model-2.safetensors is not in it"),
 ])
-def test_an_index_that_lies_is_refused(tmp_path, change, why):
+def test_a_false_index_is_refused(tmp_path, change, why):
   index, places = _sharded(tmp_path, _arrays())
   places = {n: f for n, f in (places | change).items() if f is not None}
   index.write_text(json.dumps({"weight_map": places}))
@@ -122,7 +122,7 @@ def test_an_index_that_lies_is_refused(tmp_path, change, why):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz(tmp_path, save):
+def test_npz_is_read_as_it_was_written(tmp_path, save):
   arrays = _arrays()
   stored = dict(arrays, ids=arrays["ids"].astype(">i4"),
                 **{"body.weight": np.asfortranarray(arrays["body.weight"])})
@@ -131,7 +131,7 @@ def test_npz(tmp_path, save):
   _check(detect.opener_of(tmp_path / "x.npz")(), arrays)
 
 
-def test_a_folder_of_npy(tmp_path):
+def test_a_folder_of_npy_files_is_read_as_it_was_written(tmp_path):
   for name, array in _arrays().items():
     np.save(tmp_path / f"{name}.npy", array)
 
@@ -143,7 +143,7 @@ def test_a_folder_of_npy(tmp_path):
     (np.zeros(2, [("a", "f4")]), "only numbers are read"),
     (np.zeros(2, ml_dtypes.bfloat16), "bfloat16 has no dtype there"),
 ])
-def test_arrays_of_no_numbers_are_refused(tmp_path, array, why):
+def test_arrays_that_hold_no_numbers_are_refused(tmp_path, array, why):
   np.savez(tmp_path / "x.npz", good=np.zeros(2), bad=array)
   np.save(tmp_path / "bad.npy", array)
 
@@ -162,7 +162,7 @@ def _manifest(folder, **entries):
   return folder
 
 
-def test_a_folder_of_float32_tensors_with_a_manifest(tmp_path):
+def test_a_folder_of_raw_float32_tensors_is_read_through_its_manifest(tmp_path):
   _check(detect.opener_of(_manifest(tmp_path))(), {
       "cell/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
       "step": np.array(2, np.float32)})
@@ -178,7 +178,7 @@ def test_a_folder_of_float32_tensors_with_a_manifest(tmp_path):
     ({"filename": "w", "shape": [2, 3], "dtype": "f2"}, "no filename and shape, or"),
     (["w"], "no filename and shape"),
 ])
-def test_a_manifest_that_lies_is_refused(tmp_path, entry, why):
+def test_a_false_manifest_is_refused(tmp_path, entry, why):
   with pytest.raises(errors.UserError, match=why):
     detect.opener_of(_manifest(tmp_path, bad=entry))()
 
@@ -213,7 +213,7 @@ def _llama(version, shared):
 
 @pytest.mark.parametrize("version", [0, 1])
 @pytest.mark.parametrize("shared", [True, False])
-def test_llama2c(tmp_path, version, shared):
+def test_llama2c_files_are_read_as_they_were_written(tmp_path, version, shared):
   data, arrays = _llama(version, shared)
   (tmp_path / "x.bin").write_bytes(data)
 
@@ -232,7 +232,7 @@ def test_llama2c(tmp_path, version, shared):
     (lambda b: b[:12] + struct.pack("<i", 3) + b[16:], "n_heads=3, which does not"),
     (lambda b: struct.pack("<Ii", 0x616B3432, 2) + b, "quantised"),
 ])
-def test_a_llama2c_file_that_lies_is_refused(tmp_path, damage, why):
+def test_a_false_llama2c_file_is_refused(tmp_path, damage, why):
   data, _ = _llama(0, True)
   (tmp_path / "x.bin").write_bytes(damage(data))
 
@@ -241,7 +241,7 @@ def test_a_llama2c_file_that_lies_is_refused(tmp_path, damage, why):
 
 
 @paths.needs(STORIES)
-def test_a_real_llama2c_model():
+def test_a_real_llama2c_model_matches_its_reference():
   source = detect.opener_of(STORIES / "stories260K.bin")()
   reference = json.loads((STORIES / "reference.json").read_text())
   read = dict(source.read(list(source.specs)))
@@ -257,7 +257,7 @@ def test_a_real_llama2c_model():
 
 
 @paths.needs(ML5)
-def test_a_real_folder_with_a_manifest():
+def test_a_real_folder_with_a_manifest_matches_its_reference():
   folder = ML5 / "charlotte_bronte"
   source = detect.opener_of(folder)()
   reference = json.loads((folder.parent / "reference.json").read_text())
@@ -297,13 +297,13 @@ def test_inspect_shows_every_format(tmp_path, capsys, name, save):
     ("model.onnx", "not a checkpoint by its name. "
                    r"Supported are files that end in \.safetensors"),
     ("gone.npz", "there is no such"), ("", "holds no checkpoint")])
-def test_what_is_no_checkpoint_is_said(tmp_path, name, why):
+def test_what_is_not_a_checkpoint_is_refused(tmp_path, name, why):
   (tmp_path / "model.onnx").write_bytes(b"x")
 
   with pytest.raises(errors.UserError, match=why):
     sources.open(tmp_path / name)
 
 
-def test_only_runs_have_steps(tmp_path):
+def test_a_step_is_refused_for_anything_but_a_run(tmp_path):
   with pytest.raises(errors.UserError, match="only checkpoints of runs have steps"):
     sources.open(_manifest(tmp_path), step=3)

@@ -43,7 +43,7 @@ def continue_by_hand(module, params, prompt, num_tokens):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_greedy_is_the_most_likely_token_of_a_whole_pass_each_time(name):
+def test_greedy_tokens_are_the_most_likely_of_whole_forward_passes(name):
   module, params = make(name)
 
   texts = sampling.generate(module, params, PROMPTS, num_tokens=20)
@@ -97,7 +97,7 @@ def test_prompts_and_settings_of_any_size_share_a_program():
   assert sampling._run._cache_size() == 2
 
 
-def test_draws_of_a_prompt_do_not_depend_on_its_company():
+def test_draws_of_a_prompt_do_not_depend_on_the_other_prompts():
   module, params = make("rotary_grouped")
 
   def drawn(prompts, key=0):
@@ -128,7 +128,7 @@ def test_params_may_be_nested():
     (dict(prompts=[[1], []]), "prompt 1 is empty"),
     (dict(prompts=[[1, 19]]), "prompt 0 has token 19, the model knows 0 to 18"),
     (dict(prompts=[[1], [2] * 60]), "prompt 1 has 60 tokens and grows by 5; .* 64")])
-def test_what_cannot_be_generated_is_one_message(kwargs, message):
+def test_an_impossible_request_is_refused(kwargs, message):
   module, params = make("learned")
   kwargs = dict(prompts=[[1]], num_tokens=5) | kwargs
 
@@ -156,7 +156,7 @@ def make_pair(**fields):
       hidden_width=16, num_layers=1, **fields))
 
 
-def test_greedy_answers_are_the_most_likely_tokens_of_whole_passes():
+def test_greedy_answers_are_the_most_likely_tokens_of_whole_forward_passes():
   module, params = make_pair(start_token=4)
 
   texts = sampling.generate(module, params, encoder_inputs=SOURCES, num_tokens=12)
@@ -172,7 +172,7 @@ def test_greedy_answers_are_the_most_likely_tokens_of_whole_passes():
   assert len({tuple(text) for text in texts}) == 3
 
 
-def test_draws_depend_on_the_source_and_not_on_its_company():
+def test_draws_depend_on_the_encoder_inputs_of_their_row_alone():
   module, params = make_pair(start_token=4)
 
   def drawn(sources):
@@ -185,7 +185,7 @@ def test_draws_depend_on_the_source_and_not_on_its_company():
   assert among[2] != among[1]
 
 
-def test_sources_of_any_length_share_a_program():
+def test_encoder_inputs_of_any_length_share_a_program():
   module, params = make_pair()
   sampling._run.clear_cache()
 
@@ -203,14 +203,14 @@ def test_sources_of_any_length_share_a_program():
     (dict(prompts=[[1]], encoder_inputs=[[]]), "encoder input 0 is empty"),
     (dict(prompts=[[1]], encoder_inputs=[[9]]),
      "encoder input 0 has token 9, .* 0 to 8")])
-def test_sources_that_do_not_fit_are_one_message(kwargs, message):
+def test_encoder_inputs_that_do_not_fit_are_refused(kwargs, message):
   module, params = make_pair()
 
   with pytest.raises(errors.UserError, match=message):
     sampling.generate(module, params, num_tokens=5, **kwargs)
 
 
-def test_sources_are_refused_where_nothing_reads_them():
+def test_encoder_inputs_without_an_encoder_are_refused():
   module, params = make("learned")
 
   with pytest.raises(errors.UserError, match="has no encoder, and encoder_inputs are"):

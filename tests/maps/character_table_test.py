@@ -33,7 +33,7 @@ DAMAGED = ('{"a": 0, "Ã©": 1, "b": 2, "b": 3, "c": 4, "d": 4, "e": 9, "xy": 5,
            '"\\ud83d": 6}')
 
 
-def test_every_damaged_or_doubled_entry_is_told(tmp_path):
+def test_every_damaged_or_duplicate_entry_is_reported(tmp_path):
   with pytest.raises(errors.UserError) as told:
     read(tmp_path, DAMAGED, 7)
 
@@ -46,14 +46,14 @@ def test_every_damaged_or_doubled_entry_is_told(tmp_path):
   assert "'a'" not in str(told.value)
 
 
-def test_repaired_rows_have_what_can_be_told_and_no_more(tmp_path):
+def test_a_repair_restores_only_what_is_certain(tmp_path):
   rows, _, notes = read(tmp_path, DAMAGED, 7, repair=True)
 
   assert rows == ["a", "é", None, "b", "d", None, None]
   assert len(notes) == 9
 
 
-def test_a_sound_entry_goes_before_a_repaired_one(tmp_path):
+def test_an_undamaged_entry_wins_over_a_repaired_one(tmp_path):
   for entries in ({"é": 0, "Ã©": 1}, {"Ã©": 1, "é": 0}):
     rows, _, _ = read(tmp_path, entries, 2, repair=True)
     assert rows == ["é", None]
@@ -61,6 +61,6 @@ def test_a_sound_entry_goes_before_a_repaired_one(tmp_path):
 
 @pytest.mark.parametrize("text", [
     "[]", "{", "1", '{"a": "0"}', '{"a": true}', '{"a": {"b": 1}}', '[["a", 0]]'])
-def test_what_is_no_vocabulary_is_an_error(tmp_path, text):
+def test_what_is_not_a_vocabulary_is_refused(tmp_path, text):
   with pytest.raises(errors.UserError, match="vocab.json"):
     read(tmp_path, text, 1)

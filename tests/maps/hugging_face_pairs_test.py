@@ -129,7 +129,7 @@ def their_logits(model):
 
 
 @NAMES
-def test_logits_are_theirs(name):
+def test_logits_equal_those_of_transformers(name):
   model, source, params = opened(name)
 
   ours, want = logits_of(source.model, params), their_logits(model)
@@ -138,7 +138,7 @@ def test_logits_are_theirs(name):
 
 
 @NAMES
-def test_greedy_generation_is_theirs_token_by_token(name):
+def test_greedy_generation_equals_that_of_transformers(name):
   model, source, params = opened(name)
 
   new = sampling.generate(
@@ -155,7 +155,7 @@ def test_greedy_generation_is_theirs_token_by_token(name):
 
 
 @NAMES
-def test_in_and_out_again_is_bit_identical(name):
+def test_reading_and_writing_again_keeps_every_bit(name):
   _, source, params = opened(name)
 
   back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
@@ -176,7 +176,7 @@ def loaded(folder, kind):
 
 
 @NAMES
-def test_a_checkpoint_goes_out_as_it_came_and_from_a_workdir(name, tmp_path):
+def test_a_checkpoint_is_exported_unchanged_also_from_a_workdir(name, tmp_path):
   model, source, _ = opened(name)
 
   convert.convert(source.path, tmp_path / "back", "safetensors")
@@ -204,7 +204,7 @@ def test_a_checkpoint_goes_out_as_it_came_and_from_a_workdir(name, tmp_path):
         logit_bias=True, activation="relu", num_layers=1, encoder_vocab_size=29,
         start_token=1), "Marian"),
 ], ids=["t5", "bart", "marian"])
-def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
+def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
   """As trained here: fresh, never seen by Transformers before."""
   model = dataclasses.replace(model, vocab_size=V, width=24, num_heads=2, max_length=32)
   rng = np.random.default_rng(0)
@@ -218,7 +218,7 @@ def test_a_model_of_ours_becomes_one_of_theirs(model, kind, tmp_path):
   assert kind.lower() in told[0] and "none was written" in told[-1]
 
 
-def test_what_no_architecture_holds_is_named(tmp_path):
+def test_a_model_of_no_architecture_is_refused_by_field(tmp_path):
   model = config.EncoderDecoder(vocab_size=V, width=24, num_heads=2, norm_order="post")
 
   with pytest.raises(errors.UserError, match="(?s)t5 cannot.*bart cannot hold this"
@@ -254,7 +254,7 @@ def test_what_no_architecture_holds_is_named(tmp_path):
     ("marian", dict(share_encoder_decoder_embeddings=False),
      "(?s)does not fit the checkpoint .*embed_tokens.weight, which is not in"),
 ], ids=str)
-def test_what_no_model_has_is_an_error_with_the_fields_name(
+def test_unsupported_fields_are_refused_by_name(
     name, fields, message, tmp_path):
   folder = opened(name)[1].path
   folder = folder if folder.is_dir() else folder.parent
@@ -297,7 +297,7 @@ def told_apart(tokenizer, again, text):
   return ids
 
 
-def test_t5s_tokenizer_goes_along_both_ways(tmp_path):
+def test_the_tokenizer_of_t5_is_converted_both_ways(tmp_path):
   with_tokenizer(tmp_path / "in", "t5", vocab_size=80)
   size = pieces(tmp_path / "in" / "spiece.model", pad_id=0, eos_id=1, unk_id=2,
                 bos_id=-1).get_piece_size()
@@ -313,7 +313,7 @@ def test_t5s_tokenizer_goes_along_both_ways(tmp_path):
   assert source.tokenizer.size == size and source.model.start_token == 0
 
 
-def test_barts_tokenizer_goes_along_both_ways(tmp_path):
+def test_the_tokenizer_of_bart_is_converted_both_ways(tmp_path):
   with_tokenizer(tmp_path / "in", "bart", vocab_size=320)
   own = hf_tokenizers.ByteLevelBPETokenizer()
   own.train_from_iterator(TEXTS, vocab_size=300, show_progress=False, special_tokens=[
@@ -333,7 +333,7 @@ def test_barts_tokenizer_goes_along_both_ways(tmp_path):
   assert source.model.encoder_marks == "both"
 
 
-def test_marians_two_models_go_along_both_ways(tmp_path):
+def test_both_tokenizers_of_marian_are_converted_both_ways(tmp_path):
   with_tokenizer(tmp_path / "in", "marian", vocab_size=150)
   read = pieces(tmp_path / "in" / "source.spm")
   written = pieces(tmp_path / "in" / "target.spm", model_type="char")
@@ -364,7 +364,7 @@ def test_marians_two_models_go_along_both_ways(tmp_path):
     ("marian", ["vocab.json", "source.spm"], "target.spm is not there: no tokenizer"),
     ("marian_apart", ["vocab.json", "source.spm", "target.spm"], "two vocabularies"),
 ])
-def test_what_is_missing_of_a_tokenizer_is_said(name, files, note, tmp_path):
+def test_a_missing_file_of_a_tokenizer_is_reported(name, files, note, tmp_path):
   with_tokenizer(tmp_path, name)
   for file in files:
     (tmp_path / file).write_text("{}")

@@ -130,7 +130,7 @@ def logits_of(source, params):
 
 
 @NAMES
-def test_logits_are_theirs(name):
+def test_logits_equal_those_of_transformers(name):
   model, source, params = opened(name)
 
   ours = logits_of(source, params)
@@ -141,7 +141,7 @@ def test_logits_are_theirs(name):
 
 
 @FEW
-def test_greedy_generation_is_theirs_token_by_token(name):
+def test_greedy_generation_equals_that_of_transformers(name):
   model, source, params = opened(name)
 
   new = sampling.generate(
@@ -155,7 +155,7 @@ def test_greedy_generation_is_theirs_token_by_token(name):
 
 
 @NAMES
-def test_in_and_out_again_is_bit_identical(name):
+def test_reading_and_writing_again_keeps_every_bit(name):
   _, source, params = opened(name)
 
   back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
@@ -191,7 +191,7 @@ def test_in_and_out_again_is_bit_identical(name):
     ("gemma3", dict(rope_parameters={"sliding_attention": LINEAR}),
      "rope_parameters.sliding_attention.rope_type is 'linear'"),
 ], ids=str)
-def test_what_no_model_has_is_an_error_with_the_fields_name(
+def test_unsupported_fields_are_refused_by_name(
     name, fields, message, tmp_path):
   theirs(*CASES[name]).save_pretrained(tmp_path)
   config = json.loads((tmp_path / "config.json").read_text())
@@ -201,7 +201,7 @@ def test_what_no_model_has_is_an_error_with_the_fields_name(
     sources.open(tmp_path)
 
 
-def test_configs_of_older_versions_mean_the_same(tmp_path):
+def test_configs_of_older_versions_give_the_same_model(tmp_path):
   """Rotary fields at the top, and what is left out as it was by habit then."""
   _, source, _ = opened("llama_tied")
   model = source.view.raw.path.parent
@@ -248,7 +248,7 @@ def with_images(folder):
   return model
 
 
-def test_of_a_model_with_images_the_text_is_read_and_written(tmp_path):
+def test_the_text_model_of_a_vision_model_is_read_and_written(tmp_path):
   model = with_images(tmp_path / "in")
   source = sources.open(tmp_path / "in")
   params = dict(source.read(list(source.specs)))
@@ -269,7 +269,7 @@ def test_of_a_model_with_images_the_text_is_read_and_written(tmp_path):
   assert any("vision_tower" in name for name in source.view.raw.specs)
 
 
-def test_older_names_and_a_sparse_config_of_text_beside_images(tmp_path):
+def test_older_names_and_a_sparse_config_of_a_vision_model_are_read(tmp_path):
   """As Gemma 3 was published: sizes as by habit are left out of the text's config."""
   _, source, params = opened("gemma3")
   leaves = dict(source.view.raw.read(list(source.view.raw.specs)))

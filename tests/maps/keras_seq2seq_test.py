@@ -104,7 +104,7 @@ def written(**fields):
     file.write(CONFIG.format(units=UNITS, length=LENGTH, **fields))
 
 
-def test_a_converted_pair_answers_as_in_keras_and_learns_on(folder, capsys):
+def test_a_converted_model_answers_as_in_keras_and_can_be_trained(folder, capsys):
   model = pair()
   described("map", LETTERS, encoder_length=LENGTH, pad_token=LETTERS.index(" "))
   (folder / "asked.txt").write_text("abc\ngf e\nd\n")
@@ -136,7 +136,7 @@ def test_a_converted_pair_answers_as_in_keras_and_learns_on(folder, capsys):
   assert "head/kernel" in audit and "matched" in audit
 
 
-def test_sides_of_other_characters_are_matched_each_by_its_own(folder, capsys):
+def test_each_side_matches_its_own_characters(folder, capsys):
   letters = {"read": " gfedcba", "written": LETTERS}
   pair(encoder_size=8)
   for name, row in letters.items():

@@ -62,7 +62,7 @@ CASES = {
 ALL = pytest.mark.parametrize("layout, shapes, target", CASES.values(), ids=CASES)
 
 
-def test_every_layout_is_in_the_suite():
+def test_every_layout_has_a_case_here():
   seen = set()
 
   def walk(layout):
@@ -87,7 +87,7 @@ def _values(shapes, dtype=np.float32):
 
 @ALL
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int8])
-def test_spec_by_eval_shape_is_the_values(layout, shapes, target, dtype):
+def test_eval_shape_gives_the_shape_of_the_values(layout, shapes, target, dtype):
   value = layout(*_values(shapes, dtype))
 
   assert isinstance(value, np.ndarray)
@@ -97,7 +97,7 @@ def test_spec_by_eval_shape_is_the_values(layout, shapes, target, dtype):
 
 
 @ALL
-def test_it_moves_and_never_computes(layout, shapes, target):
+def test_a_layout_moves_elements_and_never_computes(layout, shapes, target):
   sources = _values(shapes)
 
   value = layout(*sources).reshape(-1)
@@ -108,7 +108,7 @@ def test_it_moves_and_never_computes(layout, shapes, target):
 
 
 @ALL
-def test_same_under_numpy_and_jit(layout, shapes, target):
+def test_a_layout_gives_the_same_under_numpy_and_jit(layout, shapes, target):
   sources = _values(shapes)
   with jax.numpy_dtype_promotion("strict"):
     jitted = jax.jit(layout)(*map(jnp.asarray, sources))
@@ -117,7 +117,7 @@ def test_same_under_numpy_and_jit(layout, shapes, target):
 
 
 @ALL
-def test_its_inverse_is_bit_exact(layout, shapes, target):
+def test_the_inverse_of_a_layout_is_bit_exact(layout, shapes, target):
   # Bits, not numbers: some of these are NaNs with a payload.
   bits = [np.random.default_rng(0).integers(0, 2**32, s, np.uint32) for s in shapes]
   sources = [np.asarray(b).view(np.float32) for b in bits]
@@ -153,14 +153,14 @@ def _needed(layout, shapes, part):
 @ALL
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=12, deadline=None)
-def test_region_is_the_smallest_box_that_a_part_needs(layout, shapes, target, data):
+def test_the_region_is_the_smallest_box_that_a_part_needs(layout, shapes, target, data):
   part = tuple(slice(*sorted(data.draw(st.lists(
       st.integers(0, n), min_size=2, max_size=2)))) for n in target)
 
   assert layouts.region(layout, shapes, part) == _needed(layout, shapes, part)
 
 
-def test_region_takes_no_memory_for_what_passes():
+def test_finding_a_region_takes_little_memory():
   # 2**50 elements: an index of that size could not be made.
   layout = Chain(parts=(
       Part(dim=1, parts=3, index=1), Unflatten(dim=1, shape=(4, 8)),
@@ -200,7 +200,7 @@ def _random_layout(draw):
 
 @hypothesis.given(case=_random_layout(), data=st.data())
 @hypothesis.settings(max_examples=150, deadline=None)
-def test_any_chain_has_its_inverse_and_its_regions(case, data):
+def test_any_chain_of_layouts_has_an_inverse_and_regions(case, data):
   layout, shape = case
   source, = _values([shape])
   value = layout(source)
@@ -225,7 +225,7 @@ def test_interleave_and_halve_undo_each_other(pairs, rest):
   np.testing.assert_array_equal(Halve(dim=0, size=2 * pairs)(there), x)
 
 
-def test_several_targets_fill_one_source():
+def test_several_targets_are_written_into_one_source():
   source = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float32)
   buffer, written = np.zeros_like(source), np.zeros(source.shape, bool)
 
@@ -241,7 +241,7 @@ def test_several_targets_fill_one_source():
 
 @pytest.mark.parametrize("second, wrong", [
     ([[1, np.nan], [-0.0, 4]], False), ([[1, np.nan], [0.0, 4]], True)])
-def test_what_is_written_twice_must_have_equal_bits(second, wrong):
+def test_elements_written_twice_must_have_equal_bits(second, wrong):
   buffer, written = np.zeros((2, 2), np.float32), np.zeros((2, 2), bool)
   first = np.array([[1, np.nan], [-0.0, 4]], np.float32)
   layouts.write(layouts.COPY, first, [buffer], [written])
@@ -277,7 +277,7 @@ MISFITS = [
 
 @pytest.mark.parametrize(
     "layout, shapes, why", MISFITS, ids=[f"{m[0]}-{m[1]}" for m in MISFITS])
-def test_what_does_not_fit_is_said(layout, shapes, why):
+def test_a_layout_that_does_not_fit_is_refused(layout, shapes, why):
   with pytest.raises(errors.UserError, match="does not fit") as error:
     layouts.shape(layout, *shapes)
 

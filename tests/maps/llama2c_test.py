@@ -62,7 +62,7 @@ def write(path, model):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_are_those_of_llama_and_tensors_go_back(name, tmp_path):
+def test_logits_equal_those_of_llama_and_tensors_can_be_exported(name, tmp_path):
   model = llama(**SHAPES[name])
   write(tmp_path / "model.bin", model)
 
@@ -107,7 +107,7 @@ def test_the_tokenizer_merges_by_score(tmp_path):
     (_tokens(*[b"a"] * (V - 3)), "'a' stands there twice"),
     (_tokens(*[b"\xff"] * (V - 3)), "no whole llama2.c tokenizer"),
 ], ids=["cut", "long", "doubled", "no text"])
-def test_a_damaged_tokenizer_is_said(data, message, tmp_path):
+def test_a_damaged_tokenizer_is_reported(data, message, tmp_path):
   write(tmp_path / "model.bin", llama(**SHAPES["grouped"]))
   (tmp_path / "tokenizer.bin").write_bytes(data)
 

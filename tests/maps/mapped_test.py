@@ -93,7 +93,7 @@ class _Tree:
       yield name, self.arrays[name]
 
 
-def test_a_fused_projection_is_seen_under_our_names_and_axes():
+def test_a_fused_projection_is_split_under_our_names_and_axes():
   raw = _Tree(_gpt2())
 
   source = mapped.Mapped(raw, GPT2, _specs())
@@ -126,7 +126,7 @@ def test_each_leaf_is_read_once_and_no_other():
   assert raw.asked == ["h.1.attn.c_attn.weight", "wte.weight"]
 
 
-def test_reading_is_lazy():
+def test_opening_reads_no_array():
   raw = _Tree(_gpt2())
   reader = mapped.Mapped(raw, GPT2, _specs()).read(list(_specs()))
 
@@ -135,7 +135,7 @@ def test_reading_is_lazy():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_in_and_out_again_is_bit_identical(dtype):
+def test_reading_and_writing_again_keeps_every_bit(dtype):
   raw = _Tree(_gpt2(dtype))
   source = mapped.Mapped(raw, GPT2, _specs())
   params = dict(source.read(list(source.specs)))
@@ -150,7 +150,7 @@ def test_in_and_out_again_is_bit_identical(dtype):
     assert value.tobytes() == raw.arrays[name].tobytes()
 
 
-def test_leaves_land_in_their_shardings():
+def test_leaves_are_placed_in_their_shardings():
   mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
   specs = _specs()
   shardings = sharding.of_params(specs, mesh)
@@ -164,7 +164,7 @@ def test_leaves_land_in_their_shardings():
   np.testing.assert_array_equal(params[name], raw.arrays["h.0.mlp.up.weight"])
 
 
-def test_it_is_a_source_for_a_plan():
+def test_a_mapped_checkpoint_is_a_source_for_a_plan():
   source = mapped.Mapped(_Tree(_gpt2()), GPT2, _specs())
   target = dict(source.specs)
   target["embed/embedding"] = tree.Spec(
@@ -206,7 +206,7 @@ def test_layers_unstack_and_stack_back():
   np.testing.assert_array_equal(written["w"], raw.arrays["w"])
 
 
-def test_one_target_made_of_several_sources_goes_back_to_them():
+def test_a_target_made_of_several_sources_is_exported_to_them():
   raw = _Tree({f"h.{i}": np.full((2, 4), i, np.float32) for i in range(3)})
   how = Map(lines=(Line(target="layers", source=("h.2", "h.0", "h.1"),
                         layout=layouts.Stack()),))
@@ -226,7 +226,7 @@ TIED = Map(lines=(Line(target="embed", source="wte"),
 TIED_AXES = {"embed": ("vocab", "embed"), "head": ("embed", "vocab")}
 
 
-def test_one_source_read_by_two_targets_must_agree_on_the_way_back():
+def test_two_targets_of_one_source_must_agree_on_export():
   raw = _Tree({"wte": np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)})
   source = mapped.Mapped(raw, TIED, _small(TIED_AXES, embed=(5, 3), head=(3, 5)))
   params = dict(source.read(["head", "embed"]))
@@ -289,7 +289,7 @@ def test_a_layer_too_many_is_one_misfit():
           " has h.{0,1}.mlp.up.weight alone.") in str(error.value)
 
 
-def test_a_leaf_that_nobody_reads_is_an_error():
+def test_a_leaf_that_no_line_reads_is_an_error():
   raw = _Tree({**_gpt2(), "h.0.attn.extra": np.zeros(3, np.float32)})
 
   with pytest.raises(errors.UserError, match="1 leaves of .* no line: h.0.attn.extra"):
@@ -303,7 +303,7 @@ def test_a_leaf_that_nobody_reads_is_an_error():
     (Line(target="w", source="w", layout=Part(dim=0, parts=3, index=0)),
      r"w: Part\(dim=0, parts=3, index=0\) does not fit \(4, 2\)"),
 ])
-def test_a_line_that_cannot_be_is_said(line, why):
+def test_an_impossible_line_is_refused(line, why):
   raw = _Tree({"w": np.zeros((4, 2), np.float32)})
 
   with pytest.raises(errors.UserError, match=why):

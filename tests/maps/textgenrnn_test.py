@@ -115,7 +115,7 @@ def load(path, **kwargs):
 
 
 @pytest.mark.parametrize("fields", [{}, {"cudnn": True}, {"both": True}], ids=str)
-def test_computes_what_the_published_code_does(fields, tmp_path):
+def test_logits_equal_those_of_the_published_code(fields, tmp_path):
   layers, text = small(**fields), [3, 1, 4, 1, 5, 8]
   (tmp_path / "my_config.json").write_text(json.dumps({
       "max_length": 4, "rnn_layers": 2, "rnn_bidirectional": bool(fields.get("both"))}))
@@ -133,7 +133,7 @@ def test_computes_what_the_published_code_does(fields, tmp_path):
 
 
 @pytest.mark.parametrize("gates, cell", [(4, "lstm"), (3, "gru")])
-def test_the_first_version_is_one_layer_with_the_gates_of_its_keras(
+def test_the_first_version_has_one_layer_with_the_gates_of_its_keras_version(
     gates, cell, tmp_path):
   layers = small(gates=gates, attention=False)
 
@@ -174,7 +174,7 @@ def test_a_word_level_vocabulary_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fields", [
     {}, {"cudnn": True}, {"both": True}, {"attention": False}], ids=str)
-def test_out_again_is_keras_2_s_form_bit_for_bit(fields, tmp_path):
+def test_export_writes_the_form_of_keras_2_bit_for_bit(fields, tmp_path):
   layers = small(**fields)
   path = write(tmp_path / "my_weights.hdf5", layers)
   (tmp_path / "my_config.json").write_text(json.dumps({
@@ -198,7 +198,7 @@ def test_out_again_is_keras_2_s_form_bit_for_bit(fields, tmp_path):
   assert source.model.window == 4
 
 
-def test_one_mark_and_characters_are_a_vocabulary_of_theirs_and_else_is_not(tmp_path):
+def test_only_characters_and_one_special_token_fit_a_textgenrnn_vocabulary(tmp_path):
   write(tmp_path / "my_weights.hdf5", small())
   entries = {c: i for i, c in enumerate("abcdefg", 1)}
   (tmp_path / "my_vocab.json").write_text(json.dumps(entries | {"<s>": 8}))
@@ -212,7 +212,7 @@ def test_one_mark_and_characters_are_a_vocabulary_of_theirs_and_else_is_not(tmp_
   assert textgenrnn_out.vocabulary(own.tokens, own.roles) == {}
 
 
-def test_what_no_textgenrnn_computes_is_an_error(tmp_path):
+def test_a_model_that_textgenrnn_cannot_express_is_refused(tmp_path):
   source, _, params = load(write(tmp_path / "a.hdf5", small()))
   model = dataclasses.replace(source.model, forget_bias=1.0)
 
@@ -221,7 +221,7 @@ def test_what_no_textgenrnn_computes_is_an_error(tmp_path):
 
 
 @needs_real_files
-def test_the_published_file_comes_back_as_it_was(tmp_path):
+def test_the_published_file_is_exported_unchanged(tmp_path):
   convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "out", "keras")
 
   with (h5py.File(REAL / "textgenrnn_weights.hdf5") as theirs,
@@ -244,7 +244,7 @@ def test_the_published_file_comes_back_as_it_was(tmp_path):
 
 
 @needs_real_files
-def test_the_published_weights_write_what_their_reference_says():
+def test_the_published_weights_generate_their_reference_text():
   source, module, params = load(REAL / "textgenrnn_weights.hdf5")
   wanted = json.loads((REAL / "reference.json").read_text())["base"]
   tokenizer, start = source.tokenizer, source.tokenizer.roles["bos"]
@@ -258,7 +258,7 @@ def test_the_published_weights_write_what_their_reference_says():
 
 
 @needs_real_files
-def test_the_published_weights_write_64_characters_as_numpy_does():
+def test_the_published_weights_generate_64_characters_like_numpy():
   with h5py.File(REAL / "textgenrnn_weights.hdf5") as file:
     layers = {name: {leaf.decode().split("/")[-1].split(":")[0]: group[leaf][()]
                      for leaf in group.attrs["weight_names"]}
@@ -280,7 +280,7 @@ def test_the_published_weights_write_64_characters_as_numpy_does():
 @needs_real_files
 @pytest.mark.parametrize("text, key", [
     ("", "top8_after_start"), ("The ", "top8_after_The_")])
-def test_the_published_weights_give_the_chances_of_their_reference(text, key):
+def test_the_published_weights_give_the_reference_probabilities(text, key):
   source, module, params = load(REAL / "textgenrnn_weights.hdf5")
   wanted = json.loads((REAL / "reference.json").read_text())["base"][key]
   tokens = [source.tokenizer.roles["bos"], *source.tokenizer.encode(text)]

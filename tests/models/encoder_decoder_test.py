@@ -58,7 +58,7 @@ def logits_of(
 @pytest.mark.parametrize("name", [
     "t5", *(pytest.param(name, marks=pytest.mark.long)
             for name in CONFIGS if name != "t5")])
-def test_extend_gives_the_logits_of_the_whole_text(name):
+def test_extending_a_cache_gives_the_logits_of_the_whole_text(name):
   module, params = random_models.build(CONFIGS[name])
   whole, rows = logits_of(CONFIGS[name]), np.arange(3)
   counts = np.array([4, 1, 3], np.int32)
@@ -88,7 +88,7 @@ def test_a_source_is_read_up_to_its_end_and_from_both_sides(name):
 
 
 @ALL
-def test_nothing_looks_ahead_in_the_answer(name):
+def test_the_decoder_does_not_look_ahead(name):
   changed = INPUTS.copy()
   changed[:, 5] = (changed[:, 5] + 1) % 23
 
@@ -102,7 +102,7 @@ def test_nothing_looks_ahead_in_the_answer(name):
     ("t5", "relative_distance", 5), ("marian", "sinusoid_halves", False),
     ("marian", "embed_scale", 1.0), ("t5", "attention_scale", 0.1),
     ("turned", "rotary_base", 7.0), ("t5", "logit_scale", 0.2)])
-def test_fields_that_leave_no_trace_in_the_params_act(name, field, value):
+def test_fields_without_params_change_the_logits(name, field, value):
   _, params = random_models.build(CONFIGS[name])
 
   other = logits_of(
@@ -111,7 +111,7 @@ def test_fields_that_leave_no_trace_in_the_params_act(name, field, value):
   assert distance(other, logits_of(CONFIGS[name])) > 1e-3
 
 
-def test_distances_fall_into_buckets_as_published():
+def test_relative_distances_fall_into_the_published_buckets():
   """Of 8 each way: 0 to 3 by themselves, then 4-5, 6-8, 9-12 and what is farther."""
   config = dataclasses.replace(T5, relative_buckets=16, relative_distance=18)
   at, far = jnp.array([[20]]), jnp.arange(41)[None]
@@ -126,7 +126,7 @@ def test_distances_fall_into_buckets_as_published():
 
 
 @ALL
-def test_a_deep_model_has_the_leaves_that_its_specs_say(name):
+def test_a_deep_model_has_the_leaves_of_its_specs(name):
   config = dataclasses.replace(CONFIGS[name], num_layers=4, encoder_layers=3)
   module = registry.build(config)
 
@@ -148,7 +148,7 @@ def test_a_deep_model_has_the_leaves_that_its_specs_say(name):
     (dict(position="relative", relative_buckets=5), "relative_buckets is 5, must be e"),
     (dict(position="relative", relative_distance=16), "relative_distance is 16, must"),
 ], ids=str)
-def test_what_no_model_can_have_is_one_message(fields, message):
+def test_impossible_fields_are_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
 
@@ -218,7 +218,7 @@ def _losses(config, devices, steps=12):
 
 @pytest.mark.parametrize("name", [
     "t5", pytest.param("bart", marks=pytest.mark.long)])
-def test_it_learns_and_eight_devices_share_it(name):
+def test_the_loss_falls_and_is_the_same_on_eight_devices(name):
   config = dataclasses.replace(
       CONFIGS[name], vocab_size=24, width=16, num_heads=4, mlp_width=32)
 

@@ -22,7 +22,7 @@ from transfer_gen.models import layers
     ("he_normal", (48, 4, 32), 0, 2, 2 / 48),
     ("truncated_normal", (96, 64), 0, 1, 0.02 ** 2 * 0.7737),
 ])
-def test_has_mean_zero_and_the_variance_of_its_formula(
+def test_initial_values_have_mean_zero_and_the_variance_of_the_formula(
     name, shape, in_axis, out_axis, variance):
   x = np.float64(layers.initializer(name, in_axis, out_axis)(jax.random.key(0), shape))
 
@@ -31,7 +31,7 @@ def test_has_mean_zero_and_the_variance_of_its_formula(
   assert x.mean() / np.sqrt(variance) == pytest.approx(0, abs=0.06, rel=0)
 
 
-def test_uniform_stays_within_the_limit_of_glorot_and_bengio():
+def test_uniform_initial_values_stay_within_the_limit_of_glorot_and_bengio():
   x = layers.initializer("xavier_uniform", 0, 1)(jax.random.key(0), (40, 60))
 
   limit = np.sqrt(6 / 100)
@@ -39,7 +39,7 @@ def test_uniform_stays_within_the_limit_of_glorot_and_bengio():
   assert np.abs(x).max() > 0.99 * limit
 
 
-def test_unknown_name_lists_the_choices():
+def test_an_unknown_initializer_is_refused_with_the_choices():
   with pytest.raises(errors.UserError, match=(
       "model.init is 'xavier', must be one of he_normal, .*xavier_u")):
     layers.initializer("xavier", 0, 1)
@@ -80,7 +80,7 @@ def test_dense_contracts_the_axes_that_it_names_first():
   assert specs["bias"].reads == (False, False)
 
 
-def test_bias_of_a_kernel_that_reads_its_output_axis_reads_it_too():
+def test_a_bias_reads_the_output_axes_that_its_kernel_reads():
   module = layers.Dense(
       (3, 4), axes=("embed", "heads", "kv"), reads=("embed", "kv"),
       kernel_init="lecun_normal")
@@ -103,7 +103,7 @@ def test_recurrent_kernel_reads_its_first_hidden_axis():
 
 @pytest.mark.parametrize("kind, bias", [
     ("layer", True), ("layer", False), ("rms", True)])
-def test_norm_is_its_formula(kind, bias):
+def test_norm_equals_its_formula(kind, bias):
   module = layers.Norm(kind, epsilon=1e-3, bias=bias)
   x = 3 + jax.random.normal(jax.random.key(0), (2, 3, 8))
   params = jax.tree.map(
@@ -122,7 +122,7 @@ def test_norm_is_its_formula(kind, bias):
   assert ("bias" in params) == (kind == "layer" and bias)
 
 
-def test_norm_gradient_is_that_of_float64_differences():
+def test_norm_gradient_equals_float64_differences():
   module = layers.Norm("layer")
   x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 1
   tilt = jax.random.normal(jax.random.key(1), (2, 3, 8))
@@ -148,7 +148,7 @@ def test_norm_gradient_is_that_of_float64_differences():
   assert float(grads["scale"][5]) == pytest.approx(want, abs=1e-4, rel=0)
 
 
-def test_embed_looks_up_and_attends():
+def test_embed_looks_up_rows_and_computes_logits():
   module = layers.Embed(5, 3)
   variables = module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
   table = np.asarray(tree.unbox(variables["params"])["embedding"])

@@ -72,7 +72,7 @@ def plain_unroll(kind, carry, a, kernel, bias):
 
 @pytest.mark.parametrize("cell", ("rnn", "gru", "lstm"))
 @pytest.mark.parametrize("dense", (0, 7))
-def test_computes_what_the_papers_say(cell, dense):
+def test_logits_equal_a_float64_reference_of_the_papers(cell, dense):
   config = dataclasses.replace(
       CLASSIC, cell=cell, dense_width=dense, forget_bias=0.7)
   module, params = random_models.build(config)
@@ -83,7 +83,7 @@ def test_computes_what_the_papers_say(cell, dense):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_gradients_are_those_of_a_plain_loop(cell):
+def test_gradients_equal_those_of_a_plain_loop(cell):
   kind, rng = cells.KINDS[cell], np.random.default_rng(1)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   carry = (draw(3, 5),) * kind.states
@@ -102,7 +102,7 @@ def test_gradients_are_those_of_a_plain_loop(cell):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_gradients_of_the_model_are_finite_differences_in_float64(cell):
+def test_gradients_of_the_model_equal_finite_differences_in_float64(cell):
   config = dataclasses.replace(CLASSIC, cell=cell, dense_activation="tanh")
   module, params = random_models.build(config)
   rng = np.random.default_rng(2)
@@ -123,7 +123,7 @@ def test_gradients_of_the_model_are_finite_differences_in_float64(cell):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(cell):
+def test_extending_ragged_prompts_gives_the_logits_of_the_whole_text(cell):
   module, params = random_models.build(dataclasses.replace(CLASSIC, cell=cell))
   counts = np.array([4, 1, 6], np.int32)
   whole = apply(module, params, INPUTS)
@@ -141,7 +141,7 @@ def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(cell):
   np.testing.assert_array_equal(cache["position"], counts + 3)
 
 
-def test_names_of_params_and_what_reads_are_the_public_ones():
+def test_param_names_axes_and_reads_are_the_documented_ones():
   config = dataclasses.replace(CLASSIC, cell="gru", num_layers=2)
 
   specs = registry.specs(registry.build(config))
@@ -213,7 +213,7 @@ def test_dropout_acts_on_the_input_of_every_layer():
   assert shapes == [(9, 3, 6), (9, 3, 5), (3, 9, 5), (3, 9, 7)]
 
 
-def test_computes_in_the_dtype_that_the_config_names():
+def test_the_model_computes_in_the_dtype_of_the_config():
   module, params = random_models.build(dataclasses.replace(CLASSIC, dtype="bfloat16"))
 
   logits = apply(module, params, INPUTS)
@@ -230,6 +230,6 @@ def test_computes_in_the_dtype_that_the_config_names():
     ({"dense_width": -1}, "model.dense_width is -1, must be positive, or 0"),
     ({"dropout": 1.0}, r"model.dropout is 1.0, must be in \[0, 1\)"),
     ({"vocab_size": 0}, "model.vocab_size is 0, must be positive")])
-def test_a_wrong_field_is_one_message(fields, message):
+def test_a_wrong_field_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(registry.build(dataclasses.replace(CLASSIC, **fields)))

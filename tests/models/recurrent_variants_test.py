@@ -149,7 +149,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_computes_what_its_fields_say(fields):
+def test_logits_of_every_variant_equal_a_float64_reference(fields):
   config = dataclasses.replace(BASE, **fields)
   module, params = random_models.build(config)
 
@@ -162,7 +162,7 @@ def test_computes_what_its_fields_say(fields):
 @pytest.mark.parametrize("name", [
     "one_hot", "reset_before", "hard_lstm", "attention", "attention_dense",
     "window_attention", "both_ways", "widths"])
-def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(name):
+def test_extending_ragged_prompts_gives_the_logits_of_the_whole_text(name):
   module, params = random_models.build(dataclasses.replace(BASE, **VARIANTS[name]))
   whole = apply(module, params, INPUTS)
   counts, rows = np.array([4, 1, 3], np.int32), np.arange(3)
@@ -182,7 +182,7 @@ def test_reads_on_from_a_ragged_prompt_as_if_it_read_all(name):
     "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
     "window_attention", "one_hot", "doubled_bias_rnn"])
 @pytest.mark.long
-def test_gradients_are_finite_differences_in_float64(name):
+def test_gradients_equal_finite_differences_in_float64(name):
   config = dataclasses.replace(BASE, **VARIANTS[name])
   module, params = random_models.build(config)
   rng = np.random.default_rng(2)
@@ -206,7 +206,7 @@ def test_gradients_are_finite_differences_in_float64(name):
     assert abs(error) < 1e-5 * scale, name
 
 @pytest.mark.parametrize("fields", ENCODERS.values(), ids=ENCODERS)
-def test_an_encoder_hands_its_states_over(fields):
+def test_the_decoder_starts_from_the_states_of_the_encoder(fields):
   config = dataclasses.replace(BASE, encoder=True, **fields)
   module, params = random_models.build(config)
 
@@ -223,7 +223,7 @@ def test_an_encoder_hands_its_states_over(fields):
   assert distance(last, logits[:, -1]) < 1e-5
 
 
-def test_what_lies_behind_a_sources_end_is_not_read():
+def test_padding_behind_the_encoder_inputs_is_not_read():
   module, params = random_models.build(
       dataclasses.replace(BASE, encoder=True, bidirectional=True))
   tail = np.where(np.arange(5) < COUNTS[:, None], SOURCES, 8)
@@ -235,7 +235,7 @@ def test_what_lies_behind_a_sources_end_is_not_read():
   np.testing.assert_array_equal(one, other)
 
 
-def test_names_of_params_and_what_reads_are_the_public_ones():
+def test_param_names_axes_and_reads_are_the_documented_ones():
   specs = registry.specs(registry.build(dataclasses.replace(
       BASE, window=3, bidirectional=True, attention=True, num_layers=2)))
   vocabulary = registry.specs(registry.build(dataclasses.replace(
@@ -257,7 +257,7 @@ def test_names_of_params_and_what_reads_are_the_public_ones():
         "attention_dense", "one_hot", "doubled_bias", "reset_before",
         "both_ways_attention")),
     pytest.param({"encoder": True, **ENCODERS["both_ways_filled"]}, id="encoder")])
-def test_grown_wider_it_computes_the_same(fields):
+def test_a_model_grown_wider_computes_the_same(fields):
   """Which also shows that axes and what reads them are right."""
   old = dataclasses.replace(BASE, **fields)
   new = dataclasses.replace(old, hidden_width=12, embed_width=2 * old.embed_width)
@@ -287,7 +287,7 @@ def test_grown_wider_it_computes_the_same(fields):
 
 
 @pytest.mark.parametrize("name", ["attention", "window_attention", "one_hot"])
-def test_generates_what_the_model_finds_most_likely(name):
+def test_greedy_generation_takes_the_most_likely_tokens(name):
   config = dataclasses.replace(BASE, **VARIANTS[name])
   module, params = random_models.build(config)
 
@@ -307,12 +307,12 @@ def test_generates_what_the_model_finds_most_likely(name):
     ({"encoder": True, "window": 3}, "model.window is 3, must be 0 behind"),
     ({"encoder": True, "bidirectional": True, "hidden_width": 5},
      "model.hidden_width is 5, must be even")])
-def test_a_wrong_field_is_one_message(fields, message):
+def test_a_wrong_field_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
 
 
-def test_an_encoder_without_sources_says_so():
+def test_an_encoder_without_inputs_is_refused():
   module, params = random_models.build(dataclasses.replace(BASE, encoder=True))
 
   with pytest.raises(errors.UserError, match="there are no encoder_inputs to read"):

@@ -15,7 +15,7 @@ from transfer_gen.models import registry
 CONFIG = config_lib.Decoder(vocab_size=11, num_layers=2, width=8, num_heads=2)
 
 
-def test_names_and_axes_are_those_that_plans_are_written_in():
+def test_param_names_and_axes_are_the_documented_ones():
   specs = registry.specs(registry.build(dataclasses.replace(
       CONFIG, activation="swiglu", tied=False, norm="rms", num_layers=1)))
 
@@ -36,7 +36,7 @@ def test_names_and_axes_are_those_that_plans_are_written_in():
       "head/kernel": ("embed", "vocab")}
 
 
-def test_the_norm_before_a_tied_output_reads_for_it():
+def test_the_norm_before_a_tied_output_reads_embed():
   def readers(**fields):
     specs = registry.specs(registry.build(dataclasses.replace(CONFIG, **fields)))
     return {name for name, spec in specs.items() if spec.reads == (True,)}
@@ -47,7 +47,7 @@ def test_the_norm_before_a_tied_output_reads_for_it():
       "layer_1/mlp_norm/scale", "layer_1/mlp_norm/bias"}
 
 
-def test_specs_of_a_deep_model_are_those_of_its_params():
+def test_specs_of_a_deep_model_equal_those_of_its_params():
   for fields in ({}, {"norm_order": "post"}, {"windows": (3, 0), "query_norm": True}):
     module = registry.build(dataclasses.replace(CONFIG, num_layers=11, **fields))
 
@@ -58,7 +58,7 @@ def test_specs_of_a_deep_model_are_those_of_its_params():
         tree.specs(params["params"]).items())
 
 
-def test_norms_of_queries_read_for_them():
+def test_query_norms_read_kv_in_place_of_the_query():
   specs = registry.specs(registry.build(dataclasses.replace(CONFIG, query_norm=True)))
 
   assert specs["layer_0/attn/query_norm/scale"].axes == ("kv",)
@@ -67,7 +67,7 @@ def test_norms_of_queries_read_for_them():
   assert specs["layer_0/attn/query/kernel"].reads == (True, False, False)
 
 
-def test_constants_name_what_acts_at_run_time():
+def test_constants_hold_every_field_that_acts_at_run_time():
   habit = registry.constants(CONFIG)
 
   for field, value in (
@@ -91,7 +91,7 @@ def test_a_query_reads_kv_and_a_key_does_not():
   assert specs["layer_0/attn/key/kernel"].reads == (True, False, False)
 
 
-def test_fresh_makes_what_is_asked_for_and_always_the_same():
+def test_fresh_makes_the_named_leaves_and_always_the_same():
   module = registry.build(CONFIG)
   fresh = registry.fresh(module, jax.random.key(3))
 
@@ -121,7 +121,7 @@ def test_fresh_computes_only_the_leaves_that_it_returns():
   assert flops(["layer_0/attn/out/bias"]) < 0.01 * every
 
 
-def test_fresh_puts_leaves_where_they_belong():
+def test_fresh_places_leaves_in_their_shardings():
   module = registry.build(CONFIG)
   mesh = jax.make_mesh(
       (2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -143,7 +143,7 @@ def test_a_config_changed_after_build_does_not_reach_the_module():
   assert module.config.num_layers == 2
 
 
-def test_a_list_is_as_good_as_a_tuple():
+def test_lists_and_tuples_in_a_config_mean_the_same():
   listed, tupled = (registry.build(dataclasses.replace(CONFIG, windows=windows))
                     for windows in ([3, 0], (3, 0)))
 
@@ -151,7 +151,7 @@ def test_a_list_is_as_good_as_a_tuple():
   assert registry.specs(listed) == registry.specs(tupled)
 
 
-def test_numbers_of_numpy_and_jax_are_numbers():
+def test_numpy_and_jax_scalars_are_accepted_as_numbers():
   plain, arrays = (
       registry.build(dataclasses.replace(CONFIG, **fields)) for fields in (
           {"embed_scale": 4.0, "num_layers": 2, "windows": (3, 0)},
@@ -161,7 +161,7 @@ def test_numbers_of_numpy_and_jax_are_numbers():
   assert plain == arrays
 
 
-def test_a_field_of_another_kind_is_named():
+def test_a_field_of_a_wrong_type_is_refused_by_name():
   for field, value, says in (
       ("windows", ("a",), "model.windows is .'a',., must be a tuple, each a whole"),
       ("windows", 3, "must be a tuple"), ("width", 8.5, "must be a whole number"),
@@ -171,7 +171,7 @@ def test_a_field_of_another_kind_is_named():
       registry.build(dataclasses.replace(CONFIG, **{field: value}))
 
 
-def test_what_is_done_to_specs_does_not_reach_the_next():
+def test_changing_returned_specs_does_not_change_the_next_ones():
   module = registry.build(CONFIG)
   registry.specs(module).clear()
 

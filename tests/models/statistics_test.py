@@ -34,7 +34,7 @@ def test_mean_squares_are_over_all_tokens_of_all_batches():
   np.testing.assert_allclose(found["layer_1/mlp/down/kernel"], expected, rtol=1e-4)
 
 
-def test_heads_are_counted_one_by_one():
+def test_statistics_are_kept_for_each_head():
   module, params = _model()
   name = "layer_0/attn/out/kernel"
   for part in ("kernel", "bias"):

@@ -181,7 +181,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_logits_are_those_of_a_float64_reference(name):
+def test_logits_equal_a_float64_reference(name):
   _, params = random_models.build(CONFIGS[name])
 
   logits = logits_of(CONFIGS[name], params)
@@ -197,7 +197,7 @@ def test_logits_are_those_of_a_float64_reference(name):
     ("block", "parallel"), ("block", "parallel_one_norm"), ("windows", (3,)),
     ("norm_offset", 0.5), ("attention_softcap", 1.0), ("logit_softcap", 1.0),
     ("final_norm", False)])
-def test_fields_that_leave_no_trace_in_the_params_act(field, value):
+def test_fields_without_params_change_the_logits(field, value):
   # Params that the variant lacks are dropped, so that only behaviour differs.
   base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
   module, params = random_models.build(base)
@@ -217,7 +217,7 @@ def test_fields_that_leave_no_trace_in_the_params_act(field, value):
     ("rotary_base", 7.0), ("rotary_base_window", 20.0), ("rotary_dim", 4),
     ("rotary_scaling", "linear"), ("rotary_scaling", "yarn"), ("rotary_factor", 9.0),
     ("rotary_ramp", (0.1, 0.2)), ("rotary_length", 7), ("rotary_magnitude", 2.0)])
-def test_rotary_fields_act(field, value):
+def test_rotary_fields_change_the_logits(field, value):
   base = dataclasses.replace(SCALED, windows=(5, 0))
   _, params = random_models.build(base)
 
@@ -226,7 +226,7 @@ def test_rotary_fields_act(field, value):
   assert distance(other, logits_of(base, params)) > 1e-3
 
 
-def test_dropout_acts_in_training_alone_and_by_key():
+def test_dropout_acts_in_training_alone_and_follows_its_key():
   module, params = random_models.build(dataclasses.replace(GPT2, dropout=0.3))
 
   plain = apply(module, params, INPUTS)
@@ -240,7 +240,7 @@ def test_dropout_acts_in_training_alone_and_by_key():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_nothing_looks_ahead(name):
+def test_no_position_looks_ahead(name):
   _, params = random_models.build(CONFIGS[name])
   changed = INPUTS.copy()
   changed[:, 5] = (changed[:, 5] + 1) % 23
@@ -252,7 +252,7 @@ def test_nothing_looks_ahead(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_extend_gives_the_logits_of_the_whole_text(name):
+def test_extending_a_cache_gives_the_logits_of_the_whole_text(name):
   module, params = random_models.build(CONFIGS[name])
   whole = apply(module, params, INPUTS)
   counts = np.array([4, 1, 3], np.int32)
@@ -321,7 +321,7 @@ def test_gradients_are_finite_and_reach_every_param(name):
     (dict(dropout=1.0), r"dropout is 1.0, must be in \[0, 1\)"),
     (dict(vocab_size=0), "vocab_size is 0, must be positive"),
     (dict(num_kv_heads=-1), "num_kv_heads is -1, must be positive, or 0")])
-def test_what_no_decoder_can_have_is_one_message(fields, message):
+def test_impossible_fields_are_refused(fields, message):
   module = registry.build(dataclasses.replace(GPT2, **fields))
 
   with pytest.raises(errors.UserError, match=message):
@@ -336,7 +336,7 @@ def test_text_beyond_learned_positions_is_refused():
   logits_of(GPT2, params, np.zeros((1, 16), np.int32))
 
 
-def test_scores_depend_on_distance_alone():
+def test_rotary_scores_depend_on_distance_alone():
   q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
   turns, _ = positions_lib.turning(
       dataclasses.replace(LLAMA, head_dim=8, rotary_base=50.0), 0)

@@ -77,7 +77,7 @@ def test_both_trees_stand_side_by_side():
   assert found["old<1>/w", "left behind", "-", "(4)", "-"] == "left"
 
 
-def test_shares_are_drawn():
+def test_shares_of_each_fate_are_drawn():
   text = audit_page.trees(_audit())
 
   copied, whole = 2 * 6 + 4, 2 * 6 + 4 + 5 + 6
@@ -85,7 +85,7 @@ def test_shares_are_drawn():
   assert "mapped:" not in text  # Nothing is.
 
 
-def test_the_page_needs_no_network_and_no_curve():
+def test_the_page_needs_no_network():
   lines = [{"step": i, "split": "train", "loss": 1.0 / i} for i in (1, 2)]
 
   bare, whole = (page_lib.run_page("a<b", _audit(), part) for part in ([], lines))

@@ -79,7 +79,7 @@ def folder(tmp_path_factory):
   return folder
 
 
-def test_it_went_on_and_did_not_start_again(folder):
+def test_a_killed_run_continues_and_does_not_start_again(folder):
   assert "goes on from step" in (folder / "told.txt").read_text()
 
 
@@ -93,7 +93,7 @@ def test_params_are_the_same_bit_for_bit(folder, step):
   assert not np.array_equal(middle["embed/embedding"], whole["embed/embedding"])
 
 
-def test_metrics_are_those_of_one_run(folder):
+def test_the_metrics_are_those_of_one_run(folder):
   def told(workdir):
     return [{k: v for k, v in line.items()
              if k not in ("seconds", "tokens_per_second")}
@@ -111,7 +111,7 @@ def test_the_unfrozen_group_moved_only_after_its_step(folder):
   assert not np.array_equal(early[name], late[name])
 
 
-def test_the_workdir_holds_what_is_promised(folder):
+def test_the_workdir_holds_the_documented_files(folder):
   names = {path.name for path in (folder / "whole").iterdir()}
 
   assert names >= {

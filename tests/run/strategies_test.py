@@ -62,7 +62,7 @@ def test_frozen_counts_layers_from_the_bottom():
       name for name in rows if name.startswith(("embed/", "position/", "layer_0/"))}
 
 
-def test_features_are_what_comes_before_the_output():
+def test_feature_extraction_trains_the_output_alone():
   _, _, learning = _written(model=UNTIED, vocabularies=(OLD, OLD),
                             name="feature_extraction")
 
@@ -116,7 +116,7 @@ def test_gradual_unfreezing_ends_by_the_middle_of_the_run():
   assert 20 < starts[-1] <= 40
 
 
-def test_l2_sp_holds_all_to_the_source():
+def test_l2_sp_anchors_every_leaf_to_the_source():
   run, *_ = _written(name="l2_sp", alpha=0.5, beta=0.25)
 
   [group] = run.transfer.groups
@@ -145,7 +145,7 @@ def test_distill_makes_the_source_the_teacher(new, vocabularies):
   assert run.distill.vocabularies == vocabularies
 
 
-def test_what_was_written_can_be_taken_over():
+def test_the_printed_plan_can_be_pasted_and_gives_the_same_groups():
   run, *_ = _written(name="lora")
 
   scope = {}
@@ -181,7 +181,7 @@ def test_the_runs_own_adapters_learn_under_any_strategy(name, planned):
     ({"name": "auto", "rank": 4}, "'auto' reads budget"),
     ({"frozen": 2}, "strategy.name is empty"),
 ], ids=lambda value: value.get("name") if isinstance(value, dict) else "")
-def test_what_cannot_be_written_is_said(strategy, says):
+def test_a_strategy_that_does_not_fit_the_model_is_refused(strategy, says):
   with pytest.raises(errors.UserError) as caught:
     _written(**strategy)
 

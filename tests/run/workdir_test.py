@@ -36,7 +36,7 @@ def _setup(index):
 ARRAY = _setup(np.array([5, 0, 2], np.int32))
 
 
-def test_a_plan_comes_back_with_its_arrays(tmp_path):
+def test_a_plan_is_read_back_with_its_arrays(tmp_path):
   workdir_lib.write_audit(ARRAY, tmp_path)
 
   back = workdir_lib.read_plan(tmp_path)
@@ -47,7 +47,7 @@ def test_a_plan_comes_back_with_its_arrays(tmp_path):
   assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_audit_comes_back_and_prints_the_same(tmp_path):
+def test_the_audit_is_read_back_and_prints_the_same(tmp_path):
   audit = workdir_lib.write_audit(ARRAY, tmp_path)
 
   back = audit_lib.read(tmp_path)
@@ -57,7 +57,7 @@ def test_the_audit_comes_back_and_prints_the_same(tmp_path):
   assert "3 of 6 selected" in table.full(back)
 
 
-def test_arrays_of_an_earlier_plan_do_not_stay(tmp_path):
+def test_arrays_of_an_earlier_plan_are_removed(tmp_path):
   workdir_lib.write_audit(ARRAY, tmp_path)
   assert (tmp_path / "plan_arrays.npz").exists()
 
@@ -79,7 +79,7 @@ def _save(path, allow_pickle=False):
     (lambda path: path.write_text("no arrays"), "is damaged"),
     (lambda path: _save(path), "was changed"),
     (lambda path: _save(path, allow_pickle=True), "is damaged: Object arrays")])
-def test_damaged_arrays_are_one_message(tmp_path, damage, message):
+def test_damaged_arrays_are_refused(tmp_path, damage, message):
   workdir_lib.write_audit(ARRAY, tmp_path)
   damage(tmp_path / "plan_arrays.npz")
 
@@ -122,14 +122,14 @@ def test_a_plan_of_an_older_version_loads(tmp_path):
     ({"axes": [{"axis": "vocab", "map": {"kind": "MatchTokens", "mood": 1}}]}, "mood"),
     ({"moods": []}, "does not know moods"), ({"format": 2}, "does not know format"),
 ])
-def test_a_plan_of_a_newer_version_is_one_message(tmp_path, changes, message):
+def test_a_plan_of_a_newer_version_is_refused(tmp_path, changes, message):
   with pytest.raises(errors.UserError, match="plan.json: .*" + message) as error:
     _read(tmp_path, **changes)
 
   assert "\n" not in str(error.value)
 
 
-def test_what_is_no_json_is_one_message(tmp_path):
+def test_a_file_that_is_not_json_is_refused(tmp_path):
   (tmp_path / "plan.json").write_text("{ cut")
 
   with pytest.raises(errors.UserError, match="plan.json: Expecting"):

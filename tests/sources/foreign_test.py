@@ -64,7 +64,7 @@ def logits_of(a, tokens):
   return h @ a["out"] + a["out_b"]
 
 
-def test_a_map_of_the_users_own_is_rules_in_a_file(tmp_path):
+def test_a_map_file_of_the_user_reads_a_foreign_checkpoint(tmp_path):
   arrays = write(tmp_path)
 
   source = view(tmp_path)
@@ -79,7 +79,7 @@ def test_a_map_of_the_users_own_is_rules_in_a_file(tmp_path):
   assert source.tokenizer is None
 
 
-def test_a_map_that_is_written_down_reads_the_same(tmp_path):
+def test_a_map_written_to_a_file_reads_the_same_params(tmp_path):
   write(tmp_path)
   source = view(tmp_path)
 
@@ -117,7 +117,7 @@ def _changed(path, value):
     (("unused",), [], "read by no line: step"),
     (("tokenizer",), "nowhere", "nothing there"),
 ])
-def test_a_mistake_in_ones_own_map_is_one_message(path, value, message, tmp_path):
+def test_a_mistake_in_a_map_file_is_one_message(path, value, message, tmp_path):
   write(tmp_path, _changed(path, value))
 
   with pytest.raises(errors.UserError, match=message):
@@ -127,7 +127,7 @@ def test_a_mistake_in_ones_own_map_is_one_message(path, value, message, tmp_path
 @pytest.mark.parametrize("name, message", [
     ("gpt", "There is no map 'gpt'"), ("nowhere.json", "there is no nowhere.json"),
     ("", "no map recognizes it")])
-def test_a_map_that_is_not_there_is_one_message(name, message, tmp_path):
+def test_a_missing_map_file_is_refused(name, message, tmp_path):
   write(tmp_path)
 
   with pytest.raises(errors.UserError, match=message):
@@ -226,5 +226,5 @@ def test_a_config_of_any_form_is_a_model_or_one_clear_error(where, value):
     assert source.specs["layer_0/cell/input_kernel"].shape == (3, 4, 4)
 
 
-def test_that_config_as_it_is_is_a_model():
+def test_the_unchanged_config_gives_a_model():
   assert foreign.view(_keras(LAYERS)).model.gate == "sigmoid"

@@ -131,7 +131,7 @@ def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
 
 @pytest.mark.parametrize("case", [
     "gpt2", "query_alone", "llama", pytest.param("neox", marks=pytest.mark.long)])
-def test_what_we_write_comes_back_bit_for_bit(bases, tmp_path, case):
+def test_a_written_folder_is_read_again_bit_for_bit(bases, tmp_path, case):
   base, adapters = CASES[case]
   source = sources.open(bases[base])
   params = _with_adapters(source, adapters)
@@ -163,7 +163,7 @@ def _made_there(base, folder, name, **fields):
     *(pytest.param(*case, marks=pytest.mark.long) for case in (
         ("gpt2", {}), ("llama", {"use_dora": True}), ("neox", {})))],
     ids=["rslora", "gpt2_dora", "llama", "gpt2", "llama_dora", "neox"])
-def test_an_adapter_of_pefts_computes_the_same_here(bases, tmp_path, name, fields):
+def test_an_adapter_of_peft_computes_the_same_here(bases, tmp_path, name, fields):
   theirs = _theirs(_made_there(bases[name], tmp_path, name, **fields))
   source = sources.open(bases[name])
 
@@ -179,7 +179,7 @@ def test_an_adapter_of_pefts_computes_the_same_here(bases, tmp_path, name, field
   np.testing.assert_allclose(list(set(stored.scales.values())), [adapter.scale])
 
 
-def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
+def test_adapters_of_other_kinds_are_refused_by_name(bases, tmp_path):
   source = sources.open(bases["gpt2"])
 
   adapter = config.LoRA(params=ALL, rank=1)
@@ -200,7 +200,7 @@ def test_what_is_no_low_rank_is_refused_by_name(bases, tmp_path):
   refused("c_attn is no module with a kernel", model=other)
 
 
-def test_only_low_rank_is_written(bases, tmp_path):
+def test_only_low_rank_adapters_are_written(bases, tmp_path):
   source = sources.open(bases["gpt2"])
   with pytest.raises(errors.UserError, match="IA3 'ia3' is not written for PEFT"):
     peft_folder.write(tmp_path, source.model, {}, (config.IA3(),))

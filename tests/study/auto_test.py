@@ -57,7 +57,7 @@ def test_the_budget_holds_over_all_that_was_tried(folder):
   assert sorted(len(tried) for tried in losses.values()) == [1, 1, 1, 1, 1, 2, 3, 3]
 
 
-def test_the_best_of_each_family_goes_on_and_the_best_wins(folder):
+def test_the_best_of_each_family_continues_and_the_best_of_all_wins(folder):
   decision = _decision(folder)
   losses = decision["losses"]
   families = [["fine_tune", "fine_tune_lr_x0.3"],
@@ -72,7 +72,7 @@ def test_the_best_of_each_family_goes_on_and_the_best_wins(folder):
   assert decision["winner"] == min(last, key=lambda name: last[name]["15"])
 
 
-def test_the_run_is_that_of_its_strategy_typed_by_hand(folder):
+def test_the_run_equals_that_of_the_chosen_strategy(folder):
   strategy = auto.decided(
       _target(folder, name="auto", budget=BUDGET), folder / "auto").strategy
   alone = dataclasses.replace(_target(folder), strategy=strategy)
@@ -86,7 +86,7 @@ def test_the_run_is_that_of_its_strategy_typed_by_hand(folder):
     np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
-def test_it_goes_on_where_it_was_cut(folder):
+def test_a_search_that_was_cut_resumes(folder):
   run = _target(folder, name="auto", budget=BUDGET)
   before = small_runs.params(folder / "auto", STEPS)
   shutil.rmtree(folder / "auto" / "checkpoints" / str(STEPS))
@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_was_cut(folder):
     np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-def test_the_evidence_is_told(folder):
+def test_the_report_shows_the_evidence(folder):
   told = (folder / "auto" / search.FOLDER / "report.txt").read_text()
 
   decision = _decision(folder)
@@ -137,13 +137,13 @@ def test_gradients_are_measured_against_params_layer_by_layer(folder):
 @pytest.mark.parametrize("budget, counts, expected", [
     (40, (8, 3, 2), [(8, 1), (3, 5), (2, 15)]),
     (240, (8, 3, 2), [(8, 6), (3, 30), (2, 90)])])
-def test_rounds_share_the_budget(budget, counts, expected):
+def test_the_rounds_share_the_budget(budget, counts, expected):
   assert candidates.rungs(budget, counts) == expected
   assert sum(count * (stop - before) for (count, stop), before in zip(
       expected, [0, *(stop for _, stop in expected)])) <= budget
 
 
-def test_a_budget_that_is_too_small_is_said():
+def test_a_budget_that_is_too_small_is_refused():
   with pytest.raises(errors.UserError, match="must be at least 40 steps"):
     candidates.rungs(39, (8, 3, 2))
 
@@ -158,7 +158,7 @@ def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
     np.testing.assert_array_equal(value, before[name])
 
 
-def test_what_diverges_loses(folder, monkeypatch):
+def test_a_strategy_that_diverges_loses(folder, monkeypatch):
   made = candidates.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
   wild = dataclasses.replace(made["all"][0], lr_mult=1e30)
   monkeypatch.setattr(candidates, "candidates", lambda _: {

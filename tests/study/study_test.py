@@ -43,7 +43,7 @@ def _done(tmp_path_factory):
   return folder, asked, facts
 
 
-def test_sources_come_first_and_seeds_and_rates_are_tried_alike(done):
+def test_sources_come_first_and_every_run_gets_all_seeds_and_rates(done):
   folder, asked, _ = done
 
   names = [job.name for job in study.jobs(asked, folder / "w")]
@@ -51,7 +51,7 @@ def test_sources_come_first_and_seeds_and_rates_are_tried_alike(done):
   assert names == ["first"] + ["moved"] * 4 + ["scratch"] * 4
 
 
-def test_the_summary_is_what_the_runs_hold(done):
+def test_the_summary_agrees_with_the_files_of_the_runs(done):
   folder, _, facts = done
   summary = facts["summary"]
   lr = summary["lrs"]["moved"]
@@ -67,7 +67,7 @@ def test_the_summary_is_what_the_runs_hold(done):
   assert facts["sources"]["first"]["train_tokens"] > 0
 
 
-def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
+def test_the_rate_with_the_lowest_validation_loss_is_reported(done):
   folder, _, facts = done
 
   def best(lr):
@@ -81,7 +81,7 @@ def test_the_rate_with_the_lowest_validation_loss_stands_for_a_run(done):
   assert best(chosen) <= min(best(0.01), best(0.02))
 
 
-def test_accounts_tell_what_was_paid_and_forgotten(done):
+def test_accounts_report_cost_and_forgetting(done):
   folder, _, facts = done
   told = facts["runs"]["moved"][0]["accounts"]
   specs = checkpoint.find(next((folder / "w" / "moved").glob("*/*"))).specs
@@ -107,7 +107,7 @@ def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   assert again["comparisons"] == facts["comparisons"]
 
 
-def test_the_report_opens_alone_and_shows_curves_table_and_samples(done):
+def test_the_report_is_one_file_with_curves_table_and_samples(done):
   folder, _, _ = done
   page = (folder / "w" / "report.html").read_text()
 
@@ -119,7 +119,7 @@ def test_the_report_opens_alone_and_shows_curves_table_and_samples(done):
   assert "http" not in outside and "<script" not in page
 
 
-def test_results_keep_other_sections(tmp_path, done):
+def test_writing_results_keeps_the_other_sections(tmp_path, done):
   _, _, facts = done
   path = tmp_path / "RESULTS.md"
 
@@ -132,7 +132,7 @@ def test_results_keep_other_sections(tmp_path, done):
   assert once.count("## Do apples help") == 2 and once.startswith("# Results")
 
 
-def test_the_step_is_told_at_which_the_controls_loss_was_reached(done):
+def test_the_step_that_reaches_the_loss_of_the_control_is_reported(done):
   folder, _, facts = done
   lrs = facts["summary"]["lrs"]
 
@@ -158,7 +158,7 @@ def _verdicts(**changes):
   return "\n".join(report._verdicts(facts))
 
 
-def test_a_control_that_still_improves_is_said():
+def test_a_control_that_still_improves_is_reported():
   text = _verdicts()
 
   assert "better" in text and "b was still improving" in text
@@ -169,7 +169,7 @@ def test_a_control_that_still_improves_is_said():
     ([None, 40], "on 1 of 2 seeds, after 40 steps on average"),
     ([None, None], "a never reached b's best validation loss"),
 ])
-def test_how_soon_a_loss_was_reached_is_said(reached, sentence):
+def test_how_soon_a_loss_was_reached_is_reported(reached, sentence):
   assert sentence in _verdicts(reached=reached)
 
 
@@ -178,7 +178,7 @@ def test_how_soon_a_loss_was_reached_is_said(reached, sentence):
     ({"a": ("c", None)}, (("a", "a"),), "source.run is 'c', which is none of a"),
     ({"a": (None, None)}, (("a", "b"),), "pairs name b, not among the runs a"),
 ])
-def test_a_study_that_cannot_be_is_refused(runs, pairs, message):
+def test_an_impossible_study_is_refused(runs, pairs, message):
   asked = config.Study(
       question="?", pairs=pairs,
       runs={name: _run("x", source) for name, (source, _) in runs.items()})
@@ -205,7 +205,7 @@ def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
   assert "Samples of the test split" in report.study_text(facts)
 
 
-def test_what_is_wrong_with_a_run_is_said_before_any_trains(tmp_path):
+def test_a_mistake_in_a_run_is_reported_before_any_run_trains(tmp_path):
   text = tmp_path / "t.txt"
   text.write_text("a dog\n" * 60)
   wrong = dataclasses.replace(

@@ -66,7 +66,7 @@ def _moved(optimizer, start, now, grads):
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 3), st.floats(0, 3), st.integers(0, 99))
-def test_l2_sp_pulls_to_the_source_and_fresh_entries_to_zero(alpha, beta, seed):
+def test_l2_sp_pulls_copied_entries_to_the_source_and_fresh_to_zero(alpha, beta, seed):
   optimizer = _build(Group(
       name="all", params=".*", anchor=plan_lib.L2SP(alpha=alpha, beta=beta)))
   start, now, grads = (_params(seed + i) for i in range(3))
@@ -100,7 +100,7 @@ def test_only_leaves_of_a_source_in_anchored_groups_are_held():
   assert size(state["plain"]) == 2 * D
 
 
-def test_what_is_held_is_a_copy_for_steps_give_their_buffers_away():
+def test_anchors_hold_copies_because_steps_donate_their_buffers():
   optimizer = _build(Group(name="all", params=".*", anchor=plan_lib.Mixout(p=0.5)))
   params = _params(0)
 
@@ -110,7 +110,7 @@ def test_what_is_held_is_a_copy_for_steps_give_their_buffers_away():
   np.testing.assert_array_equal(held, params["embed"])
 
 
-def test_held_rows_of_a_table_are_those_that_learn():
+def test_anchors_of_a_table_hold_only_the_rows_that_learn():
   optimizer = _build(
       Group(name="some", params="embed", table_rows=(0, 1, 4),
             anchor=plan_lib.L2SP(alpha=0.5, beta=0.25)),
@@ -125,7 +125,7 @@ def test_held_rows_of_a_table_are_those_that_learn():
   np.testing.assert_allclose(new["embed"], w - 0.1 * pull, atol=1e-6)
 
 
-def test_ewc_pulls_as_much_as_the_source_cared(tmp_path):
+def test_ewc_pulls_in_proportion_to_the_fisher_information(tmp_path):
   information = {"scale": np.array([0.0, 1.0, 4.0], np.float32)}
   fisher.save(tmp_path / "fisher.npz", information)
   optimizer = _build(
@@ -171,7 +171,7 @@ def test_an_anchor_without_a_source_is_refused():
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.05, 0.9), st.integers(0, 99))
-def test_mixout_is_one_of_two_values_whose_mean_is_the_weight(p, seed):
+def test_mixout_gives_one_of_two_values_whose_mean_is_the_weight(p, seed):
   fresh = {"embed": np.zeros((1, 1), bool)}
   generator = np.random.default_rng(seed)
   w, w0 = generator.normal(size=(2, 100, 50)).astype(np.float32)
@@ -190,7 +190,7 @@ def test_mixout_is_one_of_two_values_whose_mean_is_the_weight(p, seed):
   np.testing.assert_allclose(expected, wide, atol=1e-9)
 
 
-def test_mixout_acts_in_training_on_what_came_from_the_source():
+def test_mixout_acts_in_training_on_transferred_entries_alone():
   """The gradient of sum(w) is 0 where the source's value stood, else 1 / (1 - p)."""
   optimizer = _build(Group(name="all", params=".*", anchor=plan_lib.Mixout(p=0.75)))
   start, now = _params(0), _params(1)
@@ -229,7 +229,7 @@ class _Bigram(nn.Module):
     return table[tokens]
 
 
-def test_fisher_information_is_that_of_a_float64_sum_over_rows():
+def test_fisher_information_equals_a_float64_sum_over_rows():
   generator = np.random.default_rng(0)
   table = generator.normal(size=(V, V)).astype(np.float32)
   batches = [{"inputs": generator.integers(0, V, (4, 6)).astype(np.int32),
@@ -255,6 +255,6 @@ def test_fisher_information_is_that_of_a_float64_sum_over_rows():
   assert found["table"].dtype == jnp.float32
 
 
-def test_fisher_information_needs_a_row():
+def test_fisher_information_of_no_rows_is_refused():
   with pytest.raises(errors.UserError, match="no row of the batches has weight"):
     fisher.estimate(_Bigram(), {"table": jnp.zeros((V, V))}, [])

@@ -62,7 +62,7 @@ def _losses(workdir):
     pytest.param("decoder", "bfloat16", 1e-2, marks=pytest.mark.long),
     pytest.param("recurrent", "float32", 0, marks=pytest.mark.long),
     pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
-def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path):
+def test_gradients_equal_those_of_the_live_model(kind, dtype, off, text, tmp_path):
   run = _run(text, kind, features=config_lib.Features(dtype=dtype))
   setup = assemble.build(run, tmp_path)
   specs = setup.specs.items()
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_the_live_model(kind, dtype, off, text, tmp_path)
   assert apart(jax.jit(jax.grad(loss))(learning, rolled)) > max(10 * off, 1e-3)
 
 
-def test_epochs_of_training_and_a_resumed_run_are_the_live_ones(text, tmp_path):
+def test_training_and_resuming_from_features_equal_the_live_run(text, tmp_path):
   run = _run(text, "recurrent")
   loop.train(dataclasses.replace(run, features=None), tmp_path / "live")
   loop.train(run, tmp_path / "stored")
@@ -134,7 +134,7 @@ def _files(folder):
           for path in sorted(folder.rglob("*array_record*"))}
 
 
-def test_what_is_there_is_read_and_what_is_stale_is_made_again(text, tmp_path):
+def test_stored_features_are_reused_and_stale_ones_are_made_again(text, tmp_path):
   params, attach = _setup(text, tmp_path)
   attach(params)
   first = _files(tmp_path / "features")
@@ -147,7 +147,7 @@ def test_what_is_there_is_read_and_what_is_stale_is_made_again(text, tmp_path):
   assert len(_files(tmp_path / "features")) == 2 * len(first)
 
 
-def test_a_part_that_is_missing_is_made_and_the_others_stay(
+def test_a_missing_part_is_made_and_the_others_are_kept(
     text, tmp_path, monkeypatch):
   monkeypatch.setattr(features, "_PART", 16 * 12 * 8 * 4)  # 16 rows.
   params, attach = _setup(text, tmp_path)
@@ -195,7 +195,7 @@ def test_damaged_features_are_refused(dtype, text, tmp_path):
     ({"model": dataclasses.replace(RECURRENT, window=4),
       "transfer": _plan("head/.*")}, "only a chain of layers"),
 ], ids=range(6))
-def test_what_cannot_be_stored_is_one_message(fields, message, text, tmp_path):
+def test_features_that_cannot_be_stored_are_refused(fields, message, text, tmp_path):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(_run(text, **fields), tmp_path)
 
@@ -207,7 +207,7 @@ def test_the_prefix_ends_where_the_first_leaf_learns(text, tmp_path):
     assert assemble.build(run, tmp_path).first_layer == first
 
 
-def test_a_run_costs_the_layers_behind_and_each_row_once_before(text, tmp_path):
+def test_cost_counts_the_layers_above_each_step_and_each_row_below_once(text, tmp_path):
   setup = assemble.build(_run(text), tmp_path)
   width, length, vocab = 8, 12, setup.run.model.vocab_size
   layer = 2 * length * 12 * width ** 2 + 4 * length ** 2 * width

@@ -52,7 +52,7 @@ def _started(folder, run):
   return setup, state, small_runs.optimizer_state(folder / "source", 3)
 
 
-def test_a_copied_group_goes_on_with_moments_and_their_count(folder):
+def test_a_copied_group_continues_with_the_moments_and_their_count(folder):
   setup, state, stored = _started(folder, _run(folder, _source(folder)))
 
   adam = state["body"][0]
@@ -75,7 +75,7 @@ def test_a_group_with_a_fresh_leaf_starts_fresh(folder):
   assert not any(row.moments for row in setup.rows if row.group == "rest")
 
 
-def test_a_run_with_moments_trains_and_says_so(folder):
+def test_a_run_with_moments_trains_and_its_audit_shows_them(folder):
   loop.train(_run(folder, _source(folder)), folder / "trained")
 
   audit = (folder / "trained" / "audit.txt").read_text()

@@ -30,7 +30,7 @@ def ours(logits):
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
-def test_loss_and_gradient_are_those_of_float64(size):
+def test_loss_and_gradient_equal_float64(size):
   logits = size * np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
 
   nll, grads = ours(logits)
@@ -41,7 +41,7 @@ def test_loss_and_gradient_are_those_of_float64(size):
   assert nll.dtype == jnp.float32
 
 
-def test_logits_far_from_zero_lose_nothing():
+def test_logits_far_from_zero_lose_no_precision():
   logits = np.random.default_rng(0).integers(-8, 8, (2, 3, 7)).astype(np.float32)
 
   near, far = ours(logits), ours(logits + np.float32(2 ** 17))

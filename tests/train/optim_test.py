@@ -36,7 +36,7 @@ def _slots(state):
   return sum(x.size for x in jax.tree.leaves(state) if x.ndim)
 
 
-def test_what_is_frozen_has_no_slot():
+def test_frozen_leaves_have_no_optimizer_state():
   optimizer = _build()
 
   state = optimizer.extend({}, PARAMS, 0)
@@ -46,7 +46,7 @@ def test_what_is_frozen_has_no_slot():
   assert optimizer.learning(state) == {"body/bias", "body/kernel", "head/kernel"}
 
 
-def test_adamw_with_multipliers_equals_float64_on_paper():
+def test_adamw_with_multipliers_equals_float64():
   optimizer = _build(schedule="constant", warmup_steps=0, lr=0.01, clip_norm=0.0,
                      weight_decay=0.5, b1=0.9, b2=0.99)
   learning, _ = tree.partition(
@@ -67,7 +67,7 @@ def test_adamw_with_multipliers_equals_float64_on_paper():
     np.testing.assert_allclose(params[name], value, rtol=1e-6)
 
 
-def test_the_clip_sees_what_learns_and_all_of_it():
+def test_clipping_uses_the_norm_of_all_learning_leaves():
   optimizer = _build(name="sgd", b1=0.0, schedule="constant", warmup_steps=0, lr=1.0,
                      clip_norm=0.01, weight_decay=0.0)
   state = optimizer.extend({}, PARAMS, 0)
@@ -83,7 +83,7 @@ def test_the_clip_sees_what_learns_and_all_of_it():
   assert np.linalg.norm(moved) == pytest.approx(0.01, rel=1e-4)
 
 
-def test_a_group_that_starts_late_starts_as_a_fresh_optimizer():
+def test_a_late_group_starts_with_fresh_optimizer_state():
   late = (plan_lib.Group(name="head", params="head/.*"),
           plan_lib.Group(name="body", params="body/.*", unfreeze_step=5),
           GROUPS[2])
@@ -105,7 +105,7 @@ def test_a_group_that_starts_late_starts_as_a_fresh_optimizer():
 
 @pytest.mark.parametrize("name, middle", [
     ("cosine", 0.55), ("linear", 0.55), ("constant", 1.0), ("inverse_sqrt", None)])
-def test_schedules_warm_up_and_decay_as_named(name, middle):
+def test_schedules_warm_up_and_decay(name, middle):
   fn = optim.schedule(config.Optim(schedule=name, warmup_steps=10, end_factor=0.1),
                       110, 2.0)
 
@@ -119,7 +119,7 @@ def test_schedules_warm_up_and_decay_as_named(name, middle):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion"])
-def test_each_optimizer_goes_downhill(name):
+def test_each_optimizer_lowers_the_loss(name):
   optimizer = _build(name=name, lr=0.05, warmup_steps=0)
   loss = lambda p: sum(jnp.sum(x ** 2) for x in p.values())
   state = optimizer.extend({}, PARAMS, 0)
@@ -139,7 +139,7 @@ def test_each_optimizer_goes_downhill(name):
     (dict(lr=float("nan")), "optim.lr is nan"),
     (dict(accumulate=0), "optim.accumulate is 0"),
 ])
-def test_a_wrong_setting_is_named(fields, message):
+def test_a_wrong_setting_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
     _build(**fields)
 
@@ -195,7 +195,7 @@ def test_a_late_group_moves_as_a_fresh_adam_does(gradients):
 
 
 @pytest.mark.parametrize("step, size", [(0, 6), (5, 6 + 3 + 6)])
-def test_the_state_is_two_slots_of_what_learns_now_and_counters(step, size):
+def test_the_state_holds_two_slots_a_learning_leaf_and_counters(step, size):
   optimizer = _build(LATE)
 
   state = jax.eval_shape(lambda params: optimizer.extend({}, params, step), PARAMS)
@@ -238,7 +238,7 @@ def test_a_group_has_its_own_schedule_from_its_start():
     (dict(weight_decay=0.0), 0.0, 0.0),
     (dict(no_decay=""), 0.5, 0.5), (dict(no_decay=".*kernel"), 0.0, 0.5)])
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
-def test_a_group_decays_as_it_says(name, fields, kernel, bias):
+def test_a_group_has_its_own_weight_decay(name, fields, kernel, bias):
   group = plan_lib.Group(name="body", params="body/.*", **fields)
   optimizer = _build(
       (group, plan_lib.Group(name="rest", params=".*", unfreeze_step=None)), name=name,
@@ -256,6 +256,6 @@ def test_a_group_decays_as_it_says(name, fields, kernel, bias):
     (dict(schedule="step"), "Group 'x': schedule is 'step', must be one of cosine"),
     (dict(unfreeze_step=100), "Group 'x': unfreeze_step is 100, and the run ends"),
 ])
-def test_a_wrong_group_is_named(fields, message):
+def test_a_wrong_group_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
     _build((plan_lib.Group(name="x", params=".*", **fields),))

@@ -64,7 +64,7 @@ def _one_device():
 @pytest.mark.parametrize("devices, accumulate", [
     pytest.param(config.Parallel(fsdp=2, tensor=2), 2, id="mesh"),
     pytest.param(config.Parallel(mode="pmap"), 1, id="pmap", marks=pytest.mark.long)])
-def test_devices_and_micro_batches_share_encoder_inputs_as_they_share_inputs(
+def test_encoder_inputs_are_divided_over_devices_and_micro_batches_like_inputs(
     devices, accumulate):
   optimizer, state = _setup()
   runner = parallel.runner(

@@ -55,13 +55,13 @@ def test_loss_is_the_mean_over_tokens_not_the_mean_of_means():
   assert metrics["perplexity"] == pytest.approx(math.exp(1.1))
 
 
-def test_a_document_that_was_dropped_counts_nowhere():
+def test_a_dropped_document_is_not_counted():
   metrics = _scores([3.0, 0.0], tokens=[2, 0], text_bytes=[4, 0]).metrics()
 
   assert metrics["documents"] == 1 and metrics["loss"] == pytest.approx(1.5)
 
 
-def test_a_gain_on_every_document_is_found_and_noise_is_not():
+def test_the_interval_finds_a_gain_on_every_document_and_none_in_noise():
   generator = np.random.default_rng(0)
   control = generator.gamma(5.0, 10.0, 200)
   noise = control + generator.normal(0.0, 5.0, 200)
@@ -74,7 +74,7 @@ def test_a_gain_on_every_document_is_found_and_noise_is_not():
   assert same["low"] < 0 < same["high"]
 
 
-def test_the_interval_is_that_of_the_normal_law_where_that_holds():
+def test_the_interval_equals_the_normal_approximation_for_many_documents():
   generator = np.random.default_rng(1)
   gains = generator.normal(2.0, 4.0, 400)
   control = np.full(400, 50.0)

@@ -75,14 +75,14 @@ def _one_device():
     pytest.param(config.Parallel(data=2, fsdp=4), marks=pytest.mark.long),
     config.Parallel(mode="pmap")],
     ids=["data", "fsdp_tensor", "data_fsdp", "pmap"])
-def test_eight_devices_give_the_losses_of_one(devices):
+def test_eight_devices_give_the_same_losses_as_one(devices):
   losses, _ = _losses(devices)
 
   np.testing.assert_allclose(losses, _one_device()[0], rtol=1e-5)
   assert losses[-1] != losses[0]
 
 
-def test_params_are_divided_as_the_mesh_says():
+def test_params_are_sharded_over_the_mesh():
   optimizer, state = _setup()
   runner = parallel.runner(
       config.Parallel(fsdp=2, tensor=4), SPECS, 16, 1, optimizer=optimizer,
@@ -103,7 +103,7 @@ def _by_name(tree):
           for path, x in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def test_accumulation_is_the_whole_batch():
+def test_accumulated_gradients_equal_those_of_the_whole_batch():
   whole, params = _one_device()
 
   parts, accumulated = _losses(config.Parallel(), accumulate=2)
@@ -122,7 +122,7 @@ def _compiled(groups):
   return step.lower(state, _batch(0)).compile(), state
 
 
-def test_frozen_leaves_keep_their_bits_and_learning_ones_move():
+def test_frozen_leaves_keep_their_bits_and_learning_leaves_move():
   step, state = _compiled(HEAD)
 
   after, _ = step(state, _batch(0))
@@ -132,7 +132,7 @@ def test_frozen_leaves_keep_their_bits_and_learning_ones_move():
     assert np.array_equal(value, after.params[name]) == frozen, name
 
 
-def test_gradients_of_what_learns_alone_are_those_of_the_whole():
+def test_gradients_of_the_learning_leaves_equal_those_with_all_learning():
   nll_fn = objectives.next_token(MODEL, False)
   batch = _batch(0)
   mean = lambda p: ((nll_fn(p, batch, None) * batch["weights"]).sum()

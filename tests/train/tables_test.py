@@ -99,7 +99,7 @@ def test_only_the_named_rows_move(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_slots_are_those_of_the_rows(kind):
+def test_the_optimizer_holds_slots_for_the_learning_rows_alone(kind):
   optimizer, state = _setup(kind)
 
   slots = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
@@ -112,7 +112,7 @@ def test_slots_are_those_of_the_rows(kind):
 @pytest.mark.parametrize("kind", [
     "tied", *(pytest.param(kind, marks=pytest.mark.long) for kind in MODELS
               if kind != "tied")])
-def test_gradients_of_the_rows_are_rows_of_the_gradient(kind):
+def test_gradients_of_rows_equal_the_rows_of_the_full_gradient(kind):
   """SGD moves the rows by exactly what it would move them in the whole table."""
   optimizer, state = _setup(
       kind, name="sgd", lr=1.0, b1=0.0, clip_norm=0.0, weight_decay=0.0)
@@ -139,7 +139,7 @@ def test_gradients_of_the_rows_are_rows_of_the_gradient(kind):
     ("untied", config.Parallel(fsdp=2, tensor=4), 1),
     pytest.param("bias", config.Parallel(mode="pmap"), 1, marks=pytest.mark.long),
     ("tied", config.Parallel(), 2)], ids=["fsdp_tensor", "pmap", "accumulate"])
-def test_devices_and_accumulation_give_the_same(kind, devices, accumulate):
+def test_meshes_and_accumulation_give_the_same_params(kind, devices, accumulate):
   shared = _run(kind, devices, accumulate)
 
   for leaf, value in _alone(kind).items():
@@ -149,7 +149,7 @@ def test_devices_and_accumulation_give_the_same(kind, devices, accumulate):
     np.testing.assert_array_equal(*kept)
 
 
-def test_decay_is_on_the_learning_rows_alone():
+def test_weight_decay_acts_on_the_learning_rows_alone():
   """Adam's step has no gradient to follow: decay alone is left."""
   optimizer, state = _setup("untied", weight_decay=0.5, lr=0.1)
   learning, frozen = optimizer.split(state.params, state.opt_state)

@@ -68,7 +68,7 @@ def _through_json(audit):
       audit_lib.to_json(audit), sort_keys=True)))
 
 
-def test_json_holds_all_that_the_table_shows():
+def test_the_json_holds_everything_that_the_table_shows():
   audit = _audit()
 
   back = _through_json(audit)
@@ -117,7 +117,7 @@ def _bindings(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_bindings(), min_size=1, max_size=3))
-def test_rows_come_back_from_json_with_every_array(bindings):
+def test_rows_survive_json_with_every_array(bindings):
   spec = _spec(embed=4, mlp=6)
   rows = [
       resolve.Row(
@@ -147,7 +147,7 @@ def test_a_file_that_is_not_an_audit_gives_one_message(data):
     audit_lib.from_json(data)
 
 
-def test_a_row_of_a_newer_version_is_one_message():
+def test_a_row_of_a_newer_version_is_refused():
   data = _damage()
   data["rows"][0]["wisdom"] = 3
 
@@ -155,7 +155,7 @@ def test_a_row_of_a_newer_version_is_one_message():
     audit_lib.from_json(data)
 
 
-def test_coverage_counts_what_each_entry_is_made_of():
+def test_coverage_counts_the_origin_of_each_entry():
   audit = _audit()
 
   filled = total = 0
@@ -179,7 +179,7 @@ def test_too_little_coverage_names_the_largest_leaves_first():
   assert lines[1:3] == ["  embed/embedding: 12 params", "  new/scale: 4 params"]
 
 
-def test_a_share_is_from_0_to_1():
+def test_a_share_outside_0_to_1_is_refused():
   with pytest.raises(errors.UserError, match="from 0 to 1"):
     audit_lib.check_coverage(_audit(), 95)
 
@@ -264,7 +264,7 @@ def test_rows_that_differ_are_shown_folded(changes, line):
   assert lines[0].split() == ["leaf", "leaves", "there", "here"]
 
 
-def test_other_entries_under_the_same_note_differ():
+def test_rows_with_equal_notes_and_different_entries_differ():
   small = {**TARGET, "layer_0/up/bias": _spec(mlp=2)}
   audits = []
   for index in ((0, 1), (1, 2)):

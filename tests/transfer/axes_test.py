@@ -90,7 +90,7 @@ def test_positions_are_cut():
       _apply(table, _bind(axes.Cut(), "position", 5, 3)), table[:3])
 
 
-def test_fresh_entries_have_the_sources_covariance():
+def test_fresh_entries_have_the_covariance_of_the_source():
   rng = np.random.default_rng(0)
   table = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 2).astype(np.float32)
   binding = plan_lib.Binding(

@@ -27,7 +27,7 @@ def _expanded(name):
 
 
 @given(st.dictionaries(_NAMES, st.sampled_from(("copy", "fresh"))))
-def test_each_line_is_in_one_folded_line_and_counted(hows):
+def test_each_line_is_counted_in_one_folded_line(hows):
   folded = fold.fold([(name, how) for name, how in hows.items()])
 
   found = [(name, how, times) for times, (name, how) in folded]

@@ -39,7 +39,7 @@ _GROUPS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_GROUPS, min_size=1, max_size=3))
-def test_plans_with_any_groups_come_back_from_json(found):
+def test_plans_with_any_groups_survive_json(found):
   plan = plan_lib.TransferPlan(rules=SCRATCH, groups=tuple(found))
 
   text = json.dumps(plan_lib.to_json(plan))
@@ -72,7 +72,7 @@ def test_defaults_are_left_out_and_row_ids_stand_in_a_file_beside():
     (dict(unfreeze_step=None, schedule="constant"), "never learns .* and schedule"),
     (dict(unfreeze_step=None, table_rows="fresh"), "never learns .* and table_rows"),
 ])
-def test_a_group_that_makes_no_sense_is_refused(fields, sentence):
+def test_an_impossible_group_is_refused(fields, sentence):
   with pytest.raises(errors.UserError, match=f"Group 'x'.*{sentence}"):
     Group(name="x", params=".*", **fields)
 
@@ -118,7 +118,7 @@ _LAYERS = {
 
 
 @pytest.mark.parametrize("name", _MODELS)
-def test_layers_own_every_leaf_once_from_config_or_specs(name):
+def test_groups_by_layer_own_every_leaf_once(name):
   specs = registry.specs(registry.build(_MODELS[name]))
 
   found = groups.by_layer(_MODELS[name])
@@ -135,7 +135,7 @@ def test_layers_own_every_leaf_once_from_config_or_specs(name):
   assert owner.get("position/embedding", "embed") == "embed"
 
 
-def test_discriminative_rates_and_gradual_unfreezing_are_those_of_the_paper():
+def test_discriminative_rates_and_gradual_unfreezing_follow_the_paper():
   model = _MODELS["untied"]
 
   both = groups.gradual_unfreezing(groups.discriminative(model), every=100)
@@ -166,7 +166,7 @@ def test_frozen_groups_stay_frozen_and_take_no_turn():
     (lambda: groups.gradual_unfreezing(_MODELS["tied"], 0), "every is 0"),
     (lambda: groups.by_layer({"w": None}), "no param is called layer_0"),
 ])
-def test_recipes_refuse_what_they_cannot_do(call, sentence):
+def test_recipes_refuse_impossible_settings(call, sentence):
   with pytest.raises(errors.UserError, match=sentence):
     call()
 
@@ -202,7 +202,7 @@ def _resolved(rows, params="embed/.*|head/.*", rules=COPY, rest=REST, **fields):
 
 
 @pytest.mark.parametrize("rows, index", [("fresh", [1, 3]), ((4, 0), [0, 4])])
-def test_rows_that_learn_are_in_the_rows_of_the_plan(rows, index):
+def test_resolved_rows_hold_the_table_rows_that_learn(rows, index):
   tables = {row.name: row.table for row in _resolved(rows).rows}
 
   assert tables.pop("norm/scale") is None
@@ -269,7 +269,7 @@ def test_the_audit_says_what_decays(fields, words):
   assert words in table.full(_resolved((1,), **fields))
 
 
-def test_two_plans_differ_by_what_their_groups_say():
+def test_plans_with_different_groups_differ():
   one, other = _resolved((1, 3)), _resolved((1, 2, 3), anchor=plan_lib.Mixout(p=0.5))
 
   lines = "\n".join(difference.rows(one, other))

@@ -222,7 +222,7 @@ def test_the_note_counts_share_of_text_mixed_and_padded_rows():
   assert _bind(axes.MatchTokens(), target=silent).note == "vocab: 4 of 8 matched"
 
 
-def test_every_fresh_row_says_what_it_is_made_of():
+def test_every_mixed_row_lists_its_origins():
   mixture = _made([3], [[4, 5]], [[0.75, 0.25]])
 
   binding = _bind(axes.MatchTokens(fresh="pieces", mixture=mixture), 6, 9)
@@ -254,7 +254,7 @@ def test_a_mixture_wins_over_a_match_and_pieces_fill_the_rest():
 
 @pytest.mark.parametrize("fresh", ["mean", "pieces", "normal", "covariance"])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_rows_are_copied_mixed_averaged_or_drawn_as_said(fresh, dim):
+def test_rows_are_copied_mixed_averaged_or_drawn_as_configured(fresh, dim):
   mixture = _made([3], [[4, 5, 0]], [[0.75, 0.25, 0]])
   binding = _bind(axes.MatchTokens(fresh=fresh, mixture=mixture), 6, 10)
   value = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -277,7 +277,7 @@ def test_rows_are_copied_mixed_averaged_or_drawn_as_said(fresh, dim):
     assert (np.abs(made[[0, 5, 7]] - mean).max(axis=1) > 1e-3).all()
 
 
-def test_covariance_draws_rows_that_vary_together_as_the_sources_do():
+def test_drawn_rows_have_the_covariance_of_the_source():
   rng = np.random.default_rng(0)
   shape = np.array([[2, 1, 0], [0, 1, 0.5], [0, 0, 0.1]])
   value = (rng.normal(size=(4000, 3)) @ shape + [5, -3, 0]).astype(np.float32)

@@ -60,7 +60,7 @@ def _misfit(**changes):
   return str(error.value)
 
 
-def test_each_target_leaf_has_one_row_that_says_where_it_is_from():
+def test_each_target_leaf_has_one_row_with_its_origin():
   embed, layer, norm = _resolve(FITS)
 
   assert (embed.sources, embed.how, embed.group) == (("embed",), "mapped", "head")
@@ -129,14 +129,14 @@ def test_the_same_vocabulary_is_a_copy():
     (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source=r"b_\3"), SAME)),
      ["rule 1: source 'b_\\\\3' does not go with its target"]),
 ])
-def test_every_misfit_says_what_where_and_what_to_do(changes, sentences):
+def test_every_misfit_names_what_where_and_what_to_do(changes, sentences):
   message = _misfit(**changes)
 
   for sentence in sentences:
     assert sentence in message
 
 
-def test_all_misfits_come_at_once():
+def test_all_misfits_are_reported_at_once():
   message = _misfit(rules=(Rule(target="layer_0/w", source="blok_0/w"),), axes=())
 
   assert "blok_0/w" in message and "embed: (vocab, embed)" in message
@@ -152,7 +152,7 @@ def test_all_misfits_come_at_once():
                  Rule(target="(.*)", source=r"\1", checkpoint="other"))),
      "rule 2 reads \\1 from 'other', and the run has ''."),
 ])
-def test_a_mistake_in_the_plan_itself_stands_alone(changes, sentence):
+def test_a_mistake_in_the_plan_itself_is_reported_alone(changes, sentence):
   message = _misfit(**changes)
 
   assert sentence in message and "(1 misfit)" in message
@@ -191,7 +191,7 @@ def test_leaves_with_different_sizes_of_an_axis_need_two_maps():
       "mlp: grown 6 to 12, function kept", "mlp: grown 8 to 16, function kept"]
 
 
-def test_positions_without_rows_say_so():
+def test_positions_without_rows_are_reported():
   message = _misfit(axes=(*FITS.axes, On(axis="position", map=axes.Extend())))
 
   assert "(1 misfit)" in message

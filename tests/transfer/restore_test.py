@@ -29,7 +29,7 @@ def _random(seed, *shape):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_copies_what_is_named_and_nothing_else():
+def test_restore_copies_the_named_leaves_and_nothing_else():
   mesh = sharding.make_mesh(data=1, fsdp=8)
   source = sources.from_tree(
       {"body": _random(0, 8, 2), "old_head": jnp.ones((2, 5))}, AXES)
@@ -89,7 +89,7 @@ def test_matched_tokens_keep_their_bits_in_kernel_and_bias():
   assert not np.array_equal(params["head"][:, :4], arrays["head"])  # Not in order.
 
 
-def test_fresh_rows_are_the_sources_mean():
+def test_fresh_rows_are_the_mean_of_the_source():
   arrays, params = _mapped("mean")
 
   mean = arrays["head"].astype(np.float64).mean(1)
@@ -97,7 +97,7 @@ def test_fresh_rows_are_the_sources_mean():
   np.testing.assert_array_equal(params["head"][:, 1], params["head"][:, 3])
 
 
-def test_fresh_rows_have_the_sources_mean_and_spread():
+def test_fresh_rows_have_the_mean_and_spread_of_the_source():
   arrays, params = _mapped("normal")
 
   drawn = params["head"][:, [1, 3, 4]].astype(np.float64)
@@ -136,7 +136,7 @@ def test_only_the_leaves_that_rows_name_are_read(tmp_path):
   assert read_sizes == [big["body"].nbytes]
 
 
-def test_a_checkpoint_gives_back_axes_and_bits(tmp_path):
+def test_a_checkpoint_keeps_axes_and_bits(tmp_path):
   arrays = {"body": _random(0, 8, 2), "head": _random(1, 2, 3)}
   stored = _store(tmp_path, arrays)
 

@@ -180,7 +180,7 @@ def test_growth_without_its_constants_is_refused():
   assert "Set model.attention_scale=0.408" in message
 
 
-def test_growth_that_may_change_the_function_says_so():
+def test_growth_that_may_change_the_function_is_noted():
   old = config.Decoder(**DECODER)
   _, source = _source(old)
   new = config.Decoder(**DECODER | dict(width=18), head_dim=6, mlp_width=48)
@@ -206,7 +206,7 @@ def test_query_heads_that_lose_their_key_head_are_refused():
           and "query head 0 copies head 2, which reads key-value head 1" in message)
 
 
-def test_heads_and_keys_that_move_together_compute_the_same():
+def test_query_and_key_heads_permuted_together_compute_the_same():
   old = config.Decoder(**DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
   module, source = _source(old)
   plan = plan_lib.TransferPlan(
@@ -253,7 +253,7 @@ def test_an_impossible_layer_map_is_an_error(arguments, message):
     structure.layer_map(*arguments)
 
 
-def test_layers_come_from_where_the_map_says():
+def test_layers_are_copied_from_where_the_map_says():
   old = config.Decoder(**DECODER | dict(num_layers=4))
   new = config.Decoder(**DECODER | dict(num_layers=3))
   _, source = _source(old)
@@ -277,7 +277,7 @@ def test_layers_come_from_where_the_map_says():
   assert plan.unused_source == ("layer_1/.*",)
 
 
-def test_layers_out_of_range_are_one_sentence():
+def test_layers_out_of_range_are_refused():
   old = config.Decoder(**DECODER)
   new = config.Decoder(**DECODER | dict(num_layers=4))
   _, source = _source(old)

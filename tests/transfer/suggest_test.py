@@ -50,7 +50,7 @@ def _of_snippet(plan):
   return names["transfer"](None)
 
 
-def test_the_same_tree_is_one_rule():
+def test_two_equal_trees_need_one_rule():
   specs = _decoder()
 
   plan = suggest.plan(specs, specs)
@@ -59,7 +59,7 @@ def test_the_same_tree_is_one_rule():
   assert not plan.unused_source
 
 
-def test_other_names_are_found_again():
+def test_renamed_leaves_are_matched():
   target = _decoder()
   source = {_renamed(name): spec for name, spec in target.items()}
   assert len(set(source) & set(target)) < len(target) / 2  # Not vacuous.
@@ -98,7 +98,7 @@ def test_layers_that_count_from_another_number_are_matched_in_order():
   assert rows["layer_1/mlp/up/bias"].sources == ("layer_12/mlp/up/bias",)
 
 
-def test_trees_without_a_common_leaf_start_fresh_and_leave_all_behind():
+def test_trees_without_a_common_leaf_give_a_fresh_start():
   source = registry.specs(registry.build(config_lib.Recurrent(vocab_size=20)))
   source = {f"cell/{n}": s for n, s in source.items() if "vocab" not in s.axes}
   target = {"scale": _spec(3, "other")}
@@ -143,7 +143,7 @@ def test_any_two_trees_get_a_plan_that_resolves(source, target):
       assert rows[name].sources, name
 
 
-def test_fewer_heads_still_meet_their_key_value_heads():
+def test_fewer_heads_keep_their_key_value_heads():
   source = _decoder(num_heads=8, head_dim=4)
   target = _decoder(num_heads=4, head_dim=4, num_kv_heads=2)
 

@@ -39,7 +39,7 @@ def _write_text(path, made):
 
 @SETTINGS
 @hypothesis.given(_made())
-def test_word2vec_text_comes_back(tmp_path_factory, made):
+def test_word2vec_text_is_read_back(tmp_path_factory, made):
   path = tmp_path_factory.mktemp("vec") / "x.vec"
   _write_text(path, made)
 
@@ -50,7 +50,7 @@ def test_word2vec_text_comes_back(tmp_path_factory, made):
 
 
 @pytest.mark.parametrize("name", ["words.txt", "words.json"])
-def test_an_array_comes_back_with_its_words(name, tmp_path):
+def test_an_array_is_read_back_with_its_words(name, tmp_path):
   words = ["the", " the", "\u2581a", "日", " "]
   values = np.arange(10, dtype=np.float16).reshape(5, 2)
   np.save(tmp_path / "x.npy", values)
@@ -80,7 +80,7 @@ def test_the_first_words_are_read_without_the_rest(tmp_path):
     ("1 2\na 1 two\n", "line 2: .* no word with 2 numbers"),
     ("1 2\na 1 nan\n", "b'a' .* not finite"),
 ])
-def test_text_that_is_no_word2vec_is_refused_where_it_fails(text, message, tmp_path):
+def test_text_that_is_not_word2vec_is_refused_with_its_line(text, message, tmp_path):
   (tmp_path / "x.vec").write_text(text)
 
   with pytest.raises(errors.UserError, match=message):
@@ -110,7 +110,7 @@ def test_arrays_that_do_not_fit_or_would_run_code_are_refused(tmp_path):
       vectors.read(tmp_path / name, words and tmp_path / words)
 
 
-def test_a_token_finds_its_vector_however_the_file_spells_it():
+def test_a_token_finds_its_vector_in_any_spelling_of_the_file():
   letters = "".join(vocabulary.byte_letters()[bytes([b])] for b in " é".encode())
   words = ("\u2581the", "\u0120cat", "\u0120日", "dog", "ing", letters)
   made = Vectors(words=tuple(w.encode() for w in words),
@@ -144,7 +144,7 @@ def test_a_piece_is_the_mean_of_its_words_by_frequency():
 
 @SETTINGS
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_procrustes_finds_a_rotation_again(seed, width):
+def test_procrustes_recovers_a_rotation(seed, width):
   rng = np.random.default_rng(seed)
   rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]
   x = rng.normal(size=(3 * width, width))

@@ -26,7 +26,7 @@ TEXT = ["the cat sat on the mat", "a dog (and a cat) sat", "the mat, the dog."] 
 
 @SETTINGS
 @hypothesis.given(SURFACES, SURFACES)
-def test_matched_rows_have_the_same_surface_and_no_other_could(source, target):
+def test_matched_rows_have_the_same_surface_and_none_is_missed(source, target):
   index = vocabulary.match(Vocabulary(tokens=tuple(source)),
                            Vocabulary(tokens=tuple(target)))
 
@@ -75,7 +75,7 @@ def test_a_cut_spells_the_surface_with_the_fewest_tokens(pieces, surface):
     assert cut == ()
 
 
-def test_of_two_cuts_the_one_that_starts_longer_is_taken():
+def test_of_two_cuts_the_one_with_the_longer_first_token_is_taken():
   tokens = Vocabulary(tokens=(b"a", b"ab", b"bc", b"c", b"abb", b"bbb", b"b"))
 
   assert vocabulary.cut(b"abc", tokens) == (1, 3)
@@ -142,7 +142,7 @@ def _first(made):
 
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("target", KINDS)
-def test_tokens_of_any_two_kinds_meet_by_what_they_write(source, target):
+def test_tokens_of_any_two_tokenizer_kinds_match_by_their_bytes(source, target):
   source, target = source(TEXT), target(TEXT)
 
   index = vocabulary.match(_first(source), _first(target))
@@ -159,7 +159,7 @@ def test_tokens_of_any_two_kinds_meet_by_what_they_write(source, target):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_surfaces_spell_the_text_whatever_the_kind(kind):
+def test_surfaces_spell_the_text_for_every_tokenizer_kind(kind):
   tokenizer = kind(TEXT)
   text = "the cat sat on the mat, the dog."
 
@@ -168,14 +168,14 @@ def test_surfaces_spell_the_text_whatever_the_kind(kind):
   assert b"".join(tokenizer.tokens[i] for i in ids).removeprefix(b" ") == text.encode()
 
 
-def test_beginnings_of_words_have_their_space_and_commas_none():
+def test_tokens_that_begin_words_have_a_space_and_commas_have_none():
   for kind in KINDS[:-1]:
     tokens = set(kind(TEXT).tokens)
     assert b"," in tokens and any(token[:2] in (b" t", b" d") for token in tokens), kind
 
 
 @paths.needs(paths.TOKENIZERS)
-def test_gpt2_t5_and_a_small_sentencepiece_share_what_they_share(tmp_path):
+def test_gpt2_and_t5_match_all_the_pieces_that_they_share(tmp_path):
   shutil.copy(paths.TOKENIZERS / "gpt2_vocab.json", tmp_path / "vocab.json")
   shutil.copy(paths.TOKENIZERS / "gpt2_merges.txt", tmp_path / "merges.txt")
   gpt2, t5, small = map(tokenizers.load, (
