@@ -20,7 +20,7 @@ from transfer_gen.run import assemble
 from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.study import study as study_lib
+from transfer_gen.study import jobs
 from transfer_gen.transfer import plan as plan_lib
 
 DECODER = config_lib.Decoder(
@@ -324,10 +324,10 @@ def test_a_study_trains_the_teacher_first(tmp_path):
           "big": config_lib.Run(), "alone": config_lib.Run()}
   study = config_lib.Study(question="?", runs=runs, pairs=(("taught", "alone"),))
 
-  jobs = {job.name: job for job in study_lib.jobs(study, tmp_path)}
+  found = {job.name: job for job in jobs.jobs(study, tmp_path)}
 
-  assert list(jobs).index("big") < list(jobs).index("taught")
-  assert jobs["taught"].run.distill.teacher.path == str(tmp_path / "big")
+  assert list(found).index("big") < list(found).index("taught")
+  assert found["taught"].run.distill.teacher.path == str(tmp_path / "big")
 
 
 def test_a_config_survives_json():

@@ -9,6 +9,7 @@ from transfer_gen import errors
 from transfer_gen.adapters import wrap as adapters
 from transfer_gen.models import registry
 from transfer_gen.run import strategies
+from transfer_gen.run import strategy_snippet
 from transfer_gen.train import optim
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
@@ -149,10 +150,10 @@ def test_the_printed_plan_can_be_pasted_and_gives_the_same_groups():
   run, *_ = _written(name="lora")
 
   scope = {}
-  exec(strategies.told(run), scope)  # pylint: disable=exec-used
+  exec(strategy_snippet.snippet(run), scope)  # pylint: disable=exec-used
 
   assert scope["transfer"](None) == run.transfer
-  assert "rank=16" in strategies.told(run)
+  assert "rank=16" in strategy_snippet.snippet(run)
 
 
 @pytest.mark.parametrize("name", ["feature_extraction", "fine_tune"])

@@ -9,7 +9,8 @@ import pytest
 
 from transfer_gen import errors
 from transfer_gen import tree
-from transfer_gen.run import workdir as workdir_lib
+from transfer_gen.run import ownership
+from transfer_gen.run import plan_files
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
@@ -37,9 +38,9 @@ ARRAY = _setup(np.array([5, 0, 2], np.int32))
 
 
 def test_a_plan_is_read_back_with_its_arrays(tmp_path):
-  workdir_lib.write_audit(ARRAY, tmp_path)
+  plan_files.write_audit(ARRAY, tmp_path)
 
-  back = workdir_lib.read_plan(tmp_path)
+  back = ownership.read_plan(tmp_path)
 
   np.testing.assert_array_equal(back.axes[0].map.index, [5, 0, 2])
   assert plan_lib.fingerprint(back) == plan_lib.fingerprint(ARRAY.plan)
@@ -48,7 +49,7 @@ def test_a_plan_is_read_back_with_its_arrays(tmp_path):
 
 
 def test_the_audit_is_read_back_and_prints_the_same(tmp_path):
-  audit = workdir_lib.write_audit(ARRAY, tmp_path)
+  audit = plan_files.write_audit(ARRAY, tmp_path)
 
   back = audit_lib.read(tmp_path)
 
@@ -58,13 +59,13 @@ def test_the_audit_is_read_back_and_prints_the_same(tmp_path):
 
 
 def test_arrays_of_an_earlier_plan_are_removed(tmp_path):
-  workdir_lib.write_audit(ARRAY, tmp_path)
+  plan_files.write_audit(ARRAY, tmp_path)
   assert (tmp_path / "plan_arrays.npz").exists()
 
-  workdir_lib.write_audit(_setup((5, 0, 2)), tmp_path)
+  plan_files.write_audit(_setup((5, 0, 2)), tmp_path)
 
   assert not (tmp_path / "plan_arrays.npz").exists()
-  assert workdir_lib.read_plan(tmp_path).axes[0].map.index == (5, 0, 2)
+  assert ownership.read_plan(tmp_path).axes[0].map.index == (5, 0, 2)
 
 
 def _save(path, allow_pickle=False):
@@ -80,11 +81,11 @@ def _save(path, allow_pickle=False):
     (lambda path: _save(path), "was changed"),
     (lambda path: _save(path, allow_pickle=True), "is damaged: Object arrays")])
 def test_damaged_arrays_are_refused(tmp_path, damage, message):
-  workdir_lib.write_audit(ARRAY, tmp_path)
+  plan_files.write_audit(ARRAY, tmp_path)
   damage(tmp_path / "plan_arrays.npz")
 
   with pytest.raises(errors.UserError, match=message):
-    workdir_lib.read_plan(tmp_path)
+    ownership.read_plan(tmp_path)
 
 
 OLDER = {  # As the first version of the package wrote it.
@@ -103,7 +104,7 @@ OLDER = {  # As the first version of the package wrote it.
 
 def _read(tmp_path, **changes):
   (tmp_path / "plan.json").write_text(json.dumps({**OLDER, **changes}))
-  return workdir_lib.read_plan(tmp_path)
+  return ownership.read_plan(tmp_path)
 
 
 def test_a_plan_of_an_older_version_loads(tmp_path):
@@ -133,4 +134,4 @@ def test_a_file_that_is_not_json_is_refused(tmp_path):
   (tmp_path / "plan.json").write_text("{ cut")
 
   with pytest.raises(errors.UserError, match="plan.json: Expecting"):
-    workdir_lib.read_plan(tmp_path)
+    ownership.read_plan(tmp_path)

@@ -10,6 +10,7 @@ from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.run import loop
+from transfer_gen.study import jobs
 from transfer_gen.study import report
 from transfer_gen.study import study
 from transfer_gen.transfer import axes
@@ -46,7 +47,7 @@ def _done(tmp_path_factory):
 def test_sources_come_first_and_every_run_gets_all_seeds_and_rates(done):
   folder, asked, _ = done
 
-  names = [job.name for job in study.jobs(asked, folder / "w")]
+  names = [job.name for job in jobs.jobs(asked, folder / "w")]
 
   assert names == ["first"] + ["moved"] * 4 + ["scratch"] * 4
 
@@ -184,7 +185,7 @@ def test_an_impossible_study_is_refused(runs, pairs, message):
       runs={name: _run("x", source) for name, (source, _) in runs.items()})
 
   with pytest.raises(ValueError, match=message):
-    study.jobs(asked, "w")
+    jobs.jobs(asked, "w")
 
 
 def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):

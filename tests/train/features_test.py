@@ -15,8 +15,9 @@ from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import cost
-from transfer_gen.train import features
+from transfer_gen.train import buckets
 from transfer_gen.train import objectives
+from transfer_gen.train import stored_features
 from transfer_gen.transfer import plan as plan_lib
 
 Group, Rule = plan_lib.Group, plan_lib.Rule
@@ -69,7 +70,7 @@ def test_gradients_equal_those_of_the_live_model(kind, dtype, off, text, tmp_pat
   keys = jax.random.split(jax.random.key(0), len(setup.specs))
   params = {name: 0.3 * jax.random.normal(key, spec.shape)
             for key, (name, spec) in zip(keys, specs)}
-  data = features.attach(
+  data = stored_features.attach(
       setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
   batches = [next(d.train_batches(8, 0)) for d in (data, setup.data)]
   hidden = batches[0].pop("hidden")
@@ -124,7 +125,7 @@ def _check_whole(workdir, params):
 def _setup(text, tmp_path, **fields):
   setup = assemble.build(_run(text, **fields), tmp_path)
   params = {name: jnp.full(spec.shape, 0.1) for name, spec in setup.specs.items()}
-  attach = lambda params: features.attach(
+  attach = lambda params: stored_features.attach(
       setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
   return params, attach
 
@@ -149,7 +150,7 @@ def test_stored_features_are_reused_and_stale_ones_are_made_again(text, tmp_path
 
 def test_a_missing_part_is_made_and_the_others_are_kept(
     text, tmp_path, monkeypatch):
-  monkeypatch.setattr(features, "_PART", 16 * 12 * 8 * 4)  # 16 rows.
+  monkeypatch.setattr(buckets, "PART", 16 * 12 * 8 * 4)  # 16 rows.
   params, attach = _setup(text, tmp_path)
   data = attach(params)
   before = _files(tmp_path / "features")

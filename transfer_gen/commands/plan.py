@@ -4,6 +4,7 @@ from transfer_gen.commands import flags
 from transfer_gen.commands import plan_output
 from transfer_gen.run import assemble
 from transfer_gen.run import first_plan
+from transfer_gen.run import plan_files
 from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import auto
 from transfer_gen.transfer import audit as audit_lib
@@ -17,7 +18,7 @@ def run(values: flags.Values) -> None:
   # Read before the run is assembled, which may tokenize a large data set first.
   other = audit_lib.read(values.diff) if values.diff else None
   setup = assemble.build(auto.decided(values.config, values.workdir), values.workdir)
-  audit = workdir_lib.write_audit(setup, values.workdir, values.min_coverage)
+  audit = plan_files.write_audit(setup, values.workdir, values.min_coverage)
   workdir_lib.write_report(values.workdir)
   if other is None:
     print(plan_output.overview(values.config, setup.run, audit, values.workdir))

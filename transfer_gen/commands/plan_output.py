@@ -5,7 +5,8 @@ import sys
 
 from transfer_gen import config as config_lib
 from transfer_gen.run import strategies
-from transfer_gen.study import search
+from transfer_gen.run import strategy_snippet
+from transfer_gen.study import candidates
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import difference
 from transfer_gen.transfer import table
@@ -26,8 +27,8 @@ def overview(
   colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
   parts = [table.folded(audit, colored)]
   if asked.strategy.name:
-    parts.append(strategies.told(planned))
-  if asked.strategy.name == strategies.AUTO and planned.strategy == search.COMMON:
+    parts.append(strategy_snippet.snippet(planned))
+  if asked.strategy.name == strategies.AUTO and planned.strategy == candidates.COMMON:
     parts.append(
         "The strategy `auto` has not chosen yet: `train` searches first. All the"
         " strategies that it tries start from what is shown here.")

@@ -199,6 +199,11 @@ def prepare(
       _rows=rows, _bytes=sizes)
 
 
+def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
+  """Ids of the tokens that mark texts, by role, with stand-ins for those that lack."""
+  return tokenizers.resolve_roles(tokenizer)[0]
+
+
 def encode_prompts(
     prompts: Sequence[str],
     tokenizer: tokenizers.Tokenizer,

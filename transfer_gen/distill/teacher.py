@@ -17,14 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen import config as config_lib
-from transfer_gen import errors
 from transfer_gen import sharding
 from transfer_gen import sources as sources_lib
-from transfer_gen.adapters import wrap
 from transfer_gen.data import pipeline
-from transfer_gen.data import tokenizers
 from transfer_gen.distill import alignment
-from transfer_gen.models import extended
 from transfer_gen.models import registry
 from transfer_gen.models import taps
 from transfer_gen.train import objectives
@@ -49,10 +45,10 @@ class Teacher:
     related: The same for attention.
   """
   distill: config_lib.Distill
-  module: extended.Model
+  module: registry.Model
   source: sources_lib.Source
-  tokenizer: tokenizers.Tokenizer
-  student: tokenizers.Tokenizer
+  tokenizer: sources_lib.Tokenizer
+  student: sources_lib.Tokenizer
   hidden: tuple[tuple[int, int], ...]
   related: tuple[tuple[int, int], ...]
 
@@ -118,45 +114,6 @@ class Teacher:
     return alignment.nearest(self.tokenizer, self.student)
 
 
-def build(
-    distill: config_lib.Distill, source: sources_lib.Source, model: Any, data: pipeline.Prepared
-) -> Teacher:
-  """The teacher that a run names; reads no array.
-
-  Args:
-    distill: Of the run.
-    source: The teacher's checkpoint, opened.
-    model: Config of the student.
-    data: Of the run.
-
-  Raises:
-    errors.UserError: If the two do not go together; says what does.
-  """
-  _check_numbers(distill)
-  module, tokenizer = _model(source), source.tokenizer
-  _check_pair(distill, source, module.config, model)
-  if tokenizer is None and distill.vocabularies != SAME:
-    raise errors.UserError(
-        f"distill: {source.path} has no tokenizer, and vocabularies="
-        f"{distill.vocabularies!r} needs its. Put it beside the checkpoint.")
-  student = data.tokenizer
-  if distill.vocabularies == SAME:
-    _check_tokens(tokenizer, student, module.config)
-    longest = registry.longest(module)
-    if longest is not None and longest < data.lengths[-1]:
-      raise errors.UserError(
-          f"distill: rows have {data.lengths[-1]} tokens and the teacher reads"
-          f" {longest} at most. Lower data.length.")
-  pairs = distill.layers or None
-  return Teacher(
-      distill=distill, module=module, source=source, tokenizer=tokenizer or student,
-      student=student,
-      hidden=(pairs or _spread(model.num_layers, module.config.num_layers))
-      if distill.hidden else (),
-      related=(pairs or ((model.num_layers - 1, module.config.num_layers - 1),))
-      if distill.attention else ())
-
-
 def feed(
     teacher: Teacher | None, parallel: config_lib.Parallel,
     put: Callable[[pipeline.Batch], Batch]) -> Callable[[pipeline.Batch], Batch]:
@@ -182,15 +139,6 @@ def feed(
   return fed
 
 
-def _model(source: sources_lib.Source) -> extended.Model:
-  """The module of a checkpoint, with its adapters."""
-  if source.model is None:
-    raise errors.UserError(
-        f"distill.teacher.path: {source.path}: nothing says which model this is. Give"
-        " the workdir of a run, or a checkpoint of another framework that has a map.")
-  return wrap.build(source.model, source.adapters)
-
-
 def _descending(chances: jax.Array) -> jax.Array:
   """f32[..., W] that are not negative, the largest first.
 
@@ -198,76 +146,3 @@ def _descending(chances: jax.Array) -> jax.Array:
   """
   bits = jax.lax.bitcast_convert_type(chances, jnp.int32)
   return jax.lax.bitcast_convert_type(jnp.sort(bits, descending=True), jnp.float32)
-
-
-def _spread(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
-  """Layers at the same share of the depth (Jiao et al., 2020, section 3.1)."""
-  pairs = ((i, (i + 1) * teacher // student - 1) for i in range(student))
-  return tuple((i, layer) for i, layer in pairs if layer >= 0)
-
-
-def _check_numbers(distill: config_lib.Distill) -> None:
-  for field, holds, what in (
-      *((name, getattr(distill, name) >= 0, "at least 0")
-        for name in ("ce", "logits", "hidden", "attention")),
-      ("temperature", distill.temperature > 0, "above 0"),
-      ("hidden_loss", distill.hidden_loss in ("mse", "cosine"), "'mse' or 'cosine'"),
-      ("vocabularies", distill.vocabularies in (SAME, ULD, MINED),
-       f"{SAME!r}, {ULD!r} or {MINED!r}")):
-    if not holds:
-      raise errors.UserError(
-          f"distill.{field} is {getattr(distill, field)!r}, must be {what}.")
-  if not any((distill.logits, distill.hidden, distill.attention)):
-    raise errors.UserError(
-        "distill: logits, hidden and attention are all 0: the teacher would have no"
-        " say. Set one, or distill=None.")
-
-
-def _check_pair(distill, source, theirs, own) -> None:
-  """Whether what is asked for can be matched between two models."""
-  families = f"{type(theirs).__name__} to {type(own).__name__}"
-  transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
-  layered = not any(
-      isinstance(c, config_lib.Recurrent) and c.window for c in (theirs, own))
-  others = distill.vocabularies != SAME
-  encodes = [registry.encodes(c) for c in (theirs, own)]
-  for wrong, why in (
-      (encodes[0] != encodes[1],
-       f"{source.path} and the model do not both have an encoder, so their rows"
-       " differ. Train on what the teacher writes instead, see evaluate.answers"),
-      (others and any(encodes),
-       f"vocabularies={distill.vocabularies!r} aligns texts of models without an"
-       " encoder. Train on what the teacher writes, see evaluate.answers"),
-      (distill.attention and not transformers,
-       f"attention is matched between Transformers, and this is {families}. Set"
-       " distill.attention=0"),
-      (distill.attention and others,
-       "attention is matched position by position, which other vocabularies have"
-       " not. Set distill.attention=0"),
-      (distill.hidden and not layered,
-       "a model with a window has no hidden states of a whole row. Set"
-       " distill.hidden=0"),
-      (len({a for a, _ in distill.layers}) < len(distill.layers),
-       "layers names one of the model's twice")):
-    if wrong:
-      raise errors.UserError(f"distill: {why}.")
-  for pair in distill.layers:
-    if len(pair) != 2 or not (
-        0 <= pair[0] < own.num_layers and 0 <= pair[1] < theirs.num_layers):
-      raise errors.UserError(
-          f"distill.layers has {pair}: (layer of the model, layer of the teacher),"
-          f" below {own.num_layers} and {theirs.num_layers}.")
-
-
-def _check_tokens(
-    theirs: tokenizers.Tokenizer | None, own: tokenizers.Tokenizer, model: Any) -> None:
-  if theirs is None:
-    same, size = model.vocab_size >= own.size, model.vocab_size
-  else:
-    same, size = (theirs.tokens == own.tokens
-                  and dict(theirs.roles) == dict(own.roles)), theirs.size
-  if not same:
-    raise errors.UserError(
-        f"distill: the teacher's {size} tokens are not the model's {own.size}. Take its"
-        " tokenizer (tokenizer.kind='file'), or set distill.vocabularies to 'uld' or"
-        " 'mined'.")

@@ -7,7 +7,6 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import config as config_lib
-from transfer_gen import sources
 from transfer_gen.export import hugging_face_arrays
 from transfer_gen.export import hugging_face_tokenizer
 from transfer_gen.export import merged
@@ -57,13 +56,13 @@ def write(
   return (_WRITTEN.format(family.name), *notes)
 
 
-def came_from_there(source: sources.Source) -> bool:
+def came_from_there(source: merged.Source) -> bool:
   """Whether a source is a folder of Transformers, read through one of its maps."""
   return shipped.writes_back(source.view)
 
 
 def write_back(
-    folder: epath.Path, source: sources.Source, params: Mapping[str, Any]
+    folder: epath.Path, source: merged.Source, params: Mapping[str, Any]
 ) -> tuple[str, ...]:
   """The same for a checkpoint that came from there: its own files go along.
 

@@ -7,6 +7,7 @@ from transfer_gen import tree
 from transfer_gen.adapters import merge
 from transfer_gen.models import registry
 
+Source = sources.Source
 NO_TOKENIZER = "No tokenizer lies beside it: none was written."
 
 

@@ -11,6 +11,6 @@ def find_first_layer(assembled: assembled_lib.Assembled) -> assembled_lib.Assemb
   Raises:
     errors.UserError: If the run cannot have stored features.
   """
-  first = features.first(assembled.run, assembled.rows)
+  first = features.first_layer(assembled.run, assembled.rows)
   student.check_first(assembled.teacher, first)
   return assembled.replace(first_layer=first)

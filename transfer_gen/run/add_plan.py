@@ -5,9 +5,14 @@ import inspect
 from transfer_gen.adapters import wrap
 from transfer_gen.models import registry
 from transfer_gen.run import assembled as assembled_lib
-from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import strategies
 from transfer_gen.transfer import plan as plan_lib
+
+
+def begin(inputs: assembled_lib.Inputs) -> assembled_lib.Assembled:
+  """Builds the model of a run, without a plan yet."""
+  return assembled_lib.Assembled(
+      inputs=inputs, run=inputs.run, model=registry.build(inputs.run.model))
 
 
 def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
@@ -38,7 +43,7 @@ def resolve(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
   return assembled.replace(specs=specs, rows=assembled.resolve(specs))
 
 
-def _written(inputs: inputs_lib.Inputs) -> plan_lib.TransferPlan | None:
+def _written(inputs: assembled_lib.Inputs) -> plan_lib.TransferPlan | None:
   """The plan as the user wrote it; None if the config has none."""
   run, plan = inputs.run, inputs.run.transfer
   if not callable(plan):

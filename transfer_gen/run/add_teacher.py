@@ -1,7 +1,7 @@
 """A teacher is opened, and projections to its widths join the model."""
 
+from transfer_gen.distill import open_teacher
 from transfer_gen.distill import student
-from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.run import open_sources
 from transfer_gen.run import strategies
@@ -16,7 +16,7 @@ def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
   distill = assembled.run.distill
   if distill is None:
     return assembled
-  teacher = teacher_lib.build(
+  teacher = open_teacher.build(
       distill, open_sources.one("distill.teacher", distill.teacher),
       assembled.run.model, assembled.inputs.data)
   module = student.extend(assembled.model, teacher)

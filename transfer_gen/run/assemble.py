@@ -4,14 +4,12 @@ from collections.abc import Callable
 
 from etils import epath
 
-from transfer_gen.models import registry
 from transfer_gen.run import add_adapters
 from transfer_gen.run import add_features
 from transfer_gen.run import add_optimizer
 from transfer_gen.run import add_plan
 from transfer_gen.run import add_teacher
 from transfer_gen.run import assembled as assembled_lib
-from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import reader
 
 Assembled = assembled_lib.Assembled
@@ -24,7 +22,7 @@ STEPS: tuple[Callable[[Assembled], Assembled], ...] = (
     add_adapters.check_scales, add_features.find_first_layer, add_optimizer.build)
 
 
-def build(run: inputs_lib.Run, workdir: epath.PathLike) -> Assembled:
+def build(run: reader.Run, workdir: epath.PathLike) -> Assembled:
   """Reads the inputs of one run and assembles it; writes nothing.
 
   Args:
@@ -37,14 +35,13 @@ def build(run: inputs_lib.Run, workdir: epath.PathLike) -> Assembled:
   return assemble(reader.Reader().read(run, workdir))
 
 
-def assemble(inputs: inputs_lib.Inputs) -> Assembled:
+def assemble(inputs: assembled_lib.Inputs) -> Assembled:
   """Builds the model, resolves the plan and builds the optimizer; reads no array.
 
   Raises:
     errors.UserError: If something in the config does not fit what was read.
   """
-  assembled = Assembled(
-      inputs=inputs, run=inputs.run, model=registry.build(inputs.run.model))
+  assembled = add_plan.begin(inputs)
   for step in STEPS:
     assembled = step(assembled)
   return assembled

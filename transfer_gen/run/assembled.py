@@ -7,12 +7,12 @@ from typing import Any
 from transfer_gen import sources as sources_lib
 from transfer_gen.data import pipeline
 from transfer_gen.distill import teacher as teacher_lib
-from transfer_gen.models import extended
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
+Inputs = inputs_lib.Inputs
 Run, Specs = inputs_lib.Run, sources_lib.Specs
 
 
@@ -33,7 +33,7 @@ class Assembled:
   """
   inputs: inputs_lib.Inputs
   run: Run
-  model: extended.Model
+  model: inputs_lib.Model
   plan: plan_lib.TransferPlan = plan_lib.SCRATCH
   specs: Specs = dataclasses.field(default_factory=dict)
   rows: Sequence[resolve.Row] = ()

@@ -10,7 +10,7 @@ import jax
 from transfer_gen.data import pipeline
 from transfer_gen.distill import teacher
 from transfer_gen.run import assemble
-from transfer_gen.train import features
+from transfer_gen.train import stored_features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def of(
     errors.UserError: If stored features are not what the model computes.
   """
   run = assembled.run
-  data = features.attach(run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
+  data = stored_features.attach(run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
   batches = data.train_batches(run.train.batch_size, run.seed)
   if position is not None:
     batches.set_state(position)

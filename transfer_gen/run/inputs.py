@@ -11,7 +11,7 @@ from transfer_gen.models import registry
 from transfer_gen.run import checks
 from transfer_gen.transfer import vocabulary
 
-Run = config_lib.Run
+Run, Model = config_lib.Run, registry.Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

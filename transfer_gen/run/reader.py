@@ -17,6 +17,7 @@ from transfer_gen.run import checks
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import open_sources
 
+Run = config_lib.Run
 Texts = Mapping[str, list[documents.Document]]
 
 

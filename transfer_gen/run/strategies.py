@@ -132,15 +132,6 @@ def with_drawn(
       groups=(plan_lib.Group(name=name, params=params), *run.transfer.groups)))
 
 
-def told(run: config_lib.Run) -> str:
-  """What a strategy wrote, as Python to take over into a config file."""
-  beside = [f"    adapters={run.adapters}"] if run.adapters else []
-  beside += [f"    distill={run.distill}"] if run.distill else []
-  return suggest.snippet(
-      run.transfer, [*(["Beside it, in the Run:"] if beside else []), *beside],
-      title=f"What the strategy {run.strategy.name} wrote.")
-
-
 def _fine_tune(run, rows):
   del rows
   return (groups_lib.by_layer(run.model) if run.strategy.frozen else _ALL), {}

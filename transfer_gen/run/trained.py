@@ -6,16 +6,12 @@ import math
 from etils import epath
 import jax
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
 from transfer_gen.adapters import wrap
-from transfer_gen.config import codec
 from transfer_gen.data import pipeline
-from transfer_gen.data import tokenizers
 from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
-from transfer_gen.models import extended
 from transfer_gen.models import registry
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.train import objectives
@@ -35,11 +31,11 @@ class Trained:
     params: Flat, on the default device.
     tokenizer: The run's.
   """
-  run: config_lib.Run
+  run: reader_lib.Run
   step: int
-  model: extended.Model
+  model: registry.Model
   params: dict[str, jax.Array]
-  tokenizer: tokenizers.Tokenizer
+  tokenizer: sources_lib.Tokenizer
 
   def data(
       self, reader: reader_lib.Reader | None = None
@@ -112,7 +108,7 @@ class Trained:
 
   def _read(self, prompts):
     """Texts as the model reads them, and what ends its answers."""
-    model, eos = self.run.model, tokenizers.resolve_roles(self.tokenizer)[0].get("eos")
+    model, eos = self.run.model, pipeline.roles(self.tokenizer).get("eos")
     if not registry.encodes(model):
       return {"eos": eos, "prompts": pipeline.encode_prompts(
           prompts, self.tokenizer, self.run.data)}
@@ -131,10 +127,10 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable
   Raises:
     errors.UserError: If there is no run or no such checkpoint.
   """
-  run, source = codec.read_run(workdir), sources_lib.open_own(workdir, step)
+  source = sources_lib.open_own(workdir, step)
+  run = source.require_run()
   return Trained(
       run=run, step=source.step,
       model=wrap.build(run.model, run.adapters),
       params=dict(source.read(list(source.specs))),
-      tokenizer=source.tokenizer or tokenizers.load(
-          epath.Path(workdir) / tokenizers.FOLDER))  # Raises: there is none.
+      tokenizer=source.require_tokenizer())

@@ -8,6 +8,7 @@ from etils import epath
 import jax
 
 from transfer_gen import checkpoint
+from transfer_gen import errors
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import codec
 from transfer_gen.config import run as config_run
@@ -68,6 +69,30 @@ class Own(source_lib.Source):
   def run(self) -> config_run.Run | None:
     """Config of the run."""
     return None if self.workdir is None else codec.read_run(self.workdir)
+
+  def require_run(self) -> config_run.Run:
+    """Returns the config of the run.
+
+    Raises:
+      errors.UserError: If the checkpoint lies in no workdir.
+    """
+    if self.run is None:
+      raise errors.UserError(
+          f"{self.path}: not in the workdir of a run: no folder above it has a"
+          f" {codec.CONFIG}. Give the workdir of a run that has trained.")
+    return self.run
+
+  def require_tokenizer(self) -> source_lib.Tokenizer:
+    """Returns the tokenizer of the run.
+
+    Raises:
+      errors.UserError: If none was stored with the run.
+    """
+    if self.tokenizer is None:
+      raise errors.UserError(
+          f"{self.path}: its workdir holds no {tokenizers.FOLDER}/, so texts cannot be"
+          " read or written. Convert the checkpoint from a folder with a tokenizer.")
+    return self.tokenizer
 
   @property
   def model(self) -> source_lib.Model | None:

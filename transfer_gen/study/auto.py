@@ -30,7 +30,7 @@ from transfer_gen.transfer import groups as groups_lib
 
 
 def train(
-    run: config_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
+    run: reader_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
     reader: reader_lib.Reader | None = None,
 ) -> dict[str, Any]:
   """Trains a run as `loop.train` does; if its strategy is `auto`, searches one first.
@@ -63,7 +63,7 @@ def train(
       run, workdir, min_coverage, inputs=reader.read(run, workdir))
 
 
-def check(run: config_lib.Run) -> None:
+def check(run: reader_lib.Run) -> None:
   """Checks the config of a run, and whether its search can begin.
 
   Raises:
@@ -80,7 +80,7 @@ def check(run: config_lib.Run) -> None:
     candidates.rounds(run, families)  # Raises if the budget is too small.
 
 
-def decided(run: config_lib.Run, workdir: epath.PathLike) -> config_lib.Run:
+def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:
   """The run with the strategy that a search found, or that all candidates start as.
 
   A run whose strategy is not `auto` stays as it is.
@@ -90,7 +90,7 @@ def decided(run: config_lib.Run, workdir: epath.PathLike) -> config_lib.Run:
   """
   if run.strategy.name != strategies.AUTO:
     return run
-  strategy, facts = search.COMMON, search.decision(workdir)
+  strategy, facts = candidates.COMMON, search.decision(workdir)
   if not facts:
     check(run)
   else:

@@ -7,6 +7,7 @@ import shlex
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 
+COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
 _PERCENT = (20, 30, 50)  # Of the budget, by round.
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from transfer_gen import tree
 from transfer_gen.models import taps
 from transfer_gen.run import assemble
-from transfer_gen.train import features
+from transfer_gen.train import buckets
 from transfer_gen.train import objectives
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.train import step as step_lib
@@ -119,7 +119,7 @@ def _storing(assembled):
   """What it takes to make the features, if there are any."""
   if not assembled.first_layer:
     return 0.0
-  begin, params = features.beginning(assembled.model, assembled.first_layer), _shapes(assembled.specs)
+  begin, params = buckets.beginning(assembled.model, assembled.first_layer), _shapes(assembled.specs)
   return sum(len(inputs) * flops(begin, params, inputs[:1])
              for inputs in assembled.data.inputs("train"))
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.formats import whole
 from transfer_gen.run import assemble
+from transfer_gen.run import plan_files
 from transfer_gen.run import reader as reader_lib
-from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import candidates as candidates_lib
 from transfer_gen.study import gradients as gradients_lib
 from transfer_gen.study import search_page
@@ -20,7 +19,6 @@ from transfer_gen.study import trial
 
 FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
 DECISION, LOSSES = "decision.json", "losses.json"
-COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
 
 
 def decision(workdir: epath.PathLike) -> dict[str, Any]:
@@ -29,14 +27,14 @@ def decision(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def search(
-    run: config_lib.Run, workdir: epath.Path, min_coverage: float,
+    run: reader_lib.Run, workdir: epath.Path, min_coverage: float,
     reader: reader_lib.Reader) -> None:
   """Decides, and writes what was decided and why."""
   folder = workdir / FOLDER
   budget = candidates_lib.budget(run)
-  inputs = reader.read(dataclasses.replace(run, strategy=COMMON), folder / "none")
+  inputs = reader.read(dataclasses.replace(run, strategy=candidates_lib.COMMON), folder / "none")
   common = assemble.assemble(inputs)
-  workdir_lib.check_coverage(common, min_coverage)
+  plan_files.check_coverage(common, min_coverage)
   gradients = gradients_lib.relative_gradients(common)
   families = candidates_lib.candidates(gradients)
   tried = {candidates_lib.name(strategy): strategy for some in families.values() for strategy in some}

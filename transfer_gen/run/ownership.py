@@ -1,0 +1,82 @@
+"""Whether a workdir belongs to the run that wants to go on in it."""
+
+from collections.abc import Sequence
+import io
+import json
+from typing import Any
+import zipfile
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import errors
+from transfer_gen.config import codec
+from transfer_gen.formats import whole
+from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import difference
+from transfer_gen.transfer import plan as plan_lib
+
+PLAN, ARRAYS, DATA = "plan.json", "plan_arrays.npz", "data.json"
+_SHOWN = 20  # Lines of differing rows in a message.
+
+
+def check(
+    workdir: epath.Path, assembled: assembled_lib.Assembled, audit: audit_lib.Audit
+) -> None:
+  read = lambda name: json.loads((workdir / name).read_text())
+  of_json = lambda data: json.loads(json.dumps(data))
+  differ = list(_differences(
+      of_json(codec.run_to_json(codec.read_run(workdir))),  # Older ones lack new fields.
+      of_json(codec.run_to_json(assembled.run))))
+  if differ:
+    raise _of_another("config", workdir, differ)
+  theirs = read_plan(workdir)
+  if plan_lib.fingerprint(theirs) != audit.plan:
+    rows = difference.rows(audit_lib.read(workdir), audit)
+    more = [f"and {len(rows) - _SHOWN} more lines"] if rows[_SHOWN:] else []
+    raise _of_another("plan", workdir, [*rows[:_SHOWN], *more] or [
+        "No row differs, but what the plan says does:",
+        *_differences(plan_lib.to_json(theirs), plan_lib.to_json(assembled.plan))])
+  if differ := list(_differences(
+      read(DATA)["fingerprint"], assembled.data.facts["fingerprint"],
+      "data (the texts themselves)")):
+    raise _of_another("config", workdir, differ)
+
+
+def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
+  """The plan of the run in a workdir, with its arrays.
+
+  Raises:
+    errors.UserError: If there is none that this version of the package reads.
+  """
+  workdir = epath.Path(workdir)
+  arrays = {}
+  if (workdir / ARRAYS).exists():
+    try:
+      with np.load(io.BytesIO((workdir / ARRAYS).read_bytes()),
+                   allow_pickle=False) as stored:
+        arrays = dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+      raise errors.UserError(f"{workdir / ARRAYS}: is damaged: {error}.") from error
+  plan = whole.read_json(workdir / PLAN, lambda data: plan_lib.from_json(data, arrays))
+  if plan_lib.arrays(plan).keys() - arrays.keys():
+    raise errors.UserError(f"{workdir / ARRAYS}: was changed after {PLAN} was written.")
+  return plan
+
+
+def _of_another(
+    what: str, workdir: epath.Path, lines: Sequence[str]
+) -> errors.UserError:
+  return errors.UserError(
+      f"{workdir} belongs to another {what}:\n  " + "\n  ".join(lines)
+      + f"\nTake another --workdir, or the {what} that it began with.")
+
+
+def _differences(theirs: Any, mine: Any, prefix: str = ""):
+  if isinstance(theirs, dict) and isinstance(mine, dict):
+    for key in sorted(theirs.keys() | mine.keys()):
+      yield from _differences(
+          theirs.get(key), mine.get(key), f"{prefix}{key}.")
+  elif theirs != mine:
+    yield f"{prefix.rstrip('.')}: {theirs} there, {mine} here"

@@ -1,0 +1,81 @@
+"""The trainings of a study: runs with seeds and learning rates, sources first."""
+
+from collections.abc import Mapping
+import copy
+import dataclasses
+
+from etils import epath
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """One training of a study: a run with a seed and a learning rate."""
+  name: str
+  seed: int
+  lr: float
+  workdir: epath.Path
+  run: config_lib.Run
+
+
+def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
+  """What a study trains, sources before those that read them.
+
+  Raises:
+    errors.UserError: If a name is of no run, or sources go in a circle.
+  """
+  compared = {name for pair in study.pairs for name in pair}
+  if unknown := compared - study.runs.keys():
+    raise errors.UserError(
+        f"pairs name {', '.join(sorted(unknown))}, not among the runs"
+        f" {', '.join(study.runs)}.")
+  result = []
+  for name in _in_order(study.runs):
+    run = study.runs[name]
+    seeds = study.seeds if name in compared else study.seeds[:1]
+    lrs = (study.lrs or (run.optim.lr,)) if name in compared else (run.optim.lr,)
+    for seed in seeds:
+      for lr in lrs:
+        folder = epath.Path(workdir) / name
+        if name in compared:
+          folder = folder / f"seed_{seed}" / f"lr_{lr:g}"
+        result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
+                          run=_with(run, seed, lr, epath.Path(workdir))))
+  return result
+
+
+def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
+  """Names, each after the run that its source names."""
+  ordered: list[str] = []
+
+  def visit(name, path):
+    if name in path:
+      raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
+    if name in ordered:
+      return
+    teacher = [runs[name].distill.teacher] if runs[name].distill else []
+    for source in [*runs[name].all_sources().values(), *teacher]:
+      if source.run and source.run not in runs:
+        raise errors.UserError(
+            f"run {name!r}: source.run is {source.run!r}, which is none of"
+            f" {', '.join(runs)}.")
+      if source.run:
+        visit(source.run, (*path, name))
+    ordered.append(name)
+
+  for name in runs:
+    visit(name, ())
+  return ordered
+
+
+def _with(run, seed, lr, workdir) -> config_lib.Run:
+  at = lambda source: dataclasses.replace(
+      source, path=str(workdir / source.run), run="") if source.run else source
+  found = {name: at(source) for name, source in run.all_sources().items()}
+  return dataclasses.replace(
+      copy.deepcopy(run), seed=seed, source=found.pop("", None), sources=found,
+      optim=dataclasses.replace(run.optim, lr=lr),
+      distill=run.distill and dataclasses.replace(
+          run.distill, teacher=at(run.distill.teacher)))

@@ -1,0 +1,94 @@
+"""What came of one training of a study: scores, samples, cost."""
+
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen.data import documents
+from transfer_gen.formats import whole
+from transfer_gen.run import reader as reader_lib
+from transfer_gen.run import records
+from transfer_gen.run import trained as trained_lib
+from transfer_gen.study import accounts
+from transfer_gen.study import jobs
+from transfer_gen.train import score as score_lib
+
+_ANSWER = 48  # Tokens of a sample.
+_WORDS = 8  # Of a text that a language model goes on from.
+_STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
+
+
+def test(
+    job: jobs.Job, study: config_lib.Study, reader: reader_lib.Reader
+) -> dict[str, Any]:
+  """Scores of the best checkpoint on the test split, and what it generates."""
+  trained = trained_lib.open(job.workdir)
+  data, texts = trained.data(reader)
+  scores = trained.score(data, "test")
+  write_scores(job.workdir, "test", trained.step, scores)
+  fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
+  pairs = [_prompt(texts["test"][i]) for i in fit]
+  return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
+          "validation_loss": min(l for _, l in validations(job)),
+          "validations": validations(job), "still_improving": _improving(job),
+          "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
+          **cost(job),
+          **({"accounts": accounts.of(
+              job.run, job.workdir, trained, reader, study.remembered)}
+             if study.accounts else {})}
+
+
+def validations(job: jobs.Job) -> list[tuple[int, float]]:
+  return [(line["step"], line["loss"])
+          for line in records.read_metrics(job.workdir)
+          if line["split"] == "validation"]
+
+
+def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
+  """What it answers to the first prompts behind which the model can read as much, or
+  to those that leave it most room."""
+  rooms = [min(room, _ANSWER) for room in trained.rooms([p for p, _ in pairs])]
+  chosen = [i for i in sorted(range(len(pairs)), key=rooms.__getitem__, reverse=True)
+            if rooms[i] > 0][:count]
+  if not chosen:
+    return []
+  prompts = [pairs[i][0] for i in chosen]
+  answers = trained.complete(prompts, min(rooms[i] for i in chosen))
+  return records.add_samples(
+      job.workdir, prompts, answers, reference=[pairs[i][1] for i in chosen])
+
+
+def _prompt(document: documents.Document) -> tuple[str, str]:
+  """Input and reference: of a pair, or a text cut after its first words."""
+  if document.input:
+    return document.input, document.target
+  words = document.target.split(" ")
+  return " ".join(words[:_WORDS]), " ".join(words[_WORDS:])
+
+
+def write_scores(
+    workdir: epath.PathLike, split: str, step: int, scores: score_lib.Scores
+) -> None:
+  """Writes `scores_<split>.json`: sums of each document, to pair runs by."""
+  whole.write_json(epath.Path(workdir) / f"scores_{split}.json", {
+      "step": step, **scores.metrics(), "nats": scores.nats.tolist(),
+      "document_tokens": scores.tokens.tolist(),
+      "document_bytes": scores.text_bytes.tolist()})
+
+
+def _improving(job: jobs.Job) -> bool:
+  """Whether validation loss still fell by over 1% in the last fifth of the run."""
+  curve = validations(job)
+  until = 0.8 * job.run.train.steps
+  early = [loss for step, loss in curve if step <= until] or [curve[0][1]]
+  return (early[-1] - curve[-1][1]) / early[-1] > _STILL_IMPROVING
+
+
+def cost(job: jobs.Job) -> dict[str, Any]:
+  lines = [line for line in records.read_metrics(job.workdir)
+           if line["split"] == "train"]
+  return {"train_tokens": sum(round(l["tokens_per_second"] * l["seconds"])
+                              for l in lines),
+          "train_seconds": round(sum(line["seconds"] for line in lines), 1)}

@@ -1,0 +1,41 @@
+"""Compares the runs of a pair, document by document."""
+
+from typing import Any
+
+import numpy as np
+
+from transfer_gen.study import jobs
+from transfer_gen.study import outcome
+from transfer_gen.train import score as score_lib
+
+
+def best_lr(tried: list[jobs.Job]) -> float:
+  """The rate with the lowest best validation loss, as a mean over seeds."""
+  losses: dict[float, list[float]] = {}
+  for job in tried:
+    losses.setdefault(job.lr, []).append(min(l for _, l in outcome.validations(job)))
+  return min(losses, key=lambda lr: np.mean(losses[lr]))
+
+
+def compare(pair, results) -> dict[str, Any]:
+  """The first of the pair against the second, documents pooled over seeds."""
+  treated, control = (results[name] for name in pair)
+  pooled = [_pool([run["scores"] for run in runs]) for runs in (treated, control)]
+  return {
+      "treated": pair[0], "control": pair[1], **score_lib.difference(*pooled),
+      "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
+      "control_still_improving": sum(run["still_improving"] for run in control),
+      "reached": [_reached(t, c) for t, c in zip(treated, control)],
+  }
+
+
+def _reached(treated: dict[str, Any], control: dict[str, Any]) -> int | None:
+  """First validated step at which the control's best validation loss was reached."""
+  return next((step for step, loss in treated["validations"]
+               if loss <= control["validation_loss"]), None)
+
+
+def _pool(scores: list[score_lib.Scores]) -> score_lib.Scores:
+  return score_lib.Scores(
+      nats=sum(s.nats for s in scores), tokens=sum(s.tokens for s in scores),
+      text_bytes=sum(s.text_bytes for s in scores))

@@ -1,0 +1,134 @@
+"""Hidden states of the rows of one bucket, in parts on disk.
+
+Axes: N rows of a bucket, B rows of a batch, T positions, D width of a layer's output.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import math
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.data import catalog
+from transfer_gen.models import taps
+
+PART = 128 * 2**20  # Bytes; TFDS holds as many in memory.
+_ROUNDED = 2.0 ** -8  # Of a number in bfloat16, at most.
+_Params = Mapping[str, jax.Array]
+
+
+def beginning(module: Any, layer: int) -> Callable[[_Params, Any], jax.Array]:
+  """What is stored of a batch: from flat params and i32[B, T] to dtype[B, T, D]."""
+  def begin(params, inputs):
+    with taps.listening(hidden=(layer - 1,)) as seen:
+      module.apply({"params": tree.unflatten(params)}, inputs)
+    return seen.hidden[layer - 1]
+  return begin
+
+
+class Bucket:
+  """Hidden states of the rows of one bucket; i64[B] indexes them."""
+
+  def __init__(
+      self, folder: epath.Path, inputs: np.ndarray, make: "Maker", run: config_lib.Run):
+    self.inputs, self._folder, self._make = inputs, folder, make
+    self._batch = run.train.batch_size
+    self._dtype = np.dtype(jax.numpy.dtype(run.features.dtype))
+    self._row = make.shape(inputs.shape[1])
+    nbytes = math.prod(self._row) * self._dtype.itemsize
+    # Whole batches, so that a live pass can repeat them.
+    self._size = max(PART // (nbytes * self._batch), 1) * self._batch
+    self.nbytes = nbytes * len(inputs)
+    self._open: dict[int, Any] = {}
+
+  def __getitem__(self, index: np.ndarray) -> np.ndarray:
+    """dtype[B, T, D]."""
+    out = np.empty((len(index), *self._row), self._dtype)
+    for part in np.unique(index // self._size):
+      places = np.flatnonzero(index // self._size == part)
+      builder, rows = self._opened(int(part))
+      found = rows.__getitems__((index[places] % self._size).tolist())
+      for place, example in zip(places, found):
+        out[place] = builder.value(example)
+    return out
+
+  def missing(self) -> list[int]:
+    """Parts that are not there."""
+    return [part for part in range(-(-len(self.inputs) // self._size))
+            if not self._builder(part).is_prepared()]
+
+  def rows_of(self, part: int) -> range:
+    """Numbers of its rows."""
+    return range(part * self._size, min((part + 1) * self._size, len(self.inputs)))
+
+  def write(self, part: int, told: Callable[[int], object]) -> None:
+    """Makes a part; `told` is called with how many rows there are more."""
+    numbers = self.rows_of(part)
+
+    def rows() -> Iterator[np.ndarray]:
+      for start in range(numbers.start, numbers.stop, self._batch):
+        values = self.live(start).astype(self._dtype)[:numbers.stop - start]
+        yield from values
+        told(len(values))
+
+    with catalog.quiet():
+      self._builder(part, rows).download_and_prepare()
+
+  def live(self, start: int) -> np.ndarray:
+    """dtype[B, T, D] of the batch that begins with a row; the last row fills it."""
+    index = np.minimum(np.arange(start, start + self._batch), len(self.inputs) - 1)
+    return self._make(self.inputs[index])
+
+  def compare(self, share: float, folder: epath.Path) -> None:
+    """Computes a share of the batches again.
+
+    Raises:
+      errors.UserError: If one differs by more than rounding to the stored dtype.
+    """
+    starts = range(0, len(self.inputs), self._batch)
+    count = min(max(math.ceil(share * len(starts)), 1), len(starts))
+    for i in range(count):
+      start = starts[i * len(starts) // count]
+      rows = np.arange(start, min(start + self._batch, len(self.inputs)))
+      stored = self[rows].astype(np.float32)
+      live = self.live(start)[:len(rows)].astype(np.float32)
+      slack = 0 if self._dtype == np.float32 else _ROUNDED * np.abs(live)
+      if not (np.abs(stored - live) <= slack).all():
+        raise errors.UserError(
+            f"{folder}: row {start} and those after it differ from what the model"
+            f" computes by up to {np.abs(stored - live).max():.2g}. They were damaged,"
+            " or made on another machine: delete the folder, and they are made again.")
+
+  def _opened(self, part: int) -> tuple[Any, Any]:
+    if part not in self._open:
+      builder = self._builder(part)
+      self._open[part] = builder, builder.open()
+    return self._open[part]
+
+  def _builder(self, part: int, rows=None) -> Any:
+    # TFDS takes a third of a second to import: only those with features pay.
+    from transfer_gen.data.datasets import hidden_states  # pylint: disable=g-import-not-at-top
+    return hidden_states.HiddenStates(
+        f"part_{part:05d}", self._row, self._dtype, self._folder, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+  """The beginning of the model, at one batch size."""
+  run_fn: Callable[[_Params, Any], jax.Array]
+  params: _Params
+
+  def __call__(self, inputs: np.ndarray) -> np.ndarray:
+    """i32[B, T] to dtype[B, T, D]."""
+    return np.asarray(self.run_fn(self.params, inputs))
+
+  def shape(self, length: int) -> tuple[int, int]:
+    """(T, D)."""
+    one = jax.ShapeDtypeStruct((1, length), np.int32)
+    return jax.eval_shape(self.run_fn, self.params, one).shape[1:]
