@@ -1,5 +1,6 @@
 """`auto` tries strategies within a budget, and its run is an ordinary one."""
 
+import collections
 import dataclasses
 import json
 import shutil
@@ -8,10 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+from tests import counting
 from tests import small_runs
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
@@ -22,6 +27,7 @@ from transfer_gen.study import gradients
 from transfer_gen.study import search
 
 BUDGET, STEPS = 40, 16
+_READING: collections.Counter[str] = collections.Counter()  # During the search.
 
 
 def _run(folder, name, **fields):
@@ -42,8 +48,15 @@ def _folder(tmp_path_factory):
   small_runs.write_lines(folder / "source.txt")
   small_runs.write_lines(folder / "target.txt", " zxqw!")
   loop.train(_run(folder, "source"), folder / "source_run")
-  auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto")
+  with counting.calls((documents, "load"), (pipeline, "prepare"),
+                      (tokenizers, "build")) as counts:
+    auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto")
+  _READING.update(counts)
   return folder
+
+
+def test_a_search_reads_and_tokenizes_its_data_once(folder):
+  assert _READING == {"load": 1, "prepare": 1, "build": 1}
 
 
 def _decision(folder):

@@ -1,14 +1,19 @@
 """A study runs what is not finished, in order, and tells what the transfer gained."""
 
+import collections
 import dataclasses
 import json
 
 import pytest
 
+from tests import counting
 from tests import small_runs
 from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen.data import documents
+from transfer_gen.data import pipeline
+from transfer_gen.data import tokenizers
 from transfer_gen.run import loop
 from transfer_gen.study import jobs
 from transfer_gen.study import report
@@ -22,6 +27,9 @@ def _run(text, source=None, transfer=None):
       text, dataclasses.replace(small_runs.RNN, cell="gru", hidden_width=12), steps=6,
       length=12, log_every=2, eval_every=2, lr=0.02,
       source=config.Source(run=source) if source else None, transfer=transfer)
+
+
+_READING: collections.Counter[str] = collections.Counter()  # During the study.
 
 
 @pytest.fixture(scope="module", name="done")
@@ -40,8 +48,18 @@ def _done(tmp_path_factory):
             "first": _run(first)},
       pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2,
       accounts=True, remembered=_run(first).data)
-  facts = study.run(asked, folder / "w")
+  with counting.calls((documents, "load"), (pipeline, "prepare"),
+                      (tokenizers, "build")) as counts:
+    facts = study.run(asked, folder / "w")
+  _READING.update(counts)
   return folder, asked, facts
+
+
+def test_a_study_reads_each_data_set_once(done):
+  # Nine trainings, their tests and accounts. The source's text is tokenized twice: by
+  # its own tokenizer, and by the target's to find what was forgotten.
+  assert len(jobs.jobs(done[1], done[0] / "w")) == 9
+  assert _READING == {"load": 2, "prepare": 3, "build": 2}
 
 
 def test_sources_come_first_and_every_run_gets_all_seeds_and_rates(done):
