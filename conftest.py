@@ -9,6 +9,8 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["HF_HUB_OFFLINE"] = "1"  # All models are made here; no test needs a network.
 # Tests compile small programs and run them a few times: XLA's optimization passes would
 # take longer than they save. `XLA_FLAGS= bash tests/run.sh` compiles as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -1,9 +1,6 @@
 """Checkpoints in other forms, loaded by those whose forms they are."""
 
 import json
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from etils import epath
 import jax
@@ -14,6 +11,7 @@ import torch
 import transformers
 
 from tests import paths
+from tests import transformers_models
 from tests.comparing import distance
 from transfer_gen import __main__ as main
 from transfer_gen import config
@@ -62,16 +60,9 @@ STORIES = paths.DATA / "stories260K"
 
 
 def saved(folder, name):
-  """A model of theirs in a folder; every param random."""
-  kind, fields = CASES[name]
-  made = getattr(transformers, f"{kind}{'Text' * (kind == 'Gemma3')}Config")(
-      **fields, bos_token_id=1, eos_token_id=2, pad_token_id=None)
-  model = transformers.AutoModelForCausalLM.from_config(
-      made, attn_implementation="eager").eval()
-  generator = torch.Generator().manual_seed(0)
-  with torch.no_grad():
-    for _, param in model.named_parameters():
-      param += 0.25 * torch.randn(param.shape, generator=generator)
+  """A model of Transformers in a folder, every param random."""
+  model = transformers_models.decoder(*CASES[name], special_tokens=dict(
+      bos_token_id=1, eos_token_id=2, pad_token_id=None))
   model.save_pretrained(folder)
   return model
 
@@ -85,8 +76,7 @@ def loaded(folder):
 
 
 def logits(model):
-  with torch.no_grad():
-    return model(torch.tensor(INPUTS, dtype=torch.int64)).logits.numpy()
+  return transformers_models.logits(model, INPUTS)
 
 
 @pytest.mark.parametrize("name", [

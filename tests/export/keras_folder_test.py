@@ -1,9 +1,6 @@
 """Recurrent models as Keras files, read by Keras, by h5py and by us."""
 
 import dataclasses
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from etils import epath
 import jax

@@ -1,7 +1,6 @@
 """Keras weights, old and new, against what h5py and Keras themselves read."""
 
 import json
-import os
 
 import h5py
 import jax
@@ -133,8 +132,7 @@ def test_groups_with_many_objects_are_read(tmp_path):
 
 @pytest.fixture(name="model", scope="module")
 def _model():
-  os.environ.setdefault("KERAS_BACKEND", "jax")
-  keras = pytest.importorskip("keras")
+    keras = pytest.importorskip("keras")
   layers = keras.layers
   with jax.numpy_rank_promotion("allow"):
     model = keras.Sequential([

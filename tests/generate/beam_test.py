@@ -2,10 +2,6 @@
 
 import functools
 import itertools
-import os
-import tempfile
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
 import numpy as np
@@ -14,9 +10,9 @@ import torch
 import transformers
 
 from tests import random_models
+from tests import transformers_models
 from transfer_gen import config
 from transfer_gen import errors
-from transfer_gen import sources as sources_lib
 from transfer_gen import tree
 from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
@@ -58,18 +54,14 @@ THEIRS = {
 
 @functools.cache
 def opened(kind):
-  """A model of theirs, and ours of the same files."""
+  """A model of Transformers, and ours of the same files."""
   torch.manual_seed(0)
-  model = THEIRS[kind]().eval()
-  generator = torch.Generator().manual_seed(0)
-  with torch.no_grad():
-    for name, param in model.named_parameters():
-      if (kind, "embed_positions" in name) != ("marian", True):  # Theirs are fixed.
-        param += 0.25 * torch.randn(param.shape, generator=generator)
-  folder = tempfile.mkdtemp()
-  model.save_pretrained(folder)
-  source = sources_lib.open(folder)
-  return model, registry.build(source.model), dict(source.read(list(source.specs)))
+  # The positions of Marian are sinusoids, which are computed and not read.
+  model = transformers_models.add_noise(
+      THEIRS[kind]().eval(),
+      but=lambda name: kind == "marian" and "embed_positions" in name)
+  source, params = transformers_models.opened(model)
+  return model, registry.build(source.model), params
 
 
 def theirs(model, inputs, eos, counts=None, **fields):

@@ -7,10 +7,6 @@ hides behind a zero.
 import dataclasses
 import functools
 import json
-import os
-import tempfile
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from etils import epath
 import jax
@@ -21,6 +17,7 @@ import tokenizers as hf_tokenizers
 import torch
 import transformers
 
+from tests import transformers_models
 from tests.comparing import distance
 from transfer_gen import config
 from transfer_gen import errors
@@ -80,33 +77,25 @@ INPUTS = RNG.integers(0, V, (3, 12)).astype(np.int32)
 
 
 def theirs(kind, fields):
-  """A model of theirs, in which nothing is 0, 1 or too small to matter."""
+  """A model of Transformers, in which nothing is 0, 1 or too small to matter."""
   torch.manual_seed(0)  # Of its initial values.
   config = getattr(transformers, f"{kind}Config")(
-      **fields, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-      forced_eos_token_id=None, attn_implementation="eager")
+      **fields, **transformers_models.NO_SPECIAL_TOKENS, forced_eos_token_id=None,
+      attn_implementation="eager")
   model = getattr(transformers, CLASSES[kind])(config).eval()
-  generator = torch.Generator().manual_seed(1)
-  noise = lambda x: 0.25 * torch.randn(x.shape, generator=generator)
-  with torch.no_grad():
-    if not fields.get("tie_word_embeddings", True):
-      model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
-    for name, param in model.named_parameters():
-      if "embed_positions" not in name or kind != "Marian":
-        param += noise(param)
-    if kind != "T5":
-      model.final_logits_bias += noise(model.final_logits_bias)
-  return model
+  if not fields.get("tie_word_embeddings", True):
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+  # The positions of Marian are sinusoids, which are computed and not read.
+  return transformers_models.add_noise(
+      model, 1, but=lambda name: kind == "Marian" and "embed_positions" in name,
+      buffers=() if kind == "T5" else ("final_logits_bias",))
 
 
 @functools.cache
 def opened(name):
   """A model of theirs, what we see in its files, and our params."""
-  folder = tempfile.mkdtemp()
   model = theirs(*CASES[name])
-  model.save_pretrained(folder)
-  source = sources.open(folder)
-  return model, source, dict(source.read(list(source.specs)))
+  return model, *transformers_models.opened(model)
 
 
 def logits_of(model, params):

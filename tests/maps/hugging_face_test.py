@@ -5,10 +5,6 @@ Every param is random, norms and biases too, so that nothing hides behind a zero
 
 import functools
 import json
-import os
-import tempfile
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from etils import epath
 import jax
@@ -17,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from tests import transformers_models
 from tests.comparing import distance
 from transfer_gen import errors
 from transfer_gen import sources
@@ -100,28 +97,11 @@ NAMES, FEW = (
     for short in (SHORT, ("gpt2", "neox", "gemma2")))
 
 
-def theirs(kind, fields, seed=0):
-  """A model of theirs, in which nothing is 0, 1 or too small to matter."""
-  name = f"{kind}{'Text' * (kind == 'Gemma3')}Config"
-  config = getattr(transformers, name)(
-      **fields, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-  model = transformers.AutoModelForCausalLM.from_config(
-      config, attn_implementation="eager").eval()
-  generator = torch.Generator().manual_seed(seed)
-  with torch.no_grad():
-    for param in model.parameters():
-      param += 0.25 * torch.randn(param.shape, generator=generator)
-  return model
-
-
 @functools.cache
 def opened(name):
   """A model of theirs, what we see in its files, and our params."""
-  folder = tempfile.mkdtemp()
-  model = theirs(*CASES[name])
-  model.save_pretrained(folder)
-  source = sources.open(folder)
-  return model, source, dict(source.read(list(source.specs)))
+  model = transformers_models.decoder(*CASES[name])
+  return model, *transformers_models.opened(model)
 
 
 def logits_of(source, params):
@@ -135,8 +115,7 @@ def test_logits_equal_those_of_transformers(name):
 
   ours = logits_of(source, params)
 
-  with torch.no_grad():
-    want = model(torch.tensor(INPUTS, dtype=torch.int64)).logits.double().numpy()
+  want = transformers_models.logits(model, INPUTS)
   assert distance(ours, want) <= 1e-5
 
 
@@ -193,7 +172,7 @@ def test_reading_and_writing_again_keeps_every_bit(name):
 ], ids=str)
 def test_unsupported_fields_are_refused_by_name(
     name, fields, message, tmp_path):
-  theirs(*CASES[name]).save_pretrained(tmp_path)
+  transformers_models.decoder(*CASES[name]).save_pretrained(tmp_path)
   config = json.loads((tmp_path / "config.json").read_text())
   (tmp_path / "config.json").write_text(json.dumps(config | fields))
 
@@ -240,10 +219,7 @@ def with_images(folder):
       mm_tokens_per_image=4, boi_token_index=1, eoi_token_index=2, image_token_index=3)
   model = transformers.Gemma3ForConditionalGeneration._from_config(
       made, attn_implementation="eager").eval()
-  generator = torch.Generator().manual_seed(0)
-  with torch.no_grad():
-    for param in model.parameters():
-      param += 0.25 * torch.randn(param.shape, generator=generator)
+  transformers_models.add_noise(model)
   model.save_pretrained(folder)
   return model
 

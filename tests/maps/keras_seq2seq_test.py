@@ -1,9 +1,6 @@
 """The character pairs of the Keras example: read, converted, fine-tuned, answering."""
 
 import json
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from etils import epath
 import jax

@@ -4,9 +4,9 @@ import struct
 
 import numpy as np
 import pytest
-import torch
 import transformers
 
+from tests import transformers_models
 from tests.comparing import distance
 from transfer_gen import errors
 from transfer_gen import sources
@@ -26,11 +26,7 @@ def llama(heads, groups, tied):
       num_attention_heads=heads, num_key_value_heads=groups, rms_norm_eps=1e-5,
       max_position_embeddings=T, tie_word_embeddings=tied)
   model = transformers.LlamaForCausalLM(config).eval()
-  generator = torch.Generator().manual_seed(0)
-  with torch.no_grad():
-    for param in model.parameters():
-      param += 0.25 * torch.randn(param.shape, generator=generator)
-  return model
+  return transformers_models.add_noise(model)
 
 
 def write(path, model):
@@ -70,8 +66,7 @@ def test_logits_equal_those_of_llama_and_tensors_can_be_exported(name, tmp_path)
 
   params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
   ours = registry.build(source.model).apply({"params": tree.unflatten(params)}, INPUTS)
-  with torch.no_grad():
-    want = model(torch.tensor(INPUTS, dtype=torch.int64)).logits.double().numpy()
+  want = transformers_models.logits(model, INPUTS)
   assert distance(ours, want) <= 1e-5
   back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)
   for leaf, value in source.view.raw.read(list(back)):

@@ -1,9 +1,5 @@
 """A converted encoder-decoder answers texts as it did where it came from."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import tokenizers as hf_tokenizers
 import torch
 import transformers

@@ -1,9 +1,6 @@
 """Adapters of low rank to PEFT and from there, as PEFT itself reads and writes them."""
 
 import json
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import peft as peft_lib
@@ -11,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from tests import transformers_models
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
@@ -62,8 +60,7 @@ def _randomize(model, size, only=""):
 
 
 def _theirs(model):
-  with torch.no_grad():
-    return model(torch.from_numpy(INPUTS.astype(np.int64))).logits.numpy()
+  return transformers_models.logits(model, INPUTS)
 
 
 def _ours(source, adapters, params):

@@ -1,9 +1,6 @@
 """Keras models of every kind that is known, against Keras itself."""
 
 import json
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import numpy as np
