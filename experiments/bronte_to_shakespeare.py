@@ -1,25 +1,27 @@
 """Does a character LSTM of Charlotte Brontë's novels help to learn Shakespeare?
 
-ml5's published model, two BasicLSTMCells of 128 units over 108 characters, TensorFlow's
-numbers read as they are; the target is the same model over tiny Shakespeare's 65
-characters, of which the source lacks one, "$". There are no marks between texts: line
-ends are part of the data, and a speech ends with the blank line behind it.
+The source is ml5's published model: two BasicLSTMCells of 128 units over 108
+characters, in TensorFlow's own files. The target is the same model over tiny
+Shakespeare's 65 characters; the source lacks one of them, "$". There are no marks
+between texts: line ends are part of the data, and a speech ends with the blank line
+after it.
 
 Run:      python -m transfer_gen study --config=experiments/bronte_to_shakespeare.py \
             --workdir=runs/bronte_to_shakespeare --results=experiments/RESULTS.md
           It reads ml5_charrnn/charlotte_bronte/ (github.com/ml5js/ml5-data-and-models)
           and tinyshakespeare/input.txt (github.com/karpathy/char-rnn) in the folder
-          `data`, or in the one that the environment variable TRANSFER_GEN_DATA names.
-Runs:     zero_shot: the source as it is (its one step has a billionth of the rate).
-          Then, on 1%, 10% and all of the training speeches, scratch and bronte, each
-          with 2 learning rates and seeds 0, 1, 2.
-Cost:     about 12 minutes on 2 CPU cores, by the rate of a run alone; the 49 of
-          RESULTS.md were beside much other work.
+          `data`, or in the folder that the environment variable TRANSFER_GEN_DATA
+          names.
+Runs:     zero_shot: the source as it is (its single step has a billionth of the
+          learning rate). Then scratch and bronte on 1%, 10% and all of the training
+          speeches, each with 2 learning rates and seeds 0, 1, 2.
+Cost:     about 12 minutes on 2 CPU cores, estimated from the rate of a run alone; the
+          49 minutes in RESULTS.md were measured beside much other work.
 Result:   experiments/RESULTS.md. Losses there are of windows of 128 characters from an
-          empty state; of windows of 600 without their first 50 the source has 2.17 as
-          it is. A twin that was trained to the end on Shakespeare reached 1.29 on its
-          training text: after these 300 steps scratch stands at 1.73 to 1.87 on its
-          own, bronte at 1.46.
+          empty state. On windows of 600 characters, without their first 50, the source
+          as it is has a loss of 2.17. A model of the same form that was trained to the
+          end on Shakespeare reached 1.29 on its training text; after the 300 steps of
+          this experiment, scratch reaches 1.73 to 1.87 there, and bronte 1.46.
 """
 
 import os

@@ -1,14 +1,14 @@
 """The classic LSTM generator moved between vocabularies of different sizes.
 
-Embedding -> LSTM -> LSTM -> Dense(relu) -> softmax, trained on `python_docs`, moved
-to the summaries of docstrings. The vocabularies have 2048 and 1024 tokens: to copy
-the source's weights as they are, in order, would fail at the first.
+Embedding -> LSTM -> LSTM -> Dense(relu) -> softmax is trained on `python_docs` and
+moved to the summaries of docstrings. The vocabularies have 2048 and 1024 tokens, so
+copying the source's weights as they are, in order, would fail at the first one.
 
 Run:      python -m transfer_gen study --config=experiments/lstm_text.py \
             --workdir=runs/lstm_text
 Runs:     source; then scratch, transfer, and transfer with frozen LSTM layers, each
           with 3 learning rates and seeds 0, 1, 2.
-Cost:     about 15 minutes on 2 CPU cores (815 s once, beside other work).
+Cost:     about 15 minutes on 2 CPU cores (815 s in one run beside other work).
 Result:   experiments/RESULTS.md.
 """
 

@@ -1,15 +1,15 @@
 """Does a model of Python's prose learn to summarise docstrings from few examples?
 
-Source: a language model on `python_docs` with a BPE vocabulary of its own. Target:
-the first line of a docstring from its body (`docstring_summary`), with another
-vocabulary and a part of the training pairs.
+The source is a language model of `python_docs` with a BPE vocabulary of its own. The
+target writes the first line of a docstring from its body (`docstring_summary`), with
+another vocabulary and a part of the training pairs.
 
 Run:      bash experiments/quickstart.sh
           python -m transfer_gen study --config=experiments/quickstart.py:full \
             --workdir=runs/quickstart_full
 Runs:     source; then scratch, transfer, and transfer with a frozen body.
-Cost:     under 4 minutes on 2 CPU cores; `full` (3 seeds x 3 rates) took 38 on a
-          machine that was busy with other work.
+Cost:     under 4 minutes on 2 CPU cores; `full` (3 seeds x 3 learning rates) took 38
+          minutes on a machine that was busy with other work.
 Result:   experiments/RESULTS.md.
 """
 
@@ -29,7 +29,7 @@ from transfer_gen.transfer.axes import MatchTokens
 from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 
 _LRS = (3e-4, 1e-3, 3e-3)
-# What the full study chose by validation loss.
+# The learning rates that the full study chose by validation loss.
 _CHOSEN = {"scratch": 1e-3, "transfer": 1e-3, "frozen_body": 1e-3}
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The main job on real text: train a source, move it, fine-tune, test, compare.
+# The main job on real text: trains a source, moves it to another task and vocabulary,
+# fine-tunes it, and compares it with training from scratch. Makes .venv if it is missing.
 #   bash experiments/quickstart.sh [WORKDIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,16 +1,17 @@
 """Does a tiny Llama of children's stories help to learn a novel, with new tokens?
 
-llama2.c's stories260K (5 layers of width 64, 8 query and 4 key-value heads, 512 tokens)
-becomes a model of Natsume's "Botchan" in English, of its lines, with a BPE vocabulary
-of 1024 tokens that they gave. Tokens that both have keep their row; where the source
-has none, a row starts as the mean of its tokens that spell the new one.
+llama2.c's stories260K (5 layers of width 64, 8 query heads and 4 key-value heads, 512
+tokens) becomes a model of the lines of Natsume's "Botchan" in English, with a BPE
+vocabulary of 1024 tokens that is trained on them. Tokens that both vocabularies have
+keep their row; the row of any other token starts as the mean of the source's tokens
+that spell it.
 
 Run:      python -m transfer_gen study --config=experiments/stories.py \
             --workdir=runs/stories --results=experiments/RESULTS.md
           It reads stories260K/stories260K.bin and tok512.bin beside it
           (huggingface.co/karpathy/tinyllamas) and tokenizers/botchan.txt
-          (github.com/google/sentencepiece) in the folder `data`, or in the one that the
-          environment variable TRANSFER_GEN_DATA names.
+          (github.com/google/sentencepiece) in the folder `data`, or in the folder that
+          the environment variable TRANSFER_GEN_DATA names.
 Runs:     scratch and transfer, each with 2 learning rates and seeds 0, 1, 2.
 Cost:     10 minutes on 2 CPU cores, beside much other work.
 Result:   experiments/RESULTS.md.

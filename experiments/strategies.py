@@ -1,20 +1,21 @@
 """Which way of learning from a source is worth it, and what does it forget?
 
-The strategies that need no further choice, and `auto`, which searches among rates,
-layers and low rank within as many steps as one run has, against training from scratch.
+Compares training from scratch with the strategies that need no further choice, and with
+`auto`, which searches among learning rates, layers and low rank within as many steps as
+one run has.
 
 Run:      python -m transfer_gen study --config=experiments/strategies.py:summaries \
             --workdir=runs/strategies_summaries --results=experiments/RESULTS.md
           Likewise `:shakespeare`, with the same source, and `:bronte`, with ml5's
-          LSTM as a source. The last two read tinyshakespeare/input.txt
+          LSTM as the source. The last two read tinyshakespeare/input.txt
           (github.com/karpathy/char-rnn) and ml5_charrnn/charlotte_bronte/
-          (github.com/ml5js/ml5-data-and-models) in the folder `data`, or in the one
+          (github.com/ml5js/ml5-data-and-models) in the folder `data`, or in the folder
           that the environment variable TRANSFER_GEN_DATA names.
-Runs:     source (a Decoder on Python's prose; `bronte`: the LSTM as it is); scratch,
-          the seven strategies and auto, each with seeds 0, 1, 2.
-Cost:     on 2 CPU cores beside other work `summaries` took about 65 minutes,
-          `shakespeare` 30 and `bronte` 28; a third of it is distilling from a teacher
-          with another vocabulary.
+Runs:     source (a Decoder of Python's prose; for `bronte`, the LSTM as it is);
+          scratch, the seven strategies and auto, each with seeds 0, 1, 2.
+Cost:     on 2 CPU cores beside other work, `summaries` took about 65 minutes,
+          `shakespeare` 30 and `bronte` 28; a third of that goes into distilling from a
+          teacher with another vocabulary.
 Result:   experiments/RESULTS.md.
 """
 
@@ -38,7 +39,8 @@ _NAMES = ("fine_tune", "feature_extraction", "discriminative", "gradual_unfreezi
           "l2_sp", "lora", "distill", "auto")
 _FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
 _SHAKESPEARE = f"{_FILES}/tinyshakespeare/input.txt"
-_LORA = {"bronte": 2.0}  # Times the rate: 10 x 1e-2 of the LSTM would be too much.
+# Factor on the learning rate: the default of 10 times the LSTM's 1e-2 is too much.
+_LORA = {"bronte": 2.0}
 _PROSE = Data(name="python_docs", length=128)
 
 
@@ -65,7 +67,7 @@ def get_study(arg: str = "summaries") -> Study:
 
 
 def get_config(arg: str = "summaries") -> Run:
-  """`auto` on one target, to train alone; `summaries`: once a source has run."""
+  """`auto` on one target, to train alone; `summaries` needs its source to have run."""
   run = get_study(arg).runs["auto"]
   if run.source.run:
     run.source = Source(path="runs/strategies_summaries/source")

@@ -1,21 +1,21 @@
 """What do names, width, depth and vocabulary bring to a model that outgrows its source?
 
-A 4-layer source of width 128, a language model on `python_docs`, becomes an 8-layer
-target of width 256 with another vocabulary that summarises docstrings. How many steps
-does the target take to the loss that it reaches from scratch?
+A source with 4 layers of width 128, a language model of `python_docs`, becomes a target
+with 8 layers of width 256 and another vocabulary, which summarises docstrings. How many
+steps does the target take to reach the loss that it reaches from scratch?
 
 Run:      python -m transfer_gen study --config=experiments/structure.py \
             --workdir=runs/structure
 Runs:     source; then
-            scratch  every leaf fresh
-            names    layers 0 to 3 from those of the source, tokens matched; each leaf
-                     in the corner of its own, the rest fresh
+            scratch  every leaf starts fresh
+            names    layers 0 to 3 come from the source's, tokens are matched; each leaf
+                     fills a corner of the larger one, and the rest starts fresh
             width    the same layers, grown so that each computes what it did
-            depth    all eight layers from the source's four, each in its corner
+            depth    all eight layers come from the source's four, each in its corner
             all      width and depth: the target starts as the source's function
-Cost:     35 minutes on 2 CPU cores (3 seeds). The rate is the one that the quickstart's
-          full study chose for scratch and transfer alike. Scratch at 3e-4, tried with
-          seed 0, validated at 5.048 against 5.085.
+Cost:     35 minutes on 2 CPU cores (3 seeds). The learning rate is the one that the
+          quickstart's full study chose for scratch and transfer alike. Scratch at 3e-4,
+          tried with seed 0, had a validation loss of 5.048 against 5.085.
 Result:   experiments/RESULTS.md.
 """
 

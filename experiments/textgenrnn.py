@@ -1,19 +1,19 @@
 """Does textgenrnn's pretrained model, of titles and posts, help to make up names?
 
-A Keras model, two LSTMs of 128 units in cuDNN's form and an average of all states by
-attention, over 465 characters; the target's vocabulary has the letters of the names.
-Each prediction reads 40 characters alone, so that a character costs 40 steps: the names
-are those of 9 letters or more, 1,693 of them.
+The source is a Keras model over 465 characters: two LSTMs of 128 units in cuDNN's form,
+and an average of all states by attention. The target's vocabulary holds the letters of
+the names. Each prediction reads only the last 40 characters, so that a character costs
+40 steps; therefore the experiment uses the 1,693 names of 9 letters or more.
 
 Run:      python -m transfer_gen study --config=experiments/textgenrnn.py \
             --workdir=runs/textgenrnn --results=experiments/RESULTS.md
           It reads textgenrnn/textgenrnn_weights.hdf5 and textgenrnn_vocab.json
           (github.com/minimaxir/textgenrnn) and names/names.txt
-          (github.com/karpathy/makemore) in the folder `data`, or in the one that the
+          (github.com/karpathy/makemore) in the folder `data`, or in the folder that the
           environment variable TRANSFER_GEN_DATA names.
 Runs:     scratch and transfer, each with 2 learning rates and seeds 0, 1, 2.
-Cost:     about 5 minutes on 2 CPU cores, by the CPU time of the run; the 23 of
-          RESULTS.md were beside much other work.
+Cost:     about 5 minutes on 2 CPU cores, by the CPU time of the run; the 23 minutes in
+          RESULTS.md were measured beside much other work.
 Result:   experiments/RESULTS.md.
 """
 
