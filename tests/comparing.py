@@ -1,4 +1,6 @@
-"""How far two results lie apart."""
+"""How results are compared: how far they lie apart, or bit for bit."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,3 +14,17 @@ def distance(ours: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
   """
   ours, wanted = np.float64(ours), np.float64(wanted)
   return np.abs(ours - wanted).max() / np.abs(wanted).max()
+
+
+def assert_same_bits(
+    ours: Mapping[str, npt.ArrayLike], wanted: Mapping[str, npt.ArrayLike]
+) -> None:
+  """Asserts that two trees hold the same names, shapes, dtypes and bits.
+
+  Bits are stricter than numbers: 0 is not -0, and a NaN equals itself.
+  """
+  assert ours.keys() == wanted.keys()
+  for name, value in wanted.items():
+    mine, theirs = np.asarray(ours[name]), np.asarray(value)
+    assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype), name
+    assert mine.tobytes() == theirs.tobytes(), name

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import small_runs
+from tests.comparing import assert_same_bits
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
@@ -80,9 +81,7 @@ def test_an_lstm_taught_by_a_transformer_beats_one_that_has_the_data_alone(folde
               if line["split"] == "train")
   assert line["loss"] == pytest.approx(
       0.3 * line["ce"] + 0.7 * line["logits"] + 0.1 * line["hidden"], rel=1e-5)
-  after = small_runs.params(folder / "teacher")
-  for name, value in before.items():
-    np.testing.assert_array_equal(value, after[name])
+  assert_same_bits(small_runs.params(folder / "teacher"), before)
 
 
 def test_projections_learn_and_are_not_part_of_the_opened_model(folder):
@@ -124,8 +123,8 @@ def test_a_killed_run_resumes_bit_for_bit(folder):
   loop.train(run, folder / "killed", stop=30)
   loop.train(run, folder / "killed")
 
-  for name, value in small_runs.params(folder / "soft").items():
-    np.testing.assert_array_equal(value, small_runs.params(folder / "killed")[name])
+  assert_same_bits(*(
+      small_runs.params(folder / name) for name in ("killed", "soft")))
 
 
 def _terms(folder, model, key=0, vocabulary=None, **fields):

@@ -12,6 +12,7 @@ import transformers
 
 from tests import paths
 from tests import transformers_models
+from tests.comparing import assert_same_bits
 from tests.comparing import distance
 from transfer_gen import __main__ as main
 from transfer_gen import config
@@ -94,8 +95,7 @@ def test_a_checkpoint_converted_there_and_back_keeps_every_bit(name, tmp_path):
   for folder in (tmp_path / "out", tmp_path / "again"):
     source = detect.opener_of(folder)()
     assert source.specs == detect.opener_of(tmp_path / "in")().specs
-    for leaf, value in source.read(list(source.specs)):
-      np.testing.assert_array_equal(value.view(np.uint8), before[leaf].view(np.uint8))
+    assert_same_bits(dict(source.read(list(source.specs))), before)
     np.testing.assert_array_equal(logits(loaded(folder)), logits(model))
   assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "in", "ours", "out"]
 
@@ -176,8 +176,7 @@ def test_half_precision_is_kept(tmp_path):
   before, after = (detect.opener_of(tmp_path / name)() for name in ("in", "out"))
   assert {str(spec.dtype) for spec in after.specs.values()} == {"bfloat16"}
   assert after.specs == before.specs
-  for (_, a), (_, b) in zip(*(s.read(sorted(s.specs)) for s in (before, after))):
-    np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
+  assert_same_bits(*(dict(s.read(list(s.specs))) for s in (after, before)))
 
 
 def test_a_failed_conversion_leaves_no_files(tmp_path):

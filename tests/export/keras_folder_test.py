@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import random_models
+from tests.comparing import assert_same_bits
 from tests.comparing import distance
 from transfer_gen import config as config_lib
 from transfer_gen import errors
@@ -66,11 +67,7 @@ def test_writing_and_reading_again_keeps_every_bit(name, tmp_path):
   keras_folder.write(tmp_path / "a.weights.h5", config, params)
   source = sources.open(tmp_path / "a.weights.h5")
 
-  read = dict(source.read(list(source.specs)))
-  assert read.keys() == params.keys()
-  for leaf, value in params.items():
-    np.testing.assert_array_equal(np.asarray(read[leaf]).view(np.uint8),
-                                  value.view(np.uint8))
+  assert_same_bits(dict(source.read(list(source.specs))), params)
 
 
 @pytest.mark.parametrize("fields, message", [

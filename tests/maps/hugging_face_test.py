@@ -15,13 +15,13 @@ import transformers
 
 from tests import transformers_models
 from tests.comparing import distance
+from tests.maps import round_trip
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.export import convert
 from transfer_gen.formats import safetensors
 from transfer_gen.generate import sampling
-from transfer_gen.maps import mapped
 from transfer_gen.models import registry
 
 V = 37
@@ -137,13 +137,7 @@ def test_greedy_generation_equals_that_of_transformers(name):
 def test_reading_and_writing_again_keeps_every_bit(name):
   _, source, params = opened(name)
 
-  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs,
-                       {name: np.asarray(x) for name, x in params.items()})
-
-  read = dict(source.view.raw.read(list(source.view.raw.specs)))
-  assert back.keys() == read.keys()
-  for leaf, value in read.items():
-    np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
+  round_trip.assert_bits_are_kept(source, params)
 
 
 @pytest.mark.parametrize("name, fields, message", [

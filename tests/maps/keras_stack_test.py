@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.comparing import distance
+from tests.maps import round_trip
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -125,13 +126,7 @@ def test_a_stack_of_layers_gives_the_logits_of_keras(name, form, tmp_path):
 def test_reading_and_writing_again_keeps_every_bit(name, form, tmp_path):
   source = saved(randomized(STACKS[name]()), tmp_path, form)
 
-  params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
-  back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)
-
-  read = dict(source.view.raw.read(list(source.view.raw.specs)))
-  assert back.keys() == read.keys()
-  for leaf, value in read.items():
-    np.testing.assert_array_equal(back[leaf].view(np.uint8), value.view(np.uint8))
+  round_trip.assert_bits_are_kept(source, dict(source.read(list(source.specs))))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru_before", "one_hot", "both_ways"])

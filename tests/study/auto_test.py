@@ -11,6 +11,7 @@ import pytest
 
 from tests import counting
 from tests import small_runs
+from tests.comparing import assert_same_bits
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
@@ -92,11 +93,8 @@ def test_the_run_equals_that_of_the_chosen_strategy(folder):
 
   loop.train(alone, folder / "alone")
 
-  ours, theirs = (
-      small_runs.params(folder / name, STEPS) for name in ("auto", "alone"))
-  assert ours.keys() == theirs.keys()
-  for name, value in ours.items():
-    np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+  assert_same_bits(*(
+      small_runs.params(folder / name, STEPS) for name in ("auto", "alone")))
 
 
 def test_a_search_that_was_cut_resumes(folder):
@@ -107,8 +105,7 @@ def test_a_search_that_was_cut_resumes(folder):
   result = auto.train(run, folder / "auto")
 
   assert result["step"] == STEPS
-  for name, value in small_runs.params(folder / "auto", STEPS).items():
-    np.testing.assert_array_equal(value, before[name], err_msg=name)
+  assert_same_bits(small_runs.params(folder / "auto", STEPS), before)
 
 
 def test_the_report_shows_the_evidence(folder):
@@ -167,8 +164,7 @@ def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
   with pytest.raises(errors.UserError, match="did not begin with a search"):
     auto.train(_target(folder, name="auto", budget=BUDGET), folder / "source_run")
 
-  for name, value in small_runs.params(folder / "source_run", STEPS).items():
-    np.testing.assert_array_equal(value, before[name])
+  assert_same_bits(small_runs.params(folder / "source_run", STEPS), before)
 
 
 def test_a_strategy_that_diverges_loses(folder, monkeypatch):
