@@ -132,7 +132,7 @@ def test_groups_with_many_objects_are_read(tmp_path):
 
 @pytest.fixture(name="model", scope="module")
 def _model():
-    keras = pytest.importorskip("keras")
+  keras = pytest.importorskip("keras")
   layers = keras.layers
   with jax.numpy_rank_promotion("allow"):
     model = keras.Sequential([
