@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests import imports_test
 from tests import paths
 from transfer_gen import config
 from transfer_gen.commands import declarations
@@ -87,6 +88,24 @@ def test_python_blocks_are_python(page):
     ast.parse(code)
 
 
+def test_the_code_map_lists_the_folders_in_the_order_of_imports():
+  text = (paths.ROOT / "docs" / "code_map.md").read_text()
+
+  listed = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+
+  assert ("", *listed) == imports_test.ORDER
+
+
+def test_the_changelog_names_what_things_are_called_now():
+  rows = re.findall(r"^\| [^|]*`[^|]* \| ([^|]*) \|$",
+                    (paths.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+  names = [name for row in rows
+           for name in re.findall(r"`([a-z_]+(?:\.[a-z0-9_]+)+)`", row)]
+
+  assert len(names) > 15 and not [name for name in names if not _exists(name)]
+  assert not _exists("transfer.audit.of")
+
+
 def test_the_patterns_find_what_the_pages_name():
   text = "\n".join(page.read_text() for page in PAGES)
 
@@ -97,6 +116,17 @@ def test_the_patterns_find_what_the_pages_name():
   assert {"beams", "min_coverage"} <= {
       flag for _, words in _COMMAND.findall(text) for flag in _FLAG.findall(words)}
   assert len(_FIELD.findall(text)) > 5
+
+
+def _exists(name):
+  """Whether a name inside the package is a module, or belongs to one."""
+  name = "transfer_gen." + name.removeprefix("transfer_gen.")
+  owner, _, last = name.rpartition(".")
+  try:
+    return hasattr(importlib.import_module(owner), last) or bool(
+        importlib.import_module(name))
+  except ModuleNotFoundError:
+    return False
 
 
 def _fields(kinds, name):
