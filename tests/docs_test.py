@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import re
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,20 @@ def test_overridden_fields_exist(page):
 def test_python_blocks_are_python(page):
   for code in _CODE.findall(page.read_text()):
     ast.parse(code)
+
+
+def test_config_files_of_the_readme_return_runs():
+  files = [code for code in _CODE.findall((paths.ROOT / "README.md").read_text())
+           if "def get_config" in code]
+
+  for code in files:
+    file: dict[str, Any] = {}
+    exec(code, file)  # The text is our own.
+    assert isinstance(file["get_config"](), config.Run)
+    if "get_study" in file:
+      assert set(file["get_study"]().runs) == {"moved", "scratch"}
+
+  assert len(files) == 2
 
 
 def test_the_code_map_lists_the_folders_in_the_order_of_imports():
