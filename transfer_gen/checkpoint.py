@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from transfer_gen import errors
 from transfer_gen import tree
 
+Specs = Mapping[str, tree.Spec]
 FOLDER, BEST = "checkpoints", "best"
 OWN = "distill/"  # Leaves that only training reads; `find` leaves them out.
 _STATE = "opt_state"

@@ -13,6 +13,7 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.adapters import merge
+from transfer_gen.adapters import scales
 from transfer_gen.adapters import wrap as adapters
 from transfer_gen.config import codec
 from transfer_gen.models import attention
@@ -253,8 +254,8 @@ def test_dropout_acts_in_training_alone_and_by_its_key():
 
   np.testing.assert_array_equal(losses[0], losses[1])
   assert np.abs(losses[0] - losses[2]).max() > 1e-3
-  assert adapters.has_dropout(module.additions[0].adapters)
-  assert not adapters.has_dropout(CASES["lora"][1])
+  assert scales.has_dropout(module.additions[0].adapters)
+  assert not scales.has_dropout(CASES["lora"][1])
 
 
 def test_without_adapters_the_module_is_returned_unchanged():

@@ -24,8 +24,8 @@ from transfer_gen.run import initial
 from transfer_gen.run import loop
 from transfer_gen.study import auto
 from transfer_gen.study import candidates
+from transfer_gen.study import decision
 from transfer_gen.study import gradients
-from transfer_gen.study import search
 
 BUDGET, STEPS = 40, 16
 _READING: collections.Counter[str] = collections.Counter()  # During the search.
@@ -61,7 +61,7 @@ def test_a_search_reads_and_tokenizes_its_data_once(folder):
 
 
 def _decision(folder):
-  return json.loads((folder / "auto" / search.FOLDER / search.DECISION).read_text())
+  return json.loads((folder / "auto" / decision.FOLDER / decision.DECISION).read_text())
 
 
 def test_the_budget_holds_over_all_that_was_tried(folder):
@@ -72,8 +72,8 @@ def test_the_budget_holds_over_all_that_was_tried(folder):
 
 
 def test_the_best_of_each_family_continues_and_the_best_of_all_wins(folder):
-  decision = _decision(folder)
-  losses = decision["losses"]
+  found = _decision(folder)
+  losses = found["losses"]
   families = [["fine_tune", "fine_tune_lr_x0.3"],
               ["discriminative", "discriminative_lr_x2"]]
   families.append([name for name in losses if name not in sum(families, [])])
@@ -83,7 +83,7 @@ def test_the_best_of_each_family_continues_and_the_best_of_all_wins(folder):
   last = {name: tried for name, tried in losses.items() if len(tried) == 3}
   dropped = [tried["5"] for tried in losses.values() if len(tried) == 2]
   assert max(tried["5"] for tried in last.values()) <= dropped[0]
-  assert decision["winner"] == min(last, key=lambda name: last[name]["15"])
+  assert found["winner"] == min(last, key=lambda name: last[name]["15"])
 
 
 def test_the_run_equals_that_of_the_chosen_strategy(folder):
@@ -109,13 +109,13 @@ def test_a_search_that_was_cut_resumes(folder):
 
 
 def test_the_report_shows_the_evidence(folder):
-  told = (folder / "auto" / search.FOLDER / "report.txt").read_text()
+  told = (folder / "auto" / decision.FOLDER / "report.txt").read_text()
 
-  decision = _decision(folder)
-  assert f"auto chose {decision['winner']}" in told
-  assert all(name in told for name in decision["losses"])
-  assert all(flag in told for flag in decision["overrides"])
-  assert "<svg" in (folder / "auto" / search.FOLDER / "report.html").read_text()
+  found = _decision(folder)
+  assert f"auto chose {found['winner']}" in told
+  assert all(name in told for name in found["losses"])
+  assert all(flag in told for flag in found["overrides"])
+  assert "<svg" in (folder / "auto" / decision.FOLDER / "report.html").read_text()
 
 
 def test_gradients_are_measured_against_params_layer_by_layer(folder):
@@ -175,6 +175,6 @@ def test_a_strategy_that_diverges_loses(folder, monkeypatch):
 
   auto.train(_target(folder, name="auto", budget=BUDGET), folder / "wild")
 
-  facts = json.loads((folder / "wild" / search.FOLDER / search.DECISION).read_text())
+  facts = json.loads((folder / "wild" / decision.FOLDER / decision.DECISION).read_text())
   assert facts["losses"]["fine_tune_lr_x1e+30"] == {"2": np.inf, "6": np.inf}
   assert facts["winner"] != "fine_tune_lr_x1e+30"

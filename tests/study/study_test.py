@@ -142,10 +142,10 @@ def test_writing_results_keeps_the_other_sections(tmp_path, done):
   _, _, facts = done
   path = tmp_path / "RESULTS.md"
 
-  study.write_results(path, "command one", facts)
-  study.write_results(path, "command two", facts)
+  report.write_section(path, "command one", facts)
+  report.write_section(path, "command two", facts)
   once = path.read_text()
-  study.write_results(path, "command one", facts)
+  report.write_section(path, "command one", facts)
 
   assert path.read_text() == once
   assert once.count("## Do apples help") == 2 and once.startswith("# Results")

@@ -11,6 +11,8 @@ from transfer_gen import tree
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.models import layers
 
+Adapter = config_adapters.Adapter
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:

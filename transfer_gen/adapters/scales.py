@@ -42,3 +42,9 @@ def check(
             f"{row.name}: the product of its adapter is multiplied with"
             f" {own[row.name]:g}, and that of {source} in its source with {scale:g}."
             " Set rank, alpha and scaling so that both are the same.")
+
+
+def has_dropout(adapters: _Adapters) -> bool:
+  """Whether any of the adapters has dropout in training."""
+  return any(isinstance(adapter, config_adapters.LoRA) and adapter.dropout > 0
+             for adapter in adapters)

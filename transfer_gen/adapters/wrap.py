@@ -24,11 +24,10 @@ from transfer_gen import tree
 from transfer_gen.adapters import calls
 from transfer_gen.adapters import leaves as adapter_leaves
 from transfer_gen.adapters import places
-from transfer_gen.config import adapters as config_adapters
 from transfer_gen.models import extended
 from transfer_gen.models import registry
 
-_Adapters = tuple[config_adapters.Adapter, ...]
+_Adapters = tuple[adapter_leaves.Adapter, ...]
 _Specs = Mapping[str, tree.Spec]
 
 
@@ -68,7 +67,7 @@ class Adapted:
 
 
 def wrap(
-    model: extended.Model, adapters: Sequence[config_adapters.Adapter]
+    model: extended.Model, adapters: Sequence[adapter_leaves.Adapter]
 ) -> extended.Model:
   """Returns the model with adapters; without any, the model itself."""
   return extended.extend(model, Adapted(tuple(adapters))) if adapters else model
@@ -76,16 +75,10 @@ def wrap(
 
 def build(
     config: registry.Config,
-    adapters: Sequence[config_adapters.Adapter] = ()) -> extended.Model:
+    adapters: Sequence[adapter_leaves.Adapter] = ()) -> extended.Model:
   """Builds the model of a config, with the adapters that act on it.
 
   Raises:
     errors.UserError: As `registry.build`.
   """
   return wrap(registry.build(config), adapters)
-
-
-def has_dropout(adapters: _Adapters) -> bool:
-  """Whether any of the adapters has dropout in training."""
-  return any(isinstance(adapter, config_adapters.LoRA) and adapter.dropout > 0
-             for adapter in adapters)

@@ -4,8 +4,8 @@ from transfer_gen.commands import flags
 from transfer_gen.commands import plan_output
 from transfer_gen.run import assemble
 from transfer_gen.run import first_plan
+from transfer_gen.run import page
 from transfer_gen.run import plan_files
-from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.study import auto
 from transfer_gen.transfer import audit as audit_lib
 
@@ -19,7 +19,7 @@ def run(values: flags.Values) -> None:
   other = audit_lib.read(values.diff) if values.diff else None
   setup = assemble.build(auto.decided(values.config, values.workdir), values.workdir)
   audit = plan_files.write_audit(setup, values.workdir, values.min_coverage)
-  workdir_lib.write_report(values.workdir)
+  page.write(values.workdir)
   if other is None:
     print(plan_output.overview(values.config, setup.run, audit, values.workdir))
   else:

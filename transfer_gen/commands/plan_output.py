@@ -3,7 +3,6 @@
 import os
 import sys
 
-from transfer_gen import config as config_lib
 from transfer_gen.run import strategies
 from transfer_gen.run import strategy_snippet
 from transfer_gen.study import candidates
@@ -13,7 +12,7 @@ from transfer_gen.transfer import table
 
 
 def overview(
-    asked: config_lib.Run, planned: config_lib.Run, audit: audit_lib.Audit, workdir: str
+    asked: strategies.Run, planned: strategies.Run, audit: audit_lib.Audit, workdir: str
 ) -> str:
   """Returns the audit with similar leaves folded, and what a strategy wrote.
 

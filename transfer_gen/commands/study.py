@@ -4,6 +4,7 @@ import json
 
 from transfer_gen.commands import flags
 from transfer_gen.config import file as config_file
+from transfer_gen.study import report
 from transfer_gen.study import study as study_lib
 
 
@@ -11,7 +12,7 @@ def run(values: flags.Values) -> None:
   """Runs the study; the last line printed is its summary as JSON."""
   facts = study_lib.run(config_file.load_study(values.config), values.workdir)
   if values.results:
-    study_lib.write_results(
+    report.write_section(
         values.results, "python -m transfer_gen study"
         f" --config={values.config} --workdir={values.workdir}", facts)
   print(json.dumps(facts["summary"]))

@@ -11,6 +11,8 @@ from transfer_gen import errors
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import models as config_models
 
+Run, Adapter = config_lib.Run, config_adapters.Adapter
+Model = config_lib.Decoder | config_lib.Recurrent
 CONFIG = "config.json"  # In a workdir.
 
 # Files keep the names that these fields had first, so that what earlier versions wrote

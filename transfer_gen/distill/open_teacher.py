@@ -5,7 +5,6 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
 from transfer_gen.adapters import wrap
-from transfer_gen.data import pipeline
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import registry
 
@@ -14,7 +13,7 @@ SAME, ULD, MINED = teacher_lib.SAME, teacher_lib.ULD, teacher_lib.MINED
 
 def build(
     distill: config_lib.Distill, source: sources_lib.Source, model: registry.Config,
-    data: pipeline.Prepared
+    data: teacher_lib.Prepared
 ) -> teacher_lib.Teacher:
   """The teacher that a run names; reads no array.
 

@@ -28,7 +28,7 @@ from transfer_gen.train import objectives
 SAME, ULD, MINED = "same", "uld", "mined"
 CHANCES, READ = "teacher_chances", "teacher_read"  # In a batch.
 _INPUTS, _INDEX = "teacher_inputs", "teacher_index"
-Batch = Mapping[str, Any]
+Batch, Prepared = Mapping[str, Any], pipeline.Prepared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,9 +7,9 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import config as config_lib
+from transfer_gen.export import arrays as arrays_lib
 from transfer_gen.formats import safetensors
 from transfer_gen.maps import hugging_face
-from transfer_gen.maps import mapped
 from transfer_gen.models import registry
 
 
@@ -29,7 +29,5 @@ def write(
   specs = registry.specs(registry.build(model))
   how = hugging_face.lines(family, model)
   theirs = hugging_face.specs_before(how, specs, dtypes)
-  rows = mapped.resolve(how, theirs, specs)
-  arrays = mapped.export(
-      rows, theirs, {name: np.asarray(params[name]) for name in specs})
+  arrays = arrays_lib.export(how, theirs, model, params)
   safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})

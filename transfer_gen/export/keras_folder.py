@@ -8,16 +8,14 @@ import json
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import tokenizers
+from transfer_gen.export import arrays as arrays_lib
 from transfer_gen.formats import hdf5_write
 from transfer_gen.maps import keras_out
-from transfer_gen.maps import mapped
 from transfer_gen.maps import textgenrnn_out
-from transfer_gen.models import registry
 
 SUFFIX, CONFIG = ".weights.h5", "config.json"
 _KERAS_2 = {"keras_version": "2.1.5", "backend": "tensorflow"}
@@ -43,7 +41,8 @@ def write(
   if not path.name.endswith(SUFFIX):
     raise errors.UserError(f"{path}: Keras wants a name that ends in {SUFFIX}.")
   raw, known = keras_out.contents(path, model)
-  arrays = _arrays(raw, known, model, params)
+  arrays = arrays_lib.export(
+      known.lines(raw, model), raw.specs, model, params)
   path.parent.mkdir(parents=True, exist_ok=True)
   hdf5_write.write(path, arrays)
   (path.parent / CONFIG).write_text(json.dumps(raw.facts["model_config"], indent=1))
@@ -88,7 +87,8 @@ def _write_textgenrnn(
   (folder / f"{name}_config.json").write_text(json.dumps(textgenrnn_out.config(model)))
   path = folder / f"{name}_weights.hdf5"
   raw, known = textgenrnn_out.contents(path, model)
-  arrays = _arrays(raw, known, model, params)
+  arrays = arrays_lib.export(
+      known.lines(raw, model), raw.specs, model, params)
   layers = {layer: [f"{layer}/{leaf}:0" for leaf in leaves]
             for layer, leaves in textgenrnn_out.layers(model).items()}
   hdf5_write.write(
@@ -103,11 +103,3 @@ def _write_textgenrnn(
             " text, one for each character, and no other.",)
   (folder / f"{name}_vocab.json").write_text(json.dumps(vocabulary))
   return ()
-
-
-def _arrays(raw, known, model, params) -> dict[str, np.ndarray]:
-  """A checkpoint's leaves, of which but names and shapes are known, from ours."""
-  specs = registry.specs(registry.build(model))
-  rows = mapped.resolve(known.lines(raw, model), raw.specs, specs)
-  return mapped.export(
-      rows, raw.specs, {name: np.asarray(params[name]) for name in specs})

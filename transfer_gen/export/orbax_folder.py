@@ -7,7 +7,6 @@ from etils import epath
 
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
-from transfer_gen import tree
 from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
@@ -18,7 +17,7 @@ def write(
     folder: epath.Path,
     model: config_lib.Decoder | config_lib.Recurrent,
     params: Mapping[str, Any],
-    specs: Mapping[str, tree.Spec],
+    specs: checkpoint.Specs,
     tokenizer: tokenizers.Tokenizer | None = None,
 ) -> None:
   """Writes a workdir with one checkpoint, at step 0.

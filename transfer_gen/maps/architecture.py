@@ -26,7 +26,8 @@ from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import mapped
 
 # What a map is written with, so that its file needs no other import for it.
-Line, Map, Raw = mapped.Line, mapped.Map, raw_lib.Raw
+Line, Map = mapped.Line, mapped.Map
+Extent, Raw = raw_lib.Extent, raw_lib.Raw
 read_json, malformed = raw_lib.read_json, raw_lib.malformed
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import keras_seq2seq
 from transfer_gen.maps import keras_stack
@@ -72,7 +71,7 @@ def planned(
     differently, a few words.
   """
   raw = architecture.Raw(path, "Keras file", {
-      name: raw_lib.Extent(path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
+      name: architecture.Extent(path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
       for name, shape in shapes.items()}, facts)
   again, wrong = known.model(raw), []
   for field in dataclasses.fields(model):

@@ -26,6 +26,8 @@ _ORDERS = {"pre": 0, "post": 0, "both": 0}
 _BLOCKS = {"serial": 0, "parallel": 0, "parallel_one_norm": 0}
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
+Config, PairConfig = config_lib.Decoder, config_lib.EncoderDecoder
+
 
 def check(config: config_lib.Decoder) -> None:
   """Refuses configs that no model can be built from.

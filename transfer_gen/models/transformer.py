@@ -9,7 +9,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from transfer_gen import config as config_lib
 from transfer_gen.models import attention
 from transfer_gen.models import blocks
 from transfer_gen.models import caches
@@ -28,7 +27,7 @@ class Decoder(nn.Module):
 
   Params: embed, those of a `Stack`, head.
   """
-  config: config_lib.Decoder
+  config: decoder_config.Config
 
   def setup(self) -> None:
     """Creates the submodules and params."""
@@ -89,7 +88,7 @@ class Stack(nn.Module):
   (if positions are relative), embed_norm (if used), layer_0 ..., final_norm (with
   `norm_order="post"` the last block ends with its own norm instead).
   """
-  config: config_lib.Decoder
+  config: decoder_config.Config
   side: str = ""
 
   def setup(self) -> None:
@@ -191,7 +190,7 @@ class Stack(nn.Module):
     """Rows of an encoder's own table; 0 where both sides read one."""
     config = self.config
     return config.encoder_vocab_size if isinstance(
-        config, config_lib.EncoderDecoder) else 0
+        config, decoder_config.PairConfig) else 0
 
   def _embedded(self, inputs, embed, positions, train):
     config = self.config
@@ -222,13 +221,13 @@ class Stack(nn.Module):
 
 
 def table(
-    config: config_lib.Decoder, size: int, axis: str = "vocab") -> layers.Embed:
+    config: decoder_config.Config, size: int, axis: str = "vocab") -> layers.Embed:
   """Returns an embedding table of tokens or positions."""
   return layers.Embed(
       size, config.width, axis=axis, dtype=layers.computation_dtype(config.dtype))
 
 
-def head(config: config_lib.Decoder) -> nn.Module | None:
+def head(config: decoder_config.Config) -> nn.Module | None:
   """Returns the output layer: a kernel, or with a tied table at most a bias."""
   if config.tied:
     return layers.Bias(config.vocab_size, "vocab") if config.logit_bias else None
@@ -239,7 +238,7 @@ def head(config: config_lib.Decoder) -> nn.Module | None:
 
 
 def logits(
-    config: config_lib.Decoder, embed: layers.Embed, output: nn.Module | None,
+    config: decoder_config.Config, embed: layers.Embed, output: nn.Module | None,
     x: jax.Array) -> jax.Array:
   """Maps a stack's output dtype[B, T, D] to logits; `output` comes from `head`."""
   y = embed.attend(x) if config.tied else x

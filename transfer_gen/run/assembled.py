@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 from transfer_gen import sources as sources_lib
-from transfer_gen.data import pipeline
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.train import optim as optim_lib
@@ -42,7 +41,7 @@ class Assembled:
   first_layer: int = 0
 
   @property
-  def data(self) -> pipeline.Prepared:
+  def data(self) -> inputs_lib.Prepared:
     """Tokenized splits."""
     return self.inputs.data
 

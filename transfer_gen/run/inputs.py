@@ -11,7 +11,8 @@ from transfer_gen.models import registry
 from transfer_gen.run import checks
 from transfer_gen.transfer import vocabulary
 
-Run, Model = config_lib.Run, registry.Model
+Run, Strategy = config_lib.Run, config_lib.Strategy
+Model, Prepared = registry.Model, pipeline.Prepared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

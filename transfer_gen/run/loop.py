@@ -16,6 +16,7 @@ from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import initial
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import ledger as ledger_lib
+from transfer_gen.run import page
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import state as state_lib
@@ -78,7 +79,7 @@ def train(
       print(f"{workdir}: goes on from step {last}", flush=True)
       best = _go_on(session, last, stop)
     checkpoints.wait()
-    workdir_lib.write_report(workdir)
+    page.write(workdir)
   finally:
     session.writer.close()
     checkpoints.close()

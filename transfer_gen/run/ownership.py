@@ -21,6 +21,11 @@ PLAN, ARRAYS, DATA = "plan.json", "plan_arrays.npz", "data.json"
 _SHOWN = 20  # Lines of differing rows in a message.
 
 
+def is_claimed(workdir: epath.PathLike) -> bool:
+  """Whether a workdir belongs to a run already."""
+  return (epath.Path(workdir) / codec.CONFIG).exists()
+
+
 def check(
     workdir: epath.Path, assembled: assembled_lib.Assembled, audit: audit_lib.Audit
 ) -> None:

@@ -5,9 +5,12 @@ import html
 import io
 from typing import Any
 
+from etils import epath
 from matplotlib import figure
 
+from transfer_gen.formats import whole
 from transfer_gen.run import audit_page
+from transfer_gen.run import records
 from transfer_gen.transfer import audit as audit_lib
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
@@ -63,3 +66,10 @@ def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
   axes.grid(alpha=0.3)
   axes.legend(fontsize="small")
   return svg(canvas)
+
+
+def write(workdir: epath.PathLike) -> None:
+  """Writes report.html into a workdir: the run's curve so far, and its audit."""
+  workdir = epath.Path(workdir)
+  whole.write_text(workdir / "report.html", run_page(
+      workdir.name, audit_lib.read(workdir), records.read_metrics(workdir)))

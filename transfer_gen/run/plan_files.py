@@ -5,7 +5,6 @@ import io
 from etils import epath
 import numpy as np
 
-from transfer_gen.config import codec
 from transfer_gen.formats import whole
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.run import ownership
@@ -33,7 +32,7 @@ def write_audit(
   audit = _audit(assembled)
   audit_lib.check_coverage(audit, min_coverage)
   workdir = epath.Path(workdir)
-  if (workdir / codec.CONFIG).exists():
+  if ownership.is_claimed(workdir):
     ownership.check(workdir, assembled, audit)
   workdir.mkdir(parents=True, exist_ok=True)
   if arrays := plan_lib.arrays(assembled.plan):

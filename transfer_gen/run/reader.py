@@ -17,7 +17,7 @@ from transfer_gen.run import checks
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import open_sources
 
-Run = config_lib.Run
+Run, Data = config_lib.Run, config_lib.Data
 Texts = Mapping[str, list[documents.Document]]
 
 

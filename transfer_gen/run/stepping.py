@@ -1,6 +1,6 @@
 """How the steps of a run are taken on its devices."""
 
-from transfer_gen.adapters import wrap
+from transfer_gen.adapters import scales
 from transfer_gen.distill import loss
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.train import parallel
@@ -15,7 +15,7 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
     errors.UserError: If the devices cannot be divided as the config says.
   """
   run = assembled.run
-  drops = run.model.dropout > 0 or wrap.has_dropout(run.adapters)
+  drops = run.model.dropout > 0 or scales.has_dropout(run.adapters)
   return parallel.runner(
       run.parallel, assembled.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=loss.objective(

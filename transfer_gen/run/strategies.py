@@ -17,6 +17,7 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import suggest
 
+Run = config_lib.Run
 AUTO = "auto"
 LORA = "lora"
 PROJECTIONS = "distill/.*"

@@ -1,5 +1,6 @@
 """A trained run as its workdir holds it: model, params, tokenizer, config."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 
@@ -58,7 +59,7 @@ class Trained:
     if split not in _SPLITS:
       raise errors.UserError(
           f"--split is {split!r}, must be one of {', '.join(_SPLITS)}.")
-    score = evaluate.evaluator(objectives.next_token(self.model, False))
+    score = scorer(self.model)
     return score(self.params, data, split, self.run.train.batch_size)
 
   def complete(
@@ -134,3 +135,8 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable
       model=wrap.build(run.model, run.adapters),
       params=dict(source.read(list(source.specs))),
       tokenizer=source.require_tokenizer())
+
+
+def scorer(model: registry.Model) -> Callable[..., evaluate.Scores]:
+  """Returns the function that scores params of a model on a split; it compiles once."""
+  return evaluate.evaluator(objectives.next_token(model, False))

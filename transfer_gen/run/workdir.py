@@ -9,10 +9,7 @@ from transfer_gen.formats import whole
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.run import environment
 from transfer_gen.run import ownership
-from transfer_gen.run import page
 from transfer_gen.run import plan_files
-from transfer_gen.run import records
-from transfer_gen.transfer import audit as audit_lib
 
 
 def claim(
@@ -26,7 +23,7 @@ def claim(
   """
   plan_files.write_audit(assembled, workdir, min_coverage)
   workdir = epath.Path(workdir)
-  if (workdir / codec.CONFIG).exists():
+  if ownership.is_claimed(workdir):
     return
   folder = workdir / tokenizers.FOLDER
   assembled.data.tokenizer.save(folder)
@@ -36,10 +33,3 @@ def claim(
   whole.write_json(workdir / "environment.json", environment.describe())
   # Last: with it, the workdir is claimed.
   whole.write_json(workdir / codec.CONFIG, codec.run_to_json(assembled.run))
-
-
-def write_report(workdir: epath.PathLike) -> None:
-  """Writes report.html: the run's curve so far, and its audit."""
-  workdir = epath.Path(workdir)
-  whole.write_text(workdir / "report.html", page.run_page(
-      workdir.name, audit_lib.read(workdir), records.read_metrics(workdir)))

@@ -9,9 +9,7 @@ import jax
 
 from transfer_gen import checkpoint
 from transfer_gen import errors
-from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import codec
-from transfer_gen.config import run as config_run
 from transfer_gen.data import tokenizers
 from transfer_gen.sources import source as source_lib
 
@@ -66,11 +64,11 @@ class Own(source_lib.Source):
     return self.stored.scales
 
   @functools.cached_property
-  def run(self) -> config_run.Run | None:
+  def run(self) -> codec.Run | None:
     """Config of the run."""
     return None if self.workdir is None else codec.read_run(self.workdir)
 
-  def require_run(self) -> config_run.Run:
+  def require_run(self) -> codec.Run:
     """Returns the config of the run.
 
     Raises:
@@ -100,7 +98,7 @@ class Own(source_lib.Source):
     return None if self.run is None else self.run.model
 
   @property
-  def adapters(self) -> tuple[config_adapters.Adapter, ...]:
+  def adapters(self) -> tuple[codec.Adapter, ...]:
     """Adapters of the run."""
     return () if self.run is None else self.run.adapters
 

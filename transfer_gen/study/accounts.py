@@ -4,7 +4,6 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen import config as config_lib
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
 from transfer_gen.run import reader as reader_lib
@@ -12,13 +11,11 @@ from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import auto
 from transfer_gen.study import cost as cost_lib
-from transfer_gen.train import objectives
-from transfer_gen.train import score as evaluate
 
 
 def of(
-    run: config_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
-    reader: reader_lib.Reader, remembered: config_lib.Data | None = None,
+    run: reader_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
+    reader: reader_lib.Reader, remembered: reader_lib.Data | None = None,
 ) -> dict[str, Any]:
   """The accounts of a run that has trained.
 
@@ -41,9 +38,7 @@ def of(
   run = assembled.run
   steps = max(line["step"] for line in records.read_metrics(workdir))
   batch = next(assembled.data.train_batches(run.train.batch_size, run.seed))
-  last = cost_lib.of_step(
-      assembled.specs, assembled.optimizer, objectives.next_token(assembled.model, False), batch,
-      steps - 1)
+  last = cost_lib.of_last_step(assembled, batch, steps)
   flops = cost_lib.of_run(assembled, steps)
   found = {"learning": last.learning, "slot_bytes": last.slot_bytes,
            "gflops_a_step": flops / steps / 1e9, "gflops": flops / 1e9,
@@ -51,7 +46,7 @@ def of(
   if remembered is None or not run.all_sources():
     return found
   data = reader.data(remembered, trained.tokenizer, run.model)
-  score = evaluate.evaluator(objectives.next_token(assembled.model, False))
+  score = trained_lib.scorer(assembled.model)
   before, after = (
       score(params, data, "test", run.train.batch_size).metrics()["bits_per_byte"]
       for params in (initial.params(assembled), trained.params))

@@ -17,16 +17,15 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.config import codec
 from transfer_gen.run import checks
 from transfer_gen.run import loop
+from transfer_gen.run import ownership
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import strategies
 from transfer_gen.study import candidates
+from transfer_gen.study import decision
 from transfer_gen.study import search
-from transfer_gen.transfer import groups as groups_lib
 
 
 def train(
@@ -50,8 +49,8 @@ def train(
   """
   workdir, reader = epath.Path(workdir), reader or reader_lib.Reader()
   if run.strategy.name == strategies.AUTO:
-    if not search.decision(workdir):
-      if (workdir / codec.CONFIG).exists():
+    if not decision.read(workdir):
+      if ownership.is_claimed(workdir):
         raise errors.UserError(
             f"{workdir} belongs to a run that did not begin with a search. Take another"
             " --workdir, or the strategy that it began with.")
@@ -75,9 +74,7 @@ def check(run: reader_lib.Run) -> None:
       raise errors.UserError(
           "strategy.name=auto tries strategies in which all learns, and features need a"
           " frozen beginning. Set features=None, or name a strategy.")
-    names = [group.name for group in groups_lib.by_layer(run.model)]
-    families = candidates.candidates(dict.fromkeys(names, 0.0))
-    candidates.rounds(run, families)  # Raises if the budget is too small.
+    candidates.rounds(run, candidates.of_model(run.model))  # Raises if the budget is too small.
 
 
 def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:
@@ -90,25 +87,24 @@ def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:
   """
   if run.strategy.name != strategies.AUTO:
     return run
-  strategy, facts = candidates.COMMON, search.decision(workdir)
+  strategy, facts = candidates.COMMON, decision.read(workdir)
   if not facts:
     check(run)
   else:
-    fields = facts["strategy"]
-    strategy = config_lib.Strategy(**fields | {"learn": tuple(fields["learn"])})
+    strategy = candidates.strategy(facts["strategy"])
   return dataclasses.replace(run, strategy=strategy)
 
 
 def searched(workdir: epath.PathLike) -> float:
   """FLOPs of all that a search tried and dropped; 0 where there was none."""
-  facts = search.decision(workdir)
+  facts = decision.read(workdir)
   return sum(flops for name, flops in facts.get("flops", {}).items()
              if name != facts["winner"])
 
 
 def _take_over(workdir: epath.Path) -> None:
   """Makes the workdir that of the winner; does nothing where that was done."""
-  folder = workdir / search.FOLDER / search.decision(workdir)["winner"]
+  folder = workdir / decision.FOLDER / decision.read(workdir)["winner"]
   if not folder.exists():
     return
   for path in sorted(folder.iterdir()):

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 import dataclasses
 import shlex
+from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.transfer import groups
 
 COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
 _PERCENT = (20, 30, 50)  # Of the budget, by round.
@@ -30,6 +32,13 @@ def candidates(
       "part": [make(name="surgical", learn=tuple(steepest)),
                make(name="fine_tune", frozen=half),
                make(name="feature_extraction", lr_mult=3.0), make(name="lora")]}
+
+
+def of_model(
+    model: config_lib.Decoder | config_lib.Recurrent) -> dict[str, list[config_lib.Strategy]]:
+  """What is tried for a model whose gradients are not known yet."""
+  layers = [group.name for group in groups.by_layer(model)]
+  return candidates(dict.fromkeys(layers, 0.0))
 
 
 def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -80,3 +89,8 @@ def name(strategy: config_lib.Strategy) -> str:
   parts += [f"frozen_{strategy.frozen}"] if strategy.frozen else []
   parts += [f"lr_x{strategy.lr_mult:g}"] if strategy.lr_mult else []
   return "_".join(parts)
+
+
+def strategy(fields: Mapping[str, Any]) -> config_lib.Strategy:
+  """The strategy that `dataclasses.asdict` and JSON made `fields` of."""
+  return config_lib.Strategy(**{**fields, "learn": tuple(fields["learn"])})

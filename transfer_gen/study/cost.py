@@ -67,6 +67,14 @@ def of_step(
       slot_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(opt_state)))
 
 
+def of_last_step(
+    assembled: assemble.Assembled, batch: Mapping[str, np.ndarray], steps: int) -> Cost:
+  """The cost of the last of `steps` steps of a run, as if no features were stored."""
+  return of_step(
+      assembled.specs, assembled.optimizer,
+      objectives.next_token(assembled.model, False), batch, steps - 1)
+
+
 def of_run(assembled: assemble.Assembled, steps: int) -> float:
   """FLOPs of the first steps of a run, as `flops` counts them.
 

@@ -5,7 +5,6 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from transfer_gen import config as config_lib
 from transfer_gen.data import documents
 from transfer_gen.formats import whole
 from transfer_gen.run import reader as reader_lib
@@ -21,7 +20,7 @@ _STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
 
 
 def test(
-    job: jobs.Job, study: config_lib.Study, reader: reader_lib.Reader
+    job: jobs.Job, study: jobs.Study, reader: reader_lib.Reader
 ) -> dict[str, Any]:
   """Scores of the best checkpoint on the test split, and what it generates."""
   trained = trained_lib.open(job.workdir)
@@ -38,6 +37,11 @@ def test(
           **({"accounts": accounts.of(
               job.run, job.workdir, trained, reader, study.remembered)}
              if study.accounts else {})}
+
+
+def metrics(job: jobs.Job) -> list[dict[str, Any]]:
+  """Lines of the metrics of a training."""
+  return records.read_metrics(job.workdir)
 
 
 def validations(job: jobs.Job) -> list[tuple[int, float]]:

@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 import html
 from typing import Any
 
+from etils import epath
 from matplotlib import figure
 
+from transfer_gen.formats import whole
 from transfer_gen.run import page
+
+RESULT = "result.json"  # In the workdir of a study.
 
 
 def study_text(facts: Mapping[str, Any]) -> str:
@@ -68,6 +72,29 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       f"Python {where['python']}, {versions}; {where['devices'][0]}"
       f" ({len(where['devices'])}); {summary['seconds']:.0f} s in the last call; commit"
       f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
+
+
+def write(
+    workdir: epath.PathLike, facts: Mapping[str, Any],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+  """Writes result.json and report.html of a study into its workdir.
+
+  Args:
+    workdir: Workdir of the study.
+    facts: What `study.run` found.
+    curves: Lines of metrics by the name of a run.
+  """
+  workdir = epath.Path(workdir)
+  whole.write_json(workdir / RESULT, facts)
+  whole.write_text(workdir / "report.html", study_page(facts, curves))
+
+
+def write_section(
+    path: epath.PathLike, command: str, facts: Mapping[str, Any]) -> None:
+  """Writes a study's section into a Markdown file, in place of its earlier one."""
+  path = epath.Path(path)
+  text = path.read_text() if path.exists() else "# Results\n"
+  whole.write_text(path, replace_section(text, command, study_markdown(command, facts)))
 
 
 def replace_section(text: str, key: str, section: str) -> str:

@@ -2,35 +2,24 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
-from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
-from transfer_gen.formats import whole
 from transfer_gen.run import assemble
 from transfer_gen.run import plan_files
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import candidates as candidates_lib
+from transfer_gen.study import decision
 from transfer_gen.study import gradients as gradients_lib
-from transfer_gen.study import search_page
 from transfer_gen.study import trial
-
-FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
-DECISION, LOSSES = "decision.json", "losses.json"
-
-
-def decision(workdir: epath.PathLike) -> dict[str, Any]:
-  """What a search in a workdir decided; empty if none has."""
-  return _read(epath.Path(workdir) / FOLDER / DECISION)
 
 
 def search(
     run: reader_lib.Run, workdir: epath.Path, min_coverage: float,
     reader: reader_lib.Reader) -> None:
   """Decides, and writes what was decided and why."""
-  folder = workdir / FOLDER
+  folder = workdir / decision.FOLDER
   budget = candidates_lib.budget(run)
   inputs = reader.read(dataclasses.replace(run, strategy=candidates_lib.COMMON), folder / "none")
   common = assemble.assemble(inputs)
@@ -38,7 +27,7 @@ def search(
   gradients = gradients_lib.relative_gradients(common)
   families = candidates_lib.candidates(gradients)
   tried = {candidates_lib.name(strategy): strategy for some in families.values() for strategy in some}
-  begun = _read(folder / LOSSES)  # By a search that was cut.
+  begun = decision.losses(workdir)  # By a search that was cut.
   if begun.get("budget", budget) != budget:
     raise errors.UserError(
         f"{folder}: a search with strategy.budget={begun['budget']} began there, and"
@@ -57,9 +46,9 @@ def search(
         print(f"auto: {name} to step {stop}", flush=True)
         losses.setdefault(name, {})[str(stop)] = trial.loss(
             inputs, dataclasses.replace(run, strategy=tried[name]), folder / name, stop)
-        whole.write_json(folder / LOSSES, {"budget": budget, "losses": losses})
+        decision.write_losses(workdir, {"budget": budget, "losses": losses})
   best = min(alive, key=last)
-  _decide(workdir, {
+  decision.write(workdir, {
       "strategy": dataclasses.asdict(tried[best]), "winner": best,
       "overrides": candidates_lib.overrides(tried[best]), "budget": budget,
       "relative_gradients": gradients, "losses": losses,
@@ -67,22 +56,6 @@ def search(
                 for name, strategy in tried.items()}})
 
 
-def _decide(workdir: epath.Path, facts: Mapping[str, Any]) -> None:
-  """Writes the evidence; the decision last."""
-  folder = workdir / FOLDER
-  told = search_page.text(facts)
-  whole.write_text(folder / "report.txt", told)
-  whole.write_text(folder / "report.html", search_page.page(facts))
-  print(told, flush=True)
-  for name in facts["losses"].keys() - {facts["winner"]}:
-    (folder / name / "checkpoints").rmtree(missing_ok=True)  # Their metrics stay.
-  whole.write_json(folder / DECISION, facts)
-
-
 def _last(losses: Mapping[str, float]) -> float:
   """The loss after most steps."""
   return losses[max(losses, key=int)]
-
-
-def _read(path: epath.Path) -> dict[str, Any]:
-  return json.loads(path.read_text()) if path.exists() else {}

@@ -8,22 +8,17 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.formats import whole
 from transfer_gen.run import environment
 from transfer_gen.run import reader as reader_lib
-from transfer_gen.run import records
 from transfer_gen.study import auto
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import outcome
 from transfer_gen.study import pairs
 from transfer_gen.study import report
 
-RESULT = "result.json"
 
-
-def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
+def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   """Trains, tests, compares; writes `result.json` and `report.html`.
 
   Args:
@@ -74,11 +69,9 @@ def run(study: config_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
            "runs": {name: [{k: v for k, v in r.items()
                             if k not in ("scores", "validations")}
                            for r in runs] for name, runs in results.items()}}
-  whole.write_json(workdir / RESULT, facts)
-  page = report.study_page(facts, {
-      f"{job.name}, seed {job.seed}": records.read_metrics(job.workdir)
+  report.write(workdir, facts, {
+      f"{job.name}, seed {job.seed}": outcome.metrics(job)
       for job in todo if job.lr == chosen.get(job.name, job.lr)})
-  whole.write_text(workdir / "report.html", page)
   print(report.study_text(facts))
   print(f"report: {workdir / 'report.html'}")
   return facts
@@ -91,11 +84,3 @@ def _naming(job):
     yield
   except errors.UserError as error:
     raise errors.UserError(f"run {job.name!r}: {error}") from error
-
-
-def write_results(path: epath.PathLike, command: str, facts: dict[str, Any]) -> None:
-  """Writes a study's section into a Markdown file, in place of its earlier one."""
-  path = epath.Path(path)
-  text = path.read_text() if path.exists() else "# Results\n"
-  whole.write_text(path, report.replace_section(
-      text, command, report.study_markdown(command, facts)))

@@ -6,7 +6,6 @@ import math
 
 from etils import epath
 
-from transfer_gen import config as config_lib
 from transfer_gen.run import assemble
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import ledger
@@ -16,7 +15,7 @@ from transfer_gen.study import cost as cost_lib
 
 
 def loss(
-    inputs: inputs_lib.Inputs, run: config_lib.Run, workdir: epath.Path, stop: int
+    inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int
 ) -> float:
   """Validation loss after `stop` steps; infinite if training diverged."""
   try:
@@ -29,7 +28,7 @@ def loss(
 
 
 def flops(
-    inputs: inputs_lib.Inputs, strategy: config_lib.Strategy,
+    inputs: inputs_lib.Inputs, strategy: inputs_lib.Strategy,
     losses: Mapping[str, float]) -> float:
   """FLOPs of a strategy's run up to the last step that it was stopped at."""
   run = dataclasses.replace(inputs.run, strategy=strategy)

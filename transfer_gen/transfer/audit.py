@@ -16,7 +16,6 @@ from transfer_gen import tree
 from transfer_gen.formats import whole
 from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
-from transfer_gen.transfer import resolve
 from transfer_gen.transfer import rows_json
 
 FILE = "audit.json"  # In a workdir.
@@ -35,14 +34,14 @@ class Audit:
     left: Specs of the source leaves that no row reads, by checkpoint and name.
   """
   plan: str
-  rows: Sequence[resolve.Row]
+  rows: Sequence[rows_json.Row]
   groups: tuple[plan_lib.Group, ...]
   whys: Mapping[int, str]
   left: Mapping[str, Mapping[str, tree.Spec]]
 
 
 def summarize(
-    plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row],
+    plan: plan_lib.TransferPlan, rows: Sequence[rows_json.Row],
     sources: Mapping[str, Mapping[str, tree.Spec]],
 ) -> Audit:
   """Returns the audit of a plan.
@@ -107,7 +106,7 @@ def count(specs: Iterable[tree.Spec]) -> dict[str, int]:
           "bytes": sum(s.nbytes for s in specs)}
 
 
-def learning(rows: Iterable[resolve.Row]) -> dict[str, int]:
+def learning(rows: Iterable[rows_json.Row]) -> dict[str, int]:
   """Returns how many leaves, params and bytes learn at some step."""
   rows = [row for row in rows if row.learning]
   return {"leaves": len(rows), "params": sum(row.learning for row in rows),
@@ -192,7 +191,7 @@ def from_json(data: Mapping[str, Any]) -> Audit:
         f"Not an audit that this version of the package can read: {error}.") from error
 
 
-def _filled(rows: Sequence[resolve.Row]) -> list[int]:
+def _filled(rows: Sequence[rows_json.Row]) -> list[int]:
   """Returns how many params of each row come from a source."""
   # By identity of the binding, because the rows of all layers share one object and
   # a vocabulary has many entries to count.

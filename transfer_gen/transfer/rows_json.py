@@ -20,6 +20,8 @@ _PARTS: dict[str, type] = {
     "mixture": plan_lib.Mixture, "table": resolve.Table,
 }
 
+Row = resolve.Row
+
 
 def to_json(rows: Sequence[resolve.Row]) -> dict[str, Any]:
   """Returns rows as JSON types: {"rows": [...], "bindings": [...]}.

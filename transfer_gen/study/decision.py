@@ -1,0 +1,44 @@
+"""What a search leaves in a workdir: its losses so far, its evidence, its decision."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen.formats import whole
+from transfer_gen.study import search_page
+
+FOLDER = "auto"  # In a workdir: the candidates, and what was decided.
+DECISION, LOSSES = "decision.json", "losses.json"
+
+
+def read(workdir: epath.PathLike) -> dict[str, Any]:
+  """What a search in a workdir decided; empty if none has."""
+  return _read(epath.Path(workdir) / FOLDER / DECISION)
+
+
+def losses(workdir: epath.PathLike) -> dict[str, Any]:
+  """Budget and losses of a search that was cut; empty if none has begun."""
+  return _read(epath.Path(workdir) / FOLDER / LOSSES)
+
+
+def write_losses(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
+  """Writes budget and losses so far, to resume from."""
+  whole.write_json(epath.Path(workdir) / FOLDER / LOSSES, facts)
+
+
+def write(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
+  """Writes the evidence; the decision last."""
+  folder = epath.Path(workdir) / FOLDER
+  text = search_page.text(facts)
+  whole.write_text(folder / "report.txt", text)
+  whole.write_text(folder / "report.html", search_page.page(facts))
+  print(text, flush=True)
+  for name in facts["losses"].keys() - {facts["winner"]}:
+    (folder / name / "checkpoints").rmtree(missing_ok=True)  # Their metrics stay.
+  whole.write_json(folder / DECISION, facts)
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  return json.loads(path.read_text()) if path.exists() else {}
