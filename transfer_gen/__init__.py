@@ -1,0 +1,1 @@
+"""Moves what a trained sequence generator knows into a new one."""

@@ -19,8 +19,8 @@ def check(adapters: _Adapters, specs: _Specs) -> None:
     specs: Specs of the model's own params.
 
   Raises:
-    errors.UserError: If an adapter matches no kernel or one where it cannot stand, or if
-      two have one name.
+    errors.UserError: If an adapter matches no kernel or one where it cannot stand, or
+      if two have one name.
   """
   kernels = [n for n, spec in specs.items() if adapter_leaves.is_kernel(n, spec)]
   names = [adapter.name for adapter in adapters]

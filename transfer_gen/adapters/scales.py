@@ -1,4 +1,4 @@
-"""What low-rank products are multiplied by, in a model and in what it transfers from."""
+"""What low-rank products are multiplied by, in a model and in its sources."""
 
 from collections.abc import Mapping, Sequence
 import math

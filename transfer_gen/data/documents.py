@@ -124,10 +124,10 @@ def is_pairs(config: config_lib.Data) -> bool:
 
 
 def clean(text: str, form: str, newline: str) -> str:
-  """Text as models see it, in training and in prompts.
+  r"""Returns a text as models see it, in training and in prompts.
 
   Unicode normal form (or "none"), no control characters but tabs and line ends.
-  Where `newline` is FOLD: \\n as the one line end, no white space at line ends, no
+  Where `newline` is FOLD: \n as the one line end, no white space at line ends, no
   blank lines around.
   """
   if form != "none":

@@ -147,7 +147,7 @@ def _text(path: epath.Path) -> str:
 
 
 def _split_lines(text: str) -> list[str]:
-  """Lines by \\n or \\r\\n alone: a form feed or U+2028 ends no document."""
+  r"""Lines by \n or \r\n alone: a form feed or U+2028 ends no document."""
   lines = text.replace("\r\n", "\n").split("\n")
   return lines[:-1] if lines[-1] == "" else lines
 

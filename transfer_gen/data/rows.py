@@ -132,7 +132,9 @@ def pad_both(
 
 def encoder_row(
     ids: Sequence[int], roles: Roles, encoder: config_lib.Recurrent) -> list[int]:
-  """A text with its marks, as an encoder reads it; marks that `roles` lacks are left out.
+  """Returns a text with its special tokens, as an encoder reads it.
+
+  Special tokens that `roles` lacks are left out.
 
   Raises:
     errors.UserError: If the model asks for others than there are.

@@ -16,8 +16,10 @@ _LANGUAGE = re.compile(r">>.+?<<")
 
 
 class Pieces:
-  """A SentencePiece model whose pieces have the ids of a vocabulary that two share
-  (Marian); `tokenizers.Tokenizer` says what each method does.
+  """A SentencePiece model whose pieces have the ids of a shared vocabulary.
+
+  The tokenizers of Marian are of this kind: one model for each side, and one vocabulary
+  for both. `tokenizers.Tokenizer` says what each method does.
 
   Attributes:
     for_encoder: The tokeniser of what an encoder reads, of the same ids; this one is of

@@ -1,0 +1,1 @@
+"""Writes checkpoints in the formats of other frameworks."""

@@ -35,7 +35,8 @@ def convert(
     errors.UserError: If the checkpoint cannot be read, or the form not hold it.
   """
   if form not in forms.FORMS:
-    raise errors.UserError(f"--to is {form!r}, must be one of {', '.join(forms.FORMS)}.")
+    raise errors.UserError(
+        f"--to is {form!r}, must be one of {', '.join(forms.FORMS)}.")
   output = epath.Path(output)
   if output.exists():
     raise errors.UserError(f"{output}: is there already. Take another --output.")

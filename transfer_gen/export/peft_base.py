@@ -15,8 +15,8 @@ def find(adapted: sources.Source) -> str | None:
     adapted: A checkpoint of a run with adapters.
 
   Returns:
-    The folder of the run's source, if every leaf but those of adapters is copied from it
-    and never learns; else None.
+    The folder of the run's source, if every leaf but those of adapters is copied from
+    it and never learns; else None.
   """
   run = codec.read_run(adapted.workdir)
   leaves = config_adapters.leaves(adapted.adapters)

@@ -1,0 +1,1 @@
+"""Reads and writes checkpoint files, whoever wrote them; knows nothing of models."""

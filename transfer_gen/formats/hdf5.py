@@ -12,7 +12,7 @@ given below. Addresses and lengths are of 8 bytes, little-endian.
 from collections.abc import Iterator
 import dataclasses
 import struct
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class File:
     root: The group of all.
   """
 
-  def __init__(self, file: BinaryIO, start: int = 0):
+  def __init__(self, file: IO[bytes], start: int = 0):
     """Reads the superblock (section II) at byte `start` of an open file."""
     self._file, self._start = file, start
     self._size = file.seek(0, 2) - start
@@ -145,8 +145,10 @@ class File:
                    filters=_filters(messages.get(_FILTERS, b"\2\0")))
 
   def chunks(self, dataset: Dataset) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
-    """For each chunk: its first indices, address, bytes, and mask of filters left out
-    (section III.A.1)."""
+    """Yields first indices, address, bytes and mask of skipped filters of each chunk.
+
+    Section III.A.1 of the specification.
+    """
     key = struct.Struct(f"<II{len(dataset.shape) + 1}Q")
     if dataset.tree == _UNDEFINED:  # None was written.
       return
@@ -208,8 +210,9 @@ class File:
       if head[:5] != b"TREE" + bytes([kind]) or left < 0 or count > _ENTRIES:
         raise errors.UserError("a tree of it is broken.")
       node = self.take(address + 24, count * (key.size + 8))
-      child = lambda at: int.from_bytes(node[at + key.size:at + key.size + 8], "little")
       places = range(0, len(node), key.size + 8)
+      child = lambda at, node=node: int.from_bytes(
+          node[at + key.size:at + key.size + 8], "little")
       if level:
         ahead += [child(at) for at in reversed(places)]
       else:

@@ -1,5 +1,6 @@
-"""Writes HDF5: arrays in groups, and groups' attributes of texts. What h5py and Keras
-read.
+"""Writes HDF5 files that h5py and Keras read.
+
+A file holds arrays in groups; groups have text attributes.
 
 Format: HDF5 File Format Specification 3.0, https://docs.hdfgroup.org; its sections are
 given below. Superblock 0, object headers 1, links in their group's header.
@@ -7,7 +8,7 @@ given below. Superblock 0, object headers 1, links in their group's header.
 
 from collections.abc import Mapping, Sequence
 import struct
-from typing import BinaryIO
+from typing import IO
 
 from etils import epath
 import numpy as np
@@ -69,7 +70,7 @@ def _below(node: dict, groups: Sequence[str]) -> dict:
   return node
 
 
-def _group(file: BinaryIO, node: Mapping, attributes: Mapping, path: str = "") -> int:
+def _group(file: IO[bytes], node: Mapping, attributes: Mapping, path: str = "") -> int:
   """Writes what is in a group, then the group; returns where it lies."""
   below = f"{path}/" if path else ""
   links = {name: _group(file, child, attributes, below + name)
@@ -100,7 +101,7 @@ def _attribute(name: str, value: Texts) -> bytes:
           text.ljust(size, b"\0") for text in texts)
 
 
-def _dataset(file: BinaryIO, array: np.ndarray) -> int:
+def _dataset(file: IO[bytes], array: np.ndarray) -> int:
   datatype = _datatype(array.dtype)
   where = _aligned(file)
   file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -124,7 +125,7 @@ def _datatype(dtype: np.dtype) -> bytes:
   raise errors.UserError(f"HDF5 files here hold no {dtype}; cast it to float32.")
 
 
-def _object(file: BinaryIO, messages: list[tuple[int, bytes]]) -> int:
+def _object(file: IO[bytes], messages: list[tuple[int, bytes]]) -> int:
   """An object's header (section IV.A.1.a)."""
   body = b""
   for kind, data in messages:
@@ -136,6 +137,6 @@ def _object(file: BinaryIO, messages: list[tuple[int, bytes]]) -> int:
   return where
 
 
-def _aligned(file: BinaryIO) -> int:
+def _aligned(file: IO[bytes]) -> int:
   file.write(bytes(-file.tell() % 8))
   return file.tell()

@@ -69,18 +69,19 @@ def _header(path: epath.Path) -> tuple[dict[str, int | bool], int, int]:
 
 def _shapes(config: Mapping[str, int], version: int) -> dict[str, tuple[int, ...]]:
   """Shapes of the tensors in the order of the file."""
-  d, f, l, h, g, v, t = (config[name] for name in _FIELDS)
+  d, f, n, h, g, v, t = (config[name] for name in _FIELDS)
   k = d // h
-  norms = {"rms_att_weight": (l, d), "rms_ffn_weight": (l, d)}
-  table = {"token_embedding_table": (v, d)}
-  attention = {"wq": (l, h * k, d), "wk": (l, g * k, d), "wv": (l, g * k, d),
-               "wo": (l, d, h * k)}
-  mlp = {"w1": (l, f, d), "w2": (l, d, f), "w3": (l, f, d)}
+  order: dict[str, tuple[int, ...]]
+  norms = {"rms_att_weight": (n, d), "rms_ffn_weight": (n, d)}
+  table: dict[str, tuple[int, ...]] = {"token_embedding_table": (v, d)}
+  attention = {"wq": (n, h * k, d), "wk": (n, g * k, d), "wv": (n, g * k, d),
+               "wo": (n, d, h * k)}
+  mlp = {"w1": (n, f, d), "w2": (n, d, f), "w3": (n, f, d)}
   final = {"rms_final_weight": (d,)}
   if version:
     order = norms | final | table | attention | mlp
   else:
-    order = {**table, "rms_att_weight": (l, d), **attention,
-             "rms_ffn_weight": (l, d), **mlp, **final,
+    order = {**table, "rms_att_weight": (n, d), **attention,
+             "rms_ffn_weight": (n, d), **mlp, **final,
              "freq_cis_real": (t, k // 2), "freq_cis_imag": (t, k // 2)}
   return order if config["shared_classifier"] else order | {"wcls": (v, d)}

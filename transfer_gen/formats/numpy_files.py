@@ -5,7 +5,7 @@ Format: numpy.lib.format. Arrays of objects, which are pickles, are refused.
 
 import dataclasses
 import math
-from typing import BinaryIO
+from typing import IO
 import zipfile
 
 from etils import epath
@@ -100,7 +100,7 @@ def _member(path: epath.Path, name: str, info: zipfile.ZipInfo) -> raw.Leaf:
         path=path, info=info, extent=_header(member, path, info.file_size))
 
 
-def _header(file: BinaryIO, path: epath.Path, end: int) -> raw.Extent:
+def _header(file: IO[bytes], path: epath.Path, end: int) -> raw.Extent:
   """The array that begins where a file stands and ends at `end`."""
   version = np.lib.format.read_magic(file)
   if version not in _HEADERS:

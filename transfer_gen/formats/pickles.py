@@ -8,7 +8,7 @@ refused by name.
 
 from collections.abc import Callable, Mapping
 import pickletools
-from typing import Any, BinaryIO
+from typing import Any, IO
 
 from transfer_gen import errors
 
@@ -24,9 +24,9 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def load(
-    program: BinaryIO,
+    program: IO[bytes],
     names: Mapping[str, Any],
-    persistent: Callable[[Any], Any],
+    persistent: Callable[[Any], Any] | None,
 ) -> Any:
   """The value that a pickle describes.
 
@@ -34,7 +34,7 @@ def load(
     program: A file that stands at a pickle; it stands behind it then.
     names: What may be named, `module.name`: functions, called with plain data or
       with values that `persistent` and themselves made; or values.
-    persistent: Makes a value of a persistent id.
+    persistent: Makes a value of a persistent id. If None, there may be none.
 
   Raises:
     errors.UserError: If it names anything else, or is no pickle.
@@ -53,7 +53,8 @@ def load(
 class _Machine:
   """The stack, and what is remembered."""
 
-  def __init__(self, names: Mapping[str, Any], persistent: Callable[[Any], Any]):
+  def __init__(
+      self, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None):
     self.stack: list[Any] = []
     self._memo: dict[int, Any] = {}
     self._names, self._persistent = names, persistent
@@ -91,6 +92,8 @@ class _Machine:
       arguments, function = pop(), pop()
       push(self._call(function, arguments))
     elif name == "BINPERSID":
+      if self._persistent is None:
+        raise errors.UserError("it has a persistent id, and none is allowed here.")
       push(self._persistent(pop()))
     elif name == "BUILD":
       pop()  # Attributes of a container, such as a state dict's _metadata.

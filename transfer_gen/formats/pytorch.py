@@ -1,5 +1,7 @@
-"""Reads PyTorch's `.bin`, `.pt` and `.pth` files without PyTorch and without running
-anything: pickles, which `pickles` reads, and the tensors' bytes.
+"""Reads PyTorch's `.bin`, `.pt` and `.pth` files without running any of their code.
+
+PyTorch is not needed. The files are pickles, which `pickles` reads, and the bytes of
+the tensors.
 
 Since 1.6 a file is a zip archive of one pickle and a member for each storage, the
 bytes that tensors share; before, pickles and storages lie one after the other.
@@ -54,8 +56,9 @@ class _Tensor(NamedTuple):
 
 
 def open_file(path: epath.Path) -> raw.Raw:
-  """Opens a file; reads its pickle alone. What is neither a tensor nor a container
-  is a fact.
+  """Opens a file; reads its pickle alone.
+
+  Values that are neither tensors nor containers become facts of the checkpoint.
 
   Raises:
     errors.UserError: If it is malformed, or holds more than tensors and plain data,
@@ -101,8 +104,11 @@ def _zipped(path: epath.Path) -> tuple[Any, _Place, int]:
 
 
 def _one_after_the_other(path: epath.Path) -> tuple[Any, _Place, int]:
-  """Likewise, in the form before 1.6: three pickles on the form, one of the value, one
-  of the storages' keys; then the storages, each behind its number of elements."""
+  """Reads the form before PyTorch 1.6.
+
+  Three pickles describe the form, one the value and one the keys of the storages; the
+  storages follow, each behind its number of elements.
+  """
   itemsizes, places = {}, {}
 
   def remembered(identity: Any) -> _Storage:
@@ -156,14 +162,14 @@ def _flatten(value: Any, limit: int) -> tuple[dict[str, _Tensor], dict[str, Any]
   honest pickle has more values than bytes.
   """
   found = {}
-  for count, (name, value) in enumerate(_walk("", value)):
+  for count, (name, part) in enumerate(_walk("", value)):
     if count > limit:
       raise errors.UserError("its containers hold themselves.")
     if name in found:
       raise errors.UserError(f"two of its values are named {name[:100]}.")
-    found[name] = value
-    if not isinstance(value, (_Tensor, dict, list, tuple, *_PLAIN)):
-      raise errors.UserError(f"{name or 'it'} is a {type(value).__name__}.")
+    found[name] = part
+    if not isinstance(part, (_Tensor, dict, list, tuple, *_PLAIN)):
+      raise errors.UserError(f"{name or 'it'} is a {type(part).__name__}.")
   return ({n: v for n, v in found.items() if isinstance(v, _Tensor)},
           {n: v for n, v in found.items() if isinstance(v, _PLAIN)})
 

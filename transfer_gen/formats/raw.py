@@ -13,7 +13,7 @@ import math
 import re
 import struct
 import tokenize
-from typing import Any, BinaryIO, Protocol
+from typing import Any, IO, Protocol
 import zipfile
 import zlib
 
@@ -30,13 +30,22 @@ _ALIGNMENT = 64  # Of buffers, so that a device on the host can take them as the
 _MALFORMED = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
     NotImplementedError, OSError, RecursionError, RuntimeError, SyntaxError, TypeError,
-    ValueError, re.error, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+    ValueError, re.error, struct.error, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error)
 
 
 class Leaf(Protocol):
   """One tensor in a file; its shape and dtype are known without reading it."""
-  shape: tuple[int, ...]
-  dtype: np.dtype
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Sizes."""
+    ...
+
+  @property
+  def dtype(self) -> np.dtype:
+    """As stored, of either byte order."""
+    ...
 
   def read(self) -> np.ndarray:
     """Its values, in the host's byte order."""
@@ -131,7 +140,7 @@ def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
         " Fetch or save it again.") from error
 
 
-def fill(file: BinaryIO, nbytes: int) -> np.ndarray:
+def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
   """Reads that many bytes, u8[nbytes], aligned for devices.
 
   Raises:
@@ -140,16 +149,18 @@ def fill(file: BinaryIO, nbytes: int) -> np.ndarray:
   buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT
   buffer = buffer[start:start + nbytes]
-  view, done = memoryview(buffer), 0
+  view, done = buffer.data, 0
   while done < nbytes:
-    got = file.readinto(view[done:done + _AT_ONCE])
+    # Every binary file has it, but the type of an open file does not say so.
+    got = file.readinto(  # pyrefly: ignore[missing-attribute]
+        view[done:done + _AT_ONCE])
     if not got:
       raise errors.UserError(f"it ends {nbytes - done} bytes early.")
     done += got
   return buffer
 
 
-def assemble(file: BinaryIO, leaf: Extent) -> np.ndarray:
+def assemble(file: IO[bytes], leaf: Extent) -> np.ndarray:
   """Reads a leaf from where a file stands."""
   flat = fill(file, leaf.nbytes).view(leaf.dtype)
   if leaf.strides is None or not flat.size:

@@ -6,6 +6,7 @@ Format: https://github.com/huggingface/safetensors#format.
 from collections.abc import Mapping
 import json
 import struct
+from typing import Any
 
 from etils import epath
 import ml_dtypes
@@ -55,7 +56,8 @@ def write_file(
     facts: Its metadata.
   """
   names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-  header, at = {"__metadata__": dict(facts)}, 0
+  header: dict[str, Any] = {"__metadata__": dict(facts)}
+  at = 0
   ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
   for name, array in ordered:
     header[name] = {"dtype": names[array.dtype.newbyteorder("=")],
@@ -73,7 +75,7 @@ def write_file(
 def _header(path: epath.Path) -> tuple[dict, int]:
   """The header, and where the tensors begin."""
   with path.open("rb") as file:
-    length, = struct.unpack("<Q", raw.fill(file, 8))
+    length, = struct.unpack("<Q", raw.fill(file, 8).tobytes())
     if length > min(_HEADER_BYTES, path.stat().length - 8):
       raise errors.UserError(
           f"its header would take {length} bytes. Fetch or save it again.")

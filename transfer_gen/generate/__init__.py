@@ -1,0 +1,1 @@
+"""Generates text: sampling and beam search."""

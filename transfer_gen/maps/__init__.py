@@ -1,0 +1,1 @@
+"""How the checkpoints of each known architecture map to our names and axes."""

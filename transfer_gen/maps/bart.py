@@ -72,7 +72,8 @@ def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
           f"{layer}/{norm}", f"{at}.{theirs}_layer_norm", True)
     for ours, theirs in (("up", "fc1"), ("down", "fc2")):
       found += hugging_face_lines.linear(f"{layer}/mlp/{ours}", f"{at}.{theirs}", True)
-    found += hugging_face_lines.norm(f"{layer}/mlp_norm", f"{at}.final_layer_norm", True)
+    found += hugging_face_lines.norm(
+        f"{layer}/mlp_norm", f"{at}.final_layer_norm", True)
   return found
 
 
@@ -101,9 +102,11 @@ def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
 
 
 def _attention(
-    model: config_lib.EncoderDecoder, target: str, source: str) -> list[architecture.Line]:
+    model: config_lib.EncoderDecoder, target: str, source: str,
+) -> list[architecture.Line]:
   heads = (model.num_heads, model.head_dim)
-  found = hugging_face_lines.linear(f"{target}/out", f"{source}.out_proj", True, mixed=heads)
+  found = hugging_face_lines.linear(
+      f"{target}/out", f"{source}.out_proj", True, mixed=heads)
   for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
     found += hugging_face_lines.linear(
         f"{target}/{ours}", f"{source}.{theirs}_proj", True, heads=heads)

@@ -54,7 +54,8 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
 def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   heads, size = model.num_heads, model.width // model.num_heads
   at, biased = prefix + _AT, attention.biased(model, "query")
-  found = [architecture.Line(target="embed/embedding", source=f"{prefix}embed_in.weight"),
+  found = [architecture.Line(
+      target="embed/embedding", source=f"{prefix}embed_in.weight"),
            *hugging_face_lines.head(model, "embed_out"),
            *hugging_face_lines.norm("final_norm", f"{prefix}final_layer_norm", True)]
   for index, name in enumerate(_ATTENTION[:3]):

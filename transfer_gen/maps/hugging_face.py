@@ -142,8 +142,9 @@ def lines(
                 family.prefixes[0])
   again = ("lm_head.weight", "embed_out.weight") if model.tied else ()  # Tied.
   unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
-  return architecture_lib.Map(lines=tuple(family.lines(decoder_config.explicit(model), prefix)),
-                    unused=(*again, *unused, *family.others))
+  return architecture_lib.Map(
+      lines=tuple(family.lines(decoder_config.explicit(model), prefix)),
+      unused=(*again, *unused, *family.others))
 
 
 def specs_before(
@@ -167,7 +168,9 @@ def specs_before(
   return found
 
 
-def tokenizer_beside(raw: architecture_lib.Raw, model: config_lib.Decoder) -> _Tokenizer:
+def tokenizer_beside(
+    raw: architecture_lib.Raw, model: config_lib.Decoder
+) -> _Tokenizer:
   """The tokenizer in the files that most of them have."""
   found = [path for name in _TEXTS if (path := architecture_lib.beside(raw, name))]
   if not found:

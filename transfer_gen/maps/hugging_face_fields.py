@@ -127,7 +127,8 @@ class Fields:
     found.pop("type", None)
     base = found.pop("rope_theta", None) or base
     turns = found.pop("partial_rotary_factor", 1.0 if share is None else share)
-    architecture.require(self._where, {"rope_type": scaling}, {"rope_type": tuple(_ROPE)})
+    architecture.require(
+        self._where, {"rope_type": scaling}, {"rope_type": tuple(_ROPE)})
     if share is None:
       architecture.require(self._where, {"partial_rotary_factor": turns},
                    {"partial_rotary_factor": (1.0, None)})
@@ -192,7 +193,8 @@ def windows(types: Iterable[str], window: int | None) -> tuple[int, ...]:
   sizes = {"full_attention": 0, "sliding_attention": window or 0}
   found = []
   for kind in types:
-    architecture.require("config.json", {"layer_types": kind}, {"layer_types": sizes.keys()})
+    architecture.require(
+        "config.json", {"layer_types": kind}, {"layer_types": sizes.keys()})
     found.append(sizes[kind])
   return tuple(found) if any(found) else ()
 

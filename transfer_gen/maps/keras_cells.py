@@ -122,6 +122,8 @@ def _gates(model, dim) -> list[layouts.Layout]:
       layouts.Permute(dim=dim, index=index)]
 
 
-def _line(target: str, source: str, parts: Sequence[layouts.Layout]) -> architecture.Line:
+def _line(
+    target: str, source: str, parts: Sequence[layouts.Layout]
+) -> architecture.Line:
   return architecture.Line(target=re.escape(target), source=source.replace("\\", r"\\"),
                      layout=layouts.Chain(parts=tuple(parts)))

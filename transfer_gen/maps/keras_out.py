@@ -54,7 +54,8 @@ def contents(
 
 def planned(
     path: epath.Path, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, Any],
-    known: architecture.Architecture, model: config_lib.Recurrent, unread: Collection[str],
+    known: architecture.Architecture, model: config_lib.Recurrent,
+    unread: Collection[str],
 ) -> tuple[architecture.Raw, list[str]]:
   """A Keras file that is yet to be written, and what it would compute otherwise.
 

@@ -43,8 +43,9 @@ def _recognizes(raw: architecture.Raw) -> bool:
 def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   stack = _stack(raw)
   for cell in stack.cells[:-1]:
-    architecture.require(f"{raw.path}: {cell}", {"return_sequences": False} | dict(cell.fields),
-                 {"return_sequences": (True,)})
+    architecture.require(
+        f"{raw.path}: {cell}", {"return_sequences": False} | dict(cell.fields),
+        {"return_sequences": (True,)})
   last, head = stack.cells[-1], stack.dense[-1]
   keras_config.logits(raw, head, stack.activations[-1])
   both = {cell.wrapper for cell in stack.cells} == {"Bidirectional"}
@@ -69,8 +70,9 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   if len(biases) > 1:
     raise errors.UserError(f"{raw.path}: use_bias differs among its layers.")
   if hidden:
-    architecture.require(f"{raw.path}: {hidden[0]}", {"activation": stack.activations[0]},
-                 {"activation": _HIDDEN})
+    architecture.require(
+        f"{raw.path}: {hidden[0]}", {"activation": stack.activations[0]},
+        {"activation": _HIDDEN})
   return config_lib.Recurrent(
       vocab_size=vocab_size, embed_width=embed["output_dim"],
       dense_width=hidden[0].fields["units"] if hidden else 0,

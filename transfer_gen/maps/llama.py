@@ -96,7 +96,8 @@ def lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   """Where leaves lie, by their names in all models of this kind."""
   heads = lambda count: (count, model.head_dim)
   at = prefix + _AT
-  found = [architecture.Line(target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
+  found = [architecture.Line(
+      target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
            *hugging_face_lines.head(model, "lm_head")]
   for ours, count in (("query", model.num_heads), ("key", model.num_kv_heads),
                       ("value", model.num_kv_heads)):

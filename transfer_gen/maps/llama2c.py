@@ -49,7 +49,8 @@ def _lines(raw: architecture.Raw, model: config_lib.Decoder) -> architecture.Map
       architecture.Line(target="embed/embedding", source="token_embedding_table"),
       architecture.Line(target="final_norm/scale", source="rms_final_weight")]
   if not model.tied:
-    lines.append(architecture.Line(target="head/kernel", source="wcls", layout=transpose))
+    lines.append(architecture.Line(
+        target="head/kernel", source="wcls", layout=transpose))
   # Sines and cosines of the rotary angles, which every model computes.
   return architecture.Map(lines=tuple(lines), unused=("freq_cis_(real|imag)",))
 

@@ -50,7 +50,8 @@ def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   heads, at = (model.num_heads, model.width // model.num_heads), prefix + _AT
   biased = attention.biased(model, "query")
   found = [
-      architecture.Line(target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
+      architecture.Line(
+          target="embed/embedding", source=f"{prefix}embed_tokens.weight"),
       architecture.Line(target="position/embedding",
                   source=f"{prefix}embed_positions.weight"),
       *hugging_face_lines.head(model, "lm_head")]

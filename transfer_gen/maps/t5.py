@@ -77,8 +77,10 @@ def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
     found += hugging_face_lines.norm(f"{layer}/attn_norm", f"{at}.0.layer_norm", False)
     if side == "decoder":
       found += _attention(model, f"{layer}/cross_attn", f"{at}.1.EncDecAttention")
-      found += hugging_face_lines.norm(f"{layer}/cross_norm", f"{at}.1.layer_norm", False)
-    found += hugging_face_lines.norm(f"{layer}/mlp_norm", f"{at}.{last}.layer_norm", False)
+      found += hugging_face_lines.norm(
+          f"{layer}/cross_norm", f"{at}.1.layer_norm", False)
+    found += hugging_face_lines.norm(
+        f"{layer}/mlp_norm", f"{at}.{last}.layer_norm", False)
     gated = model.activation in decoder_config.GATES
     names = {"up": "wi_1", "gate": "wi_0"} if gated else {"up": "wi"}
     for ours, theirs in (names | {"down": "wo"}).items():
@@ -88,7 +90,8 @@ def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
 
 
 def _attention(
-    model: config_lib.EncoderDecoder, target: str, source: str) -> list[architecture.Line]:
+    model: config_lib.EncoderDecoder, target: str, source: str,
+) -> list[architecture.Line]:
   heads = (model.num_heads, model.head_dim)
   found = hugging_face_lines.linear(f"{target}/out", f"{source}.o", False, mixed=heads)
   for name in ("query", "key", "value"):

@@ -130,7 +130,9 @@ class Adapter(source_lib.Source):
     return value.reshape(-1)[place.outputs] - calls.norms(
         kernel.reshape(len(place.inputs), -1))
 
-  def _add(self, kernel: str, place: peft_modules.Place, fields: Mapping[str, Any]) -> None:
+  def _add(
+      self, kernel: str, place: peft_modules.Place, fields: Mapping[str, Any]
+  ) -> None:
     tensors, own = self._modules[place.module], self._blocks.get(place.module)
     if own is not None and kernel not in own:
       return
@@ -159,7 +161,8 @@ class Adapter(source_lib.Source):
 
 def recognizes(raw: architecture.Raw) -> bool:
   """Whether a checkpoint of another framework is an adapter that PEFT wrote."""
-  return raw.path.name == peft_modules.WEIGHTS and architecture.beside(raw, peft_modules.CONFIG) is not None
+  return raw.path.name == peft_modules.WEIGHTS and (
+      architecture.beside(raw, peft_modules.CONFIG) is not None)
 
 
 def _modules(raw: architecture.Raw) -> dict[str, dict[str, str]]:
