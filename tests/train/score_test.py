@@ -35,7 +35,7 @@ def test_each_target_counts_once_for_its_document_whatever_the_batch():
 
   totals = []
   for batch_size in (1, 4, 64):
-    score = evaluate.evaluator(by_token)
+    score = evaluate.make_scorer(by_token)
     totals.append(score({"offset": jnp.ones((1, 1), jnp.int32)}, data, "test",
                         batch_size))
 
@@ -66,8 +66,8 @@ def test_the_interval_finds_a_gain_on_every_document_and_none_in_noise():
   control = generator.gamma(5.0, 10.0, 200)
   noise = control + generator.normal(0.0, 5.0, 200)
 
-  better = evaluate.difference(_scores(control - 1.0), _scores(control))
-  same = evaluate.difference(_scores(noise), _scores(control))
+  better = evaluate.paired_difference(_scores(control - 1.0), _scores(control))
+  same = evaluate.paired_difference(_scores(noise), _scores(control))
 
   assert better["gain"] == pytest.approx(0.1) and better["low"] > 0.099
   assert better["wins"] == 1.0
@@ -79,7 +79,7 @@ def test_the_interval_equals_the_normal_approximation_for_many_documents():
   gains = generator.normal(2.0, 4.0, 400)
   control = np.full(400, 50.0)
 
-  found = evaluate.difference(_scores(control - gains), _scores(control))
+  found = evaluate.paired_difference(_scores(control - gains), _scores(control))
 
   half = 1.96 * gains.std() / 400 ** 0.5 / 10
   assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.05)

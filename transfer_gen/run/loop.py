@@ -117,7 +117,7 @@ def _loop(
   assembled, runner, checkpoints = session.assembled, session.runner, session.checkpoints
   run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
   feed = feed_lib.of(assembled, state.params, position, runner.put, session.workdir)
-  score = evaluate.evaluator(
+  score = evaluate.make_scorer(
       objectives.next_token(assembled.model, False, assembled.first_layer))
   put = runner.put if run.parallel.mode == "jit" else jnp.asarray
   ledger = ledger_lib.Ledger(

@@ -1,6 +1,5 @@
 """A trained run as its workdir holds it: model, params, tokenizer, config."""
 
-from collections.abc import Callable
 import dataclasses
 import math
 
@@ -137,6 +136,6 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable
       tokenizer=source.require_tokenizer())
 
 
-def scorer(model: registry.Model) -> Callable[..., evaluate.Scores]:
-  """Returns the function that scores params of a model on a split; it compiles once."""
-  return evaluate.evaluator(objectives.next_token(model, False))
+def scorer(model: registry.Model) -> evaluate.Scorer:
+  """Returns the function that scores params of a model on a split."""
+  return evaluate.make_scorer(objectives.next_token(model, False))

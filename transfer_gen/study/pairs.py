@@ -22,7 +22,7 @@ def compare(pair, results) -> dict[str, Any]:
   treated, control = (results[name] for name in pair)
   pooled = [_pool([run["scores"] for run in runs]) for runs in (treated, control)]
   return {
-      "treated": pair[0], "control": pair[1], **score_lib.difference(*pooled),
+      "treated": pair[0], "control": pair[1], **score_lib.paired_difference(*pooled),
       "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
       "control_still_improving": sum(run["still_improving"] for run in control),
       "reached": [_reached(t, c) for t, c in zip(treated, control)],

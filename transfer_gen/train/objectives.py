@@ -1,44 +1,75 @@
-"""What training makes small.
+"""Losses that training minimizes, as pure functions.
 
-Axes: B batch, T position, V vocabulary.
+Axes: B batch, T position, V vocabulary, D width of a layer's output, S encoder inputs.
 """
 
 from collections.abc import Mapping
+import functools
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from transfer_gen import tree
+from transfer_gen.models import extended
 from transfer_gen.models import taps
+from transfer_gen.train import step as step_lib
 
 _ENCODER = ("encoder_inputs", "encoder_counts")  # What an encoder reads, of a batch.
 
 
-def next_token(module: nn.Module, train: bool, first: int = 0):
-  """The loss of a language model: a function for `step.train_step`.
+@functools.lru_cache(maxsize=32)  # One function a model, so that programs are shared.
+def next_token(
+    module: extended.Model, train: bool, first: int = 0) -> step_lib.NllFn:
+  """Returns the loss of a language model, for `step.train_step`.
+
+  Calls with equal arguments return the same function, so that what is compiled for it
+  is compiled once.
 
   Args:
-    module: Maps i32[B, T] to logits dtype[B, T, V]; behind an encoder it takes
-      `encoder_inputs` i32[B, S] and `encoder_counts` i32[B] as well, as the batch has
-      them.
+    module: Maps i32[B, T] to logits dtype[B, T, V]. A model with an encoder also reads
+      `encoder_inputs` i32[B, S] and `encoder_counts` i32[B] of the batch.
     train: Whether dropout is drawn.
-    first: The layer that reads `hidden` dtype[B, T, D] of the batch, see
-      `train.features`; batches without it are read from their inputs.
+    first: Layer that reads `hidden` dtype[B, T, D] of the batch, if the batch has it,
+      see `train.features`. A batch without `hidden` is read from its `inputs`.
 
   Returns:
-    (flat params, batch, key) -> nll f32[B, T] of each target, in nats.
+    A function from (flat params, batch, key) to the negative log-likelihood f32[B, T]
+    of each target, in nats.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from transfer_gen import config
+    >>> from transfer_gen.models import registry
+    >>> from transfer_gen.train import objectives
+    >>> module = registry.build(config.Recurrent(
+    ...     vocab_size=5, num_layers=1, embed_width=4, hidden_width=4))
+    >>> key = jax.random.key(0)
+    >>> params = registry.fresh(module, key)(registry.specs(module))
+    >>> batch = {"inputs": jnp.array([[1, 2, 3]]), "targets": jnp.array([[2, 3, 4]])}
+    >>> objectives.next_token(module, train=False)(params, batch, key).shape
+    (1, 3)
   """
-  def nll_fn(params, batch, key):
+  def nll_fn(
+      params: dict[str, jax.Array], batch: step_lib.Batch, key: jax.Array
+  ) -> jax.Array:
     return cross_entropy(
         logits(module, params, batch, train, key, first), batch["targets"])
   return nll_fn
 
 
 def logits(
-    module: nn.Module, params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array],
+    module: extended.Model, params: Mapping[str, jax.Array], batch: step_lib.Batch,
     train: bool, key: jax.Array | None, first: int = 0) -> jax.Array:
-  """What a module makes of a batch, dtype[B, T, V]; args as of `next_token`."""
+  """Computes the logits dtype[B, T, V] of a batch.
+
+  Args:
+    module: As of `next_token`.
+    params: Flat params.
+    batch: What the module reads.
+    train: Whether dropout is drawn.
+    key: The key that dropout is drawn from; not read unless `train`.
+    first: As of `next_token`.
+  """
   given = {"train": train, "rngs": {"dropout": key} if train else None,
            **{name: batch[name] for name in _ENCODER if name in batch}}
   variables = {"params": tree.unflatten(params)}
@@ -50,10 +81,11 @@ def logits(
 
 @jax.custom_vjp
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Negative log likelihood of the targets, in nats.
+  """Computes the negative log-likelihood of targets, in nats.
 
-  The backward pass reuses the exponentials of the forward pass. The arithmetic is
-  float32, stable for logits of any finite size.
+  It is log(sum_v exp(logits[v])) - logits[target], in float32 whatever the dtype of the
+  logits, and finite for finite logits of any size, since the largest logit is
+  subtracted first.
 
   Args:
     logits: dtype[B, T, V].
@@ -61,11 +93,21 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
   Returns:
     f32[B, T].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from transfer_gen.train import objectives
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25]]]))
+    >>> nll = objectives.cross_entropy(logits, jnp.array([[1]]))
+    >>> print(f"{nll[0, 0]:.4f}")  # -log 0.25
+    1.3863
   """
   return _forward(logits, targets)[0]
 
 
-def _forward(logits, targets):
+def _forward(
+    logits: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
   wide = logits.astype(jnp.float32)
   peak = wide.max(-1, keepdims=True)
   exps = jnp.exp(wide - peak)
@@ -75,7 +117,11 @@ def _forward(logits, targets):
   return nll, (exps.astype(logits.dtype), total, targets)
 
 
-def _backward(saved, cotangent):
+def _backward(
+    saved: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, None]:
+  # The exponentials of the forward pass are kept: to compute those of [B, T, V] logits
+  # again costs more than to read them.
   exps, total, targets = saved
   cotangent = cotangent[..., None]
   scaled = exps.astype(total.dtype) * (cotangent / total)

@@ -1,9 +1,10 @@
 """Loss over a split, document by document."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,9 +18,9 @@ class Scores:
   """Sums over each document of a split.
 
   Attributes:
-    nats: f64[N], negative log-likelihood of its target tokens.
-    tokens: i64[N], how many they are.
-    text_bytes: i64[N], UTF-8 bytes of its target text.
+    nats: f64[N], negative log-likelihood of the target tokens of each document.
+    tokens: i64[N], number of those tokens.
+    text_bytes: i64[N], UTF-8 bytes of the target text.
   """
   nats: np.ndarray
   tokens: np.ndarray
@@ -37,18 +38,39 @@ class Scores:
     }
 
 
-def evaluator(nll_fn: step_lib.NllFn):
-  """A function from (params, data, split, batch size) to `Scores`; compiles once.
+class Scorer(Protocol):
+  """Scores params on a split of a data set."""
+
+  def __call__(
+      self, params: Mapping[str, jax.Array], data: pipeline.Prepared, split: str,
+      batch_size: int, put: Callable[[Any], Any] = lambda batch: batch,
+  ) -> Scores:
+    """Returns the sums over each document.
+
+    Args:
+      params: Flat params.
+      data: Tokenized splits.
+      split: Name of the split.
+      batch_size: Rows a batch, B.
+      put: Places a batch on devices. By default JAX does.
+    """
+    ...
+
+
+@functools.lru_cache(maxsize=32)  # A study scores each of its models several times.
+def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
+  """Returns a function that scores params; its program is compiled once.
 
   Args:
-    nll_fn: Without dropout; its key is not drawn from.
+    nll_fn: Loss without dropout; the key that it gets is not drawn from. The same
+      function gets the same scorer.
   """
   key = jax.random.key(0)
   nll = jax.jit(lambda params, batch: nll_fn(params, batch, key))
 
   def score(
       params: Mapping[str, jax.Array], data: pipeline.Prepared, split: str,
-      batch_size: int, put=lambda batch: batch,
+      batch_size: int, put: Callable[[Any], Any] = lambda batch: batch,
   ) -> Scores:
     text_bytes = data.document_bytes(split)
     size = len(text_bytes)
@@ -64,19 +86,19 @@ def evaluator(nll_fn: step_lib.NllFn):
   return score
 
 
-def difference(
+def paired_difference(
     treated: Scores, control: Scores, samples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-  """How much lower the treated loss is, paired by document.
+  """Computes how much lower the treated loss is, paired by document.
 
-  Bootstrap percentile interval (Efron and Tibshirani, 1993, chapter 13): documents
-  are drawn with replacement, the same for both runs.
+  The interval is a bootstrap percentile interval (Efron and Tibshirani, 1993, chapter
+  13): documents are drawn with replacement, the same for both runs.
 
   Args:
     treated: Scores of one run.
     control: Scores of the other, on the same documents.
-    samples: Bootstrap samples.
-    seed: Of the draw.
+    samples: Number of bootstrap samples.
+    seed: Seed of the draw.
 
   Returns:
     `gain`: control - treated, nats per token; `low` and `high`: its 95% interval;
