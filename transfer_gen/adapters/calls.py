@@ -147,7 +147,7 @@ class _Place:
     return y + (factor - 1) * plain + factor * self.low_rank(x, y.dtype)
 
 
-def norms(kernel: jax.Array) -> jax.Array:
+def norms(kernel: jax.Array | np.ndarray) -> jax.Array:
   """Returns the norms of the columns of a kernel f32[I, O], f32[O]."""
   return jnp.sqrt(jnp.square(kernel).sum(0))
 

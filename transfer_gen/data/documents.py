@@ -58,7 +58,8 @@ def load(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
   read, version = _read(config)
   facts: dict[str, Any] = {
       "name": config.name, "version": version, "fraction": config.fraction}
-  counts = {split: {"read": len(read[split])} for split in SPLITS}
+  counts: dict[str, dict[str, Any]] = {
+      split: {"read": len(read[split])} for split in SPLITS}
   dropped: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
   kept: Splits = {}
   seen: set[tuple[str, str]] = set()
@@ -131,7 +132,7 @@ def clean(text: str, form: str, newline: str) -> str:
   blank lines around.
   """
   if form != "none":
-    text = unicodedata.normalize(form, text)
+    text = unicodedata.normalize(form, text)  # pyrefly: ignore[bad-argument-type]
   if newline == KEEP:
     return _CONTROL.sub("", text)
   text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -50,7 +50,7 @@ class Rows:
         "weights": (self.documents[index] >= 0).astype(np.float32)}
     if self.hidden is not None:
       batch["hidden"] = self.hidden[index]
-    if self.encoder_inputs is None:
+    if self.encoder_inputs is None or self.encoder_counts is None:
       return batch
     return batch | {"encoder_inputs": self.encoder_inputs[index],
                     "encoder_counts": self.encoder_counts[index]}
@@ -118,12 +118,12 @@ def pad_both(
   counts = np.array([max(len(a), len(b) + 1) for a, b in zip(marked, targets)])
   begin, buckets = start(roles, encoder), []
   for length, members in _buckets(counts, lengths):
+    encoder_inputs = np.full((len(members), length), roles["pad"], np.int32)
     rows = dataclasses.replace(
-        _empty(len(members), length, roles),
-        encoder_inputs=np.full((len(members), length), roles["pad"], np.int32),
+        _empty(len(members), length, roles), encoder_inputs=encoder_inputs,
         encoder_counts=np.array([len(marked[i]) for i in members], np.int32))
     for row, member in enumerate(members):
-      rows.encoder_inputs[row, :len(marked[member])] = marked[member]
+      encoder_inputs[row, :len(marked[member])] = marked[member]
       tokens = np.concatenate([[begin], targets[member], [roles["eos"]]])
       _write(rows, row, tokens, first=0, document=member)
     buckets.append(rows)
@@ -131,7 +131,8 @@ def pad_both(
 
 
 def encoder_row(
-    ids: Sequence[int], roles: Roles, encoder: config_lib.Recurrent) -> list[int]:
+    ids: Sequence[int] | np.ndarray, roles: Roles, encoder: config_lib.Recurrent,
+) -> list[int]:
   """Returns a text with its special tokens, as an encoder reads it.
 
   Special tokens that `roles` lacks are left out.

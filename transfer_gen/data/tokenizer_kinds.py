@@ -60,7 +60,7 @@ class Characters:
   def __init__(
       self, characters: Sequence[str | None], roles: Mapping[str, int] | None = None):
     self._given = roles is not None
-    if not self._given:
+    if roles is None:
       roles = {role: i for i, role in enumerate((*ROLES, "unk"))}
       characters = (None,) * len(roles) + tuple(characters)
     self.roles = dict(roles)
@@ -88,7 +88,8 @@ class Characters:
                       "roles": self.roles})
       return
     own = self._characters[len(self.roles):]
-    write_kind(folder, {"kind": "characters", "characters": "".join(own)})
+    write_kind(folder, {
+        "kind": "characters", "characters": "".join(c or "" for c in own)})
 
 
 class HuggingFace:

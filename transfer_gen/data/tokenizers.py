@@ -5,7 +5,7 @@ A tokeniser's file is data: nothing in it runs.
 
 from collections.abc import Iterable, Mapping, Sequence
 import json
-from typing import Protocol
+from typing import Any, Protocol
 
 from etils import epath
 
@@ -20,17 +20,26 @@ FOLDER = "tokenizer"  # In a workdir.
 
 
 class Tokenizer(Protocol):
-  """Text to token ids and back.
+  """Turns text into token ids and back."""
 
-  Attributes:
-    size: V, number of tokens.
-    tokens: Surface of each, as bytes of text: b" the" whatever the tokeniser's own
-      spelling of a space; b"" for special tokens. For matching vocabularies.
-    roles: Ids of `pad`, `bos`, `eos`, `sep` and `unk`, as far as there are.
-  """
-  size: int
-  tokens: tuple[bytes, ...]
-  roles: Mapping[str, int]
+  @property
+  def size(self) -> int:
+    """V, the number of tokens."""
+    ...
+
+  @property
+  def tokens(self) -> tuple[bytes, ...]:
+    """The surface of each token: the bytes of text that it stands for.
+
+    A space is b" " in all of them, however the tokenizer itself spells it; special
+    tokens have b"". Vocabularies are matched by surfaces.
+    """
+    ...
+
+  @property
+  def roles(self) -> Mapping[str, int]:
+    """Ids of the special tokens `pad`, `bos`, `eos`, `sep` and `unk` that exist."""
+    ...
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text, without roles; `UserError` where a character has no token."""
@@ -179,7 +188,7 @@ def _load_file(path: epath.Path) -> Tokenizer:
 def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
   """Byte-level BPE in the two files that GPT-2 was published in."""
   import tokenizers  # pylint: disable=g-import-not-at-top
-  pairs = [
+  pairs: Any = [
       tuple(line.split(" ")) for line in _text(merges).split("\n")
       if line and not line.startswith("#version")]
   ids = json.loads(_text(vocab))

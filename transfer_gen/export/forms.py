@@ -31,6 +31,7 @@ def to_orbax(
   if source.view is None and not source.adapters:
     raise errors.UserError(
         f"{source.title}: of this form already. Take another --to.")
+  assert source.model is not None  # A map and adapters both have one.
   orbax_folder.write(
       folder, source.model, merged.params(source), merged.specs(source),
       source.tokenizer)

@@ -75,15 +75,17 @@ def write_back(
     As `write`.
   """
   view = source.view
+  assert view is not None and isinstance(source.model, config_lib.Decoder)
+  raw: Any = view.raw  # A file of Transformers: it has a path and facts too.
   assert shipped.writes_back(view), "only what came from there goes back as it was"
   family = next(family for family in shipped.FAMILIES if family.name == view.name)
-  if hugging_face.type_of(view.raw) in family.inside:  # Its files say of others.
+  if hugging_face.type_of(raw) in family.inside:  # Its files say of others.
     return write(folder, source.model, params, source.tokenizer, family.name)
   dtypes = {name: view.raw.specs[row.sources[0]].dtype
             for name, row in view.rows.items()}
   hugging_face_arrays.write(folder, family, source.model, params, dtypes)
   for file in (*_CONFIGS, *hugging_face.FILES):
-    if path := architecture.beside(view.raw, file):
+    if path := architecture.beside(raw, file):
       (folder / file).write_bytes(path.read_bytes())
   notes = () if source.tokenizer else (merged.NO_TOKENIZER,)
   return (_WRITTEN.format(family.name), *notes)

@@ -15,6 +15,7 @@ def specs(source: sources.Source) -> dict[str, tree.Spec]:
   """Specs of the model's own leaves, without those of adapters."""
   if not source.adapters:
     return dict(source.specs)
+  assert source.model is not None  # Adapters adapt one.
   return registry.specs(registry.build(source.model))
 
 

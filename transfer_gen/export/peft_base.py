@@ -18,6 +18,7 @@ def find(adapted: sources.Source) -> str | None:
     The folder of the run's source, if every leaf but those of adapters is copied from
     it and never learns; else None.
   """
+  assert adapted.workdir is not None  # A checkpoint of a run has one.
   run = codec.read_run(adapted.workdir)
   leaves = config_adapters.leaves(adapted.adapters)
   rows = [row for row in audit_lib.read(adapted.workdir).rows
@@ -28,6 +29,6 @@ def find(adapted: sources.Source) -> str | None:
     return None
   base = sources.open(run.source.path, run.source.step, map_name=run.source.map,
                       vocabulary=run.source.vocabulary)
-  if not shipped.writes_back(base.view):
+  if base.path is None or not shipped.writes_back(base.view):
     return None
   return str(base.path if base.path.is_dir() else base.path.parent)

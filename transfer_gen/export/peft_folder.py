@@ -44,25 +44,26 @@ def write(
   Raises:
     errors.UserError: If an adapter is not of low rank, or no family holds the model.
   """
+  low_rank = [a for a in adapters if isinstance(a, config_adapters.LoRA)]
   for adapter in adapters:
     if not isinstance(adapter, config_adapters.LoRA):
       raise errors.UserError(
           f"{type(adapter).__name__} {adapter.name!r} is not written for PEFT: only"
           " LoRA is. The workdir of the run holds it.")
-  if len({adapter.dora for adapter in adapters}) > 1:
+  if len({adapter.dora for adapter in low_rank}) > 1:
     raise errors.UserError("PEFT has dora for all adapters or for none.")
   family, _ = shipped.family_of(model, name)
   places = peft_modules.places(family, model, family.prefixes[0])
   by_module: dict[str, list[_Block]] = {}
   for kernel, place in places.items():
-    for adapter in adapters:
+    for adapter in low_rank:
       if leaves.acts(adapter, kernel):
         by_module.setdefault(place.module, []).append((kernel, place, adapter))
   arrays, ranks, scales, blocks = {}, {}, {}, {}
   for module, mine in by_module.items():
     at = f"{peft_modules.BEFORE}{module}."
     arrays[f"{at}lora_A.weight"], arrays[f"{at}lora_B.weight"] = _factors(mine, params)
-    if adapters[0].dora:
+    if low_rank[0].dora:
       arrays[f"{at}lora_magnitude_vector"] = _magnitudes(module, mine, places, params)
     ranks[module] = sum(adapter.rank for _, _, adapter in mine)
     scales[module] = mine[0][2].scale

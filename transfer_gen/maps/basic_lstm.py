@@ -50,7 +50,9 @@ def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.M
         target=f"layer_{layer}/cell/bias",
         source=kernel.removesuffix("kernel") + "bias",
         layout=layouts.Chain(parts=gates(0))))
-  scope = _KERNEL.fullmatch(_kernels(raw)[0])[1]
+  matched = _KERNEL.fullmatch(_kernels(raw)[0])
+  assert matched is not None  # _kernels lists what matches.
+  scope = matched[1]
   lines += [architecture.Line(target="head/kernel", source=f"{scope}softmax_w"),
             architecture.Line(target="head/bias", source=f"{scope}softmax_b")]
   # The number of steps that it was trained for.

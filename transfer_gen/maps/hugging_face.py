@@ -57,14 +57,15 @@ class Family:
   anchor: str
   prefixes: tuple[str, ...]
   model: Callable[[fields_lib.Fields, str], config_lib.Decoder]
-  config: Callable[[config_lib.Decoder], dict[str, Any]]
-  lines: Callable[[config_lib.Decoder, str], list[architecture_lib.Line]]
+  # Any model: that of `kind`, which may be an EncoderDecoder.
+  config: Callable[[Any], dict[str, Any]]
+  lines: Callable[[Any, str], list[architecture_lib.Line]]
   unused: tuple[str, ...] = ()
   kind: type = config_lib.Decoder
   inside: Mapping[str, tuple[str, Mapping[str, Any]]] = dataclasses.field(
       default_factory=dict)
   others: tuple[str, ...] = ()
-  tokenizer: Callable[[architecture_lib.Raw, config_lib.Decoder], _Tokenizer] = (
+  tokenizer: Callable[[architecture_lib.Raw, Any], _Tokenizer] = (
       lambda raw, model: tokenizer_beside(raw, model))
 
 
@@ -73,6 +74,10 @@ def architecture(family: Family) -> architecture_lib.Architecture:
 
   def model(raw):
     path = architecture_lib.beside(raw, "config.json")
+    if path is None:
+      raise errors.UserError(
+          f"{raw.path}: there is no config.json beside it, which describes the model."
+          " Fetch it too.")
     fields = architecture_lib.read_json(path)
     if (kind := fields["model_type"]) in family.inside:
       name, habit = family.inside[kind]
@@ -159,7 +164,9 @@ def specs_before(
   """
   found = {}
   for name, spec in specs.items():
-    index, match = tree.match([line.target for line in how.lines], name)
+    matched = tree.match([line.target for line in how.lines], name)
+    assert matched is not None, f"no line for {name}"
+    index, match = matched
     line = how.lines[index]
     source, = (match.expand(template) for template in line.sources)
     found[source] = tree.Spec(

@@ -75,6 +75,10 @@ def layers(raw: architecture.Raw) -> list[Layer]:
     errors.UserError: If one asks for what no map of Keras models knows.
   """
   whole = config(raw)
+  if whole is None:
+    raise errors.UserError(
+        f"{raw.path}: there is no config of the model in it or beside it. Save the"
+        " whole model, or its config beside the weights.")
   entries, found, count = whole["config"], [], {}
   if isinstance(entries, Mapping):
     entries = entries["layers"]

@@ -196,14 +196,15 @@ class _Builder:
       self, kind: str, name: str, fields: Mapping[str, Any], inputs: Sequence[Any],
       state: Sequence[_Tensor] = ()) -> str:
     """Adds a layer; returns where its weights lie."""
-    entry = {"module": "keras.layers", "class_name": kind, "name": name,
+    entry: dict[str, Any] = {"module": "keras.layers", "class_name": kind, "name": name,
              "config": {"name": name, **fields}}
     if self.model.encoder:
       kwargs = {"initial_state": self.named(state)} if state else {}
       entry["inbound_nodes"] = [
           {"args": self.named(inputs), "kwargs": kwargs}] if inputs else []
     self.layers.append(entry)
-    place = _PLACES.get({v: k for k, v in _CLASSES.items()}.get(kind), kind.lower())
+    known = {v: k for k, v in _CLASSES.items()}.get(kind, "")
+    place = _PLACES.get(known, kind.lower())
     number = self.count.get(place, 0)
     self.count[place] = number + 1
     return f"layers/{place}_{number}" if number else f"layers/{place}"

@@ -8,6 +8,7 @@ and so are the characters. Nothing marks a source's end, and answers begin with 
 """
 
 import dataclasses
+from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
@@ -105,7 +106,7 @@ def _pair(raw: architecture.Raw) -> _Pair:
       name, output = layers[name].inputs[0]
     return name, output
 
-  def tokens(tensor):
+  def tokens(tensor: tuple[str, int]) -> tuple[keras_config.Layer | None, Any]:
     """An input, with the embedding between, if there is one."""
     layer, embedding = layers[through(tensor)[0]], None
     if layer.kind == "Embedding":
@@ -117,7 +118,8 @@ def _pair(raw: architecture.Raw) -> _Pair:
 
   [dense] = [layer for layer in layers.values() if layer.kind == "Dense"] or [None]
   decoder = dense and layers[through(dense.inputs[0])[0]]
-  if decoder is None or decoder.kind not in keras_config.CELLS or decoder.wrapper:
+  if dense is None or decoder is None or decoder.wrapper or (
+      decoder.kind not in keras_config.CELLS):
     raise errors.UserError(f"{raw.path}: no Dense layer reads one recurrent layer.")
   first, *states = decoder.inputs
   encoder = _encoder(raw, layers, decoder, states)

@@ -27,8 +27,9 @@ _Class = TypeVar("_Class")
 class Layout(Protocol):
   """A frozen dataclass that rearranges what it is called with."""
 
-  def __call__(self, *arrays: Any) -> Any:
-    """Takes one array (`Stack`: several); raises ValueError where it does not fit."""
+  # Any arguments, as the types see it: most layouts take one array, `Stack` several.
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Rearranges arrays; raises ValueError where they do not fit."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -295,7 +296,7 @@ def region(
   small = [tuple(1 if d in passed else n for d, n in enumerate(s)) for s in shapes]
   cut = tuple(slice(0, 1) if t in passed.values() else s for t, s in enumerate(part))
   origin = layout(*(np.broadcast_to(np.int32(i), s) for i, s in enumerate(small)))[cut]
-  boxes = []
+  boxes: list[Region | None] = []
   for i in range(len(shapes)):
     mine = origin == i
     boxes.append(tuple(

@@ -83,7 +83,11 @@ class Row:
 
 class Raw(Protocol):
   """A checkpoint under its own names; its specs have no axes."""
-  specs: _Specs
+
+  @property
+  def specs(self) -> _Specs:
+    """Spec of each leaf."""
+    ...
 
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yields (name, array) for each name, in bounded batches."""

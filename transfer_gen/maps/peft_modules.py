@@ -42,7 +42,7 @@ class Place:
   spec: tree.Spec
   inputs: np.ndarray
   outputs: np.ndarray
-  shape: tuple[int, int]
+  shape: tuple[int, ...]
   turned: bool
 
 
@@ -65,7 +65,7 @@ def places(
           and len(theirs[row.sources[0]].shape) == 2}
 
 
-def _place(row: mapped.Row, shape: tuple[int, int]) -> Place:
+def _place(row: mapped.Row, shape: tuple[int, ...]) -> Place:
   split = adapter_leaves.num_inputs(row.spec)
   inputs = int(np.prod(row.spec.shape[:split]))
   first, second = (row.layout(index).reshape(inputs, -1)

@@ -45,7 +45,7 @@ def _check_types(raw: architecture.Raw, model: Any) -> None:
             and all(type(part) in known for part in parts)):
       raise errors.UserError(
           f"{raw.path}: model.{field.name} would be {value!r:.60}, must be of type"
-          f" {wanted.__name__}.")
+          f" {getattr(wanted, '__name__', wanted)}.")
 
 
 def _check_sizes(raw: architecture.Raw, model: Any) -> None:

@@ -54,7 +54,8 @@ def layers(model: config_lib.Recurrent) -> dict[str, dict[str, tuple[int, ...]]]
   units, width, ways = model.hidden_width, model.embed_width, 1 + model.bidirectional
   cells = [f"rnn_{i + 1}" for i in range(model.num_layers)] if model.attention else [
       "rnn"] * model.num_layers
-  found = {"input": {}, "embedding": {"embeddings": (model.vocab_size, width)}}
+  found: dict[str, dict[str, tuple[int, ...]]] = {
+      "input": {}, "embedding": {"embeddings": (model.vocab_size, width)}}
   total = width
   for name in cells:
     found[name] = {

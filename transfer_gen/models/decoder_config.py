@@ -5,7 +5,7 @@ Axes: D width, H heads, K head width, F hidden width.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import linen as nn
 
@@ -13,6 +13,8 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.models import layers
 from transfer_gen.models import positions
+
+_Decoder = TypeVar("_Decoder", bound=config_lib.Decoder)
 
 # GELU (Hendrycks and Gimpel, 2016); `gelu` is the tanh approximation, as in GPT-2.
 _EXACT = functools.partial(nn.gelu, approximate=False)
@@ -113,7 +115,7 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
       "rotary_base")}
 
 
-def explicit(config: config_lib.Decoder) -> config_lib.Decoder:
+def explicit(config: _Decoder) -> _Decoder:
   """Returns the same model with all derived sizes written out.
 
   Fields without effect get their default, so that two configs of one model are equal.

@@ -86,9 +86,10 @@ def with_vocabulary(config: Config, size: int) -> Config:
           f" {size} tokens. Leave it at 0 to take the tokenizer's.")
   if not config.vocab_size:
     config = dataclasses.replace(config, vocab_size=size)
-  if encodes(config) and config.start_token >= config.vocab_size:
+  start_token = getattr(config, "start_token", -1)  # Of a model with an encoder.
+  if encodes(config) and start_token >= config.vocab_size:
     raise errors.UserError(
-        f"model.start_token is {config.start_token}, and there are {config.vocab_size}"
+        f"model.start_token is {start_token}, and there are {config.vocab_size}"
         " tokens. Leave it at -1 to take the tokenizer's bos.")
   return config
 

@@ -43,18 +43,18 @@ class Foreign(source_lib.Source):
       errors.UserError: If the map or the model does not fit the checkpoint.
     """
     specs = plausible.specs(raw, model, name)
-    self._view = mapped.Mapped(raw, how, specs, name)
+    self._raw, self._view = raw, mapped.Mapped(raw, how, specs, name)
     self._model, self._tokenizer, self.notes = model, tokenizer, tuple(notes)
 
   @property
   def path(self) -> epath.Path:
     """File or folder that it was opened from."""
-    return self._view.raw.path
+    return self._raw.path
 
   @property
   def title(self) -> str:
     """One line for people."""
-    return f"{self._view.raw.title}, through the map {self._view.name}"
+    return f"{self._raw.title}, through the map {self._view.name}"
 
   @property
   def specs(self) -> source_lib.Specs:

@@ -13,7 +13,7 @@ file, as `Tokenizer.path`) may be left out. Nothing in the file runs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 
@@ -57,7 +57,9 @@ def read(
 
 def to_json(source: source_lib.Source) -> dict[str, Any]:
   """A map file's contents, to begin one's own with; the tokenizer is left out."""
-  on = plan_lib.On(axis="", map=source.view.how)
+  assert source.view is not None and source.model is not None  # It has a map.
+  on = plan_lib.On(  # A plan holds a map in the form that its file has.
+      axis="", map=cast(Any, source.view.how))
   plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
   how = plan["axes"][0]["map"]
   return {"model": codec.model_to_json(source.model),
@@ -73,6 +75,7 @@ def _lines(lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> mapped.
   plan = plan_lib.from_json(
       {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
   how = plan.axes[0].map
+  assert isinstance(how, mapped.Map)  # As its kind says.
   for index, line in enumerate(how.lines):
     if not line.sources or not all(isinstance(s, str) for s in line.sources):
       raise errors.UserError(f"line {index} ({line.target!r}) reads nothing.")

@@ -61,7 +61,7 @@ def open(  # pylint: disable=redefined-builtin
   raw = opener()
   if not peft.recognizes(raw):
     return foreign.view(raw, map_name, vocabulary)
-  adapted = (base and base.model) or model
+  adapted = model if base is None or base.model is None else base.model
   if adapted is None:
     raise errors.UserError(
         f"{path}: holds adapters that PEFT wrote, which need the model that they adapt."

@@ -74,6 +74,7 @@ class Adapter(source_lib.Source):
     """
     self.raw, self._base = raw, base
     where = architecture.beside(raw, peft_modules.CONFIG)
+    assert where is not None  # Without it, the folder is not recognized.
     fields = architecture.read_json(where)
     with architecture.malformed(where, "adapter"):
       _check_fields(fields)
@@ -126,6 +127,7 @@ class Adapter(source_lib.Source):
       return value[row.block][:, place.inputs].T
     if row.part == "b":
       return value[place.outputs][:, row.block].T
+    assert self._base is not None  # Magnitudes are rows only where there is a base.
     [(_, kernel)] = self._base.read([row.kernel])
     return value.reshape(-1)[place.outputs] - calls.norms(
         kernel.reshape(len(place.inputs), -1))

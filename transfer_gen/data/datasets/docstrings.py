@@ -185,7 +185,7 @@ def _topics(root: pathlib.Path) -> list[Text]:
   if not path.exists():
     return []
   for node in ast.parse(path.read_bytes()).body:
-    if isinstance(node, ast.Assign) and node.targets[0].id == "topics":
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "topics":
       topics = ast.literal_eval(node.value)
       return [Text(key=f"{_TOPICS}:{k}", text=topics[k]) for k in sorted(topics)]
   return []

@@ -49,6 +49,7 @@ class HiddenStates(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # Nothing is downloaded.
+    assert self._rows is not None, "rows that are there need not be made"
     bits = np.dtype(f"uint{8 * self._dtype.itemsize}")
     return {_SPLIT: ((number, {"hidden": row.view(bits)})
                      for number, row in enumerate(self._rows()))}
