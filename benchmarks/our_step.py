@@ -41,7 +41,7 @@ def make(
   """
   module, optimizer = _parts(model, groups, adapters)
   specs = registry.specs(module)
-  runner = parallel.runner(
+  runner = parallel.make_runner(
       config_lib.Parallel(), specs, len(batch["inputs"]), 1, optimizer=optimizer,
       nll_fn=objectives.next_token(module, False))
   key = jax.random.key(0)

@@ -79,7 +79,7 @@ def _stepper(
       tokenizer=config_lib.Tokenizer(kind="bytes"),
       train=config_lib.Train(batch_size=_ROWS))
   setup = assemble.build(run, folder)
-  runner = parallel.runner(
+  runner = parallel.make_runner(
       run.parallel, setup.specs, _ROWS, 1, optimizer=setup.optimizer,
       nll_fn=loss.objective(None, setup.model, False, setup.first_layer))
   params = registry.fresh(setup.model, jax.random.key(0), runner.shardings)(setup.specs)

@@ -311,7 +311,7 @@ def test_a_step_with_adapters_is_the_same_on_several_devices(devices):
   params, own = _moved(module)
 
   def after(devices):
-    runner = parallel.runner(devices, specs, 8, 1, optimizer=optimizer,
+    runner = parallel.make_runner(devices, specs, 8, 1, optimizer=optimizer,
                              nll_fn=objectives.next_token(module, False))
     state = runner.place(step_lib.TrainState(
         step=jnp.zeros((), jnp.int32), params=jax.tree.map(jnp.array, params),

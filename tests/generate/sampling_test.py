@@ -11,8 +11,8 @@ from tests import random_models
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.generate import prefill
 from transfer_gen.generate import sampling
-from transfer_gen.generate import start
 
 SIZE = 19
 CONFIGS = {
@@ -69,7 +69,7 @@ def test_a_text_ends_before_eos_and_the_others_go_on():
 def test_the_loop_stops_when_every_text_has_ended():
   module, params = make("learned")
   first = sampling.generate(module, params, [[9]], num_tokens=1)[0][0]
-  inputs, counts = start.pad([[9]])
+  inputs, counts = prefill.pad([[9]])
   limits = {
       "num_tokens": np.int32(10), "eos": np.int32(first), "top_k": np.int32(0),
       "temperature": np.float32(0), "top_p": np.float32(1)}

@@ -201,7 +201,7 @@ def _losses(config, devices, steps=12):
       step=jnp.zeros((), jnp.int32), params=registry.fresh(
           module, jax.random.key(1))(specs), opt_state={})
   state = state.replace(opt_state=optimizer.extend({}, state.params, 0))
-  runner = parallel.runner(
+  runner = parallel.make_runner(
       devices, specs, 16, 1, optimizer=optimizer,
       nll_fn=objectives.next_token(module, False))
   state, losses = runner.place(state), []

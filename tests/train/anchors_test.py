@@ -1,4 +1,4 @@
-"""Anchors are what their papers say, by float64 arithmetic on paper."""
+"""Anchors follow the formulas of their papers, computed again in float64."""
 
 from flax import linen as nn
 from hypothesis import given
@@ -86,7 +86,7 @@ def test_l2_sp_pulls_copied_entries_to_the_source_and_fresh_to_zero(alpha, beta,
   assert float(norm) == pytest.approx(squares ** 0.5, rel=1e-5)
 
 
-def test_only_leaves_of_a_source_in_anchored_groups_are_held():
+def test_only_leaves_from_a_source_in_anchored_groups_are_kept():
   optimizer = _build(
       Group(name="plain", params="scale"),
       Group(name="held", params=".*", anchor=plan_lib.L2SP(alpha=1.0, beta=1.0)),
@@ -150,10 +150,11 @@ def _ewc(path, params="scale"):
 @pytest.mark.parametrize("write, params, sentence", [
     (lambda p: None, "scale", "there is no such file"),
     (lambda p: p.write_bytes(b"no archive"), "scale", "no whole .npz"),
-    (lambda p: fisher.save(p, {"norm": np.ones(3)}), "scale", "scale not at all"),
-    (lambda p: fisher.save(p, {"scale": np.ones(2)}), "scale", r"\(2,\), and group"),
+    (lambda p: fisher.save(p, {"norm": np.ones(3)}), "scale", "of scale is missing"),
+    (lambda p: fisher.save(p, {"scale": np.ones(2)}), "scale",
+     r"has shape \(2,\), and group"),
     (lambda p: fisher.save(p, {"embed": np.ones((5, 3))}), "embed",
-     "embed is no plain copy"),
+     "embed is not a plain copy"),
 ])
 def test_fisher_information_that_does_not_fit_is_refused(
     tmp_path, write, params, sentence):

@@ -84,11 +84,12 @@ def test_a_run_with_moments_trains_and_its_audit_shows_them(folder):
 
 
 @pytest.mark.parametrize("step, groups, optim, sentence", [
-    (-1, PLAN.groups, {}, "holds no optimiser state, as those in best/ do not"),
-    (3, (Group(name="all", params=".*"),), {}, "group 'all': head/kernel is no plain"),
+    (-1, PLAN.groups, {}, "holds no optimizer state (those in best/ never do)"),
+    (3, (Group(name="all", params=".*"),), {},
+     "group 'all': head/kernel is not a plain copy"),
     (3, (Group(name="late", params="layer_.*", unfreeze_step=2),
          Group(name="rest", params=".*")), {}, "group 'late': it starts to learn at"),
-    (3, PLAN.groups, dict(name="adafactor"), "the source's optimiser has no"),
+    (3, PLAN.groups, dict(name="adafactor"), "the source's optimizer has no"),
 ])
 def test_moments_that_cannot_move_are_refused(folder, step, groups, optim, sentence):
   plan = plan_lib.TransferPlan(

@@ -67,7 +67,7 @@ def _one_device():
 def test_encoder_inputs_are_divided_over_devices_and_micro_batches_like_inputs(
     devices, accumulate):
   optimizer, state = _setup()
-  runner = parallel.runner(
+  runner = parallel.make_runner(
       devices, SPECS, ROWS, accumulate, optimizer=optimizer,
       nll_fn=objectives.next_token(MODEL, False))
 

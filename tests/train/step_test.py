@@ -45,7 +45,7 @@ def _setup(groups=ALL, **optim_fields):
 
 def _losses(devices, steps=20, accumulate=1, rows=16):
   optimizer, state = _setup()
-  runner = parallel.runner(
+  runner = parallel.make_runner(
       devices, SPECS, rows, accumulate, optimizer=optimizer,
       nll_fn=objectives.next_token(MODEL, False))
   state, losses = runner.place(state), []
@@ -84,7 +84,7 @@ def test_eight_devices_give_the_same_losses_as_one(devices):
 
 def test_params_are_sharded_over_the_mesh():
   optimizer, state = _setup()
-  runner = parallel.runner(
+  runner = parallel.make_runner(
       config.Parallel(fsdp=2, tensor=4), SPECS, 16, 1, optimizer=optimizer,
       nll_fn=objectives.next_token(MODEL, False))
 
@@ -168,8 +168,8 @@ def test_freezing_the_top_alone_saves_weight_gradients():
 
 def test_a_batch_that_devices_cannot_share_is_refused():
   with pytest.raises(ValueError, match="make it a multiple of 8"):
-    parallel.runner(config.Parallel(), SPECS, 12, 1)
+    parallel.make_runner(config.Parallel(), SPECS, 12, 1)
   with pytest.raises(ValueError, match="there are 8 devices"):
-    parallel.runner(config.Parallel(data=3), SPECS, 12, 1)
+    parallel.make_runner(config.Parallel(data=3), SPECS, 12, 1)
   with pytest.raises(ValueError, match="pmap keeps every param whole"):
-    parallel.runner(config.Parallel(mode="pmap", tensor=2), SPECS, 16, 1)
+    parallel.make_runner(config.Parallel(mode="pmap", tensor=2), SPECS, 16, 1)

@@ -1,8 +1,8 @@
-"""Continues prompts: greedily, or drawn with temperature, top-k and top-p.
+"""Continues prompts greedily, or by sampling with temperature, top-k and top-p.
 
 Axes: B rows, P prompt, padded; S encoder input, padded; N new tokens, rounded up; V
-vocabulary. The whole of it, prompt and loop, is one compiled program for each (B, P,
-N), and S behind an encoder.
+vocabulary. The prefill and the loop over new tokens are one compiled program for each
+(B, P, N), and for each S if the model has an encoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen.generate import start
+from transfer_gen.generate import prefill
 from transfer_gen.models import registry
 
 
@@ -33,67 +33,71 @@ def generate(
     top_p: float = 1.0,
     key: jax.Array | None = None,
 ) -> list[list[int]]:
-  """Continues each prompt; with an encoder, answers each encoder input.
+  """Continues each prompt or, if the model has an encoder, answers each encoder input.
 
-  Compiled once for a number of prompts and powers of two that hold the longest
-  prompt, the longest encoder input and `num_tokens`; no other argument's value compiles
-  anything.
+  A program is compiled for each number of prompts, with the longest prompt, the longest
+  encoder input and `num_tokens` each rounded up to a power of two. Other values of the
+  remaining arguments do not compile anything.
 
   Args:
-    module: A model of `registry.build`.
+    module: A model as `registry.build` returns it.
     params: Its params, flat by name or nested.
-    prompts: Tokens, at least one each. If None, each begins with the
-      model's `start_token`, one for each of `encoder_inputs`.
-    num_tokens: Most tokens that are added.
-    encoder_inputs: Tokens that the encoder reads, at least one each; only for a
+    prompts: Token ids of each prompt, at least one each. If None, there is one prompt
+      for each of `encoder_inputs`, which holds only the model's `start_token`.
+    num_tokens: Maximum number of new tokens.
+    encoder_inputs: Token ids that the encoder reads, at least one each; only for a
       model with an encoder.
-    eos: The token that ends a text. None: none does.
-    temperature: Logits are divided by it; 0: the most likely token, always.
-    top_k: Draws among the k most likely tokens only. 0: all.
-    top_p: Draws among the fewest most likely tokens whose probability reaches p
-      (Holtzman et al., 2020). 1: all. With `top_k`: among those k.
-    key: Decides what is drawn. A row's draws depend on it, on the row's encoder
-      input and prompt and on how often they came before, not on the other rows.
+    eos: The token that ends a text. If None, no token does.
+    temperature: Logits are divided by it. 0 means greedy decoding, which always takes
+      the most likely token.
+    top_k: Tokens are drawn from the k most likely ones. 0 means no limit.
+    top_p: Tokens are drawn from the smallest set of most likely ones whose total
+      probability reaches p (Holtzman et al., 2020). 1 means no limit. If `top_k` is set
+      as well, probabilities are those among the k tokens.
+    key: Decides what is drawn; `jax.random.key(0)` by default. The draws of a row
+      depend on the key, on the row's encoder input and prompt, and on how many equal
+      rows come before it, but not on the other rows.
 
   Returns:
     The new tokens of each prompt, without eos.
 
   Raises:
-    errors.UserError: If an argument is out of its range or the texts get longer
-      than the model can read.
+    errors.UserError: If an argument is out of range, or if the texts would become
+      longer than the model can read.
   """
-  prompts = start.prompts_of(module, prompts, encoder_inputs)
+  prompts = prefill.default_prompts(module, prompts, encoder_inputs)
   _check(module, prompts, encoder_inputs, num_tokens, temperature, top_k, top_p)
   if not prompts:
     return []
-  inputs, counts = start.pad(prompts)
+  inputs, counts = prefill.pad(prompts)
   limits = {
       "num_tokens": np.int32(num_tokens),
-      "eos": np.int32(-1 if eos is None else eos),
+      "eos": np.int32(-1 if eos is None else eos),  # No token is -1.
       "temperature": np.float32(temperature), "top_k": np.int32(top_k),
       "top_p": np.float32(top_p)}
   texts = prompts if encoder_inputs is None else [
       [*read, *prompt] for read, prompt in zip(encoder_inputs, prompts)]
   new = _run(
-      module, start.power(num_tokens), start.nested(params), inputs, counts, limits,
+      module, prefill.padded_size(num_tokens), prefill.nest_params(params), inputs,
+      counts, limits,
       _row_keys(jax.random.key(0) if key is None else key, texts),
-      None if encoder_inputs is None else start.pad(
+      None if encoder_inputs is None else prefill.pad(
           encoder_inputs, registry.longest(module)))
-  return [start.until(row[:num_tokens], eos) for row in np.asarray(new).tolist()]
+  return [prefill.cut_at_eos(row[:num_tokens], eos) for row in np.asarray(new).tolist()]
 
 
 def draw(
     logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_k: jax.Array,
     top_p: jax.Array
 ) -> jax.Array:
-  """One token a row; see `generate` for what the arguments mean.
+  """Chooses one token for each row.
 
   Args:
     logits: dtype[B, V].
-    keys: key[B].
-    temperature: f32[].
-    top_k: i32[].
-    top_p: f32[].
+    keys: key[B], one key for each row.
+    temperature: f32[], as for `generate`.
+    top_k: i32[], as for `generate`.
+    top_p: f32[], as for `generate`.
 
   Returns:
     i32[B].
@@ -107,18 +111,30 @@ def draw(
         lambda: scaled)
     return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
 
-  # A real branch, not a select: greedy decoding must not pay for the sort.
+  # `lax.cond` is a real branch where `jnp.where` would compute both sides: greedy
+  # decoding must not pay for the sort of the vocabulary.
   return lax.cond(
       temperature > 0, sample, lambda: logits.argmax(-1).astype(jnp.int32))
 
 
 def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-  """Logits f32[B, V] with -inf where top-k or top-p leave a token out."""
+  """Sets the logits of tokens outside top-k and top-p to -inf.
+
+  Args:
+    logits: f32[B, V].
+    top_k: i32[], as for `generate`.
+    top_p: f32[], as for `generate`.
+
+  Returns:
+    f32[B, V]. At least one logit of each row is kept.
+  """
   size = logits.shape[-1]
   ordered, order = lax.top_k(logits, size)  # Ties: the lower token comes first.
   rank = jnp.arange(size, dtype=jnp.int32)[None]  # [1, V]
   kept = rank < jnp.where(top_k > 0, top_k, size)
   chances = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf))
+  # A token is kept if those before it fall short of p, so the one that reaches p is
+  # kept too. Rank 0 always is: p may be so small that rounding would leave nothing.
   before = jnp.cumsum(chances, axis=-1) - chances
   kept &= (before < top_p) | (rank == 0)
   rows = jnp.arange(logits.shape[0])[:, None]
@@ -128,7 +144,7 @@ def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(module, size, params, inputs, counts, limits, keys, encoder_inputs=None):
-  """Returns i32[B, size]; columns from num_tokens on and after eos are 0."""
+  """Returns new tokens i32[B, size]; 0 after eos and from column num_tokens on."""
   batch = inputs.shape[0]
 
   def choose(logits, step, done):
@@ -149,30 +165,34 @@ def _run(module, size, params, inputs, counts, limits, keys, encoder_inputs=None
     tokens = lax.dynamic_update_slice(tokens, token[:, None], (0, step))
     return step + 1, token, done, tokens, jax.tree.map(jnp.squeeze, cache)
 
-  logits, cache, extend = start.first(
+  logits, cache, extend = prefill.prefill(
       module, params, (inputs, counts), encoder_inputs, size)
   token, done = choose(logits, 0, jnp.zeros((batch,), bool))
   tokens = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(token)
-  # XLA's CPU backend drops axes of size 1 from products; where the loop carries them,
-  # it writes the cache a second time, and copies it before.
+  # XLA's CPU backend drops axes of size 1 from products. If the loop's carry has such
+  # axes, each step copies the cache and writes it a second time.
   shapes, cache = jax.eval_shape(lambda: cache), jax.tree.map(jnp.squeeze, cache)
   state = (jnp.int32(1), token, done, tokens, cache)
   return lax.while_loop(more, body, state)[3]
 
 
 def _check(module, prompts, encoder_inputs, num_tokens, temperature, top_k, top_p):
-  start.raise_if([
+  prefill.raise_misfits([
       *(text for bad, text in (
           (num_tokens < 1, f"num_tokens is {num_tokens}, must be at least 1"),
           (not temperature >= 0, f"temperature is {temperature}, must be >= 0"),
-          (top_k < 0, f"top_k is {top_k}, must be >= 0 (0: no limit)"),
+          (top_k < 0, f"top_k is {top_k}, must be >= 0 (0 means no limit)"),
           (not 0 < top_p <= 1, f"top_p is {top_p}, must be in (0, 1]")) if bad),
-      *start.misfits(module, prompts, encoder_inputs, num_tokens)])
+      *prefill.find_misfits(module, prompts, encoder_inputs, num_tokens)])
 
 
 def _row_keys(key, prompts):
-  """key[B]: a row's depends on its tokens and how often they came before."""
-  seen = {}
+  """Returns key[B]; a row's key depends on its tokens and the equal rows before it.
+
+  So a prompt gets the same continuation in whatever batch it is, and a prompt that is
+  given several times gets several continuations.
+  """
+  seen: dict[bytes, int] = {}
   salts = []
   for prompt in prompts:
     tokens = np.asarray(prompt, np.int32).tobytes()

@@ -16,7 +16,7 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
   """
   run = assembled.run
   drops = run.model.dropout > 0 or scales.has_dropout(run.adapters)
-  return parallel.runner(
+  return parallel.make_runner(
       run.parallel, assembled.specs, run.train.batch_size, run.optim.accumulate,
       nll_fn=loss.objective(
           assembled.teacher, assembled.model, drops, assembled.first_layer),

@@ -1,8 +1,9 @@
-"""Anchors: what holds a group to its source, by a penalty or by mixing.
+"""Anchors hold a group's weights near their source, by a penalty or by mixing.
 
-The values to hold to are those that the group learns from on: the source's, as
-restored, for what waited was frozen. They are part of the group's optimiser state, so
-that a checkpoint holds them and a resumed run is exact; other groups have none.
+An anchor keeps a copy of the group's values from the moment that the group starts to
+learn. These are the source's values, because a group is frozen until then. They are
+part of the group's optimizer state, so that checkpoints hold them and a resumed run is
+exact. Groups without an anchor keep no copy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,18 +23,20 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 _Params = Mapping[str, jax.Array]
-State = dict[str, dict[str, jax.Array]]  # What is held of each leaf, by its name.
-# Which entries started fresh, by leaf; broadcasts to it.
+State = dict[str, dict[str, jax.Array]]  # The arrays that are kept for each leaf.
+# By leaf name, bool: which entries came from no source. It broadcasts to the leaf.
 _Fresh = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Anchor:
-  """What holds a group.
+  """The anchor of one group.
 
   Attributes:
-    tx: Its state holds the source's values; adds the gradient of a penalty, if any.
-    mix: (params, state of `tx`, key) -> the leaves that the loss sees as others.
+    tx: A transformation whose state holds the source's values. It adds the gradient of
+      the penalty, if there is one.
+    mix: (params, state of `tx`, key) -> replacements, by name, for the leaves that the
+      loss must see with other values; {} if there are none.
   """
   tx: optax.GradientTransformation
   mix: Callable[[_Params, State, jax.Array], dict[str, jax.Array]] = (
@@ -41,15 +44,16 @@ class Anchor:
 
 
 def build(group: plan_lib.Group, rows: Sequence[resolve.Row]) -> Anchor:
-  """The anchor of a group that has one.
+  """Builds the anchor of a group whose `anchor` is not None.
 
   Args:
     group: The group.
-    rows: Its own.
+    rows: The resolved rows of the group.
 
   Raises:
-    errors.UserError: If nothing in the group comes from a source; for `EWC`: if a
-      leaf is no plain copy, or the file has no Fisher information of its shape.
+    errors.UserError: If nothing in the group comes from a source (for Mixout and EWC).
+      For `EWC`, also if a leaf is not a plain copy, or if the file has no Fisher
+      information of its shape.
   """
   fresh = {row.name: fresh_entries(row) for row in rows}
   anchor = group.anchor
@@ -57,19 +61,28 @@ def build(group: plan_lib.Group, rows: Sequence[resolve.Row]) -> Anchor:
     return Anchor(tx=l2_sp(anchor.alpha, anchor.beta, fresh))
   if all(entries.all() for entries in fresh.values()):
     raise errors.UserError(
-        f"Group {group.name!r}: anchor is {anchor!r}, and nothing in the group comes"
+        f"Group {group.name!r}: anchor is {anchor!r}, but nothing in the group comes"
         " from a source. Remove the anchor.")
   if isinstance(anchor, plan_lib.EWC):
-    return Anchor(tx=ewc(anchor.strength, _fisher(group, rows)))
-  return Anchor(tx=_holds(fresh, lambda name, grad, param, held: grad),
+    return Anchor(tx=ewc(anchor.strength, _fisher(group, anchor.fisher, rows)))
+  assert isinstance(anchor, plan_lib.Mixout), anchor
+  # Mixout has no penalty: gradients pass unchanged, and the values are only kept.
+  return Anchor(tx=_keep_sources(fresh, lambda name, grad, param, held: grad),
                 mix=lambda params, state, key: mixout(
                     params, state, key, anchor.p, fresh))
 
 
 def l2_sp(alpha: float, beta: float, fresh: _Fresh) -> optax.GradientTransformation:
-  """Adds the gradient of alpha / 2 ||w - w0||^2, or beta / 2 ||w||^2 where fresh.
+  """Adds the gradient of the L2-SP penalty.
 
-  Source: Li et al., 2018, Explicit Inductive Bias for Transfer Learning.
+  The penalty is alpha / 2 ||w - w0||^2 over entries that came from a source with value
+  w0, and beta / 2 ||w||^2 over the fresh ones (Li et al., 2018, "Explicit Inductive
+  Bias for Transfer Learning with Convolutional Networks").
+
+  Args:
+    alpha: Strength for entries from a source, at least 0.
+    beta: Strength for fresh entries, at least 0.
+    fresh: Which entries are fresh, by leaf name.
   """
   def pulled(name, grad, param, held):
     if held is None:
@@ -79,25 +92,29 @@ def l2_sp(alpha: float, beta: float, fresh: _Fresh) -> optax.GradientTransformat
       pull = jnp.where(fresh[name], beta * param, pull)
     return grad + pull
 
-  return _holds(fresh, pulled)
+  return _keep_sources(fresh, pulled)
 
 
 def ewc(
     strength: float, read: Callable[[str], np.ndarray]
 ) -> optax.GradientTransformation:
-  """Adds the gradient of strength / 2 sum F (w - w0)^2.
+  """Adds the gradient of the elastic weight consolidation penalty.
 
-  Source: Kirkpatrick et al., 2017, Overcoming catastrophic forgetting.
+  The penalty is strength / 2 sum F (w - w0)^2, where F is the diagonal of the Fisher
+  information at the source w0 (Kirkpatrick et al., 2017, "Overcoming catastrophic
+  forgetting in neural networks").
 
   Args:
-    strength: Of the penalty.
-    read: Gives F of a leaf, of its shape; called once, when the group starts.
+    strength: Factor of the penalty, at least 0.
+    read: Returns F for a leaf name, in the leaf's shape. It is called once per leaf,
+      when the group starts to learn.
   """
   def init(params):
     return {name: {"source": jnp.copy(x), "fisher": jnp.asarray(read(name), x.dtype)}
             for name, x in params.items()}
 
-  def update(updates, state, params):
+  def update(updates, state, params=None):
+    assert params is not None  # Optax makes them optional; a penalty needs them.
     return {name: grad + strength * state[name]["fisher"] * (
         params[name] - state[name]["source"]) for name, grad in updates.items()}, state
 
@@ -107,18 +124,28 @@ def ewc(
 def mixout(
     params: _Params, state: State, key: jax.Array, p: float, fresh: _Fresh
 ) -> dict[str, jax.Array]:
-  """Each entry w becomes (w0 with probability p, or w; - p w0) / (1 - p).
+  """Replaces random entries by the source's values (Mixout).
 
-  The mean over draws is w. Entries that started fresh stay as they are.
+  With probability p an entry w is replaced by the source's value w0. The result m is
+  then corrected to (m - p w0) / (1 - p), so that its mean over draws is w (Lee et al.,
+  2020, "Mixout"). Fresh entries stay as they are.
 
-  Source: Lee et al., 2020, Mixout.
+  Args:
+    params: Values of the group's leaves, by name.
+    state: The source's values, as the state of an `Anchor.tx`.
+    key: Decides which entries are replaced.
+    p: Probability of replacing an entry, in [0, 1).
+    fresh: Which entries are fresh, by leaf name.
   """
   mixed = {}
   for name, held in state.items():
     param, source = params[name], held["source"]
+    # A checksum of the name, and not the leaf's number: draws stay the same when
+    # another leaf joins the group. Python's `hash` of a string differs from run to run.
     drawn = jax.random.bernoulli(
         jax.random.fold_in(key, zlib.crc32(name.encode())), p, param.shape)
-    # As w or w0 plus what the mean lacks: an entry at its source stays there exactly.
+    # (w - p w0) / (1 - p) is written as w0 + (w - w0) / (1 - p), and the other case is
+    # w0 itself, so that an entry that is still at its source stays there exactly.
     mixed[name] = jnp.where(
         drawn | fresh[name], jnp.where(fresh[name], param, source),
         source + (param - source) / (1 - p))
@@ -126,7 +153,11 @@ def mixout(
 
 
 def fresh_entries(row: resolve.Row) -> np.ndarray:
-  """Which entries of what learns in a leaf no source reached; broadcasts to it."""
+  """Returns which entries of the learning part of a leaf came from no source.
+
+  Returns:
+    bool, of a shape that broadcasts to the part that learns.
+  """
   ndim = len(row.spec.shape)
   fresh = np.full((1,) * ndim, not row.sources)
   for change in row.changes:
@@ -139,14 +170,23 @@ def fresh_entries(row: resolve.Row) -> np.ndarray:
   return fresh
 
 
-def _holds(fresh: _Fresh, pulled) -> optax.GradientTransformation:
-  """Holds the leaves that a source reached; `pulled` gives their new gradients."""
+def _keep_sources(
+    fresh: _Fresh, pulled: Callable[..., jax.Array]
+) -> optax.GradientTransformation:
+  """Returns a transformation that keeps the values of leaves with a source.
+
+  Args:
+    fresh: Leaves whose entries are all fresh are not kept.
+    pulled: (name, gradient, param, kept values or None) -> the new gradient.
+  """
   def init(params):
-    # Copies: a step gives its buffers away, and these must not be the params'.
+    # Copies, because a step donates the buffers of its params, and the kept values must
+    # not lie in them.
     return {name: {"source": jnp.copy(x)} for name, x in params.items()
             if not fresh[name].all()}
 
-  def update(updates, state, params):
+  def update(updates, state, params=None):
+    assert params is not None  # Optax makes them optional; a penalty needs them.
     return {name: pulled(name, grad, params[name], state.get(name))
             for name, grad in updates.items()}, state
 
@@ -154,13 +194,13 @@ def _holds(fresh: _Fresh, pulled) -> optax.GradientTransformation:
 
 
 def _fisher(
-    group: plan_lib.Group, rows: Sequence[resolve.Row]
+    group: plan_lib.Group, file: str, rows: Sequence[resolve.Row]
 ) -> Callable[[str], np.ndarray]:
-  """Reads the Fisher information of what learns in a leaf."""
-  path = epath.Path(group.anchor.fisher)
+  """Returns a function that reads the Fisher information of the learning rows."""
+  path = epath.Path(file)
   if not path.exists():
     raise errors.UserError(
-        f"Group {group.name!r}: anchor.fisher is {str(path)!r}, and there is no such"
+        f"Group {group.name!r}: anchor.fisher is {str(path)!r}, but there is no such"
         " file. Write one with fisher.save(path, fisher.estimate(...)).")
   stored = numpy_files.open_npz(path)
   by_name = {row.name: row for row in rows}
@@ -178,12 +218,13 @@ def _fisher(
 def _check_fisher(group: plan_lib.Group, row: resolve.Row, stored: raw.Raw) -> None:
   if row.how != "copy":
     raise errors.UserError(
-        f"Group {group.name!r}: its anchor weighs the source's own entries, and"
-        f" {row.name} is no plain copy ({row.how}). Give it another group, or the"
-        " group another anchor.")
+        f"Group {group.name!r}: EWC weighs each entry of the source, and"
+        f" {row.name} is not a plain copy of one ({row.how}). Put it into another"
+        " group, or give the group another anchor.")
   found = stored.specs.get(row.sources[0])
   if found is None or found.shape != row.spec.shape:
     raise errors.UserError(
-        f"{stored.path}: has {row.sources[0]} {found.shape if found else 'not at all'},"
-        f" and group {group.name!r} needs {row.spec.shape}. Estimate it again from the"
-        " source of this plan.")
+        f"{stored.path}: the Fisher information of {row.sources[0]}"
+        f" {f'has shape {found.shape}' if found else 'is missing'}, and group"
+        f" {group.name!r} needs {row.spec.shape}. Estimate it again with the source of"
+        " this plan.")

@@ -1,4 +1,4 @@
-"""Diagonal Fisher information, estimated from data.
+"""The diagonal of the Fisher information, estimated from data.
 
 Axes: B batch, T position.
 """
@@ -22,26 +22,27 @@ _Batch = Mapping[str, jax.Array]
 def estimate(
     model: nn.Module, params: Mapping[str, jax.Array], batches: Iterable[_Batch]
 ) -> dict[str, jax.Array]:
-  """Mean over rows of the squared gradient of a row's log likelihood.
+  """Estimates the diagonal of the empirical Fisher information.
 
-  This is the diagonal of the empirical Fisher information (Kirkpatrick et al., 2017;
-  on what "empirical" leaves out, Kunstner et al., 2019): the targets are the data's.
-  A row's log likelihood is the sum over its tokens. Rows go one by one, so that it
-  takes no more memory than a step with a batch of one.
+  The estimate is the mean over rows of the squared gradient of the row's log
+  likelihood, which is the sum over its tokens (Kirkpatrick et al., 2017). The targets
+  are those of the data and are not drawn from the model, which makes the estimate
+  "empirical"; Kunstner et al. (2019) discuss the difference.
 
   Args:
-    model: Maps i32[B, T] to logits.
-    params: Flat, by name.
-    batches: Of `train.step`; rows of no weight do not count.
+    model: Maps i32[B, T] to logits dtype[B, T, V].
+    params: Flat params, by name.
+    batches: Batches as `step.train_step` takes them; rows without weight are skipped.
 
   Returns:
-    f32 of each param's shape, by name.
+    By name, f32 of each param's shape.
 
   Raises:
     errors.UserError: If no row has weight.
   """
   total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), dict(params))
-  count, add = 0, jax.jit(functools.partial(_add, objectives.next_token(model, False)))
+  count = 0
+  add = jax.jit(functools.partial(_add, objectives.next_token(model, False)))
   for batch in batches:
     total = add(total, dict(params), dict(batch))
     count += int((np.asarray(batch["weights"]).sum(-1) > 0).sum())
@@ -51,17 +52,21 @@ def estimate(
 
 
 def save(path: epath.PathLike, fisher: Mapping[str, jax.Array]) -> None:
-  """Writes an estimate as `.npz`, for `plan.EWC`."""
+  """Writes an estimate to the `.npz` file at `path`, for `plan.EWC` to read."""
   buffer = io.BytesIO()
+  # pyrefly: ignore[bad-argument-type]
   np.savez(buffer, **{name: np.asarray(x) for name, x in fisher.items()})
   epath.Path(path).write_bytes(buffer.getvalue())
 
 
 def _add(nll_fn, total, params, batch):
+  """Adds the squared gradient of each row of a batch to `total`."""
   def likelihood(params, row):
     alone = jax.tree.map(lambda x: x[None], row)
     return -(nll_fn(params, alone, None) * alone["weights"]).sum()
 
+  # The square must be taken row by row, before the sum. A scan does so with the memory
+  # of one gradient, where `vmap` would hold one for each row.
   def one(total, row):
     grads = jax.grad(likelihood)(params, row)
     return jax.tree.map(

@@ -1,8 +1,8 @@
-"""Optimiser moments that go on from a source's, where a whole group can.
+"""Optimizer moments transferred from a source, for groups as a whole.
 
-The moments of a group share one count, which corrects their bias (Kingma and Ba, 2015,
-section 3). So a group takes all of the source's moments and their count, or starts
-fresh; the count of its schedule always starts at zero.
+All moments of a group share one count, which corrects their bias (Kingma and Ba, 2015,
+section 3). Therefore a group takes either all moments from the source, together with
+their count, or starts fresh. The count of its schedule always starts at zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,23 @@ def mark(
     sources: Mapping[str, sources_lib.Source],
     wanted: frozenset[str],
 ) -> list[resolve.Row]:
-  """Marks the rows of groups that start with a source's moments.
+  """Marks the rows of the groups that start with a source's moments.
 
-  Those are the groups that learn from the first step, and whose leaves are all
-  copied as they are from one group of one source, with slots of the same kind.
+  A group can do so if it learns from the first step, and if all its leaves are plain
+  copies from one group of one source whose optimizer has slots of the same kind.
 
   Args:
-    rows: Of `resolve`.
-    optimizer: The target's.
-    sources: Checkpoints by name.
-    wanted: Names of those whose moments are asked for.
+    rows: Rows as `resolve.resolve` returns them.
+    optimizer: Optimizer of the target.
+    sources: Sources, by name.
+    wanted: Names of the sources whose moments are to be transferred.
+
+  Returns:
+    The rows, with `moments` set.
 
   Raises:
-    errors.UserError: If one is asked for and no group can take its moments; says
-      why, group by group.
+    errors.UserError: If no group can take the moments of a wanted source; the message
+      gives the reason for each group.
   """
   if not wanted:
     return list(rows)
@@ -52,10 +55,10 @@ def mark(
   marked = [dataclasses.replace(row, moments=row.group in moved) for row in rows]
   for name in sorted(wanted):
     if not any(row.moments and row.checkpoint == name for row in marked):
-      told = "; ".join(f"group {group!r}: {why}" for group, why in reasons.items())
+      details = "; ".join(f"group {group!r}: {why}" for group, why in reasons.items())
       raise errors.UserError(
-          f"source{f's[{name!r}]' if name else ''}.moments is set, and no group can"
-          f" take the moments of {sources[name].path}. {told}.")
+          f"source{f's[{name!r}]' if name else ''}.moments is set, but no group can"
+          f" take the moments of {sources[name].path}. {details}.")
   return marked
 
 
@@ -66,62 +69,72 @@ def restore(
     state: optim_lib.State,
     shardings: Mapping[str, jax.sharding.Sharding],
 ) -> optim_lib.State:
-  """Puts the source's moments into a fresh state, in the groups that `mark` marked.
+  """Fills a fresh state with the source's moments, in the groups that `mark` marked.
 
   Args:
-    rows: Of `mark`.
-    optimizer: The target's.
-    sources: Checkpoints by name.
-    state: Of `optimizer.extend` at the first step.
-    shardings: Of the params; moments live where theirs does.
+    rows: Rows as `mark` returns them.
+    optimizer: Optimizer of the target.
+    sources: Sources, by name.
+    state: The state that `optimizer.extend` returned for the first step.
+    shardings: Shardings of the params, by name; a moment is placed like its param.
+
+  Returns:
+    The state with the moments of the marked groups replaced.
   """
   state = dict(state)
   for group in {row.group: None for row in rows if row.moments}:
     mine = {row.name: row for row in rows if row.group == group}
     source = sources[next(iter(mine.values())).checkpoint]
+    assert source.moments is not None  # `mark` marks no row of other sources.
     paths = _paths(source, state[group], mine)
+    # Counts have no param of their own, and so no sharding.
     where = {path: shardings[path[-1]] for path in paths if path[-1] in mine}
     found = source.moments.read(
         {paths[path]: where.get(path) for path in paths})
-    state[group] = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: found.get(paths.get(_keys(path)), leaf), state[group])  # pylint: disable=cell-var-from-loop
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state[group])
+    state[group] = structure.unflatten(
+        [found.get(paths.get(_keys(path), ()), leaf) for path, leaf in leaves])
   return state
 
 
 def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
+  """Returns why a group cannot take a source's moments; None if it can."""
   mine = {row.name: row for row in rows if row.group == group}
   other = next((row for row in mine.values() if row.how != "copy"), None)
   names = {row.checkpoint for row in mine.values()}
   if other is not None:
-    return f"{other.name} is no plain copy ({other.how})"
+    return f"{other.name} is not a plain copy ({other.how})"
   if len(names) > 1 or not names <= wanted:
-    return f"its leaves are from {', '.join(map(repr, sorted(names)))}"
+    return f"its leaves come from {', '.join(map(repr, sorted(names)))}"
   if part := next((name for name in mine if name in optimizer.tables), None):
-    return f"it trains some rows of {part} alone"
+    return f"only some rows of {part} learn"
   if optimizer.starts[group]:
     return f"it starts to learn at step {optimizer.starts[group]}"
   source = sources[names.pop()]
   if source.moments is None:
-    return ("the checkpoint holds no optimiser state, as those in best/ do not; set"
-            " source.step to one that does")
+    return ("the checkpoint holds no optimizer state (those in best/ never do); set"
+            " source.step to a checkpoint that does")
   shapes = {name: jax.ShapeDtypeStruct(row.spec.shape, row.spec.dtype)
             for name, row in mine.items()}
   slots = jax.eval_shape(optimizer.txs[group].init, shapes)
   paths = _paths(source, slots, mine)
   if not paths:
-    return "its optimiser keeps no moments, or the source's leaves did not learn alike"
+    return ("its optimizer keeps no moments, or its leaves were not in one group of the"
+            " source")
   leaves = {_keys(p): x for p, x in jax.tree_util.tree_flatten_with_path(slots)[0]}
   for path, theirs in paths.items():
     if theirs not in source.moments.shapes or tuple(
         source.moments.shapes[theirs].shape) != leaves[path].shape:
-      return f"the source's optimiser has no {'/'.join(map(str, path))} of its shape"
+      return (f"the source's optimizer has no {'/'.join(map(str, path))} of the same"
+              " shape")
   return None
 
 
 def _paths(source, slots, mine: Mapping[str, resolve.Row]) -> dict[_Path, _Path]:
-  """Where in the source's state each slot of a group is, by its place in the group's.
+  """Maps the path of each slot in a group's state to its path in the source's state.
 
-  The parts of a chain that hold something for each leaf move whole.
+  Only the elements of an `optax.chain` that keep something for each leaf are moved,
+  but those as a whole, with their counts. A schedule's count is thereby left out.
   """
   groups = {path[0] for path in source.moments.shapes
             if path[-1] in {row.sources[0] for row in mine.values()}}
@@ -136,7 +149,7 @@ def _paths(source, slots, mine: Mapping[str, resolve.Row]) -> dict[_Path, _Path]
 
 
 def _keys(path) -> _Path:
-  """Keys, fields and indices of a path, plain."""
+  """Returns the keys, field names and indices of a tree path as plain values."""
   return tuple(
       getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))
       for entry in path)

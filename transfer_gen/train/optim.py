@@ -1,13 +1,14 @@
-"""Optimisers over the leaves that learn, one state a group.
+"""Optimizers over the leaves that learn, with one state per group.
 
-An optimiser state here is a dict from group name to that group's Optax state. It
-holds the groups that learn now and no others: what is frozen has no slot, and a
-group that starts late starts with its own count and fresh moments. Of a table that
-learns in part, the slots are those of its learning rows.
+The optimizer state is a dict from group name to the Optax state of that group. It
+holds only the groups that learn now: frozen leaves have no slots, and a group that
+starts late starts with a count of zero and fresh moments. If only some rows of a table
+learn, the state has slots for those rows only.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -23,21 +24,23 @@ from transfer_gen.transfer import resolve
 
 _SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 _Params = Mapping[str, jax.Array]
-State = dict[str, optax.OptState]
+# By group, the state of an `optax.chain` (a tuple), and behind it that of the anchor.
+State = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """What updates what.
+  """The gradient transformations of a run, and the leaves that each one updates.
 
   Attributes:
-    txs: Gradient transformation of each group that ever learns.
-    members: Leaf names of each of these groups.
-    starts: First step at which each of them learns.
-    clip_norm: Largest global norm of the gradient of all that learns. 0: none.
-    tables: Which rows learn, of the leaves where not all do.
-    anchors: What holds a group to its source; its state is the last part of the
-      group's.
+    txs: Gradient transformation of each group that ever learns, by group name.
+    members: Names of the leaves in each of these groups.
+    starts: First step at which each of these groups learns.
+    clip_norm: Largest global norm of the gradient, over all leaves that learn; larger
+      gradients are scaled down to it. 0 means no clipping.
+    tables: By leaf name, the rows that learn, for leaves where only some rows do.
+    anchors: By group name, the anchor that holds a group to its source. The state of
+      an anchor is the last element of its group's state.
   """
   txs: Mapping[str, optax.GradientTransformation]
   members: Mapping[str, tuple[str, ...]]
@@ -46,38 +49,52 @@ class Optimizer:
   tables: Mapping[str, resolve.Table]
   anchors: Mapping[str, anchors_lib.Anchor]
 
-  def learning(self, state: Mapping[str, optax.OptState]) -> frozenset[str]:
-    """Names of the leaves that a state of this optimiser updates."""
+  def learning(self, state: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the names of the leaves that learn under `state`."""
     return frozenset(name for group in state for name in self.members[group])
 
   def extend(self, state: State, params: _Params, step: int) -> State:
-    """Adds the groups that learn from `step` on to a state; {} is the empty one."""
+    """Returns `state` with the groups that have started to learn by `step` added.
+
+    Args:
+      state: The state so far; {} before the first step.
+      params: All params, by name; new slots take their shapes and values from them.
+      step: The number of the next step.
+    """
     added = {}
     for group, start in self.starts.items():
       if start <= step and group not in state:
         mine = {n: self._part(n, params[n]) for n in self.members[group]}
-        held = ((self.anchors[group].tx.init(mine),) if group in self.anchors else ())
-        added[group] = self.txs[group].init(mine) + held
+        chain: Any = self.txs[group].init(mine)
+        held = (self.anchors[group].tx.init(mine),) if group in self.anchors else ()
+        added[group] = chain + held
     return {**state, **added} if added else state
 
   def split(
       self, params: _Params, state: State
   ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """What learns (of a table: the rows that do, alone), and all that does not.
+    """Splits params into the leaves that learn and the frozen ones.
 
-    A table that learns in part is on both sides, whole on the second.
+    A table of which only some rows learn is in both results: those rows in the first,
+    the whole table in the second.
     """
     learning, frozen = tree.partition(params, self.learning(state))
     parts = {name: self._part(name, x) for name, x in learning.items()}
     return parts, {**frozen, **{n: learning[n] for n in learning if n in self.tables}}
 
   def join(self, learning: _Params, frozen: _Params) -> dict[str, jax.Array]:
-    """The params that `split` split; other rows of a table keep their bits."""
+    """Inverts `split`; the frozen rows of a table keep their bits."""
     whole = {name: self._whole(name, x, frozen) for name, x in learning.items()}
     return tree.merge(whole, {n: x for n, x in frozen.items() if n not in learning})
 
-  def mixed(self, learning: _Params, state: State, key: jax.Array) -> _Params:
-    """What learns as the loss shall see it: under an anchor that mixes, mixed."""
+  def mix(self, learning: _Params, state: State, key: jax.Array) -> _Params:
+    """Returns the learning leaves as the loss sees them, after anchors such as Mixout.
+
+    Args:
+      learning: The leaves that learn, as `split` returns them.
+      state: The optimizer state, which holds the source's values.
+      key: Decides what is drawn.
+    """
     for group, anchor in self.anchors.items():
       if group in state:
         mine = {name: learning[name] for name in self.members[group]}
@@ -87,38 +104,44 @@ class Optimizer:
   def update(
       self, grads: _Params, state: State, params: _Params
   ) -> tuple[dict[str, jax.Array], State, jax.Array]:
-    """One update of the learning leaves, each as `split` gives it.
+    """Updates the learning leaves once.
 
     Args:
-      grads: Their gradients, and no others.
-      state: Says which groups learn.
-      params: Their values.
+      grads: Gradients of the leaves that learn, by name.
+      state: The optimizer state; its keys are the groups that learn.
+      params: Values of the same leaves, as `split` returns them.
 
     Returns:
-      Their new values, the new state, and the norm of `grads` with those of the
-      anchors' penalties, before clipping.
+      The new values, the new state, and the global norm of the gradient, which
+      includes the anchors' penalties and is taken before clipping.
     """
     grads = self._anchored(grads, state, params)
     norm = optax.tree.norm(grads)
     if self.clip_norm:
+      # 1e-6 keeps a zero gradient from dividing by zero.
       factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
       grads = jax.tree.map(lambda g: g * factor, grads)
     new_params, new_state = {}, {}
     for group, group_state in state.items():
-      mine = lambda flat: {n: flat[n] for n in self.members[group]}  # pylint: disable=cell-var-from-loop
+      members = self.members[group]
+      group_grads = {name: grads[name] for name in members}
+      group_params = {name: params[name] for name in members}
+      # An anchor's state holds the source's values, which never change.
       held = group_state[-1:] if group in self.anchors else ()
-      updates, new = self.txs[group].update(
-          mine(grads), group_state[:-1] if held else group_state, mine(params))
-      new_state[group] = new + held
-      new_params |= optax.apply_updates(mine(params), updates)
+      result: Any = self.txs[group].update(
+          group_grads, group_state[:-1] if held else group_state, group_params)
+      updates, chain = result
+      new_state[group] = chain + held
+      updated: Any = optax.apply_updates(group_params, updates)
+      new_params |= updated
     return new_params, new_state, norm
 
   def _anchored(self, grads, state, params):
     for group, anchor in self.anchors.items():
       if group in state:
         mine = {name: grads[name] for name in self.members[group]}
-        pulled, _ = anchor.tx.update(mine, state[group][-1], params)
-        grads = {**grads, **pulled}
+        result: Any = anchor.tx.update(mine, state[group][-1], params)
+        grads = {**grads, **result[0]}
     return grads
 
   def _part(self, name, value):
@@ -129,12 +152,13 @@ class Optimizer:
   def _whole(self, name, value, frozen):
     if name not in self.tables:
       return value
-    # Said to be unique, so that its gradient is a plain gather of these rows.
+    # XLA is promised sorted, unique indices, so that the gradient with respect to
+    # these rows is a plain gather.
     return frozen[name].at[_at(self.tables[name])].set(
         value, indices_are_sorted=True, unique_indices=True)
 
 
-# Where nothing learns.
+# The optimizer of a model that is only evaluated: no leaf learns.
 NOTHING = Optimizer(
     txs={}, members={}, starts={}, clip_norm=0.0, tables={}, anchors={})
 
@@ -145,13 +169,14 @@ def build(
     rows: Sequence[resolve.Row],
     steps: int,
 ) -> Optimizer:
-  """The optimiser of a plan.
+  """Builds the optimizer of a plan.
 
   Args:
-    config: Rates and kind.
-    groups: The plan's.
-    rows: Say which leaf belongs to which group.
-    steps: Length of the run; a group's schedule spans from its start to the end.
+    config: The kind of optimizer, its learning rate and its schedule.
+    groups: The plan's trainability groups.
+    rows: The resolved rows, which assign each leaf to a group.
+    steps: Length of the run in steps; the schedule of a group spans from the group's
+      first step to the end.
 
   Raises:
     errors.UserError: If a name or number in `config` or a group is out of range, if
@@ -159,18 +184,20 @@ def build(
       learns.
   """
   _check(config)
-  learning = {g.name: g for g in groups if g.unfreeze_step is not None}
-  if not learning:
+  starts = {
+      g.name: g.unfreeze_step for g in groups if g.unfreeze_step is not None}
+  if not starts:
     raise errors.UserError(
         "No group learns: every group has unfreeze_step=None. Give one a step.")
-  for group in learning.values():
-    _check_group(group, steps)
+  learning = {group.name: group for group in groups if group.name in starts}
+  for name, group in learning.items():
+    _check_group(group, starts[name], steps)
   return Optimizer(
-      txs={name: _tx(_own(config, group), group, steps)
+      txs={name: _tx(_own(config, group), group, steps - starts[name])
            for name, group in learning.items()},
       members={name: tuple(row.name for row in rows if row.group == name)
                for name in learning},
-      starts={name: group.unfreeze_step for name, group in learning.items()},
+      starts=starts,
       clip_norm=config.clip_norm,
       tables={row.name: row.table for row in rows if row.table is not None},
       anchors={name: anchors_lib.build(
@@ -179,7 +206,13 @@ def build(
 
 
 def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedule:
-  """Linear warm-up to `peak`, then the named decay until `steps`."""
+  """Returns the learning rate schedule: a linear warm-up, then the decay.
+
+  Args:
+    config: Its `schedule`, `warmup_steps` and `end_factor` are read.
+    steps: Step at which the decay ends.
+    peak: Learning rate at the end of the warm-up.
+  """
   warmup = max(min(config.warmup_steps, steps - 1), 0)
   rest, end = max(steps - warmup, 1), peak * config.end_factor
   decay = {
@@ -194,17 +227,18 @@ def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedul
 
 
 def _inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
-  # Joined after a warm-up, it is asked for (unused) negative counts too.
+  # `optax.join_schedules` evaluates all its schedules at every count, so behind a
+  # warm-up this one sees negative counts, whose values are not used.
   return lambda count: peak * (warmup / (jnp.maximum(count, 0) + warmup)) ** 0.5
 
 
 def _at(table: resolve.Table) -> tuple[slice | np.ndarray, ...]:
-  """Index of a table's rows."""
+  """Returns the index that selects the learning rows of a table."""
   return (slice(None),) * table.dim + (table.index,)
 
 
 def _own(config: config_lib.Optim, group: plan_lib.Group) -> config_lib.Optim:
-  """The run's settings with those that the group has of its own."""
+  """Returns the run's settings, overridden by those that the group sets."""
   own = {field: getattr(group, field) for field in ("schedule", "weight_decay")
          if getattr(group, field) is not None}
   return dataclasses.replace(config, lr=config.lr * group.lr_mult, **own)
@@ -213,8 +247,8 @@ def _own(config: config_lib.Optim, group: plan_lib.Group) -> config_lib.Optim:
 def _tx(
     config: config_lib.Optim, group: plan_lib.Group, steps: int
 ) -> optax.GradientTransformation:
-  """A chain, whose state is a tuple."""
-  rate = schedule(config, steps - group.unfreeze_step, config.lr)
+  """Returns a group's transformation: an `optax.chain`, whose state is a tuple."""
+  rate = schedule(config, steps, config.lr)
   decays = lambda params: {
       name: tree.match([group.no_decay], name) is None for name in params}
   decay = dict(weight_decay=config.weight_decay, mask=decays)
@@ -246,13 +280,13 @@ def _check(config: config_lib.Optim) -> None:
       raise errors.UserError(f"optim.{field} is {value}, must be {bound}.")
 
 
-def _check_group(group: plan_lib.Group, steps: int) -> None:
+def _check_group(group: plan_lib.Group, start: int, steps: int) -> None:
   if group.schedule not in (None, *_SCHEDULES):
     raise errors.UserError(
         f"Group {group.name!r}: schedule is {group.schedule!r}, must be one of"
         f" {', '.join(_SCHEDULES)}, or None for the run's.")
-  if group.unfreeze_step >= steps:
+  if start >= steps:
     raise errors.UserError(
-        f"Group {group.name!r}: unfreeze_step is {group.unfreeze_step}, and the run"
+        f"Group {group.name!r}: unfreeze_step is {start}, and the run"
         f" ends after {steps} steps. Let it start before, train longer, or freeze it"
         " with None.")

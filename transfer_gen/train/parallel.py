@@ -1,4 +1,4 @@
-"""The same pure step on one device, on a mesh, or under pmap."""
+"""Runs the pure training step on one device, on a mesh, or under pmap."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -16,20 +16,21 @@ from transfer_gen import tree
 from transfer_gen.train import step as step_lib
 
 _Batch = Mapping[str, np.ndarray]
-_AXIS = "devices"  # Of pmap.
+_AXIS = "devices"  # The name of the pmap axis.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runner:
-  """How a run's arrays live on its devices; the loop knows no more of them.
+  """How the arrays of a run are placed on devices; all that the loop knows of them.
 
   Attributes:
-    shardings: Where each param lives outside the step (checkpoints, evaluation).
-    place: State as checkpoints hold it -> state as the step takes it.
-    fetch: Back again.
-    put: A batch from the host -> a batch as the step takes it.
-    step: One training step on (state, batch, the run's key); the state is donated.
-      The key is an argument, so that runs of other seeds compile the same program.
+    shardings: Sharding of each param outside the step (checkpoints, evaluation).
+    place: Converts a state as checkpoints hold it to the state that `step` takes.
+    fetch: Inverts `place`.
+    put: Converts a batch on the host to the batch that `step` takes.
+    step: Takes one training step, given a state, a batch and the run's key. It donates
+      the state. The key is an argument and no constant of the program, so that runs
+      with other seeds find the same compiled program in the cache.
   """
   shardings: Mapping[str, jax.sharding.Sharding]
   place: Callable[[step_lib.TrainState], step_lib.TrainState]
@@ -39,14 +40,19 @@ class Runner:
       [step_lib.TrainState, Any, jax.Array], tuple[step_lib.TrainState, Any]]
 
   def abstract(self, state: Any, specs: Mapping[str, tree.Spec]) -> Any:
-    """Shapes of a tree over params, with the shardings that a restore needs."""
+    """Returns the shapes and shardings that restoring a checkpoint needs.
+
+    Args:
+      state: A state, or a part of one; only its shapes are read.
+      specs: Specs of the params, by name.
+    """
     places = sharding.of_state(state, self.shardings, specs)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state, places)
 
 
-def runner(
+def make_runner(
     config: config_lib.Parallel,
     specs: Mapping[str, tree.Spec],
     batch_size: int,
@@ -56,14 +62,15 @@ def runner(
   """Builds the runner that `config.mode` names.
 
   Args:
-    config: Devices.
-    specs: Of the params.
-    batch_size: B over all devices.
-    accumulate: Micro-batches a step.
-    **step_arguments: For `train_step`.
+    config: How devices share the work.
+    specs: Specs of the params, by name.
+    batch_size: B, over all devices.
+    accumulate: Number of micro-batches per step.
+    **step_arguments: Passed on to `step.train_step`.
 
   Raises:
-    errors.UserError: If devices and batch do not divide.
+    errors.UserError: If the number of devices does not fit the mode or does not divide
+      the batch.
   """
   step = functools.partial(
       step_lib.train_step, accumulate=accumulate, **step_arguments)
@@ -79,7 +86,9 @@ def _jit(config, specs, step, rows) -> Runner:
 
   @functools.cache
   def compiled(groups):
-    del groups  # Another set of groups is another state, placed anew.
+    # `groups` is only the cache's key. When a group starts to learn, the state has
+    # another structure and other shardings, and the step needs another program.
+    del groups
     return jax.jit(
         functools.partial(_keep, params, specs, step), donate_argnums=0)
 
@@ -94,7 +103,10 @@ def _jit(config, specs, step, rows) -> Runner:
 
 
 def _keep(params, specs, step, state, batch, key):
-  """The step, its new state held to the shardings of the old."""
+  """Takes a step and constrains the new state to the shardings of the old one.
+
+  Without the constraint XLA may choose others, and the next call would compile again.
+  """
   state, metrics = step(state, batch, key=key)
   places = sharding.of_state(state, params, specs)
   return jax.lax.with_sharding_constraint(state, places), metrics
@@ -108,7 +120,8 @@ def _pmap(config, specs, step, rows) -> Runner:
         " parallel.tensor to 1, or parallel.mode=jit.")
   if config.data not in (0, count):
     raise errors.UserError(
-        f"parallel.data is {config.data} and pmap takes all {count} devices; set 0.")
+        f"parallel.data is {config.data}, and pmap uses all {count} devices. Set it to"
+        " 0.")
   _divides(rows, count)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   mapped = jax.pmap(
@@ -121,10 +134,11 @@ def _pmap(config, specs, step, rows) -> Runner:
 
   def one_step(state, batch, key):
     state, metrics = mapped(state, batch, key)
+    # Metrics are summed over devices in the step: all copies are the same.
     return state, jax.tree.map(lambda x: x[0], metrics)
 
   return Runner(
-      shardings={name: device for name in specs},
+      shardings=dict.fromkeys(specs, device),
       place=lambda state: jax.tree.map(
           lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), state),
       fetch=lambda state: jax.tree.map(lambda x: x[0], state),
@@ -134,5 +148,5 @@ def _pmap(config, specs, step, rows) -> Runner:
 def _divides(rows: int, devices: int) -> None:
   if rows % devices:
     raise errors.UserError(
-        f"train.batch_size / optim.accumulate is {rows} and the batch is divided"
+        f"train.batch_size / optim.accumulate is {rows}, and the batch is divided"
         f" over {devices} devices: make it a multiple of {devices}.")

@@ -1,4 +1,4 @@
-"""One pure training step, the same under jit, a mesh and pmap."""
+"""One pure training step, which is the same under jit, on a mesh and under pmap."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,18 +11,18 @@ from transfer_gen.train import optim as optim_lib
 
 Batch = Mapping[str, jax.Array]
 # (params, batch, key) -> nll f32[B, T], or several such terms by name, of which `loss`
-# is what is made small; the key draws dropout.
+# is minimized and the others are only reported. The key draws dropout.
 NllFn = Callable[[dict[str, jax.Array], Batch, jax.Array], Any]
 
 
 @struct.dataclass
 class TrainState:
-  """All arrays that a checkpoint must hold to resume.
+  """All arrays that a checkpoint must hold so that training can resume.
 
   Attributes:
-    step: i32[], updates done.
+    step: i32[], number of updates done.
     params: Flat params, by name.
-    opt_state: Optimiser state of each group that learns now.
+    opt_state: Optimizer state of each group that learns now, by group name.
   """
   step: jax.Array
   params: dict[str, jax.Array]
@@ -39,40 +39,45 @@ def train_step(
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, tuple[jax.Array, jax.Array]]]:
-  """Takes one step on the leaves that learn: those that `opt_state` has slots for.
+  """Takes one optimizer step on the leaves that learn.
 
-  Frozen leaves, and rows of a table, are never differentiated, so no clip, norm or
-  decay can see them. The loss that is told has no penalty of an anchor in it.
-  The caller owns jit, shardings and donation. The step folds its number into the
-  run's key, so a resumed run draws what the first one drew.
+  Those are the leaves of the groups that `opt_state` holds. Frozen leaves, and frozen
+  rows of a table, are never differentiated, so clipping, norms and weight decay cannot
+  see them. The reported loss does not include the penalty of an anchor.
+
+  The caller owns jit, shardings and donation. The step number is folded into the run's
+  key, so a resumed run draws what an uninterrupted one would have drawn.
 
   Args:
     state: The state before the step.
-    batch: inputs and targets i32[B, T]; weights f32[B, T], 0 on what does not
-      count.
-    nll_fn: Negative log-likelihood of each target, in nats, or terms by name.
-    optimizer: Updates what learns.
+    batch: `inputs` and `targets` i32[B, T]; `weights` f32[B, T], 0 for targets that
+      do not count.
+    nll_fn: Negative log-likelihood of each target, in nats, or several terms by name.
+    optimizer: The optimizer of the leaves that learn.
     key: The run's dropout key.
-    accumulate: Micro-batches that B is divided into, one at a time in memory.
-    axis_name: Under pmap: the axis of devices that share the step.
+    accumulate: Number of micro-batches; they are computed one after another to save
+      memory. It must divide B.
+    axis_name: Under pmap, the name of the device axis; None otherwise.
 
   Returns:
-    The state after the step, and metrics as (total, count), to be added up over
-    steps before they are divided: each term per token, and `grad_norm`. A loss that
-    is one term is in nats per token.
+    The state after the step, and metrics as (total, count): each term over the targets
+    that count, and `grad_norm`. Add both up over steps before dividing them.
   """
   total_over = lambda x: jax.lax.psum(x, axis_name) if axis_name else x
   learning, frozen = optimizer.split(state.params, state.opt_state)
+  # The count is over all devices and micro-batches, so that each token weighs the same
+  # however the batch is divided: a mean of means would not.
   count = total_over(batch["weights"].sum())
   step_key = jax.random.fold_in(key, state.step)
-  if axis_name:
+  if axis_name:  # Otherwise all devices would draw the same dropout masks.
     step_key = jax.random.fold_in(step_key, jax.lax.axis_index(axis_name))
 
   def loss_fn(learning, batch, key):
-    seen = optimizer.mixed(learning, state.opt_state, key)
+    seen = optimizer.mix(learning, state.opt_state, key)
     terms = nll_fn(optimizer.join(seen, frozen), batch, key)
     terms = terms if isinstance(terms, Mapping) else {"loss": terms}
     totals = {name: (term * batch["weights"]).sum() for name, term in terms.items()}
+    # A batch of padding alone has count 0; its loss must be 0 and not NaN.
     return totals["loss"] / jnp.maximum(count, 1.0), totals
 
   grads, totals = total_over(
@@ -85,7 +90,7 @@ def train_step(
 
 
 def _grads(loss_fn, learning, batch, key, accumulate):
-  """Gradient and totals of the whole batch, `accumulate` parts one after another."""
+  """Returns gradient and totals of the whole batch, summed over its micro-batches."""
   grad_fn = jax.grad(loss_fn, has_aux=True)
   if accumulate == 1:
     return grad_fn(learning, batch, key)
@@ -97,6 +102,7 @@ def _grads(loss_fn, learning, batch, key, accumulate):
     return jax.tree.map(jnp.add, sums, new), None
 
   parts = jnp.arange(accumulate), jax.tree.map(split, dict(batch))
+  # The scan needs the shapes and dtypes of its carry before the first micro-batch.
   one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], parts[1]))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
                        jax.eval_shape(grad_fn, learning, one, key))

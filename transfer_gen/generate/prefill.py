@@ -1,10 +1,10 @@
-"""What every way of generating begins with: texts as arrays, the first logits.
+"""The start of every kind of generation: padded prompts, and the pass over them.
 
 Axes: B rows, P prompt, padded; S encoder input, padded; N new tokens, rounded up; V
 vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -16,36 +16,50 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import registry
 
-_SHORTEST = 16  # Texts are padded to a power of 2 from here on.
+_MIN_LENGTH = 16  # Lengths are padded to powers of two, from this one on.
 
 Texts = Sequence[Sequence[int]]
 Padded = tuple[np.ndarray, np.ndarray]  # Tokens i32[B, P], counts i32[B].
+# (tokens i32[B, T], counts i32[B], cache) -> logits dtype[B, V], cache.
+ExtendFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
-def nested(params: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Params as a module takes them, however they came."""
+def nest_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns params nested as a module takes them, whether given flat or nested."""
   params = params if "params" not in params else params["params"]
   return tree.unflatten(params) if any("/" in name for name in params) else params
 
 
-def prompts_of(
+def default_prompts(
     module: nn.Module, prompts: Texts | None, encoder_inputs: Texts | None) -> Texts:
-  """The prompts; if there are none, the start token for each encoder input."""
+  """Returns the prompts, or if None, the start token for each encoder input.
+
+  Raises:
+    errors.UserError: If there are no prompts, and no encoder inputs or start token.
+  """
   if prompts is not None:
     return prompts
   start = getattr(module.config, "start_token", -1)
   if encoder_inputs is None or start < 0:
     raise errors.UserError(
         "Cannot generate: no prompts are given, and model.start_token, which"
-        " every answer begins with, is not set.")
+        " every answer begins with, is not set. Set it, or give prompts.")
   return [[start] for _ in encoder_inputs]
 
 
-def misfits(
+def find_misfits(
     module: nn.Module, prompts: Texts, encoder_inputs: Texts | None, num_tokens: int
 ) -> list[str]:
-  """What is wrong with texts, a sentence each."""
-  found, longest = [], registry.longest(module)
+  """Returns what is wrong with the texts, one sentence for each misfit.
+
+  Args:
+    module: The model; its config has the vocabulary sizes.
+    prompts: Token ids of each prompt.
+    encoder_inputs: Token ids of each encoder input; None if there are none.
+    num_tokens: Number of tokens by which each prompt may grow.
+  """
+  found: list[str] = []
+  longest = registry.longest(module)
   if registry.encodes(module.config) != (encoder_inputs is not None):
     found.append(
         "the model has an encoder and needs encoder_inputs" if encoder_inputs is None
@@ -54,78 +68,89 @@ def misfits(
     found.append(
         f"there are {len(encoder_inputs)} encoder_inputs and {len(prompts)} prompts")
   size = module.config.vocab_size
-  found += _of("prompt", prompts, size)
+  found += _find_bad_tokens("prompt", prompts, size)
   found += [f"prompt {i} has {len(prompt)} tokens and grows by {num_tokens}; the"
             f" model reads at most {longest}. Shorten the prompt or num_tokens"
             for i, prompt in enumerate(prompts)
             if longest is not None and len(prompt) + num_tokens > longest]
   size = getattr(module.config, "encoder_vocab_size", 0) or size
-  found += _of("encoder input", encoder_inputs or (), size)
+  found += _find_bad_tokens("encoder input", encoder_inputs or (), size)
   return found + [
       f"encoder input {i} has {len(text)} tokens; the model reads at most {longest}"
       for i, text in enumerate(encoder_inputs or ())
       if longest is not None and len(text) > longest]
 
 
-def raise_if(wrong: Sequence[str]) -> None:
-  """Raises one `UserError` that lists all that is wrong, if anything is."""
-  if wrong:
-    raise errors.UserError("Cannot generate:\n  " + "\n  ".join(wrong))
+def raise_misfits(misfits: Sequence[str]) -> None:
+  """Raises one `UserError` that lists all misfits; does nothing if there are none."""
+  if misfits:
+    raise errors.UserError("Cannot generate:\n  " + "\n  ".join(misfits))
 
 
 def pad(texts: Texts, longest: int | None = None) -> Padded:
-  """Tokens padded on the right with 0, and how many each text has.
+  """Pads texts on the right with token 0.
 
   Args:
-    texts: A token at least each.
-    longest: No row is longer, where no text is.
+    texts: Token ids of each text, at least one each.
+    longest: Largest padded length; no text may be longer. None means no limit.
+
+  Returns:
+    Tokens i32[B, P], where P is a power of two or `longest`, and counts i32[B], the
+    number of tokens of each text.
   """
   counts = np.array([len(text) for text in texts], np.int32)
-  width = power(counts.max())
+  # Powers of two keep the number of compiled programs logarithmic in the lengths.
+  width = padded_size(counts.max())
   inputs = np.zeros((len(texts), min(width, longest or width)), np.int32)
   for row, text in zip(inputs, texts):
     row[:len(text)] = text
   return inputs, counts
 
 
-def power(size: int) -> int:
-  """The smallest power of two that holds `size`, and at least `_SHORTEST`."""
-  return max(_SHORTEST, 1 << (int(size) - 1).bit_length())
+def padded_size(size: int) -> int:
+  """Returns the smallest power of two that is at least `size` and `_MIN_LENGTH`."""
+  return max(_MIN_LENGTH, 1 << (int(size) - 1).bit_length())
 
 
-def until(tokens: list[int], eos: int | None) -> list[int]:
-  """What stands before eos."""
+def cut_at_eos(tokens: list[int], eos: int | None) -> list[int]:
+  """Returns the tokens before the first eos; all of them if eos is None or absent."""
+  if eos is None:
+    return tokens
   return tokens[:tokens.index(eos)] if eos in tokens else tokens
 
 
-def first(
+def prefill(
     module: nn.Module, params: Mapping[str, Any], prompts: tuple[jax.Array, jax.Array],
     encoder_inputs: tuple[jax.Array, jax.Array] | None, size: int,
-):
-  """Reads encoder_inputs and prompts.
+) -> tuple[jax.Array, Any, ExtendFn]:
+  """Runs a model over its encoder inputs and prompts, and fills its cache.
 
   Args:
-    module: A model.
-    params: Nested.
+    module: A model as `registry.build` returns it.
+    params: Nested params.
     prompts: Tokens i32[B, P] and counts i32[B].
-    encoder_inputs: Tokens i32[B, S] and counts i32[B]; None without an encoder.
-    size: N.
+    encoder_inputs: Tokens i32[B, S] and counts i32[B]; None for a model without an
+      encoder.
+    size: N, the number of cache slots to add for new tokens.
 
   Returns:
     Logits dtype[B, V] of the first new token; the cache, with N unused slots; and the
-    function that goes on, from tokens i32[B, T], counts i32[B] and cache to both.
+    function that reads more tokens, given tokens i32[B, T], counts i32[B] and the
+    cache, and returns the next logits and cache.
   """
-  extend = functools.partial(module.apply, {"params": params}, method="extend")
+  extend: Any = functools.partial(module.apply, {"params": params}, method="extend")
   batch, length = prompts[0].shape
   if encoder_inputs is None:
     cache = module.apply({}, batch, length + size, method="init_cache")
   else:
     cache = module.apply(
         {"params": params}, *encoder_inputs, length + size, method="encode")
-  return *extend(*prompts, cache), extend
+  first_logits, cache = extend(*prompts, cache)
+  return first_logits, cache, extend
 
 
-def _of(what: str, texts: Texts, size: int) -> list[str]:
+def _find_bad_tokens(what: str, texts: Texts, size: int) -> list[str]:
+  """Returns a sentence for each text that is empty or has a token outside [0, size)."""
   wrong = [f"{what} {i} is empty; it needs a token, such as bos"
            for i, text in enumerate(texts) if not text]
   return wrong + [f"{what} {i} has token {max(text)}, the model knows 0 to {size - 1}"
