@@ -5,6 +5,7 @@ Axes: B batch, T position, V vocabulary, D width of a layer's output, S encoder 
 
 from collections.abc import Mapping
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,10 @@ from transfer_gen.models import extended
 from transfer_gen.models import taps
 from transfer_gen.train import step as step_lib
 
-_ENCODER = ("encoder_inputs", "encoder_counts")  # What an encoder reads, of a batch.
+_ENCODER = ("encoder_inputs", "encoder_counts")  # The keys of a batch for the encoder.
 
 
-@functools.lru_cache(maxsize=32)  # One function a model, so that programs are shared.
+@functools.lru_cache(maxsize=32)  # One function per model: programs are shared.
 def next_token(
     module: extended.Model, train: bool, first: int = 0) -> step_lib.NllFn:
   """Returns the loss of a language model, for `step.train_step`.
@@ -28,9 +29,10 @@ def next_token(
   Args:
     module: Maps i32[B, T] to logits dtype[B, T, V]. A model with an encoder also reads
       `encoder_inputs` i32[B, S] and `encoder_counts` i32[B] of the batch.
-    train: Whether dropout is drawn.
-    first: Layer that reads `hidden` dtype[B, T, D] of the batch, if the batch has it,
-      see `train.features`. A batch without `hidden` is read from its `inputs`.
+    train: Whether dropout is applied.
+    first: First layer to compute if the batch has `hidden` dtype[B, T, D], the stored
+      input of that layer (see `train.features`). A batch without `hidden` is computed
+      from its `inputs`.
 
   Returns:
     A function from (flat params, batch, key) to the negative log-likelihood f32[B, T]
@@ -63,19 +65,33 @@ def logits(
   """Computes the logits dtype[B, T, V] of a batch.
 
   Args:
-    module: As of `next_token`.
-    params: Flat params.
-    batch: What the module reads.
-    train: Whether dropout is drawn.
-    key: The key that dropout is drawn from; not read unless `train`.
-    first: As of `next_token`.
+    module: As for `next_token`.
+    params: Flat params, by name.
+    batch: `inputs` i32[B, T], and what the encoder reads if the model has one.
+    train: Whether dropout is applied.
+    key: Decides the dropout masks; not used unless `train`.
+    first: As for `next_token`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from transfer_gen import config
+    >>> from transfer_gen.models import registry
+    >>> from transfer_gen.train import objectives
+    >>> module = registry.build(config.Recurrent(
+    ...     vocab_size=5, num_layers=1, embed_width=4, hidden_width=4))
+    >>> params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+    >>> batch = {"inputs": jnp.array([[1, 2, 3]])}
+    >>> objectives.logits(module, params, batch, train=False, key=None).shape
+    (1, 3, 5)
   """
-  given = {"train": train, "rngs": {"dropout": key} if train else None,
+  given: dict[str, Any] = {"train": train, "rngs": {"dropout": key} if train else None,
            **{name: batch[name] for name in _ENCODER if name in batch}}
   variables = {"params": tree.unflatten(params)}
   if "hidden" in batch:
     return taps.resume(
         module, variables, batch["hidden"], first, batch["inputs"], **given)
+  # Flax returns a tuple only if `mutable` is set.
+  # pyrefly: ignore[bad-return]
   return module.apply(variables, batch["inputs"], **given)
 
 
@@ -110,10 +126,12 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
   wide = logits.astype(jnp.float32)
   peak = wide.max(-1, keepdims=True)
-  exps = jnp.exp(wide - peak)
+  exps = jnp.exp(wide - peak)  # No exponent is above 0: nothing overflows.
   total = exps.sum(-1, keepdims=True)
   chosen = jnp.take_along_axis(wide, targets[..., None], axis=-1)
   nll = (jnp.log(total) - (chosen - peak))[..., 0]
+  # In the dtype of the logits: these are the largest arrays that wait for the backward
+  # pass, and in bfloat16 they take half the memory.
   return nll, (exps.astype(logits.dtype), total, targets)
 
 

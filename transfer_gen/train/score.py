@@ -1,4 +1,4 @@
-"""Loss over a split, document by document."""
+"""The loss over a split, document by document, and paired comparisons of two runs."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -27,12 +27,13 @@ class Scores:
   text_bytes: np.ndarray
 
   def metrics(self) -> dict[str, float]:
-    """Loss in nats per token, bits per byte (0 without text), and the counts."""
+    """Returns the loss in nats per token, bits per byte, perplexity and the counts."""
     total, count = float(self.nats.sum()), int(self.tokens.sum())
     text_bytes = int(self.text_bytes[self.tokens > 0].sum())
     return {
         "loss": total / max(count, 1),
         "bits_per_byte": total / math.log(2) / max(text_bytes, 1),
+        # exp overflows a float just above 709; a diverged run must still report.
         "perplexity": math.exp(min(total / max(count, 1), 700.0)),
         "tokens": count, "documents": int((self.tokens > 0).sum()),
     }
@@ -51,8 +52,8 @@ class Scorer(Protocol):
       params: Flat params.
       data: Tokenized splits.
       split: Name of the split.
-      batch_size: Rows a batch, B.
-      put: Places a batch on devices. By default JAX does.
+      batch_size: Number of rows per batch, B.
+      put: Places a batch on devices. By default JAX does so when it is used.
     """
     ...
 
@@ -62,8 +63,8 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
   """Returns a function that scores params; its program is compiled once.
 
   Args:
-    nll_fn: Loss without dropout; the key that it gets is not drawn from. The same
-      function gets the same scorer.
+    nll_fn: Loss without dropout; it receives a fixed key, from which it must not draw.
+      Calls with the same function return the same scorer.
   """
   key = jax.random.key(0)
   nll = jax.jit(lambda params, batch: nll_fn(params, batch, key))
@@ -78,6 +79,7 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
     for batch in data.evaluation_batches(split, batch_size):
       documents = batch.pop("documents")
       counted = documents >= 0
+      # Sums are in float64: over millions of tokens float32 would lose digits.
       values = np.asarray(nll(params, put(batch)), np.float64)
       nats += np.bincount(documents[counted], values[counted], size)
       tokens += np.bincount(documents[counted], minlength=size)
@@ -91,26 +93,27 @@ def paired_difference(
 ) -> dict[str, Any]:
   """Computes how much lower the treated loss is, paired by document.
 
-  The interval is a bootstrap percentile interval (Efron and Tibshirani, 1993, chapter
-  13): documents are drawn with replacement, the same for both runs.
+  The interval is the bootstrap percentile interval (Efron and Tibshirani, 1993, chapter
+  13). Each sample draws documents with replacement, and both runs are scored on the
+  same draw, so that documents that are hard for both runs do not widen it.
 
   Args:
-    treated: Scores of one run.
-    control: Scores of the other, on the same documents.
+    treated: Scores of the run with the treatment.
+    control: Scores of the run without it, on the same documents.
     samples: Number of bootstrap samples.
-    seed: Seed of the draw.
+    seed: Seed of the draws.
 
   Returns:
-    `gain`: control - treated, nats per token; `low` and `high`: its 95% interval;
-    `wins`: share of the documents on which treated is lower.
+    `gain`: the control loss minus the treated loss, in nats per token; `low` and
+    `high`: its 95% interval; `wins`: share of the documents on which the treated loss
+    is lower; `documents`: number of documents compared.
   """
   used = np.flatnonzero(control.tokens > 0)
   generator = np.random.default_rng(seed)
   gains = []
   for _ in range(0, samples, 1000):  # In parts: samples x documents is large.
     drawn = used[generator.integers(0, len(used), (min(samples, 1000), len(used)))]
-    per_token = lambda s: s.nats[drawn].sum(1) / s.tokens[drawn].sum(1)  # pylint: disable=cell-var-from-loop
-    gains.append(per_token(control) - per_token(treated))
+    gains.append(_per_token(control, drawn) - _per_token(treated, drawn))
   low, high = np.percentile(np.concatenate(gains), (2.5, 97.5))
   loss = lambda s: s.metrics()["loss"]
   return {
@@ -118,3 +121,8 @@ def paired_difference(
       "wins": float((treated.nats < control.nats)[used].mean()),
       "documents": len(used),
   }
+
+
+def _per_token(scores: Scores, drawn: np.ndarray) -> np.ndarray:
+  """Returns f64[S], the loss over the documents i64[S, N] of each sample."""
+  return scores.nats[drawn].sum(1) / scores.tokens[drawn].sum(1)
