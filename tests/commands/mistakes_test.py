@@ -52,7 +52,7 @@ QUICKSTART = paths.EXPERIMENTS / "quickstart.py"
      "empty.txt"),
     (["plan", "--config=config.py", "--workdir=w", "--config.data.train=latin.txt"],
      "latin.txt:2: invalid UTF-8"),
-    (["generate", "--workdir=w", "--prompts=empty.txt"], "empty.txt: holds no text"),
+    (["generate", "--workdir=w", "--prompts=empty.txt"], "empty.txt: the file holds no text"),
     (["generate", "--workdir=w", "--prompts=no.txt"], "no.txt: there is no such file"),
     (["plan", "--config=config.py", "--workdir=w", "--config.model.num_heads=3"],
      "num_heads"),

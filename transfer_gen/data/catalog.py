@@ -1,7 +1,8 @@
-"""TFDS data sets by name: ours, and any other that is prepared or can be.
+"""Data sets by name: those of this package, and others from TensorFlow Datasets (TFDS).
 
-They live in TFDS's own folder, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`. Nothing
-here needs TensorFlow: we write array_record and read that or tfrecord.
+Data sets are kept in the folder of TFDS, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+Nothing here needs TensorFlow: array_record files are written, and array_record or
+tfrecord files are read.
 """
 
 from collections.abc import Iterator
@@ -29,23 +30,25 @@ Example = dict[str, Any]
 
 
 def known(name: str) -> bool:
-  """Whether `name` is one of ours or of the form `tfds:NAME`."""
+  """Returns whether `name` is one of this package or has the form `tfds:NAME`."""
   return name in _OURS or (name.startswith(PREFIX) and len(name) > len(PREFIX))
 
 
 def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
-  """Examples by split, decoded one by one, and the version; prepares if need be.
+  """Opens a data set, and prepares it first if that was not done before.
 
   Args:
-    name: `python_docs`, `docstring_summary` or `tfds:NAME`, where NAME is what
+    name: `python_docs`, `docstring_summary` or `tfds:NAME`, where NAME is a name that
       TFDS takes: `NAME[/CONFIG][:VERSION]`.
 
   Returns:
-    {"train", "validation", "test"} as far as the set has them ("valid", "val"
-    and "dev" are validation), and the set's version.
+    The examples of each of the splits "train", "validation" and "test" that the data
+    set has, decoded one by one; splits called "valid", "val" or "dev" are validation.
+    And the version of the data set.
 
   Raises:
-    errors.UserError: No such set, or it is neither prepared nor to be had.
+    errors.UserError: If there is no such data set, or if it is not prepared and cannot
+      be prepared here.
   """
   folder = epath.Path(os.environ.get("TFDS_DATA_DIR") or _FOLDER).expanduser()
   builder = (
@@ -59,8 +62,8 @@ def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
 
 
 def _open_ours(name: str, folder: epath.Path) -> Any:
-  # pylint: disable=g-import-not-at-top
-  # TFDS takes a third of a second to import: only those who read a set pay.
+  """Returns a builder of a data set of this package, prepared."""
+  # Importing TFDS takes a third of a second; only runs that read such a set need it.
   if name == "python_docs":
     from transfer_gen.data.datasets import python_docs
     make = python_docs.PythonDocs
@@ -68,7 +71,8 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
     from transfer_gen.data.datasets import docstring_summary
     make = docstring_summary.DocstringSummary
   builder = make(data_dir=folder, file_format="array_record")
-  if builder.is_prepared():  # Perhaps in a folder that may only be read.
+  # Without the lock first: the folder of a prepared data set may be read-only.
+  if builder.is_prepared():
     return builder
   try:
     with _lock(folder, name), quiet():
@@ -76,14 +80,14 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
       builder.download_and_prepare()
   except OSError as error:
     raise errors.UserError(
-        f"data.name={name}: cannot be prepared in {folder} ({error}). Set"
-        " TFDS_DATA_DIR to a folder that may be written.") from error
+        f"data.name={name}: the data set cannot be prepared in {folder} ({error}). Set"
+        " TFDS_DATA_DIR to a folder that can be written.") from error
   return builder
 
 
 def _open(name: str, folder: epath.Path) -> Any:
-  """A builder of someone else's set, prepared if that can be done here."""
-  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+  """Returns a builder of another data set, prepared if that can be done here."""
+  import tensorflow_datasets as tfds  # Here, since it takes long to import.
   try:
     builder = tfds.builder(name, data_dir=folder)
     if builder.is_prepared():
@@ -97,24 +101,25 @@ def _open(name: str, folder: epath.Path) -> Any:
   except tfds.core.DatasetNotFoundError as error:
     raise errors.UserError(
         f"data.name={PREFIX}{name}: TFDS knows no such data set, and none is"
-        f" prepared in {folder}. `tfds.list_builders()` lists what it knows; a"
-        " prepared folder NAME/VERSION may be copied there, or set TFDS_DATA_DIR to"
-        " where it is.") from error
-  except Exception as error:  # Whatever a foreign builder raises.
+        f" prepared in {folder}. `tfds.list_builders()` lists those that it knows. A"
+        " prepared folder NAME/VERSION can be copied there, or set TFDS_DATA_DIR to"
+        " the folder that holds it.") from error
+  except Exception as error:  # Builders of other authors may raise anything.
     cause = str(error).strip().partition("\n")[0][:200]
     raise errors.UserError(
-        f"data.name={PREFIX}{name}: not prepared in {folder} and it cannot be"
-        f" prepared here ({type(error).__name__}: {cause}). Where TensorFlow and a"
-        f" network are, run `tfds build {name} --file_format=array_record` (or"
+        f"data.name={PREFIX}{name}: the data set is not prepared in {folder} and"
+        f" cannot be prepared here ({type(error).__name__}: {cause}). On a machine with"
+        " TensorFlow and a network, run"
+        f" `tfds build {name} --file_format=array_record` (or"
         f" `tfds.builder({name!r}, file_format=\"array_record\")"
-        ".download_and_prepare()`), copy the folder that it wrote into"
-        f" {folder}, or set TFDS_DATA_DIR to where it is.") from error
+        ".download_and_prepare()`), copy the folder that it writes into"
+        f" {folder}, or set TFDS_DATA_DIR to the folder that holds it.") from error
 
 
 def _check_reachable(builder: Any) -> None:
-  """Fails at once without a network, where TFDS would retry for minutes."""
+  """Raises at once if there is no network, where TFDS would retry for minutes."""
   if urllib.request.getproxies():
-    return  # A proxy may know hosts that this machine does not.
+    return  # A proxy may reach hosts whose names this machine cannot resolve.
   hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos or ()}
   for host in sorted(filter(None, hosts)):
     try:
@@ -124,16 +129,16 @@ def _check_reachable(builder: Any) -> None:
 
 
 def _examples(builder: Any, split: str) -> Iterator[Example]:
-  """Examples of a split, decoded to NumPy."""
+  """Yields the examples of a split, decoded to NumPy."""
   if builder.info.file_format.value == "array_record":
     yield from builder.as_data_source(split)
     return
   if builder.info.file_format.value != "tfrecord":
     raise errors.UserError(
-        f"{builder.data_path}: prepared as {builder.info.file_format.value}, which"
+        f"{builder.data_path}: the files are {builder.info.file_format.value}, which"
         " cannot be read without TensorFlow. Prepare it again with"
         " --file_format=array_record.")
-  import grain  # pylint: disable=g-import-not-at-top
+  import grain  # Here, since it takes long to import.
   for path in builder.info.splits[split].filepaths:
     records = grain.experimental.TFRecordIterDataset(os.fspath(path))
     for record in records:
@@ -142,10 +147,10 @@ def _examples(builder: Any, split: str) -> Iterator[Example]:
 
 @contextlib.contextmanager
 def _lock(folder: epath.Path, name: str) -> Iterator[None]:
-  """Lets one process of this machine at a time prepare a set.
+  """Lets only one process of this machine at a time prepare a data set.
 
-  A folder in a bucket knows no locks: there TFDS's own renaming of the finished
-  folder must do.
+  Folders in a bucket have no locks. There, TFDS's own renaming of the finished folder
+  must be enough.
   """
   if "://" in os.fspath(folder):
     yield
@@ -160,8 +165,8 @@ def _lock(folder: epath.Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """While sets of ours are prepared: no bars, no paragraph on standard output."""
-  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+  """Silences the progress bars and standard output of TFDS while it prepares a set."""
+  import tensorflow_datasets as tfds  # Here, since it takes long to import.
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):

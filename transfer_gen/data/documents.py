@@ -1,7 +1,7 @@
-"""Documents: read, cleaned, filtered, split, and counted.
+"""Documents of a run: reading, cleaning, splitting, filtering and counting them.
 
-All documents of a run are held in memory as Python strings; some gigabytes of text
-are the limit of this package.
+All documents are held in memory as Python strings, which limits a run to some gigabytes
+of text.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,17 +20,17 @@ from transfer_gen.data import files
 SPLITS = ("train", "validation", "test")
 _FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
 FOLD, KEEP = "fold", "keep"
-# Control characters but tab and line ends, and byte order marks inside text.
+# Control characters except tab and line ends, and byte order marks inside a text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """One text to learn, and for a pair what it is an answer to.
+  """One text to learn, and for a pair the text that it answers.
 
   Attributes:
-    input: Empty for a language model, never empty for a pair.
-    target: Never empty.
+    input: The text to answer; empty for a language model, never empty for a pair.
+    target: The text to learn; never empty.
   """
   input: str
   target: str
@@ -40,48 +40,85 @@ Splits = dict[str, list[Document]]
 
 
 def load(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
-  """Reads the data that a config names.
-
-  Cleaning, then splits, then length filters, then duplicates, then the fraction. A
-  document that also stands in a later one of train, validation and test is dropped
-  from the earlier one. Only train is cut by `fraction`.
+  """Reads, cleans, splits and filters the data, and takes `fraction` of train.
 
   Returns:
-    Documents by split, and facts for data.json: `name`, `version`, `fraction`,
-    `fingerprint` (sha256 of the kept documents), and by split the counts `read`,
-    `kept`, `chars` and `dropped` by reason.
+    Documents by split, and the facts for data.json: those of `read_filtered`, with
+    `fraction`, `fingerprint` (sha256 of the kept documents), and in `splits` also the
+    counts `kept` and `chars`.
 
   Raises:
-    errors.UserError: A config or a file that does not fit, or an empty split.
+    errors.UserError: If the config or a file does not fit, or if a split is empty.
+  """
+  documents, facts = read_filtered(config)
+  return take_fraction(documents, facts, config.fraction, config.seed)
+
+
+def read_filtered(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
+  """Reads, cleans, splits and filters the data, whatever `config.fraction` is.
+
+  The order is: cleaning, splits, length filters, duplicates. A document that is also in
+  a later one of train, validation and test is dropped from the earlier one, so that
+  training never sees what the model is evaluated on.
+
+  Returns:
+    Documents by split, and facts: `name`, `version`, and in `splits`, by split, the
+    counts `read` and `dropped` (by reason).
+
+  Raises:
+    errors.UserError: If the config or a file does not fit, or if a split is empty.
   """
   check(config)
   read, version = _read(config)
-  facts: dict[str, Any] = {
-      "name": config.name, "version": version, "fraction": config.fraction}
-  counts: dict[str, dict[str, Any]] = {
-      split: {"read": len(read[split])} for split in SPLITS}
   dropped: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
   kept: Splits = {}
   seen: set[tuple[str, str]] = set()
+  # From test to train, so that of equal documents the one in the last split stays.
   for split in reversed(SPLITS):
     kept[split] = list(_filter(read[split], config, seen, dropped[split]))
     seen.update(map(_identity, kept[split]))
-  kept = {split: kept[split] for split in SPLITS}
-  _check_filled(kept, counts, dropped, config)
+  counts = {split: {"read": len(read[split]), "dropped": dropped[split]}
+            for split in SPLITS}
+  _check_filled(kept, counts, config)
+  return ({split: kept[split] for split in SPLITS},
+          {"name": config.name, "version": version, "splits": counts})
 
-  train = _fraction(kept["train"], config)
-  if len(train) < len(kept["train"]):
-    dropped["train"]["fraction"] = len(kept["train"]) - len(train)
-  kept["train"] = train
-  for split in SPLITS:
-    counts[split] |= {
-        "kept": len(kept[split]), "dropped": dropped[split],
-        "chars": sum(len(d.input) + len(d.target) for d in kept[split])}
-  return kept, facts | {"splits": counts, "fingerprint": fingerprint(kept)}
+
+def take_fraction(
+    documents: Splits, facts: Mapping[str, Any], fraction: float, seed: int
+) -> tuple[Splits, dict[str, Any]]:
+  """Keeps a fraction of the training documents; other splits stay whole.
+
+  Which documents are kept depends only on the seed and their texts, and a smaller
+  fraction is a part of a larger one.
+
+  Args:
+    documents: As `read_filtered` returns them; they are not changed.
+    facts: The facts that `read_filtered` returned; they are not changed.
+    fraction: Share of train to keep, above 0 and at most 1; rounded up.
+    seed: Decides which documents are kept.
+
+  Returns:
+    Documents and facts, as `load` returns them.
+  """
+  train = _draw(documents["train"], fraction, seed)
+  cut = len(documents["train"]) - len(train)
+  kept = {**documents, "train": train}
+  counts = {}
+  for split, found in kept.items():
+    before = facts["splits"][split]
+    lost = {"fraction": cut} if cut and split == "train" else {}
+    counts[split] = {
+        "read": before["read"], "kept": len(found),
+        "dropped": {**before["dropped"], **lost},
+        "chars": sum(len(d.input) + len(d.target) for d in found)}
+  return kept, {
+      "name": facts["name"], "version": facts["version"], "fraction": fraction,
+      "splits": counts, "fingerprint": fingerprint(kept)}
 
 
 def check(config: config_lib.Data) -> None:
-  """Raises one UserError that lists each field that cannot be right."""
+  """Raises one `UserError` that lists all fields of a config that are out of range."""
   buckets = tuple(config.buckets)
   misfits = [message for wrong, message in (
       (config.name != "files" and not catalog.known(config.name),
@@ -91,14 +128,14 @@ def check(config: config_lib.Data) -> None:
        "data.train is empty: data.name=files needs paths there"),
       (config.name != "files" and bool(
           config.train or config.validation or config.test),
-       f"data.train, validation and test are read with data.name=files only, and"
-       f" it is {config.name!r}"),
+       f"data.train, validation and test are only read if data.name=files, and it"
+       f" is {config.name!r}"),
       (config.normalize not in _FORMS,
        f"data.normalize={config.normalize!r}: must be one of {', '.join(_FORMS)}"),
       (config.newline not in (FOLD, KEEP),
        f"data.newline={config.newline!r}: must be {FOLD} or {KEEP}"),
       (config.whole_files and config.paragraphs,
-       "data.whole_files and data.paragraphs are both set: take one"),
+       "data.whole_files and data.paragraphs are both set: set only one of them"),
       (not config.target_field,
        "data.target_field is empty: name the column of the text to learn"),
       (not 0 < config.fraction <= 1,
@@ -120,16 +157,25 @@ def check(config: config_lib.Data) -> None:
 
 
 def is_pairs(config: config_lib.Data) -> bool:
-  """Whether documents have an input: a column for it, or line-aligned files."""
+  """Returns whether documents are pairs, from two columns or two aligned files."""
   return bool(config.input_field) or files.is_parallel(config.train)
 
 
 def clean(text: str, form: str, newline: str) -> str:
-  r"""Returns a text as models see it, in training and in prompts.
+  r"""Cleans a text; training texts and prompts are cleaned alike.
 
-  Unicode normal form (or "none"), no control characters but tabs and line ends.
-  Where `newline` is FOLD: \n as the one line end, no white space at line ends, no
-  blank lines around.
+  Control characters are removed, except tabs and line ends.
+
+  Args:
+    text: Any text.
+    form: Unicode normal form to convert to, such as "NFC"; "none" means no conversion.
+    newline: If FOLD, all line ends become \n, and white space at line ends and blank
+      lines around the text are removed. If KEEP, white space stays as it is.
+
+  Example:
+    >>> from transfer_gen.data import documents
+    >>> documents.clean("one  \r\ntwo\r\n", "NFC", documents.FOLD)
+    'one\ntwo'
   """
   if form != "none":
     text = unicodedata.normalize(form, text)  # pyrefly: ignore[bad-argument-type]
@@ -140,7 +186,7 @@ def clean(text: str, form: str, newline: str) -> str:
 
 
 def texts(documents: Iterable[Document]) -> Iterator[str]:
-  """Every text of some documents, for a tokeniser to learn from."""
+  """Yields all inputs and targets of documents, for training a tokenizer."""
   for document in documents:
     if document.input:
       yield document.input
@@ -148,19 +194,23 @@ def texts(documents: Iterable[Document]) -> Iterator[str]:
 
 
 def fingerprint(documents: Mapping[str, Iterable[Document]]) -> str:
-  """sha256 over all documents of all splits, in their order."""
+  """Returns the sha256 (as hex) of all documents of all splits, in their order."""
   digest = hashlib.sha256()
   for split, found in documents.items():
     digest.update(f"{split}\0".encode())
     for document in found:
       for text in (document.input, document.target):
+        # The length comes first, so that no two lists of texts give the same bytes.
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
   return digest.hexdigest()
 
 
 def _read(config: config_lib.Data) -> tuple[Splits, str]:
-  """Clean documents by split, the missing splits taken from train by hash."""
+  """Returns clean documents by split, and the version of the data set.
+
+  Splits that the data does not have are taken from train.
+  """
   if config.name == "files":
     unit = ("file" if config.whole_files else
             "paragraph" if config.paragraphs else "line")
@@ -179,7 +229,7 @@ def _read(config: config_lib.Data) -> tuple[Splits, str]:
   missing = [split for split in SPLITS if split not in read]
   if "train" in missing:
     raise errors.UserError(
-        f"data.name={config.name}: it has no split `train`, only"
+        f"data.name={config.name}: the data set has no split `train`, only"
         f" {', '.join(read) or 'others'}. Choose another data set.")
   return _split(read, missing), version
 
@@ -199,10 +249,10 @@ def _document(
 def _column(where: str, columns: Mapping[str, Any], name: str) -> str:
   if name not in columns:
     raise errors.UserError(
-        f"{where}: no column `{name}`; there are {', '.join(map(str, columns))}. Set"
-        " data.target_field (and data.input_field for pairs) to one of them.")
+        f"{where}: there is no column `{name}`, only {', '.join(map(str, columns))}."
+        " Set data.target_field (and data.input_field for pairs) to one of them.")
   value = columns[name]
-  if isinstance(value, bytes):  # TFDS's form of text.
+  if isinstance(value, bytes):  # TFDS stores text as bytes.
     try:
       return value.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -213,19 +263,19 @@ def _column(where: str, columns: Mapping[str, Any], name: str) -> str:
     raise errors.UserError(
         f"{where}: column `{name}` holds a {type(value).__name__}, not text. Choose"
         " another column, or write it as one string.")
-  # JSON can spell half a surrogate pair, which no encoding can write.
+  # JSON can escape half of a surrogate pair, which UTF-8 cannot encode.
   if any("\ud800" <= character <= "\udfff" for character in value):
     raise errors.UserError(
-        f"{where}: column `{name}` holds half a surrogate pair, which is no"
-        " character. Mend the text.")
+        f"{where}: column `{name}` holds half of a surrogate pair, which is not a"
+        " character. Correct the text.")
   return value
 
 
 def _split(read: Splits, missing: list[str]) -> Splits:
-  """Moves a tenth of train, by hash, to each missing split.
+  """Moves a tenth of train, chosen by hash, to each missing split.
 
-  Pairs with one input stay together, and so do equal texts: the hash is of the
-  input (of the target for a language model), white space apart.
+  The hash is that of the input (of the target for a language model) with white space
+  folded. So equal texts, and pairs with the same input, end up in the same split.
   """
   if not missing:
     return read
@@ -244,7 +294,7 @@ def _filter(
     seen: set[tuple[str, str]],
     dropped: dict[str, int],
 ) -> Iterator[Document]:
-  """Yields what stays and counts what goes, by reason, in `dropped`."""
+  """Yields the documents to keep, and counts the others in `dropped`, by reason."""
   pairs = is_pairs(config)
   for document in documents:
     sides = (document.input, document.target) if pairs else (document.target,)
@@ -263,19 +313,19 @@ def _filter(
 
 
 def _identity(document: Document) -> tuple[str, str]:
-  """What makes two documents one: their texts, white space apart."""
+  """Returns what duplicates have in common: their texts with white space folded."""
   return " ".join(document.input.split()), " ".join(document.target.split())
 
 
 def _check_filled(
     kept: Splits,
-    counts: Mapping[str, Mapping[str, int]],
-    dropped: Mapping[str, Mapping[str, int]],
+    counts: Mapping[str, Mapping[str, Any]],
     config: config_lib.Data,
 ) -> None:
   for split in SPLITS:
     if not kept[split]:
-      reasons = ", ".join(f"{n} {reason}" for reason, n in dropped[split].items())
+      dropped = counts[split]["dropped"]
+      reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
       raise errors.UserError(
           f"data: no document is left in {split} ({counts[split]['read']} read;"
           f" dropped: {reasons or 'none'}). Widen min_chars={config.min_chars} and"
@@ -283,17 +333,20 @@ def _check_filled(
           " with more text.")
 
 
-def _fraction(documents: list[Document], config: config_lib.Data) -> list[Document]:
-  """The first share of train in an order that only the seed and texts decide."""
-  count = math.ceil(config.fraction * len(documents))
+def _draw(documents: list[Document], fraction: float, seed: int) -> list[Document]:
+  """Returns a share of documents, in their order; the seed and texts decide which."""
+  count = math.ceil(fraction * len(documents))
   if count == len(documents):
     return documents
+  # Ranks are hashes of the texts and not random draws by position, so that adding or
+  # removing a document leaves the choice among the others as it is.
   order = sorted(
       range(len(documents)),
-      key=lambda i: (_hash(str(config.seed), *_identity(documents[i])), i))
+      key=lambda i: (_hash(str(seed), *_identity(documents[i])), i))
   return [documents[i] for i in sorted(order[:count])]
 
 
 def _hash(*parts: str) -> int:
+  """Returns a hash that is the same in every process, unlike Python's own."""
   digest = hashlib.sha256("\0".join(parts).encode()).digest()
   return int.from_bytes(digest[:8], "big")

@@ -1,6 +1,6 @@
-"""The user's own text files as examples: one dict of columns a document.
+"""Reads the user's own text files: one dict of columns for each document.
 
-Files are UTF-8, and may end in `.gz`. A file is held in memory as a whole.
+Files are UTF-8 and may be compressed (`.gz`). Each file is held in memory as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,27 +16,28 @@ from etils import epath
 
 from transfer_gen import errors
 
-# A line with its end: a form feed or U+2028 ends none.
+# A line with its end. `str.splitlines` would also split at form feeds and U+2028, which
+# are part of a text.
 _LINE = re.compile("[^\n]*\n|[^\n]+")
-# A document: its columns, and where it stands, `path:line`.
+# A document: where it stands, as `path:line` for messages, and its columns.
 Example = tuple[str, dict[str, Any]]
 
 
 def read(paths: str, *, unit: str, field: str) -> list[Example]:
-  """All documents of some files, in the order of their sorted names.
+  """Reads all documents of some files; the files of a glob are sorted by name.
 
   Args:
-    paths: Comma-separated globs; `a|b` for two line-aligned files, whose lines
-      become the columns `input` and `target`.
-    unit: Plain text: what a document is, "line", "paragraph" (up to the blank lines
-      behind it) or "file".
-    field: The config field that `paths` stands in, for messages.
+    paths: Comma-separated paths or globs; `a|b` names two line-aligned files, whose
+      lines become the columns `input` and `target`.
+    unit: What a document is in plain text: "line", "paragraph" (which includes the
+      blank lines behind it) or "file".
+    field: The config field that holds `paths`, for messages.
 
   Returns:
-    Documents; plain text has one column, `text`, with the line ends that are there.
+    Documents. Those of plain text have one column, `text`, with the original line ends.
 
   Raises:
-    errors.UserError: A file that is missing, empty, not UTF-8 or not of its form.
+    errors.UserError: If a file is missing, empty, not UTF-8 or not of its form.
   """
   examples: list[Example] = []
   for item in (item.strip() for item in paths.split(",")):
@@ -46,22 +47,22 @@ def read(paths: str, *, unit: str, field: str) -> list[Example]:
 
 
 def read_lines(path: str) -> list[str]:
-  """The lines of a text file.
+  """Returns the lines of a text file that are not blank.
 
   Raises:
-    errors.UserError: It is not there, empty or not UTF-8.
+    errors.UserError: If the file is missing, blank or not UTF-8.
   """
   lines = [line for line in _split_lines(text(path)) if line.strip()]
   if not lines:
-    raise errors.UserError(f"{path}: holds no text.")
+    raise errors.UserError(f"{path}: the file holds no text.")
   return lines
 
 
 def text(path: str) -> str:
-  """A text file as it is.
+  """Returns the contents of a text file as they are.
 
   Raises:
-    errors.UserError: It is not there, or not UTF-8.
+    errors.UserError: If the file is missing or not UTF-8.
   """
   if not os.path.isfile(path):
     raise errors.UserError(f"{path}: there is no such file.")
@@ -69,7 +70,7 @@ def text(path: str) -> str:
 
 
 def is_parallel(paths: str) -> bool:
-  """Whether some of the paths are line-aligned files."""
+  """Returns whether some of the paths are pairs of line-aligned files."""
   return "|" in paths
 
 
@@ -77,7 +78,7 @@ def _read_item(item: str, unit: str, field: str) -> list[Example]:
   if is_parallel(item):
     if unit != "line":
       raise errors.UserError(
-          f"data.{field}: `{item}` is aligned by lines, and a document would be a"
+          f"data.{field}: `{item}` names line-aligned files, but a document would be a"
           f" {unit}. Leave data.whole_files and data.paragraphs unset.")
     return _parallel(item, field)
   examples: list[Example] = []
@@ -103,13 +104,13 @@ def _reader(
   suffix = epath.Path(path.name.removesuffix(".gz")).suffix
   if suffix not in readers:
     raise errors.UserError(
-        f"data.{field}: {path} ends in {suffix or 'nothing'!r}; known are"
+        f"data.{field}: {path} ends in {suffix or 'nothing'!r}; the known endings are"
         f" {', '.join(readers)}, each also with .gz. Rename or convert it.")
   return readers[suffix]
 
 
 def _expand(item: str, field: str) -> list[epath.Path]:
-  """The files that a path or a glob names, sorted."""
+  """Returns the files that a path or a glob names, sorted."""
   path = epath.Path(item).expanduser()
   parts = path.parts
   first = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
@@ -129,25 +130,25 @@ def _expand(item: str, field: str) -> list[epath.Path]:
 
 
 def _text(path: epath.Path) -> str:
-  """The whole of a file. A byte order mark at its start is no text."""
+  """Returns the text of a file, without a byte order mark at its start."""
   data = path.read_bytes()
   if path.name.endswith(".gz"):
     try:
       data = gzip.decompress(data)
     except (OSError, EOFError) as error:
       raise errors.UserError(
-          f"{path}: not a whole gzip file ({error}). Fetch it again.") from error
+          f"{path}: not a complete gzip file ({error}). Download it again.") from error
   try:
     return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as error:
     line = data.count(b"\n", 0, error.start) + 1
     raise errors.UserError(
         f"{path}:{line}: invalid UTF-8 (byte 0x{data[error.start]:02x}). Convert the"
-        " file, e.g. `iconv -f latin1 -t utf-8`, or mend the line.") from error
+        " file, e.g. `iconv -f latin1 -t utf-8`, or correct the line.") from error
 
 
 def _split_lines(text: str) -> list[str]:
-  r"""Lines by \n or \r\n alone: a form feed or U+2028 ends no document."""
+  r"""Splits a text at \n and \r\n only; form feeds and U+2028 stay in lines."""
   lines = text.replace("\r\n", "\n").split("\n")
   return lines[:-1] if lines[-1] == "" else lines
 
@@ -203,13 +204,14 @@ def _csv(path: epath.Path) -> Iterator[Example]:
 
 
 def _tsv(path: epath.Path) -> Iterator[Example]:
-  # Quotes in TSV are text, as everybody writes them.
+  # TSV files are usually written without quoting: a quote belongs to the text.
   yield from _table(path, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _table(path: epath.Path, **form: Any) -> Iterator[Example]:
-  """Rows under a header line that names the columns."""
-  csv.field_size_limit(2**31 - 1)  # Cells are documents; 128 KiB is no limit.
+  """Yields the rows below a header line that names the columns."""
+  # Cells are documents, which may be longer than the 128 KiB that `csv` allows.
+  csv.field_size_limit(2**31 - 1)
   rows = csv.reader(io.StringIO(_text(path), newline=""), **form)
   start = 1
   try:
@@ -231,12 +233,13 @@ def _columns(
   if len(row) != len(header):
     raise errors.UserError(
         f"{path}:{line}: {len(row)} cells under {len(header)} columns"
-        f" ({', '.join(header)}). Mend the row; is the delimiter that of the suffix?")
+        f" ({', '.join(header)}). Correct the row, or the file's"
+        " ending if it has another delimiter.")
   return dict(zip(header, row))
 
 
 def _parallel(item: str, field: str) -> list[Example]:
-  """Lines of two files side by side."""
+  """Returns the lines of two files side by side."""
   names = [name.strip() for name in item.split("|")]
   paths = [_expand(name, field) for name in names]
   if len(paths) != 2 or any(len(found) != 1 for found in paths):
@@ -248,7 +251,8 @@ def _parallel(item: str, field: str) -> list[Example]:
   if len(inputs) != len(targets):
     raise errors.UserError(
         f"data.{field}: {source} has {len(inputs)} lines and {target} has"
-        f" {len(targets)}. Line-aligned files need as many; align them again.")
+        f" {len(targets)}. Line-aligned files must have equally many; align them"
+        " again.")
   if not inputs:
     raise errors.UserError(
         f"data.{field}: {source} and {target} are empty. Give files with text.")
