@@ -1,0 +1,1 @@
+"""Learning from a teacher: its losses, and how other vocabularies are aligned."""

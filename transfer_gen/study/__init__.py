@@ -1,0 +1,1 @@
+"""Several runs: comparisons with controls, costs, and the search for a strategy."""

@@ -38,6 +38,7 @@ class Bucket:
   def __init__(
       self, folder: epath.Path, inputs: np.ndarray, make: "Maker", run: config_lib.Run):
     self.inputs, self._folder, self._make = inputs, folder, make
+    assert run.features is not None
     self._batch = run.train.batch_size
     self._dtype = np.dtype(jax.numpy.dtype(run.features.dtype))
     self._row = make.shape(inputs.shape[1])

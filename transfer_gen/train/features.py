@@ -41,6 +41,7 @@ def first_layer(run: config_lib.Run, rows: Sequence[resolve.Row]) -> int:
 
 def _check(run: config_lib.Run) -> None:
   features, model = run.features, run.model
+  assert features is not None
   chain = not any(getattr(model, field, False) for field in (
       "window", "attention", "bidirectional"))
   for wrong, why in (

@@ -53,6 +53,7 @@ def attach(
   """
   if not layer:
     return data
+  assert run.features is not None  # Else no layer is stored.
   make = buckets_lib.Maker(jax.jit(buckets_lib.beginning(module, layer)), dict(params))
   root = epath.Path(run.features.path or epath.Path(workdir) / _FOLDER)
   folder = root.expanduser() / _fingerprint(run, layer, data, params)
@@ -61,13 +62,14 @@ def attach(
             for split in _SPLITS}
   buckets = [bucket for found in stored.values() for bucket in found]
   _write(buckets, layer, folder)
-  for split, found in stored.items():
+  for found in stored.values():
     for bucket in found:
       bucket.compare(run.features.check, folder)
   return data.with_hidden(stored)
 
 
-def _write(buckets: Sequence[buckets_lib.Bucket], layer: int, folder: epath.Path) -> None:
+def _write(
+    buckets: Sequence[buckets_lib.Bucket], layer: int, folder: epath.Path) -> None:
   todo = [(bucket, part) for bucket in buckets for part in bucket.missing()]
   if not todo:
     return
@@ -89,7 +91,8 @@ def _fingerprint(run, layer, data, params) -> str:
            "adapters": [codec.adapter_to_json(one) for one in run.adapters],
            "dtype": run.features.dtype, "batch": run.train.batch_size,
            "parallel": dataclasses.asdict(run.parallel),
-           "jaxlib": jaxlib.__version__, "device": device.device_kind, "part": buckets_lib.PART}
+           "jaxlib": jaxlib.__version__, "device": device.device_kind,
+           "part": buckets_lib.PART}
   digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   for name, value in sorted(params.items()):
     number = names.layer_number(name)
