@@ -175,6 +175,7 @@ def test_a_strategy_that_diverges_loses(folder, monkeypatch):
 
   auto.train(_target(folder, name="auto", budget=BUDGET), folder / "wild")
 
-  facts = json.loads((folder / "wild" / decision.FOLDER / decision.DECISION).read_text())
+  facts = json.loads(
+      (folder / "wild" / decision.FOLDER / decision.DECISION).read_text())
   assert facts["losses"]["fine_tune_lr_x1e+30"] == {"2": np.inf, "6": np.inf}
   assert facts["winner"] != "fine_tune_lr_x1e+30"

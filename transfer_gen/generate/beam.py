@@ -13,7 +13,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import linen as nn
 from flax import struct
 import jax
 from jax import lax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen.generate import prefill
+from transfer_gen.models import extended
 from transfer_gen.models import registry
 
 
@@ -38,7 +38,7 @@ class Found:
 
 
 def search(
-    module: nn.Module,
+    module: extended.Model,
     params: Mapping[str, Any],
     prompts: Sequence[Sequence[int]] | None = None,
     *,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
-from flax import linen as nn
 import jax
 import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.models import extended
 from transfer_gen.models import registry
 
 _MIN_LENGTH = 16  # Lengths are padded to powers of two, from this one on.
@@ -31,7 +31,8 @@ def nest_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def default_prompts(
-    module: nn.Module, prompts: Texts | None, encoder_inputs: Texts | None) -> Texts:
+    module: extended.Model, prompts: Texts | None, encoder_inputs: Texts | None,
+) -> Texts:
   """Returns the prompts, or if None, the start token for each encoder input.
 
   Raises:
@@ -48,7 +49,8 @@ def default_prompts(
 
 
 def find_misfits(
-    module: nn.Module, prompts: Texts, encoder_inputs: Texts | None, num_tokens: int
+    module: extended.Model, prompts: Texts, encoder_inputs: Texts | None,
+    num_tokens: int,
 ) -> list[str]:
   """Returns what is wrong with the texts, one sentence for each misfit.
 
@@ -120,7 +122,8 @@ def cut_at_eos(tokens: list[int], eos: int | None) -> list[int]:
 
 
 def prefill(
-    module: nn.Module, params: Mapping[str, Any], prompts: tuple[jax.Array, jax.Array],
+    module: extended.Model, params: Mapping[str, Any],
+    prompts: tuple[jax.Array, jax.Array],
     encoder_inputs: tuple[jax.Array, jax.Array] | None, size: int,
 ) -> tuple[jax.Array, Any, ExtendFn]:
   """Runs a model over its encoder inputs and prompts, and fills its cache.

@@ -10,18 +10,18 @@ import functools
 from typing import Any
 import zlib
 
-from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen.generate import prefill
+from transfer_gen.models import extended
 from transfer_gen.models import registry
 
 
 def generate(
-    module: nn.Module,
+    module: extended.Model,
     params: Mapping[str, Any],
     prompts: Sequence[Sequence[int]] | None = None,
     *,

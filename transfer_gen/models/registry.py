@@ -94,7 +94,7 @@ def with_vocabulary(config: Config, size: int) -> Config:
   return config
 
 
-def specs(module: nn.Module) -> dict[str, tree.Spec]:
+def specs(module: extended.Model) -> dict[str, tree.Spec]:
   """Returns the specs of a model's params, by name, without touching a device.
 
   Args:
@@ -132,7 +132,7 @@ def _specs(module):
 
 
 def fresh(
-    module: nn.Module,
+    module: extended.Model,
     key: jax.Array,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> Callable[[Iterable[str]], dict[str, jax.Array]]:
@@ -153,7 +153,7 @@ def fresh(
   return init
 
 
-def longest(module: nn.Module) -> int | None:
+def longest(module: extended.Model) -> int | None:
   """Returns the length in tokens of the longest text a model can read; None if any."""
   config = module.config
   learned = isinstance(config, config_lib.Decoder) and config.position == "learned"

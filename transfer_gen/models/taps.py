@@ -13,6 +13,7 @@ import jax
 
 from transfer_gen import config as config_lib
 from transfer_gen.models import blocks
+from transfer_gen.models import extended
 from transfer_gen.models import layers
 from transfer_gen.models import names
 from transfer_gen.models import recurrent_layers
@@ -65,7 +66,7 @@ def listening(
 
 
 def resume(
-    module: nn.Module, variables: Any, hidden: jax.Array, first: int, *args: Any,
+    module: extended.Model, variables: Any, hidden: jax.Array, first: int, *args: Any,
     **kwargs: Any
 ) -> Any:
   """Applies a module from a layer on.

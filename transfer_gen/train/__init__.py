@@ -1,1 +1,1 @@
-"""Training: the step, its losses and optimizers, and what anchors weights to a source."""
+"""Training: steps, losses and optimizers, and what anchors weights to a source."""

@@ -46,7 +46,9 @@ class Runner:
       state: A state, or a part of one; only its shapes are read.
       specs: Specs of the params, by name.
     """
-    places = sharding.of_state(state, self.shardings, specs)
+    # Those that a checkpoint is restored with have a mesh, which the type does not say.
+    places = sharding.of_state(
+        state, self.shardings, specs)  # pyrefly: ignore[bad-argument-type]
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state, places)
