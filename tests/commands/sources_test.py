@@ -91,7 +91,7 @@ def test_a_study_compares_models_with_encoders(folder, capsys):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--config=config.py:alone"], "reads inputs, and the data has none"),
+    (["--config=config.py:alone"], "reads inputs, but the data has none"),
     (["--config.model.encoder_vocab_size=3"], "model.encoder_vocab_size is 3"),
     (["--config.model.start_token=99"], "model.start_token is 99, and there are"),
     (["--config.model.encoder_marks=sep"], "encoder_marks is 'sep', must be one of"),

@@ -186,7 +186,7 @@ def test_batches_for_an_encoder_resume_exactly():
 
 
 def test_an_encoder_without_inputs_is_refused():
-  with pytest.raises(errors.UserError, match="reads inputs, and the data has none"):
+  with pytest.raises(errors.UserError, match="reads inputs, but the data has none"):
     prepare(encoder=encoder())
   with pytest.raises(errors.UserError, match="encoder_marks is 'bos', must be one of"):
     prepare(pairs=True, encoder=encoder(encoder_marks="bos"))
@@ -266,7 +266,7 @@ def test_unknown_characters_are_counted():
 
 
 class _EndOnly:
-  """A tokeniser that knows but an end of text, as GPT-2's does."""
+  """A tokenizer whose only special token ends a text, as GPT-2's."""
   size, tokens, roles = 260, (b"",) * 260, {"eos": 9}
 
   def encode(self, text):
@@ -336,7 +336,7 @@ def test_data_without_a_single_row_are_refused():
 
 
 class _Bare(_EndOnly):
-  """A tokeniser without special tokens."""
+  """A tokenizer without special tokens."""
   roles = {}
 
 
@@ -360,7 +360,7 @@ def test_texts_are_joined_where_the_tokenizer_has_no_special_tokens():
 
 
 def test_pairs_without_an_end_of_text_are_refused():
-  with pytest.raises(errors.UserError, match="pairs need an end of text"):
+  with pytest.raises(errors.UserError, match="pairs need an end-of-text token"):
     prepare(pairs=True, tokenizer=_Bare())
 
 

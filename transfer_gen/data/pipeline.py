@@ -1,11 +1,11 @@
-"""Documents to batches of tokens, with a position that a checkpoint can hold.
+"""Turns documents into batches of tokens, with a position that a checkpoint can hold.
 
-Axes: B rows, T positions, N rows or documents of a split.
+Axes: B rows, T positions, N rows or documents of a split, V vocabulary.
 
-All rows are in memory: 12 bytes a position for pairs (16 for an encoder), 8 for
-language models. A batch is one gather from them, far faster than any training, so
-Grain runs in this process: its worker processes are not used, and nothing has to be
-closed.
+All rows are in memory: 8 bytes per position for language models, 12 for pairs, and 16 if
+the model has an encoder. A batch is one gather from them, which is far faster than any
+training step. Therefore Grain runs in this process, without worker processes, and
+nothing has to be closed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,28 +30,32 @@ class Batches(Protocol):
   """An endless iterator of batches with a position."""
 
   def __next__(self) -> Batch:
-    """The next batch."""
+    """Returns the next batch."""
+    ...
 
   def get_state(self) -> dict[str, Any]:
-    """The position, as JSON can hold it."""
+    """Returns the position, as values that JSON can hold."""
+    ...
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on after the batch that was last when `state` was taken."""
+    """Continues after the batch that was the last one when `state` was taken."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """Tokenised data.
+  """Tokenized data, laid out in rows.
 
   Attributes:
-    tokenizer: What made the ids.
-    roles: Ids of pad, bos, eos and sep, stand-ins included.
-    lengths: All T that batches can have, ascending.
-    token_counts: i64[V], how often each token stands in the texts of the training
-      split that were kept; roles, which rows add, are not counted.
-    facts: For data.json: the documents' facts, `tokenizer`, and by split `rows` by
-      length, `tokens` (targets that count), `unknown_tokens`, `bytes` of the
-      targets and `kept` and `dropped` with those of `too_many_tokens`.
+    tokenizer: The tokenizer that the token ids belong to.
+    roles: Ids of pad, bos, eos and sep, including stand-ins (see
+      `tokenizers.resolve_roles`).
+    lengths: All values of T that batches can have, ascending.
+    token_counts: i64[V], number of occurrences of each token in the kept texts of the
+      training split. Special tokens, which the rows add, are not counted.
+    facts: The facts for data.json: those of the documents, `tokenizer`, and by split
+      `rows` by length, `tokens` (number of targets that count), `unknown_tokens`,
+      `bytes` of the targets, and `kept` and `dropped` with `too_many_tokens`.
   """
   tokenizer: tokenizers.Tokenizer
   roles: Mapping[str, int]
@@ -62,19 +66,19 @@ class Prepared:
   _bytes: Mapping[str, np.ndarray]
 
   def train_batches(self, batch_size: int, seed: int) -> Batches:
-    """Batches without end, reshuffled each epoch.
+    """Returns endless batches of the training split, reshuffled in each epoch.
 
-    All rows of a batch are of one bucket; buckets alternate as their rows do in
-    number. A batch may reach over the end of an epoch, so no row is left out.
+    All rows of a batch are from one bucket. Buckets alternate in proportion to their
+    numbers of rows. A batch may span the end of an epoch, so no row is left out.
 
     Args:
       batch_size: B.
-      seed: Of the order.
+      seed: Seed of the order.
 
     Returns:
-      An iterator over inputs and targets i32[B, T] and weights f32[B, T]; for an
-      encoder also encoder_inputs i32[B, T] and encoder_counts i32[B], how many of them
-      are no padding.
+      An iterator over dicts of `inputs` and `targets` i32[B, T] and `weights`
+      f32[B, T]; for a model with an encoder also `encoder_inputs` i32[B, T] and
+      `encoder_counts` i32[B], the number of tokens that are not padding.
     """
     _check_batch_size(batch_size)
     buckets = [rows for rows in self._rows["train"] if len(rows)]
@@ -89,32 +93,36 @@ class Prepared:
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
   def evaluation_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-    """Every target of a split once, by bucket, in order.
+    """Yields each target of a split once, bucket by bucket, in order.
 
-    The last batch of each bucket is filled with rows of weight 0, so that there
-    are no more shapes than lengths.
+    The last batch of each bucket is filled up with rows of weight 0, so that there is
+    only one shape, and one compiled program, for each length.
+
+    Args:
+      split: Name of the split.
+      batch_size: B.
 
     Yields:
-      Batches as in training, and documents i32[B, T]: the index of the target's
-      document in the split, -1 where the weight is 0.
+      Batches as in training, with `documents` i32[B, T]: the index in the split of the
+      document that a target belongs to, and -1 where the weight is 0.
     """
     _check_batch_size(batch_size)
     for rows in self._rows[split]:
       for start in range(0, len(rows), batch_size):
         index = np.arange(start, min(start + batch_size, len(rows)))
         batch = rows.batch(index) | {"documents": rows.documents[index]}
-        yield rows_lib.fill(batch, batch_size, self.roles["pad"])
+        yield rows_lib.fill_batch(batch, batch_size, self.roles["pad"])
 
   def inputs(self, split: str) -> list[np.ndarray]:
-    """i32[N, T] of each bucket of a split: what its rows read."""
+    """Returns the inputs of a split, i32[N, T] for each bucket."""
     return [rows.inputs for rows in self._rows[split]]
 
   def with_hidden(self, hidden: Mapping[str, Sequence[Any]]) -> "Prepared":
-    """The same, with `hidden` dtype[B, T, D] in the batches of some splits.
+    """Returns the same data with `hidden` dtype[B, T, D] in the batches of some splits.
 
     Args:
-      hidden: By split, for each of `inputs`: dtype[N, T, D], in an array or whatever
-        i64[B] index.
+      hidden: By split, one array dtype[N, T, D] for each of `inputs`, or any object
+        that can be indexed by i64[B].
     """
     return dataclasses.replace(self, _rows={
         split: [dataclasses.replace(one, hidden=more) for one, more in zip(
@@ -122,7 +130,7 @@ class Prepared:
         for split, rows in self._rows.items()})
 
   def document_bytes(self, split: str) -> np.ndarray:
-    """i64[N]: UTF-8 bytes of each document's target, 0 if it was dropped here."""
+    """Returns i64[N], the UTF-8 bytes of each target; 0 if the row was too long."""
     return self._bytes[split]
 
 
@@ -133,37 +141,40 @@ def prepare(
     facts: Mapping[str, Any],
     encoder: config_lib.Recurrent | None = None,
 ) -> Prepared:
-  """Tokenises documents and lays them out in rows.
+  """Tokenizes documents and lays them out in rows.
 
-  Language models: `[bos] text [eos]` one after the other (the text alone, where the
-  tokenizer has neither), cut into windows of T inputs; each token but bos and the
-  very first is a target once. Pairs: `[bos] input [sep] target
-  [eos]`, padded on the right to the shortest bucket that holds it; those beyond
-  `length` are dropped and counted. For an encoder, each side has a row of its own,
-  `[start] target [eos]` and the input with its marks; both are padded to the bucket
-  that holds the longer.
+  For language models, all texts are joined, each as `[bos] text [eos]` (or as the text
+  alone, if the tokenizer has neither token), and cut into windows of T inputs. Each
+  token except bos and the very first one is a target once.
+
+  A pair becomes `[bos] input [sep] target [eos]`, padded on the right to the shortest
+  bucket that holds it. Pairs longer than `length` are dropped and counted.
+
+  For a model with an encoder, a pair becomes two rows: the input with the special
+  tokens that the model asks for, and `[start] target [eos]`. Both are padded to the shortest
+  bucket that holds the longer one.
 
   Args:
-    config: Of the data; `length` and `buckets` are read here.
-    documents: By split, as `documents.load` returns them.
-    tokenizer: Text to ids.
-    facts: What `documents.load` returned beside them.
-    encoder: Config of the model, where it has an encoder.
+    config: The data config; `length` and `buckets` are read here.
+    documents: Documents by split, as `documents.load` returns them.
+    tokenizer: The tokenizer to use.
+    facts: The facts that `documents.load` returned.
+    encoder: Config of the model, if it has an encoder; otherwise None.
 
   Raises:
-    errors.UserError: No row is left in a split, or the config does not fit.
+    errors.UserError: If no row is left in a split, or if the config does not fit.
   """
   documents_lib.check(config)
   if encoder is not None and not documents_lib.is_pairs(config):
     raise errors.UserError(
-        "The model has an encoder, which reads inputs, and the data has none. Set"
-        " data.input_field (or two files, input|target, as data.train), or take a"
+        "The model has an encoder, which reads inputs, but the data has none. Set"
+        " data.input_field (or two files, input|target, as data.train), or choose a"
         " model without an encoder.")
   roles, notes = tokenizers.resolve_roles(tokenizer)
   if documents_lib.is_pairs(config) and "eos" not in roles:
     raise errors.UserError(
-        "data: pairs need an end of text, and the tokeniser has no special token."
-        " Take another tokenizer.kind, or a language model (data.input_field='').")
+        "data: pairs need an end-of-text token, but the tokenizer has no special"
+        " tokens. Choose another tokenizer.kind, or a language model (data.input_field='').")
   rows, sizes, splits = {}, {}, {}
   token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
@@ -175,10 +186,11 @@ def prepare(
         [len(document.target.encode()) for document in found], np.int64) * kept
     if not kept.any():
       raise errors.UserError(
-          f"data: each of the {len(found)} pairs of {split} is longer than"
+          f"data: all {len(found)} pairs of {split} are longer than"
           f" data.length={config.length} tokens. Raise it, or set data.max_chars.")
     if split == "train":
       for ids in itertools.compress([*inputs, *targets], [*kept, *kept]):
+        # `token_counts[ids] += 1` would count a token once that occurs twice.
         np.add.at(token_counts, ids, 1)
     counts = dict(facts.get("splits", {}).get(split, {}))
     dropped = dict(counts.get("dropped", {}))
@@ -200,7 +212,7 @@ def prepare(
 
 
 def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
-  """Ids of the tokens that mark texts, by role, with stand-ins for those that lack."""
+  """Returns the ids of special tokens by role, including stand-ins."""
   return tokenizers.resolve_roles(tokenizer)[0]
 
 
@@ -209,11 +221,11 @@ def encode_prompts(
     tokenizer: tokenizers.Tokenizer,
     config: config_lib.Data,
 ) -> list[list[int]]:
-  """Prompts as rows begin: `[bos] prompt`, for pairs `[bos] input [sep]`.
+  """Encodes prompts as rows begin: `[bos] prompt`, or `[bos] input [sep]` for pairs.
 
   Raises:
-    errors.UserError: A prompt with characters outside the vocabulary, or an empty
-      one where the model answers to an input.
+    errors.UserError: If a prompt has characters outside the vocabulary, or if it is
+      empty and the model answers inputs.
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   pairs = documents_lib.is_pairs(config)
@@ -228,20 +240,20 @@ def tokenize_for_encoder(
     config: config_lib.Data,
     encoder: config_lib.Recurrent,
 ) -> tuple[list[list[int]], list[list[int]]]:
-  """Prompts as an encoder reads them, and what their answers begin with.
+  """Returns prompts as an encoder reads them, and the first tokens of their answers.
 
   Raises:
-    errors.UserError: A prompt that is empty or has characters outside the vocabulary.
+    errors.UserError: If a prompt is empty or has characters outside the vocabulary.
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   reader = tokenizers.for_encoder(tokenizer)
   inputs = [rows_lib.encoder_row(ids, roles, encoder)
             for ids in _prompt_ids(prompts, reader, config, answered=True)]
-  return inputs, [[rows_lib.start(roles, encoder)] for _ in inputs]
+  return inputs, [[rows_lib.start_token(roles, encoder)] for _ in inputs]
 
 
 def _lay_out(inputs, targets, roles, config, encoder):
-  """Rows by length, and bool[N]: which documents are in them."""
+  """Returns rows by length, and bool[N], which documents they contain."""
   lengths = sorted({*config.buckets, config.length})
   if encoder is not None:
     return rows_lib.pad_both(inputs, targets, roles, lengths, encoder)
@@ -254,13 +266,12 @@ def _prompt_ids(
     prompts: Sequence[str], tokenizer: tokenizers.Tokenizer, config: config_lib.Data,
     answered: bool,
 ) -> Iterator[list[int]]:
-  """Ids of each; where it is answered and not gone on from, it must not be empty."""
+  """Yields the token ids of each prompt; one to be answered must not be empty."""
   for number, prompt in enumerate(prompts, 1):
     text = documents_lib.clean(prompt, config.normalize, config.newline)
     if answered and not text.strip():
       raise errors.UserError(
-          f"Prompt {number} is empty, and this model answers to an input. Give it"
-          " text.")
+          f"Prompt {number} is empty, but this model answers an input. Give it text.")
     try:
       yield tokenizer.encode(text)
     except errors.UserError as error:
@@ -270,7 +281,11 @@ def _prompt_ids(
 def _encode(
     tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
 ) -> list[np.ndarray]:
-  """i32[length] of each text; chunks keep lists of Python ints short-lived."""
+  """Returns the token ids of each text, i32[length].
+
+  A Python list of ints takes several times the memory of an array. Encoding in chunks
+  bounds how much text is held in that form.
+  """
   return [
       np.asarray(ids, np.int32)
       for start in range(0, len(texts), _CHUNK)

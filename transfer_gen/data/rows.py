@@ -1,6 +1,6 @@
-"""Texts laid out in rows of tokens.
+"""Lays out texts in rows of tokens.
 
-Axes: N rows, T positions, S positions of what an encoder reads.
+Axes: N rows, T positions, S positions of the encoder's input, B rows of a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +24,14 @@ class Rows:
   """Rows of one length.
 
   Attributes:
-    inputs: i32[N, T].
-    targets: i32[N, T].
-    documents: i32[N, T], whose target it is; -1 where it does not count.
-    encoder_inputs: i32[N, S], what an encoder reads; None where there is none.
-    encoder_counts: i32[N], how many of those are no padding.
-    hidden: dtype[N, T, D], what a frozen prefix makes of `inputs`, in an array or
-      whatever i64[B] index; None: it is computed.
+    inputs: i32[N, T], the tokens that a model reads.
+    targets: i32[N, T], the token that follows each input.
+    documents: i32[N, T], the index of the document that a target belongs to; -1 for
+      targets that do not count, such as padding.
+    encoder_inputs: i32[N, S], the tokens that an encoder reads; None without one.
+    encoder_counts: i32[N], number of encoder inputs that are not padding.
+    hidden: dtype[N, T, D], the stored output of the frozen first layers for `inputs`,
+      as an array or any object that i64[B] can index; None if it is not stored.
   """
   inputs: np.ndarray
   targets: np.ndarray
@@ -43,7 +44,7 @@ class Rows:
     return len(self.inputs)
 
   def batch(self, index: np.ndarray) -> Batch:
-    """The rows at i64[B]."""
+    """Returns the rows at the indices i64[B] as a batch."""
     batch = {
         "inputs": self.inputs[index],
         "targets": self.targets[index],
@@ -57,9 +58,10 @@ class Rows:
 
 
 def pack(texts: Texts, roles: Roles, length: int) -> Rows:
-  """Windows of T inputs over `[bos] text [eos]` of all texts; they share memory.
+  """Joins all texts, each as `[bos] text [eos]`, and cuts them into rows of T inputs.
 
-  Marks that `roles` lacks are left out: texts run on.
+  Special tokens that `roles` lacks are left out. Inputs and targets are views of one
+  array, shifted by a position.
   """
   bos, eos = ([roles[r]] if r in roles else [] for r in ("bos", "eos"))
   total = sum(len(bos) + len(ids) + len(eos) for ids in texts)
@@ -71,7 +73,8 @@ def pack(texts: Texts, roles: Roles, length: int) -> Rows:
     begin = position + len(bos)
     end = begin + len(ids) + len(eos)
     tokens[position:end] = np.concatenate([bos, ids, eos])
-    owners[begin:end] = document  # bos always follows: nothing to learn.
+    # bos itself is not a target: it always follows eos, so there is nothing to learn.
+    owners[begin:end] = document
     position = end
   shape = (num_rows, length)
   return Rows(tokens[:-1].reshape(shape), tokens[1:].reshape(shape),
@@ -81,16 +84,16 @@ def pack(texts: Texts, roles: Roles, length: int) -> Rows:
 def pad(
     inputs: Texts, targets: Texts, roles: Roles, lengths: Sequence[int]
 ) -> tuple[list[Rows], np.ndarray]:
-  """A row a pair, `[bos] input [sep] target [eos]`.
+  """Lays out each pair as a row `[bos] input [sep] target [eos]`.
 
   Args:
-    inputs: What is answered.
-    targets: The answers.
+    inputs: Token ids of the inputs.
+    targets: Token ids of their answers.
     roles: Ids of all roles.
-    lengths: Of the buckets, ascending.
+    lengths: Lengths of the buckets, ascending.
 
   Returns:
-    A bucket each, and bool[N]: which pairs fit into one.
+    Rows for each bucket, and bool[N], which pairs fit into a bucket.
   """
   counts = np.array([len(a) + len(b) + 2 for a, b in zip(inputs, targets)])
   buckets = []
@@ -109,14 +112,24 @@ def pad_both(
     inputs: Texts, targets: Texts, roles: Roles, lengths: Sequence[int],
     encoder: config_lib.Recurrent,
 ) -> tuple[list[Rows], np.ndarray]:
-  """The same for an encoder: inputs with their marks, and `[start] target [eos]`.
+  """Lays out each pair as two rows, the encoder's input and `[start] target [eos]`.
 
-  The longer side decides the bucket, and both are padded to its length: there are no
-  more shapes than buckets.
+  The longer side decides the bucket, and both sides are padded to its length, so that
+  there is one shape, and one compiled program, for each bucket.
+
+  Args:
+    inputs: Token ids of the inputs.
+    targets: Token ids of their answers.
+    roles: Ids of all roles.
+    lengths: Lengths of the buckets, ascending.
+    encoder: Config of the model.
+
+  Returns:
+    Rows for each bucket, and bool[N], which pairs fit into a bucket.
   """
   marked = [encoder_row(ids, roles, encoder) for ids in inputs]
   counts = np.array([max(len(a), len(b) + 1) for a, b in zip(marked, targets)])
-  begin, buckets = start(roles, encoder), []
+  begin, buckets = start_token(roles, encoder), []
   for length, members in _buckets(counts, lengths):
     encoder_inputs = np.full((len(members), length), roles["pad"], np.int32)
     rows = dataclasses.replace(
@@ -151,22 +164,26 @@ def encoder_row(
   return [*before, *ids, *behind]
 
 
-def start(roles: Roles, encoder: config_lib.Recurrent) -> int:
-  """The token that an answer begins with.
+def start_token(roles: Roles, encoder: config_lib.Recurrent) -> int:
+  """Returns the token that an answer begins with.
 
   Raises:
-    errors.UserError: If there is none.
+    errors.UserError: If the config has no start token and the tokenizer no bos.
   """
   if encoder.start_token >= 0:
     return encoder.start_token
   if "bos" not in roles:
     raise errors.UserError(
-        "The tokeniser has no bos for answers to begin with: set model.start_token.")
+        "The tokenizer has no bos token for answers to begin with. Set"
+        " model.start_token.")
   return roles["bos"]
 
 
-def fill(batch: Batch, batch_size: int, pad_token: int) -> Batch:
-  """Adds rows of padding, of weight 0, up to B; their encoder inputs have one token."""
+def fill_batch(batch: Batch, batch_size: int, pad_token: int) -> Batch:
+  """Adds padding rows of weight 0 to a batch, up to B rows.
+
+  Their encoder input has one token, because an encoder never reads an empty input.
+  """
   missing = batch_size - len(batch["inputs"])
   empty = {"weights": 0, "documents": -1, "encoder_counts": 1}
   return {
@@ -177,20 +194,21 @@ def fill(batch: Batch, batch_size: int, pad_token: int) -> Batch:
 
 def _buckets(
     counts: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-  """Each length, and which rows have it as the first that holds them."""
+  """Yields each length and the rows for which it is the shortest that holds them."""
   places = np.searchsorted(lengths, counts)
   for place, length in enumerate(lengths):
     yield length, np.flatnonzero(places == place)
 
 
 def _empty(count: int, length: int, roles: Roles) -> Rows:
+  """Returns rows of padding, without targets that count."""
   shape = (count, length)
   return Rows(np.full(shape, roles["pad"], np.int32),
               np.full(shape, roles["pad"], np.int32), np.full(shape, -1, np.int32))
 
 
 def _write(rows: Rows, row: int, tokens: np.ndarray, first: int, document: int) -> None:
-  """One row, whose targets count from the `first` on."""
+  """Writes one row; its targets count from position `first` on."""
   size = len(tokens) - 1
   rows.inputs[row, :size] = tokens[:-1]
   rows.targets[row, :size] = tokens[1:]
