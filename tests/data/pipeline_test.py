@@ -322,7 +322,7 @@ def test_missing_special_tokens_are_left_out_but_answers_need_a_start():
       ["ab"], tokenizer, config.Data(), encoder(**fields))
 
   assert encode(start_token=1) == ([[0, 1]], [[1]])
-  with pytest.raises(errors.UserError, match="no bos .* set model.start_token"):
+  with pytest.raises(errors.UserError, match="no bos .* Set model.start_token"):
     encode()
 
 

@@ -2,9 +2,9 @@
 
 Axes: B rows, T positions, N rows or documents of a split, V vocabulary.
 
-All rows are in memory: 8 bytes per position for language models, 12 for pairs, and 16 if
-the model has an encoder. A batch is one gather from them, which is far faster than any
-training step. Therefore Grain runs in this process, without worker processes, and
+All rows are in memory: 8 bytes per position for language models, 12 for pairs, and 16
+if the model has an encoder. A batch is one gather from them, which is far faster than
+any training step. Therefore Grain runs in this process, without worker processes, and
 nothing has to be closed.
 """
 
@@ -151,8 +151,8 @@ def prepare(
   bucket that holds it. Pairs longer than `length` are dropped and counted.
 
   For a model with an encoder, a pair becomes two rows: the input with the special
-  tokens that the model asks for, and `[start] target [eos]`. Both are padded to the shortest
-  bucket that holds the longer one.
+  tokens that the model asks for, and `[start] target [eos]`. Both are padded to
+  the shortest bucket that holds the longer one.
 
   Args:
     config: The data config; `length` and `buckets` are read here.
@@ -174,7 +174,8 @@ def prepare(
   if documents_lib.is_pairs(config) and "eos" not in roles:
     raise errors.UserError(
         "data: pairs need an end-of-text token, but the tokenizer has no special"
-        " tokens. Choose another tokenizer.kind, or a language model (data.input_field='').")
+        " tokens. Choose another tokenizer.kind, or a language model"
+        " (data.input_field='').")
   rows, sizes, splits = {}, {}, {}
   token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
