@@ -122,7 +122,7 @@ def _keras(arrays) -> bytes:
 
 
 def _torch(arrays, zipped=True) -> bytes:
-  import torch  # pylint: disable=g-import-not-at-top
+  import torch
   file = io.BytesIO()
   torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, file,
              _use_new_zipfile_serialization=zipped)

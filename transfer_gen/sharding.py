@@ -73,7 +73,7 @@ def of_params(
 
 
 def of_state(
-    state: Any, params: Mapping[str, jax.sharding.NamedSharding],
+    state: Any, params: Mapping[str, jax.sharding.Sharding],
     specs: Mapping[str, tree.Spec],
 ) -> Any:
   """Returns shardings for a tree built over flat params, such as optimizer state.
@@ -85,10 +85,12 @@ def of_state(
     params: Sharding of each param.
     specs: Spec of each param.
   """
-  mesh = next(iter(params.values())).mesh
+  first = next(iter(params.values()))
+  assert isinstance(first, jax.sharding.NamedSharding), first
+  mesh = first.mesh
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-  def place(path: tuple[Any, ...], leaf: Any) -> jax.sharding.NamedSharding:
+  def place(path: tuple[Any, ...], leaf: Any) -> jax.sharding.Sharding:
     # A state may keep a scalar under a param's name; only equal shapes are moments.
     for key in reversed(path):
       name = getattr(key, "key", None)

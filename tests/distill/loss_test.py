@@ -150,7 +150,7 @@ def _softmax(x):
 
 
 def _apply(module, params, inputs):
-  from transfer_gen import tree  # pylint: disable=g-import-not-at-top
+  from transfer_gen import tree
   return np.asarray(jax.jit(module.apply)({"params": tree.unflatten(params)}, inputs))
 
 
@@ -206,7 +206,7 @@ def test_relations_are_softmaxes_over_earlier_positions():
 def test_attention_of_other_widths_and_heads_is_matched(folder):
   student = dataclasses.replace(DECODER, num_layers=1, width=24, num_heads=4)
   _, batch, _, terms = _terms(folder, student, attention=1.0)
-  same = loss._attention(  # pylint: disable=protected-access
+  same = loss._attention(
       _Pair(), _Pair.seen(batch), batch)
 
   assert (np.asarray(terms["attention"])[:, 1:] > 1e-6).all()
@@ -330,7 +330,7 @@ def test_a_study_trains_the_teacher_first(tmp_path):
 
 
 def test_a_config_survives_json():
-  from transfer_gen.config import codec  # pylint: disable=g-import-not-at-top
+  from transfer_gen.config import codec
   run = config_lib.Run(
       features=config_lib.Features(dtype="bfloat16"),
       distill=config_lib.Distill(teacher=config_lib.Source(path="a"),

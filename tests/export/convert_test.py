@@ -210,7 +210,7 @@ def test_written_files_can_be_read_by_the_library_of_the_format(tmp_path):
 
   safetensors.write_file(path, arrays, {"format": "pt"})
 
-  from safetensors import numpy as reference  # pylint: disable=g-import-not-at-top
+  from safetensors import numpy as reference
   read = reference.load_file(path)
   assert read.keys() == arrays.keys()
   for name, array in arrays.items():

@@ -150,7 +150,7 @@ def test_the_printed_plan_can_be_pasted_and_gives_the_same_groups():
   run, *_ = _written(name="lora")
 
   scope = {}
-  exec(strategy_snippet.snippet(run), scope)  # pylint: disable=exec-used
+  exec(strategy_snippet.snippet(run), scope)
 
   assert scope["transfer"](None) == run.transfer
   assert "rank=16" in strategy_snippet.snippet(run)

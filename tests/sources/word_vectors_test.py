@@ -63,7 +63,7 @@ def test_matched_rows_come_from_the_file_and_others_are_the_mean(tmp_path, monke
   _write(tmp_path)
   monkeypatch.chdir(tmp_path)
   namespace = {}
-  exec(CONFIG, namespace)  # pylint: disable=exec-used
+  exec(CONFIG, namespace)
 
   setup = assemble.build(namespace["get_config"](), tmp_path / "run")
   ones = lambda names: {n: jax.numpy.ones(setup.specs[n].shape) for n in names}

@@ -70,7 +70,7 @@ def test_a_users_linen_module_is_transferred():
 
 def test_an_nnx_state_is_transferred():
   try:
-    from flax import nnx  # pylint: disable=g-import-not-at-top
+    from flax import nnx
   except AttributeError as error:
     pytest.skip(f"flax {flax.__version__}'s NNX needs another jax: {error}")
 

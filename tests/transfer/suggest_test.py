@@ -46,7 +46,7 @@ def _resolved(plan, source, target, sizes=(20, 20)):
 def _of_snippet(plan):
   """The plan that the Python text makes."""
   names, code = {}, suggest.snippet(plan, ["a comment\nof two lines"])
-  exec(code, names)  # pylint: disable=exec-used
+  exec(code, names)
   return names["transfer"](None)
 
 

@@ -139,7 +139,7 @@ class SentencePiece:
   """A SentencePiece model; its own normalisation may fold line ends to spaces."""
 
   def __init__(self, model: bytes):
-    import sentencepiece  # pylint: disable=g-import-not-at-top
+    import sentencepiece
     self._model = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     processor = self._processor

@@ -28,7 +28,7 @@ class Pieces:
 
   def __init__(self, model: bytes, ids: Mapping[str, int], read: bytes | None = None):
     """`read`: the model of the other side."""
-    import sentencepiece  # pylint: disable=g-import-not-at-top
+    import sentencepiece
     self._model, self._ids, self._read = model, dict(ids), read or model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.roles = kinds.usual_roles(self._ids.get)

@@ -42,16 +42,27 @@ class Tokenizer(Protocol):
     ...
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without roles; `UserError` where a character has no token."""
+    """Returns the ids of a text, without special tokens.
+
+    Raises:
+      errors.UserError: If a character has no token.
+    """
+    ...
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of many texts; characters without a token become `unk`."""
+    """Returns the ids of many texts; characters without a token become `unk`."""
+    ...
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of ids; roles are skipped, bytes that are no UTF-8 become U+FFFD."""
+    """Returns the text of ids without special tokens.
+
+    Bytes that are not UTF-8 become U+FFFD.
+    """
+    ...
 
   def save(self, folder: epath.Path) -> None:
-    """Writes what `load` reads."""
+    """Writes the files that `load` reads."""
+    ...
 
 
 def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
@@ -138,7 +149,7 @@ def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
 
 def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
   """Byte-level BPE: every text can be encoded, and decoding gives it back."""
-  import tokenizers  # pylint: disable=g-import-not-at-top
+  import tokenizers
   smallest = len(kinds.OWN) + 256
   if size < smallest:
     raise errors.UserError(
@@ -179,7 +190,7 @@ def _load_file(path: epath.Path) -> Tokenizer:
   if path.suffix == ".model":
     return kinds.SentencePiece(path.read_bytes())
   if path.suffix == ".json":
-    import tokenizers  # pylint: disable=g-import-not-at-top
+    import tokenizers
     return kinds.HuggingFace(tokenizers.Tokenizer.from_str(_text(path)))
   raise errors.UserError(
       f"{path}: a tokeniser's file is a tokenizer.json or a SentencePiece .model.")

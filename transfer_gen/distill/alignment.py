@@ -1,5 +1,7 @@
-"""Two tokenizers over one text: where both have read the same bytes, and which tokens
-of one stand for those of the other.
+"""Aligns the tokens of two tokenizers over one text.
+
+It finds where both have read the same bytes, and which tokens of one stand for those of
+the other.
 
 Axes: N tokens of a text; V tokens of a vocabulary, S those of the other; B rows, T
 positions, U positions of the other's rows.
@@ -69,7 +71,7 @@ def teacher_rows(
   """
   rows, places = [], np.full(inputs.shape, -1, np.int32)
   theirs, _ = tokenizers.resolve_roles(teacher)
-  own = {i: role for role, i in reversed(student.roles.items())}
+  own = {i: role for role, i in reversed(list(student.roles.items()))}
   stretches = [list(_stretches(row.tolist(), student)) for row in inputs]
   encoded = iter(teacher.encode_batch(
       [text.decode() for found in stretches for _, _, text, _ in found]))
@@ -100,8 +102,10 @@ def teacher_rows(
 
 def nearest(
     source: tokenizers.Tokenizer, target: tokenizers.Tokenizer) -> np.ndarray:
-  """For each token, that of the other vocabulary which is nearest by edits (MinED:
-  Wan et al., 2024, section 3.3), in bytes (Levenshtein, 1966).
+  """Finds the nearest token of the other vocabulary for each token.
+
+  The distance is the number of edits (MinED: Wan et al., 2024, section 3.3), in bytes
+  (Levenshtein, 1966).
 
   Special tokens go by their role. Of equally near ones the first is taken.
 

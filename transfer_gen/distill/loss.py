@@ -81,8 +81,9 @@ def divergence(chances: jax.Array, logits: jax.Array, temperature: float) -> jax
 
 def sorted_distance(
     chances: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-  """L1 between probabilities of two vocabularies, each sorted, the shorter filled with
-  zeros (ULD: Boizard et al., 2024, section 3.2).
+  """Computes L1 between the sorted probabilities of two vocabularies.
+
+  The shorter is filled with zeros (ULD: Boizard et al., 2024, section 3.2).
 
   Args:
     chances: f32[..., W], softened and sorted, the largest first.
@@ -100,8 +101,10 @@ def sorted_distance(
 
 
 def relations(x: jax.Array, heads: int) -> jax.Array:
-  """Logarithms of what each position attends to among itself and those before, by
-  products of queries with queries, and so on (Wang et al., 2021, section 3.1).
+  """Computes log-probabilities of what a position attends to up to itself.
+
+  They come from products of queries with queries, keys with keys and values with values
+  (Wang et al., 2021, section 3.1).
 
   Args:
     x: dtype[B, T, H, K].
@@ -127,7 +130,7 @@ def _logits(teacher, logits, batch) -> jax.Array:
 def _hidden(teacher, params, seen, batch) -> jax.Array:
   """A mean over pairs of layers."""
   compare = {"mse": lambda a, b: jnp.square(a - b).mean(-1), "cosine": _apart}
-  total = 0.0
+  total = jnp.zeros(())
   for number, (layer, _) in enumerate(teacher.hidden):
     own, theirs = seen.hidden[layer], batch[f"teacher_hidden_{number}"]
     own = own.astype(jnp.float32)
@@ -145,7 +148,7 @@ def _apart(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _attention(teacher, seen, batch) -> jax.Array:
   """KL of relations, a mean over heads, over queries, keys and values, and pairs."""
-  total = 0.0
+  total = jnp.zeros(())
   for number, (layer, _) in enumerate(teacher.related):
     for name, own in seen.related[layer].items():
       theirs = batch[f"teacher_{name}_{number}"]

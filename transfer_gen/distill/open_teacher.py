@@ -1,4 +1,4 @@
-"""Opens the teacher that a config names, and checks that a student can learn from it."""
+"""Opens the teacher of a run, and checks that a student can learn from it."""
 
 
 from transfer_gen import config as config_lib

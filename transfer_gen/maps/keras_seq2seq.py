@@ -114,7 +114,8 @@ def _pair(raw: architecture.Raw) -> _Pair:
     if layer.kind != "InputLayer":
       raise errors.UserError(f"{raw.path}: {layer} is not known before a cell here.")
     size = keras_config.shape([layer], layer.name)[-1]
-    return embedding, embedding.fields["input_dim"] if embedding else size
+    rows: Any = embedding.fields["input_dim"] if embedding else size
+    return embedding, rows
 
   [dense] = [layer for layer in layers.values() if layer.kind == "Dense"] or [None]
   decoder = dense and layers[through(dense.inputs[0])[0]]

@@ -84,7 +84,7 @@ def _pieces(path: epath.Path, size: int) -> list[tuple[str, float]]:
 
 def _bpe(pieces: list[tuple[str, float]]):
   """A BPE that merges by score, falls back to bytes, and adds a space in front."""
-  import tokenizers  # pylint: disable=g-import-not-at-top
+  import tokenizers
   names = {0: "<unk>", _BOS: "<s>", _EOS: "</s>"}
   texts = [names.get(i, text) for i, (text, _) in enumerate(pieces)]
   ids = {text: i for i, text in enumerate(texts)}

@@ -13,7 +13,8 @@ def build(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
       for and no group can take them.
   """
   run = assembled.run
-  optimizer = optim.build(run.optim, assembled.plan.groups, assembled.rows, run.train.steps)
+  optimizer = optim.build(
+      run.optim, assembled.plan.groups, assembled.rows, run.train.steps)
   wanted = frozenset(
       name for name, source in run.all_sources().items() if source.moments)
   rows = moments.mark(assembled.rows, optimizer, assembled.inputs.sources, wanted)

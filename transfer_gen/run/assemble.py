@@ -15,8 +15,8 @@ from transfer_gen.run import reader
 Assembled = assembled_lib.Assembled
 
 
-# What contributes to a run, in order. A step before `resolve` may change the config, the
-# plan and the model; a step after it sees the rows.
+# What contributes to a run, in order. A step before `resolve` may change the config,
+# the plan and the model; a step after it sees the rows.
 STEPS: tuple[Callable[[Assembled], Assembled], ...] = (
     add_plan.add, add_adapters.wrap, add_teacher.add, add_plan.resolve,
     add_adapters.check_scales, add_features.find_first_layer, add_optimizer.build)

@@ -11,7 +11,9 @@ STYLE = """.trees{table-layout:fixed;width:100%;font:13px/1.4 ui-monospace,monos
 .trees td,.trees th{text-align:left;padding:.15rem .5rem;overflow-wrap:anywhere;
 vertical-align:top}.trees th{font-family:system-ui,sans-serif}.trees .arrow{width:30%}
 .trees .times{color:#777}.trees .again{color:#bbb}
-.trees tr.branch td{background:#f6f6f6;font-weight:600}.how{border-radius:.6rem;padding:0 .5rem}.copy .how{background:#e3f1e3}
+.trees tr.branch td{background:#f6f6f6;font-weight:600}
+.how{border-radius:.6rem;padding:0 .5rem}
+.copy .how{background:#e3f1e3}
 .mapped .how{background:#dcecf8}.fresh .how{background:#ffe08a;font-weight:600}
 .left .how{background:#f3dcf0}.frozen{opacity:.55}.bar{display:flex;height:1.4rem;
 margin:.2rem 0 .8rem;border-radius:.3rem;overflow:hidden;font:12px/1.4rem system-ui}
@@ -23,8 +25,9 @@ _BARS = (("copied", "mapped", "fresh"), ("learning", "frozen"))
 
 
 def trees(audit: audit_lib.Audit) -> str:
-  """The source's leaves on the left, the target's on the right, as HTML; `STYLE` goes
-  with it.
+  """Returns the source's leaves on the left and the target's on the right, as HTML.
+
+  The page also needs `STYLE`.
 
   Leaves that differ in their numbers alone share a line. What starts fresh has no
   left side, what is left behind no right one.

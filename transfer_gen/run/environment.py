@@ -15,7 +15,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
 
 def describe() -> dict[str, Any]:
   """Versions, devices, the git commit and a hash of what was not committed."""
-  versions = {}
+  versions: dict[str, str | None] = {}
   for package in _PACKAGES:
     try:
       versions[package] = importlib.metadata.version(package)

@@ -28,10 +28,12 @@ class Feed:
 
 
 def of(
-    assembled: assemble.Assembled, params: Mapping[str, jax.Array], position: dict | None,
+    assembled: assemble.Assembled, params: Mapping[str, jax.Array],
+    position: dict[str, Any] | None,
     put: Callable[[pipeline.Batch], Any], workdir: epath.PathLike) -> Feed:
-  """The feed of a run; makes features that are asked for and not there, and reads the
-  teacher's params.
+  """Builds the feed of a run.
+
+  It stores features that are asked for and missing, and reads the teacher's params.
 
   Args:
     assembled: The run.
@@ -44,7 +46,8 @@ def of(
     errors.UserError: If stored features are not what the model computes.
   """
   run = assembled.run
-  data = stored_features.attach(run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
+  data = stored_features.attach(
+      run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
   batches = data.train_batches(run.train.batch_size, run.seed)
   if position is not None:
     batches.set_state(position)

@@ -23,7 +23,7 @@ def params(
   """
   if shardings is None:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shardings = {name: device for name in assembled.specs}
+    shardings = dict.fromkeys(assembled.specs, device)
   _, init_key, restore_key = keys(assembled.run.seed)
   fresh = registry.fresh(assembled.model, init_key, shardings)
   return restore.restore(

@@ -34,10 +34,10 @@ class Inputs:
     return registry.constants(self.run.model)
 
   def vocabularies(self) -> dict[str, vocabulary.Vocabulary]:
-    """Vocabulary of each source that has one, by its name in the plan, and the target's.
+    """Vocabularies of the sources that have one, by name in the plan, and the target's.
 
-    The target's stands under `vocabulary.TARGET`, and counts how often each token stands
-    in the training split.
+    The target's stands under `vocabulary.TARGET`, and counts how often each token
+    stands in the training split.
     """
     tokenizer = self.data.tokenizer
     found = {name: source.vocabulary for name, source in self.sources.items()}

@@ -73,7 +73,8 @@ def train(
       workdir=workdir, writer=records.MetricsWriter(workdir, last or 0))
   try:
     if last is None:
-      print(f"{workdir}: {len(assembled.rows)} leaves, audited in audit.txt", flush=True)
+      leaves = len(assembled.rows)
+      print(f"{workdir}: {leaves} leaves, audited in audit.txt", flush=True)
       best = _loop(session, state_lib.fresh(assembled, runner.shardings), Best(), stop)
     else:
       print(f"{workdir}: goes on from step {last}", flush=True)
@@ -114,7 +115,8 @@ def _loop(
     session: _Session, state: step_lib.TrainState, best: Best, stop: int | None,
     position: dict[str, Any] | None = None,
 ) -> Best:
-  assembled, runner, checkpoints = session.assembled, session.runner, session.checkpoints
+  assembled, runner = session.assembled, session.runner
+  checkpoints = session.checkpoints
   run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
   feed = feed_lib.of(assembled, state.params, position, runner.put, session.workdir)
   score = evaluate.make_scorer(
@@ -127,8 +129,8 @@ def _loop(
   while not finished and done != stop:
     if done in optimizer.starts.values() and done:
       state = runner.fetch(state)
-      state = runner.place(state.replace(
-          opt_state=optimizer.extend(state.opt_state, state.params, done)))
+      state = runner.place(dataclasses.replace(
+          state, opt_state=optimizer.extend(state.opt_state, state.params, done)))
     state, metrics = runner.step(
         state, feed.put(next(feed.batches)), session.key)
     done += 1

@@ -29,10 +29,21 @@ def is_claimed(workdir: epath.PathLike) -> bool:
 def check(
     workdir: epath.Path, assembled: assembled_lib.Assembled, audit: audit_lib.Audit
 ) -> None:
+  """Checks that a workdir belongs to a run.
+
+  Args:
+    workdir: A workdir that belongs to some run.
+    assembled: The run.
+    audit: Its audit.
+
+  Raises:
+    errors.UserError: If its config, plan or texts are others; lists what differs.
+  """
   read = lambda name: json.loads((workdir / name).read_text())
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
-      of_json(codec.run_to_json(codec.read_run(workdir))),  # Older ones lack new fields.
+      # Read and written again: older files lack new fields.
+      of_json(codec.run_to_json(codec.read_run(workdir))),
       of_json(codec.run_to_json(assembled.run))))
   if differ:
     raise _of_another("config", workdir, differ)

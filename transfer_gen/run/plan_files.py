@@ -1,6 +1,7 @@
 """The plan and the audit of a run, as files in its workdir."""
 
 import io
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -16,7 +17,8 @@ PLAN, ARRAYS = ownership.PLAN, ownership.ARRAYS
 
 
 def write_audit(
-    assembled: assembled_lib.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
+    assembled: assembled_lib.Assembled, workdir: epath.PathLike,
+    min_coverage: float = 0.0,
 ) -> audit_lib.Audit:
   """Writes plan.json, with plan_arrays.npz where it has arrays, and the audit.
 
@@ -37,9 +39,11 @@ def write_audit(
   workdir.mkdir(parents=True, exist_ok=True)
   if arrays := plan_lib.arrays(assembled.plan):
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    named: Any = arrays
+    np.savez(buffer, **named)
     whole.write_bytes(workdir / ARRAYS, buffer.getvalue())
-  whole.write_json(workdir / PLAN, plan_lib.to_json(assembled.plan))  # After what it names.
+  # After the arrays that it names.
+  whole.write_json(workdir / PLAN, plan_lib.to_json(assembled.plan))
   if not arrays:
     (workdir / ARRAYS).unlink(missing_ok=True)
   whole.write_json(workdir / audit_lib.FILE, audit_lib.to_json(audit))

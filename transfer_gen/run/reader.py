@@ -71,7 +71,7 @@ class Reader:
       tokenizer: Tokenizer of the run.
       model: Config of the model; a model with an encoder has rows of its own form.
     """
-    encoder = model if registry.encodes(model) else None
+    encoder: Any = model if registry.encodes(model) else None
     key = (repr(config), _fingerprint(tokenizer), repr(encoder))
     if key not in self._tokenized:
       texts, facts = self.texts(config)

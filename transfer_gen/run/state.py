@@ -62,7 +62,8 @@ def restored(
 def _reading(assembled: assembled_lib.Assembled) -> Iterator[Callable[[int], object]]:
   """Shows how many bytes of the sources were read: a bar, or a line in a log."""
   read = {(row.checkpoint, name): row.source_spec.nbytes
-          for row in assembled.rows for name in row.sources}
+          for row in assembled.rows for name in row.sources
+          if row.source_spec is not None}
   began, total = time.perf_counter(), sum(read.values())
   with tqdm.tqdm(
       total=total, unit="B", unit_scale=True, desc="reading", leave=False,

@@ -148,7 +148,8 @@ def _surgical(run, rows):
   del rows
   groups, wanted = groups_lib.by_layer(run.model), run.strategy.learn
   names = [group.name for group in groups]
-  if unknown := [name for name in wanted if name not in names] or not wanted:
+  unknown = [name for name in wanted if name not in names]
+  if unknown or not wanted:
     raise errors.UserError(
         f"strategy.learn is {wanted!r}, must name some of the groups"
         f" {', '.join(names)}" + (f": {unknown[0]!r} is none." if wanted else "."))
@@ -241,10 +242,10 @@ def _fresh(rows: Sequence[resolve.Row], groups: _Groups) -> _Groups:
       _is_vocab(row, change) and (change.binding.index < 0).any()
       for change in row.changes)]
   return tuple(
-      plan_lib.Group(name=name, params="|".join(suggest.cover(
-          [row.name for row in some], [row.name for row in rows])), **more)
-      for name, some, more in (
-          ("fresh", whole, {}), ("new_tokens", tables, {"table_rows": "fresh"}))
+      plan_lib.Group(name=name, table_rows=table_rows, params="|".join(suggest.cover(
+          [row.name for row in some], [row.name for row in rows])))
+      for name, some, table_rows in (
+          ("fresh", whole, None), ("new_tokens", tables, "fresh"))
       if some)
 
 

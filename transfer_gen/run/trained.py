@@ -1,7 +1,9 @@
 """A trained run as its workdir holds it: model, params, tokenizer, config."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 from etils import epath
 import jax
@@ -62,7 +64,7 @@ class Trained:
     return score(self.params, data, split, self.run.train.batch_size)
 
   def complete(
-      self, prompts: list[str], num_tokens: int, seed: int = 0, **sampled
+      self, prompts: Sequence[str], num_tokens: int, seed: int = 0, **sampled: Any
   ) -> list[str]:
     """Continues each prompt; for a pair model, answers each input.
 
@@ -81,7 +83,7 @@ class Trained:
     return [self.tokenizer.decode(answer) for answer in answers]
 
   def search(
-      self, prompts: list[str], num_tokens: int, beams: int,
+      self, prompts: Sequence[str], num_tokens: int, beams: int,
       length_penalty: float = 1.0,
   ) -> list[list[str]]:
     """The same by beam search: up to `beams` texts a prompt, the best first.
@@ -100,15 +102,16 @@ class Trained:
         length_penalty=length_penalty, **self._read(prompts))
     return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
 
-  def rooms(self, prompts: list[str]) -> list[float]:
+  def rooms(self, prompts: Sequence[str]) -> list[float]:
     """How many tokens the model can read behind each prompt; infinite: any."""
     longest = registry.longest(self.model)
     return [math.inf if longest is None else longest - len(prompt)
             for prompt in self._read(prompts)["prompts"]]
 
-  def _read(self, prompts):
+  def _read(self, prompts: Sequence[str]) -> dict[str, Any]:
     """Texts as the model reads them, and what ends its answers."""
-    model, eos = self.run.model, pipeline.roles(self.tokenizer).get("eos")
+    model: Any = self.run.model
+    eos = pipeline.roles(self.tokenizer).get("eos")
     if not registry.encodes(model):
       return {"eos": eos, "prompts": pipeline.encode_prompts(
           prompts, self.tokenizer, self.run.data)}
@@ -117,7 +120,7 @@ class Trained:
     return {"eos": eos, "prompts": begun, "encoder_inputs": encoder_inputs}
 
 
-def open(workdir: epath.PathLike, step: int = -1) -> Trained:  # pylint: disable=redefined-builtin
+def open(workdir: epath.PathLike, step: int = -1) -> Trained:
   """Opens a run that has trained.
 
   Args:

@@ -13,7 +13,8 @@ from transfer_gen.run import plan_files
 
 
 def claim(
-    assembled: assembled_lib.Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
+    assembled: assembled_lib.Assembled, workdir: epath.PathLike,
+    min_coverage: float = 0.0,
 ) -> None:
   """Makes the workdir this run's, or sees that it is.
 

@@ -13,7 +13,7 @@ from transfer_gen.sources import source as source_lib
 from transfer_gen.sources import word_vectors
 
 
-def open(  # pylint: disable=redefined-builtin
+def open(
     path: epath.PathLike, step: int = -1, *, map_name: str = "",
     vocabulary: str = foreign.REFUSE, model: source_lib.Model | None = None,
     base: source_lib.Source | None = None,

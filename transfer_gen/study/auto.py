@@ -74,7 +74,8 @@ def check(run: reader_lib.Run) -> None:
       raise errors.UserError(
           "strategy.name=auto tries strategies in which all learns, and features need a"
           " frozen beginning. Set features=None, or name a strategy.")
-    candidates.rounds(run, candidates.of_model(run.model))  # Raises if the budget is too small.
+    # Raises if the budget is too small.
+    candidates.rounds(run, candidates.of_model(run.model))
 
 
 def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:

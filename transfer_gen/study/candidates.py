@@ -35,7 +35,8 @@ def candidates(
 
 
 def of_model(
-    model: config_lib.Decoder | config_lib.Recurrent) -> dict[str, list[config_lib.Strategy]]:
+    model: config_lib.Decoder | config_lib.Recurrent
+) -> dict[str, list[config_lib.Strategy]]:
   """What is tried for a model whose gradients are not known yet."""
   layers = [group.name for group in groups.by_layer(model)]
   return candidates(dict.fromkeys(layers, 0.0))
@@ -93,4 +94,5 @@ def name(strategy: config_lib.Strategy) -> str:
 
 def strategy(fields: Mapping[str, Any]) -> config_lib.Strategy:
   """The strategy that `dataclasses.asdict` and JSON made `fields` of."""
-  return config_lib.Strategy(**{**fields, "learn": tuple(fields["learn"])})
+  values: dict[str, Any] = {**fields, "learn": tuple(fields["learn"])}
+  return config_lib.Strategy(**values)

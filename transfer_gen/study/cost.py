@@ -55,8 +55,9 @@ def of_step(
   params = _shapes(specs)
   opt_state = jax.eval_shape(
       lambda params: optimizer.extend({}, params, step), params)
-  state = step_lib.TrainState(
-      step=jax.ShapeDtypeStruct((), jnp.int32), params=params, opt_state=opt_state)
+  first: Any = jax.ShapeDtypeStruct((), jnp.int32)
+  shapes: Any = params
+  state = step_lib.TrainState(step=first, params=shapes, opt_state=opt_state)
   counted = flops(
       lambda state, batch, key: step_lib.train_step(
           state, batch, nll_fn=nll_fn, optimizer=optimizer, key=key),
@@ -83,7 +84,8 @@ def of_run(assembled: assemble.Assembled, steps: int) -> float:
   Where features are stored, each row that is trained on counts once up to them.
   """
   nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
-  batches = assembled.data.train_batches(assembled.run.train.batch_size, assembled.run.seed)
+  run = assembled.run
+  batches = assembled.data.train_batches(run.train.batch_size, run.seed)
   shapes: dict[tuple, list[Any]] = {}
   for _ in range(_BATCHES):
     batch = next(batches)
@@ -93,7 +95,8 @@ def of_run(assembled: assemble.Assembled, steps: int) -> float:
   for start, end in itertools.pairwise(s for s in starts if s <= steps):
     for alike in shapes.values():
       cost = of_step(
-          assembled.specs, assembled.optimizer, nll_fn, _stored(assembled, alike[0]), start)
+          assembled.specs, assembled.optimizer, nll_fn,
+          _stored(assembled, alike[0]), start)
       flops_a_step = cost.flops + _teaching(assembled.teacher, alike[0])
       total += (end - start) * flops_a_step * len(alike) / _BATCHES
   return total
@@ -127,7 +130,8 @@ def _storing(assembled):
   """What it takes to make the features, if there are any."""
   if not assembled.first_layer:
     return 0.0
-  begin, params = buckets.beginning(assembled.model, assembled.first_layer), _shapes(assembled.specs)
+  begin = buckets.beginning(assembled.model, assembled.first_layer)
+  params = _shapes(assembled.specs)
   return sum(len(inputs) * flops(begin, params, inputs[:1])
              for inputs in assembled.data.inputs("train"))
 

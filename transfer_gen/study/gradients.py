@@ -25,18 +25,20 @@ def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
     loss = lambda p: (nll_fn(p, batch, key) * batch["weights"]).sum()
     return jax.grad(loss)(params)
 
-  batches = assembled.data.train_batches(assembled.run.train.batch_size, assembled.run.seed)
-  total, count = None, 0.0
+  run = assembled.run
+  batches = assembled.data.train_batches(run.train.batch_size, run.seed)
+  total = jax.tree.map(np.zeros_like, jax.device_get(params))
+  count = 0.0
   for _ in range(_BATCHES):
     batch = next(batches)
     found = gradient(params, batch)
-    total = found if total is None else jax.tree.map(np.add, total, found)
+    total = jax.tree.map(np.add, total, found)
     count += batch["weights"].sum()
   groups = groups_lib.by_layer(assembled.run.model)
   names = [group.params for group in groups]
   squares = np.zeros((2, len(groups)))
   for name, value in params.items():
-    index, _ = tree.match(names, name)
+    index = next(i for i, pattern in enumerate(names) if tree.match([pattern], name))
     squares[0, index] += np.square(np.asarray(total[name], np.float64) / count).sum()
     squares[1, index] += np.square(np.asarray(value, np.float64)).sum()
   ratios = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))

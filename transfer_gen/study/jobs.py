@@ -52,12 +52,13 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
   """Names, each after the run that its source names."""
   ordered: list[str] = []
 
-  def visit(name, path):
+  def visit(name: str, path: tuple[str, ...]) -> None:
     if name in path:
       raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
     if name in ordered:
       return
-    teacher = [runs[name].distill.teacher] if runs[name].distill else []
+    distill = runs[name].distill
+    teacher = [distill.teacher] if distill is not None else []
     for source in [*runs[name].all_sources().values(), *teacher]:
       if source.run and source.run not in runs:
         raise errors.UserError(

@@ -30,7 +30,7 @@ def test(
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
   pairs = [_prompt(texts["test"][i]) for i in fit]
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
-          "validation_loss": min(l for _, l in validations(job)),
+          "validation_loss": min(loss for _, loss in validations(job)),
           "validations": validations(job), "still_improving": _improving(job),
           "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
           **cost(job),
@@ -45,14 +45,17 @@ def metrics(job: jobs.Job) -> list[dict[str, Any]]:
 
 
 def validations(job: jobs.Job) -> list[tuple[int, float]]:
+  """Step and loss of each validation of a training."""
   return [(line["step"], line["loss"])
           for line in records.read_metrics(job.workdir)
           if line["split"] == "validation"]
 
 
 def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
-  """What it answers to the first prompts behind which the model can read as much, or
-  to those that leave it most room."""
+  """Samples after the first prompts that leave the model room for a whole answer.
+
+  If there are none, the prompts that leave it most room are taken.
+  """
   rooms = [min(room, _ANSWER) for room in trained.rooms([p for p, _ in pairs])]
   chosen = [i for i in sorted(range(len(pairs)), key=rooms.__getitem__, reverse=True)
             if rooms[i] > 0][:count]
@@ -91,8 +94,9 @@ def _improving(job: jobs.Job) -> bool:
 
 
 def cost(job: jobs.Job) -> dict[str, Any]:
+  """Tokens and seconds of a training."""
   lines = [line for line in records.read_metrics(job.workdir)
            if line["split"] == "train"]
-  return {"train_tokens": sum(round(l["tokens_per_second"] * l["seconds"])
-                              for l in lines),
+  return {"train_tokens": sum(round(line["tokens_per_second"] * line["seconds"])
+                              for line in lines),
           "train_seconds": round(sum(line["seconds"] for line in lines), 1)}

@@ -1,5 +1,6 @@
 """Compares the runs of a pair, document by document."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,21 @@ def best_lr(tried: list[jobs.Job]) -> float:
   """The rate with the lowest best validation loss, as a mean over seeds."""
   losses: dict[float, list[float]] = {}
   for job in tried:
-    losses.setdefault(job.lr, []).append(min(l for _, l in outcome.validations(job)))
+    losses.setdefault(job.lr, []).append(
+        min(loss for _, loss in outcome.validations(job)))
   return min(losses, key=lambda lr: np.mean(losses[lr]))
 
 
-def compare(pair, results) -> dict[str, Any]:
+def compare(
+    pair: tuple[str, str], results: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, Any]:
   """The first of the pair against the second, documents pooled over seeds."""
   treated, control = (results[name] for name in pair)
-  pooled = [_pool([run["scores"] for run in runs]) for runs in (treated, control)]
+  first, second = (
+      _pool([run["scores"] for run in runs]) for runs in (treated, control))
   return {
-      "treated": pair[0], "control": pair[1], **score_lib.paired_difference(*pooled),
+      "treated": pair[0], "control": pair[1],
+      **score_lib.paired_difference(first, second),
       "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
       "control_still_improving": sum(run["still_improving"] for run in control),
       "reached": [_reached(t, c) for t, c in zip(treated, control)],
@@ -37,5 +43,6 @@ def _reached(treated: dict[str, Any], control: dict[str, Any]) -> int | None:
 
 def _pool(scores: list[score_lib.Scores]) -> score_lib.Scores:
   return score_lib.Scores(
-      nats=sum(s.nats for s in scores), tokens=sum(s.tokens for s in scores),
-      text_bytes=sum(s.text_bytes for s in scores))
+      nats=np.sum([s.nats for s in scores], 0),
+      tokens=np.sum([s.tokens for s in scores], 0),
+      text_bytes=np.sum([s.text_bytes for s in scores], 0))

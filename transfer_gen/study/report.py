@@ -108,8 +108,9 @@ def replace_section(text: str, key: str, section: str) -> str:
 
 
 def _table(facts) -> list[tuple[str, ...]]:
-  rows = [("run", "seed", "lr", "best step", "validation", "test", "bits/byte",
-           "train tokens", "seconds")]
+  rows: list[tuple[str, ...]] = [(
+      "run", "seed", "lr", "best step", "validation", "test", "bits/byte",
+      "train tokens", "seconds")]
   for name, runs in facts["runs"].items():
     rows += [(name, str(run["seed"]), f"{run['lr']:g}", str(run["step"]),
               f"{run['validation_loss']:.4f}", f"{run['loss']:.4f}",
@@ -124,7 +125,7 @@ def _accounts(facts) -> list[tuple[str, ...]]:
   for name, runs in facts["runs"].items():
     found = [run["accounts"] for run in runs if "accounts" in run]
     if found:
-      mean = lambda key: sum(one[key] for one in found) / len(found)
+      mean = lambda key, found=found: sum(one[key] for one in found) / len(found)
       cells = [f"{mean('learning'):,.0f}", f"{mean('slot_bytes') / 2**20:.2f}",
                _digits(mean("gflops_a_step")),
                _digits(mean("gflops") + mean("search_gflops"))]

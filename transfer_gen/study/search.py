@@ -21,12 +21,14 @@ def search(
   """Decides, and writes what was decided and why."""
   folder = workdir / decision.FOLDER
   budget = candidates_lib.budget(run)
-  inputs = reader.read(dataclasses.replace(run, strategy=candidates_lib.COMMON), folder / "none")
+  inputs = reader.read(
+      dataclasses.replace(run, strategy=candidates_lib.COMMON), folder / "none")
   common = assemble.assemble(inputs)
   plan_files.check_coverage(common, min_coverage)
   gradients = gradients_lib.relative_gradients(common)
   families = candidates_lib.candidates(gradients)
-  tried = {candidates_lib.name(strategy): strategy for some in families.values() for strategy in some}
+  tried = {candidates_lib.name(strategy): strategy
+           for some in families.values() for strategy in some}
   begun = decision.losses(workdir)  # By a search that was cut.
   if begun.get("budget", budget) != budget:
     raise errors.UserError(
@@ -38,7 +40,8 @@ def search(
   for number, (count, stop) in enumerate(candidates_lib.rounds(run, families)):
     stop = min(stop, run.train.steps)
     if number == 1:
-      alive = [min(map(candidates_lib.name, some), key=last) for some in families.values()]
+      alive = [min(map(candidates_lib.name, some), key=last)
+               for some in families.values()]
     elif number == 2:
       alive = sorted(alive, key=last)[:count]
     for name in alive:

@@ -54,7 +54,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       pairs.compare(pair, results) for pair in study.pairs]
   first = comparisons[0]
   summary = {
-      **{f"{name}_test_loss": float(np.mean([run["loss"] for run in runs])) for name, runs in results.items()},
+      **{f"{name}_test_loss": float(np.mean([run["loss"] for run in runs]))
+         for name, runs in results.items()},
       "gain_nats_per_token": first["gain"], "gain_low": first["low"],
       "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
       "reached": first["reached"], "seeds": len(study.seeds), "lrs": chosen,

@@ -37,6 +37,7 @@ class Bucket:
 
   def __init__(
       self, folder: epath.Path, inputs: np.ndarray, make: "Maker", run: config_lib.Run):
+    assert run.features is not None, "asked for"
     self.inputs, self._folder, self._make = inputs, folder, make
     assert run.features is not None
     self._batch = run.train.batch_size
@@ -114,7 +115,7 @@ class Bucket:
 
   def _builder(self, part: int, rows=None) -> Any:
     # TFDS takes a third of a second to import: only those with features pay.
-    from transfer_gen.data.datasets import hidden_states  # pylint: disable=g-import-not-at-top
+    from transfer_gen.data.datasets import hidden_states
     return hidden_states.HiddenStates(
         f"part_{part:05d}", self._row, self._dtype, self._folder, rows)
 

@@ -89,6 +89,7 @@ def restore(
     paths = _paths(source, state[group], mine)
     # Counts have no param of their own, and so no sharding.
     where = {path: shardings[path[-1]] for path in paths if path[-1] in mine}
+    assert source.moments is not None, "marked rows have moments"
     found = source.moments.read(
         {paths[path]: where.get(path) for path in paths})
     leaves, structure = jax.tree_util.tree_flatten_with_path(state[group])

@@ -19,12 +19,12 @@ _FILL = {"zeros": jnp.zeros, "ones": jnp.ones}
 
 
 class Source(Protocol):
-  """A checkpoint whose leaves have the names and axes that plans use.
+  """A checkpoint whose leaves have the names and axes that plans use."""
 
-  Attributes:
-    specs: Spec of each leaf, by name.
-  """
-  specs: Mapping[str, tree.Spec]
+  @property
+  def specs(self) -> Mapping[str, tree.Spec]:
+    """Spec of each leaf, by name."""
+    ...
 
   def read(
       self, names: Sequence[str], shardings: _Shardings | None = None
