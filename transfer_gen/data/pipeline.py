@@ -139,7 +139,7 @@ def prepare(
     documents: Mapping[str, Sequence[documents_lib.Document]],
     tokenizer: tokenizers.Tokenizer,
     facts: Mapping[str, Any],
-    encoder: rows_lib.Encoder | None = None,
+    encoder: config_lib.Recurrent | None = None,
 ) -> Prepared:
   """Tokenizes documents and lays them out in rows.
 
@@ -239,7 +239,7 @@ def tokenize_for_encoder(
     prompts: Sequence[str],
     tokenizer: tokenizers.Tokenizer,
     config: config_lib.Data,
-    encoder: rows_lib.Encoder,
+    encoder: config_lib.Recurrent,
 ) -> tuple[list[list[int]], list[list[int]]]:
   """Returns prompts as an encoder reads them, and the first tokens of their answers.
 

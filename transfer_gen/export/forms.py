@@ -33,7 +33,7 @@ def to_orbax(
         f"{source.title}: of this form already. Take another --to.")
   assert source.model is not None  # A map and adapters both have one.
   orbax_folder.write(
-      folder, merged.model(source), merged.params(source), merged.specs(source),
+      folder, source.model, merged.params(source), merged.specs(source),
       source.tokenizer)
   return () if source.tokenizer else (merged.NO_TOKENIZER,)
 

@@ -83,7 +83,7 @@ def write_back(
     return write(folder, source.model, params, source.tokenizer, family.name)
   dtypes = {name: view.raw.specs[row.sources[0]].dtype
             for name, row in view.rows.items()}
-  hugging_face_arrays.write(folder, family, model, params, dtypes)
+  hugging_face_arrays.write(folder, family, source.model, params, dtypes)
   for file in (*_CONFIGS, *hugging_face.FILES):
     if path := architecture.beside(raw, file):
       (folder / file).write_bytes(path.read_bytes())

@@ -11,13 +11,6 @@ Source = sources.Source
 NO_TOKENIZER = "No tokenizer lies beside it: none was written."
 
 
-def model(source: Source) -> registry.Config:
-  """Returns the config of a source's model, which every export needs."""
-  found = source.model
-  assert found is not None, "convert.convert refuses a source without a model"
-  return found
-
-
 def specs(source: sources.Source) -> dict[str, tree.Spec]:
   """Specs of the model's own leaves, without those of adapters."""
   if not source.adapters:

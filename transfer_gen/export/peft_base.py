@@ -21,7 +21,7 @@ def find(adapted: sources.Source) -> str | None:
   assert adapted.workdir is not None  # A checkpoint of a run has one.
   run = codec.read_run(adapted.workdir)
   leaves = config_adapters.leaves(adapted.adapters)
-  rows = [row for row in audit_lib.read(workdir).rows
+  rows = [row for row in audit_lib.read(adapted.workdir).rows
           if not tree.match([leaves], row.name)]
   if run.source is None or any(
       row.how != "copy" or row.checkpoint or row.unfreeze_step is not None

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 from etils import epath
-from jax import numpy as jnp
 import numpy as np
 
 from transfer_gen import config as config_lib
@@ -74,7 +73,7 @@ def write(
   turned = any(mine[0][1].turned for mine in by_module.values())
   task = ("SEQ_2_SEQ_LM" if isinstance(model, config_lib.EncoderDecoder)
           else "CAUSAL_LM")
-  _write_config(folder, low_rank, ranks, scales, {
+  _write_config(folder, adapters, ranks, scales, {
       "base_model_name_or_path": base, "fan_in_fan_out": not turned, "task_type": task})
   return (f"Adapters of low rank for {family.name}, {len(arrays)} tensors.",)
 
@@ -104,7 +103,7 @@ def _magnitudes(module, mine: Sequence[_Block], places, params) -> np.ndarray:
   for kernel, place in places.items():
     if place.module == module:
       value = np.asarray(params[kernel], np.float32).reshape(len(place.inputs), -1)
-      norms = np.asarray(calls.norms(jnp.asarray(value)))
+      norms = np.asarray(calls.norms(value))
       if kernel in learned:
         norms = norms + np.asarray(
             params[learned[kernel].leaf(kernel, "magnitude")]).reshape(-1)

@@ -38,9 +38,9 @@ def sizes(fields: fields_lib.Fields) -> dict[str, Any]:
       "start_token": fields.get("decoder_start_token_id")}
 
 
-def config(pair: Any) -> dict[str, Any]:
+def config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
   """Fields of `config.json` that BART and Marian share."""
-  model: Any = decoder_config.explicit(pair)
+  model = decoder_config.explicit(model)
   return {
       "is_encoder_decoder": True, "vocab_size": model.vocab_size,
       "d_model": model.width, "encoder_layers": model.encoder_layers,

@@ -6,11 +6,11 @@ over `arange`, so a new layout is one class here and nothing else. Sizes are the
 source's; all dimensions count from 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, dataclass_transform, TypeVar
+from typing import Any, dataclass_transform, Protocol, TypeVar
 
 import jax
 from jax import numpy as jnp

@@ -8,7 +8,7 @@ what a plan's axis maps are for.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax import numpy as jnp
@@ -16,7 +16,6 @@ import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import tree
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import layouts
 from transfer_gen.transfer import completeness
 from transfer_gen.transfer import fold
@@ -106,7 +105,7 @@ class Mapped:
   """
 
   def __init__(
-      self, raw: raw_lib.Raw, how: Map, specs: _Specs, name: str = ""):
+      self, raw: Raw, how: Map, specs: _Specs, name: str = ""):
     """Relates names and checks shapes; reads no array.
 
     Args:

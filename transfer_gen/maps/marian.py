@@ -24,7 +24,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
       position="sinusoidal", sinusoid_halves=True, encoder_marks="eos")
 
 
-def _config(model: Any) -> dict[str, Any]:
+def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
   return {"model_type": "marian", **bart.config(model),
           "vocab_size": model.encoder_tokens,
           "decoder_vocab_size": model.vocab_size,

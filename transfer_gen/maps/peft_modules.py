@@ -77,7 +77,7 @@ def _place(row: mapped.Row, shape: tuple[int, ...]) -> Place:
   assert (first == first[:, :1]).all() and (second == second[:1]).all(), row.name
   return Place(module=row.sources[0].removesuffix(".weight"), spec=row.spec,
                inputs=first[:, 0], outputs=second[0],
-               shape=(columns, rows) if turned else (rows, columns), turned=turned)
+               shape=shape[::-1] if turned else shape, turned=turned)
 
 
 def find(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:

@@ -47,8 +47,8 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
       start_token=fields.get("pad_token_id", 0) if start is None else start)
 
 
-def _config(pair: Any) -> dict[str, Any]:
-  model: Any = decoder_config.explicit(pair)
+def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
+  model = decoder_config.explicit(model)
   return {
       "model_type": "t5", "is_encoder_decoder": True, "vocab_size": model.vocab_size,
       "num_layers": model.encoder_layers, "num_decoder_layers": model.num_layers,

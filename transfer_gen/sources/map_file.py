@@ -61,11 +61,11 @@ def to_json(source: source_lib.Source) -> dict[str, Any]:
   on = plan_lib.On(  # A plan holds a map in the form that its file has.
       axis="", map=cast(Any, source.view.how))
   plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
-  written = plan["axes"][0]["map"]
-  return {"model": codec.model_to_json(model),
+  how = plan["axes"][0]["map"]
+  return {"model": codec.model_to_json(source.model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
-                    for line in written["lines"]],
-          "unused": written.get("unused", [])}
+                    for line in how["lines"]],
+          "unused": how.get("unused", [])}
 
 
 def _lines(lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> mapped.Map:
@@ -82,4 +82,4 @@ def _lines(lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> mapped.
     if not callable(line.layout):
       raise errors.UserError(f"line {index} ({line.target!r}): {line.layout!r} is no"
                              " layout.")
-  return found
+  return how

@@ -8,7 +8,6 @@ exact. Groups without an anchor keep no copy.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
 import zlib
 
 from etils import epath
@@ -119,7 +118,7 @@ def ewc(
     return {name: grad + strength * state[name]["fisher"] * (
         params[name] - state[name]["source"]) for name, grad in updates.items()}, state
 
-  return optax.GradientTransformation(init, _typed(update))
+  return optax.GradientTransformation(init, update)
 
 
 def mixout(
@@ -191,7 +190,7 @@ def _keep_sources(
     return {name: pulled(name, grad, params[name], state.get(name))
             for name, grad in updates.items()}, state
 
-  return optax.GradientTransformation(init, _typed(update))
+  return optax.GradientTransformation(init, update)
 
 
 def _fisher(

@@ -6,7 +6,6 @@ Axes: B batch, T position.
 from collections.abc import Iterable, Mapping
 import functools
 import io
-from typing import Any
 
 from etils import epath
 from flax import linen as nn
