@@ -76,7 +76,7 @@ def boxed(
   return lambda *args: tree.Axes(init(*args), names=axes, reads=reads)
 
 
-def choose(field: str, name: str, choices: dict):
+def choose(field: str, name: str, choices: dict[str, Any]) -> Any:
   """Returns `choices[name]`.
 
   Raises:

@@ -11,6 +11,7 @@ families, vocabularies and sizes may differ. The file is read with
 from collections.abc import Sequence
 import json
 import sys
+from typing import Any
 
 from etils import epath
 import tqdm
@@ -25,7 +26,7 @@ _BATCH = 64  # Prompts at a time.
 def write(
     workdir: epath.PathLike, output: epath.PathLike, num_tokens: int,
     prompts: Sequence[str] | None = None, beams: int = 5, step: int = -1,
-    **sampled,
+    **sampled: Any,
 ) -> int:
   """Has a run answer, and writes a `.jsonl` of `input` and `target`, a pair a line.
 

@@ -47,7 +47,8 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def add_samples(
-    workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str], **more
+    workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str],
+    **more: Sequence[Any],
 ) -> list[dict[str, str]]:
   """Adds lines to samples.jsonl; `more` holds further columns of as many entries."""
   lines = [{"prompt": prompt, "text": text,
