@@ -93,7 +93,7 @@ def test_unknown_characters_are_refused_in_a_prompt_and_counted_in_data():
     ({"kind": "file"}, "needs tokenizer.path"),
     ({"kind": "alphabet"}, "needs tokenizer.path"),
     ({"kind": "alphabet", "path": "/nowhere"}, "/nowhere: there is no such file"),
-    ({"kind": "file", "path": "/nowhere"}, "/nowhere.*nothing there"),
+    ({"kind": "file", "path": "/nowhere"}, "/nowhere.*no such file or folder"),
 ])
 def test_an_impossible_config_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):

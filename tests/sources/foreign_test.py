@@ -115,7 +115,7 @@ def _changed(path, value):
     (("lines",), [], "no line of the map"),
     (("lines",), 3, "map.json: no whole map"),
     (("unused",), [], "read by no line: step"),
-    (("tokenizer",), "nowhere", "nothing there"),
+    (("tokenizer",), "nowhere", "no such file or folder"),
 ])
 def test_a_mistake_in_a_map_file_is_one_message(path, value, message, tmp_path):
   write(tmp_path, _changed(path, value))

@@ -1,4 +1,4 @@
-"""The kinds of tokenisers; `tokenizers.Tokenizer` says what each method does."""
+"""The kinds of tokenizers; `tokenizers.Tokenizer` documents their methods."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 import functools
@@ -20,7 +20,7 @@ USUAL = {
     "sep": ("<sep>", "[SEP]", "<|sep|>"),
     "unk": ("<unk>", "[UNK]", "<|unk|>"),
 }
-# Splitters that take spaces away, and what ordinary text has no space before.
+# Pre-tokenizers that remove spaces, and characters that usually have no space before.
 _WORD_SPLITTERS = {"Whitespace", "BertPreTokenizer"}
 _CLOSING = frozenset(".,;:!?)]}%")
 KIND_FILE = "tokenizer_kind.json"
@@ -28,7 +28,7 @@ _CHUNK = 512
 
 
 class Bytes:
-  """UTF-8 bytes after the four roles."""
+  """One token for each UTF-8 byte, after the four special tokens."""
 
   def __init__(self):
     self.roles = {role: i for i, role in enumerate(ROLES)}
@@ -50,11 +50,11 @@ class Bytes:
 
 
 class Characters:
-  """One token a character: those of the training split, after the roles and `unk`.
+  """One token for each character.
 
-  With `roles`, characters under ids of their own: a character's is its index, where a
-  role or nothing stands it is None, and where there is no `unk`, texts with other
-  characters are refused.
+  By default the characters come after the special tokens and `unk`. If `roles` is
+  given, the id of a character is its index in `characters`, which holds None at the ids
+  of special tokens and at unused ids. Without `unk`, texts with other characters raise.
   """
 
   def __init__(
@@ -93,12 +93,13 @@ class Characters:
 
 
 class HuggingFace:
-  """Whatever a `tokenizer.json` describes, ours included."""
+  """A tokenizer that a `tokenizer.json` describes, such as one of kind "bpe"."""
 
   def __init__(self, tokenizer: Any):
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # A document that spells "</s>" must not end there.
+    # A document that contains the characters "</s>" must not end there: they are
+    # encoded as text, and not as the special token.
     tokenizer.encode_special_tokens = True
     self._tokenizer = tokenizer
     self.roles = usual_roles(tokenizer.token_to_id)
@@ -107,7 +108,8 @@ class HuggingFace:
     if unknown and tokenizer.token_to_id(unknown) is not None:
       self.roles["unk"] = tokenizer.token_to_id(unknown)
     self.tokens = _surfaces(description, tokenizer, self.roles)
-    self.size = len(self.tokens)  # Ids may have gaps.
+    # Not the size of the vocabulary: its ids may have gaps.
+    self.size = len(self.tokens)
 
   def encode(self, text: str) -> list[int]:
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -119,7 +121,8 @@ class HuggingFace:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     ids = []
-    for start in range(0, len(texts), _CHUNK):  # An Encoding is 50 x its ids.
+    # In chunks, because an `Encoding` takes about 50 times the memory of its ids.
+    for start in range(0, len(texts), _CHUNK):
       ids += [e.ids for e in self._tokenizer.encode_batch_fast(
           texts[start:start + _CHUNK], add_special_tokens=False)]
     return ids
@@ -136,10 +139,10 @@ class HuggingFace:
 
 
 class SentencePiece:
-  """A SentencePiece model; its own normalisation may fold line ends to spaces."""
+  """A SentencePiece model; its own normalization may turn line ends into spaces."""
 
   def __init__(self, model: bytes):
-    import sentencepiece
+    import sentencepiece  # Here, because only this kind needs it.
     self._model = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     processor = self._processor
@@ -181,7 +184,11 @@ class SentencePiece:
 
 
 def usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
-  """Roles by the names that tokenisers usually give them; None: no such token."""
+  """Returns the ids of special tokens, found by their usual names.
+
+  Args:
+    find: Returns the id of a token, or None if there is no such token.
+  """
   roles = {}
   for role, names in USUAL.items():
     found = [i for i in map(find, names) if i is not None]
@@ -193,7 +200,7 @@ def usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
 def _surfaces(
     description: Mapping[str, Any], tokenizer: Any, roles: Mapping[str, int]
 ) -> tuple[bytes, ...]:
-  """Surface of each token."""
+  """Returns the surface of each token; b"" for special tokens and unused ids."""
   added = {token["id"]: token for token in description["added_tokens"]}
   surface_fn = _surface_fn(description)
   surfaces = []
@@ -207,7 +214,11 @@ def _surfaces(
 
 
 def _surface_fn(description: Mapping[str, Any]) -> Callable[[str], bytes]:
-  """The text behind a token's spelling, as its model, splitter and decoder have it."""
+  """Returns the function from a token's spelling to its surface.
+
+  How a tokenizer spells spaces and bytes depends on its pre-tokenizer, its model and
+  its decoder.
+  """
   parts = {part["type"]: part for name in ("pre_tokenizer", "model", "decoder")
            for part in _parts(description.get(name))}
   if "ByteLevel" in parts:
@@ -238,7 +249,11 @@ def _surface_fn(description: Mapping[str, Any]) -> Callable[[str], bytes]:
 
 
 def _words_fn(prefix: str | None) -> Callable[[str], bytes]:
-  """For words split at spaces and punctuation; `prefix` marks those that go on."""
+  """Returns the surface function of tokenizers that split words and drop spaces.
+
+  Args:
+    prefix: Marks a token that continues a word, such as "##"; None if none does.
+  """
   def surface(token):
     if prefix and token.startswith(prefix):
       return token.removeprefix(prefix).encode("utf-8")
@@ -248,7 +263,7 @@ def _words_fn(prefix: str | None) -> Callable[[str], bytes]:
 
 
 def _parts(part: Any) -> Iterator[Mapping[str, Any]]:
-  """A part of a tokenizer's description, or the parts of a sequence."""
+  """Yields a part of a tokenizer's description and the parts that it contains."""
   if part and "type" in part:
     yield part
     for inner in (*part.get("decoders", ()), *part.get("pretokenizers", ())):
@@ -265,21 +280,21 @@ def _bytes() -> dict[str, bytes]:
 
 
 def refuse_unknown(text: str, characters: Collection[str]) -> None:
-  """Raises where some characters have no token."""
+  """Raises a `UserError` that names characters without a token, if there are any."""
   if not characters:
     return
   shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in sorted(characters)[:10])
-  # A tokeniser's own normalisation may have made them: then none is in the text.
+  # The tokenizer's own normalization may have made them: then none is in the text.
   first = min((i for i in map(text.find, characters) if i >= 0), default=0)
   raise errors.UserError(
-      f"{len(characters)} characters are outside the tokeniser's vocabulary: {shown}"
+      f"{len(characters)} characters are outside the tokenizer's vocabulary: {shown}"
       f"{' ...' if len(characters) > 10 else ''}; the first at position {first + 1},"
-      f" in {text[max(0, first - 20):first + 20]!r}. Take them out, or train with"
-      " tokenizer.kind=bytes or bpe, which know every character.")
+      f" in {text[max(0, first - 20):first + 20]!r}. Remove them, or train with"
+      " tokenizer.kind=bytes or bpe, which encode every character.")
 
 
 def write_kind(folder: epath.Path, description: Mapping[str, Any]) -> None:
-  """Writes what `tokenizers.load` begins with; makes the folder."""
+  """Writes the file that `tokenizers.load` reads first, and creates the folder."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / KIND_FILE).write_bytes(
       json.dumps(description).encode("utf-8"))

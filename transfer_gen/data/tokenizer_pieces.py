@@ -1,4 +1,4 @@
-"""Tokenisers of translation models: one for what is read, one for what is written."""
+"""Tokenizers of translation models: one for the source language, one for the target."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
@@ -22,18 +22,29 @@ class Pieces:
   for both. `tokenizers.Tokenizer` says what each method does.
 
   Attributes:
-    for_encoder: The tokeniser of what an encoder reads, of the same ids; this one is of
-      what is written.
+    for_encoder: The tokenizer for an encoder's inputs, with the same ids. The object
+      itself is the tokenizer of the answers.
   """
 
   def __init__(self, model: bytes, ids: Mapping[str, int], read: bytes | None = None):
-    """`read`: the model of the other side."""
-    import sentencepiece
+    """Initializes the tokenizer of one side.
+
+    Args:
+      model: The SentencePiece model of this side, as bytes.
+      ids: Id of each piece, for both sides.
+      read: The model of the encoder's side; if None, that of this side.
+
+    Raises:
+      errors.UserError: If `ids` has no `<unk>` or an id below 0.
+    """
+    import sentencepiece  # Here, because only this kind needs it.
     self._model, self._ids, self._read = model, dict(ids), read or model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.roles = kinds.usual_roles(self._ids.get)
     if "unk" not in self.roles or min(self._ids.values()) < 0:
-      raise errors.UserError("vocab.json: there is no <unk>, or an id below 0.")
+      raise errors.UserError(
+          "vocab.json: <unk> is missing, or an id is below 0. Convert the tokenizer"
+          " again.")
     self.size = max(self._ids.values()) + 1
     self._pieces = {i: piece for piece, i in self._ids.items()}
     self.tokens = tuple(self._surface(i) for i in range(self.size))
@@ -66,7 +77,11 @@ class Pieces:
       (folder / name).write_bytes(data)
 
   def _split(self, text):
-    """Pieces; a language that is asked for at the beginning (`>>fra<<`) is one."""
+    """Returns the pieces of a text.
+
+    A target language at its beginning (`>>fra<<`) is a piece of its own, which the
+    SentencePiece model does not know and would split.
+    """
     language = _LANGUAGE.match(text)
     if language is None or language[0] not in self._ids:
       return self._processor.encode(text, out_type=str)
@@ -81,9 +96,13 @@ class Pieces:
 
 
 def load(folder: epath.Path) -> Pieces:
-  """Reads a folder with `FILES`."""
+  """Loads a tokenizer from a folder that holds `FILES`.
+
+  Raises:
+    errors.UserError: If `vocab.json` does not map pieces to ids.
+  """
   read, written, ids = ((folder / name).read_bytes() for name in FILES)
   ids = json.loads(ids)
   if not all(type(i) is int for i in ids.values()):
-    raise errors.UserError(f"{folder / FILES[2]}: an id is no whole number.")
+    raise errors.UserError(f"{folder / FILES[2]}: an id is not a whole number.")
   return Pieces(written, ids, read)

@@ -1,6 +1,6 @@
-"""Tokenisers: bytes, characters, BPE, and what others have trained.
+"""Builds and loads tokenizers: bytes, characters, BPE, and those that others trained.
 
-A tokeniser's file is data: nothing in it runs.
+A tokenizer's file is data only; loading one runs no code from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
-FOLDER = "tokenizer"  # In a workdir.
+FOLDER = "tokenizer"  # Name of the folder in a workdir.
 
 
 class Tokenizer(Protocol):
@@ -54,24 +54,34 @@ class Tokenizer(Protocol):
     ...
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of ids without special tokens.
+    """Returns the text of ids, without special tokens.
 
     Bytes that are not UTF-8 become U+FFFD.
     """
     ...
 
   def save(self, folder: epath.Path) -> None:
-    """Writes the files that `load` reads."""
+    """Writes the tokenizer to a folder that `load` reads."""
     ...
 
 
 def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
-  """A tokeniser as the config says, trained on `texts` where its kind learns.
+  """Builds the tokenizer that a config describes.
 
-  The same texts in the same order give the same tokeniser.
+  Args:
+    config: Its kind, and the size or path that the kind needs.
+    texts: Training texts. The kinds "characters" and "bpe" are learned from them; the
+      same texts in the same order give the same tokenizer.
 
   Raises:
-    errors.UserError: An unknown kind, a size that is too small, no such file.
+    errors.UserError: If the kind is unknown, the size too small, or the file missing.
+
+  Example:
+    >>> from transfer_gen import config
+    >>> from transfer_gen.data import tokenizers
+    >>> tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abba"])
+    >>> tokenizer.decode(tokenizer.encode("baa"))
+    'baa'
   """
   if config.kind == "bytes":
     return kinds.Bytes()
@@ -82,7 +92,8 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
   if config.kind == "alphabet":
     if not config.path:
       raise errors.UserError(
-          "tokenizer.kind=alphabet needs tokenizer.path: a text of all characters.")
+          "tokenizer.kind=alphabet needs tokenizer.path: a text file that holds all"
+          " characters.")
     return kinds.Characters(sorted(set(files.text(config.path))), {})
   if config.kind == "file":
     if not config.path:
@@ -96,43 +107,46 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
 
 
 def load(path: epath.PathLike) -> Tokenizer:
-  """Reads a tokeniser.
+  """Loads a tokenizer.
 
   Args:
-    path: A folder that `save` wrote; a `tokenizer.json` of Hugging Face, a
-      SentencePiece `.model`, or a folder with one of them, with GPT-2's
-      `vocab.json` and `merges.txt`, or with Marian's `source.spm`, `target.spm` and
-      `vocab.json`.
+    path: A folder that `save` wrote; a `tokenizer.json` of Hugging Face or a
+      SentencePiece `.model`; or a folder with one of them, with GPT-2's `vocab.json`
+      and `merges.txt`, or with Marian's `source.spm`, `target.spm` and `vocab.json`.
 
   Raises:
-    errors.UserError: Nothing there, or not of that form.
+    errors.UserError: If there is nothing at `path`, or nothing of these forms.
   """
   path = epath.Path(path)
   if not path.exists():
     raise errors.UserError(
-        f"tokenizer.path={str(path)!r}: nothing there. Give a tokenizer.json, a"
-        " SentencePiece .model, or a folder with one.")
+        f"tokenizer.path={str(path)!r}: there is no such file or folder. Give a"
+        " tokenizer.json, a SentencePiece .model, or a folder with one.")
   try:
     return _load_folder(path) if path.is_dir() else _load_file(path)
   except errors.UserError:
     raise
-  except Exception as error:  # The libraries raise bare Exceptions.
+  except Exception as error:  # The tokenizer libraries raise bare `Exception`s.
     raise errors.UserError(
-        f"{path}: no tokeniser that can be read ({str(error)[:200]}). Give a"
+        f"{path}: the tokenizer cannot be read ({str(error)[:200]}). Give a"
         " tokenizer.json or a SentencePiece .model.") from error
 
 
 def for_encoder(tokenizer: Tokenizer) -> Tokenizer:
-  """The tokenizer of what an encoder reads; its ids are those of the given one."""
+  """Returns the tokenizer for an encoder's inputs; it has the ids of the given one.
+
+  Most tokenizers are their own; those of translation models have one for each side.
+  """
   return getattr(tokenizer, "for_encoder", tokenizer)
 
 
 def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
-  """Ids of `ROLES`, and a sentence for each that another token plays.
+  """Returns the ids of all `ROLES`, and a note for each role that has a stand-in.
 
-  End of text stands for a missing bos, sep or pad (padding has weight 0); a
-  missing end of text is played by bos. Without either, as in many vocabularies of
-  characters, there is a pad alone: texts have no marks and run on.
+  If bos, sep or pad is missing, eos stands in for it; padding has weight 0, so its
+  token does not matter. If eos is missing, bos stands in for it. If both are missing,
+  as in many vocabularies of characters, only pad is returned: texts follow each other
+  without special tokens.
   """
   roles = {role: tokenizer.roles[role] for role in ROLES if role in tokenizer.roles}
   if not {"bos", "eos"} & roles.keys():
@@ -148,8 +162,8 @@ def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
 
 
 def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
-  """Byte-level BPE: every text can be encoded, and decoding gives it back."""
-  import tokenizers
+  """Trains byte-level BPE, which can encode every text and decodes it exactly."""
+  import tokenizers  # Here, because only some kinds need the library.
   smallest = len(kinds.OWN) + 256
   if size < smallest:
     raise errors.UserError(
@@ -182,23 +196,24 @@ def _load_folder(folder: epath.Path) -> Tokenizer:
   if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
     return _load_gpt2(folder / "vocab.json", folder / "merges.txt")
   raise errors.UserError(
-      f"{folder}: holds no tokenizer.json, no single .model, and no vocab.json with"
-      " merges.txt. Give the path of the file itself.")
+      f"{folder}: the folder holds no tokenizer.json, no single .model, and no"
+      " vocab.json with merges.txt. Give the path of the file itself.")
 
 
 def _load_file(path: epath.Path) -> Tokenizer:
   if path.suffix == ".model":
     return kinds.SentencePiece(path.read_bytes())
   if path.suffix == ".json":
-    import tokenizers
+    import tokenizers  # Here, because only some kinds need the library.
     return kinds.HuggingFace(tokenizers.Tokenizer.from_str(_text(path)))
   raise errors.UserError(
-      f"{path}: a tokeniser's file is a tokenizer.json or a SentencePiece .model.")
+      f"{path}: the file of a tokenizer must be a tokenizer.json or a SentencePiece"
+      " .model.")
 
 
 def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
-  """Byte-level BPE in the two files that GPT-2 was published in."""
-  import tokenizers  # pylint: disable=g-import-not-at-top
+  """Loads byte-level BPE from the two files in which GPT-2 was published."""
+  import tokenizers  # Here, because only some kinds need the library.
   pairs: Any = [
       tuple(line.split(" ")) for line in _text(merges).split("\n")
       if line and not line.startswith("#version")]
@@ -213,4 +228,4 @@ def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
 
 
 def _text(path: epath.Path) -> str:
-  return path.read_bytes().decode("utf-8")  # Whatever the locale says.
+  return path.read_bytes().decode("utf-8")  # `read_text` would use the locale.
