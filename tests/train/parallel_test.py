@@ -1,4 +1,4 @@
-"""What an encoder reads is divided over devices and micro-batches as all else is."""
+"""Encoder inputs are divided like inputs, and states are restored in every mode."""
 
 import functools
 
@@ -74,6 +74,23 @@ def test_encoder_inputs_are_divided_over_devices_and_micro_batches_like_inputs(
   losses = _losses(runner.step, runner.place(state), runner.put)
 
   np.testing.assert_allclose(losses, _one_device(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_the_shapes_to_restore_lead_to_the_state_that_the_step_takes(mode):
+  """A run resumes with `abstract`, which needs shardings with a mesh in both modes."""
+  optimizer, state = _setup()
+  runner = parallel.make_runner(
+      config.Parallel(mode=mode), SPECS, ROWS, 1, optimizer=optimizer,
+      nll_fn=objectives.next_token(MODEL, False))
+
+  shapes = runner.abstract(state.opt_state, SPECS)
+  restored = jax.tree.map(
+      lambda x, like: jax.device_put(x, like.sharding), state.opt_state, shapes)
+  back = runner.fetch(runner.place(state.replace(opt_state=restored)))
+
+  assert jax.tree.structure(shapes) == jax.tree.structure(state.opt_state)
+  jax.tree.map(np.testing.assert_array_equal, back.opt_state, state.opt_state)
 
 
 def test_the_loss_reads_the_encoder_inputs():

@@ -46,9 +46,7 @@ class Runner:
       state: A state, or a part of one; only its shapes are read.
       specs: Specs of the params, by name.
     """
-    # Those that a checkpoint is restored with have a mesh, which the type does not say.
-    places = sharding.of_state(
-        state, self.shardings, specs)  # pyrefly: ignore[bad-argument-type]
+    places = sharding.of_state(state, self.shardings, specs)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state, places)
@@ -125,7 +123,8 @@ def _pmap(config, specs, step, rows) -> Runner:
         f"parallel.data is {config.data}, and pmap uses all {count} devices. Set it to"
         " 0.")
   _divides(rows, count)
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  # A mesh of one device: restoring a checkpoint needs shardings that have a mesh.
+  device = sharding.replicated(jax.sharding.Mesh(jax.local_devices()[:1], ("data",)))
   mapped = jax.pmap(
       lambda state, batch, key: step(state, batch, key=key, axis_name=_AXIS),
       axis_name=_AXIS, in_axes=(0, 0, None), donate_argnums=0)
