@@ -189,6 +189,16 @@ def test_length_filters_count_what_they_drop(write):
       "too_short": 1, "too_long": 1, "empty": 1}
 
 
+def test_one_reading_serves_several_fractions(write):
+  write(a__txt="\n".join(f"line {i}" for i in range(200)))
+
+  read, facts = documents.read_filtered(files())
+
+  for fraction in (0.1, 1.0, 0.5):
+    assert documents.take_fraction(read, facts, fraction, 0) == documents.load(
+        files(fraction=fraction))
+
+
 def test_fractions_are_nested_and_reduce_the_training_split_alone(write):
   write(a__txt="\n".join(f"line {i}" for i in range(1000)))
   load = lambda **fields: documents.load(files(**fields))
