@@ -82,3 +82,14 @@ def build(
     errors.UserError: As `registry.build`.
   """
   return wrap(registry.build(config), adapters)
+
+
+def specs(
+    config: registry.Config, adapters: Sequence[adapter_leaves.Adapter] = ()
+) -> dict[str, tree.Spec]:
+  """Specs of the params of a model with its adapters.
+
+  Raises:
+    errors.UserError: As `build`, or if an adapter cannot stand where it is asked to.
+  """
+  return registry.specs(build(config, adapters))

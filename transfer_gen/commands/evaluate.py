@@ -3,8 +3,8 @@
 import json
 
 from transfer_gen.commands import flags
+from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.study import outcome
 
 
 def run(values: flags.Values) -> None:
@@ -12,6 +12,6 @@ def run(values: flags.Values) -> None:
   trained = trained_lib.open(values.workdir, values.step)
   data, _ = trained.data()
   scores = trained.score(data, values.split)
-  outcome.write_scores(values.workdir, values.split, trained.step, scores)
+  records.write_scores(values.workdir, values.split, trained.step, scores)
   print(f"{values.workdir}: {values.split} split at step {trained.step}")
   print(json.dumps({"split": values.split, "step": trained.step, **scores.metrics()}))

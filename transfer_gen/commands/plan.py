@@ -2,10 +2,8 @@
 
 from transfer_gen.commands import flags
 from transfer_gen.commands import plan_output
-from transfer_gen.run import assemble
+from transfer_gen.run import audited
 from transfer_gen.run import first_plan
-from transfer_gen.run import page
-from transfer_gen.run import plan_files
 from transfer_gen.study import auto
 from transfer_gen.transfer import audit as audit_lib
 
@@ -17,11 +15,10 @@ def run(values: flags.Values) -> None:
     return
   # Read before the run is assembled, which may tokenize a large data set first.
   other = audit_lib.read(values.diff) if values.diff else None
-  setup = assemble.build(auto.decided(values.config, values.workdir), values.workdir)
-  audit = plan_files.write_audit(setup, values.workdir, values.min_coverage)
-  page.write(values.workdir)
+  planned, audit = audited.write(
+      auto.decided(values.config, values.workdir), values.workdir, values.min_coverage)
   if other is None:
-    print(plan_output.overview(values.config, setup.run, audit, values.workdir))
+    print(plan_output.overview(values.config, planned, audit, values.workdir))
   else:
     print(plan_output.differences(other, audit, values.diff))
   if values.origins:

@@ -9,7 +9,6 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import tokenizers
 from transfer_gen.export import arrays as arrays_lib
@@ -22,7 +21,7 @@ _KERAS_2 = {"keras_version": "2.1.5", "backend": "tensorflow"}
 
 
 def write(
-    path: epath.PathLike, model: config_lib.Recurrent, params: Mapping[str, Any]
+    path: epath.PathLike, model: keras_out.Model, params: Mapping[str, Any]
 ) -> None:
   """Writes what `keras.models.model_from_json` and `load_weights` read.
 
@@ -49,7 +48,7 @@ def write(
 
 
 def write_folder(
-    folder: epath.PathLike, model: config_lib.Recurrent, params: Mapping[str, Any],
+    folder: epath.PathLike, model: keras_out.Model, params: Mapping[str, Any],
     tokenizer: tokenizers.Tokenizer | None,
 ) -> tuple[str, ...]:
   """Writes `model.weights.h5` and `config.json`, or a textgenrnn's three files.
@@ -80,7 +79,7 @@ def write_folder(
 
 
 def _write_textgenrnn(
-    folder: epath.Path, model: config_lib.Recurrent, params: Mapping[str, Any],
+    folder: epath.Path, model: keras_out.Model, params: Mapping[str, Any],
     tokenizer: tokenizers.Tokenizer | None) -> tuple[str, ...]:
   name = textgenrnn_out.NAME
   folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
-from transfer_gen.maps import hugging_face_fields as fields_lib
 from transfer_gen.maps import hugging_face_lines
 from transfer_gen.maps import layouts
 from transfer_gen.models import decoder_config
@@ -14,7 +13,7 @@ _OFFSET = 2
 _BIAS = "final_logits_bias"
 
 
-def sizes(fields: fields_lib.Fields) -> dict[str, Any]:
+def sizes(fields: hugging_face.Fields) -> dict[str, Any]:
   """Fields of ours that BART and Marian share.
 
   Raises:
@@ -49,7 +48,7 @@ def config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
       "decoder_attention_heads": model.num_heads,
       "encoder_ffn_dim": model.mlp_width, "decoder_ffn_dim": model.mlp_width,
       "max_position_embeddings": model.max_length,
-      "activation_function": fields_lib.activation(model.activation),
+      "activation_function": hugging_face.activation(model.activation),
       "scale_embedding": model.embed_scale != 1, "tie_word_embeddings": model.tied,
       "decoder_start_token_id": model.start_token}
 
@@ -77,7 +76,7 @@ def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
   return found
 
 
-def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
+def _model(fields: hugging_face.Fields, kind: str) -> config_lib.EncoderDecoder:
   del kind
   fields.check(
       normalize_embedding=True, static_position_embeddings=False,

@@ -8,7 +8,6 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
-from transfer_gen.maps import hugging_face_fields as fields_lib
 from transfer_gen.maps import hugging_face_lines
 from transfer_gen.maps import layouts
 from transfer_gen.models import attention
@@ -17,7 +16,7 @@ _ATTENTION = ("query", "key", "value", "out")
 _IN, _AT = hugging_face_lines.LAYER, r"layers.\1"
 
 
-def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
+def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
   del kind
   width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
   rope = fields.rope(
@@ -37,7 +36,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
 
 
 def _config(model: config_lib.Decoder) -> dict[str, Any]:
-  rope = {"partial_rotary_factor": 1.0} | fields_lib.rope(model)
+  rope = {"partial_rotary_factor": 1.0} | hugging_face.rope(model)
   return {
       "model_type": "gpt_neox", "vocab_size": model.vocab_size,
       "num_hidden_layers": model.num_layers, "hidden_size": model.width,
@@ -46,7 +45,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
       "max_position_embeddings": model.max_length, "rope_parameters": rope,
       "use_parallel_residual": model.block == "parallel",
       "layer_norm_eps": model.norm_epsilon,
-      "hidden_act": fields_lib.activation(model.activation),
+      "hidden_act": hugging_face.activation(model.activation),
       "attention_bias": attention.biased(model, "query"),
       "tie_word_embeddings": model.tied}
 

@@ -21,6 +21,8 @@ from transfer_gen.maps import hugging_face_fields as fields_lib
 from transfer_gen.maps import layouts
 from transfer_gen.models import decoder_config
 
+# What the file of an architecture needs of the fields of its `config.json`.
+Fields, activation, rope = fields_lib.Fields, fields_lib.activation, fields_lib.rope
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm",
          "target.spm", "vocab.json", "target_vocab.json", "merges.txt",
          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",

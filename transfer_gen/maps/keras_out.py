@@ -24,6 +24,8 @@ _Tensor = tuple[str, int]  # A layer, and which of its outputs.
 # What trains a model and not what it computes.
 _OURS = ("init", "dropout", "hidden_width", "hidden_widths")
 
+Model = config_lib.Recurrent
+
 
 def contents(
     path: epath.Path, model: config_lib.Recurrent

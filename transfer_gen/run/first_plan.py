@@ -2,17 +2,15 @@
 
 import dataclasses
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.adapters import wrap
-from transfer_gen.models import registry
 from transfer_gen.run import assemble
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import suggest
 
 
-def snippet(run: config_lib.Run, workdir: str) -> str:
+def snippet(run: reader_lib.Run, workdir: str) -> str:
   """Returns a plan as Python, with the misfits that remain as comments.
 
   Args:
@@ -26,10 +24,10 @@ def snippet(run: config_lib.Run, workdir: str) -> str:
   if run.source is None:
     raise errors.UserError("plan --suggest needs a source in the config.")
   trial = dataclasses.replace(
-      run, transfer=None, strategy=config_lib.Strategy())
+      run, transfer=None, strategy=type(run.strategy)())
   inputs = reader_lib.Reader().read(trial, workdir)
-  module = wrap.build(inputs.run.model, run.adapters)
-  plan = suggest.plan(inputs.sources[""].specs, registry.specs(module))
+  plan = suggest.plan(
+      inputs.sources[""].specs, wrap.specs(inputs.run.model, run.adapters))
   try:
     # Only assembling shows whether the suggestion fits as it is.
     assemble.assemble(inputs.with_run(dataclasses.replace(trial, transfer=plan)))

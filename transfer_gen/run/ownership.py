@@ -26,6 +26,11 @@ def is_claimed(workdir: epath.PathLike) -> bool:
   return (epath.Path(workdir) / codec.CONFIG).exists()
 
 
+def claim(workdir: epath.Path, assembled: assembled_lib.Assembled) -> None:
+  """Makes a workdir belong to a run, by writing its config.json."""
+  whole.write_json(workdir / codec.CONFIG, codec.run_to_json(assembled.run))
+
+
 def check(
     workdir: epath.Path, assembled: assembled_lib.Assembled, audit: audit_lib.Audit
 ) -> None:

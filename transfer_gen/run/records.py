@@ -8,6 +8,7 @@ from etils import epath
 import tensorboardX
 
 from transfer_gen.formats import whole
+from transfer_gen.train import score as score_lib
 
 METRICS = "metrics.jsonl"  # In a workdir.
 
@@ -58,3 +59,13 @@ def add_samples(
   with path.open("a") as file:
     file.writelines(json.dumps(line) + "\n" for line in lines)
   return lines
+
+
+def write_scores(
+    workdir: epath.PathLike, split: str, step: int, scores: score_lib.Scores
+) -> None:
+  """Writes `scores_<split>.json`: sums of each document, to pair runs by."""
+  whole.write_json(epath.Path(workdir) / f"scores_{split}.json", {
+      "step": step, **scores.metrics(), "nats": scores.nats.tolist(),
+      "document_tokens": scores.tokens.tolist(),
+      "document_bytes": scores.text_bytes.tolist()})

@@ -47,9 +47,9 @@ def check(run: config_lib.Run) -> None:
   for field in dataclasses.fields(strategy):
     value = getattr(strategy, field.name)
     if value != field.default and field.name not in ("name", *_READS.get(name, ())):
-      told = f"{name!r} does not read it" if name else "strategy.name is empty"
+      reason = f"{name!r} does not read it" if name else "strategy.name is empty"
       raise errors.UserError(
-          f"strategy.{field.name} is {value!r}, and {told}. Leave it at"
+          f"strategy.{field.name} is {value!r}, and {reason}. Leave it at"
           f" {field.default!r}" + (f"; {name!r} reads {', '.join(_READS[name])}."
                                    if name else ", or name a strategy."))
 

@@ -3,7 +3,6 @@
 
 from etils import epath
 
-from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
 from transfer_gen.run import assembled as assembled_lib
@@ -33,4 +32,4 @@ def claim(
   whole.write_json(workdir / ownership.DATA, assembled.data.facts)
   whole.write_json(workdir / "environment.json", environment.describe())
   # Last: with it, the workdir is claimed.
-  whole.write_json(workdir / codec.CONFIG, codec.run_to_json(assembled.run))
+  ownership.claim(workdir, assembled)

@@ -20,8 +20,7 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
-from transfer_gen.formats import raw as raw_lib
-from transfer_gen.maps import mapped
+from transfer_gen.maps import architecture
 from transfer_gen.sources import source as source_lib
 from transfer_gen.transfer import plan as plan_lib
 
@@ -30,7 +29,7 @@ _FIELDS = {"model", "lines", "unused", "tokenizer"}
 
 def read(
     path: epath.Path
-) -> tuple[source_lib.Model, mapped.Map, tokenizers.Tokenizer | None]:
+) -> tuple[source_lib.Model, architecture.Map, tokenizers.Tokenizer | None]:
   """Reads a map file.
 
   Returns:
@@ -41,8 +40,8 @@ def read(
   """
   if not path.is_file():
     raise errors.UserError(f"source.map: there is no {path}.")
-  with raw_lib.malformed(path, "map"):
-    data = raw_lib.read_json(path)
+  with architecture.malformed(path, "map"):
+    data = architecture.read_json(path)
     if unknown := data.keys() - _FIELDS:
       raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
     if missing := {"model", "lines"} - data.keys():
@@ -68,14 +67,15 @@ def to_json(source: source_lib.Source) -> dict[str, Any]:
           "unused": how.get("unused", [])}
 
 
-def _lines(lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> mapped.Map:
+def _lines(
+    lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> architecture.Map:
   """The map that a plan holds in this form, see `to_json`."""
   how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
          "unused": unused}
   plan = plan_lib.from_json(
       {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
   how = plan.axes[0].map
-  assert isinstance(how, mapped.Map)  # As its kind says.
+  assert isinstance(how, architecture.Map)  # As its kind says.
   for index, line in enumerate(how.lines):
     if not line.sources or not all(isinstance(s, str) for s in line.sources):
       raise errors.UserError(f"line {index} ({line.target!r}) reads nothing.")

@@ -9,15 +9,14 @@ from transfer_gen.formats import detect
 from transfer_gen.sources import foreign
 from transfer_gen.sources import own
 from transfer_gen.sources import peft
-from transfer_gen.sources import source as source_lib
 from transfer_gen.sources import word_vectors
 
 
 def open(
     path: epath.PathLike, step: int = -1, *, map_name: str = "",
-    vocabulary: str = foreign.REFUSE, model: source_lib.Model | None = None,
-    base: source_lib.Source | None = None,
-) -> source_lib.Source:
+    vocabulary: str = foreign.REFUSE, model: own.Model | None = None,
+    base: own.Source | None = None,
+) -> own.Source:
   """Opens a checkpoint under our names; reads no array.
 
   Args:
@@ -71,7 +70,7 @@ def open(
 
 def leaves(
     path: epath.PathLike, step: int = -1
-) -> tuple[str, source_lib.Specs]:
+) -> tuple[str, own.Specs]:
   """Lists a checkpoint's leaves under its own names; reads no array.
 
   Args:

@@ -13,6 +13,8 @@ from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.sources import source as source_lib
 
+Model, Source, Specs = source_lib.Model, source_lib.Source, source_lib.Specs
+
 
 class Own(source_lib.Source):
   """One checkpoint of a run.

@@ -7,15 +7,14 @@ from etils import epath
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
 from transfer_gen.run import reader as reader_lib
-from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import auto
 from transfer_gen.study import cost as cost_lib
 
 
-def of(
+def describe(
     run: reader_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
-    reader: reader_lib.Reader, remembered: reader_lib.Data | None = None,
+    reader: reader_lib.Reader, steps: int, remembered: reader_lib.Data | None = None,
 ) -> dict[str, Any]:
   """The accounts of a run that has trained.
 
@@ -24,6 +23,7 @@ def of(
     workdir: Its workdir.
     trained: What came of it, at the checkpoint that stands for it.
     reader: Has read the data of the study's runs.
+    steps: How many steps it took.
     remembered: Text of the source, on whose test split the loss before and after is
       told. None: not told.
 
@@ -36,7 +36,6 @@ def of(
   """
   assembled = assemble.assemble(reader.read(auto.decided(run, workdir), workdir))
   run = assembled.run
-  steps = max(line["step"] for line in records.read_metrics(workdir))
   batch = next(assembled.data.train_batches(run.train.batch_size, run.seed))
   last = cost_lib.of_last_step(assembled, batch, steps)
   flops = cost_lib.of_run(assembled, steps)

@@ -11,9 +11,8 @@ from jax import numpy as jnp
 from jax.interpreters import partial_eval
 import numpy as np
 
-from transfer_gen import tree
 from transfer_gen.models import taps
-from transfer_gen.run import assemble
+from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.train import buckets
 from transfer_gen.train import objectives
 from transfer_gen.train import optim as optim_lib
@@ -37,7 +36,7 @@ class Cost:
 
 
 def of_step(
-    specs: Mapping[str, tree.Spec],
+    specs: assembled_lib.Specs,
     optimizer: optim_lib.Optimizer,
     nll_fn: step_lib.NllFn,
     batch: Mapping[str, np.ndarray],
@@ -69,14 +68,15 @@ def of_step(
 
 
 def of_last_step(
-    assembled: assemble.Assembled, batch: Mapping[str, np.ndarray], steps: int) -> Cost:
+    assembled: assembled_lib.Assembled, batch: Mapping[str, np.ndarray], steps: int
+) -> Cost:
   """The cost of the last of `steps` steps of a run, as if no features were stored."""
   return of_step(
       assembled.specs, assembled.optimizer,
       objectives.next_token(assembled.model, False), batch, steps - 1)
 
 
-def of_run(assembled: assemble.Assembled, steps: int) -> float:
+def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
   """FLOPs of the first steps of a run, as `flops` counts them.
 
   Batches of different lengths count by their share among the first of an epoch, a
@@ -136,7 +136,7 @@ def _storing(assembled):
              for inputs in assembled.data.inputs("train"))
 
 
-def _shapes(specs: Mapping[str, tree.Spec]) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(specs: assembled_lib.Specs) -> dict[str, jax.ShapeDtypeStruct]:
   return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
           for name, spec in specs.items()}
 

@@ -2,17 +2,14 @@
 
 from typing import Any
 
-from etils import epath
 import numpy as np
 
 from transfer_gen.data import documents
-from transfer_gen.formats import whole
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import accounts
 from transfer_gen.study import jobs
-from transfer_gen.train import score as score_lib
 
 _ANSWER = 48  # Tokens of a sample.
 _WORDS = 8  # Of a text that a language model goes on from.
@@ -26,7 +23,7 @@ def test(
   trained = trained_lib.open(job.workdir)
   data, texts = trained.data(reader)
   scores = trained.score(data, "test")
-  write_scores(job.workdir, "test", trained.step, scores)
+  records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
   pairs = [_prompt(texts["test"][i]) for i in fit]
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
@@ -34,8 +31,9 @@ def test(
           "validations": validations(job), "still_improving": _improving(job),
           "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
           **cost(job),
-          **({"accounts": accounts.of(
-              job.run, job.workdir, trained, reader, study.remembered)}
+          **({"accounts": accounts.describe(
+              job.run, job.workdir, trained, reader,
+              max(line["step"] for line in metrics(job)), study.remembered)}
              if study.accounts else {})}
 
 
@@ -73,16 +71,6 @@ def _prompt(document: documents.Document) -> tuple[str, str]:
     return document.input, document.target
   words = document.target.split(" ")
   return " ".join(words[:_WORDS]), " ".join(words[_WORDS:])
-
-
-def write_scores(
-    workdir: epath.PathLike, split: str, step: int, scores: score_lib.Scores
-) -> None:
-  """Writes `scores_<split>.json`: sums of each document, to pair runs by."""
-  whole.write_json(epath.Path(workdir) / f"scores_{split}.json", {
-      "step": step, **scores.metrics(), "nats": scores.nats.tolist(),
-      "document_tokens": scores.tokens.tolist(),
-      "document_bytes": scores.text_bytes.tolist()})
 
 
 def _improving(job: jobs.Job) -> bool:
