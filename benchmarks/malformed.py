@@ -8,8 +8,8 @@ that has the modules loaded. The last line is JSON:
   mutants, refused, loaded: how many there were, were refused with one clear error (a
       `UserError` of less than 1000 characters that names the file), and were read.
   wrong: of those, how many were read wrongly: a leaf is not of the shape and dtype that
-      were told before it was read, or is described as in the good file, with none of
-      its bytes overwritten, and differs from it. (Of arrays in chunks or compressed,
+      were reported before it was read, or is described as in the good file, with none
+      of its bytes overwritten, and differs from it. (Of arrays in chunks or compressed,
       which have checksums of their own, the former alone is checked.)
   unclear, crashed, hung: another exception; a process that died; one that took over
       5 s.
@@ -170,13 +170,13 @@ def _alone(function, *given, seconds: float = _SECONDS) -> dict[str, Any]:
       os._exit(0)
   os.close(send)
   ready, _, _ = select.select([receive], [], [], seconds)
-  told = os.read(receive, 4096) if ready else b""
+  answer = os.read(receive, 4096) if ready else b""
   if not ready:
     os.kill(child, signal.SIGKILL)
   os.close(receive)
   os.waitpid(child, 0)
-  if told:
-    return json.loads(told)
+  if answer:
+    return json.loads(answer)
   return {"outcome": "crashed" if ready else "hung", "seconds": seconds, "peak": 0}
 
 

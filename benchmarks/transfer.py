@@ -58,8 +58,8 @@ def plan_7b() -> dict[str, float]:
   rows = resolve.resolve(
       plan, {"": source}, target,
       constants={"": registry.constants(old), "target": registry.constants(new)})
-  told = audit.summarize(plan, rows, {"": source})
-  table.full(told), table.folded(told, True), json.dumps(audit.to_json(told))
+  summary = audit.summarize(plan, rows, {"": source})
+  table.full(summary), table.folded(summary, True), json.dumps(audit.to_json(summary))
   seconds = time.perf_counter() - start
   params = sum(spec.size for spec in source.values())
   print(f"plan: {len(target)} leaves from a source of {params:,} params", flush=True)

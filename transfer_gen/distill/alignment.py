@@ -20,20 +20,20 @@ _ROUND = 32  # Lengths of the other's rows are multiples of it: few programs com
 
 def ends(
     tokenizer: tokenizers.Tokenizer, ids: Sequence[int], text: bytes) -> np.ndarray:
-  """Where each token of a text ends, in bytes: what was read with it.
+  """Returns where each token of a text ends, in bytes.
 
-  A token's surface is the bytes that it stands for, so ends add up; a byte of a
-  character counts by itself. Where surfaces are not the text as it is (a tokenizer
-  puts a space before it, or normalises), the two are matched, and a token whose end
-  lies in what does not match has none.
+  A token stands for bytes of text, so ends add up; each byte of a character counts. If
+  the bytes of the tokens are not the text itself (a tokenizer may put a space before
+  it, or normalize it), the two are matched, and a token that ends in an unmatched part
+  has no end.
 
   Args:
-    tokenizer: What made the ids.
+    tokenizer: The tokenizer that made the ids.
     ids: i32[N], without special tokens.
-    text: What was encoded.
+    text: The text that was tokenized.
 
   Returns:
-    i64[N], rising where it is not -1.
+    i64[N], increasing, -1 for tokens without an end.
   """
   surfaces = [tokenizer.tokens[i] for i in ids]
   spelled = b"".join(surfaces)
@@ -52,22 +52,23 @@ def teacher_rows(
     inputs: np.ndarray, student: tokenizers.Tokenizer, teacher: tokenizers.Tokenizer,
     longest: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of one tokenizer under another.
+  """Turns rows of one tokenizer into rows of another.
 
-  A row's text is cut at its special tokens; each stands for the one of the same role.
-  Bytes of a character that a row cuts in two are left out. Both have read the same
-  where both have a token's end after the same byte of the same stretch, or a special
-  token: there, and there alone, what they expect next may be compared.
+  The text of a row is cut at its special tokens, and each of those stands for the one
+  of the same role. Bytes of a character that a row cuts in two are left out. Both
+  models have read the same where both have a token that ends after the same byte of
+  the same stretch, or a special token. Only there may their next-token predictions be
+  compared.
 
   Args:
-    inputs: i32[B, T], of `student`.
-    student: What made them.
-    teacher: The other.
-    longest: Most positions that its model reads; None: any.
+    inputs: i32[B, T], ids of `student`.
+    student: The tokenizer of the rows.
+    teacher: The other tokenizer.
+    longest: Largest number of positions that its model reads. None means no limit.
 
   Returns:
-    i32[B, U] of `teacher`, padded on the right; and i32[B, T]: at which of its
-    positions it has read the same, -1: nowhere.
+    i32[B, U], ids of `teacher`, padded on the right; and i32[B, T], the position of the
+    teacher that has read the same as this position, or -1.
   """
   rows, places = [], np.full(inputs.shape, -1, np.int32)
   theirs, _ = tokenizers.resolve_roles(teacher)
@@ -105,12 +106,11 @@ def nearest(
   """Finds the nearest token of the other vocabulary for each token.
 
   The distance is the number of edits (MinED: Wan et al., 2024, section 3.3), in bytes
-  (Levenshtein, 1966).
-
-  Special tokens go by their role. Of equally near ones the first is taken.
+  (Levenshtein, 1966). The first of equally near tokens is taken, and special tokens are
+  matched by role.
 
   Returns:
-    i32[V]: tokens of `target`, -1 for special tokens that it has not.
+    i32[V], tokens of `target`; -1 for special tokens that it does not have.
   """
   known = {surface: i for i, surface in reversed(list(enumerate(target.tokens)))
            if surface}
@@ -126,7 +126,7 @@ def nearest(
 
 
 def distances(surface: bytes, others: Sequence[bytes]) -> np.ndarray:
-  """Levenshtein distances of one surface to many, i64[len(others)]."""
+  """Computes the Levenshtein distance of one token to many, i64[len(others)]."""
   lengths = np.array([len(other) for other in others])
   table = np.zeros((len(others), max(lengths, default=0)), np.uint8)
   for row, other in zip(table, others):
@@ -142,7 +142,7 @@ def distances(surface: bytes, others: Sequence[bytes]) -> np.ndarray:
 
 
 class _Search:
-  """Surfaces in which the nearest to another is looked for."""
+  """Tokens among which the nearest to another one is searched."""
 
   def __init__(self, surfaces: Sequence[bytes], ids: np.ndarray):
     order = np.argsort(ids, kind="stable")
@@ -155,7 +155,7 @@ class _Search:
         self._counts[byte, column] += self._counts[byte, column] < 255
 
   def __call__(self, surface: bytes) -> int:
-    """The first of the nearest ones."""
+    """Returns the first of the nearest ones."""
     common = np.zeros(len(self._surfaces), np.int64)
     for byte in set(surface):
       common += np.minimum(self._counts[byte], surface.count(byte))
@@ -173,11 +173,11 @@ class _Search:
 def _stretches(
     row: Sequence[int], tokenizer: tokenizers.Tokenizer
 ) -> Iterator[tuple[int, list[int], bytes, int]]:
-  """Parts of a row: each special token, and what stands between them.
+  """Yields the special tokens of a row, and what stands between them.
 
   Yields:
-    Where it starts, its tokens, its text up to the first byte that is of no whole
-    character, and how many such bytes at its beginning were left out.
+    Where the part starts, its tokens, its text up to the last whole character, and how
+    many bytes of a cut character were left out at its beginning.
   """
   special = lambda i: not tokenizer.tokens[i]
   start = 0
@@ -198,7 +198,7 @@ def _stretches(
 
 
 def _places(spelled: bytes, text: bytes) -> np.ndarray:
-  """For each offset in what is spelled, that in the text after the same byte, or -1.
+  """Maps each byte offset of the tokens to that of the text, or -1.
 
   Returns:
     i64[len(spelled) + 1].

@@ -1,4 +1,4 @@
-"""What a model learns from a teacher: terms of a loss, and learned projections.
+"""The loss of a run with a teacher: a weighted sum of terms.
 
 Axes: B batch, T position, V tokens, D width of the model's layer, E of the teacher's,
 H heads, K head width, R relation heads.
@@ -26,18 +26,18 @@ _FLOOR = -1e9  # Of scores; finite, so that no row becomes NaN.
 def objective(
     teacher: teacher_lib.Teacher | None, module: Any, train: bool, first: int = 0
 ) -> step_lib.NllFn:
-  """The loss of a run.
+  """Returns the loss of a run, for `step.train_step`.
 
   Args:
-    teacher: None: the cross entropy on the data is all.
+    teacher: The teacher. If None, the loss is the cross-entropy on the data.
     module: The model.
     train: Whether dropout is drawn.
     first: As of `objectives.next_token`.
 
   Returns:
-    For `step.train_step`: with a teacher, terms f32[B, T] by name. `loss` is their
-    sum by the weights of `config.Distill`; `ce` is always among them, and so is
-    `aligned`, where vocabularies differ: 1 where the teacher was heard.
+    With a teacher, a function that returns terms f32[B, T] by name. `loss` is their sum
+    with the weights of `config.Distill`, and `ce` is always among them. With another
+    vocabulary, `aligned` is 1 where the teacher contributes.
   """
   if teacher is None:
     return objectives.next_token(module, train, first)
@@ -64,10 +64,10 @@ def objective(
 
 
 def divergence(chances: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-  """T^2 KL(p || softmax(logits / T)) (Hinton et al., 2015, section 2).
+  """Computes T^2 KL(p || softmax(logits / T)) (Hinton et al., 2015, section 2).
 
   Args:
-    chances: f32[..., V], p, softened already.
+    chances: f32[..., V], the softened probabilities p.
     logits: f32[..., V].
     temperature: T.
 
@@ -128,7 +128,7 @@ def _logits(teacher, logits, batch) -> jax.Array:
 
 
 def _hidden(teacher, params, seen, batch) -> jax.Array:
-  """A mean over pairs of layers."""
+  """Mean over the pairs of layers."""
   compare = {"mse": lambda a, b: jnp.square(a - b).mean(-1), "cosine": _apart}
   total = jnp.zeros(())
   for number, (layer, _) in enumerate(teacher.hidden):
@@ -141,13 +141,13 @@ def _hidden(teacher, params, seen, batch) -> jax.Array:
 
 
 def _apart(a: jax.Array, b: jax.Array) -> jax.Array:
-  """1 - cos."""
+  """1 - cos(a, b)."""
   squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
   return 1 - (a * b).sum(-1) * jax.lax.rsqrt(squares + 1e-12)
 
 
 def _attention(teacher, seen, batch) -> jax.Array:
-  """KL of relations, a mean over heads, over queries, keys and values, and pairs."""
+  """KL of relations: a mean over heads, over query, key and value, and over pairs."""
   total = jnp.zeros(())
   for number, (layer, _) in enumerate(teacher.related):
     for name, own in seen.related[layer].items():

@@ -1,7 +1,7 @@
-"""A teacher: a trained model of any family, and what it tells of a batch.
+"""A teacher: a trained model of any family, and what it computes of a batch.
 
-What it tells are entries of the batch, made before the step by a program of its own:
-the step holds no further params, and nothing here is differentiated.
+What it computes becomes entries of the batch, before the step and by a program of its
+own: the step holds no further params, and nothing here is differentiated.
 
 Axes: B batch, T position, U position in the teacher's rows, V tokens of the student,
 W those of the teacher, D width of a layer's output.
@@ -39,10 +39,10 @@ class Teacher:
     distill: What is matched.
     module: The teacher's model.
     source: Its checkpoint.
-    tokenizer: Its tokenizer; where there is none, the student's.
+    tokenizer: Its tokenizer; the student's if it has none.
     student: The student's tokenizer.
     hidden: (layer of the student, layer of the teacher) whose outputs are matched.
-    related: The same for attention.
+    related: (layer of the student, layer of the teacher) whose attention is matched.
   """
   distill: config_lib.Distill
   module: registry.Model
@@ -53,10 +53,11 @@ class Teacher:
   related: tuple[tuple[int, int], ...]
 
   def read(self, batch: pipeline.Batch) -> pipeline.Batch:
-    """A host's batch, with its text as the teacher's tokens where they are others.
+    """Adds the teacher's tokens to a batch on the host, if its tokens are others.
 
     Returns:
-      With `teacher_inputs` i32[B, U] and `teacher_index` i32[B, T], see `alignment`.
+      The batch with `teacher_inputs` i32[B, U] and `teacher_index` i32[B, T], see
+      `alignment`.
     """
     if self.distill.vocabularies == SAME:
       return batch
@@ -66,38 +67,38 @@ class Teacher:
     return {**batch, _INPUTS: inputs, _INDEX: index}
 
   def tell(self, params: Mapping[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
-    """What the teacher makes of a batch.
+    """Computes what the teacher contributes to a batch.
 
     Returns:
-      `teacher_chances` f32[B, T, V] (of `uld`: f32[B, T, W], sorted, the largest
-      first), softened; with other vocabularies `teacher_read` f32[B, T], 1 where both
-      have read the same, and 0, as all entries are, elsewhere; by the number of the
-      pair, `teacher_hidden_0` f32[B, T, D] and `teacher_query_0`, ..., as `taps` has
-      them.
+      `teacher_chances` f32[B, T, V], softened probabilities (for `uld` f32[B, T, W],
+      sorted, the largest first). With another vocabulary also `teacher_read` f32[B, T],
+      1 where both have read the same bytes; elsewhere it and all other entries are 0.
+      For each matched pair of layers, `teacher_hidden_0` f32[B, T, D] and
+      `teacher_query_0` and so on, as `taps` returns them.
     """
     read = batch if _INPUTS not in batch else {**batch, "inputs": batch[_INPUTS]}
     read = {name: value for name, value in read.items() if name != "hidden"}
     with taps.listening(hidden=[b for _, b in self.hidden],
                         related=[b for _, b in self.related]) as seen:
       logits = objectives.logits(self.module, params, read, False, None)
-    told = {}
+    found = {}
     if self.distill.logits:
-      told[CHANCES] = self._chances(logits.astype(jnp.float32))
+      found[CHANCES] = self._chances(logits.astype(jnp.float32))
     for number, (_, layer) in enumerate(self.hidden):
-      told[f"teacher_hidden_{number}"] = seen.hidden[layer].astype(jnp.float32)
+      found[f"teacher_hidden_{number}"] = seen.hidden[layer].astype(jnp.float32)
     for number, (_, layer) in enumerate(self.related):
-      told |= {f"teacher_{name}_{number}": value
+      found |= {f"teacher_{name}_{number}": value
                for name, value in seen.related[layer].items()}
     if _INDEX not in batch:
-      return told
+      return found
     index = batch[_INDEX]
     at, known = jnp.maximum(index, 0)[..., None], (index >= 0).astype(jnp.float32)
-    told = {name: jnp.take_along_axis(value, at, axis=1) * known[..., None]
-            for name, value in told.items()}
-    return {**told, READ: known}
+    found = {name: jnp.take_along_axis(value, at, axis=1) * known[..., None]
+            for name, value in found.items()}
+    return {**found, READ: known}
 
   def _chances(self, logits: jax.Array) -> jax.Array:
-    """f32[B, U, W] to what the student's are compared with."""
+    """Turns logits f32[B, U, W] into what the student's are compared with."""
     logits = logits[..., :self.tokenizer.size]
     chances = jax.nn.softmax(logits / self.distill.temperature)
     if self.distill.vocabularies == SAME:
@@ -117,12 +118,12 @@ class Teacher:
 def feed(
     teacher: Teacher | None, parallel: config_lib.Parallel,
     put: Callable[[pipeline.Batch], Batch]) -> Callable[[pipeline.Batch], Batch]:
-  """How batches reach a step: with what the teacher tells, if there is one.
+  """Returns how batches reach a step: with what the teacher computes, if there is one.
 
   Args:
-    teacher: Reads its params here, once.
-    parallel: The run's devices.
-    put: From the host to devices.
+    teacher: The teacher, whose params are read here, once; or None.
+    parallel: Devices of the run.
+    put: Moves a batch from the host to the devices.
   """
   if teacher is None:
     return put
@@ -140,9 +141,10 @@ def feed(
 
 
 def _descending(chances: jax.Array) -> jax.Array:
-  """f32[..., W] that are not negative, the largest first.
+  """Sorts f32[..., W] that are not negative, the largest first.
 
-  Their bits are in their order, and XLA's CPU backend sorts integers 3.7 times as fast.
+  The bits of such numbers are in the order of the numbers, and XLA's CPU backend sorts
+  integers 3.7 times as fast.
   """
   bits = jax.lax.bitcast_convert_type(chances, jnp.int32)
   return jax.lax.bitcast_convert_type(jnp.sort(bits, descending=True), jnp.float32)

@@ -21,7 +21,7 @@ from transfer_gen.formats import raw
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _UNDEFINED = 2**64 - 1
-_ENTRIES = 4096  # In a node of a tree; by habit at most 64.
+_ENTRIES = 4096  # In a node of a tree; by default HDF5 writes at most 64.
 _DATASPACE, _LINK_INFO, _DATATYPE, _EXTERNAL, _LINK = 1, 2, 3, 7, 6
 _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS = 8, 11, 12, 16, 17
 _FIXED, _FLOAT, _STRING, _VARIABLE = 0, 1, 3, 9  # Classes of datatypes.

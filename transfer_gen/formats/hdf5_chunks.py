@@ -1,4 +1,4 @@
-"""Arrays that HDF5 keeps in chunks, by habit compressed."""
+"""Arrays that HDF5 stores in chunks, which are usually compressed."""
 
 import zlib
 

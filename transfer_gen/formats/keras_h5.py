@@ -2,10 +2,10 @@
 
 Keras 2 keeps a group a layer whose attribute `weight_names` lists its weights in their
 order; the names inside carry scopes and counters that say nothing. A leaf is
-`<layer>/<weight>` here, e.g. `rnn_1/recurrent_kernel`, with as much more of the inner
-name as tells two apart, e.g. `both/forward_lstm/kernel`. Keras 3 numbers the weights
-of an object, and a leaf is its path in the file, e.g. `layers/lstm/cell/vars/0`.
-State of optimisers is left out.
+`<layer>/<weight>` here, e.g. `rnn_1/recurrent_kernel`. Where two weights would share
+that name, more of the inner name is kept, e.g. `both/forward_lstm/kernel`.
+Keras 3 numbers the weights of an object, and a leaf is its path in the file, e.g.
+`layers/lstm/cell/vars/0`. State of optimisers is left out.
 """
 
 from collections.abc import Iterator, Sequence

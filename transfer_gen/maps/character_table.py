@@ -70,8 +70,8 @@ def _sorted_out(pairs, size: int, special: Collection[str]):
       sound.append((text, row))
     else:
       character = _mended(text)
-      told = f"; read as Latin-1, it was {character!r}" if character else ""
-      wrong.append(f"{text!r} of row {row} is no character{told}")
+      hint = f"; read as Latin-1, it was {character!r}" if character else ""
+      wrong.append(f"{text!r} of row {row} is no character{hint}")
       mended += [(character, row)] if character else []
   rows: list[str | None] = [None] * size
   for character, row in (*mended, *sound):

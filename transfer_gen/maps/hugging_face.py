@@ -49,7 +49,7 @@ class Family:
     unused: Leaves that are saved and not read, after the prefix.
     kind: Of our models.
     inside: A value of `model_type` whose config holds, in a field, that of a model of
-      the family beside others; and what that leaves out by habit.
+      the family beside others; and the fields that it leaves out by default.
     others: Leaves of those others, by their whole names.
     tokenizer: (checkpoint, model) to what `architecture_lib.Architecture` has.
   """

@@ -126,10 +126,12 @@ def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]
       "recurrent_bias": cell.kind == "CuDNNLSTM"} for cell in cells]
   for cell, fields in zip(cells, kinds):
     if fields != kinds[0]:
-      told = ", ".join(f"{name} {kinds[0][name]!r} and {value!r}"
-                       for name, value in fields.items() if value != kinds[0][name])
+      differences = ", ".join(
+          f"{name} {kinds[0][name]!r} and {value!r}"
+          for name, value in fields.items() if value != kinds[0][name])
       raise errors.UserError(
-          f"{raw.path}: {cells[0]} and {cell} differ: {told}; a model here has one.")
+          f"{raw.path}: {cells[0]} and {cell} differ: {differences}; "
+          "a model here has one.")
   units = tuple(cell.fields["units"] for cell in cells)
   return kinds[0] | {
       "num_layers": len(cells), "hidden_width": units[0], "forget_bias": 0.0,

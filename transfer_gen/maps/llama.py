@@ -17,7 +17,7 @@ _TYPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
 
 def sizes(fields: fields_lib.Fields, heads: int | None, head_dim: int | None
          ) -> dict[str, Any]:
-  """Fields of ours that follow from sizes; key-value heads and K by habit as given."""
+  """Fields of our config that follow from sizes."""
   width, queries = fields.get("hidden_size"), fields.get("num_attention_heads")
   return {
       "vocab_size": fields.get("vocab_size"),

@@ -256,16 +256,16 @@ def _row(
   for template, source in zip(line.sources, names):
     if source not in raw:
       raise errors.UserError(_absent(index, template, source, raw))
-  told = f"line {index} from {' and '.join(tree.fold(names))}"
+  description = f"line {index} from {' and '.join(tree.fold(names))}"
   shape = layouts.shape(line.layout, *(raw[source].shape for source in names))
   if shape != spec.shape:
     raise errors.UserError(
-        f"{told} gives {shape}, and the model has ({', '.join(spec.axes)})"
+        f"{description} gives {shape}, and the model has ({', '.join(spec.axes)})"
         f" {spec.shape}. Check the model's config, or the layout.")
   for source in names:
     if not _alike(raw[source].dtype, spec.dtype):
       raise errors.UserError(
-          f"{told} gives {raw[source].dtype}, and the model has {spec.dtype}.")
+          f"{description} gives {raw[source].dtype}, and the model has {spec.dtype}.")
   return Row(name=name, spec=spec, sources=names, layout=line.layout)
 
 
@@ -285,7 +285,7 @@ def _alike(*dtypes: np.dtype) -> bool:
 
 
 def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
-  """Leaves of the checkpoint that nobody reads; a misfit may be why, and is told."""
+  """Leaves of the checkpoint that no line reads; empty if a misfit may be why."""
   read = {source for row in rows for source in row.sources}
   left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
   if not left or misfits:

@@ -1,8 +1,8 @@
-"""What a trained run writes, as data to train another on.
+"""Writes the answers of a trained run as data to train another run on.
 
-Sequence-level distillation (Kim and Rush, 2016): the student learns the teacher's
-answers in place of the data's. It needs nothing of the teacher but its texts, so
-families, vocabularies and sizes may differ. The file is read with
+This is sequence-level distillation (Kim and Rush, 2016): the student learns the
+teacher's answers instead of the targets of the data. It needs only the teacher's texts,
+so families, vocabularies and sizes may differ. Read the file with
 
     data=config.Data(name="files", train="answers.jsonl", input_field="input",
                      target_field="target")
@@ -28,25 +28,26 @@ def write(
     prompts: Sequence[str] | None = None, beams: int = 5, step: int = -1,
     **sampled: Any,
 ) -> int:
-  """Has a run answer, and writes a `.jsonl` of `input` and `target`, a pair a line.
+  """Lets a run answer prompts, and writes a `.jsonl` of `input` and `target`.
 
   Args:
-    workdir: Of the teacher.
-    output: The file.
-    num_tokens: Most tokens of an answer.
-    prompts: What is answered, or, by a language model, gone on from; then `target` is
-      the prompt and what follows. None: the inputs of its training split.
-    beams: Of a beam search, whose best is taken, as there; 0: answers are drawn.
-    step: Which checkpoint. -1: the best.
-    **sampled: Where they are drawn: `seed`, `temperature`, ..., see
+    workdir: Workdir of the teacher.
+    output: The file to write.
+    num_tokens: Largest number of tokens of an answer.
+    prompts: Inputs to answer. A language model continues them, and `target` is then the
+      prompt with its continuation. If None, the inputs of the training split.
+    beams: Number of beams of a beam search, whose best answer is taken. If 0, answers
+      are drawn.
+    step: Which checkpoint. -1 means the best.
+    **sampled: If answers are drawn: `seed`, `temperature` and so on, see
       `Trained.complete`.
 
   Returns:
-    How many lines; answers that are empty are left out.
+    The number of lines. Empty answers are left out.
 
   Raises:
-    errors.UserError: If there is no such run, a language model has no prompts, or a
-      prompt and its answer are more than the model can read.
+    errors.UserError: If there is no such run, a language model gets no prompts, or a
+      prompt and its answer are longer than the model can read.
   """
   teacher = trained_lib.open(workdir, step)
   data, splits = teacher.data()

@@ -1,4 +1,4 @@
-"""An audit as a part of a page: the two trees side by side, and how between."""
+"""The audit as part of a page: both trees side by side, and how leaves map."""
 
 from collections.abc import Mapping, Sequence
 import html
@@ -27,10 +27,8 @@ _BARS = (("copied", "mapped", "fresh"), ("learning", "frozen"))
 def trees(audit: audit_lib.Audit) -> str:
   """Returns the source's leaves on the left and the target's on the right, as HTML.
 
-  The page also needs `STYLE`.
-
-  Leaves that differ in their numbers alone share a line. What starts fresh has no
-  left side, what is left behind no right one.
+  The page also needs `STYLE`. Leaves that differ only in their numbers share a line.
+  A fresh leaf has no left side, and a leaf that is left behind has no right side.
   """
   lines = [
       *_bars(audit),
@@ -76,8 +74,8 @@ def _part(fate: str, sums: Mapping[str, int], whole: int) -> str:
   if not sums["params"]:
     return ""
   share = 100 * sums["params"] / whole
-  told = f"{fate}: {sums['leaves']} leaves, {sums['params']:,} params, {share:.1f}%"
-  return f'<div class={fate} style="width:{share:.3f}%" title="{told}">{told}</div>'
+  text = f"{fate}: {sums['leaves']} leaves, {sums['params']:,} params, {share:.1f}%"
+  return f'<div class={fate} style="width:{share:.3f}%" title="{text}">{text}</div>'
 
 
 def _look(how: str) -> str:
@@ -91,7 +89,7 @@ def _branch(name: str) -> str:
 
 
 def _leaf(times: int, cell: Sequence[str], seen: list[str]) -> str:
-  """A line; `seen` holds the names of the one above, whose branches it repeats."""
+  """Returns a line; branches that the line above (`seen`) has too are not repeated."""
   name, source, _, shape, how, group, look = cell
   frozen = " frozen" if group.endswith("(frozen)") else ""
   shown = [_name(text, above) for text, above in zip((source, name), seen)]
@@ -104,7 +102,7 @@ def _leaf(times: int, cell: Sequence[str], seen: list[str]) -> str:
 
 
 def _name(name: str, above: str) -> str:
-  """A name with those of its branches grey that the line above has too."""
+  """Returns a name; branches that the line above has too are gray."""
   parts, before = name.split("/"), above.split("/")
   same = 0
   while same < min(len(parts), len(before)) - 1 and parts[same] == before[same]:

@@ -14,7 +14,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
 
 
 def describe() -> dict[str, Any]:
-  """Versions, devices, the git commit and a hash of what was not committed."""
+  """Returns versions, devices, the git commit and a hash of uncommitted changes."""
   versions: dict[str, str | None] = {}
   for package in _PACKAGES:
     try:
@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
 
 
 def _git(*args: str) -> str:
-  """What git says of the code that runs; empty where it is not in a repository."""
+  """Returns what git prints for the running code; empty outside a repository."""
   folder = epath.Path(__file__).parent
   try:
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""What a step reads: batches with stored features, and with what a teacher tells."""
+"""The batches of a run: with stored features, and with what a teacher computes."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -15,12 +15,13 @@ from transfer_gen.train import stored_features
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feed:
-  """Where batches come from.
+  """Where the batches of a run come from.
 
   Attributes:
-    data: To validate on, with stored features, if there are any.
-    batches: To train on; their order is that of the data without features.
-    put: From the host to devices, with what the teacher tells, if there is one.
+    data: Data to validate on, with stored features if there are any.
+    batches: Batches to train on; their order does not depend on features.
+    put: Moves a batch from the host to the devices, and adds what the teacher computes
+      of it if there is a teacher.
   """
   data: pipeline.Prepared
   batches: pipeline.Batches
@@ -37,10 +38,11 @@ def of(
 
   Args:
     assembled: The run.
-    params: Of the model, as training starts or goes on with them.
-    position: Of the batches, as a checkpoint holds it; None: the beginning.
-    put: From the host to devices.
-    workdir: Of the run.
+    params: Params of the model when training starts or resumes.
+    position: Position of the batches, as a checkpoint holds it. If None, they start at
+      the beginning.
+    put: Moves a batch from the host to the devices.
+    workdir: Workdir of the run.
 
   Raises:
     errors.UserError: If stored features are not what the model computes.

@@ -14,12 +14,12 @@ def params(
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, jax.Array]:
-  """Each leaf as its row says: from a source, or fresh by the run's seed.
+  """Reads or draws each leaf as its row says.
 
   Args:
     assembled: The run.
-    shardings: Where each leaf goes. None: the first device.
-    progress: Called with the bytes that were read since it was called last.
+    shardings: Where each leaf is placed. If None, on the first device.
+    progress: Called with the number of bytes that were read since its last call.
   """
   if shardings is None:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -31,5 +31,5 @@ def params(
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Keys of a run: of dropout, of fresh leaves, and of rows drawn in a restore."""
+  """Returns the random keys of a run: for dropout, fresh leaves, and drawn rows."""
   return tuple(jax.random.split(jax.random.key(seed), 3))

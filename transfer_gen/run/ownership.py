@@ -1,4 +1,4 @@
-"""Whether a workdir belongs to the run that wants to go on in it."""
+"""Whether a workdir belongs to the run that is about to resume in it."""
 
 from collections.abc import Sequence
 import io
@@ -66,10 +66,10 @@ def check(
 
 
 def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
-  """The plan of the run in a workdir, with its arrays.
+  """Reads the plan of the run in a workdir, with its arrays.
 
   Raises:
-    errors.UserError: If there is none that this version of the package reads.
+    errors.UserError: If there is no plan that this version of the package can read.
   """
   workdir = epath.Path(workdir)
   arrays = {}

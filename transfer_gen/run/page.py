@@ -23,7 +23,7 @@ th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto
 def run_page(
     name: str, audit: audit_lib.Audit, lines: Sequence[Mapping[str, Any]]
 ) -> str:
-  """The page of a single run: its curve, once there is one, and its audit."""
+  """Returns the page of one run: its curve, if it has begun, and its audit."""
   curve = [plot({"train": lines, "validation": lines})] if lines else []
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",
@@ -35,7 +35,7 @@ def run_page(
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Lines of a table; the first column to the left, the others to the right."""
+  """Returns the lines of a table: the first column left-aligned, the others right."""
   widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   return ["  ".join(
       cell.ljust(w) if i == 0 else cell.rjust(w)
@@ -43,7 +43,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def svg(canvas: figure.Figure) -> str:
-  """A figure as part of a page, the same for the same figure."""
+  """Returns a figure as SVG; equal figures give equal texts."""
   buffer = io.StringIO()
   canvas.savefig(buffer, format="svg", metadata={"Date": None})
   text = buffer.getvalue()
@@ -51,7 +51,7 @@ def svg(canvas: figure.Figure) -> str:
 
 
 def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """Loss over steps as SVG; a curve named "train" is the training loss."""
+  """Plots losses over steps as SVG; a curve named "train" is the training loss."""
   canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
   axes = canvas.add_subplot()
   for name, lines in curves.items():

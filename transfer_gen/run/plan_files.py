@@ -20,15 +20,15 @@ def write_audit(
     assembled: assembled_lib.Assembled, workdir: epath.PathLike,
     min_coverage: float = 0.0,
 ) -> audit_lib.Audit:
-  """Writes plan.json, with plan_arrays.npz where it has arrays, and the audit.
+  """Writes plan.json, plan_arrays.npz if the plan has arrays, and the audit.
 
   Args:
     assembled: The run.
-    workdir: Where to.
-    min_coverage: Share of the target's params that must come from a source.
+    workdir: Where to write.
+    min_coverage: Share of the target's params that must come from a source, in [0, 1].
 
   Raises:
-    errors.UserError: If the workdir is of another run, see `claim`, or less comes
+    errors.UserError: If the workdir belongs to another run, or less of the target comes
       from a source; nothing is written then.
   """
   audit = _audit(assembled)
@@ -59,7 +59,7 @@ def check_coverage(assembled: assembled_lib.Assembled, min_coverage: float) -> N
     min_coverage: Share of the target's params that must come from a source, in [0, 1].
 
   Raises:
-    errors.UserError: If less does.
+    errors.UserError: If the share is smaller.
   """
   audit_lib.check_coverage(_audit(assembled), min_coverage)
 

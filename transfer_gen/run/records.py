@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics, TensorBoard events and samples."""
+"""What a run records while it trains: metrics, TensorBoard events, samples, scores."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -14,10 +14,10 @@ METRICS = "metrics.jsonl"  # In a workdir.
 
 
 class MetricsWriter:
-  """metrics.jsonl, one object a line, and TensorBoard events beside it."""
+  """Writes metrics.jsonl, one object per line, and TensorBoard events beside it."""
 
   def __init__(self, workdir: epath.PathLike, step: int):
-    """Goes on after `step`: lines of later steps, of a run that was cut, go."""
+    """Continues after `step`: later lines, which a killed run left, are removed."""
     self._path = epath.Path(workdir) / METRICS
     kept = [line for line in read_metrics(workdir) if line["step"] <= step]
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -33,13 +33,13 @@ class MetricsWriter:
       self._events.add_scalar(f"{split}/{name}", value, step)
 
   def close(self) -> None:
-    """Writes what is left."""
+    """Closes both files."""
     self._file.close()
     self._events.close()
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """The complete lines of a run's metrics, in order."""
+  """Returns the complete lines of a run's metrics, in order."""
   path = epath.Path(workdir) / METRICS
   if not path.exists():
     return []
@@ -51,7 +51,7 @@ def add_samples(
     workdir: epath.PathLike, prompts: Sequence[str], texts: Sequence[str],
     **more: Sequence[Any],
 ) -> list[dict[str, str]]:
-  """Adds lines to samples.jsonl; `more` holds further columns of as many entries."""
+  """Adds lines to samples.jsonl; `more` holds further columns of equal length."""
   lines = [{"prompt": prompt, "text": text,
             **{name: values[i] for name, values in more.items()}}
            for i, (prompt, text) in enumerate(zip(prompts, texts))]
@@ -64,7 +64,7 @@ def add_samples(
 def write_scores(
     workdir: epath.PathLike, split: str, step: int, scores: score_lib.Scores
 ) -> None:
-  """Writes `scores_<split>.json`: sums of each document, to pair runs by."""
+  """Writes `scores_<split>.json`: the sums of each document, for paired comparison."""
   whole.write_json(epath.Path(workdir) / f"scores_{split}.json", {
       "step": step, **scores.metrics(), "nats": scores.nats.tolist(),
       "document_tokens": scores.tokens.tolist(),

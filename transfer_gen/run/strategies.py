@@ -1,4 +1,4 @@
-"""Strategies by name: they write what learns, and the objective, of a run."""
+"""Strategies by name: each writes what learns in a run, and its objective."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -28,11 +28,11 @@ _LORA_MULT = 10.0
 
 
 def check(run: config_lib.Run) -> None:
-  """Whether a strategy can be what a run says, as far as it shows without its data.
+  """Checks the strategy of a run as far as the config shows it.
 
   Raises:
-    errors.UserError: If there is none of that name or nothing to learn from, or if a
-      field is set that it does not read.
+    errors.UserError: If there is no strategy of that name, the run has no source, or a
+      field is set that the strategy does not read.
   """
   strategy, name = run.strategy, run.strategy.name
   if name and name not in _READS:
@@ -57,17 +57,17 @@ def check(run: config_lib.Run) -> None:
 def base(
     run: config_lib.Run, plan: plan_lib.TransferPlan | None, matches: bool
 ) -> plan_lib.TransferPlan:
-  """The run's plan with all learning, for `groups` to see what reaches the target.
+  """Returns the plan that a strategy starts from, in which everything learns.
 
   Args:
     run: Config of the run.
-    plan: The plan that the user wrote. If None, each leaf comes from the leaf of its
-      name.
-    matches: Whether rows of the vocabulary can be matched by token, if the plan does
-      not say how they come.
+    plan: The plan that the user wrote. If None, each leaf comes from the source's leaf
+      of the same name.
+    matches: Whether the rows of the vocabulary can be matched by token, if the user
+      wrote no plan.
 
   Raises:
-    errors.UserError: If the strategy is `auto`, which is none yet.
+    errors.UserError: If the strategy is `auto`, which only names a search.
   """
   if run.strategy.name == AUTO:
     raise errors.UserError(
@@ -85,19 +85,19 @@ def base(
 def write(
     run: config_lib.Run, plan: plan_lib.TransferPlan, rows: Sequence[resolve.Row]
 ) -> config_lib.Run:
-  """The run with all that its strategy decides.
+  """Returns the run with everything that its strategy decides.
 
   Args:
-    run: Its model has the size of the vocabulary.
-    plan: Of `base`.
-    rows: What that resolves to, with the run's own adapters.
+    run: Config of the run, with the vocabulary size filled in.
+    plan: What `base` returned.
+    rows: The rows of that plan, with the run's own adapters.
 
   Returns:
-    The run with a plan whose groups are written; for `lora` with adapters, for
-    `distill` with the source as a teacher.
+    The run with a plan whose groups are written. `lora` also adds adapters, and
+    `distill` the source as a teacher.
 
   Raises:
-    errors.UserError: If the strategy asks for what the model has not.
+    errors.UserError: If the strategy asks for what the model does not have.
   """
   strategy = run.strategy
   groups, changes = _WRITERS[strategy.name](run, rows)
@@ -119,13 +119,13 @@ def write(
 
 def with_drawn(
     run: config_lib.Run, name: str, params: str, why: str) -> config_lib.Run:
-  """The run with leaves that no source can have: they are drawn, and learn.
+  """Returns the run with leaves that no source has: they are drawn, and learn.
 
   Args:
-    run: Of `write`.
-    name: For their group.
-    params: Regex for them.
-    why: For the audit.
+    run: What `write` returned.
+    name: Name of their group.
+    params: Regex for their names.
+    why: Reason, for the audit.
   """
   drawn = plan_lib.Rule(target=params, source=None, why=why)
   return dataclasses.replace(run, transfer=dataclasses.replace(
@@ -213,7 +213,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
 
 
 def _identity(adapters) -> tuple[plan_lib.Rule, ...]:
-  """How the leaves of adapters come where no plan says it."""
+  """Rules for the leaves of adapters if no plan says where they come from."""
   if not adapters:
     return ()
   return (plan_lib.Rule(target=config_adapters.leaves(adapters), source=None,
@@ -221,7 +221,7 @@ def _identity(adapters) -> tuple[plan_lib.Rule, ...]:
 
 
 def _frozen_below(groups: _Groups, count: int) -> _Groups:
-  """The lowest `count` groups never learn; they stand last."""
+  """Freezes the lowest `count` groups, and puts them last."""
   learning = [group for group in groups if group.unfreeze_step is not None]
   if not 0 <= count < len(learning):
     raise errors.UserError(
@@ -235,7 +235,7 @@ def _frozen_below(groups: _Groups, count: int) -> _Groups:
 
 
 def _fresh(rows: Sequence[resolve.Row], groups: _Groups) -> _Groups:
-  """Groups for what no source reached and would stay frozen as it was drawn."""
+  """Groups for leaves that no source reached, which would stay frozen as drawn."""
   frozen = [row for row in rows if _owner(groups, row.name).unfreeze_step is None]
   whole = [row for row in frozen if not row.sources]
   tables = [row for row in frozen if any(

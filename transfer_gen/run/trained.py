@@ -1,4 +1,4 @@
-"""A trained run as its workdir holds it: model, params, tokenizer, config."""
+"""A run that has trained: its model, params, tokenizer and config."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -24,14 +24,14 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-  """What `open` found.
+  """A checkpoint of a run, ready to evaluate and generate with.
 
   Attributes:
-    run: Its config.
-    step: Of the checkpoint.
-    model: The module.
-    params: Flat, on the default device.
-    tokenizer: The run's.
+    run: Config of the run.
+    step: Number of updates after which the checkpoint was written.
+    model: The module, with its adapters.
+    params: Flat params, on the default device.
+    tokenizer: Tokenizer of the run.
   """
   run: reader_lib.Run
   step: int
@@ -52,7 +52,11 @@ class Trained:
     return data, reader.texts(self.run.data)[0]
 
   def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
-    """Loss on a split, document by document.
+    """Scores the params on a split, document by document.
+
+    Args:
+      data: Tokenized data.
+      split: `train`, `validation` or `test`.
 
     Raises:
       errors.UserError: If there is no such split.
@@ -66,16 +70,16 @@ class Trained:
   def complete(
       self, prompts: Sequence[str], num_tokens: int, seed: int = 0, **sampled: Any
   ) -> list[str]:
-    """Continues each prompt; for a pair model, answers each input.
+    """Continues each prompt; a model of pairs answers each input.
 
     Args:
-      prompts: Texts.
-      num_tokens: Most tokens of an answer.
-      seed: Of what is drawn.
-      **sampled: `temperature`, `top_k`, `top_p`, see `sampling.generate`.
+      prompts: The texts.
+      num_tokens: Largest number of tokens of an answer.
+      seed: Seed of what is drawn.
+      **sampled: `temperature`, `top_k` and `top_p`, see `sampling.generate`.
 
     Raises:
-      errors.UserError: If a prompt cannot be encoded or is too long.
+      errors.UserError: If a prompt cannot be tokenized or is too long.
     """
     answers = sampling.generate(
         self.model, self.params, num_tokens=num_tokens, key=jax.random.key(seed),
@@ -86,16 +90,16 @@ class Trained:
       self, prompts: Sequence[str], num_tokens: int, beams: int,
       length_penalty: float = 1.0,
   ) -> list[list[str]]:
-    """The same by beam search: up to `beams` texts a prompt, the best first.
+    """Answers each prompt by beam search, with up to `beams` texts, the best first.
 
     Args:
-      prompts: Texts.
-      num_tokens: Most tokens of an answer.
-      beams: See `beam.search`, as for `length_penalty`.
-      length_penalty: How lengths weigh.
+      prompts: The texts.
+      num_tokens: Largest number of tokens of an answer.
+      beams: Number of beams, see `beam.search`.
+      length_penalty: Exponent of the length that scores are divided by.
 
     Raises:
-      errors.UserError: If a prompt cannot be encoded or is too long.
+      errors.UserError: If a prompt cannot be tokenized or is too long.
     """
     found = beam.search(
         self.model, self.params, beams=beams, num_tokens=num_tokens,
@@ -103,13 +107,13 @@ class Trained:
     return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
 
   def rooms(self, prompts: Sequence[str]) -> list[float]:
-    """How many tokens the model can read behind each prompt; infinite: any."""
+    """Returns how many tokens the model can read after each prompt; infinite if any."""
     longest = registry.longest(self.model)
     return [math.inf if longest is None else longest - len(prompt)
             for prompt in self._read(prompts)["prompts"]]
 
   def _read(self, prompts: Sequence[str]) -> dict[str, Any]:
-    """Texts as the model reads them, and what ends its answers."""
+    """Tokenizes prompts as the model reads them; adds the id that ends answers."""
     model: Any = self.run.model
     eos = pipeline.roles(self.tokenizer).get("eos")
     if not registry.encodes(model):

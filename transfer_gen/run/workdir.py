@@ -1,4 +1,4 @@
-"""What a run leaves: who owns a workdir, its records and its metrics."""
+"""What a run writes into its workdir before it trains."""
 
 
 from etils import epath
@@ -15,11 +15,17 @@ def claim(
     assembled: assembled_lib.Assembled, workdir: epath.PathLike,
     min_coverage: float = 0.0,
 ) -> None:
-  """Makes the workdir this run's, or sees that it is.
+  """Makes a workdir belong to a run, or checks that it does.
+
+  Args:
+    assembled: The run.
+    workdir: Its workdir.
+    min_coverage: Share of the target's params that must come from a source, in [0, 1].
 
   Raises:
-    errors.UserError: If it belongs to another config, said key by key, or to another
-      plan, said row by row; if the plan covers too little, see `write_audit`.
+    errors.UserError: If the workdir belongs to another config (the message lists the
+      fields that differ) or to another plan (it lists the rows), or if less of the
+      target comes from a source.
   """
   plan_files.write_audit(assembled, workdir, min_coverage)
   workdir = epath.Path(workdir)

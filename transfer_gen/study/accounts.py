@@ -16,23 +16,23 @@ def describe(
     run: reader_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
     reader: reader_lib.Reader, steps: int, remembered: reader_lib.Data | None = None,
 ) -> dict[str, Any]:
-  """The accounts of a run that has trained.
+  """Returns what a run cost, and what it forgot.
 
   Args:
-    run: Its config, as it was typed.
-    workdir: Its workdir.
-    trained: What came of it, at the checkpoint that stands for it.
+    run: Config of the run, as the user wrote it.
+    workdir: Workdir of the run.
+    trained: The checkpoint that stands for the run.
     reader: Has read the data of the study's runs.
-    steps: How many steps it took.
-    remembered: Text of the source, on whose test split the loss before and after is
-      told. None: not told.
+    steps: Number of steps that the run took.
+    remembered: Text of the source. The loss on its test split is measured before and
+      after training. If None, it is not measured.
 
   Returns:
-    `learning` (params, when most of them learn), `slot_bytes` (of the optimiser),
-    `gflops_a_step` (a mean), `gflops` (of all its steps, and of storing features),
-    `search_gflops` (of what an `auto` tried beside it); and with `remembered`, in bits
-    per byte, `before` (as transferred, at step 0), `after`, and `forgetting`, their
-    difference.
+    `learning` (number of params, when most of them learn), `slot_bytes` (size of the
+    optimizer state), `gflops_a_step` (mean), `gflops` (of all steps, and of storing
+    features) and `search_gflops` (of what an `auto` search tried beside the run). With
+    `remembered`, in bits per byte, also `before` (as transferred, at step 0), `after`,
+    and `forgetting`, their difference.
   """
   assembled = assemble.assemble(reader.read(auto.decided(run, workdir), workdir))
   run = assembled.run

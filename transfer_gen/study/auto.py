@@ -1,15 +1,17 @@
-"""Which strategy: decided from gradients and short runs, within a budget of steps.
+"""Chooses a strategy from gradients and short runs, within a budget of steps.
 
-All candidates start from the same params. First, how large each layer's gradient is
-against its params (Lee et al., 2023, Surgical fine-tuning, section 4) says which
-layers to try alone. Then candidates train a little, the better ones go on, until one is
-left: successive halving (Jamieson and Talwalkar, 2016) in three rounds, of which the
-first keeps the best of each family and the last trains two for long. What learns fast
-looks best early on, and where data are few it is what overfits later; so no candidate
-has more than the run's own rate throughout, and one of another family meets it when
-that shows. A candidate is an ordinary run that was stopped: the one that is left goes
-on to its end, so that none of its steps is lost and a run with its strategy, typed by
-hand, is the same run.
+All candidates start from the same params. First, the size of each layer's gradient
+relative to its params (Lee et al., 2023, Surgical fine-tuning, section 4) says which
+layers to try alone. Then the candidates train for a few steps and the better ones
+continue, until one is left: successive halving (Jamieson and Talwalkar, 2016) in three
+rounds. The first round keeps the best of each family, and the last trains two
+candidates for long.
+
+What learns fast looks best early on, and overfits later if data are few. So no
+candidate has more than the run's own learning rate throughout, and a candidate of
+another family is still there when overfitting shows. A candidate is an ordinary run
+that was stopped. The one that is left resumes, so none of its steps is lost, and it
+equals the run that one gets by typing its strategy.
 """
 
 import dataclasses
@@ -79,12 +81,13 @@ def check(run: reader_lib.Run) -> None:
 
 
 def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:
-  """The run with the strategy that a search found, or that all candidates start as.
+  """Returns the run with the strategy that a search found.
 
-  A run whose strategy is not `auto` stays as it is.
+  Before a search, it has the strategy that all candidates start as. A run whose
+  strategy is not `auto` is returned as it is.
 
   Raises:
-    errors.UserError: If a search is to come that cannot begin.
+    errors.UserError: If a search is needed and cannot begin.
   """
   if run.strategy.name != strategies.AUTO:
     return run
@@ -97,14 +100,14 @@ def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:
 
 
 def searched(workdir: epath.PathLike) -> float:
-  """FLOPs of all that a search tried and dropped; 0 where there was none."""
+  """Returns the FLOPs of what a search tried and dropped; 0 if there was none."""
   facts = decision.read(workdir)
   return sum(flops for name, flops in facts.get("flops", {}).items()
              if name != facts["winner"])
 
 
 def _take_over(workdir: epath.Path) -> None:
-  """Makes the workdir that of the winner; does nothing where that was done."""
+  """Moves the winner's files into the workdir; does nothing if that was done."""
   folder = workdir / decision.FOLDER / decision.read(workdir)["winner"]
   if not folder.exists():
     return

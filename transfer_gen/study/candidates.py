@@ -1,4 +1,4 @@
-"""What a search for a strategy tries, and how its budget is divided."""
+"""What a search for a strategy tries, and how its budget of steps is divided."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -15,7 +15,7 @@ _PERCENT = (20, 30, 50)  # Of the budget, by round.
 
 def candidates(
     gradients: Mapping[str, float]) -> dict[str, list[config_lib.Strategy]]:
-  """What is tried, by family: all alike, slower below, and parts alone.
+  """Returns what is tried, by family: all layers, slower below, parts alone.
 
   Args:
     gradients: Relative norm of the gradient of each group of `groups.by_layer`, from
@@ -37,17 +37,17 @@ def candidates(
 def of_model(
     model: config_lib.Decoder | config_lib.Recurrent
 ) -> dict[str, list[config_lib.Strategy]]:
-  """What is tried for a model whose gradients are not known yet."""
+  """Returns what is tried for a model whose gradients are not known yet."""
   layers = [group.name for group in groups.by_layer(model)]
   return candidates(dict.fromkeys(layers, 0.0))
 
 
 def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
-  """The three rounds: (how many train, to which step).
+  """Returns the three rounds: (how many candidates train, up to which step).
 
   Args:
-    budget: Steps over all; 20%, 30% and 50% of it go into the rounds.
-    counts: Candidates of each round.
+    budget: Steps of the whole search; 20%, 30% and 50% of it go into the rounds.
+    counts: Number of candidates of each round.
 
   Raises:
     errors.UserError: If the first round would have no step.
@@ -65,27 +65,27 @@ def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
 
 
 def budget(run: config_lib.Run) -> int:
-  """Steps of the whole search."""
+  """Returns the steps of the whole search."""
   return run.strategy.budget or run.train.steps
 
 
 def rounds(
     run: config_lib.Run, families: Mapping[str, list[config_lib.Strategy]]
 ) -> list[tuple[int, int]]:
-  """The rounds of a search for a run, see `rungs`."""
+  """Returns the rounds of a search for a run, see `rungs`."""
   tried = {name(strategy) for some in families.values() for strategy in some}
   return rungs(budget(run), (len(tried), len(families), 2))
 
 
 def overrides(strategy: config_lib.Strategy) -> list[str]:
-  """Flags that make a run of this strategy, for a shell."""
+  """Returns the flags that select this strategy, quoted for a shell."""
   return [shlex.quote(f"--config.strategy.{field.name}={getattr(strategy, field.name)}")
           for field in dataclasses.fields(strategy)
           if getattr(strategy, field.name) != field.default]
 
 
 def name(strategy: config_lib.Strategy) -> str:
-  """A folder's name that says what it holds."""
+  """Returns a name for the folder of a candidate."""
   parts = [strategy.name]
   parts += [f"frozen_{strategy.frozen}"] if strategy.frozen else []
   parts += [f"lr_x{strategy.lr_mult:g}"] if strategy.lr_mult else []
@@ -93,6 +93,6 @@ def name(strategy: config_lib.Strategy) -> str:
 
 
 def strategy(fields: Mapping[str, Any]) -> config_lib.Strategy:
-  """The strategy that `dataclasses.asdict` and JSON made `fields` of."""
+  """Returns the strategy whose fields were stored as JSON."""
   values: dict[str, Any] = {**fields, "learn": tuple(fields["learn"])}
   return config_lib.Strategy(**values)

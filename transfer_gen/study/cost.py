@@ -23,12 +23,12 @@ _BATCHES = 32  # Whose lengths stand for those of an epoch.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """Of one training step.
+  """The cost of one training step.
 
   Attributes:
     flops: Multiplications and additions of its matrix products.
-    learning: How many params it updates.
-    slot_bytes: Size of the optimiser's state.
+    learning: Number of params that it updates.
+    slot_bytes: Size of the optimizer state, in bytes.
   """
   flops: float
   learning: int
@@ -42,14 +42,14 @@ def of_step(
     batch: Mapping[str, np.ndarray],
     step: int = 0,
 ) -> Cost:
-  """The cost of the step after `step` others; computes nothing.
+  """Returns the cost of the step after `step` others; computes nothing.
 
   Args:
-    specs: Of the params.
+    specs: Specs of the params.
     optimizer: Says what learns at that step.
-    nll_fn: As `train_step` takes it.
-    batch: Its shapes count, not its values.
-    step: How many came before.
+    nll_fn: The loss, as `train_step` takes it.
+    batch: A batch; only its shapes count.
+    step: Number of steps before it.
   """
   params = _shapes(specs)
   opt_state = jax.eval_shape(
@@ -70,18 +70,18 @@ def of_step(
 def of_last_step(
     assembled: assembled_lib.Assembled, batch: Mapping[str, np.ndarray], steps: int
 ) -> Cost:
-  """The cost of the last of `steps` steps of a run, as if no features were stored."""
+  """Returns the cost of the last of `steps` steps, if no features were stored."""
   return of_step(
       assembled.specs, assembled.optimizer,
       objectives.next_token(assembled.model, False), batch, steps - 1)
 
 
 def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
-  """FLOPs of the first steps of a run, as `flops` counts them.
+  """Returns the FLOPs of the first steps of a run, as `flops` counts them.
 
-  Batches of different lengths count by their share among the first of an epoch, a
-  group that starts late from its start on, and a teacher with what it computes.
-  Where features are stored, each row that is trained on counts once up to them.
+  Batches of each length count by their share of the first batches of an epoch, a group
+  that starts late counts from its start on, and a teacher counts with what it computes.
+  If features are stored, each training row counts once for the layers before them.
   """
   nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
   run = assembled.run
@@ -103,15 +103,15 @@ def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
 
 
 def flops(function: Callable[..., Any], *given: Any) -> float:
-  """Multiplications and additions of the matrix products that a result needs.
+  """Counts multiplications and additions of the matrix products of a function.
 
-  XLA's own count takes the body of a loop once; here it counts as often as it runs,
-  so that recurrent models can be told apart too. Of a branch, the dearest counts. A
-  loop of unknown length counts once: a training step has none.
+  XLA's own count takes the body of a loop once. Here it counts as often as it runs, so
+  that recurrent models can be compared. The most expensive branch of a condition
+  counts, and a loop of unknown length counts once (a training step has none).
 
   Args:
-    function: Of arrays, jittable.
-    *given: Arrays, or their shapes.
+    function: A function of arrays that JAX can trace.
+    *given: Its arguments: arrays, or their shapes.
   """
   traced = jax.make_jaxpr(function)(*given).jaxpr
   needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
@@ -119,7 +119,7 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
 
 
 def _stored(assembled, batch):
-  """A batch as a step reads it: with hidden states, where they are stored."""
+  """A batch as a step reads it, with hidden states if they are stored."""
   if not assembled.first_layer:
     return batch
   width = taps.width(assembled.model.config, assembled.first_layer - 1)
@@ -127,7 +127,7 @@ def _stored(assembled, batch):
 
 
 def _storing(assembled):
-  """What it takes to make the features, if there are any."""
+  """FLOPs of storing the features, if there are any."""
   if not assembled.first_layer:
     return 0.0
   begin = buckets.beginning(assembled.model, assembled.first_layer)
@@ -142,7 +142,7 @@ def _shapes(specs: assembled_lib.Specs) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _teaching(teacher: Any, batch: Mapping[str, np.ndarray]) -> float:
-  """What a teacher, if there is one, computes of a batch."""
+  """FLOPs of what a teacher computes of a batch, if there is a teacher."""
   if teacher is None:
     return 0.0
   return flops(teacher.tell, _shapes(teacher.source.specs), teacher.read(batch))

@@ -14,12 +14,12 @@ DECISION, LOSSES = "decision.json", "losses.json"
 
 
 def read(workdir: epath.PathLike) -> dict[str, Any]:
-  """What a search in a workdir decided; empty if none has."""
+  """Returns what a search in a workdir decided; empty if none has."""
   return _read(epath.Path(workdir) / FOLDER / DECISION)
 
 
 def losses(workdir: epath.PathLike) -> dict[str, Any]:
-  """Budget and losses of a search that was cut; empty if none has begun."""
+  """Returns budget and losses of a search that was cut; empty if none has begun."""
   return _read(epath.Path(workdir) / FOLDER / LOSSES)
 
 
@@ -29,7 +29,7 @@ def write_losses(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
 
 
 def write(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
-  """Writes the evidence; the decision last."""
+  """Writes the evidence, and the decision last."""
   folder = epath.Path(workdir) / FOLDER
   text = search_page.text(facts)
   whole.write_text(folder / "report.txt", text)

@@ -1,4 +1,4 @@
-"""How large the gradient of each layer is against its params (Lee et al., 2023)."""
+"""The size of the gradient of each layer relative to its params (Lee et al., 2023)."""
 
 import jax
 import numpy as np
@@ -13,9 +13,10 @@ _BATCHES = 8
 
 
 def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
-  """||gradient|| / ||params|| of each group of `groups.by_layer` at the start.
+  """Computes ||gradient|| / ||params|| of each group of `groups.by_layer`.
 
-  The gradient is that of a few training batches' mean loss, without dropout.
+  The gradient is that of the mean loss of a few training batches at the start of
+  training, without dropout.
   """
   key, params = initial.keys(assembled.run.seed)[0], initial.params(assembled)
   nll_fn = objectives.next_token(assembled.model, False)

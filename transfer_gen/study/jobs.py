@@ -23,10 +23,10 @@ class Job:
 
 
 def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
-  """What a study trains, sources before those that read them.
+  """Lists what a study trains; a source comes before the runs that read it.
 
   Raises:
-    errors.UserError: If a name is of no run, or sources go in a circle.
+    errors.UserError: If a pair names no run, or sources form a circle.
   """
   compared = {name for pair in study.pairs for name in pair}
   if unknown := compared - study.runs.keys():
@@ -49,7 +49,7 @@ def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
 
 
 def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
-  """Names, each after the run that its source names."""
+  """Names of the runs, each after the runs that its sources name."""
   ordered: list[str] = []
 
   def visit(name: str, path: tuple[str, ...]) -> None:

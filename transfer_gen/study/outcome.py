@@ -1,4 +1,4 @@
-"""What came of one training of a study: scores, samples, cost."""
+"""The outcome of one training of a study: scores, samples and cost."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
 def test(
     job: jobs.Job, study: jobs.Study, reader: reader_lib.Reader
 ) -> dict[str, Any]:
-  """Scores of the best checkpoint on the test split, and what it generates."""
+  """Scores the best checkpoint of a training on the test split, and samples from it."""
   trained = trained_lib.open(job.workdir)
   data, texts = trained.data(reader)
   scores = trained.score(data, "test")
@@ -66,7 +66,7 @@ def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
 
 
 def _prompt(document: documents.Document) -> tuple[str, str]:
-  """Input and reference: of a pair, or a text cut after its first words."""
+  """Input and reference of a pair, or a text that is cut after its first words."""
   if document.input:
     return document.input, document.target
   words = document.target.split(" ")

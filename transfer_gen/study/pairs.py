@@ -11,7 +11,7 @@ from transfer_gen.train import score as score_lib
 
 
 def best_lr(tried: list[jobs.Job]) -> float:
-  """The rate with the lowest best validation loss, as a mean over seeds."""
+  """Returns the learning rate with the lowest best validation loss, mean over seeds."""
   losses: dict[float, list[float]] = {}
   for job in tried:
     losses.setdefault(job.lr, []).append(
@@ -22,7 +22,7 @@ def best_lr(tried: list[jobs.Job]) -> float:
 def compare(
     pair: tuple[str, str], results: Mapping[str, Sequence[dict[str, Any]]]
 ) -> dict[str, Any]:
-  """The first of the pair against the second, documents pooled over seeds."""
+  """Compares the first run of a pair with the second, documents pooled over seeds."""
   treated, control = (results[name] for name in pair)
   first, second = (
       _pool([run["scores"] for run in runs]) for runs in (treated, control))

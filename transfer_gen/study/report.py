@@ -1,4 +1,4 @@
-"""One page that answers the study's question; opens without a network."""
+"""The page that answers a study's question; it opens without a network."""
 
 from collections.abc import Mapping, Sequence
 import html
@@ -14,7 +14,7 @@ RESULT = "result.json"  # In the workdir of a study.
 
 
 def study_text(facts: Mapping[str, Any]) -> str:
-  """The summary of a study for a terminal."""
+  """Returns the summary of a study for a terminal."""
   lines = ["", facts["question"], ""]
   lines += page.aligned(_table(facts))
   lines += ["", *_verdicts(facts), "", *_costs(facts)]
@@ -32,7 +32,7 @@ def study_text(facts: Mapping[str, Any]) -> str:
 def study_page(
     facts: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> str:
-  """The same as HTML, with validation curves.
+  """Returns the summary as HTML, with validation curves.
 
   Args:
     facts: What `study.run` found.
@@ -41,10 +41,10 @@ def study_page(
   escape = html.escape
   samples = []
   for sample in _samples(facts):
-    told = {"input": sample["prompt"], "reference": sample["reference"],
+    shown = {"input": sample["prompt"], "reference": sample["reference"],
             **sample["texts"]}
     samples.append("<pre>" + escape("\n".join(
-        f"{name:10} {_short(text, 400)}" for name, text in told.items())) + "</pre>")
+        f"{name:10} {_short(text, 400)}" for name, text in shown.items())) + "</pre>")
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",
       f"<title>{escape(facts['question'])}</title><style>{page.STYLE}</style>",
@@ -59,13 +59,13 @@ def study_page(
 
 
 def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
-  """The same as a section of RESULTS.md; `command` reproduces it."""
+  """Returns the summary as a section of RESULTS.md; `command` reproduces it."""
   where, summary = facts["environment"], facts["summary"]
   versions = ", ".join(f"{name} {where['versions'][name]}"
                        for name in ("jax", "flax", "optax"))
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
-      *(f"{told}\n" for told in [*_verdicts(facts), *_costs(facts)]),
+      *(f"{shown}\n" for shown in [*_verdicts(facts), *_costs(facts)]),
       *_markdown_table(_table(facts)), *_markdown_table(_accounts(facts)),
       "Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
@@ -98,7 +98,7 @@ def write_section(
 
 
 def replace_section(text: str, key: str, section: str) -> str:
-  """`text` with the section of `key` put in place of its earlier one, or last."""
+  """Puts the section of `key` in place of its earlier one, or at the end."""
   begin, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
   new = f"{begin}\n{section}{end}\n"
   if begin not in text:
@@ -120,7 +120,7 @@ def _table(facts) -> list[tuple[str, ...]]:
 
 
 def _accounts(facts) -> list[tuple[str, ...]]:
-  """What each run cost, as a mean over seeds; nothing where that was not asked for."""
+  """What each run cost, averaged over seeds; empty if that was not asked for."""
   rows = []
   for name, runs in facts["runs"].items():
     found = [run["accounts"] for run in runs if "accounts" in run]
@@ -140,7 +140,7 @@ def _accounts(facts) -> list[tuple[str, ...]]:
 
 
 def _trade_off(facts) -> list[str]:
-  """Gain against forgetting, a point a run and seed, where both are known."""
+  """Plots gain against forgetting, a point per run and seed, if both are known."""
   control = {pair["treated"]: pair["control"] for pair in facts["comparisons"]}
   canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
   axes, drawn = canvas.add_subplot(), False
@@ -211,7 +211,7 @@ def _costs(facts) -> list[str]:
 
 
 def _digits(value: float) -> str:
-  """Three digits that count, at least."""
+  """A number with at least three significant digits."""
   return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

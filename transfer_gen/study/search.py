@@ -1,4 +1,4 @@
-"""The search for a strategy: candidates train a little, the better ones go on."""
+"""The search for a strategy: candidates train a little, the better ones continue."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,7 +18,7 @@ from transfer_gen.study import trial
 def search(
     run: reader_lib.Run, workdir: epath.Path, min_coverage: float,
     reader: reader_lib.Reader) -> None:
-  """Decides, and writes what was decided and why."""
+  """Searches, and writes the decision with its evidence."""
   folder = workdir / decision.FOLDER
   budget = candidates_lib.budget(run)
   inputs = reader.read(
@@ -60,5 +60,5 @@ def search(
 
 
 def _last(losses: Mapping[str, float]) -> float:
-  """The loss after most steps."""
+  """Returns the loss after the most steps."""
   return losses[max(losses, key=int)]

@@ -1,4 +1,4 @@
-"""Why a search for a strategy ended as it did: a table to read, a plot to look at."""
+"""The evidence of a search for a strategy, as a table and as a plot."""
 
 from collections.abc import Mapping
 import html
@@ -10,10 +10,10 @@ from transfer_gen.run import page as page_lib
 
 
 def text(facts: Mapping[str, Any]) -> str:
-  """The evidence as a table.
+  """Returns the evidence as a table.
 
   Args:
-    facts: What `train.auto` writes as decision.json.
+    facts: What `study.decision` writes as decision.json.
   """
   gradients, losses = facts["relative_gradients"], facts["losses"]
   stops = sorted({int(stop) for tried in losses.values() for stop in tried})
@@ -38,7 +38,7 @@ def text(facts: Mapping[str, Any]) -> str:
 
 
 def page(facts: Mapping[str, Any]) -> str:
-  """The same as HTML with curves; opens without a network."""
+  """Returns the evidence as HTML with curves; it opens without a network."""
   title = f"auto chose {facts['winner']}"
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",

@@ -1,4 +1,4 @@
-"""Runs with controls: trains what is not finished, tests, compares, reports."""
+"""Runs with controls: trains what is not finished, tests, compares and reports."""
 
 import contextlib
 import json
@@ -19,20 +19,20 @@ from transfer_gen.study import report
 
 
 def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
-  """Trains, tests, compares; writes `result.json` and `report.html`.
+  """Trains, tests and compares runs; writes `result.json` and `report.html`.
 
   Args:
-    study: Runs, pairs, seeds.
-    workdir: Holds each run's workdir; what is finished there is not done again.
+    study: Runs, pairs and seeds.
+    workdir: Holds the workdir of each run. What is finished there is not done again.
 
   Returns:
-    What `result.json` holds. Its `summary`: `<run>_test_loss` of each compared run
-    (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with
-    its interval, `reached`, the step of each seed at which it stood where its control
-    ended, and `seconds`.
+    What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
+    (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with its
+    interval, `reached` (for each seed, the step at which the treated run reached the
+    best validation loss of its control) and `seconds`.
 
   Raises:
-    errors.UserError: For what is wrong in a run, named.
+    errors.UserError: If something is wrong in a run, which the message names.
   """
   start, workdir = time.time(), epath.Path(workdir)
   todo = jobs_lib.jobs(study, workdir)
@@ -80,7 +80,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _naming(job):
-  """What is wrong with a run is said with its name."""
+  """Puts the name of a run before what is wrong with it."""
   try:
     yield
   except errors.UserError as error:

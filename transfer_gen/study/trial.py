@@ -17,7 +17,7 @@ from transfer_gen.study import cost as cost_lib
 def loss(
     inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int
 ) -> float:
-  """Validation loss after `stop` steps; infinite if training diverged."""
+  """Trains a candidate to `stop`; returns its validation loss, inf if it diverged."""
   try:
     done = loop.train(run, workdir, stop=stop, inputs=inputs)["step"]
   except ledger.Diverged:
@@ -30,7 +30,7 @@ def loss(
 def flops(
     inputs: inputs_lib.Inputs, strategy: inputs_lib.Strategy,
     losses: Mapping[str, float]) -> float:
-  """FLOPs of a strategy's run up to the last step that it was stopped at."""
+  """Returns the FLOPs of a candidate's run up to the last step that it reached."""
   run = dataclasses.replace(inputs.run, strategy=strategy)
   return cost_lib.of_run(
       assemble.assemble(inputs.with_run(run)), max(map(int, losses)))

@@ -69,15 +69,15 @@ class Bucket:
     """Numbers of its rows."""
     return range(part * self._size, min((part + 1) * self._size, len(self.inputs)))
 
-  def write(self, part: int, told: Callable[[int], object]) -> None:
-    """Makes a part; `told` is called with how many rows there are more."""
+  def write(self, part: int, progress: Callable[[int], object]) -> None:
+    """Makes a part; `progress` is called with the number of rows that were added."""
     numbers = self.rows_of(part)
 
     def rows() -> Iterator[np.ndarray]:
       for start in range(numbers.start, numbers.stop, self._batch):
         values = self.live(start).astype(self._dtype)[:numbers.stop - start]
         yield from values
-        told(len(values))
+        progress(len(values))
 
     with catalog.quiet():
       self._builder(part, rows).download_and_prepare()

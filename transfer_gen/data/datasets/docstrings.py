@@ -3,7 +3,7 @@
 Modules are parsed, never imported, so nothing runs. The files are those that the
 installation has, in sorted order and named relative to it: two installations of
 one Python version give the same text, unless a distribution left modules out (the
-fingerprint in data.json tells).
+fingerprint in data.json shows it).
 
 A held-out text is one of a pair in validation or test. What contains its body or
 its summary, whatever the spacing, is dropped from every other split of the pairs
