@@ -83,7 +83,7 @@ def _stepper(
       run.parallel, setup.specs, _ROWS, 1, optimizer=setup.optimizer,
       nll_fn=loss.objective(None, setup.model, False, setup.first_layer))
   params = registry.fresh(setup.model, jax.random.key(0), runner.shardings)(setup.specs)
-  feed = feed_lib.of(setup, params, None, runner.put, folder)
+  feed = feed_lib.prepare(setup, params, None, runner.put, folder)
   key, state = jax.random.key(0), [runner.place(step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=params,
       opt_state=setup.optimizer.extend({}, params, 0)))]

@@ -141,7 +141,7 @@ def rewrite_as_tfrecord(folder):
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-  """A set that only its prepared folder tells of, with other names of splits."""
+  """A set that only its prepared folder describes, with other names of splits."""
   import tensorflow_datasets as tfds
 
   class ForeignSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -138,7 +138,7 @@ def _terms(folder, model, key=0, vocabulary=None, **fields):
   params = {name: 0.3 * jax.random.normal(k, specs[name].shape)
             for k, name in zip(keys, specs)}
   put = lambda batch: jax.tree.map(jnp.asarray, batch)
-  feed = feed_lib.of(setup, params, None, put, folder / "none")
+  feed = feed_lib.prepare(setup, params, None, put, folder / "none")
   batch = feed.put(next(feed.batches))
   objective = loss.objective(setup.teacher, setup.model, False)
   return setup, batch, params, jax.jit(objective)(params, batch, None)

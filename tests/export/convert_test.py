@@ -70,9 +70,9 @@ def saved(folder, name):
 
 def loaded(folder):
   """Through Transformers, which must know every tensor and miss none."""
-  model, told = transformers.AutoModelForCausalLM.from_pretrained(
+  model, info = transformers.AutoModelForCausalLM.from_pretrained(
       folder, output_loading_info=True, attn_implementation="eager")
-  assert not any(told.values()), told
+  assert not any(info.values()), info
   return model.eval()
 
 
@@ -124,7 +124,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
             for name, spec in registry.specs(module).items()}
   tmp_path.joinpath("out").mkdir()
 
-  told = hugging_face_folder.write(
+  lines = hugging_face_folder.write(
       epath.Path(tmp_path / "out"), model, params)
 
   theirs = loaded(tmp_path / "out")
@@ -132,7 +132,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
   want = np.float64(logits(theirs))
   assert distance(ours, want) <= 1e-5
   assert theirs.config.model_type == kind
-  assert "none was written" in told[-1]
+  assert "none was written" in lines[-1]
 
 
 @pytest.mark.parametrize("fields, message", [

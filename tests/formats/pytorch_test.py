@@ -94,13 +94,13 @@ def test_sharded_files_are_read_through_their_index(tmp_path):
 def test_reading_does_not_import_pytorch(tmp_path):
   torch.save({"x": torch.ones(2)}, tmp_path / "x.pt")
 
-  told = subprocess.run(
+  child = subprocess.run(
       [sys.executable, "-c", "import sys\nfrom transfer_gen.formats import detect\n"
        f"s = detect.opener_of({str(tmp_path / 'x.pt')!r})()\n"
        "print(dict(s.read(['x']))['x'].sum(), 'torch' in sys.modules)"],
       capture_output=True, text=True, check=True, env={**os.environ})
 
-  assert told.stdout == "2.0 False\n"
+  assert child.stdout == "2.0 False\n"
 
 
 class _Evil:

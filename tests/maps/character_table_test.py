@@ -34,7 +34,7 @@ DAMAGED = ('{"a": 0, "Ã©": 1, "b": 2, "b": 3, "c": 4, "d": 4, "e": 9, "xy": 5,
 
 
 def test_every_damaged_or_duplicate_entry_is_reported(tmp_path):
-  with pytest.raises(errors.UserError) as told:
+  with pytest.raises(errors.UserError) as error:
     read(tmp_path, DAMAGED, 7)
 
   for line in ("'Ã©' of row 1 is no character; read as Latin-1, it was 'é'",
@@ -42,8 +42,8 @@ def test_every_damaged_or_duplicate_entry_is_reported(tmp_path):
                "'e': 9 is no row of 7", "'xy' of row 5 is no character",
                r"'\ud83d' of row 6 is no character", "row 2 has no character",
                "source.vocabulary=repair"):
-    assert line in str(told.value)
-  assert "'a'" not in str(told.value)
+    assert line in str(error.value)
+  assert "'a'" not in str(error.value)
 
 
 def test_a_repair_restores_only_what_is_certain(tmp_path):

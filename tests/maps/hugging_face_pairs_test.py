@@ -152,9 +152,9 @@ def test_reading_and_writing_again_keeps_every_bit(name):
 
 def loaded(folder, kind):
   """Through Transformers, which must know every tensor and miss none."""
-  model, told = getattr(transformers, CLASSES[kind]).from_pretrained(
+  model, info = getattr(transformers, CLASSES[kind]).from_pretrained(
       folder, output_loading_info=True, attn_implementation="eager")
-  assert not any(told.values()), told
+  assert not any(info.values()), info
   return model.eval()
 
 
@@ -194,11 +194,11 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
   params = {name: rng.normal(size=spec.shape, scale=0.3).astype(np.float32)
             for name, spec in registry.specs(registry.build(model)).items()}
 
-  told = hugging_face_folder.write(epath.Path(tmp_path), model, params)
+  lines = hugging_face_folder.write(epath.Path(tmp_path), model, params)
 
   ours, want = logits_of(model, params), their_logits(loaded(tmp_path, kind))
   assert distance(ours, want) <= 1e-5
-  assert kind.lower() in told[0] and "none was written" in told[-1]
+  assert kind.lower() in lines[0] and "none was written" in lines[-1]
 
 
 def test_a_model_of_no_architecture_is_refused_by_field(tmp_path):

@@ -175,7 +175,7 @@ def test_unsupported_fields_are_refused_by_name(
 
 
 def test_configs_of_older_versions_give_the_same_model(tmp_path):
-  """Rotary fields at the top, and what is left out as it was by habit then."""
+  """Rotary fields at the top, and what is left out had the default of its time."""
   _, source, _ = opened("llama_tied")
   model = source.view.raw.path.parent
   config = json.loads((model / "config.json").read_text())
@@ -228,19 +228,19 @@ def test_the_text_model_of_a_vision_model_is_read_and_written(tmp_path):
   with torch.no_grad():
     tokens = torch.tensor(4 + INPUTS % (V - 4), dtype=torch.int64)  # None of an image.
     want = model(tokens).logits.double().numpy()
-    alone, told = transformers.AutoModelForCausalLM.from_pretrained(
+    alone, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True, attn_implementation="eager")
     written = alone(tokens).logits.double().numpy()
   ours = jax.jit(registry.build(source.model).apply)(
       {"params": tree.unflatten(params)}, 4 + INPUTS % (V - 4))
   assert distance(ours, want) <= 1e-5
   assert distance(written, want) <= 1e-5
-  assert not any(told.values()) and alone.config.model_type == "gemma3_text"
+  assert not any(info.values()) and alone.config.model_type == "gemma3_text"
   assert any("vision_tower" in name for name in source.view.raw.specs)
 
 
 def test_older_names_and_a_sparse_config_of_a_vision_model_are_read(tmp_path):
-  """As Gemma 3 was published: sizes as by habit are left out of the text's config."""
+  """As Gemma 3 was published: its text config leaves out default sizes."""
   _, source, params = opened("gemma3")
   leaves = dict(source.view.raw.read(list(source.view.raw.specs)))
   made = json.loads((source.view.raw.path.parent / "config.json").read_text())

@@ -123,12 +123,12 @@ def test_a_converted_model_answers_as_in_keras_and_can_be_trained(folder, capsys
   main.run(["transfer-gen", "generate", "--workdir=tuned", "--prompt=abc",
             "--beams=3", "--num=2", "--max_tokens=8"])
 
-  told = capsys.readouterr().out
+  printed = capsys.readouterr().out
   losses = [json.loads(line)["loss"] for line in (
       folder / "tuned" / "metrics.jsonl").read_text().splitlines()]
   assert losses[-1] < losses[0] - 0.5
-  assert json.loads([line for line in told.splitlines() if '"documents"' in line][0])
-  assert "--- 2 of 2" in told
+  assert json.loads([line for line in printed.splitlines() if '"documents"' in line][0])
+  assert "--- 2 of 2" in printed
   audit = (folder / "tuned" / "audit.txt").read_text()
   assert "head/kernel" in audit and "matched" in audit
 

@@ -142,7 +142,7 @@ def test_greedy_generation_takes_the_most_likely_tokens_of_keras(name, tmp_path)
   if source.model.window:
     read = np.array([text[i:i + 6] for i in range(64)])
     chances = theirs(model, read)
-  else:  # Nothing looks ahead, so one reading tells of every step.
+  else:  # Nothing looks ahead, so one reading covers every step.
     chances = theirs(model, np.array([text[:-1]]))[0, 5:]
   assert len(new) == 64
   assert new == chances.argmax(-1).tolist()

@@ -265,16 +265,16 @@ def test_all_misfits_come_in_one_message():
   with pytest.raises(errors.UserError) as error:
     mapped.Mapped(raw, Map(lines=lines, unused=GPT2.unused), specs)
 
-  told = str(error.value)
-  assert "(5 misfits)" in told
-  assert "final_norm/scale: no line of the map says where it lies" in told
+  message = str(error.value)
+  assert "(5 misfits)" in message
+  assert "final_norm/scale: no line of the map says where it lies" in message
   assert (r"layer_{0,1}/attn/out/kernel: line 8 reads h.\1.attn.c_porj.weight, which"
-          " is not in the checkpoint; nearest: `h.1.attn.c_proj.weight`") in told
-  assert "position/embedding: line 1 from wpe.weight gives (8, 8)" in told
-  assert "(position, embed) (6, 8)" in told
-  assert "layer_0/mlp/up/kernel: line 9 from h.0.mlp.up.weight gives int8" in told
+          " is not in the checkpoint; nearest: `h.1.attn.c_proj.weight`") in message
+  assert "position/embedding: line 1 from wpe.weight gives (8, 8)" in message
+  assert "(position, embed) (6, 8)" in message
+  assert "layer_0/mlp/up/kernel: line 9 from h.0.mlp.up.weight gives int8" in message
   assert ("line 10 ('final_nrom/scale') owns no leaf; nearest: `final_norm/scale`"
-          in told)
+          in message)
 
 
 def test_a_layer_too_many_is_one_misfit():

@@ -84,9 +84,9 @@ def test_a_run_cut_around_an_unfreeze_resumes_bit_for_bit(folder, step):
   assert whole.keys() == resumed.keys()
   for key, value in whole.items():
     np.testing.assert_array_equal(value, resumed[key], err_msg=str(key))
-  told = [[line["loss"] for line in small_runs.metrics(folder / name)]
+  losses = [[line["loss"] for line in small_runs.metrics(folder / name)]
           for name in ("whole", cut.name)]
-  assert told[0] == told[1]
+  assert losses[0] == losses[1]
 
 
 def test_the_state_holds_what_learns_now_and_its_anchors(folder):

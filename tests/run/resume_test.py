@@ -74,14 +74,14 @@ def folder(tmp_path_factory):
   killed.send_signal(signal.SIGKILL)
   assert killed.wait() == -signal.SIGKILL
   again = _start(folder, "killed", **cache)
-  told, _ = again.communicate(timeout=600)
-  assert again.returncode == 0, told
-  (folder / "told.txt").write_text(told)
+  log, _ = again.communicate(timeout=600)
+  assert again.returncode == 0, log
+  (folder / "log.txt").write_text(log)
   return folder
 
 
 def test_a_killed_run_continues_and_does_not_start_again(folder):
-  assert "goes on from step" in (folder / "told.txt").read_text()
+  assert "goes on from step" in (folder / "log.txt").read_text()
 
 
 def test_params_are_the_same_bit_for_bit(folder):
@@ -93,13 +93,13 @@ def test_params_are_the_same_bit_for_bit(folder):
 
 
 def test_the_metrics_are_those_of_one_run(folder):
-  def told(workdir):
+  def lines(workdir):
     return [{k: v for k, v in line.items()
              if k not in ("seconds", "tokens_per_second")}
             for line in records.read_metrics(folder / workdir)]
 
-  assert told("killed") == told("whole")
-  assert [line["step"] for line in told("killed") if line["split"] == "train"] == [
+  assert lines("killed") == lines("whole")
+  assert [line["step"] for line in lines("killed") if line["split"] == "train"] == [
       *range(5, 41, 5)]
 
 
@@ -127,9 +127,9 @@ def test_a_finished_run_is_left_as_it_is(folder):
   before = (folder / "whole" / "metrics.jsonl").read_text()
 
   again = _start(folder, "whole")
-  told, _ = again.communicate(timeout=600)
+  log, _ = again.communicate(timeout=600)
 
-  assert again.returncode == 0, told
+  assert again.returncode == 0, log
   assert (folder / "whole" / "metrics.jsonl").read_text() == before
 
 

@@ -1,4 +1,4 @@
-"""Plan and audit come back from a workdir as they were, and damage is told."""
+"""Plan and audit come back from a workdir as they were, and damage is reported."""
 
 import dataclasses
 import json

@@ -76,10 +76,10 @@ def _loaded(base, folder):
   """Through PEFT, which must miss no tensor of the folder's and know them all."""
   model = transformers.AutoModelForCausalLM.from_pretrained(base)
   model = peft_lib.PeftModel.from_pretrained(model, folder).eval()
-  told = peft_lib.utils.load_peft_weights(folder, device="cpu")
+  loaded = peft_lib.utils.load_peft_weights(folder, device="cpu")
   held = peft_lib.get_peft_model_state_dict(model)
-  assert told and told.keys() <= held.keys()
-  for name, value in told.items():
+  assert loaded and loaded.keys() <= held.keys()
+  for name, value in loaded.items():
     assert torch.equal(held[name], value), name
   return model
 

@@ -87,8 +87,8 @@ def test_the_plan_command_audits_them(tmp_path, monkeypatch, capsys):
 
   main.run(["transfer-gen", "plan", "--config=config.py", "--workdir=run"])
 
-  told = capsys.readouterr().out
-  assert "embed/embedding" in told and "matched" in told
+  printed = capsys.readouterr().out
+  assert "embed/embedding" in printed and "matched" in printed
 
 
 def test_a_width_that_differs_is_reported_as_a_misfit(tmp_path, monkeypatch, capsys):

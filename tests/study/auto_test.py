@@ -109,12 +109,12 @@ def test_a_search_that_was_cut_resumes(folder):
 
 
 def test_the_report_shows_the_evidence(folder):
-  told = (folder / "auto" / decision.FOLDER / "report.txt").read_text()
+  printed = (folder / "auto" / decision.FOLDER / "report.txt").read_text()
 
   found = _decision(folder)
-  assert f"auto chose {found['winner']}" in told
-  assert all(name in told for name in found["losses"])
-  assert all(flag in told for flag in found["overrides"])
+  assert f"auto chose {found['winner']}" in printed
+  assert all(name in printed for name in found["losses"])
+  assert all(flag in printed for flag in found["overrides"])
   assert "<svg" in (folder / "auto" / decision.FOLDER / "report.html").read_text()
 
 

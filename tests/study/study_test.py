@@ -102,17 +102,17 @@ def test_the_rate_with_the_lowest_validation_loss_is_reported(done):
 
 def test_accounts_report_cost_and_forgetting(done):
   folder, _, facts = done
-  told = facts["runs"]["moved"][0]["accounts"]
+  accounts = facts["runs"]["moved"][0]["accounts"]
   specs = checkpoint.find(next((folder / "w" / "moved").glob("*/*"))).specs
 
   # Of other tokens than the source's, but of the same text.
-  assert told["forgetting"] == pytest.approx(told["after"] - told["before"])
-  assert told["forgetting"] > 0
+  assert accounts["forgetting"] == pytest.approx(accounts["after"] - accounts["before"])
+  assert accounts["forgetting"] > 0
   assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]  # Had no source.
   learning = sum(spec.size for spec in specs.values())
-  assert told["learning"] == learning
-  assert told["slot_bytes"] == 2 * 4 * learning + 8
-  assert told["gflops"] == pytest.approx(6 * told["gflops_a_step"])
+  assert accounts["learning"] == learning
+  assert accounts["slot_bytes"] == 2 * 4 * learning + 8
+  assert accounts["gflops"] == pytest.approx(6 * accounts["gflops_a_step"])
   page = (folder / "w" / "report.html").read_text()
   assert "Gain against forgetting" in page and "learning params" in page
 

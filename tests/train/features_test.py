@@ -118,8 +118,8 @@ def _check_whole(workdir, params):
   assert opened.params.keys() == params.keys()
   assert isinstance(opened.complete(["the 1th"], 4)[0], str)
   scores = opened.score(opened.data()[0], "validation").metrics()
-  told = {line[0]: line[2] for line in _losses(workdir) if line[1] == "validation"}
-  assert abs(scores["loss"] - told[opened.step]) < 1e-6
+  logged = {line[0]: line[2] for line in _losses(workdir) if line[1] == "validation"}
+  assert abs(scores["loss"] - logged[opened.step]) < 1e-6
 
 
 def _setup(text, tmp_path, **fields):

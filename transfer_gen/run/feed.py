@@ -28,7 +28,7 @@ class Feed:
   put: Callable[[pipeline.Batch], Any]
 
 
-def of(
+def prepare(
     assembled: assemble.Assembled, params: Mapping[str, jax.Array],
     position: dict[str, Any] | None,
     put: Callable[[pipeline.Batch], Any], workdir: epath.PathLike) -> Feed:

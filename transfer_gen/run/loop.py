@@ -118,7 +118,8 @@ def _loop(
   assembled, runner = session.assembled, session.runner
   checkpoints = session.checkpoints
   run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
-  feed = feed_lib.of(assembled, state.params, position, runner.put, session.workdir)
+  feed = feed_lib.prepare(
+      assembled, state.params, position, runner.put, session.workdir)
   score = evaluate.make_scorer(
       objectives.next_token(assembled.model, False, assembled.first_layer))
   put = runner.put if run.parallel.mode == "jit" else jnp.asarray
