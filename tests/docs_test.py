@@ -89,8 +89,8 @@ def test_python_blocks_are_python(page):
     ast.parse(code)
 
 
-def test_config_files_of_the_readme_return_runs():
-  files = [code for code in _CODE.findall((paths.ROOT / "README.md").read_text())
+def test_config_files_of_the_pages_return_runs():
+  files = [code for page in PAGES for code in _CODE.findall(page.read_text())
            if "def get_config" in code]
 
   for code in files:
