@@ -49,7 +49,7 @@ def _folder(tmp_path_factory):
   small_runs.write_lines(folder / "source.txt")
   small_runs.write_lines(folder / "target.txt", " zxqw!")
   loop.train(_run(folder, "source"), folder / "source_run")
-  with counting.calls((documents, "load"), (pipeline, "prepare"),
+  with counting.calls((documents, "read_filtered"), (pipeline, "prepare"),
                       (tokenizers, "build")) as counts:
     auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto")
   _READING.update(counts)
@@ -57,7 +57,7 @@ def _folder(tmp_path_factory):
 
 
 def test_a_search_reads_and_tokenizes_its_data_once(folder):
-  assert _READING == {"load": 1, "prepare": 1, "build": 1}
+  assert _READING == {"read_filtered": 1, "prepare": 1, "build": 1}
 
 
 def _decision(folder):

@@ -48,7 +48,7 @@ def _done(tmp_path_factory):
             "first": _run(first)},
       pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2,
       accounts=True, remembered=_run(first).data)
-  with counting.calls((documents, "load"), (pipeline, "prepare"),
+  with counting.calls((documents, "read_filtered"), (pipeline, "prepare"),
                       (tokenizers, "build")) as counts:
     facts = study.run(asked, folder / "w")
   _READING.update(counts)
@@ -59,7 +59,7 @@ def test_a_study_reads_each_data_set_once(done):
   # Nine trainings, their tests and accounts. The source's text is tokenized twice: by
   # its own tokenizer, and by the target's to find what was forgotten.
   assert len(jobs.jobs(done[1], done[0] / "w")) == 9
-  assert _READING == {"load": 2, "prepare": 3, "build": 2}
+  assert _READING == {"read_filtered": 2, "prepare": 3, "build": 2}
 
 
 def test_sources_come_first_and_every_run_gets_all_seeds_and_rates(done):

@@ -29,6 +29,7 @@ class Reader:
   """
 
   def __init__(self):
+    self._whole: dict[str, tuple[documents.Splits, dict[str, Any]]] = {}
     self._texts: dict[str, tuple[Texts, dict[str, Any]]] = {}
     self._trained: dict[tuple[str, str], tokenizers.Tokenizer] = {}
     self._tokenized: dict[tuple[str, str, str], pipeline.Prepared] = {}
@@ -57,7 +58,13 @@ class Reader:
     """Documents of each split, and the facts that data.json holds of them."""
     key = _texts_key(config)
     if key not in self._texts:
-      self._texts[key] = documents.load(config)
+      # A study of how much data is enough asks for many fractions of one data set.
+      documents.check(config)
+      whole = _texts_key(dataclasses.replace(config, fraction=1.0))
+      if whole not in self._whole:
+        self._whole[whole] = documents.read_filtered(config)
+      self._texts[key] = documents.take_fraction(
+          *self._whole[whole], config.fraction, config.seed)
     return self._texts[key]
 
   def data(
