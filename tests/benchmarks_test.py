@@ -28,23 +28,23 @@ DECODER = config.Decoder(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_benchmark_can_be_imported(name):
+def test_every_benchmark_can_be_imported(name):
   assert importlib.import_module(f"benchmarks.{name}").__doc__
 
 
-def test_a_training_step_of_the_decoder_beside_its_peer():
+def test_the_decoder_training_comparison_runs():
   found = decoder_peer._compare_steps(DECODER, (8, 8), rounds=1)
 
   assert found.ratio > 0
 
 
-def test_generation_beside_its_peer():
+def test_the_generation_comparison_runs():
   found = decoder_peer._compare_generation(DECODER, rounds=1)
 
   assert found.ratio > 0
 
 
-def test_a_training_step_of_the_lstm_beside_its_peer(monkeypatch):
+def test_the_lstm_training_comparison_runs(monkeypatch):
   monkeypatch.setattr(lstm_peer, "LSTM_512", dataclasses.replace(
       lstm_peer.LSTM_512, vocab_size=32, embed_width=8, hidden_width=8))
   monkeypatch.setattr(lstm_peer, "ROWS", 8)
@@ -53,7 +53,7 @@ def test_a_training_step_of_the_lstm_beside_its_peer(monkeypatch):
   assert lstm_peer.lstm_512_over_torch().ratio > 0
 
 
-def test_low_rank_beside_peft(monkeypatch):
+def test_the_low_rank_comparison_with_peft_runs(monkeypatch):
   monkeypatch.setattr(decoder_peer, "GPT2_SMALL", DECODER)
   monkeypatch.setattr(low_rank, "_SHAPE", (8, 8))
   monkeypatch.setattr(low_rank, "_ROUNDS", 1)
@@ -62,7 +62,7 @@ def test_low_rank_beside_peft(monkeypatch):
   assert 0 < low_rank.lora_flops() < math.inf
 
 
-def test_the_share_of_a_step_in_which_the_head_learns(monkeypatch):
+def test_the_cost_of_training_only_the_head_is_measured(monkeypatch):
   monkeypatch.setattr(frozen, "MODEL", dataclasses.replace(
       frozen.MODEL, vocab_size=512, num_layers=2, width=64, num_heads=2))
 
@@ -72,7 +72,7 @@ def test_the_share_of_a_step_in_which_the_head_learns(monkeypatch):
   assert share.slot_bytes_over_learning == pytest.approx(2, abs=0.1)
 
 
-def test_steps_from_stored_features_beside_live_ones(monkeypatch):
+def test_the_stored_features_comparison_runs(monkeypatch):
   monkeypatch.setattr(stored_features, "_MODEL", dataclasses.replace(
       stored_features._MODEL, vocab_size=300, num_layers=2, width=16, num_heads=2))
 

@@ -84,12 +84,12 @@ def test_overridden_fields_exist(page):
 
 
 @_each_page
-def test_python_blocks_are_python(page):
+def test_python_code_blocks_have_valid_syntax(page):
   for code in _CODE.findall(page.read_text()):
     ast.parse(code)
 
 
-def test_config_files_of_the_pages_return_runs():
+def test_config_files_in_the_pages_return_runs():
   files = [code for page in PAGES for code in _CODE.findall(page.read_text())
            if "def get_config" in code]
 
@@ -103,7 +103,7 @@ def test_config_files_of_the_pages_return_runs():
   assert len(files) == 2
 
 
-def test_the_code_map_lists_the_folders_in_the_order_of_imports():
+def test_the_code_map_lists_folders_in_import_order():
   text = (paths.ROOT / "docs" / "code_map.md").read_text()
 
   listed = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
@@ -111,7 +111,7 @@ def test_the_code_map_lists_the_folders_in_the_order_of_imports():
   assert ("", *listed) == imports_test.ORDER
 
 
-def test_the_changelog_names_what_things_are_called_now():
+def test_the_changelog_gives_current_names():
   rows = re.findall(r"^\| [^|]*`[^|]* \| ([^|]*) \|$",
                     (paths.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
   names = [name for row in rows
@@ -121,7 +121,7 @@ def test_the_changelog_names_what_things_are_called_now():
   assert not _exists("transfer.audit.of")
 
 
-def test_the_patterns_find_what_the_pages_name():
+def test_the_patterns_of_these_tests_find_matches_in_the_pages():
   text = "\n".join(page.read_text() for page in PAGES)
 
   assert len(_LINK.findall(text)) > 20 and len(_FILE.findall(text)) > 50

@@ -16,7 +16,7 @@ NAMES = sorted(path.stem for path in paths.EXPERIMENTS.glob("*.py")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_study_and_config_are_made_of_runs_and_plans(name):
+def test_every_experiment_defines_a_study_and_a_config(name):
   module = importlib.import_module(f"experiments.{name}")
 
   study, run = module.get_study(), module.get_config()
@@ -28,7 +28,7 @@ def test_study_and_config_are_made_of_runs_and_plans(name):
     assert plan is None or isinstance(plan, plan_lib.TransferPlan)
 
 
-def test_reading_them_touches_no_device():
+def test_reading_an_experiment_initializes_no_device():
   program = "import importlib\n" + "".join(
       f"importlib.import_module('experiments.{name}').get_study()\n" for name in NAMES)
 

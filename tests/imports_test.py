@@ -58,7 +58,7 @@ MODULES = tuple(house.modules())
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "__main__"])
-def test_imports_point_down(name):
+def test_a_module_imports_only_folders_below_its_own(name):
   mine = ORDER.index(house.package(name))
 
   above = {other for other in house.imports(name)
@@ -67,23 +67,23 @@ def test_imports_point_down(name):
   assert not above
 
 
-def test_every_folder_has_a_place_in_the_order():
+def test_every_folder_is_listed_in_the_import_order():
   assert {house.package(name) for name in MODULES} == set(ORDER)
 
 
-def test_no_modules_and_no_folders_import_in_a_circle():
+def test_there_are_no_import_cycles():
   assert not house.cycles({name: house.imports(name) for name in MODULES})
   assert not house.cycles(house.package_edges())
   assert house.cycles({"a": frozenset("b"), "b": frozenset("a")}) == [("a", "b")]
 
 
 @pytest.mark.parametrize("folder", KNOWS)
-def test_a_folder_imports_only_the_folders_that_it_may_know(folder):
+def test_a_folder_imports_only_its_allowed_folders(folder):
   assert house.package_edges()[folder] <= KNOWS[folder]
 
 
 @pytest.mark.parametrize("library", DOORS)
-def test_a_library_is_imported_behind_its_door_alone(library):
+def test_a_library_is_imported_only_by_its_listed_folders(library):
   users = {house.package(name) or name for name in MODULES
            if library in house.libraries(name)}
 
@@ -91,14 +91,14 @@ def test_a_library_is_imported_behind_its_door_alone(library):
 
 
 @pytest.mark.parametrize("folder", WITHOUT)
-def test_a_folder_does_without_the_libraries_of_those_above(folder):
+def test_a_folder_avoids_the_libraries_excluded_for_it(folder):
   used = set().union(*(house.libraries(name) for name in MODULES
                        if house.package(name) == folder))
 
   assert used and not used & WITHOUT[folder]
 
 
-def test_a_config_and_a_plan_can_be_written_without_jax():
+def test_importing_config_and_plan_does_not_import_jax():
   program = ("import sys, transfer_gen.config, transfer_gen.transfer.plan;"
              "print(sorted({'jax', 'flax', 'orbax', 'optax'} & set(sys.modules)))")
 
@@ -109,7 +109,7 @@ def test_a_config_and_a_plan_can_be_written_without_jax():
   assert printed == "[]\n"
 
 
-def test_files_and_functions_stay_within_their_budgets():
+def test_files_and_functions_stay_within_their_line_budgets():
   files = {name: len(path.read_text().splitlines())
            for name, path in house.modules().items()}
   bodies = {f"{name}.{function}": house.body_lines(node) for name in MODULES
@@ -128,7 +128,7 @@ def test_every_public_function_is_annotated():
                          if not house.annotated(node)}
 
 
-def test_modules_import_few_of_our_own():
+def test_modules_stay_within_their_import_budget():
   wide = {name: count for name in MODULES
           if (count := len(house.imports(name))) > OWN_MODULES}
 
@@ -137,7 +137,7 @@ def test_modules_import_few_of_our_own():
   assert not WIDE.keys() - wide.keys(), "exceptions that are no longer needed"
 
 
-def test_no_two_files_of_one_name():
+def test_file_names_are_unique():
   """But for `commands`, where a file has the name of the command."""
   names = [name.rpartition(".")[2] for name in MODULES
            if house.package(name) != "commands" and not house.is_folder(name)]

@@ -57,7 +57,7 @@ def _read(workdir, step=STEPS):
           small_runs.params(workdir, step))
 
 
-def test_frozen_leaves_keep_their_bits_and_have_no_state(folder):
+def test_only_adapters_change_and_have_optimizer_state(folder):
   _, source = _read(folder / "source", -1)
   state, params = _read(folder / "style")
 
@@ -71,7 +71,7 @@ def test_frozen_leaves_keep_their_bits_and_have_no_state(folder):
   assert "adapters start as the identity" in (folder / "style/audit.txt").read_text()
 
 
-def test_a_run_that_was_cut_resumes_bit_for_bit(folder):
+def test_an_interrupted_run_resumes_bit_for_bit(folder):
   cut = folder / "cut"
   shutil.copytree(folder / "style", cut)
   for later in range(3, STEPS + 1):
@@ -86,7 +86,7 @@ def test_a_run_that_was_cut_resumes_bit_for_bit(folder):
       np.testing.assert_array_equal(value, resumed[key], err_msg=str(key))
 
 
-def test_a_run_opens_with_its_adapters_and_converts_merged(folder):
+def test_conversion_merges_the_adapters_of_a_run(folder):
   opened = trained.open(folder / "style")
   assert opened.run.adapters == STYLE
   assert opened.complete(["line 4"], 5) == opened.complete(["line 4"], 5)
@@ -131,7 +131,7 @@ def test_several_adapters_are_read_from_their_own_checkpoints(folder):
         "one" if "lora_" in name else "two" if "more_" in name else ""), name
 
 
-def test_an_adapter_under_another_scale_is_refused(folder):
+def test_loading_an_adapter_with_another_scale_is_refused(folder):
   other = (LoRA(params=STYLE[0].params, rank=2, alpha=1.0), STYLE[1])
   with pytest.raises(errors.UserError, match="multiplied with 0.5, .* source with 8"):
     loop.train(_beside(folder, adapters=other, source=config.Source(
@@ -140,7 +140,7 @@ def test_an_adapter_under_another_scale_is_refused(folder):
             groups=groups_lib.low_rank(other))), folder / "refused")
 
 
-def test_an_exported_peft_folder_is_a_source_again(folder):
+def test_an_exported_peft_folder_can_be_used_as_a_source(folder):
   """PEFT itself loads it in `tests/sources/peft_test.py`."""
   notes = convert.convert(folder / "style", folder / "small", "peft")
   assert "8 tensors" in notes[1]

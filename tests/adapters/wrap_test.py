@@ -82,7 +82,7 @@ def _dense(adapter):
 
 
 @pytest.mark.parametrize("scaling, scale", [("standard", 5 / 4), ("rslora", 5 / 2)])
-def test_low_rank_and_its_gradients_equal_float64(scaling, scale):
+def test_lora_and_its_gradients_match_a_float64_reference(scaling, scale):
   params, f, (loss, grads) = _dense(
       LoRA(params="kernel", rank=4, alpha=5.0, scaling=scaling))
   a, b = (np.float64(params[f"lora_{part}"]) for part in "ab")
@@ -96,7 +96,7 @@ def test_low_rank_and_its_gradients_equal_float64(scaling, scale):
   _near(grads["lora_b"].reshape(4, 12), (f["x"] @ a).T @ f["t"] * scale)
 
 
-def test_dora_equals_float64_with_norms_held_constant():
+def test_dora_matches_a_float64_reference_with_constant_norms():
   params, f, (loss, grads) = _dense(LoRA(params="kernel", rank=4, alpha=2, dora=True))
   a, b = (np.float64(params[f"lora_{part}"]).reshape(shape)
           for part, shape in (("a", (10, 4)), ("b", (4, 12))))
@@ -137,7 +137,7 @@ def _some(*default):
 
 
 @pytest.mark.parametrize("case", _some("several", "lstm")[:len(CASES)])
-def test_merged_adapters_compute_the_same(case):
+def test_merging_adapters_keeps_the_logits(case):
   module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
   params, own = _moved(module)
 
@@ -152,7 +152,7 @@ def test_merged_adapters_compute_the_same(case):
 @pytest.mark.parametrize("case", [
     "lstm", *(pytest.param(case, marks=pytest.mark.long)
               for case in ("lora", "several", "gru"))])
-def test_gradients_equal_those_through_merged_kernels(case):
+def test_adapter_gradients_match_those_through_merged_kernels(case):
   module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
   params, own = _moved(module)
   kept, added = tree.partition(params, own)
@@ -173,7 +173,7 @@ def test_gradients_equal_those_through_merged_kernels(case):
 
 
 @pytest.mark.parametrize("case", _some("lstm", "bottleneck"))
-def test_adapters_have_specs_and_change_nothing_at_first(case):
+def test_fresh_adapters_do_not_change_the_logits(case):
   model, chosen = (CASES | OTHERS)[case]
   module = adapters.wrap(registry.build(model), chosen)
   specs, own = registry.specs(module), registry.specs(module.module)
@@ -190,7 +190,7 @@ def test_adapters_have_specs_and_change_nothing_at_first(case):
 
 
 @pytest.mark.parametrize("case", _some("prefix"))
-def test_generation_token_by_token_equals_the_whole_text(case):
+def test_cached_decoding_with_adapters_matches_the_full_forward_pass(case):
   module = adapters.wrap(
       registry.build((CASES | OTHERS)[case][0]), (CASES | OTHERS)[case][1])
   params, _ = _moved(module)
@@ -206,7 +206,7 @@ def test_generation_token_by_token_equals_the_whole_text(case):
   _near(np.asarray(second)[0], whole[0, 5])
 
 
-def test_a_prefix_adds_keys_and_values_to_attention():
+def test_prefix_attention_matches_numpy():
   model = config.Decoder(width=8, num_heads=2, num_kv_heads=1, bias=False)
   module = adapters.wrap(_Alone(model), (config.Prefix(params="attn/key/kernel",
                                                           length=2),))
@@ -242,7 +242,7 @@ class _Alone(nn.Module):
     return attention.Attention(self.config, name="attn")(x, positions, mask, None)[0]
 
 
-def test_dropout_acts_in_training_alone_and_by_its_key():
+def test_adapter_dropout_depends_on_its_key():
   module = adapters.wrap(
       registry.build(dataclasses.replace(DECODER, num_layers=1)),
       (LoRA(params=".*/attn/.*", rank=3, dropout=0.5),))
@@ -285,7 +285,7 @@ def _flops(module, learns):
      2 * 12 * 64 * 64),
     (config.Recurrent(vocab_size=31, embed_width=64, hidden_width=64),
      2 * 2 * 4 * 64 * 64)], ids=["decoder", "lstm"])
-def test_no_gradient_of_a_frozen_kernel_is_computed(model, entries):
+def test_gradients_of_frozen_kernels_are_not_computed(model, entries):
   module = adapters.wrap(
       registry.build(model), (LoRA(params=r"layer_\d+/.*", rank=2),))
 
@@ -299,7 +299,7 @@ def test_no_gradient_of_a_frozen_kernel_is_computed(model, entries):
 @pytest.mark.parametrize("devices", [
     config.Parallel(fsdp=2, tensor=4), pytest.param(
         config.Parallel(mode="pmap"), marks=pytest.mark.long)], ids=["mesh", "pmap"])
-def test_a_step_with_adapters_is_the_same_on_several_devices(devices):
+def test_a_training_step_with_adapters_matches_on_several_devices(devices):
   chosen = (LoRA(params=".*", rank=4), config.Prefix(length=2))
   module = adapters.wrap(registry.build(
       dataclasses.replace(DECODER, num_layers=1)), chosen)
@@ -332,7 +332,7 @@ def _owners(groups, module):
           for name in registry.specs(module)}
 
 
-def test_lora_plus_trains_b_at_a_higher_rate():
+def test_lora_plus_trains_the_b_factors_at_a_higher_rate():
   chosen = (LoRA(params=".*", rank=2, dora=True), config.Prefix())
   groups = groups_lib.low_rank(chosen, ratio=16.0)
 
@@ -344,7 +344,7 @@ def test_lora_plus_trains_b_at_a_higher_rate():
                      if "lora" in name or "prefix" in name else "rest"), name
 
 
-def test_bitfit_is_a_group_of_biases():
+def test_bitfit_trains_exactly_the_biases():
   owners = _owners(groups_lib.bitfit(), registry.build(LSTM))
 
   assert {name for name, group in owners.items() if group == "biases"} == {
@@ -357,12 +357,12 @@ def test_bitfit_is_a_group_of_biases():
     ((config.Prefix(params=".*/query/kernel"),), "query/kernel is no kernel of keys"),
     ((LoRA(params=".*"), LoRA(params=".*", dora=True, name="d")),
      "stands before; dora")])
-def test_adapters_that_do_not_fit_are_refused(chosen, message):
+def test_adapters_that_do_not_fit_the_model_are_refused(chosen, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(adapters.wrap(registry.build(DECODER), chosen))
 
 
-def test_only_low_rank_adapts_one_of_several_kernels():
+def test_only_lora_can_adapt_one_of_several_kernels():
   module = adapters.wrap(registry.build(LSTM), (
       config.IA3(params=".*/input_kernel", inputs="head/kernel"),))
   with pytest.raises(errors.UserError, match="LoRA alone can stand"):
@@ -375,7 +375,7 @@ def test_only_low_rank_adapts_one_of_several_kernels():
     (LoRA, {"name": "a_b"}, "name is"),
     (LoRA, {"params": "("}, "no regular expression"),
     (config.Bottleneck, {"activation": "swish"}, "activation is 'swish'")])
-def test_fields_out_of_range_are_refused(kind, fields, message):
+def test_adapter_fields_out_of_range_are_refused(kind, fields, message):
   with pytest.raises(errors.UserError, match=message):
     kind(**{"params": ".*"} | fields)
 
@@ -389,6 +389,6 @@ def test_bottlenecks_and_prefixes_cannot_be_merged():
 
 
 @pytest.mark.parametrize("case", [*CASES, *OTHERS])
-def test_config_json_holds_adapters(case):
+def test_adapters_round_trip_through_config_json(case):
   run = config.Run(adapters=(CASES | OTHERS)[case][1])
   assert codec.run_from_json(codec.run_to_json(run)).adapters == run.adapters

@@ -39,7 +39,7 @@ def test_usage_lists_every_command_and_each_has_a_module(capsys):
 @pytest.mark.parametrize("words", [
     "--help", "train --help", "--version", "nothing", "train --workdir=w",
     "train --config=no.py --workdir=w", "generate --steps=3"])
-def test_help_and_mistyped_words_do_not_wait_for_jax(words):
+def test_help_and_usage_errors_do_not_import_jax(words):
   code = ("import sys; sys.argv[0] = 'transfer-gen'\n"
           "from transfer_gen import __main__ as main\n"
           "try: main.run()\n"
@@ -52,7 +52,7 @@ def test_help_and_mistyped_words_do_not_wait_for_jax(words):
   assert printed.splitlines()[-1] == "False False"
 
 
-def test_version_is_that_of_the_package(capsys):
+def test_version_prints_the_package_version(capsys):
   code, printed = cli.stopped(capsys, "--version")
 
   setup = (pathlib.Path(__file__).parents[2] / "setup.cfg").read_text()
@@ -60,7 +60,7 @@ def test_version_is_that_of_the_package(capsys):
   assert code == 0 and printed.out == f"transfer-gen {version}\n"
 
 
-def test_no_command_prints_the_usage_and_fails(capsys):
+def test_a_missing_command_prints_the_usage_and_fails(capsys):
   code, printed = cli.stopped(capsys)
 
   assert code == 2 and "usage: transfer-gen COMMAND" in printed.out

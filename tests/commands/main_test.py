@@ -9,7 +9,7 @@ from transfer_gen.models import registry
 from transfer_gen.run import loop
 
 
-def test_every_command_works_on_what_the_one_before_left(folder, capsys):
+def test_the_commands_work_one_after_another(folder, capsys):
   first = cli.train_source(folder, capsys)
 
   audit = cli.plan(capsys, "--workdir=moved")
@@ -37,7 +37,7 @@ def test_every_command_works_on_what_the_one_before_left(folder, capsys):
   assert "no checkpoint of step 7; there are [1, 2]" in message
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(folder, capsys):
+def test_a_non_finite_loss_stops_the_run(folder, capsys):
   message = cli.refused(
       capsys, "train", "--config=config.py", "--workdir=w", "--config.optim.lr=1e30",
       "--config.optim.clip_norm=0", "--config.train.steps=9")
@@ -46,7 +46,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, capsys):
   assert "The last good checkpoint is of step 1." in message
 
 
-def test_training_stops_early_and_keeps_the_best(folder):
+def test_early_stopping_keeps_the_best_checkpoint(folder):
   run = file.load_run("config.py")
   run.optim.lr, run.optim.schedule, run.optim.clip_norm = 0.5, "constant", 0.0
   run.train = config_lib.Train(steps=200, batch_size=8, log_every=50, eval_every=1,
@@ -59,7 +59,7 @@ def test_training_stops_early_and_keeps_the_best(folder):
   assert best == [str(result["best_step"])]
 
 
-def test_a_workdir_refuses_another_plan_and_other_texts(folder, capsys):
+def test_a_workdir_of_another_plan_or_other_texts_is_refused(folder, capsys):
   cli.train(capsys, "--config=config.py", "--workdir=first")
   before = (folder / "first" / "plan.json").read_text()
   planned = ["plan", "--config=config.py:moved", "--workdir=first",
@@ -92,7 +92,7 @@ def test_a_workdir_keeps_the_tokenizers_of_source_and_target(folder, capsys):
     assert (there / "source" / path.name).read_text() == path.read_text()
 
 
-def test_a_run_of_an_older_version_continues(folder, capsys):
+def test_a_run_of_an_older_version_can_be_continued(folder, capsys):
   wanted = ["--config=config.py", "--workdir=old"]
   cli.train(capsys, *wanted)
   written = folder / "old" / "config.json"

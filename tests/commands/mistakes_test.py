@@ -87,7 +87,7 @@ QUICKSTART = paths.EXPERIMENTS / "quickstart.py"
     (["train", "--config=config.py", "--workdir=w", "--min_coverage=0.5"],
      "fills 0.0% of the target's params from the source"),
 ])
-def test_a_mistake_gets_one_message_and_leaves_nothing(folder, capsys, words, message):
+def test_a_mistake_gives_one_message_and_no_workdir(folder, capsys, words, message):
   (folder / "empty.txt").write_text("")
   (folder / "latin.txt").write_bytes(b"good\nb\xe4d\n")
 

@@ -9,7 +9,7 @@ from transfer_gen.config import codec
 from transfer_gen.transfer import audit as audit_lib
 
 
-def test_a_suggested_plan_resolves_once_it_is_written_down(folder, capsys):
+def test_a_suggested_plan_resolves_when_pasted_into_the_config(folder, capsys):
   cli.train_source(folder, capsys)
   wider = ["--config.model.width=16", "--config.model.head_dim=4",
            "--config.model.num_heads=4", "--config.model.num_layers=2"]
@@ -24,7 +24,7 @@ def test_a_suggested_plan_resolves_once_it_is_written_down(folder, capsys):
   assert "fresh (init)" in printed and "layer_1/" in printed
 
 
-def test_a_suggestion_that_does_not_fit_yet_says_why(folder, capsys):
+def test_an_incomplete_suggestion_lists_its_misfits(folder, capsys):
   cli.train_source(folder, capsys)
 
   code = cli.plan(capsys, "--workdir=w", "--suggest", "--config.model.width=16")
@@ -33,7 +33,7 @@ def test_a_suggestion_that_does_not_fit_yet_says_why(folder, capsys):
   compile(code, "plan.py", "exec")
 
 
-def test_plan_shows_the_rows_that_differ_from_another_workdir(folder, capsys):
+def test_diff_lists_the_rows_that_differ_from_another_workdir(folder, capsys):
   cli.train_source(folder, capsys)
   cli.plan(capsys, "--workdir=one")
   text = (folder / "config.py").read_text()
@@ -51,7 +51,7 @@ def test_plan_shows_the_rows_that_differ_from_another_workdir(folder, capsys):
   assert same == "No row differs from two.\n"
 
 
-def test_another_plan_is_refused_with_the_rows_that_differ(folder, capsys):
+def test_a_workdir_of_another_plan_is_refused_with_the_differing_rows(folder, capsys):
   cli.train_source(folder, capsys)
   cli.train(capsys, "--config=config.py:moved", "--workdir=moved")
   text = (folder / "config.py").read_text()
@@ -70,7 +70,7 @@ def test_another_plan_is_refused_with_the_rows_that_differ(folder, capsys):
   assert "No row differs" in reworded and "a reason" in reworded
 
 
-def test_a_plan_that_fills_too_little_is_refused(folder, capsys):
+def test_a_plan_below_the_minimum_coverage_is_refused(folder, capsys):
   cli.train_source(folder, capsys)
   least = ["--config=config.py:moved", "--workdir=w"]
 
@@ -82,7 +82,7 @@ def test_a_plan_that_fills_too_little_is_refused(folder, capsys):
   assert "attn" not in message
 
 
-def test_origins_prints_where_new_rows_start(folder, capsys):
+def test_origins_lists_the_initial_values_of_new_rows(folder, capsys):
   cli.train_source(folder, capsys)
 
   printed = cli.plan(capsys, "--workdir=w", "--origins=3")
@@ -95,7 +95,7 @@ def test_origins_prints_where_new_rows_start(folder, capsys):
   assert lines[3].split() == ["and", str(len(fresh) - 3), "more"]
 
 
-def test_only_terminals_get_colors(folder, capsys, monkeypatch):
+def test_colors_are_printed_only_to_terminals(folder, capsys, monkeypatch):
   monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
   monkeypatch.delenv("NO_COLOR", raising=False)
   words = ["plan", "--config=config.py", "--workdir=w"]
@@ -121,7 +121,7 @@ def test_a_misfit_is_reported_before_any_array_is_read(folder, capsys, monkeypat
   assert not (folder / "moved").exists()
 
 
-def test_a_plan_may_read_several_checkpoints(folder, capsys):
+def test_a_plan_can_read_several_checkpoints(folder, capsys):
   for seed, name in enumerate(("first", "second")):
     cli.train(
         capsys, "--config=config.py", f"--config.seed={seed}", f"--workdir={name}")

@@ -60,7 +60,7 @@ def _folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [
     pytest.param("recurrent", marks=pytest.mark.long), "transformer"])
-def test_models_with_encoders_are_trained_evaluated_and_answer(name, folder, capsys):
+def test_encoder_models_can_be_trained_evaluated_and_sampled(name, folder, capsys):
   cli.run(capsys, "train", f"--config=config.py:{name}", "--workdir=w",
         "--config.train.steps=4")
   resumed = cli.refused(capsys, "train", f"--config=config.py:{name}", "--workdir=w")
@@ -79,7 +79,7 @@ def test_models_with_encoders_are_trained_evaluated_and_answer(name, folder, cap
 
 
 @pytest.mark.long
-def test_a_study_compares_models_with_encoders(folder, capsys):
+def test_a_study_can_compare_models_with_encoders(folder, capsys):
   summary = json.loads(cli.run(
       capsys, "study", "--config=config.py", "--workdir=s").splitlines()[-1])
 
@@ -96,7 +96,7 @@ def test_a_study_compares_models_with_encoders(folder, capsys):
     (["--config.model.start_token=99"], "model.start_token is 99, and there are"),
     (["--config.model.encoder_marks=sep"], "encoder_marks is 'sep', must be one of"),
 ])
-def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
+def test_encoder_configs_that_do_not_fit_are_refused(words, message, folder, capsys):
   if not words[0].startswith("--config="):
     words = ["--config=config.py", *words]
 
@@ -111,7 +111,7 @@ def test_pairs_that_do_not_fit_are_refused(words, message, folder, capsys):
     (["--beams=2", "--num=3"], "--beams=2 cannot find 3 texts"),
     (["--length_penalty=2"], "is for a beam search"),
 ])
-def test_impossible_beam_searches_are_refused(words, message, folder, capsys):
+def test_invalid_beam_search_flags_are_refused(words, message, folder, capsys):
   assert message in cli.refused(capsys, "generate", "--workdir=w", "--prompt=a", *words)
 
 
@@ -134,7 +134,7 @@ def _theirs(folder):
   return specs
 
 
-def test_a_foreign_checkpoint_is_listed_under_its_names_or_ours(folder, capsys):
+def test_inspect_lists_foreign_or_mapped_leaf_names(folder, capsys):
   specs = _theirs(folder)
   source = "--source=theirs/a.npz"
 
@@ -153,7 +153,7 @@ def test_a_foreign_checkpoint_is_listed_under_its_names_or_ours(folder, capsys):
   assert "no map recognizes it" in unknown
 
 
-def test_a_plan_is_suggested_from_a_foreign_checkpoint(folder, capsys):
+def test_a_plan_can_be_suggested_for_a_foreign_checkpoint(folder, capsys):
   _theirs(folder)
 
   code = cli.run(capsys, "plan", "--config=plain.py", "--workdir=w", "--suggest",

@@ -15,14 +15,14 @@ MODELS = (
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
-def test_a_model_survives_its_json(model):
+def test_a_model_config_round_trips_through_json(model):
   data = json.loads(json.dumps(codec.model_to_json(model)))
 
   assert codec.model_from_json(data) == model
 
 
 @pytest.mark.parametrize("model", MODELS[:2], ids=lambda model: type(model).__name__)
-def test_files_hold_the_first_names_of_the_encoder_fields_and_either_is_read(model):
+def test_json_uses_the_old_encoder_field_names_and_accepts_both(model):
   data = codec.model_to_json(model)
 
   assert data["source_vocab_size"] == model.encoder_vocab_size
@@ -33,6 +33,6 @@ def test_files_hold_the_first_names_of_the_encoder_fields_and_either_is_read(mod
   assert codec.model_from_json(renamed) == model
 
 
-def test_an_unknown_field_of_a_model_is_an_error():
+def test_an_unknown_model_field_is_an_error():
   with pytest.raises(errors.UserError, match="another version.*no_such_field"):
     codec.model_from_json({"family": "Decoder", "no_such_field": 3})

@@ -16,7 +16,7 @@ def _write(folder, code):
   return str(path)
 
 
-def test_an_argument_reaches_the_function_and_the_file_is_run_once(tmp_path):
+def test_a_config_file_runs_once_and_receives_its_argument(tmp_path):
   path = _write(tmp_path, START + (
       "def get_config(name='none'):\n"
       "  open(__file__ + '.calls', 'a').write(name + ' ')\n"
@@ -33,7 +33,7 @@ def test_an_argument_reaches_the_function_and_the_file_is_run_once(tmp_path):
   assert file.load_run(path).seed == 4
 
 
-def test_a_flag_file_holds_flags(tmp_path):
+def test_flags_can_be_read_from_a_flag_file(tmp_path):
   path = _write(tmp_path, START + "get_config = config.Run")
   (tmp_path / "flags.txt").write_text(
       f"--config={path}\n--config.seed=7\n--workdir=w\n")
@@ -57,7 +57,7 @@ def test_a_flag_file_holds_flags(tmp_path):
     (START + "get_config = lambda: config.Run(data='text.txt', seed='0')",
      "config.data is 'text.txt', must be a config.Data.\n  config.seed is '0', must"),
 ])
-def test_what_is_wrong_with_a_file_is_reported(tmp_path, code, message):
+def test_an_invalid_config_file_is_reported_with_its_cause(tmp_path, code, message):
   with pytest.raises(errors.UserError) as raised:
     file.load_run(_write(tmp_path, code))
 
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_a_file_is_reported(tmp_path, code, message):
 
 @pytest.mark.parametrize("changes, field", [
     ("runs={}", "runs"), ("pairs=()", "pairs"), ("seeds=()", "seeds")])
-def test_a_study_without_anything_to_compare_is_refused(tmp_path, changes, field):
+def test_a_study_with_an_empty_field_is_refused(tmp_path, changes, field):
   path = _write(tmp_path, START + (
       "import dataclasses\n"
       "whole = config.Study('q', {'a': config.Run()}, (('a', 'a'),))\n"
@@ -76,7 +76,7 @@ def test_a_study_without_anything_to_compare_is_refused(tmp_path, changes, field
     file.load_study(path)
 
 
-def test_an_argument_that_the_file_does_not_know_is_reported(tmp_path):
+def test_an_argument_unknown_to_the_config_file_is_reported(tmp_path):
   known = _write(tmp_path, "def get_config(name):\n  return {'a': 1}[name]")
   (tmp_path / "other.py").write_text("import operator\nget_config = {}.__getitem__\n")
 
@@ -96,7 +96,7 @@ def test_an_argument_that_the_file_does_not_know_is_reported(tmp_path):
     ("--config.sources={}", "a flag cannot change config.sources"),
     ("--config.transfer.rules=()", "a flag cannot change config.transfer"),
 ])
-def test_overrides_must_name_a_value(flag, message):
+def test_an_override_must_name_an_existing_single_value(flag, message):
   with pytest.raises(errors.UserError) as raised:
     file.check_overrides(config.Run(), ["--workdir=w", flag])
 
@@ -121,7 +121,7 @@ def test_values_must_have_the_types_of_their_fields(changes, message):
   assert message in str(raised.value)
 
 
-def test_values_that_stand_for_each_other_are_accepted():
+def test_equivalent_types_are_accepted():
   validate.check(config.Run(
       optim=config.Optim(lr=1), data=config.Data(buckets=[8, 16]), adapters=[],
       model=config.EncoderDecoder(), transfer=lambda run: None))

@@ -54,7 +54,7 @@ def words(text):
   return re.sub(r"\s+", " ", text).strip()
 
 
-def test_two_processes_that_prepare_at_once_get_the_same_data(prepared, data):
+def test_preparing_in_two_processes_at_once_gives_the_same_data(prepared, data):
   _, printed = prepared
 
   assert printed[0] == printed[1]
@@ -72,14 +72,14 @@ def test_data_sets_have_the_documented_sizes(data):
     assert not counts["dropped"]  # The builders leave nothing to drop.
 
 
-def test_the_version_of_a_data_set_names_the_version_of_python(data):
+def test_a_data_set_version_contains_the_python_version(data):
   minor = f"{sys.version_info.major}{sys.version_info.minor:02d}"
 
   for _, facts in data.values():
     assert facts["version"] == f"1.{minor}.{sys.version_info.micro}"
 
 
-def test_no_held_out_text_is_in_the_source_data(data):
+def test_the_source_data_contain_no_held_out_text(data):
   prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
   source = "\n".join(words(d.target) for found in prose.values() for d in found)
 
@@ -93,7 +93,7 @@ def test_no_held_out_text_is_in_the_source_data(data):
   assert found > 0.8 * len(pairs["train"])
 
 
-def test_the_source_data_hold_the_topics_without_what_is_held_out(data):
+def test_the_source_data_contain_the_help_topics(data):
   prose = data["python_docs"][0]
 
   assert any(
@@ -112,7 +112,7 @@ def test_no_text_is_in_two_splits(data, name):
   assert not texts["validation"] & texts["test"]
 
 
-def test_both_data_sets_split_texts_alike(data):
+def test_both_data_sets_assign_a_text_to_the_same_split(data):
   prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
   held = {words(d.target) for split in ("validation", "test") for d in prose[split]}
 
@@ -165,7 +165,7 @@ def foreign(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-def test_a_foreign_set_is_read_without_its_code(foreign, file_format):
+def test_a_prepared_data_set_is_read_without_its_builder_code(foreign, file_format):
   if file_format == "tfrecord":
     rewrite_as_tfrecord(foreign)
 
@@ -188,7 +188,7 @@ def test_an_unknown_data_set_is_refused_with_advice(tmp_path, monkeypatch):
     catalog.read("tfds:nobody_has_this")
 
 
-def test_without_a_network_the_error_is_immediate_and_gives_advice(
+def test_a_failed_download_is_reported_with_advice(
     tmp_path, monkeypatch):
   def fail(*args, **kwargs):
     raise OSError("no network")
@@ -204,7 +204,7 @@ def test_without_a_network_the_error_is_immediate_and_gives_advice(
   assert not list(pathlib.Path(tmp_path).rglob("*.array_record*"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_an_unwritable_data_folder_is_named_in_the_error(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("in the way")
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
 

@@ -40,7 +40,7 @@ def targets(found):
   return {split: [d.target for d in ds] for split, ds in found.items()}
 
 
-def test_each_line_of_plain_text_is_a_cleaned_document(write):
+def test_each_line_of_plain_text_becomes_a_document(write):
   write(
       a__txt="\ufeffone \t\r\ntwo\x00\n\n e\u0301 \u2028x\nlast", v__txt="v\n",
       w__txt="w")
@@ -55,7 +55,7 @@ def test_each_line_of_plain_text_is_a_cleaned_document(write):
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFKC", "NFD", "NFKD"])
-def test_text_is_put_into_the_configured_normal_form(write, form):
+def test_text_is_normalized_to_the_configured_unicode_form(write, form):
   text = "e\u0301\u00e9 \ufb01 \u212b"
   write(a__txt=text, v__txt="v", w__txt="w")
 
@@ -66,7 +66,7 @@ def test_text_is_put_into_the_configured_normal_form(write, form):
   assert targets(raw)["train"] == [text]
 
 
-def test_whole_files_keep_their_lines_and_globs_are_sorted(write):
+def test_whole_files_keep_line_breaks_and_globs_are_sorted(write):
   write(b__txt="B\n\nb\n", a__txt="A", v__txt="v", w__txt="w")
 
   found, _ = documents.load(held(train="[ab].txt", whole_files=True))
@@ -83,7 +83,7 @@ def test_paragraphs_end_at_blank_lines(write):
 
 
 @pytest.mark.parametrize("unit", ["line", "paragraphs", "whole_files"])
-def test_line_ends_that_are_kept_are_part_of_the_text(write, unit):
+def test_newline_keep_preserves_line_ends_in_the_text(write, unit):
   text = "one\t\r\n two \n\r\n\nthree\rx\x00\ny"
   write(a__txt=text, v__txt="v", w__txt="w")
   fields = {} if unit == "line" else {unit: True}
@@ -99,7 +99,7 @@ def test_line_ends_that_are_kept_are_part_of_the_text(write, unit):
   assert len(kept["train"]) == {"line": 4, "paragraphs": 2, "whole_files": 1}[unit]
 
 
-def test_line_ends_within_columns_are_kept(write):
+def test_newline_keep_preserves_line_ends_in_columns(write):
   write(a__jsonl='{"text": "a\\r\\nb\\n"}', v__jsonl='{"text": "v"}',
         w__jsonl='{"text": "w"}')
 
@@ -115,7 +115,7 @@ def test_line_ends_within_columns_are_kept(write):
     ("a.tsv", 'n\tq\ta\n1\tx, y\t"z"\n2\t1\t2\n'),
     ("a.csv.gz", gzip.compress(b'n,q,a\r\n1,"x, y","""z"""\r\n2,1,2\r\n', mtime=0)),
 ])
-def test_named_columns_make_pairs(write, name, data):
+def test_named_columns_become_pairs(write, name, data):
   write(**{name.replace(".", "__"): data}, v__jsonl='{"q": "v", "a": "v"}',
         w__jsonl='{"q": "w", "a": "w"}')
 
@@ -138,7 +138,7 @@ def test_parallel_files_are_paired_line_by_line(write):
       documents.Document("one", "eins"), documents.Document("two", "zwei")]
 
 
-def test_missing_splits_are_drawn_by_hash_in_any_order_of_texts(write):
+def test_missing_splits_do_not_depend_on_the_order_of_texts(write):
   lines = [f"line {i}" for i in range(1000)]
   write(a__txt="\n".join(lines), b__txt="\n".join(reversed(lines)), w__txt="w")
 
@@ -155,7 +155,7 @@ def test_missing_splits_are_drawn_by_hash_in_any_order_of_texts(write):
   assert len(with_test["train"]) == len(found["train"]) + len(found["test"])
 
 
-def test_pairs_with_one_input_stay_in_one_split(write):
+def test_pairs_with_the_same_input_stay_in_one_split(write):
   rows = [{"q": f"question {i % 50}", "a": f"answer {i}"} for i in range(200)]
   write(a__jsonl="\n".join(map(json.dumps, rows)))
 
@@ -166,7 +166,7 @@ def test_pairs_with_one_input_stay_in_one_split(write):
   assert sum(map(len, inputs)) == len(set.union(*inputs)) == 50
 
 
-def test_a_text_of_validation_or_test_is_dropped_from_train(write):
+def test_held_out_texts_are_dropped_from_the_training_split(write):
   write(a__txt="one\nin  test\nin validation\nin both\none", w__txt="in test\nin both",
         v__txt="in validation\nin both\nv")
 
@@ -189,7 +189,7 @@ def test_length_filters_count_what_they_drop(write):
       "too_short": 1, "too_long": 1, "empty": 1}
 
 
-def test_one_reading_serves_several_fractions(write):
+def test_documents_read_once_serve_several_fractions(write):
   write(a__txt="\n".join(f"line {i}" for i in range(200)))
 
   read, facts = documents.read_filtered(files())
@@ -199,7 +199,7 @@ def test_one_reading_serves_several_fractions(write):
         files(fraction=fraction))
 
 
-def test_fractions_are_nested_and_reduce_the_training_split_alone(write):
+def test_fractions_are_nested_and_shrink_only_the_training_split(write):
   write(a__txt="\n".join(f"line {i}" for i in range(1000)))
   load = lambda **fields: documents.load(files(**fields))
 
@@ -272,7 +272,7 @@ def refusals():
 @pytest.mark.parametrize(
     "contents, fields, message", [case[1:] for case in refusals()],
     ids=[case[0] for case in refusals()])
-def test_a_bad_file_is_refused_with_its_name_and_line(
+def test_an_invalid_file_is_refused_with_its_name_and_line(
     write, contents, fields, message):
   write(**{name.replace(".", "__"): data for name, data in contents.items()})
 
@@ -282,7 +282,7 @@ def test_a_bad_file_is_refused_with_its_name_and_line(
   assert "\n" not in str(caught.value)
 
 
-def test_an_impossible_config_is_refused_with_every_wrong_field():
+def test_an_invalid_config_is_refused_with_every_wrong_field():
   with pytest.raises(errors.UserError) as caught:
     documents.load(config.Data(
         name="wikipedia", train="a.txt", normalize="nfc", fraction=1.5, min_chars=9,
@@ -304,7 +304,7 @@ def test_a_fraction_outside_its_range_is_refused(write, fraction):
 
 
 @paths.needs(MULTI30K)
-def test_multi30k_is_read_whole():
+def test_multi30k_is_read_completely():
   splits = {
       split: f"{MULTI30K}/{name}.en.gz|{MULTI30K}/{name}.de.gz" for split, name in (
           ("train", "train"), ("validation", "val"), ("test", "test_2016_flickr"))}

@@ -50,7 +50,7 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_tokens_of_the_training_texts_that_are_kept_are_counted(pairs):
+def test_token_counts_cover_the_training_texts_that_are_kept(pairs):
   made, prepared = prepare(pairs=pairs, length=40)
 
   kept = [d for d in made["train"]
@@ -63,7 +63,7 @@ def test_tokens_of_the_training_texts_that_are_kept_are_counted(pairs):
   assert not pairs or 0 < len(kept) < len(made["train"])  # Not vacuous.
 
 
-def test_language_models_see_every_token_as_a_target_once():
+def test_packed_windows_contain_every_token_once_as_a_target():
   made, prepared = prepare()
 
   batches = list(prepared.evaluation_batches("test", 4))
@@ -88,7 +88,7 @@ def test_language_models_see_every_token_as_a_target_once():
       "documents": np.int32}
 
 
-def test_pairs_are_laid_out_in_the_shortest_bucket_that_holds_them():
+def test_pairs_go_into_the_shortest_bucket_that_fits():
   made, prepared = prepare(pairs=True, length=40, buckets=(16, 24))
 
   rows = {}
@@ -128,7 +128,7 @@ def encoder(**fields):
 
 @pytest.mark.parametrize("marks, start, before, behind", [
     ("eos", -1, [], [EOS]), ("none", 9, [], []), ("both", 0, [BOS], [EOS])])
-def test_pairs_for_an_encoder_are_laid_out_in_rows_of_equal_length(
+def test_encoder_and_decoder_rows_share_one_bucket_length(
     marks, start, before, behind):
   made, prepared = prepare(
       pairs=True, length=24, buckets=(8, 16),
@@ -171,7 +171,7 @@ def test_pairs_for_an_encoder_are_laid_out_in_rows_of_equal_length(
   assert any(longer) and not all(longer)  # Each side has decided a bucket.
 
 
-def test_batches_for_an_encoder_resume_exactly():
+def test_encoder_batches_resume_from_a_saved_state():
   made, prepared = prepare(
       pairs=True, count=12, length=24, buckets=(16,), encoder=encoder())
   batches = prepared.train_batches(8, seed=5)
@@ -193,7 +193,7 @@ def test_an_encoder_without_inputs_is_refused():
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_document_bytes_are_those_of_the_targets_that_are_evaluated(pairs):
+def test_document_bytes_count_only_evaluated_targets(pairs):
   made, prepared = prepare(pairs=pairs, length=24)
 
   found = prepared.document_bytes("test")
@@ -208,7 +208,7 @@ def test_document_bytes_are_those_of_the_targets_that_are_evaluated(pairs):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_an_epoch_shows_each_row_once_and_the_next_in_another_order(pairs):
+def test_each_epoch_contains_every_row_once_in_a_new_order(pairs):
   _, prepared = prepare(pairs=pairs, count=64, length=60)
   (count,) = prepared.facts["splits"]["train"]["rows"].values()
   batches = prepared.train_batches(count, seed=3)
@@ -236,7 +236,7 @@ def test_buckets_are_drawn_in_proportion_to_their_rows():
 
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("done", [0, 1, 13])
-def test_batches_resume_exactly_from_a_saved_state(pairs, done):
+def test_batches_resume_from_a_saved_state(pairs, done):
   # Two batches of 8 make an epoch and a part: the state crosses epochs.
   made, prepared = prepare(pairs=pairs, count=12, length=40, buckets=(20,) * pairs)
   batches = prepared.train_batches(8, seed=5)
@@ -255,7 +255,7 @@ def test_batches_resume_exactly_from_a_saved_state(pairs, done):
   assert_same(take(batches, 9), want)
 
 
-def test_unknown_characters_are_counted():
+def test_unknown_characters_are_counted_in_the_facts():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abcdefgh "])
 
   made, prepared = prepare(tokenizer=tokenizer)
@@ -276,7 +276,7 @@ class _EndOnly:
     return [ids(text) for text in found]
 
 
-def test_the_end_of_text_stands_in_for_a_missing_special_token_with_a_note():
+def test_eos_replaces_missing_special_tokens_with_a_note():
   made, prepared = prepare(pairs=True, length=48, tokenizer=_EndOnly())
 
   batch = next(prepared.evaluation_batches("test", 16))
@@ -290,7 +290,7 @@ def test_the_end_of_text_stands_in_for_a_missing_special_token_with_a_note():
   assert len(prepared.facts["tokenizer"]["notes"]) == 3
 
 
-def test_prompts_begin_as_rows_do():
+def test_prompts_are_encoded_like_the_start_of_a_row():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
   encode = lambda prompts, **fields: pipeline.encode_prompts(
       prompts, tokenizer, config.Data(**fields))
@@ -304,7 +304,7 @@ def test_prompts_begin_as_rows_do():
     encode([" "], input_field="q")
 
 
-def test_prompts_are_what_an_encoder_reads():
+def test_prompts_become_encoder_inputs_and_a_start_token():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
   encode = lambda prompts, **fields: pipeline.tokenize_for_encoder(
       prompts, tokenizer, config.Data(), encoder(**fields))
@@ -316,7 +316,7 @@ def test_prompts_are_what_an_encoder_reads():
     encode(["a", " "])
 
 
-def test_missing_special_tokens_are_left_out_but_answers_need_a_start():
+def test_encoder_prompts_without_bos_need_a_start_token():
   tokenizer = tokenizer_kinds.Characters(["a", "b"], {})
   encode = lambda **fields: pipeline.tokenize_for_encoder(
       ["ab"], tokenizer, config.Data(), encoder(**fields))
@@ -326,7 +326,7 @@ def test_missing_special_tokens_are_left_out_but_answers_need_a_start():
     encode()
 
 
-def test_data_without_a_single_row_are_refused():
+def test_data_that_give_no_batch_are_refused():
   with pytest.raises(errors.UserError, match="longer than data.length=4"):
     prepare(pairs=True, length=4)
   with pytest.raises(errors.UserError, match="batch_size=0"):
@@ -340,7 +340,7 @@ class _Bare(_EndOnly):
   roles = {}
 
 
-def test_texts_are_joined_where_the_tokenizer_has_no_special_tokens():
+def test_texts_are_concatenated_if_there_are_no_special_tokens():
   made, prepared = prepare(tokenizer=_Bare())
 
   batches = list(prepared.evaluation_batches("test", 4))
@@ -364,7 +364,7 @@ def test_pairs_without_an_end_of_text_are_refused():
     prepare(pairs=True, tokenizer=_Bare())
 
 
-def test_prompts_treat_line_ends_as_the_data_do():
+def test_prompts_follow_the_newline_setting_of_the_data():
   encode = lambda newline: pipeline.encode_prompts(
       ["a\r\n"], _Bare(), config.Data(newline=newline))
 

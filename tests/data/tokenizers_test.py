@@ -24,7 +24,7 @@ def build(kind, **fields):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
-def test_trained_tokenizers_decode_every_text_to_itself(kind, tmp_path):
+def test_trained_tokenizers_round_trip_any_text(kind, tmp_path):
   tokenizer = build(kind, size=300)
 
   ids = tokenizer.encode(TEXT)
@@ -43,12 +43,12 @@ def test_trained_tokenizers_decode_every_text_to_itself(kind, tmp_path):
   assert loaded.encode(TEXT) == ids
 
 
-def test_byte_tokens_follow_the_special_tokens():
+def test_byte_token_ids_follow_the_special_tokens():
   assert build("bytes").encode("é\n") == [0xc3 + 4, 0xa9 + 4, 10 + 4]
   assert build("bytes").decode([0xc3 + 4]) == "\ufffd"
 
 
-def test_bpe_training_fills_its_size_and_is_deterministic():
+def test_bpe_training_is_deterministic_and_reaches_its_size():
   script = (
       "from transfer_gen import config\nfrom transfer_gen.data import tokenizers\n"
       f"t = tokenizers.build(config.Tokenizer(kind='bpe', size=270), {CORPUS!r})\n"
@@ -63,7 +63,7 @@ def test_bpe_training_fills_its_size_and_is_deterministic():
   assert other.stdout.strip() == ascii(tokenizer.tokens)
 
 
-def test_a_character_tokenizer_may_choose_ids_and_special_tokens(tmp_path):
+def test_a_character_tokenizer_accepts_given_ids_and_special_tokens(tmp_path):
   tokenizer = kinds.Characters([None, "b", "\r", None, "é"], {"pad": 0, "eos": 3})
 
   tokenizer.save(epath.Path(tmp_path / "tokenizer"))
@@ -95,7 +95,7 @@ def test_unknown_characters_are_refused_in_a_prompt_and_counted_in_data():
     ({"kind": "alphabet", "path": "/nowhere"}, "/nowhere: there is no such file"),
     ({"kind": "file", "path": "/nowhere"}, "/nowhere.*no such file or folder"),
 ])
-def test_an_impossible_config_is_refused(fields, message):
+def test_an_invalid_tokenizer_config_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     tokenizers.build(config.Tokenizer(**fields), CORPUS)
 
@@ -125,7 +125,7 @@ def load_json(tokenizer, tmp_path):
   return tokenizers.load(path)
 
 
-def test_word_pieces_without_a_continuation_mark_begin_words(tmp_path):
+def test_word_pieces_without_a_prefix_start_with_a_space(tmp_path):
   vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "play": 4, "##ing": 5}
   tokenizer = load_json(foreign(
       hf.models.WordPiece(vocab, unk_token="[UNK]"),
@@ -141,7 +141,7 @@ def test_word_pieces_without_a_continuation_mark_begin_words(tmp_path):
     tokenizer.encode("playing x")
 
 
-def test_byte_pieces_and_underscores_decode_to_bytes_and_spaces(tmp_path):
+def test_byte_fallback_tokens_and_metaspaces_are_decoded(tmp_path):
   vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "<0x0A>": 3, "<0xFF>": 4, "\u2581the": 5}
   tokenizer = load_json(foreign(
       hf.models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>"),
@@ -170,7 +170,7 @@ def test_byte_pieces_and_underscores_decode_to_bytes_and_spaces(tmp_path):
      hf.pre_tokenizers.Sequence([hf.pre_tokenizers.Metaspace(replacement="_")]), None,
      (b" the", b" ")),
 ])
-def test_every_spelling_of_a_space_is_a_space(model, pre, decoder, tokens, tmp_path):
+def test_space_markers_become_spaces(model, pre, decoder, tokens, tmp_path):
   made = load_json(foreign(model, pre=pre, decoder=decoder), tmp_path)
 
   # The token that stands for the unknown has a role, and so no surface.
@@ -179,7 +179,7 @@ def test_every_spelling_of_a_space_is_a_space(model, pre, decoder, tokens, tmp_p
       b"" if i == unknown else token for i, token in enumerate(tokens))
 
 
-def test_truncation_padding_and_templates_of_a_file_are_not_applied(tmp_path):
+def test_truncation_padding_and_templates_are_ignored(tmp_path):
   saved = build("bpe", size=300)._tokenizer
   plain = saved.encode(TEXT).ids
   saved.enable_truncation(3)
@@ -193,7 +193,7 @@ def test_truncation_padding_and_templates_of_a_file_are_not_applied(tmp_path):
   assert tokenizer.encode(TEXT) == tokenizer.encode_batch([TEXT])[0] == plain
 
 
-def test_a_tokenizer_without_special_tokens_has_a_pad_alone(tmp_path):
+def test_a_tokenizer_without_special_tokens_gets_only_a_pad_role(tmp_path):
   tokenizer = load_json(foreign(hf.models.WordLevel({"a": 0}, unk_token="a")), tmp_path)
 
   roles, notes = tokenizers.resolve_roles(tokenizer)
@@ -201,7 +201,7 @@ def test_a_tokenizer_without_special_tokens_has_a_pad_alone(tmp_path):
   assert roles == {"pad": 0} and "run on without marks" in notes[0]
 
 
-def test_an_alphabet_holds_the_characters_of_a_text_and_nothing_else(tmp_path):
+def test_an_alphabet_contains_exactly_the_characters_of_a_text(tmp_path):
   (tmp_path / "a.txt").write_bytes("b\r\né\nb".encode())
 
   made = build("alphabet", path=str(tmp_path / "a.txt"))
@@ -215,7 +215,7 @@ def test_an_alphabet_holds_the_characters_of_a_text_and_nothing_else(tmp_path):
 
 
 @paths.needs(paths.TOKENIZERS)
-def test_gpt2_tokens_are_those_of_its_vocabulary(tmp_path):
+def test_gpt2_tokenizer_files_are_read_and_round_trip(tmp_path):
   shutil.copy(paths.TOKENIZERS / "gpt2_vocab.json", tmp_path / "vocab.json")
   shutil.copy(paths.TOKENIZERS / "gpt2_merges.txt", tmp_path / "merges.txt")
 
@@ -237,7 +237,7 @@ def test_gpt2_tokens_are_those_of_its_vocabulary(tmp_path):
 @pytest.mark.parametrize("name, roles", [
     ("spm_1000.model", {"pad": 2, "bos": 1, "eos": 2, "sep": 2}),
     ("t5_32000.model", {"pad": 0, "bos": 2, "eos": 1, "sep": 1})])
-def test_sentencepiece_models_encode_as_their_library_does(name, roles, tmp_path):
+def test_sentencepiece_models_encode_like_their_library(name, roles, tmp_path):
   import sentencepiece
   processor = sentencepiece.SentencePieceProcessor(
       model_file=str(paths.TOKENIZERS / name))

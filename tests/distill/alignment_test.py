@@ -74,7 +74,7 @@ def _check(texts, student, teacher, longest=None):
     (BPE, BYTES), (BYTES, BPE), (BPE, OTHER), (CHARACTERS, BPE), (BPE, CHARACTERS)],
                          ids=["bpe-bytes", "bytes-bpe", "bpe-bpe", "char-bpe",
                               "bpe-char"])
-def test_bytes_characters_and_bpe_are_aligned_where_both_end(texts, student, teacher):
+def test_bytes_characters_and_bpe_align_where_both_tokens_end(texts, student, teacher):
   inputs, index = _check(texts, student, teacher)
 
   # By another way: offsets of both, text by text.
@@ -88,13 +88,13 @@ def test_bytes_characters_and_bpe_are_aligned_where_both_end(texts, student, tea
 @paths.needs(*REAL)
 @SETTINGS
 @hypothesis.given(texts=st.lists(WORDS, min_size=1, max_size=3))
-def test_sentence_pieces_are_aligned_with_others_despite_normalization(real, texts):
+def test_sentencepiece_aligns_despite_normalization(real, texts):
   for student, teacher in itertools.permutations([*real, BPE], 2):
     _check(texts, student, teacher)
 
 
 @paths.needs(*REAL)
-def test_sentence_pieces_and_bytes_are_aligned_at_every_end_of_a_word(real):
+def test_sentencepiece_and_bytes_align_at_every_word_end(real):
   text = "the quick brown fox\njumps over it"
 
   inputs, index = _check([text], real[0], BYTES)
@@ -105,7 +105,7 @@ def test_sentence_pieces_and_bytes_are_aligned_at_every_end_of_a_word(real):
   assert (index[0, :-1] >= 0).mean() > 0.9 and inputs.shape[1] < len(text)
 
 
-def test_a_character_cut_by_the_end_of_a_row_is_left_out():
+def test_a_character_cut_at_the_row_start_is_not_aligned():
   ids = np.array([BYTES.encode("é日x")[1:] + [BYTES.roles["eos"]]], np.int32)
 
   rows, index = alignment.teacher_rows(ids, BYTES, BPE, None)
@@ -115,7 +115,7 @@ def test_a_character_cut_by_the_end_of_a_row_is_left_out():
   assert index[0, 0] == -1 and index[0, -1] == len(whole)
 
 
-def test_text_that_the_teacher_cannot_read_is_not_aligned():
+def test_text_beyond_the_teacher_length_is_not_aligned():
   inputs, whole = _check(["the quick bee"], BPE, BYTES)
   _, cut = _check(["the quick bee"], BPE, BYTES, longest=6)
 
@@ -135,7 +135,7 @@ def _distance(a, b):
 @hypothesis.given(
     st.text("abc", max_size=5), st.lists(st.text("abc", max_size=5), min_size=1,
                                          max_size=8))
-def test_edit_distances_equal_levenshteins(text, others):
+def test_edit_distances_match_the_levenshtein_recursion(text, others):
   found = alignment.distances(text.encode(), [other.encode() for other in others])
 
   assert found.tolist() == [_distance(text, other) for other in others]
@@ -145,7 +145,7 @@ def test_edit_distances_equal_levenshteins(text, others):
 @hypothesis.given(
     st.sets(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=8),
     st.sets(st.text("abcd", min_size=1, max_size=4), min_size=1, max_size=8))
-def test_each_token_maps_to_the_first_of_the_nearest(own, others):
+def test_each_token_maps_to_the_first_nearest_token(own, others):
   made = lambda words: type("T", (), {
       "tokens": (b"", b"", *(w.encode() for w in sorted(words))),
       "roles": {"bos": 0, "eos": 1}})

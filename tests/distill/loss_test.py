@@ -70,7 +70,7 @@ def _distill(folder, **fields):
       teacher=config_lib.Source(path=str(folder / "teacher")), **fields)
 
 
-def test_an_lstm_taught_by_a_transformer_beats_one_that_has_the_data_alone(folder):
+def test_a_distilled_lstm_beats_one_trained_on_the_data_only(folder):
   before = small_runs.params(folder / "teacher")
   hard = loop.train(_run(folder, LSTM), folder / "hard")
   soft = loop.train(
@@ -84,7 +84,7 @@ def test_an_lstm_taught_by_a_transformer_beats_one_that_has_the_data_alone(folde
   assert_same_bits(small_runs.params(folder / "teacher"), before)
 
 
-def test_projections_learn_and_are_not_part_of_the_opened_model(folder):
+def test_projections_learn_and_are_dropped_from_the_opened_model(folder):
   run = _run(folder, LSTM, distill=_distill(folder, hidden=0.1))
   if not (folder / "soft").exists():
     loop.train(run, folder / "soft")
@@ -103,7 +103,7 @@ def test_projections_learn_and_are_not_part_of_the_opened_model(folder):
 
 
 @pytest.mark.parametrize("name", ["distill", "feature_extraction"])
-def test_the_distill_strategy_writes_the_rules_of_the_projections(name, folder):
+def test_strategies_add_rules_for_the_projections(name, folder):
   if not (folder / "hard").exists():
     loop.train(_run(folder, LSTM), folder / "hard")
   setup = assemble.build(_run(
@@ -116,7 +116,7 @@ def test_the_distill_strategy_writes_the_rules_of_the_projections(name, folder):
 
 
 @pytest.mark.long
-def test_a_killed_run_resumes_bit_for_bit(folder):
+def test_an_interrupted_distillation_resumes_bit_for_bit(folder):
   run = _run(folder, LSTM, distill=_distill(folder, hidden=0.1))
   if not (folder / "soft").exists():
     loop.train(run, folder / "soft")
@@ -154,7 +154,7 @@ def _apply(module, params, inputs):
   return np.asarray(jax.jit(module.apply)({"params": tree.unflatten(params)}, inputs))
 
 
-def test_soft_targets_are_the_kl_divergence_at_a_temperature(folder):
+def test_the_logits_loss_is_a_kl_divergence_at_a_temperature(folder):
   setup, batch, params, terms = _terms(folder, LSTM, temperature=3.0)
   teacher = trained_lib.open(folder / "teacher")
 
@@ -203,7 +203,7 @@ def test_relations_are_softmaxes_over_earlier_positions():
 
 
 @pytest.mark.long
-def test_attention_of_other_widths_and_heads_is_matched(folder):
+def test_attention_is_matched_across_widths_and_head_counts(folder):
   student = dataclasses.replace(DECODER, num_layers=1, width=24, num_heads=4)
   _, batch, _, terms = _terms(folder, student, attention=1.0)
   same = loss._attention(
@@ -224,7 +224,7 @@ class _Pair:
         name: batch[f"teacher_{name}_0"] for name in ("query", "key", "value")}}})
 
 
-def test_sorted_probabilities_of_two_sizes_are_compared():
+def test_sorted_distance_compares_vocabularies_of_two_sizes():
   generator = np.random.default_rng(0)
   own, theirs = (generator.normal(size=(2, 3, size)) for size in (5, 7))
   p = -np.sort(-_softmax(theirs / 2.0))
@@ -236,7 +236,7 @@ def test_sorted_probabilities_of_two_sizes_are_compared():
   np.testing.assert_allclose(found, np.abs(p - q).sum(-1), rtol=1e-5)
 
 
-def test_sorting_probabilities_as_integers_keeps_their_order():
+def test_sorting_probabilities_as_integers_matches_numpy():
   chances = _softmax(30 * np.random.default_rng(0).normal(size=(3, 40))).astype("f4")
   chances[0, :5] = [0, 1, 1e-45, 2e-38, 1]
 
@@ -246,7 +246,7 @@ def test_sorting_probabilities_as_integers_keeps_their_order():
 
 
 @pytest.mark.parametrize("kind", [pytest.param("uld", marks=pytest.mark.long), "mined"])
-def test_a_teacher_of_another_vocabulary_counts_at_aligned_positions(kind, folder):
+def test_a_teacher_with_another_vocabulary_is_matched_by_alignment(kind, folder):
   own = config_lib.Tokenizer(kind="bytes")
   setup, batch, params, terms = _terms(
       folder, LSTM, vocabulary=own, vocabularies=kind, temperature=1.0)
@@ -291,13 +291,13 @@ def test_a_teacher_of_another_vocabulary_counts_at_aligned_positions(kind, folde
     (LSTM, {"logits": 0.0}, "no say"),
     (dataclasses.replace(LSTM, window=3), {"hidden": 1.0}, "window"),
 ], ids=range(8))
-def test_what_cannot_be_matched_is_refused(model, fields, message, folder):
+def test_invalid_distill_settings_are_refused(model, fields, message, folder):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(
         _run(folder, model, distill=_distill(folder, **fields)), folder / "none")
 
 
-def test_a_teacher_of_another_vocabulary_needs_an_alignment(folder):
+def test_a_teacher_with_another_vocabulary_needs_an_alignment(folder):
   run = _run(folder, LSTM, distill=_distill(folder))
   run.tokenizer = config_lib.Tokenizer(kind="bytes")
 
@@ -305,7 +305,7 @@ def test_a_teacher_of_another_vocabulary_needs_an_alignment(folder):
     assemble.build(run, folder / "none")
 
 
-def test_matched_layers_below_stored_features_are_refused(folder):
+def test_matching_a_layer_below_stored_features_is_refused(folder):
   run = _run(
       folder, DECODER, distill=_distill(folder, hidden=1.0, layers=((0, 0),)),
       features=config_lib.Features(), transfer=plan_lib.TransferPlan(
@@ -329,7 +329,7 @@ def test_a_study_trains_the_teacher_first(tmp_path):
   assert found["taught"].run.distill.teacher.path == str(tmp_path / "big")
 
 
-def test_a_config_survives_json():
+def test_distill_and_features_round_trip_through_json():
   from transfer_gen.config import codec
   run = config_lib.Run(
       features=config_lib.Features(dtype="bfloat16"),
@@ -341,7 +341,7 @@ def test_a_config_survives_json():
   assert (again.features, again.distill) == (run.features, run.distill)
 
 
-def test_answers_written_by_a_teacher_can_be_trained_on(folder):
+def test_answers_of_a_teacher_can_be_written_and_trained_on(folder):
   count = answers.write(folder / "teacher", folder / "out.jsonl", 4, ["abc", "hgf"])
   run = _run(folder, LSTM)
   run.data = dataclasses.replace(

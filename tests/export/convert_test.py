@@ -83,7 +83,7 @@ def logits(model):
 @pytest.mark.parametrize("name", [
     name if name in ("gpt2", "opt_post", "neox_serial", "llama", "gemma3") else
     pytest.param(name, marks=pytest.mark.long) for name in CASES])
-def test_a_checkpoint_converted_there_and_back_keeps_every_bit(name, tmp_path):
+def test_converting_to_orbax_and_back_keeps_every_bit(name, tmp_path):
   model = saved(tmp_path / "in", name)
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
@@ -142,7 +142,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
     (dict(position="rotary", norm="rms", activation="swiglu", unbiased=("query",)),
      "llama cannot hold this model: .*model.unbiased is ..query', 'norm'"),
 ])
-def test_a_model_of_no_architecture_is_refused_by_field(fields, message, tmp_path):
+def test_a_model_that_fits_no_architecture_is_refused(fields, message, tmp_path):
   model = config.Decoder(vocab_size=V, width=24, num_heads=2, **fields)
 
   with pytest.raises(errors.UserError, match=message):
@@ -150,7 +150,7 @@ def test_a_model_of_no_architecture_is_refused_by_field(fields, message, tmp_pat
   assert not list(tmp_path.iterdir())
 
 
-def test_the_tokenizer_and_its_special_tokens_are_converted_too(tmp_path):
+def test_the_tokenizer_and_its_special_tokens_are_converted(tmp_path):
   saved(tmp_path / "in", "llama")
   letters = "<unk> <s> </s> a b c".split()
   own = hf_tokenizers.Tokenizer(hf_tokenizers.models.BPE(
@@ -168,7 +168,7 @@ def test_the_tokenizer_and_its_special_tokens_are_converted_too(tmp_path):
   assert (generation.bos_token_id, generation.eos_token_id) == (1, 2)
 
 
-def test_half_precision_is_kept(tmp_path):
+def test_conversion_keeps_bfloat16(tmp_path):
   saved(tmp_path / "in", "qwen3").to(torch.bfloat16).save_pretrained(tmp_path / "in")
 
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
@@ -203,7 +203,7 @@ def test_a_failed_conversion_leaves_no_files(tmp_path):
   assert not list((tmp_path / "there").iterdir())
 
 
-def test_written_files_can_be_read_by_the_library_of_the_format(tmp_path):
+def test_the_safetensors_library_reads_written_files(tmp_path):
   arrays = {"a": np.arange(3, dtype=np.float16), "b": np.eye(2, dtype=np.float32),
             "c": np.array(7, np.int64), "empty": np.zeros((0, 4), np.float32)}
   path = epath.Path(tmp_path / "x.safetensors")
@@ -251,14 +251,14 @@ class TestStories:
     assert [1, *new] == self.reference["greedy_ids_from_bos"]
     assert source.tokenizer.decode(new) == self.reference["greedy_text"].lstrip()
 
-  def test_its_tokenizer_encodes_what_it_decodes(self):
+  def test_the_tokenizer_round_trips_the_reference_text(self):
     tokenizer = sources.open(STORIES / "stories260K.bin").tokenizer
     ids = self.reference["greedy_ids_from_bos"][1:]
 
     assert tokenizer.encode(self.reference["greedy_text"].lstrip()) == ids
     assert tokenizer.decode(tokenizer.encode("a héro\n")) == "a héro\n"
 
-  def test_the_story_is_the_same_in_transformers_and_from_a_workdir(self, tmp_path):
+  def test_transformers_and_a_workdir_generate_the_same_story(self, tmp_path):
     convert.convert(STORIES / "stories260K.bin", tmp_path / "out", "safetensors")
     convert.convert(STORIES / "stories260K.bin", tmp_path / "ours", "orbax")
 

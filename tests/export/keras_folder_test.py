@@ -60,7 +60,7 @@ def test_keras_loads_the_file_and_computes_the_same_logits(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_writing_and_reading_again_keeps_every_bit(name, tmp_path):
+def test_written_files_read_back_bit_for_bit(name, tmp_path):
   config = dataclasses.replace(BASE, **MODELS[name])
   _, params = random_models.build(config)
 
@@ -87,12 +87,12 @@ def test_a_model_that_keras_cannot_express_is_refused(fields, message, tmp_path)
   assert not list(tmp_path.iterdir())
 
 
-def test_another_suffix_is_refused(tmp_path):
+def test_a_file_name_without_the_keras_suffix_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match="ends in .weights.h5"):
     keras_folder.write(tmp_path / "a.h5", BASE, {})
 
 
-def test_arrays_of_every_dtype_and_shape_can_be_read_again(tmp_path):
+def test_hdf5_arrays_of_every_dtype_and_shape_read_back(tmp_path):
   h5py = pytest.importorskip("h5py", reason="h5py is not installed")
   rng = np.random.default_rng(0)
   arrays = {
@@ -113,7 +113,7 @@ def test_arrays_of_every_dtype_and_shape_can_be_read_again(tmp_path):
       assert file[name].dtype == value.dtype == arrays[name].dtype
 
 
-def test_groups_carry_text_attributes_with_and_without_arrays(tmp_path):
+def test_hdf5_groups_store_text_attributes(tmp_path):
   h5py = pytest.importorskip("h5py", reason="h5py is not installed")
   path = epath.Path(tmp_path / "a.h5")
 
@@ -135,6 +135,6 @@ def test_groups_carry_text_attributes_with_and_without_arrays(tmp_path):
     ({"a": np.zeros(1), "a/b": np.zeros(1)}, "a is an array and a group"),
     ({"a/b": np.zeros(1), "a": np.zeros(1)}, "a is an array and a group"),
     ({"a": np.array(["x"])}, "hold no <U1")])
-def test_what_cannot_be_written_is_reported(arrays, message, tmp_path):
+def test_arrays_that_hdf5_cannot_store_are_refused(arrays, message, tmp_path):
   with pytest.raises(errors.UserError, match=message):
     hdf5_write.write(epath.Path(tmp_path / "a.h5"), arrays)

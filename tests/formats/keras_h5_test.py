@@ -44,7 +44,7 @@ def _old(path, layers, root=""):
 
 
 @pytest.mark.parametrize("root", ["", "model_weights"])
-def test_old_layer_groups_are_found_through_their_weight_names(tmp_path, root):
+def test_keras_2_weights_are_found_by_the_weight_names_attribute(tmp_path, root):
   kernels = {i: _random(2, i + 1) for i in range(6)}
   _old(tmp_path / "x.h5", {
       "rnn_1": {"rnn_1_3/kernel:0": kernels[0], "rnn_1_3/bias:0": kernels[1]},
@@ -63,7 +63,7 @@ def test_old_layer_groups_are_found_through_their_weight_names(tmp_path, root):
     np.testing.assert_array_equal(value, kernel)
 
 
-def test_lists_of_names_split_over_several_attributes_are_joined(tmp_path):
+def test_a_name_list_split_over_attributes_is_joined(tmp_path):
   with h5py.File(tmp_path / "x.hdf5", "w") as file:
     names = [f"layer_{i}" for i in range(7)]
     file.attrs["layer_names0"] = np.array(names[:4], "S9")
@@ -118,7 +118,7 @@ def test_an_array_that_was_never_written_is_refused_by_name(
     _read(tmp_path / "x.h5")
 
 
-def test_groups_with_many_objects_are_read(tmp_path):
+def test_a_group_with_hundreds_of_objects_is_read(tmp_path):
   # More than one node of a group's tree.
   with h5py.File(tmp_path / "x.h5", "w") as file:
     for i in range(700):
@@ -176,7 +176,7 @@ def test_models_saved_by_keras_are_read(tmp_path, model, name):
                                 compression="lzf"), "filter 32000"),
     (lambda f: f.create_group("a"), "holds no weights"),
 ])
-def test_what_is_not_a_plain_array_is_refused(tmp_path, make, why):
+def test_objects_other_than_plain_arrays_are_refused(tmp_path, make, why):
   with h5py.File(tmp_path / "x.h5", "w") as file:
     make(file)
 
@@ -184,7 +184,7 @@ def test_what_is_not_a_plain_array_is_refused(tmp_path, make, why):
     _read(tmp_path / "x.h5")
 
 
-def test_unsupported_forms_are_refused_by_name(tmp_path):
+def test_dense_group_storage_is_refused_by_name(tmp_path):
   with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
     for i in range(20):
       file[f"layers/{i}"] = np.zeros(2, np.float32)
@@ -193,7 +193,7 @@ def test_unsupported_forms_are_refused_by_name(tmp_path):
     detect.opener_of(tmp_path / "x.h5")()
 
 
-def test_newer_headers_are_read_where_they_are_plain(tmp_path):
+def test_newer_object_headers_are_read(tmp_path):
   with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
     file.attrs["layer_names"] = np.array([b"dense"])
     group = file.create_group("dense", track_order=True)

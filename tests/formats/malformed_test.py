@@ -121,7 +121,7 @@ def _read(path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_broken_file_is_read_correctly_or_refused_clearly(tmp_path, name):
+def test_a_corrupted_file_is_read_correctly_or_refused_clearly(tmp_path, name):
   data, path = FORMATS[name](), tmp_path / name
   path.write_bytes(data)
   leaves = _read(path)
@@ -146,7 +146,7 @@ def test_a_broken_file_is_read_correctly_or_refused_clearly(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_cut_anywhere_is_refused(tmp_path, name):
+def test_a_truncated_file_is_refused(tmp_path, name):
   data, path = FORMATS[name](), tmp_path / name
 
   for length in {0, 1, 7, 8, 9, 30, len(data) // 2, len(data) - 8, len(data) - 1}:
@@ -181,14 +181,14 @@ def _leaf(begin, end, shape=(2,), dtype="F32"):
     (_header(b"[1]"), "is a list"), (_header(b"{"), "JSON is broken"),
     (_header(b"[" * 10000), "JSON is broken"), (_header(b"\xff\xfe"), "JSON is broken"),
 ])
-def test_a_false_safetensors_header_is_refused(tmp_path, data, why):
+def test_an_inconsistent_safetensors_header_is_refused(tmp_path, data, why):
   (tmp_path / "x.safetensors").write_bytes(data)
 
   with pytest.raises(errors.UserError, match=why):
     detect.opener_of(tmp_path / "x.safetensors")()
 
 
-def test_gaps_between_tensors_are_accepted(tmp_path):
+def test_a_consistent_safetensors_header_is_accepted(tmp_path):
   # Not vacuous: the header of the cases above, without a lie.
   (tmp_path / "x.safetensors").write_bytes(
       _header({"a": _leaf(0, 8), "b": _leaf(8, 16)}))
@@ -217,7 +217,7 @@ def _npy(header, data=b"\0" * 8):
     ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}", "no whole"),
     ("print('x')", "no whole"), ("(" * 90, "no whole"),
 ])
-def test_a_false_npz_file_is_refused(tmp_path, header, why):
+def test_an_npz_file_with_an_invalid_header_is_refused(tmp_path, header, why):
   path = tmp_path / "x.npz"
   path.write_bytes(_zip(("a.npy", _npy(header))))
 
@@ -233,7 +233,7 @@ def test_an_archive_member_that_is_not_an_array_is_refused(tmp_path):
     detect.opener_of(path)()
 
 
-def test_a_wrong_checksum_is_an_error(tmp_path):
+def test_a_wrong_npz_checksum_is_an_error(tmp_path):
   data = bytearray(_compressed())
   at = data.index(b"PK\1\2") + 16
   data[at:at + 4] = b"abcd"

@@ -58,7 +58,7 @@ def test_every_dtype_is_read_as_it_was_saved(tmp_path, dtype):
          {"x": tensor, "scalar": tensor[1, 1], "none": tensor[:0]})
 
 
-def test_views_and_tied_and_transposed_tensors_are_read_as_saved(tmp_path):
+def test_views_and_tied_and_transposed_tensors_are_read_correctly(tmp_path):
   fused = torch.randn(6, 4)
   tensors = {"q": fused[:2], "k": fused[2:4], "last": fused[:, 3], "t": fused.T,
              "tied": fused, "step": fused[::2, 1::2],
@@ -68,7 +68,7 @@ def test_views_and_tied_and_transposed_tensors_are_read_as_saved(tmp_path):
   _check(tmp_path / "x.pt", tensors)
 
 
-def test_tensors_are_found_within_plain_containers(tmp_path):
+def test_tensors_are_found_in_nested_containers(tmp_path):
   w = torch.randn(2, 3)
   torch.save({"model": collections.OrderedDict(w=w), "steps": [w + 1, (w + 2,)],
               "args": {"dim": 64, "name": "tiny", "rope": None, "lr": 1e-3}},
@@ -81,7 +81,7 @@ def test_tensors_are_found_within_plain_containers(tmp_path):
       "args/dim": 64, "args/name": "tiny", "args/rope": None, "args/lr": 1e-3}
 
 
-def test_sharded_files_are_read_through_their_index(tmp_path):
+def test_sharded_files_are_read_with_their_index_file(tmp_path):
   tensors = {"a": torch.randn(3), "b": torch.randn(2, 2)}
   for name, tensor in tensors.items():
     torch.save({name: tensor}, tmp_path / f"{name}.bin")
@@ -122,7 +122,7 @@ class _Evil:
     (lambda w, done: {"w": w.to_sparse()}, "torch._utils._rebuild_sparse_tensor"),
     (lambda w, done: {"w": w, "f": print}, "print"),
 ])
-def test_all_but_tensors_and_plain_data_is_refused_by_name(tmp_path, value, named):
+def test_objects_other_than_tensors_and_plain_data_are_refused(tmp_path, value, named):
   done = tmp_path / "it ran"
   torch.save(value(torch.eye(2), f"'{done}'"), tmp_path / "x.bin")
 
@@ -137,7 +137,7 @@ def test_all_but_tensors_and_plain_data_is_refused_by_name(tmp_path, value, name
     assert done.exists()
 
 
-def test_the_format_before_pytorch_1_6_is_read(tmp_path):
+def test_the_legacy_format_before_pytorch_1_6_is_read(tmp_path):
   fused = torch.randn(6, 4)
   tensors = {"q": fused[:2], "t": fused.T, "tied": fused, "ids": torch.arange(5),
              "brain": torch.ones(3, dtype=torch.bfloat16)}
@@ -147,7 +147,7 @@ def test_the_format_before_pytorch_1_6_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_no_code_of_a_pickle_runs_in_either_format(tmp_path, old):
+def test_unpickling_never_runs_code_in_either_format(tmp_path, old):
   done = tmp_path / "it ran"
   torch.save({"w": torch.ones(2), "x": _Evil(f"touch '{done}'")}, tmp_path / "x.bin",
              _use_new_zipfile_serialization=not old)
@@ -182,7 +182,7 @@ def _endless():
     (_doubled(), "hold themselves"), (_endless(), "hold themselves"),
     ({"x" * 5000: [1, 2]}, "what no checkpoint does"), ({1: 2, "1": 3}, "are named 1"),
 ])
-def test_endlessly_nested_containers_are_refused(tmp_path, value, why):
+def test_exponential_and_cyclic_containers_are_refused(tmp_path, value, why):
   path = _with_pickle(tmp_path / "x.pt", pickle.dumps(value, protocol=2))
 
   with pytest.raises(errors.UserError, match=why):
@@ -200,7 +200,7 @@ def _tensor(count=4, offset=0, shape=(4,), strides=(1,), member="0"):
           + numbers(shape) + numbers(strides) + b"\x89NtR.")
 
 
-def test_a_tensor_written_by_hand_is_read(tmp_path):
+def test_a_hand_written_tensor_pickle_is_read(tmp_path):
   path = _with_pickle(tmp_path / "x.pt", _tensor())
 
   assert [s.shape for s in detect.opener_of(path)().specs.values()] == [(4,)]
@@ -226,5 +226,5 @@ _PLAIN = st.recursive(
 
 @hypothesis.given(value=_PLAIN, protocol=st.integers(2, 5))
 @hypothesis.settings(max_examples=150, deadline=None)
-def test_plain_data_equals_what_pickle_reads(value, protocol):
+def test_plain_data_is_read_as_pickle_reads_it(value, protocol):
   assert pickles.load(io.BytesIO(pickle.dumps(value, protocol)), {}, None) == value

@@ -55,7 +55,7 @@ def test_safetensors_are_read_as_they_were_written(tmp_path):
   assert source.title.endswith("model.safetensors: safetensors file")
 
 
-def test_reading_a_leaf_reads_only_its_bytes(tmp_path, monkeypatch):
+def test_reading_one_leaf_reads_only_its_own_bytes(tmp_path, monkeypatch):
   # 64 GiB that are not there: a file of holes. Only the small leaf can be read.
   header = json.dumps({
       "big": {"dtype": "F32", "shape": [2**17, 2**17], "data_offsets": [0, 2**36]},
@@ -77,7 +77,7 @@ def test_reading_a_leaf_reads_only_its_bytes(tmp_path, monkeypatch):
   assert taken == [8, len(header), 8]
 
 
-def test_buffers_are_aligned_as_devices_want_them(tmp_path):
+def test_read_buffers_are_aligned_to_64_bytes(tmp_path):
   safetensors.numpy.save_file(_arrays(), tmp_path / "x.safetensors")
 
   source = detect.opener_of(tmp_path / "x.safetensors")()
@@ -96,7 +96,7 @@ def _sharded(folder, arrays):
   return index, places
 
 
-def test_sharded_safetensors_are_read_through_their_index(tmp_path):
+def test_sharded_safetensors_are_read_with_their_index_file(tmp_path):
   index, _ = _sharded(tmp_path, _arrays())
 
   _check(detect.opener_of(index)(), _arrays())
@@ -112,7 +112,7 @@ def test_sharded_safetensors_are_read_through_their_index(tmp_path):
     ({"more": "model-1.safetensors"}, "more is not in model-1.safetensors"),
     ({"ids": None}, "ids of model-2.safetensors is not in it"),
 ])
-def test_a_false_index_is_refused(tmp_path, change, why):
+def test_an_inconsistent_index_file_is_refused(tmp_path, change, why):
   index, places = _sharded(tmp_path, _arrays())
   places = {n: f for n, f in (places | change).items() if f is not None}
   index.write_text(json.dumps({"weight_map": places}))
@@ -143,7 +143,7 @@ def test_a_folder_of_npy_files_is_read_as_it_was_written(tmp_path):
     (np.zeros(2, [("a", "f4")]), "only numbers are read"),
     (np.zeros(2, ml_dtypes.bfloat16), "bfloat16 has no dtype there"),
 ])
-def test_arrays_that_hold_no_numbers_are_refused(tmp_path, array, why):
+def test_arrays_with_a_non_numeric_dtype_are_refused(tmp_path, array, why):
   np.savez(tmp_path / "x.npz", good=np.zeros(2), bad=array)
   np.save(tmp_path / "bad.npy", array)
 
@@ -178,7 +178,7 @@ def test_a_folder_of_raw_float32_tensors_is_read_through_its_manifest(tmp_path):
     ({"filename": "w", "shape": [2, 3], "dtype": "f2"}, "no filename and shape, or"),
     (["w"], "no filename and shape"),
 ])
-def test_a_false_manifest_is_refused(tmp_path, entry, why):
+def test_an_inconsistent_manifest_is_refused(tmp_path, entry, why):
   with pytest.raises(errors.UserError, match=why):
     detect.opener_of(_manifest(tmp_path, bad=entry))()
 
@@ -232,7 +232,7 @@ def test_llama2c_files_are_read_as_they_were_written(tmp_path, version, shared):
     (lambda b: b[:12] + struct.pack("<i", 3) + b[16:], "n_heads=3, which does not"),
     (lambda b: struct.pack("<Ii", 0x616B3432, 2) + b, "quantised"),
 ])
-def test_a_false_llama2c_file_is_refused(tmp_path, damage, why):
+def test_a_damaged_llama2c_file_is_refused(tmp_path, damage, why):
   data, _ = _llama(0, True)
   (tmp_path / "x.bin").write_bytes(damage(data))
 
@@ -279,7 +279,7 @@ def _save_h5(path):
     ("x.npz", lambda p: np.savez(p, **_arrays())), ("x.h5", _save_h5),
     ("x.bin", lambda p: p.write_bytes(_llama(1, False)[0])), ("x", _manifest),
 ])
-def test_inspect_shows_every_format(tmp_path, capsys, name, save):
+def test_inspect_lists_the_leaves_of_every_format(tmp_path, capsys, name, save):
   save(tmp_path / name)
 
   main.run(["transfer-gen", "inspect", f"--source={tmp_path / name}"])
@@ -297,13 +297,13 @@ def test_inspect_shows_every_format(tmp_path, capsys, name, save):
     ("model.onnx", "not a checkpoint by its name. "
                    r"Supported are files that end in \.safetensors"),
     ("gone.npz", "there is no such"), ("", "holds no checkpoint")])
-def test_what_is_not_a_checkpoint_is_refused(tmp_path, name, why):
+def test_a_path_that_is_not_a_checkpoint_is_refused(tmp_path, name, why):
   (tmp_path / "model.onnx").write_bytes(b"x")
 
   with pytest.raises(errors.UserError, match=why):
     sources.open(tmp_path / name)
 
 
-def test_a_step_is_refused_for_anything_but_a_run(tmp_path):
+def test_a_step_is_refused_for_a_checkpoint_of_another_format(tmp_path):
   with pytest.raises(errors.UserError, match="only checkpoints of runs have steps"):
     sources.open(_manifest(tmp_path), step=3)

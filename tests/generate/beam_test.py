@@ -81,7 +81,7 @@ def theirs(model, inputs, eos, counts=None, **fields):
 
 @pytest.mark.parametrize("eos, penalty", [(None, 1.0), (3, 1.0), (3, 0.0), (3, 2.0),
                                           (7, -1.0)])
-def test_all_beams_equal_those_of_transformers_token_by_token(eos, penalty):
+def test_all_beams_match_transformers(eos, penalty):
   model, module, params = opened("gpt2")
   inputs = np.random.default_rng(0).integers(0, 37, (3, 5)).astype(np.int32)
 
@@ -99,7 +99,7 @@ def test_all_beams_equal_those_of_transformers_token_by_token(eos, penalty):
 
 @pytest.mark.parametrize("name", [
     "t5", *(pytest.param(name, marks=pytest.mark.long) for name in ("bart", "marian"))])
-def test_all_beams_of_encoder_decoders_equal_those_of_transformers(name):
+def test_all_beams_of_encoder_decoders_match_transformers(name):
   model, module, params = opened(name)
   inputs = np.random.default_rng(0).integers(3, 37, (3, 9)).astype(np.int32)
   counts = np.array([9, 4, 6])
@@ -138,7 +138,7 @@ def exhaustive(module, params, prompt, source, penalty):
 @pytest.mark.parametrize("name", [
     name if name == "pair" else pytest.param(name, marks=pytest.mark.long)
     for name in MODELS])
-def test_enough_beams_find_every_text_in_order_of_likelihood(name, penalty):
+def test_enough_beams_rank_every_possible_text(name, penalty):
   module, params = random_models.build(MODELS[name], seed=1)
   prompts, sources = [[2], [2, 0, 0]], [[0, 1, 1], [2]]
   sources = sources if name == "pair" else None
@@ -159,7 +159,7 @@ def test_enough_beams_find_every_text_in_order_of_likelihood(name, penalty):
 
 @pytest.mark.parametrize("name", [
     "decoder", pytest.param("pair", marks=pytest.mark.long)])
-def test_one_beam_equals_greedy_generation(name):
+def test_one_beam_matches_greedy_generation(name):
   module, params = random_models.build(MODELS[name], seed=1)
   more = {"encoder_inputs": [[0, 1, 1], [2], [1]]} if name == "pair" else {}
   texts = {"prompts": [[2], [0, 0, 2], [1, 1]], "num_tokens": 9, **more}
@@ -172,7 +172,7 @@ def test_one_beam_equals_greedy_generation(name):
 
 
 @pytest.mark.long
-def test_the_beams_of_a_row_do_not_depend_on_the_other_rows():
+def test_beams_of_a_row_do_not_depend_on_other_rows():
   module, params = random_models.build(MODELS["pair"], seed=1)
   search = lambda sources: beam.search(
       module, params, encoder_inputs=sources, beams=3, num_tokens=9, eos=EOS)
@@ -184,7 +184,7 @@ def test_the_beams_of_a_row_do_not_depend_on_the_other_rows():
     assert tokens(together[i]) == tokens(search([source])[0])
 
 
-def test_prompts_and_settings_of_any_size_share_a_program():
+def test_different_prompts_and_settings_share_one_compiled_program():
   module, params = random_models.build(MODELS["gru"], seed=1)
   beam._run.clear_cache()
 
@@ -201,7 +201,7 @@ def test_prompts_and_settings_of_any_size_share_a_program():
     (dict(length_penalty=float("nan")), "length_penalty is nan"),
     (dict(prompts=[[1], []]), "prompt 1 is empty"),
     (dict(prompts=[[1] * 60]), "prompt 0 has 60 tokens and grows by 5")])
-def test_an_impossible_search_is_refused(kwargs, message):
+def test_invalid_search_arguments_are_refused(kwargs, message):
   module, params = random_models.build(MODELS["decoder"], seed=1)
 
   with pytest.raises(errors.UserError, match=message):

@@ -43,7 +43,7 @@ def continue_by_hand(module, params, prompt, num_tokens):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_greedy_tokens_are_the_most_likely_of_whole_forward_passes(name):
+def test_greedy_tokens_match_the_argmax_of_full_forward_passes(name):
   module, params = make(name)
 
   texts = sampling.generate(module, params, PROMPTS, num_tokens=20)
@@ -53,7 +53,7 @@ def test_greedy_tokens_are_the_most_likely_of_whole_forward_passes(name):
   assert len({token for text in texts for token in text}) > 3
 
 
-def test_a_text_ends_before_eos_and_the_others_go_on():
+def test_a_text_ends_before_eos_while_others_continue():
   module, params = make("learned")
   free = sampling.generate(module, params, PROMPTS, num_tokens=20)
   eos = next(t for text in free for t in text if any(t not in u for u in free))
@@ -66,7 +66,7 @@ def test_a_text_ends_before_eos_and_the_others_go_on():
   assert max(map(len, texts)) == 20
 
 
-def test_the_loop_stops_when_every_text_has_ended():
+def test_generation_stops_when_every_text_has_ended():
   module, params = make("learned")
   first = sampling.generate(module, params, [[9]], num_tokens=1)[0][0]
   inputs, counts = prefill.pad([[9]])
@@ -81,7 +81,7 @@ def test_the_loop_stops_when_every_text_has_ended():
   np.testing.assert_array_equal(tokens, [[first] + 15 * [0]])
 
 
-def test_prompts_and_settings_of_any_size_share_a_program():
+def test_different_prompts_and_settings_share_one_compiled_program():
   module, params = make("rotary_grouped")
   sampling._run.clear_cache()
 
@@ -97,7 +97,7 @@ def test_prompts_and_settings_of_any_size_share_a_program():
   assert sampling._run._cache_size() == 2
 
 
-def test_draws_of_a_prompt_do_not_depend_on_the_other_prompts():
+def test_samples_of_a_prompt_do_not_depend_on_other_prompts():
   module, params = make("rotary_grouped")
 
   def drawn(prompts, key=0):
@@ -112,7 +112,7 @@ def test_draws_of_a_prompt_do_not_depend_on_the_other_prompts():
   assert drawn([PROMPTS[0]], key=1) != alone
 
 
-def test_params_may_be_nested():
+def test_flat_and_nested_params_give_the_same_text():
   module, params = make("learned")
 
   assert sampling.generate(module, tree.unflatten(params), PROMPTS, num_tokens=5) == (
@@ -128,7 +128,7 @@ def test_params_may_be_nested():
     (dict(prompts=[[1], []]), "prompt 1 is empty"),
     (dict(prompts=[[1, 19]]), "prompt 0 has token 19, the model knows 0 to 18"),
     (dict(prompts=[[1], [2] * 60]), "prompt 1 has 60 tokens and grows by 5; .* 64")])
-def test_an_impossible_request_is_refused(kwargs, message):
+def test_invalid_sampling_arguments_are_refused(kwargs, message):
   module, params = make("learned")
   kwargs = dict(prompts=[[1]], num_tokens=5) | kwargs
 
@@ -136,7 +136,7 @@ def test_an_impossible_request_is_refused(kwargs, message):
     sampling.generate(module, params, **kwargs)
 
 
-def test_a_prompt_may_fill_the_learned_positions():
+def test_prompt_and_answer_may_fill_all_learned_positions():
   module, params = make("learned")
   prompt = list(np.random.default_rng(0).integers(0, SIZE, 59))
 
@@ -156,7 +156,7 @@ def make_pair(**fields):
       hidden_width=16, num_layers=1, **fields))
 
 
-def test_greedy_answers_are_the_most_likely_tokens_of_whole_forward_passes():
+def test_greedy_answers_match_the_argmax_of_full_forward_passes():
   module, params = make_pair(start_token=4)
 
   texts = sampling.generate(module, params, encoder_inputs=SOURCES, num_tokens=12)
@@ -172,7 +172,7 @@ def test_greedy_answers_are_the_most_likely_tokens_of_whole_forward_passes():
   assert len({tuple(text) for text in texts}) == 3
 
 
-def test_draws_depend_on_the_encoder_inputs_of_their_row_alone():
+def test_samples_depend_only_on_the_encoder_inputs_of_their_row():
   module, params = make_pair(start_token=4)
 
   def drawn(sources):
@@ -185,7 +185,7 @@ def test_draws_depend_on_the_encoder_inputs_of_their_row_alone():
   assert among[2] != among[1]
 
 
-def test_encoder_inputs_of_any_length_share_a_program():
+def test_encoder_inputs_of_different_lengths_share_one_program():
   module, params = make_pair()
   sampling._run.clear_cache()
 
@@ -203,14 +203,14 @@ def test_encoder_inputs_of_any_length_share_a_program():
     (dict(prompts=[[1]], encoder_inputs=[[]]), "encoder input 0 is empty"),
     (dict(prompts=[[1]], encoder_inputs=[[9]]),
      "encoder input 0 has token 9, .* 0 to 8")])
-def test_encoder_inputs_that_do_not_fit_are_refused(kwargs, message):
+def test_invalid_encoder_inputs_are_refused(kwargs, message):
   module, params = make_pair()
 
   with pytest.raises(errors.UserError, match=message):
     sampling.generate(module, params, num_tokens=5, **kwargs)
 
 
-def test_encoder_inputs_without_an_encoder_are_refused():
+def test_encoder_inputs_for_a_model_without_encoder_are_refused():
   module, params = make("learned")
 
   with pytest.raises(errors.UserError, match="has no encoder, and encoder_inputs are"):
@@ -233,7 +233,7 @@ def chances_by_hand(logits, temperature, top_k, top_p):
 @pytest.mark.parametrize("temperature, top_k, top_p", [
     (1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.6), (2.0, 4, 0.7),
     (1.0, 0, 0.01), (1.0, 50, 0.999)])
-def test_draws_follow_the_distribution(temperature, top_k, top_p):
+def test_sampled_frequencies_match_the_distribution(temperature, top_k, top_p):
   logits = np.random.default_rng(3).normal(size=11).astype(np.float32)
   rows = 20_000
 
@@ -248,7 +248,7 @@ def test_draws_follow_the_distribution(temperature, top_k, top_p):
   np.testing.assert_allclose(got, want, atol=0.015)  # 4 standard errors.
 
 
-def test_truncate_keeps_exactly_what_numpy_keeps():
+def test_truncate_keeps_the_same_tokens_as_numpy():
   rng = np.random.default_rng(4)
   for logits in rng.normal(size=(20, 13)).astype(np.float32):
     top_k, top_p = int(rng.integers(0, 13)), float(rng.uniform(0.05, 1))
@@ -261,7 +261,7 @@ def test_truncate_keeps_exactly_what_numpy_keeps():
     np.testing.assert_array_equal(kept[want], logits[want])
 
 
-def test_top_k_of_equal_logits_keeps_k():
+def test_top_k_keeps_exactly_k_of_equal_logits():
   kept = sampling.truncate(
       jnp.zeros((1, 6)), jnp.int32(2), jnp.float32(1.0))
 

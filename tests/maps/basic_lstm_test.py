@@ -78,7 +78,7 @@ def load(folder, **kwargs):
   return source, registry.build(source.model), dict(source.read(list(source.specs)))
 
 
-def test_logits_equal_a_float64_reference_of_the_cells(tmp_path):
+def test_logits_match_a_float64_reference(tmp_path):
   arrays, tokens = small(), np.array([[3, 1, 6, 0, 0, 5]])
 
   _, module, params = load(write(tmp_path, arrays))
@@ -87,7 +87,7 @@ def test_logits_equal_a_float64_reference_of_the_cells(tmp_path):
   assert distance(got[0], logits_of(arrays, tokens[0], 2)) < 1e-5
 
 
-def test_a_single_cell_is_found_without_a_number(tmp_path):
+def test_a_single_unnumbered_cell_is_read(tmp_path):
   arrays = {name: x for name, x in small().items() if "cell_1" not in name}
   alone = {name.replace("multi_rnn_cell/cell_0/", ""): x for name, x in arrays.items()}
 
@@ -98,7 +98,7 @@ def test_a_single_cell_is_found_without_a_number(tmp_path):
   assert distance(got[0], logits_of(arrays, [3, 1, 6], 1)) < 1e-5
 
 
-def test_reading_and_writing_again_keeps_every_bit(tmp_path):
+def test_reading_and_writing_back_keeps_every_bit(tmp_path):
   arrays = small()
   source, _, params = load(write(tmp_path, arrays))
 
@@ -124,7 +124,7 @@ def test_a_damaged_vocabulary_is_refused_or_repaired_as_configured(tmp_path):
     load(folder, vocabulary="mend")
 
 
-def test_a_tokenizer_without_special_tokens_serves_a_whole_study(tmp_path):
+def test_a_study_runs_with_a_tokenizer_without_special_tokens(tmp_path):
   folder = tmp_path / "theirs"
   folder.mkdir()
   write(folder, small(), {c: i for i, c in enumerate("abcd e\n")})
@@ -160,7 +160,7 @@ def test_a_tokenizer_without_special_tokens_serves_a_whole_study(tmp_path):
 
 @needs_real_files
 @pytest.mark.parametrize("vocabulary", ["refuse", "repair"])
-def test_the_108_characters_match_the_65_of_shakespeare(vocabulary, tmp_path):
+def test_all_shakespeare_characters_but_dollar_are_matched(vocabulary, tmp_path):
   text = str(SHAKESPEARE)
   run = config.Run(
       model=config.Recurrent(num_layers=2, embed_width=128, hidden_width=128),
@@ -184,7 +184,7 @@ def test_the_108_characters_match_the_65_of_shakespeare(vocabulary, tmp_path):
 
 
 @needs_real_files
-def test_the_bronte_model_has_2_17_nats_a_character_on_shakespeare():
+def test_the_bronte_model_has_its_known_loss_on_shakespeare():
   source, module, params = load(REAL / "charlotte_bronte")
   text = SHAKESPEARE.read_text().replace("$", "")  # The one character that it lacks.
   text = np.array(source.tokenizer.encode(text), np.int32)
@@ -199,7 +199,7 @@ def test_the_bronte_model_has_2_17_nats_a_character_on_shakespeare():
 
 
 @needs_real_files
-def test_the_bronte_model_gives_its_reference_logits_and_text():
+def test_the_bronte_model_matches_its_reference_logits_and_text():
   source, module, params = load(REAL / "charlotte_bronte")
   wanted = json.loads((REAL / "reference.json").read_text())["charlotte_bronte"]
   prompt = source.tokenizer.encode("The ")
@@ -215,7 +215,7 @@ def test_the_bronte_model_gives_its_reference_logits_and_text():
 
 
 @needs_real_files
-def test_the_bronte_model_has_its_reference_loss_on_its_own_text():
+def test_the_bronte_model_matches_its_reference_loss_on_its_text():
   source, module, params = load(REAL / "charlotte_bronte")
   wanted = json.loads((REAL / "reference.json").read_text())["charlotte_bronte"]
   text = gzip.decompress((REAL / "bronte.txt.gz").read_bytes()).decode("utf-8")

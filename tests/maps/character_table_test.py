@@ -20,7 +20,7 @@ def read(folder, entries, size, **kwargs):
   return character_table.read(write(folder, text), size, **kwargs)
 
 
-def test_each_character_has_its_row_and_line_ends_are_characters(tmp_path):
+def test_a_valid_table_is_read_with_line_ends_as_characters(tmp_path):
   rows, named, notes = read(
       tmp_path, {"\r": 0, "é": 3, "\n": 1, "<s>": 4, "\u2028": 2}, 6,
       special=("<s>",), empty=(5,))
@@ -46,7 +46,7 @@ def test_every_damaged_or_duplicate_entry_is_reported(tmp_path):
   assert "'a'" not in str(error.value)
 
 
-def test_a_repair_restores_only_what_is_certain(tmp_path):
+def test_repair_restores_only_unambiguous_entries(tmp_path):
   rows, _, notes = read(tmp_path, DAMAGED, 7, repair=True)
 
   assert rows == ["a", "é", None, "b", "d", None, None]
@@ -61,6 +61,6 @@ def test_an_undamaged_entry_wins_over_a_repaired_one(tmp_path):
 
 @pytest.mark.parametrize("text", [
     "[]", "{", "1", '{"a": "0"}', '{"a": true}', '{"a": {"b": 1}}', '[["a", 0]]'])
-def test_what_is_not_a_vocabulary_is_refused(tmp_path, text):
+def test_json_that_is_not_a_vocabulary_is_refused(tmp_path, text):
   with pytest.raises(errors.UserError, match="vocab.json"):
     read(tmp_path, text, 1)

@@ -110,7 +110,7 @@ def logits_of(source, params):
 
 
 @NAMES
-def test_logits_equal_those_of_transformers(name):
+def test_logits_match_transformers(name):
   model, source, params = opened(name)
 
   ours = logits_of(source, params)
@@ -120,7 +120,7 @@ def test_logits_equal_those_of_transformers(name):
 
 
 @FEW
-def test_greedy_generation_equals_that_of_transformers(name):
+def test_greedy_generation_matches_transformers(name):
   model, source, params = opened(name)
 
   new = sampling.generate(
@@ -134,7 +134,7 @@ def test_greedy_generation_equals_that_of_transformers(name):
 
 
 @NAMES
-def test_reading_and_writing_again_keeps_every_bit(name):
+def test_reading_and_writing_back_keeps_every_bit(name):
   _, source, params = opened(name)
 
   round_trip.assert_bits_are_kept(source, params)
@@ -174,7 +174,7 @@ def test_unsupported_fields_are_refused_by_name(
     sources.open(tmp_path)
 
 
-def test_configs_of_older_versions_give_the_same_model(tmp_path):
+def test_a_config_of_an_older_version_gives_the_same_model(tmp_path):
   """Rotary fields at the top, and what is left out had the default of its time."""
   _, source, _ = opened("llama_tied")
   model = source.view.raw.path.parent
@@ -190,7 +190,7 @@ def test_configs_of_older_versions_give_the_same_model(tmp_path):
   assert sources.open(tmp_path).model == source.model
 
 
-def test_a_base_model_without_prefix_is_read(tmp_path):
+def test_a_base_model_without_name_prefix_is_read(tmp_path):
   model, source, params = opened("gpt2")
   model.transformer.save_pretrained(tmp_path)
 
@@ -218,7 +218,7 @@ def with_images(folder):
   return model
 
 
-def test_the_text_model_of_a_vision_model_is_read_and_written(tmp_path):
+def test_the_text_part_of_a_vision_model_is_read_and_written(tmp_path):
   model = with_images(tmp_path / "in")
   source = sources.open(tmp_path / "in")
   params = dict(source.read(list(source.specs)))
@@ -239,7 +239,7 @@ def test_the_text_model_of_a_vision_model_is_read_and_written(tmp_path):
   assert any("vision_tower" in name for name in source.view.raw.specs)
 
 
-def test_older_names_and_a_sparse_config_of_a_vision_model_are_read(tmp_path):
+def test_a_vision_model_with_older_names_is_read(tmp_path):
   """As Gemma 3 was published: its text config leaves out default sizes."""
   _, source, params = opened("gemma3")
   leaves = dict(source.view.raw.read(list(source.view.raw.specs)))

@@ -101,7 +101,7 @@ def written(**fields):
     file.write(CONFIG.format(units=UNITS, length=LENGTH, **fields))
 
 
-def test_a_converted_model_answers_as_in_keras_and_can_be_trained(folder, capsys):
+def test_a_converted_model_answers_like_keras_and_can_be_trained(folder, capsys):
   model = pair()
   described("map", LETTERS, encoder_length=LENGTH, pad_token=LETTERS.index(" "))
   (folder / "asked.txt").write_text("abc\ngf e\nd\n")
@@ -133,7 +133,7 @@ def test_a_converted_model_answers_as_in_keras_and_can_be_trained(folder, capsys
   assert "head/kernel" in audit and "matched" in audit
 
 
-def test_each_side_matches_its_own_characters(folder, capsys):
+def test_encoder_and_decoder_each_match_their_own_characters(folder, capsys):
   letters = {"read": " gfedcba", "written": LETTERS}
   pair(encoder_size=8)
   for name, row in letters.items():

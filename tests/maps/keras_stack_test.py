@@ -110,7 +110,7 @@ def distance_of_logits(ours, wanted):
 @pytest.mark.parametrize("name, form", [
     *((name, form) for name in STACKS for form in (".keras", ".h5")),
     *((name, ".weights.h5") for name in ("lstm", "hidden_dense", "both_ways"))])
-def test_a_stack_of_layers_gives_the_logits_of_keras(name, form, tmp_path):
+def test_a_stack_of_layers_matches_keras(name, form, tmp_path):
   model = randomized(STACKS[name]())
 
   source = saved(model, tmp_path, form)
@@ -123,14 +123,14 @@ def test_a_stack_of_layers_gives_the_logits_of_keras(name, form, tmp_path):
 @pytest.mark.parametrize("form", [
     ".keras", pytest.param(".h5", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", STACKS)
-def test_reading_and_writing_again_keeps_every_bit(name, form, tmp_path):
+def test_reading_and_writing_back_keeps_every_bit(name, form, tmp_path):
   source = saved(randomized(STACKS[name]()), tmp_path, form)
 
   round_trip.assert_bits_are_kept(source, dict(source.read(list(source.specs))))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru_before", "one_hot", "both_ways"])
-def test_greedy_generation_takes_the_most_likely_tokens_of_keras(name, tmp_path):
+def test_greedy_generation_matches_keras(name, tmp_path):
   model = randomized(STACKS[name]())
   source = saved(model, tmp_path, ".keras")
 
@@ -169,7 +169,7 @@ def pair(both=False, kind="LSTM", embed=0):
 @pytest.mark.parametrize("fields", [
     {}, {"kind": "GRU"}, {"both": True}, {"both": True, "kind": "GRU", "embed": 3}],
     ids=str)
-def test_an_encoder_decoder_gives_the_logits_of_keras(fields, form, tmp_path):
+def test_an_encoder_decoder_matches_keras(fields, form, tmp_path):
   model = randomized(pair(**fields))
   rng = np.random.default_rng(1)
   texts = [rng.integers(0, size, (2, length)).astype(np.int32)
@@ -251,7 +251,7 @@ def _as_cudnn(kernel, recurrent, bias, gates):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_cudnn_layers_give_the_logits_of_keras(kind, tmp_path):
+def test_cudnn_layers_match_keras(kind, tmp_path):
   model = randomized(sequential(cell(kind), dense(), embed=0))
   kernel, recurrent, bias, *rest = model.get_weights()
   if kind == "LSTM":  # Two biases, that are added.
@@ -268,7 +268,7 @@ def test_cudnn_layers_give_the_logits_of_keras(kind, tmp_path):
   assert not np.array_equal(weights["cell_7"]["kernel"], kernel)
 
 
-def test_hard_sigmoid_has_the_slope_of_the_keras_version_that_wrote_the_file(tmp_path):
+def test_hard_sigmoid_has_the_slope_of_its_keras_version(tmp_path):
   new = saved(STACKS["hard"](), tmp_path, ".h5")
   kernel, recurrent, bias, *rest = sequential(cell(), dense(), embed=0).get_weights()
   config = _two("LSTM", recurrent_activation="hard_sigmoid", implementation=1)

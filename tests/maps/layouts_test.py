@@ -62,7 +62,7 @@ CASES = {
 ALL = pytest.mark.parametrize("layout, shapes, target", CASES.values(), ids=CASES)
 
 
-def test_every_layout_has_a_case_here():
+def test_these_tests_cover_every_layout():
   seen = set()
 
   def walk(layout):
@@ -87,7 +87,7 @@ def _values(shapes, dtype=np.float32):
 
 @ALL
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int8])
-def test_eval_shape_gives_the_shape_of_the_values(layout, shapes, target, dtype):
+def test_eval_shape_predicts_shape_and_dtype(layout, shapes, target, dtype):
   value = layout(*_values(shapes, dtype))
 
   assert isinstance(value, np.ndarray)
@@ -97,7 +97,7 @@ def test_eval_shape_gives_the_shape_of_the_values(layout, shapes, target, dtype)
 
 
 @ALL
-def test_a_layout_moves_elements_and_never_computes(layout, shapes, target):
+def test_a_layout_only_moves_elements(layout, shapes, target):
   sources = _values(shapes)
 
   value = layout(*sources).reshape(-1)
@@ -108,7 +108,7 @@ def test_a_layout_moves_elements_and_never_computes(layout, shapes, target):
 
 
 @ALL
-def test_a_layout_gives_the_same_under_numpy_and_jit(layout, shapes, target):
+def test_numpy_and_jit_give_the_same_values(layout, shapes, target):
   sources = _values(shapes)
   with jax.numpy_dtype_promotion("strict"):
     jitted = jax.jit(layout)(*map(jnp.asarray, sources))
@@ -153,14 +153,14 @@ def _needed(layout, shapes, part):
 @ALL
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=12, deadline=None)
-def test_the_region_is_the_smallest_box_that_a_part_needs(layout, shapes, target, data):
+def test_region_is_the_smallest_box_that_a_part_reads(layout, shapes, target, data):
   part = tuple(slice(*sorted(data.draw(st.lists(
       st.integers(0, n), min_size=2, max_size=2)))) for n in target)
 
   assert layouts.region(layout, shapes, part) == _needed(layout, shapes, part)
 
 
-def test_finding_a_region_takes_little_memory():
+def test_region_does_not_enumerate_elements():
   # 2**50 elements: an index of that size could not be made.
   layout = Chain(parts=(
       Part(dim=1, parts=3, index=1), Unflatten(dim=1, shape=(4, 8)),
@@ -200,7 +200,7 @@ def _random_layout(draw):
 
 @hypothesis.given(case=_random_layout(), data=st.data())
 @hypothesis.settings(max_examples=150, deadline=None)
-def test_any_chain_of_layouts_has_an_inverse_and_regions(case, data):
+def test_any_chain_of_layouts_has_an_inverse_and_a_region(case, data):
   layout, shape = case
   source, = _values([shape])
   value = layout(source)
@@ -216,7 +216,7 @@ def test_any_chain_of_layouts_has_an_inverse_and_regions(case, data):
 
 
 @hypothesis.given(pairs=st.integers(1, 9), rest=st.integers(0, 3))
-def test_interleave_and_halve_undo_each_other(pairs, rest):
+def test_halve_inverts_interleave(pairs, rest):
   x = np.arange(2 * pairs + rest)
   there = Interleave(dim=0, size=2 * pairs)(x)
 
@@ -225,7 +225,7 @@ def test_interleave_and_halve_undo_each_other(pairs, rest):
   np.testing.assert_array_equal(Halve(dim=0, size=2 * pairs)(there), x)
 
 
-def test_several_targets_are_written_into_one_source():
+def test_several_targets_are_written_back_into_one_source():
   source = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float32)
   buffer, written = np.zeros_like(source), np.zeros(source.shape, bool)
 
@@ -284,14 +284,14 @@ def test_a_layout_that_does_not_fit_is_refused(layout, shapes, why):
   assert why in str(error.value) and str(shapes[0]) in str(error.value)
 
 
-def test_a_value_of_another_shape_is_not_written():
+def test_writing_a_value_of_the_wrong_shape_is_refused():
   with pytest.raises(errors.UserError, match=r"reads \(3, 2\), not \(2, 3\)"):
     layouts.write(Transpose(perm=(1, 0)), np.zeros((2, 3)),
                   [np.zeros((2, 3))], [np.zeros((2, 3), bool)])
 
 
 @ALL
-def test_a_layout_is_plain_data(layout, shapes, target):
+def test_a_layout_is_hashable_and_round_trips_through_json(layout, shapes, target):
   # `On.map` is where a plan holds what `KINDS` names.
   plan = plan_lib.TransferPlan(
       rules=(), groups=(), axes=(plan_lib.On(axis="x", map=layout),))

@@ -58,7 +58,7 @@ def write(path, model):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_equal_those_of_llama_and_tensors_can_be_exported(name, tmp_path):
+def test_logits_match_llama_and_tensors_are_exported_unchanged(name, tmp_path):
   model = llama(**SHAPES[name])
   write(tmp_path / "model.bin", model)
 
@@ -82,7 +82,7 @@ def _tokens(*texts):
       struct.pack("<fi", -i, len(text)) + text for i, text in enumerate(entries))
 
 
-def test_the_tokenizer_merges_by_score(tmp_path):
+def test_the_tokenizer_merges_in_order_of_score(tmp_path):
   write(tmp_path / "model.bin", llama(**SHAPES["grouped"]))
   texts = [b" a", b"bc", b"ab", b" ", b"a", b"b", b"c", b"<0x0A>", "é".encode()]
   texts += [b"%d" % i for i in range(V - 3 - len(texts))]

@@ -93,7 +93,7 @@ class _Tree:
       yield name, self.arrays[name]
 
 
-def test_a_fused_projection_is_split_under_our_names_and_axes():
+def test_a_fused_projection_is_split_into_named_leaves():
   raw = _Tree(_gpt2())
 
   source = mapped.Mapped(raw, GPT2, _specs())
@@ -115,7 +115,7 @@ def test_a_fused_projection_is_split_under_our_names_and_axes():
       " Unflatten(dim=0, shape=(2, 4))")
 
 
-def test_each_leaf_is_read_once_and_no_other():
+def test_only_needed_source_leaves_are_read_and_only_once():
   raw = _Tree(_gpt2())
   source = mapped.Mapped(raw, GPT2, _specs())
   wanted = ["layer_1/attn/value/kernel", "embed/embedding", "layer_1/attn/key/kernel"]
@@ -126,7 +126,7 @@ def test_each_leaf_is_read_once_and_no_other():
   assert raw.asked == ["h.1.attn.c_attn.weight", "wte.weight"]
 
 
-def test_opening_reads_no_array():
+def test_arrays_are_read_lazily():
   raw = _Tree(_gpt2())
   reader = mapped.Mapped(raw, GPT2, _specs()).read(list(_specs()))
 
@@ -135,7 +135,7 @@ def test_opening_reads_no_array():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_reading_and_writing_again_keeps_every_bit(dtype):
+def test_reading_and_writing_back_keeps_every_bit(dtype):
   raw = _Tree(_gpt2(dtype))
   source = mapped.Mapped(raw, GPT2, _specs())
   params = dict(source.read(list(source.specs)))
@@ -150,7 +150,7 @@ def test_reading_and_writing_again_keeps_every_bit(dtype):
     assert value.tobytes() == raw.arrays[name].tobytes()
 
 
-def test_leaves_are_placed_in_their_shardings():
+def test_leaves_are_placed_with_their_shardings():
   mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
   specs = _specs()
   shardings = sharding.of_params(specs, mesh)
@@ -189,7 +189,7 @@ def _small(table, **shapes):
                     table)
 
 
-def test_layers_unstack_and_stack_back():
+def test_stacked_layers_are_split_and_exported_as_one():
   raw = _Tree({"w": np.arange(24, dtype=np.float32).reshape(3, 2, 4)})
   turned = layouts.Transpose(perm=(1, 0))
   how = Map(lines=tuple(
@@ -206,7 +206,7 @@ def test_layers_unstack_and_stack_back():
   np.testing.assert_array_equal(written["w"], raw.arrays["w"])
 
 
-def test_a_target_made_of_several_sources_is_exported_to_them():
+def test_a_target_of_several_sources_is_exported_to_each():
   raw = _Tree({f"h.{i}": np.full((2, 4), i, np.float32) for i in range(3)})
   how = Map(lines=(Line(target="layers", source=("h.2", "h.0", "h.1"),
                         layout=layouts.Stack()),))
@@ -240,7 +240,7 @@ def test_two_targets_of_one_source_must_agree_on_export():
     mapped.export(source.rows.values(), raw.specs, params)
 
 
-def test_an_element_that_no_leaf_holds_is_an_error():
+def test_exporting_an_incomplete_source_leaf_is_refused():
   lines = tuple(line for line in GPT2.lines if "value" not in line.target)
   specs = {n: s for n, s in _specs().items() if "value" not in n}
   raw = _Tree(_gpt2())
@@ -253,7 +253,7 @@ def test_an_element_that_no_leaf_holds_is_an_error():
   assert "h.{0,1}.attn.c_attn.weight: 64 of 192 elements" in str(error.value)
 
 
-def test_all_misfits_come_in_one_message():
+def test_all_misfits_are_reported_in_one_error():
   raw = _Tree({**_gpt2(), "h.0.mlp.up.weight": np.zeros((D, F), np.int8),
                "wpe.weight": np.zeros((T + 2, D), np.float32)})
   specs = _specs() | _small({".*": ("embed",)}, final_norm__scale=(D,))
@@ -277,7 +277,7 @@ def test_all_misfits_come_in_one_message():
           in message)
 
 
-def test_a_layer_too_many_is_one_misfit():
+def test_a_layer_missing_in_the_source_is_reported_once():
   specs = {n.replace("layer_1", "layer_2"): s for n, s in _specs().items()}
   lines = tuple(line for line in GPT2.lines if "bias" not in line.target)
   specs = {n: s for n, s in specs.items() if "bias" not in n}
@@ -289,7 +289,7 @@ def test_a_layer_too_many_is_one_misfit():
           " has h.{0,1}.mlp.up.weight alone.") in str(error.value)
 
 
-def test_a_leaf_that_no_line_reads_is_an_error():
+def test_an_unread_source_leaf_is_refused():
   raw = _Tree({**_gpt2(), "h.0.attn.extra": np.zeros(3, np.float32)})
 
   with pytest.raises(errors.UserError, match="1 leaves of .* no line: h.0.attn.extra"):
@@ -303,14 +303,14 @@ def test_a_leaf_that_no_line_reads_is_an_error():
     (Line(target="w", source="w", layout=Part(dim=0, parts=3, index=0)),
      r"w: Part\(dim=0, parts=3, index=0\) does not fit \(4, 2\)"),
 ])
-def test_an_impossible_line_is_refused(line, why):
+def test_an_invalid_line_is_refused(line, why):
   raw = _Tree({"w": np.zeros((4, 2), np.float32)})
 
   with pytest.raises(errors.UserError, match=why):
     mapped.Mapped(raw, Map(lines=(line,)), _small({".*": ("embed", "mlp")}, w=(4, 2)))
 
 
-def test_a_map_is_plain_data():
+def test_a_map_round_trips_through_json():
   plan = plan_lib.TransferPlan(
       rules=(), groups=(), axes=(plan_lib.On(axis="x", map=GPT2),))
 

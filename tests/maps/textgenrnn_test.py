@@ -115,7 +115,7 @@ def load(path, **kwargs):
 
 
 @pytest.mark.parametrize("fields", [{}, {"cudnn": True}, {"both": True}], ids=str)
-def test_logits_equal_those_of_the_published_code(fields, tmp_path):
+def test_logits_match_a_float64_reference_of_the_published_code(fields, tmp_path):
   layers, text = small(**fields), [3, 1, 4, 1, 5, 8]
   (tmp_path / "my_config.json").write_text(json.dumps({
       "max_length": 4, "rnn_layers": 2, "rnn_bidirectional": bool(fields.get("both"))}))
@@ -133,7 +133,7 @@ def test_logits_equal_those_of_the_published_code(fields, tmp_path):
 
 
 @pytest.mark.parametrize("gates, cell", [(4, "lstm"), (3, "gru")])
-def test_the_first_version_has_one_layer_with_the_gates_of_its_keras_version(
+def test_the_first_version_has_one_layer_with_hard_sigmoid_gates(
     gates, cell, tmp_path):
   layers = small(gates=gates, attention=False)
 
@@ -155,7 +155,7 @@ def test_the_first_version_has_one_layer_with_the_gates_of_its_keras_version(
     assert distance(got, want) < 1e-5
 
 
-def test_an_average_of_other_layers_is_refused(tmp_path):
+def test_attention_over_other_layers_is_refused(tmp_path):
   layers = small()
   layers["attention"]["attention_W"] = layers["attention"]["attention_W"][:-1]
 
@@ -174,7 +174,7 @@ def test_a_word_level_vocabulary_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fields", [
     {}, {"cudnn": True}, {"both": True}, {"attention": False}], ids=str)
-def test_export_writes_the_form_of_keras_2_bit_for_bit(fields, tmp_path):
+def test_export_reproduces_a_keras_2_file_bit_for_bit(fields, tmp_path):
   layers = small(**fields)
   path = write(tmp_path / "my_weights.hdf5", layers)
   (tmp_path / "my_config.json").write_text(json.dumps({
@@ -198,7 +198,7 @@ def test_export_writes_the_form_of_keras_2_bit_for_bit(fields, tmp_path):
   assert source.model.window == 4
 
 
-def test_only_characters_and_one_special_token_fit_a_textgenrnn_vocabulary(tmp_path):
+def test_a_vocabulary_is_exported_if_textgenrnn_can_express_it(tmp_path):
   write(tmp_path / "my_weights.hdf5", small())
   entries = {c: i for i, c in enumerate("abcdefg", 1)}
   (tmp_path / "my_vocab.json").write_text(json.dumps(entries | {"<s>": 8}))
@@ -258,7 +258,7 @@ def test_the_published_weights_generate_their_reference_text():
 
 
 @needs_real_files
-def test_the_published_weights_generate_64_characters_like_numpy():
+def test_the_published_weights_generate_the_same_text_as_numpy():
   with h5py.File(REAL / "textgenrnn_weights.hdf5") as file:
     layers = {name: {leaf.decode().split("/")[-1].split(":")[0]: group[leaf][()]
                      for leaf in group.attrs["weight_names"]}

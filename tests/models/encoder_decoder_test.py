@@ -58,7 +58,7 @@ def logits_of(
 @pytest.mark.parametrize("name", [
     "t5", *(pytest.param(name, marks=pytest.mark.long)
             for name in CONFIGS if name != "t5")])
-def test_extending_a_cache_gives_the_logits_of_the_whole_text(name):
+def test_cached_decoding_matches_the_full_forward_pass(name):
   module, params = random_models.build(CONFIGS[name])
   whole, rows = logits_of(CONFIGS[name]), np.arange(3)
   counts = np.array([4, 1, 3], np.int32)
@@ -75,7 +75,7 @@ def test_extending_a_cache_gives_the_logits_of_the_whole_text(name):
 
 
 @ALL
-def test_a_source_is_read_up_to_its_end_and_from_both_sides(name):
+def test_the_encoder_ignores_padding_and_reads_both_directions(name):
   config, before = CONFIGS[name], logits_of(CONFIGS[name])
   other = np.where(np.arange(7)[None] < COUNTS[:, None], SOURCES, 10 - SOURCES)
   first = np.concatenate([(SOURCES[:, :1] + 1) % 11, SOURCES[:, 1:]], axis=1)
@@ -88,7 +88,7 @@ def test_a_source_is_read_up_to_its_end_and_from_both_sides(name):
 
 
 @ALL
-def test_the_decoder_does_not_look_ahead(name):
+def test_the_decoder_is_causal(name):
   changed = INPUTS.copy()
   changed[:, 5] = (changed[:, 5] + 1) % 23
 
@@ -102,7 +102,7 @@ def test_the_decoder_does_not_look_ahead(name):
     ("t5", "relative_distance", 5), ("marian", "sinusoid_halves", False),
     ("marian", "embed_scale", 1.0), ("t5", "attention_scale", 0.1),
     ("turned", "rotary_base", 7.0), ("t5", "logit_scale", 0.2)])
-def test_fields_without_params_change_the_logits(name, field, value):
+def test_config_fields_without_params_change_the_logits(name, field, value):
   _, params = random_models.build(CONFIGS[name])
 
   other = logits_of(
@@ -111,7 +111,7 @@ def test_fields_without_params_change_the_logits(name, field, value):
   assert distance(other, logits_of(CONFIGS[name])) > 1e-3
 
 
-def test_relative_distances_fall_into_the_published_buckets():
+def test_relative_position_buckets_match_the_t5_definition():
   """Of 8 each way: 0 to 3 by themselves, then 4-5, 6-8, 9-12 and what is farther."""
   config = dataclasses.replace(T5, relative_buckets=16, relative_distance=18)
   at, far = jnp.array([[20]]), jnp.arange(41)[None]
@@ -126,7 +126,7 @@ def test_relative_distances_fall_into_the_published_buckets():
 
 
 @ALL
-def test_a_deep_model_has_the_leaves_of_its_specs(name):
+def test_specs_of_a_deep_model_match_its_params(name):
   config = dataclasses.replace(CONFIGS[name], num_layers=4, encoder_layers=3)
   module = registry.build(config)
 
@@ -148,12 +148,12 @@ def test_a_deep_model_has_the_leaves_of_its_specs(name):
     (dict(position="relative", relative_buckets=5), "relative_buckets is 5, must be e"),
     (dict(position="relative", relative_distance=16), "relative_distance is 16, must"),
 ], ids=str)
-def test_impossible_fields_are_refused(fields, message):
+def test_invalid_config_fields_are_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
 
 
-def test_missing_and_too_long_encoder_inputs_are_refused():
+def test_missing_or_too_long_encoder_inputs_are_refused():
   module, params = random_models.build(BASE)
 
   with pytest.raises(errors.UserError, match="no encoder_inputs to read"):
@@ -163,7 +163,7 @@ def test_missing_and_too_long_encoder_inputs_are_refused():
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian"])
-def test_groups_go_down_the_decoder_and_then_the_encoder(name):
+def test_groups_by_layer_list_the_decoder_before_the_encoder(name):
   config = dataclasses.replace(CONFIGS[name], num_layers=2, encoder_layers=2)
   specs = registry.specs(registry.build(config))
 
@@ -218,7 +218,7 @@ def _losses(config, devices, steps=12):
 
 @pytest.mark.parametrize("name", [
     "t5", pytest.param("bart", marks=pytest.mark.long)])
-def test_the_loss_falls_and_is_the_same_on_eight_devices(name):
+def test_training_losses_decrease_and_match_on_eight_devices(name):
   config = dataclasses.replace(
       CONFIGS[name], vocab_size=24, width=16, num_heads=4, mlp_width=32)
 

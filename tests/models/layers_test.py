@@ -22,7 +22,7 @@ from transfer_gen.models import layers
     ("he_normal", (48, 4, 32), 0, 2, 2 / 48),
     ("truncated_normal", (96, 64), 0, 1, 0.02 ** 2 * 0.7737),
 ])
-def test_initial_values_have_mean_zero_and_the_variance_of_the_formula(
+def test_initializers_have_zero_mean_and_the_specified_variance(
     name, shape, in_axis, out_axis, variance):
   x = np.float64(layers.initializer(name, in_axis, out_axis)(jax.random.key(0), shape))
 
@@ -31,7 +31,7 @@ def test_initial_values_have_mean_zero_and_the_variance_of_the_formula(
   assert x.mean() / np.sqrt(variance) == pytest.approx(0, abs=0.06, rel=0)
 
 
-def test_uniform_initial_values_stay_within_the_limit_of_glorot_and_bengio():
+def test_xavier_uniform_stays_within_its_limit():
   x = layers.initializer("xavier_uniform", 0, 1)(jax.random.key(0), (40, 60))
 
   limit = np.sqrt(6 / 100)
@@ -46,7 +46,7 @@ def test_an_unknown_initializer_is_refused_with_the_choices():
 
 
 @pytest.mark.parametrize("width", [8, 7])  # In parts, and where there are none.
-def test_dense_and_its_bias_are_the_same_for_a_single_row(width):
+def test_dense_with_bias_matches_numpy_for_a_single_row(width):
   module = layers.Dense(
       (5,), axes=("embed", "mlp"), reads=("embed",), kernel_init="lecun_normal")
   x = jax.random.normal(jax.random.key(1), (1, 1, width))
@@ -59,7 +59,7 @@ def test_dense_and_its_bias_are_the_same_for_a_single_row(width):
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_dense_contracts_the_axes_that_it_names_first():
+def test_dense_contracts_its_leading_kernel_axes():
   module = layers.Dense(
       (5, 2), axes=("heads", "kv", "embed", "mlp"), reads=("heads", "kv"),
       kernel_init="lecun_normal")
@@ -80,7 +80,7 @@ def test_dense_contracts_the_axes_that_it_names_first():
   assert specs["bias"].reads == (False, False)
 
 
-def test_a_bias_reads_the_output_axes_that_its_kernel_reads():
+def test_a_bias_inherits_reads_for_the_output_axes():
   module = layers.Dense(
       (3, 4), axes=("embed", "heads", "kv"), reads=("embed", "kv"),
       kernel_init="lecun_normal")
@@ -91,7 +91,7 @@ def test_a_bias_reads_the_output_axes_that_its_kernel_reads():
   assert specs["bias"].reads == (False, True)
 
 
-def test_recurrent_kernel_reads_its_first_hidden_axis():
+def test_a_recurrent_kernel_reads_only_its_first_hidden_axis():
   init = layers.boxed(
       layers.initializer("he_normal", 0, 2), "hidden", "gates", "hidden",
       reads=("hidden",))
@@ -103,7 +103,7 @@ def test_recurrent_kernel_reads_its_first_hidden_axis():
 
 @pytest.mark.parametrize("kind, bias", [
     ("layer", True), ("layer", False), ("rms", True)])
-def test_norm_equals_its_formula(kind, bias):
+def test_norm_matches_its_formula_in_float64(kind, bias):
   module = layers.Norm(kind, epsilon=1e-3, bias=bias)
   x = 3 + jax.random.normal(jax.random.key(0), (2, 3, 8))
   params = jax.tree.map(
@@ -122,7 +122,7 @@ def test_norm_equals_its_formula(kind, bias):
   assert ("bias" in params) == (kind == "layer" and bias)
 
 
-def test_norm_gradient_equals_float64_differences():
+def test_norm_gradient_matches_float64_finite_differences():
   module = layers.Norm("layer")
   x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 1
   tilt = jax.random.normal(jax.random.key(1), (2, 3, 8))

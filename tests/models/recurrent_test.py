@@ -72,7 +72,7 @@ def plain_unroll(kind, carry, a, kernel, bias):
 
 @pytest.mark.parametrize("cell", ("rnn", "gru", "lstm"))
 @pytest.mark.parametrize("dense", (0, 7))
-def test_logits_equal_a_float64_reference_of_the_papers(cell, dense):
+def test_logits_match_a_float64_reference_of_the_papers(cell, dense):
   config = dataclasses.replace(
       CLASSIC, cell=cell, dense_width=dense, forget_bias=0.7)
   module, params = random_models.build(config)
@@ -83,7 +83,7 @@ def test_logits_equal_a_float64_reference_of_the_papers(cell, dense):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_gradients_equal_those_of_a_plain_loop(cell):
+def test_gradients_match_automatic_differentiation_of_a_loop(cell):
   kind, rng = cells.KINDS[cell], np.random.default_rng(1)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   carry = (draw(3, 5),) * kind.states
@@ -102,7 +102,7 @@ def test_gradients_equal_those_of_a_plain_loop(cell):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_gradients_of_the_model_equal_finite_differences_in_float64(cell):
+def test_model_gradients_match_float64_finite_differences(cell):
   config = dataclasses.replace(CLASSIC, cell=cell, dense_activation="tanh")
   module, params = random_models.build(config)
   rng = np.random.default_rng(2)
@@ -123,7 +123,7 @@ def test_gradients_of_the_model_equal_finite_differences_in_float64(cell):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_extending_ragged_prompts_gives_the_logits_of_the_whole_text(cell):
+def test_cached_decoding_matches_the_full_forward_pass(cell):
   module, params = random_models.build(dataclasses.replace(CLASSIC, cell=cell))
   counts = np.array([4, 1, 6], np.int32)
   whole = apply(module, params, INPUTS)
@@ -141,7 +141,7 @@ def test_extending_ragged_prompts_gives_the_logits_of_the_whole_text(cell):
   np.testing.assert_array_equal(cache["position"], counts + 3)
 
 
-def test_param_names_axes_and_reads_are_the_documented_ones():
+def test_param_names_axes_and_reads_are_as_documented():
   config = dataclasses.replace(CLASSIC, cell="gru", num_layers=2)
 
   specs = registry.specs(registry.build(config))
@@ -164,7 +164,7 @@ def test_param_names_axes_and_reads_are_the_documented_ones():
       }
 
 
-def test_without_a_dense_layer_the_output_reads_the_state():
+def test_without_a_dense_layer_the_head_reads_the_hidden_state():
   specs = registry.specs(registry.build(dataclasses.replace(
       CLASSIC, dense_width=0, cell="rnn")))
 
@@ -184,7 +184,7 @@ def test_recurrent_kernel_starts_with_orthonormal_rows():
   assert not params["layer_1/cell/bias"].any()
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_is_applied_only_in_training():
   module, params = random_models.build(dataclasses.replace(CLASSIC, dropout=0.999))
   params["head/bias"] *= 0
   key = {"dropout": jax.random.key(0)}
@@ -196,7 +196,7 @@ def test_dropout_acts_in_training_alone():
   assert not (apply(module, params, INPUTS) == 0).any()
 
 
-def test_dropout_acts_on_the_input_of_every_layer():
+def test_dropout_is_applied_to_the_input_of_every_layer():
   module, params = random_models.build(dataclasses.replace(CLASSIC, dropout=0.5))
   shapes = []
 
@@ -213,7 +213,7 @@ def test_dropout_acts_on_the_input_of_every_layer():
   assert shapes == [(9, 3, 6), (9, 3, 5), (3, 9, 5), (3, 9, 7)]
 
 
-def test_the_model_computes_in_the_dtype_of_the_config():
+def test_the_model_computes_in_the_configured_dtype():
   module, params = random_models.build(dataclasses.replace(CLASSIC, dtype="bfloat16"))
 
   logits = apply(module, params, INPUTS)
@@ -230,6 +230,6 @@ def test_the_model_computes_in_the_dtype_of_the_config():
     ({"dense_width": -1}, "model.dense_width is -1, must be positive, or 0"),
     ({"dropout": 1.0}, r"model.dropout is 1.0, must be in \[0, 1\)"),
     ({"vocab_size": 0}, "model.vocab_size is 0, must be positive")])
-def test_a_wrong_field_is_refused(fields, message):
+def test_an_invalid_config_field_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(registry.build(dataclasses.replace(CLASSIC, **fields)))

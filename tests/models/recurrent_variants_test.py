@@ -149,7 +149,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_logits_of_every_variant_equal_a_float64_reference(fields):
+def test_logits_of_every_variant_match_a_float64_reference(fields):
   config = dataclasses.replace(BASE, **fields)
   module, params = random_models.build(config)
 
@@ -162,7 +162,7 @@ def test_logits_of_every_variant_equal_a_float64_reference(fields):
 @pytest.mark.parametrize("name", [
     "one_hot", "reset_before", "hard_lstm", "attention", "attention_dense",
     "window_attention", "both_ways", "widths"])
-def test_extending_ragged_prompts_gives_the_logits_of_the_whole_text(name):
+def test_cached_decoding_matches_the_full_forward_pass(name):
   module, params = random_models.build(dataclasses.replace(BASE, **VARIANTS[name]))
   whole = apply(module, params, INPUTS)
   counts, rows = np.array([4, 1, 3], np.int32), np.arange(3)
@@ -182,7 +182,7 @@ def test_extending_ragged_prompts_gives_the_logits_of_the_whole_text(name):
     "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
     "window_attention", "one_hot", "doubled_bias_rnn"])
 @pytest.mark.long
-def test_gradients_equal_finite_differences_in_float64(name):
+def test_gradients_match_float64_finite_differences(name):
   config = dataclasses.replace(BASE, **VARIANTS[name])
   module, params = random_models.build(config)
   rng = np.random.default_rng(2)
@@ -206,7 +206,7 @@ def test_gradients_equal_finite_differences_in_float64(name):
     assert abs(error) < 1e-5 * scale, name
 
 @pytest.mark.parametrize("fields", ENCODERS.values(), ids=ENCODERS)
-def test_the_decoder_starts_from_the_states_of_the_encoder(fields):
+def test_the_decoder_starts_from_the_final_encoder_states(fields):
   config = dataclasses.replace(BASE, encoder=True, **fields)
   module, params = random_models.build(config)
 
@@ -223,7 +223,7 @@ def test_the_decoder_starts_from_the_states_of_the_encoder(fields):
   assert distance(last, logits[:, -1]) < 1e-5
 
 
-def test_padding_behind_the_encoder_inputs_is_not_read():
+def test_padding_after_the_encoder_inputs_is_ignored():
   module, params = random_models.build(
       dataclasses.replace(BASE, encoder=True, bidirectional=True))
   tail = np.where(np.arange(5) < COUNTS[:, None], SOURCES, 8)
@@ -235,7 +235,7 @@ def test_padding_behind_the_encoder_inputs_is_not_read():
   np.testing.assert_array_equal(one, other)
 
 
-def test_param_names_axes_and_reads_are_the_documented_ones():
+def test_param_names_axes_and_reads_are_as_documented():
   specs = registry.specs(registry.build(dataclasses.replace(
       BASE, window=3, bidirectional=True, attention=True, num_layers=2)))
   vocabulary = registry.specs(registry.build(dataclasses.replace(
@@ -257,7 +257,7 @@ def test_param_names_axes_and_reads_are_the_documented_ones():
         "attention_dense", "one_hot", "doubled_bias", "reset_before",
         "both_ways_attention")),
     pytest.param({"encoder": True, **ENCODERS["both_ways_filled"]}, id="encoder")])
-def test_a_model_grown_wider_computes_the_same(fields):
+def test_growing_the_width_keeps_the_logits(fields):
   """Which also shows that axes and what reads them are right."""
   old = dataclasses.replace(BASE, **fields)
   new = dataclasses.replace(old, hidden_width=12, embed_width=2 * old.embed_width)
@@ -287,7 +287,7 @@ def test_a_model_grown_wider_computes_the_same(fields):
 
 
 @pytest.mark.parametrize("name", ["attention", "window_attention", "one_hot"])
-def test_greedy_generation_takes_the_most_likely_tokens(name):
+def test_greedy_generation_picks_the_most_likely_tokens(name):
   config = dataclasses.replace(BASE, **VARIANTS[name])
   module, params = random_models.build(config)
 
@@ -307,7 +307,7 @@ def test_greedy_generation_takes_the_most_likely_tokens(name):
     ({"encoder": True, "window": 3}, "model.window is 3, must be 0 behind"),
     ({"encoder": True, "bidirectional": True, "hidden_width": 5},
      "model.hidden_width is 5, must be even")])
-def test_a_wrong_field_is_refused(fields, message):
+def test_an_invalid_config_field_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     registry.specs(registry.build(dataclasses.replace(BASE, **fields)))
 

@@ -15,7 +15,7 @@ from transfer_gen.models import registry
 CONFIG = config_lib.Decoder(vocab_size=11, num_layers=2, width=8, num_heads=2)
 
 
-def test_param_names_and_axes_are_the_documented_ones():
+def test_param_names_and_axes_are_as_documented():
   specs = registry.specs(registry.build(dataclasses.replace(
       CONFIG, activation="swiglu", tied=False, norm="rms", num_layers=1)))
 
@@ -36,7 +36,7 @@ def test_param_names_and_axes_are_the_documented_ones():
       "head/kernel": ("embed", "vocab")}
 
 
-def test_the_norm_before_a_tied_output_reads_embed():
+def test_the_norm_before_a_tied_output_reads_the_embed_axis():
   def readers(**fields):
     specs = registry.specs(registry.build(dataclasses.replace(CONFIG, **fields)))
     return {name for name, spec in specs.items() if spec.reads == (True,)}
@@ -47,7 +47,7 @@ def test_the_norm_before_a_tied_output_reads_embed():
       "layer_1/mlp_norm/scale", "layer_1/mlp_norm/bias"}
 
 
-def test_specs_of_a_deep_model_equal_those_of_its_params():
+def test_specs_of_a_deep_model_match_its_params():
   for fields in ({}, {"norm_order": "post"}, {"windows": (3, 0), "query_norm": True}):
     module = registry.build(dataclasses.replace(CONFIG, num_layers=11, **fields))
 
@@ -58,7 +58,7 @@ def test_specs_of_a_deep_model_equal_those_of_its_params():
         tree.specs(params["params"]).items())
 
 
-def test_query_norms_read_kv_in_place_of_the_query():
+def test_a_query_norm_reads_kv_instead_of_the_query_kernel():
   specs = registry.specs(registry.build(dataclasses.replace(CONFIG, query_norm=True)))
 
   assert specs["layer_0/attn/query_norm/scale"].axes == ("kv",)
@@ -67,7 +67,7 @@ def test_query_norms_read_kv_in_place_of_the_query():
   assert specs["layer_0/attn/query/kernel"].reads == (True, False, False)
 
 
-def test_constants_hold_every_field_that_acts_at_run_time():
+def test_constants_include_every_field_that_affects_the_output():
   habit = registry.constants(CONFIG)
 
   for field, value in (
@@ -83,7 +83,7 @@ def test_constants_hold_every_field_that_acts_at_run_time():
   assert (rotary["rotary_dim"], rotary["rotary_scaling"]) == (2, "yarn")
 
 
-def test_a_query_reads_kv_and_a_key_does_not():
+def test_the_query_kernel_reads_kv_and_the_key_kernel_does_not():
   specs = registry.specs(registry.build(CONFIG))
 
   assert specs["layer_0/attn/query/kernel"].reads == (True, False, True)
@@ -91,7 +91,7 @@ def test_a_query_reads_kv_and_a_key_does_not():
   assert specs["layer_0/attn/key/kernel"].reads == (True, False, False)
 
 
-def test_fresh_makes_the_named_leaves_and_always_the_same():
+def test_fresh_returns_the_requested_leaves_deterministically():
   module = registry.build(CONFIG)
   fresh = registry.fresh(module, jax.random.key(3))
 
@@ -135,7 +135,7 @@ def test_fresh_places_leaves_in_their_shardings():
       sharded, registry.fresh(module, jax.random.key(0))([name])[name])
 
 
-def test_a_config_changed_after_build_does_not_reach_the_module():
+def test_changing_a_config_after_build_does_not_affect_the_module():
   config = dataclasses.replace(CONFIG)
   module = registry.build(config)
   config.num_layers = 5
@@ -143,7 +143,7 @@ def test_a_config_changed_after_build_does_not_reach_the_module():
   assert module.config.num_layers == 2
 
 
-def test_lists_and_tuples_in_a_config_mean_the_same():
+def test_lists_and_tuples_in_a_config_are_equivalent():
   listed, tupled = (registry.build(dataclasses.replace(CONFIG, windows=windows))
                     for windows in ([3, 0], (3, 0)))
 
@@ -161,7 +161,7 @@ def test_numpy_and_jax_scalars_are_accepted_as_numbers():
   assert plain == arrays
 
 
-def test_a_field_of_a_wrong_type_is_refused_by_name():
+def test_a_config_field_of_the_wrong_type_is_refused_by_name():
   for field, value, says in (
       ("windows", ("a",), "model.windows is .'a',., must be a tuple, each a whole"),
       ("windows", 3, "must be a tuple"), ("width", 8.5, "must be a whole number"),
@@ -171,14 +171,14 @@ def test_a_field_of_a_wrong_type_is_refused_by_name():
       registry.build(dataclasses.replace(CONFIG, **{field: value}))
 
 
-def test_changing_returned_specs_does_not_change_the_next_ones():
+def test_specs_are_returned_as_a_new_dict_on_every_call():
   module = registry.build(CONFIG)
   registry.specs(module).clear()
 
   assert "embed/embedding" in registry.specs(module)
 
 
-def test_every_initializer_changes_the_kernels():
+def test_the_init_field_changes_the_spread_of_the_kernels():
   def kernel(init):
     module = registry.build(dataclasses.replace(CONFIG, init=init))
     name = "layer_0/mlp/up/kernel"
@@ -188,6 +188,6 @@ def test_every_initializer_changes_the_kernels():
   assert len(set(np.round(spreads, 3))) == 3
 
 
-def test_another_kind_of_config_is_refused():
+def test_a_config_that_is_not_a_model_is_refused():
   with pytest.raises(errors.UserError, match="is a Data, must be one of Decoder"):
     registry.build(config_lib.Data())

@@ -19,7 +19,7 @@ def _model():
   return module, params
 
 
-def test_mean_squares_are_over_all_tokens_of_all_batches():
+def test_mean_squares_average_over_all_tokens_of_all_batches():
   module, params = _model()
   batches = [np.array([[1, 2, 3], [4, 5, 6]]), np.array([[0, 6, 2], [1, 1, 5]])]
 
@@ -34,7 +34,7 @@ def test_mean_squares_are_over_all_tokens_of_all_batches():
   np.testing.assert_allclose(found["layer_1/mlp/down/kernel"], expected, rtol=1e-4)
 
 
-def test_statistics_are_kept_for_each_head():
+def test_attention_statistics_are_computed_per_head():
   module, params = _model()
   name = "layer_0/attn/out/kernel"
   for part in ("kernel", "bias"):

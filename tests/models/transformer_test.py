@@ -181,7 +181,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_logits_equal_a_float64_reference(name):
+def test_logits_match_a_float64_reference(name):
   _, params = random_models.build(CONFIGS[name])
 
   logits = logits_of(CONFIGS[name], params)
@@ -197,7 +197,7 @@ def test_logits_equal_a_float64_reference(name):
     ("block", "parallel"), ("block", "parallel_one_norm"), ("windows", (3,)),
     ("norm_offset", 0.5), ("attention_softcap", 1.0), ("logit_softcap", 1.0),
     ("final_norm", False)])
-def test_fields_without_params_change_the_logits(field, value):
+def test_config_fields_without_params_change_the_logits(field, value):
   # Params that the variant lacks are dropped, so that only behaviour differs.
   base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
   module, params = random_models.build(base)
@@ -226,7 +226,7 @@ def test_rotary_fields_change_the_logits(field, value):
   assert distance(other, logits_of(base, params)) > 1e-3
 
 
-def test_dropout_acts_in_training_alone_and_follows_its_key():
+def test_dropout_is_applied_only_in_training_and_depends_on_its_key():
   module, params = random_models.build(dataclasses.replace(GPT2, dropout=0.3))
 
   plain = apply(module, params, INPUTS)
@@ -240,7 +240,7 @@ def test_dropout_acts_in_training_alone_and_follows_its_key():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_position_looks_ahead(name):
+def test_the_decoder_is_causal(name):
   _, params = random_models.build(CONFIGS[name])
   changed = INPUTS.copy()
   changed[:, 5] = (changed[:, 5] + 1) % 23
@@ -252,7 +252,7 @@ def test_no_position_looks_ahead(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_extending_a_cache_gives_the_logits_of_the_whole_text(name):
+def test_cached_decoding_matches_the_full_forward_pass(name):
   module, params = random_models.build(CONFIGS[name])
   whole = apply(module, params, INPUTS)
   counts = np.array([4, 1, 3], np.int32)
@@ -271,7 +271,7 @@ def test_extending_a_cache_gives_the_logits_of_the_whole_text(name):
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
-def test_a_second_prompt_may_follow_the_first(name):
+def test_a_cache_can_be_extended_by_a_second_prompt(name):
   module, params = random_models.build(CONFIGS[name])
   whole = apply(module, params, INPUTS)
   rows, counts = np.arange(3), np.array([4, 1, 3], np.int32)
@@ -321,14 +321,14 @@ def test_gradients_are_finite_and_reach_every_param(name):
     (dict(dropout=1.0), r"dropout is 1.0, must be in \[0, 1\)"),
     (dict(vocab_size=0), "vocab_size is 0, must be positive"),
     (dict(num_kv_heads=-1), "num_kv_heads is -1, must be positive, or 0")])
-def test_impossible_fields_are_refused(fields, message):
+def test_invalid_config_fields_are_refused(fields, message):
   module = registry.build(dataclasses.replace(GPT2, **fields))
 
   with pytest.raises(errors.UserError, match=message):
     registry.specs(module)
 
 
-def test_text_beyond_learned_positions_is_refused():
+def test_text_longer_than_the_learned_positions_is_refused():
   _, params = random_models.build(GPT2)
 
   with pytest.raises(errors.UserError, match="17 tokens is longer .*max_length=16"):
@@ -336,7 +336,7 @@ def test_text_beyond_learned_positions_is_refused():
   logits_of(GPT2, params, np.zeros((1, 16), np.int32))
 
 
-def test_rotary_scores_depend_on_distance_alone():
+def test_rotary_scores_depend_only_on_the_distance():
   q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
   turns, _ = positions_lib.turning(
       dataclasses.replace(LLAMA, head_dim=8, rotary_base=50.0), 0)

@@ -63,7 +63,7 @@ def _audit():
   return audit_lib.summarize(PLAN, rows, {"": SOURCE})
 
 
-def test_both_trees_stand_side_by_side():
+def test_the_page_lists_source_and_target_leaves_side_by_side():
   page = _Cells(audit_page.trees(_audit()))
 
   assert not page.open
@@ -77,7 +77,7 @@ def test_both_trees_stand_side_by_side():
   assert found["old<1>/w", "left behind", "-", "(4)", "-"] == "left"
 
 
-def test_shares_of_each_fate_are_drawn():
+def test_the_page_draws_the_share_of_params_per_origin():
   text = audit_page.trees(_audit())
 
   copied, whole = 2 * 6 + 4, 2 * 6 + 4 + 5 + 6
@@ -85,7 +85,7 @@ def test_shares_of_each_fate_are_drawn():
   assert "mapped:" not in text  # Nothing is.
 
 
-def test_the_page_needs_no_network():
+def test_the_page_loads_no_external_resources():
   lines = [{"step": i, "split": "train", "loss": 1.0 / i} for i in (1, 2)]
 
   bare, whole = (page_lib.run_page("a<b", _audit(), part) for part in ([], lines))

@@ -71,7 +71,7 @@ def _state(workdir, step):
 
 
 @pytest.mark.parametrize("step", [UNFREEZE - 2, UNFREEZE, UNFREEZE + 2])
-def test_a_run_cut_around_an_unfreeze_resumes_bit_for_bit(folder, step):
+def test_a_run_interrupted_near_an_unfreeze_step_resumes_bit_for_bit(folder, step):
   cut = folder / f"cut_{step}"
   shutil.copytree(folder / "whole", cut)
   for later in range(step + 1, STEPS + 1):
@@ -89,7 +89,7 @@ def test_a_run_cut_around_an_unfreeze_resumes_bit_for_bit(folder, step):
   assert losses[0] == losses[1]
 
 
-def test_the_state_holds_what_learns_now_and_its_anchors(folder):
+def test_optimizer_state_and_anchors_appear_at_the_unfreeze_step(folder):
   early, late = (_state(folder / "whole", step) for step in (UNFREEZE, STEPS))
 
   assert {key[0] for key in early if isinstance(key, tuple)} == {"new", "mlp"}
@@ -103,7 +103,7 @@ def test_the_state_holds_what_learns_now_and_its_anchors(folder):
   np.testing.assert_array_equal(held, start)
 
 
-def test_only_fresh_rows_of_the_table_move(folder):
+def test_only_fresh_rows_of_the_embedding_are_updated(folder):
   early, late = (_state(folder / "whole", step)["embed/embedding"]
                  for step in (1, STEPS))
   row = next(row for row in audit_lib.read(folder / "whole").rows

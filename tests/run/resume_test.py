@@ -80,11 +80,11 @@ def folder(tmp_path_factory):
   return folder
 
 
-def test_a_killed_run_continues_and_does_not_start_again(folder):
+def test_a_killed_run_continues_from_its_last_checkpoint(folder):
   assert "goes on from step" in (folder / "log.txt").read_text()
 
 
-def test_params_are_the_same_bit_for_bit(folder):
+def test_a_killed_run_ends_with_bitwise_equal_params(folder):
   whole, killed = (small_runs.params(folder / n, 40) for n in ("whole", "killed"))
 
   assert_same_bits(killed, whole)
@@ -92,7 +92,7 @@ def test_params_are_the_same_bit_for_bit(folder):
   assert not np.array_equal(middle["embed/embedding"], whole["embed/embedding"])
 
 
-def test_the_metrics_are_those_of_one_run(folder):
+def test_a_killed_run_records_the_same_metrics(folder):
   def lines(workdir):
     return [{k: v for k, v in line.items()
              if k not in ("seconds", "tokens_per_second")}
@@ -103,14 +103,14 @@ def test_the_metrics_are_those_of_one_run(folder):
       *range(5, 41, 5)]
 
 
-def test_the_unfrozen_group_moved_only_after_its_step(folder):
+def test_the_late_group_learns_after_its_unfreeze_step(folder):
   early, late = (small_runs.params(folder / "whole", step) for step in (30, 40))
   name = "layer_0/mlp/up/kernel"
 
   assert not np.array_equal(early[name], late[name])
 
 
-def test_the_workdir_holds_the_documented_files(folder):
+def test_the_workdir_contains_the_documented_files(folder):
   names = {path.name for path in (folder / "whole").iterdir()}
 
   assert names >= {
@@ -123,7 +123,7 @@ def test_the_workdir_holds_the_documented_files(folder):
   assert environment["versions"]["jax"] and environment["devices"]
 
 
-def test_a_finished_run_is_left_as_it_is(folder):
+def test_starting_a_finished_run_changes_nothing(folder):
   before = (folder / "whole" / "metrics.jsonl").read_text()
 
   again = _start(folder, "whole")
@@ -133,7 +133,7 @@ def test_a_finished_run_is_left_as_it_is(folder):
   assert (folder / "whole" / "metrics.jsonl").read_text() == before
 
 
-def test_a_workdir_of_another_config_is_refused_key_by_key(folder):
+def test_a_workdir_of_another_config_is_refused_with_every_difference(folder):
   process = subprocess.run(
       [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
        "--workdir=whole", "--config.optim.lr=0.5", "--config.train.steps=41"],

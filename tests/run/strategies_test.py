@@ -49,13 +49,13 @@ def _groups(run):
   return {group.name: group for group in run.transfer.groups}
 
 
-def test_fine_tune_lets_all_learn():
+def test_fine_tune_trains_every_leaf():
   _, rows, learning = _written(name="fine_tune")
 
   assert learning == rows.keys()
 
 
-def test_frozen_counts_layers_from_the_bottom():
+def test_frozen_freezes_the_embedding_and_the_lowest_layers():
   _, rows, learning = _written(model=UNTIED, name="fine_tune", frozen=2, vocabularies=(
       OLD, OLD))
 
@@ -63,14 +63,14 @@ def test_frozen_counts_layers_from_the_bottom():
       name for name in rows if name.startswith(("embed/", "position/", "layer_0/"))}
 
 
-def test_feature_extraction_trains_the_output_alone():
+def test_feature_extraction_trains_only_the_output():
   _, _, learning = _written(model=UNTIED, vocabularies=(OLD, OLD),
                             name="feature_extraction")
 
   assert learning == {"head/kernel", "final_norm/scale", "final_norm/bias"}
 
 
-def test_rows_of_new_tokens_learn_where_their_table_would_not():
+def test_rows_of_new_tokens_learn_even_if_their_table_is_frozen():
   _, rows, learning = _written(model=UNTIED, name="feature_extraction")
 
   assert "embed/embedding" in learning
@@ -117,7 +117,7 @@ def test_gradual_unfreezing_ends_by_the_middle_of_the_run():
   assert 20 < starts[-1] <= 40
 
 
-def test_l2_sp_anchors_every_leaf_to_the_source():
+def test_l2_sp_uses_one_anchored_group_without_weight_decay():
   run, *_ = _written(name="l2_sp", alpha=0.5, beta=0.25)
 
   [group] = run.transfer.groups
@@ -125,7 +125,7 @@ def test_l2_sp_anchors_every_leaf_to_the_source():
   assert group.weight_decay == 0
 
 
-def test_lora_adds_factors_beside_the_kernels_and_freezes_them():
+def test_lora_trains_only_added_factors_and_freezes_the_kernels():
   run, rows, learning = _written(name="lora", rank=4, vocabularies=(OLD, OLD))
 
   assert run.adapters[0].rank == 4
@@ -138,7 +138,7 @@ def test_lora_adds_factors_beside_the_kernels_and_freezes_them():
 
 @pytest.mark.parametrize("new, vocabularies", [(OLD, "same"), (NEW, "uld")],
                          ids=["same_tokens", "other_tokens"])
-def test_distill_makes_the_source_the_teacher(new, vocabularies):
+def test_distill_uses_the_source_as_the_teacher(new, vocabularies):
   run, rows, learning = _written(name="distill", vocabularies=(OLD, new))
 
   assert learning == rows.keys()
@@ -146,7 +146,7 @@ def test_distill_makes_the_source_the_teacher(new, vocabularies):
   assert run.distill.vocabularies == vocabularies
 
 
-def test_the_printed_plan_can_be_pasted_and_gives_the_same_groups():
+def test_the_printed_plan_is_python_that_gives_the_same_plan():
   run, *_ = _written(name="lora")
 
   scope = {}
@@ -158,7 +158,7 @@ def test_the_printed_plan_can_be_pasted_and_gives_the_same_groups():
 
 @pytest.mark.parametrize("name", ["feature_extraction", "fine_tune"])
 @pytest.mark.parametrize("planned", [False, True])
-def test_the_runs_own_adapters_learn_under_any_strategy(name, planned):
+def test_adapters_of_the_run_learn_under_any_strategy(name, planned):
   lora = config.LoRA(params=r"layer_\d+/attn/query/kernel", rank=2)
   transfer = plan_lib.TransferPlan(
       rules=(plan_lib.Rule(target=".*lora_.", source=None),
@@ -182,7 +182,7 @@ def test_the_runs_own_adapters_learn_under_any_strategy(name, planned):
     ({"name": "auto", "rank": 4}, "'auto' reads budget"),
     ({"frozen": 2}, "strategy.name is empty"),
 ], ids=lambda value: value.get("name") if isinstance(value, dict) else "")
-def test_a_strategy_that_does_not_fit_the_model_is_refused(strategy, says):
+def test_invalid_strategy_settings_are_refused(strategy, says):
   with pytest.raises(errors.UserError) as caught:
     _written(**strategy)
 

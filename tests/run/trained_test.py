@@ -37,7 +37,7 @@ def theirs(model, text, beams):
   return "".join(TOKENS[i] for i in out if 2 < i < len(TOKENS))
 
 
-def test_a_converted_t5_answers_as_in_transformers(tmp_path):
+def test_a_converted_t5_generates_the_same_text_as_transformers(tmp_path):
   model = saved(tmp_path / "in")
 
   main.run(["transfer-gen", "convert", f"--source={tmp_path / 'in'}",

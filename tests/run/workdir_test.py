@@ -48,7 +48,7 @@ def test_a_plan_is_read_back_with_its_arrays(tmp_path):
   assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_audit_is_read_back_and_prints_the_same(tmp_path):
+def test_an_audit_is_read_back_and_prints_the_same_tables(tmp_path):
   audit = plan_files.write_audit(ARRAY, tmp_path)
 
   back = audit_lib.read(tmp_path)
@@ -80,7 +80,7 @@ def _save(path, allow_pickle=False):
     (lambda path: path.write_text("no arrays"), "is damaged"),
     (lambda path: _save(path), "was changed"),
     (lambda path: _save(path, allow_pickle=True), "is damaged: Object arrays")])
-def test_damaged_arrays_are_refused(tmp_path, damage, message):
+def test_damaged_plan_arrays_are_refused(tmp_path, damage, message):
   plan_files.write_audit(ARRAY, tmp_path)
   damage(tmp_path / "plan_arrays.npz")
 
@@ -107,7 +107,7 @@ def _read(tmp_path, **changes):
   return ownership.read_plan(tmp_path)
 
 
-def test_a_plan_of_an_older_version_loads(tmp_path):
+def test_a_plan_written_by_an_older_version_loads(tmp_path):
   assert _read(tmp_path) == plan_lib.TransferPlan(
       rules=(Rule(target="norm", source=None, fresh="ones"),
              Rule(target="(.*)", source=r"old/\1", count=4, why="the same")),
@@ -130,7 +130,7 @@ def test_a_plan_of_a_newer_version_is_refused(tmp_path, changes, message):
   assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_json_is_refused(tmp_path):
+def test_a_plan_file_that_is_not_json_is_refused(tmp_path):
   (tmp_path / "plan.json").write_text("{ cut")
 
   with pytest.raises(errors.UserError, match="plan.json: Expecting"):

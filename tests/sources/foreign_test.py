@@ -64,7 +64,7 @@ def logits_of(a, tokens):
   return h @ a["out"] + a["out_b"]
 
 
-def test_a_map_file_of_the_user_reads_a_foreign_checkpoint(tmp_path):
+def test_a_user_map_file_reads_a_foreign_checkpoint(tmp_path):
   arrays = write(tmp_path)
 
   source = view(tmp_path)
@@ -79,7 +79,7 @@ def test_a_map_file_of_the_user_reads_a_foreign_checkpoint(tmp_path):
   assert source.tokenizer is None
 
 
-def test_a_map_written_to_a_file_reads_the_same_params(tmp_path):
+def test_a_map_round_trips_through_its_file(tmp_path):
   write(tmp_path)
   source = view(tmp_path)
 
@@ -117,7 +117,7 @@ def _changed(path, value):
     (("unused",), [], "read by no line: step"),
     (("tokenizer",), "nowhere", "no such file or folder"),
 ])
-def test_a_mistake_in_a_map_file_is_one_message(path, value, message, tmp_path):
+def test_a_mistake_in_a_map_file_gives_one_clear_error(path, value, message, tmp_path):
   write(tmp_path, _changed(path, value))
 
   with pytest.raises(errors.UserError, match=message):
@@ -127,7 +127,7 @@ def test_a_mistake_in_a_map_file_is_one_message(path, value, message, tmp_path):
 @pytest.mark.parametrize("name, message", [
     ("gpt", "There is no map 'gpt'"), ("nowhere.json", "there is no nowhere.json"),
     ("", "no map recognizes it")])
-def test_a_missing_map_file_is_refused(name, message, tmp_path):
+def test_an_unknown_map_name_is_refused(name, message, tmp_path):
   write(tmp_path)
 
   with pytest.raises(errors.UserError, match=message):
@@ -152,7 +152,7 @@ def _run(folder, **source):
           groups=(plan_lib.Group(name="all", params=".*"),)))
 
 
-def test_a_run_reads_a_foreign_checkpoint_as_one_of_ours(tmp_path):
+def test_a_run_transfers_from_a_foreign_checkpoint(tmp_path):
   write(tmp_path, OWN | {"tokenizer": "characters"})
   folder = epath.Path(tmp_path / "characters")
   folder.mkdir()
@@ -171,7 +171,7 @@ def test_a_run_reads_a_foreign_checkpoint_as_one_of_ours(tmp_path):
   assert rows["layer_0/cell/recurrent_kernel"].source_spec.shape == (4, 1, 4)
 
 
-def test_a_checkpoint_of_ours_with_a_map_is_refused(tmp_path):
+def test_a_map_for_a_native_checkpoint_is_refused(tmp_path):
   (tmp_path / "checkpoints" / "3").mkdir(parents=True)
 
   with pytest.raises(errors.UserError, match="of ours needs no map, and 'keras'"):
@@ -213,7 +213,7 @@ _ANYTHING = st.recursive(
         (i, key) for i, layer in enumerate(LAYERS)
         for key in (*layer["config"], "class_name", "config", "new")]),
     value=_ANYTHING)
-def test_a_config_of_any_form_is_a_model_or_one_clear_error(where, value):
+def test_any_keras_config_gives_a_model_or_one_clear_error(where, value):
   layers, (index, key) = copy.deepcopy(LAYERS), where
   node = layers[index] if key in ("class_name", "config") else layers[index]["config"]
   node[key] = value
@@ -226,5 +226,5 @@ def test_a_config_of_any_form_is_a_model_or_one_clear_error(where, value):
     assert source.specs["layer_0/cell/input_kernel"].shape == (3, 4, 4)
 
 
-def test_the_unchanged_config_gives_a_model():
+def test_the_unmodified_keras_config_gives_a_model():
   assert foreign.view(_keras(LAYERS)).model.gate == "sigmoid"

@@ -113,7 +113,7 @@ CASES = {
 @pytest.mark.parametrize("case", [
     case if case in ("gpt2", "dora", "llama") else pytest.param(
         case, marks=pytest.mark.long) for case in CASES])
-def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
+def test_peft_loads_a_written_adapter_and_gives_the_same_logits(bases, tmp_path, case):
   base, adapters = CASES[case]
   source = sources.open(bases[base])
   params = _with_adapters(source, adapters)
@@ -128,7 +128,7 @@ def test_peft_loads_what_we_write_and_computes_the_same(bases, tmp_path, case):
 
 @pytest.mark.parametrize("case", [
     "gpt2", "query_alone", "llama", pytest.param("neox", marks=pytest.mark.long)])
-def test_a_written_folder_is_read_again_bit_for_bit(bases, tmp_path, case):
+def test_a_written_adapter_folder_reads_back_bit_for_bit(bases, tmp_path, case):
   base, adapters = CASES[case]
   source = sources.open(bases[base])
   params = _with_adapters(source, adapters)
@@ -160,7 +160,7 @@ def _made_there(base, folder, name, **fields):
     *(pytest.param(*case, marks=pytest.mark.long) for case in (
         ("gpt2", {}), ("llama", {"use_dora": True}), ("neox", {})))],
     ids=["rslora", "gpt2_dora", "llama", "gpt2", "llama_dora", "neox"])
-def test_an_adapter_of_peft_computes_the_same_here(bases, tmp_path, name, fields):
+def test_a_peft_adapter_gives_the_same_logits_here(bases, tmp_path, name, fields):
   theirs = _theirs(_made_there(bases[name], tmp_path, name, **fields))
   source = sources.open(bases[name])
 
@@ -176,7 +176,7 @@ def test_an_adapter_of_peft_computes_the_same_here(bases, tmp_path, name, fields
   np.testing.assert_allclose(list(set(stored.scales.values())), [adapter.scale])
 
 
-def test_adapters_of_other_kinds_are_refused_by_name(bases, tmp_path):
+def test_unsupported_peft_adapters_are_refused_by_name(bases, tmp_path):
   source = sources.open(bases["gpt2"])
 
   adapter = config.LoRA(params=ALL, rank=1)
@@ -197,7 +197,7 @@ def test_adapters_of_other_kinds_are_refused_by_name(bases, tmp_path):
   refused("c_attn is no module with a kernel", model=other)
 
 
-def test_only_low_rank_adapters_are_written(bases, tmp_path):
+def test_writing_an_adapter_other_than_lora_is_refused(bases, tmp_path):
   source = sources.open(bases["gpt2"])
   with pytest.raises(errors.UserError, match="IA3 'ia3' is not written for PEFT"):
     peft_folder.write(tmp_path, source.model, {}, (config.IA3(),))

@@ -45,7 +45,7 @@ def _write(folder):
 
 
 @pytest.mark.parametrize("name", ["x.vec", "glove.txt", "y.npy"])
-def test_every_file_form_gives_one_table_with_axes_and_words(name, tmp_path):
+def test_every_vector_file_format_gives_the_same_table(name, tmp_path):
   _write(tmp_path)
 
   source = sources.open(tmp_path / name)
@@ -59,7 +59,7 @@ def test_every_file_form_gives_one_table_with_axes_and_words(name, tmp_path):
       1, 1, 0, 3, -1, -1]
 
 
-def test_matched_rows_come_from_the_file_and_others_are_the_mean(tmp_path, monkeypatch):
+def test_matched_rows_are_copied_and_others_are_the_mean(tmp_path, monkeypatch):
   _write(tmp_path)
   monkeypatch.chdir(tmp_path)
   namespace = {}
@@ -80,7 +80,7 @@ def test_matched_rows_come_from_the_file_and_others_are_the_mean(tmp_path, monke
   assert (np.asarray(params["head/kernel"]) == 1).all()
 
 
-def test_the_plan_command_audits_them(tmp_path, monkeypatch, capsys):
+def test_the_plan_command_audits_word_vectors(tmp_path, monkeypatch, capsys):
   _write(tmp_path)
   (tmp_path / "config.py").write_text(CONFIG)
   monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def test_the_plan_command_audits_them(tmp_path, monkeypatch, capsys):
   assert "embed/embedding" in printed and "matched" in printed
 
 
-def test_a_width_that_differs_is_reported_as_a_misfit(tmp_path, monkeypatch, capsys):
+def test_vectors_of_another_width_are_refused(tmp_path, monkeypatch, capsys):
   _write(tmp_path)
   (tmp_path / "config.py").write_text(CONFIG)
   monkeypatch.chdir(tmp_path)
@@ -113,7 +113,7 @@ def test_a_width_that_differs_is_reported_as_a_misfit(tmp_path, monkeypatch, cap
     ("a.txt", b"a 1 2\nb 1\n", "line 2: .* no word with 2 numbers"),
     ("a.npy", b"\x93NUMPY", "a.npy"),
 ], ids=range(7))
-def test_a_malformed_file_is_refused(name, content, message, tmp_path):
+def test_a_malformed_vector_file_is_refused(name, content, message, tmp_path):
   (tmp_path / name).write_bytes(content)
   if name.endswith("npy"):
     (tmp_path / "a.json").write_text("[]")
@@ -130,7 +130,7 @@ def test_an_array_without_its_words_is_refused_with_advice(tmp_path):
     sources.open(tmp_path / "a.npy")
 
 
-def test_a_map_name_for_word_vectors_is_refused(tmp_path):
+def test_a_map_for_word_vectors_is_refused(tmp_path):
   _write(tmp_path)
   run = config_lib.Run(
       data=config_lib.Data(name="files", train=str(tmp_path / "text.txt")),

@@ -64,14 +64,14 @@ def _decision(folder):
   return json.loads((folder / "auto" / decision.FOLDER / decision.DECISION).read_text())
 
 
-def test_the_budget_holds_over_all_that_was_tried(folder):
+def test_the_search_stays_within_its_budget(folder):
   losses = _decision(folder)["losses"]
 
   assert sum(max(map(int, tried)) for tried in losses.values()) <= BUDGET
   assert sorted(len(tried) for tried in losses.values()) == [1, 1, 1, 1, 1, 2, 3, 3]
 
 
-def test_the_best_of_each_family_continues_and_the_best_of_all_wins(folder):
+def test_the_best_candidate_of_each_family_continues(folder):
   found = _decision(folder)
   losses = found["losses"]
   families = [["fine_tune", "fine_tune_lr_x0.3"],
@@ -86,7 +86,7 @@ def test_the_best_of_each_family_continues_and_the_best_of_all_wins(folder):
   assert found["winner"] == min(last, key=lambda name: last[name]["15"])
 
 
-def test_the_run_equals_that_of_the_chosen_strategy(folder):
+def test_auto_matches_a_run_of_the_chosen_strategy(folder):
   strategy = auto.decided(
       _target(folder, name="auto", budget=BUDGET), folder / "auto").strategy
   alone = dataclasses.replace(_target(folder), strategy=strategy)
@@ -97,7 +97,7 @@ def test_the_run_equals_that_of_the_chosen_strategy(folder):
       small_runs.params(folder / name, STEPS) for name in ("auto", "alone")))
 
 
-def test_a_search_that_was_cut_resumes(folder):
+def test_an_interrupted_auto_run_resumes_bit_for_bit(folder):
   run = _target(folder, name="auto", budget=BUDGET)
   before = small_runs.params(folder / "auto", STEPS)
   shutil.rmtree(folder / "auto" / "checkpoints" / str(STEPS))
@@ -108,7 +108,7 @@ def test_a_search_that_was_cut_resumes(folder):
   assert_same_bits(small_runs.params(folder / "auto", STEPS), before)
 
 
-def test_the_report_shows_the_evidence(folder):
+def test_the_report_lists_every_candidate_and_the_winner(folder):
   printed = (folder / "auto" / decision.FOLDER / "report.txt").read_text()
 
   found = _decision(folder)
@@ -118,7 +118,7 @@ def test_the_report_shows_the_evidence(folder):
   assert "<svg" in (folder / "auto" / decision.FOLDER / "report.html").read_text()
 
 
-def test_gradients_are_measured_against_params_layer_by_layer(folder):
+def test_relative_gradients_are_norm_ratios_per_layer(folder):
   setup = assemble.build(_target(folder, name="fine_tune"), folder / "none")
   params = {name: np.asarray(x, np.float64)
             for name, x in initial.params(setup).items()}
@@ -153,12 +153,12 @@ def test_the_rounds_share_the_budget(budget, counts, expected):
       expected, [0, *(stop for _, stop in expected)])) <= budget
 
 
-def test_a_budget_that_is_too_small_is_refused():
+def test_a_budget_below_the_minimum_is_refused():
   with pytest.raises(errors.UserError, match="must be at least 40 steps"):
     candidates.rungs(39, (8, 3, 2))
 
 
-def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
+def test_auto_refuses_a_workdir_that_did_not_begin_with_a_search(folder):
   before = small_runs.params(folder / "source_run", STEPS)
 
   with pytest.raises(errors.UserError, match="did not begin with a search"):
@@ -167,7 +167,7 @@ def test_a_workdir_of_another_run_is_refused_before_a_search(folder):
   assert_same_bits(small_runs.params(folder / "source_run", STEPS), before)
 
 
-def test_a_strategy_that_diverges_loses(folder, monkeypatch):
+def test_a_diverging_candidate_never_wins(folder, monkeypatch):
   made = candidates.candidates({"head": 1.0, "layer_0": 0.5, "embed": 0.1})
   wild = dataclasses.replace(made["all"][0], lr_mult=1e30)
   monkeypatch.setattr(candidates, "candidates", lambda _: {

@@ -35,7 +35,7 @@ def _of(model, groups, rows, length, step=0):
 
 
 @pytest.mark.parametrize("groups, backward", [(ALL, 2), (HEAD, 0)], ids=["all", "head"])
-def test_a_decoder_costs_what_its_formula_says(groups, backward):
+def test_the_flops_of_a_decoder_match_the_formula(groups, backward):
   tokens, width, vocab = 4 * 32, 128, 512
   kernels, attention = 2 * tokens * 12 * width ** 2, 4 * tokens * 32 * width
   head = 2 * tokens * width * vocab
@@ -44,7 +44,7 @@ def test_a_decoder_costs_what_its_formula_says(groups, backward):
   assert _of(DECODER, groups, 4, 32).flops == paper
 
 
-def test_loops_over_time_are_counted_as_often_as_they_run():
+def test_flops_of_scanned_time_steps_are_all_counted():
   kernels = 32 * 256 + 64 * 256 + 2 * 64 * 256
   forward = lambda tokens: 2 * tokens * (kernels + 64 * 100)
 
@@ -52,7 +52,7 @@ def test_loops_over_time_are_counted_as_often_as_they_run():
   assert _of(LSTM, HEAD, 8, 20).flops == forward(160) + 2 * 160 * 64 * 100
 
 
-def test_a_late_group_is_counted_from_its_start():
+def test_a_late_group_is_counted_from_its_unfreeze_step():
   groups = (plan_lib.Group(name="late", params="layer_0/.*", unfreeze_step=10), *HEAD)
   before, after = (_of(LSTM, groups, 8, 20, step) for step in (9, 10))
 
@@ -63,14 +63,14 @@ def test_a_late_group_is_counted_from_its_start():
   assert after.slot_bytes - before.slot_bytes == 2 * 4 * layer + 8  # Two counters.
 
 
-def test_only_rows_that_learn_are_counted():
+def test_only_table_rows_that_learn_are_counted():
   groups = (plan_lib.Group(name="rows", params="embed/.*", table_rows=(3, 4)),
             plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
 
   assert _of(LSTM, groups, 2, 4).learning == 2 * 32
 
 
-def test_operations_without_effect_on_the_result_are_not_counted():
+def test_dead_code_is_not_counted():
   square = jax.ShapeDtypeStruct((8, 8), "float32")
 
   assert cost.flops(lambda x: ((x @ x).sum(), x)[1], square) == 0

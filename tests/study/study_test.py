@@ -62,7 +62,7 @@ def test_a_study_reads_each_data_set_once(done):
   assert _READING == {"read_filtered": 2, "prepare": 3, "build": 2}
 
 
-def test_sources_come_first_and_every_run_gets_all_seeds_and_rates(done):
+def test_sources_run_first_and_others_run_with_every_seed_and_rate(done):
   folder, asked, _ = done
 
   names = [job.name for job in jobs.jobs(asked, folder / "w")]
@@ -70,7 +70,7 @@ def test_sources_come_first_and_every_run_gets_all_seeds_and_rates(done):
   assert names == ["first"] + ["moved"] * 4 + ["scratch"] * 4
 
 
-def test_the_summary_agrees_with_the_files_of_the_runs(done):
+def test_the_summary_agrees_with_the_recorded_scores(done):
   folder, _, facts = done
   summary = facts["summary"]
   lr = summary["lrs"]["moved"]
@@ -126,7 +126,7 @@ def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   assert again["comparisons"] == facts["comparisons"]
 
 
-def test_the_report_is_one_file_with_curves_table_and_samples(done):
+def test_the_report_is_self_contained_with_curves_and_samples(done):
   folder, _, _ = done
   page = (folder / "w" / "report.html").read_text()
 
@@ -138,7 +138,7 @@ def test_the_report_is_one_file_with_curves_table_and_samples(done):
   assert "http" not in outside and "<script" not in page
 
 
-def test_writing_results_keeps_the_other_sections(tmp_path, done):
+def test_writing_results_replaces_only_its_own_section(tmp_path, done):
   _, _, facts = done
   path = tmp_path / "RESULTS.md"
 
@@ -151,7 +151,7 @@ def test_writing_results_keeps_the_other_sections(tmp_path, done):
   assert once.count("## Do apples help") == 2 and once.startswith("# Results")
 
 
-def test_the_step_that_reaches_the_loss_of_the_control_is_reported(done):
+def test_the_step_that_reaches_the_best_control_loss_is_reported(done):
   folder, _, facts = done
   lrs = facts["summary"]["lrs"]
 
@@ -177,7 +177,7 @@ def _verdicts(**changes):
   return "\n".join(report._verdicts(facts))
 
 
-def test_a_control_that_still_improves_is_reported():
+def test_the_verdict_reports_a_control_that_is_still_improving():
   text = _verdicts()
 
   assert "better" in text and "b was still improving" in text
@@ -188,7 +188,7 @@ def test_a_control_that_still_improves_is_reported():
     ([None, 40], "on 1 of 2 seeds, after 40 steps on average"),
     ([None, None], "a never reached b's best validation loss"),
 ])
-def test_how_soon_a_loss_was_reached_is_reported(reached, sentence):
+def test_the_verdict_reports_the_steps_to_reach_the_control(reached, sentence):
   assert sentence in _verdicts(reached=reached)
 
 
@@ -197,7 +197,7 @@ def test_how_soon_a_loss_was_reached_is_reported(reached, sentence):
     ({"a": ("c", None)}, (("a", "a"),), "source.run is 'c', which is none of a"),
     ({"a": (None, None)}, (("a", "b"),), "pairs name b, not among the runs a"),
 ])
-def test_an_impossible_study_is_refused(runs, pairs, message):
+def test_an_inconsistent_study_is_refused(runs, pairs, message):
   asked = config.Study(
       question="?", pairs=pairs,
       runs={name: _run("x", source) for name, (source, _) in runs.items()})

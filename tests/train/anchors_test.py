@@ -66,7 +66,7 @@ def _moved(optimizer, start, now, grads):
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 3), st.floats(0, 3), st.integers(0, 99))
-def test_l2_sp_pulls_copied_entries_to_the_source_and_fresh_to_zero(alpha, beta, seed):
+def test_l2_sp_decays_copied_entries_to_the_source(alpha, beta, seed):
   optimizer = _build(Group(
       name="all", params=".*", anchor=plan_lib.L2SP(alpha=alpha, beta=beta)))
   start, now, grads = (_params(seed + i) for i in range(3))
@@ -86,7 +86,7 @@ def test_l2_sp_pulls_copied_entries_to_the_source_and_fresh_to_zero(alpha, beta,
   assert float(norm) == pytest.approx(squares ** 0.5, rel=1e-5)
 
 
-def test_only_leaves_from_a_source_in_anchored_groups_are_kept():
+def test_source_params_are_stored_only_for_anchored_leaves():
   optimizer = _build(
       Group(name="plain", params="scale"),
       Group(name="held", params=".*", anchor=plan_lib.L2SP(alpha=1.0, beta=1.0)),
@@ -100,7 +100,7 @@ def test_only_leaves_from_a_source_in_anchored_groups_are_kept():
   assert size(state["plain"]) == 2 * D
 
 
-def test_anchors_hold_copies_because_steps_donate_their_buffers():
+def test_anchors_do_not_share_buffers_with_the_params():
   optimizer = _build(Group(name="all", params=".*", anchor=plan_lib.Mixout(p=0.5)))
   params = _params(0)
 
@@ -110,7 +110,7 @@ def test_anchors_hold_copies_because_steps_donate_their_buffers():
   np.testing.assert_array_equal(held, params["embed"])
 
 
-def test_anchors_of_a_table_hold_only_the_rows_that_learn():
+def test_anchors_apply_to_the_selected_rows_of_a_table():
   optimizer = _build(
       Group(name="some", params="embed", table_rows=(0, 1, 4),
             anchor=plan_lib.L2SP(alpha=0.5, beta=0.25)),
@@ -125,7 +125,7 @@ def test_anchors_of_a_table_hold_only_the_rows_that_learn():
   np.testing.assert_allclose(new["embed"], w - 0.1 * pull, atol=1e-6)
 
 
-def test_ewc_pulls_in_proportion_to_the_fisher_information(tmp_path):
+def test_ewc_scales_its_pull_by_the_fisher_information(tmp_path):
   information = {"scale": np.array([0.0, 1.0, 4.0], np.float32)}
   fisher.save(tmp_path / "fisher.npz", information)
   optimizer = _build(
@@ -172,7 +172,7 @@ def test_an_anchor_without_a_source_is_refused():
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.05, 0.9), st.integers(0, 99))
-def test_mixout_gives_one_of_two_values_whose_mean_is_the_weight(p, seed):
+def test_mixout_is_unbiased_and_picks_one_of_two_values(p, seed):
   fresh = {"embed": np.zeros((1, 1), bool)}
   generator = np.random.default_rng(seed)
   w, w0 = generator.normal(size=(2, 100, 50)).astype(np.float32)
@@ -191,7 +191,7 @@ def test_mixout_gives_one_of_two_values_whose_mean_is_the_weight(p, seed):
   np.testing.assert_allclose(expected, wide, atol=1e-9)
 
 
-def test_mixout_acts_in_training_on_transferred_entries_alone():
+def test_mixout_replaces_only_transferred_entries():
   """The gradient of sum(w) is 0 where the source's value stood, else 1 / (1 - p)."""
   optimizer = _build(Group(name="all", params=".*", anchor=plan_lib.Mixout(p=0.75)))
   start, now = _params(0), _params(1)
@@ -230,7 +230,7 @@ class _Bigram(nn.Module):
     return table[tokens]
 
 
-def test_fisher_information_equals_a_float64_sum_over_rows():
+def test_fisher_information_matches_a_float64_reference():
   generator = np.random.default_rng(0)
   table = generator.normal(size=(V, V)).astype(np.float32)
   batches = [{"inputs": generator.integers(0, V, (4, 6)).astype(np.int32),

@@ -63,7 +63,7 @@ def _losses(workdir):
     pytest.param("decoder", "bfloat16", 1e-2, marks=pytest.mark.long),
     pytest.param("recurrent", "float32", 0, marks=pytest.mark.long),
     pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
-def test_gradients_equal_those_of_the_live_model(kind, dtype, off, text, tmp_path):
+def test_gradients_from_features_match_the_live_model(kind, dtype, off, text, tmp_path):
   run = _run(text, kind, features=config_lib.Features(dtype=dtype))
   setup = assemble.build(run, tmp_path)
   specs = setup.specs.items()
@@ -93,7 +93,7 @@ def test_gradients_equal_those_of_the_live_model(kind, dtype, off, text, tmp_pat
   assert apart(jax.jit(jax.grad(loss))(learning, rolled)) > max(10 * off, 1e-3)
 
 
-def test_training_and_resuming_from_features_equal_the_live_run(text, tmp_path):
+def test_training_from_stored_features_matches_the_live_run(text, tmp_path):
   run = _run(text, "recurrent")
   loop.train(dataclasses.replace(run, features=None), tmp_path / "live")
   loop.train(run, tmp_path / "stored")
@@ -135,7 +135,7 @@ def _files(folder):
           for path in sorted(folder.rglob("*array_record*"))}
 
 
-def test_stored_features_are_reused_and_stale_ones_are_made_again(text, tmp_path):
+def test_features_are_reused_until_the_frozen_layers_change(text, tmp_path):
   params, attach = _setup(text, tmp_path)
   attach(params)
   first = _files(tmp_path / "features")
@@ -148,7 +148,7 @@ def test_stored_features_are_reused_and_stale_ones_are_made_again(text, tmp_path
   assert len(_files(tmp_path / "features")) == 2 * len(first)
 
 
-def test_a_missing_part_is_made_and_the_others_are_kept(
+def test_only_a_missing_part_of_the_features_is_recomputed(
     text, tmp_path, monkeypatch):
   monkeypatch.setattr(buckets, "PART", 16 * 12 * 8 * 4)  # 16 rows.
   params, attach = _setup(text, tmp_path)
@@ -201,14 +201,14 @@ def test_features_that_cannot_be_stored_are_refused(fields, message, text, tmp_p
     assemble.build(_run(text, **fields), tmp_path)
 
 
-def test_the_prefix_ends_where_the_first_leaf_learns(text, tmp_path):
+def test_features_are_stored_up_to_the_first_layer_that_learns(text, tmp_path):
   for learns, first in (("layer_1/attn/query/bias|final_norm/.*", 1),
                         ("final_norm/.*", 3), ("layer_2/.*", 2)):
     run = _run(text, transfer=_plan(learns))
     assert assemble.build(run, tmp_path).first_layer == first
 
 
-def test_cost_counts_the_layers_above_each_step_and_each_row_below_once(text, tmp_path):
+def test_cost_counts_frozen_layers_once_per_row(text, tmp_path):
   setup = assemble.build(_run(text), tmp_path)
   width, length, vocab = 8, 12, setup.run.model.vocab_size
   layer = 2 * length * 12 * width ** 2 + 4 * length ** 2 * width

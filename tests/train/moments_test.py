@@ -52,7 +52,7 @@ def _started(folder, run):
   return setup, state, small_runs.optimizer_state(folder / "source", 3)
 
 
-def test_a_copied_group_continues_with_the_moments_and_their_count(folder):
+def test_a_copied_group_keeps_the_source_moments_and_step_count(folder):
   setup, state, stored = _started(folder, _run(folder, _source(folder)))
 
   adam = state["body"][0]
@@ -66,7 +66,7 @@ def test_a_copied_group_continues_with_the_moments_and_their_count(folder):
   assert int(state["body"][2].count) == 0  # The schedule's own.
 
 
-def test_a_group_with_a_fresh_leaf_starts_fresh(folder):
+def test_a_group_with_a_fresh_leaf_starts_with_zero_moments(folder):
   setup, state, _ = _started(folder, _run(folder, _source(folder)))
 
   adam = state["rest"][0]
@@ -75,7 +75,7 @@ def test_a_group_with_a_fresh_leaf_starts_fresh(folder):
   assert not any(row.moments for row in setup.rows if row.group == "rest")
 
 
-def test_a_run_with_moments_trains_and_its_audit_shows_them(folder):
+def test_the_audit_of_a_run_reports_transferred_moments(folder):
   loop.train(_run(folder, _source(folder)), folder / "trained")
 
   audit = (folder / "trained" / "audit.txt").read_text()
@@ -91,7 +91,7 @@ def test_a_run_with_moments_trains_and_its_audit_shows_them(folder):
          Group(name="rest", params=".*")), {}, "group 'late': it starts to learn at"),
     (3, PLAN.groups, dict(name="adafactor"), "the source's optimizer has no"),
 ])
-def test_moments_that_cannot_move_are_refused(folder, step, groups, optim, sentence):
+def test_moments_that_cannot_be_used_are_refused(folder, step, groups, optim, sentence):
   plan = plan_lib.TransferPlan(
       rules=PLAN.rules, groups=groups, unused_source=PLAN.unused_source)
 

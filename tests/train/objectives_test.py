@@ -30,7 +30,7 @@ def ours(logits):
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
-def test_loss_and_gradient_equal_float64(size):
+def test_loss_and_gradient_match_a_float64_reference(size):
   logits = size * np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
 
   nll, grads = ours(logits)
@@ -41,7 +41,7 @@ def test_loss_and_gradient_equal_float64(size):
   assert nll.dtype == jnp.float32
 
 
-def test_logits_far_from_zero_lose_no_precision():
+def test_a_constant_offset_of_the_logits_loses_no_precision():
   logits = np.random.default_rng(0).integers(-8, 8, (2, 3, 7)).astype(np.float32)
 
   near, far = ours(logits), ours(logits + np.float32(2 ** 17))
@@ -50,7 +50,7 @@ def test_logits_far_from_zero_lose_no_precision():
   np.testing.assert_allclose(far[1], near[1], rtol=1e-6, atol=1e-7)
 
 
-def test_bfloat16_logits_keep_a_float32_loss():
+def test_bfloat16_logits_give_a_float32_loss():
   logits = jnp.asarray(
       np.random.default_rng(0).normal(size=(2, 3, 7)), jnp.bfloat16)
 

@@ -46,7 +46,7 @@ def test_frozen_leaves_have_no_optimizer_state():
   assert optimizer.learning(state) == {"body/bias", "body/kernel", "head/kernel"}
 
 
-def test_adamw_with_multipliers_equals_float64():
+def test_adamw_with_rate_multipliers_matches_a_float64_reference():
   optimizer = _build(schedule="constant", warmup_steps=0, lr=0.01, clip_norm=0.0,
                      weight_decay=0.5, b1=0.9, b2=0.99)
   learning, _ = tree.partition(
@@ -67,7 +67,7 @@ def test_adamw_with_multipliers_equals_float64():
     np.testing.assert_allclose(params[name], value, rtol=1e-6)
 
 
-def test_clipping_uses_the_norm_of_all_learning_leaves():
+def test_clipping_uses_the_global_norm_of_all_learning_leaves():
   optimizer = _build(name="sgd", b1=0.0, schedule="constant", warmup_steps=0, lr=1.0,
                      clip_norm=0.01, weight_decay=0.0)
   state = optimizer.extend({}, PARAMS, 0)
@@ -139,7 +139,7 @@ def test_each_optimizer_lowers_the_loss(name):
     (dict(lr=float("nan")), "optim.lr is nan"),
     (dict(accumulate=0), "optim.accumulate is 0"),
 ])
-def test_a_wrong_setting_is_refused_by_name(fields, message):
+def test_an_invalid_optimizer_setting_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
     _build(**fields)
 
@@ -158,7 +158,7 @@ LATE = (plan_lib.Group(name="head", params="head/.*"),
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=6, max_size=6),
                 min_size=4, max_size=4))
-def test_a_late_group_moves_as_a_fresh_adam_does(gradients):
+def test_a_late_group_is_updated_like_a_new_adamw(gradients):
   """As optax.adamw alone over its leaves, and no further than float64 says."""
   optimizer = _build(LATE, warmup_steps=0, lr=0.01, clip_norm=0.0, weight_decay=0.1)
   state, params = optimizer.extend({}, PARAMS, 0), dict(PARAMS)
@@ -195,7 +195,7 @@ def test_a_late_group_moves_as_a_fresh_adam_does(gradients):
 
 
 @pytest.mark.parametrize("step, size", [(0, 6), (5, 6 + 3 + 6)])
-def test_the_state_holds_two_slots_a_learning_leaf_and_counters(step, size):
+def test_the_state_has_two_moments_per_learning_leaf(step, size):
   optimizer = _build(LATE)
 
   state = jax.eval_shape(lambda params: optimizer.extend({}, params, step), PARAMS)
@@ -208,7 +208,7 @@ def test_the_state_holds_two_slots_a_learning_leaf_and_counters(step, size):
   assert {x.dtype for x in counters} == {jnp.dtype("int32")}
 
 
-def test_a_group_has_its_own_schedule_from_its_start():
+def test_a_group_schedule_starts_when_the_group_unfreezes():
   """Lion without momentum moves by the rate."""
   groups = (plan_lib.Group(name="head", params="head/.*", schedule="linear",
                            lr_mult=2.0),
@@ -238,7 +238,7 @@ def test_a_group_has_its_own_schedule_from_its_start():
     (dict(weight_decay=0.0), 0.0, 0.0),
     (dict(no_decay=""), 0.5, 0.5), (dict(no_decay=".*kernel"), 0.0, 0.5)])
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
-def test_a_group_has_its_own_weight_decay(name, fields, kernel, bias):
+def test_a_group_can_set_its_own_weight_decay(name, fields, kernel, bias):
   group = plan_lib.Group(name="body", params="body/.*", **fields)
   optimizer = _build(
       (group, plan_lib.Group(name="rest", params=".*", unfreeze_step=None)), name=name,
@@ -256,6 +256,6 @@ def test_a_group_has_its_own_weight_decay(name, fields, kernel, bias):
     (dict(schedule="step"), "Group 'x': schedule is 'step', must be one of cosine"),
     (dict(unfreeze_step=100), "Group 'x': unfreeze_step is 100, and the run ends"),
 ])
-def test_a_wrong_group_is_refused_by_name(fields, message):
+def test_an_invalid_group_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
     _build((plan_lib.Group(name="x", params=".*", **fields),))

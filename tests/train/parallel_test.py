@@ -64,7 +64,7 @@ def _one_device():
 @pytest.mark.parametrize("devices, accumulate", [
     pytest.param(config.Parallel(fsdp=2, tensor=2), 2, id="mesh"),
     pytest.param(config.Parallel(mode="pmap"), 1, id="pmap", marks=pytest.mark.long)])
-def test_encoder_inputs_are_divided_over_devices_and_micro_batches_like_inputs(
+def test_encoder_inputs_are_split_over_devices_like_inputs(
     devices, accumulate):
   optimizer, state = _setup()
   runner = parallel.make_runner(
@@ -77,7 +77,7 @@ def test_encoder_inputs_are_divided_over_devices_and_micro_batches_like_inputs(
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
-def test_the_shapes_to_restore_lead_to_the_state_that_the_step_takes(mode):
+def test_a_state_restored_from_abstract_shapes_is_unchanged(mode):
   """A run resumes with `abstract`, which needs shardings with a mesh in both modes."""
   optimizer, state = _setup()
   runner = parallel.make_runner(
@@ -93,7 +93,7 @@ def test_the_shapes_to_restore_lead_to_the_state_that_the_step_takes(mode):
   jax.tree.map(np.testing.assert_array_equal, back.opt_state, state.opt_state)
 
 
-def test_the_loss_reads_the_encoder_inputs():
+def test_the_loss_depends_on_the_encoder_inputs():
   params = registry.fresh(MODEL, jax.random.key(1))(SPECS)
   nll = jax.jit(objectives.next_token(MODEL, False))
   batch = _batch(0)

@@ -28,7 +28,7 @@ def _prepared():
       data, dict.fromkeys(("train", "validation", "test"), docs), tokenizer, {})
 
 
-def test_each_target_counts_once_for_its_document_whatever_the_batch():
+def test_scores_do_not_depend_on_the_batch_size():
   texts, data = _prepared()
   by_token = lambda params, batch, key: (batch["targets"] + params["offset"]).astype(
       jnp.float32)
@@ -47,7 +47,7 @@ def test_each_target_counts_once_for_its_document_whatever_the_batch():
     np.testing.assert_array_equal(scores.text_bytes, [len(t) for t in texts])
 
 
-def test_loss_is_the_mean_over_tokens_not_the_mean_of_means():
+def test_loss_is_averaged_over_tokens_not_documents():
   metrics = _scores([10.0, 1.0], tokens=[1, 9], text_bytes=[2, 20]).metrics()
 
   assert metrics["loss"] == pytest.approx(11 / 10)
@@ -61,7 +61,7 @@ def test_a_dropped_document_is_not_counted():
   assert metrics["documents"] == 1 and metrics["loss"] == pytest.approx(1.5)
 
 
-def test_the_interval_finds_a_gain_on_every_document_and_none_in_noise():
+def test_the_interval_detects_a_constant_gain_but_not_noise():
   generator = np.random.default_rng(0)
   control = generator.gamma(5.0, 10.0, 200)
   noise = control + generator.normal(0.0, 5.0, 200)
@@ -74,7 +74,7 @@ def test_the_interval_finds_a_gain_on_every_document_and_none_in_noise():
   assert same["low"] < 0 < same["high"]
 
 
-def test_the_interval_equals_the_normal_approximation_for_many_documents():
+def test_the_interval_matches_the_normal_approximation():
   generator = np.random.default_rng(1)
   gains = generator.normal(2.0, 4.0, 400)
   control = np.full(400, 50.0)

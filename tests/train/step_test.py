@@ -122,7 +122,7 @@ def _compiled(groups):
   return step.lower(state, _batch(0)).compile(), state
 
 
-def test_frozen_leaves_keep_their_bits_and_learning_leaves_move():
+def test_a_step_changes_exactly_the_leaves_that_learn():
   step, state = _compiled(HEAD)
 
   after, _ = step(state, _batch(0))
@@ -132,7 +132,7 @@ def test_frozen_leaves_keep_their_bits_and_learning_leaves_move():
     assert np.array_equal(value, after.params[name]) == frozen, name
 
 
-def test_gradients_of_the_learning_leaves_equal_those_with_all_learning():
+def test_freezing_does_not_change_the_other_gradients():
   nll_fn = objectives.next_token(MODEL, False)
   batch = _batch(0)
   mean = lambda p: ((nll_fn(p, batch, None) * batch["weights"]).sum()
@@ -153,7 +153,7 @@ def test_gradients_of_the_learning_leaves_equal_those_with_all_learning():
   assert float(metrics["grad_norm"][0]) == pytest.approx(norm, rel=1e-5)
 
 
-def test_freezing_the_top_alone_saves_weight_gradients():
+def test_training_only_the_final_norm_skips_other_weight_gradients():
   """With clip and norm on, XLA still drops what frozen leaves would cost."""
   frozen_top = (
       plan_lib.Group(name="final", params="final_norm/.*"),
@@ -166,7 +166,7 @@ def test_freezing_the_top_alone_saves_weight_gradients():
   assert last < 0.55 * full
 
 
-def test_a_batch_that_devices_cannot_share_is_refused():
+def test_a_batch_not_divisible_over_the_devices_is_refused():
   with pytest.raises(ValueError, match="make it a multiple of 8"):
     parallel.make_runner(config.Parallel(), SPECS, 12, 1)
   with pytest.raises(ValueError, match="there are 8 devices"):

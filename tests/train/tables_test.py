@@ -84,7 +84,7 @@ def _apart(table, dim, rows=ROWS):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_only_the_named_rows_move(kind):
+def test_only_the_selected_rows_are_updated(kind):
   after = _alone(kind)
 
   for leaf, value in _model(kind)[2].items():
@@ -99,7 +99,7 @@ def test_only_the_named_rows_move(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_optimizer_holds_slots_for_the_learning_rows_alone(kind):
+def test_the_optimizer_has_state_only_for_the_selected_rows(kind):
   optimizer, state = _setup(kind)
 
   slots = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
@@ -139,7 +139,7 @@ def test_gradients_of_rows_equal_the_rows_of_the_full_gradient(kind):
     ("untied", config.Parallel(fsdp=2, tensor=4), 1),
     pytest.param("bias", config.Parallel(mode="pmap"), 1, marks=pytest.mark.long),
     ("tied", config.Parallel(), 2)], ids=["fsdp_tensor", "pmap", "accumulate"])
-def test_meshes_and_accumulation_give_the_same_params(kind, devices, accumulate):
+def test_sharding_and_accumulation_do_not_change_the_params(kind, devices, accumulate):
   shared = _run(kind, devices, accumulate)
 
   for leaf, value in _alone(kind).items():
@@ -149,7 +149,7 @@ def test_meshes_and_accumulation_give_the_same_params(kind, devices, accumulate)
     np.testing.assert_array_equal(*kept)
 
 
-def test_weight_decay_acts_on_the_learning_rows_alone():
+def test_weight_decay_is_applied_only_to_the_selected_rows():
   """Adam's step has no gradient to follow: decay alone is left."""
   optimizer, state = _setup("untied", weight_decay=0.5, lr=0.1)
   learning, frozen = optimizer.split(state.params, state.opt_state)
@@ -169,7 +169,7 @@ def test_weight_decay_acts_on_the_learning_rows_alone():
 @given(st.sampled_from((1, 7, V)).flatmap(  # Each size compiles anew.
     lambda size: st.lists(st.integers(0, V - 1), min_size=size, max_size=size,
                           unique=True)))
-def test_split_and_join_are_inverse_for_any_rows(rows):
+def test_join_inverts_split_for_any_rows(rows):
   optimizer, state = _setup("bias", rows=tuple(rows))
 
   learning, frozen = optimizer.split(state.params, state.opt_state)

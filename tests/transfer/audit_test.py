@@ -68,7 +68,7 @@ def _through_json(audit):
       audit_lib.to_json(audit), sort_keys=True)))
 
 
-def test_the_json_holds_everything_that_the_table_shows():
+def test_an_audit_round_trips_through_json():
   audit = _audit()
 
   back = _through_json(audit)
@@ -117,7 +117,7 @@ def _bindings(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_bindings(), min_size=1, max_size=3))
-def test_rows_survive_json_with_every_array(bindings):
+def test_rows_round_trip_through_json_with_every_array(bindings):
   spec = _spec(embed=4, mlp=6)
   rows = [
       resolve.Row(
@@ -142,7 +142,7 @@ def _damage(**changes):
     {}, {"rows": 3}, [], _damage(bindings=[]), _damage(groups=[{"nam": "x"}]),
     _damage(bindings=[{"index": {"dtype": "int32", "shape": [2], "zlib": "no"}}] * 9),
     _damage(bindings=[{"index": {"dtype": "O", "shape": [1], "zlib": "eJw="}}] * 9)])
-def test_a_file_that_is_not_an_audit_gives_one_message(data):
+def test_json_that_is_not_an_audit_is_refused(data):
   with pytest.raises(errors.UserError, match="this version of the package can read"):
     audit_lib.from_json(data)
 
@@ -155,7 +155,7 @@ def test_a_row_of_a_newer_version_is_refused():
     audit_lib.from_json(data)
 
 
-def test_coverage_counts_the_origin_of_each_entry():
+def test_coverage_is_the_share_of_entries_with_a_source():
   audit = _audit()
 
   filled = total = 0
@@ -169,7 +169,7 @@ def test_coverage_counts_the_origin_of_each_entry():
   assert audit_lib.coverage(audit) == pytest.approx(filled / total)
 
 
-def test_too_little_coverage_names_the_largest_leaves_first():
+def test_insufficient_coverage_lists_the_largest_leaves_first():
   audit_lib.check_coverage(_audit(), 0.9)
   with pytest.raises(errors.UserError) as error:
     audit_lib.check_coverage(_audit(), 0.95)
@@ -179,7 +179,7 @@ def test_too_little_coverage_names_the_largest_leaves_first():
   assert lines[1:3] == ["  embed/embedding: 12 params", "  new/scale: 4 params"]
 
 
-def test_a_share_outside_0_to_1_is_refused():
+def test_a_coverage_threshold_outside_0_to_1_is_refused():
   with pytest.raises(errors.UserError, match="from 0 to 1"):
     audit_lib.check_coverage(_audit(), 95)
 
@@ -206,7 +206,7 @@ def test_the_full_table_has_every_leaf_on_its_own_line():
     assert words in text
 
 
-def test_colors_depend_on_what_happens_and_change_no_letter():
+def test_colors_mark_the_origin_and_do_not_change_the_text():
   audit = _audit()
 
   colored, plain = table.folded(audit, True), table.folded(audit, False)
@@ -221,7 +221,7 @@ def test_colors_depend_on_what_happens_and_change_no_letter():
   assert codes["-"] == codes["left"] == "\x1b[35m"
 
 
-def test_origins_say_what_entries_without_a_source_are_made_of():
+def test_origins_describe_entries_without_a_source():
   text = table.origins(_audit(), 2)
 
   lines = text.splitlines()
@@ -239,7 +239,7 @@ def _differing(**changes):
   return difference.rows(_audit(), _audit(plan_lib.TransferPlan(**fields)))
 
 
-def test_audits_are_compared_by_what_they_do_not_by_how_the_plan_is_written():
+def test_audits_of_equivalent_plans_do_not_differ():
   split = (Rule(target="layer_0/(.*)", source=r"layer_0/\1", why="alone"), *PLAN.rules)
 
   assert not difference.rows(_audit(), _through_json(_audit()))
@@ -257,7 +257,7 @@ def test_audits_are_compared_by_what_they_do_not_by_how_the_plan_is_written():
     ({"axes": (On(axis="vocab", map=axes.MatchTokens(fresh="zeros")), PLAN.axes[1])},
      ["embed/embedding", "1"]),
 ])
-def test_rows_that_differ_are_shown_folded(changes, line):
+def test_rows_that_differ_are_listed_folded(changes, line):
   lines = _differing(**changes)
 
   assert line in [found.split()[:len(line)] for found in lines]
@@ -280,7 +280,7 @@ def test_rows_with_equal_notes_and_different_entries_differ():
   assert "other entries" in lines[1]
 
 
-def test_leaves_that_only_one_audit_has_are_reported():
+def test_leaves_present_in_only_one_audit_are_reported():
   lines = difference.rows(
       _audit(), _audit(target={**TARGET, "new/bias": _spec(embed=4)}))
 

@@ -29,7 +29,7 @@ def _apply(value, binding, dim=0, reads=False):
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.booleans())
-def test_copies_add_up_where_they_are_read(source, times, dim, by_noise):
+def test_growing_an_axis_keeps_the_sums_over_it(source, times, dim, by_noise):
   """Leaves that read a grown axis give the same sums as before, for any input."""
   shape = [3, 2, 4]
   shape[dim] = source
@@ -50,11 +50,11 @@ def test_copies_add_up_where_they_are_read(source, times, dim, by_noise):
 
 @pytest.mark.parametrize("axis, expected", [
     ("embed", [0, 1, 2, 0, 1, 2]), ("heads", [0, 0, 1, 1, 2, 2])])
-def test_copies_of_heads_stand_side_by_side_and_others_take_turns(axis, expected):
+def test_heads_are_repeated_in_place_and_other_axes_are_tiled(axis, expected):
   assert _bind(axes.Grow(), axis, 3, 6).index.tolist() == expected
 
 
-def test_positions_are_repeated():
+def test_extend_repeat_tiles_the_positions():
   table = _random(3, 2)
 
   longer = _apply(table, _bind(axes.Extend(how="repeat"), "position", 3, 7))
@@ -62,7 +62,7 @@ def test_positions_are_repeated():
   np.testing.assert_array_equal(longer, table[[0, 1, 2, 0, 1, 2, 0]])
 
 
-def test_positions_are_interpolated():
+def test_extend_interpolates_linearly_between_positions():
   table = _random(5, 2)
 
   longer = _apply(table, _bind(axes.Extend(how="interpolate"), "position", 5, 12))
@@ -73,7 +73,7 @@ def test_positions_are_interpolated():
   np.testing.assert_array_equal(longer[[0, -1]], table[[0, -1]])
 
 
-def test_positions_beyond_the_source_start_fresh():
+def test_extend_draws_positions_beyond_the_source():
   table = _random(64, 3) + 5
 
   longer = _apply(table, _bind(axes.Extend(), "position", 64, 128))
@@ -83,7 +83,7 @@ def test_positions_beyond_the_source_start_fresh():
   assert abs(longer[64:].std(0).mean() - table.std(0).mean()) < 0.3
 
 
-def test_positions_are_cut():
+def test_cut_keeps_the_first_positions():
   table = _random(5, 2)
 
   np.testing.assert_array_equal(
@@ -104,7 +104,7 @@ def test_fresh_entries_have_the_covariance_of_the_source():
   np.testing.assert_allclose(drawn.mean(0), table.mean(0), atol=0.05)
 
 
-def test_the_covariance_is_over_the_other_dimensions_of_a_kernel():
+def test_covariance_draws_keep_the_spread_of_each_column():
   kernel = _random(2, 300, 2) * np.array([1, 10], np.float32)
   binding = plan_lib.Binding(
       index=np.full(5000, -1, np.int32), fresh="covariance", note="")
@@ -133,7 +133,7 @@ def test_a_mixture_is_a_weighted_sum_of_entries():
   np.testing.assert_allclose(mixed[:, 3], exact.mean(1), rtol=1e-5, atol=1e-6)
 
 
-def test_a_selection_keeps_entries_in_its_order():
+def test_select_takes_entries_in_the_given_order():
   value = _random(2, 5)
 
   np.testing.assert_array_equal(
@@ -151,7 +151,7 @@ def test_a_selection_keeps_entries_in_its_order():
     (axes.Extend(), "position", (8, 4), "Cut can"),
     (axes.MeanGroups(), "kv_heads", (6, 4), "take 3"),
 ])
-def test_a_map_that_cannot_make_a_size_is_an_error(axis_map, axis, sizes, sentence):
+def test_a_map_that_cannot_give_the_size_is_refused(axis_map, axis, sizes, sentence):
   with pytest.raises(ValueError, match=sentence):
     _bind(axis_map, axis, *sizes)
 
@@ -161,12 +161,12 @@ def test_a_map_that_cannot_make_a_size_is_an_error(axis_map, axis, sizes, senten
     (lambda: axes.Extend(how="twice"), "'interpolate'"),
     (lambda: axes.Extend(fresh="none"), "covariance"),
 ])
-def test_a_map_with_a_value_out_of_range_is_an_error_when_it_is_made(make, message):
+def test_invalid_axis_map_arguments_are_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
 
 
-def test_every_map_survives_json():
+def test_every_axis_map_round_trips_through_json():
   maps = (axes.MatchTokens(fresh="mean"), axes.Grow(noise=0.1, approximate=True),
           axes.Cut(), axes.Extend(how="repeat"), axes.MeanGroups(),
           axes.Select(index=np.arange(3)))
@@ -182,7 +182,7 @@ def test_every_map_survives_json():
   assert plan_lib.fingerprint(again) == plan_lib.fingerprint(plan)
 
 
-def test_a_plan_without_its_arrays_is_an_error():
+def test_loading_a_plan_without_its_arrays_is_refused():
   plan = plan_lib.TransferPlan(
       rules=(), groups=(),
       axes=(plan_lib.On(axis="mlp", map=axes.Select(index=np.arange(3))),))

@@ -9,7 +9,7 @@ MODULES = [name for name in house.modules() if name == "tree"
            or house.package(name) == "transfer" and not house.is_folder(name)]
 
 
-def test_the_main_functions_of_the_engine_have_examples():
+def test_the_main_transfer_functions_have_doctests():
   with_examples = {
       test.name for name in MODULES for test in doctest.DocTestFinder().find(
           importlib.import_module(f"transfer_gen.{name}")) if test.examples}

@@ -27,7 +27,7 @@ def _expanded(name):
 
 
 @given(st.dictionaries(_NAMES, st.sampled_from(("copy", "fresh"))))
-def test_each_line_is_counted_in_one_folded_line(hows):
+def test_folding_counts_every_line_exactly_once(hows):
   folded = fold.fold([(name, how) for name, how in hows.items()])
 
   found = [(name, how, times) for times, (name, how) in folded]
@@ -41,13 +41,13 @@ def test_each_line_is_counted_in_one_folded_line(hows):
     ((0, 1, 2, 3), "b_{0..3}"), ((4, 5, 6, 7), "b_{4..7}"),
     ((0, 0, 1, 1), "b_{0,0,1,1}"), ((3, 3, 3, 3), "b_3"),
     ((3, 0, 1, 2), "b_{3,0,1,2}")])
-def test_linked_numbers_follow_the_names(sources, shown):
+def test_a_linked_column_lists_numbers_in_the_order_of_the_names(sources, shown):
   lines = [(f"a_{i}", f"b_{source}", "copy") for i, source in enumerate(sources)]
 
   assert fold.fold(lines, linked=2) == [(4, ("a_{0..3}", shown, "copy"))]
 
 
-def test_long_lists_without_a_pattern_are_cut():
+def test_long_number_lists_without_a_pattern_are_shortened():
   lines = [(f"a_{i}", f"b_{i // 2}") for i in range(48)]
 
   assert fold.fold(lines, linked=2) == [

@@ -39,7 +39,7 @@ _GROUPS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_GROUPS, min_size=1, max_size=3))
-def test_plans_with_any_groups_survive_json(found):
+def test_plans_with_any_groups_round_trip_through_json(found):
   plan = plan_lib.TransferPlan(rules=SCRATCH, groups=tuple(found))
 
   text = json.dumps(plan_lib.to_json(plan))
@@ -49,7 +49,7 @@ def test_plans_with_any_groups_survive_json(found):
   assert plan_lib.fingerprint(back) == plan_lib.fingerprint(plan)
 
 
-def test_defaults_are_left_out_and_row_ids_stand_in_a_file_beside():
+def test_json_omits_defaults_and_stores_row_ids_as_arrays():
   plain = Group(name="all", params=".*")
   ids = Group(name="all", params=".*", table_rows=np.array([7, 2, 2]))
 
@@ -72,7 +72,7 @@ def test_defaults_are_left_out_and_row_ids_stand_in_a_file_beside():
     (dict(unfreeze_step=None, schedule="constant"), "never learns .* and schedule"),
     (dict(unfreeze_step=None, table_rows="fresh"), "never learns .* and table_rows"),
 ])
-def test_an_impossible_group_is_refused(fields, sentence):
+def test_an_invalid_group_is_refused(fields, sentence):
   with pytest.raises(errors.UserError, match=f"Group 'x'.*{sentence}"):
     Group(name="x", params=".*", **fields)
 
@@ -80,7 +80,7 @@ def test_an_impossible_group_is_refused(fields, sentence):
 @pytest.mark.parametrize("kind, fields", [
     (plan_lib.L2SP, dict(alpha=-1.0)), (plan_lib.L2SP, dict(alpha=1.0, beta=-0.1)),
     (plan_lib.Mixout, dict(p=1.0)), (plan_lib.EWC, dict(strength=-1.0, fisher="f"))])
-def test_an_anchor_out_of_range_is_refused(kind, fields):
+def test_anchor_values_out_of_range_are_refused(kind, fields):
   with pytest.raises(errors.UserError, match=f"{kind.__name__}: .* must be"):
     kind(**fields)
 
@@ -118,7 +118,7 @@ _LAYERS = {
 
 
 @pytest.mark.parametrize("name", _MODELS)
-def test_groups_by_layer_own_every_leaf_once(name):
+def test_groups_by_layer_contain_every_leaf_once(name):
   specs = registry.specs(registry.build(_MODELS[name]))
 
   found = groups.by_layer(_MODELS[name])
@@ -135,7 +135,7 @@ def test_groups_by_layer_own_every_leaf_once(name):
   assert owner.get("position/embedding", "embed") == "embed"
 
 
-def test_discriminative_rates_and_gradual_unfreezing_follow_the_paper():
+def test_discriminative_rates_and_gradual_unfreezing_follow_ulmfit():
   model = _MODELS["untied"]
 
   both = groups.gradual_unfreezing(groups.discriminative(model), every=100)
@@ -151,7 +151,7 @@ def test_discriminative_rates_and_gradual_unfreezing_follow_the_paper():
       plan_lib.TransferPlan(rules=SCRATCH, groups=both))).groups == both
 
 
-def test_frozen_groups_stay_frozen_and_take_no_turn():
+def test_gradual_unfreezing_skips_frozen_groups():
   frozen = (Group(name="a", params="a"),
             Group(name="b", params="b", unfreeze_step=None),
             Group(name="c", params="c"))
@@ -166,7 +166,7 @@ def test_frozen_groups_stay_frozen_and_take_no_turn():
     (lambda: groups.gradual_unfreezing(_MODELS["tied"], 0), "every is 0"),
     (lambda: groups.by_layer({"w": None}), "no param is called layer_0"),
 ])
-def test_recipes_refuse_impossible_settings(call, sentence):
+def test_recipes_refuse_invalid_settings(call, sentence):
   with pytest.raises(errors.UserError, match=sentence):
     call()
 
@@ -202,7 +202,7 @@ def _resolved(rows, params="embed/.*|head/.*", rules=COPY, rest=REST, **fields):
 
 
 @pytest.mark.parametrize("rows, index", [("fresh", [1, 3]), ((4, 0), [0, 4])])
-def test_resolved_rows_hold_the_table_rows_that_learn(rows, index):
+def test_resolved_rows_list_the_table_rows_that_learn(rows, index):
   tables = {row.name: row.table for row in _resolved(rows).rows}
 
   assert tables.pop("norm/scale") is None
@@ -226,12 +226,12 @@ def test_all_rows_of_a_leaf_without_a_source_are_fresh():
     ("fresh", ".*norm.*|embed/.*", "norm/scale: group 'new' has table_rows, and"),
     ((2, 5), "embed/.*", "has row 5 in table_rows, and axis `vocab` is 5 here"),
 ])
-def test_rows_that_a_leaf_cannot_have_are_misfits(rows, params, sentence):
+def test_table_rows_that_do_not_fit_a_leaf_are_refused(rows, params, sentence):
   with pytest.raises(resolve.PlanError, match=sentence):
     _resolved(rows, params)
 
 
-def test_fresh_rows_of_a_whole_copy_are_a_misfit():
+def test_fresh_table_rows_of_a_plain_copy_are_refused():
   plan = plan_lib.TransferPlan(
       rules=COPY, groups=(Group(name="new", params=".*", table_rows="fresh"),))
   specs = {"embed/embedding": _spec(vocab=4, embed=3)}
@@ -240,7 +240,7 @@ def test_fresh_rows_of_a_whole_copy_are_a_misfit():
     resolve.resolve(plan, {"": specs}, specs)
 
 
-def test_the_audit_says_how_a_group_learns_and_survives_json():
+def test_the_audit_describes_how_a_group_learns():
   audit = _resolved("fresh", schedule="linear", unfreeze_step=3,
                     anchor=plan_lib.L2SP(alpha=0.5))
 
@@ -265,11 +265,11 @@ def test_the_audit_says_how_a_group_learns_and_survives_json():
     (dict(no_decay="embed/.*"), "of the run but on 1 that match 'embed/"),
     (dict(no_decay=""), "weight decay of the run\n"),
 ])
-def test_the_audit_says_what_decays(fields, words):
+def test_the_audit_describes_the_weight_decay_of_a_group(fields, words):
   assert words in table.full(_resolved((1,), **fields))
 
 
-def test_plans_with_different_groups_differ():
+def test_audits_with_different_groups_differ():
   one, other = _resolved((1, 3)), _resolved((1, 2, 3), anchor=plan_lib.Mixout(p=0.5))
 
   lines = "\n".join(difference.rows(one, other))
@@ -279,7 +279,7 @@ def test_plans_with_different_groups_differ():
   assert not difference.rows(one, _resolved((3, 1)))
 
 
-def test_long_lists_of_rows_differ_in_the_comparison():
+def test_long_row_lists_are_compared_by_checksum():
   long = [Group(name="x", params=".*", table_rows=rows)
           for rows in (range(0, 999, 7), (*range(0, 999, 7), 998))]
 
@@ -288,7 +288,7 @@ def test_long_lists_of_rows_differ_in_the_comparison():
   assert "143 rows, crc32" in first and first != second and len(second) < 80
 
 
-def test_a_broken_no_decay_is_a_misfit_of_its_own():
+def test_an_invalid_no_decay_pattern_is_refused():
   plan = plan_lib.TransferPlan(rules=SCRATCH, groups=(
       Group(name="x", params=".*", no_decay="("),))
 

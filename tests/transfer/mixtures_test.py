@@ -54,7 +54,7 @@ def _vectors(draw, count, width=3):
 
 @SETTINGS
 @hypothesis.given(hnp.arrays(np.float64, (3, 7), elements=st.floats(-4, 4)))
-def test_sparsemax_is_the_nearest_point_of_the_simplex(scores):
+def test_sparsemax_projects_onto_the_simplex(scores):
   weights = mixtures.sparsemax(scores)
 
   for row, found in zip(scores, weights):
@@ -66,7 +66,7 @@ def test_sparsemax_is_the_nearest_point_of_the_simplex(scores):
     np.testing.assert_allclose(found, np.maximum(row - low, 0), atol=1e-9)
 
 
-def test_pieces_are_the_mean_of_what_spells_a_new_token():
+def test_pieces_average_the_source_tokens_that_spell_a_new_token():
   found = mixtures.pieces(SOURCE, TARGET)
 
   expected = np.zeros((8, 6))
@@ -92,7 +92,7 @@ def _cosine(a, b):
 
 @SETTINGS
 @hypothesis.given(_pairs())
-def test_focus_is_the_sparsemax_over_all_matched_tokens(pair):
+def test_focus_weights_are_a_sparsemax_over_all_matched_tokens(pair):
   source, target, _, vectors = pair
   has = [bool(t) and bool(v.any()) for t, v in zip(target.tokens, vectors)]
   matched = [i for i, t in enumerate(target.tokens) if has[i] and t in source.tokens]
@@ -122,7 +122,7 @@ def test_focus_is_the_sparsemax_over_all_matched_tokens(pair):
 
 @SETTINGS
 @hypothesis.given(_pairs(), st.integers(1, 4), st.floats(0.05, 2))
-def test_wechsel_is_the_softmax_over_the_nearest(pair, neighbours, temperature):
+def test_wechsel_weights_are_a_softmax_over_neighbours(pair, neighbours, temperature):
   source, target, source_vectors, target_vectors = pair
   known = [j for j, t in enumerate(source.tokens) if t and source_vectors[j].any()]
   hypothesis.assume(known)
@@ -147,7 +147,7 @@ def test_wechsel_is_the_softmax_over_the_nearest(pair, neighbours, temperature):
         rtol=1e-5)
 
 
-def test_special_tokens_are_never_mixed():
+def test_special_tokens_are_excluded_from_mixtures():
   vectors = np.ones((8, 2), np.float32)
 
   focused = mixtures.focus(SOURCE, TARGET, vectors)
@@ -167,7 +167,7 @@ def test_special_tokens_are_never_mixed():
     (lambda v: mixtures.wechsel(SOURCE, TARGET, v(6), v(8), 0), "neighbours=0"),
     (lambda v: mixtures.wechsel(SOURCE, TARGET, v(6), v(8), 1, 0.0), "temperature=0.0"),
 ])
-def test_vectors_that_do_not_fit_are_refused(call, message):
+def test_invalid_mixture_arguments_are_refused(call, message):
   with pytest.raises(errors.UserError, match=message):
     call(lambda count: np.ones((count, 2), np.float32))
 
@@ -179,7 +179,7 @@ def test_vectors_that_do_not_fit_are_refused(call, message):
     (([3], [[1, 2]], [[0.5, 0.4]]), "row 3 sum to 0.9"),
     (([3], [[1]], [[np.nan]]), "row 3 sum to nan"),
 ])
-def test_an_invalid_mixture_is_an_error_when_it_is_made(parts, message):
+def test_an_inconsistent_mixture_is_refused(parts, message):
   with pytest.raises(errors.UserError, match=message):
     axes.MatchTokens(mixture=_made(*parts))
 
@@ -207,14 +207,14 @@ def test_a_mixture_for_other_vocabularies_is_refused(parts, message):
     ("source", (5, 8), "source's tokenizer has 6 tokens and the axis `vocab` 5 rows"),
     ("target", (6, 7), "target's tokenizer has 8 tokens and the axis `vocab` 7 rows"),
 ])
-def test_a_tokenizer_with_more_tokens_than_rows_is_refused(side, sizes, message):
+def test_a_missing_or_too_large_tokenizer_is_refused(side, sizes, message):
   with pytest.raises(ValueError, match=message):
     _bind(axes.MatchTokens(), *sizes)
   with pytest.raises(ValueError, match=f"needs the {side}'s tokens"):
     _bind(axes.MatchTokens(), **{side: None})
 
 
-def test_the_note_counts_share_of_text_mixed_and_padded_rows():
+def test_the_note_counts_matched_mixed_and_padded_rows():
   assert _bind(axes.MatchTokens()).note == "vocab: 4 of 8 matched (94.0% of the text)"
   assert _bind(axes.MatchTokens(fresh="pieces"), 6, 11).note == (
       "vocab: 4 of 8 matched (94.0% of the text), 2 mixed, 3 padded")
@@ -241,7 +241,7 @@ def test_every_mixed_row_lists_its_origins():
   assert _bind(axes.MatchTokens(mixture=many)).origins[3].endswith(" of 6 more")
 
 
-def test_a_mixture_wins_over_a_match_and_pieces_fill_the_rest():
+def test_a_mixture_overrides_matches_and_pieces_fill_the_rest():
   mixture = _made([2, 5], [[1, 3], [2, 0]], [[0.5, 0.5], [1, 0]])
 
   binding = _bind(axes.MatchTokens(fresh="pieces", mixture=mixture))
@@ -254,7 +254,7 @@ def test_a_mixture_wins_over_a_match_and_pieces_fill_the_rest():
 
 @pytest.mark.parametrize("fresh", ["mean", "pieces", "normal", "covariance"])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_rows_are_copied_mixed_averaged_or_drawn_as_configured(fresh, dim):
+def test_rows_are_copied_mixed_or_filled_as_configured(fresh, dim):
   mixture = _made([3], [[4, 5, 0]], [[0.75, 0.25, 0]])
   binding = _bind(axes.MatchTokens(fresh=fresh, mixture=mixture), 6, 10)
   value = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -292,7 +292,7 @@ def test_drawn_rows_have_the_covariance_of_the_source():
   assert abs(np.cov(value.T)[0, 1]) > 1  # Not vacuous.
 
 
-def test_a_plan_with_a_mixture_survives_json():
+def test_a_plan_with_a_mixture_round_trips_through_json():
   mixture = mixtures.focus(SOURCE, TARGET, np.random.default_rng(0).normal(size=(8, 3)))
   plan = plan_lib.TransferPlan(
       rules=(plan_lib.Rule(target="(.*)", source=r"\1"),),

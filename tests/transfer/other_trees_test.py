@@ -53,7 +53,7 @@ class _Linen(nn.Module):
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
 
-def test_a_users_linen_module_is_transferred():
+def test_a_user_defined_linen_module_can_be_transferred():
   small, large = _Linen(6), _Linen(15)
   params = small.init(jax.random.key(1), X)["params"]
 
@@ -68,7 +68,7 @@ def test_a_users_linen_module_is_transferred():
       "down/bias": "copy"}
 
 
-def test_an_nnx_state_is_transferred():
+def test_an_nnx_state_can_be_transferred():
   try:
     from flax import nnx
   except AttributeError as error:
@@ -97,7 +97,7 @@ def test_an_nnx_state_is_transferred():
   np.testing.assert_allclose(large(X), before, rtol=1e-5, atol=1e-6)
 
 
-def test_a_plain_dict_is_transferred():
+def test_a_plain_dict_can_be_transferred():
   small = {"up": {"kernel": np.ones((4, 3)), "bias": np.zeros(3)}}
   large = {"up": {"kernel": np.zeros((4, 3)), "bias": np.zeros(3)}}
   large["up"]["kernel"] = jax.ShapeDtypeStruct((4, 6), np.float32)
@@ -108,7 +108,7 @@ def test_a_plain_dict_is_transferred():
   np.testing.assert_array_equal(wider["up/kernel"], np.ones((4, 6), np.float32))
 
 
-def test_a_leaf_without_axes_is_an_error():
+def test_a_leaf_without_axes_is_refused():
   with pytest.raises(ValueError, match=r"extra \(2,\): axes missing"):
     sources.from_tree({"extra": np.zeros(2)}, TABLE)
 
@@ -137,7 +137,7 @@ def _to_encoder_decoder(unused=(), **how):
   return {row.name: row for row in rows}, params, dict(source.read(list(source.specs)))
 
 
-def test_a_decoder_becomes_an_encoder_and_a_decoder():
+def test_a_decoder_can_initialize_an_encoder_decoder():
   rows, params, old = _to_encoder_decoder(cross="self")
 
   assert len(rows) == 16 + 2 * (16 + 8 + 2) + 2 * 3 + 1
@@ -157,7 +157,7 @@ def test_a_decoder_becomes_an_encoder_and_a_decoder():
   assert np.isfinite(logits).all()
 
 
-def test_cross_attention_may_start_fresh():
+def test_cross_attention_can_start_fresh():
   rows, params, old = _to_encoder_decoder(cross="fresh")
 
   assert rows["decoder/layer_0/cross_attn/query/kernel"].how == "init"
@@ -167,7 +167,7 @@ def test_cross_attention_may_start_fresh():
   assert np.abs(params["decoder/layer_0/cross_attn/query/kernel"]).max() < 0.1
 
 
-def test_an_encoder_alone_leaves_the_decoder_fresh():
+def test_initializing_only_the_encoder_leaves_the_decoder_fresh():
   rows, *_ = _to_encoder_decoder(
       unused=("layer_1/.*",), cross="fresh", decoder=False)
 
@@ -186,7 +186,7 @@ def test_an_encoder_alone_leaves_the_decoder_fresh():
         BOTH, position="relative", relative_buckets=4, relative_distance=9, norm="rms",
         embed_norm=True, logit_bias=True, attention_scale=1.0, logit_scale=0.3)],
     ids=["learned", "relative"])
-def test_an_encoder_and_decoder_grow_and_compute_the_same(base, sizes):
+def test_growing_an_encoder_decoder_keeps_its_logits(base, sizes):
   specs, params = _params(base)
   params = {name: x if x.ndim > 1 else 1 + 0.1 * x for name, x in params.items()}
   grown, plan = structure.grow(base, **sizes)

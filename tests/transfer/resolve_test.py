@@ -69,7 +69,7 @@ def test_each_target_leaf_has_one_row_with_its_origin():
   assert (norm.sources, norm.how, norm.group) == ((), "ones", "body")
 
 
-def test_tokens_match_by_bytes_and_role_never_by_position():
+def test_tokens_match_by_bytes_and_role_not_by_position():
   embed = _resolve(FITS)[0]
 
   # c; eos, which the source lacks; x; a, its first row; pad; y; a padded row.
@@ -77,7 +77,7 @@ def test_tokens_match_by_bytes_and_role_never_by_position():
   assert embed.changes[0].binding.note == "vocab: 3 of 6 matched, 1 padded"
 
 
-def test_one_vocabulary_map_reaches_every_leaf_that_carries_the_axis():
+def test_one_axis_map_applies_to_every_leaf_with_the_axis():
   source = {"embed": _spec((5, 4), "vocab", "embed"),
             "kernel": _spec((4, 5), "embed", "vocab"), "bias": _spec((5,), "vocab")}
   target = {"embed": _spec((7, 4), "vocab", "embed"),
@@ -91,7 +91,7 @@ def test_one_vocabulary_map_reaches_every_leaf_that_carries_the_axis():
   assert len({id(r.changes[0].binding) for r in rows}) == 1
 
 
-def test_the_same_vocabulary_is_a_copy():
+def test_an_identical_vocabulary_gives_a_plain_copy():
   same = {"": VOCABULARIES[""], "target": vocabulary.Vocabulary(
       tokens=(b"", b"a", b"b", b"c", b"d"), roles={"pad": 0})}
   identical = {"": same["target"], "target": same["target"]}
@@ -129,7 +129,7 @@ def test_the_same_vocabulary_is_a_copy():
     (dict(rules=(FITS.rules[0], Rule(target="layer_0/w", source=r"b_\3"), SAME)),
      ["rule 1: source 'b_\\\\3' does not go with its target"]),
 ])
-def test_every_misfit_names_what_where_and_what_to_do(changes, sentences):
+def test_each_misfit_names_the_leaf_the_cause_and_a_fix(changes, sentences):
   message = _misfit(**changes)
 
   for sentence in sentences:
@@ -152,13 +152,13 @@ def test_all_misfits_are_reported_at_once():
                  Rule(target="(.*)", source=r"\1", checkpoint="other"))),
      "rule 2 reads \\1 from 'other', and the run has ''."),
 ])
-def test_a_mistake_in_the_plan_itself_is_reported_alone(changes, sentence):
+def test_a_plan_mistake_is_reported_without_its_consequences(changes, sentence):
   message = _misfit(**changes)
 
   assert sentence in message and "(1 misfit)" in message
 
 
-def test_a_cause_that_many_leaves_share_is_reported_once():
+def test_a_cause_shared_by_many_leaves_is_reported_once():
   source = {f"{n}/e": _spec((5, 4), "vocab", "embed") for n in "ab"}
   target = {f"{n}/e": _spec((7, 4), "vocab", "embed") for n in "ab"}
   plan = plan_lib.TransferPlan(rules=(SAME,), groups=ALL, axes=FITS.axes)
@@ -170,7 +170,7 @@ def test_a_cause_that_many_leaves_share_is_reported_once():
   assert "a/e, b/e: axis `vocab`" in str(error.value)
 
 
-def test_leaves_with_different_sizes_of_an_axis_need_two_maps():
+def test_different_sizes_of_one_axis_need_separate_maps():
   source = {"encoder/w": _spec((4, 6), "embed", "mlp"),
             "decoder/w": _spec((4, 8), "embed", "mlp")}
   target = {"encoder/w": _spec((4, 12), "embed", "mlp"),
@@ -191,14 +191,14 @@ def test_leaves_with_different_sizes_of_an_axis_need_two_maps():
       "mlp: grown 6 to 12, function kept", "mlp: grown 8 to 16, function kept"]
 
 
-def test_positions_without_rows_are_reported():
+def test_a_position_map_without_position_params_is_refused():
   message = _misfit(axes=(*FITS.axes, On(axis="position", map=axes.Extend())))
 
   assert "(1 misfit)" in message
   assert "sinusoidal and rotary positions have no params" in message
 
 
-def test_a_mean_of_leaves_that_differ_is_refused():
+def test_a_mean_of_leaves_of_different_shapes_is_refused():
   source = {"a": _spec((4, 6), "embed", "mlp"), "b": _spec((4, 8), "embed", "mlp")}
   plan = plan_lib.TransferPlan(
       rules=(Rule(target="w", source=("a", "b")),), groups=ALL)
@@ -208,14 +208,14 @@ def test_a_mean_of_leaves_that_differ_is_refused():
     _resolve(plan, source, {"w": source["a"]})
 
 
-def test_a_tokenizer_of_another_model_is_refused():
+def test_a_tokenizer_larger_than_the_vocab_axis_is_refused():
   many = vocabulary.Vocabulary(tokens=tuple(b"%d" % i for i in range(9)))
 
   with pytest.raises(resolve.PlanError, match="9 tokens and the axis `vocab` 5 rows"):
     _resolve(FITS, vocabularies={**VOCABULARIES, "": many})
 
 
-def test_a_plan_survives_json():
+def test_a_plan_round_trips_through_json():
   again = plan_lib.from_json(plan_lib.to_json(FITS))
 
   assert again == FITS
@@ -229,6 +229,6 @@ def test_a_plan_survives_json():
     (lambda: Rule(target="a", source=None, fresh="twos"), "'zeros'"),
     (lambda: axes.MatchTokens(fresh="median"), "'mean', 'normal'"),
 ])
-def test_a_value_out_of_range_is_an_error_when_it_is_made(make, message):
+def test_plan_values_out_of_range_are_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()

@@ -29,7 +29,7 @@ def _random(seed, *shape):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_restore_copies_the_named_leaves_and_nothing_else():
+def test_restore_copies_only_the_leaves_named_by_rules():
   mesh = sharding.make_mesh(data=1, fsdp=8)
   source = sources.from_tree(
       {"body": _random(0, 8, 2), "old_head": jnp.ones((2, 5))}, AXES)
@@ -80,7 +80,7 @@ def _mapped(fresh, tensor=1):
   return arrays, jax.device_get(params)
 
 
-def test_matched_tokens_keep_their_bits_in_kernel_and_bias():
+def test_matched_tokens_are_copied_exactly_in_kernel_and_bias():
   arrays, params = _mapped("mean")
 
   np.testing.assert_array_equal(params["head"][:, 0], arrays["head"][:, 3])
@@ -89,7 +89,7 @@ def test_matched_tokens_keep_their_bits_in_kernel_and_bias():
   assert not np.array_equal(params["head"][:, :4], arrays["head"])  # Not in order.
 
 
-def test_fresh_rows_are_the_mean_of_the_source():
+def test_fresh_mean_fills_rows_with_the_mean_of_the_source():
   arrays, params = _mapped("mean")
 
   mean = arrays["head"].astype(np.float64).mean(1)
@@ -97,7 +97,7 @@ def test_fresh_rows_are_the_mean_of_the_source():
   np.testing.assert_array_equal(params["head"][:, 1], params["head"][:, 3])
 
 
-def test_fresh_rows_have_the_mean_and_spread_of_the_source():
+def test_fresh_normal_draws_rows_with_the_source_mean_and_spread():
   arrays, params = _mapped("normal")
 
   drawn = params["head"][:, [1, 3, 4]].astype(np.float64)
@@ -107,14 +107,14 @@ def test_fresh_rows_have_the_mean_and_spread_of_the_source():
   assert not np.array_equal(drawn[:, 0], drawn[:, 1])
 
 
-def test_a_mapped_leaf_is_the_same_on_any_mesh():
+def test_a_mapped_leaf_does_not_depend_on_the_mesh():
   _, one = _mapped("normal")
   _, four = _mapped("normal", tensor=4)
 
   np.testing.assert_array_equal(one["head"], four["head"])
 
 
-def test_only_the_leaves_that_rows_name_are_read(tmp_path):
+def test_only_the_leaves_named_in_rows_are_read_from_disk(tmp_path):
   big = {"body": _random(0, 8, 2), "old_head": _random(1, 1000, 1000)}
   stored = _store(tmp_path, big)
   specs = tree.specs({"body": jnp.zeros((8, 2))}, AXES)
@@ -151,12 +151,12 @@ def test_a_checkpoint_keeps_axes_and_bits(tmp_path):
     (lambda path: path, "holds no checkpoint"),
     (lambda path: _file(path / "notes.md"), "not a checkpoint"),
 ])
-def test_a_folder_that_is_not_a_checkpoint_is_an_error(tmp_path, make, message):
+def test_a_path_that_is_not_a_checkpoint_is_refused(tmp_path, make, message):
   with pytest.raises(ValueError, match=message):
     sources.open(make(tmp_path))
 
 
-def test_totals_count_all_that_can_happen_to_a_leaf():
+def test_totals_count_every_possible_origin_of_a_leaf():
   arrays, _ = _mapped("mean")
   source = sources.from_tree({**arrays, "body": _random(3, 8, 2)}, AXES)
   specs = tree.specs({"head": jnp.zeros((64, 5)), "bias": jnp.zeros((5,)),
@@ -200,7 +200,7 @@ def _file(path):
 
 
 @pytest.mark.parametrize("damage", ["params/_METADATA", "facts/metadata", "params"])
-def test_a_damaged_checkpoint_is_an_error(tmp_path, damage):
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
   stored = _store(tmp_path, {"body": _random(0, 8, 2)})
   path = stored.path / damage
   if path.is_dir():
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path, damage):
     sources.open(tmp_path)
 
 
-def test_each_source_leaf_is_read_once_however_many_rows_want_it():
+def test_each_source_leaf_is_read_once_for_all_rows():
   source = sources.from_tree(
       {"body": _random(0, 8, 2), "head": _random(1, 2, 5)}, AXES)
   asked = []
@@ -258,7 +258,7 @@ def test_a_checkpoint_is_read_in_bounded_batches(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read[name], value)
 
 
-def test_several_checkpoints_are_named_in_the_rows():
+def test_rows_name_the_checkpoint_they_read():
   body = sources.from_tree({"body": _random(0, 8, 2)}, AXES)
   head = sources.from_tree({"head": _random(1, 2, 5)}, AXES)
   specs = tree.specs({"body": jnp.zeros((8, 2)), "head": jnp.zeros((2, 5))}, AXES)

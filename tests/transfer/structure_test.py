@@ -85,7 +85,7 @@ def _grown(old, **changes):
      dict(width=24, num_heads=4)),
     (dict(windows=(2, 0, 3), unbiased=("query", "out")), dict(num_layers=5, width=24)),
 ])
-def test_a_grown_decoder_computes_the_same(fields, changes):
+def test_growing_a_decoder_keeps_its_logits(fields, changes):
   old = config.Decoder(**DECODER | fields)
 
   difference, new, rows, params = _grown(old, **changes)
@@ -101,7 +101,7 @@ def test_a_grown_decoder_computes_the_same(fields, changes):
 @pytest.mark.parametrize("changes", [
     dict(hidden_width=15), dict(embed_width=12), dict(dense_width=9),
     dict(hidden_width=10, embed_width=18, dense_width=8)])
-def test_a_grown_recurrent_model_computes_the_same(cell, changes):
+def test_growing_a_recurrent_model_keeps_its_logits(cell, changes):
   old = config.Recurrent(**RECURRENT, cell=cell, dense_width=4)
 
   difference, _, _, _ = _grown(old, **changes)
@@ -109,7 +109,7 @@ def test_a_grown_recurrent_model_computes_the_same(cell, changes):
   assert difference < 1e-5
 
 
-def test_noise_sets_copies_apart_and_keeps_the_function():
+def test_noise_makes_copies_differ_and_keeps_the_logits():
   old = config.Decoder(**DECODER, mlp_width=20)
   quiet, _, _, same = _grown(old, mlp_width=40)
   noisy, _, _, apart = _grown(old, mlp_width=40, noise=0.5)
@@ -122,7 +122,7 @@ def test_noise_sets_copies_apart_and_keeps_the_function():
       apart["layer_0/mlp/up/kernel"], same["layer_0/mlp/up/kernel"])
 
 
-def test_a_copy_that_is_not_divided_changes_the_function():
+def test_repeating_without_dividing_changes_the_logits():
   """The check above is not vacuous: repeating without dividing is wrong."""
   old = config.Decoder(**DECODER, mlp_width=20)
   module, source = _source(old)
@@ -165,12 +165,12 @@ def test_growth_that_would_change_the_function_is_refused(fields, changes, sente
     (dict(norm_offset=1.0), dict(width=24), "embed"),
     (dict(final_norm=False), dict(width=24), "embed"),
     (dict(norm_offset=1.0, query_norm=True), dict(head_dim=12), "kv")])
-def test_growth_that_no_norm_can_divide_is_refused(fields, sizes, axis):
+def test_growth_whose_scale_no_norm_can_absorb_is_refused(fields, sizes, axis):
   with pytest.raises(resolve.PlanError, match=f"contracts `{axis}` after a norm"):
     _grown(config.Decoder(**DECODER | fields), **sizes)
 
 
-def test_growth_without_its_constants_is_refused():
+def test_growth_with_inconsistent_constants_is_refused():
   old = config.Decoder(**DECODER)
   grow = On(axis="kv", map=axes.Grow())
 
@@ -180,7 +180,7 @@ def test_growth_without_its_constants_is_refused():
   assert "Set model.attention_scale=0.408" in message
 
 
-def test_growth_that_may_change_the_function_is_noted():
+def test_approximate_growth_is_noted_in_the_rows():
   old = config.Decoder(**DECODER)
   _, source = _source(old)
   new = config.Decoder(**DECODER | dict(width=18), head_dim=6, mlp_width=48)
@@ -194,7 +194,7 @@ def test_growth_that_may_change_the_function_is_noted():
       "embed: grown 12 to 18, function changes"}
 
 
-def test_query_heads_that_lose_their_key_head_are_refused():
+def test_query_heads_separated_from_their_key_head_are_refused():
   old = config.Decoder(**DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
   new = config.Decoder(
       **DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
@@ -206,7 +206,7 @@ def test_query_heads_that_lose_their_key_head_are_refused():
           and "query head 0 copies head 2, which reads key-value head 1" in message)
 
 
-def test_query_and_key_heads_permuted_together_compute_the_same():
+def test_permuting_query_and_key_heads_together_keeps_the_logits():
   old = config.Decoder(**DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
   module, source = _source(old)
   plan = plan_lib.TransferPlan(
@@ -219,7 +219,7 @@ def test_query_and_key_heads_permuted_together_compute_the_same():
   assert distance(_logits(module, source.arrays), _logits(target, params)) < 1e-5
 
 
-def test_grouped_queries_from_multi_head_are_means():
+def test_mean_groups_averages_the_key_value_heads_of_a_group():
   old = config.Decoder(**DECODER | dict(num_heads=4, width=16))
   _, source = _source(old)
   new = config.Decoder(**DECODER | dict(num_heads=4, width=16), num_kv_heads=2)
@@ -241,19 +241,19 @@ def test_grouped_queries_from_multi_head_are_means():
     ("repeat", 12, (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5)),
     ("interpolate", 11, (0, (0, 1), 1, (1, 2), 2, (2, 3), 3, (3, 4), 4, (4, 5), 5)),
 ])
-def test_layer_maps_are_as_documented(how, target, expected):
+def test_layer_map_returns_the_documented_source_layers(how, target, expected):
   assert structure.layer_map(6, target, how) == dict(enumerate(expected))
 
 
 @pytest.mark.parametrize("arguments, message", [
     ((4, 6, "first"), "no first 6 of 4 layers"), ((4, 2, "middle"), "how is 'middle'"),
     ((0, 2, "stack"), "must be > 0")])
-def test_an_impossible_layer_map_is_an_error(arguments, message):
+def test_invalid_layer_map_arguments_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     structure.layer_map(*arguments)
 
 
-def test_layers_are_copied_from_where_the_map_says():
+def test_layers_are_copied_according_to_the_layer_map():
   old = config.Decoder(**DECODER | dict(num_layers=4))
   new = config.Decoder(**DECODER | dict(num_layers=3))
   _, source = _source(old)
@@ -277,7 +277,7 @@ def test_layers_are_copied_from_where_the_map_says():
   assert plan.unused_source == ("layer_1/.*",)
 
 
-def test_layers_out_of_range_are_refused():
+def test_source_layers_out_of_range_are_refused():
   old = config.Decoder(**DECODER)
   new = config.Decoder(**DECODER | dict(num_layers=4))
   _, source = _source(old)
@@ -297,19 +297,19 @@ def test_layers_out_of_range_are_refused():
 @pytest.mark.parametrize("changes, message", [
     (dict(depth=3), "'depth' is no size of a Decoder; its sizes are width"),
     (dict(num_layers=1), "fewer")])
-def test_a_size_that_a_model_lacks_cannot_grow(changes, message):
+def test_growing_an_unknown_size_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     structure.grow(config.Decoder(**DECODER), **changes)
 
 
 @pytest.mark.parametrize("model", [
     config.Decoder(**DECODER, norm_order="post"), config.Recurrent(**RECURRENT)])
-def test_layers_without_a_stream_cannot_be_added(model):
+def test_adding_layers_without_a_residual_stream_is_refused(model):
   with pytest.raises(ValueError, match="norm_order='pre'"):
     structure.grow(model, num_layers=4)
 
 
-def test_importance_finds_the_units_that_a_copy_added():
+def test_pruning_by_importance_removes_negligible_units():
   """Units that were made tiny are removed, and the logits change little."""
   old = config.Decoder(**DECODER | dict(num_layers=1), mlp_width=30)
   module, source = _source(old)
@@ -333,7 +333,7 @@ def test_importance_finds_the_units_that_a_copy_added():
   np.testing.assert_array_equal(again.axes[0].map.index, chosen.index)
 
 
-def test_importance_over_different_sizes_is_an_error():
+def test_importance_over_an_unknown_axis_is_refused():
   _, source = _source(config.Decoder(**DECODER))
   with pytest.raises(ValueError, match=r"axis `mpl` at no sizes"):
     importance.by_weights(source, "mpl", 2)

@@ -50,7 +50,7 @@ def _of_snippet(plan):
   return names["transfer"](None)
 
 
-def test_two_equal_trees_need_one_rule():
+def test_equal_trees_need_only_one_rule():
   specs = _decoder()
 
   plan = suggest.plan(specs, specs)
@@ -75,7 +75,7 @@ def test_renamed_leaves_are_matched():
     {"width": 4, "head_dim": 4, "num_heads": 1, "max_length": 8}, {"num_layers": 1},
     {"width": 12, "head_dim": 4, "num_heads": 3}, {"num_heads": 2, "num_kv_heads": 1},
     {"norm": "rms"}, {"vocab_size": 30}])
-def test_other_sizes_resolve_and_the_python_says_the_same(fields):
+def test_different_sizes_resolve_and_the_snippet_gives_the_same_plan(fields):
   source, target = _decoder(), _decoder(**fields)
 
   plan = suggest.plan(source, target)
@@ -87,7 +87,7 @@ def test_other_sizes_resolve_and_the_python_says_the_same(fields):
   assert "vocab" in rows["embed/embedding"].changes[0].binding.note
 
 
-def test_layers_that_count_from_another_number_are_matched_in_order():
+def test_layers_with_shifted_numbers_are_matched_in_order():
   target = _decoder()
   source = {name.replace("layer_1", "layer_12").replace("layer_0", "layer_11"): spec
             for name, spec in target.items()}
@@ -98,7 +98,7 @@ def test_layers_that_count_from_another_number_are_matched_in_order():
   assert rows["layer_1/mlp/up/bias"].sources == ("layer_12/mlp/up/bias",)
 
 
-def test_trees_without_a_common_leaf_give_a_fresh_start():
+def test_trees_without_a_common_leaf_start_fresh():
   source = registry.specs(registry.build(config_lib.Recurrent(vocab_size=20)))
   source = {f"cell/{n}": s for n, s in source.items() if "vocab" not in s.axes}
   target = {"scale": _spec(3, "other")}
@@ -129,7 +129,7 @@ _LEAVES = st.dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(_LEAVES, _LEAVES)
-def test_any_two_trees_get_a_plan_that_resolves(source, target):
+def test_the_suggested_plan_of_any_two_trees_resolves(source, target):
   plan = suggest.plan(source, target)
 
   rows = _resolved(plan, source, target)
@@ -143,7 +143,7 @@ def test_any_two_trees_get_a_plan_that_resolves(source, target):
       assert rows[name].sources, name
 
 
-def test_fewer_heads_keep_their_key_value_heads():
+def test_fewer_query_heads_stay_with_their_key_value_heads():
   source = _decoder(num_heads=8, head_dim=4)
   target = _decoder(num_heads=4, head_dim=4, num_kv_heads=2)
 

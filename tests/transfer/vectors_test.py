@@ -39,7 +39,7 @@ def _write_text(path, made):
 
 @SETTINGS
 @hypothesis.given(_made())
-def test_word2vec_text_is_read_back(tmp_path_factory, made):
+def test_word2vec_text_files_read_back_unchanged(tmp_path_factory, made):
   path = tmp_path_factory.mktemp("vec") / "x.vec"
   _write_text(path, made)
 
@@ -50,7 +50,7 @@ def test_word2vec_text_is_read_back(tmp_path_factory, made):
 
 
 @pytest.mark.parametrize("name", ["words.txt", "words.json"])
-def test_an_array_is_read_back_with_its_words(name, tmp_path):
+def test_an_npy_file_reads_back_with_its_words(name, tmp_path):
   words = ["the", " the", "\u2581a", "日", " "]
   values = np.arange(10, dtype=np.float16).reshape(5, 2)
   np.save(tmp_path / "x.npy", values)
@@ -66,7 +66,7 @@ def test_an_array_is_read_back_with_its_words(name, tmp_path):
   assert (first.words, first.values.shape) == (read.words[:2], (2, 2))
 
 
-def test_the_first_words_are_read_without_the_rest(tmp_path):
+def test_limit_stops_reading_after_the_first_words(tmp_path):
   (tmp_path / "x.vec").write_text("3 2\na 1 2\nb 3 4\nbroken")
 
   assert vectors.read(tmp_path / "x.vec", limit=2).words == (b"a", b"b")
@@ -87,7 +87,7 @@ def test_text_that_is_not_word2vec_is_refused_with_its_line(text, message, tmp_p
     vectors.read(tmp_path / "x.vec")
 
 
-def test_arrays_that_do_not_fit_or_would_run_code_are_refused(tmp_path):
+def test_invalid_or_pickled_arrays_are_refused(tmp_path):
   np.save(tmp_path / "x.npy", np.zeros((3, 2)))
   np.save(tmp_path / "flat.npy", np.zeros(3))
   np.save(tmp_path / "code.npy", np.array([print], object), allow_pickle=True)
@@ -110,7 +110,7 @@ def test_arrays_that_do_not_fit_or_would_run_code_are_refused(tmp_path):
       vectors.read(tmp_path / name, words and tmp_path / words)
 
 
-def test_a_token_finds_its_vector_in_any_spelling_of_the_file():
+def test_a_token_finds_its_vector_despite_space_markers():
   letters = "".join(vocabulary.byte_letters()[bytes([b])] for b in " é".encode())
   words = ("\u2581the", "\u0120cat", "\u0120日", "dog", "ing", letters)
   made = Vectors(words=tuple(w.encode() for w in words),
@@ -123,7 +123,7 @@ def test_a_token_finds_its_vector_in_any_spelling_of_the_file():
   assert which == [0, 1, None, 3, 4, 5, None, None]
 
 
-def test_ngrams_are_summed_with_the_token_itself():
+def test_by_ngrams_sums_the_ngrams_of_a_token():
   words = (b"abc", b"bcd", b"abcd", b"ab", b"abc")
   made = Vectors(words=words, values=np.float32([[1], [10], [100], [1000], [5e5]]))
 
@@ -132,7 +132,7 @@ def test_ngrams_are_summed_with_the_token_itself():
   assert found[:, 0].tolist() == [111, 1, 1000, 0, 0, 0]
 
 
-def test_a_piece_is_the_mean_of_its_words_by_frequency():
+def test_by_words_averages_words_weighted_by_inverse_rank():
   made = Vectors(words=(b"dogs", b"cats", b"dog"), values=np.float32([[6], [12], [30]]))
   pieces = vocabulary.Vocabulary(tokens=(b" dog", b" cat", b"s", b"", b"q"))
 

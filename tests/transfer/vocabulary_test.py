@@ -26,7 +26,7 @@ TEXT = ["the cat sat on the mat", "a dog (and a cat) sat", "the mat, the dog."] 
 
 @SETTINGS
 @hypothesis.given(SURFACES, SURFACES)
-def test_matched_rows_have_the_same_surface_and_none_is_missed(source, target):
+def test_match_finds_the_first_token_with_equal_bytes(source, target):
   index = vocabulary.match(Vocabulary(tokens=tuple(source)),
                            Vocabulary(tokens=tuple(target)))
 
@@ -34,7 +34,7 @@ def test_matched_rows_have_the_same_surface_and_none_is_missed(source, target):
     assert row == (source.index(token) if token and token in source else -1)
 
 
-def test_special_tokens_match_by_role_and_never_by_their_text():
+def test_special_tokens_match_by_role_not_by_text():
   source = Vocabulary(tokens=(b"", b"", b"a", b"", b"<s>"),
                       roles={"eos": 0, "pad": 1, "unk": 3})
   target = Vocabulary(tokens=(b"a", b"", b"<s>", b"", b""),
@@ -48,7 +48,7 @@ def test_special_tokens_match_by_role_and_never_by_their_text():
     ({"roles": {"eos": 2}}, "eos is token 2, and there are 0 to 1"),
     ({"counts": np.zeros(3, np.int64)}, "2 tokens and counts of shape"),
 ])
-def test_a_vocabulary_that_contradicts_itself_is_refused(fields, message):
+def test_an_inconsistent_vocabulary_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
     Vocabulary(tokens=(b"a", b""), **fields)
 
@@ -75,7 +75,7 @@ def test_a_cut_spells_the_surface_with_the_fewest_tokens(pieces, surface):
     assert cut == ()
 
 
-def test_of_two_cuts_the_one_with_the_longer_first_token_is_taken():
+def test_ties_between_cuts_prefer_a_longer_first_token():
   tokens = Vocabulary(tokens=(b"a", b"ab", b"bc", b"c", b"abb", b"bbb", b"b"))
 
   assert vocabulary.cut(b"abc", tokens) == (1, 3)
@@ -142,7 +142,7 @@ def _first(made):
 
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("target", KINDS)
-def test_tokens_of_any_two_tokenizer_kinds_match_by_their_bytes(source, target):
+def test_any_two_tokenizer_kinds_match_by_token_bytes(source, target):
   source, target = source(TEXT), target(TEXT)
 
   index = vocabulary.match(_first(source), _first(target))
@@ -159,7 +159,7 @@ def test_tokens_of_any_two_tokenizer_kinds_match_by_their_bytes(source, target):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_surfaces_spell_the_text_for_every_tokenizer_kind(kind):
+def test_token_bytes_spell_the_text_for_every_tokenizer_kind(kind):
   tokenizer = kind(TEXT)
   text = "the cat sat on the mat, the dog."
 
@@ -168,14 +168,14 @@ def test_surfaces_spell_the_text_for_every_tokenizer_kind(kind):
   assert b"".join(tokenizer.tokens[i] for i in ids).removeprefix(b" ") == text.encode()
 
 
-def test_tokens_that_begin_words_have_a_space_and_commas_have_none():
+def test_word_start_tokens_have_a_space_and_commas_do_not():
   for kind in KINDS[:-1]:
     tokens = set(kind(TEXT).tokens)
     assert b"," in tokens and any(token[:2] in (b" t", b" d") for token in tokens), kind
 
 
 @paths.needs(paths.TOKENIZERS)
-def test_gpt2_and_t5_match_all_the_pieces_that_they_share(tmp_path):
+def test_gpt2_and_t5_match_all_shared_pieces(tmp_path):
   shutil.copy(paths.TOKENIZERS / "gpt2_vocab.json", tmp_path / "vocab.json")
   shutil.copy(paths.TOKENIZERS / "gpt2_merges.txt", tmp_path / "merges.txt")
   gpt2, t5, small = map(tokenizers.load, (

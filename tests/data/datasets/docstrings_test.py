@@ -49,7 +49,7 @@ def test_a_train_pair_with_a_test_summary_is_dropped():
   assert len(docstrings.split_pairs([same])["train"]) == 1  # Not vacuous.
 
 
-def test_only_docstrings_in_the_form_of_pep_257_become_pairs():
+def test_only_docstrings_with_a_summary_line_and_a_body_become_pairs():
   texts = [
       "One line only, however long it may be, and it goes on and on and on and on.",
       "A first line\nthat goes on in the next.\n\n" + BODY,
@@ -65,7 +65,7 @@ def test_only_docstrings_in_the_form_of_pep_257_become_pairs():
       ("3", "A summary of twenty characters.", BODY)]
 
 
-def test_texts_that_hold_a_held_out_text_are_dropped_across_paragraphs_too():
+def test_held_out_text_is_dropped_even_across_paragraphs():
   needle = "ends here. And begins"
   topics = [docstrings.Text(
       key="t", text="First one.\n\nThis ends   here.\n\nAnd begins again.\n\nLast.")]
@@ -78,7 +78,7 @@ def test_texts_that_hold_a_held_out_text_are_dropped_across_paragraphs_too():
   assert kept == {"Innocent.", "First one.\n\nLast."}
 
 
-def test_a_paragraph_that_topics_share_is_kept_once():
+def test_a_paragraph_shared_by_topics_is_kept_once():
   topics = [docstrings.Text(key=k, text=f"Shared by two.\n\nOnly {k}.") for k in "ab"]
 
   split = docstrings.split_prose([], topics, [])
@@ -95,7 +95,7 @@ def write(root, files):
   return root
 
 
-def test_modules_are_parsed_and_never_run(tmp_path):
+def test_modules_are_parsed_without_being_run(tmp_path):
   files = {
       "b.py": '''
           """Module b."""
@@ -124,7 +124,7 @@ def test_modules_are_parsed_and_never_run(tmp_path):
       ("b.py:4", "Class C.\n\nIndented."), ("b.py:9", "Method.")]
 
 
-def test_the_version_of_the_data_names_the_version_of_python():
+def test_the_data_version_contains_the_python_version():
   major, minor, micro = sys.version_info[:3]
 
   assert docstrings.version() == f"1.{major * 100 + minor}.{micro}"
