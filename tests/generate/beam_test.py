@@ -15,6 +15,7 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.generate import beam
+from transfer_gen.generate import prefill
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
 
@@ -194,6 +195,23 @@ def test_different_prompts_and_settings_share_one_compiled_program():
     beam.search(module, params, prompts, beams=2, **kwargs)
 
   assert beam._run._cache_size() == 1
+
+
+def test_beams_do_not_copy_what_the_encoder_read():
+  module, params = random_models.build(config.EncoderDecoder(
+      vocab_size=37, num_layers=1, width=8, num_heads=2, max_length=64), seed=1)
+  batch, beams, read = 2, 3, 13  # No other axis of the program has 13 entries.
+
+  program = beam._run.lower(
+      module, 16, beams, prefill.nest_params(params),
+      prefill.pad([[1]] * batch), (
+          np.ones((batch, read), np.int32), np.full(batch, read, np.int32)),
+      dict(num_tokens=np.int32(5), eos=np.int32(EOS), length_penalty=np.float32(1)))
+
+  gathers = [line for line in program.as_text().splitlines() if ".gather" in line]
+  rows = f"(tensor<{batch * beams}x"
+  assert any(rows in line for line in gathers)  # The cache of the answer is reordered.
+  assert not [line for line in gathers if rows in line and f"x{read}x" in line]
 
 
 @pytest.mark.parametrize("kwargs, message", [

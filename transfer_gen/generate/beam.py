@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen.generate import prefill
+from transfer_gen.models import caches
 from transfer_gen.models import extended
 from transfer_gen.models import registry
 
@@ -136,9 +137,9 @@ def _run(module, size, beams, params, prompts, encoder_inputs, limits):
     cache = jax.tree.map(lambda x, like: x.reshape(like.shape), cache, shapes)
     logits, cache = extend(last[:, None], jnp.ones_like(last), cache)
     state, last, parents = _choose(logits, step, state, limits)
-    # `source` is what the encoder read. It is the same for all beams of a row, so it
-    # needs no reordering, which would copy it in each step.
-    cache = {name: part if name == "source" else jax.tree.map(
+    # What the encoder read is the same for all beams of a row, so it needs no
+    # reordering, which would copy it in each step.
+    cache = {name: part if name == caches.MEMORY else jax.tree.map(
         lambda x: x[parents] if x.ndim else x, part) for name, part in cache.items()}
     return step + 1, state, last, jax.tree.map(jnp.squeeze, cache)
 

@@ -14,6 +14,9 @@ from transfer_gen.models import names
 
 Cache = attention.Cache
 
+# The entry of a cache that holds what an encoder read. Beams share it.
+MEMORY = "memory"
+
 
 def empty(config: config_lib.Decoder, batch: int, length: int) -> Cache:
   """Returns the cache that `extend` begins with.

@@ -78,7 +78,7 @@ class EncoderDecoder(nn.Module):
     """
     memory = self._read(encoder_inputs, encoder_counts, train=False)
     return {**caches.empty(self.config, encoder_inputs.shape[0], length),
-            "memory": memory}
+            caches.MEMORY: memory}
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache

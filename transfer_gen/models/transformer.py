@@ -181,7 +181,7 @@ class Stack(nn.Module):
       slot = (cache[block.key], cache["used"])
       x, kept[block.key] = block(
           x, positions, masks[block.window], slot, False, bias,
-          _of(cache.get("memory"), block))
+          _of(cache.get(caches.MEMORY), block))
     # The output is the widest product, so it is computed for one position per row.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
     return self._finished(x), {**cache, "valid": valid, **kept}
