@@ -20,6 +20,7 @@ from transfer_gen import tree
 
 Specs = Mapping[str, tree.Spec]
 FOLDER, BEST = "checkpoints", "best"
+_SHOWN = 6  # Runs that an error lists.
 OWN = "distill/"  # Leaves that only training reads; `find` leaves them out.
 _STATE = "opt_state"
 # Bytes read at once. Each call costs about 30 ms: reading leaf by leaf took 2.5 times
@@ -303,7 +304,12 @@ def _folder(path: epath.Path, step: int) -> epath.Path:
   for candidates in (best, steps):
     if candidates:
       return candidates[max(candidates)]
-  raise errors.UserError(f"{path}: holds no checkpoint. {_WANTED}")
+  # A study keeps runs at STUDY/NAME/seed_0/lr_0.001, and any of these may be given.
+  runs = sorted(str(found.parent.relative_to(path)) for depth in range(1, 4)
+                for found in path.glob("*/" * depth + FOLDER))
+  raise errors.UserError(f"{path}: holds no checkpoint. " + (
+      f"Give one of the runs in it: {', '.join(runs[:_SHOWN])}"
+      f"{', ...' if runs[_SHOWN:] else ''}." if runs else _WANTED))
 
 
 _WANTED = ("Give the workdir of a run that has trained, or one of the folders in its"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transfer_gen import checkpoint
+from transfer_gen import errors
 from transfer_gen import sharding
 from transfer_gen import sources
 from transfer_gen import tree
@@ -154,6 +155,16 @@ def test_a_checkpoint_keeps_axes_and_bits(tmp_path):
 def test_a_path_that_is_not_a_checkpoint_is_refused(tmp_path, make, message):
   with pytest.raises(ValueError, match=message):
     sources.open(make(tmp_path))
+
+
+def test_a_folder_above_runs_is_refused_with_their_names(tmp_path):
+  for run in ("moved/seed_0/lr_0.001", "moved/seed_1/lr_0.001", "first/seed_0"):
+    (tmp_path / run / "checkpoints" / "best").mkdir(parents=True)
+
+  with pytest.raises(errors.UserError, match=(
+      r"holds no checkpoint\. Give one of the runs in it: "
+      r"first/seed_0, moved/seed_0/lr_0\.001, moved/seed_1/lr_0\.001\.$")):
+    sources.open(tmp_path)
 
 
 def test_totals_count_every_possible_origin_of_a_leaf():
