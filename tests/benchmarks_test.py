@@ -1,6 +1,7 @@
-"""Every benchmark can be imported, and its comparisons run at a small size.
+"""Tests that every benchmark can be imported and that its comparisons run.
 
-The times mean nothing here; that both sides of a comparison run does.
+The models are so small that the measured times mean nothing; these tests only check
+that both sides of a comparison run.
 """
 
 import dataclasses
@@ -69,6 +70,7 @@ def test_the_cost_of_training_only_the_head_is_measured(monkeypatch):
   share = frozen._share(frozen._HEAD, learning_layers=0, rounds=1)
 
   assert 0 < share.flops < 1 and 0 < share.paper < 1 and share.time > 0
+  # Adam keeps two moments per param; its counters add a few bytes.
   assert share.slot_bytes_over_learning == pytest.approx(2, abs=0.1)
 
 

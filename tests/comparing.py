@@ -1,4 +1,4 @@
-"""How results are compared: how far they lie apart, or bit for bit."""
+"""Comparisons of results: by a relative distance, or bit for bit."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ import numpy.typing as npt
 def distance(ours: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
   """Returns the largest difference as a share of the largest wanted value.
 
-  Logits are compared in this way: a relative error an element says nothing where the
-  element is close to 0.
+  Logits are compared in this way because a relative error per element says nothing
+  where the element is close to 0.
   """
   ours, wanted = np.float64(ours), np.float64(wanted)
   return np.abs(ours - wanted).max() / np.abs(wanted).max()

@@ -1,4 +1,4 @@
-"""Counts how often functions are called while they are run for real."""
+"""Counts the calls of functions without replacing what they do."""
 
 import collections
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""README and docs name only what exists: files, modules, commands, flags and fields."""
+"""Tests that the pages name only existing files, modules, commands, flags, fields."""
 
 import ast
 import dataclasses
@@ -25,7 +25,7 @@ _COMMAND = re.compile(r"transfer-gen +([a-z]+)((?:[^\n`]|\n {20,})*)")
 _FLAG = re.compile(r"--([a-z_]+)(?![a-z_.])")
 _FIELD = re.compile(r"--config\.([a-z_.]+)")
 _CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-# Names that stand for any.
+# Placeholders in the pages, which name no real file.
 _PLACEHOLDERS = {"transfer_gen/maps/NAME.py"}
 
 
@@ -95,7 +95,7 @@ def test_config_files_in_the_pages_return_runs():
 
   for code in files:
     file: dict[str, Any] = {}
-    exec(code, file)  # The text is our own.
+    exec(code, file)  # Safe: the code comes from our own pages.
     assert isinstance(file["get_config"](), config.Run)
     if "get_study" in file:
       assert set(file["get_study"]().runs) == {"moved", "scratch"}
@@ -134,7 +134,7 @@ def test_the_patterns_of_these_tests_find_matches_in_the_pages():
 
 
 def _exists(name):
-  """Whether a name inside the package is a module, or belongs to one."""
+  """Returns whether a name in the package is a module or an attribute of one."""
   name = "transfer_gen." + name.removeprefix("transfer_gen.")
   owner, _, last = name.rpartition(".")
   try:
@@ -145,7 +145,7 @@ def _exists(name):
 
 
 def _fields(kinds, name):
-  """The dataclasses that a field of one of the given dataclasses can hold."""
+  """Returns the dataclasses that the named field of the given ones can hold."""
   found = ()
   for kind in kinds:
     for field in dataclasses.fields(kind):
@@ -159,5 +159,6 @@ def _fields(kinds, name):
         elif dataclasses.is_dataclass(value):
           found += (type(value),)
         else:
-          found += (config.Train,)  # A plain value: nothing below it is asked for.
+          # A plain value has no fields; any dataclass marks that the name exists.
+          found += (config.Train,)
   return found

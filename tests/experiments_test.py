@@ -1,4 +1,4 @@
-"""Every experiment can be read as a config, without a device or a data set."""
+"""Tests that every experiment can be read without a device or a data set."""
 
 import importlib
 import os
@@ -32,7 +32,7 @@ def test_reading_an_experiment_initializes_no_device():
   program = "import importlib\n" + "".join(
       f"importlib.import_module('experiments.{name}').get_study()\n" for name in NAMES)
 
-  # Where JAX has no platform, the first use of a device would be an error.
+  # JAX_PLATFORMS=none makes the first use of a device an error.
   read = subprocess.run(
       [sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True, text=True,
       check=False, env={**os.environ, "JAX_PLATFORMS": "none"})

@@ -1,7 +1,7 @@
-"""What can be counted of the package's structure: imports, sizes, signatures.
+"""Measures the structure of the package: imports, sizes and signatures.
 
 `python -m tests.house` prints the numbers as one line of JSON; `tests/imports_test.py`
-holds the line with the same functions.
+checks limits with the same functions.
 """
 
 import ast
@@ -17,7 +17,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @functools.cache
 def modules() -> Mapping[str, pathlib.Path]:
-  """Files of the package by module name; those that are empty are left out.
+  """Returns the files of the package by module name, without empty ones.
 
   The name of `transfer_gen/train/step.py` is `train.step`, that of
   `transfer_gen/sources/__init__.py` is `sources`.
@@ -32,35 +32,35 @@ def modules() -> Mapping[str, pathlib.Path]:
 
 @functools.cache
 def imports(name: str) -> frozenset[str]:
-  """Modules of the package that a module imports, wherever in the file."""
+  """Returns the modules of the package that a module imports anywhere in its file."""
   return frozenset(found for found in _imported(name) if found in modules())
 
 
 @functools.cache
 def libraries(name: str) -> frozenset[str]:
-  """Roots of the other packages that a module imports, such as `jax`."""
+  """Returns the top-level names of other packages that a module imports."""
   return frozenset(
       found.split(".")[0] for found in _imported(name) if found not in modules())
 
 
 def package(name: str) -> str:
-  """The folder that a module is in; "" for those beside the folders."""
+  """Returns the folder of a module, or "" for modules beside the folders."""
   root = name.split(".")[0]
   return root if (PACKAGE / root).is_dir() else ""
 
 
 def is_folder(name: str) -> bool:
-  """Whether a module is the `__init__.py` of a folder."""
+  """Returns whether a module is the `__init__.py` of a folder."""
   return modules()[name].name == "__init__.py"
 
 
 def functions(name: str) -> Iterator[tuple[str, _Function, bool]]:
-  """Functions of a module: qualified name, node, and whether it is public."""
+  """Yields the qualified name and node of each function, and whether it is public."""
   yield from _functions(ast.parse(modules()[name].read_text()), "", True)
 
 
 def body_lines(function: _Function) -> int:
-  """Lines of a function's body, without its docstring."""
+  """Returns the number of lines of a function's body, without its docstring."""
   body = function.body
   first = body[0]
   if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and (
@@ -70,24 +70,27 @@ def body_lines(function: _Function) -> int:
 
 
 def annotated(function: _Function) -> bool:
-  """Whether every argument but self and cls, and the result, has a type."""
+  """Returns whether the result and all arguments but self and cls are annotated."""
   arguments = function.args
   named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs,
            *filter(None, (arguments.vararg, arguments.kwarg))]
-  whole = all(a.annotation is not None for a in named if a.arg not in ("self", "cls"))
-  return whole and (function.returns is not None or function.name == "__init__")
+  complete = all(argument.annotation is not None for argument in named
+                 if argument.arg not in ("self", "cls"))
+  return complete and (function.returns is not None or function.name == "__init__")
 
 
 def cycles(edges: Mapping[str, frozenset[str]]) -> list[tuple[str, ...]]:
-  """Groups of nodes that reach each other, each in sorted order."""
+  """Returns the groups of nodes that reach each other, each in sorted order."""
   reach = {node: _reachable(node, edges) for node in edges}
-  groups = {tuple(sorted({node, *(o for o in reach[node] if node in reach.get(o, ()))}))
-            for node in edges}
+  groups = {
+      tuple(sorted({node, *(
+          other for other in reach[node] if node in reach.get(other, ()))}))
+      for node in edges}
   return sorted(group for group in groups if len(group) > 1)
 
 
 def package_edges() -> dict[str, frozenset[str]]:
-  """Folders by the folder that imports them."""
+  """Returns the folders that each folder imports."""
   found: dict[str, set[str]] = {}
   for name in modules():
     mine = package(name)
@@ -98,7 +101,7 @@ def package_edges() -> dict[str, frozenset[str]]:
 
 
 def numbers() -> dict[str, float]:
-  """The package in figures; p90 is the nearest rank above nine tenths."""
+  """Returns the measures by name; p90 is the value at the nearest rank above 0.9."""
   lines = [len(path.read_text().splitlines()) for path in modules().values()]
   fan_outs = [len(imports(name)) for name in modules()]
   every = [(function, public) for name in modules()

@@ -1,7 +1,7 @@
-"""The package keeps its structure: imports point down, and sizes stay in their budgets.
+"""Tests for the structure of the package: import order, sizes and annotations.
 
-A budget is a smoke alarm. When one rings, look for the idea that the code is missing;
-do not move lines about until it stops.
+A budget is a warning. When code exceeds one, look for the missing idea; do not only
+move lines until the test passes.
 """
 
 import subprocess
@@ -19,11 +19,12 @@ ORDER = ("", "config", "formats", "transfer", "data", "models", "adapters", "map
 # Folders that know fewer folders than their place in the order allows.
 KNOWS = {"config": set(), "formats": set(), "transfer": {"config", "formats"},
          "models": {"config"}, "generate": {"models"}}
-# Each boundary has one door: the folders and modules that may import a library.
+# The folders and modules that may import each library. One place per library keeps the
+# rest of the package independent of its API.
 DOORS = {
     "absl": {"commands", "__main__"},
     "grain": {"data"},
-    "h5py": set(),  # `formats` reads HDF5 itself: a stranger's file may be hostile.
+    "h5py": set(),  # `formats` reads HDF5 itself, because files may be malicious.
     "keras": set(),
     "matplotlib": {"run", "study"},
     "ml_collections": {"commands"},
@@ -36,7 +37,8 @@ DOORS = {
     "torch": set(),
     "transformers": set(),
 }
-# A transfer meets models as specs, and bytes on a disk need no device.
+# Libraries that a folder must not import: `transfer` knows models only by their specs,
+# and reading files needs no device.
 WITHOUT = {"config": {"jax", "flax", "numpy"}, "formats": {"jax", "flax"},
            "data": {"jax", "flax"}, "transfer": {"flax"}, "maps": {"flax"},
            "sources": {"flax"}, "export": {"flax"}}
@@ -138,7 +140,7 @@ def test_modules_stay_within_their_import_budget():
 
 
 def test_file_names_are_unique():
-  """But for `commands`, where a file has the name of the command."""
+  """Modules in `commands` are exempt: each has the name of its command."""
   names = [name.rpartition(".")[2] for name in MODULES
            if house.package(name) != "commands" and not house.is_folder(name)]
 

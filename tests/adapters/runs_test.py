@@ -1,4 +1,4 @@
-"""Runs of adapters: beside a source as it is, cut, merged, stored and taken again."""
+"""Tests for runs with adapters: training, resuming, merging, export and reloading."""
 
 import dataclasses
 import shutil
@@ -32,7 +32,7 @@ def _run(folder, text, **fields):
 
 
 def _beside(folder, **fields):
-  """A run whose adapters alone learn, beside the source as it is."""
+  """Returns a run that trains only adapters on top of the unchanged source."""
   plan = plan_lib.TransferPlan(
       rules=(adapter_rules.fresh_adapters(STYLE), Rule(target="(.*)", source=r"\1")),
       groups=groups_lib.low_rank(STYLE))
@@ -43,7 +43,7 @@ def _beside(folder, **fields):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A source, and a run of adapters beside it with all its checkpoints."""
+  """Trains a source, then adapters on top of it, and keeps every checkpoint."""
   path = tmp_path_factory.mktemp("adapters")
   small_runs.write_lines(path / "text.txt")
   loop.train(_run(path, "text.txt"), path / "source")
@@ -62,6 +62,7 @@ def test_only_adapters_change_and_have_optimizer_state(folder):
   state, params = _read(folder / "style")
 
   added = params.keys() - source.keys()
+  # Two factors for each of 6 kernels, and for each of the 2 kernels of the MLP.
   assert len(added) == 2 * 6 + 2 * 2
   for name, value in source.items():
     np.testing.assert_array_equal(params[name], value, err_msg=name)
@@ -72,6 +73,7 @@ def test_only_adapters_change_and_have_optimizer_state(folder):
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(folder):
+  # Without its later checkpoints, a finished run looks like one that was interrupted.
   cut = folder / "cut"
   shutil.copytree(folder / "style", cut)
   for later in range(3, STEPS + 1):
@@ -105,7 +107,7 @@ def test_conversion_merges_the_adapters_of_a_run(folder):
 
 
 def _together(folder, one, two, **fields):
-  """Two stored adapters over one source; a third learns."""
+  """Returns a run with two adapters read from checkpoints and a third one to train."""
   new = LoRA(params=".*/attn/.*", rank=1, name="new")
   rules, unused = zip(adapter_rules.stored_adapter(STYLE[0], "one"),
                       adapter_rules.stored_adapter(STYLE[1], "two"))
@@ -125,6 +127,7 @@ def test_several_adapters_are_read_from_their_own_checkpoints(folder):
   rows = assemble.build(run, folder / "together").rows
 
   where = {row.name: row.checkpoint for row in rows if row.sources}
+  # The new adapter is fresh: two factors for each of the 4 kernels of attention.
   assert len(rows) == len(where) + 8
   for name, checkpoint_name in where.items():
     assert checkpoint_name == (
@@ -141,7 +144,7 @@ def test_loading_an_adapter_with_another_scale_is_refused(folder):
 
 
 def test_an_exported_peft_folder_can_be_used_as_a_source(folder):
-  """PEFT itself loads it in `tests/sources/peft_test.py`."""
+  """The test that PEFT itself loads it is in `tests/sources/peft_test.py`."""
   notes = convert.convert(folder / "style", folder / "small", "peft")
   assert "8 tensors" in notes[1]
   base = folder / "small" / "base"
@@ -159,4 +162,5 @@ def test_an_exported_peft_folder_can_be_used_as_a_source(folder):
 
   first = _read(folder / "again", 1)[1]["layer_0/attn/key/again_a"]
   stored = _read(folder / "style")[1]["layer_0/attn/key/lora_a"]
-  assert 0 < np.abs(first - stored).max() < 0.1  # It has learned for one step.
+  # One step has moved the factor, but not far: it started from the stored values.
+  assert 0 < np.abs(first - stored).max() < 0.1

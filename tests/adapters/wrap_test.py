@@ -1,4 +1,4 @@
-"""Adapters: what they compute, what they cost, and what they leave as it was."""
+"""Tests for adapters: logits, gradients, cost, merging and errors."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ TOKENS = np.random.default_rng(0).integers(0, 31, (2, 7)).astype(np.int32)
 
 
 def _moved(module, key=0):
-  """Params with adapters that do something, and those of the model alone."""
+  """Returns params whose adapters change the logits, and the model's own specs."""
   specs, own = registry.specs(module), registry.specs(module.module)
   params = registry.fresh(module, jax.random.key(key))(specs)
   generator = np.random.default_rng(key)
@@ -63,7 +63,10 @@ def _near(ours, theirs, within=1e-5):
 
 
 def _dense(adapter):
-  """A dense layer of [D=5, H=2] to [K=3, E=4] with an adapter; all in float64 too."""
+  """Adapts a Dense layer from [5, 2] to [3, 4].
+
+  Returns its params, the same values as float64 matrices, and loss and gradients.
+  """
   layer = layers.Dense((3, 4), axes=("heads", "kv", "mlp", "embed"),
                        reads=("heads", "kv"), kernel_init="xavier_normal")
   module = adapters.wrap(layer, (adapter,))
@@ -131,7 +134,7 @@ OTHERS = {
 
 
 def _some(*default):
-  """Cases, all but these in the long run."""
+  """Returns all cases, marked `long` except for the given ones."""
   return [case if case in default else pytest.param(case, marks=pytest.mark.long)
           for case in [*CASES, *OTHERS]]
 
@@ -146,7 +149,8 @@ def test_merging_adapters_keeps_the_logits(case):
   assert merged.keys() == own.keys()
   _near(_logits(module.module, merged), _logits(module, params))
   plain = _logits(module.module, {name: params[name] for name in own})
-  assert np.abs(plain - _logits(module, params)).max() > 1e-3  # Not vacuous.
+  # The adapters matter: dropping them instead of merging them changes the logits.
+  assert np.abs(plain - _logits(module, params)).max() > 1e-3
 
 
 @pytest.mark.parametrize("case", [
@@ -232,7 +236,7 @@ def test_prefix_attention_matches_numpy():
 
 
 class _Alone(nn.Module):
-  """One attention over the past."""
+  """A single causal attention layer."""
   config: config.Decoder
 
   @nn.compact
@@ -270,7 +274,7 @@ def _batch(rows=8, length=8):
 
 
 def _flops(module, learns):
-  """Of the gradient to the leaves whose names match."""
+  """Returns the FLOPs of the gradient for the leaves whose names match `learns`."""
   params = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
             for name, spec in registry.specs(module).items()}
   nll = objectives.next_token(module, False)
@@ -292,6 +296,8 @@ def test_gradients_of_frozen_kernels_are_not_computed(model, entries):
   low, both = (_flops(module, learns) for learns in (
       r".*lora_.", r".*lora_.|layer_\d+/.*kernel"))
 
+  # A gradient of a kernel costs 2 operations per row and entry. XLA counts some
+  # elementwise work on top of the products, hence the margin of 10%.
   rows = 8 * 8
   assert 0.99 < (both - low) / (2 * rows * entries) < 1.1
 
@@ -327,7 +333,7 @@ def test_a_training_step_with_adapters_matches_on_several_devices(devices):
 
 
 def _owners(groups, module):
-  """Group of each leaf."""
+  """Returns the name of the group of each leaf."""
   return {name: next(group.name for group in groups if tree.match([group.params], name))
           for name in registry.specs(module)}
 

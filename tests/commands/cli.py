@@ -1,4 +1,4 @@
-"""Runs commands in the process of the test."""
+"""Helpers that run commands in the process of the test."""
 
 import json
 
@@ -31,20 +31,20 @@ def _plan(run):
 
 
 def run(capsys, *words):
-  """Runs a command that succeeds; returns what it prints."""
+  """Runs a command that succeeds, and returns what it prints."""
   main.run(["transfer-gen", *words])
   return capsys.readouterr().out
 
 
 def stopped(capsys, *words):
-  """Runs a command that exits; returns the code and what it printed."""
+  """Runs a command that exits, and returns the exit code and what it printed."""
   with pytest.raises(SystemExit) as exit_:
     main.run(["transfer-gen", *words])
   return exit_.value.code, capsys.readouterr()
 
 
 def refused(capsys, *words):
-  """Runs a command that the user got wrong; returns its one message."""
+  """Runs a command that fails because of a user error, and returns its message."""
   code, printed = stopped(capsys, *words)
   assert code == 2 and "Traceback" not in printed.err
   assert printed.err.count("transfer-gen: ") == 1
@@ -52,12 +52,12 @@ def refused(capsys, *words):
 
 
 def train(capsys, *words):
-  """Trains; returns the result that the last line holds."""
+  """Runs `train`, and returns the result that its last line contains."""
   return json.loads(run(capsys, "train", *words).splitlines()[-1])
 
 
 def train_source(folder, capsys):
-  """Trains the source of `config.py:moved`, and writes another text for the target."""
+  """Trains the source of `config.py:moved`, then writes the text of the target."""
   result = train(capsys, "--config=config.py", "--workdir=first")
   (folder / "text.txt").write_text(
       "".join(f"another text: {i} zebras & {i * 3} quails\n" for i in range(200)))
@@ -65,5 +65,5 @@ def train_source(folder, capsys):
 
 
 def plan(capsys, *words):
-  """Plans `config.py:moved`; returns what `plan` prints."""
+  """Runs `plan` for `config.py:moved`, and returns what it prints."""
   return run(capsys, "plan", "--config=config.py:moved", *words)

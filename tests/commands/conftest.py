@@ -1,4 +1,4 @@
-"""A folder with a text and a config, for tests of the command line."""
+"""A fixture for tests of the command line: a folder with a text and a config."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.commands import cli
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path, monkeypatch):
-  """The current folder: the first source's text, and `config.py`."""
+  """Makes a folder with `text.txt` and `config.py`, and changes into it."""
   monkeypatch.chdir(tmp_path)
   lines = [f"the {i}th line tells of {i * 7 % 13} things" for i in range(200)]
   (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")

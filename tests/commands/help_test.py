@@ -1,4 +1,4 @@
-"""What the command line says of itself, and how fast."""
+"""Tests for `--help`, `--version` and usage errors, and for their imports."""
 
 import importlib
 import pathlib
@@ -22,6 +22,7 @@ def test_help_is_short_and_names_every_flag_with_its_default(capsys, command):
     [start] = [i for i, line in enumerate(lines)
                if re.match(f"  --{flag.name}( |=)", line)]
     described = re.split("  --(?!config.a.b)", "\n".join(lines[start:]))[1]
+    # A default that turns a feature off needs no mention.
     quiet = flag.default is None or flag.default is False or flag.default == ""
     assert quiet != (f"Default: {flag.default}." in described)
     assert flag.required == ("Required." in described)

@@ -1,4 +1,4 @@
-"""The commands one after another, on the folders of runs."""
+"""Tests that run several commands one after another on the same workdirs."""
 
 import json
 
@@ -54,8 +54,9 @@ def test_early_stopping_keeps_the_best_checkpoint(folder):
 
   result = loop.train(run, folder / "w")
 
+  # The run stops as soon as `patience` validations in a row were no better.
   assert result["step"] == result["best_step"] + 2 < 200
-  best = [p.name for p in (folder / "w" / "checkpoints" / "best").iterdir()]
+  best = [path.name for path in (folder / "w" / "checkpoints" / "best").iterdir()]
   assert best == [str(result["best_step"])]
 
 
@@ -95,6 +96,7 @@ def test_a_workdir_keeps_the_tokenizers_of_source_and_target(folder, capsys):
 def test_a_run_of_an_older_version_can_be_continued(folder, capsys):
   wanted = ["--config=config.py", "--workdir=old"]
   cli.train(capsys, *wanted)
+  # An older version did not write these two fields.
   written = folder / "old" / "config.json"
   config = json.loads(written.read_text())
   del config["sources"], config["model"]["sinusoid_width"]

@@ -1,4 +1,4 @@
-"""A mistake of the user gets one message, exit code 2 and no traceback."""
+"""Tests that each user error gives one message, exit code 2 and no traceback."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `plan` prints, suggests and refuses."""
+"""Tests for the `plan` command: its output, its suggestions and its errors."""
 
 import re
 import sys
@@ -72,11 +72,11 @@ def test_a_workdir_of_another_plan_is_refused_with_the_differing_rows(folder, ca
 
 def test_a_plan_below_the_minimum_coverage_is_refused(folder, capsys):
   cli.train_source(folder, capsys)
-  least = ["--config=config.py:moved", "--workdir=w"]
+  flags = ["--config=config.py:moved", "--workdir=w"]
 
-  message = cli.refused(capsys, "plan", *least, "--min_coverage=0.99")
+  message = cli.refused(capsys, "plan", *flags, "--min_coverage=0.99")
   assert not (folder / "w").exists()
-  cli.run(capsys, "plan", *least, "--min_coverage=0.5")
+  cli.run(capsys, "plan", *flags, "--min_coverage=0.5")
 
   assert "99%" in message and "embed/embedding: " in message
   assert "attn" not in message
@@ -111,7 +111,7 @@ def test_colors_are_printed_only_to_terminals(folder, capsys, monkeypatch):
 
 def test_a_misfit_is_reported_before_any_array_is_read(folder, capsys, monkeypatch):
   cli.train(capsys, "--config=config.py", "--workdir=first")
-  monkeypatch.setattr(checkpoint.Stored, "read", None)  # Whoever reads fails.
+  monkeypatch.setattr(checkpoint.Stored, "read", None)  # Any attempt to read fails.
 
   message = cli.refused(
       capsys, "plan", "--config=config.py:moved", "--workdir=moved",
@@ -143,4 +143,5 @@ def test_a_plan_can_read_several_checkpoints(folder, capsys):
       ("embed/embedding", "second"), ("layer_0/mlp/up/kernel", "first")):
     moved, source = (dict(checkpoint.find(name, 2).read([leaf]))[leaf]
                      for name in ("moved", whose))
+    # With a learning rate of 1e-9, two steps leave the params where they started.
     assert abs(moved - source).max() < 1e-6 < abs(source).max()

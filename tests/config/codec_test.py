@@ -1,4 +1,4 @@
-"""Configs as JSON and back."""
+"""Tests for writing model configs as JSON and reading them back."""
 
 import json
 

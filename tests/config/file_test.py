@@ -1,4 +1,4 @@
-"""Config files: what they return is loaded and checked, and flags that override it."""
+"""Tests for config files: loading, checking, and overriding them with flags."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The data sets of this Python, as they are prepared, and foreign ones."""
+"""Tests for the data sets made from Python's documentation, and for TFDS data sets."""
 
 import json
 import os
@@ -29,7 +29,7 @@ PAIRS = {"input_field": "body", "target_field": "summary"}
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-  """A data folder that two processes prepared at once, and what each printed."""
+  """Prepares a data folder in two processes at once; returns it and their outputs."""
   folder = tmp_path_factory.mktemp("tfds")
   processes = [
       subprocess.Popen(
@@ -50,7 +50,7 @@ def data(prepared, monkeypatch):
           config.Data(name="docstring_summary", **PAIRS))}
 
 
-def words(text):
+def collapse_spaces(text):
   return re.sub(r"\s+", " ", text).strip()
 
 
@@ -81,15 +81,17 @@ def test_a_data_set_version_contains_the_python_version(data):
 
 def test_the_source_data_contain_no_held_out_text(data):
   prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
-  source = "\n".join(words(d.target) for found in prose.values() for d in found)
+  source = "\n".join(
+      collapse_spaces(document.target)
+      for found in prose.values() for document in found)
 
   for document in (*pairs["validation"], *pairs["test"]):
-    assert words(document.input) not in source
+    assert collapse_spaces(document.input) not in source
     if len(document.target) > 30:
-      assert words(document.target) not in source
+      assert collapse_spaces(document.target) not in source
 
-  # Not vacuous: what the model may learn does stand there.
-  found = sum(words(document.input) in source for document in pairs["train"])
+  # The comparison works: texts that the model may learn from are found there.
+  found = sum(collapse_spaces(document.input) in source for document in pairs["train"])
   assert found > 0.8 * len(pairs["train"])
 
 
@@ -97,15 +99,17 @@ def test_the_source_data_contain_the_help_topics(data):
   prose = data["python_docs"][0]
 
   assert any(
-      'The "while" statement is used for repeated execution' in words(d.target)
-      for found in prose.values() for d in found)
+      'The "while" statement is used for repeated execution'
+      in collapse_spaces(document.target)
+      for found in prose.values() for document in found)
 
 
 @pytest.mark.parametrize("name", ["python_docs", "docstring_summary"])
 def test_no_text_is_in_two_splits(data, name):
   splits = data[name][0]
   texts = {
-      split: {words(t) for d in found for t in (d.input, d.target) if t}
+      split: {collapse_spaces(text) for document in found
+              for text in (document.input, document.target) if text}
       for split, found in splits.items()}
 
   assert not texts["train"] & (texts["validation"] | texts["test"])
@@ -114,14 +118,14 @@ def test_no_text_is_in_two_splits(data, name):
 
 def test_both_data_sets_assign_a_text_to_the_same_split(data):
   prose, pairs = data["python_docs"][0], data["docstring_summary"][0]
-  held = {words(d.target) for split in ("validation", "test") for d in prose[split]}
+  held_out = {collapse_spaces(document.target)
+              for split in ("validation", "test") for document in prose[split]}
 
   for document in pairs["train"]:
-    assert words(f"{document.target} {document.input}") not in held
-
+    assert collapse_spaces(f"{document.target} {document.input}") not in held_out
 
 def rewrite_as_tfrecord(folder):
-  """Makes an array_record set the tfrecord set that TensorFlow would write."""
+  """Converts an array_record data set to the tfrecord files that TensorFlow writes."""
   import tensorflow_datasets as tfds
   builder = tfds.builder_from_directory(folder)
   for split in builder.info.splits:
@@ -132,6 +136,8 @@ def rewrite_as_tfrecord(folder):
     path.unlink()
     with open(str(path).replace("array_record", "tfrecord"), "wb") as file:
       for example in examples:
+        # A record is its length, a checksum of that, the data, and their checksum. The
+        # reader does not verify checksums, so zeros serve.
         file.write(struct.pack("<QI", len(example), 0) + example + bytes(4))
   info = folder / "dataset_info.json"
   description = json.loads(info.read_text())
@@ -141,7 +147,7 @@ def rewrite_as_tfrecord(folder):
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-  """A set that only its prepared folder describes, with other names of splits."""
+  """Prepares a data set with unusual split names, and leaves only its folder."""
   import tensorflow_datasets as tfds
 
   class ForeignSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -173,8 +179,8 @@ def test_a_prepared_data_set_is_read_without_its_builder_code(foreign, file_form
       name="tfds:foreign_set", input_field="en", target_field="de"))
 
   assert facts["version"] == "2.0.1"
-  assert {split: sorted((d.input, d.target) for d in ds)
-          for split, ds in found.items()} == {
+  assert {split: sorted((document.input, document.target) for document in texts)
+          for split, texts in found.items()} == {
               split: [(f"{i}", f"{name} {i} ü") for i in range(n)]
               for split, name, n in (
                   ("train", "train", 5), ("validation", "valid", 3),

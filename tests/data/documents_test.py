@@ -1,4 +1,4 @@
-"""The user's own files: what is read, what is dropped, what is refused."""
+"""Tests for reading the user's own files: formats, filters, splits and errors."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ MULTI30K = paths.DATA / "multi30k"
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-  """Writes files into the working directory."""
+  """Returns a function that writes files; `__` in an argument stands for a dot."""
   monkeypatch.chdir(tmp_path)
 
   def write_(**files):
@@ -32,7 +32,7 @@ def files(**fields):
 
 
 def held(**fields):
-  """With validation and test of their own, so that train is kept whole."""
+  """Names files for validation and test, so that all of train stays in train."""
   return files(**({"validation": "v.txt", "test": "w.txt"} | fields))
 
 
@@ -150,6 +150,7 @@ def test_missing_splits_do_not_depend_on_the_order_of_texts(write):
       s: set(t) for s, t in targets(other).items()}
   assert sorted(sum(targets(found).values(), [])) == sorted(lines)
   for split in ("validation", "test"):
+    # A tenth of 1000 lines, within three standard deviations (9.5 each).
     assert 70 < len(found[split]) < 130
   assert with_test["validation"] == found["validation"]
   assert len(with_test["train"]) == len(found["train"]) + len(found["test"])
@@ -233,6 +234,7 @@ def test_the_fingerprint_is_the_sha256_of_lengths_and_texts(write):
 
 
 def refusals():
+  """Lists (id, files, config fields, pattern of the message)."""
   row = {"input_field": "q", "target_field": "a", "train": "a.jsonl"}
   return [
       ("empty file", {"a.txt": ""}, {}, r"a\.txt: no documents"),

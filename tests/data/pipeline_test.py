@@ -1,4 +1,4 @@
-"""Batches: what is cut, packed, padded, shuffled and resumed."""
+"""Tests for batches: packing, buckets, padding, shuffling and resuming."""
 
 import json
 
@@ -60,7 +60,8 @@ def test_token_counts_cover_the_training_texts_that_are_kept(pairs):
     for token in ids(document.input + document.target):
       expected[token] += 1
   np.testing.assert_array_equal(prepared.token_counts, expected)
-  assert not pairs or 0 < len(kept) < len(made["train"])  # Not vacuous.
+  # With pairs, some texts are too long and must not be counted.
+  assert not pairs or 0 < len(kept) < len(made["train"])
 
 
 def test_packed_windows_contain_every_token_once_as_a_target():
@@ -68,7 +69,7 @@ def test_packed_windows_contain_every_token_once_as_a_target():
 
   batches = list(prepared.evaluation_batches("test", 4))
 
-  # Another way: the stream that the windows are cut from.
+  # The reference is the stream of all documents that the windows are cut from.
   stream, owners = [], []
   for i, document in enumerate(made["test"]):
     stream += [BOS, *ids(document.target), EOS]
@@ -168,7 +169,8 @@ def test_encoder_and_decoder_rows_share_one_bucket_length(
   assert prepared.lengths == (8, 16, 24)
   longer = [len(ids(made["train"][i].input)) > len(ids(made["train"][i].target))
             for i in rows]
-  assert any(longer) and not all(longer)  # Each side has decided a bucket.
+  # Both sides occur as the longer one, which decides the bucket.
+  assert any(longer) and not all(longer)
 
 
 def test_encoder_batches_resume_from_a_saved_state():
@@ -231,13 +233,14 @@ def test_buckets_are_drawn_in_proportion_to_their_rows():
       b["inputs"].shape[1] for b in take(prepared.train_batches(4, seed=0), 200)]
 
   for length, count in rows.items():
+    # Only rounding separates the counts from the exact proportion.
     assert abs(lengths.count(int(length)) - 200 * count / total) <= 2
 
 
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("done", [0, 1, 13])
 def test_batches_resume_from_a_saved_state(pairs, done):
-  # Two batches of 8 make an epoch and a part: the state crosses epochs.
+  # Two batches of 8 hold more rows than an epoch does, so the state crosses epochs.
   made, prepared = prepare(pairs=pairs, count=12, length=40, buckets=(20,) * pairs)
   batches = prepared.train_batches(8, seed=5)
   take(batches, done)
@@ -266,7 +269,7 @@ def test_unknown_characters_are_counted_in_the_facts():
 
 
 class _EndOnly:
-  """A tokenizer whose only special token ends a text, as GPT-2's."""
+  """A tokenizer whose only special token is the end of text, like that of GPT-2."""
   size, tokens, roles = 260, (b"",) * 260, {"eos": 9}
 
   def encode(self, text):

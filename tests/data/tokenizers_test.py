@@ -1,4 +1,4 @@
-"""Tokenizers: training, saving, loading, and agreement with other libraries."""
+"""Tests for tokenizers: training, saving, loading, agreement with other libraries."""
 
 import json
 import shutil
@@ -33,7 +33,8 @@ def test_trained_tokenizers_round_trip_any_text(kind, tmp_path):
   assert b"".join(tokenizer.tokens[i] for i in ids) == TEXT.encode()
   assert tokenizer.encode_batch([TEXT, "the"]) == [ids, tokenizer.encode("the")]
   assert [tokenizer.roles[r] for r in tokenizers.ROLES] == [0, 1, 2, 3]
-  assert not set(ids) & {0, 1, 2, 3}  # "</s>" in a text ends nothing.
+  # "</s>" in a text is plain text, not the special token.
+  assert not set(ids) & {0, 1, 2, 3}
   assert tokenizer.decode([1, *ids, 3, 2, 0]) == TEXT
   assert len(tokenizer.tokens) == tokenizer.size
 
@@ -74,7 +75,8 @@ def test_a_character_tokenizer_accepts_given_ids_and_special_tokens(tmp_path):
     assert each.decode([4, 2, 1, 3, 0]) == "é\rb"
     assert each.tokens == (b"", b"b", b"\r", b"", "é".encode())
     assert each.roles == {"pad": 0, "eos": 3}
-    with pytest.raises(errors.UserError, match="'x'"):  # Nothing stands for it.
+    # There is no unk token that could replace the unknown character.
+    with pytest.raises(errors.UserError, match="'x'"):
       each.encode_batch(["b", "bx"])
 
 
@@ -173,7 +175,7 @@ def test_byte_fallback_tokens_and_metaspaces_are_decoded(tmp_path):
 def test_space_markers_become_spaces(model, pre, decoder, tokens, tmp_path):
   made = load_json(foreign(model, pre=pre, decoder=decoder), tmp_path)
 
-  # The token that stands for the unknown has a role, and so no surface.
+  # The unk token has a role, so its bytes are empty.
   unknown = made.roles.get("unk")
   assert made.tokens == tuple(
       b"" if i == unknown else token for i, token in enumerate(tokens))
@@ -189,7 +191,7 @@ def test_truncation_padding_and_templates_are_ignored(tmp_path):
 
   tokenizer = load_json(saved, tmp_path)
 
-  assert saved.encode(TEXT).ids != plain  # Not vacuous.
+  assert saved.encode(TEXT).ids != plain  # The settings do act in the library itself.
   assert tokenizer.encode(TEXT) == tokenizer.encode_batch([TEXT])[0] == plain
 
 
@@ -225,7 +227,7 @@ def test_gpt2_tokenizer_files_are_read_and_round_trip(tmp_path):
   ids = tokenizer.encode(TEXT)
   vocab = json.loads((paths.TOKENIZERS / "gpt2_vocab.json").read_text())
   assert tokenizer.size == 50257
-  # Published: the encoder of GPT-2 gives "Hello world" these.
+  # The ids that OpenAI's encoder gives for "Hello world".
   assert tokenizer.encode("Hello world") == [15496, 995]
   assert tokenizer.tokens[vocab["\u0120the"]] == b" the"
   assert tokenizer.decode(ids) == TEXT

@@ -1,4 +1,4 @@
-"""Two tokenizers of one text agree on where both have read the same bytes."""
+"""Tests for aligning two tokenizations of one text where they read the same bytes."""
 
 import itertools
 
@@ -37,7 +37,7 @@ def _real():
 
 
 def _rows(tokenizer, texts):
-  """Rows as a language model's: marks, texts, padding."""
+  """Returns rows of a language model: bos, text, eos, padding."""
   roles, _ = tokenizers.resolve_roles(tokenizer)
   rows = [[roles["bos"], *tokenizer.encode_batch([text])[0], roles["eos"]]
           for text in texts]
@@ -48,19 +48,19 @@ def _rows(tokenizer, texts):
 
 
 def _read(tokenizer, ids):
-  """The bytes of what was read, white space apart, which tokenizers may add."""
+  """Returns the bytes of tokens without white space, which tokenizers may add."""
   surfaces = b"".join(tokenizer.tokens[i] for i in ids)
   return b"".join(surfaces.replace("ﬁ".encode(), b"fi").split())
 
 
 def _check(texts, student, teacher, longest=None):
-  """Wherever the two meet, they have read the same; returns how often they do."""
+  """Checks that aligned positions have read the same bytes; returns rows and index."""
   inputs = _rows(student, texts)
   rows, index = alignment.teacher_rows(inputs, student, teacher, longest)
   assert rows.min() >= 0 and rows.max() < teacher.size
   for mine, theirs, places in zip(inputs, rows, index):
     met = [place for place in places.tolist() if place >= 0]
-    assert met == sorted(set(met))  # None twice, and never backwards.
+    assert met == sorted(set(met))  # Alignment is strictly increasing.
     for position, place in enumerate(places):
       if place >= 0:
         assert _read(student, mine[:position + 1]) == _read(
@@ -77,12 +77,12 @@ def _check(texts, student, teacher, longest=None):
 def test_bytes_characters_and_bpe_align_where_both_tokens_end(texts, student, teacher):
   inputs, index = _check(texts, student, teacher)
 
-  # By another way: offsets of both, text by text.
+  # The reference: byte offsets at which tokens of both tokenizers end.
   for row, text, places in zip(inputs, texts, index):
     ends = [set(np.cumsum([len(t.tokens[i]) for i in t.encode_batch([text])[0]]))
             for t in (student, teacher)]
     assert (places[1:len(row)] >= 0).sum() == len((ends[0] & ends[1]) - {0}) + (
-        1)  # And eos.
+        1)  # The eos of both is aligned as well.
 
 
 @paths.needs(*REAL)
@@ -101,7 +101,8 @@ def test_sentencepiece_and_bytes_align_at_every_word_end(real):
 
   ends = {i + 1 for i, char in enumerate(text + " ") if char.isspace()}
   met = {int(place) for place in index[0] if place > 0}
-  assert ends <= met  # Behind a mark and the space that the pieces begin with.
+  # Places count from bos, and SentencePiece puts a space before the first word.
+  assert ends <= met
   assert (index[0, :-1] >= 0).mean() > 0.9 and inputs.shape[1] < len(text)
 
 
@@ -124,7 +125,7 @@ def test_text_beyond_the_teacher_length_is_not_aligned():
 
 
 def _distance(a, b):
-  """Levenshtein's, by its recursion."""
+  """Returns the Levenshtein distance by its recursive definition."""
   if not a or not b:
     return len(a) + len(b)
   return min(_distance(a[1:], b) + 1, _distance(a, b[1:]) + 1,
@@ -154,7 +155,8 @@ def test_each_token_maps_to_the_first_nearest_token(own, others):
 
   index = alignment.nearest(source, target)
 
-  assert index[:2].tolist() == [-1, 0]  # By role; sep is not there.
+  # Special tokens match by role, and the target has no sep.
+  assert index[:2].tolist() == [-1, 0]
   for token, found in zip(source.tokens[2:], index[2:]):
     near = [_distance(token, other) for other in target.tokens[2:]]
     assert found == 2 + near.index(min(near))

@@ -1,4 +1,4 @@
-"""A model learns from a teacher of another family, width, depth or vocabulary."""
+"""Tests for distillation from teachers of another family, size or vocabulary."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ LSTM = config_lib.Recurrent(embed_width=0, hidden_width=12, num_layers=1)
 
 
 def _chain(folder):
-  """Texts of a Markov chain: many for the teacher, few for whom it teaches."""
+  """Writes texts of a Markov chain: many for the teacher, few for the student."""
   generator = np.random.default_rng(0)
   chances = generator.dirichlet(np.full(8, 0.4), size=8)
   for name, count in (("many", 400), ("few", 8), ("val", 60), ("test", 4)):
@@ -58,7 +58,7 @@ def _run(folder, model, steps=60, train="few", lr=2e-2, **fields):
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """With a trained Transformer in `teacher`."""
+  """Makes a folder with the texts and a trained Transformer in `teacher`."""
   folder = tmp_path_factory.mktemp("distill")
   _chain(folder)
   loop.train(_run(folder, DECODER, 60, "many"), folder / "teacher")
@@ -97,7 +97,8 @@ def test_projections_learn_and_are_dropped_from_the_opened_model(folder):
   opened = trained_lib.open(folder / "soft")
   assert opened.params.keys() == setup.specs.keys() - {name}
   assert isinstance(opened.complete(["abc"], 3)[0], str)
-  assert name not in sources.open(folder / "soft", 60).specs  # To go on from, too.
+  # Nor do projections appear when the run is the source of another run.
+  assert name not in sources.open(folder / "soft", 60).specs
   kept = list((folder / "soft" / "checkpoints" / "60" / "params").iterdir())
   assert kept
 
@@ -128,7 +129,7 @@ def test_an_interrupted_distillation_resumes_bit_for_bit(folder):
 
 
 def _terms(folder, model, key=0, vocabulary=None, **fields):
-  """Terms of a batch, with what they are made of: setup, batch, params."""
+  """Returns setup, batch, params and the loss terms of the batch."""
   run = _run(folder, model, distill=_distill(folder, **fields))
   if vocabulary:
     run.tokenizer = vocabulary
@@ -160,6 +161,7 @@ def test_the_logits_loss_is_a_kl_divergence_at_a_temperature(folder):
 
   p = _softmax(_apply(teacher.model, teacher.params, batch["inputs"]) / 3.0)
   q = _softmax(_apply(setup.model, params, batch["inputs"]) / 3.0)
+  # Hinton et al. (2015) scale by temperature ** 2, so that gradients keep their size.
   np.testing.assert_allclose(
       terms["logits"], 9 * (p * np.log(p / q)).sum(-1), rtol=1e-4, atol=1e-5)
   chances = _softmax(_apply(setup.model, params, batch["inputs"]))
@@ -179,7 +181,8 @@ def test_hidden_states_are_compared_through_the_projection(kind, folder):
   cut = {**params, "head/kernel": np.eye(12, setup.run.model.vocab_size),
          "head/bias": np.zeros(setup.run.model.vocab_size)}
 
-  own = _apply(setup.model, cut, batch["inputs"])[..., :12]  # All of the 12 units.
+  # With an identity as the head, the first 12 logits are the hidden state itself.
+  own = _apply(setup.model, cut, batch["inputs"])[..., :12]
   own = np.float64(own) @ np.float64(params["distill/layer_0/kernel"])
   wanted = np.square(own - theirs).mean(-1) if kind == "mse" else 1 - (
       own * theirs).sum(-1) / np.linalg.norm(own, axis=-1) / np.linalg.norm(
@@ -199,7 +202,7 @@ def test_relations_are_softmaxes_over_earlier_positions():
       scores = heads[0, t, head] @ heads[0, :t + 1, head].T / 6 ** 0.5
       np.testing.assert_allclose(
           found[0, head, t, :t + 1], np.log(_softmax(scores)), rtol=1e-4, atol=1e-5)
-      assert (found[0, head, t, t + 1:] < -1e8).all()
+      assert (found[0, head, t, t + 1:] < -1e8).all()  # Later positions are masked.
 
 
 @pytest.mark.long
@@ -210,12 +213,13 @@ def test_attention_is_matched_across_widths_and_head_counts(folder):
       _Pair(), _Pair.seen(batch), batch)
 
   assert (np.asarray(terms["attention"])[:, 1:] > 1e-6).all()
-  np.testing.assert_allclose(terms["attention"][:, 0], 0, atol=1e-6)  # One position.
+  # The first position can attend only to itself, so there is nothing to match.
+  np.testing.assert_allclose(terms["attention"][:, 0], 0, atol=1e-6)
   np.testing.assert_allclose(same, 0, atol=1e-5)
 
 
 class _Pair:
-  """A teacher beside itself."""
+  """A teacher that is matched with itself, for which the loss must be 0."""
   related = ((0, 0),)
 
   @staticmethod
@@ -238,7 +242,7 @@ def test_sorted_distance_compares_vocabularies_of_two_sizes():
 
 def test_sorting_probabilities_as_integers_matches_numpy():
   chances = _softmax(30 * np.random.default_rng(0).normal(size=(3, 40))).astype("f4")
-  chances[0, :5] = [0, 1, 1e-45, 2e-38, 1]
+  chances[0, :5] = [0, 1, 1e-45, 2e-38, 1]  # Ties, zero, and tiny numbers.
 
   found = jax.jit(teacher_lib._descending)(chances)
 
@@ -261,7 +265,7 @@ def test_a_teacher_with_another_vocabulary_is_matched_by_alignment(kind, folder)
   p = _softmax(theirs)
 
   assert first == 0 and row[1:20] == setup.data.tokenizer.encode(text)[:19]
-  for t in range(20):  # A character is a byte here: all are heard.
+  for t in range(20):  # Every character is one byte, so every position is aligned.
     if kind == "uld":
       size = setup.data.tokenizer.size
       wanted = np.abs(-np.sort(-q[t]) - np.pad(

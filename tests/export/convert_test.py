@@ -1,4 +1,4 @@
-"""Checkpoints in other forms, loaded by those whose forms they are."""
+"""Tests for `convert`: its output is loaded by the library of each format."""
 
 import json
 
@@ -61,7 +61,7 @@ STORIES = paths.DATA / "stories260K"
 
 
 def saved(folder, name):
-  """A model of Transformers in a folder, every param random."""
+  """Saves a Transformers model with random params to a folder, and returns it."""
   model = transformers_models.decoder(*CASES[name], special_tokens=dict(
       bos_token_id=1, eos_token_id=2, pad_token_id=None))
   model.save_pretrained(folder)
@@ -69,7 +69,7 @@ def saved(folder, name):
 
 
 def loaded(folder):
-  """Through Transformers, which must know every tensor and miss none."""
+  """Loads a folder with Transformers, which must use every tensor and miss none."""
   model, info = transformers.AutoModelForCausalLM.from_pretrained(
       folder, output_loading_info=True, attn_implementation="eager")
   assert not any(info.values()), info
@@ -113,7 +113,7 @@ def test_converting_to_orbax_and_back_keeps_every_bit(name, tmp_path):
                     norm_order="both", head_dim=8, attention_scale=0.25), "gemma2"),
 ], ids=lambda value: str(value)[:40])
 def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
-  """As trained here: fresh, never seen by Transformers before."""
+  """The params are made here; no file of Transformers is involved before writing."""
   sizes = dict(vocab_size=V, width=24, num_heads=2, max_length=32)
   model = config.Decoder(**vars(model) | sizes | (
       {"unbiased": ("out", "up", "gate", "down"), "bias": True} if kind == "qwen2"
@@ -124,7 +124,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
             for name, spec in registry.specs(module).items()}
   tmp_path.joinpath("out").mkdir()
 
-  lines = hugging_face_folder.write(
+  notes = hugging_face_folder.write(
       epath.Path(tmp_path / "out"), model, params)
 
   theirs = loaded(tmp_path / "out")
@@ -132,7 +132,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
   want = np.float64(logits(theirs))
   assert distance(ours, want) <= 1e-5
   assert theirs.config.model_type == kind
-  assert "none was written" in lines[-1]
+  assert "none was written" in notes[-1]
 
 
 @pytest.mark.parametrize("fields, message", [
@@ -234,7 +234,7 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
 
 @paths.needs(STORIES)
 class TestStories:
-  """The story model of llama2.c, against outputs computed with NumPy alone."""
+  """Tests with llama2.c's stories260K against reference outputs made with NumPy."""
 
   reference = json.loads(
       (STORIES / "reference.json").read_text()) if STORIES.exists() else {}

@@ -1,4 +1,4 @@
-"""Recurrent models as Keras files, read by Keras, by h5py and by us."""
+"""Tests for recurrent models as Keras files, read by Keras, h5py and this package."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Keras weights, old and new, against what h5py and Keras themselves read."""
+"""Tests for Keras weights of old and new formats, against h5py and Keras."""
 
 import json
 
@@ -28,7 +28,7 @@ def _read(path):
 
 
 def _old(path, layers, root=""):
-  """A file as Keras 2 wrote it: {layer: {name inside: array}}."""
+  """Writes a file in the format of Keras 2 from {layer: {weight name: array}}."""
   with h5py.File(path, "w") as file:
     group = file.create_group(root) if root else file
     group.attrs["layer_names"] = np.array([n.encode() for n in layers])
@@ -37,7 +37,7 @@ def _old(path, layers, root=""):
       inner.attrs["weight_names"] = np.array([n.encode() for n in weights], dtype="S99")
       for name, value in weights.items():
         inner.create_dataset(name, data=value)
-    # State of an optimiser beside the weights.
+    # Keras 2 stored optimizer state in the file too; it must not be read as weights.
     slots = file.create_group("optimizer_weights")
     slots.attrs["weight_names"] = np.array([b"adam/m:0"])
     slots.create_dataset("adam/m:0", data=_random(3))
@@ -70,7 +70,8 @@ def test_a_name_list_split_over_attributes_is_joined(tmp_path):
     file.attrs["layer_names1"] = np.array(names[4:], "S9")
     for i, name in enumerate(names):
       group = file.create_group(name)
-      group.attrs["weight_names"] = [f"{name}/bias:0"]  # Of variable length.
+      # h5py stores a list of Python strings as text of variable length.
+      group.attrs["weight_names"] = [f"{name}/bias:0"]
       group.create_dataset(f"{name}/bias:0", data=_random(i + 1))
 
   read = _read(tmp_path / "x.hdf5")
@@ -119,7 +120,7 @@ def test_an_array_that_was_never_written_is_refused_by_name(
 
 
 def test_a_group_with_hundreds_of_objects_is_read(tmp_path):
-  # More than one node of a group's tree.
+  # So many names do not fit into one node of the B-tree that HDF5 makes for a group.
   with h5py.File(tmp_path / "x.h5", "w") as file:
     for i in range(700):
       file[f"layers/dense/vars/{i}"] = np.full((2,), i, np.float32)
@@ -151,13 +152,14 @@ def test_models_saved_by_keras_are_read(tmp_path, model, name):
 
   read = _read(path)
 
-  assert len(read) == len(model.weights)  # And no optimiser's.
+  assert len(read) == len(model.weights)  # The optimizer state is not among them.
   left = list(read.values())
   for weight in model.weights:
-    at = next(i for i, x in enumerate(left)
-              if x.shape == weight.shape and (x == np.asarray(weight)).all())
-    left.pop(at)
-  last = model.layers[-1].name  # Keras counts the layers of a process.
+    index = next(i for i, value in enumerate(left)
+                 if value.shape == weight.shape and (value == np.asarray(weight)).all())
+    left.pop(index)
+  # The name depends on how many layers this process has made before.
+  last = model.layers[-1].name
   dense = f"{last}/kernel" if name == "m.h5" else "layers/dense/vars/0"
   np.testing.assert_array_equal(read[dense], np.asarray(model.layers[-1].kernel))
   if "weights" not in name:

@@ -1,6 +1,6 @@
-"""Files that are broken or lie: one clear error each, or what they rightly say.
+"""Tests that corrupted or inconsistent files are refused with one clear error.
 
-`python -m benchmarks.malformed` has 10,000 more, each in a process of its own.
+`python -m benchmarks.malformed` tries 10,000 more, each in a process of its own.
 """
 
 import io
@@ -42,7 +42,7 @@ def _compressed():
 
 
 def _h5():
-  """As Keras 2 writes, with an array in chunks."""
+  """Returns a file in the format of Keras 2, with one array stored in chunks."""
   file = io.BytesIO()
   with h5py.File(file, "w") as weights:
     weights.attrs["layer_names"] = np.array([b"rnn", b"dense"])
@@ -87,28 +87,30 @@ def _llama2c():
 FORMATS = {"x.safetensors": _safetensors, "x.npz": _npz, "z.npz": _compressed,
            "x.h5": _h5, "x.keras": _keras, "x.bin": _torch, "y.bin": _old_torch,
            "l.bin": _llama2c}
+# Bytes that are likely to confuse a parser: extreme numbers and syntax.
 _SPOILT = (b"\0", b"\xff", b"\x80", b"\x7f", b"\xff" * 4, b"\0" * 4, b"\xff" * 8,
            b"\xff\xff\xff\x7f", b"9", b"-", b"}", b"/")
 
 
 def _mutant(data, seed):
-  """A file that was cut, overwritten, or grew or lost some bytes."""
+  """Returns the file truncated, or with some bytes overwritten, removed or repeated."""
   rng = random.Random(seed)
   broken = bytearray(data)
   if rng.random() < 0.15:
     return bytes(broken[:rng.randrange(len(broken))])
+  # Three of the four ranges are ends of the file, where formats keep their metadata.
   low, high = rng.choice([
       (0, len(data)), (0, min(200, len(data))), (0, min(2000, len(data))),
       (max(0, len(data) - 1000), len(data))])
   for _ in range(rng.choice([1, 1, 1, 2, 4])):
-    at, how = rng.randrange(low, high), rng.random()
-    if how < 0.7:
+    start, kind = rng.randrange(low, high), rng.random()
+    if kind < 0.7:
       spoilt = rng.choice(_SPOILT)
-      broken[at:at + len(spoilt)] = spoilt
-    elif how < 0.85:
-      del broken[at:at + rng.randrange(1, 9)]
+      broken[start:start + len(spoilt)] = spoilt
+    elif kind < 0.85:
+      del broken[start:start + rng.randrange(1, 9)]
     else:
-      broken[at:at] = broken[at:at + rng.randrange(1, 30)]
+      broken[start:start] = broken[start:start + rng.randrange(1, 30)]
   return bytes(broken)
 
 
@@ -139,8 +141,9 @@ def test_a_corrupted_file_is_read_correctly_or_refused_clearly(tmp_path, name):
       assert len(str(error)) < 1000
     assert time.monotonic() - start < 5, seed
 
-  assert 40 < refused < 200  # Some bytes are data, which may be any.
-  # What files of some kilobytes claim is never made room for.
+  # Not every mutant can be detected: a change of the data gives other valid numbers.
+  assert 40 < refused < 200
+  # Memory (in KB) must not grow with the sizes that such a small file claims.
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base < 100 * 1024
   assert [p.name for p in tmp_path.iterdir()] == [name]
 
@@ -189,7 +192,8 @@ def test_an_inconsistent_safetensors_header_is_refused(tmp_path, data, why):
 
 
 def test_a_consistent_safetensors_header_is_accepted(tmp_path):
-  # Not vacuous: the header of the cases above, without a lie.
+  # The same header as in the cases above, but consistent, so that those cases are
+  # refused for their inconsistency and not for their form.
   (tmp_path / "x.safetensors").write_bytes(
       _header({"a": _leaf(0, 8), "b": _leaf(8, 16)}))
 
@@ -235,8 +239,8 @@ def test_an_archive_member_that_is_not_an_array_is_refused(tmp_path):
 
 def test_a_wrong_npz_checksum_is_an_error(tmp_path):
   data = bytearray(_compressed())
-  at = data.index(b"PK\1\2") + 16
-  data[at:at + 4] = b"abcd"
+  start = data.index(b"PK\1\2") + 16  # The CRC-32 in the central directory.
+  data[start:start + 4] = b"abcd"
   (tmp_path / "x.npz").write_bytes(data)
 
   with pytest.raises(errors.UserError, match="Bad CRC-32 for file 'body.npy'"):
@@ -247,8 +251,8 @@ def test_a_zip_bomb_is_refused(tmp_path):
   data = bytearray(_zip(("a.npy", _npy("{'descr': '<f4', 'fortran_order': False,"
                                        " 'shape': (1000000000,)}")),
                         compress=zipfile.ZIP_DEFLATED))
-  at = data.index(b"PK\1\2") + 24  # The size that the directory claims.
-  data[at:at + 4] = struct.pack("<I", 4_000_000_128)
+  start = data.index(b"PK\1\2") + 24  # The size that the central directory claims.
+  data[start:start + 4] = struct.pack("<I", 4_000_000_128)
   (tmp_path / "x.npz").write_bytes(data)
 
   with pytest.raises(errors.UserError, match="would take 4000000128 bytes"):

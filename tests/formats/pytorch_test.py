@@ -1,4 +1,4 @@
-"""PyTorch files without PyTorch: tensors bit for bit, and nothing of theirs runs."""
+"""Tests for reading PyTorch files without PyTorch and without running their code."""
 
 import argparse
 import collections
@@ -69,13 +69,14 @@ def test_views_and_tied_and_transposed_tensors_are_read_correctly(tmp_path):
 
 
 def test_tensors_are_found_in_nested_containers(tmp_path):
-  w = torch.randn(2, 3)
-  torch.save({"model": collections.OrderedDict(w=w), "steps": [w + 1, (w + 2,)],
+  weight = torch.randn(2, 3)
+  torch.save({"model": collections.OrderedDict(w=weight),
+              "steps": [weight + 1, (weight + 2,)],
               "args": {"dim": 64, "name": "tiny", "rope": None, "lr": 1e-3}},
              tmp_path / "x.pt")
 
   source = _check(tmp_path / "x.pt",
-                  {"model/w": w, "steps/0": w + 1, "steps/1/0": w + 2})
+                  {"model/w": weight, "steps/0": weight + 1, "steps/1/0": weight + 2})
 
   assert source.facts == {
       "args/dim": 64, "args/name": "tiny", "args/rope": None, "args/lr": 1e-3}
@@ -104,7 +105,7 @@ def test_reading_does_not_import_pytorch(tmp_path):
 
 
 class _Evil:
-  """Runs a command where it is unpickled."""
+  """An object that runs a command when it is unpickled."""
 
   def __init__(self, command):
     self._command = command
@@ -131,7 +132,7 @@ def test_objects_other_than_tensors_and_plain_data_are_refused(tmp_path, value, 
 
   assert named in str(error.value)
   assert not done.exists()
-  if "system" in named:  # Not vacuous: Python's own machine does run it.
+  if "system" in named:  # Python's own unpickler does run the command.
     with zipfile.ZipFile(tmp_path / "x.bin") as archive:
       pickle.loads(archive.read("x/data.pkl"))
     assert done.exists()
@@ -166,6 +167,7 @@ def _with_pickle(path, program):
 
 
 def _doubled():
+  """Returns a list that would have 2 ** 25 elements if it were written out."""
   value = [1]
   for _ in range(25):
     value = [value, value]
@@ -173,6 +175,7 @@ def _doubled():
 
 
 def _endless():
+  """Returns a list that contains itself."""
   value = []
   value.append(value)
   return value
@@ -190,10 +193,10 @@ def test_exponential_and_cyclic_containers_are_refused(tmp_path, value, why):
 
 
 def _tensor(count=4, offset=0, shape=(4,), strides=(1,), member="0"):
-  """A pickle of one tensor, opcode by opcode."""
-  number = lambda n: b"J" + n.to_bytes(4, "little", signed=True)
-  numbers = lambda ns: b"(" + b"".join(map(number, ns)) + b"t"
-  text = lambda t: b"X" + len(t).to_bytes(4, "little") + t.encode()
+  """Returns a pickle of one tensor, written opcode by opcode."""
+  number = lambda value: b"J" + value.to_bytes(4, "little", signed=True)
+  numbers = lambda values: b"(" + b"".join(map(number, values)) + b"t"
+  text = lambda string: b"X" + len(string).to_bytes(4, "little") + string.encode()
   storage = (b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(member)
              + text("cpu") + number(count) + b"tQ")
   return (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset)

@@ -1,4 +1,4 @@
-"""Each format of other people: specs without arrays, values bit for bit."""
+"""Tests that each foreign format gives correct specs and bitwise equal values."""
 
 import json
 import struct
@@ -32,7 +32,7 @@ def _arrays():
 
 
 def _check(source, arrays):
-  """Specs and values are those of the arrays."""
+  """Checks that specs and values of a source are those of the arrays."""
   assert set(source.specs) == set(arrays)
   for name, array in arrays.items():
     spec = source.specs[name]
@@ -56,7 +56,7 @@ def test_safetensors_are_read_as_they_were_written(tmp_path):
 
 
 def test_reading_one_leaf_reads_only_its_own_bytes(tmp_path, monkeypatch):
-  # 64 GiB that are not there: a file of holes. Only the small leaf can be read.
+  # A sparse file: its 64 GiB take no space on disk, but cannot all be read quickly.
   header = json.dumps({
       "big": {"dtype": "F32", "shape": [2**17, 2**17], "data_offsets": [0, 2**36]},
       "small": {"dtype": "F32", "shape": [2], "data_offsets": [2**36, 2**36 + 8]},
@@ -68,7 +68,8 @@ def test_reading_one_leaf_reads_only_its_own_bytes(tmp_path, monkeypatch):
     file.write(np.array([3, 4], np.float32).tobytes())
   taken = []
   fill = raw.fill
-  monkeypatch.setattr(raw, "fill", lambda f, n: taken.append(n) or fill(f, n))
+  monkeypatch.setattr(
+      raw, "fill", lambda file, count: taken.append(count) or fill(file, count))
 
   source = detect.opener_of(path)()
   (name, value), = source.read(["small"])
@@ -82,6 +83,7 @@ def test_read_buffers_are_aligned_to_64_bytes(tmp_path):
 
   source = detect.opener_of(tmp_path / "x.safetensors")()
   for _, value in source.read(["ids", "body.weight"]):
+    # JAX uses a host buffer without a copy only if it is aligned to 64 bytes.
     assert value.ctypes.data % 64 == 0
 
 
@@ -188,24 +190,29 @@ CONFIG = dict(dim=8, hidden_dim=12, n_layers=2, n_heads=4, n_kv_heads=2, vocab_s
 
 
 def _llama(version, shared):
-  """A llama2.c file, and what it holds."""
-  d, f, n, h, g, v, t = CONFIG.values()
-  k, rng = d // h, np.random.default_rng(0)
+  """Returns the bytes of a llama2.c file, and its arrays by name."""
+  dim, hidden, layers, heads, kv_heads, vocab, length = CONFIG.values()
+  head_dim, rng = dim // heads, np.random.default_rng(0)
   shapes = {
-      "token_embedding_table": (v, d), "rms_att_weight": (n, d), "wq": (n, d, d),
-      "wk": (n, g * k, d), "wv": (n, g * k, d), "wo": (n, d, d),
-      "rms_ffn_weight": (n, d),
-      "w1": (n, f, d), "w2": (n, d, f), "w3": (n, f, d), "rms_final_weight": (d,),
-      "freq_cis_real": (t, k // 2), "freq_cis_imag": (t, k // 2)}
+      "token_embedding_table": (vocab, dim), "rms_att_weight": (layers, dim),
+      "wq": (layers, dim, dim), "wk": (layers, kv_heads * head_dim, dim),
+      "wv": (layers, kv_heads * head_dim, dim), "wo": (layers, dim, dim),
+      "rms_ffn_weight": (layers, dim), "w1": (layers, hidden, dim),
+      "w2": (layers, dim, hidden), "w3": (layers, hidden, dim),
+      "rms_final_weight": (dim,), "freq_cis_real": (length, head_dim // 2),
+      "freq_cis_imag": (length, head_dim // 2)}
   order = list(shapes)
-  head = struct.pack("<7i", *{**CONFIG, "vocab_size": v if shared else -v}.values())
+  # In version 0, a negative vocabulary size says that the output is not shared.
+  head = struct.pack(
+      "<7i", *{**CONFIG, "vocab_size": vocab if shared else -vocab}.values())
   if version:
+    # Version 1 has a magic number, a header of 256 bytes, and another order.
     order = ["rms_att_weight", "rms_ffn_weight", "rms_final_weight",
              "token_embedding_table", "wq", "wk", "wv", "wo", "w1", "w2", "w3"]
     head = struct.pack("<Ii7iB", 0x616B3432, version, *CONFIG.values(), shared)
     head = head.ljust(256, b"\0")
   if not shared:
-    shapes["wcls"] = (v, d)
+    shapes["wcls"] = (vocab, dim)
     order.append("wcls")
   arrays = {name: rng.normal(size=shapes[name]).astype("<f4") for name in order}
   return head + b"".join(x.tobytes() for x in arrays.values()), arrays
@@ -250,7 +257,8 @@ def test_a_real_llama2c_model_matches_its_reference():
   assert source.facts["shared_classifier"] == reference["tied_embeddings"]
   params = sum(x.size for n, x in read.items() if not n.startswith("freq"))
   assert params == reference["params"]
-  # Its rotary tables lie behind all else, and are known from elsewhere.
+  # The rotary tables come last in the file and follow from a formula, so that they
+  # show whether every tensor before them was read at its place.
   angles = np.arange(512)[:, None] * 10000.0 ** (-np.arange(4) / 4)
   np.testing.assert_allclose(read["freq_cis_real"], np.cos(angles), atol=2e-5)
   np.testing.assert_allclose(read["freq_cis_imag"], np.sin(angles), atol=2e-5)

@@ -1,4 +1,4 @@
-"""Beam search against Transformers, and against every text there is."""
+"""Tests for beam search against Transformers and against an exhaustive search."""
 
 import functools
 import itertools
@@ -19,6 +19,7 @@ from transfer_gen.generate import prefill
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
 
+# So small that all 31 possible texts can be enumerated.
 SIZE, LENGTH, EOS = 3, 4, 1
 MODELS = {
     "decoder": config.Decoder(
@@ -55,9 +56,9 @@ THEIRS = {
 
 @functools.cache
 def opened(kind):
-  """A model of Transformers, and ours of the same files."""
+  """Returns a model of Transformers, and our module and params of the same files."""
   torch.manual_seed(0)
-  # The positions of Marian are sinusoids, which are computed and not read.
+  # Marian's positions are sinusoids that we compute, so noise there would be lost.
   model = transformers_models.add_noise(
       THEIRS[kind]().eval(),
       but=lambda name: kind == "marian" and "embed_positions" in name)
@@ -66,7 +67,7 @@ def opened(kind):
 
 
 def theirs(model, inputs, eos, counts=None, **fields):
-  """Texts and scores of Transformers' search, all beams of each row."""
+  """Returns texts and scores of all beams of each row, found by Transformers."""
   width = 1 if model.config.is_encoder_decoder else inputs.shape[1]
   seen = np.arange(inputs.shape[1])[None] < (
       np.full(len(inputs), inputs.shape[1]) if counts is None else counts)[:, None]
@@ -95,6 +96,7 @@ def test_all_beams_match_transformers(eos, penalty):
   found = [one for row in found for one in row]
   assert [one.tokens for one in found] == texts
   np.testing.assert_allclose([one.score for one in found], scores, rtol=1e-5)
+  # Some texts must end early, or the handling of eos would not be tested.
   assert eos is None or penalty > 1 or any(len(text) < 24 for text in texts)
 
 
@@ -107,7 +109,8 @@ def test_all_beams_of_encoder_decoders_match_transformers(name):
 
   found = beam.search(
       module, params,
-      encoder_inputs=[row[:n].tolist() for row, n in zip(inputs, counts)], beams=4,
+      encoder_inputs=[row[:count].tolist() for row, count in zip(inputs, counts)],
+      beams=4,
       num_tokens=16, eos=2)
 
   texts, scores = theirs(model, inputs, 2, counts, num_beams=4, max_new_tokens=16)
@@ -118,7 +121,7 @@ def test_all_beams_of_encoder_decoders_match_transformers(name):
 
 
 def exhaustive(module, params, prompt, source, penalty):
-  """Every text that ends or has LENGTH tokens, the best first; sums in float64."""
+  """Returns every text that ends or has LENGTH tokens, the best first, in float64."""
   apply = jax.jit(module.apply)
   more = {"encoder_inputs": np.int32([source])} if source else {}
   found = []
@@ -130,7 +133,8 @@ def exhaustive(module, params, prompt, source, penalty):
         np.int32([[*prompt, *text[:-1], *[0] * (LENGTH - len(text))]]), **more)[0])
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
     total = sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(text))
-    found.append((total / len(text) ** penalty, [t for t in text if t != EOS]))
+    found.append(
+        (total / len(text) ** penalty, [token for token in text if token != EOS]))
   unique = {tuple(text): (score, text) for score, text in found}
   return sorted(unique.values(), reverse=True)
 
@@ -152,9 +156,9 @@ def test_enough_beams_rank_every_possible_text(name, penalty):
     want = exhaustive(
         module, params, prompts[i], sources and sources[i], penalty)
     assert [one.tokens for one in row] == [text for _, text in want]
-    np.testing.assert_allclose([one.score for one in row], [s for s, _ in want],
-                               rtol=1e-4, atol=1e-5)
-  assert len(want) == 31  # 2 ** 4 that do not end, and 1 + 2 + 4 + 8 that do.
+    np.testing.assert_allclose(
+        [one.score for one in row], [score for score, _ in want], rtol=1e-4, atol=1e-5)
+  assert len(want) == 31  # 2 ** 4 texts do not end, and 1 + 2 + 4 + 8 do.
   assert found[0] != found[1]
 
 

@@ -1,4 +1,4 @@
-"""Sampling, against whole forward passes and against the exact distribution."""
+"""Tests for sampling against full forward passes and the exact distribution."""
 
 import collections
 
@@ -31,7 +31,7 @@ def make(name):
 
 
 def continue_by_hand(module, params, prompt, num_tokens):
-  """The most likely token of a whole forward pass, again and again."""
+  """Returns greedy tokens, each from a full forward pass over the text so far."""
   apply = jax.jit(module.apply)
   text = list(prompt)
   for _ in range(num_tokens):
@@ -56,7 +56,9 @@ def test_greedy_tokens_match_the_argmax_of_full_forward_passes(name):
 def test_a_text_ends_before_eos_while_others_continue():
   module, params = make("learned")
   free = sampling.generate(module, params, PROMPTS, num_tokens=20)
-  eos = next(t for text in free for t in text if any(t not in u for u in free))
+  # A token that occurs in some of the texts, but not in all of them.
+  eos = next(token for text in free for token in text
+             if any(token not in other for other in free))
 
   texts = sampling.generate(module, params, PROMPTS, num_tokens=20, eos=eos)
 
@@ -93,6 +95,7 @@ def test_different_prompts_and_settings_share_one_compiled_program():
                      key=jax.random.key(7)))):
     sampling.generate(module, params, prompts, **kwargs)
   assert sampling._run._cache_size() == 1
+  # Lengths are padded to powers of two, so that a 17th token needs a new program.
   sampling.generate(module, params, [[1] * 17, [2], [3]], num_tokens=9)
   assert sampling._run._cache_size() == 2
 
@@ -108,7 +111,7 @@ def test_samples_of_a_prompt_do_not_depend_on_other_prompts():
   alone, among = drawn([PROMPTS[0]]), drawn([PROMPTS[2], PROMPTS[0], PROMPTS[0]])
 
   assert among[1] == alone[0]
-  assert among[2] != among[1]  # Asked for twice: drawn twice.
+  assert among[2] != among[1]  # A repeated prompt gets another sample.
   assert drawn([PROMPTS[0]], key=1) != alone
 
 
@@ -218,13 +221,13 @@ def test_encoder_inputs_for_a_model_without_encoder_are_refused():
 
 
 def chances_by_hand(logits, temperature, top_k, top_p):
-  """The distribution that is drawn from, float64."""
+  """Returns the truncated distribution that tokens are drawn from, in float64."""
   chances = np.exp(np.float64(logits) / temperature)
   order = np.argsort(-chances, kind="stable")
   keep = order[:top_k] if top_k else order
   kept = chances[keep] / chances[keep].sum()
-  count = next(n for n in range(1, len(kept) + 1)
-               if n == len(kept) or kept[:n].sum() >= top_p)
+  count = next(number for number in range(1, len(kept) + 1)
+               if number == len(kept) or kept[:number].sum() >= top_p)
   result = np.zeros_like(chances)
   result[keep[:count]] = kept[:count] / kept[:count].sum()
   return result
@@ -245,7 +248,8 @@ def test_sampled_frequencies_match_the_distribution(temperature, top_k, top_p):
   want = chances_by_hand(logits, temperature, top_k, top_p)
   got = np.bincount(np.asarray(tokens), minlength=11) / rows
   assert set(np.flatnonzero(got)) <= set(np.flatnonzero(want))
-  np.testing.assert_allclose(got, want, atol=0.015)  # 4 standard errors.
+  # 0.015 is four standard errors of a frequency in 20,000 draws.
+  np.testing.assert_allclose(got, want, atol=0.015)
 
 
 def test_truncate_keeps_the_same_tokens_as_numpy():

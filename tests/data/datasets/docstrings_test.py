@@ -1,4 +1,4 @@
-"""Data sets of docstrings: splits that share no text, read without running code."""
+"""Tests for the docstring data sets: disjoint splits, read without running code."""
 
 import sys
 import textwrap
@@ -11,7 +11,7 @@ BODY = (
 
 
 def in_split(split, make):
-  """The first text of make(0), make(1), ... that belongs to a split."""
+  """Returns the first text of make(0), make(1), ... that belongs to a split."""
   return next(
       text for text in map(make, range(1000)) if docstrings.split_of(text) == split)
 
@@ -46,7 +46,8 @@ def test_a_train_pair_with_a_test_summary_is_dropped():
   split = docstrings.split_pairs([same, held])
 
   assert not split["train"]
-  assert len(docstrings.split_pairs([same])["train"]) == 1  # Not vacuous.
+  # Without the held-out text, the same pair is kept.
+  assert len(docstrings.split_pairs([same])["train"]) == 1
 
 
 def test_only_docstrings_with_a_summary_line_and_a_body_become_pairs():
@@ -85,7 +86,6 @@ def test_a_paragraph_shared_by_topics_is_kept_once():
 
   kept = sorted(text.text for texts in split.values() for text in texts)
   assert kept == ["Only b.", "Shared by two.\n\nOnly a."]
-
 
 
 def write(root, files):
