@@ -6,6 +6,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.adapters import leaves as adapter_leaves
 from transfer_gen.config import adapters as config_adapters
+from transfer_gen.config import names
 
 _Adapters = tuple[config_adapters.Adapter, ...]
 _Specs = Mapping[str, tree.Spec]
@@ -23,10 +24,10 @@ def check(adapters: _Adapters, specs: _Specs) -> None:
       if two have one name.
   """
   kernels = [n for n, spec in specs.items() if adapter_leaves.is_kernel(n, spec)]
-  names = [adapter.name for adapter in adapters]
+  given = [adapter.name for adapter in adapters]
   for adapter in adapters:
     described = f"{type(adapter).__name__} {adapter.name!r}"
-    if names.count(adapter.name) > 1:
+    if given.count(adapter.name) > 1:
       raise errors.UserError(f"Two adapters are called {adapter.name!r}. Set name=.")
     for field in ("params", "inputs"):
       pattern = getattr(adapter, field, None)
@@ -42,7 +43,7 @@ def _check_places(described, adapter, adapters, mine: Sequence[str]) -> None:
   """Whether an adapter can stand at all kernels that it matches."""
   wrong, why = [], ""
   if isinstance(adapter, config_adapters.Prefix):
-    wrong = [n for n in mine if tree.match([r"(.*/)?attn/key/kernel"], n) is None]
+    wrong = [n for n in mine if tree.match([names.KEY_KERNEL], n) is None]
     why = "is no kernel of keys that a layer has of its own text"
   elif not isinstance(adapter, config_adapters.LoRA):
     wrong = [name for name in mine if not name.endswith("/kernel")]

@@ -9,10 +9,10 @@ from flax import linen as nn
 import jax
 
 from transfer_gen import config as config_lib
+from transfer_gen.config import names
 from transfer_gen.models import attention
 from transfer_gen.models import decoder_config
 from transfer_gen.models import layers
-from transfer_gen.models import names
 
 
 class Block(nn.Module):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.config import names
 from transfer_gen.models import attention
 from transfer_gen.models import layers
-from transfer_gen.models import names
 
 Cache = attention.Cache
 

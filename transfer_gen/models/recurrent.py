@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.config import names
 from transfer_gen.models import cells
 from transfer_gen.models import layers
-from transfer_gen.models import names
 from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.

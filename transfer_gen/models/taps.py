@@ -12,10 +12,10 @@ from flax import linen as nn
 import jax
 
 from transfer_gen import config as config_lib
+from transfer_gen.config import names
 from transfer_gen.models import blocks
 from transfer_gen.models import extended
 from transfer_gen.models import layers
-from transfer_gen.models import names
 from transfer_gen.models import recurrent_layers
 
 _SIDES = ((), ("decoder",))  # Scopes of the layers that read generated tokens.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.models import names
+from transfer_gen.config import names
 from transfer_gen.transfer import resolve
 
 
@@ -31,7 +31,7 @@ def first_layer(run: config_lib.Run, rows: Sequence[resolve.Row]) -> int:
     how = ("Freeze the embedding and the first layers with unfreeze_step=None"
            if row.table is None else
            "These are rows of tokens that the source has not: take its tokenizer")
-    if row.name.startswith("embed/") and getattr(run.model, "tied", False):
+    if row.name == names.TOKEN_TABLE and getattr(run.model, "tied", False):
       how += ". The output is this table: model.tied=False gives it one of its own"
     raise errors.UserError(
         f"features: no beginning of the model is frozen: {row.name} learns from step"

@@ -22,9 +22,8 @@ import numpy as np
 import tqdm
 
 from transfer_gen import config as config_lib
-from transfer_gen.config import codec
+from transfer_gen.config import codec, names
 from transfer_gen.data import pipeline
-from transfer_gen.models import names
 from transfer_gen.train import buckets as buckets_lib
 
 _FOLDER = "features"  # In a workdir.

@@ -8,15 +8,9 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.config import adapters as config_adapters
+from transfer_gen.config import names
 from transfer_gen.transfer import plan as plan_lib
 
-_LAYER = r"((?:.*/)?)layer_(\d+)/.*"
-_OUTPUT = r"(.*/)?head/.*kernel.*"
-_POSITION = r"(.*/)?(position|relative|embed_norm)/.*"
-_INPUT = rf"(.*/)?embed/.*|{_POSITION}"
-_SOURCE_TABLE = r".*encoder/embed/.*"  # For a vocabulary other than the output's.
-_SOURCE_END = r"(.*encoder/)final_norm/.*"
-_BIAS = r"(.*/)?(bias|recurrent_bias)"
 # Adapters whose untrained value is not zero, such as one or the norm of a column:
 # decay would pull them away from it.
 _NO_DECAY = rf"{plan_lib.NO_DECAY}|.*_(bias|scale|magnitude)"
@@ -47,27 +41,30 @@ def by_layer(
   Raises:
     errors.UserError: If there are no layers.
   """
-  names = _names(target)
-  matches = [found[1] for name in names if (found := tree.match([_LAYER], name))]
+  leaves = list(target) if isinstance(target, Mapping) else names.outline(target)
+  matches = [found[1] for leaf in leaves if (found := tree.match([names.LAYER], leaf))]
   found = dict.fromkeys(match.groups() for match in matches)
   if not found:
     raise errors.UserError(
         "by_layer: no param is called layer_0/... or x/layer_0/..., so there are no"
         " layers to make groups of. Write the groups with plan.Group.")
   # Decoder first, then encoder; within each, the highest layer first.
-  layers = sorted(found, key=lambda at: ("encoder" in at[0], at[0], -int(at[1])))
+  layers = sorted(found, key=lambda at: (names.ENCODER in at[0], at[0], -int(at[1])))
   # Without an output kernel the token table is the output, so it belongs to `head`.
-  inputs = _INPUT if _any(_OUTPUT, names) else f"{_SOURCE_TABLE}|{_POSITION}"
-  ends = {found[1][1] for name in names if (found := tree.match([_SOURCE_END], name))}
+  inputs = (names.INPUT if _any(names.OUTPUT, leaves)
+            else f"{names.ENCODER_TABLE}|{names.POSITION}")
+  ends = {found[1][1] for leaf in leaves
+          if (found := tree.match([names.ENCODER_END], leaf))}
   groups = [plan_lib.Group(
-      name="head", params=rf"(?!(.*/)?layer_\d+/|{inputs}|{_SOURCE_END}).*")]
+      name="head", params=f"(?!{names.LAYER_START}|{inputs}|{names.ENCODER_END}).*")]
   for prefix, number in layers:
-    own, also = f"layer_{number}/", "final_norm/" if prefix in ends else ""
+    layer = names.layer(int(number))
+    own, also = f"{layer}/", names.FINAL_NORM if prefix in ends else ""
     ends -= {prefix}  # Layers come from the top, so the first one is the last layer.
     groups.append(plan_lib.Group(
-        name=f"{prefix}layer_{number}", params=re.escape(prefix) + (
+        name=f"{prefix}{layer}", params=re.escape(prefix) + (
             f"({own}|{also}).*" if also else f"{own}.*")))
-  if _any(inputs, names):
+  if _any(inputs, leaves):
     groups.append(plan_lib.Group(name="embed", params=inputs))
   return tuple(groups)
 
@@ -163,7 +160,7 @@ def bitfit() -> tuple[plan_lib.Group, ...]:
   >>> [group.name for group in bitfit()]
   ['biases', 'rest']
   """
-  return (plan_lib.Group(name="biases", params=_BIAS), _REST)
+  return (plan_lib.Group(name="biases", params=names.BIAS), _REST)
 
 
 def _groups(target: Target) -> tuple[plan_lib.Group, ...]:
@@ -172,29 +169,5 @@ def _groups(target: Target) -> tuple[plan_lib.Group, ...]:
   return by_layer(target)
 
 
-def _names(target: _Model | Mapping[str, tree.Spec]) -> list[str]:
-  """Returns names of params; for a config, one for each part that decides a group."""
-  if isinstance(target, Mapping):
-    return list(target)
-  layers = [f"layer_{i}/" for i in range(target.num_layers)]
-  if isinstance(target, config_lib.EncoderDecoder):
-    layers = [f"decoder/{name}" for name in layers]
-    layers += [f"encoder/layer_{i}/"
-               for i in range(target.encoder_depth)]
-    if target.ends_with_norm:
-      layers.append("encoder/final_norm/scale")
-  if isinstance(target, config_lib.Recurrent):
-    layers += [f"encoder/{name}" for name in layers] if target.encoder else []
-    inputs = ["embed/embedding"] if target.embed_width else []
-    return [*layers, "head/kernel", *inputs]
-  return [*layers, "embed/embedding",
-          *([] if target.tied else ["head/kernel"]),
-          *(["encoder/embed/embedding"]
-            if getattr(target, "encoder_vocab_size", 0) else []),
-          *(["embed_norm/scale"] if target.embed_norm else []),
-          *(["position/embedding"]
-            if target.position in ("learned", "relative") else [])]
-
-
-def _any(pattern: str, names: Sequence[str]) -> bool:
-  return any(tree.match([pattern], name) for name in names)
+def _any(pattern: str, leaves: Sequence[str]) -> bool:
+  return any(tree.match([pattern], leaf) for leaf in leaves)

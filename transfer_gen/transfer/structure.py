@@ -8,12 +8,11 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.config import names
 from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 
 _LEARNS = (plan_lib.Group(name="all", params=".*"),)
-# Leaves that write to the residual stream. Zeros here make a layer the identity.
-_BRANCH_ENDS = r"(attn|cross_attn)/out|mlp/down"
 # The axis that each size of a config belongs to.
 _DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
             "num_kv_heads": "kv_heads", "head_dim": "kv"}
@@ -156,18 +155,18 @@ def depth(
   """
   rules = []
   for target, source in layers.items():
-    name = f"{prefix}layer_{target}/"
+    name = f"{prefix}{names.layer(target)}/"
     if target in identity:
       rules.append(plan_lib.Rule(
-          target=f"{name}({_BRANCH_ENDS})/.*", source=None, fresh="zeros",
+          target=f"{name}({names.BRANCH_ENDS})/.*", source=None, fresh="zeros",
           why=f"layer {target} starts as the identity"))
     if source is None:
       rules.append(plan_lib.Rule(target=f"{name}.*", source=None))
       continue
     several = (source,) if isinstance(source, int) else tuple(source)
-    names = tuple(rf"{prefix}layer_{layer}/\1" for layer in several)
+    read = tuple(rf"{prefix}{names.layer(layer)}/\1" for layer in several)
     rules.append(plan_lib.Rule(
-        target=f"{name}(.*)", source=names if names[1:] else names[0]))
+        target=f"{name}(.*)", source=read if read[1:] else read[0]))
   return tuple(rules)
 
 
@@ -184,7 +183,7 @@ def unused_layers(layers: Layers, source: int, prefix: str = "") -> tuple[str, .
   """
   read = {layer for several in layers.values() if several is not None
           for layer in np.atleast_1d(several).tolist()}
-  return tuple(f"{prefix}layer_{i}/.*" for i in range(source) if i not in read)
+  return tuple(f"{prefix}{names.layer(i)}/.*" for i in range(source) if i not in read)
 
 
 def encoder_decoder(
@@ -215,16 +214,13 @@ def encoder_decoder(
   if cross not in ("self", "fresh"):
     raise errors.UserError(
         f"encoder_decoder: cross is {cross!r}, must be 'self' or 'fresh'.")
-  crosses = (plan_lib.Rule(
-      target=r"decoder/layer_\d+/cross_(attn|norm)/.*", source=None),)
+  crosses = (plan_lib.Rule(target=names.CROSS, source=None),)
   if cross == "self":
-    crosses = tuple(
-        plan_lib.Rule(target=rf"decoder/(layer_\d+)/cross_{part}/(.*)",
-                      source=rf"\1/{own}/\2")
-        for part, own in (("attn", "attn"), ("norm", "attn_norm")))
+    crosses = tuple(plan_lib.Rule(target=part, source=own)
+                    for part, own in names.CROSS_PARTS.items())
   sides = tuple(
-      plan_lib.Rule(target=f"{side}/(.*)", source=r"\1" if read else None)
-      for side, read in (("encoder", encoder), ("decoder", decoder)))
+      plan_lib.Rule(target=f"{side}(.*)", source=r"\1" if read else None)
+      for side, read in ((names.ENCODER, encoder), (names.DECODER, decoder)))
   return (*crosses, *sides, plan_lib.Rule(target="(.*)", source=r"\1"))
 
 
@@ -253,7 +249,7 @@ def _deeper(
         " Decoder with norm_order='pre', which adds its layers to a stream.")
   prefix = ""
   if isinstance(model, config_lib.EncoderDecoder):
-    prefix = "encoder/" if field == "encoder_layers" else "decoder/"
+    prefix = names.ENCODER if field == "encoder_layers" else names.DECODER
   elif field == "encoder_layers":
     raise errors.UserError(
         "grow: encoder_layers is given, and the model has no encoder. Remove it.")
