@@ -46,6 +46,17 @@ def summarize(
 ) -> Audit:
   """Returns the audit of a plan.
 
+  >>> from transfer_gen.transfer import resolve
+  >>> specs = tree.specs({"b": np.ones(2), "w": np.ones(3)}, {".": ("mlp",)})
+  >>> plan = plan_lib.TransferPlan(
+  ...     rules=(plan_lib.Rule(target="b", source=None, why="a new task"),
+  ...            plan_lib.Rule(target="w", source="w")),
+  ...     groups=plan_lib.SCRATCH.groups, unused_source=("b",))
+  >>> rows = resolve.resolve(plan, {"": specs}, specs)
+  >>> found = summarize(plan, rows, {"": specs})
+  >>> found.whys, list(found.left[""])
+  ({0: 'a new task'}, ['b'])
+
   Args:
     plan: The plan.
     rows: The rows that the plan resolved to.
@@ -76,6 +87,13 @@ def totals(audit: Audit) -> dict[str, dict[str, int]]:
   All count what the target holds, except "left_behind", which counts source leaves that
   nothing reads. A leaf of which only some rows learn is a learning leaf, and its other
   params count as frozen.
+
+  >>> from transfer_gen.transfer import resolve
+  >>> rows = resolve.resolve(
+  ...     plan_lib.SCRATCH, {}, tree.specs({"w": np.ones(3)}, {"w": ("mlp",)}))
+  >>> sums = totals(summarize(plan_lib.SCRATCH, rows, {}))
+  >>> sums["fresh"], sums["copied"]["leaves"]
+  ({'leaves': 1, 'params': 3, 'bytes': 24}, 0)
   """
   rows = audit.rows
   target = count(row.spec for row in rows)
@@ -107,16 +125,37 @@ def count(specs: Iterable[tree.Spec]) -> dict[str, int]:
 
 
 def learning(rows: Iterable[rows_json.Row]) -> dict[str, int]:
-  """Returns how many leaves, params and bytes learn at some step."""
+  """Returns how many leaves, params and bytes learn at some step.
+
+  >>> from transfer_gen.transfer import resolve
+  >>> specs = tree.specs(
+  ...     {"b": np.ones(2), "w": np.ones(3, "f4")}, {".": ("mlp",)})
+  >>> plan = plan_lib.TransferPlan(rules=plan_lib.SCRATCH.rules, groups=(
+  ...     plan_lib.Group(name="frozen", params="b", unfreeze_step=None),
+  ...     plan_lib.Group(name="rest", params=".*")))
+  >>> learning(resolve.resolve(plan, {}, specs))
+  {'leaves': 1, 'params': 3, 'bytes': 12}
+  """
   rows = [row for row in rows if row.learning]
   return {"leaves": len(rows), "params": sum(row.learning for row in rows),
           "bytes": sum(row.learning * row.spec.dtype.itemsize for row in rows)}
 
 
 def coverage(audit: Audit) -> float:
-  """Returns the share of the target's params that come from a source.
+  r"""Returns the share of the target's params that come from a source.
 
   Fresh rows of a mapped leaf do not count.
+
+  >>> from transfer_gen.transfer import axes, resolve
+  >>> table = {"embedding": ("vocab",)}
+  >>> old = tree.specs({"embedding": np.ones(3)}, table)
+  >>> new = tree.specs({"embedding": np.ones(4)}, table)
+  >>> plan = plan_lib.TransferPlan(
+  ...     rules=(plan_lib.Rule(target="(.*)", source=r"\1"),),
+  ...     groups=plan_lib.SCRATCH.groups,
+  ...     axes=(plan_lib.On(axis="vocab", map=axes.Extend()),))
+  >>> coverage(summarize(plan, resolve.resolve(plan, {"": old}, new), {"": old}))
+  0.75
   """
   total = sum(row.spec.size for row in audit.rows)
   return sum(_filled(audit.rows)) / total if total else 1.0
@@ -156,6 +195,15 @@ def to_json(audit: Audit) -> dict[str, Any]:
   """Returns the audit as JSON types.
 
   `from_json` ignores `totals` and `coverage`, which are there for other programs.
+
+  >>> from transfer_gen.transfer import resolve
+  >>> specs = tree.specs({"w": np.ones(3)}, {"w": ("mlp",)})
+  >>> rows = resolve.resolve(plan_lib.SCRATCH, {}, specs)
+  >>> data = to_json(summarize(plan_lib.SCRATCH, rows, {}))
+  >>> sorted(data)
+  ['bindings', 'coverage', 'groups', 'left', 'plan', 'rows', 'totals', 'whys']
+  >>> to_json(from_json(data)) == data
+  True
   """
   return {
       "plan": audit.plan,

@@ -20,6 +20,10 @@ class Owners:
   Attributes:
     rule: Index of the rule and its match, by leaf; leaves without a rule are missing.
     group: Index of the group, by leaf; leaves without a group are missing.
+
+  >>> owners = Owners(plan_lib.SCRATCH, ["layer_0/attn/query/kernel"])
+  >>> owners.group
+  {'layer_0/attn/query/kernel': 0}
   """
 
   def __init__(self, plan: plan_lib.TransferPlan, target: Iterable[str]):
@@ -40,6 +44,10 @@ def mistakes(
   """Returns mistakes in the plan itself.
 
   Each would make many leaves misfit, so these are reported alone.
+
+  >>> mistakes(plan_lib.TransferPlan(
+  ...     rules=(), groups=plan_lib.SCRATCH.groups * 2), {}, {})
+  ["two groups are named 'all'; names must differ."]
   """
   lines = []
   patterns = [
@@ -84,7 +92,14 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def acting(plan: plan_lib.TransferPlan, axis: str, name: str) -> int | None:
-  """Returns the index of the axis map for an axis of a leaf, or None."""
+  """Returns the index of the axis map for an axis of a leaf, or None.
+
+  >>> from transfer_gen.transfer import axes
+  >>> plan = plan_lib.TransferPlan(rules=(), groups=(), axes=(
+  ...     plan_lib.On(axis="mlp", map=axes.Cut(), params="up/.*"),))
+  >>> acting(plan, "mlp", "up/kernel"), acting(plan, "mlp", "down/kernel")
+  (0, None)
+  """
   return next((i for i, on in enumerate(plan.axes) if on.axis == axis
                and tree.match([on.params], name) is not None), None)
 
@@ -92,7 +107,15 @@ def acting(plan: plan_lib.TransferPlan, axis: str, name: str) -> int | None:
 def idle(
     plan: plan_lib.TransferPlan, target: _Specs, owners: Owners, rows: Sequence[Any]
 ) -> list[str]:
-  """Reports rules, groups and axis maps without a leaf, and wrong `Rule.count`s."""
+  """Reports rules, groups and axis maps without a leaf, and wrong `Rule.count`s.
+
+  >>> plan = plan_lib.TransferPlan(
+  ...     rules=(plan_lib.Rule(target="haed", source=None),),
+  ...     groups=plan_lib.SCRATCH.groups)
+  >>> target = tree.specs({"head": np.ones(2)}, {"head": ("vocab",)})
+  >>> print(*idle(plan, target, Owners(plan, target), rows=[]))
+  rule 0 ('haed') owns no leaf: no leaf has such a name; nearest: `head`.
+  """
   lines = []
   owned = [index for index, _ in owners.rule.values()]
   patterns = [rule.target for rule in plan.rules]
@@ -133,6 +156,10 @@ def unread(
     reported: str,
 ) -> list[str]:
   """Reports source leaves that no rule reads.
+
+  >>> source = tree.specs({"head": np.ones(2)}, {"head": ("vocab",)})
+  >>> print(*unread(plan_lib.SCRATCH, {"": source}, rows=[], reported=""))
+  1 source leaves are read by no rule: head. Add a rule, or list them in unused_source.
 
   Args:
     plan: The plan.

@@ -15,10 +15,21 @@ _ASPECTS = 4  # Source, shape, how, group.
 
 
 def rows(there: audit_lib.Audit, here: audit_lib.Audit) -> list[str]:
-  """Returns a folded table of the leaves that differ; empty if none does.
+  r"""Returns a folded table of the leaves that differ; empty if none does.
 
   The comparison covers where a leaf comes from, what happens to it and how it learns.
   It looks at what axis maps decided, not at how the plan is written.
+
+  >>> from transfer_gen import tree
+  >>> specs = tree.specs({"w": np.ones(2)}, {"w": ("mlp",)})
+  >>> slow = plan_lib.TransferPlan(rules=plan_lib.SCRATCH.rules, groups=(
+  ...     plan_lib.Group(name="all", params=".*", lr_mult=0.1),))
+  >>> there, here = (
+  ...     audit_lib.summarize(plan, resolve.resolve(plan, {}, specs), {})
+  ...     for plan in (plan_lib.SCRATCH, slow))
+  >>> print(*rows(there, here), sep="\n")
+  leaf  leaves  there      here
+  w          1  group all  group all, lr_mult=0.1
 
   Args:
     there: The audit of the column "there".

@@ -60,6 +60,11 @@ def settle(
   It is a second step, because an initial value has the size of the target in all
   dimensions, and `apply` changes one at a time.
 
+  >>> import numpy as np
+  >>> binding = plan_lib.Binding(index=np.array([1, -1]), fresh="init", note="")
+  >>> settle(jnp.array([4.0, 0.0]), binding, 0, init=jnp.array([7.0, 8.0])).tolist()
+  [4.0, 8.0]
+
   Args:
     value: dtype[..., N, ...], with all dimensions mapped.
     binding: The binding of `dim`.

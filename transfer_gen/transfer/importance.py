@@ -21,6 +21,13 @@ def by_weights(
   the leaves that write the axis and in those that read it. Each leaf is divided by its
   own sum, so that none outweighs the others (magnitude pruning, Li et al., 2017).
 
+  >>> from transfer_gen import sources
+  >>> source = sources.from_tree(
+  ...     {"up": np.array([[1.0, 0.0, 3.0], [2.0, 1.0, 0.0]])},
+  ...     {"up": (("embed", "mlp"), ("embed",))})
+  >>> by_weights(source, "mlp", size=2).index.tolist()
+  [0, 2]
+
   Args:
     source: The checkpoint; its leaves are read once.
     axis: Name of the axis, e.g. `mlp`, `heads` or `embed`.

@@ -180,7 +180,16 @@ def sparsemax(scores: np.ndarray) -> np.ndarray:
 def join(
     first: plan_lib.Mixture | None, second: plan_lib.Mixture
 ) -> plan_lib.Mixture:
-  """Joins two mixtures; if both have a row, the first one's is taken."""
+  """Joins two mixtures; if both have a row, the first one's is taken.
+
+  >>> one = plan_lib.Mixture(
+  ...     rows=np.array([0]), index=np.array([[3]]), weights=np.array([[1.0]]))
+  >>> two = plan_lib.Mixture(
+  ...     rows=np.array([0, 1]), index=np.array([[1, 2], [1, 2]]),
+  ...     weights=np.array([[0.5, 0.5], [0.5, 0.5]]))
+  >>> join(one, two).index.tolist(), join(one, two).weights.tolist()
+  ([[3, 0], [1, 2]], [[1.0, 0.0], [0.5, 0.5]])
+  """
   if first is None:
     return second
   stay = ~np.isin(second.rows, first.rows)
@@ -223,6 +232,10 @@ def check_fits(
     target: vocabulary.Vocabulary) -> None:
   """Checks that a mixture was made for these vocabularies.
 
+  >>> old = vocabulary.Vocabulary(tokens=(b"a", b"b"))
+  >>> new = vocabulary.Vocabulary(tokens=(b"a", b"ab"))
+  >>> check_fits(pieces(old, new), old, new)  # Raises nothing: it was made for them.
+
   Raises:
     errors.UserError: If the mixture has rows that one of the two lacks.
   """
@@ -239,6 +252,9 @@ def note(
     target: vocabulary.Vocabulary, index: np.ndarray, mixture: plan_lib.Mixture | None
 ) -> str:
   """Returns how many tokens match, by number and by share of the text.
+
+  >>> note(vocabulary.Vocabulary(tokens=(b"a", b"b")), np.array([0, -1, -2]), None)
+  '1 of 2 matched, 1 padded'
 
   Args:
     target: T tokens.

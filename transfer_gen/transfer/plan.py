@@ -319,7 +319,15 @@ def to_json(plan: TransferPlan) -> dict[str, Any]:
 
 
 def arrays(plan: TransferPlan) -> dict[str, np.ndarray]:
-  """Returns the arrays of a plan's axis maps and groups, by their hash in its JSON."""
+  """Returns the arrays of a plan's axis maps and groups, by their hash in its JSON.
+
+  >>> group = Group(name="words", params="embed/.*", table_rows=(3, 5))
+  >>> plan = TransferPlan(rules=(), groups=(group,))
+  >>> [array.tolist() for array in arrays(plan).values()]
+  [[3, 5]]
+  >>> from_json(to_json(plan), arrays(plan)) == plan
+  True
+  """
   return {name: array for part in (*(on.map for on in plan.axes), *plan.groups)
           for name, array in plan_json.arrays(part)}
 

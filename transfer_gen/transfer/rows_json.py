@@ -30,6 +30,14 @@ def to_json(rows: Sequence[resolve.Row]) -> dict[str, Any]:
   defaults are left out, and so are the origins of fresh entries, which may be one text
   for each token. An array is {"dtype", "shape", "zlib"}, where "zlib" holds its bytes,
   compressed and in base 64.
+
+  >>> specs = tree.specs({"w": np.ones((2, 3))}, {"w": ("embed", "mlp")})
+  >>> rows = resolve.resolve(plan_lib.SCRATCH, {}, specs)
+  >>> data = to_json(rows)
+  >>> data["rows"][0]["how"], data["bindings"]
+  ('init', [])
+  >>> [row.name for row in from_json(data)], from_json(data)[0].spec == rows[0].spec
+  (['w'], True)
   """
   bindings = {id(change.binding): change.binding
               for row in rows for change in row.changes}
@@ -56,7 +64,13 @@ def from_json(data: Mapping[str, Any]) -> list[resolve.Row]:
 
 
 def groups_to_json(groups: Sequence[plan_lib.Group]) -> list[dict[str, Any]]:
-  """Returns groups as JSON types, without fields at their defaults."""
+  """Returns groups as JSON types, without fields at their defaults.
+
+  >>> groups_to_json(plan_lib.SCRATCH.groups)
+  [{'name': 'all', 'params': '.*'}]
+  >>> groups_from_json([{"name": "all", "params": ".*"}]) == plan_lib.SCRATCH.groups
+  True
+  """
   return [_encode(group, {}) for group in groups]
 
 
@@ -66,7 +80,14 @@ def groups_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[plan_lib.Group,
 
 
 def spec_to_json(spec: tree.Spec) -> dict[str, Any]:
-  """Returns a spec as JSON types."""
+  """Returns a spec as JSON types.
+
+  >>> spec = tree.specs({"w": np.ones(3)}, {"w": ("mlp",)})["w"]
+  >>> spec_to_json(spec)
+  {'shape': [3], 'dtype': 'float64', 'axes': ['mlp'], 'reads': [False]}
+  >>> spec_from_json(spec_to_json(spec)) == spec
+  True
+  """
   return _encode(spec, {})
 
 

@@ -20,14 +20,32 @@ _STYLES = {
 
 
 def full(audit: audit_lib.Audit) -> str:
-  """Returns every leaf on its own line, without colors: the content of audit.txt."""
+  r"""Returns every leaf on its own line, without colors: the content of audit.txt.
+
+  >>> import numpy as np
+  >>> specs = tree.specs({"a_0": np.ones(2), "a_1": np.ones(2)}, {".*": ("mlp",)})
+  >>> rows = resolve.resolve(plan_lib.SCRATCH, {}, specs)
+  >>> audit = audit_lib.summarize(plan_lib.SCRATCH, rows, {})
+  >>> print(*full(audit).splitlines()[:3], sep="\n")
+  leaf  shape  from  rule  how           group
+  a_0   (2)    -     0     fresh (init)  all
+  a_1   (2)    -     0     fresh (init)  all
+  """
   lines = [_HEADER, *(_line(*cells(row)) for row in audit.rows),
            *(_line(*line) for line in _left(audit))]
   return "\n".join([*aligned(lines), "", *_below(audit), ""])
 
 
 def folded(audit: audit_lib.Audit, colored: bool) -> str:
-  """Returns the same, with leaves that differ only in their numbers on one line.
+  r"""Returns the same, with leaves that differ only in their numbers on one line.
+
+  >>> import numpy as np
+  >>> specs = tree.specs({"a_0": np.ones(2), "a_1": np.ones(2)}, {".*": ("mlp",)})
+  >>> rows = resolve.resolve(plan_lib.SCRATCH, {}, specs)
+  >>> audit = audit_lib.summarize(plan_lib.SCRATCH, rows, {})
+  >>> print(*folded(audit, colored=False).splitlines()[:2], sep="\n")
+  leaf     leaves  shape  from  rule  how           group
+  a_{0,1}       2  (2)    -     0     fresh (init)  all
 
   Args:
     audit: The audit to print.
@@ -109,7 +127,13 @@ def cells(row: resolve.Row) -> tuple[str, str, str, str, str, str]:
 
 
 def how(row: resolve.Row) -> str:
-  """Returns what happens to a leaf as text."""
+  """Returns what happens to a leaf as text.
+
+  >>> import numpy as np
+  >>> specs = tree.specs({"w": np.ones(2)}, {"w": ("mlp",)})
+  >>> how(resolve.resolve(plan_lib.SCRATCH, {}, specs)[0])
+  'fresh (init)'
+  """
   if row.how in audit_lib.FRESH:
     return f"fresh ({row.how})"
   several = len(set(row.sources)) > 1
@@ -118,7 +142,12 @@ def how(row: resolve.Row) -> str:
 
 
 def shape(spec: tree.Spec) -> str:
-  """Returns the sizes of a leaf, such as `(512,8,64)`."""
+  """Returns the sizes of a leaf as text.
+
+  >>> import numpy as np
+  >>> shape(tree.specs({"w": np.ones((2, 3))}, {"w": ("embed", "mlp")})["w"])
+  '(2,3)'
+  """
   return f"({','.join(map(str, spec.shape))})"
 
 

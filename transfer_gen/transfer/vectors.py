@@ -88,7 +88,13 @@ def text_shape(path: epath.PathLike) -> tuple[int, int]:
 
 def read_words(
     path: epath.PathLike, words: epath.PathLike | None = None) -> tuple[bytes, ...]:
-  """Returns the words that `read` reads, without their vectors.
+  r"""Returns the words that `read` reads, without their vectors.
+
+  >>> import tempfile
+  >>> path = epath.Path(tempfile.mkdtemp()) / "words.vec"
+  >>> _ = path.write_text("2 3\ncat 0 1 2\ndog 3 4 5\n")
+  >>> read_words(path), text_shape(path), read(path, limit=1).values.tolist()
+  ((b'cat', b'dog'), (2, 3), [[0.0, 1.0, 2.0]])
 
   Raises:
     errors.UserError: As `read`, for what can be seen without reading the numbers.
@@ -212,6 +218,12 @@ def by_words(vectors: Vectors, pieces: vocabulary.Vocabulary) -> np.ndarray:
 def align(
     vectors: Vectors, onto: Vectors, pairs: Iterable[tuple[bytes, bytes]]) -> Vectors:
   """Rotates vectors of one language onto those of another, by a dictionary.
+
+  >>> words = Vectors(words=(b"Hund", b"Tag"), values=np.eye(2, dtype=np.float32))
+  >>> onto = Vectors(words=(b"day", b"dog"), values=np.eye(2, dtype=np.float32))
+  >>> pairs = [(b"Hund", b"dog"), (b"Tag", b"day")]
+  >>> align(words, onto, pairs).values.round(3).tolist()
+  [[0.0, 1.0], [1.0, 0.0]]
 
   Args:
     vectors: The vectors to rotate.
