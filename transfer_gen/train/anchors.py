@@ -88,6 +88,7 @@ def l2_sp(alpha: float, beta: float, fresh: _Fresh) -> optax.GradientTransformat
     if held is None:
       return grad + beta * param
     pull = alpha * (param - held["source"])
+    # Leaves that are copied whole skip the `where`, and its array of their size.
     if fresh[name].any():
       pull = jnp.where(fresh[name], beta * param, pull)
     return grad + pull
@@ -110,6 +111,8 @@ def ewc(
       when the group starts to learn.
   """
   def init(params):
+    # A copy, for the same reason as in `_keep_sources`. F takes the dtype of the
+    # param, so that the penalty does not promote the gradient to another one.
     return {name: {"source": jnp.copy(x), "fisher": jnp.asarray(read(name), x.dtype)}
             for name, x in params.items()}
 
@@ -159,12 +162,17 @@ def fresh_entries(row: resolve.Row) -> np.ndarray:
     bool, of a shape that broadcasts to the part that learns.
   """
   ndim = len(row.spec.shape)
+  # Dimensions of size 1 broadcast: a leaf without an axis map costs one bool.
   fresh = np.full((1,) * ndim, not row.sources)
   for change in row.changes:
     lacks = np.asarray(change.binding.index) < 0
+    # Rows that are mixtures of source rows have no index, yet they do come from the
+    # source, and an anchor may hold them.
     if change.binding.mixture is not None:
       lacks[change.binding.mixture.rows] = False
     fresh = fresh | lacks.reshape([-1 if d == change.dim else 1 for d in range(ndim)])
+  # If only some rows learn, the anchor sees those alone. A dimension of size 1 says
+  # the same of all rows, and has none to pick.
   if row.table is not None and fresh.shape[row.table.dim] > 1:
     fresh = fresh.take(row.table.index, row.table.dim)
   return fresh
@@ -203,6 +211,8 @@ def _fisher(
         f"Group {group.name!r}: anchor.fisher is {str(path)!r}, but there is no such"
         " file. Write one with fisher.save(path, fisher.estimate(...)).")
   stored = numpy_files.open_npz(path)
+  # All leaves are checked now, from the specs alone, and not when the group starts to
+  # learn, which may be hours into the run.
   by_name = {row.name: row for row in rows}
   for row in rows:
     _check_fisher(group, row, stored)

@@ -18,13 +18,20 @@ from transfer_gen import tree
 from transfer_gen.data import catalog
 from transfer_gen.models import taps
 
-PART = 128 * 2**20  # Bytes; TFDS holds as many in memory.
-_ROUNDED = 2.0 ** -8  # Of a number in bfloat16, at most.
+# Size of a part in bytes. TFDS holds a part in memory while it is written, and a run
+# that is killed loses at most one.
+PART = 128 * 2**20
+# Largest relative error of rounding to bfloat16, which has 8 significant bits.
+_ROUNDED = 2.0 ** -8
 _Params = Mapping[str, jax.Array]
 
 
 def beginning(module: Any, layer: int) -> Callable[[_Params, Any], jax.Array]:
-  """What is stored of a batch: from flat params and i32[B, T] to dtype[B, T, D]."""
+  """Returns the function that computes what is stored of a batch.
+
+  It maps flat params and i32[B, T] to dtype[B, T, D], the output of the layer below
+  `layer`.
+  """
   def begin(params, inputs):
     with taps.listening(hidden=(layer - 1,)) as seen:
       module.apply({"params": tree.unflatten(params)}, inputs)
@@ -50,8 +57,9 @@ class Bucket:
     self._open: dict[int, Any] = {}
 
   def __getitem__(self, index: np.ndarray) -> np.ndarray:
-    """dtype[B, T, D]."""
+    """Returns the stored hidden states dtype[B, T, D] of rows i64[B]."""
     out = np.empty((len(index), *self._row), self._dtype)
+    # A shuffled batch touches several parts; each is asked once for all its rows.
     for part in np.unique(index // self._size):
       places = np.flatnonzero(index // self._size == part)
       builder, rows = self._opened(int(part))
@@ -61,16 +69,21 @@ class Bucket:
     return out
 
   def missing(self) -> list[int]:
-    """Parts that are not there."""
+    """Returns the numbers of the parts that are not written yet."""
     return [part for part in range(-(-len(self.inputs) // self._size))
             if not self._builder(part).is_prepared()]
 
   def rows_of(self, part: int) -> range:
-    """Numbers of its rows."""
+    """Returns the numbers of the rows that a part holds."""
     return range(part * self._size, min((part + 1) * self._size, len(self.inputs)))
 
   def write(self, part: int, progress: Callable[[int], object]) -> None:
-    """Makes a part; `progress` is called with the number of rows that were added."""
+    """Computes and writes a part.
+
+    Args:
+      part: Number of the part.
+      progress: Called after each batch, with the number of rows that were added.
+    """
     numbers = self.rows_of(part)
 
     def rows() -> Iterator[np.ndarray]:
@@ -83,12 +96,20 @@ class Bucket:
       self._builder(part, rows).download_and_prepare()
 
   def live(self, start: int) -> np.ndarray:
-    """dtype[B, T, D] of the batch that begins with a row; the last row fills it."""
+    """Computes the hidden states dtype[B, T, D] of the batch that begins with a row.
+
+    Past the end of the bucket the last row is repeated.
+    """
+    # Always B rows: one compiled program, and the same rounding in each pass.
     index = np.minimum(np.arange(start, start + self._batch), len(self.inputs) - 1)
     return self._make(self.inputs[index])
 
   def compare(self, share: float, folder: epath.Path) -> None:
-    """Computes a share of the batches again.
+    """Computes a share of the batches again and compares them with what is stored.
+
+    Args:
+      share: Share of the batches, in [0, 1]; at least one batch is compared.
+      folder: Folder that the error message names.
 
     Raises:
       errors.UserError: If one differs by more than rounding to the stored dtype.
@@ -96,10 +117,13 @@ class Bucket:
     starts = range(0, len(self.inputs), self._batch)
     count = min(max(math.ceil(share * len(starts)), 1), len(starts))
     for i in range(count):
+      # Spread evenly over the bucket, so that the parts are sampled alike.
       start = starts[i * len(starts) // count]
       rows = np.arange(start, min(start + self._batch, len(self.inputs)))
       stored = self[rows].astype(np.float32)
       live = self.live(start)[:len(rows)].astype(np.float32)
+      # These are the batches that `write` computed, with the same program: in float32
+      # no difference is allowed at all.
       slack = 0 if self._dtype == np.float32 else _ROUNDED * np.abs(live)
       if not (np.abs(stored - live) <= slack).all():
         raise errors.UserError(
@@ -114,7 +138,7 @@ class Bucket:
     return self._open[part]
 
   def _builder(self, part: int, rows=None) -> Any:
-    # TFDS takes a third of a second to import: only those with features pay.
+    # TFDS takes a third of a second to import: only runs with features pay for it.
     from transfer_gen.data.datasets import hidden_states
     return hidden_states.HiddenStates(
         f"part_{part:05d}", self._row, self._dtype, self._folder, rows)
@@ -122,15 +146,20 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-  """The beginning of the model, at one batch size."""
+  """Computes the hidden states of batches.
+
+  Attributes:
+    run_fn: The beginning of the model, as `beginning` returns it.
+    params: Flat params of the model.
+  """
   run_fn: Callable[[_Params, Any], jax.Array]
   params: _Params
 
   def __call__(self, inputs: np.ndarray) -> np.ndarray:
-    """i32[B, T] to dtype[B, T, D]."""
+    """Maps inputs i32[B, T] to hidden states dtype[B, T, D]."""
     return np.asarray(self.run_fn(self.params, inputs))
 
   def shape(self, length: int) -> tuple[int, int]:
-    """(T, D)."""
+    """Returns (T, D), the shape of the hidden states of a row of `length` tokens."""
     one = jax.ShapeDtypeStruct((1, length), np.int32)
     return jax.eval_shape(self.run_fn, self.params, one).shape[1:]

@@ -9,25 +9,31 @@ from transfer_gen.transfer import resolve
 
 
 def first_layer(run: config_lib.Run, rows: Sequence[resolve.Row]) -> int:
-  """The layer that training starts from; 0: features are not asked for.
+  """Returns the number of the layer that training starts from.
 
-  It is the lowest one of which a leaf ever learns: all before it are stored.
+  It is the lowest layer of which a leaf ever learns; the output of the layers below it
+  is stored. If `run.features` is None, it is 0.
 
   Raises:
-    errors.UserError: If the run cannot have features, or nothing before a layer is
-      frozen; names the first leaf that learns.
+    errors.UserError: If the run cannot have features, or if no layer has only frozen
+      leaves below it; the message names the first leaf that learns.
   """
   if run.features is None:
     return 0
   _check(run)
+  # Groups that start late count as well: what is stored once must hold to the end.
   learning = [row for row in rows if row.unfreeze_step is not None]
   layers = [layer for row in learning
             if (layer := names.layer_number(row.name)) is not None]
+  # Leaves outside the layers, such as the embedding, are early unless they stand after
+  # the last layer. Only outputs of layers are stored, so layer 0 must be frozen too.
   early = [row for row in learning
            if names.layer_number(row.name) in (None, 0)
            and row.name.split("/")[0] not in names.AFTER_LAYERS]
   if early:
     row = early[0]
+    # Groups with `table_rows` let only some rows of a table learn. Strategies make
+    # such a group for tokens that the source lacks, so the advice is another one.
     how = ("Freeze the embedding and the first layers with unfreeze_step=None"
            if row.table is None else
            "These are rows of tokens that the source has not: take its tokenizer")

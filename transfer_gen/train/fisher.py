@@ -40,11 +40,13 @@ def estimate(
   Raises:
     errors.UserError: If no row has weight.
   """
+  # In float32 even for bfloat16 params: small squares would be lost in a large sum.
   total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), dict(params))
   count = 0
   add = jax.jit(functools.partial(_add, objectives.next_token(model, False)))
   for batch in batches:
     total = add(total, dict(params), dict(batch))
+    # Padding rows of the last batch have no gradient, and must not lower the mean.
     count += int((np.asarray(batch["weights"]).sum(-1) > 0).sum())
   if not count:
     raise errors.UserError("fisher.estimate: no row of the batches has weight.")
@@ -54,6 +56,7 @@ def estimate(
 def save(path: epath.PathLike, fisher: Mapping[str, jax.Array]) -> None:
   """Writes an estimate to the `.npz` file at `path`, for `plan.EWC` to read."""
   buffer = io.BytesIO()
+  # NumPy writes to local files or buffers; `path` may name a bucket.
   # pyrefly: ignore[bad-argument-type]
   np.savez(buffer, **{name: np.asarray(x) for name, x in fisher.items()})
   epath.Path(path).write_bytes(buffer.getvalue())
@@ -62,6 +65,7 @@ def save(path: epath.PathLike, fisher: Mapping[str, jax.Array]) -> None:
 def _add(nll_fn, total, params, batch):
   """Adds the squared gradient of each row of a batch to `total`."""
   def likelihood(params, row):
+    # The model expects a batch axis; the scan has taken it away.
     alone = jax.tree.map(lambda x: x[None], row)
     return -(nll_fn(params, alone, None) * alone["weights"]).sum()
 

@@ -87,6 +87,7 @@ def restore(
     source = sources[next(iter(mine.values())).checkpoint]
     assert source.moments is not None  # `mark` marks no row of other sources.
     paths = _paths(source, state[group], mine)
+    # Params are flat dicts, so the last key in the path of a moment is a leaf's name.
     # Counts have no param of their own, and so no sharding.
     where = {path: shardings[path[-1]] for path in paths if path[-1] in mine}
     assert source.moments is not None, "marked rows have moments"
@@ -107,8 +108,10 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
     return f"{other.name} is not a plain copy ({other.how})"
   if len(names) > 1 or not names <= wanted:
     return f"its leaves come from {', '.join(map(repr, sorted(names)))}"
+  # The slots of such a table cover some of its rows, those of the source all.
   if part := next((name for name in mine if name in optimizer.tables), None):
     return f"only some rows of {part} learn"
+  # `restore` fills the state of the first step; later groups are not in it yet.
   if optimizer.starts[group]:
     return f"it starts to learn at step {optimizer.starts[group]}"
   source = sources[names.pop()]
@@ -117,6 +120,7 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
             " source.step to a checkpoint that does")
   shapes = {name: jax.ShapeDtypeStruct(row.spec.shape, row.spec.dtype)
             for name, row in mine.items()}
+  # Only shapes are compared, so no slot is allocated for a group that may not qualify.
   slots = jax.eval_shape(optimizer.txs[group].init, shapes)
   paths = _paths(source, slots, mine)
   if not paths:
@@ -141,6 +145,7 @@ def _paths(source, slots, mine: Mapping[str, resolve.Row]) -> dict[_Path, _Path]
             if path[-1] in {row.sources[0] for row in mine.values()}}
   if len(groups) != 1:
     return {}
+  # The source may have called its group otherwise; it is known by its leaves.
   (theirs,) = groups
   paths = [_keys(p) for p, _ in jax.tree_util.tree_flatten_with_path(slots)[0]]
   parts = {path[0] for path in paths if path[-1] in mine}

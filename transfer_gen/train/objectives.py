@@ -84,6 +84,7 @@ def logits(
     >>> objectives.logits(module, params, batch, train=False, key=None).shape
     (1, 3, 5)
   """
+  # Models without an encoder do not accept its keys, so absent ones are left out.
   given: dict[str, Any] = {"train": train, "rngs": {"dropout": key} if train else None,
            **{name: batch[name] for name in _ENCODER if name in batch}}
   variables = {"params": tree.unflatten(params)}
@@ -124,6 +125,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def _forward(
     logits: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+  # A sum of V exponentials in bfloat16 would lose most of its terms.
   wide = logits.astype(jnp.float32)
   peak = wide.max(-1, keepdims=True)
   exps = jnp.exp(wide - peak)  # No exponent is above 0: nothing overflows.
@@ -143,6 +145,8 @@ def _backward(
   exps, total, targets = saved
   cotangent = cotangent[..., None]
   scaled = exps.astype(total.dtype) * (cotangent / total)
+  # The gradient with respect to the logits is softmax - one_hot. Targets are integers
+  # and have none, which JAX expects as None.
   hot = jax.nn.one_hot(targets, exps.shape[-1], dtype=total.dtype)
   return (scaled - hot * cotangent).astype(exps.dtype), None
 

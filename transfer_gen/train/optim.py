@@ -63,8 +63,10 @@ class Optimizer:
     """
     added = {}
     for group, start in self.starts.items():
+      # `<=` and not `==`: a resumed run builds all groups of its checkpoint at once.
       if start <= step and group not in state:
         mine = {n: self._part(n, params[n]) for n in self.members[group]}
+        # Anchors copy the params now, before the group's first update changes them.
         chain: Any = self.txs[group].init(mine)
         held = (self.anchors[group].tx.init(mine),) if group in self.anchors else ()
         added[group] = chain + held
@@ -115,8 +117,11 @@ class Optimizer:
       The new values, the new state, and the global norm of the gradient, which
       includes the anchors' penalties and is taken before clipping.
     """
+    # Penalties are part of the loss in the papers, so they are clipped with it.
     grads = self._anchored(grads, state, params)
     norm = optax.tree.norm(grads)
+    # Clipped here and not by `optax.clip_by_global_norm` in each chain, which would see
+    # the norm of one group only.
     if self.clip_norm:
       # 1e-6 keeps a zero gradient from dividing by zero.
       factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
@@ -213,6 +218,8 @@ def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedul
     steps: Step at which the decay ends.
     peak: Learning rate at the end of the warm-up.
   """
+  # A group that starts late may have fewer steps left than the warm-up takes; it then
+  # still reaches its peak. Optax refuses a decay of 0 steps, so `rest` is at least 1.
   warmup = max(min(config.warmup_steps, steps - 1), 0)
   rest, end = max(steps - warmup, 1), peak * config.end_factor
   decay = {
@@ -249,16 +256,22 @@ def _tx(
 ) -> optax.GradientTransformation:
   """Returns a group's transformation: an `optax.chain`, whose state is a tuple."""
   rate = schedule(config, steps, config.lr)
+  # A function and not a dict of names: Optax calls it with the leaves at hand.
   decays = lambda params: {
       name: tree.match([group.no_decay], name) is None for name in params}
   decay = dict(weight_decay=config.weight_decay, mask=decays)
   return {
       "adamw": lambda: optax.adamw(rate, b1=config.b1, b2=config.b2, **decay),
       "lion": lambda: optax.lion(rate, b1=config.b1, b2=config.b2, **decay),
+      # Optax leaves the decay out of the chain only if the rate is None, and not if it
+      # is 0. It adds this decay behind the learning rate, which thus does not scale it.
+      # `b1` and `b2` do not act here: Adafactor has decays of its own.
       "adafactor": lambda: optax.adafactor(
           rate, weight_decay_rate=config.weight_decay or None,
           weight_decay_mask=decays),
       "sgd": lambda: optax.chain(
+          # Before the momentum, as L2 regularization in PyTorch's SGD; AdamW and Lion
+          # decay after theirs.
           optax.add_decayed_weights(config.weight_decay, decays),
           optax.sgd(rate, momentum=config.b1)),
   }[config.name]()
@@ -275,6 +288,7 @@ def _check(config: config_lib.Optim) -> None:
   for field, low in (("lr", 0), ("warmup_steps", 0), ("weight_decay", 0),
                      ("clip_norm", 0), ("end_factor", 0), ("accumulate", 1)):
     value = getattr(config, field)
+    # Written as `not >=`, so that NaN is refused as well.
     if not value >= low or (field == "lr" and not value > 0):
       bound = "> 0" if field == "lr" else f">= {low}"
       raise errors.UserError(f"optim.{field} is {value}, must be {bound}.")

@@ -80,10 +80,13 @@ def make_runner(
 
 def _jit(config, specs, step, rows) -> Runner:
   mesh = sharding.make_mesh(config.data, config.fsdp, config.tensor)
+  # Devices along `tensor` see the same rows; only the two others divide the batch.
   _divides(rows, mesh.shape["data"] * mesh.shape["fsdp"])
   params = sharding.of_params(specs, mesh)
   batch = sharding.of_batch(mesh)
 
+  # Jitted once per set of groups, and not once per step: `jax.jit` of a new closure
+  # would trace and compile anew.
   @functools.cache
   def compiled(groups):
     # `groups` is only the cache's key. When a group starts to learn, the state has
@@ -125,6 +128,7 @@ def _pmap(config, specs, step, rows) -> Runner:
   _divides(rows, count)
   # A mesh of one device: restoring a checkpoint needs shardings that have a mesh.
   device = sharding.replicated(jax.sharding.Mesh(jax.local_devices()[:1], ("data",)))
+  # The key is the same on all devices: the step folds in each one's own index.
   mapped = jax.pmap(
       lambda state, batch, key: step(state, batch, key=key, axis_name=_AXIS),
       axis_name=_AXIS, in_axes=(0, 0, None), donate_argnums=0)
@@ -142,6 +146,7 @@ def _pmap(config, specs, step, rows) -> Runner:
       shardings=dict.fromkeys(specs, device),
       place=lambda state: jax.tree.map(
           lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), state),
+      # All devices hold equal states, because gradients are summed before the update.
       fetch=lambda state: jax.tree.map(lambda x: x[0], state),
       put=put, step=one_step)
 

@@ -30,6 +30,9 @@ class Scores:
     """Returns the loss in nats per token, bits per byte, perplexity and the counts."""
     total, count = float(self.nats.sum()), int(self.tokens.sum())
     text_bytes = int(self.text_bytes[self.tokens > 0].sum())
+    # Every token weighs the same, as in training: a mean over documents would give
+    # tokens of short documents more weight. Bits per byte are comparable between runs
+    # with different tokenizers. Bytes of documents without scored tokens do not count.
     return {
         "loss": total / max(count, 1),
         "bits_per_byte": total / math.log(2) / max(text_bytes, 1),
@@ -108,7 +111,9 @@ def paired_difference(
     `high`: its 95% interval; `wins`: share of the documents on which the treated loss
     is lower; `documents`: number of documents compared.
   """
+  # Documents that were too long for a row have no loss to compare.
   used = np.flatnonzero(control.tokens > 0)
+  # Documents, and not tokens, are drawn: tokens of one document are not independent.
   generator = np.random.default_rng(seed)
   gains = []
   for _ in range(0, samples, 1000):  # In parts: samples x documents is large.

@@ -73,6 +73,7 @@ def train_step(
     step_key = jax.random.fold_in(step_key, jax.lax.axis_index(axis_name))
 
   def loss_fn(learning, batch, key):
+    # Inside the differentiated function, so that gradients flow through the mixture.
     seen = optimizer.mix(learning, state.opt_state, key)
     terms = nll_fn(optimizer.join(seen, frozen), batch, key)
     terms = terms if isinstance(terms, Mapping) else {"loss": terms}
@@ -80,6 +81,7 @@ def train_step(
     # A batch of padding alone has count 0; its loss must be 0 and not NaN.
     return totals["loss"] / jnp.maximum(count, 1.0), totals
 
+  # A sum and no mean, because each device has already divided by the total count.
   grads, totals = total_over(
       _grads(loss_fn, learning, batch, step_key, accumulate))
   updated, opt_state, norm = optimizer.update(grads, state.opt_state, learning)
@@ -98,6 +100,7 @@ def _grads(loss_fn, learning, batch, key, accumulate):
 
   def add(sums, part):
     index, micro_batch = part
+    # Each micro-batch draws its own masks, as rows of one batch would.
     new = grad_fn(learning, micro_batch, jax.random.fold_in(key, index))
     return jax.tree.map(jnp.add, sums, new), None
 

@@ -35,24 +35,29 @@ def attach(
     run: config_lib.Run, module: Any, layer: int, data: pipeline.Prepared,
     params: _Params, workdir: epath.PathLike,
 ) -> pipeline.Prepared:
-  """The data with `hidden` dtype[B, T, D] in the batches to train and validate on.
+  """Adds `hidden` dtype[B, T, D] to the batches of the training and validation data.
 
-  Writes what is not there yet, and compares a share with a live pass.
+  Hidden states that are not on disk yet are computed and written. A share of all of
+  them is then computed again and compared.
 
   Args:
-    run: Its `features` say where and how.
+    run: Config of the run; `features` gives the folder, dtype and share to compare.
     module: The model.
-    layer: Of `first`; 0: the data as it is.
-    data: Its rows.
-    params: The model's.
-    workdir: Of the run.
+    layer: First layer to train, as `features.first_layer` returns it. If it is 0,
+      `data` is returned as it is.
+    data: The tokenized data.
+    params: Flat params of the model.
+    workdir: Workdir of the run.
+
+  Returns:
+    The data, whose batches now have `hidden`.
 
   Raises:
-    errors.UserError: If what is stored is not what the model computes.
+    errors.UserError: If stored hidden states differ from those that the model computes.
   """
   if not layer:
     return data
-  assert run.features is not None  # Else no layer is stored.
+  assert run.features is not None  # Otherwise `layer` is 0.
   make = buckets_lib.Maker(jax.jit(buckets_lib.beginning(module, layer)), dict(params))
   root = epath.Path(run.features.path or epath.Path(workdir) / _FOLDER)
   folder = root.expanduser() / _fingerprint(run, layer, data, params)
@@ -61,6 +66,7 @@ def attach(
             for split in _SPLITS}
   buckets = [bucket for found in stored.values() for bucket in found]
   _write(buckets, layer, folder)
+  # Also right after writing: this finds a disk that lost what it was given.
   for found in stored.values():
     for bucket in found:
       bucket.compare(run.features.check, folder)
@@ -76,6 +82,7 @@ def _write(
   print(f"features: {total} rows through the embedding and {layer} layers,"
         f" {sum(b.nbytes for b in buckets) / 2**20:.1f} MB in all, to {folder}",
         flush=True)
+  # `disable=True` where no terminal shows the bar, so that log files stay readable.
   with tqdm.tqdm(total=total, unit="row", desc="features", leave=False,
                  disable=None if sys.stderr.isatty() else True) as bar:
     for bucket, part in todo:
@@ -84,7 +91,12 @@ def _write(
 
 
 def _fingerprint(run, layer, data, params) -> str:
-  """Of all that the hidden states depend on, and how they are stored."""
+  """Returns a hash of all that the hidden states depend on, and of how they are stored.
+
+  Runs with equal hashes share a folder.
+  """
+  # Device, jaxlib, batch size and mesh change how XLA rounds; `compare` allows no
+  # difference in float32. The size of parts is how rows are found in the folder.
   device = jax.devices()[0]
   facts = {"model": codec.model_to_json(run.model), "layer": layer,
            "adapters": [codec.adapter_to_json(one) for one in run.adapters],
@@ -94,6 +106,7 @@ def _fingerprint(run, layer, data, params) -> str:
            "part": buckets_lib.PART}
   digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   for name, value in sorted(params.items()):
+    # Only params of the beginning count: runs that differ above it share a folder.
     number = names.layer_number(name)
     if name.split("/")[0] not in names.AFTER_LAYERS and (
         number is None or number < layer):
