@@ -8,7 +8,8 @@ from etils import epath
 from transfer_gen import errors
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # Signature, lengths of name and extra.
-_INFLATE = 1100  # Deflate makes no more of a byte.
+# Deflate expands a byte to at most 1032; the rest is room for very short members.
+_INFLATE = 1100
 
 
 def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
@@ -22,10 +23,13 @@ def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
     for info in archive.infolist():
       if info.is_dir():
         continue
+      # Readers differ in which of two they take, so such an archive means two things.
       if info.filename in found:
         raise errors.UserError(f"it has two members {info.filename!r}.")
       if info.flag_bits & 1:
         raise errors.UserError(f"{info.filename} is encrypted.")
+      # These sizes are only claims. They are checked before anything is inflated,
+      # because a few bytes can ask for any amount of memory.
       if (info.header_offset + info.compress_size > path.stat().length
           or info.file_size > _INFLATE * (info.compress_size + 1)
           or stored(info) and info.file_size != info.compress_size):
@@ -56,6 +60,8 @@ def offset(path: epath.Path, info: zipfile.ZipInfo) -> int:
   assert stored(info)
   with path.open("rb") as file:
     file.seek(info.header_offset)
+    # The lengths come from the local header: its extra field may be longer than the one
+    # in the directory, since PyTorch pads it to align the storages.
     signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
   start = info.header_offset + _LOCAL_HEADER.size + name + extra
   if signature != b"PK\x03\x04" or start + info.file_size > path.stat().length:

@@ -25,6 +25,7 @@ _ENTRIES = 4096  # In a node of a tree; by default HDF5 writes at most 64.
 _DATASPACE, _LINK_INFO, _DATATYPE, _EXTERNAL, _LINK = 1, 2, 3, 7, 6
 _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS = 8, 11, 12, 16, 17
 _FIXED, _FLOAT, _STRING, _VARIABLE = 0, 1, 3, 9  # Classes of datatypes.
+# Of each size: position and bits of the exponent, then of the mantissa, and the bias.
 _FLOATS = {2: (10, 5, 0, 10, 15), 4: (23, 8, 0, 23, 127), 8: (52, 11, 0, 52, 1023)}
 
 
@@ -63,14 +64,21 @@ class File:
     """Reads the superblock (section II) at byte `start` of an open file."""
     self._file, self._start = file, start
     self._size = file.seek(0, 2) - start
-    self._known: dict[int, dict[str, int]] = {}  # Links by group.
+    # Links by group: names are looked up one by one, and a group of many layers would
+    # otherwise be parsed once for each of them.
+    self._known: dict[int, dict[str, int]] = {}
     head = self.take(0, 64)
     if head[:8] != _SIGNATURE:
       raise errors.UserError("it does not begin as HDF5 does.")
+    # Versions 0 and 1 give the sizes of addresses and lengths in bytes 13 and 14, later
+    # ones in bytes 9 and 10. HDF5 itself uses 8 for both.
     version = head[8]
     offsets = head[13:15] if version < 2 else head[9:11]
     if version > 3 or offsets != b"\x08\x08":
       raise errors.UserError("its superblock is of a form that is not read.")
+    # Version 1 has four bytes more than version 0 before these; in both, the root is in
+    # a symbol table entry, behind the offset of its name. Later versions give its
+    # header directly.
     base, root = ((24, 64) if version == 0 else (28, 68) if version == 1 else (12, 36))
     if self._number(base):
       raise errors.UserError("it begins with a block of another format.")
@@ -78,6 +86,8 @@ class File:
 
   def take(self, address: int, size: int) -> bytes:
     """Bytes at an address."""
+    # Python integers do not wrap around, so one comparison also refuses negative sizes
+    # and sums beyond 64 bits.
     if not 0 <= address <= address + size <= self._size:
       raise errors.UserError(f"an address leads out of it, to byte {address + size}.")
     self._file.seek(self._start + address)
@@ -90,6 +100,8 @@ class File:
     found = {}
     for kind, body in self._messages(address):
       pairs = ()
+      # h5py writes groups as a B-tree and a heap by default, and as link messages in
+      # the header for a newer libver. A dense group is a third form.
       if kind == _SYMBOLS:
         pairs = self._symbols(*struct.unpack_from("<QQ", body))
       elif kind == _LINK:
@@ -101,6 +113,7 @@ class File:
               "a group of it is dense, which is not read. Save it with h5py's default"
               " libver, without track_order.")
       for name, child in pairs:
+        # Which of the two a reader takes is not defined, so neither is.
         if name in found:
           raise errors.UserError(f"two objects are named {name[:100]}.")
         found[name] = child
@@ -118,6 +131,7 @@ class File:
 
   def dataset(self, address: int) -> Dataset | None:
     """An array; None where the object is none."""
+    # Reversed, so that the first message of each kind is the one that counts.
     messages = dict(reversed(self._messages(address)))
     if _LAYOUT not in messages:
       return None
@@ -125,6 +139,8 @@ class File:
       raise errors.UserError("an array of it lies in another file.")
     shape, dtype = _shape(messages[_DATASPACE]), _dtype(messages[_DATATYPE])
     version, kind = messages[_LAYOUT][:2]
+    # Version 4 differs from version 3 in chunked arrays alone, which it indexes in
+    # other ways than by the B-tree. Kind 3 is a virtual array, made of other files.
     if version not in (3, 4) or kind > 2 or (version, kind) == (4, 2):
       raise errors.UserError("an array of it is laid out in a form that is not read.")
     if kind == 0:  # In the header itself, right behind these four bytes.
@@ -137,6 +153,8 @@ class File:
       if where == _UNDEFINED:
         raise errors.UserError(f"an array {shape} of it was never written.")
       return Dataset(shape=shape, dtype=dtype, offset=self._start + where)
+    # This rank counts one dimension more than the array has: the last size is that of
+    # an element, which gives a check for free.
     rank, tree = struct.unpack_from("<BQ", messages[_LAYOUT], 2)
     *chunk, size = struct.unpack_from(f"<{rank}I", messages[_LAYOUT], 11)
     if len(chunk) != len(shape) or 0 in chunk or size != dtype.itemsize:
@@ -149,6 +167,7 @@ class File:
 
     Section III.A.1 of the specification.
     """
+    # A key ends with an index into the bytes of an element, which is always 0.
     key = struct.Struct(f"<II{len(dataset.shape) + 1}Q")
     if dataset.tree == _UNDEFINED:  # None was written.
       return
@@ -166,10 +185,14 @@ class File:
     """Likewise, and where each lies."""
     start = self.take(address, 16)
     if start[:4] == b"OHDR":
+      # Flag 0x20 adds four times of 4 bytes, and 0x10 two limits of 2 bytes; the low
+      # two bits give the width of the size that follows.
       flags = start[5]
       at = address + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
       width = 1 << (flags & 3)
       size = int.from_bytes(self.take(at, width), "little")
+      # Continuation blocks of this version begin with a signature (OCHK) and end with a
+      # checksum; those of version 1 have neither.
       head = struct.Struct("<BHB2x" if flags & 4 else "<BHB")
       blocks, signature, checksum = [(at + width, size)], 4, 4
     else:
@@ -188,6 +211,8 @@ class File:
         if kind == _CONTINUATION:
           more, size = struct.unpack_from("<QQ", body)
           blocks.append((more + signature, size - signature - checksum))
+        # The body of a shared message is an address, which must not be parsed as the
+        # message itself.
         elif flags & 2 and kind in (_DATASPACE, _DATATYPE, _LAYOUT, _ATTRIBUTE):
           raise errors.UserError("objects of it share their description.")
         else:
@@ -201,6 +226,8 @@ class File:
 
   def _tree(self, address: int, kind: int, key: struct.Struct):
     """Keys and children of the leaves of a B-tree (section III.A.1)."""
+    # A node takes 24 bytes, so a walk that needs more nodes and entries than fit into
+    # the file goes in circles.
     ahead, left = [address], self._size // 24
     while ahead:
       address = ahead.pop()
@@ -214,6 +241,8 @@ class File:
       child = lambda at, node=node: int.from_bytes(
           node[at + key.size:at + key.size + 8], "little")
       if level:
+        # The stack is popped from its end; reversed, children come in the order of
+        # their keys.
         ahead += [child(at) for at in reversed(places)]
       else:
         yield from ((key.unpack_from(node, at), child(at)) for at in places)
@@ -230,6 +259,8 @@ class File:
       if head[:4] != b"SNOD":
         raise errors.UserError("a group of it is broken.")
       table = self.take(address + 8, 40 * int.from_bytes(head[6:8], "little"))
+      # An entry is an offset into the heap, an address, a cache type and scratch space.
+      # Cache type 2 marks a soft link, which has no address.
       for name, child, cache, _ in struct.iter_unpack("<QQI20s", table):
         end = names.index(b"\0", name)
         if cache == 2:
@@ -245,6 +276,8 @@ class File:
       raise errors.UserError(f"its attribute {attribute} is cut off.")
     values = [data[i * size:(i + 1) * size] for i in range(count)]
     if kind == _VARIABLE:
+      # h5py stores a Python str with variable length: a length, and an address and an
+      # index into a global heap.
       values = [self._heaped(*struct.unpack("<IQI", value)) for value in values]
     return [value.rstrip(b"\0").decode() for value in values]
 
@@ -259,6 +292,7 @@ class File:
       number, size = struct.unpack_from("<H6xQ", self.take(address, 16))
       if number == index:
         return self.take(address + 16, min(size, length))
+      # Each step goes ahead by 16 bytes or more, so a broken heap ends as well.
       address += 16 + -(-size // 8) * 8
     raise errors.UserError("a text of it is missing.")
 
@@ -268,6 +302,7 @@ def _link(body: bytes) -> tuple[str, int]:
   flags, at = body[1], 2
   if flags & 8 and body[2]:
     raise errors.UserError("it holds links to elsewhere.")
+  # Optional fields in this order: type of link, order of creation, character set.
   at += bool(flags & 8) + (8 if flags & 4 else 0) + bool(flags & 16)
   width = 1 << (flags & 3)
   end = at + width + int.from_bytes(body[at:at + width], "little")
@@ -279,6 +314,8 @@ def _attribute(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
   version, flags = body[0], body[1]
   if version not in (1, 2, 3) or version > 1 and flags & 3:
     raise errors.UserError("an attribute of it is of a form that is not read.")
+  # Version 3 adds a byte for the character set. Version 1 alone pads each part to a
+  # multiple of 8 bytes.
   at, parts = 9 if version == 3 else 8, []
   for size in struct.unpack_from("<HHH", body, 2):
     parts.append(body[at:at + size])
@@ -288,6 +325,7 @@ def _attribute(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
 
 def _shape(body: bytes) -> tuple[int, ...]:
   """A dataspace (section IV.A.2.b)."""
+  # In version 2, type 2 is a null dataspace, which has no elements and no rank.
   version, rank = body[:2]
   if version not in (1, 2) or version == 2 and body[3] == 2:
     raise errors.UserError("an array of it is empty in a form that is not read.")
@@ -306,6 +344,8 @@ def _dtype(body: bytes) -> np.dtype:
     offset, precision = struct.unpack_from("<HH", body, 8)
     if (offset, precision) == (0, 8 * size):
       return np.dtype(f"{order}{'i' if bits & 8 else 'u'}{size}")
+  # Bit 0x40 marks the byte order of a VAX. All fields are compared, since another
+  # format of the same size (bfloat16 has 2 bytes too) would give wrong numbers.
   if kind == _FLOAT and size in _FLOATS and not bits & 0x40:
     offset, precision, *fields = struct.unpack_from("<HHBBBBI", body, 8)
     if (offset, precision, *fields) == (0, 8 * size, *_FLOATS[size]):
@@ -319,6 +359,8 @@ def _filters(body: bytes) -> tuple[str, ...]:
   at, found = 8 if version == 1 else 2, []
   for _ in range(count):
     number, = struct.unpack_from("<H", body, at)
+    # Version 2 leaves the name out of filters that HDF5 itself registers (below 256),
+    # and does not pad an odd number of values.
     named = version == 1 or number >= 256
     length = struct.unpack_from("<H", body, at + 2)[0] if named else 0
     values, = struct.unpack_from("<H", body, at + (6 if named else 4))

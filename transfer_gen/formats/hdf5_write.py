@@ -51,6 +51,8 @@ def write(
       raise errors.UserError(f"{name} is an array and a group.")
     node[last] = np.ascontiguousarray(array)
   with path.open("wb") as file:
+    # Room for the superblock, which is written last: it holds the addresses of the root
+    # and of the end, which are known only then.
     file.write(bytes(_SUPERBLOCK))
     root = _group(file, tree, attributes or {})
     end = file.tell()
@@ -73,6 +75,7 @@ def _below(node: dict, groups: Sequence[str]) -> dict:
 def _group(file: IO[bytes], node: Mapping, attributes: Mapping, path: str = "") -> int:
   """Writes what is in a group, then the group; returns where it lies."""
   below = f"{path}/" if path else ""
+  # Children are written first because a link holds the address of its child.
   links = {name: _group(file, child, attributes, below + name)
            if isinstance(child, dict) else _dataset(file, child)
            for name, child in node.items()}
@@ -90,6 +93,8 @@ def _group(file: IO[bytes], node: Mapping, attributes: Mapping, path: str = "") 
 
 def _attribute(name: str, value: Texts) -> bytes:
   """Section IV.A.2.m, version 1: texts of one length, filled with zeros."""
+  # Fixed lengths keep the bytes in the message itself; texts of variable length would
+  # need a global heap.
   texts = [t.encode() for t in ([value] if isinstance(value, str) else value)]
   size = max(map(len, texts), default=0) or 1
   datatype = struct.pack("<BBBBI", 0x13, 1, 0, 0, size)
@@ -104,6 +109,7 @@ def _attribute(name: str, value: Texts) -> bytes:
 def _dataset(file: IO[bytes], array: np.ndarray) -> int:
   datatype = _datatype(array.dtype)
   where = _aligned(file)
+  # The datatype message says little-endian on every host.
   file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
   shape = struct.pack(f"<BBB5x{array.ndim}Q", 1, array.ndim, 0, *array.shape)
   # Sections IV.A.2.b, IV.A.2.d, IV.A.2.f (none) and IV.A.2.i (contiguous).
@@ -133,6 +139,7 @@ def _object(file: IO[bytes], messages: list[tuple[int, bytes]]) -> int:
     body += struct.pack("<HHB3x", kind, len(data), 0) + data
   assert len(messages) <= _MESSAGES, "a group of too many"
   where = _aligned(file)
+  # Version 1 of the header: version 2 would need a checksum for each object.
   file.write(struct.pack("<BBHII4x", 1, 0, len(messages), 1, len(body)) + body)
   return where
 

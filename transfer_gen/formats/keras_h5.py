@@ -68,6 +68,8 @@ def open_file(path: epath.Path) -> raw.Raw:
   with raw.malformed(path, KIND):
     if path.suffix.lower() == ".keras":
       found = archive.members(path)
+      # HDF5 is read by address, so its bytes must lie in the archive as they are. Keras
+      # does not compress them.
       if _WEIGHTS not in found or not archive.stored(found[_WEIGHTS]):
         raise errors.UserError(f"it has no {_WEIGHTS}, or a compressed one.")
       start = archive.offset(path, found[_WEIGHTS])
@@ -94,12 +96,17 @@ def _weights(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
   """Weights by the names that they get, with no optimiser's."""
   root = file.root
   top = file.links(root)
+  # `model.save` puts the layers below this group; `save_weights` puts them in the root.
   if "model_weights" in top:
     root = top["model_weights"]
+  # Only Keras 2 lists its layers in an attribute. Its order is that of the model, which
+  # the order of the groups in the file is not.
   layers = _names(file, root, "layer_names")
   if layers is None:
     yield from _numbered(file)
     return
+  # Weights that belong to the model itself and to none of its layers; Keras writes the
+  # group without listing it.
   if "top_level_model_weights" in file.links(root):
     layers.append("top_level_model_weights")
   for layer in layers:
@@ -120,6 +127,7 @@ def _numbered(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
   while ahead:
     path, address = ahead.pop()
     seen += 1
+    # Hard links may lead back to a group above, so the walk needs an end of its own.
     if path.count("/") > _DEPTH or seen > _GROUPS:
       raise errors.UserError("its groups hold themselves.")
     dataset = file.dataset(address) if path else None
@@ -127,6 +135,8 @@ def _numbered(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
       yield path, dataset
       continue
     links = file.links(address)
+    # Weights are numbered, and 10 comes after 9 by number but not as text. Reversed,
+    # because the stack is popped from its end.
     for key in sorted(links, key=_ordinal, reverse=True):
       name = f"{path}/{key}" if path else key
       if name != _OPTIMIZER:
@@ -134,12 +144,16 @@ def _numbered(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
 
 
 def _ordinal(key: str) -> tuple[int, str]:
+  # Long digits stay text: they are no number of a weight, and parsing them is slow.
   return (int(key) if key.isdecimal() and len(key) < 10 else -1, key)
 
 
 def _shortened(names: Sequence[str]) -> list[str]:
   """The shortest ends of names that still tell a layer's weights apart."""
+  # TensorFlow ends names with the output of an operation, as in `kernel:0`.
   parts = [name.split(":")[0].split("/") for name in names]
+  # Counters depend on what else the process had built before it saved the model
+  # (`lstm_3`), so they are kept only where nothing else differs.
   plain = [[*(_COUNTER.sub("", p) for p in part[:-1]), part[-1]] for part in parts]
   for count in range(1, max(map(len, parts), default=1) + 1):
     for candidate in (plain, parts):
@@ -155,6 +169,8 @@ def _names(file: hdf5.File, group: int, attribute: str) -> list[str] | None:
   if whole is not None:
     return whole
   found = []
+  # An attribute holds 64 KiB at most, so Keras splits a longer list into
+  # `layer_names0`, `layer_names1` and so on.
   while (part := file.texts(group, f"{attribute}{len(found)}")) is not None:
     found.append(part)
   return [name for names in found for name in names] if found else None

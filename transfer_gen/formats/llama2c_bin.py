@@ -34,6 +34,8 @@ def open_file(path: epath.Path) -> raw.Raw:
       leaves[name] = raw.Extent(path=path, offset=start, shape=raw.sizes(shape),
                                 dtype=np.dtype("<f4"))
       start += leaves[name].nbytes
+    # Version 0 has no magic number and no names. That the sizes add up to the file's
+    # length is the only evidence that this is such a file.
     if start != path.stat().length:
       raise errors.UserError(
           f"its header asks for {start} bytes, and it has {path.stat().length}. If it"
@@ -45,6 +47,8 @@ def _header(path: epath.Path) -> tuple[dict[str, int | bool], int, int]:
   """Sizes, where the tensors begin, and the format's version."""
   with path.open("rb") as file:
     head = file.read(_VERSION_1_BYTES)
+  # Version 0 begins with the width, which is never as large as the magic number
+  # (`ak42`, read as an integer) of later versions.
   version, at = 0, 0
   if head[:4] == struct.pack("<I", _MAGIC):
     version, at = struct.unpack_from("<i", head, 4)[0], 8
@@ -79,6 +83,8 @@ def _shapes(config: Mapping[str, int], version: int) -> dict[str, tuple[int, ...
   mlp = {"w1": (n, f, d), "w2": (n, d, f), "w3": (n, f, d)}
   final = {"rms_final_weight": (d,)}
   if version:
+    # Version 1 writes all norms before the matrices, and no rotary tables; version 0
+    # keeps the order in which the model uses them.
     order = norms | final | table | attention | mlp
   else:
     order = {**table, "rms_att_weight": (n, d), **attention,

@@ -28,11 +28,14 @@ def open_folder(path: epath.Path) -> raw.Raw:
 
 
 def _leaf(folder: epath.Path, name: str, entry) -> raw.Extent:
+  # An unknown key could change what the bytes mean (a dtype, a quantisation), so it is
+  # refused.
   if not isinstance(entry, dict) or entry.keys() != {"filename", "shape"}:
     raise errors.UserError(f"{FILE} gives {name} no filename and shape, or more.")
   leaf = raw.Extent(
       path=raw.beside(folder, entry["filename"]), offset=0,
       shape=raw.sizes(entry["shape"]), dtype=np.dtype("<f4"))
+  # The files have no header: their length is the only check on their shape.
   found = leaf.path.stat().length
   if found != leaf.nbytes:
     raise errors.UserError(

@@ -16,6 +16,8 @@ from transfer_gen.formats import archive
 from transfer_gen.formats import raw
 
 NPZ, FOLDER = ".npz file", "folder of .npy files"
+# Version 3 differs only in the encoding of field names, which arrays of numbers lack.
+# NumPy itself bounds the length of a header and parses it as a literal.
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -47,6 +49,7 @@ class _Compressed:
     """Inflates it; the archive's checksum is checked."""
     with (self.path.open("rb") as file, zipfile.ZipFile(file) as zipped,
           zipped.open(self.info) as member):
+      # The header is read and dropped: a compressed member has no address to go to.
       raw.fill(member, self.extent.offset)
       return raw.assemble(member, self.extent)
 
@@ -106,6 +109,8 @@ def _header(file: IO[bytes], path: epath.Path, end: int) -> raw.Extent:
   if version not in _HEADERS:
     raise errors.UserError(f"an array of format {version}, which holds no numbers.")
   shape, fortran, dtype = _HEADERS[version](file)
+  # Objects would be unpickled, which runs code; NumPy writes bfloat16 as plain bytes
+  # (kind V), which could be anything.
   if dtype.kind not in "biuf":
     raise errors.UserError(
         f"an array of dtype {dtype}, and only numbers are read."
@@ -115,6 +120,7 @@ def _header(file: IO[bytes], path: epath.Path, end: int) -> raw.Extent:
     strides = tuple(math.prod(shape[:dim]) for dim in range(len(shape)))
   found = raw.Extent(path=path, offset=file.tell(), shape=shape, dtype=dtype,
                      strides=strides)
+  # A file that is longer than its header says is as suspicious as a shorter one.
   if found.offset + found.nbytes != end:
     raise errors.UserError(
         f"an array {dtype}{shape} takes {found.nbytes} bytes, and"

@@ -41,6 +41,7 @@ def load(
   """
   machine = _Machine(names, persistent)
   end = False
+  # `genops` parses instructions and their arguments and executes none of them.
   for opcode, argument, _ in pickletools.genops(program):
     end = opcode.name == "STOP"
     if not end:
@@ -72,12 +73,14 @@ class _Machine:
       push(_EMPTY[name]())
     elif name in _TUPLES:
       count = _TUPLES[name]
+      # The last item is on top of the stack.
       push(tuple([pop() for _ in range(count)][::-1]))
     elif name == "TUPLE":
       push(tuple(self._to_mark()))
     elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
       self._memo[argument] = self.stack[-1]
     elif name == "MEMOIZE":
+      # Protocol 4 numbers what it remembers in order, without an argument.
       self._memo[len(self._memo)] = self.stack[-1]
     elif name in ("BINGET", "LONG_BINGET", "GET"):
       push(self._memo[argument])
@@ -115,6 +118,8 @@ class _Machine:
     values = (self._to_mark() if many else
               [self.stack.pop() for _ in range(count)][::-1])
     container = self.stack[-1]
+    # Exact types: a subclass could have methods of its own, which a pickle must not
+    # reach.
     if count == 1 and type(container) is list:
       container.extend(values)
     elif count == 2 and type(container) is dict and len(values) % 2 == 0:
@@ -130,6 +135,7 @@ class _Machine:
     return self._names[name]
 
   def _call(self, function: Any, arguments: Any) -> Any:
+    # By identity: `in` would call `==` of whatever a pickle has put on the stack.
     if not any(function is f for f in self._names.values()) or not callable(function):
       raise errors.UserError(
           f"its pickle calls a {type(function).__name__}, which is no function.")

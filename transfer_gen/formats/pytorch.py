@@ -24,6 +24,7 @@ from transfer_gen.formats import pickles
 from transfer_gen.formats import raw
 
 KIND = "PyTorch file"
+# The old form begins with a pickle of protocol 2 of one integer of 10 bytes: _MAGIC.
 _ZIP, _OLD = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
 _PICKLE, _MAGIC = "/data.pkl", 0x1950A86A20F9469CFC6C
 _PICKLE_BYTES = 100 * 2**20
@@ -83,11 +84,14 @@ def looks_like(path: epath.Path) -> bool:
 def _zipped(path: epath.Path) -> tuple[Any, _Place, int]:
   """What the pickle says, where storages lie, and the pickle's length."""
   found = archive.members(path)
+  # The members lie in a folder that has the name under which the file was first saved,
+  # so it is found by what it holds.
   pickled = [name for name in found if name.endswith(_PICKLE)]
   if len(pickled) != 1 or found[pickled[0]].file_size > _PICKLE_BYTES:
     raise errors.UserError(f"it holds {len(pickled)} pickles named data.pkl, or a huge"
                            " one.")
   root = pickled[0].removesuffix(_PICKLE)
+  # Older versions do not write this member.
   order = f"{root}/byteorder"
   if order in found and archive.read(path, found[order]) != b"little":
     raise errors.UserError("its byte order is not little.")
@@ -96,6 +100,7 @@ def _zipped(path: epath.Path) -> tuple[Any, _Place, int]:
   @functools.cache
   def place(key: str) -> tuple[int, int]:
     member = f"{root}/data/{key}"
+    # `torch.save` stores bytes as they are, and leaves are read by address.
     if member not in found or not archive.stored(found[member]):
       raise errors.UserError(f"{member} is not there, or compressed.")
     return archive.offset(path, found[member]), found[member].file_size
@@ -109,6 +114,7 @@ def _one_after_the_other(path: epath.Path) -> tuple[Any, _Place, int]:
   Three pickles describe the form, one the value and one the keys of the storages; the
   storages follow, each behind its number of elements.
   """
+  # The storages' own part of the file gives no dtype; only the pickle before it does.
   itemsizes, places = {}, {}
 
   def remembered(identity: Any) -> _Storage:
@@ -138,6 +144,8 @@ def _names() -> dict[str, Any]:
   storages = {f"torch.{name}": np.dtype(kind) for name, kind in _STORAGES.items()}
   return storages | {
       "collections.OrderedDict": lambda items=(): dict(items),
+      # What is dropped here (requires_grad, hooks) concerns training in PyTorch, not
+      # values.
       "torch._utils._rebuild_tensor_v2":
           lambda storage, offset, shape, strides, *_: _Tensor(
               storage, offset, shape, strides),
@@ -148,6 +156,8 @@ def _names() -> dict[str, Any]:
 
 def _storage(identity: Any) -> _Storage:
   """The storage of a persistent id."""
+  # The fourth entry is the device on which the storage was, which does not matter here.
+  # A view of another storage is an old form that is refused.
   kind, dtype, key, _, count, *view = identity
   if (kind != "storage" or not isinstance(dtype, np.dtype) or any(view)
       or not isinstance(key, str) or type(count) is not int):
@@ -183,6 +193,8 @@ def _walk(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     inner = enumerate(value)
   for key, below in inner:
     key = str(key)
+    # Before the recursion, so that deep nesting ends in this message and not in
+    # Python's.
     if depth > _DEPTH or len(key) > _NAME_LENGTH:
       raise errors.UserError(f"{name[:100]} holds what no checkpoint does.")
     yield from _walk(f"{name}/{key}" if name else key, below, depth + 1)
@@ -197,6 +209,8 @@ def _leaf(path: epath.Path, name: str, tensor: _Tensor, place: _Place) -> raw.Ex
   itemsize = storage.dtype.itemsize
   leaf = raw.Extent(path=path, offset=start + offset * itemsize, shape=shape,
                     dtype=storage.dtype, strides=strides)
+  # An expanded tensor (stride 0) claims more elements than it has bytes: a few bytes
+  # could then take any amount of memory, so such a shape is refused.
   elements = leaf.nbytes // itemsize
   if (len(strides) != len(shape) or storage.count * itemsize != nbytes
       or offset + elements > storage.count or np.prod(shape, dtype=object) > elements):

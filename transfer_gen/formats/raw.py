@@ -27,6 +27,8 @@ _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
 _JSON_BYTES = 100 * 2**20
 _AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
 _ALIGNMENT = 64  # Of buffers, so that a device on the host can take them as they are.
+# What parsers of NumPy, zipfile, zlib and JSON raise on hostile bytes. AssertionError
+# is not among them: it is a bug here and must not be blamed on the file.
 _MALFORMED = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
     NotImplementedError, OSError, RecursionError, RuntimeError, SyntaxError, TypeError,
@@ -75,6 +77,8 @@ class Extent:
       return 0
     if self.strides is None:
       return math.prod(self.shape) * self.dtype.itemsize
+    # Views of PyTorch may overlap or leave gaps, so what counts is the last element
+    # that they reach.
     last = sum((n - 1) * s for n, s in zip(self.shape, self.strides))
     return (last + 1) * self.dtype.itemsize
 
@@ -149,6 +153,8 @@ def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
   buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT
   buffer = buffer[start:start + nbytes]
+  # One call of `readinto` may return fewer bytes than it is asked for, also within a
+  # file.
   view, done = buffer.data, 0
   while done < nbytes:
     # Every binary file has it, but the type of an open file does not say so.
@@ -167,6 +173,7 @@ def assemble(file: IO[bytes], leaf: Extent) -> np.ndarray:
     value = flat.reshape(leaf.shape)
   else:
     strides = [s * leaf.dtype.itemsize for s in leaf.strides]
+    # Not writeable: where strides overlap, one write would change several elements.
     value = np.lib.stride_tricks.as_strided(flat, leaf.shape, strides, writeable=False)
   return value.astype(leaf.dtype.newbyteorder("="), copy=False)
 
@@ -177,6 +184,8 @@ def sizes(shape: Any) -> tuple[int, ...]:
   Raises:
     errors.UserError: If no tensor has it.
   """
+  # `type(n) is not int`, because a bool is an int as well. Zeros count as ones in the
+  # product, or they would hide absurd sizes beside them.
   if (not isinstance(shape, (list, tuple)) or len(shape) > _DIMS
       or any(type(n) is not int or n < 0 for n in shape)
       or math.prod(max(n, 1) for n in shape) > _ELEMENTS):
@@ -202,6 +211,7 @@ def check_extents(leaves: Mapping[str, Extent], disjoint: bool = True) -> None:
           f" {leaf.path.name} has {length(leaf.path)}. Fetch or save it again.")
   if not disjoint:
     return
+  # If any two overlap, then some two that are neighbours in this order do.
   ordered = sorted((str(leaf.path), leaf.offset, leaf.offset + leaf.nbytes, name)
                    for name, leaf in leaves.items() if leaf.nbytes)
   for (file, _, end, first), (other, start, _, second) in zip(ordered, ordered[1:]):
@@ -215,6 +225,8 @@ def beside(folder: epath.Path, name: Any) -> epath.Path:
   Raises:
     errors.UserError: If the name leads out of the folder, or nothing is there.
   """
+  # Names come from a download. A separator, or a drive's colon, could lead to any file
+  # of the machine.
   if (not isinstance(name, str) or not name or name in (".", "..")
       or any(c in name for c in "/\\\0:")):
     raise errors.UserError(
@@ -232,6 +244,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
     errors.UserError: If it is none.
   """
   try:
+    # By default the last of doubled keys wins in silence; other parsers may differ.
     data = json.loads(text, object_pairs_hook=_unique)
   except (ValueError, RecursionError) as error:
     raise errors.UserError(f"its JSON is broken: {str(error)[:200]}.") from error

@@ -18,6 +18,7 @@ from transfer_gen.formats import raw
 KIND = "safetensors file"
 _HEADER_BYTES = 100 * 2**20  # The format's own limit.
 _ALIGNED = 8
+# NumPy has no bfloat16 and no float8; ml_dtypes, which JAX uses too, has both.
 _DTYPES = {
     "BOOL": np.bool_, "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4",
     "I32": "<i4", "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
@@ -37,6 +38,8 @@ def open_file(path: epath.Path) -> raw.Raw:
     facts = header.pop("__metadata__", {})
     leaves = {name: _leaf(path, start, name, entry) for name, entry in header.items()}
     raw.check_extents(leaves)
+    # Leaves do not overlap and together are as long as the file, so there is no gap in
+    # which other data could hide, as the format demands.
     end = start + sum(leaf.nbytes for leaf in leaves.values())
     if end != path.stat().length:
       raise errors.UserError(
@@ -58,17 +61,21 @@ def write_file(
   names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
   header: dict[str, Any] = {"__metadata__": dict(facts)}
   at = 0
+  # Sizes of dtypes are powers of two: after wider ones, each offset is a multiple of
+  # the next size.
   ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
   for name, array in ordered:
     header[name] = {"dtype": names[array.dtype.newbyteorder("=")],
                     "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
     at += array.nbytes
   text = json.dumps(header).encode()
+  # The format allows spaces behind the header; they align the tensors' start.
   text += b" " * (-len(text) % _ALIGNED)
   with path.open("wb") as file:
     file.write(struct.pack("<Q", len(text)) + text)
     for _, array in ordered:
       little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+      # As bytes, since bfloat16 and float8 do not support Python's buffer protocol.
       file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
 
@@ -76,6 +83,7 @@ def _header(path: epath.Path) -> tuple[dict, int]:
   """The header, and where the tensors begin."""
   with path.open("rb") as file:
     length, = struct.unpack("<Q", raw.fill(file, 8).tobytes())
+    # Checked before the read, which takes that much memory.
     if length > min(_HEADER_BYTES, path.stat().length - 8):
       raise errors.UserError(
           f"its header would take {length} bytes. Fetch or save it again.")

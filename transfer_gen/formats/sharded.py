@@ -24,10 +24,13 @@ def open_index(
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
       raise errors.UserError("it has no weight_map.")
+    # Each file once, in the order of the index, which gives the leaves a stable order.
     names = dict.fromkeys(map(_plain, places.values()))
     files = {name: open_file(raw.beside(path.parent, name)) for name in names}
     leaves = {name: leaf for file in files.values()
               for name, leaf in file.leaves.items()}
+    # Index and files are compared in both directions: a leaf in another file than the
+    # index says is a sign that files of two downloads are mixed.
     for name, place in places.items():
       if name not in files[place].leaves:
         raise errors.UserError(f"{name} is not in {place}, as it says. Fetch both.")

@@ -49,6 +49,7 @@ def write_text(path: epath.PathLike, text: str) -> None:
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes a file."""
   path = epath.Path(path)
+  # In the same folder, because a rename is atomic only within one file system.
   partial = path.parent / f"{path.name}{_PARTIAL}"
   partial.write_bytes(data)
   partial.replace(path)
@@ -67,12 +68,14 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
     errors.UserError: If an earlier call was killed and left its folder behind.
   """
   partial = output.parent / f"{output.name}{_PARTIAL}"
+  # It is not removed here: another process may be writing it at this moment.
   if partial.exists():
     raise errors.UserError(f"{partial}: left by a conversion that was cut. Remove it.")
   partial.mkdir(parents=True)
   try:
     yield partial
     partial.rename(output)
+  # KeyboardInterrupt as well, or each Ctrl-C would leave a folder to remove by hand.
   except BaseException:
     partial.rmtree()
     raise
