@@ -11,7 +11,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 
 def needs(*paths: pathlib.Path) -> pytest.MarkDecorator:
-  """Skips a test where one of these files or folders is missing, and names it."""
+  """Returns a mark that skips a test if one of the given paths is missing."""
   missing = [str(path) for path in paths if not path.exists()]
   return pytest.mark.skipif(
       bool(missing), reason=f"needs {', '.join(missing)}, which is not there")

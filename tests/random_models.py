@@ -1,7 +1,7 @@
-"""Models with random params, and how tests apply them.
+"""Helpers that build models with random params and apply them.
 
-Every param gets noise, norms and biases too: nothing is 0, 1 or too small to matter, so
-that no mistake hides behind an initial value.
+Every param gets noise, also norms and biases, because a mistake with a param that is 0
+or 1 would not show.
 """
 
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ def build(
 
   Args:
     config: The model.
-    noise: Standard deviation of what is added to the initial values.
-    seed: Of both the initial values and the noise.
+    noise: Standard deviation of the noise that is added to the initial values.
+    seed: Seed of both the initial values and the noise.
   """
   module = registry.build(config)
   params = registry.fresh(module, jax.random.key(seed))(registry.specs(module))
   rng = np.random.default_rng(seed)
   return module, {
-      name: np.float32(x) + np.float32(noise * rng.normal(size=x.shape))
-      for name, x in params.items()}
+      name: np.float32(value) + np.float32(noise * rng.normal(size=value.shape))
+      for name, value in params.items()}
 
 
-# One compiled function for all tests: what one test compiled, the next need not.
+# All tests share this jitted function, so that each program is compiled only once.
 @functools.partial(jax.jit, static_argnames=("module", "method", "train", "length"))
 def apply(
     module: nn.Module, params: Mapping[str, Any], *args: Any, **kwargs: Any,

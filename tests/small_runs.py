@@ -1,4 +1,4 @@
-"""Runs that train within a second, and what a run leaves in its workdir."""
+"""Helpers that configure runs of about a second and read what they leave behind."""
 
 from collections.abc import Iterator
 import contextlib
@@ -23,18 +23,18 @@ def configure(
     lr: float = 1e-3,
     **fields: Any,
 ) -> config_lib.Run:
-  """Configures a run on a text file, a character a token, 8 rows a batch.
+  """Configures a run on a text file with character tokens and 8 rows per batch.
 
   Args:
-    text: The file.
-    model: The config of the model.
-    steps: How many steps the run trains.
-    length: Tokens a row.
+    text: Path of the text file.
+    model: Config of the model.
+    steps: Number of training steps.
+    length: Tokens per row.
     log_every: Steps between two lines of training metrics.
-    eval_every: Steps between two validations. 0 means at the end alone.
-    checkpoint_every: Steps between two checkpoints. 0 means at the end alone.
-    lr: The learning rate, after one step of warm-up.
-    **fields: Other fields of the run; they replace what is set here.
+    eval_every: Steps between two validations. 0 means only at the end.
+    checkpoint_every: Steps between two checkpoints. 0 means only at the end.
+    lr: Learning rate after one step of warm-up.
+    **fields: Other fields of the run; they replace those set here.
   """
   return config_lib.Run(**{
       "model": model,
@@ -49,30 +49,30 @@ def configure(
 
 
 def write_lines(path: pathlib.Path, ending: str = "") -> None:
-  """Writes 99 short lines; another ending gives them another vocabulary."""
+  """Writes 99 short lines. An ending with other characters changes the vocabulary."""
   path.write_text("\n".join(f"line {i}, {i * 7 % 13}{ending}" for i in range(99)))
 
 
 def params(workdir: pathlib.Path, step: int = -1) -> dict[str, np.ndarray]:
-  """The params of a checkpoint by name. -1 means the best."""
+  """Returns the params of a checkpoint by name. Step -1 means the best checkpoint."""
   source = sources.open(workdir, step)
-  return {name: np.asarray(x) for name, x in source.read(list(source.specs))}
+  return {name: np.asarray(value) for name, value in source.read(list(source.specs))}
 
 
 def optimizer_state(workdir: pathlib.Path, step: int = -1) -> dict[Any, Any]:
-  """The optimizer state of a checkpoint by path; empty if none was saved."""
+  """Returns the optimizer state of a checkpoint by path; empty if none was saved."""
   stored = checkpoint.find(workdir, step)
   return stored.read_state(dict.fromkeys(stored.state)) if stored.state else {}
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines that a run wrote, each as an object."""
+  """Returns the lines of the metrics file of a run."""
   return [*map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())]
 
 
 @contextlib.contextmanager
 def all_checkpoints_kept(count: int) -> Iterator[None]:
-  """Runs within keep up to `count` checkpoints instead of the last two."""
+  """Makes runs keep up to `count` checkpoints instead of the last two."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (count,))
     yield

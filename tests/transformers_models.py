@@ -1,6 +1,7 @@
-"""Models of Hugging Face Transformers with random params.
+"""Helpers that build models of Hugging Face Transformers with random params.
 
-Every param gets noise, norms and biases too: nothing is 0, 1 or too small to matter.
+Every param gets noise, also norms and biases, because a mistake with a param that is 0
+or 1 would not show.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +23,15 @@ def decoder(
     kind: str, fields: Mapping[str, Any], seed: int = 0,
     special_tokens: Mapping[str, int | None] | None = None,
 ) -> transformers.PreTrainedModel:
-  """Builds a decoder with an output, such as `GPT2` or `Gemma3`.
+  """Builds a decoder with a language model head, such as `GPT2` or `Gemma3`.
 
   Args:
-    kind: What its config class is called, without `Config`.
+    kind: Name of its config class without `Config`.
     fields: Fields of the config.
-    seed: Of the noise.
-    special_tokens: Ids of the special tokens. If None, there are none.
+    seed: Seed of the noise.
+    special_tokens: Ids of the special tokens. None means that there are none.
   """
-  # The decoder of Gemma 3 has a config of its own, apart from that with images.
+  # The config `Gemma3Config` is that of the model with images.
   name = f"{kind}{'Text' * (kind == 'Gemma3')}Config"
   config = getattr(transformers, name)(
       **fields, **(NO_SPECIAL_TOKENS if special_tokens is None else special_tokens))
@@ -43,7 +44,7 @@ def add_noise(
     model: transformers.PreTrainedModel, seed: int = 0,
     but: Callable[[str], bool] = lambda name: False, buffers: Sequence[str] = (),
 ) -> transformers.PreTrainedModel:
-  """Adds noise to params and to the named buffers, but not where `but(name)` holds."""
+  """Adds noise to the named buffers and to params, except those where `but` is true."""
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, param in model.named_parameters():
@@ -64,7 +65,7 @@ def logits(model: transformers.PreTrainedModel, inputs: np.ndarray) -> np.ndarra
 def opened(
     model: transformers.PreTrainedModel,
 ) -> tuple[foreign.Foreign, dict[str, jax.Array | np.ndarray]]:
-  """Saves a model; returns its folder as a source, and the params of the source."""
+  """Saves a model; returns its folder as a source, and the params of that source."""
   folder = tempfile.mkdtemp()
   model.save_pretrained(folder)
   source = sources.open(folder)

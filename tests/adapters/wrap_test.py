@@ -332,31 +332,6 @@ def test_a_training_step_with_adapters_matches_on_several_devices(devices):
     assert np.array_equal(value, params[name]) == (name in own), name
 
 
-def _owners(groups, module):
-  """Returns the name of the group of each leaf."""
-  return {name: next(group.name for group in groups if tree.match([group.params], name))
-          for name in registry.specs(module)}
-
-
-def test_lora_plus_trains_the_b_factors_at_a_higher_rate():
-  chosen = (LoRA(params=".*", rank=2, dora=True), config.Prefix())
-  groups = groups_lib.low_rank(chosen, ratio=16.0)
-
-  assert [(g.name, g.lr_mult, g.unfreeze_step) for g in groups] == [
-      ("lora_plus", 16.0, 0), ("adapters", 1.0, 0), ("rest", 1.0, None)]
-  for name, group in _owners(
-      groups, adapters.wrap(registry.build(DECODER), chosen)).items():
-    assert group == ("lora_plus" if name.endswith("lora_b") else "adapters"
-                     if "lora" in name or "prefix" in name else "rest"), name
-
-
-def test_bitfit_trains_exactly_the_biases():
-  owners = _owners(groups_lib.bitfit(), registry.build(LSTM))
-
-  assert {name for name, group in owners.items() if group == "biases"} == {
-      "layer_0/cell/bias", "layer_1/cell/bias", "dense/bias", "head/bias"}
-
-
 @pytest.mark.parametrize("chosen, message", [
     ((LoRA(params="layer_0/attn/querry/kernel"),), "matches no kernel. There are"),
     ((LoRA(params=".*"), LoRA(params=".*")), "Two adapters are called 'lora'"),

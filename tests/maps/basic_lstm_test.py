@@ -1,4 +1,4 @@
-"""TensorFlow 1 LSTMs, against float64 NumPy and ml5's own Brontë model."""
+"""Tests for LSTMs of TensorFlow 1, against float64 NumPy and ml5's Brontë model."""
 
 import dataclasses
 import gzip
@@ -31,12 +31,12 @@ CELL = "rnnlm/multi_rnn_cell/cell_{}/basic_lstm_cell/"
 
 
 def write(folder, arrays, vocabulary=None):
-  """A folder as ml5 ships it."""
-  manifest = {name: {"filename": name.replace("/", "_"), "shape": x.shape}
-              for name, x in arrays.items()}
+  """Writes a folder in the format of ml5: a manifest, and one raw file per tensor."""
+  manifest = {name: {"filename": name.replace("/", "_"), "shape": value.shape}
+              for name, value in arrays.items()}
   (folder / "manifest.json").write_text(json.dumps(manifest))
-  for name, x in arrays.items():
-    x.astype("<f4").tofile(folder / manifest[name]["filename"])
+  for name, value in arrays.items():
+    value.astype("<f4").tofile(folder / manifest[name]["filename"])
   if vocabulary is not None:
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
   return folder
@@ -51,11 +51,12 @@ def small(size=7, width=5, units=3):
       CELL.format(1) + "kernel": (2 * units, 4 * units),
       CELL.format(1) + "bias": (4 * units,),
       "rnnlm/softmax_w": (units, size), "rnnlm/softmax_b": (size,)}
-  return {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
+  return {name: rng.normal(size=shape).astype(np.float32)
+          for name, shape in shapes.items()}
 
 
 def logits_of(arrays, tokens, count):
-  """BasicLSTMCell in float64, a step at a time."""
+  """Returns logits of BasicLSTMCells in float64, computed one step at a time."""
   p = {name: np.float64(x) for name, x in arrays.items()}
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
   states = [(np.zeros(len(p[CELL.format(i) + "bias"]) // 4),) * 2 for i in range(count)]
@@ -66,6 +67,7 @@ def logits_of(arrays, tokens, count):
       c, h = states[layer]
       sums = np.concatenate([x, h]) @ p[CELL.format(layer) + "kernel"]
       i, j, f, o = np.split(sums + p[CELL.format(layer) + "bias"], 4)
+      # BasicLSTMCell adds its forget bias of 1 when it runs; files do not contain it.
       c = c * sigmoid(f + 1.0) + sigmoid(i) * np.tanh(j)
       h = np.tanh(c) * sigmoid(o)
       states[layer], x = (c, h), h
@@ -111,7 +113,8 @@ def test_reading_and_writing_back_keeps_every_bit(tmp_path):
 
 
 def test_a_damaged_vocabulary_is_refused_or_repaired_as_configured(tmp_path):
-  vocabulary = {c: i for i, c in enumerate("abcdef")} | {"a": 6}
+  # "a" occurs a second time, so row 0 is left without a character.
+  vocabulary = {character: i for i, character in enumerate("abcdef")} | {"a": 6}
   folder = write(tmp_path, small(), vocabulary)
 
   with pytest.raises(errors.UserError, match="row 0 has no character"):
@@ -127,7 +130,7 @@ def test_a_damaged_vocabulary_is_refused_or_repaired_as_configured(tmp_path):
 def test_a_study_runs_with_a_tokenizer_without_special_tokens(tmp_path):
   folder = tmp_path / "theirs"
   folder.mkdir()
-  write(folder, small(), {c: i for i, c in enumerate("abcd e\n")})
+  write(folder, small(), {character: i for i, character in enumerate("abcd e\n")})
   (tmp_path / "a.txt").write_text("".join(
       f"{'abcd'[i % 4]}{'ab cde'[i % 5:]}\n" * (i + 1) + "\n" for i in range(40)))
   convert.convert(folder, tmp_path / "ours", "orbax")
@@ -186,13 +189,14 @@ def test_all_shakespeare_characters_but_dollar_are_matched(vocabulary, tmp_path)
 @needs_real_files
 def test_the_bronte_model_has_its_known_loss_on_shakespeare():
   source, module, params = load(REAL / "charlotte_bronte")
-  text = SHAKESPEARE.read_text().replace("$", "")  # The one character that it lacks.
+  text = SHAKESPEARE.read_text().replace("$", "")  # The model has no row for "$".
   text = np.array(source.tokenizer.encode(text), np.int32)
   starts = np.linspace(0, len(text) - 601, 64).astype(int)
   windows = text[starts[:, None] + np.arange(601)]
 
   logits = jax.jit(module.apply)({"params": tree.unflatten(params)}, windows[:, :-1])
 
+  # The first 50 characters of a window only warm up the state, which starts at zero.
   chances = jax.nn.log_softmax(logits)[:, 50:599]
   nll = -np.take_along_axis(np.asarray(chances), windows[:, 51:600, None], -1).mean()
   assert abs(nll - 2.17) < 0.005
@@ -219,12 +223,14 @@ def test_the_bronte_model_matches_its_reference_loss_on_its_text():
   source, module, params = load(REAL / "charlotte_bronte")
   wanted = json.loads((REAL / "reference.json").read_text())["charlotte_bronte"]
   text = gzip.decompress((REAL / "bronte.txt.gz").read_bytes()).decode("utf-8")
-  text = np.array(source.tokenizer.encode(text), np.int32)  # No character is unknown.
+  # Encoding refuses unknown characters, so it also shows that all of them are known.
+  text = np.array(source.tokenizer.encode(text), np.int32)
   starts = np.linspace(0, len(text) - 601, 64).astype(int)
   windows = text[starts[:, None] + np.arange(601)]
 
   logits = jax.jit(module.apply)({"params": tree.unflatten(params)}, windows[:, :-1])
 
+  # The reference was computed on the same windows, without their first characters.
   chances = jax.nn.log_softmax(logits)[:, 50:599]
   targets = windows[:, 51:600]
   nll = -np.take_along_axis(np.asarray(chances), targets[..., None], -1).mean()

@@ -1,4 +1,4 @@
-"""Vocabularies of characters, sound and damaged."""
+"""Tests for reading character vocabularies, valid and damaged ones."""
 
 import json
 
@@ -29,6 +29,7 @@ def test_a_valid_table_is_read_with_line_ends_as_characters(tmp_path):
   assert (named, notes) == ({"<s>": 4}, ())
 
 
+# Damage of several kinds, such as UTF-8 text that was decoded as Latin-1 ("Ã©").
 DAMAGED = ('{"a": 0, "Ã©": 1, "b": 2, "b": 3, "c": 4, "d": 4, "e": 9, "xy": 5,'
            '"\\ud83d": 6}')
 

@@ -1,7 +1,7 @@
-"""Encoder-decoders of Hugging Face Transformers, against Transformers itself.
+"""Tests for encoder-decoders of Hugging Face Transformers, against that library.
 
-Every param is random, norms, biases and the bias of the logits too, so that nothing
-hides behind a zero.
+Every param is random, also norms, biases and the bias of the logits: a mistake with a
+param that is 0 or 1 would not show.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ CASES = {
     "marian_apart": ("Marian", MARIAN | dict(
         vocab_size=29, decoder_vocab_size=V, share_encoder_decoder_embeddings=False)),
 }
-# One of each architecture in every run, the others in the long one.
+# One case of each architecture runs by default; the others are marked `long`.
 SHORT = ("t5_1_1", "bart_scaled", "marian")
 NAMES = pytest.mark.parametrize("name", [
     name if name in SHORT else pytest.param(name, marks=pytest.mark.long)
@@ -77,15 +77,15 @@ INPUTS = RNG.integers(0, V, (3, 12)).astype(np.int32)
 
 
 def theirs(kind, fields):
-  """A model of Transformers, in which nothing is 0, 1 or too small to matter."""
-  torch.manual_seed(0)  # Of its initial values.
+  """Returns a model of Transformers without params that are 0, 1 or negligible."""
+  torch.manual_seed(0)  # Initial values are drawn from the global generator.
   config = getattr(transformers, f"{kind}Config")(
       **fields, **transformers_models.NO_SPECIAL_TOKENS, forced_eos_token_id=None,
       attn_implementation="eager")
   model = getattr(transformers, CLASSES[kind])(config).eval()
   if not fields.get("tie_word_embeddings", True):
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
-  # The positions of Marian are sinusoids, which are computed and not read.
+  # Marian's positions are sinusoids that we compute, so noise there would be lost.
   return transformers_models.add_noise(
       model, 1, but=lambda name: kind == "Marian" and "embed_positions" in name,
       buffers=() if kind == "T5" else ("final_logits_bias",))
@@ -93,7 +93,7 @@ def theirs(kind, fields):
 
 @functools.cache
 def opened(name):
-  """A model of theirs, what we see in its files, and our params."""
+  """Returns a model of Transformers, its files as a source, and our params."""
   model = theirs(*CASES[name])
   return model, *transformers_models.opened(model)
 
@@ -134,13 +134,15 @@ def test_greedy_generation_matches_transformers(name):
       registry.build(source.model), params, num_tokens=64,
       encoder_inputs=[row[:count].tolist() for row, count in zip(READ, COUNTS)])
 
-  # Theirs makes a cache of as many layers as the encoder has.
+  # Transformers sizes the cache of T5 by the encoder's layers, which fails for
+  # "t5_silu": its decoder is deeper than its encoder.
   want = model.generate(
       **their_sources(), do_sample=False, max_new_tokens=64, min_new_tokens=64,
       use_cache=name != "t5_silu")
   assert new == want[:, 1:].tolist()
   assert (want[:, 0] == source.model.start_token).all()
-  assert len({token for row in new for token in row}) > 1  # Not stuck at once.
+  # A model that repeats a single token would match too easily.
+  assert len({token for row in new for token in row}) > 1
 
 
 @NAMES
@@ -151,7 +153,7 @@ def test_reading_and_writing_back_keeps_every_bit(name):
 
 
 def loaded(folder, kind):
-  """Through Transformers, which must know every tensor and miss none."""
+  """Loads a folder with Transformers, which must use every tensor and miss none."""
   model, info = getattr(transformers, CLASSES[kind]).from_pretrained(
       folder, output_loading_info=True, attn_implementation="eager")
   assert not any(info.values()), info
@@ -188,7 +190,7 @@ def test_a_checkpoint_is_exported_unchanged(name, tmp_path):
         start_token=1), "Marian"),
 ], ids=["t5", "bart", "marian"])
 def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
-  """As trained here: fresh, never seen by Transformers before."""
+  """The params are made here; no file of Transformers is involved before writing."""
   model = dataclasses.replace(model, vocab_size=V, width=24, num_heads=2, max_length=32)
   rng = np.random.default_rng(0)
   params = {name: rng.normal(size=spec.shape, scale=0.3).astype(np.float32)
@@ -250,12 +252,14 @@ def test_unsupported_fields_are_refused_by_name(
     sources.open(tmp_path)
 
 
-TEXTS = [f"{a} {b} {c}" for a in ("the cat", "a dog", "der Hund") for b in (
-    "sees", "sieht", "bites") for c in ("it", "sie", "the tree", "keinen Baum")] * 3
+TEXTS = [f"{subject} {verb} {thing}"
+         for subject in ("the cat", "a dog", "der Hund")
+         for verb in ("sees", "sieht", "bites")
+         for thing in ("it", "sie", "the tree", "keinen Baum")] * 3
 
 
 def pieces(path, size=60, **fields):
-  """Trains a SentencePiece model."""
+  """Trains a SentencePiece model, and returns its processor."""
   sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter(TEXTS), vocab_size=size,
       model_prefix=str(path.with_suffix("")), minloglevel=2, hard_vocab_limit=False,
@@ -271,10 +275,11 @@ def with_tokenizer(folder, name, **fields):
   theirs(kind, made | fields).save_pretrained(folder)
 
 
-def told_apart(tokenizer, again, text):
-  """The ids of ours for a source, and that both agree on a text."""
+def agreed_ids(tokenizer, again, text):
+  """Checks that both tokenizers agree on a source text, and returns its ids."""
   ids = tokenizers.for_encoder(tokenizer).encode(text)
-  assert again(text).input_ids[-len(ids) - 1:-1] == ids  # Behind a bos, before the eos.
+  # Transformers adds an eos, and for some models a bos.
+  assert again(text).input_ids[-len(ids) - 1:-1] == ids
   assert again.eos_token_id == tokenizer.roles["eos"] == again(text).input_ids[-1]
   assert again.pad_token_id == tokenizer.roles["pad"]
   return ids
@@ -291,7 +296,7 @@ def test_the_t5_tokenizer_is_converted_both_ways(tmp_path):
 
   for folder in ("in", "out"):
     again = transformers.T5Tokenizer.from_pretrained(tmp_path / folder, extra_ids=0)
-    ids = told_apart(source.tokenizer, again, "the dog sieht it")
+    ids = agreed_ids(source.tokenizer, again, "the dog sieht it")
     assert source.tokenizer.decode(ids) == "the dog sieht it"
   assert source.tokenizer.size == size and source.model.start_token == 0
 
@@ -310,7 +315,7 @@ def test_the_bart_tokenizer_is_converted_both_ways(tmp_path):
   reference = transformers.BartTokenizer.from_pretrained(tmp_path / "in")
   again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
   text = "the dog sieht keinen Baum"
-  assert told_apart(source.tokenizer, reference, text) == told_apart(
+  assert agreed_ids(source.tokenizer, reference, text) == agreed_ids(
       source.tokenizer, again, text)
   assert again(text).input_ids == reference(text).input_ids  # <s> before it as well.
   assert source.model.encoder_marks == "both"
@@ -333,7 +338,7 @@ def test_both_marian_tokenizers_are_converted_both_ways(tmp_path):
   text = "the dog sieht keinen Baum"
   for folder in ("in", "out"):
     again = transformers.MarianTokenizer.from_pretrained(tmp_path / folder)
-    assert told_apart(source.tokenizer, again, f">>fra<<{text}")[0] == 2
+    assert agreed_ids(source.tokenizer, again, f">>fra<<{text}")[0] == 2
     answer = again(text_target=text).input_ids
     assert source.tokenizer.encode(text) + [0] == answer
     assert source.tokenizer.encode(text) != source.tokenizer.for_encoder.encode(text)

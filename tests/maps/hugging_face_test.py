@@ -1,6 +1,7 @@
-"""Decoders of Hugging Face Transformers, against Transformers itself.
+"""Tests for decoders of Hugging Face Transformers, against that library.
 
-Every param is random, norms and biases too, so that nothing hides behind a zero.
+Every param is random, also norms and biases: a mistake with a param that is 0 or 1
+would not show.
 """
 
 import functools
@@ -87,7 +88,7 @@ CASES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}})),
 }
 INPUTS = np.random.default_rng(0).integers(0, V, (3, 12)).astype(np.int32)
-# One of each architecture in every run, the others in the long one.
+# One case of each architecture runs by default; the others are marked `long`.
 SHORT = ("gpt2", "opt_post", "neox", "llama_tied", "mistral", "qwen2", "qwen3", "gemma",
          "gemma2", "gemma3_scaled")
 NAMES, FEW = (
@@ -99,7 +100,7 @@ NAMES, FEW = (
 
 @functools.cache
 def opened(name):
-  """A model of theirs, what we see in its files, and our params."""
+  """Returns a model of Transformers, its files as a source, and our params."""
   model = transformers_models.decoder(*CASES[name])
   return model, *transformers_models.opened(model)
 
@@ -130,7 +131,8 @@ def test_greedy_generation_matches_transformers(name):
       torch.tensor(INPUTS[:, :5], dtype=torch.int64), do_sample=False,
       max_new_tokens=64, attention_mask=torch.ones(3, 5, dtype=torch.int64))
   assert new == want[:, 5:].tolist()
-  assert len({token for row in new for token in row}) > 1  # Not stuck at once.
+  # A model that repeats a single token would match too easily.
+  assert len({token for row in new for token in row}) > 1
 
 
 @NAMES
@@ -175,7 +177,7 @@ def test_unsupported_fields_are_refused_by_name(
 
 
 def test_a_config_of_an_older_version_gives_the_same_model(tmp_path):
-  """Rotary fields at the top, and what is left out had the default of its time."""
+  """Rotary fields used to stand at the top level, and some sizes could be left out."""
   _, source, _ = opened("llama_tied")
   model = source.view.raw.path.parent
   config = json.loads((model / "config.json").read_text())
@@ -204,7 +206,7 @@ def test_a_base_model_without_name_prefix_is_read(tmp_path):
 
 
 def with_images(folder):
-  """Gemma 3 with its vision tower, in the names of today."""
+  """Saves a Gemma 3 with its vision tower under the current names, and returns it."""
   made = transformers.Gemma3Config(
       text_config=GEMMA3 | dict(
           bos_token_id=None, eos_token_id=None, pad_token_id=None),
@@ -226,7 +228,8 @@ def test_the_text_part_of_a_vision_model_is_read_and_written(tmp_path):
   convert.convert(tmp_path / "in", tmp_path / "out", "safetensors")
 
   with torch.no_grad():
-    tokens = torch.tensor(4 + INPUTS % (V - 4), dtype=torch.int64)  # None of an image.
+    # Tokens 1 to 3 stand for images, so the text does without them.
+    tokens = torch.tensor(4 + INPUTS % (V - 4), dtype=torch.int64)
     want = model(tokens).logits.double().numpy()
     alone, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True, attn_implementation="eager")
@@ -240,7 +243,7 @@ def test_the_text_part_of_a_vision_model_is_read_and_written(tmp_path):
 
 
 def test_a_vision_model_with_older_names_is_read(tmp_path):
-  """As Gemma 3 was published: its text config leaves out default sizes."""
+  """The published files of Gemma 3: the text config omits sizes with a default."""
   _, source, params = opened("gemma3")
   leaves = dict(source.view.raw.read(list(source.view.raw.specs)))
   made = json.loads((source.view.raw.path.parent / "config.json").read_text())
@@ -260,4 +263,4 @@ def test_a_vision_model_with_older_names_is_read(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(
       {"model_type": "gemma3", "text_config": made}))
   with pytest.raises(errors.UserError, match="map does not fit"):
-    sources.open(tmp_path)  # 8 heads, of which there are 4 here.
+    sources.open(tmp_path)  # The default of 8 heads does not fit the 4 of this model.

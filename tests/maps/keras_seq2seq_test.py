@@ -1,4 +1,4 @@
-"""The character pairs of the Keras example: read, converted, fine-tuned, answering."""
+"""Tests with the character seq2seq model of the Keras examples, from file to answer."""
 
 import json
 
@@ -16,9 +16,9 @@ from transfer_gen.sources import map_file
 
 keras = pytest.importorskip("keras", reason="keras is not installed")
 
-LETTERS = "\t\n abcdefg"  # Answers begin with a tab, end with a line end.
+LETTERS = "\t\n abcdefg"  # Answers begin with a tab and end with a line break.
 SIZE = len(LETTERS)
-LENGTH, UNITS = 6, 12  # Of sources, filled with spaces.
+LENGTH, UNITS = 6, 12  # Source texts are padded with spaces to LENGTH characters.
 CONFIG = '''
 from transfer_gen import config
 from transfer_gen.transfer import axes, plan
@@ -43,7 +43,8 @@ def get_config():
 
 
 @pytest.fixture(autouse=True)
-def _as_keras_likes_it():
+def _allow_rank_promotion():
+  # Keras relies on implicit rank promotion, which the suite makes an error.
   with jax.numpy_rank_promotion("allow"):
     yield
 
@@ -60,7 +61,7 @@ def _folder(tmp_path, monkeypatch):
 
 
 def pair(encoder_size=SIZE, size=SIZE):
-  """Their model, every weight random, and a file of it."""
+  """Builds the model of the example with random weights, and saves it."""
   inputs = [keras.Input((None, encoder_size)), keras.Input((None, size))]
   states = keras.layers.LSTM(UNITS, return_state=True)(inputs[0])[1:]
   out = keras.layers.LSTM(UNITS, return_sequences=True, return_state=True)(
@@ -68,16 +69,17 @@ def pair(encoder_size=SIZE, size=SIZE):
   out = keras.layers.Dense(size, activation="softmax")(out)
   model = keras.Model(inputs, out)
   rng = np.random.default_rng(1)
-  model.set_weights([rng.normal(size=w.shape, scale=1.6) for w in model.get_weights()])
+  model.set_weights([
+      rng.normal(size=weight.shape, scale=1.6) for weight in model.get_weights()])
   model.save("pair.keras")
   return model
 
 
 def described(name, letters, **fields):
-  """What stands in no file of theirs: a map of one's own with the characters."""
+  """Writes a map file that names the characters, which Keras files do not contain."""
   roles = {"bos": letters.index("\t"), "eos": letters.index("\n")} if (
       "\t" in letters) else {}
-  rows = [None if i in roles.values() else c for i, c in enumerate(letters)]
+  rows = [None if i in roles.values() else letter for i, letter in enumerate(letters)]
   tokenizer_kinds.Characters(rows, roles).save(epath.Path(f"{name}_characters"))
   data = map_file.to_json(sources.open("pair.keras"))
   data["model"] |= fields
@@ -86,9 +88,9 @@ def described(name, letters, **fields):
 
 
 def their_answer(model, text):
-  """The example's own way: one-hot, a padded source, the likeliest till the end."""
+  """Decodes greedily as the example does, with one-hot inputs and a padded source."""
   hot = lambda text: np.eye(SIZE, dtype=np.float32)[
-      [[LETTERS.index(c) for c in text]]]
+      [[LETTERS.index(letter) for letter in text]]]
   answer = "\t"
   while len(answer) < 9 and not answer.endswith("\n"):
     chances = model.predict([hot(text.ljust(LENGTH)), hot(answer)], verbose=0)
@@ -113,7 +115,7 @@ def test_a_converted_model_answers_like_keras_and_can_be_trained(folder, capsys)
   answers = capsys.readouterr().out.split("\n--- ")[1:]
 
   theirs = [their_answer(model, text) for text in ("abc", "gf e", "d")]
-  assert [a.split("\n", 1)[1].strip("\n") for a in answers] == theirs
+  assert [answer.split("\n", 1)[1].strip("\n") for answer in answers] == theirs
   assert len({*theirs}) == 3
 
   written(sources='source=config.Source(path="ours")', unused="",
@@ -156,4 +158,5 @@ def test_encoder_and_decoder_each_match_their_own_characters(folder, capsys):
     for row, letter in enumerate(letters[side]):
       if letter.isalpha():
         [token] = tokenizer.encode(letter)
+        # With a learning rate of 1e-9, one step leaves the rows where they started.
         np.testing.assert_allclose(ours[name][token], theirs[name][row], atol=1e-6)

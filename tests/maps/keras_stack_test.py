@@ -1,4 +1,4 @@
-"""Keras models of every kind that is known, against Keras itself."""
+"""Tests for every supported kind of Keras model, against Keras itself."""
 
 import json
 
@@ -22,7 +22,8 @@ _SEQ = {"return_sequences": True}
 
 
 @pytest.fixture(autouse=True)
-def _as_keras_likes_it():
+def _allow_rank_promotion():
+  # Keras relies on implicit rank promotion, which the suite makes an error.
   with jax.numpy_rank_promotion("allow"):
     yield
 
@@ -70,9 +71,10 @@ STACKS = {
 
 
 def randomized(model):
-  """No weight is zero or too small to matter."""
+  """Draws all weights at random, so that none is zero or negligible."""
   rng = np.random.default_rng(0)
-  model.set_weights([rng.normal(size=w.shape, scale=0.5) for w in model.get_weights()])
+  model.set_weights([
+      rng.normal(size=weight.shape, scale=0.5) for weight in model.get_weights()])
   return model
 
 
@@ -93,7 +95,7 @@ def ours(source, inputs, **kwargs):
 
 
 def theirs(model, inputs):
-  """Their logits up to a constant: the log of their softmax."""
+  """Returns logits up to a constant, as the log of the softmax that Keras returns."""
   if isinstance(inputs, np.ndarray) and len(model.inputs[0].shape) == 3:
     inputs = np.eye(11, dtype=np.float32)[inputs]
   out = np.float64(np.asarray(model(inputs)))
@@ -102,7 +104,7 @@ def theirs(model, inputs):
 
 
 def distance_of_logits(ours, wanted):
-  """Logits are compared without their mean, which no softmax shows."""
+  """Compares logits without their mean, which a softmax does not determine."""
   return distance(*(
       np.float64(x) - np.float64(x).mean(-1, keepdims=True) for x in (ours, wanted)))
 
@@ -142,7 +144,7 @@ def test_greedy_generation_matches_keras(name, tmp_path):
   if source.model.window:
     read = np.array([text[i:i + 6] for i in range(64)])
     chances = theirs(model, read)
-  else:  # Nothing looks ahead, so one reading covers every step.
+  else:  # The model is causal, so one pass gives the predictions of every step.
     chances = theirs(model, np.array([text[:-1]]))[0, 5:]
   assert len(new) == 64
   assert new == chances.argmax(-1).tolist()
@@ -178,10 +180,10 @@ def test_an_encoder_decoder_matches_keras(fields, form, tmp_path):
   source = saved(model, tmp_path, form)
 
   hot = texts if fields.get("embed") else [
-      np.eye(size, dtype=np.float32)[x] for size, x in zip((7, 9), texts)]
+      np.eye(size, dtype=np.float32)[tokens] for size, tokens in zip((7, 9), texts)]
   got = ours(source, texts[1], encoder_inputs=texts[0])
   assert distance_of_logits(got, theirs(model, hot)) < 1e-5
-  params = {name: np.asarray(x) for name, x in source.read(list(source.specs))}
+  params = {name: np.asarray(value) for name, value in source.read(list(source.specs))}
   back = mapped.export(list(source.view.rows.values()), source.view.raw.specs, params)
   for leaf, value in source.view.raw.read(list(source.view.raw.specs)):
     np.testing.assert_array_equal(back[leaf], value)
@@ -216,7 +218,7 @@ def test_unsupported_fields_are_refused_by_name(make, message, tmp_path):
 
 
 def _two(kind, **fields):
-  """Keras 2's form of a config, as its files have it."""
+  """Returns the config of a model as files of Keras 2 contain it."""
   return {"class_name": "Sequential", "config": {"layers": [
       {"class_name": kind, "config": {
           "name": "cell_7", "batch_input_shape": [None, None, 11], "units": 4,
@@ -227,7 +229,7 @@ def _two(kind, **fields):
 
 
 def _write_two(path, config, weights):
-  """A file of Keras 2: config, and groups whose inner names carry suffixes."""
+  """Writes a file of Keras 2, in which the inner names have suffixes."""
   h5py = pytest.importorskip("h5py")
   with h5py.File(path, "w") as file:
     file.attrs["model_config"] = json.dumps(config)
@@ -238,23 +240,28 @@ def _write_two(path, config, weights):
       names = [f"{layer}_3/{name}_1:0" if name == "bias" else f"{layer}_3/{name}:0"
                for name in arrays]
       group.attrs["weight_names"] = [name.encode() for name in names]
-      for name, x in zip(names, arrays.values()):
-        group[name] = x
+      for name, value in zip(names, arrays.values()):
+        group[name] = value
   return path
 
 
 def _as_cudnn(kernel, recurrent, bias, gates):
-  """What `kernel.T.reshape(shape, order="F")`, gate by gate, turns into Keras's."""
-  each = lambda x, fn: np.hstack([fn(part) for part in np.hsplit(x, gates)])
-  return {"kernel": each(kernel, lambda k: k.ravel("F").reshape(k.shape)),
-          "recurrent_kernel": each(recurrent, lambda k: k.T), "bias": bias}
+  """Returns weights in cuDNN's layout, the inverse of what Keras does on loading.
+
+  Keras applies `kernel.T.reshape(shape, order="F")` to each gate.
+  """
+  per_gate = lambda kernel, change: np.hstack(
+      [change(part) for part in np.hsplit(kernel, gates)])
+  return {
+      "kernel": per_gate(kernel, lambda part: part.ravel("F").reshape(part.shape)),
+      "recurrent_kernel": per_gate(recurrent, lambda part: part.T), "bias": bias}
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_cudnn_layers_match_keras(kind, tmp_path):
   model = randomized(sequential(cell(kind), dense(), embed=0))
   kernel, recurrent, bias, *rest = model.get_weights()
-  if kind == "LSTM":  # Two biases, that are added.
+  if kind == "LSTM":  # cuDNN has two biases, which are added.
     first = np.random.default_rng(3).normal(size=bias.shape).astype(np.float32)
     bias = np.stack([first, bias - first])
   weights = {

@@ -1,4 +1,4 @@
-"""Every layout: its shape, its inverse, what a part needs, the same under jit."""
+"""Tests for every layout: shape, inverse, region of a part, and behavior under jit."""
 
 import dataclasses
 import json
@@ -78,11 +78,11 @@ def test_these_tests_cover_every_layout():
 
 
 def _values(shapes, dtype=np.float32):
-  """Arrays whose elements all differ."""
-  rng, total = np.random.default_rng(0), sum(int(np.prod(s)) for s in shapes)
-  values = rng.permutation(total).astype(dtype)
-  ends = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
-  return [v.reshape(s) for v, s in zip(np.split(values, ends), shapes)]
+  """Returns arrays in which no value occurs twice."""
+  sizes = [int(np.prod(shape)) for shape in shapes]
+  values = np.random.default_rng(0).permutation(sum(sizes)).astype(dtype)
+  parts = np.split(values, np.cumsum(sizes)[:-1])
+  return [part.reshape(shape) for part, shape in zip(parts, shapes)]
 
 
 @ALL
@@ -92,7 +92,8 @@ def test_eval_shape_predicts_shape_and_dtype(layout, shapes, target, dtype):
 
   assert isinstance(value, np.ndarray)
   assert value.shape == target == layouts.shape(layout, *shapes)
-  spec = jax.eval_shape(layout, *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
+  spec = jax.eval_shape(
+      layout, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
   assert (value.shape, value.dtype) == (spec.shape, spec.dtype)
 
 
@@ -102,8 +103,8 @@ def test_a_layout_only_moves_elements(layout, shapes, target):
 
   value = layout(*sources).reshape(-1)
 
-  everything = np.concatenate([s.reshape(-1) for s in sources])
-  assert len(set(value.tolist())) == value.size  # Each element once.
+  everything = np.concatenate([source.reshape(-1) for source in sources])
+  assert len(set(value.tolist())) == value.size  # No element is used twice.
   assert set(value.tolist()) <= set(everything.tolist())
 
 
@@ -118,35 +119,37 @@ def test_numpy_and_jit_give_the_same_values(layout, shapes, target):
 
 @ALL
 def test_the_inverse_of_a_layout_is_bit_exact(layout, shapes, target):
-  # Bits, not numbers: some of these are NaNs with a payload.
-  bits = [np.random.default_rng(0).integers(0, 2**32, s, np.uint32) for s in shapes]
-  sources = [np.asarray(b).view(np.float32) for b in bits]
+  # Random bits include NaNs with a payload; a comparison of numbers would not see it.
+  bits = [np.random.default_rng(0).integers(0, 2**32, shape, np.uint32)
+          for shape in shapes]
+  sources = [np.asarray(array).view(np.float32) for array in bits]
   value = layout(*sources)
-  buffers = [np.full(s, 7, np.float32) for s in shapes]
-  written = [np.zeros(s, bool) for s in shapes]
+  buffers = [np.full(shape, 7, np.float32) for shape in shapes]
+  written = [np.zeros(shape, bool) for shape in shapes]
 
   layouts.write(layout, value, buffers, written)
 
-  read = layout(*(np.ones(s, bool) for s in shapes)).size
-  assert sum(w.sum() for w in written) == read
+  read = layout(*(np.ones(shape, bool) for shape in shapes)).size
+  assert sum(mask.sum() for mask in written) == read
   for buffer, source, done in zip(buffers, bits, written):
     np.testing.assert_array_equal(buffer.view(np.uint32)[done], source[done])
-    assert (buffer[~done] == 7).all()
+    assert (buffer[~done] == 7).all()  # Elements that were not read stay untouched.
   assert layout(*buffers).tobytes() == value.tobytes()
 
 
 def _needed(layout, shapes, part):
-  """The same by brute force: where each element of the part comes from."""
-  ends = np.cumsum([int(np.prod(s)) for s in shapes])
-  index = layout(*(np.arange(e - int(np.prod(s)), e).reshape(s)
-                   for e, s in zip(ends, shapes)))[part].reshape(-1)
+  """Returns the region of a part by brute force, from the origin of each element."""
+  sizes = [int(np.prod(shape)) for shape in shapes]
+  starts = np.cumsum([0, *sizes])[:-1]
+  numbers = [np.arange(start, start + size).reshape(shape)
+             for start, size, shape in zip(starts, sizes, shapes)]
+  origins = layout(*numbers)[part].reshape(-1)
   boxes = []
-  for end, s in zip(ends, shapes):
-    start = end - int(np.prod(s))
-    mine = index[(index >= start) & (index < end)] - start
-    at = np.unravel_index(mine, s or (1,))[:len(s)]
-    boxes.append(tuple(slice(int(a.min()), int(a.max()) + 1) for a in at)
-                 if mine.size else None)
+  for start, size, shape in zip(starts, sizes, shapes):
+    mine = origins[(origins >= start) & (origins < start + size)] - start
+    coordinates = np.unravel_index(mine, shape or (1,))[:len(shape)]
+    boxes.append(tuple(slice(int(axis.min()), int(axis.max()) + 1)
+                       for axis in coordinates) if mine.size else None)
   return tuple(boxes)
 
 
@@ -161,7 +164,7 @@ def test_region_is_the_smallest_box_that_a_part_reads(layout, shapes, target, da
 
 
 def test_region_does_not_enumerate_elements():
-  # 2**50 elements: an index of that size could not be made.
+  # For 2**50 elements, an index of every element would not fit into memory.
   layout = Chain(parts=(
       Part(dim=1, parts=3, index=1), Unflatten(dim=1, shape=(4, 8)),
       Transpose(perm=(1, 2, 0))))
@@ -175,13 +178,14 @@ def test_region_does_not_enumerate_elements():
 
 @st.composite
 def _random_layout(draw):
-  """A chain of layouts over a random shape."""
+  """Draws a chain of layouts, and the shape that it applies to."""
   shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
   parts, now = [], shape
   for _ in range(draw(st.integers(0, 5))):
     dim = draw(st.integers(0, len(now) - 1))
     size = now[dim]
-    divisor = draw(st.sampled_from([d for d in range(1, size + 1) if size % d == 0]))
+    divisor = draw(st.sampled_from(
+        [number for number in range(1, size + 1) if size % number == 0]))
     options = [
         Transpose(perm=tuple(draw(st.permutations(range(len(now)))))),
         Unflatten(dim=dim, shape=(divisor, size // divisor)),
@@ -217,12 +221,12 @@ def test_any_chain_of_layouts_has_an_inverse_and_a_region(case, data):
 
 @hypothesis.given(pairs=st.integers(1, 9), rest=st.integers(0, 3))
 def test_halve_inverts_interleave(pairs, rest):
-  x = np.arange(2 * pairs + rest)
-  there = Interleave(dim=0, size=2 * pairs)(x)
+  halves = np.arange(2 * pairs + rest)
+  interleaved = Interleave(dim=0, size=2 * pairs)(halves)
 
-  assert there[:2].tolist() == [0, pairs]
-  assert there[2 * pairs:].tolist() == x[2 * pairs:].tolist()
-  np.testing.assert_array_equal(Halve(dim=0, size=2 * pairs)(there), x)
+  assert interleaved[:2].tolist() == [0, pairs]
+  assert interleaved[2 * pairs:].tolist() == halves[2 * pairs:].tolist()
+  np.testing.assert_array_equal(Halve(dim=0, size=2 * pairs)(interleaved), halves)
 
 
 def test_several_targets_are_written_back_into_one_source():
@@ -292,7 +296,7 @@ def test_writing_a_value_of_the_wrong_shape_is_refused():
 
 @ALL
 def test_a_layout_is_hashable_and_round_trips_through_json(layout, shapes, target):
-  # `On.map` is where a plan holds what `KINDS` names.
+  # `On.map` accepts any of the `KINDS`, so a plan can serve to write a layout as JSON.
   plan = plan_lib.TransferPlan(
       rules=(), groups=(), axes=(plan_lib.On(axis="x", map=layout),))
 

@@ -1,4 +1,4 @@
-"""llama2.c, against Transformers' Llama with the same weights."""
+"""Tests for llama2.c files, against Transformers' Llama with the same weights."""
 
 import struct
 
@@ -30,21 +30,23 @@ def llama(heads, groups, tied):
 
 
 def write(path, model):
-  """The file of version 0; rotary pairs lie side by side there."""
+  """Writes a file of version 0, in which rotary pairs are adjacent rows."""
   config, state = model.config, model.state_dict()
   size = config.hidden_size // config.num_attention_heads
 
-  def pairs(x):  # [heads * size, D]: halves of a head's rows to pairs.
-    x = x.reshape(-1, 2, size // 2, x.shape[-1])
-    return x.transpose(0, 2, 1, 3).reshape(-1, x.shape[-1])
+  def to_pairs(kernel):
+    """Turns f32[heads * size, D] from half-split rows to adjacent pairs."""
+    kernel = kernel.reshape(-1, 2, size // 2, kernel.shape[-1])
+    return kernel.transpose(0, 2, 1, 3).reshape(-1, kernel.shape[-1])
 
   def layers(name, change=lambda x: x):
     for i in range(config.num_hidden_layers):
       yield change(state[f"model.layers.{i}.{name}.weight"].numpy())
 
-  attention = [layers(f"self_attn.{n}_proj", pairs if n in "qk" else lambda x: x)
-               for n in "qkvo"]
-  mlp = [layers(f"mlp.{n}_proj") for n in ("gate", "down", "up")]
+  attention = [
+      layers(f"self_attn.{letter}_proj", to_pairs if letter in "qk" else lambda x: x)
+      for letter in "qkvo"]
+  mlp = [layers(f"mlp.{name}_proj") for name in ("gate", "down", "up")]
   tensors = [state["model.embed_tokens.weight"].numpy(), *layers("input_layernorm")]
   tensors += [x for group in attention for x in group]
   tensors += [*layers("post_attention_layernorm"), *(x for group in mlp for x in group),
@@ -76,7 +78,7 @@ def test_logits_match_llama_and_tensors_are_exported_unchanged(name, tmp_path):
 
 
 def _tokens(*texts):
-  """A tokenizer.bin; earlier texts merge first."""
+  """Returns the bytes of a tokenizer.bin in which earlier texts merge first."""
   entries = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *texts]
   return struct.pack("<i", 9) + b"".join(
       struct.pack("<fi", -i, len(text)) + text for i, text in enumerate(entries))

@@ -1,4 +1,4 @@
-"""A foreign tree under our names and axes, lazily; and back, bit for bit."""
+"""Tests that a foreign tree is read under our names and axes, and exported exactly."""
 
 import dataclasses
 import json
@@ -21,11 +21,12 @@ from transfer_gen.transfer import restore
 
 Line, Map = mapped.Line, mapped.Map
 Chain, Part, Unflatten = layouts.Chain, layouts.Part, layouts.Unflatten
-# GPT-2's form: L layers, D width, H heads of K, F hidden, V vocabulary, T positions.
+# Sizes of a GPT-2: L layers, D width, H heads of size K, F hidden width, V tokens, T
+# positions.
 L, D, H, K, F, V, T = 2, 8, 2, 4, 12, 11, 6
 
 
-def _of_heads(index, dim):
+def _part_per_head(index, dim):
   return Chain(parts=(Part(dim=dim, parts=3, index=index),
                       Unflatten(dim=dim, shape=(H, K))))
 
@@ -33,7 +34,7 @@ def _of_heads(index, dim):
 FUSED = tuple(
     Line(target=rf"layer_(\d+)/attn/{name}/{leaf}",
          source=rf"h.\1.attn.c_attn.{'weight' if leaf == 'kernel' else 'bias'}",
-         layout=_of_heads(index, dim))
+         layout=_part_per_head(index, dim))
     for index, name in enumerate(("query", "key", "value"))
     for leaf, dim in (("kernel", 1), ("bias", 0)))
 GPT2 = Map(
@@ -49,7 +50,7 @@ GPT2 = Map(
 
 
 def _specs():
-  """Ours, as of a Decoder."""
+  """Returns the specs of our Decoder."""
   shapes = {"embed/embedding": jnp.zeros((V, D)),
             "position/embedding": jnp.zeros((T, D))}
   for i in range(L):
@@ -75,17 +76,18 @@ def _gpt2(dtype=np.float32):
                f"h.{i}.attn.c_proj.weight": (D, D), f"h.{i}.mlp.up.weight": (D, F),
                f"h.{i}.mlp.down.weight": (F, D), f"h.{i}.attn.bias": (1, 1, T, T)}
   rng = np.random.default_rng(0)
-  return {n: rng.normal(size=s).astype(np.float32).astype(dtype)
-          for n, s in shapes.items()}
+  return {name: rng.normal(size=shape).astype(np.float32).astype(dtype)
+          for name, shape in shapes.items()}
 
 
 class _Tree:
-  """A raw checkpoint in memory that remembers what was read of it."""
+  """A raw checkpoint in memory that records which arrays were read."""
 
   def __init__(self, arrays):
     self.arrays, self.asked = arrays, []
-    self.specs = {name: tree.Spec(shape=x.shape, dtype=x.dtype, axes=(), reads=())
-                  for name, x in arrays.items()}
+    self.specs = {
+        name: tree.Spec(shape=value.shape, dtype=value.dtype, axes=(), reads=())
+        for name, value in arrays.items()}
 
   def read(self, names):
     for name in names:
@@ -103,8 +105,8 @@ def test_a_fused_projection_is_split_into_named_leaves():
   params = dict(source.read(list(source.specs)))
   assert params.keys() == source.specs.keys()
   for i in range(L):
-    q, k, v = np.split(raw.arrays[f"h.{i}.attn.c_attn.weight"], 3, axis=1)
-    for name, kernel in (("query", q), ("key", k), ("value", v)):
+    kernels = np.split(raw.arrays[f"h.{i}.attn.c_attn.weight"], 3, axis=1)
+    for name, kernel in zip(("query", "key", "value"), kernels):
       np.testing.assert_array_equal(
           params[f"layer_{i}/attn/{name}/kernel"], kernel.reshape(D, H, K))
     np.testing.assert_array_equal(
@@ -139,7 +141,8 @@ def test_reading_and_writing_back_keeps_every_bit(dtype):
   raw = _Tree(_gpt2(dtype))
   source = mapped.Mapped(raw, GPT2, _specs())
   params = dict(source.read(list(source.specs)))
-  assert {x.dtype for x in params.values()} == {np.dtype(np.float32)}
+  # Params are read as float32, which represents both half precisions exactly.
+  assert {value.dtype for value in params.values()} == {np.dtype(np.float32)}
 
   written = mapped.export(source.rows.values(), raw.specs, params)
 
@@ -159,7 +162,7 @@ def test_leaves_are_placed_with_their_shardings():
 
   params = dict(mapped.Mapped(raw, GPT2, specs).read(list(specs), shardings))
 
-  assert all(params[n].sharding == shardings[n] for n in specs)
+  assert all(params[leaf].sharding == shardings[leaf] for leaf in specs)
   assert params[name].addressable_shards[0].data.size < params[name].size
   np.testing.assert_array_equal(params[name], raw.arrays["h.0.mlp.up.weight"])
 
@@ -185,8 +188,9 @@ def test_a_mapped_checkpoint_is_a_source_for_a_plan():
 
 
 def _small(table, **shapes):
-  return tree.specs({n.replace("__", "/"): jnp.zeros(s) for n, s in shapes.items()},
-                    table)
+  """Returns specs from shapes; `__` in an argument stands for a slash."""
+  return tree.specs({name.replace("__", "/"): jnp.zeros(shape)
+                     for name, shape in shapes.items()}, table)
 
 
 def test_stacked_layers_are_split_and_exported_as_one():
@@ -217,7 +221,8 @@ def test_a_target_of_several_sources_is_exported_to_each():
 
   assert params["layers"][:, 0, 0].tolist() == [2, 0, 1]
   written = mapped.export(source.rows.values(), raw.specs, params)
-  assert {n: x[0, 0] for n, x in written.items()} == {"h.0": 0, "h.1": 1, "h.2": 2}
+  assert {name: value[0, 0] for name, value in written.items()} == {
+      "h.0": 0, "h.1": 1, "h.2": 2}
 
 
 TIED = Map(lines=(Line(target="embed", source="wte"),
@@ -242,7 +247,7 @@ def test_two_targets_of_one_source_must_agree_on_export():
 
 def test_exporting_an_incomplete_source_leaf_is_refused():
   lines = tuple(line for line in GPT2.lines if "value" not in line.target)
-  specs = {n: s for n, s in _specs().items() if "value" not in n}
+  specs = {name: spec for name, spec in _specs().items() if "value" not in name}
   raw = _Tree(_gpt2())
   source = mapped.Mapped(raw, Map(lines=lines, unused=GPT2.unused), specs)
   params = dict(source.read(list(specs)))
@@ -278,9 +283,9 @@ def test_all_misfits_are_reported_in_one_error():
 
 
 def test_a_layer_missing_in_the_source_is_reported_once():
-  specs = {n.replace("layer_1", "layer_2"): s for n, s in _specs().items()}
   lines = tuple(line for line in GPT2.lines if "bias" not in line.target)
-  specs = {n: s for n, s in specs.items() if "bias" not in n}
+  specs = {name.replace("layer_1", "layer_2"): spec
+           for name, spec in _specs().items() if "bias" not in name}
 
   with pytest.raises(errors.UserError) as error:
     mapped.Mapped(_Tree(_gpt2()), Map(lines=lines, unused=GPT2.unused), specs)

@@ -1,4 +1,4 @@
-"""What a map reads is written back as it was."""
+"""A check that a map writes back exactly what it read."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""textgenrnn's models, against float64 NumPy and the published weights."""
+"""Tests for textgenrnn's models, against float64 NumPy and the published weights."""
 
 import dataclasses
 import json
@@ -28,15 +28,15 @@ SIZE, WIDTH, UNITS = 9, 5, 3
 
 
 def write(path, layers):
-  """Keras 2's form: a group a layer, with the names of its weights in their order."""
+  """Writes a file of Keras 2: one group per layer, with its weight names in order."""
   with h5py.File(path, "w") as file:
     file.attrs["layer_names"] = [name.encode() for name in layers]
     for layer, arrays in layers.items():
       group = file.create_group(layer)
       names = [f"{layer}_1/{name}:0" for name in arrays]
       group.attrs["weight_names"] = [name.encode() for name in names]
-      for name, x in zip(names, arrays.values()):
-        group[name] = x
+      for name, value in zip(names, arrays.values()):
+        group[name] = value
   return path
 
 
@@ -62,16 +62,17 @@ def small(num_layers=2, cudnn=False, gates=4, attention=True, both=False):
 
 
 def uncudnn(arrays, gates=4):
-  """A cuDNN layer's weights as Keras turns them, gate by gate."""
-  def each(x, fn):
-    return np.hstack([fn(part) for part in np.hsplit(x, gates)])
-  kernel = each(arrays["kernel"], lambda k: k.T.reshape(k.shape, order="F"))
-  recurrent = each(arrays["recurrent_kernel"], lambda k: k.T)
+  """Returns the weights of a cuDNN layer in the layout of Keras, gate by gate."""
+  def per_gate(kernel, change):
+    return np.hstack([change(part) for part in np.hsplit(kernel, gates)])
+  kernel = per_gate(
+      arrays["kernel"], lambda part: part.T.reshape(part.shape, order="F"))
+  recurrent = per_gate(arrays["recurrent_kernel"], lambda part: part.T)
   return kernel, recurrent, arrays["bias"].reshape(2, -1)
 
 
 def lstm(xs, kernel, recurrent, bias):
-  """Keras's LSTM in float64: gates i, f, c, o."""
+  """Returns the states of Keras's LSTM in float64; its gates are i, f, c, o."""
   kernel, recurrent, bias = map(np.float64, (kernel, recurrent, bias))
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
   h = c = np.zeros(len(recurrent))
@@ -85,7 +86,7 @@ def lstm(xs, kernel, recurrent, bias):
 
 
 def logits_of(layers, text, window=40, cudnn=False, both=False):
-  """Of what follows a text, from its last tokens alone."""
+  """Returns the logits of the next token, which see only the last `window` tokens."""
   text = ([0] * window + list(text))[-window:]
   x = np.float64(layers["embedding"]["embeddings"])[text]
   seen = [x]
@@ -147,7 +148,8 @@ def test_the_first_version_has_one_layer_with_hard_sigmoid_gates(
     h = c = np.zeros(UNITS)
     for step in x:
       i, f, g, o = np.split(step @ kernel + h @ recurrent + bias, 4)
-      i, f, o = (np.clip(0.2 * s + 0.5, 0, 1) for s in (i, f, o))
+      # The hard sigmoid of Keras 2 has the slope 0.2, that of Keras 3 has 1 / 6.
+      i, f, o = (np.clip(0.2 * gate + 0.5, 0, 1) for gate in (i, f, o))
       c = f * c + i * np.tanh(g)
       h = o * np.tanh(c)
     got = module.apply({"params": tree.unflatten(params)}, np.array([[2, 7]]))[0, -1]
@@ -188,19 +190,21 @@ def test_export_reproduces_a_keras_2_file_bit_for_bit(fields, tmp_path):
   for name, value in again.read(list(again.specs)):
     np.testing.assert_array_equal(value, first[name])
   with h5py.File(tmp_path / "out" / "textgenrnn_weights.hdf5") as file:
-    assert file.attrs["keras_version"].decode() == "2.1.5"  # Else taken for Keras 1's.
+    # Without this attribute, Keras assumes a file of Keras 1 and converts the weights.
+    assert file.attrs["keras_version"].decode() == "2.1.5"
     for layer in file.attrs["layer_names"]:
       named = file[layer].attrs["weight_names"]
       found = [file[layer][name][()] for name in named]
-      for x, y in zip(found, layers.get(layer.decode(), {}).values(), strict=True):
-        np.testing.assert_array_equal(x, y)
+      wanted = layers.get(layer.decode(), {}).values()
+      for value, original in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(value, original)
   source, _, _ = load(tmp_path / "out" / "textgenrnn_weights.hdf5")
   assert source.model.window == 4
 
 
 def test_a_vocabulary_is_exported_if_textgenrnn_can_express_it(tmp_path):
   write(tmp_path / "my_weights.hdf5", small())
-  entries = {c: i for i, c in enumerate("abcdefg", 1)}
+  entries = {character: i for i, character in enumerate("abcdefg", 1)}
   (tmp_path / "my_vocab.json").write_text(json.dumps(entries | {"<s>": 8}))
 
   notes = convert.convert(tmp_path / "my_weights.hdf5", tmp_path / "out", "keras")
@@ -208,7 +212,7 @@ def test_a_vocabulary_is_exported_if_textgenrnn_can_express_it(tmp_path):
   assert json.loads((tmp_path / "out" / "textgenrnn_vocab.json").read_text()) == (
       entries | {"<s>": 8})
   assert len(notes) == 1
-  own = tokenizer_kinds.Characters("abcd")  # With roles of their own.
+  own = tokenizer_kinds.Characters("abcd")  # It has more than one special token.
   assert textgenrnn_out.vocabulary(own.tokens, own.roles) == {}
 
 
@@ -292,4 +296,5 @@ def test_the_published_weights_give_the_reference_probabilities(text, key):
   chances /= chances.sum()
   for character, token, chance in wanted:
     assert source.tokenizer.encode(character) == [token]
-    assert abs(chances[token] - chance) < 1e-5 * max(c for _, _, c in wanted)
+    assert abs(chances[token] - chance) < 1e-5 * max(
+        reference for _, _, reference in wanted)

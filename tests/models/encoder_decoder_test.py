@@ -1,4 +1,4 @@
-"""The encoder-decoder by itself; against other frameworks: tests/maps."""
+"""Tests for the encoder-decoder; `tests/maps` compares it with other libraries."""
 
 import dataclasses
 
@@ -112,12 +112,15 @@ def test_config_fields_without_params_change_the_logits(name, field, value):
 
 
 def test_relative_position_buckets_match_the_t5_definition():
-  """Of 8 each way: 0 to 3 by themselves, then 4-5, 6-8, 9-12 and what is farther."""
-  config = dataclasses.replace(T5, relative_buckets=16, relative_distance=18)
-  at, far = jnp.array([[20]]), jnp.arange(41)[None]
+  """The buckets of Raffel et al. (2020), for 8 buckets in each direction.
 
-  both = np.asarray(positions.buckets(config, at, far, both_ways=True))[0, 0]
-  past = np.asarray(positions.buckets(config, at, far, both_ways=False))[0, 0]
+  Distances 0 to 3 have a bucket each; then come 4-5, 6-8, 9-12, and all larger ones.
+  """
+  config = dataclasses.replace(T5, relative_buckets=16, relative_distance=18)
+  query, keys = jnp.array([[20]]), jnp.arange(41)[None]
+
+  both = np.asarray(positions.buckets(config, query, keys, both_ways=True))[0, 0]
+  past = np.asarray(positions.buckets(config, query, keys, both_ways=False))[0, 0]
 
   want = [0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, *[7] * 8]
   np.testing.assert_array_equal(both[20::-1], want)
@@ -188,7 +191,7 @@ def test_groups_by_layer_list_the_decoder_before_the_encoder(name):
 
 
 def _losses(config, devices, steps=12):
-  """Of answers that are their source turned around, on all devices."""
+  """Returns the losses of training to reverse the source, and the last state."""
   module = registry.build(config)
   specs = registry.specs(module)
   plan = plan_lib.TransferPlan(

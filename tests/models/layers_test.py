@@ -1,4 +1,4 @@
-"""Layers and initializers, against their formulas in NumPy."""
+"""Tests for layers and initializers against their formulas in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from transfer_gen.models import layers
 
 
 @pytest.mark.parametrize("name, shape, in_axis, out_axis, variance", [
-    # Kernel [D, H, K]: fans D and H K. Gates [D, 4, U]: fans D and U, a gate each.
+    # A kernel [D, H, K] has fan-in D and fan-out H * K. A kernel of gates [D, 4, U] has
+    # fan-out U, because each gate is a matrix of its own.
     ("xavier_uniform", (96, 4, 16), 0, (1, 2), 2 / (96 + 64)),
     ("xavier_normal", (96, 4, 16), 0, (1, 2), 2 / (96 + 64)),
     ("he_uniform", (96, 4, 16), 0, (1, 2), 2 / 96),
@@ -45,7 +46,8 @@ def test_an_unknown_initializer_is_refused_with_the_choices():
     layers.initializer("xavier", 0, 1)
 
 
-@pytest.mark.parametrize("width", [8, 7])  # In parts, and where there are none.
+# Dense sums a single row in 4 parts if they divide its width, as they divide 8.
+@pytest.mark.parametrize("width", [8, 7])
 def test_dense_with_bias_matches_numpy_for_a_single_row(width):
   module = layers.Dense(
       (5,), axes=("embed", "mlp"), reads=("embed",), kernel_init="lecun_normal")
@@ -113,11 +115,11 @@ def test_norm_matches_its_formula_in_float64(kind, bias):
   with jax.numpy_dtype_promotion("strict"):
     y = module.apply({"params": params}, x)
 
-  z = np.float64(x)
-  z -= z.mean(-1, keepdims=True) if kind == "layer" else 0
-  z /= np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-3)
-  params = {name: np.float64(x) for name, x in params.items()}
-  want = z * params["scale"] + params.get("bias", 0)
+  normed = np.float64(x)
+  normed -= normed.mean(-1, keepdims=True) if kind == "layer" else 0
+  normed /= np.sqrt(np.square(normed).mean(-1, keepdims=True) + 1e-3)
+  params = {name: np.float64(value) for name, value in params.items()}
+  want = normed * params["scale"] + params.get("bias", 0)
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
   assert ("bias" in params) == (kind == "layer" and bias)
 
@@ -125,6 +127,7 @@ def test_norm_matches_its_formula_in_float64(kind, bias):
 def test_norm_gradient_matches_float64_finite_differences():
   module = layers.Norm("layer")
   x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 1
+  # Random weights for the sum: the plain sum of a normed vector does not depend on x.
   tilt = jax.random.normal(jax.random.key(1), (2, 3, 8))
   scale = jax.random.normal(jax.random.key(2), (8,))
   params = {"scale": scale, "bias": jnp.zeros((8,))}
@@ -134,9 +137,9 @@ def test_norm_gradient_matches_float64_finite_differences():
   grads, dx = jax.grad(loss, (0, 1))(params, x)
 
   def reference(x, scale):
-    z = x - x.mean(-1, keepdims=True)
-    z = z / np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-5)
-    return (z * scale * np.float64(tilt)).sum()
+    normed = x - x.mean(-1, keepdims=True)
+    normed = normed / np.sqrt(np.square(normed).mean(-1, keepdims=True) + 1e-5)
+    return (normed * scale * np.float64(tilt)).sum()
   x, scale = np.float64(x), np.float64(scale)
   for index in ((0, 0, 0), (1, 2, 7), (1, 0, 3)):
     step = np.zeros_like(x)

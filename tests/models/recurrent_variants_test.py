@@ -1,4 +1,4 @@
-"""What recurrent models of other frameworks have more, against float64 NumPy."""
+"""Tests for variants of recurrent models in other frameworks, against float64 NumPy."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ COUNTS = np.array([5, 2, 3], np.int32)
 
 
 class Reference:
-  """The model in float64, one row after the other, with inputs concatenated."""
+  """Computes the model in float64, one row at a time, with concatenated inputs."""
 
   def __init__(self, config, params):
     self.config = config
@@ -70,13 +70,13 @@ class Reference:
     return np.minimum(1, np.maximum(0, slope * x + 0.5))
 
   def stacked(self, name):
-    """Kernels of one reader, one over the other in the order of its inputs."""
-    parts = sorted(n for n in self.params if n.split(name)[0] == ""
-                   and n[len(name):].lstrip("_").count("/") == 0)
-    return np.concatenate([self.params[n] for n in parts])
+    """Returns the kernels of one reader, concatenated in the order of its inputs."""
+    parts = sorted(leaf for leaf in self.params if leaf.split(name)[0] == ""
+                   and leaf[len(name):].lstrip("_").count("/") == 0)
+    return np.concatenate([self.params[leaf] for leaf in parts])
 
   def run(self, cell, xs, state=None):
-    """[T, D] to states [T, 2, U]."""
+    """Maps inputs [T, D] to states [T, 2, U]: hidden state and cell of each step."""
     p, kind = self.params, self.config.cell
     w, u = self.stacked(f"{cell}/input_kernel"), p[f"{cell}/recurrent_kernel"]
     b = p.get(f"{cell}/bias", np.zeros(u.shape[1:]))
@@ -107,7 +107,7 @@ class Reference:
             np.eye(self.params[f"{scope}layer_0/cell/input_kernel"].shape[0])[tokens])
 
   def logits(self, tokens, states=None):
-    """Of what follows a text, as if it had been all; and after a source's states."""
+    """Returns the logits of the token after a text, given the encoder's states."""
     config = self.config
     if config.window:
       tokens = ([config.pad_token] * config.window + list(tokens))[-config.window:]
@@ -131,7 +131,7 @@ class Reference:
     return last @ self.stacked("head/kernel") + self.params.get("head/bias", 0)
 
   def states(self, tokens):
-    """After a source, a layer."""
+    """Returns the state of each layer after the encoder has read a source."""
     config, found = self.config, []
     fill = [config.pad_token] * (config.encoder_length - len(tokens))
     x = self.embedded(np.array([*tokens, *fill]), "encoder/")
@@ -147,7 +147,6 @@ class Reference:
     return found
 
 
-
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_logits_of_every_variant_match_a_float64_reference(fields):
   config = dataclasses.replace(BASE, **fields)
@@ -158,6 +157,7 @@ def test_logits_of_every_variant_match_a_float64_reference(fields):
   reference = Reference(config, params)
   want = [[reference.logits(row[:t + 1]) for t in range(7)] for row in INPUTS]
   assert distance(logits, want) < 1e-5
+
 
 @pytest.mark.parametrize("name", [
     "one_hot", "reset_before", "hard_lstm", "attention", "attention_dense",
@@ -177,6 +177,7 @@ def test_cached_decoding_matches_the_full_forward_pass(name):
     logits, cache = apply(
         module, params, tokens, np.ones(3, np.int32), cache, method="extend")
   np.testing.assert_array_equal(cache["position"], counts + 3)
+
 
 @pytest.mark.parametrize("name", [
     "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
@@ -205,6 +206,7 @@ def test_gradients_match_float64_finite_differences(name):
     assert scale > 0, name
     assert abs(error) < 1e-5 * scale, name
 
+
 @pytest.mark.parametrize("fields", ENCODERS.values(), ids=ENCODERS)
 def test_the_decoder_starts_from_the_final_encoder_states(fields):
   config = dataclasses.replace(BASE, encoder=True, **fields)
@@ -216,7 +218,7 @@ def test_the_decoder_starts_from_the_final_encoder_states(fields):
                       method="extend")
 
   reference = Reference(config, params)
-  states = [reference.states(row[:n]) for row, n in zip(SOURCES, COUNTS)]
+  states = [reference.states(row[:count]) for row, count in zip(SOURCES, COUNTS)]
   want = [[reference.logits(row[:t + 1], states[i]) for t in range(7)]
           for i, row in enumerate(INPUTS)]
   assert distance(logits, want) < 1e-5
@@ -228,8 +230,9 @@ def test_padding_after_the_encoder_inputs_is_ignored():
       dataclasses.replace(BASE, encoder=True, bidirectional=True))
   tail = np.where(np.arange(5) < COUNTS[:, None], SOURCES, 8)
 
-  one, other = (apply(module, params, INPUTS, encoder_inputs=s, encoder_counts=COUNTS)
-                for s in (SOURCES, tail))
+  one, other = (
+      apply(module, params, INPUTS, encoder_inputs=tokens, encoder_counts=COUNTS)
+      for tokens in (SOURCES, tail))
 
   assert (tail != SOURCES).any()
   np.testing.assert_array_equal(one, other)
@@ -241,7 +244,7 @@ def test_param_names_axes_and_reads_are_as_documented():
   vocabulary = registry.specs(registry.build(dataclasses.replace(
       BASE, embed_width=0, encoder=True, encoder_vocab_size=9)))
 
-  shown = {name: (s.shape, s.axes, s.reads) for name, s in specs.items()}
+  shown = {name: (spec.shape, spec.axes, spec.reads) for name, spec in specs.items()}
   hidden = ((4, 4, 4), ("hidden", "gates", "hidden"), (True, False, False))
   assert shown["layer_1/cell/input_kernel"] == hidden
   assert shown["layer_1/backward/input_kernel_backward"] == hidden
@@ -252,23 +255,24 @@ def test_param_names_axes_and_reads_are_as_documented():
   assert (table.shape, table.axes, table.reads) == (
       (9, 4, 4), ("vocab", "gates", "hidden"), (False,) * 3)
 
+
 @pytest.mark.parametrize("fields", [
     *(pytest.param(VARIANTS[name], id=name) for name in (
         "attention_dense", "one_hot", "doubled_bias", "reset_before",
         "both_ways_attention")),
     pytest.param({"encoder": True, **ENCODERS["both_ways_filled"]}, id="encoder")])
 def test_growing_the_width_keeps_the_logits(fields):
-  """Which also shows that axes and what reads them are right."""
+  """Growing keeps the logits only if axes and reads of every leaf are correct."""
   old = dataclasses.replace(BASE, **fields)
   new = dataclasses.replace(old, hidden_width=12, embed_width=2 * old.embed_width)
   module, params = random_models.build(old)
   grown = registry.build(new)
   source = sources.from_tree({
       name: tree.Axes(jnp.asarray(params[name]), names=spec.axes, reads=tuple(
-          a for a, r in zip(spec.axes, spec.reads) if r))
+          axis for axis, reads in zip(spec.axes, spec.reads) if reads))
       for name, spec in registry.specs(module).items()})
   maps = [plan_lib.On(axis="hidden", map=axes.Grow())]
-  if old.encoder:  # Half the units each way.
+  if old.encoder:  # A bidirectional encoder has half the units in each direction.
     maps.insert(0, plan_lib.On(axis="hidden", map=axes.Grow(), params="encoder/.*"))
   if old.embed_width:
     maps.append(plan_lib.On(axis="embed", map=axes.Grow()))

@@ -1,4 +1,4 @@
-"""Modules, specs and initial params of a model config."""
+"""Tests for the modules, specs and initial params of a model config."""
 
 import dataclasses
 
@@ -68,7 +68,7 @@ def test_a_query_norm_reads_kv_instead_of_the_query_kernel():
 
 
 def test_constants_include_every_field_that_affects_the_output():
-  habit = registry.constants(CONFIG)
+  default = registry.constants(CONFIG)
 
   for field, value in (
       ("windows", (3,)), ("block", "parallel"), ("norm_offset", 1.0),
@@ -76,7 +76,7 @@ def test_constants_include_every_field_that_affects_the_output():
       ("logit_softcap", 2.0), ("position_offset", 2), ("position", "rotary"),
       ("norm_order", "both")):
     changed = registry.constants(dataclasses.replace(CONFIG, **{field: value}))
-    assert changed[field] != habit[field]
+    assert changed[field] != default[field]
   rotary = registry.constants(dataclasses.replace(
       CONFIG, position="rotary", rotary_dim=2, rotary_scaling="yarn",
       rotary_length=9))
@@ -117,6 +117,7 @@ def test_fresh_computes_only_the_leaves_that_it_returns():
     return cost.get("flops", 0.0)
 
   every = flops(registry.specs(module))
+  # XLA must remove the code of all other leaves. The bias itself costs nothing.
   assert every > 1000
   assert flops(["layer_0/attn/out/bias"]) < 0.01 * every
 

@@ -1,4 +1,4 @@
-"""Activation statistics are those of the activations."""
+"""Tests for activation statistics against activations captured from the model."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def test_mean_squares_average_over_all_tokens_of_all_batches():
 
   _, state = module.apply(
       {"params": tree.unflatten(params)}, np.concatenate(batches),
-      capture_intermediates=lambda m, _: m.name == "up")
+      capture_intermediates=lambda module, _: module.name == "up")
   up = state["intermediates"]["layer_1"]["mlp"]["up"]["__call__"][0]
   expected = np.square(np.maximum(np.asarray(up, np.float64), 0)).mean((0, 1))
   assert set(found) == {"layer_0/mlp/down/kernel", "layer_1/mlp/down/kernel"}
@@ -39,7 +39,7 @@ def test_attention_statistics_are_computed_per_head():
   name = "layer_0/attn/out/kernel"
   for part in ("kernel", "bias"):
     value = params[f"layer_0/attn/value/{part}"]
-    value[..., 0, :] = 0  # The first head has nothing to say.
+    value[..., 0, :] = 0  # The output of the first head is zero.
 
   found = statistics.inputs(module, params, [np.array([[1, 2, 3]])], "heads")
 

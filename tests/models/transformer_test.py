@@ -1,4 +1,4 @@
-"""The decoder, against float64 NumPy that computes one position at a time."""
+"""Tests for the decoder against float64 NumPy that computes one position at a time."""
 
 import dataclasses
 import math
@@ -57,7 +57,7 @@ def logits_of(config, params, inputs=INPUTS):
 
 
 class Reference:
-  """The model in float64 NumPy, one head and one position at a time."""
+  """Computes the model in float64 NumPy, one head and one position at a time."""
 
   def __init__(self, config, params):
     self.config = config
@@ -166,16 +166,17 @@ class Reference:
     return y
 
   def slowed(self, turn, i, half):
-    """How far a pair of features is on its way to being all slower, in [0, 1]."""
+    """Returns how much of the slow-down a pair of features gets, from 0 to 1."""
     c = self.config
     low, high = c.rotary_ramp
     if c.rotary_scaling == "llama3":
-      often = turn * c.rotary_length / (2 * np.pi)
-      return min(max((high - often) / (high - low), 0), 1)
+      turns = turn * c.rotary_length / (2 * np.pi)
+      return min(max((high - turns) / (high - low), 0), 1)
     if c.rotary_scaling == "yarn":
-      at = lambda times: half * np.log(
-          c.rotary_length / (2 * np.pi * times)) / np.log(c.rotary_base)
-      first, last = max(np.floor(at(high)), 0), min(np.ceil(at(low)), 2 * half - 1)
+      # The index of the pair that makes so many turns over the original length.
+      pair = lambda turns: half * np.log(
+          c.rotary_length / (2 * np.pi * turns)) / np.log(c.rotary_base)
+      first, last = max(np.floor(pair(high)), 0), min(np.ceil(pair(low)), 2 * half - 1)
       return min(max((i - first) / (last - first), 0), 1)
     return c.rotary_scaling == "linear"
 
@@ -198,7 +199,8 @@ def test_logits_match_a_float64_reference(name):
     ("norm_offset", 0.5), ("attention_softcap", 1.0), ("logit_softcap", 1.0),
     ("final_norm", False)])
 def test_config_fields_without_params_change_the_logits(field, value):
-  # Params that the variant lacks are dropped, so that only behaviour differs.
+  # Both models share all params that they have in common, so that a difference of the
+  # logits comes from the field itself.
   base = dataclasses.replace(GPT2, head_dim=4, num_heads=3)
   module, params = random_models.build(base)
   config = dataclasses.replace(base, **{field: value})
@@ -208,6 +210,7 @@ def test_config_fields_without_params_change_the_logits(field, value):
 
   logits = logits_of(config, shared).astype(jnp.float32)
 
+  # The two forms of GELU differ by less than 0.001.
   least = 1e-4 if value == "gelu_exact" else 1e-3
   assert distance(logits, logits_of(base, params)) > least
   assert np.isfinite(logits).all()

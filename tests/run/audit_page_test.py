@@ -1,4 +1,4 @@
-"""The page of an audit shows both trees whole and needs nothing but itself."""
+"""Tests that the page of an audit lists both trees and is self-contained."""
 
 import html.parser
 import re
@@ -34,7 +34,7 @@ PLAN = plan_lib.TransferPlan(
 
 
 class _Cells(html.parser.HTMLParser):
-  """Rows of the table as text, and whether every tag is closed."""
+  """Parses the rows of the table as text, and checks that tags are closed."""
 
   def __init__(self, page):
     super().__init__()
@@ -80,9 +80,9 @@ def test_the_page_lists_source_and_target_leaves_side_by_side():
 def test_the_page_draws_the_share_of_params_per_origin():
   text = audit_page.trees(_audit())
 
-  copied, whole = 2 * 6 + 4, 2 * 6 + 4 + 5 + 6
-  assert f'class=copied style="width:{100 * copied / whole:.3f}%"' in text
-  assert "mapped:" not in text  # Nothing is.
+  copied, total = 2 * 6 + 4, 2 * 6 + 4 + 5 + 6
+  assert f'class=copied style="width:{100 * copied / total:.3f}%"' in text
+  assert "mapped:" not in text  # The plan maps no leaf, so this share is left out.
 
 
 def test_the_page_loads_no_external_resources():

@@ -1,4 +1,4 @@
-"""Runs with every kind of group end as one run, wherever they were cut."""
+"""Tests that interrupted runs with every kind of group resume bit for bit."""
 
 import dataclasses
 import shutil
@@ -43,7 +43,7 @@ def _transfer(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A run from a source, with all its checkpoints; and its copies, cut and resumed."""
+  """Trains a source and a run that starts from it, and keeps all checkpoints of it."""
   path = tmp_path_factory.mktemp("groups")
   small_runs.write_lines(path / "source.txt")
   small_runs.write_lines(path / "target.txt", " zxqw!")

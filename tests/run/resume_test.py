@@ -1,4 +1,4 @@
-"""A run that was killed ends as if it had not been: real processes, real signals."""
+"""Tests that a run that was killed by a signal ends like an uninterrupted run."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests import small_runs
 from tests.comparing import assert_same_bits
 from transfer_gen.run import records
 
-# Two groups, one unfrozen in the run; dropout; buckets: all that resuming needs.
+# A late group, dropout and buckets: each has a state that resuming must restore.
 CONFIG = '''
 from transfer_gen import config
 from transfer_gen.transfer import plan
@@ -62,9 +62,10 @@ def folder(tmp_path_factory):
   generator = np.random.default_rng(0)
   words = ["".join(generator.choice(list("abcdef"), size=generator.integers(2, 9)))
            for _ in range(240)]
-  lines = ["a\tb"] + [f"{w}\t{w[::-1]}" for w in words]
+  lines = ["a\tb"] + [f"{word}\t{word[::-1]}" for word in words]
   (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
   (folder / "config.py").write_text(CONFIG)
+  # Three processes compile the same programs; a shared cache saves two compilations.
   cache = {"JAX_COMPILATION_CACHE_DIR": str(paths.ROOT / ".cache" / "xla"),
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
   whole = _start(folder, "whole", **cache)
@@ -85,17 +86,19 @@ def test_a_killed_run_continues_from_its_last_checkpoint(folder):
 
 
 def test_a_killed_run_ends_with_bitwise_equal_params(folder):
-  whole, killed = (small_runs.params(folder / n, 40) for n in ("whole", "killed"))
+  whole, killed = (
+      small_runs.params(folder / name, 40) for name in ("whole", "killed"))
 
   assert_same_bits(killed, whole)
+  # The steps after the kill do change the params.
   middle = small_runs.params(folder / "whole", 30)
   assert not np.array_equal(middle["embed/embedding"], whole["embed/embedding"])
 
 
 def test_a_killed_run_records_the_same_metrics(folder):
   def lines(workdir):
-    return [{k: v for k, v in line.items()
-             if k not in ("seconds", "tokens_per_second")}
+    return [{key: value for key, value in line.items()
+             if key not in ("seconds", "tokens_per_second")}
             for line in records.read_metrics(folder / workdir)]
 
   assert lines("killed") == lines("whole")

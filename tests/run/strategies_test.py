@@ -1,4 +1,4 @@
-"""Strategies by name write plan, adapters and objective of a run."""
+"""Tests for the plan, adapters and objective that each named strategy sets."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ OLD, NEW = LETTERS("abcdef"), LETTERS("fghabc")
 
 def _written(model=MODEL, vocabularies=(OLD, NEW), adapters_=(), transfer=None,
              **strategy):
-  """The run that a strategy writes, its rows, and what learns at the end."""
+  """Returns the run that a strategy writes, its rows, and the leaves that learn."""
   run = config.Run(
       model=model, source=config.Source(path="there"), adapters=adapters_,
       transfer=transfer, train=config.Train(steps=80),
@@ -74,7 +74,8 @@ def test_rows_of_new_tokens_learn_even_if_their_table_is_frozen():
   _, rows, learning = _written(model=UNTIED, name="feature_extraction")
 
   assert "embed/embedding" in learning
-  assert rows["embed/embedding"].table.index.tolist() == [1, 2]  # g and h.
+  # Rows 1 and 2 are "g" and "h", which the source does not have.
+  assert rows["embed/embedding"].table.index.tolist() == [1, 2]
   assert rows["head/kernel"].table is None
 
 
@@ -91,13 +92,13 @@ def test_leaves_without_a_source_learn_under_any_strategy():
   rows = resolve.resolve(plan, {"": specs}, specs)
 
   written = strategies.write(run, plan, rows).transfer
-  fates = {row.name: row.group for row in resolve.resolve(written, {"": specs}, specs)}
+  groups = {row.name: row.group for row in resolve.resolve(written, {"": specs}, specs)}
 
-  assert {n for n, g in fates.items() if g == "fresh"} == {
-      n for n in specs if n.startswith("layer_0/mlp/")}
-  assert {n for n, g in fates.items() if g == "layer_2"} == {
-      n for n in specs if n.startswith("layer_2/")}
-  assert fates["layer_1/mlp/up/kernel"] == "rest"
+  assert {name for name, group in groups.items() if group == "fresh"} == {
+      name for name in specs if name.startswith("layer_0/mlp/")}
+  assert {name for name, group in groups.items() if group == "layer_2"} == {
+      name for name in specs if name.startswith("layer_2/")}
+  assert groups["layer_1/mlp/up/kernel"] == "rest"
 
 
 def test_discriminative_rates_fall_from_the_top():
@@ -114,6 +115,7 @@ def test_gradual_unfreezing_ends_by_the_middle_of_the_run():
 
   starts = [group.unfreeze_step for group in run.transfer.groups]
   assert starts == sorted(starts) and starts[0] == 0
+  # The run has 80 steps: the last group must start late, but before the middle.
   assert 20 < starts[-1] <= 40
 
 
@@ -130,7 +132,8 @@ def test_lora_trains_only_added_factors_and_freezes_the_kernels():
 
   assert run.adapters[0].rank == 4
   assert learning and all("/lora_" in name for name in learning)
-  kernels = {n for n in rows if n.startswith("layer_") and n.endswith("/kernel")}
+  kernels = {name for name in rows
+             if name.startswith("layer_") and name.endswith("/kernel")}
   assert len(learning) == 2 * len(kernels)
   assert _groups(run)["adapters"].lr_mult == 10
   assert _groups(run)["rest"].lr_mult == 1

@@ -1,4 +1,4 @@
-"""A converted encoder-decoder answers texts as it did where it came from."""
+"""Tests that a converted encoder-decoder generates the same texts as Transformers."""
 
 import tokenizers as hf_tokenizers
 import torch
@@ -12,7 +12,7 @@ ASKED = ("abca", "hgf", "d")
 
 
 def saved(folder):
-  """A random T5 with a tokenizer of letters, the same each time."""
+  """Saves a random T5 with a tokenizer of letters, and returns the model."""
   torch.manual_seed(5)
   model = transformers.T5ForConditionalGeneration(transformers.T5Config(
       vocab_size=len(TOKENS), d_model=16, d_kv=8, d_ff=20, num_layers=2, num_heads=2,
@@ -31,7 +31,7 @@ def saved(folder):
 
 
 def theirs(model, text, beams):
-  ids = [TOKENS.index(c) for c in text] + [1]
+  ids = [TOKENS.index(letter) for letter in text] + [1]  # T5 ends inputs with eos.
   out = model.generate(torch.tensor([ids]), do_sample=False, num_beams=beams,
                        max_new_tokens=8)[0].tolist()
   return "".join(TOKENS[i] for i in out if 2 < i < len(TOKENS))

@@ -1,4 +1,4 @@
-"""Plan and audit come back from a workdir as they were, and damage is reported."""
+"""Tests for writing plan and audit to a workdir and reading them back."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ TARGET = {"w": dataclasses.replace(SOURCE["w"], shape=(3,))}
 
 
 def _setup(index):
-  """As much of a run as a plan and its audit are written from."""
+  """Returns the parts of an assembled run that writing plan and audit needs."""
   plan = plan_lib.TransferPlan(
       rules=(Rule(target="w", source="w"),),
       axes=(On(axis="mlp", map=axes.Select(index=index)),),
@@ -44,6 +44,7 @@ def test_a_plan_is_read_back_with_its_arrays(tmp_path):
 
   np.testing.assert_array_equal(back.axes[0].map.index, [5, 0, 2])
   assert plan_lib.fingerprint(back) == plan_lib.fingerprint(ARRAY.plan)
+  # Arrays are stored in a file of their own, not as long lists in the JSON.
   assert "[5" not in (tmp_path / "plan.json").read_text()
   assert not list(tmp_path.glob("*.partial"))
 
@@ -88,7 +89,7 @@ def test_damaged_plan_arrays_are_refused(tmp_path, damage, message):
     ownership.read_plan(tmp_path)
 
 
-OLDER = {  # As the first version of the package wrote it.
+OLDER = {  # A plan as the first version of the package wrote it.
     "rules": [
         {"target": "norm", "source": None, "fresh": "ones", "checkpoint": "",
          "count": None, "why": ""},

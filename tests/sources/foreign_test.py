@@ -1,4 +1,4 @@
-"""Foreign checkpoints as sources: found maps, a user's own, and through a run."""
+"""Tests for foreign checkpoints as sources, with built-in maps and with map files."""
 
 import copy
 import dataclasses
@@ -45,7 +45,8 @@ ARRAYS = {"table": (3, 6), "cell0.input": (3, 4), "cell0.recurrent": (4, 4),
 
 def write(folder, how=OWN):
   rng = np.random.default_rng(0)
-  arrays = {name: rng.normal(size=s).astype(np.float32) for name, s in ARRAYS.items()}
+  arrays = {name: rng.normal(size=shape).astype(np.float32)
+            for name, shape in ARRAYS.items()}
   np.savez(folder / "theirs.npz", **arrays)
   (folder / "map.json").write_text(json.dumps(how))
   return arrays
@@ -56,12 +57,14 @@ def view(folder):
       folder / "theirs.npz", map_name=str(folder / "map.json"))
 
 
-def logits_of(a, tokens):
-  h = np.zeros(4)
+def logits_of(arrays, tokens):
+  """Returns the logits after the last token, computed in float64."""
+  state = np.zeros(4)
   for token in tokens:
-    x = np.float64(a["table"])[:, token]
-    h = np.tanh(x @ a["cell0.input"] + h @ a["cell0.recurrent"] + a["cell0.b"])
-  return h @ a["out"] + a["out_b"]
+    sums = (np.float64(arrays["table"])[:, token] @ arrays["cell0.input"]
+            + state @ arrays["cell0.recurrent"])
+    state = np.tanh(sums + arrays["cell0.b"])
+  return state @ arrays["out"] + arrays["out_b"]
 
 
 def test_a_user_map_file_reads_a_foreign_checkpoint(tmp_path):
@@ -166,7 +169,8 @@ def test_a_run_transfers_from_a_foreign_checkpoint(tmp_path):
   rows = {row.name: row for row in setup.rows}
   vocab = rows["embed/embedding"].changes[0].binding
   tokens = setup.data.tokenizer.tokens
-  assert [vocab.index[tokens.index(c)] for c in (b"a", b"b", b"c")] == [3, 4, 1]
+  assert [vocab.index[tokens.index(letter)] for letter in (b"a", b"b", b"c")] == [
+      3, 4, 1]
   assert rows["layer_0/cell/recurrent_kernel"].how == "mapped"
   assert rows["layer_0/cell/recurrent_kernel"].source_spec.shape == (4, 1, 4)
 

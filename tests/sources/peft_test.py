@@ -1,4 +1,4 @@
-"""Adapters of low rank to PEFT and from there, as PEFT itself reads and writes them."""
+"""Tests for exchanging LoRA adapters with Hugging Face PEFT in both directions."""
 
 import json
 
@@ -38,7 +38,7 @@ THEIRS = {"gpt2": ["c_attn", "c_fc", "c_proj"],
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-  """Models of theirs, every param random, and the folders that they lie in."""
+  """Saves Transformers models with random params, and returns their folders."""
   found = {}
   for name, (kind, fields) in BASES.items():
     made = getattr(transformers, f"{kind}Config")(
@@ -73,7 +73,7 @@ def _near(ours, theirs):
 
 
 def _loaded(base, folder):
-  """Through PEFT, which must miss no tensor of the folder's and know them all."""
+  """Loads a folder with PEFT, which must use every tensor of it."""
   model = transformers.AutoModelForCausalLM.from_pretrained(base)
   model = peft_lib.PeftModel.from_pretrained(model, folder).eval()
   loaded = peft_lib.utils.load_peft_weights(folder, device="cpu")
@@ -85,7 +85,7 @@ def _loaded(base, folder):
 
 
 def _with_adapters(source, adapters, seed=0):
-  """Params of a source, with adapters that do something."""
+  """Returns the params of a source with adapters that change the logits."""
   module = adapters_lib.wrap(registry.build(source.model), adapters)
   params = dict(source.read(list(source.specs)))
   generator = np.random.default_rng(seed)
@@ -123,7 +123,8 @@ def test_peft_loads_a_written_adapter_and_gives_the_same_logits(bases, tmp_path,
   ours = _ours(source, adapters, params)
   _near(ours, _theirs(_loaded(bases[base], tmp_path)))
   plain = _ours(source, (), dict(source.read(list(source.specs))))
-  assert np.abs(plain - ours).max() > 0.01 * np.abs(ours).max()  # Not vacuous.
+  # Without the adapters, the logits differ clearly.
+  assert np.abs(plain - ours).max() > 0.01 * np.abs(ours).max()
 
 
 @pytest.mark.parametrize("case", [
@@ -137,14 +138,15 @@ def test_a_written_adapter_folder_reads_back_bit_for_bit(bases, tmp_path, case):
   back = peft.Adapter(detect.opener_of(tmp_path)(), source.model)
 
   specs = registry.specs(adapters_lib.wrap(registry.build(source.model), adapters))
-  assert back.specs == {n: s for n, s in specs.items() if n not in source.specs}
+  assert back.specs == {
+      leaf: spec for leaf, spec in specs.items() if leaf not in source.specs}
   for name, value in back.read(list(back.specs)):
     np.testing.assert_array_equal(value, params[name], err_msg=name)
   assert set(back.scales.values()) == {adapters[0].scale}
 
 
-def _made_there(base, folder, name, **fields):
-  """An adapter that PEFT made and saved."""
+def _made_by_peft(base, folder, name, **fields):
+  """Makes and saves an adapter with PEFT, and returns the model."""
   made = peft_lib.LoraConfig(
       r=3, lora_alpha=7, target_modules=THEIRS[name], task_type="CAUSAL_LM",
       fan_in_fan_out=name == "gpt2", **fields)
@@ -161,7 +163,7 @@ def _made_there(base, folder, name, **fields):
         ("gpt2", {}), ("llama", {"use_dora": True}), ("neox", {})))],
     ids=["rslora", "gpt2_dora", "llama", "gpt2", "llama_dora", "neox"])
 def test_a_peft_adapter_gives_the_same_logits_here(bases, tmp_path, name, fields):
-  theirs = _theirs(_made_there(bases[name], tmp_path, name, **fields))
+  theirs = _theirs(_made_by_peft(bases[name], tmp_path, name, **fields))
   source = sources.open(bases[name])
 
   stored = peft.Adapter(detect.opener_of(tmp_path)(), source.model, source)

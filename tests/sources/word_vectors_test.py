@@ -1,4 +1,4 @@
-"""Word vectors fill an embedding table by a plan's rules, like any source."""
+"""Tests for word vectors as the source of an embedding table."""
 
 import jax
 import numpy as np
@@ -34,8 +34,9 @@ VALUES = np.arange(15, dtype=np.float32).reshape(5, 3) / 7
 
 
 def _write(folder):
-  """The same vectors in each form that is read."""
-  lines = [f"{w} {' '.join(map(repr, map(float, v)))}" for w, v in zip(WORDS, VALUES)]
+  """Writes the same vectors in each supported format."""
+  lines = [f"{word} {' '.join(map(repr, map(float, vector)))}"
+           for word, vector in zip(WORDS, VALUES)]
   (folder / "x.vec").write_text("\n".join(["5 3", *lines]) + "\n")
   (folder / "glove.txt").write_text("\n".join(lines) + "\n")
   np.save(folder / "y.npy", VALUES)
@@ -55,7 +56,8 @@ def test_every_vector_file_format_gives_the_same_table(name, tmp_path):
       "embed/embedding", (5, 3), ("vocab", "embed"))
   np.testing.assert_array_equal(dict(source.read([leaf]))[leaf], VALUES)
   rows = source.vocabulary.rows
-  assert [rows.get(t, -1) for t in (b"h", b" h", b"t", b"zz", b"z", b"")] == [
+  # A word is found with and without a space; the first of two equal words counts.
+  assert [rows.get(token, -1) for token in (b"h", b" h", b"t", b"zz", b"z", b"")] == [
       1, 1, 0, 3, -1, -1]
 
 
@@ -66,7 +68,8 @@ def test_matched_rows_are_copied_and_others_are_the_mean(tmp_path, monkeypatch):
   exec(CONFIG, namespace)
 
   setup = assemble.build(namespace["get_config"](), tmp_path / "run")
-  ones = lambda names: {n: jax.numpy.ones(setup.specs[n].shape) for n in names}
+  ones = lambda names: {
+      name: jax.numpy.ones(setup.specs[name].shape) for name in names}
   params = restore.restore(setup.rows, setup.sources, ones, {
       name: jax.sharding.SingleDeviceSharding(jax.devices()[0])
       for name in setup.specs}, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""`auto` tries strategies within a budget, and its run is an ordinary one."""
+"""Tests for `auto`, which searches among strategies within a budget of steps."""
 
 import collections
 import dataclasses
@@ -28,7 +28,8 @@ from transfer_gen.study import decision
 from transfer_gen.study import gradients
 
 BUDGET, STEPS = 40, 16
-_READING: collections.Counter[str] = collections.Counter()  # During the search.
+# Calls of the functions that read data, counted while the fixture searches.
+_READING: collections.Counter[str] = collections.Counter()
 
 
 def _run(folder, name, **fields):
@@ -44,7 +45,7 @@ def _target(folder, **strategy):
 
 @pytest.fixture(scope="module", name="folder")
 def _folder(tmp_path_factory):
-  """A source, and a run that has searched."""
+  """Trains a source and an `auto` run that starts from it."""
   folder = tmp_path_factory.mktemp("auto")
   small_runs.write_lines(folder / "source.txt")
   small_runs.write_lines(folder / "target.txt", " zxqw!")
@@ -120,8 +121,8 @@ def test_the_report_lists_every_candidate_and_the_winner(folder):
 
 def test_relative_gradients_are_norm_ratios_per_layer(folder):
   setup = assemble.build(_target(folder, name="fine_tune"), folder / "none")
-  params = {name: np.asarray(x, np.float64)
-            for name, x in initial.params(setup).items()}
+  params = {name: np.asarray(value, np.float64)
+            for name, value in initial.params(setup).items()}
   found = gradients.relative_gradients(setup)
 
   batches = setup.data.train_batches(8, 0)
@@ -137,11 +138,12 @@ def test_relative_gradients_are_norm_ratios_per_layer(folder):
     return (nll * joined["weights"]).sum() / joined["weights"].sum()
 
   gradient = jax.jit(jax.grad(loss))(
-      {name: x.astype(np.float32) for name, x in params.items()})
-  of = lambda flat: np.sqrt(sum(np.square(np.asarray(flat[name], np.float64)).sum()
-                                for name in flat if name.startswith("layer_0/")))
+      {name: value.astype(np.float32) for name, value in params.items()})
+  norm = lambda flat: np.sqrt(sum(
+      np.square(np.asarray(flat[name], np.float64)).sum()
+      for name in flat if name.startswith("layer_0/")))
   assert found.keys() == {"head", "layer_0", "embed"}
-  assert found["layer_0"] == pytest.approx(of(gradient) / of(params), rel=1e-4)
+  assert found["layer_0"] == pytest.approx(norm(gradient) / norm(params), rel=1e-4)
 
 
 @pytest.mark.parametrize("budget, counts, expected", [

@@ -1,4 +1,4 @@
-"""What a step costs, counted."""
+"""Tests for the cost of a training step: FLOPs, learning params and state."""
 
 import jax
 import numpy as np
@@ -36,6 +36,8 @@ def _of(model, groups, rows, length, step=0):
 
 @pytest.mark.parametrize("groups, backward", [(ALL, 2), (HEAD, 0)], ids=["all", "head"])
 def test_the_flops_of_a_decoder_match_the_formula(groups, backward):
+  # A product of N rows with a kernel of P entries takes 2 N P operations. A layer has
+  # 12 D^2 entries (4 of attention, 8 of the MLP) and 4 N T D operations for attention.
   tokens, width, vocab = 4 * 32, 128, 512
   kernels, attention = 2 * tokens * 12 * width ** 2, 4 * tokens * 32 * width
   head = 2 * tokens * width * vocab
@@ -45,6 +47,7 @@ def test_the_flops_of_a_decoder_match_the_formula(groups, backward):
 
 
 def test_flops_of_scanned_time_steps_are_all_counted():
+  # XLA's own count would take the body of a loop only once.
   kernels = 32 * 256 + 64 * 256 + 2 * 64 * 256
   forward = lambda tokens: 2 * tokens * (kernels + 64 * 100)
 
@@ -60,7 +63,8 @@ def test_a_late_group_is_counted_from_its_unfreeze_step():
   assert after.flops > before.flops
   layer = 32 * 256 + 64 * 256 + 256
   assert after.learning - before.learning == layer
-  assert after.slot_bytes - before.slot_bytes == 2 * 4 * layer + 8  # Two counters.
+  # Two float32 moments per param, and the int32 counters of Adam and of the schedule.
+  assert after.slot_bytes - before.slot_bytes == 2 * 4 * layer + 8
 
 
 def test_only_table_rows_that_learn_are_counted():

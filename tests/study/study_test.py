@@ -1,4 +1,4 @@
-"""A study runs what is not finished, in order, and tells what the transfer gained."""
+"""Tests for studies: order of runs, resuming, summary and report."""
 
 import collections
 import dataclasses
@@ -29,11 +29,13 @@ def _run(text, source=None, transfer=None):
       source=config.Source(run=source) if source else None, transfer=transfer)
 
 
-_READING: collections.Counter[str] = collections.Counter()  # During the study.
+# Calls of the functions that read data, counted while the fixture runs the study.
+_READING: collections.Counter[str] = collections.Counter()
 
 
 @pytest.fixture(scope="module", name="done")
 def _done(tmp_path_factory):
+  """Runs a study of one pair with two seeds and two learning rates."""
   folder = tmp_path_factory.mktemp("study")
   first, second = folder / "a.txt", folder / "b.txt"
   first.write_text("".join(f"{i} apples and {i % 7} pears\n" for i in range(150)))
@@ -56,8 +58,8 @@ def _done(tmp_path_factory):
 
 
 def test_a_study_reads_each_data_set_once(done):
-  # Nine trainings, their tests and accounts. The source's text is tokenized twice: by
-  # its own tokenizer, and by the target's to find what was forgotten.
+  # The study has nine trainings. The source's text is tokenized twice: with its own
+  # tokenizer, and with that of the target to measure forgetting.
   assert len(jobs.jobs(done[1], done[0] / "w")) == 9
   assert _READING == {"read_filtered": 2, "prepare": 3, "build": 2}
 
@@ -105,10 +107,11 @@ def test_accounts_report_cost_and_forgetting(done):
   accounts = facts["runs"]["moved"][0]["accounts"]
   specs = checkpoint.find(next((folder / "w" / "moved").glob("*/*"))).specs
 
-  # Of other tokens than the source's, but of the same text.
+  # Losses before and after are of different tokens, but of the same text.
   assert accounts["forgetting"] == pytest.approx(accounts["after"] - accounts["before"])
   assert accounts["forgetting"] > 0
-  assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]  # Had no source.
+  # A run from scratch has no source that it could forget.
+  assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]
   learning = sum(spec.size for spec in specs.values())
   assert accounts["learning"] == learning
   assert accounts["slot_bytes"] == 2 * 4 * learning + 8
@@ -119,7 +122,7 @@ def test_accounts_report_cost_and_forgetting(done):
 
 def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   folder, asked, facts = done
-  monkeypatch.setattr(loop, "_loop", None)  # Whoever starts a run fails.
+  monkeypatch.setattr(loop, "_loop", None)  # Any attempt to train fails.
 
   again = study.run(asked, folder / "w")
 
@@ -132,6 +135,7 @@ def test_the_report_is_self_contained_with_curves_and_samples(done):
 
   assert "<svg" in page and "Do apples help with dogs?" in page
   assert "moved, seed 1" in page and page.count("<pre>") == 2
+  # These addresses are metadata in the SVG of Matplotlib and are never fetched.
   outside = page.replace("http://www.w3.org/", "").replace("http://purl.org/", "")
   outside = outside.replace("http://creativecommons.org/", "").replace(
       "https://matplotlib.org/", "")
@@ -220,7 +224,7 @@ def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
   facts = study.run(asked, tmp_path / "w")
 
   samples = facts["runs"]["a"][0]["samples"]
-  assert len(samples) == 2 and all(len(s["prompt"]) < 18 for s in samples)
+  assert len(samples) == 2 and all(len(sample["prompt"]) < 18 for sample in samples)
   assert "Samples of the test split" in report.study_text(facts)
 
 

@@ -1,4 +1,4 @@
-"""Anchors follow the formulas of their papers, computed again in float64."""
+"""Tests for anchors against the formulas of their papers in float64."""
 
 from flax import linen as nn
 from hypothesis import given
@@ -22,7 +22,7 @@ from transfer_gen.transfer import resolve
 from transfer_gen.transfer import vocabulary
 
 Group, Rule = plan_lib.Group, plan_lib.Rule
-V, D = 5, 3
+V, D = 5, 3  # Number of tokens, and width.
 TABLE = {"embed": ("vocab", "embed"), "scale": ("embed",), "new": ("embed",)}
 SOURCE = {"embed": np.arange(12, dtype=np.float32).reshape(4, 3) / 10,
           "scale": np.ones(3, np.float32)}
@@ -50,12 +50,12 @@ def _build(*groups, **fields):
 
 def _params(seed):
   generator = np.random.default_rng(seed)
-  return {name: jnp.asarray(generator.normal(size=x.shape), jnp.float32)
-          for name, x in TARGET.items()}
+  return {name: jnp.asarray(generator.normal(size=value.shape), jnp.float32)
+          for name, value in TARGET.items()}
 
 
 def _moved(optimizer, start, now, grads):
-  """One update at `now` of an optimizer that started from `start`."""
+  """Makes one update at params `now` with an optimizer that started from `start`."""
   state = optimizer.extend({}, start, 0)
   learning, _ = optimizer.split(now, state)
   mine, _ = optimizer.split(grads, state)
@@ -73,16 +73,18 @@ def test_l2_sp_decays_copied_entries_to_the_source(alpha, beta, seed):
 
   new, norm = _moved(optimizer, start, now, grads)
 
+  # Li et al. (2018): alpha pulls copied entries to their start w0, and beta pulls fresh
+  # entries, which have no start worth keeping, to 0.
   squares = 0.0
   for name, value in new.items():
-    w, w0, g = (np.asarray(x[name], np.float64) for x in (now, start, grads))
+    w, w0, grad = (np.asarray(tree[name], np.float64) for tree in (now, start, grads))
     fresh = np.zeros(w.shape, bool)
     fresh[...] = name == "new"
     if name == "embed":
       fresh[list(FRESH_TOKENS)] = True
-    g = g + np.where(fresh, beta * w, alpha * (w - w0))
-    squares += (g ** 2).sum()
-    np.testing.assert_allclose(value, w - 0.1 * g, atol=2e-6)
+    grad = grad + np.where(fresh, beta * w, alpha * (w - w0))
+    squares += (grad ** 2).sum()
+    np.testing.assert_allclose(value, w - 0.1 * grad, atol=2e-6)
   assert float(norm) == pytest.approx(squares ** 0.5, rel=1e-5)
 
 
@@ -95,7 +97,8 @@ def test_source_params_are_stored_only_for_anchored_leaves():
   state = optimizer.extend({}, _params(0), 0)
 
   assert set(state["held"][-1]) == {"embed"}
-  size = lambda x: sum(leaf.size for leaf in jax.tree.leaves(x) if leaf.ndim)
+  size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree) if leaf.ndim)
+  # Two moments of "embed" and "new", and the source's values of "embed".
   assert size(state["held"]) == 2 * (V * D + D) + V * D
   assert size(state["plain"]) == 2 * D
 
@@ -120,7 +123,8 @@ def test_anchors_apply_to_the_selected_rows_of_a_table():
 
   new, _ = _moved(optimizer, start, now, zeros)
 
-  w, w0 = (np.asarray(x["embed"], np.float64)[[0, 1, 4]] for x in (now, start))
+  # Of the rows 0, 1 and 4 that learn, only row 1 is fresh.
+  w, w0 = (np.asarray(tree["embed"], np.float64)[[0, 1, 4]] for tree in (now, start))
   pull = np.where([[False], [True], [False]], 0.25 * w, 0.5 * (w - w0))
   np.testing.assert_allclose(new["embed"], w - 0.1 * pull, atol=1e-6)
 
@@ -136,9 +140,9 @@ def test_ewc_scales_its_pull_by_the_fisher_information(tmp_path):
 
   new, _ = _moved(optimizer, start, now, grads)
 
-  w, w0, g = (np.asarray(x["scale"], np.float64) for x in (now, start, grads))
+  w, w0, grad = (np.asarray(tree["scale"], np.float64) for tree in (now, start, grads))
   np.testing.assert_allclose(
-      new["scale"], w - 0.1 * (g + 2.0 * information["scale"] * (w - w0)), atol=1e-6)
+      new["scale"], w - 0.1 * (grad + 2.0 * information["scale"] * (w - w0)), atol=1e-6)
 
 
 def _ewc(path, params="scale"):
@@ -181,25 +185,29 @@ def test_mixout_is_unbiased_and_picks_one_of_two_values(p, seed):
   mixed = anchors.mixout(
       {"embed": jnp.asarray(w)}, held, jax.random.key(seed), p, fresh)["embed"]
 
+  # Lee et al. (2020) replace a weight with probability p, then correct the mean.
   wide, wide0 = w.astype(np.float64), w0.astype(np.float64)
   both = [(wide0 - p * wide0) / (1 - p), (wide - p * wide0) / (1 - p)]
-  close = [np.abs(mixed - x) < 1e-4 * (1 + np.abs(x)) for x in both]
+  close = [np.abs(mixed - value) < 1e-4 * (1 + np.abs(value)) for value in both]
   assert (close[0] | close[1]).all()
   share = close[0].mean()
+  # Within five standard deviations of a binomial share. The slack covers entries in
+  # which both values are nearly equal.
   assert abs(share - p) < 5 * (p * (1 - p) / w.size) ** 0.5 + 1e-3
   expected = p * both[0] + (1 - p) * both[1]
   np.testing.assert_allclose(expected, wide, atol=1e-9)
 
 
 def test_mixout_replaces_only_transferred_entries():
-  """The gradient of sum(w) is 0 where the source's value stood, else 1 / (1 - p)."""
+  """The gradient of sum(w) is 0 where the source's value is used, else 1 / (1 - p)."""
   optimizer = _build(Group(name="all", params=".*", anchor=plan_lib.Mixout(p=0.75)))
   start, now = _params(0), _params(1)
   state = step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=now,
       opt_state=optimizer.extend({}, start, 0))
   batch = {"weights": jnp.ones((1, 1))}
-  nll_fn = lambda params, *_: sum(x.sum() for x in params.values())[None, None]
+  nll_fn = lambda params, *_: sum(
+      value.sum() for value in params.values())[None, None]
   step = lambda key: step_lib.train_step(
       state, batch, optimizer=optimizer, key=jax.random.key(key), nll_fn=nll_fn)
 
@@ -221,7 +229,7 @@ def test_mixout_replaces_only_transferred_entries():
 
 
 class _Bigram(nn.Module):
-  """Logits of the next token: table[token]."""
+  """A model whose logits of the next token are a row of a table."""
 
   @nn.compact
   def __call__(self, tokens, train=False):
@@ -237,7 +245,7 @@ def test_fisher_information_matches_a_float64_reference():
               "targets": generator.integers(0, V, (4, 6)).astype(np.int32),
               "weights": (generator.random((4, 6)) < 0.7).astype(np.float32)}
              for _ in range(3)]
-  batches[1]["weights"][2] = 0.0  # A row of padding.
+  batches[1]["weights"][2] = 0.0  # A row of padding must not count as a row.
 
   found = fisher.estimate(_Bigram(), {"table": jnp.asarray(table)}, iter(batches))
 
@@ -245,13 +253,13 @@ def test_fisher_information_matches_a_float64_reference():
   softmax = np.exp(wide) / np.exp(wide).sum(-1, keepdims=True)
   total, count = np.zeros((V, V)), 0
   for batch in batches:
-    for inputs, targets, weights in zip(*(batch[k] for k in ("inputs", "targets",
-                                                             "weights"))):
+    for inputs, targets, weights in zip(
+        *(batch[name] for name in ("inputs", "targets", "weights"))):
       score = np.zeros((V, V))
       for token, target, weight in zip(inputs, targets, weights):
         score[token] += weight * (np.eye(V)[target] - softmax[token])
       total, count = total + score ** 2, count + (weights.sum() > 0)
-  assert count == 11
+  assert count == 11  # Three batches of four rows, less the row of padding.
   np.testing.assert_allclose(found["table"], total / count, rtol=1e-5, atol=1e-7)
   assert found["table"].dtype == jnp.float32
 

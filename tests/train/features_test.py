@@ -1,4 +1,4 @@
-"""Training from stored hidden states is training of the live model."""
+"""Tests that training from stored hidden states matches training the live model."""
 
 import dataclasses
 import shutil
@@ -72,11 +72,11 @@ def test_gradients_from_features_match_the_live_model(kind, dtype, off, text, tm
             for key, (name, spec) in zip(keys, specs)}
   data = stored_features.attach(
       setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
-  batches = [next(d.train_batches(8, 0)) for d in (data, setup.data)]
+  batches = [next(source.train_batches(8, 0)) for source in (data, setup.data)]
   hidden = batches[0].pop("hidden")
-  np.testing.assert_equal(batches[0], batches[1])  # In the same order.
-  learning = {n: params[n] for n, s in specs
-              if n.startswith((f"layer_{setup.first_layer}", "final_norm", "head"))}
+  np.testing.assert_equal(batches[0], batches[1])  # The order of rows is the same.
+  learning = {name: params[name] for name, _ in specs
+              if name.startswith((f"layer_{setup.first_layer}", "final_norm", "head"))}
   assert hidden.dtype == jnp.dtype(dtype)
   assert setup.first_layer == run.model.num_layers - 1
 
@@ -87,8 +87,10 @@ def test_gradients_from_features_match_the_live_model(kind, dtype, off, text, tm
   live, stored = (jax.jit(jax.grad(loss))(learning, batch) for batch in (
       batches[1], {**batches[1], "hidden": hidden}))
   apart = lambda grads: max(
-      float(jnp.abs(grads[n] - live[n]).max() / jnp.abs(live[n]).max()) for n in live)
+      float(jnp.abs(grads[name] - live[name]).max() / jnp.abs(live[name]).max())
+      for name in live)
   assert apart(stored) <= off
+  # With the hidden states of other rows, the gradients clearly differ.
   rolled = {**batches[1], "hidden": np.roll(hidden, 1, 0)}
   assert apart(jax.jit(jax.grad(loss))(learning, rolled)) > max(10 * off, 1e-3)
 
@@ -113,7 +115,7 @@ def test_training_from_stored_features_matches_the_live_run(text, tmp_path):
 
 
 def _check_whole(workdir, params):
-  """What was trained from features is a whole model, evaluated as it was live."""
+  """Checks that a workdir holds a complete model that scores as the run logged."""
   opened = trained_lib.open(workdir)
   assert opened.params.keys() == params.keys()
   assert isinstance(opened.complete(["the 1th"], 4)[0], str)
@@ -142,7 +144,8 @@ def test_features_are_reused_until_the_frozen_layers_change(text, tmp_path):
 
   attach(params)
   attach({**params, "layer_2/mlp/up/kernel": params["layer_2/mlp/up/kernel"] + 1})
-  assert _files(tmp_path / "features") == first  # What learns may differ.
+  # Only the frozen layers determine the features; layer 2 learns.
+  assert _files(tmp_path / "features") == first
 
   attach({**params, "layer_1/mlp/up/kernel": params["layer_1/mlp/up/kernel"] + 1})
   assert len(_files(tmp_path / "features")) == 2 * len(first)
@@ -150,7 +153,8 @@ def test_features_are_reused_until_the_frozen_layers_change(text, tmp_path):
 
 def test_only_a_missing_part_of_the_features_is_recomputed(
     text, tmp_path, monkeypatch):
-  monkeypatch.setattr(buckets, "PART", 16 * 12 * 8 * 4)  # 16 rows.
+  # Bytes of 16 rows of 12 tokens with 8 float32 numbers, so that there are many parts.
+  monkeypatch.setattr(buckets, "PART", 16 * 12 * 8 * 4)
   params, attach = _setup(text, tmp_path)
   data = attach(params)
   before = _files(tmp_path / "features")
@@ -164,7 +168,8 @@ def test_only_a_missing_part_of_the_features_is_recomputed(
   assert after.keys() == before.keys()
   moved = {path for path in before if before[path] != after[path]}
   assert moved and all(parts[1] in path.parents for path in moved)
-  rows = [next(d.evaluation_batches("train", 40))["hidden"] for d in (data, again)]
+  rows = [next(source.evaluation_batches("train", 40))["hidden"]
+          for source in (data, again)]
   np.testing.assert_array_equal(*rows)
 
 
@@ -173,10 +178,12 @@ def test_only_a_missing_part_of_the_features_is_recomputed(
 def test_damaged_features_are_refused(dtype, text, tmp_path):
   params, attach = _setup(
       text, tmp_path, features=config_lib.Features(dtype=dtype, check=1.0))
-  noise = lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape) / x.size
-  params = {name: noise(x) for name, x in params.items()}
+  # With constant params, all rows would have equal features.
+  noise = lambda value: value + (
+      0.1 * jnp.arange(value.size).reshape(value.shape) / value.size)
+  params = {name: noise(value) for name, value in params.items()}
   attach(params)
-  attach(params)  # Whole, all of it is as it was.
+  attach(params)  # Undamaged features pass the check.
   one, other = [next(iter(tmp_path.glob(
       f"features/*/{split}_0/hidden_states/part_00000"))) for split in (
           "train", "validation")]
@@ -213,7 +220,9 @@ def test_cost_counts_frozen_layers_once_per_row(text, tmp_path):
   width, length, vocab = 8, 12, setup.run.model.vocab_size
   layer = 2 * length * 12 * width ** 2 + 4 * length ** 2 * width
   head = 2 * length * width * vocab
-  step = 8 * (3 * layer + 2 * head)  # The output is the frozen embedding.
+  # The output kernel is the frozen embedding: it has a forward pass and a gradient for
+  # its input, but none for itself.
+  step = 8 * (3 * layer + 2 * head)
   rows = sum(map(len, setup.data.inputs("train")))
 
   assert cost.of_run(setup, 24) == 24 * step + rows * 2 * layer

@@ -1,4 +1,4 @@
-"""Moments go on from a source's where a whole group can, and nowhere else."""
+"""Tests for starting a group from the optimizer moments of the source."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def _source(folder, step=3):
 
 
 def _started(folder, run):
-  """The state that the run starts from, and the source's, by path."""
+  """Returns the assembled run, its initial state, and the source's state by path."""
   setup = assemble.build(run, folder / "target")
   where = sharding.of_params(setup.specs, sharding.make_mesh(data=8))
   params = registry.fresh(setup.model, jax.random.key(0), where)(setup.specs)
@@ -63,7 +63,8 @@ def test_a_copied_group_keeps_the_source_moments_and_step_count(folder):
     assert mu.sharding.mesh.size == 8
   assert np.abs(adam.mu["layer_0/mlp/up/kernel"]).max() > 0
   assert int(adam.count) == 3
-  assert int(state["body"][2].count) == 0  # The schedule's own.
+  # The schedule has a counter of its own, which starts again.
+  assert int(state["body"][2].count) == 0
 
 
 def test_a_group_with_a_fresh_leaf_starts_with_zero_moments(folder):

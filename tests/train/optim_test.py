@@ -1,4 +1,4 @@
-"""What learns is updated as its group says; what does not has no slot."""
+"""Tests for the optimizer: groups, schedules, weight decay and its state."""
 
 from hypothesis import given
 from hypothesis import settings
@@ -17,7 +17,7 @@ from transfer_gen.transfer import resolve
 
 PARAMS = {"body/bias": jnp.ones((3,)), "body/kernel": jnp.ones((2, 3)),
           "head/kernel": jnp.full((3, 2), 2.0), "old/kernel": jnp.ones((4, 4))}
-GRADS = {name: jnp.full_like(x, 0.1) for name, x in PARAMS.items()}
+GRADS = {name: jnp.full_like(value, 0.1) for name, value in PARAMS.items()}
 TABLE = {".*kernel": ("embed", "mlp"), ".*bias": ("mlp",)}
 GROUPS = (plan_lib.Group(name="head", params="head/.*"),
           plan_lib.Group(name="body", params="body/.*", lr_mult=0.1),
@@ -33,7 +33,8 @@ def _build(groups=GROUPS, steps=100, **fields):
 
 
 def _slots(state):
-  return sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+  """Returns the number of entries in the state, without scalar counters."""
+  return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
 
 
 def test_frozen_leaves_have_no_optimizer_state():
@@ -42,7 +43,7 @@ def test_frozen_leaves_have_no_optimizer_state():
   state = optimizer.extend({}, PARAMS, 0)
 
   assert set(state) == {"head", "body"}
-  assert _slots(state) == 2 * (3 + 6 + 6)  # Two moments of what learns.
+  assert _slots(state) == 2 * (3 + 6 + 6)  # Two moments of each param that learns.
   assert optimizer.learning(state) == {"body/bias", "body/kernel", "head/kernel"}
 
 
@@ -77,9 +78,10 @@ def test_clipping_uses_the_global_norm_of_all_learning_leaves():
   new, _, norm = optimizer.update(grads, state, learning)
 
   assert norm == pytest.approx(0.1 * 15 ** 0.5, rel=1e-6)
+  # Dividing by the rate of each group gives the clipped gradient.
   moved = np.concatenate([
-      np.ravel(learning[n] - new[n]) / (0.1 if n.startswith("body") else 1.0)
-      for n in learning])
+      np.ravel(learning[name] - new[name]) / (0.1 if name.startswith("body") else 1.0)
+      for name in learning])
   assert np.linalg.norm(moved) == pytest.approx(0.01, rel=1e-4)
 
 
@@ -96,9 +98,12 @@ def test_a_late_group_starts_with_fresh_optimizer_state():
     assert ("body/kernel" in names) == (step >= 5)
     before = params["body/kernel"]
     new, state, _ = optimizer.update(
-        {n: GRADS[n] for n in names}, state, {n: params[n] for n in names})
+        {name: GRADS[name] for name in names}, state,
+        {name: params[name] for name in names})
     params |= new
-    if step >= 5:  # A fresh Adam moves by the rate; a shared count by up to 6.5 x.
+    # With constant gradients, a new Adam moves by the learning rate. With the count of
+    # the other groups, its bias correction would be wrong by a factor of up to 6.5.
+    if step >= 5:
       np.testing.assert_allclose(before - new["body/kernel"], 0.01, rtol=1e-4)
   assert optax.tree.get(state["body"], "mu")["body/kernel"].shape == (2, 3)
 
@@ -106,22 +111,22 @@ def test_a_late_group_starts_with_fresh_optimizer_state():
 @pytest.mark.parametrize("name, middle", [
     ("cosine", 0.55), ("linear", 0.55), ("constant", 1.0), ("inverse_sqrt", None)])
 def test_schedules_warm_up_and_decay(name, middle):
-  fn = optim.schedule(config.Optim(schedule=name, warmup_steps=10, end_factor=0.1),
-                      110, 2.0)
+  rate = optim.schedule(
+      config.Optim(schedule=name, warmup_steps=10, end_factor=0.1), 110, 2.0)
 
-  assert 0 < fn(0) < fn(5) < fn(10) == pytest.approx(2.0)
+  assert 0 < rate(0) < rate(5) < rate(10) == pytest.approx(2.0)
   if middle is None:
-    assert fn(40) == pytest.approx(2.0 * (10 / 40) ** 0.5)
+    assert rate(40) == pytest.approx(2.0 * (10 / 40) ** 0.5)
   else:
-    assert fn(60) == pytest.approx(2.0 * middle)
+    assert rate(60) == pytest.approx(2.0 * middle)
   ends = {"cosine": 0.2, "linear": 0.2, "constant": 2.0, "inverse_sqrt": 0.603}
-  assert fn(110) == pytest.approx(ends[name], rel=1e-3)
+  assert rate(110) == pytest.approx(ends[name], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion"])
 def test_each_optimizer_lowers_the_loss(name):
   optimizer = _build(name=name, lr=0.05, warmup_steps=0)
-  loss = lambda p: sum(jnp.sum(x ** 2) for x in p.values())
+  loss = lambda params: sum(jnp.sum(value ** 2) for value in params.values())
   state = optimizer.extend({}, PARAMS, 0)
   params, _ = tree.partition(PARAMS, optimizer.learning(state))
   first = loss(params)
@@ -159,25 +164,28 @@ LATE = (plan_lib.Group(name="head", params="head/.*"),
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=6, max_size=6),
                 min_size=4, max_size=4))
 def test_a_late_group_is_updated_like_a_new_adamw(gradients):
-  """As optax.adamw alone over its leaves, and no further than float64 says."""
+  """The reference is optax.adamw with only the leaves of the group, and float64."""
   optimizer = _build(LATE, warmup_steps=0, lr=0.01, clip_norm=0.0, weight_decay=0.1)
   state, params = optimizer.extend({}, PARAMS, 0), dict(PARAMS)
-  for _ in range(5):  # The other group runs already.
+  for _ in range(5):  # The other group learns from step 0.
     names = optimizer.learning(state)
     new, state, _ = optimizer.update(
-        {n: GRADS[n] for n in names}, state, {n: params[n] for n in names})
+        {name: GRADS[name] for name in names}, state,
+        {name: params[name] for name in names})
     params |= new
   state = optimizer.extend(state, params, 5)
   alone = {"body/kernel": params["body/kernel"]}
+  # The schedule of the run has 100 steps; the group begins at step 5.
   tx = optax.adamw(optax.cosine_decay_schedule(0.01, 95, 0.1), b2=0.98,
                    weight_decay=0.1)
   their_state, m, v = tx.init(alone), 0.0, 0.0
 
   for count, row in enumerate(gradients):
-    grads = {n: GRADS[n] for n in optimizer.learning(state)}
+    grads = {name: GRADS[name] for name in optimizer.learning(state)}
     grads["body/kernel"] = jnp.asarray(row, jnp.float32).reshape(2, 3)
     before = np.asarray(params["body/kernel"], np.float64)
-    new, state, _ = optimizer.update(grads, state, {n: params[n] for n in grads})
+    new, state, _ = optimizer.update(
+        grads, state, {name: params[name] for name in grads})
     params |= new
     updates, their_state = tx.update(
         {"body/kernel": grads["body/kernel"]}, their_state, alone)
@@ -185,8 +193,8 @@ def test_a_late_group_is_updated_like_a_new_adamw(gradients):
 
     np.testing.assert_allclose(
         params["body/kernel"], alone["body/kernel"], rtol=1e-6)
-    g = np.asarray(grads["body/kernel"], np.float64)
-    m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g ** 2
+    grad = np.asarray(grads["body/kernel"], np.float64)
+    m, v = 0.9 * m + 0.1 * grad, 0.98 * v + 0.02 * grad ** 2
     step = (m / (1 - 0.9 ** (count + 1))) / (
         np.sqrt(v / (1 - 0.98 ** (count + 1))) + 1e-8)
     rate = 0.01 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * count / 95)))
@@ -201,15 +209,15 @@ def test_the_state_has_two_moments_per_learning_leaf(step, size):
   state = jax.eval_shape(lambda params: optimizer.extend({}, params, step), PARAMS)
 
   leaves = jax.tree.leaves(state)
-  slots = sum(x.size * x.dtype.itemsize for x in leaves if x.shape)
+  slots = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.shape)
   assert slots == 2 * 4 * size
-  counters = [x for x in leaves if not x.shape]
-  assert len(counters) == 2 * len(state)  # Adam's and the schedule's.
-  assert {x.dtype for x in counters} == {jnp.dtype("int32")}
+  counters = [leaf for leaf in leaves if not leaf.shape]
+  assert len(counters) == 2 * len(state)  # One of Adam and one of the schedule.
+  assert {leaf.dtype for leaf in counters} == {jnp.dtype("int32")}
 
 
 def test_a_group_schedule_starts_when_the_group_unfreezes():
-  """Lion without momentum moves by the rate."""
+  """Lion without momentum moves each param by exactly the learning rate."""
   groups = (plan_lib.Group(name="head", params="head/.*", schedule="linear",
                            lr_mult=2.0),
             plan_lib.Group(name="body", params="body/.*", unfreeze_step=2,
@@ -222,7 +230,8 @@ def test_a_group_schedule_starts_when_the_group_unfreezes():
     state = optimizer.extend(state, params, step)
     names = optimizer.learning(state)
     new, state, _ = optimizer.update(
-        {n: GRADS[n] for n in names}, state, {n: params[n] for n in names})
+        {name: GRADS[name] for name in names}, state,
+        {name: params[name] for name in names})
     for name in moves.keys() & names:
       moves[name].append(float((params[name] - new[name])[0, 0]))
     params |= new
@@ -243,7 +252,7 @@ def test_a_group_can_set_its_own_weight_decay(name, fields, kernel, bias):
   optimizer = _build(
       (group, plan_lib.Group(name="rest", params=".*", unfreeze_step=None)), name=name,
       lr=0.1, weight_decay=0.5, schedule="constant", warmup_steps=0)
-  mine = {n: PARAMS[n] for n in ("body/bias", "body/kernel")}
+  mine = {leaf: PARAMS[leaf] for leaf in ("body/bias", "body/kernel")}
 
   new, _, _ = optimizer.update(
       jax.tree.map(jnp.zeros_like, mine), optimizer.extend({}, PARAMS, 0), mine)

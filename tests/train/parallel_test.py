@@ -1,4 +1,4 @@
-"""Encoder inputs are divided like inputs, and states are restored in every mode."""
+"""Tests for encoder inputs and for restoring states on several devices."""
 
 import functools
 
@@ -78,7 +78,7 @@ def test_encoder_inputs_are_split_over_devices_like_inputs(
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_a_state_restored_from_abstract_shapes_is_unchanged(mode):
-  """A run resumes with `abstract`, which needs shardings with a mesh in both modes."""
+  """A run resumes from `abstract`, which needs shardings on a mesh in both modes."""
   optimizer, state = _setup()
   runner = parallel.make_runner(
       config.Parallel(mode=mode), SPECS, ROWS, 1, optimizer=optimizer,
@@ -99,7 +99,8 @@ def test_the_loss_depends_on_the_encoder_inputs():
   batch = _batch(0)
   shorter = batch | {"encoder_counts": np.ones_like(batch["encoder_counts"])}
 
-  one, other = (nll(params, b, jax.random.key(0)) for b in (batch, shorter))
+  one, other = (
+      nll(params, given, jax.random.key(0)) for given in (batch, shorter))
 
   same = batch["encoder_counts"] == 1
   assert not same.all()

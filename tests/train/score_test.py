@@ -1,4 +1,4 @@
-"""Losses are sums over documents, and a gain is paired by document."""
+"""Tests for scores by document and for the paired comparison of two models."""
 
 import math
 
@@ -21,7 +21,7 @@ def _scores(nats, tokens=None, text_bytes=None):
 
 def _prepared():
   texts = ["short", "a longer text than that", "zz"] * 9
-  docs = [documents.Document(input="", target=t) for t in texts]
+  docs = [documents.Document(input="", target=text) for text in texts]
   tokenizer = tokenizers.build(config.Tokenizer(kind="bytes"), texts)
   data = config.Data(name="files", train="x", length=7)
   return texts, pipeline.prepare(
@@ -43,8 +43,8 @@ def test_scores_do_not_depend_on_the_batch_size():
   expected = [sum(i + 1 for i in row) + data.roles["eos"] + 1 for row in ids]
   for scores in totals:
     np.testing.assert_array_equal(scores.nats, expected)
-    np.testing.assert_array_equal(scores.tokens, [len(t) + 1 for t in texts])
-    np.testing.assert_array_equal(scores.text_bytes, [len(t) for t in texts])
+    np.testing.assert_array_equal(scores.tokens, [len(text) + 1 for text in texts])
+    np.testing.assert_array_equal(scores.text_bytes, [len(text) for text in texts])
 
 
 def test_loss_is_averaged_over_tokens_not_documents():
@@ -81,6 +81,8 @@ def test_the_interval_matches_the_normal_approximation():
 
   found = evaluate.paired_difference(_scores(control - gains), _scores(control))
 
+  # 95% of a normal distribution lie within 1.96 standard errors. A document has 10
+  # tokens, and the gain is per token.
   half = 1.96 * gains.std() / 400 ** 0.5 / 10
   assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.05)
   assert (found["low"] + found["high"]) / 2 == pytest.approx(gains.mean() / 10,

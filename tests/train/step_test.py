@@ -1,4 +1,4 @@
-"""The step is pure, exact, and the same however devices share it."""
+"""Tests for the training step: devices, accumulation, freezing and its cost."""
 
 import functools
 
@@ -93,14 +93,16 @@ def test_params_are_sharded_over_the_mesh():
 
   up = state.params["layer_0/mlp/up/kernel"]  # f32[16, 32] over fsdp, tensor.
   assert up.addressable_shards[0].data.shape == (8, 8)
-  mu = jax.tree.leaves(
-      {k: v for k, v in _by_name(state.opt_state) if "layer_0/mlp/up/kernel" in k})
-  assert {m.addressable_shards[0].data.shape for m in mu} == {(8, 8)}
+  # The moments of the optimizer are sharded like their param.
+  moments = jax.tree.leaves({
+      name: value for name, value in _by_name(state.opt_state)
+      if "layer_0/mlp/up/kernel" in name})
+  assert {moment.addressable_shards[0].data.shape for moment in moments} == {(8, 8)}
 
 
 def _by_name(tree):
-  return [(jax.tree_util.keystr(path), x)
-          for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+  return [(jax.tree_util.keystr(path), leaf)
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
@@ -135,8 +137,8 @@ def test_a_step_changes_exactly_the_leaves_that_learn():
 def test_freezing_does_not_change_the_other_gradients():
   nll_fn = objectives.next_token(MODEL, False)
   batch = _batch(0)
-  mean = lambda p: ((nll_fn(p, batch, None) * batch["weights"]).sum()
-                    / batch["weights"].sum())
+  mean = lambda params: ((nll_fn(params, batch, None) * batch["weights"]).sum()
+                         / batch["weights"].sum())
   optimizer, state = _setup(HEAD, name="sgd", b1=0.0, clip_norm=0.0,
                             weight_decay=0.0, schedule="constant")
   grads = jax.jit(jax.grad(mean))(state.params)
@@ -148,13 +150,13 @@ def test_freezing_does_not_change_the_other_gradients():
   for name in optimizer.learning(state.opt_state):
     np.testing.assert_allclose(
         after.params[name], state.params[name] - 0.01 * grads[name], atol=1e-6)
-  norm = sum((np.asarray(grads[n], np.float64) ** 2).sum()
-             for n in optimizer.learning(state.opt_state)) ** 0.5
+  norm = sum((np.asarray(grads[name], np.float64) ** 2).sum()
+             for name in optimizer.learning(state.opt_state)) ** 0.5
   assert float(metrics["grad_norm"][0]) == pytest.approx(norm, rel=1e-5)
 
 
 def test_training_only_the_final_norm_skips_other_weight_gradients():
-  """With clip and norm on, XLA still drops what frozen leaves would cost."""
+  """XLA drops the gradients of frozen leaves, also with clipping and a logged norm."""
   frozen_top = (
       plan_lib.Group(name="final", params="final_norm/.*"),
       plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
@@ -162,7 +164,8 @@ def test_training_only_the_final_norm_skips_other_weight_gradients():
   full = _compiled(ALL)[0].cost_analysis()["flops"]
   last = _compiled(frozen_top)[0].cost_analysis()["flops"]
 
-  # Forward, and backward through the output only: well below 2/3 of the whole.
+  # A full step costs about three forward passes. Here the backward pass ends at the
+  # output, so that the step costs little more than one.
   assert last < 0.55 * full
 
 

@@ -1,4 +1,4 @@
-"""Some rows of a table learn, with slots for them alone; the others keep their bits."""
+"""Tests for groups in which only some rows of a table learn."""
 
 import functools
 
@@ -19,7 +19,7 @@ from transfer_gen.train import step as step_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
-V, D = 40, 16
+V, D = 40, 16  # Number of tokens, and width.
 MODELS = {
     "untied": config.Decoder(vocab_size=V, num_layers=1, width=D, num_heads=2,
                              mlp_width=32, max_length=8, tied=False),
@@ -78,7 +78,7 @@ _alone = functools.cache(lambda kind: _run(kind, config.Parallel()))
 
 
 def _apart(table, dim, rows=ROWS):
-  """The rows that learn, and the others."""
+  """Splits a table into the rows that learn and the others."""
   table = np.moveaxis(np.asarray(table), dim, 0)
   return table[list(rows)], np.delete(table, list(rows), 0)
 
@@ -92,8 +92,9 @@ def test_only_the_selected_rows_are_updated(kind):
       np.testing.assert_array_equal(after[leaf], value, err_msg=leaf)
       continue
     dim = TABLES[kind][leaf]
-    assert after[leaf].shape == value.shape  # Params are whole tables.
-    (mine, others), (moved, kept) = (_apart(x, dim) for x in (value, after[leaf]))
+    assert after[leaf].shape == value.shape  # Outside of a step, tables are complete.
+    (mine, others), (moved, kept) = (
+        _apart(table, dim) for table in (value, after[leaf]))
     np.testing.assert_array_equal(kept, others, err_msg=leaf)
     assert (moved != mine).all(), leaf
 
@@ -102,7 +103,7 @@ def test_only_the_selected_rows_are_updated(kind):
 def test_the_optimizer_has_state_only_for_the_selected_rows(kind):
   optimizer, state = _setup(kind)
 
-  slots = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
+  slots = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
 
   entries = sum(1 if leaf == "head/bias" else D for leaf in TABLES[kind])
   assert slots == 2 * len(ROWS) * entries
@@ -113,12 +114,12 @@ def test_the_optimizer_has_state_only_for_the_selected_rows(kind):
     "tied", *(pytest.param(kind, marks=pytest.mark.long) for kind in MODELS
               if kind != "tied")])
 def test_gradients_of_rows_equal_the_rows_of_the_full_gradient(kind):
-  """SGD moves the rows by exactly what it would move them in the whole table."""
+  """With SGD at rate 1, the change of the rows is their gradient."""
   optimizer, state = _setup(
       kind, name="sgd", lr=1.0, b1=0.0, clip_norm=0.0, weight_decay=0.0)
   nll_fn, batch = objectives.next_token(_model(kind)[0], False), _batch(0)
-  mean = lambda p: ((nll_fn(p, batch, None) * batch["weights"]).sum()
-                    / batch["weights"].sum())
+  mean = lambda params: ((nll_fn(params, batch, None) * batch["weights"]).sum()
+                         / batch["weights"].sum())
   whole = jax.jit(jax.grad(mean))(state.params)
 
   after, metrics = jax.jit(functools.partial(
@@ -128,9 +129,10 @@ def test_gradients_of_rows_equal_the_rows_of_the_full_gradient(kind):
   squares = 0.0
   for leaf, dim in TABLES[kind].items():
     grad, _ = _apart(whole[leaf], dim)
-    (new, _), (old, _) = (_apart(x[leaf], dim) for x in (after.params, state.params))
+    (new, _), (old, _) = (
+        _apart(params[leaf], dim) for params in (after.params, state.params))
     np.testing.assert_allclose(new, old - grad, atol=1e-6)
-    assert np.abs(new - old).max() > 1e-5  # Not vacuous.
+    assert np.abs(new - old).max() > 1e-5  # The gradients exceed the tolerance.
     squares += (grad.astype(np.float64) ** 2).sum()
   assert float(metrics["grad_norm"][0]) == pytest.approx(squares ** 0.5, rel=1e-5)
 
@@ -145,12 +147,12 @@ def test_sharding_and_accumulation_do_not_change_the_params(kind, devices, accum
   for leaf, value in _alone(kind).items():
     np.testing.assert_allclose(shared[leaf], value, atol=1e-6, err_msg=leaf)
   for leaf, dim in TABLES[kind].items():
-    kept = [_apart(x, dim)[1] for x in (shared[leaf], _model(kind)[2][leaf])]
+    kept = [_apart(table, dim)[1] for table in (shared[leaf], _model(kind)[2][leaf])]
     np.testing.assert_array_equal(*kept)
 
 
 def test_weight_decay_is_applied_only_to_the_selected_rows():
-  """Adam's step has no gradient to follow: decay alone is left."""
+  """With zero gradients, a step of AdamW consists of weight decay alone."""
   optimizer, state = _setup("untied", weight_decay=0.5, lr=0.1)
   learning, frozen = optimizer.split(state.params, state.opt_state)
   zeros = jax.tree.map(jnp.zeros_like, learning)
@@ -160,26 +162,27 @@ def test_weight_decay_is_applied_only_to_the_selected_rows():
 
   for leaf, dim in TABLES["untied"].items():
     (old, others), (rows, kept) = (
-        _apart(x[leaf], dim) for x in (state.params, joined))
+        _apart(params[leaf], dim) for params in (state.params, joined))
     np.testing.assert_allclose(rows, old * (1 - 0.1 * 0.5), rtol=1e-6)
     np.testing.assert_array_equal(kept, others)
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from((1, 7, V)).flatmap(  # Each size compiles anew.
+@given(st.sampled_from((1, 7, V)).flatmap(  # Few sizes: each is compiled separately.
     lambda size: st.lists(st.integers(0, V - 1), min_size=size, max_size=size,
                           unique=True)))
 def test_join_inverts_split_for_any_rows(rows):
   optimizer, state = _setup("bias", rows=tuple(rows))
 
   learning, frozen = optimizer.split(state.params, state.opt_state)
-  marked = optimizer.join({n: x + 1 for n, x in learning.items()}, frozen)
+  marked = optimizer.join(
+      {name: value + 1 for name, value in learning.items()}, frozen)
 
   assert set(learning) == set(TABLES["bias"])
   for leaf, dim in TABLES["bias"].items():
     expected = np.array(state.params[leaf])
-    at = (slice(None),) * dim + (sorted(rows),)
-    expected[at] = expected[at] + np.float32(1)
+    chosen = (slice(None),) * dim + (sorted(rows),)
+    expected[chosen] = expected[chosen] + np.float32(1)
     np.testing.assert_array_equal(marked[leaf], expected)
   same = optimizer.join(learning, frozen)
   assert list(same) == sorted(state.params)
