@@ -75,8 +75,8 @@ def read_filtered(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
   seen: set[tuple[str, str]] = set()
   # From test to train, so that of equal documents the one in the last split stays.
   for split in reversed(SPLITS):
-    # `seen` grows only when a split is done, so a text that occurs twice in one split
-    # stays twice: how often it occurs is part of the data.
+    # `seen` grows only when a split is done, so repeats within one split stay: only
+    # those across splits would leak what a model is evaluated on.
     kept[split] = list(_filter(read[split], config, seen, dropped[split]))
     seen.update(map(_identity, kept[split]))
   counts = {split: {"read": len(read[split]), "dropped": dropped[split]}

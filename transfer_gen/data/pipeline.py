@@ -82,8 +82,8 @@ class Prepared:
     """
     _check_batch_size(batch_size)
     buckets = [rows for rows in self._rows["train"] if len(rows)]
-    # The order of the calls matters: shuffling before `repeat` gives each epoch an order
-    # of its own, and batching after it lets a batch span two epochs. The dataset holds
+    # The order of the calls matters: shuffling before `repeat` gives each epoch its own
+    # order, and batching after it lets a batch span two epochs. The dataset holds
     # row numbers only, so that a batch is one gather from the rows in memory.
     batches = [
         grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()

@@ -57,8 +57,8 @@ class Pieces:
   def encode(self, text: str) -> list[int]:
     pieces, unk = self._split(text), self.roles["unk"]
     ids = [self._ids.get(piece, unk) for piece in pieces]
-    # A prompt must not lose characters in silence. For training texts `encode_batch` lets
-    # them pass as unk, and `pipeline.prepare` counts them.
+    # A prompt must not lose characters in silence. For training texts
+    # `encode_batch` lets them pass as unk, and `pipeline.prepare` counts them.
     kinds.refuse_unknown(text, {
         c for i, piece in zip(ids, pieces) if i == unk for c in piece})
     return ids
