@@ -90,7 +90,7 @@ class Foreign(source_lib.Source):
 
 def view(
     raw: architecture.Raw, name: str = "", vocabulary: str = REFUSE) -> Foreign:
-  """Sees a checkpoint as a source of ours; reads no array.
+  r"""Sees a checkpoint as a source of ours; reads no array.
 
   Args:
     raw: From `sources.open`.
@@ -101,6 +101,25 @@ def view(
   Raises:
     errors.UserError: If there is no such map, none recognizes the checkpoint, its
       config asks for what no model here has, or the map does not fit.
+
+  Example:
+    >>> import json, tempfile
+    >>> import numpy as np
+    >>> from transfer_gen import config
+    >>> from transfer_gen.formats import detect
+    >>> folder = epath.Path(tempfile.mkdtemp())
+    >>> sizes = {"vocab_size": 3, "embed_width": 2, "hidden_width": 2, "num_layers": 1}
+    >>> model = registry.build(config.Recurrent(**sizes))
+    >>> np.savez(folder / "model.npz", **{
+    ...     f"net/{name}": np.zeros(spec.shape, spec.dtype)
+    ...     for name, spec in registry.specs(model).items()})
+    >>> _ = (folder / "map.json").write_text(json.dumps({
+    ...     "model": {"family": "Recurrent", **sizes},
+    ...     "lines": [{"target": "(.*)", "source": r"net/\1"}]}))
+    >>> raw = detect.opener_of(folder / "model.npz")()
+    >>> source = view(raw, str(folder / "map.json"))
+    >>> source.specs["head/kernel"].axes
+    ('hidden', 'vocab')
   """
   if vocabulary not in (REFUSE, REPAIR):
     raise errors.UserError(

@@ -30,13 +30,27 @@ _FIELDS = {"model", "lines", "unused", "tokenizer"}
 def read(
     path: epath.Path
 ) -> tuple[source_lib.Model, architecture.Map, tokenizers.Tokenizer | None]:
-  """Reads a map file.
+  r"""Reads a map file.
 
   Returns:
     Config of the model, lines of the map, and the tokenizer, if the file names one.
 
   Raises:
     errors.UserError: If there is no such file or it is malformed.
+
+  Example:
+    >>> import json, tempfile
+    >>> from etils import epath
+    >>> path = epath.Path(tempfile.mkdtemp()) / "map.json"
+    >>> _ = path.write_text(json.dumps({
+    ...     "model": {"family": "Recurrent", "vocab_size": 3},
+    ...     "lines": [{"target": "head/(.*)", "source": r"out.\1"}],
+    ...     "unused": ["global_step"]}))
+    >>> model, how, tokenizer = read(path)
+    >>> type(model).__name__, model.vocab_size, tokenizer
+    ('Recurrent', 3, None)
+    >>> how.lines[0].target, how.unused
+    ('head/(.*)', ('global_step',))
   """
   if not path.is_file():
     raise errors.UserError(f"source.map: there is no {path}.")
@@ -55,7 +69,35 @@ def read(
 
 
 def to_json(source: source_lib.Source) -> dict[str, Any]:
-  """A map file's contents, to begin one's own with; the tokenizer is left out."""
+  r"""Returns the contents of a map file, to start one's own map from.
+
+  The tokenizer is left out.
+
+  Args:
+    source: A checkpoint of another framework that was opened through a map.
+
+  Example:
+    >>> import json, tempfile
+    >>> from etils import epath
+    >>> import numpy as np
+    >>> from transfer_gen import config, sources
+    >>> from transfer_gen.models import registry
+    >>> model = config.Recurrent(
+    ...     vocab_size=3, embed_width=2, hidden_width=2, num_layers=1)
+    >>> folder = epath.Path(tempfile.mkdtemp())
+    >>> specs = registry.specs(registry.build(model))
+    >>> np.savez(folder / "model.npz", **{
+    ...     f"net/{name}": np.zeros(spec.shape, spec.dtype)
+    ...     for name, spec in specs.items()})
+    >>> _ = (folder / "map.json").write_text(json.dumps({
+    ...     "model": {"family": "Recurrent", "vocab_size": 3, "embed_width": 2,
+    ...               "hidden_width": 2, "num_layers": 1},
+    ...     "lines": [{"target": "(.*)", "source": r"net/\1"}]}))
+    >>> source = sources.open(
+    ...     folder / "model.npz", map_name=str(folder / "map.json"))
+    >>> to_json(source)["lines"][0]["target"]
+    '(.*)'
+  """
   assert source.view is not None and source.model is not None  # It has a map.
   on = plan_lib.On(  # A plan holds a map in the form that its file has.
       axis="", map=cast(Any, source.view.how))

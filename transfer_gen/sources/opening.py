@@ -17,7 +17,7 @@ def open(
     vocabulary: str = foreign.REFUSE, model: own.Model | None = None,
     base: own.Source | None = None,
 ) -> own.Source:
-  """Opens a checkpoint under our names; reads no array.
+  r"""Opens a checkpoint under our names; reads no array.
 
   Args:
     path: A run's workdir or one of its checkpoints; a file or folder of another
@@ -39,6 +39,18 @@ def open(
   Raises:
     errors.UserError: If nothing is there that can be read, or an argument does not
       apply to what is there.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from transfer_gen import sources
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "words.vec"
+    >>> _ = path.write_text("2 3\ncat 1 0 0\ndog 0 1 0\n")
+    >>> source = sources.open(path)
+    >>> source.specs["embed/embedding"].shape
+    (2, 3)
+    >>> [(name, array)] = source.read(["embed/embedding"])
+    >>> array.tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
   """
   path = epath.Path(path)
   opener, vectors = _opener_of(path), word_vectors.recognizes(path)
@@ -82,6 +94,16 @@ def leaves(
 
   Raises:
     errors.UserError: As `open`.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from transfer_gen import sources
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.npz"
+    >>> np.savez(path, **{"lstm.0.bias": np.zeros(8, np.float32)})
+    >>> title, specs = sources.leaves(path)
+    >>> {name: spec.shape for name, spec in specs.items()}
+    {'lstm.0.bias': (8,)}
   """
   opener = _opener_of(epath.Path(path))
   found = open(path, step) if opener is None or step >= 0 else opener()
@@ -89,7 +111,20 @@ def leaves(
 
 
 def is_foreign(path: epath.PathLike) -> bool:
-  """Whether a path holds a checkpoint of another framework."""
+  """Whether a path holds a checkpoint of another framework.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from transfer_gen import sources
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> np.savez(folder / "model.npz", bias=np.zeros(8))
+    >>> sources.is_foreign(folder / "model.npz")
+    True
+    >>> (folder / "run" / "checkpoints").mkdir(parents=True)
+    >>> sources.is_foreign(folder / "run")
+    False
+  """
   return _opener_of(epath.Path(path)) is not None
 
 

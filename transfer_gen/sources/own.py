@@ -150,11 +150,36 @@ def open_own(path: epath.PathLike, step: int = -1) -> Own:
 
   Raises:
     errors.UserError: If there is none.
+
+  Example:
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> from transfer_gen import checkpoint, sources
+    >>> workdir = tempfile.mkdtemp()
+    >>> checkpoints = checkpoint.Checkpoints(workdir)
+    >>> checkpoints.save_best(7, {"head/bias": jnp.zeros(4)}, {
+    ...     "axes": {"head/bias": {"axes": ["vocab"], "reads": []}}})
+    >>> checkpoints.wait()
+    >>> source = sources.open_own(workdir)
+    >>> source.step, source.specs["head/bias"].axes
+    (7, ('vocab',))
+    >>> checkpoints.close()
   """
   return Own(checkpoint.find(path, step))
 
 
 def is_run(path: epath.Path) -> bool:
-  """Whether a folder is a run's workdir, or a part of one."""
+  """Whether a folder is a run's workdir, or a part of one.
+
+  Example:
+    >>> import tempfile
+    >>> from etils import epath
+    >>> workdir = epath.Path(tempfile.mkdtemp())
+    >>> is_run(workdir)
+    False
+    >>> (workdir / "checkpoints").mkdir()
+    >>> is_run(workdir)
+    True
+  """
   return path.is_dir() and any(
       p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir())

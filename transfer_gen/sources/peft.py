@@ -162,7 +162,22 @@ class Adapter(source_lib.Source):
 
 
 def recognizes(raw: architecture.Raw) -> bool:
-  """Whether a checkpoint of another framework is an adapter that PEFT wrote."""
+  """Whether a checkpoint of another framework is an adapter that PEFT wrote.
+
+  Example:
+    >>> import tempfile
+    >>> from safetensors import numpy as safetensors
+    >>> from transfer_gen.formats import detect
+    >>> folder = epath.Path(tempfile.mkdtemp())
+    >>> safetensors.save_file(
+    ...     {"base_model.model.fc.lora_A.weight": np.zeros((2, 4), np.float32)},
+    ...     folder / "adapter_model.safetensors")
+    >>> recognizes(detect.opener_of(folder)())
+    False
+    >>> _ = (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    >>> recognizes(detect.opener_of(folder)())
+    True
+  """
   return raw.path.name == peft_modules.WEIGHTS and (
       architecture.beside(raw, peft_modules.CONFIG) is not None)
 

@@ -80,7 +80,17 @@ class WordVectors(source_lib.Source):
 
 
 def recognizes(path: epath.Path) -> bool:
-  """Whether a path is a file of word vectors, by its suffix."""
+  r"""Whether a path is a file of word vectors, by its suffix.
+
+  Example:
+    >>> import tempfile
+    >>> path = epath.Path(tempfile.mkdtemp()) / "words.vec"
+    >>> recognizes(path)
+    False
+    >>> _ = path.write_text("1 2\ncat 0.5 -1\n")
+    >>> recognizes(path)
+    True
+  """
   return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
