@@ -38,8 +38,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     sys.exit(2)
   if name not in declarations.COMMANDS:
     _fail(f"{name!r} is not a command.\n\n{help_lib.usage()}")
+  # Before flags are parsed, so that a wrong command line can still ask for help.
   if any(word in _HELP for word in words):
     _finish(help_lib.command(name))
+  # Both set environment variables, so they come before anything that imports JAX.
   # Only a process that was started for one command may replace itself.
   if argv is None and declarations.COMMANDS[name].computes:
     process.use_large_pages()
@@ -50,6 +52,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 def _run_command(name: str, words: Sequence[str]) -> None:
   try:
     values = flags.parse(name, words)
+    # Orbax logs each step of a save through absl.
     logging.set_verbosity(logging.ERROR)
     # By name, and only now: the modules of the commands import JAX.
     importlib.import_module(f"transfer_gen.commands.{name}").run(values)

@@ -41,6 +41,8 @@ class Checkpoints:
   def __init__(self, workdir: epath.PathLike, keep: int = 2):
     folder = epath.Path(workdir).resolve() / FOLDER  # Orbax needs an absolute path.
     _quiet()
+    # Two managers: `keep` counts the newest steps, and one manager would delete the
+    # best step once it is old.
     self._last = _manager(folder, keep)
     self._best = _manager(folder / BEST, 1)
 
@@ -56,6 +58,8 @@ class Checkpoints:
       opt_state: The optimizer state.
       facts: JSON types to store beside the arrays.
     """
+    # The caller decides when to save: without `force`, Orbax's own policy would ask
+    # whether the step is due.
     self._last.save(step, args=ocp.args.Composite(
         params=ocp.args.StandardSave(tree.unflatten(params)),
         opt_state=ocp.args.StandardSave(opt_state),
@@ -166,6 +170,8 @@ class Stored:
     shapes = _shapes(self.path / _STATE)
     groups = {path[0] for path in where}
 
+    # A group that is not wanted is left out as a whole; inside a wanted one, Orbax
+    # needs an entry for each leaf, and skips the bytes of those with a placeholder.
     def wanted(path: tuple[Any, ...], leaf: Any) -> Any:
       if _keys(path) not in where:
         return ocp.PLACEHOLDER
@@ -180,6 +186,7 @@ class Stored:
           restore_args=ocp.checkpoint_utils.construct_restore_args(item)))
     return {_keys(path): leaf
             for path, leaf in jax.tree_util.tree_flatten_with_path(read)[0]
+            # What was not read comes back as a placeholder.
             if _keys(path) in where}
 
   def read(
@@ -211,6 +218,7 @@ class Stored:
     batch, size = [], 0
     left = sum(self.specs[name].nbytes for name in names)
     for name in names:
+      # Not below a quarter of a batch, because each call takes time of its own.
       limit = min(_BATCH, max(left // 2, _BATCH // 4))
       if batch and size + self.specs[name].nbytes > limit:
         yield batch
@@ -273,6 +281,7 @@ def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
       facts = reader.restore(folder / "facts")
     leaves = tree.flatten(leaves)
+    # A leaf without axes cannot be related to any target; the error is caught below.
     assert leaves.keys() == facts["axes"].keys()
   except (AttributeError, AssertionError, KeyError, TypeError, ValueError,
           OSError) as error:
@@ -285,6 +294,8 @@ def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _folder(path: epath.Path, step: int) -> epath.Path:
   if not path.exists():
     raise errors.UserError(f"{path}: there is no such file or folder.")
+  # The folder of a step is named by its number alone. While Orbax writes it, the name
+  # ends in `.orbax-checkpoint-tmp`, so an unfinished checkpoint is never found here.
   if (path / "params").exists() and path.name.isdigit():
     return path
   root = path / FOLDER if (path / FOLDER).exists() else path

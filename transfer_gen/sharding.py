@@ -10,6 +10,8 @@ from transfer_gen import tree
 
 _AXES = ("data", "fsdp", "tensor")
 # Mesh axis by logical axis. `gates`, `kv` and `position` are never divided.
+# `tensor` divides what a block produces and contracts again by itself (Megatron-LM,
+# Shoeybi et al., 2019); `fsdp` divides `embed`, which nearly every large leaf carries.
 # Flax's own logical_to_mesh_axes raises if an axis name occurs twice, as `hidden` does
 # in a recurrent kernel, so the names are mapped here.
 _RULES = {
@@ -35,6 +37,7 @@ def make_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mes
     raise errors.UserError(
         f"parallel: data={data} fsdp={fsdp} tensor={tensor}; fsdp and tensor must be"
         " at least 1, data at least 0.")
+  # At least 1, so that the message below does not say that the product is 0.
   data = data or max(count // (fsdp * tensor), 1)
   if data * fsdp * tensor != count:
     raise errors.UserError(
@@ -53,6 +56,8 @@ def partition_spec(
 
   A dimension stays whole if its size is not a multiple of the mesh axis.
   """
+  # JAX refuses a PartitionSpec that names a mesh axis twice, as `hidden` would do in a
+  # recurrent kernel (hidden, gates, hidden).
   taken: set[str | None] = set()
   parts: list[str | None] = []
   for axis, size in zip(spec.axes, spec.shape):
@@ -103,6 +108,7 @@ def of_state(
 
 def of_batch(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """Returns the sharding of a batch: rows are divided over data and fsdp."""
+  # Devices along `fsdp` share params, not work: each still computes rows of its own.
   return jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
 

@@ -29,6 +29,7 @@ class Axes(nn.LogicallyPartitioned):
       input axis and writes its output axis. If a name occurs twice, as in a recurrent
       kernel, its first dimension is the one that reads.
   """
+  # Static, like Flax's own `names`: jit and grad must see the value alone.
   reads: tuple[str, ...] = struct.field(default=(), pytree_node=False)
 
 
@@ -69,6 +70,8 @@ def flatten(tree: Any) -> dict[str, Any]:
   >>> flatten({"embed": {"kernel": 1}, "layers": [2, 3]})
   {'embed/kernel': 1, 'layers/0': 2, 'layers/1': 3}
   """
+  # A box is a pytree itself: without `is_leaf` only its value would come back, and the
+  # axes would be lost.
   leaves = jax.tree_util.tree_flatten_with_path(
       tree, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))[0]
   return {"/".join(_key(k) for k in path): leaf for path, leaf in leaves}
@@ -105,6 +108,7 @@ def specs(tree: Any, table: AxesTable | None = None) -> dict[str, Spec]:
   Raises:
     errors.UserError: If a leaf has no axis names or a wrong number of them.
   """
+  # Mistakes are collected, so that one error lists every leaf that has no axes.
   result, wrong = {}, []
   for name, leaf in flatten(tree).items():
     value = leaf.value if isinstance(leaf, Axes) else leaf
@@ -138,6 +142,8 @@ def match(patterns: Sequence[str], name: str) -> tuple[int, re.Match] | None:
   >>> index, found[1]
   (1, '7')
   """
+  # The whole name, so that `head` does not also own `lm_head` or `head/bias`. Patterns
+  # stay text in plans; `re` keeps those that it compiled.
   for index, pattern in enumerate(patterns):
     if found := re.fullmatch(pattern, name):
       return index, found
@@ -155,6 +161,7 @@ def fold(names: Iterable[str]) -> list[str]:
   ['a_0/b_0', 'a_1/b_1']
   """
   groups: dict[str, list[list[str]]] = {}
+  # NUL stands for the numbers, because no leaf name contains it.
   for name in dict.fromkeys(names):
     groups.setdefault(_NUMBER.sub("\0", name), []).append(_NUMBER.findall(name))
   return [line for skeleton, numbers in groups.items()
@@ -201,13 +208,16 @@ def _fold(between: Sequence[str], numbers: list[list[str]]) -> Iterator[str]:
 
 
 def _set(numbers: Iterable[str]) -> str:
+  # By value, because as text 10 would come before 2.
   values = sorted(set(map(int, numbers)))
   if values == list(range(values[0], values[-1] + 1)) and len(values) > 2:
     return f"{{{values[0]}..{values[-1]}}}"
+  # {0,1} is shorter than {0..1}, and says at once that there are two.
   return f"{{{','.join(map(str, values))}}}"
 
 
 def _key(entry: Any) -> str:
+  # Of a dict, of an attribute and of a sequence, in this order.
   for attribute in ("key", "name", "idx"):
     if hasattr(entry, attribute):
       return str(getattr(entry, attribute))
@@ -221,6 +231,7 @@ def _axes(name: str, leaf: Any, table: AxesTable) -> tuple[Any, Any]:
   if found is None:
     return None, ()
   axes: Any = tuple(table.values())[found[0]]
+  # The first element tells (axes, reads) from plain axes; a scalar's axes are ().
   if axes and not isinstance(axes[0], str):
     return axes
   return axes, ()

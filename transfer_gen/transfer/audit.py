@@ -97,6 +97,7 @@ def totals(audit: Audit) -> dict[str, dict[str, int]]:
   """
   rows = audit.rows
   target = count(row.spec for row in rows)
+  # A mean counts as mapped: it cannot be undone, as a copy can.
   of_how = lambda *hows: count(row.spec for row in rows if row.how in hows)
   return {
       "copied": of_how("copy"),
@@ -158,6 +159,7 @@ def coverage(audit: Audit) -> float:
   0.75
   """
   total = sum(row.spec.size for row in audit.rows)
+  # A target without params lacks nothing.
   return sum(_filled(audit.rows)) / total if total else 1.0
 
 
@@ -179,6 +181,7 @@ def check_coverage(audit: Audit, least: float) -> None:
     return
   missing = [(row, row.spec.size - filled)
              for row, filled in zip(audit.rows, _filled(audit.rows))]
+  # Folded by name and number, so that a thousand layers take one line of the message.
   folded = [(times * int(each), times, name) for times, (name, each) in
             fold.fold([(row.name, str(lacks)) for row, lacks in missing if lacks])]
   folded.sort(key=lambda line: -line[0])
@@ -251,6 +254,7 @@ def _filled(rows: Sequence[rows_json.Row]) -> list[int]:
       key = id(change.binding)
       if key not in entries:
         entries[key] = _entries(change.binding)
+      # Maps act on dimensions independently, so the shares multiply.
       size = size // row.spec.shape[change.dim] * entries[key]
     filled.append(size)
   return filled
@@ -258,6 +262,7 @@ def _filled(rows: Sequence[rows_json.Row]) -> list[int]:
 
 def _entries(binding: plan_lib.Binding) -> int:
   has = np.asarray(binding.index) >= 0
+  # Mixed entries are -1 in `index`, and still come from the source.
   if binding.mixture is not None:
     has[binding.mixture.rows] = True
   return int(has.sum())

@@ -66,6 +66,8 @@ class MatchTokens:
       ValueError: If a vocabulary is unknown or has more tokens than the axis has rows,
         or if the mixture was made for other vocabularies.
     """
+    # `bind` raises plain ValueErrors without a full stop: `resolve` puts the axis and
+    # the leaves before them and collects them.
     source, target = sizes.source_vocabulary, sizes.target_vocabulary
     for side, vocab, rows in (
         ("source", source, sizes.source), ("target", target, sizes.target)):
@@ -145,9 +147,11 @@ class Grow:
     if axis in ("heads", "kv_heads"):
       index = index * source // target
     else:
+      # In turns, so that the numbers of copies differ by one at most.
       index %= source
     copies = np.bincount(index, minlength=source)
     kept = "function changes" if why else "function kept"
+    # Every entry has a source, so `fresh` is not used here; "zeros" costs nothing.
     return plan_lib.Binding(
         index=index, fresh="zeros", noise=self.noise,
         share=(1.0 / copies[index]).astype(np.float32),
@@ -155,6 +159,7 @@ class Grow:
 
 
 @plan_lib.axis_map
+# eq=False, because comparing arrays gives an array and no truth value.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Select:
   """Keeps the listed entries, in their order: a narrower axis, or another order.
@@ -183,6 +188,7 @@ class Select:
       raise ValueError(
           f"Select names entries {index.min()} to {index.max()}, and the source has"
           f" 0 to {sizes.source - 1}")
+    # A set for the count, because an entry may be listed twice.
     return plan_lib.Binding(
         index=index, fresh="zeros",
         note=f"{sizes.axis}: {len(set(index.tolist()))} of {sizes.source} selected")
@@ -305,12 +311,14 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
     near = max(round(target / source), 1) * source
     return (f"growing `{axis}` from {source} keeps the function at whole multiples,"
             f" and {target} is none; the nearest is {near}")
+  # Heads may grow with rotary positions: the angles depend on the size of a head alone.
   if axis == "kv" and target > source and sizes.source_constants.get("rotary"):
     return ("rotary positions rotate the features of `kv` by angles that depend on its"
             " size, so growing it changes the function; grow `heads` instead")
   if axis in sizes.source_constants.get("undivided", ()):
     return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
             " scale has an offset (norm_offset), or there is none (final_norm)")
+  # Constants of a source that states none are unknown and cannot be compared.
   for name in _CONSTANTS.get(axis, ()):
     old, new = (constants.get(name) for constants in
                 (sizes.source_constants, sizes.target_constants))
@@ -325,6 +333,7 @@ def _stretched(source: int, target: int) -> tuple[np.ndarray, plan_lib.Mixture]:
   """Interpolates linearly from `source` to `target` entries; the ends stay ends."""
   at = np.linspace(0, source - 1, target)
   low = np.floor(at).astype(np.int32)
+  # The last entry has weight 0 on its upper neighbour, which does not exist.
   high = np.minimum(low + 1, source - 1)
   weight = (at - low).astype(np.float32)
   return np.full(target, -1, np.int32), plan_lib.Mixture(

@@ -61,6 +61,7 @@ def mistakes(
       re.compile(pattern)
     except re.error as error:
       lines.append(f"{owner}: {pattern!r} is no regular expression: {error}.")
+  # Axes by the target alone: sources may carry more, in leaves that stay behind.
   axes = {axis for spec in target.values() for axis in spec.axes}
   for axis in dict.fromkeys(on.axis for on in plan.axes):
     if axis == "position" and axis not in axes:
@@ -177,6 +178,7 @@ def unread(
       shown = f"{checkpoint}:{name}" if checkpoint else name
       if found := tree.match(plan.unused_source, shown):
         listed[found[0]] = True
+      # A search in the text, because misfits name leaves within sentences.
       elif name not in reported:
         left.append(shown)
   lines = []
@@ -210,6 +212,7 @@ def torn_heads(rows: Sequence[Any]) -> list[str]:
       key = keys[_grandparent(row.name)]
       if why := _torn(_along(row, "heads"), _along(key, "kv_heads")):
         torn.setdefault(why, []).append(row.name)
+  # By cause: with equal maps, all layers are torn in the same way.
   return [f"{', '.join(tree.fold(names))}: {why}" for why, names in torn.items()]
 
 
@@ -235,6 +238,7 @@ def _torn(
     return None
   for head in range(new):
     copied = head if query is None else int(query.index[head])
+    # The model pairs heads in rows: `new // kv_new` neighbours share a key-value head.
     here = head // (new // kv_new)
     if copied < 0:
       continue
@@ -257,5 +261,6 @@ def _entries(binding: plan_lib.Binding | None, entry: int) -> set[int]:
   if binding.mixture is None:
     return set()
   at = np.flatnonzero(binding.mixture.rows == entry)
+  # Weight 0 fills up rows with fewer parts than others, so it is no part.
   return {int(i) for m in at for i, w in zip(
       binding.mixture.index[m], binding.mixture.weights[m]) if w}

@@ -42,6 +42,7 @@ def rows(there: audit_lib.Audit, here: audit_lib.Audit) -> list[str]:
     if old != new:
       lines.append((name, *_apart(old, new)))
   found: list[tuple[str, ...]] = [("leaf", "leaves", "there", "here")]
+  # Three cells carry the numbers of layers: the name, and the sources of both sides.
   for times, (name, *cells) in fold.fold(lines, linked=3):
     sides = [", ".join(filter(None, cells[side::2])) for side in (0, 1)]
     found.append((name, str(times), *sides))
@@ -54,6 +55,7 @@ def _seen(audit: audit_lib.Audit) -> dict[str, tuple[str, ...]]:
   digests: dict[int, str] = {}
   seen: dict[str, tuple[str, ...]] = {}
   for row in audit.rows:
+    # Not the rule's index: rules in another order may do the same to the leaf.
     _, source, _, _, how, _ = table.cells(row)
     seen[row.name] = (
         "" if source == "-" else f"from {source}",
@@ -90,10 +92,12 @@ def _changes(row: resolve.Row, digests: dict[int, str]) -> str:
 
 
 def _digest(binding: plan_lib.Binding) -> str:
+  # By content, because the bindings of two audits are different objects.
   mixture = binding.mixture
   parts = [binding.index, binding.share] + (
       [] if mixture is None else [mixture.rows, mixture.index, mixture.weights])
   found = hashlib.sha256(f"{binding.fresh} {binding.noise}".encode())
   for part in parts:
+    # None must differ from an array without entries.
     found.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
   return found.hexdigest()

@@ -42,9 +42,11 @@ def apply(
   # Entries without a source read entry 0 here; `where` replaces them at the end.
   result = jnp.take(value, jnp.maximum(index, 0), axis=dim)
   if reads and binding.share is not None:
+    # The share is f32, and would turn a leaf of half precision into f32.
     result *= along(jnp.asarray(binding.share)).astype(value.dtype)
     if binding.noise:
       result += binding.noise * _opposed(value, index, dim, result.shape, key)
+  # After the shares: the weights of a mixed row are all that it is scaled by.
   if binding.mixture is not None:
     result = _mix(value, binding.mixture, dim, result)
   padded = along(index == plan_lib.PADDED)
@@ -113,6 +115,7 @@ def _fresh(
     key: jax.Array,
 ) -> jax.Array:
   """Returns fresh entries, in a shape that broadcasts to `shape`."""
+  # A scalar broadcasts in `where`, which saves an array as large as the leaf.
   if how in ("zeros", "init"):
     return jnp.zeros((), value.dtype)
   mean = jnp.mean(value, axis=dim, keepdims=True)
@@ -149,8 +152,10 @@ def _opposed(
   """Draws noise that sums to zero over the copies of each entry."""
   drawn = jnp.moveaxis(jax.random.normal(key, shape, value.dtype), dim, 0)
   sums = jax.ops.segment_sum(drawn, index, value.shape[dim])
+  # Only Grow sets noise, and it copies each source entry at least once: no count is 0.
   copies = jax.ops.segment_sum(jnp.ones(index.shape, value.dtype), index,
                                value.shape[dim])
   mean = sums / copies.reshape(-1, *[1] * (drawn.ndim - 1))
   opposed = jnp.moveaxis(drawn - mean[index], 0, dim)
+  # Relative to the size of the params, so that one `noise` suits all leaves.
   return opposed * jnp.sqrt(jnp.mean(jnp.square(value)))

@@ -29,6 +29,7 @@ def fold(
     first occur.
   """
   alike: dict[tuple[str, ...], list[Sequence[str]]] = {}
+  # NUL stands for the numbers, because no cell contains it.
   for line in lines:
     key = (*(_NUMBER.sub("\0", cell) for cell in line[:linked]), *line[linked:])
     alike.setdefault(key, []).append(line)
@@ -41,6 +42,8 @@ def _pieces(lines: list[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
   if len(tree.fold(line[0] for line in lines)) == 1:
     yield lines
     return
+  # As in `tree.fold`, names that are no full grid of their numbers are split by the
+  # first number that varies; here the other cells have to follow.
   numbers = [_NUMBER.findall(line[0]) for line in lines]
   first = next(i for i, column in enumerate(zip(*numbers)) if len(set(column)) > 1)
   parts: dict[str, list[Sequence[str]]] = {}
@@ -62,6 +65,8 @@ def _folded(lines: list[Sequence[str]], linked: int) -> tuple[str, ...]:
 
 def _follow(cells: list[str], known: set[tuple[str, ...]]) -> str:
   """Folds cells that share their texts; `known` are the columns of numbers in names."""
+  # A set such as {0..5} says which number belongs to which name only if it runs along
+  # with the names. Other numbers are listed one by one.
   between = _NUMBER.split(cells[0])
   shown = [
       column[0] if len(set(column)) == 1 else
@@ -77,5 +82,6 @@ def _rises(column: Sequence[str]) -> bool:
 
 def _listed(column: Sequence[str]) -> str:
   if len(column) > _SHOWN:
+    # The last one stays, so that a reader sees where the list ends.
     column = [*column[:_SHOWN - 2], "..", column[-1]]
   return f"{{{','.join(column)}}}"

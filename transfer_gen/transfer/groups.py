@@ -14,6 +14,7 @@ from transfer_gen.transfer import plan as plan_lib
 # Adapters whose untrained value is not zero, such as one or the norm of a column:
 # decay would pull them away from it.
 _NO_DECAY = rf"{plan_lib.NO_DECAY}|.*_(bias|scale|magnitude)"
+# Last, because it matches everything that no earlier group owns.
 _REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
 _Model = config_lib.Decoder | config_lib.Recurrent
 # A model's config, the specs of its params, or groups from the top to the bottom.
@@ -146,6 +147,7 @@ def low_rank(
                   if isinstance(adapter, config_adapters.LoRA))
   groups = (plan_lib.Group(name="adapters", params=config_adapters.leaves(adapters),
                            no_decay=_NO_DECAY), _REST)
+  # `resolve` refuses a group that owns no leaf, and only LoRA has factors B.
   if ratio == 1 or not fast:
     return groups
   # Before the group of all adapters, because the first group that matches wins.
@@ -164,6 +166,7 @@ def bitfit() -> tuple[plan_lib.Group, ...]:
 
 
 def _groups(target: Target) -> tuple[plan_lib.Group, ...]:
+  # Recipes take each other's groups, which is how they are combined.
   if isinstance(target, Sequence):
     return tuple(target)
   return by_layer(target)

@@ -51,6 +51,7 @@ def by_weights(
         f"importance: leaves {params!r} of the source carry axis `{axis}` at"
         f" {sorted(sizes) or 'no'} sizes, must be one size. Narrow params.")
   scores = np.zeros(sizes.pop())
+  # Leaf by leaf as they are read, so that the f64 copy of one leaf is held at a time.
   for name, value in source.read(names):
     # f64, because a leaf may have millions of squares to sum.
     squares = np.square(np.asarray(value, np.float64))
@@ -83,5 +84,6 @@ def by_scores(scores: np.ndarray, size: int) -> axes_lib.Select:
     raise errors.UserError(
         f"importance: size is {size}, must be from 1 to {len(scores)}, the number of"
         " entries.")
+  # Stable, so that equal scores give the same plan each time.
   best = np.argsort(-np.asarray(scores), kind="stable")[:size]
   return axes_lib.Select(index=np.sort(best).astype(np.int32))

@@ -91,9 +91,10 @@ def read_words(
   r"""Returns the words that `read` reads, without their vectors.
 
   >>> import tempfile
-  >>> path = epath.Path(tempfile.mkdtemp()) / "words.vec"
-  >>> _ = path.write_text("2 3\ncat 0 1 2\ndog 3 4 5\n")
-  >>> read_words(path), text_shape(path), read(path, limit=1).values.tolist()
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = epath.Path(folder) / "words.vec"
+  ...   _ = path.write_text("2 3\ncat 0 1 2\ndog 3 4 5\n")
+  ...   read_words(path), text_shape(path), read(path, limit=1).values.tolist()
   ((b'cat', b'dog'), (2, 3), [[0.0, 1.0, 2.0]])
 
   Raises:
