@@ -1,4 +1,4 @@
-"""Zip archives as checkpoints use them: members by name, or by byte range."""
+"""Reads members of zip archives, by name or by byte range."""
 
 import struct
 import zipfile
@@ -13,10 +13,10 @@ _INFLATE = 1100
 
 
 def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
-  """Files in an archive by name.
+  """Returns the files in an archive by name.
 
   Raises:
-    errors.UserError: If two have one name, one is encrypted, or a size is absurd.
+    errors.UserError: If two have one name, one is encrypted, or a size cannot be true.
   """
   found = {}
   with path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -41,21 +41,21 @@ def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def read(path: epath.Path, info: zipfile.ZipInfo) -> bytes:
-  """A small member, whole."""
+  """Reads a whole member into memory; it must be small."""
   with path.open("rb") as file, zipfile.ZipFile(file) as archive:
     return archive.read(info)
 
 
 def stored(info: zipfile.ZipInfo) -> bool:
-  """Whether a member's bytes lie in the archive as they are."""
+  """Returns whether a member's bytes lie in the archive uncompressed."""
   return info.compress_type == zipfile.ZIP_STORED
 
 
 def offset(path: epath.Path, info: zipfile.ZipInfo) -> int:
-  """Where the bytes of a stored member begin.
+  """Returns where the data of a stored member begins, in bytes.
 
   Raises:
-    errors.UserError: If the archive has none there.
+    errors.UserError: If there is no such member at the place that the archive gives.
   """
   assert stored(info)
   with path.open("rb") as file:

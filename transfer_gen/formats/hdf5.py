@@ -31,15 +31,16 @@ _FLOATS = {2: (10, 5, 0, 10, 15), 4: (23, 8, 0, 23, 127), 8: (52, 11, 0, 52, 102
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-  """An array, not read yet.
+  """An array that has not been read yet.
 
   Attributes:
-    shape: Sizes.
-    dtype: As stored.
-    offset: Where its bytes lie, in C order; None: in chunks.
-    tree: Where the tree of its chunks lies.
-    chunk: Sizes of a chunk.
-    filters: What each chunk went through, in order: "shuffle", "deflate" or
+    shape: Its shape.
+    dtype: Its dtype, in the byte order of the file.
+    offset: Where its bytes begin, in bytes from the start of the file; they lie in C
+      order. If None, the array is stored in chunks.
+    tree: Address of the B-tree of its chunks.
+    chunk: Shape of a chunk.
+    filters: Filters that were applied to each chunk, in order: "shuffle", "deflate" or
       "checksum".
   """
   shape: tuple[int, ...]
@@ -51,13 +52,13 @@ class Dataset:
 
 
 class File:
-  """Objects of an HDF5 file.
+  """An open HDF5 file, whose objects are read by their address.
 
   Every method raises `errors.UserError`, or struct.error and the like, where the file
   is broken: use it under `raw.malformed`.
 
   Attributes:
-    root: The group of all.
+    root: Address of the root group.
   """
 
   def __init__(self, file: IO[bytes], start: int = 0):
@@ -85,7 +86,7 @@ class File:
     self.root = self._number(root)
 
   def take(self, address: int, size: int) -> bytes:
-    """Bytes at an address."""
+    """Reads `size` bytes at an address."""
     # Python integers do not wrap around, so one comparison also refuses negative sizes
     # and sums beyond 64 bits.
     if not 0 <= address <= address + size <= self._size:
@@ -94,7 +95,7 @@ class File:
     return self._file.read(size)
 
   def links(self, address: int) -> dict[str, int]:
-    """What is in a group; {} where it is none, or empty."""
+    """Returns the addresses in a group by name; {} if it is empty or no group."""
     if address in self._known:
       return self._known[address]
     found = {}
@@ -121,7 +122,7 @@ class File:
     return found
 
   def texts(self, address: int, attribute: str) -> list[str] | None:
-    """An attribute of texts; None where there is none of that name."""
+    """Returns an attribute of texts, or None if there is none of that name."""
     for kind, body in self._messages(address):
       if kind == _ATTRIBUTE:
         name, datatype, space, data = _attribute(body)
@@ -130,7 +131,7 @@ class File:
     return None
 
   def dataset(self, address: int) -> Dataset | None:
-    """An array; None where the object is none."""
+    """Returns the array at an address, or None if the object is no array."""
     # Reversed, so that the first message of each kind is the one that counts.
     messages = dict(reversed(self._messages(address)))
     if _LAYOUT not in messages:
@@ -163,7 +164,7 @@ class File:
                    filters=_filters(messages.get(_FILTERS, b"\2\0")))
 
   def chunks(self, dataset: Dataset) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
-    """Yields first indices, address, bytes and mask of skipped filters of each chunk.
+    """Yields (first indices, address, bytes, mask of skipped filters) of each chunk.
 
     Section III.A.1 of the specification.
     """
@@ -178,11 +179,11 @@ class File:
     return struct.unpack("<Q", self.take(address, 8))[0]
 
   def _messages(self, address: int) -> list[tuple[int, bytes]]:
-    """The messages of an object's header, of either version (section IV.A.1)."""
+    """Returns (kind, body) of each message of a header (section IV.A.1)."""
     return [(kind, body) for kind, body, _ in self._placed_messages(address)]
 
   def _placed_messages(self, address: int) -> Iterator[tuple[int, bytes, int]]:
-    """Likewise, and where each lies."""
+    """Yields (kind, body, address) of each message of an object's header."""
     start = self.take(address, 16)
     if start[:4] == b"OHDR":
       # Flag 0x20 adds four times of 4 bytes, and 0x10 two limits of 2 bytes; the low
@@ -220,12 +221,12 @@ class File:
         at += length
 
   def _compact(self, address: int, layout: bytes) -> int:
-    """Where the bytes of an array lie that is kept in its header."""
+    """Returns the address of an array's bytes that lie in its own header."""
     return next(at for kind, body, at in self._placed_messages(address)
                 if kind == _LAYOUT and body == layout) + 4
 
   def _tree(self, address: int, kind: int, key: struct.Struct):
-    """Keys and children of the leaves of a B-tree (section III.A.1)."""
+    """Yields (key, child) of the leaves of a B-tree (section III.A.1)."""
     # A node takes 24 bytes, so a walk that needs more nodes and entries than fit into
     # the file goes in circles.
     ahead, left = [address], self._size // 24
@@ -248,7 +249,7 @@ class File:
         yield from ((key.unpack_from(node, at), child(at)) for at in places)
 
   def _symbols(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
-    """Links of a group in the old form (sections III.B to III.D)."""
+    """Yields the links of a group in the old form (sections III.B to III.D)."""
     head = self.take(heap, 32)
     size, _, where = struct.unpack_from("<QQQ", head, 8)
     if head[:4] != b"HEAP":
@@ -282,7 +283,7 @@ class File:
     return [value.rstrip(b"\0").decode() for value in values]
 
   def _heaped(self, length: int, address: int, index: int) -> bytes:
-    """A text of variable length (section III.E)."""
+    """Reads a text of variable length from a global heap (section III.E)."""
     head = self.take(address, 16)
     if head[:4] != b"GCOL":
       raise errors.UserError("a heap of it is broken.")
@@ -298,7 +299,7 @@ class File:
 
 
 def _link(body: bytes) -> tuple[str, int]:
-  """A link of a group in the new form (section IV.A.2.g)."""
+  """Parses a link of a group in the new form (section IV.A.2.g)."""
   flags, at = body[1], 2
   if flags & 8 and body[2]:
     raise errors.UserError("it holds links to elsewhere.")
@@ -310,7 +311,7 @@ def _link(body: bytes) -> tuple[str, int]:
 
 
 def _attribute(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-  """Name, datatype, dataspace and data of an attribute (section IV.A.2.m)."""
+  """Splits an attribute: name, datatype, dataspace, data (section IV.A.2.m)."""
   version, flags = body[0], body[1]
   if version not in (1, 2, 3) or version > 1 and flags & 3:
     raise errors.UserError("an attribute of it is of a form that is not read.")
@@ -324,7 +325,7 @@ def _attribute(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 def _shape(body: bytes) -> tuple[int, ...]:
-  """A dataspace (section IV.A.2.b)."""
+  """Parses a dataspace (section IV.A.2.b)."""
   # In version 2, type 2 is a null dataspace, which has no elements and no rank.
   version, rank = body[:2]
   if version not in (1, 2) or version == 2 and body[3] == 2:
@@ -337,7 +338,7 @@ def _size(datatype: bytes) -> int:
 
 
 def _dtype(body: bytes) -> np.dtype:
-  """A datatype of numbers (section IV.A.2.d)."""
+  """Parses a datatype of numbers (section IV.A.2.d)."""
   kind, bits, size = body[0] & 15, body[1], _size(body)
   order = ">" if bits & 1 else "<"
   if kind == _FIXED and size in (1, 2, 4, 8):
@@ -354,7 +355,7 @@ def _dtype(body: bytes) -> np.dtype:
 
 
 def _filters(body: bytes) -> tuple[str, ...]:
-  """A filter pipeline (section IV.A.2.l)."""
+  """Parses a filter pipeline (section IV.A.2.l)."""
   version, count = body[:2]
   at, found = 8 if version == 1 else 2, []
   for _ in range(count):

@@ -12,10 +12,11 @@ _INFLATE = 1100
 
 
 def read(file: hdf5.File, dataset: hdf5.Dataset) -> np.ndarray:
-  """Puts an array together.
+  """Reads an array from its chunks.
 
   Raises:
-    errors.UserError: If chunks are missing or do not fit; before memory is taken.
+    errors.UserError: If chunks are missing or do not fit. It is raised before memory is
+      allocated.
   """
   chunks = {at: where for at, *where in file.chunks(dataset)}
   grid = [-(-n // c) for n, c in zip(dataset.shape, dataset.chunk)]
@@ -44,7 +45,7 @@ def read(file: hdf5.File, dataset: hdf5.Dataset) -> np.ndarray:
 
 def _undone(
     data: bytes, dataset: hdf5.Dataset, mask: int, nbytes: int) -> bytes:
-  """A chunk before its filters, which act in their order on writing."""
+  """Undoes the filters of a chunk, the last one first."""
   for number, name in reversed(list(enumerate(dataset.filters))):
     # A set bit says that the writer skipped this filter for this chunk, for example
     # where deflate gained nothing.
@@ -64,7 +65,7 @@ def _undone(
 
 
 def _unshuffled(data: bytes, itemsize: int) -> bytes:
-  """Bytes of elements together again; what is left over stays at the end."""
+  """Puts the bytes of each element together; a remainder stays at the end."""
   whole = len(data) // itemsize * itemsize
   # Shuffling stores the first bytes of all elements, then all second bytes and so on:
   # exponents lie together and compress better.

@@ -33,10 +33,10 @@ def write(
   """Writes a file.
 
   Args:
-    path: Where to; what is there is replaced.
-    arrays: By name, with groups before slashes; floats and integers.
-    attributes: Texts by name, one or a list, by the group; "" is the root. Groups
-      that hold no arrays are made.
+    path: The file to write. An existing file is replaced.
+    arrays: Arrays of floats or integers by name, e.g. `group/inner/name`.
+    attributes: Attributes by group and name, each a text or a list of texts; "" is the
+      root group. Groups without arrays are created. If None, there are none.
 
   Raises:
     errors.UserError: If a name is a group as well, or an array is of another type.
@@ -64,7 +64,7 @@ def write(
 
 
 def _below(node: dict, groups: Sequence[str]) -> dict:
-  """The group of a path, made where it is not there."""
+  """Returns the group at a path and creates what is missing."""
   for group in groups:
     node = node.setdefault(group, {})
     if not isinstance(node, dict):
@@ -73,7 +73,7 @@ def _below(node: dict, groups: Sequence[str]) -> dict:
 
 
 def _group(file: IO[bytes], node: Mapping, attributes: Mapping, path: str = "") -> int:
-  """Writes what is in a group, then the group; returns where it lies."""
+  """Writes the contents of a group, then the group; returns its address."""
   below = f"{path}/" if path else ""
   # Children are written first because a link holds the address of its child.
   links = {name: _group(file, child, attributes, below + name)
@@ -132,7 +132,7 @@ def _datatype(dtype: np.dtype) -> bytes:
 
 
 def _object(file: IO[bytes], messages: list[tuple[int, bytes]]) -> int:
-  """An object's header (section IV.A.1.a)."""
+  """Writes an object's header (section IV.A.1.a); returns its address."""
   body = b""
   for kind, data in messages:
     data += bytes(-len(data) % 8)

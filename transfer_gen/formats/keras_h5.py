@@ -30,12 +30,12 @@ _COUNTER = re.compile(r"_\d+$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Chunked:
-  """A leaf that HDF5 keeps in chunks.
+  """A leaf that is stored in chunks.
 
   Attributes:
     path: The file.
-    start: Where HDF5 begins in it.
-    dataset: What is known of it.
+    start: Where HDF5 begins in the file, in bytes.
+    dataset: The description of the array.
   """
   path: epath.Path
   start: int
@@ -52,17 +52,19 @@ class _Chunked:
     return self.dataset.dtype
 
   def read(self) -> np.ndarray:
-    """Puts it together."""
+    """Reads the array from its chunks."""
     with self.path.open("rb") as file:
       value = hdf5_chunks.read(hdf5.File(file, self.start), self.dataset)
     return value.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 def open_file(path: epath.Path) -> raw.Raw:
-  """Opens a file; reads names and shapes alone. Its config is a fact, where it has one.
+  """Opens a file and reads only names and shapes.
+
+  If the file holds the model's config, it becomes the fact `model_config`.
 
   Raises:
-    errors.UserError: If it is malformed, or holds links or more than numbers.
+    errors.UserError: If it is malformed, or holds links or arrays that are not numbers.
   """
   facts, start = {}, 0
   with raw.malformed(path, KIND):
@@ -93,7 +95,7 @@ def open_file(path: epath.Path) -> raw.Raw:
 
 
 def _weights(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
-  """Weights by the names that they get, with no optimiser's."""
+  """Yields (name, array) of each weight; those of optimisers are left out."""
   root = file.root
   top = file.links(root)
   # `model.save` puts the layers below this group; `save_weights` puts them in the root.
@@ -122,7 +124,7 @@ def _weights(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
 
 
 def _numbered(file: hdf5.File) -> Iterator[tuple[str, hdf5.Dataset]]:
-  """Keras 3: all datasets, in the order of their numbers."""
+  """Yields (path, array) of a Keras 3 file in the order of their numbers."""
   ahead, seen = [("", file.root)], 0
   while ahead:
     path, address = ahead.pop()
@@ -149,7 +151,7 @@ def _ordinal(key: str) -> tuple[int, str]:
 
 
 def _shortened(names: Sequence[str]) -> list[str]:
-  """The shortest ends of names that still tell a layer's weights apart."""
+  """Returns the shortest endings by which a layer's weights still differ."""
   # TensorFlow ends names with the output of an operation, as in `kernel:0`.
   parts = [name.split(":")[0].split("/") for name in names]
   # Counters depend on what else the process had built before it saved the model
@@ -164,7 +166,7 @@ def _shortened(names: Sequence[str]) -> list[str]:
 
 
 def _names(file: hdf5.File, group: int, attribute: str) -> list[str] | None:
-  """A list of names; long ones are kept in several attributes."""
+  """Returns a list of names, which may be split over several attributes."""
   whole = file.texts(group, attribute)
   if whole is not None:
     return whole
@@ -177,7 +179,7 @@ def _names(file: hdf5.File, group: int, attribute: str) -> list[str] | None:
 
 
 def _below(file: hdf5.File, group: int, path: str) -> int:
-  """What lies below a group."""
+  """Returns the address of an object at a path below a group."""
   for key in path.split("/"):
     links = file.links(group)
     if key not in links:

@@ -21,11 +21,13 @@ _FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size
 
 
 def open_file(path: epath.Path) -> raw.Raw:
-  """Opens a file; reads its header alone. Its sizes and `shared_classifier` are facts.
+  """Opens a file and reads only its header.
+
+  The sizes in the header and `shared_classifier` become facts.
 
   Raises:
-    errors.UserError: If its header is none, the file's size is another, or its weights
-      are quantised.
+    errors.UserError: If the header makes no sense, the file has another size than it
+      gives, or the weights are quantised.
   """
   with raw.malformed(path, KIND):
     config, start, version = _header(path)
@@ -44,7 +46,7 @@ def open_file(path: epath.Path) -> raw.Raw:
 
 
 def _header(path: epath.Path) -> tuple[dict[str, int | bool], int, int]:
-  """Sizes, where the tensors begin, and the format's version."""
+  """Returns the sizes, where the tensors begin, and the version."""
   with path.open("rb") as file:
     head = file.read(_VERSION_1_BYTES)
   # Version 0 begins with the width, which is never as large as the magic number
@@ -72,7 +74,7 @@ def _header(path: epath.Path) -> tuple[dict[str, int | bool], int, int]:
 
 
 def _shapes(config: Mapping[str, int], version: int) -> dict[str, tuple[int, ...]]:
-  """Shapes of the tensors in the order of the file."""
+  """Returns the shapes of the tensors in the order of the file."""
   d, f, n, h, g, v, t = (config[name] for name in _FIELDS)
   k = d // h
   order: dict[str, tuple[int, ...]]

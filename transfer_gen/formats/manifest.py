@@ -15,7 +15,7 @@ FILE = "manifest.json"
 
 
 def open_folder(path: epath.Path) -> raw.Raw:
-  """Opens a folder; reads its manifest alone.
+  """Opens a folder and reads only its manifest.
 
   Raises:
     errors.UserError: If the manifest is malformed, or a file is missing or of another

@@ -29,7 +29,7 @@ class _Compressed:
   Attributes:
     path: The archive.
     info: The member.
-    extent: Where the leaf lies in the member.
+    extent: Where the leaf lies in the uncompressed member.
   """
   path: epath.Path
   info: zipfile.ZipInfo
@@ -46,7 +46,7 @@ class _Compressed:
     return self.extent.dtype
 
   def read(self) -> np.ndarray:
-    """Inflates it; the archive's checksum is checked."""
+    """Decompresses the member and checks its checksum."""
     with (self.path.open("rb") as file, zipfile.ZipFile(file) as zipped,
           zipped.open(self.info) as member):
       # The header is read and dropped: a compressed member has no address to go to.
@@ -55,7 +55,7 @@ class _Compressed:
 
 
 def open_npz(path: epath.Path) -> raw.Raw:
-  """Opens an archive of arrays; reads their headers alone.
+  """Opens an archive of arrays and reads only their headers.
 
   Raises:
     errors.UserError: If it is malformed, or a member is no array of numbers.
@@ -67,7 +67,7 @@ def open_npz(path: epath.Path) -> raw.Raw:
 
 
 def open_folder(path: epath.Path) -> raw.Raw:
-  """Opens a folder of `.npy`; a leaf's name is its file's.
+  """Opens a folder of `.npy` files; each leaf has the name of its file.
 
   Raises:
     errors.UserError: If a file is malformed or no array of numbers.
@@ -78,7 +78,7 @@ def open_folder(path: epath.Path) -> raw.Raw:
 
 
 def leaf(path: epath.Path) -> raw.Extent:
-  """The array of one `.npy`; reads its header alone.
+  """Opens one `.npy` file and reads only its header.
 
   Raises:
     errors.UserError: If the file is malformed or no array of numbers.
@@ -104,7 +104,7 @@ def _member(path: epath.Path, name: str, info: zipfile.ZipInfo) -> raw.Leaf:
 
 
 def _header(file: IO[bytes], path: epath.Path, end: int) -> raw.Extent:
-  """The array that begins where a file stands and ends at `end`."""
+  """Reads the header at the file's position; the array must end at `end`."""
   version = np.lib.format.read_magic(file)
   if version not in _HEADERS:
     raise errors.UserError(f"an array of format {version}, which holds no numbers.")

@@ -1,4 +1,4 @@
-"""Plain data out of pickles, without running what they say.
+"""Reads plain data from pickles without running any code.
 
 A pickle is a program for a small stack machine (see `pickletools`), and Python's own
 machine calls whatever it names. This one knows plain containers, numbers and texts;
@@ -28,13 +28,13 @@ def load(
     names: Mapping[str, Any],
     persistent: Callable[[Any], Any] | None,
 ) -> Any:
-  """The value that a pickle describes.
+  """Returns the value that a pickle describes.
 
   Args:
-    program: A file that stands at a pickle; it stands behind it then.
-    names: What may be named, `module.name`: functions, called with plain data or
-      with values that `persistent` and themselves made; or values.
-    persistent: Makes a value of a persistent id. If None, there may be none.
+    program: A file, positioned at a pickle. Afterwards it is positioned behind it.
+    names: What the pickle may name, by `module.name`: values, or functions, which are
+      called with plain data and with what `persistent` and other functions returned.
+    persistent: Returns the value of a persistent id. If None, the pickle may have none.
 
   Raises:
     errors.UserError: If it names anything else, or is no pickle.
@@ -52,7 +52,7 @@ def load(
 
 
 class _Machine:
-  """The stack, and what is remembered."""
+  """The stack machine: a stack and a memo."""
 
   def __init__(
       self, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None):
@@ -61,7 +61,7 @@ class _Machine:
     self._names, self._persistent = names, persistent
 
   def step(self, name: str, argument: Any) -> None:
-    """Takes one instruction."""
+    """Executes one instruction."""
     push, pop = self.stack.append, self.stack.pop
     if name in ("PROTO", "FRAME"):
       return
@@ -106,7 +106,7 @@ class _Machine:
           " Save it as safetensors.")
 
   def _to_mark(self) -> list[Any]:
-    """What lies above the last mark."""
+    """Pops what lies above the last mark, and the mark."""
     above = []
     while (value := self.stack.pop()) is not _MARK:
       above.append(value)

@@ -49,7 +49,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """What a pickle says of a tensor; nothing of it is checked yet."""
+  """What a pickle says about a tensor; nothing of it has been checked."""
   storage: Any
   offset: Any
   shape: Any
@@ -57,7 +57,7 @@ class _Tensor(NamedTuple):
 
 
 def open_file(path: epath.Path) -> raw.Raw:
-  """Opens a file; reads its pickle alone.
+  """Opens a file and reads only its pickle.
 
   Values that are neither tensors nor containers become facts of the checkpoint.
 
@@ -76,13 +76,13 @@ def open_file(path: epath.Path) -> raw.Raw:
 
 
 def looks_like(path: epath.Path) -> bool:
-  """Whether a file begins as PyTorch's do, of either form."""
+  """Returns whether a file begins as PyTorch files of either form do."""
   with path.open("rb") as file:
     return file.read(4) in (_ZIP, _OLD)
 
 
 def _zipped(path: epath.Path) -> tuple[Any, _Place, int]:
-  """What the pickle says, where storages lie, and the pickle's length."""
+  """Returns the pickle's value, where storages lie, and the pickle's length."""
   found = archive.members(path)
   # The members lie in a folder that has the name under which the file was first saved,
   # so it is found by what it holds.
@@ -140,7 +140,7 @@ def _one_after_the_other(path: epath.Path) -> tuple[Any, _Place, int]:
 
 
 def _names() -> dict[str, Any]:
-  """All that a pickle of tensors names."""
+  """Returns everything that a pickle of tensors may name."""
   storages = {f"torch.{name}": np.dtype(kind) for name, kind in _STORAGES.items()}
   return storages | {
       "collections.OrderedDict": lambda items=(): dict(items),
@@ -155,7 +155,7 @@ def _names() -> dict[str, Any]:
 
 
 def _storage(identity: Any) -> _Storage:
-  """The storage of a persistent id."""
+  """Returns the storage that a persistent id describes."""
   # The fourth entry is the device on which the storage was, which does not matter here.
   # A view of another storage is an old form that is refused.
   kind, dtype, key, _, count, *view = identity
@@ -166,7 +166,7 @@ def _storage(identity: Any) -> _Storage:
 
 
 def _flatten(value: Any, limit: int) -> tuple[dict[str, _Tensor], dict[str, Any]]:
-  """Tensors and other values by name; containers in containers are joined by "/".
+  """Returns tensors and other values by name; nested keys are joined by "/".
 
   A container that holds itself, or the same ones over and over, would never end: no
   honest pickle has more values than bytes.

@@ -60,9 +60,9 @@ class Extent:
   Attributes:
     path: The file.
     offset: Where its first element lies, in bytes.
-    shape: Sizes.
-    dtype: As stored, of either byte order.
-    strides: In elements, one a dimension. None: in C order, without gaps.
+    shape: Its shape.
+    dtype: Its dtype as stored, in either byte order.
+    strides: One for each dimension, in elements. None means C order without gaps.
   """
   path: epath.Path
   offset: int
@@ -72,7 +72,7 @@ class Extent:
 
   @property
   def nbytes(self) -> int:
-    """From its first byte to its last."""
+    """Number of bytes from the first to the last one."""
     if 0 in self.shape:
       return 0
     if self.strides is None:
@@ -83,21 +83,21 @@ class Extent:
     return (last + 1) * self.dtype.itemsize
 
   def read(self) -> np.ndarray:
-    """Reads its bytes and no others."""
+    """Reads only the bytes of this leaf."""
     with self.path.open("rb") as file:
       file.seek(self.offset)
       return assemble(file, self)
 
 
 class Raw:
-  """A foreign checkpoint: its own names, no axes.
+  """A foreign checkpoint under its own names, without axes.
 
   Attributes:
-    path: Where it is.
-    kind: Its format, for people.
+    path: Path of the checkpoint.
+    kind: Name of its format, for messages.
     leaves: Its tensors by name.
-    facts: What else it says, by the format's own names, such as its config.
-    specs: Shape and dtype of each leaf, axes empty.
+    facts: Other contents, such as a config, under the names that the format gives them.
+    specs: Shape and dtype of each leaf, with empty axes.
   """
 
   def __init__(
@@ -111,19 +111,19 @@ class Raw:
 
   @property
   def title(self) -> str:
-    """One line for people."""
+    """Path and format, for messages."""
     return f"{self.path}: {self.kind}"
 
   @property
   def constants(self) -> dict[str, Any]:
-    """What its model computes beside its params: a map knows, the file does not."""
+    """Constants of the model beside its parameters; a file holds none."""
     return {}
 
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, array), one after the other; reads no other leaf.
+    """Yields (name, array) for each name in order, and reads no other leaf.
 
     Raises:
-      errors.UserError: If a leaf is not there whole.
+      errors.UserError: If a leaf is missing in part.
     """
     for name in names:
       with malformed(self.path, self.kind):
@@ -133,7 +133,7 @@ class Raw:
 
 @contextlib.contextmanager
 def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
-  """What goes wrong inside is the file's fault, and is said so."""
+  """Turns errors of the body into one `UserError` that blames the file."""
   try:
     yield
   except errors.UserError as error:
@@ -145,7 +145,7 @@ def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
 
 
 def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
-  """Reads that many bytes, u8[nbytes], aligned for devices.
+  """Reads `nbytes` bytes into an aligned buffer, u8[nbytes].
 
   Raises:
     errors.UserError: If the file ends before.
@@ -167,7 +167,7 @@ def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
 
 
 def assemble(file: IO[bytes], leaf: Extent) -> np.ndarray:
-  """Reads a leaf from where a file stands."""
+  """Reads a leaf at the file's position."""
   flat = fill(file, leaf.nbytes).view(leaf.dtype)
   if leaf.strides is None or not flat.size:
     value = flat.reshape(leaf.shape)
@@ -179,10 +179,10 @@ def assemble(file: IO[bytes], leaf: Extent) -> np.ndarray:
 
 
 def sizes(shape: Any) -> tuple[int, ...]:
-  """A shape that a file claims.
+  """Checks a shape that a file claims, and returns it as a tuple.
 
   Raises:
-    errors.UserError: If no tensor has it.
+    errors.UserError: If no tensor can have it.
   """
   # `type(n) is not int`, because a bool is an int as well. Zeros count as ones in the
   # product, or they would hide absurd sizes beside them.
@@ -201,7 +201,7 @@ def check_extents(leaves: Mapping[str, Extent], disjoint: bool = True) -> None:
     disjoint: Whether no two may share a byte.
 
   Raises:
-    errors.UserError: If one lies outside of its file, or two overlap.
+    errors.UserError: If a leaf lies outside its file, or two overlap.
   """
   length = functools.cache(lambda path: path.stat().length)
   for name, leaf in leaves.items():
@@ -220,7 +220,7 @@ def check_extents(leaves: Mapping[str, Extent], disjoint: bool = True) -> None:
 
 
 def beside(folder: epath.Path, name: Any) -> epath.Path:
-  """The file of a name that a checkpoint's own listing gives.
+  """Returns the file that a checkpoint's own listing names.
 
   Raises:
     errors.UserError: If the name leads out of the folder, or nothing is there.
@@ -238,10 +238,10 @@ def beside(folder: epath.Path, name: Any) -> epath.Path:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-  """A JSON object without doubled keys.
+  """Parses a JSON object and refuses doubled keys.
 
   Raises:
-    errors.UserError: If it is none.
+    errors.UserError: If it is no such object.
   """
   try:
     # By default the last of doubled keys wins in silence; other parsers may differ.
@@ -254,10 +254,10 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-  """A file of one JSON object.
+  """Reads a file that holds one JSON object.
 
   Raises:
-    errors.UserError: If it is none.
+    errors.UserError: If it holds anything else, or is too large.
   """
   if path.stat().length > _JSON_BYTES:
     raise errors.UserError(f"{path.name} is larger than {_JSON_BYTES} bytes.")

@@ -1,4 +1,4 @@
-"""Safetensors files, in and out: a JSON header, then the tensors' bytes without gaps.
+"""Reads and writes safetensors: a JSON header, then the tensors' bytes without gaps.
 
 Format: https://github.com/huggingface/safetensors#format.
 """
@@ -28,10 +28,10 @@ _DTYPES = {
 
 
 def open_file(path: epath.Path) -> raw.Raw:
-  """Opens one file; reads its header alone.
+  """Opens one file and reads only its header.
 
   Raises:
-    errors.UserError: If it is malformed, or has a dtype that is not known.
+    errors.UserError: If it is malformed, or has an unknown dtype.
   """
   with raw.malformed(path, KIND):
     header, start = _header(path)
@@ -51,12 +51,12 @@ def open_file(path: epath.Path) -> raw.Raw:
 def write_file(
     path: epath.Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]
 ) -> None:
-  """Writes one file; tensors of wider dtypes first, so that all lie aligned.
+  """Writes one file. Wider dtypes come first, so that all tensors are aligned.
 
   Args:
-    path: Where to.
-    arrays: By name, of dtypes that the format has.
-    facts: Its metadata.
+    path: The file to write.
+    arrays: Arrays by name, of dtypes that the format has.
+    facts: The file's metadata.
   """
   names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
   header: dict[str, Any] = {"__metadata__": dict(facts)}
@@ -80,7 +80,7 @@ def write_file(
 
 
 def _header(path: epath.Path) -> tuple[dict, int]:
-  """The header, and where the tensors begin."""
+  """Returns the header, and where the tensors begin, in bytes."""
   with path.open("rb") as file:
     length, = struct.unpack("<Q", raw.fill(file, 8).tobytes())
     # Checked before the read, which takes that much memory.

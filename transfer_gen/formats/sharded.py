@@ -10,11 +10,11 @@ from transfer_gen.formats import raw
 
 def open_index(
     path: epath.Path, open_file: Callable[[epath.Path], raw.Raw]) -> raw.Raw:
-  """Opens the files that an index names; each leaf comes from the one it says.
+  """Opens the files that an index names; each leaf comes from the file given for it.
 
   Args:
     path: `*.index.json`, {"weight_map": {leaf: file beside it}}.
-    open_file: Opens one of them.
+    open_file: Opens one of these files.
 
   Raises:
     errors.UserError: If a file is missing or malformed, or index and files disagree.

@@ -1,7 +1,7 @@
 """Files and folders that are written whole or not at all.
 
-Each is written beside its place under the name `<name>.partial`, and takes its own name
-by a rename, which a reader never sees half done.
+Each is written beside its final place as `<name>.partial` and then renamed, so that no
+reader ever sees a part of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
 
 
 def write_json(path: epath.PathLike, data: Any) -> None:
-  """Writes JSON with sorted keys, indented, and a line end behind it."""
+  """Writes indented JSON with sorted keys and a line end."""
   write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 

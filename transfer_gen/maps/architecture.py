@@ -1,6 +1,6 @@
 """Architectures of other frameworks, as models of ours: one file each, rules only.
 
-A map is what a file of this folder calls `MAP`; `sources.foreign` lists them. It says
+A map is what a file of this folder calls `MAP`; `maps.shipped` lists them. It says
 
 - by which names or facts a checkpoint of its kind is known;
 - which model of ours computes the same, from the checkpoint's own config. What that
@@ -11,7 +11,7 @@ A map is what a file of this folder calls `MAP`; `sources.foreign` lists them. I
   it runs is a field of our model;
 - how a tokenizer of ours reads what lies beside the checkpoint.
 
-A new architecture is one file here and one line there.
+A new architecture is one file here and one line in `maps.shipped`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -58,6 +58,7 @@ class Architecture:
 
 def beside(raw: raw_lib.Raw, name: str) -> epath.Path | None:
   """The file of a name that lies with a checkpoint, if there is one."""
+  # A checkpoint is a file with others around it, or the folder that holds them all.
   folder = raw.path if raw.path.is_dir() else raw.path.parent
   return folder / name if (folder / name).is_file() else None
 
@@ -117,6 +118,7 @@ def understood(raw: raw_lib.Raw, what: str) -> Iterator[None]:
     yield
   except errors.UserError:
     raise
+  # No OSError: a disk that fails is not the checkpoint's fault.
   except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
           ValueError) as error:
     raise errors.UserError(

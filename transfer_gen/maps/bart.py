@@ -9,6 +9,8 @@ from transfer_gen.maps import hugging_face_lines
 from transfer_gen.maps import layouts
 from transfer_gen.models import decoder_config
 
+# Fairseq counted positions from behind its padding token, which has row 1; the tables
+# kept the two rows that nothing reads.
 _OFFSET = 2
 _BIAS = "final_logits_bias"
 
@@ -56,6 +58,7 @@ def config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
 def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.Line]:
   """Where leaves of layers and of the output lie, by the names of both."""
   found = hugging_face_lines.head(model, "lm_head")
+  # The bias is a buffer [1, V] there, so it need not be in every file.
   if model.logit_bias:
     found.append(architecture.Line(
         target="head/bias", source=_BIAS, layout=layouts.Unstack(index=0)))

@@ -39,6 +39,8 @@ def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.M
                        layouts.Permute(dim=dim, index=_ORDER))
   lines = [architecture.Line(target="embed/embedding", source="embedding")]
   for layer, kernel in enumerate(_kernels(raw)):
+    # One kernel multiplies the input and the state concatenated: the first rows are the
+    # input's, the others the state's.
     sizes = (model.embed_width if layer == 0 else units, units)
     lines += [
         architecture.Line(

@@ -42,6 +42,8 @@ def read(
   with raw.malformed(path, "vocabulary"):
     if path.stat().length > 2**24:
       raise errors.UserError("it is larger than 16 MiB.")
+    # A list of pairs keeps doubled keys, of which a dict would drop all but the last; a
+    # list in the JSON itself has no tuples.
     pairs = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=list)
     if not isinstance(pairs, list) or not all(isinstance(p, tuple) for p in pairs):
       raise errors.UserError("its JSON is no object from characters to rows.")
@@ -74,6 +76,7 @@ def _sorted_out(pairs, size: int, special: Collection[str]):
       wrong.append(f"{text!r} of row {row} is no character{hint}")
       mended += [(character, row)] if character else []
   rows: list[str | None] = [None] * size
+  # Later entries replace earlier ones, so what is sound wins over what is a guess.
   for character, row in (*mended, *sound):
     if character in rows and rows.index(character) != row:
       wrong.append(f"{character!r} stands in rows {rows.index(character)} and {row}")
@@ -89,11 +92,14 @@ def _sorted_out(pairs, size: int, special: Collection[str]):
 
 
 def _is_character(text: str) -> bool:
+  # A lone surrogate has no UTF-8, so a tokenizer could not write it.
   return len(text) == 1 and not "\ud800" <= text <= "\udfff"
 
 
 def _mended(text: str) -> str | None:
   """The character whose UTF-8 bytes were read as one-byte characters."""
+  # Both are what programs have taken for the encoding of a text by default; they differ
+  # in 0x80 to 0x9f alone.
   for encoding in ("latin-1", "cp1252"):
     try:
       character = text.encode(encoding).decode("utf-8")

@@ -35,6 +35,8 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
     full = fields.rope(head_dim, fields.get("rope_theta", 1e6), kind="full_attention")
     local = fields.rope(head_dim, fields.get("rope_local_base_freq", 1e4),
                         kind="sliding_attention")
+    # Our model has one scaling, that of layers without a window; those with one differ
+    # in their base alone.
     if "rotary_scaling" in local:
       raise errors.UserError(
           "rope_parameters.sliding_attention.rope_type is"
@@ -49,7 +51,10 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
 
 def _newer(fields, kind, layers) -> dict[str, Any]:
   """What Gemma 2 and 3 have beside."""
+  # Defaults of Transformers' own config classes, which a config.json may leave out.
   caps = (30.0, 50.0) if kind == "gemma2" else (None, None)
+  # Three generations of configs: two spellings of a period, and then the type of each
+  # layer.
   pattern = fields.get("sliding_window_pattern", None)
   pattern = pattern or fields.get("_sliding_window_pattern", None) or _PATTERN[kind]
   types = fields.get("layer_types", None) or [
@@ -59,6 +64,7 @@ def _newer(fields, kind, layers) -> dict[str, Any]:
       "activation": fields.activation(
           "hidden_activation", "gelu_pytorch_tanh", gated=True),
       "norm_order": "both", "query_norm": kind == "gemma3_text",
+      # Not always the width of a head: Gemma 2 27B has 144 here, and heads of 128.
       "attention_scale": fields.get("query_pre_attn_scalar", 256) ** -0.5,
       "logit_softcap": fields.get("final_logit_softcapping", caps[0]) or 0.0,
       "attention_softcap": fields.get("attn_logit_softcapping", caps[1]) or 0.0,
@@ -91,6 +97,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
 
 def _scalar(model: config_lib.Decoder) -> int | float:
   """Whose root divides the scores; Transformers wants an integer."""
+  # Inverting the root rounds: 224 would come back as 223.99999999999997.
   scalar = decoder_config.explicit(model).attention_scale ** -2
   return round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar
 

@@ -44,6 +44,8 @@ def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   found = [
       architecture.Line(target="embed/embedding", source=f"{prefix}wte.weight"),
       architecture.Line(target="position/embedding", source=f"{prefix}wpe.weight")]
+  # Queries of all heads come first in c_attn, then all keys, then all values. GPT-NeoX
+  # has them head by head.
   for index, name in enumerate(("query", "key", "value")):
     for leaf, source, dim in (("kernel", "weight", 1), ("bias", "bias", 0)):
       found.append(architecture.Line(

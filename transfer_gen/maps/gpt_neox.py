@@ -36,6 +36,8 @@ def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Decoder:
 
 
 def _config(model: config_lib.Decoder) -> dict[str, Any]:
+  # Written even if all features turn: the default of Transformers for this type is a
+  # quarter.
   rope = {"partial_rotary_factor": 1.0} | hugging_face.rope(model)
   return {
       "model_type": "gpt_neox", "vocab_size": model.vocab_size,
@@ -57,6 +59,8 @@ def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
       target="embed/embedding", source=f"{prefix}embed_in.weight"),
            *hugging_face_lines.head(model, "embed_out"),
            *hugging_face_lines.norm("final_norm", f"{prefix}final_layer_norm", True)]
+  # Heads are the outer dimension: [H, 3 K, D]. Taking thirds before splitting by heads,
+  # as in GPT-2, would mix queries, keys and values without an error.
   for index, name in enumerate(_ATTENTION[:3]):
     own = (layouts.Unflatten(dim=0, shape=(heads, 3 * size)),
            layouts.Part(dim=1, parts=3, index=index))

@@ -82,6 +82,8 @@ def architecture(family: Family) -> architecture_lib.Architecture:
           " Fetch it too.")
     fields = architecture_lib.read_json(path)
     if (kind := fields["model_type"]) in family.inside:
+      # Whether tables are tied stands outside, beside the config of the text part; what
+      # that part leaves out has its class's default.
       name, habit = family.inside[kind]
       fields = {"tie_word_embeddings": fields.get("tie_word_embeddings", True),
                 **habit, **fields[name]}
@@ -129,6 +131,8 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
   fields = family.config(model)
   fields["architectures"] = [family.types[fields["model_type"]]]
   names = {source for line in lines(family, model).lines for source in line.sources}
+  # Reading back is the check: whatever the written config does not express shows as a
+  # difference, so that no list of unsupported fields has to be kept.
   back = decoder_config.explicit(read(family, family.name, fields, names))
   own = decoder_config.explicit(model)
   names = {field.name for field in dataclasses.fields(own)} - _OURS
@@ -145,8 +149,11 @@ def lines(
     family: Family, model: config_lib.Decoder, names: Collection[str] = ()
 ) -> architecture_lib.Map:
   """Where leaves lie in a checkpoint of these names; (): in one that we write."""
+  # A model saved without its head lacks what stands before the names, so the name of
+  # the embedding decides.
   prefix = next((p for p in family.prefixes if p + family.anchor in names),
                 family.prefixes[0])
+  # Some files of tied models hold the table a second time as the output.
   again = ("lm_head.weight", "embed_out.weight") if model.tied else ()  # Tied.
   unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
   return architecture_lib.Map(

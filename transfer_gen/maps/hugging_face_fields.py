@@ -26,6 +26,8 @@ _IDLE = frozenset((
     "summary_first_dropout", "summary_proj_to_labels", "summary_type",
     "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version",
     "unk_token_id", "use_cache"))
+# The names of Transformers that end in _new, _tanh or _fast are the approximation by
+# tanh, and plain "gelu" is exact; ours are named the other way round.
 _ACTIVATIONS = {
     "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu",
     "gelu": "gelu_exact", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -71,6 +73,8 @@ class Fields:
     Raises:
       errors.UserError: If there are more.
     """
+    # Lines and specs are made for each layer, so that an absurd number would take hours
+    # and memory before any tensor is missed.
     value = self.get(name) if default is None else self.get(name, None) or default
     if type(value) is not int or not 0 < value <= self._most:
       raise errors.UserError(
@@ -117,12 +121,15 @@ class Fields:
     Raises:
       errors.UserError: If features turn as none here.
     """
+    # Transformers 5 writes `rope_parameters`, with the base and the share inside. Older
+    # versions write `rope_scaling`, and base and share beside it.
     own = self.get("rope_parameters", None) or {}
     older = self.get("rope_scaling", None) or {}
     found = dict(own or older)
     if kind and (own or kind == "sliding_attention"):  # Older ones scale one kind.
       found = dict(own.get(kind) or {})
       self._refuse(own.keys() - {"full_attention", "sliding_attention"}, "")
+    # `type` is the older name of `rope_type`; files written in between have both.
     scaling = found.pop("rope_type", found.pop("type", "default"))
     found.pop("type", None)
     base = found.pop("rope_theta", None) or base
@@ -148,11 +155,14 @@ class Fields:
     fields = {"rotary_scaling": kind, "rotary_factor": float(found["factor"])}
     if kind == "linear":
       return fields
+    # Without a length of its own, scaling starts from the length that the model has.
     length = found.get("original_max_position_embeddings")
     fields["rotary_length"] = length or self.get("max_position_embeddings")
     if kind == "llama3":
       ramp = found["low_freq_factor"], found["high_freq_factor"]
       return fields | {"rotary_ramp": tuple(map(float, ramp))}
+    # `truncate` rounds the ends of the ramp to whole features, which is the only form
+    # here.
     architecture.require(self._where, found, {"truncate": (True,)})
     ramp = found.get("beta_slow") or 1, found.get("beta_fast") or 32
     return fields | {"rotary_ramp": tuple(map(float, ramp)),
@@ -196,6 +206,8 @@ def windows(types: Iterable[str], window: int | None) -> tuple[int, ...]:
     architecture.require(
         "config.json", {"layer_types": kind}, {"layer_types": sizes.keys()})
     found.append(sizes[kind])
+  # No window at all is (), the default of our config, and equal to it when configs are
+  # compared.
   return tuple(found) if any(found) else ()
 
 
@@ -204,6 +216,7 @@ def _yarn_magnitude(found: Mapping[str, Any]) -> float:
   given = found.get("attention_factor")
   if given is not None:
     return float(given)
+  # A factor below 1 shortens nothing, so it leaves the magnitude at 1.
   of = lambda m: 0.1 * m * math.log(max(found["factor"], 1)) + 1
   both = found.get("mscale"), found.get("mscale_all_dim")
   return of(both[0]) / of(both[1]) if all(both) else of(1)

@@ -19,6 +19,8 @@ def linear(
     heads: What the outputs are, if several dimensions.
     mixed: What the inputs are, if several.
   """
+  # The transpose comes first, so `heads` and `mixed` count dimensions as ours do.
+  # `heads` is split before `mixed`, which would move it.
   parts = (layouts.Transpose(perm=(1, 0)),)
   parts += (layouts.Unflatten(dim=1, shape=heads),) if heads else ()
   parts += (layouts.Unflatten(dim=0, shape=mixed),) if mixed else ()

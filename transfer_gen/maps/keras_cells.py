@@ -13,6 +13,7 @@ from transfer_gen import config as config_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import layouts
 
+# Place in Keras's order of each gate of ours: a GRU of Keras has z before r.
 _ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
 _COUNTER = re.compile(r"_\d+$")  # Of a name that was taken in the graph.
 Inputs = Sequence[tuple[str, int]]  # Ends of kernels' names here, and features.
@@ -39,6 +40,9 @@ def lines(
   sizes = tuple(size for _, size in inputs)
   total = sum(sizes)
   turn = lambda *dims: [layouts.Interleave(dim=d) for d in dims] if turned else []
+  # cuDNN stores each gate as [U, D], and Keras declares those numbers as [D, U] without
+  # moving them. So the input kernel needs a reshape and then a transpose; the recurrent
+  # one is square and needs the transpose alone.
   relaid, transposed = [], []
   if cudnn:
     relaid = [
@@ -47,6 +51,8 @@ def lines(
         layouts.Transpose(perm=(2, 0, 1))]
     transposed = [layouts.Transpose(perm=(2, 1, 0))]
   found = [
+      # Inputs are split last: in cuDNN's form, rows of several inputs are interleaved
+      # until all of the kernel is relaid.
       _line(f"{target}/input_kernel{end}", names["kernel"],
             [split, *relaid, *_gates(model, 1), *part(sizes, i), *turn(2)])
       for i, (end, _) in enumerate(inputs)]
@@ -103,10 +109,14 @@ def _biases(target, names, model, units, cudnn, turn) -> list[architecture.Line]
   if "bias" not in names:
     return []
   gates = len(_ORDER[model.cell])
+  # cuDNN adds one bias to the product with the input and one to that with the state.
+  # They are kept apart: layouts do not add, and a GRU that resets after the product
+  # scales only the second one.
   twice = model.recurrent_bias or (model.cell == "gru" and model.reset_after)
   found = []
   for index, ours in enumerate(("bias", "recurrent_bias")[:1 + twice]):
     split = [layouts.Unflatten(dim=0, shape=(gates, units))]
+    # cuDNN's two biases are one vector [2 G U]; those of Keras's own GRU are [2, G U].
     if twice and cudnn:
       split = [layouts.Part(dim=0, parts=2, index=index), *split]
     elif twice:

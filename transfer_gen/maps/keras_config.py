@@ -102,6 +102,8 @@ def weights(
   """
   if not any(_NUMBERED.fullmatch(name) for name in raw.specs):
     return keras_cells.weights(raw.specs, layer.name, way)
+  # Keras 3 stores weights by number alone, in the order in which the layer creates
+  # them.
   names = ("embeddings",) if layer.kind == "Embedding" else (
       "kernel", "recurrent_kernel", "bias") if layer.kind in CELLS else (
           "kernel", "bias")
@@ -122,6 +124,7 @@ def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]
   kinds = [{
       "cell": CELLS[cell.kind], "gate": _gate(raw, cell),
       "bias": cell.fields.get("use_bias", True),
+      # A config without the field is older than the option, and meant False.
       "reset_after": cell.kind != "GRU" or cell.fields.get("reset_after", False),
       "recurrent_bias": cell.kind == "CuDNNLSTM"} for cell in cells]
   for cell, fields in zip(cells, kinds):
@@ -132,6 +135,8 @@ def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]
       raise errors.UserError(
           f"{raw.path}: {cells[0]} and {cell} differ: {differences}; "
           "a model here has one.")
+  # The forget gate's bias of 1 is an initial value in Keras, so it is already in the
+  # weights and nothing is added while the model runs.
   units = tuple(cell.fields["units"] for cell in cells)
   return kinds[0] | {
       "num_layers": len(cells), "hidden_width": units[0], "forget_bias": 0.0,
@@ -168,6 +173,7 @@ def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
   """Reads one entry; `count` has how many of each class came before."""
   kind, fields, wrapper = entry["class_name"], entry["config"], ""
   name = entry.get("name") or fields["name"]
+  # Keras 3 names groups by class and a count of its own, not by the layers' names.
   snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
   place = f"{snake}_{count[snake]}" if snake in count else snake
   count[snake] = count.get(snake, 0) + 1
@@ -181,6 +187,7 @@ def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
            for name in _READ.get(kind, ())):
       raise errors.UserError(f"layer {name}: backward_layer is another one than layer.")
   nodes = entry.get("inbound_nodes", [])
+  # A layer that is called twice shares its weights between two places of the graph.
   if len(nodes) > 1:
     raise errors.UserError(f"layer {name} is used {len(nodes)} times.")
   return Layer(name=name, kind=kind, fields=fields, wrapper=wrapper, place=place,
@@ -198,6 +205,8 @@ def _tensors(node: Any) -> Iterator[tuple[str, int]]:
     for value in node.values():
       yield from _tensors(value)
   elif isinstance(node, (list, tuple)):
+    # Keras 2: [layer, call, output], and keyword arguments, which may hold tensors as
+    # well (`initial_state`).
     if (len(node) in (3, 4) and isinstance(node[0], str)
         and all(type(n) is int for n in node[1:3])):
       yield node[0], node[2]
@@ -207,6 +216,9 @@ def _tensors(node: Any) -> Iterator[tuple[str, int]]:
 
 
 def _check(raw: architecture.Raw, layer: Layer) -> None:
+  # Masks, reversed time and other merges change results and leave all shapes alike, so
+  # nothing later would notice them. Axes -1 and 1 are the same for what is concatenated
+  # here, states [B, U].
   where = f"{raw.path}: {layer}"
   architecture.require(where, layer.fields, {
       "merge_mode": ("concat",), "mask_zero": (False,), "go_backwards": (False,),

@@ -76,6 +76,8 @@ def planned(
   raw = architecture.Raw(path, "Keras file", {
       name: architecture.Extent(path=path, offset=0, shape=shape, dtype=np.dtype("<f4"))
       for name, shape in shapes.items()}, facts)
+  # The map that reads such files is the judge of what they can express, so that reader
+  # and writer cannot disagree.
   again, wrong = known.model(raw), []
   for field in dataclasses.fields(model):
     ours, theirs = getattr(model, field.name), getattr(again, field.name)
@@ -170,6 +172,8 @@ class _Builder:
       fields["reset_after"] = model.reset_after
     ways = ("forward_layer/", "backward_layer/") if both else ("",)
     self.outputs[name, 0] = [None, None, units]
+    # A Bidirectional layer returns the states of the forward way and then those of the
+    # backward way.
     for i in range(2 * cells.KINDS[model.cell].states):
       self.outputs[name, 1 + i] = [None, units]
     if both:
@@ -178,6 +182,7 @@ class _Builder:
       kind, fields = "Bidirectional", {"layer": inner, "merge_mode": "concat"}
     place = self.add(kind, name, fields, inputs, state)
     bias = (gates * units,)
+    # The second row is the bias of the product with the state.
     if model.cell == "gru" and model.reset_after:
       bias = (2, *bias)
     for way in ways:
@@ -207,6 +212,7 @@ class _Builder:
     self.layers.append(entry)
     known = {v: k for k, v in _CLASSES.items()}.get(kind, "")
     place = _PLACES.get(known, kind.lower())
+    # Keras gives the first group of a class no number.
     number = self.count.get(place, 0)
     self.count[place] = number + 1
     return f"layers/{place}_{number}" if number else f"layers/{place}"

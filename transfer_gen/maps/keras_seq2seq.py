@@ -143,11 +143,14 @@ def _encoder(raw, layers, decoder, states) -> keras_config.Layer:
   taken = [layers[name].inputs if concatenated else ((name, output),)
            for name, output in states]
   sources = {name for tensors in taken for name, _ in tensors}
+  # There should be one source; with several, `wanted` below refuses them.
   encoder = layers.get(min(sources, default=""))
   count = len(taken)
   wanted = ([((n := min(sources), 1 + i), (n, 1 + count + i)) for i in range(count)]
             if concatenated else [((min(sources, default=""), 1 + i),)
                                   for i in range(count)])
+  # The order of states matters and no shape shows it: h and c of an LSTM are alike, and
+  # so are the two ways.
   if (encoder is None or encoder.kind not in keras_config.CELLS
       or concatenated != (encoder.wrapper == "Bidirectional")
       or [tuple(tensors) for tensors in taken] != wanted

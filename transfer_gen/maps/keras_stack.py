@@ -52,6 +52,8 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   if not both and any(cell.wrapper for cell in stack.cells):
     raise errors.UserError(
         f"{raw.path}: some recurrent layers are Bidirectional and some are not.")
+  # A backward cell reads what comes later, so a model with one may predict only what
+  # follows its whole input.
   one = not last.fields.get("return_sequences", False)
   if both and not (one and stack.shape[0]):
     raise errors.UserError(
@@ -61,6 +63,7 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   vocab_size = head.fields["units"]
   embed = stack.embedding.fields if stack.embedding else {
       "input_dim": stack.shape[-1], "output_dim": 0}
+  # A language model feeds its predictions back, so both ends need the same tokens.
   if embed["input_dim"] != vocab_size:
     raise errors.UserError(
         f"{raw.path}: it reads {embed['input_dim']} tokens (input_dim) and predicts"

@@ -257,6 +257,7 @@ def write(
     raise errors.UserError(f"{describe(layout)} reads {wanted}, not {value.shape}.")
   assert all(b.flags.c_contiguous for b in (*buffers, *written)), "no views to fill"
   ends = np.cumsum([b.size for b in buffers])
+  # Half the memory wherever it suffices: there is one index for each element.
   kind = np.int32 if ends[-1] < 2**31 else np.int64
   index = layout(*(
       np.arange(end - b.size, end, dtype=kind).reshape(b.shape)
@@ -335,6 +336,7 @@ def _first(x, dim: int, index: np.ndarray):
 
 def _write(value, buffer, at, done) -> None:
   """Fills a flat buffer in, once or twice alike."""
+  # Bits and not values: a NaN equals itself, and -0.0 is not 0.0.
   again = done[at]
   if again.any() and (_bits(buffer[at[again]]) != _bits(value[again])).any():
     raise errors.UserError("two leaves disagree on what they share")

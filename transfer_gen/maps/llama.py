@@ -30,9 +30,12 @@ def sizes(fields: fields_lib.Fields, heads: int | None, head_dim: int | None
 
 
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
+  # Defaults of Transformers' own config classes, which a config.json may leave out.
   found = sizes(fields, heads={"mistral": 8, "qwen2": 32, "qwen3": 32}.get(kind),
                 head_dim=128 if kind == "qwen3" else None)
   unbiased = {
+      # Qwen2 has no field for its biases: its code gives them to q, k and v, and never
+      # to o.
       "llama": () if fields.get("attention_bias", False) else ATTENTION,
       "mistral": ATTENTION, "qwen2": ("out",),
       "qwen3": () if fields.get("attention_bias", False) else ATTENTION}[kind]
@@ -76,6 +79,8 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
   fields = config(model) | {"hidden_act": fields_lib.activation(model.activation)}
   windows = [model.windows[i % len(model.windows)] for i in range(model.num_layers)
              ] if model.windows else []
+  # Each type fixes what others leave open, so the model's own features decide: norms of
+  # queries mean Qwen3, biases on q, k and v alone mean Qwen2.
   if model.query_norm or biased == set(ATTENTION[:3]) or len(set(windows)) > 1:
     kind = "qwen3" if model.query_norm else "qwen2"
     fields |= {
@@ -110,6 +115,8 @@ def lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   for ours in MLP:
     found += hugging_face_lines.linear(
         f"{_IN}/mlp/{ours}", f"{at}.mlp.{ours}_proj", attention.biased(model, ours))
+  # One name, two places: `post_attention_layernorm` is the norm before the MLP in
+  # Llama, and in Gemma 2 the one that ends the attention.
   norms = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
   if model.norm_order == "both":
     norms |= {"attn_post_norm": "post_attention_layernorm",

@@ -31,12 +31,15 @@ def _lines(raw: architecture.Raw, model: config_lib.Decoder) -> architecture.Map
   size = model.width // model.num_heads
   transpose = layouts.Transpose(perm=(1, 0))
   heads = lambda dim, count: layouts.Unflatten(dim=dim, shape=(count, size))
+  # llama2.c turns neighbouring features, as Meta's own code does; here the two of a
+  # pair lie half a head apart. Values have no positions and stay as they are.
   turned = layouts.Halve(dim=2)
   leaves = {
       "attn/query/kernel": ("wq", transpose, heads(1, model.num_heads), turned),
       "attn/key/kernel": ("wk", transpose, heads(1, model.num_kv_heads), turned),
       "attn/value/kernel": ("wv", transpose, heads(1, model.num_kv_heads)),
       "attn/out/kernel": ("wo", transpose, heads(0, model.num_heads)),
+      # run.c computes w2(silu(w1 x) * w3 x), so w1 is the gate and w3 is `up`.
       "mlp/gate/kernel": ("w1", transpose), "mlp/down/kernel": ("w2", transpose),
       "mlp/up/kernel": ("w3", transpose), "attn_norm/scale": ("rms_att_weight",),
       "mlp_norm/scale": ("rms_ffn_weight",)}
@@ -70,6 +73,7 @@ def _pieces(path: epath.Path, size: int) -> list[tuple[str, float]]:
   """Text and score of each token: a length, then score, length and bytes of each."""
   if path.stat().length > _BYTES:
     raise errors.UserError(f"it is larger than {_BYTES} bytes.")
+  # The first four bytes give the length of the longest token, which only C needs.
   data, at, pieces = path.read_bytes(), 4, []
   for _ in range(size):
     score, length = struct.unpack_from("<fi", data, at)
@@ -92,7 +96,10 @@ def _bpe(pieces: list[tuple[str, float]]):
     twice = next(text for i, text in enumerate(texts) if ids[text] != i)
     raise errors.UserError(f"the token {twice!r} stands there twice.")
   merges = []
+  # llama2.c merges the pair whose result has the highest score. A BPE takes the first
+  # merge of a list, so that merges in order of their scores do the same.
   for i in np.argsort([-score for _, score in pieces], kind="stable").tolist():
+    # Special tokens and bytes (`<0x0A>`) are never the result of a merge.
     if i in names or (len(texts[i]) == 6 and texts[i].startswith("<0x")):
       continue
     splits = [(texts[i][:k], texts[i][k:]) for k in range(1, len(texts[i]))]

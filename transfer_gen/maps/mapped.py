@@ -1,8 +1,8 @@
 """A foreign checkpoint seen under our names and axes, and written back under its own.
 
-A map is lines from our names to its names, with layouts between; it ships for an
-architecture in `sources/maps/`, or a user writes one. It changes no size: that is
-what a plan's axis maps are for.
+A map is lines from our names to its names, with layouts between. Maps of known
+architectures ship in this folder, and users can write their own. A map changes no size:
+that is what a plan's axis maps are for.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,6 +141,8 @@ class Mapped:
         if row.name not in done and all(s in held for s in row.sources):
           done.add(row.name)
           yield row.name, _placed(row, held, shardings and shardings[row.name])
+      # Freed as soon as possible: all leaves of a large checkpoint do not fit into
+      # memory.
       for s in [s for s in held if all(row.name in done for row in waiting[s])]:
         del held[s]
 
@@ -161,6 +163,8 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
       not fit; if a line owns no leaf; if a leaf of the checkpoint is neither read nor
       listed in `unused`. All in one message.
   """
+  # Patterns come first and alone: a broken one matches nothing, and each leaf that it
+  # was meant for would be one more misfit.
   patterns = [line.target for line in how.lines]
   misfits = [f"{p!r} is no regular expression: {why}." for p, why in _mistyped(
       [*patterns, *how.unused])]
@@ -203,6 +207,7 @@ def export(
   """
   by_source = _by_source(rows)
   buffers = {s: np.zeros(raw[s].shape, raw[s].dtype) for s in by_source}
+  # Buffers begin as zeros, so only a mask can show which elements nobody has written.
   written = {s: np.zeros(raw[s].shape, bool) for s in by_source}
   for row in rows:
     try:
@@ -234,9 +239,12 @@ def _by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _placed(row: Row, held: Mapping[str, np.ndarray], sharding) -> jax.Array:
   value = row.layout(*(held[s] for s in row.sources))
+  # Cast after the layout, so that only what this leaf takes is converted, and not a
+  # whole fused tensor once for each part.
   value = value.astype(row.spec.dtype, copy=False)
   if sharding is None:
     return jax.device_put(value)
+  # Each device receives its own part; the whole array never lies on one of them.
   return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
 
 
@@ -271,6 +279,8 @@ def _row(
 
 def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
   """That a line reads what is not there: another number, or another name."""
+  # Names that fold into one differ in a number alone: the checkpoint has other layers,
+  # not other names.
   others = [name for name in raw if len(tree.fold([name, source])) == 1]
   if others:
     return (f"line {index} reads {source}, and the checkpoint has"

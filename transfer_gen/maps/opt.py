@@ -9,6 +9,8 @@ from transfer_gen.maps import hugging_face_fields as fields_lib
 from transfer_gen.maps import hugging_face_lines
 from transfer_gen.models import attention
 
+# Fairseq counted positions from behind its padding token, which has row 1; the table
+# kept the two rows that nothing reads.
 _OFFSET = 2
 _LINEAR = ("query", "key", "value", "out", "up", "down")
 _IN, _AT = hugging_face_lines.LAYER, r"layers.\1"
@@ -17,6 +19,8 @@ _IN, _AT = hugging_face_lines.LAYER, r"layers.\1"
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   del kind
   width = fields.get("hidden_size")
+  # OPT-350m has embeddings narrower than its layers and a projection between; no model
+  # here has that.
   fields.check(word_embed_proj_dim=(width, None), layer_norm_elementwise_affine=True)
   first = fields.get("do_layer_norm_before", True)
   return config_lib.Decoder(
@@ -64,6 +68,7 @@ def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
     found += hugging_face_lines.linear(f"{_IN}/mlp/{ours}", f"{at}.{theirs}", biased)
   norms = {f"{_IN}/attn_norm": f"{at}.self_attn_layer_norm",
            f"{_IN}/mlp_norm": f"{at}.final_layer_norm"}
+  # Transformers has no final norm where each layer already ends with one.
   if model.norm_order == "pre" and model.final_norm:
     norms["final_norm"] = f"{prefix}final_layer_norm"
   for ours, theirs in norms.items():

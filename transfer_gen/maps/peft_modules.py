@@ -68,6 +68,8 @@ def places(
 def _place(row: mapped.Row, shape: tuple[int, ...]) -> Place:
   split = adapter_leaves.num_inputs(row.spec)
   inputs = int(np.prod(row.spec.shape[:split]))
+  # The layout is run over the indices of the module, which shows where each number goes
+  # for every layout there is, also those that are yet to be written.
   first, second = (row.layout(index).reshape(inputs, -1)
                    for index in np.indices(shape, np.int32))
   # As in a Linear, [outputs, inputs]; else as in a Conv1D.
@@ -88,6 +90,8 @@ def find(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
       hugging_face.write(family, model)
     except errors.UserError:
       continue
+    # An adapter may have been trained on the model with its head or without, and the
+    # names of its modules begin accordingly.
     for prefix in family.prefixes:
       found = places(family, model, prefix)
       names = {place.module for place in found.values()}

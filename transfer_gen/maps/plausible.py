@@ -39,6 +39,7 @@ def _check_types(raw: architecture.Raw, model: Any) -> None:
     value = getattr(model, field.name)
     wanted = typing.get_origin(field.type) or field.type
     parts = value if isinstance(value, tuple) else (value,)
+    # `type(...)` and not `isinstance`, because a bool counts as an int there.
     inner = (typing.get_args(field.type) or (field.type,))[0]
     known = (int, float) if inner is float else (inner,)
     if not (isinstance(value, tuple) == (wanted is tuple)
@@ -50,6 +51,8 @@ def _check_types(raw: architecture.Raw, model: Any) -> None:
 
 def _check_sizes(raw: architecture.Raw, model: Any) -> None:
   """A few bytes may claim any size, and what is built from it takes as much memory."""
+  # Each of these sizes is a dimension of some tensor, or less, so no honest one is
+  # larger than the numbers of the largest.
   largest = max((math.prod(spec.shape) for spec in raw.specs.values()), default=0)
   for names, most, what in ((_LAYERS, len(raw.specs), "tensors"),
                             (_SIZES, largest, "numbers in its largest tensor")):

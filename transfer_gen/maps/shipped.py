@@ -22,7 +22,8 @@ from transfer_gen.maps import opt
 from transfer_gen.maps import t5
 from transfer_gen.maps import textgenrnn
 
-# The first map that recognizes a checkpoint reads it.
+# The first map that recognizes a checkpoint reads it, so special ones come first:
+# `keras_stack` takes every Keras file that has a config.
 MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
         opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, t5.MAP, bart.MAP, marian.MAP,
         llama2c.MAP)

@@ -16,6 +16,7 @@ _ACTIVATIONS = {
     "relu": "relu", "silu": "silu", "gelu": "gelu_exact", "gelu_new": "gelu",
     "gated-gelu": "geglu", "gated-gelu_new": "geglu", "gated-silu": "swiglu"}
 _NAMES = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+# Only the first block of a side has a table, which all its blocks use.
 _RELATIVE = "block.0.layer.0.SelfAttention.relative_attention_bias"
 
 
@@ -66,6 +67,8 @@ def _config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
 def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.Line]:
   found = [architecture.Line(target="embed/embedding", source=f"{prefix}shared.weight"),
            *hugging_face_lines.head(model, f"{prefix}lm_head")]
+  # The MLP is the last part of a block: number 1 in the encoder, and 2 in the decoder,
+  # where cross-attention is number 1.
   for side, last in (("encoder", 1), ("decoder", 2)):
     found.append(architecture.Line(target=f"{side}/relative/embedding",
                              source=f"{prefix}{side}.{_RELATIVE}.weight"))
@@ -81,6 +84,7 @@ def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
           f"{layer}/cross_norm", f"{at}.1.layer_norm", False)
     found += hugging_face_lines.norm(
         f"{layer}/mlp_norm", f"{at}.{last}.layer_norm", False)
+    # wi_0 goes through the activation, which makes it the gate; wi_1 is linear.
     gated = model.activation in decoder_config.GATES
     names = {"up": "wi_1", "gate": "wi_0"} if gated else {"up": "wi"}
     for ours, theirs in (names | {"down": "wo"}).items():
@@ -104,7 +108,8 @@ FAMILY = hugging_face.Family(
     name="t5", what="T5 1.0 and 1.1 of Hugging Face",
     types={"t5": "T5ForConditionalGeneration"}, anchor="shared.weight", prefixes=("",),
     model=_model, config=_config, lines=_lines, kind=config_lib.EncoderDecoder,
-    # Other names of the one table; a table of distances that was never read.
+    # Other names of the one table; and a table of distances for cross-attention, which
+    # early files hold and no model reads.
     unused=(r"(encoder|decoder)\.embed_tokens\.weight",
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias"
             r"\.weight"))

@@ -35,7 +35,10 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   kernels = [_weights(raw, layer)["recurrent_kernel"] for layer in _layers(raw)]
   units, columns = raw.specs[kernels[0]].shape
   vocab_size, embed_width = raw.specs["embedding/embeddings"].shape
+  # No name says which cell it is; the gates lie beside each other in the columns.
   cell = _CELLS[columns // units]
+  # Its shape gives the form: [G U] for Keras's own cells, [2 G U] for cuDNN's, and [2,
+  # G U] for a GRU that resets after the product.
   bias = raw.specs[_weights(raw, _layers(raw)[0])["bias"]].shape
   attention = _ATTENTION in raw.specs
   model = config_lib.Recurrent(

@@ -52,6 +52,7 @@ def vocabulary(tokens: tuple[bytes, ...], roles: Mapping[str, int]) -> dict[str,
 def layers(model: config_lib.Recurrent) -> dict[str, dict[str, tuple[int, ...]]]:
   """Shapes of weights by layer and name, in the order of the file."""
   units, width, ways = model.hidden_width, model.embed_width, 1 + model.bidirectional
+  # The first version names its only layer `rnn`; later ones count from 1.
   cells = [f"rnn_{i + 1}" for i in range(model.num_layers)] if model.attention else [
       "rnn"] * model.num_layers
   found: dict[str, dict[str, tuple[int, ...]]] = {
