@@ -32,6 +32,8 @@ class _Adapter:
 
   def leaves_of(self, *parts: str) -> str:
     """Regex that matches the whole names of its leaves of the given parts."""
+    # Recurrent cells have an `input_kernel` and a `recurrent_kernel`, also with a suffix.
+    # `leaf` replaces the word `kernel` only, so the rest of the name stays.
     return (rf"(?:.*/)?(?:input_|recurrent_)?{self.name}_(?:{'|'.join(parts)})"
             r"(?:_\w+)?")
 
@@ -63,15 +65,17 @@ class LoRA(_Adapter):
 
   Attributes:
     params: Regex for names of kernels.
-    rank: r, the number of columns of A and of rows of B, at least 1.
-    alpha: Scale of the product, above 0: s is alpha / r.
+    rank: r, the number of columns of A and of rows of B, at least 1. Default: 8.
+    alpha: Scale of the product, above 0: s is alpha / r. Default: 16.0.
     dropout: Dropout rate of what A reads, in [0, 1). It acts neither on one-hot tokens
-      nor on what recurrent cells read.
-    scaling: `standard`, or `rslora`, where s is alpha / sqrt(r) (Kalajdzievski, 2023).
+      nor on what recurrent cells read. Default: 0.0.
+    scaling: `standard`, where s is alpha / r; or `rslora`, where s is alpha / sqrt(r)
+      (Kalajdzievski, 2023). Default: `standard`.
     dora: Whether the columns of W + s A B are rescaled to learned norms (Liu et al.,
       2024). The leaf holds the difference of these norms from the norms of W.
-    name: First part of the names of its leaves, small letters and digits: by
-      default `lora_a` f32[*inputs, r], `lora_b` f32[r, *outputs] and, with `dora`,
+      Default: False.
+    name: First part of the names of its leaves, small letters and digits: by default
+      `lora_a` f32[*inputs, r], `lora_b` f32[r, *outputs] and, with `dora`,
       `lora_magnitude` f32[*outputs].
   """
   params: str
@@ -93,6 +97,7 @@ class LoRA(_Adapter):
   @property
   def scale(self) -> float:
     """s, the factor on the product of A and B."""
+    # With alpha / r what is learned shrinks as r grows; the root keeps it stable.
     root = self.scaling == "rslora"
     return self.alpha / (self.rank ** 0.5 if root else self.rank)
 
@@ -103,8 +108,11 @@ class IA3(_Adapter):
 
   Attributes:
     params: Regex for names of kernels whose outputs it scales, biases included.
+      Default: `.*/attn/(key|value)/kernel`.
     inputs: Regex for names of kernels whose inputs it scales.
+      Default: `.*/mlp/down/kernel`.
     name: First part of the name of its leaf, `ia3_scale` f32[*outputs] or f32[*inputs].
+      Default: `ia3`.
   """
   params: str = r".*/attn/(key|value)/kernel"
   inputs: str = r".*/mlp/down/kernel"
@@ -123,8 +131,8 @@ class Bottleneck(_Adapter):
   Attributes:
     params: Regex for names of the kernels after which it stands; by default the last
       kernel of each attention and of each MLP, as in the paper.
-    width: F, the number of hidden units, at least 1.
-    activation: `gelu` (tanh approximation), `relu`, `silu` or `tanh`.
+    width: F, the number of hidden units, at least 1. Default: 64.
+    activation: `gelu` (tanh approximation), `relu`, `silu` or `tanh`. Default: `gelu`.
     name: First part of the names of its leaves: by default `bottleneck_down`
       f32[*outputs, F], `bottleneck_up` f32[F, *outputs], which starts at 0, and their
       biases `bottleneck_down_bias` and `bottleneck_up_bias`.
@@ -151,7 +159,8 @@ class Prefix(_Adapter):
 
   Attributes:
     params: Regex for names of key kernels of attentions of a Decoder.
-    length: P, the number of learned keys, at least 1.
+      Default: `.*/attn/key/kernel`.
+    length: P, the number of learned keys, at least 1. Default: 16.
     name: First part of the names of its leaves: by default `prefix_key` and
       `prefix_value` f32[P, G, K]. They belong to the attention, as in
       `layer_0/attn/prefix_key`.
@@ -176,4 +185,5 @@ Adapter = LoRA | IA3 | Bottleneck | Prefix
 
 def leaves(adapters: Sequence[Adapter]) -> str:
   """Regex that matches the whole names of all adapters' leaves."""
+  # (?!) never matches. An empty pattern would match an empty name.
   return "|".join(adapter.leaves for adapter in adapters) or r"(?!)"

@@ -24,6 +24,7 @@ _STORED = {"encoder_vocab_size": "source_vocab_size",
 
 def run_to_json(run: config_lib.Run) -> dict[str, Any]:
   """Returns a run as JSON types, without its plan, which `plan.json` holds."""
+  # `asdict` copies values deeply, so the plan is taken out before and not after.
   fields: dict[str, Any] = {**dataclasses.asdict(
       dataclasses.replace(run, transfer=None))}
   del fields["transfer"]
@@ -42,6 +43,8 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
       "optim": config_lib.Optim, "train": config_lib.Train,
       "parallel": config_lib.Parallel, "source": config_lib.Source,
       "strategy": config_lib.Strategy}
+  # `get` below: files of earlier versions lack the fields that came later, and those
+  # then have their defaults.
   values: dict[str, Any] = {**data, "model": model_from_json(data["model"])}
   try:
     values["sources"] = {name: config_lib.Source(**source)
@@ -53,6 +56,7 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
         name: parts[name](**_tuples(value)) if name in parts and value is not None
         else value for name, value in values.items()}
     return config_lib.Run(**fields)
+  # A dataclass raises it for fields that it does not have.
   except TypeError as error:
     raise errors.UserError(f"config.json is of another version: {error}.") from error
 
@@ -132,4 +136,5 @@ def _distill(data: dict[str, Any] | None) -> config_lib.Distill | None:
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+  # JSON has no tuples, and models must be hashable.
   return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

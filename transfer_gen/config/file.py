@@ -59,6 +59,7 @@ def check_overrides(config: Any, words: Sequence[str]) -> None:
     flag = word.partition("=")[0]
     # `--noconfig.a.b` is how absl spells False for a boolean field.
     path = flag.lstrip("-").removeprefix("no")
+    # absl handles all other flags; only it can know whether those exist.
     if not word.startswith("-") or not path.startswith("config."):
       continue
     node, walked = config, "config"
@@ -91,6 +92,8 @@ def _call(given: str, function: str) -> Any:
   if not os.path.isfile(file):
     raise errors.UserError(f"--config: there is no file {file}.")
   try:
+    # `runpy` and not an import: the file may stand anywhere, needs no name that is valid
+    # in Python, and leaves nothing behind in `sys.modules`.
     module = runpy.run_path(file)
     if function not in module:
       raise errors.UserError(f"--config: {file} has no function {function}.")
@@ -103,6 +106,7 @@ def _call(given: str, function: str) -> Any:
 
 def _failure(error: BaseException, file: str, arg: str) -> str:
   """Describes an error that a config file raised, with its line in that file."""
+  # The last frame in the user's file: deeper ones belong to libraries that it called.
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
            if frame.filename == file]
   if isinstance(error, SyntaxError) and error.filename == file:

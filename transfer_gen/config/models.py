@@ -8,73 +8,95 @@ nor flags contain them.
 import dataclasses
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
+# Hashable, because a model is a static argument of jit, and yet not frozen, because
+# flags of the command line set single fields.
+@dataclasses.dataclass(unsafe_hash=True)
 class Decoder:
   """A decoder-only Transformer.
 
   Attributes:
-    vocab_size: V, the vocabulary size; 0 means the tokenizer's size.
-    num_layers: Number of blocks, at least 1.
-    width: D, the number of features of the residual stream.
-    num_heads: H, the number of query heads.
-    num_kv_heads: Number of key and value heads, a divisor of H; 0 means H. Fewer than
-      H is grouped-query attention.
-    head_dim: K, the number of features of each head; 0 means D / H.
-    mlp_width: F, the number of hidden units of the MLP; 0 means 4 D.
-    position: How positions enter: `learned`, `sinusoidal`, `rotary` or `relative`.
-    max_length: Number of learned positions. With `position="learned"` the model cannot
-      read longer texts; other positions have no limit and ignore it.
-    position_offset: Row of the learned position table at which texts begin. The table
-      has this many rows more.
-    windows: Number of latest tokens that each layer sees, itself included; 0 means
-      all. The tuple repeats over the layers; () means that every layer sees all.
+    vocab_size: V, the vocabulary size in tokens, at least 1. 0, the default, means the
+      tokenizer's size.
+    num_layers: Number of blocks, at least 1. Default: 4.
+    width: D, the number of features of the residual stream, at least 1. Default: 256.
+    num_heads: H, the number of query heads, at least 1. It divides D unless `head_dim`
+      is set. Default: 4.
+    num_kv_heads: Number of key and value heads, a divisor of H. Fewer than H is
+      grouped-query attention. 0, the default, means H.
+    head_dim: K, the number of features of each head. 0, the default, means D / H.
+    mlp_width: F, the number of hidden units of the MLP. 0, the default, means 4 D.
+    position: How the model knows positions: `learned`, `sinusoidal`, `rotary` or
+      `relative`. Default: `learned`.
+    max_length: Number of learned positions in tokens, at least 1. With
+      `position="learned"` the model cannot read longer texts; other positions have no
+      limit and ignore it. Default: 256.
+    position_offset: Row of the learned position table at which texts begin, at least 0.
+      The table has this many rows more. Default: 0.
+    windows: Number of latest tokens that each layer sees, itself included; 0 means all.
+      The tuple repeats over the layers. (), the default, means that every layer sees
+      all.
     block: `serial`: attention, then MLP. `parallel`: both read the same input, each
-      through its own norm. `parallel_one_norm`: both through one norm.
-    norm: `layer` for LayerNorm or `rms` for RMSNorm.
+      through its own norm. `parallel_one_norm`: both through one norm. The last two
+      need `norm_order="pre"`. Default: `serial`.
+    norm: `layer` for LayerNorm or `rms` for RMSNorm. Default: `layer`.
     norm_order: Where norms stand: `pre`, before each branch; `post`, after each
-      residual sum; or `both`, before and after each branch.
+      residual sum; or `both`, before and after each branch. Default: `pre`.
     norm_epsilon: Number that is added to the variance or mean square, above 0.
-    norm_offset: Number that is added to the norms' scales when they are used.
+      Default: 1e-05.
+    norm_offset: Number that is added to the norms' scales when they are used, of any
+      sign. Default: 0.0.
     final_norm: Whether a norm stands before the output. It has no effect with
-      `norm_order="post"`, where the last block ends with its own norm.
+      `norm_order="post"`, where the last block ends with its own norm. Default: True.
     query_norm: Whether queries and keys are normalized, each head by itself.
-    activation: `gelu` (tanh approximation), `gelu_exact`, `relu` or `silu`; with a
-      gate: `swiglu` (gate by silu), `geglu` or `geglu_exact`.
-    tied: Whether the output uses the embedding table as its kernel.
-    bias: Whether kernels and LayerNorms have biases.
+      Default: False.
+    activation: Activation of the MLP: `gelu` (tanh approximation), `gelu_exact`, `relu`
+      or `silu`; or with a gate `swiglu` (gate by silu), `geglu` or `geglu_exact`.
+      Default: `gelu`.
+    tied: Whether the output uses the embedding table as its kernel. Default: True.
+    bias: Whether kernels and LayerNorms have biases. Default: True.
     unbiased: Parts without a bias although `bias` is True, out of `query`, `key`,
-      `value`, `out`, `up`, `gate`, `down` and `norm`.
+      `value`, `out`, `up`, `gate`, `down` and `norm`. Default: ().
     init: Initializer of the kernels, see `models.layers.initializer`.
+      Default: `truncated_normal`.
     dropout: Dropout rate of the embedding and of each residual branch, in [0, 1).
-    attention_scale: Factor on the attention scores; 0 means K ** -0.5.
-    attention_softcap: If above 0, scores become cap * tanh(scores / cap).
-    embed_scale: Factor on the embedding.
-    logit_scale: Factor on the logits.
-    logit_softcap: If above 0, logits become cap * tanh(logits / cap).
-    rotary_base: Base of the rotary wavelengths, 2 pi base ** (2 i / R).
-    rotary_base_window: Base in layers that have a window, where no scaling applies; 0
-      means that these layers turn like the others.
+      Default: 0.0.
+    attention_scale: Factor on the attention scores. 0, the default, means K ** -0.5.
+    attention_softcap: If above 0, scores become cap * tanh(scores / cap), so that they
+      stay between -cap and cap. 0, the default, means no cap.
+    embed_scale: Factor on the output of the embedding. Default: 1.0.
+    logit_scale: Factor on the logits. Default: 1.0.
+    logit_softcap: If above 0, logits become cap * tanh(logits / cap), so that they stay
+      between -cap and cap. 0, the default, means no cap.
+    rotary_base: Base of the rotary wavelengths, 2 pi base ** (2 i / R) tokens; above 0.
+      Default: 10000.0.
+    rotary_base_window: Base in layers that have a window, where no scaling applies.
+      0, the default, means that these layers turn like the others.
     rotary_dim: R, the number of features of each head that are turned, the first ones;
-      even; 0 means K.
+      even, at most K. 0, the default, means K.
     rotary_scaling: Change of the wavelengths for texts longer than those of the first
       training: `none`, `linear`, `llama3` or `yarn`, see `models.positions`.
+      Default: `none`.
     rotary_factor: Factor by which `rotary_scaling` lengthens wavelengths, above 0.
+      Default: 1.0.
     rotary_ramp: For `llama3` and `yarn`: two numbers of turns within `rotary_length`
-      tokens. Features that turn less often than the first are scaled in full, those
-      that turn more often than the second are not, and those between in part.
-    rotary_length: For `llama3` and `yarn`: length in tokens of the longest text of the
-      first training.
-    rotary_magnitude: Factor on the features that are turned.
-    sinusoid_width: Number of features of one sinusoid table, which is repeated up to
-      D; a divisor of D; 0 means D.
-    sinusoid_halves: Whether all sines come first and then all cosines; by default they
-      alternate.
+      tokens, above 0 and rising. Features that turn less often than the first are
+      scaled in full, those that turn more often than the second are not, and those
+      between in part. Default: (1.0, 4.0).
+    rotary_length: For `llama3` and `yarn`, which need it: length in tokens of the
+      longest text of the first training, at least 1. Default: 0.
+    rotary_magnitude: Factor on the features that are turned. Default: 1.0.
+    sinusoid_width: Number of features of one sinusoid table, which is repeated up to D;
+      a divisor of D. 0, the default, means D.
+    sinusoid_halves: Whether all sines come first and then all cosines. If False, the
+      default, they alternate.
     relative_buckets: For `relative`: number of buckets of distances, even, at least 4.
+      Default: 32.
     relative_distance: For `relative`: distance in tokens from which on all distances
-      share the last bucket.
-    embed_norm: Whether a norm follows the embedding.
-    logit_bias: Whether the output has a bias.
+      share the last bucket; above half of `relative_buckets`. Default: 128.
+    embed_norm: Whether a norm follows the embedding. Default: False.
+    logit_bias: Whether the output has a bias. Default: False.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
+      Default: `float32`.
   """
   vocab_size: int = 0
   num_layers: int = 4
@@ -178,12 +200,13 @@ class EncoderDecoder(Decoder):
   The fields of a `Decoder` hold for both sides; `num_layers` is the decoder's.
 
   Attributes:
-    encoder_layers: Number of the encoder's blocks; 0 means `num_layers`.
-    encoder_vocab_size: Vocabulary size of the encoder's own embedding table; 0 means
-      that both sides share one table of V rows.
-    start_token: Token that each answer begins with; -1 means the tokenizer's bos.
+    encoder_layers: Number of the encoder's blocks. 0, the default, means `num_layers`.
+    encoder_vocab_size: Vocabulary size in tokens of the encoder's own embedding table.
+      0, the default, means that both sides share one table of V rows.
+    start_token: Id of the token that each answer begins with. -1, the default, means
+      the tokenizer's bos.
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
-      `both`, bos before it and eos after it.
+      `both`, bos before it and eos after it. Default: `eos`.
   """
   encoder_layers: int = 0
   encoder_vocab_size: int = 0
@@ -214,43 +237,52 @@ class Recurrent:
   answer starts from the states after that text.
 
   Attributes:
-    vocab_size: V, the vocabulary size; 0 means the tokenizer's size.
-    cell: `rnn`, `gru` or `lstm`.
-    num_layers: Number of recurrent layers, at least 1.
-    embed_width: D, the number of features of the embedding; 0 means no embedding: the
-      first layer reads one-hot tokens.
-    hidden_width: U, the number of units of each layer.
-    hidden_widths: Number of units of each layer, where they differ; () means
-      `hidden_width` for all.
-    dense_width: F, the number of units of a dense layer before the output; 0 means no
-      such layer.
+    vocab_size: V, the vocabulary size in tokens, at least 1. 0, the default, means the
+      tokenizer's size.
+    cell: Kind of the recurrent cells: `rnn`, `gru` or `lstm`. Default: `lstm`.
+    num_layers: Number of recurrent layers, at least 1. Default: 2.
+    embed_width: D, the number of features of the embedding. 0 means no embedding: the
+      first layer reads one-hot tokens. Default: 256.
+    hidden_width: U, the number of units of each layer, at least 1. Default: 256.
+    hidden_widths: Number of units of each layer, where they differ; one number for each
+      layer. (), the default, means `hidden_width` for all.
+    dense_width: F, the number of units of a dense layer before the output. 0, the
+      default, means no such layer.
     dense_activation: Activation of that layer: `relu`, `tanh`, `sigmoid`, `gelu` or
-      `linear`.
-    bias: Whether cells, dense layer and output have biases.
-    recurrent_bias: Whether the product with the state has a second bias, as in cuDNN.
-      A GRU with `reset_after` has it whenever `bias` is True.
-    forget_bias: For `lstm`: number that is added to the forget gate when it is used.
+      `linear`. Default: `relu`.
+    bias: Whether cells, dense layer and output have biases. Default: True.
+    recurrent_bias: Whether the product with the state has a second bias, as in cuDNN. A
+      GRU with `reset_after` has it whenever `bias` is True. Default: False.
+    forget_bias: For `lstm`: number that is added to the forget gate when it is used, of
+      any sign. Default: 1.0.
     gate: Gate function: `sigmoid`; `hard_sigmoid`, clip(0.2 x + 0.5, 0, 1), as in Keras
       1 and 2; or `hard_sigmoid_3`, clip(x / 6 + 0.5, 0, 1), as in Keras 3.
-    reset_after: For `gru`: whether the reset gate acts after the product with the
-      state (as in cuDNN) or on the state before it.
+      Default: `sigmoid`.
+    reset_after: For `gru`: whether the reset gate acts after the product with the state
+      (as in cuDNN) or on the state before it. Default: True.
     bidirectional: Whether cells read in both directions, each with U / 2 units: those
-      of the encoder, or those of a language model with a `window`.
+      of the encoder, or those of a language model with a `window`. Default: False.
     attention: Whether the output reads a weighted average over time of the embedding
-      and all layers, in place of the last layer's state.
+      and all layers, in place of the last layer's state. Default: False.
     window: Number of tokens that each prediction reads, from an empty state; shorter
-      texts are padded on the left with `pad_token`. 0 means all tokens before it.
-    pad_token: Token that pads windows, and encoder inputs up to `encoder_length`.
-    encoder: Whether an encoder with as many layers reads a text first.
-    encoder_vocab_size: Vocabulary size of the encoder; 0 means V.
+      texts are padded on the left with `pad_token`. 0, the default, means all tokens
+      before it.
+    pad_token: Id of the token that pads windows, and encoder inputs up to
+      `encoder_length`; at least 0. Default: 0.
+    encoder: Whether an encoder with as many layers reads a text first. Default: False.
+    encoder_vocab_size: Vocabulary size of the encoder in tokens. 0, the default, means
+      V.
     encoder_length: Length in tokens up to which shorter encoder inputs are padded on
-      the right; the encoder reads this padding. 0 means no such padding.
-    start_token: Token that each answer begins with; -1 means the tokenizer's bos.
+      the right; the encoder reads this padding. 0, the default, means no such padding.
+    start_token: Id of the token that each answer begins with. -1, the default, means
+      the tokenizer's bos.
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
-      `both`, bos before it and eos after it.
+      `both`, bos before it and eos after it. Default: `eos`.
     init: Initializer of the kernels, see `models.layers.initializer`.
-    dropout: Dropout rate of the input of each layer, in [0, 1).
+      Default: `xavier_uniform`.
+    dropout: Dropout rate of the input of each layer, in [0, 1). Default: 0.0.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
+      Default: `float32`.
   """
   vocab_size: int = 0
   cell: str = "lstm"

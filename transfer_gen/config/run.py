@@ -19,26 +19,29 @@ class Run:
   """One training run.
 
   Attributes:
-    model: The model that is trained.
+    model: The model that is trained, by default a `Decoder`.
     data: The texts that it reads.
     tokenizer: How text becomes tokens.
     optim: How the learning leaves are updated.
     train: How long the run trains, and how often it reports, validates and saves.
     parallel: How work is divided over devices.
-    source: The checkpoint that the transfer reads. If None, and without `sources`, the
-      run starts from scratch.
-    sources: Further checkpoints, by the names that rules give them
-      (`Rule.checkpoint`).
-    adapters: Small params beside kernels, see `config.adapters`. They are leaves like
-      any other, owned by the plan's rules and groups; see `transfer.groups.low_rank`.
+    source: The checkpoint that the transfer reads. If None, the default, and without
+      `sources`, the run starts from scratch.
+    sources: Further checkpoints, by the names that rules give them (`Rule.checkpoint`).
+      By default there are none.
+    adapters: Small params beside kernels, see `config.adapters`; by default none. They
+      are leaves like any other, owned by the plan's rules and groups; see
+      `transfer.groups.low_rank`.
     strategy: What learns, by name; it writes groups, adapters and distillation.
     features: Whether and how the hidden states of layers that never learn are stored.
-      If None, they are computed in each step.
-    distill: A teacher, and what the model learns from it. If None, there is no teacher.
+      If None, the default, they are computed in each step.
+    distill: A teacher, and what the model learns from it. If None, the default, there
+      is no teacher.
     transfer: A `TransferPlan`, or a function that takes the final Run and returns one.
-      If None, every leaf is initialized and learns, unless a strategy is named: then
-      see `Strategy`.
-    seed: Seed of the initialization, of the order of the data and of dropout.
+      If None, the default, every leaf is initialized and learns, unless a strategy is
+      named: then see `Strategy`.
+    seed: Seed of the initialization, of the order of the data and of dropout; from 0 to
+      2**32 - 1. Default: 0.
   """
   model: models.Model = dataclasses.field(default_factory=models.Decoder)
   data: Data = dataclasses.field(default_factory=Data)
@@ -69,15 +72,17 @@ class Study:
     runs: Runs by name, in any order; a run's source may name another run.
     pairs: (treated, control): names of runs whose test losses are compared, document by
       document.
-    seeds: Seeds with which each run of a pair is repeated. All other runs, which serve
-      as sources, are trained once, with the first seed.
+    seeds: Seeds with which each run of a pair is repeated, at least one. All other
+      runs, which serve as sources, are trained once, with the first seed.
+      Default: (0,).
     lrs: Learning rates that each run of a pair tries; the one with the best validation
-      loss is compared. If empty, each run uses its own.
+      loss is compared. If empty, the default, each run uses its own.
     samples: Number of prompts of the test split that each compared run continues.
+      Default: 3.
     accounts: Whether the report shows what each run cost: which leaves learned, the
-      size of the optimizer state, and FLOPs.
+      size of the optimizer state, and FLOPs. Default: False.
     remembered: With `accounts`: data of the source; the report then shows how much of
-      it each run forgot. If None, forgetting is not measured.
+      it each run forgot. If None, the default, forgetting is not measured.
   """
   question: str
   runs: dict[str, Run]

@@ -10,17 +10,19 @@ class Source:
   Attributes:
     path: A run's workdir, or one of its checkpoints; or a checkpoint of another
       framework, see `sources`; or word vectors, see `sources.word_vectors`.
+      Default: empty.
     map: For a checkpoint of another framework: name of its architecture, or path of
       your own map file, see `sources.foreign`. If empty, the architecture is detected
-      from the files.
+      from the files. Default: empty.
     vocabulary: For a checkpoint of another framework: whether to `refuse` or `repair` a
-      vocabulary with damaged or duplicate entries.
+      vocabulary with damaged or duplicate entries. Default: `refuse`.
     run: In a study: name of the run whose best checkpoint is read, in place of `path`.
-    step: Which checkpoint of the run; -1 means the best by validation loss, or the last
-      one where none was validated.
+      Default: empty.
+    step: Step of the run's checkpoint to read, counted in updates. -1, the default,
+      means the best one by validation loss, or the last one where none was validated.
     moments: Whether groups all of whose leaves are copied unchanged continue with the
       optimizer moments of the source. The checkpoint must hold them; a best one does
-      not.
+      not. Default: False.
   """
   path: str = ""
   map: str = ""
@@ -39,10 +41,13 @@ class Features:
 
   Attributes:
     path: Folder of the hidden states, which runs may share: each beginning, data and
-      dtype has its own subfolder. If empty, `features/` in the workdir.
+      dtype has its own subfolder. If empty, the default, it is `features/` in the
+      workdir.
     dtype: Stored dtype: `float32`, or `bfloat16`, which takes half the space.
+      Default: `float32`.
     check: Share of the batches, in [0, 1], that is computed again and compared whenever
       training starts or continues; at least one batch of each split and row length.
+      Default: 0.01.
   """
   path: str = ""
   dtype: str = "float32"
@@ -59,27 +64,29 @@ class Distill:
 
   Attributes:
     teacher: A run's workdir, or a checkpoint of another framework with a map.
-    ce: Weight of the cross entropy on the data.
+    ce: Weight of the cross entropy on the data, at least 0. Default: 0.3.
     logits: Weight of T^2 KL(teacher || model), both softened by T = `temperature`
-      (Hinton et al., 2015). For models with different vocabularies see `vocabularies`.
-    temperature: T, above 0; larger values soften the distributions.
-    hidden: Weight of the distance between hidden states. Where widths differ, a learned
-      projection of the model's states is compared (FitNets: Romero et al., 2015;
-      TinyBERT: Jiao et al., 2020). Such projections are leaves like any other, e.g.
-      `distill/layer_0/kernel`.
+      (Hinton et al., 2015); at least 0. For models with different vocabularies see
+      `vocabularies`. Default: 0.7.
+    temperature: T, above 0; larger values soften the distributions. Default: 2.0.
+    hidden: Weight of the distance between hidden states, at least 0. Where widths
+      differ, a learned projection of the model's states is compared (FitNets: Romero et
+      al., 2015; TinyBERT: Jiao et al., 2020). Such projections are leaves like any
+      other, e.g. `distill/layer_0/kernel`. Default: 0.0.
     hidden_loss: Distance of hidden states: `mse`, a mean over features, or `cosine`,
-      1 - cos (DistilBERT).
+      1 - cos (DistilBERT). Default: `mse`.
     attention: Weight of the KL between relations of positions, softmax(Q Q'),
-      softmax(K K') and softmax(V V') (MiniLMv2: Wang et al., 2021); for Transformers.
+      softmax(K K') and softmax(V V') (MiniLMv2: Wang et al., 2021), at least 0; for
+      Transformers. Default: 0.0.
     layers: Pairs (layer of the model, layer of the teacher), counted from 0, for
-      `hidden` and `attention`. If (), hidden states of each layer are compared with the
-      teacher's layer at the same relative depth, as in TinyBERT, and attention in
-      the last layer of both.
+      `hidden` and `attention`. If (), the default, hidden states of each layer are
+      compared with the teacher's layer at the same relative depth, as in TinyBERT, and
+      attention in the last layer of both.
     vocabularies: `same`: both models have the same tokens. Otherwise they are compared
       where both have read the same bytes: `uld`, L1 between sorted probabilities
       (Boizard et al., 2024); or `mined`, KL after each of the teacher's tokens is
       replaced by the model's token with the smallest edit distance (FuseLLM: Wan et
-      al., 2024).
+      al., 2024). Default: `same`.
   """
   teacher: Source = dataclasses.field(default_factory=Source)
   ce: float = 0.3

@@ -8,22 +8,32 @@ class Optim:
   """How the learning leaves are updated.
 
   Attributes:
-    name: `adamw`, `adafactor`, `sgd` or `lion`.
+    name: Kind of the optimizer: `adamw`, `adafactor`, `sgd` or `lion`.
+      Default: `adamw`.
     lr: Peak learning rate, above 0. Each group multiplies it by its `lr_mult`.
+      Default: 0.001.
     schedule: Decay after the warm-up: `cosine`, `linear`, `inverse_sqrt` or `constant`.
       Each group's schedule spans from its first update to the end of the run.
-    warmup_steps: Number of steps in which the learning rate rises linearly to its peak.
-      The first update already uses lr / (warmup_steps + 1). 0 means no warm-up.
-    end_factor: `cosine` and `linear` end at `lr * end_factor`.
-    weight_decay: Strength of the weight decay, at least 0. It acts on all leaves but
-      those that `Group.no_decay` matches: by default biases and scales of norms.
-    b1: For `adamw` and `lion`: decay of the first moment; for `sgd`: momentum.
-    b2: For `adamw` and `lion`: decay of the second moment (of the momentum in `lion`).
-    clip_norm: Largest global norm of the gradient of all leaves that learn; 0 means no
-      limit.
+      Default: `cosine`.
+    warmup_steps: Number of steps in which the learning rate rises linearly to its peak,
+      at least 0. The first update already uses lr / (warmup_steps + 1). 0 means no
+      warm-up. Default: 50.
+    end_factor: Share of the peak at which the schedules `cosine` and `linear` end, at
+      least 0: they end at `lr * end_factor`. Default: 0.1.
+    weight_decay: Strength of the weight decay, at least 0. With `adamw` and `lion` each
+      step takes this share, times the learning rate, off a value; with `sgd` it enters
+      the gradient, before the momentum; with `adafactor` the learning rate does not
+      scale it. It acts on all leaves but those that `Group.no_decay` matches: unless
+      the group says otherwise, biases and scales of norms. Default: 0.01.
+    b1: For `adamw` and `lion`: decay of the first moment per step; for `sgd`: momentum.
+      In [0, 1). Default: 0.9.
+    b2: For `adamw` and `lion`: decay of the second moment per step (of the momentum in
+      `lion`). In [0, 1). Default: 0.98.
+    clip_norm: Largest global norm of the gradient of all leaves that learn; larger
+      gradients are scaled down to it. At least 0; 0 means no limit. Default: 1.0.
     accumulate: Number of micro-batches that each batch is divided into, of which one at
-      a time is in memory; a divisor of `Train.batch_size`. The update is that of the
-      whole batch.
+      a time is in memory; at least 1 and a divisor of `Train.batch_size`. The update is
+      that of the whole batch. Default: 1.
   """
   name: str = "adamw"
   lr: float = 1e-3
@@ -42,13 +52,16 @@ class Train:
   """How long a run trains, and how often it reports, validates and saves.
 
   Attributes:
-    steps: Number of updates.
-    batch_size: B, the number of rows per update, over all devices.
-    log_every: Steps between two lines of metrics.
-    eval_every: Steps between two validations. The last step always validates.
-    checkpoint_every: Steps between two checkpoints. The last step always saves one.
+    steps: Number of updates, at least 1. Default: 1000.
+    batch_size: B, the number of rows per update, over all devices; at least 1.
+      Default: 16.
+    log_every: Steps between two lines of metrics, at least 1. Default: 50.
+    eval_every: Steps between two validations, at least 1. The last step always
+      validates. Default: 200.
+    checkpoint_every: Steps between two checkpoints, at least 1. The last step always
+      saves one. Default: 200.
     patience: Number of validations in a row without a better loss after which the run
-      stops; 0 means that it never stops early.
+      stops, at least 0; 0, the default, means that it never stops early.
   """
   steps: int = 1000
   batch_size: int = 16
@@ -63,11 +76,14 @@ class Parallel:
   """How work is divided over devices.
 
   Attributes:
-    mode: `jit`, over a mesh of devices; or `pmap`, over the batch alone.
-    data: Number of devices along the batch; 0 means all that remain.
-    fsdp: Number of devices that each hold a part of every param; they divide the batch
-      as well.
-    tensor: Number of devices that divide heads, hidden units and vocabulary.
+    mode: `jit` divides work over a mesh of devices; `pmap` divides the batch alone.
+      Default: `jit`.
+    data: Number of devices along the batch, at least 0; 0, the default, means all that
+      the other two fields leave.
+    fsdp: Number of devices that each hold a part of every param, at least 1; they
+      divide the batch as well. Default: 1.
+    tensor: Number of devices that divide heads, hidden units and vocabulary, at least
+      1. Default: 1.
   """
   mode: str = "jit"
   data: int = 0
@@ -89,26 +105,30 @@ class Strategy:
       last layer learns. `surgical`: only the groups in `learn` (Lee et al., 2023).
       `discriminative`: each layer learns more slowly than the one above it (Howard and
       Ruder, 2018, section 3.2). `gradual_unfreezing`: layers start to learn one after
-      another, from the top (section 3.3). `l2_sp`: all leaves learn, under a penalty
-      on their distance from the source (Li et al., 2018). `lora`: low-rank factors
-      learn (Hu et al., 2021). `distill`: all leaves learn, with the source as teacher
-      (Hinton et al., 2015). `auto`: what a search finds best, see `study.auto`. If
-      empty, the plan's own groups hold.
-    lr_mult: Factor on the run's learning rate. 0 means 10 for `lora`, whose best rate
-      is about that much higher (Schulman et al., 2025), and 1 for all others.
+      another, from the top (section 3.3). `l2_sp`: all leaves learn, under a penalty on
+      their distance from the source (Li et al., 2018). `lora`: low-rank factors learn
+      (Hu et al., 2021). `distill`: all leaves learn, with the source as teacher (Hinton
+      et al., 2015). `auto`: what a search finds best, see `study.auto`. If empty, the
+      plan's own groups hold. Default: empty.
+    lr_mult: Factor on the run's learning rate, at least 0; 0, the default, means 10 for
+      `lora`, whose best rate is about that much higher (Schulman et al., 2025), and 1
+      for all others.
     frozen: Number of lowest layers that never learn although the strategy would let
-      them; the embedding counts as one.
-    learn: For `surgical`: names of the groups that learn, such as `head`, `layer_3`
-      or `embed`.
-    factor: For `discriminative`: ratio of the learning rates of neighboring layers.
-    every: For `gradual_unfreezing`: steps from one layer's start to the next. 0 means
-      that all layers learn from the middle of the run on.
-    alpha: For `l2_sp`: strength of the penalty on leaves that have a source.
-    beta: For `l2_sp`: strength of the penalty on all other leaves.
-    rank: For `lora`: rank of the factors.
-    budget: For `auto`: number of steps of the whole search, over all candidates; 0
-      means `Train.steps`. The steps of the chosen candidate, over a third of them, are
-      at the same time the first steps of the run.
+      them, at least 0; the embedding counts as one. Default: 0.
+    learn: For `surgical`: names of the groups that learn, such as `head`, `layer_3` or
+      `embed`. Default: ().
+    factor: For `discriminative`: ratio of the learning rates of neighboring layers,
+      above 0. Default: 2.6, as in the paper.
+    every: For `gradual_unfreezing`: steps from one layer's start to the next, at least
+      0; 0, the default, means that all layers learn from the middle of the run on.
+    alpha: For `l2_sp`: strength of the penalty on leaves that have a source, at least
+      0. Default: 0.001.
+    beta: For `l2_sp`: strength of the penalty on all other leaves, at least 0.
+      Default: 0.001.
+    rank: For `lora`: rank of the factors, at least 1. Default: 16.
+    budget: For `auto`: number of steps of the whole search, over all candidates, at
+      least 0; 0, the default, means `Train.steps`. The steps of the chosen candidate,
+      over a third of them, are at the same time the first steps of the run.
   """
   name: str = ""
   lr_mult: float = 0.0

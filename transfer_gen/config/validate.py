@@ -48,6 +48,7 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
            f" {' or '.join(dict.fromkeys(map(_described, hints)))}.")
   elif typing.get_origin(fitting) is tuple:
     inner = typing.get_args(fitting)
+    # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
     inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
     if len(inner) != len(value):
       yield f"{name} is {value!r}, must have {len(inner)} elements."
@@ -56,6 +57,8 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
   elif typing.get_origin(fitting) is dict:
     for key, element in value.items():
       yield from _misfits(element, typing.get_args(fitting)[1], f"{name}[{key!r}]")
+  # `Run.transfer` is Any, so a plan, which is a dataclass too, is not walked here: its
+  # classes check their own fields.
   elif dataclasses.is_dataclass(value) and fitting is not Any:
     if not isinstance(value, (models.Decoder, models.EncoderDecoder, models.Recurrent)):
       yield from _fields(value, name)
@@ -68,6 +71,7 @@ def _fits(value: Any, hint: Any) -> bool:
   if hint in _PLAIN:
     return isinstance(value, _PLAIN[hint][0])
   origin = typing.get_origin(hint) or hint
+  # Config files may spell a tuple as a list.
   return isinstance(value, (tuple, list) if origin is tuple else origin)
 
 
