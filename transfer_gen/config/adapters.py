@@ -32,7 +32,7 @@ class _Adapter:
 
   def leaves_of(self, *parts: str) -> str:
     """Regex that matches the whole names of its leaves of the given parts."""
-    # Recurrent cells have an `input_kernel` and a `recurrent_kernel`, also with a suffix.
+    # Recurrent cells have `input_kernel` and `recurrent_kernel`, also with suffixes.
     # `leaf` replaces the word `kernel` only, so the rest of the name stays.
     return (rf"(?:.*/)?(?:input_|recurrent_)?{self.name}_(?:{'|'.join(parts)})"
             r"(?:_\w+)?")

@@ -92,8 +92,8 @@ def _call(given: str, function: str) -> Any:
   if not os.path.isfile(file):
     raise errors.UserError(f"--config: there is no file {file}.")
   try:
-    # `runpy` and not an import: the file may stand anywhere, needs no name that is valid
-    # in Python, and leaves nothing behind in `sys.modules`.
+    # `runpy` and not an import: the file may stand anywhere, need not be named as
+    # modules are, and leaves nothing behind in `sys.modules`.
     module = runpy.run_path(file)
     if function not in module:
       raise errors.UserError(f"--config: {file} has no function {function}.")
