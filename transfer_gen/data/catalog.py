@@ -24,6 +24,7 @@ PREFIX = "tfds:"
 _OURS = ("python_docs", "docstring_summary")
 _FOLDER = "~/tensorflow_datasets"
 
+# What data sets of TFDS call the split that is named "validation" here.
 _SYNONYMS = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 Example = dict[str, Any]
@@ -75,6 +76,8 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
   if builder.is_prepared():
     return builder
   try:
+    # The builder is made anew under the lock: another process may have prepared the set
+    # meanwhile, and a builder only looks for its files when it is made.
     with _lock(folder, name), quiet():
       builder = make(data_dir=folder, file_format="array_record")
       builder.download_and_prepare()
@@ -89,6 +92,7 @@ def _open(name: str, folder: epath.Path) -> Any:
   """Returns a builder of another data set, prepared if that can be done here."""
   import tensorflow_datasets as tfds  # Here, since it takes long to import.
   try:
+    # No `file_format` here: a set that is prepared already may have either format.
     builder = tfds.builder(name, data_dir=folder)
     if builder.is_prepared():
       return builder
@@ -104,6 +108,7 @@ def _open(name: str, folder: epath.Path) -> Any:
         f" prepared in {folder}. `tfds.list_builders()` lists those that it knows. A"
         " prepared folder NAME/VERSION can be copied there, or set TFDS_DATA_DIR to"
         " the folder that holds it.") from error
+  # TFDS's messages may run over pages; their first line says what happened.
   except Exception as error:  # Builders of other authors may raise anything.
     cause = str(error).strip().partition("\n")[0][:200]
     raise errors.UserError(
@@ -123,6 +128,7 @@ def _check_reachable(builder: Any) -> None:
   hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos or ()}
   for host in sorted(filter(None, hosts)):
     try:
+      # Looking up the name is enough: without a network that fails.
       socket.getaddrinfo(host, 443)
     except OSError as error:
       raise ConnectionError(f"{host} cannot be reached: {error}") from error
@@ -155,6 +161,8 @@ def _lock(folder: epath.Path, name: str) -> Iterator[None]:
   if "://" in os.fspath(folder):
     yield
     return
+  # `flock` needs a local file. The system frees it when the process dies, however that
+  # happens, so no stale lock can block later runs.
   local = pathlib.Path(folder)
   local.mkdir(parents=True, exist_ok=True)
   file = local / f".{name.replace('/', '_').replace(':', '_')}.lock"

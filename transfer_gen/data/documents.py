@@ -75,6 +75,8 @@ def read_filtered(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
   seen: set[tuple[str, str]] = set()
   # From test to train, so that of equal documents the one in the last split stays.
   for split in reversed(SPLITS):
+    # `seen` grows only when a split is done, so repeats within one split stay: only
+    # those across splits would leak what a model is evaluated on.
     kept[split] = list(_filter(read[split], config, seen, dropped[split]))
     seen.update(map(_identity, kept[split]))
   counts = {split: {"read": len(read[split]), "dropped": dropped[split]}
@@ -120,6 +122,7 @@ def take_fraction(
 def check(config: config_lib.Data) -> None:
   """Raises one `UserError` that lists all fields of a config that are out of range."""
   buckets = tuple(config.buckets)
+  # All misfits are collected, so that a user corrects the config once.
   misfits = [message for wrong, message in (
       (config.name != "files" and not catalog.known(config.name),
        f"data.name={config.name!r}: must be python_docs, docstring_summary,"
@@ -182,6 +185,7 @@ def clean(text: str, form: str, newline: str) -> str:
   if newline == KEEP:
     return _CONTROL.sub("", text)
   text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+  # White space at the start of a line stays: it may be indentation.
   return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
@@ -212,6 +216,7 @@ def _read(config: config_lib.Data) -> tuple[Splits, str]:
   Splits that the data does not have are taken from train.
   """
   if config.name == "files":
+    # `check` has refused a config with both.
     unit = ("file" if config.whole_files else
             "paragraph" if config.paragraphs else "line")
     raw = {
@@ -282,6 +287,8 @@ def _split(read: Splits, missing: list[str]) -> Splits:
   found: Splits = {split: read.get(split, []) for split in SPLITS} | {
       split: [] for split in ("train", *missing)}
   for document in read["train"]:
+    # Each missing split has a rank of its own. If the user adds a test file later, the
+    # validation split stays the same.
     rank = _hash(" ".join((document.input or document.target).split())) % 10
     split = {8: "validation", 9: "test"}.get(rank, "train")
     found[split if split in missing else "train"].append(document)
@@ -335,6 +342,7 @@ def _check_filled(
 
 def _draw(documents: list[Document], fraction: float, seed: int) -> list[Document]:
   """Returns a share of documents, in their order; the seed and texts decide which."""
+  # Rounded up, so that a small fraction of a small split is not empty.
   count = math.ceil(fraction * len(documents))
   if count == len(documents):
     return documents
@@ -348,5 +356,6 @@ def _draw(documents: list[Document], fraction: float, seed: int) -> list[Documen
 
 def _hash(*parts: str) -> int:
   """Returns a hash that is the same in every process, unlike Python's own."""
+  # A NUL cannot occur in cleaned texts, so it keeps the parts apart.
   digest = hashlib.sha256("\0".join(parts).encode()).digest()
   return int.from_bytes(digest[:8], "big")

@@ -120,6 +120,8 @@ def _expand(item: str, field: str) -> list[epath.Path]:
           f"data.{field}: there is no file {item} (in {os.getcwd()}). Give a path"
           " or a glob of existing files.")
     return [path]
+  # `glob` takes relative patterns only, so it starts at the folder before the first
+  # wildcard.
   base = epath.Path(*parts[:first]) if first else epath.Path(".")
   found = sorted(p for p in base.glob("/".join(parts[first:])) if p.is_file())
   if not found:
@@ -171,6 +173,8 @@ def _paragraphs(path: epath.Path) -> Iterator[Example]:
   start, held = 1, []
   for number, (_, example) in enumerate(_lines(path), 1):
     line = example["text"]
+    # A document ends where text follows a blank line, so that all blank lines between
+    # belong to the one before, as `newline=keep` promises.
     if held and line.strip() and not held[-1].strip():
       yield f"{path}:{start}", {"text": "".join(held)}
       start, held = number, []
@@ -188,6 +192,7 @@ def _json_lines(path: epath.Path) -> Iterator[Example]:
       continue
     try:
       columns = json.loads(line)
+    # Brackets nested some thousand deep raise a RecursionError.
     except (json.JSONDecodeError, RecursionError) as error:
       raise errors.UserError(
           f"{path}:{number}: not JSON ({error}). Each line must be one object, e.g."
@@ -200,6 +205,8 @@ def _json_lines(path: epath.Path) -> Iterator[Example]:
 
 
 def _csv(path: epath.Path) -> Iterator[Example]:
+  # Without `strict` the `csv` module accepts malformed quotes, and one that is never
+  # closed would swallow the rest of the file as a single cell.
   yield from _table(path, delimiter=",", strict=True)
 
 
@@ -211,13 +218,17 @@ def _tsv(path: epath.Path) -> Iterator[Example]:
 def _table(path: epath.Path, **form: Any) -> Iterator[Example]:
   """Yields the rows below a header line that names the columns."""
   # Cells are documents, which may be longer than the 128 KiB that `csv` allows.
+  # The limit is a C long, which has 32 bits on Windows.
   csv.field_size_limit(2**31 - 1)
+  # With newline="" line ends inside quoted cells stay as they are in the file.
   rows = csv.reader(io.StringIO(_text(path), newline=""), **form)
   start = 1
   try:
     header = next(rows, [])
     start = rows.line_num + 1
     for row in rows:
+      # `csv` returns blank lines as empty rows. A row spans several lines if one of its
+      # cells does, so the reader counts the lines.
       if row:
         yield f"{path}:{start}", _columns(path, start, header, row)
       start = rows.line_num + 1

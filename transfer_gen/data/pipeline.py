@@ -23,7 +23,7 @@ from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
 Batch = rows_lib.Batch
-_CHUNK = 4096
+_CHUNK = 4096  # Texts; bounds the Python lists of ints that exist at a time.
 
 
 class Batches(Protocol):
@@ -82,11 +82,15 @@ class Prepared:
     """
     _check_batch_size(batch_size)
     buckets = [rows for rows in self._rows["train"] if len(rows)]
+    # The order of the calls matters: shuffling before `repeat` gives each epoch its own
+    # order, and batching after it lets a batch span two epochs. The dataset holds
+    # row numbers only, so that a batch is one gather from the rows in memory.
     batches = [
         grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
         .batch(batch_size, batch_fn=np.asarray).map(rows.batch)
         for rows in buckets]
     total = sum(map(len, buckets))
+    # In proportion to their rows, so buckets end their epochs about together.
     mixed = batches[0] if len(batches) == 1 else grain.MapDataset.mix(
         batches, weights=[len(rows) / total for rows in buckets])
     return iter(mixed.to_iter_dataset(
@@ -180,15 +184,18 @@ def prepare(
   token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
     targets = _encode(tokenizer, [document.target for document in found])
+    # Translation models read one language and write another, each with its own pieces.
     reader = tokenizer if encoder is None else tokenizers.for_encoder(tokenizer)
     inputs = _encode(reader, [document.input for document in found])
     rows[split], kept = _lay_out(inputs, targets, roles, config, encoder)
+    # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
     sizes[split] = np.array(
         [len(document.target.encode()) for document in found], np.int64) * kept
     if not kept.any():
       raise errors.UserError(
           f"data: all {len(found)} pairs of {split} are longer than"
           f" data.length={config.length} tokens. Raise it, or set data.max_chars.")
+    # From the training split alone: validation and test must not influence a run.
     if split == "train":
       for ids in itertools.compress([*inputs, *targets], [*kept, *kept]):
         # `token_counts[ids] += 1` would count a token once that occurs twice.
@@ -230,6 +237,7 @@ def encode_prompts(
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   pairs = documents_lib.is_pairs(config)
+  # Exactly how the rows of training begin; other beginnings would be new to the model.
   bos = [roles["bos"]] if "bos" in roles else []
   return [[*bos, *ids, *([roles["sep"]] if pairs else [])]
           for ids in _prompt_ids(prompts, tokenizer, config, pairs)]

@@ -12,6 +12,7 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 
+# Special tokens of an encoder's input, by the value of `encoder_marks`.
 _MARKS = {"none": (), "eos": ("eos",), "both": ("bos", "eos")}
 
 Batch = dict[str, np.ndarray]
@@ -65,6 +66,8 @@ def pack(texts: Texts, roles: Roles, length: int) -> Rows:
   """
   bos, eos = ([roles[r]] if r in roles else [] for r in ("bos", "eos"))
   total = sum(len(bos) + len(ids) + len(eos) for ids in texts)
+  # N tokens give N - 1 targets, as the first one has nothing before it. The division
+  # rounds up, and one more position holds the target of the last input.
   num_rows = max(1, -(-(total - 1) // length))
   tokens = np.full(num_rows * length + 1, roles["pad"], np.int32)
   owners = np.full(num_rows * length + 1, -1, np.int32)
@@ -76,6 +79,7 @@ def pack(texts: Texts, roles: Roles, length: int) -> Rows:
     # bos itself is not a target: it always follows eos, so there is nothing to learn.
     owners[begin:end] = document
     position = end
+  # Owners are shifted like the targets, whose documents they are.
   shape = (num_rows, length)
   return Rows(tokens[:-1].reshape(shape), tokens[1:].reshape(shape),
               owners[1:].reshape(shape))
@@ -95,6 +99,8 @@ def pad(
   Returns:
     Rows for each bucket, and bool[N], which pairs fit into a bucket.
   """
+  # bos, sep and eos are three tokens, but the last token of a row is only a target and
+  # takes no position.
   counts = np.array([len(a) + len(b) + 2 for a, b in zip(inputs, targets)])
   buckets = []
   for length, members in _buckets(counts, lengths):
@@ -103,6 +109,8 @@ def pad(
       tokens = np.concatenate([
           [roles["bos"]], inputs[member], [roles["sep"]], targets[member],
           [roles["eos"]]])
+      # sep stands at position `first`, and its target is the first token of the answer.
+      # The input itself is given, so the model does not learn to write it.
       _write(rows, row, tokens, first=len(inputs[member]) + 1, document=member)
     buckets.append(rows)
   return buckets, counts <= lengths[-1]
@@ -128,6 +136,7 @@ def pad_both(
     Rows for each bucket, and bool[N], which pairs fit into a bucket.
   """
   marked = [encoder_row(ids, roles, encoder) for ids in inputs]
+  # [start] target [eos] takes one position less than it has tokens, as in `pad`.
   counts = np.array([max(len(a), len(b) + 1) for a, b in zip(marked, targets)])
   begin, buckets = start_token(roles, encoder), []
   for length, members in _buckets(counts, lengths):
@@ -184,6 +193,7 @@ def fill_batch(batch: Batch, batch_size: int, pad_token: int) -> Batch:
 
   Their encoder input has one token, because an encoder never reads an empty input.
   """
+  # Whatever is not named in `empty` may hold any value, as its weight is 0.
   missing = batch_size - len(batch["inputs"])
   empty = {"weights": 0, "documents": -1, "encoder_counts": 1}
   return {
@@ -195,6 +205,7 @@ def fill_batch(batch: Batch, batch_size: int, pad_token: int) -> Batch:
 def _buckets(
     counts: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
   """Yields each length and the rows for which it is the shortest that holds them."""
+  # Rows longer than all lengths get the place behind the last, which is never yielded.
   places = np.searchsorted(lengths, counts)
   for place, length in enumerate(lengths):
     yield length, np.flatnonzero(places == place)

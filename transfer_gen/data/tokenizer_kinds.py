@@ -13,6 +13,7 @@ from transfer_gen.transfer import vocabulary
 
 ROLES = ("pad", "bos", "eos", "sep")
 OWN = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "sep": "<sep>"}
+# Names that special tokens have in published tokenizers; the first that exists wins.
 USUAL = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>"),
     "bos": ("<s>", "<bos>", "[CLS]", "<|begin_of_text|>", "<|startoftext|>", "[BOS]"),
@@ -20,11 +21,12 @@ USUAL = {
     "sep": ("<sep>", "[SEP]", "<|sep|>"),
     "unk": ("<unk>", "[UNK]", "<|unk|>"),
 }
-# Pre-tokenizers that remove spaces, and characters that usually have no space before.
+# Pre-tokenizers that remove the spaces of a text, and characters that usually follow
+# the word before them without a space.
 _WORD_SPLITTERS = {"Whitespace", "BertPreTokenizer"}
 _CLOSING = frozenset(".,;:!?)]}%")
 KIND_FILE = "tokenizer_kind.json"
-_CHUNK = 512
+_CHUNK = 512  # Texts that are encoded at a time.
 
 
 class Bytes:
@@ -37,6 +39,7 @@ class Bytes:
 
   def encode(self, text: str) -> list[int]:
     data = np.frombuffer(text.encode("utf-8"), np.uint8)
+    # Bytes from 252 on would wrap around in uint8.
     return (data.astype(np.int32) + len(ROLES)).tolist()
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -96,6 +99,7 @@ class HuggingFace:
   """A tokenizer that a `tokenizer.json` describes, such as one of kind "bpe"."""
 
   def __init__(self, tokenizer: Any):
+    # A tokenizer.json may hold both settings. Rows are cut and padded elsewhere.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     # A document that contains the characters "</s>" must not end there: they are
@@ -104,6 +108,8 @@ class HuggingFace:
     self._tokenizer = tokenizer
     self.roles = usual_roles(tokenizer.token_to_id)
     description = json.loads(tokenizer.to_str())
+    # What the model itself names wins over the usual names, unless its vocabulary lacks
+    # that token.
     unknown = (description.get("model") or {}).get("unk_token")
     if unknown and tokenizer.token_to_id(unknown) is not None:
       self.roles["unk"] = tokenizer.token_to_id(unknown)
@@ -112,6 +118,7 @@ class HuggingFace:
     self.size = len(self.tokens)
 
   def encode(self, text: str) -> list[int]:
+    # Special tokens are left to `rows`: a file's own template would add them twice.
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
     unk = self.roles.get("unk")
     refuse_unknown(text, {
@@ -152,10 +159,13 @@ class SentencePiece:
     own = {
         "pad": processor.pad_id(), "bos": processor.bos_id(),
         "eos": processor.eos_id(), "unk": processor.unk_id()}
+    # An id of -1 means that the model has no such token. sep is none of its four, so it
+    # is found by name, and for the others the model's word wins.
     self.roles = usual_roles(ids.get) | {r: i for r, i in own.items() if i >= 0}
     self.tokens = tuple(map(self._surface, range(self.size), pieces))
 
   def encode(self, text: str) -> list[int]:
+    # Both forms, because only pieces show which characters an unknown id stands for.
     ids = self._processor.encode(text, out_type=int)
     pieces = self._processor.encode(text, out_type=str)
     unk = self.roles.get("unk")
@@ -209,6 +219,8 @@ def _surfaces(
     if token is None or i in roles.values() or added.get(i, {}).get("special"):
       surfaces.append(b"")
     else:
+      # Added tokens are found in the text before it is split, so they are spelled
+      # literally even where other tokens are in letters for bytes.
       surfaces.append(token.encode("utf-8") if i in added else surface_fn(token))
   return tuple(surfaces)
 
@@ -241,6 +253,7 @@ def _surface_fn(description: Mapping[str, Any]) -> Callable[[str], bytes]:
   def surface(token):
     if byte_pieces and _is_byte(token):
       return bytes([int(token[3:5], 16)])
+    # BPE such as CLIP's marks the end of a word, behind which a space follows.
     if end and token.endswith(end):
       return text_fn(token.removesuffix(end)) + b" "
     return text_fn(token)
@@ -257,6 +270,7 @@ def _words_fn(prefix: str | None) -> Callable[[str], bytes]:
   def surface(token):
     if prefix and token.startswith(prefix):
       return token.removeprefix(prefix).encode("utf-8")
+    # BERT makes each Chinese character a token of its own, and its text has no spaces.
     joined = token in _CLOSING or (len(token) == 1 and "\u3400" <= token <= "\u9fff")
     return ("" if joined else " ").encode() + token.encode("utf-8")
   return surface
@@ -266,11 +280,13 @@ def _parts(part: Any) -> Iterator[Mapping[str, Any]]:
   """Yields a part of a tokenizer's description and the parts that it contains."""
   if part and "type" in part:
     yield part
+    # Parts of type Sequence contain others, under one of these two keys.
     for inner in (*part.get("decoders", ()), *part.get("pretokenizers", ())):
       yield from _parts(inner)
 
 
 def _is_byte(token: str) -> bool:
+  # SentencePiece spells byte 10 as <0x0A>.
   return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 

@@ -45,6 +45,7 @@ class Pieces:
       raise errors.UserError(
           "vocab.json: <unk> is missing, or an id is below 0. Convert the tokenizer"
           " again.")
+    # Not the number of pieces: ids may have gaps, and tables have a row for each id.
     self.size = max(self._ids.values()) + 1
     self._pieces = {i: piece for piece, i in self._ids.items()}
     self.tokens = tuple(self._surface(i) for i in range(self.size))
@@ -56,6 +57,8 @@ class Pieces:
   def encode(self, text: str) -> list[int]:
     pieces, unk = self._split(text), self.roles["unk"]
     ids = [self._ids.get(piece, unk) for piece in pieces]
+    # A prompt must not lose characters in silence. For training texts
+    # `encode_batch` lets them pass as unk, and `pipeline.prepare` counts them.
     kinds.refuse_unknown(text, {
         c for i, piece in zip(ids, pieces) if i == unk for c in piece})
     return ids

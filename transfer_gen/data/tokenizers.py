@@ -149,6 +149,7 @@ def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
   without special tokens.
   """
   roles = {role: tokenizer.roles[role] for role in ROLES if role in tokenizer.roles}
+  # Without either there is no token that could end a text, so none is made up.
   if not {"bos", "eos"} & roles.keys():
     return {"pad": roles.get("pad", 0)}, [
         "the tokeniser has neither bos nor eos: texts run on without marks"]
@@ -169,6 +170,8 @@ def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
     raise errors.UserError(
         f"tokenizer.size={size}: byte-level BPE needs at least {smallest} tokens (256"
         f" bytes and {len(kinds.OWN)} special ones).")
+  # All 256 bytes are in the alphabet, also those that the training texts lack: then
+  # there is no unknown token. Special tokens come first and so get the ids 0 to 3.
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
       add_prefix_space=False)
@@ -180,6 +183,9 @@ def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
 
 
 def _load_folder(folder: epath.Path) -> Tokenizer:
+  # A saved folder first. Its other kinds have the same files as those that others
+  # publish, and are found below. Marian's files come before GPT-2's, because both
+  # have a vocab.json.
   if (folder / kinds.KIND_FILE).exists():
     saved = json.loads(_text(folder / kinds.KIND_FILE))
     if saved["kind"] == "bytes":
@@ -214,6 +220,7 @@ def _load_file(path: epath.Path) -> Tokenizer:
 def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
   """Loads byte-level BPE from the two files in which GPT-2 was published."""
   import tokenizers  # Here, because only some kinds need the library.
+  # The first line of merges.txt is a version; each other line holds two pieces.
   pairs: Any = [
       tuple(line.split(" ")) for line in _text(merges).split("\n")
       if line and not line.startswith("#version")]
