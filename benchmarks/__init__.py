@@ -1,1 +1,1 @@
-"""Speed, size and robustness of the package, beside a peer where there is one."""
+"""Benchmarks of speed, memory and robustness, compared with peers where they exist."""

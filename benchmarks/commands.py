@@ -1,4 +1,4 @@
-"""Seconds of `--help` and of `plan` on a 100-million-parameter source.
+"""Measures the time of `--help`, and of `plan` for a source of 100 million params.
 
 Run: python -m benchmarks.commands. The last line is JSON.
 """
@@ -19,7 +19,7 @@ from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
 
 _ROUNDS = 3
-# Another vocabulary, so that the plan matches tokens too.
+# The target has another vocabulary, so that the plan has to match tokens.
 _CONFIG = '''
 from transfer_gen.config import Data, Decoder, Run, Source, Tokenizer
 from transfer_gen.transfer.axes import MatchTokens
@@ -38,7 +38,7 @@ def get_config():
 
 
 def main() -> None:
-  """Prints the two medians."""
+  """Measures both commands and prints the median times."""
   with tempfile.TemporaryDirectory() as folder:
     params = _write_source(pathlib.Path(folder) / "source")
     (pathlib.Path(folder) / "config.py").write_text(_CONFIG)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _write_source(folder: pathlib.Path) -> int:
-  """A checkpoint as a run leaves it, at its random start."""
+  """Writes a workdir with a random checkpoint, and returns its number of params."""
   module = registry.build(config_lib.Decoder(
       vocab_size=20_480, num_layers=12, width=768, num_heads=12, max_length=1024))
   specs = registry.specs(module)
@@ -65,7 +65,7 @@ def _write_source(folder: pathlib.Path) -> int:
 
 
 def _time(folder: str, *words: str) -> float:
-  """Median wall seconds of a command."""
+  """Returns the median wall time of a command in seconds."""
   times = []
   for _ in range(_ROUNDS):
     start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""The decoder beside Hugging Face's GPT-2 in PyTorch: training and generation.
+"""Compares the decoder with Hugging Face's GPT-2 in PyTorch: training and generation.
 
-Both sides have the same architecture, weights drawn alike, shapes and threads;
-training: no dropout, cross-entropy over all positions, gradients clipped by their
-global norm, AdamW.
+Both sides have the same architecture, random weights, shapes and number of threads.
+Training uses no dropout, cross-entropy over all positions, gradients clipped by their
+global norm, and AdamW.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,22 +31,22 @@ _RATE, _DECAY, _CLIP = 1e-4, 0.01, 1.0
 
 
 def gpt2_small_over_torch() -> timing.Comparison:
-  """Time of a training step on 4 x 128 tokens."""
+  """Compares the time of a training step on 4 x 128 tokens."""
   return _compare_steps(GPT2_SMALL, (4, 128), rounds=7)
 
 
 def decoder_256_over_torch() -> timing.Comparison:
-  """Time of a training step on 16 x 128 tokens."""
+  """Compares the time of a training step on 16 x 128 tokens."""
   return _compare_steps(DECODER_256, (16, 128), rounds=31)
 
 
 def generate_256_over_hf() -> timing.Comparison:
-  """Time of 128 greedy tokens after 16, one row."""
+  """Compares the time of generating 128 greedy tokens after a prompt of 16."""
   return _compare_generation(DECODER_256, rounds=9)
 
 
 def generate_gpt2_small_over_hf() -> timing.Comparison:
-  """Time of 128 greedy tokens after 16, one row."""
+  """Compares the time of generating 128 greedy tokens after a prompt of 16."""
   return _compare_generation(GPT2_SMALL, rounds=5)
 
 
@@ -59,7 +59,7 @@ def _compare_steps(config, shape, rounds):
 def peer_step(
     model: torch.nn.Module, batch: Mapping[str, np.ndarray]
 ) -> Callable[[], float]:
-  """A function that takes one step of the peer's, of what learns in it."""
+  """Returns a function that trains the peer for one step and returns the loss."""
   learning = [param for param in model.train().parameters() if param.requires_grad]
   optimizer = torch.optim.AdamW(learning, lr=_RATE, weight_decay=_DECAY)
   inputs, targets = (
@@ -73,7 +73,7 @@ def peer_step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(learning, _CLIP)
     optimizer.step()
-    return loss.item()
+    return loss.item()  # Reading the value waits until the step is done.
   return run
 
 
@@ -99,7 +99,7 @@ def _compare_generation(config, rounds):
 
 
 def peer(config: config_lib.Decoder) -> transformers.GPT2LMHeadModel:
-  """The peer's model of the same sizes, at random."""
+  """Returns the peer's model of the same sizes with random weights."""
   torch.set_num_threads(THREADS)
   torch.manual_seed(0)
   return transformers.GPT2LMHeadModel(transformers.GPT2Config(

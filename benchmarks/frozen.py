@@ -1,10 +1,12 @@
-"""What a step costs when a part learns, beside the count on paper; late starts.
+"""Compares the cost of a step in which only a part learns with an analytical count.
 
-On paper, a product of N rows with a kernel of P entries costs 2 N P forward, as much
-backward to its input and as much again to its kernel; attention has no kernels and
-costs 4 N T D forward and twice that backward. All goes forward once; the way back
-through activations ends at the lowest leaf that learns; kernels that do not learn get
-no gradient.
+A product of N rows with a kernel of P entries costs 2 N P operations in the forward
+pass, as many for the gradient of its input, and as many for that of its kernel.
+Attention has no kernels and costs 4 N T D forward and twice that backward. The forward
+pass is always complete; the backward pass through activations ends at the lowest leaf
+that learns; kernels that do not learn get no gradient.
+
+`unfreezing` compares a group that starts late with an optimizer that is created then.
 """
 
 from collections.abc import Sequence
@@ -40,13 +42,14 @@ _TOP_HALF = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Share:
-  """What a step costs, over the step in which all learns.
+  """The cost of a step as a share of the step in which everything learns.
 
   Attributes:
-    flops: As XLA counts them in the compiled step.
-    paper: As counted on paper.
-    time: As timed in turns.
-    slot_bytes_over_learning: Bytes of the optimiser over those of what learns.
+    flops: Ratio of the FLOPs that XLA counts in the compiled steps.
+    paper: Ratio of the analytical counts.
+    time: Ratio of the measured times.
+    slot_bytes_over_learning: Bytes of the optimizer state, over the bytes of the params
+      that learn.
   """
   flops: float
   paper: float
@@ -55,25 +58,25 @@ class Share:
 
 
 def head_only() -> Share:
-  """The output kernel alone learns."""
+  """Measures a step in which only the output kernel learns."""
   return _share(_HEAD, learning_layers=0, rounds=9)
 
 
 def top_half() -> Share:
-  """The output kernel, the last norm and the upper six layers learn."""
+  """Measures a step in which the output, the last norm and the top six layers learn."""
   return _share(_TOP_HALF, learning_layers=6, rounds=9)
 
 
 def unfreezing() -> dict[str, float]:
-  """A group that starts at step 50, beside Optax's AdamW that is started there.
+  """Compares a group that unfreezes at step 50 with Optax's AdamW created at that step.
 
-  The peer sees the same params and batches; it differentiates all of them, clips,
-  and keeps a state for the group alone.
+  The peer gets the same params and batches. It differentiates all params, clips their
+  gradients, and keeps optimizer state only for the group.
 
   Returns:
     `update_norm`: the largest ratio of the norms of the group's updates, ours over
-    the peer's, at the change and in the hundred steps after; `traces`: how often our
-    step was traced, once a set of groups.
+    the peer's, at step 50 and in the hundred steps after it; `traces`: how often our
+    step was traced, which should be once per set of groups.
   """
   groups = (plan_lib.Group(name="late", params="layer_[01]/.*", unfreeze_step=50),
             plan_lib.Group(name="top", params=".*"))
@@ -107,14 +110,16 @@ def unfreezing() -> dict[str, float]:
 
 
 def _peer(nll_fn):
-  """Init of a state, and (params, batch, state) to the next and the update's norm."""
-  decays = lambda params: {name: x.ndim > 1 for name, x in params.items()}
+  """Returns `init`, and a step that returns the next state and the update's norm."""
+  # Weight decay acts on kernels and not on norms and biases, as it does by default.
+  decays = lambda params: {name: value.ndim > 1 for name, value in params.items()}
   tx = optax.adamw(_CONSTANT.lr, b1=_CONSTANT.b1, b2=_CONSTANT.b2,
                    weight_decay=_CONSTANT.weight_decay, mask=decays)
 
   @jax.jit
   def step(params, batch, state):
-    grads = jax.grad(lambda p: nll_fn(p, batch, jax.random.key(0)).mean())(params)
+    mean_loss = lambda params: nll_fn(params, batch, jax.random.key(0)).mean()
+    grads = jax.grad(mean_loss)(params)
     clipped, _ = optax.clip_by_global_norm(_CONSTANT.clip_norm).update(grads, ())
     updates, state = tx.update(_late(clipped), state, _late(params))
     return state, optax.tree.norm(updates)
@@ -122,13 +127,13 @@ def _peer(nll_fn):
 
 
 def _late(params):
-  """Of the group that starts late."""
-  return {name: x for name, x in params.items()
+  """Returns the params of the group that starts late."""
+  return {name: value for name, value in params.items()
           if name.startswith(("layer_0/", "layer_1/"))}
 
 
 def _text(seed: int):
-  """Tokens that follow from the one before, so that there is something to learn."""
+  """Returns a batch in which each token depends on the one before it."""
   generator, vocab_size = np.random.default_rng(seed), _SMALL.vocab_size
   tokens = generator.integers(0, vocab_size, (16, 1))
   for _ in range(32):
@@ -153,9 +158,10 @@ def _share(
 
 
 def _on_paper(learning_layers: int) -> float:
-  """Multiplications and additions of a step in which the top learns."""
+  """Returns the analytical operations of a step in which the top layers learn."""
   tokens, width = _ROWS * _LENGTH, MODEL.width
-  kernels = 2 * tokens * 12 * width ** 2  # Of a layer: 4 D^2 of attention, 8 of MLP.
+  # The kernels of a layer have 4 D^2 entries in attention and 8 D^2 in the MLP.
+  kernels = 2 * tokens * 12 * width ** 2
   attention = 4 * tokens * _LENGTH * width
   head = 2 * tokens * width * MODEL.vocab_size
   forward = MODEL.num_layers * (kernels + attention) + head

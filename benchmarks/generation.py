@@ -1,7 +1,9 @@
-"""Greedy generation beside Hugging Face's `generate`: 128 tokens after 16, one row.
+"""Compares greedy generation with Hugging Face's `generate`.
 
-Run: python -m benchmarks.generation (about 2 minutes on 2 cores). A table, then one
-line of JSON with the ratios of times, ours over the peer's.
+Both generate 128 tokens after a prompt of 16, for one row.
+
+Run: python -m benchmarks.generation (about 2 minutes on 2 cores). It prints a table,
+then one line of JSON with the ratios of times, ours over the peer's.
 """
 
 from benchmarks import decoder_peer
@@ -9,7 +11,7 @@ from benchmarks import timing
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Runs all comparisons and prints their results."""
   timing.report(
       decoder_peer.generate_256_over_hf, decoder_peer.generate_gpt2_small_over_hf)
 

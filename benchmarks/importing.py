@@ -1,13 +1,13 @@
-"""A checkpoint of Hugging Face becomes params of ours: how much beside reading it?
+"""Compares importing a Hugging Face checkpoint with only reading its bytes.
 
 Run: python -m benchmarks.importing (about 20 seconds on 2 cores, 1.5 GB of memory and
-0.5 GB of disk). GPT-2 small (124 million params, 500 MB), made at run time as
-safetensors, is seen through its map and read into sharded fp32 params. Each
-measurement has a process of its own. The last line is JSON:
+0.5 GB of disk). A random GPT-2 small (124 million params, 500 MB) is written as
+safetensors, and read through its map into sharded fp32 params. Each measurement has a
+process of its own. The last line is JSON:
 
-  import_over_read: that time, from the path on, by the time of reading the bytes of
-      the same tensors from the same file and placing them on the device, in turns.
-  import_peak_over_params: peak memory above the base, by the bytes of the params.
+  import_over_read: time of the import, including the opening, over the time of reading
+      the bytes of the same tensors from the same file and placing them on the device.
+  import_peak_over_params: peak memory of the import over the bytes of the params.
 """
 
 import json
@@ -30,7 +30,7 @@ _ROUNDS = 7
 
 
 def timed(folder: str) -> dict[str, float]:
-  """Importing beside reading."""
+  """Compares the times of importing and reading."""
   found = timing.in_turns(
       lambda: jax.block_until_ready(_imported(folder)),
       lambda: jax.block_until_ready(_read(folder)), _ROUNDS)
@@ -39,15 +39,15 @@ def timed(folder: str) -> dict[str, float]:
 
 
 def peak(folder: str) -> dict[str, float]:
-  """Importing once, with the eyes on memory."""
+  """Measures the peak memory of one import."""
   base = timing.memory("VmRSS")
   params = jax.block_until_ready(_imported(folder))
-  size = sum(x.nbytes for x in params.values())
+  size = sum(value.nbytes for value in params.values())
   return {"import_peak_over_params": round((timing.memory("VmHWM") - base) / size, 3)}
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Runs both measurements and prints their results."""
   results = {}
   with tempfile.TemporaryDirectory() as folder:
     timing.alone(_write, folder)
@@ -70,9 +70,10 @@ def _imported(folder: str) -> dict[str, jax.Array]:
 
 
 def _read(folder: str) -> list[jax.Array]:
-  """The same bytes, each tensor's as they lie in the file."""
+  """Reads the same bytes tensor by tensor, without any conversion."""
   leaves = sources.open(folder).leaves
   arrays = []
+  # Without a buffer, each tensor is read straight into its array.
   with open(next(iter(leaves.values())).path, "rb", buffering=0) as file:
     for leaf in leaves.values():
       value = np.empty(leaf.shape, leaf.dtype)

@@ -1,4 +1,4 @@
-"""What `train` costs beside the bare step, and what the data cost beside training."""
+"""Compares `train` with its bare step, and the data pipeline with training."""
 
 from collections.abc import Callable
 import contextlib
@@ -15,12 +15,12 @@ from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import records
 
-_STEPS, _WINDOW = 50, 10  # The first window holds the compilation and is left out.
+_STEPS, _WINDOW = 50, 10  # The first window contains the compilation and is left out.
 _ROUNDS, _BATCHES = 5, 2000
 
 
 def _run() -> config_lib.Run:
-  """The 4-layer, width-256 decoder on 16 x 128 tokens, logging and checkpointing."""
+  """Configures a run that logs and saves checkpoints, on 16 x 128 tokens per step."""
   return config_lib.Run(
       model=config_lib.Decoder(
           vocab_size=8192, num_layers=4, width=256, num_heads=4, max_length=256),
@@ -32,10 +32,10 @@ def _run() -> config_lib.Run:
 
 
 def loop_over_step() -> timing.Comparison:
-  """A step through `train` over the bare jitted step.
+  """Compares the time per step in `train` with that of the bare jitted step.
 
-  Each round trains a new run and then takes as many bare steps; a ratio is of one
-  round.
+  Each round trains a new run and then takes as many bare steps. A ratio compares the
+  two within a round, so that slow changes of the machine cancel.
   """
   through, bare = [], []
   with tempfile.TemporaryDirectory() as folder:
@@ -51,11 +51,11 @@ def loop_over_step() -> timing.Comparison:
       bare.append(step())
   return timing.Comparison(
       ours=statistics.median(through), peer=statistics.median(bare),
-      ratio=statistics.median(a / b for a, b in zip(through, bare)))
+      ratio=statistics.median(mine / base for mine, base in zip(through, bare)))
 
 
 def _bare(setup: assemble.Assembled) -> Callable[[], float]:
-  """A function that takes the bare steps of a run and returns seconds a step."""
+  """Returns a function that runs only the steps and returns seconds per step."""
   step = our_step.make(setup.run.model, next(setup.data.train_batches(16, 0)))
   step()
 
@@ -68,7 +68,7 @@ def _bare(setup: assemble.Assembled) -> Callable[[], float]:
 
 
 def data_over_training() -> timing.Comparison:
-  """Tokens a second of the pipeline over those of the step."""
+  """Compares the tokens per second of the pipeline with those of the step."""
   with tempfile.TemporaryDirectory() as folder:
     setup = assemble.build(_run(), folder)
     step = _bare(setup)
@@ -83,4 +83,5 @@ def data_over_training() -> timing.Comparison:
       step_seconds.append(step())
   return timing.Comparison(
       ours=statistics.median(pipeline_seconds), peer=statistics.median(step_seconds),
-      ratio=statistics.median(b / a for a, b in zip(pipeline_seconds, step_seconds)))
+      ratio=statistics.median(
+          step / pipeline for pipeline, step in zip(pipeline_seconds, step_seconds)))

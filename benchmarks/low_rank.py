@@ -1,7 +1,8 @@
-"""Training of low rank on GPT-2 small: beside all learning, and beside PEFT.
+"""Compares LoRA training of GPT-2 small with full training and with PEFT.
 
-Rank 16 on every kernel of attention and hidden layers, 4 x 128 tokens, as in
-`benchmarks.training`; fp32, AdamW, clipped, no dropout.
+The adapters have rank 16 on every kernel of attention and MLP. As in
+`benchmarks.training`, a step has 4 x 128 tokens in fp32, with AdamW, clipping and no
+dropout.
 """
 
 from benchmarks import decoder_peer
@@ -16,7 +17,7 @@ _SHAPE, _ROUNDS = (4, 128), 9
 
 
 def lora_flops() -> float:
-  """FLOPs of a step, over those of one in which all learns, as XLA counts them."""
+  """Returns the FLOPs of a step over those of full training, as XLA counts them."""
   model = decoder_peer.GPT2_SMALL
   batch = our_step.random_batch(model.vocab_size, *_SHAPE)
   low = our_step.cost(model, batch, groups.low_rank((ADAPTER,)), (ADAPTER,))
@@ -24,14 +25,14 @@ def lora_flops() -> float:
 
 
 def lora_over_full() -> timing.Comparison:
-  """Time of a step, over that of ours in which all learns."""
+  """Compares the time of a step with that of our full training."""
   batch = our_step.random_batch(decoder_peer.GPT2_SMALL.vocab_size, *_SHAPE)
   return timing.in_turns(
       _ours(batch), our_step.make(decoder_peer.GPT2_SMALL, batch), _ROUNDS)
 
 
 def lora_over_peft() -> timing.Comparison:
-  """Time of a step, over that of Hugging Face PEFT's."""
+  """Compares the time of a step with that of Hugging Face PEFT."""
   batch = our_step.random_batch(decoder_peer.GPT2_SMALL.vocab_size, *_SHAPE)
   return timing.in_turns(
       _ours(batch), peft_peer.step(decoder_peer.GPT2_SMALL, ADAPTER, batch), _ROUNDS)

@@ -1,8 +1,8 @@
-"""The recurrent model beside torch.nn.LSTM: training.
+"""Compares training of the recurrent model with torch.nn.LSTM.
 
-Both sides start from the same weights and have the same shapes and threads: no
-dropout, cross-entropy over all positions, gradients clipped by their global norm,
-AdamW. That they compute the same is checked before they are timed.
+Both sides start from the same weights and have the same shapes and number of threads.
+Training uses no dropout, cross-entropy over all positions, gradients clipped by their
+global norm, and AdamW. Before timing, both are checked to give the same logits.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import tree
 from transfer_gen.models import registry
 
-# PyTorch has no forget bias of its own.
+# torch.nn.LSTM adds no constant to the forget gate, so ours must not either.
 LSTM_512 = config_lib.Recurrent(
     vocab_size=8192, num_layers=2, embed_width=512, hidden_width=512, forget_bias=0.0)
 ROWS, LENGTH = 32, 64
@@ -27,7 +27,7 @@ THREADS = 2
 
 
 def lstm_512_over_torch() -> timing.Comparison:
-  """Time of a training step."""
+  """Compares the time of a training step."""
   torch.set_num_threads(THREADS)
   batch = our_step.random_batch(LSTM_512.vocab_size, ROWS, LENGTH)
   module = registry.build(LSTM_512)
@@ -39,7 +39,7 @@ def lstm_512_over_torch() -> timing.Comparison:
 
 
 class _Peer(nn.Module):
-  """Embedding, LSTM and output with our weights."""
+  """An embedding, an LSTM and an output with our weights, in PyTorch."""
 
   def __init__(self, params: Mapping[str, jax.Array]):
     super().__init__()
@@ -58,9 +58,10 @@ class _Peer(nn.Module):
             kernel.shape[0], -1).T
       bias = params[f"layer_{layer}/cell/bias"].reshape(-1)
       weights[f"lstm.bias_ih_l{layer}"] = bias
-      weights[f"lstm.bias_hh_l{layer}"] = np.zeros_like(bias)  # It adds two.
+      # torch.nn.LSTM adds two biases; ours has one.
+      weights[f"lstm.bias_hh_l{layer}"] = np.zeros_like(bias)
     self.load_state_dict(
-        {name: torch.from_numpy(np.array(x)) for name, x in weights.items()})
+        {name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
 
   def forward(self, inputs):
     return self.head(self.lstm(self.embed(inputs))[0])
@@ -71,6 +72,7 @@ def _check_same(module, params, peer, inputs):
   with torch.no_grad():
     theirs = peer(torch.from_numpy(inputs.astype(np.int64))).numpy()
   distance = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+  # float32 products in another order differ by less than this.
   assert distance < 1e-4, f"logits differ by {distance}"
 
 

@@ -1,25 +1,30 @@
-"""Checkpoints that are broken or lie: is each an error that says so, or a right load?
+"""Checks that corrupted checkpoints are refused clearly or read correctly.
 
 Run: python -m benchmarks.malformed (about 5 minutes on 2 cores; extra `benchmarks`).
-Files of every format that is read are cut, overwritten, and gain or lose bytes, and
-each is then opened and read whole in a process of its own, which is forked from one
-that has the modules loaded. The last line is JSON:
+Files of every supported format are truncated, overwritten, or gain or lose bytes. Each
+mutant is opened and read completely in a process of its own, which is forked from one
+that has already imported the modules. The last line is JSON:
 
-  mutants, refused, loaded: how many there were, were refused with one clear error (a
-      `UserError` of less than 1000 characters that names the file), and were read.
-  wrong: of those, how many were read wrongly: a leaf is not of the shape and dtype that
-      were reported before it was read, or is described as in the good file, with none
-      of its bytes overwritten, and differs from it. (Of arrays in chunks or compressed,
-      which have checksums of their own, the former alone is checked.)
-  unclear, crashed, hung: another exception; a process that died; one that took over
-      5 s.
-  slowest_s: the longest that took.
-  peak_over_file: peak memory above that of a warm process, by the size of the file, of
-      files of 8 MB; all leaves of a load are held at once.
-  small_peak_mb: the same of files of some 10 KB, in MB; of good ones `floor_mb`, which
-      is what the interpreter itself takes meanwhile.
-  converted, left_outside: mutants that went through `convert`, and how many of them
-      left a file outside the output folder, or an output that is not whole.
+  mutants: number of mutants that were read.
+  refused: mutants refused with one clear error: a `UserError` of less than 1000
+      characters that names the file.
+  loaded: mutants that were read correctly.
+  wrong: mutants that were read incorrectly. Either a leaf does not have the shape and
+      dtype that were reported before it was read; or a leaf lies where it lies in the
+      good file, none of its bytes were overwritten, and its values differ. Arrays that
+      are chunked or compressed have checksums of their own, so only the first is
+      checked for them.
+  unclear: mutants that raised another exception.
+  crashed: mutants that killed the process.
+  hung: mutants that took more than 5 s.
+  slowest_s: the longest time of a mutant, in seconds.
+  peak_over_file: peak memory over file size for files of 8 MB, above the memory of a
+      process that has read a good file. All leaves are held at once.
+  small_peak_mb: peak memory for files of about 10 KB, in MB.
+  floor_mb: the same for good files, which the interpreter itself needs.
+  converted: mutants that went through `convert`.
+  left_outside: those that left a file outside the output folder, or an incomplete
+      output.
 """
 
 import ctypes
@@ -42,22 +47,24 @@ from transfer_gen import sources
 from transfer_gen.export import convert
 from transfer_gen.formats import raw
 
-_SMALL, _LARGE = 8, 8192  # Rows of the largest array, 1 KB each.
-_MANY, _FEW, _CONVERTED = 1112, 30, 40  # Mutants a format.
-_SECONDS, _LONGEST = 5, 1000
+_SMALL, _LARGE = 8, 8192  # Rows of the largest array, of 1 KB each.
+_MANY, _FEW, _CONVERTED = 1112, 30, 40  # Mutants per format.
+_SECONDS, _LONGEST = 5, 1000  # Limits of time, and of characters in an error.
 _OUTPUT = "output"
-_MMAP_THRESHOLD = -3  # Of glibc's malloc.h.
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in glibc's malloc.h.
 
 
 def read(path: str, good: str, touched: Any) -> dict[str, Any]:
-  """Opens and reads a mutant; how it went.
+  """Opens and reads a mutant, and returns the outcome, the time and the peak memory.
 
   Args:
-    path: The file.
-    good: The file that it was made of.
-    touched: As `Mutant.touched`.
+    path: The mutant.
+    good: The file that it was made from.
+    touched: Ranges of bytes that were overwritten, as in `Mutant.touched`.
   """
-  known = _known(good)  # Warms up as well: code, buffers, a good read.
+  # Reading the good file also warms up code and buffers, so that the peak below is the
+  # mutant's own.
+  known = _known(good)
   base, start = timing.memory("VmRSS"), time.perf_counter()
   try:
     source = sources.open(path)
@@ -66,7 +73,7 @@ def read(path: str, good: str, touched: Any) -> dict[str, Any]:
   except errors.UserError as error:
     clear = path in str(error) and len(str(error)) < _LONGEST
     outcome = "refused" if clear else "unclear"
-  except Exception as error:  # What must never happen, and is counted.
+  except Exception as error:  # Must never happen; each occurrence is counted.
     print(f"{path}: {type(error).__name__}: {error}", file=sys.stderr)
     outcome = "unclear"
   seconds = time.perf_counter() - start
@@ -77,7 +84,7 @@ def read(path: str, good: str, touched: Any) -> dict[str, Any]:
 
 
 def converted(path: str, form: str) -> dict[str, Any]:
-  """Converts a mutant in the folder where it lies; how it went."""
+  """Converts a mutant in its own folder, and returns the outcome."""
   folder = pathlib.Path(path).parent
   os.chdir(folder)
   before = set(folder.rglob("*"))
@@ -86,17 +93,17 @@ def converted(path: str, form: str) -> dict[str, Any]:
     outcome = "loaded"
   except errors.UserError:
     outcome = "refused"
-  new = {p for p in folder.rglob("*") if p not in before}
-  inside = {p for p in new if (folder / _OUTPUT) in (p, *p.parents)}
-  whole = outcome == "loaded" or not inside
-  return {"outcome": outcome if new == inside and whole else "left", "seconds": 0.0,
+  new = {item for item in folder.rglob("*") if item not in before}
+  inside = {item for item in new if (folder / _OUTPUT) in (item, *item.parents)}
+  complete = outcome == "loaded" or not inside  # A refused conversion leaves nothing.
+  return {"outcome": outcome if new == inside and complete else "left", "seconds": 0.0,
           "peak": 0}
 
 
 def main() -> None:
-  """Measures and prints."""
-  # Large blocks are mapped and given back: what this process has freed must not serve
-  # the forked ones, whose memory is measured.
+  """Reads and converts all mutants, and prints the counts."""
+  # Makes malloc return freed blocks to the system at once. Otherwise, forked processes
+  # would reuse blocks that this one has freed, and their memory would be undercounted.
   ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**16)
   with tempfile.TemporaryDirectory() as folder:
     os.chdir(folder)
@@ -109,27 +116,31 @@ def main() -> None:
       small += (found := _spoil(good, good, _MANY))
       large += (big := _spoil(f"{folder}/large/{name}", good, _FEW))
       floor += [_alone(read, good, good, ()) for _ in range(3)]
-      counts = {kind: sum(r["outcome"] == kind for r in found) for kind in (
-          "refused", "loaded")}
+      counts = {kind: sum(result["outcome"] == kind for result in found)
+                for kind in ("refused", "loaded")}
+      slowest = max(result["seconds"] for result in found)
+      peak = max(result["peak"] / result["size"] for result in big)
       print(f"{name:24} {counts['refused']:5} refused {counts['loaded']:5} loaded"
-            f"  slowest {max(r['seconds'] for r in found):.2f} s, of 8 MB a peak of"
-            f" {max(r['peak'] / r['size'] for r in big):.2f} x the file", flush=True)
+            f"  slowest {slowest:.2f} s, of 8 MB a peak of {peak:.2f} x the file",
+            flush=True)
     moved = _convert(folder)
   every = [*small, *large]
-  count = lambda kind: sum(r["outcome"] == kind for r in every)
+  count = lambda kind: sum(result["outcome"] == kind for result in every)
   print(json.dumps({
       "mutants": len(every), **{kind: count(kind) for kind in (
           "refused", "loaded", "wrong", "unclear", "crashed", "hung")},
-      "slowest_s": round(max(r["seconds"] for r in every), 2),
-      "peak_over_file": round(max(r["peak"] / r["size"] for r in large), 3),
-      "small_peak_mb": round(max(r["peak"] for r in small) / 2**20, 2),
-      "floor_mb": round(max(r["peak"] for r in floor) / 2**20, 2),
+      "slowest_s": round(max(result["seconds"] for result in every), 2),
+      "peak_over_file": round(
+          max(result["peak"] / result["size"] for result in large), 3),
+      "small_peak_mb": round(max(result["peak"] for result in small) / 2**20, 2),
+      "floor_mb": round(max(result["peak"] for result in floor) / 2**20, 2),
       "converted": len(moved),
-      "left_outside": sum(r["outcome"] not in ("refused", "loaded") for r in moved)}))
+      "left_outside": sum(
+          result["outcome"] not in ("refused", "loaded") for result in moved)}))
 
 
 def _spoil(path: str, good: str, count: int) -> list[dict[str, Any]]:
-  """Reads so many mutants of a file."""
+  """Makes and reads `count` mutants of a file."""
   data, found = pathlib.Path(path).read_bytes(), []
   folder = pathlib.Path(path).parent / "spoilt"
   folder.mkdir(exist_ok=True)
@@ -137,7 +148,7 @@ def _spoil(path: str, good: str, count: int) -> list[dict[str, Any]]:
   for seed in range(count):
     made = files.mutant(data, seed)
     target.write_bytes(made.data)
-    # Sizes are those of the good file: a cut one may hold nothing at all.
+    # Peaks are compared with the size of the good file, as a mutant may be empty.
     found.append(_alone(read, str(target), path if path == good else good, (
         made.touched if path == good else None)) | {"size": len(data)})
     if found[-1]["outcome"] not in ("refused", "loaded"):
@@ -147,7 +158,7 @@ def _spoil(path: str, good: str, count: int) -> list[dict[str, Any]]:
 
 
 def _convert(folder: str) -> list[dict[str, Any]]:
-  """Converts mutants of what a map recognizes; each in a folder of its own."""
+  """Converts mutants of a file that a map recognizes, each in a folder of its own."""
   data = pathlib.Path(folder, "small", "llama2c.bin").read_bytes()
   found = []
   for seed in range(_CONVERTED):
@@ -159,7 +170,7 @@ def _convert(folder: str) -> list[dict[str, Any]]:
 
 
 def _alone(function, *given, seconds: float = _SECONDS) -> dict[str, Any]:
-  """Runs in a process forked from this one, which nothing that happens there harms."""
+  """Runs a function in a forked process, so that a crash does not affect this one."""
   receive, send = os.pipe()
   child = os.fork()
   if not child:
@@ -181,14 +192,14 @@ def _alone(function, *given, seconds: float = _SECONDS) -> dict[str, Any]:
 
 
 def _known(good: str) -> dict[str, tuple[raw.Leaf, np.ndarray]]:
-  """Leaves of a good file by name, and their values."""
+  """Returns the leaves of a good file and their values by name."""
   source = sources.open(good)
   return {name: (source.leaves[name], value)
           for name, value in source.read(list(source.specs))}
 
 
 def _is_wrong(source, loaded, known, touched) -> bool:
-  """Whether what was read is not what the file says; see above."""
+  """Returns whether a mutant was read incorrectly, as the module docstring defines."""
   for name, value in loaded.items():
     spec = source.specs[name]
     if (value.shape, value.dtype) != (spec.shape, spec.dtype):
@@ -197,11 +208,11 @@ def _is_wrong(source, loaded, known, touched) -> bool:
     if touched is None or not isinstance(leaf, raw.Extent):
       continue
     ours = source.leaves[name]
-    place = lambda of: (of.offset, of.shape, of.dtype, of.strides)
+    place = lambda extent: (extent.offset, extent.shape, extent.dtype, extent.strides)
     alike = isinstance(ours, raw.Extent) and place(ours) == place(leaf)
     end = leaf.offset + leaf.nbytes
-    if alike and all(b <= leaf.offset or a >= end for a, b in touched) and (
-        value.tobytes() != wanted.tobytes()):
+    intact = all(stop <= leaf.offset or start >= end for start, stop in touched)
+    if alike and intact and value.tobytes() != wanted.tobytes():
       return True
   return False
 

@@ -1,4 +1,4 @@
-"""Good checkpoints of every format that is read, and ways to spoil them."""
+"""Makes checkpoints of every supported format, and corrupts them at random."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -14,37 +14,39 @@ import numpy as np
 
 from transfer_gen.formats import safetensors
 
+# Bytes that are likely to confuse a parser: extreme numbers and syntax.
 _SPOILT = (b"\0", b"\xff", b"\x80", b"\x7f", b"\xff" * 4, b"\0" * 4, b"\xff" * 8,
            b"\xff\xff\xff\x7f", b"9", b"-", b"}", b"/")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mutant:
-  """A file that was spoilt.
+  """A corrupted file.
 
   Attributes:
-    data: Its bytes.
-    touched: Ranges of bytes that were overwritten; None: bytes have moved.
+    data: The bytes of the file.
+    touched: Ranges of bytes that were overwritten. None if bytes were added or removed,
+      so that others have moved.
   """
   data: bytes
   touched: tuple[tuple[int, int], ...] | None
 
 
 def write_all(folder: str, rows: int) -> None:
-  """One file a format, of incompressible numbers.
+  """Writes one file per format, of incompressible numbers.
 
   Args:
-    folder: Where to.
-    rows: Of the largest array, f32[rows, 256].
+    folder: Folder to write to.
+    rows: Number of rows of the largest array, f32[rows, 256].
   """
   for name, make in FORMATS.items():
     (epath.Path(folder) / name).write_bytes(make(_arrays(rows)))
 
 
 def mutant(data: bytes, seed: int) -> Mutant:
-  """Cuts a file, or overwrites, deletes or repeats some of its bytes.
+  """Truncates a file, or overwrites, deletes or repeats some of its bytes.
 
-  Most of it happens at the ends of the file, where formats describe what is there.
+  Most changes are at the ends of the file, where formats keep their metadata.
   """
   rng = random.Random(seed)
   if rng.random() < 0.15:
@@ -54,18 +56,18 @@ def mutant(data: bytes, seed: int) -> Mutant:
       (0, len(data)), (0, min(200, len(data))), (0, min(2000, len(data))),
       (max(0, len(data) - 1000), len(data))])
   for _ in range(rng.choice([1, 1, 1, 2, 4])):
-    at, how = rng.randrange(low, high), rng.random()
-    if how < 0.8:
-      spoilt = rng.choice(_SPOILT)[:len(broken) - at]
-      broken[at:at + len(spoilt)] = spoilt
+    start, kind = rng.randrange(low, high), rng.random()
+    if kind < 0.8:
+      spoilt = rng.choice(_SPOILT)[:len(broken) - start]
+      broken[start:start + len(spoilt)] = spoilt
       if touched is not None:
-        touched.append((at, at + len(spoilt)))
+        touched.append((start, start + len(spoilt)))
       continue
     touched = None
-    if how < 0.9:
-      del broken[at:at + rng.randrange(1, 9)]
+    if kind < 0.9:
+      del broken[start:start + rng.randrange(1, 9)]
     else:
-      broken[at:at] = broken[at:at + rng.randrange(1, 30)]
+      broken[start:start] = broken[start:start + rng.randrange(1, 30)]
   return Mutant(data=bytes(broken), touched=None if touched is None else tuple(touched))
 
 
@@ -92,7 +94,7 @@ def _npz(arrays, save=np.savez) -> bytes:
 
 
 def _h5_old(arrays) -> bytes:
-  """As Keras 2 writes, the largest array in chunks."""
+  """Returns a file in the format of Keras 2, with the largest array in chunks."""
   file = io.BytesIO()
   with h5py.File(file, "w") as weights:
     weights.attrs["layer_names"] = np.array([b"rnn"])
@@ -105,7 +107,7 @@ def _h5_old(arrays) -> bytes:
 
 
 def _h5_new(arrays) -> bytes:
-  """As Keras 3 writes."""
+  """Returns a file in the format of Keras 3."""
   file = io.BytesIO()
   with h5py.File(file, "w") as weights:
     for i, value in enumerate(arrays.values()):
@@ -124,14 +126,15 @@ def _keras(arrays) -> bytes:
 def _torch(arrays, zipped=True) -> bytes:
   import torch
   file = io.BytesIO()
-  torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, file,
+  torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, file,
              _use_new_zipfile_serialization=zipped)
   return file.getvalue()
 
 
 def _llama2c(arrays) -> bytes:
-  """Width 8, 2 heads, one layer; as many tokens as make up the size."""
+  """Returns a model of width 8, with as many tokens as fill the size of the others."""
   size = arrays["body"].size // 8
+  # One layer: norms of 8, attention of 4 x 8 x 8, an MLP of 3 x 8 x 6; rotary tables.
   rest = 8 + 4 * 64 + 8 + 3 * 48 + 8 + 2 * 3 * 2
   head = struct.pack("<7i", 8, 6, 1, 2, 2, size, 3)
   table = np.resize(arrays["body"], size * 8 + rest)

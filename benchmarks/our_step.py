@@ -1,4 +1,4 @@
-"""The training step that `train` runs, bare: no data, no records, no checkpoints."""
+"""The training step of `train` without its data, records and checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -28,16 +28,16 @@ def make(
     groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
     adapters: Sequence[config_adapters.Adapter] = (),
 ) -> Callable[[], float]:
-  """A function that takes one step: AdamW, clipped, its norm logged.
+  """Makes a function that takes one step with AdamW, clipping and a logged norm.
 
   Args:
-    model: The model's config.
-    batch: What each step sees.
-    groups: What learns.
-    adapters: What stands beside the model's kernels.
+    model: Config of the model.
+    batch: The batch of every step.
+    groups: Groups of params that learn. By default, all do.
+    adapters: Adapters of the model. By default, there are none.
 
   Returns:
-    A function that returns the loss when the step is done.
+    A function that takes one step, and returns the loss when the step is done.
   """
   module, optimizer = _parts(model, groups, adapters)
   specs = registry.specs(module)
@@ -45,6 +45,7 @@ def make(
       config_lib.Parallel(), specs, len(batch["inputs"]), 1, optimizer=optimizer,
       nll_fn=objectives.next_token(module, False))
   key = jax.random.key(0)
+  # A step donates its state, so the only reference to it must be replaced each time.
   params = registry.fresh(module, jax.random.key(0), runner.shardings)(specs)
   state: list[Any] = [runner.place(_state(params, optimizer))]
 
@@ -60,7 +61,7 @@ def cost(
     groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
     adapters: Sequence[config_adapters.Adapter] = (),
 ) -> cost_lib.Cost:
-  """The cost of the step that `make` makes, with the FLOPs that XLA counts in it."""
+  """Returns the cost of the step that `make` makes, with the FLOPs that XLA counts."""
   module, optimizer = _parts(model, groups, adapters)
   specs, nll_fn = registry.specs(module), objectives.next_token(module, False)
   step = functools.partial(
@@ -88,7 +89,7 @@ def _state(params, optimizer):
 
 
 def random_batch(vocab_size: int, rows: int, length: int) -> dict[str, np.ndarray]:
-  """Tokens at random, every target counted."""
+  """Returns a batch of random tokens in which every target counts."""
   tokens = np.random.default_rng(0).integers(
       0, vocab_size, (rows, length + 1)).astype(np.int32)
   return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:],

@@ -1,4 +1,4 @@
-"""GPT-2 of Hugging Face with PEFT's LoRA, in PyTorch: the peer's step."""
+"""The peer's LoRA step: Hugging Face's GPT-2 with PEFT, in PyTorch."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,7 +13,7 @@ def step(
     model: config_lib.Decoder, adapter: config_lib.LoRA,
     batch: Mapping[str, np.ndarray],
 ) -> Callable[[], float]:
-  """A function that takes one step of low rank on all attention and MLP kernels."""
+  """Returns a function that takes one LoRA step on all attention and MLP kernels."""
   adapted = peft.get_peft_model(decoder_peer.peer(model), peft.LoraConfig(
       r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout,
       target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True,

@@ -1,7 +1,7 @@
-"""A frozen body run in each step, and its hidden states read from disk instead.
+"""Compares training from stored hidden states with running the frozen layers.
 
-12 layers of 768 under an output of 4,096 tokens, which alone learns; 16 rows of 128
-tokens a step, from the pipeline that `train` uses, with its reading of array_record.
+Only the output of 4,096 tokens learns, on top of 12 layers of width 768. A step has 16
+rows of 128 tokens from the pipeline that `train` uses, including its reading from disk.
 """
 
 from collections.abc import Callable
@@ -33,17 +33,17 @@ _PLAN = plan_lib.TransferPlan(
 
 
 def stored_features_share(rounds: int = 7) -> timing.Comparison:
-  """Compares the speed-up that stored features give with the one on paper.
+  """Compares the speed-up by stored features with the one expected from operations.
 
-  The speed-up is steps a second from stored features over those of the live run;
-  `paper_ratio` is what the floating-point operations promise. Both are printed.
+  The speed-up is the steps per second from stored features over those of the live run.
+  Both the measured and the expected one are printed.
 
   Args:
-    rounds: How many times the two are timed in turn.
+    rounds: How many times both are timed.
 
   Returns:
-    The measured speed-up as a share of the promised one in `ratio`; `ours` is the run
-    from stored features, `peer` the live one.
+    A comparison whose `ratio` is the measured speed-up over `paper_ratio()`. `ours` is
+    the run from stored features, and `peer` the live one.
   """
   with tempfile.TemporaryDirectory() as folder:
     stored = _stepper(pathlib.Path(folder), config_lib.Features())
@@ -56,9 +56,9 @@ def stored_features_share(rounds: int = 7) -> timing.Comparison:
 
 
 def paper_ratio() -> float:
-  """Products of the live step over those of the step from stored features.
+  """Returns the operations of the live step over those from stored features.
 
-  A token: 24 D^2 and 4 T D a layer; 2 D V for the logits, and as many for the
+  Per token, a layer costs 24 D^2 + 4 T D. The logits cost 2 D V, and so does the
   gradient of the output's kernel.
   """
   width, head = _MODEL.width, 2 * 2 * _MODEL.width * _MODEL.vocab_size
@@ -69,7 +69,7 @@ def paper_ratio() -> float:
 def _stepper(
     folder: pathlib.Path, features: config_lib.Features | None
 ) -> Callable[[], float]:
-  """A function that takes a step and returns its loss when it is done."""
+  """Returns a function that takes one step and returns its loss when it is done."""
   texts = np.random.default_rng(0).integers(97, 123, (96, _LENGTH - 2), np.uint8)
   (folder / "text.txt").write_bytes(b"\n".join(row.tobytes() for row in texts))
   run = config_lib.Run(

@@ -1,4 +1,4 @@
-"""Times two things that do the same work, in turns in one process; and memory."""
+"""Measures times of two functions in alternation, and the memory of a process."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -13,12 +13,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-  """Ours beside a peer's.
+  """The times of our function and of a peer's.
 
   Attributes:
-    ratio: Median over the rounds of our time by the peer's of that round.
-    ours: Median of ours, in seconds a call.
-    peer: Median of the peer's.
+    ratio: Median over the rounds of our time divided by the peer's in that round.
+    ours: Median of our times, in seconds per call.
+    peer: Median of the peer's times, in seconds per call.
   """
   ratio: float
   ours: float
@@ -28,16 +28,16 @@ class Comparison:
 def in_turns(
     ours: Callable[[], object], peer: Callable[[], object], rounds: int, calls: int = 1
 ) -> Comparison:
-  """Runs each once for warm-up, then both in every round, the first by turns.
+  """Runs each function once as a warm-up, then times both in every round.
 
-  What else the machine does meets both sides alike, and a ratio within a round
-  cancels it.
+  The two alternate in going first. Other load on the machine affects both, so that it
+  mostly cancels in the ratio within a round.
 
   Args:
-    ours: Returns when its work is done.
-    peer: The same.
+    ours: Our function. It must return only when its work is done.
+    peer: The peer's function, likewise.
     rounds: How many times each is timed.
-    calls: Calls in a row that are timed as one.
+    calls: Number of consecutive calls that are timed as one.
   """
   ours(), peer()
   times: dict[Callable, list[float]] = {ours: [], peer: []}
@@ -48,19 +48,21 @@ def in_turns(
         run()
       times[run].append((time.perf_counter() - start) / calls)
   return Comparison(
-      ratio=statistics.median(a / b for a, b in zip(times[ours], times[peer])),
+      ratio=statistics.median(
+          mine / theirs for mine, theirs in zip(times[ours], times[peer])),
       ours=statistics.median(times[ours]), peer=statistics.median(times[peer]))
 
 
 def alone(function: Callable[..., Any], *given: Any) -> Any:
-  """Runs a function of a module in a new process."""
+  """Runs a function in a new process, and returns its result."""
+  # A forked process would inherit the memory and threads of this one.
   with concurrent.futures.ProcessPoolExecutor(
       1, multiprocessing.get_context("spawn")) as process:
     return process.submit(function, *given).result()
 
 
 def memory(field: str) -> int:
-  """Bytes of this process, as Linux counts them in /proc/self/status."""
+  """Returns a memory field of /proc/self/status in bytes, such as VmRSS or VmHWM."""
   for line in pathlib.Path("/proc/self/status").read_text().splitlines():
     if line.startswith(field + ":"):
       return int(line.split()[1]) * 1024
@@ -68,10 +70,10 @@ def memory(field: str) -> int:
 
 
 def report(*compare: Callable[[], Comparison]) -> None:
-  """Runs each in a new process; prints a table, then one line of JSON.
+  """Runs each comparison in a new process; prints a table, then one line of JSON.
 
   Args:
-    *compare: Functions of a module, named as the key of their ratio.
+    *compare: Functions whose names become the keys of their ratios.
   """
   print(f"{'':28} {'ours':>10} {'peer':>10} {'ratio':>8}")
   ratios = {}

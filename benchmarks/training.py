@@ -1,11 +1,12 @@
-"""Training beside PyTorch, the loop beside its step, the data beside both.
+"""Compares training with PyTorch, the loop with its step, and the data with both.
 
-Each comparison has a process of its own, in which both sides take turns: what one
-leaves in the allocator would help PyTorch in the next (see BUILD_NOTES.md).
+Each comparison runs in a process of its own, in which both sides alternate: memory that
+one comparison leaves in the allocator would help PyTorch in the next (see
+BUILD_NOTES.md).
 
-Run: python -m benchmarks.training (about 7 minutes on 2 cores). A table, then one
-line of JSON with the ratios: of times, ours over the peer's, and for
-`data_over_training` of tokens a second, the pipeline's over the step's.
+Run: python -m benchmarks.training (about 7 minutes on 2 cores). It prints a table, then
+one line of JSON with ratios: of times, ours over the peer's, and for
+`data_over_training` of tokens per second, the pipeline's over the step's.
 """
 
 from benchmarks import decoder_peer
@@ -15,7 +16,7 @@ from benchmarks import timing
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Runs all comparisons and prints their results."""
   timing.report(
       decoder_peer.gpt2_small_over_torch, decoder_peer.decoder_256_over_torch,
       lstm_peer.lstm_512_over_torch, loop_overhead.loop_over_step,

@@ -1,18 +1,18 @@
-"""The engine at scale: a plan on 7 billion params, a restore of 500 MB, growth.
+"""Measures transfers at scale: a plan for 7 billion params, a restore, and growth.
 
 Run: python -m benchmarks.transfer (about 3 minutes on 2 cores, 5 GB of memory and
 1.5 GB of disk). Each measurement has a process of its own. The last line is JSON:
 
-  plan_7b_seconds, plan_7b_mb: specs of a 48-layer source and target, every leaf
-      mapped along some axis, resolved and audited; seconds after the imports, and
-      what memory that took above them.
-  restore_over_orbax: time to restore 500 MB renamed, and mapped along `vocab` and
-      `mlp`, by the time in which Orbax reads the same checkpoint as it is, in turns.
-  restore_peak_over_target: peak memory of that restore above the base, less one
-      leaf, by the bytes of the target.
-  read_share: bytes read for a tenth of the leaves, by bytes of the checkpoint.
-  grow_max_relative_difference, grow_seconds: a 12-layer Decoder of width 768 from
-      its params to those of width 1536, and max|a - b| / max|a| of their logits.
+  plan_7b_seconds, plan_7b_mb: time and memory to resolve and audit a plan from a source
+      of 48 layers in which every leaf is mapped along some axis, without the imports.
+  restore_over_orbax: time to restore 500 MB, renamed and mapped along `vocab` and
+      `mlp`, over the time in which Orbax reads the same checkpoint unchanged.
+  restore_peak_over_target: peak memory of that restore, less one leaf, over the bytes
+      of the target.
+  read_share: bytes read for a tenth of the leaves, over the bytes of the checkpoint.
+  grow_max_relative_difference: max|a - b| / max|a| of the logits of a 12-layer Decoder
+      before and after it grows from width 768 to 1536.
+  grow_seconds: time of that growth.
 """
 
 import json
@@ -46,7 +46,7 @@ _ROUNDS = 5
 
 
 def plan_7b() -> dict[str, float]:
-  """Resolves and audits a plan between 7 and 13 billion params."""
+  """Measures resolving and auditing a plan from 7 to 13 billion params."""
   base, start = timing.memory("VmRSS"), time.perf_counter()
   old = config_lib.Decoder(
       vocab_size=50_304, num_layers=48, width=3456, num_heads=27, max_length=2048)
@@ -68,7 +68,7 @@ def plan_7b() -> dict[str, float]:
 
 
 def restored(folder: str) -> dict[str, float]:
-  """Restores renamed and mapped leaves beside Orbax's own reading."""
+  """Compares restoring renamed and mapped leaves with Orbax's own reading."""
   stored, rows, fresh = _renamed(folder)
   target = sum(row.spec.nbytes for row in rows)
   reading = lambda: jax.block_until_ready(restore.restore(rows, {"": stored}, fresh))
@@ -79,39 +79,41 @@ def restored(folder: str) -> dict[str, float]:
 
 
 def restored_peak(folder: str) -> dict[str, float]:
-  """The same restore, once, with the eyes on memory."""
+  """Measures the peak memory of the same restore."""
   stored, rows, fresh = _renamed(folder)
   base = timing.memory("VmRSS")
   params = jax.block_until_ready(restore.restore(rows, {"": stored}, fresh))
   peak = timing.memory("VmHWM") - base
-  target = sum(x.nbytes for x in params.values())
-  leaf = max(x.nbytes for x in params.values())
+  target = sum(value.nbytes for value in params.values())
+  # While a leaf is mapped, its source is held as well, which is unavoidable.
+  leaf = max(value.nbytes for value in params.values())
   return {"restore_peak_over_target": round((peak - leaf) / target, 3)}
 
 
 def read_share(folder: str) -> dict[str, float]:
-  """Reads a tenth of the leaves: two layers of twenty."""
+  """Measures the bytes read for a tenth of the leaves: two layers of twenty."""
   stored = sources.open(folder)
   names = sorted(stored.specs)
   some = [name for name in names if name.startswith(("block_7/", "block_12/"))]
   before = _bytes_read()
   read = sum(value.nbytes for _, value in stored.read(some))
-  total = sum(f.stat().st_size for f in pathlib.Path(stored.path).rglob("*")
-              if f.is_file())
+  total = sum(file.stat().st_size for file in pathlib.Path(stored.path).rglob("*")
+              if file.is_file())
   print(f"read: {len(some)} leaves of {len(names)}, {read / 2**20:.1f} MB of"
         f" {total / 2**20:.0f} MB", flush=True)
   return {"read_share": round((_bytes_read() - before) / total, 4)}
 
 
 def grown() -> dict[str, float]:
-  """Doubles the width of a 12-layer Decoder and compares logits."""
+  """Doubles the width of a 12-layer Decoder and compares the logits."""
   old = config_lib.Decoder(
       vocab_size=8192, num_layers=12, width=768, num_heads=12, max_length=128)
   module = registry.build(old)
   params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
   source = sources.Memory(registry.specs(module), {
       name: value + 0.02 * jax.random.normal(jax.random.key(i), value.shape)
-      for i, (name, value) in enumerate(sorted(params.items()))})  # No zero biases.
+      for i, (name, value) in enumerate(sorted(params.items()))})
+  # The noise above leaves no bias at zero, where a mistake with it would not show.
   start = time.perf_counter()
   new, plan = structure.grow(old, width=1536, num_heads=24, mlp_width=6144)
   target = registry.build(new)
@@ -123,15 +125,15 @@ def grown() -> dict[str, float]:
   seconds = time.perf_counter() - start
   inputs = jax.random.randint(jax.random.key(2), (2, 64), 0, old.vocab_size)
   before, after = (
-      np.asarray(jax.jit(m.apply)({"params": tree.unflatten(p)}, inputs))
-      for m, p in ((module, source.arrays), (target, bigger)))
+      np.asarray(jax.jit(model.apply)({"params": tree.unflatten(values)}, inputs))
+      for model, values in ((module, source.arrays), (target, bigger)))
   return {"grow_max_relative_difference": float(
               np.abs(before - after).max() / np.abs(before).max()),
           "grow_seconds": round(seconds, 2)}
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Runs all measurements and prints their results."""
   results = {}
   with tempfile.TemporaryDirectory() as folder:
     timing.alone(_write, folder)
@@ -142,13 +144,14 @@ def main() -> None:
 
 
 def _write(folder: str) -> None:
-  """A checkpoint of the medium model under other names, as a run leaves it."""
+  """Writes a checkpoint of the medium model with other leaf names."""
   module = registry.build(_MEDIUM)
   theirs = {_their_name(name): spec for name, spec in registry.specs(module).items()}
   params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
   checkpoints = checkpoint.Checkpoints(folder)
-  checkpoints.save_best(1, {_their_name(name): x for name, x in params.items()},
-                        {"axes": checkpoint.axes_facts(theirs)})
+  checkpoints.save_best(
+      1, {_their_name(name): value for name, value in params.items()},
+      {"axes": checkpoint.axes_facts(theirs)})
   checkpoints.close()
 
 
@@ -157,7 +160,7 @@ def _their_name(name: str) -> str:
 
 
 def _renamed(folder: str):
-  """The checkpoint, and rows that rename every leaf and map two axes of it."""
+  """Returns the checkpoint, rows that rename and map its leaves, and an initializer."""
   stored = sources.open(folder)
   target = registry.build(config_lib.Decoder(**vars(_MEDIUM)))
   rng = np.random.default_rng(0)
@@ -176,7 +179,7 @@ def _renamed(folder: str):
 
 
 def _orbax(stored: checkpoint.Stored) -> None:
-  """Reads all params as Orbax is asked to, in one call."""
+  """Reads all params with a single call of Orbax."""
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   item = tree.unflatten({
       name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=device)
