@@ -1,4 +1,4 @@
-"""The audit shows everything that a plan does, and its JSON holds the whole audit."""
+"""Tests for audits: tables, JSON, coverage, colors, origins and comparison."""
 
 import json
 import re
@@ -80,14 +80,15 @@ def test_an_audit_round_trips_through_json():
 
 
 def _same(one, other):
-  """Equal in every field, arrays bit for bit and in their type."""
+  """Checks that two values are equal in every field, also in types and dtypes."""
+  # Dataclasses with arrays cannot be compared by `==`.
   if isinstance(one, np.ndarray):
     np.testing.assert_array_equal(one, other)
     assert one.dtype == other.dtype
   elif isinstance(one, tuple):
     assert len(one) == len(other)
-    for a, b in zip(one, other):
-      _same(a, b)
+    for part, other_part in zip(one, other):
+      _same(part, other_part)
   elif hasattr(one, "__dataclass_fields__"):
     assert type(one) is type(other)
     for field in one.__dataclass_fields__:
@@ -124,14 +125,15 @@ def test_rows_round_trip_through_json_with_every_array(bindings):
           name=f"leaf_{i}", spec=spec, how="mapped", rule=i, group="all",
           unfreeze_step=None if i else 3, sources=("a", f"b_{i}"), source_spec=spec,
           checkpoint="other",
-          changes=tuple(resolve.Change(dim=d, reads=d == 0, binding=b)
-                        for d, b in enumerate(bindings[:2])))
+          changes=tuple(resolve.Change(dim=dim, reads=dim == 0, binding=binding)
+                        for dim, binding in enumerate(bindings[:2])))
       for i in range(2)]
 
   back = rows_json.from_json(json.loads(json.dumps(rows_json.to_json(rows))))
 
   _same(tuple(rows), tuple(back))
-  assert back[0].changes[0].binding is back[1].changes[0].binding  # Stored once.
+  # A binding that rows share is stored once, and shared again when it is read.
+  assert back[0].changes[0].binding is back[1].changes[0].binding
 
 
 def _damage(**changes):
@@ -159,7 +161,7 @@ def test_coverage_is_the_share_of_entries_with_a_source():
   audit = _audit()
 
   filled = total = 0
-  for name, spec in TARGET.items():  # By hand: 3 of 7 tokens have no source.
+  for name, spec in TARGET.items():  # Three of the seven tokens have no source.
     has = np.ones(spec.shape, bool)
     if name == "embed/embedding":
       has[[1, 3, 4]] = False
@@ -189,7 +191,8 @@ def test_the_folded_table_counts_every_leaf():
 
   header, *rows = [line.split() for line in lines]
   assert header[:3] == ["leaf", "leaves", "shape"]
-  assert sum(int(row[1]) for row in rows) == len(TARGET) + 2  # Two left behind.
+  # Two more lines than target leaves: the source leaves that no rule reads.
+  assert sum(int(row[1]) for row in rows) == len(TARGET) + 2
   shown = {row[0]: row for row in rows}
   name = "layer_{0..2}/up/kernel"
   assert shown[name][1:4] == ["3", "(4,6)", name]
@@ -212,6 +215,8 @@ def test_colors_mark_the_origin_and_do_not_change_the_text():
   colored, plain = table.folded(audit, True), table.folded(audit, False)
 
   assert _ANSI.sub("", colored) == plain and "\x1b" not in plain
+  # Color codes of terminals: yellow for fresh, cyan for mapped, magenta for left
+  # behind, and dim for frozen.
   codes = {line.split("m", 1)[1].split()[0]: _ANSI.match(line)[0]
            for line in colored.splitlines() if line.startswith("\x1b")}
   assert codes["new/scale"] == codes["fresh"] == "\x1b[1;33m"
@@ -229,7 +234,7 @@ def test_origins_describe_entries_without_a_source():
   assert lines[0].endswith("3 entries without a source of their own:")
   assert lines[1].startswith("  1: ") and lines[2].startswith("  3: ")
   assert lines[3] == "  and 1 more"
-  # Position 1 of 15 from 10 ones stands at 9 / 14, between 0 and 1.
+  # 15 positions are spread over the 10 of the source, so position 1 lies at 9 / 14.
   assert lines[6] == f"  1: {1 - 9 / 14:.3g} x 0 + {9 / 14:.3g} x 1"
 
 

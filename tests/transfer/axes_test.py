@@ -1,4 +1,4 @@
-"""Each axis map does to entries what float64 NumPy says."""
+"""Tests for axis maps: what they do to entries, against float64 NumPy."""
 
 from hypothesis import given
 from hypothesis import settings
@@ -30,7 +30,7 @@ def _apply(value, binding, dim=0, reads=False):
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.booleans())
 def test_growing_an_axis_keeps_the_sums_over_it(source, times, dim, by_noise):
-  """Leaves that read a grown axis give the same sums as before, for any input."""
+  """Copies of a unit share its outgoing weight, so that sums over units are kept."""
   shape = [3, 2, 4]
   shape[dim] = source
   value = _random(*shape, seed=source)
@@ -67,8 +67,9 @@ def test_extend_interpolates_linearly_between_positions():
 
   longer = _apply(table, _bind(axes.Extend(how="interpolate"), "position", 5, 12))
 
-  at = np.linspace(0, 4, 12)
-  expected = np.stack([np.interp(at, np.arange(5), table[:, i]) for i in range(2)], 1)
+  places = np.linspace(0, 4, 12)
+  expected = np.stack(
+      [np.interp(places, np.arange(5), table[:, column]) for column in range(2)], 1)
   np.testing.assert_allclose(longer, expected, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(longer[[0, -1]], table[[0, -1]])
 
@@ -79,6 +80,7 @@ def test_extend_draws_positions_beyond_the_source():
   longer = _apply(table, _bind(axes.Extend(), "position", 64, 128))
 
   np.testing.assert_array_equal(longer[:64], table)
+  # The mean of 64 draws with a deviation of 1 has a standard error of 0.13 a column.
   assert abs(longer[64:].mean() - table.mean()) < 0.3
   assert abs(longer[64:].std(0).mean() - table.std(0).mean()) < 0.3
 
@@ -100,7 +102,7 @@ def test_fresh_entries_have_the_covariance_of_the_source():
 
   wanted = np.cov(table.T.astype(np.float64), bias=True)
   assert np.abs(np.cov(drawn.T) - wanted).max() < 0.03 * np.abs(wanted).max()
-  assert abs(wanted[0, 1]) > 0.1  # Columns that a spread of each could not give.
+  assert abs(wanted[0, 1]) > 0.1  # Independent draws per column would have 0 here.
   np.testing.assert_allclose(drawn.mean(0), table.mean(0), atol=0.05)
 
 
@@ -172,7 +174,7 @@ def test_every_axis_map_round_trips_through_json():
           axes.Select(index=np.arange(3)))
   plan = plan_lib.TransferPlan(
       rules=(plan_lib.Rule(target=".*", source=("a", "b")),), groups=(),
-      axes=tuple(plan_lib.On(axis="mlp", map=m) for m in maps))
+      axes=tuple(plan_lib.On(axis="mlp", map=axis_map) for axis_map in maps))
 
   again = plan_lib.from_json(plan_lib.to_json(plan), plan_lib.arrays(plan))
 

@@ -1,4 +1,4 @@
-"""What users call has examples in its docstrings; the suite runs them as tests."""
+"""Tests that the main functions have doctests, which the suite runs."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""A folded table loses no line and joins only lines that differ in their numbers."""
+"""Tests for folding the lines of a table that differ only in their numbers."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Groups say what learns, as plain data that comes back, and recipes write them."""
+"""Tests for groups: JSON, recipes that make them, and table rows that learn."""
 
 import json
 
@@ -94,8 +94,7 @@ def test_a_plan_with_an_unknown_anchor_is_refused():
     plan_lib.from_json(data)
 
 
-# Recipes.
-
+# Functions that make groups: by layer, discriminative rates, gradual unfreezing.
 _MODELS = {
     "untied": config.Decoder(vocab_size=9, num_layers=2, width=8, num_heads=2,
                              max_length=4, tied=False),
@@ -122,7 +121,8 @@ def test_groups_by_layer_contain_every_leaf_once(name):
   specs = registry.specs(registry.build(_MODELS[name]))
 
   found = groups.by_layer(_MODELS[name])
-  rows = resolve.resolve(  # Refuses groups that own nothing, and leaves without one.
+  # `resolve` refuses empty groups, and leaves without a group.
+  rows = resolve.resolve(
       plan_lib.TransferPlan(rules=SCRATCH, groups=found), {}, specs)
 
   assert [group.name for group in found] == _LAYERS[name]
@@ -143,7 +143,7 @@ def test_discriminative_rates_and_gradual_unfreezing_follow_ulmfit():
   assert [group.unfreeze_step for group in both] == [0, 100, 200, 300]
   rates = [group.lr_mult for group in both]
   for upper, lower in zip(rates, rates[1:]):
-    assert lower == pytest.approx(upper / 2.6)
+    assert lower == pytest.approx(upper / 2.6)  # The factor of Howard & Ruder (2018).
   assert rates[0] == 1.0
   plain = groups.gradual_unfreezing(model, every=1)
   assert [group.lr_mult for group in plain] == [1] * 4
@@ -171,8 +171,7 @@ def test_recipes_refuse_invalid_settings(call, sentence):
     call()
 
 
-# Table rows.
-
+# Groups in which only some rows of a table learn.
 
 def _spec(reads=(), **sizes):
   return tree.Spec(shape=tuple(sizes.values()), dtype=np.dtype("float32"),
@@ -206,7 +205,7 @@ def test_resolved_rows_list_the_table_rows_that_learn(rows, index):
   tables = {row.name: row.table for row in _resolved(rows).rows}
 
   assert tables.pop("norm/scale") is None
-  assert {name: t.dim for name, t in tables.items()} == {
+  assert {name: found.dim for name, found in tables.items()} == {
       "embed/embedding": 0, "head/kernel": 1, "head/bias": 0}
   for found in tables.values():
     np.testing.assert_array_equal(found.index, index)

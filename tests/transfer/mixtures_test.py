@@ -1,4 +1,4 @@
-"""New tokens as weighted sums of the source's, against sums done by hand."""
+"""Tests for new tokens as weighted sums of source tokens, against direct sums."""
 
 import json
 
@@ -39,7 +39,7 @@ def _made(rows, index, weights):
 
 
 def _dense(mixture, source, target):
-  """f64[T, S]: the weights as a matrix."""
+  """Returns the weights of a mixture as a matrix f64[target, source]."""
   matrix = np.zeros((target, source))
   for row, index, weights in zip(mixture.rows, mixture.index, mixture.weights):
     np.add.at(matrix[row], index, weights)
@@ -47,7 +47,7 @@ def _dense(mixture, source, target):
 
 
 def _vectors(draw, count, width=3):
-  """Whole numbers: some are zero, none nearly so."""
+  """Draws vectors of whole numbers, which are either zero or clearly not."""
   return draw(hnp.arrays(np.float32, (count, width),
                          elements=st.integers(-3, 3).map(float)))
 
@@ -58,7 +58,8 @@ def test_sparsemax_projects_onto_the_simplex(scores):
   weights = mixtures.sparsemax(scores)
 
   for row, found in zip(scores, weights):
-    low, high = row.min() - 1, row.max()  # Halving finds the threshold.
+    # The projection subtracts a threshold; bisection finds it.
+    low, high = row.min() - 1, row.max()
     for _ in range(100):
       middle = (low + high) / 2
       over = np.maximum(row - middle, 0).sum() > 1
@@ -85,18 +86,21 @@ def _pairs(draw):
           _vectors(draw, len(source)), _vectors(draw, len(target)))
 
 
-def _cosine(a, b):
-  a, b = a.astype(np.float64), b.astype(np.float64)
-  return a @ b / np.sqrt((a @ a) * (b @ b))
+def _cosine(one, other):
+  one, other = one.astype(np.float64), other.astype(np.float64)
+  return one @ other / np.sqrt((one @ one) * (other @ other))
 
 
 @SETTINGS
 @hypothesis.given(_pairs())
 def test_focus_weights_are_a_sparsemax_over_all_matched_tokens(pair):
   source, target, _, vectors = pair
-  has = [bool(t) and bool(v.any()) for t, v in zip(target.tokens, vectors)]
-  matched = [i for i, t in enumerate(target.tokens) if has[i] and t in source.tokens]
-  new = [i for i, t in enumerate(target.tokens) if has[i] and t not in source.tokens]
+  usable = [bool(token) and bool(vector.any())
+            for token, vector in zip(target.tokens, vectors)]
+  matched = [i for i, token in enumerate(target.tokens)
+             if usable[i] and token in source.tokens]
+  new = [i for i, token in enumerate(target.tokens)
+         if usable[i] and token not in source.tokens]
   if not matched:
     with pytest.raises(errors.UserError, match="no token that both"):
       mixtures.focus(source, target, vectors)
@@ -108,7 +112,8 @@ def test_focus_weights_are_a_sparsemax_over_all_matched_tokens(pair):
   expected = np.zeros((len(target.tokens), len(source.tokens)))
   for i in new:
     scores = np.array([_cosine(vectors[i], vectors[j]) for j in matched])
-    for number in range(1, len(matched) + 1):  # The support, one size after another.
+    # Another algorithm than in the package: try each size of the support.
+    for number in range(1, len(matched) + 1):
       top = np.sort(scores)[-number:]
       threshold = (top.sum() - 1) / number
       if abs(np.maximum(scores - threshold, 0).sum() - 1) < 1e-9:
@@ -124,14 +129,15 @@ def test_focus_weights_are_a_sparsemax_over_all_matched_tokens(pair):
 @hypothesis.given(_pairs(), st.integers(1, 4), st.floats(0.05, 2))
 def test_wechsel_weights_are_a_softmax_over_neighbours(pair, neighbours, temperature):
   source, target, source_vectors, target_vectors = pair
-  known = [j for j, t in enumerate(source.tokens) if t and source_vectors[j].any()]
+  known = [j for j, token in enumerate(source.tokens)
+           if token and source_vectors[j].any()]
   hypothesis.assume(known)
 
   found = mixtures.wechsel(source, target, source_vectors, target_vectors,
                            neighbours, temperature)
 
   assert found.rows.tolist() == [
-      i for i, t in enumerate(target.tokens) if t and target_vectors[i].any()]
+      i for i, token in enumerate(target.tokens) if token and target_vectors[i].any()]
   mixtures.check(found)
   dense = _dense(found, len(source.tokens), len(target.tokens))
   for i in found.rows:
@@ -139,7 +145,7 @@ def test_wechsel_weights_are_a_softmax_over_neighbours(pair, neighbours, tempera
     nearest = sorted(cosines.values(), reverse=True)[:neighbours]
     exp = np.exp(np.array(nearest) / temperature)
     assert not dense[i, [j for j in range(len(source.tokens)) if j not in known]].any()
-    # Of equally near ones, any may be taken: compare the weights, then their owners.
+    # Among equally near tokens the choice is free, so compare cosines, then weights.
     used = [j for j in known if dense[i, j] > 0]
     np.testing.assert_allclose(sorted(cosines[j] for j in used), sorted(nearest))
     np.testing.assert_allclose(
@@ -198,7 +204,7 @@ def test_a_mixture_for_other_vocabularies_is_refused(parts, message):
       groups=(plan_lib.Group(name="all", params=".*"),),
       axes=(plan_lib.On(axis="vocab", map=axes.MatchTokens(mixture=_made(*parts))),))
 
-  # There are more rows than tokens: padding is no token to mix or to mix from.
+  # Tables have padding rows beyond the tokens, which a mixture must not use either.
   with pytest.raises(resolve.PlanError, match=f"axis `vocab`: .*{message}"):
     resolve.resolve(plan, {"": spec(9)}, spec(11), {"": SOURCE, "target": TARGET})
 
@@ -266,7 +272,8 @@ def test_rows_are_copied_mixed_or_filled_as_configured(fresh, dim):
   mean = value.astype(np.float64).mean(0)
   np.testing.assert_array_equal(made[[1, 2, 4, 6]], value[[0, 4, 1, 3]])
   np.testing.assert_allclose(made[3], 0.75 * value[4] + 0.25 * value[5], rtol=1e-6)
-  np.testing.assert_allclose(made[8:], [mean] * 2, atol=1e-6)  # Padding is not drawn.
+  # Padding rows belong to no token and always get the mean.
+  np.testing.assert_allclose(made[8:], [mean] * 2, atol=1e-6)
   if fresh == "pieces":
     np.testing.assert_allclose(made[0], value[1:4].mean(0), atol=1e-6)
     np.testing.assert_allclose(made[5], value[3:5].mean(0), atol=1e-6)
@@ -289,7 +296,7 @@ def test_drawn_rows_have_the_covariance_of_the_source():
 
   np.testing.assert_allclose(made.mean(0), value.mean(0), atol=0.05)
   np.testing.assert_allclose(np.cov(made.T), np.cov(value.T), atol=0.1)
-  assert abs(np.cov(value.T)[0, 1]) > 1  # Not vacuous.
+  assert abs(np.cov(value.T)[0, 1]) > 1  # Independent columns would have 0 here.
 
 
 def test_a_plan_with_a_mixture_round_trips_through_json():

@@ -1,7 +1,4 @@
-"""The engine works on any pytree with a table of axes, and between architectures.
-
-Trees of other libraries, and from a decoder to an encoder and a decoder.
-"""
+"""Tests for transfers of other pytrees, and from a decoder to an encoder-decoder."""
 
 import dataclasses
 
@@ -24,7 +21,8 @@ from transfer_gen.transfer import structure
 
 On, Rule = plan_lib.On, plan_lib.Rule
 ALL = (plan_lib.Group(name="all", params=".*"),)
-# Axes, and those that a leaf contracts: what it takes to grow with the function kept.
+# The axes of each leaf, and those that it contracts. Growing needs both to keep the
+# function.
 TABLE = {
     "(.*/)?up/kernel": (("embed", "mlp"), ("embed",)), "(.*/)?up/bias": ("mlp",),
     "(.*/)?down/kernel": (("mlp", "embed"), ("mlp",)), "(.*/)?down/bias": ("embed",),
@@ -35,7 +33,7 @@ WIDER = plan_lib.TransferPlan(
 
 
 def _moved(plan, arrays, shapes, table=None):
-  """The plan's rows, and the arrays that it makes of `arrays`."""
+  """Returns the rows of a plan, and the arrays that it makes from `arrays`."""
   source, target = sources.from_tree(arrays, table), tree.specs(shapes, table)
   rows = resolve.resolve(plan, {"": source.specs}, target)
   fresh = lambda names: {name: jnp.full(target[name].shape, 0.5) for name in names}
@@ -118,7 +116,7 @@ BOTH = config.EncoderDecoder(**SIZES, encoder_layers=1)
 
 
 def _params(model, key=0):
-  """Specs, and values in which nothing is 0 or 1."""
+  """Returns specs and random values, so that no param is 0 or 1."""
   module = registry.build(model)
   specs, rng = registry.specs(module), np.random.default_rng(key)
   return specs, {name: rng.normal(size=spec.shape).astype(np.float32)
@@ -126,7 +124,7 @@ def _params(model, key=0):
 
 
 def _to_encoder_decoder(unused=(), **how):
-  """Rows from a trained decoder, the arrays they make, and what they made them of."""
+  """Transfers a decoder to an encoder-decoder; returns rows, new and old params."""
   source = sources.Memory(*_params(config.Decoder(**SIZES)))
   module = registry.build(BOTH)
   plan = plan_lib.TransferPlan(
@@ -140,6 +138,8 @@ def _to_encoder_decoder(unused=(), **how):
 def test_a_decoder_can_initialize_an_encoder_decoder():
   rows, params, old = _to_encoder_decoder(cross="self")
 
+  # A block has 16 leaves. Each of the 2 decoder layers adds 8 of cross-attention and 2
+  # of its norm. Both sides have a final norm (2) and positions (1); one embedding.
   assert len(rows) == 16 + 2 * (16 + 8 + 2) + 2 * 3 + 1
   for side, layer in (("encoder", 0), ("decoder", 1)):
     name = f"layer_{layer}/mlp/up/kernel"
@@ -188,7 +188,9 @@ def test_initializing_only_the_encoder_leaves_the_decoder_fresh():
     ids=["learned", "relative"])
 def test_growing_an_encoder_decoder_keeps_its_logits(base, sizes):
   specs, params = _params(base)
-  params = {name: x if x.ndim > 1 else 1 + 0.1 * x for name, x in params.items()}
+  # Norm scales near 1 keep the activations in a range without cancellation.
+  params = {name: value if value.ndim > 1 else 1 + 0.1 * value
+            for name, value in params.items()}
   grown, plan = structure.grow(base, **sizes)
   large = registry.build(grown)
   source = sources.Memory(specs, params)
@@ -201,8 +203,10 @@ def test_growing_an_encoder_decoder_keeps_its_logits(base, sizes):
   inputs, read = np.arange(10).reshape(2, 5) % 7, np.arange(12).reshape(2, 6) % 5
   counts = np.array([6, 3])
   before, after = (np.asarray(jax.jit(module.apply)(
-      {"params": tree.unflatten(p)}, inputs, encoder_inputs=read,
+      {"params": tree.unflatten(values)}, inputs, encoder_inputs=read,
       encoder_counts=counts))
-                   for module, p in ((registry.build(base), params), (large, more)))
-  assert sum(x.size for x in more.values()) > sum(x.size for x in params.values())
+                   for module, values in (
+                       (registry.build(base), params), (large, more)))
+  assert sum(value.size for value in more.values()) > (
+      sum(value.size for value in params.values()))
   np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())

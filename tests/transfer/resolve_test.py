@@ -1,4 +1,4 @@
-"""A plan is decided on specs alone, and nothing partial passes in silence."""
+"""Tests for resolving a plan to rows, and for the errors of plans that do not fit."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,8 @@ def test_each_target_leaf_has_one_row_with_its_origin():
 def test_tokens_match_by_bytes_and_role_not_by_position():
   embed = _resolve(FITS)[0]
 
-  # c; eos, which the source lacks; x; a, its first row; pad; y; a padded row.
+  # In order: "c"; eos, which the source lacks; "x"; "a", whose first row in the source
+  # counts; pad; "y"; and a padding row, which is marked by -2.
   assert embed.changes[0].binding.index.tolist() == [3, -1, -1, 1, 0, -1, -2]
   assert embed.changes[0].binding.note == "vocab: 3 of 6 matched, 1 padded"
 
@@ -86,9 +87,10 @@ def test_one_axis_map_applies_to_every_leaf_with_the_axis():
   rows = _resolve(plan_lib.TransferPlan(
       rules=(SAME,), groups=ALL, axes=FITS.axes), source, target)
 
-  assert [(r.name, r.changes[0].dim) for r in rows] == [
+  assert [(row.name, row.changes[0].dim) for row in rows] == [
       ("embed", 0), ("kernel", 1), ("bias", 0)]
-  assert len({id(r.changes[0].binding) for r in rows}) == 1
+  # The rows share one binding, because it can be as large as the vocabulary.
+  assert len({id(row.changes[0].binding) for row in rows}) == 1
 
 
 def test_an_identical_vocabulary_gives_a_plain_copy():
@@ -159,8 +161,8 @@ def test_a_plan_mistake_is_reported_without_its_consequences(changes, sentence):
 
 
 def test_a_cause_shared_by_many_leaves_is_reported_once():
-  source = {f"{n}/e": _spec((5, 4), "vocab", "embed") for n in "ab"}
-  target = {f"{n}/e": _spec((7, 4), "vocab", "embed") for n in "ab"}
+  source = {f"{side}/e": _spec((5, 4), "vocab", "embed") for side in "ab"}
+  target = {f"{side}/e": _spec((7, 4), "vocab", "embed") for side in "ab"}
   plan = plan_lib.TransferPlan(rules=(SAME,), groups=ALL, axes=FITS.axes)
 
   with pytest.raises(resolve.PlanError) as error:

@@ -1,4 +1,4 @@
-"""Plans that promise to keep the function keep the logits; others are refused."""
+"""Tests for changing the structure of a model: growth, depth, heads and pruning."""
 
 import functools
 
@@ -26,7 +26,7 @@ RECURRENT = dict(vocab_size=11, num_layers=2, embed_width=6, hidden_width=5)
 
 
 def _source(model, seed=0):
-  """A model's params, all of them random: a zero bias would hide its mistakes."""
+  """Returns a module, and a source of random params, because zeros hide mistakes."""
   module = registry.build(model)
   rng, specs = np.random.default_rng(seed), registry.specs(module)
   params = {name: 0.3 * rng.normal(size=spec.shape).astype(np.float32)
@@ -58,7 +58,7 @@ def _grown(old, **changes):
   new, plan = structure.grow(old, **changes)
   target, rows, params = _transfer(source, old, new, plan)
   before, after = _logits(module, source.arrays), _logits(target, params)
-  assert np.std(before) > 0.1
+  assert np.std(before) > 0.1  # Constant logits would be easy to keep.
   return distance(after, before), new, rows, params
 
 
@@ -118,12 +118,12 @@ def test_noise_makes_copies_differ_and_keeps_the_logits():
   assert quiet < 1e-5 and noisy < 1e-5
   np.testing.assert_array_equal(down(same)[:20], down(same)[20:])
   assert np.abs(down(apart)[:20] - down(apart)[20:]).mean() > 0.05
-  np.testing.assert_array_equal(  # What writes the axis has no noise.
+  np.testing.assert_array_equal(  # Noise is added only to leaves that read the axis.
       apart["layer_0/mlp/up/kernel"], same["layer_0/mlp/up/kernel"])
 
 
 def test_repeating_without_dividing_changes_the_logits():
-  """The check above is not vacuous: repeating without dividing is wrong."""
+  """Shows that the tests of growth can fail: repeating alone is not enough."""
   old = config.Decoder(**DECODER, mlp_width=20)
   module, source = _source(old)
   new = config.Decoder(**DECODER, mlp_width=40)
@@ -190,7 +190,7 @@ def test_approximate_growth_is_noted_in_the_rows():
 
   _, rows, _ = _transfer(source, old, new, plan)
 
-  assert {c.binding.note for row in rows for c in row.changes} == {
+  assert {change.binding.note for row in rows for change in row.changes} == {
       "embed: grown 12 to 18, function changes"}
 
 
@@ -230,9 +230,9 @@ def test_mean_groups_averages_the_key_value_heads_of_a_group():
   _, _, params = _transfer(source, old, new, plan)
 
   name = "layer_1/attn/value/kernel"
-  was = np.asarray(source.arrays[name], np.float64)
+  heads = np.asarray(source.arrays[name], np.float64)
   np.testing.assert_allclose(
-      params[name], was.reshape(16, 2, 2, 4).mean(2), rtol=1e-6, atol=1e-7)
+      params[name], heads.reshape(16, 2, 2, 4).mean(2), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("how, target, expected", [
@@ -310,15 +310,15 @@ def test_adding_layers_without_a_residual_stream_is_refused(model):
 
 
 def test_pruning_by_importance_removes_negligible_units():
-  """Units that were made tiny are removed, and the logits change little."""
+  """Removing units whose weights were scaled to nearly 0 hardly changes the logits."""
   old = config.Decoder(**DECODER | dict(num_layers=1), mlp_width=30)
   module, source = _source(old)
   tiny = np.random.default_rng(0).permutation(30)[:10]
   for name in ("up/kernel", "up/bias", "down/kernel"):
     leaf = f"layer_0/mlp/{name}"
     dim = source.specs[leaf].axes.index("mlp")
-    at = (slice(None),) * dim + (tiny,)
-    source.arrays[leaf][at] *= 1e-3
+    entries = (slice(None),) * dim + (tiny,)
+    source.arrays[leaf][entries] *= 1e-3
   new = config.Decoder(**DECODER | dict(num_layers=1), mlp_width=20)
 
   chosen = importance.by_weights(source, "mlp", 20)

@@ -1,4 +1,4 @@
-"""A suggested plan resolves, relates leaves that correspond, and prints as Python."""
+"""Tests for suggested plans: they resolve, match leaves, and print as Python."""
 
 from hypothesis import given
 from hypothesis import settings
@@ -44,7 +44,7 @@ def _resolved(plan, source, target, sizes=(20, 20)):
 
 
 def _of_snippet(plan):
-  """The plan that the Python text makes."""
+  """Returns the plan that the printed Python code makes."""
   names, code = {}, suggest.snippet(plan, ["a comment\nof two lines"])
   exec(code, names)
   return names["transfer"](None)
@@ -62,7 +62,7 @@ def test_equal_trees_need_only_one_rule():
 def test_renamed_leaves_are_matched():
   target = _decoder()
   source = {_renamed(name): spec for name, spec in target.items()}
-  assert len(set(source) & set(target)) < len(target) / 2  # Not vacuous.
+  assert len(set(source) & set(target)) < len(target) / 2  # Most names do differ.
 
   rows = _resolved(suggest.plan(source, target), source, target)
 
@@ -100,7 +100,8 @@ def test_layers_with_shifted_numbers_are_matched_in_order():
 
 def test_trees_without_a_common_leaf_start_fresh():
   source = registry.specs(registry.build(config_lib.Recurrent(vocab_size=20)))
-  source = {f"cell/{n}": s for n, s in source.items() if "vocab" not in s.axes}
+  source = {f"cell/{name}": spec for name, spec in source.items()
+            if "vocab" not in spec.axes}
   target = {"scale": _spec(3, "other")}
 
   plan = suggest.plan(source, target)
@@ -137,7 +138,7 @@ def test_the_suggested_plan_of_any_two_trees_resolves(source, target):
   assert list(rows) == list(target)
   assert plan_lib.fingerprint(_of_snippet(plan)) == plan_lib.fingerprint(plan)
   read = [name for row in rows.values() for name in row.sources]
-  assert len(read) == len(set(read))  # One to one.
+  assert len(read) == len(set(read))  # No source leaf is used twice.
   for name in set(source) & set(target):
     if source[name] == target[name]:
       assert rows[name].sources, name

@@ -1,4 +1,4 @@
-"""Files of vectors are read completely or refused, and rotations are recovered."""
+"""Tests for reading word vectors, finding them by token, and aligning languages."""
 
 import json
 
@@ -17,15 +17,16 @@ SETTINGS = hypothesis.settings(
 Vectors = vectors.Vectors
 FINITE = st.floats(-1e3, 1e3, width=32)
 LETTERS = st.characters(exclude_characters="\n\r", exclude_categories=("Cs",))
-WORDS = st.lists(st.text(LETTERS, min_size=1).filter(lambda w: w.strip(" ") == w),
-                 min_size=1, max_size=5)
+WORDS = st.lists(
+    st.text(LETTERS, min_size=1).filter(lambda word: word.strip(" ") == word),
+    min_size=1, max_size=5)
 
 
 @st.composite
 def _made(draw):
   words = draw(WORDS)
   shape = len(words), draw(st.integers(1, 4))
-  return Vectors(words=tuple(w.encode() for w in words),
+  return Vectors(words=tuple(word.encode() for word in words),
                  values=draw(hnp.arrays(np.float32, shape, elements=FINITE)))
 
 
@@ -111,9 +112,10 @@ def test_invalid_or_pickled_arrays_are_refused(tmp_path):
 
 
 def test_a_token_finds_its_vector_despite_space_markers():
-  letters = "".join(vocabulary.byte_letters()[bytes([b])] for b in " é".encode())
+  # " é" as GPT-2 spells it, with one letter per byte.
+  letters = "".join(vocabulary.byte_letters()[bytes([byte])] for byte in " é".encode())
   words = ("\u2581the", "\u0120cat", "\u0120日", "dog", "ing", letters)
-  made = Vectors(words=tuple(w.encode() for w in words),
+  made = Vectors(words=tuple(word.encode() for word in words),
                  values=np.eye(6, dtype=np.float32) + 1)
 
   found = vectors.by_token(
@@ -138,6 +140,7 @@ def test_by_words_averages_words_weighted_by_inverse_rank():
 
   found = vectors.by_words(made, pieces)
 
+  # Files list words by frequency, which is about 1 / rank by Zipf's law.
   np.testing.assert_allclose(found[:, 0], [
       (6 + 30 / 3) / (1 + 1 / 3), 12, (6 + 12 / 2) / (1 + 1 / 2), 0, 0], rtol=1e-6)
 
@@ -147,21 +150,21 @@ def test_by_words_averages_words_weighted_by_inverse_rank():
 def test_procrustes_recovers_a_rotation(seed, width):
   rng = np.random.default_rng(seed)
   rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]
-  x = rng.normal(size=(3 * width, width))
+  points = rng.normal(size=(3 * width, width))
 
-  found = vectors.procrustes(x, x @ rotation)
+  found = vectors.procrustes(points, points @ rotation)
 
   np.testing.assert_allclose(found, rotation, atol=1e-9)
 
 
 def test_procrustes_beats_every_other_rotation_on_noisy_pairs():
   rng = np.random.default_rng(0)
-  x, y = rng.normal(size=(2, 9, 3))
-  best = np.linalg.norm(x @ vectors.procrustes(x, y) - y)
+  source, target = rng.normal(size=(2, 9, 3))
+  best = np.linalg.norm(source @ vectors.procrustes(source, target) - target)
 
   for _ in range(200):
     other = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    assert best <= np.linalg.norm(x @ other - y)
+    assert best <= np.linalg.norm(source @ other - target)
 
 
 def test_a_dictionary_rotates_one_language_onto_the_other(tmp_path):
@@ -179,7 +182,7 @@ def test_a_dictionary_rotates_one_language_onto_the_other(tmp_path):
 
   assert pairs[1] == (b"g1", b"e1") and len(pairs) == 5
   np.testing.assert_allclose(turned.values, values, atol=1e-5)
-  assert np.abs(german.values - values).max() > 0.1  # Not vacuous.
+  assert np.abs(german.values - values).max() > 0.1  # They differ before the rotation.
   with pytest.raises(errors.UserError, match="0 of 5 pairs .* other way round"):
     vectors.align(english, german, pairs)
   narrow = Vectors(words=(b"a",), values=np.ones((1, 2), np.float32))

@@ -1,4 +1,4 @@
-"""Tokens match by the text that they stand for, and the audit says how."""
+"""Tests for matching tokens by the bytes that they stand for."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def test_special_tokens_match_by_role_not_by_text():
   target = Vocabulary(tokens=(b"a", b"", b"<s>", b"", b""),
                       roles={"unk": 1, "bos": 2, "sep": 3, "eos": 3, "pad": 4})
 
-  # bos: the source has none. Row 3 is sep, which the source lacks, and eos.
+  # The source has no bos. Row 3 is both sep, which the source lacks, and eos.
   assert vocabulary.match(source, target).tolist() == [2, 3, -1, 0, 1]
 
 
@@ -59,7 +59,8 @@ def test_an_inconsistent_vocabulary_is_refused(fields, message):
 def test_a_cut_spells_the_surface_with_the_fewest_tokens(pieces, surface):
   tokens = tuple(piece.encode() for piece in pieces)
   surface = surface.encode()
-  fewest = {b"": 0}  # Of every text that few tokens spell, breadth first.
+  # The fewest tokens that spell each prefix, by breadth-first search.
+  fewest = {b"": 0}
   for number in range(1, len(surface) + 1):
     for start in list(fewest):
       for token in tokens:
@@ -79,7 +80,7 @@ def test_ties_between_cuts_prefer_a_longer_first_token():
   tokens = Vocabulary(tokens=(b"a", b"ab", b"bc", b"c", b"abb", b"bbb", b"b"))
 
   assert vocabulary.cut(b"abc", tokens) == (1, 3)
-  # Fewer tokens go before a longer start, "abb".
+  # Fewer tokens matter more than a longer first token, here "abb".
   assert vocabulary.cut(b"abbbb", tokens) == (1, 5)
 
 
@@ -147,10 +148,10 @@ def test_any_two_tokenizer_kinds_match_by_token_bytes(source, target):
 
   index = vocabulary.match(_first(source), _first(target))
 
-  for row, at in enumerate(index):
-    if at >= 0 and row not in target.roles.values():
-      assert source.tokens[at] == target.tokens[row] != b""
-      assert at not in source.roles.values()
+  for row, source_row in enumerate(index):
+    if source_row >= 0 and row not in target.roles.values():
+      assert source.tokens[source_row] == target.tokens[row] != b""
+      assert source_row not in source.roles.values()
   common = (set(source.tokens) & set(target.tokens)) - {b""}
   assert {target.tokens[row] for row in np.flatnonzero(index >= 0)} - {b""} == common
   for role in ("unk", "eos"):
@@ -184,15 +185,17 @@ def test_gpt2_and_t5_match_all_shared_pieces(tmp_path):
 
   index = vocabulary.match(_first(gpt2), _first(t5))
 
-  # Counted from the files alone: pieces with \u2581 as \u0120, letters as they are.
+  # The reference uses only the two vocabulary files: T5 marks a space with \u2581 and
+  # GPT-2 with \u0120, and ASCII letters are the same in both.
   letters = json.loads((paths.TOKENIZERS / "gpt2_vocab.json").read_text())
   model = sentencepiece.SentencePieceProcessor(
       model_file=str(paths.TOKENIZERS / "t5_32000.model"))
-  ascii_pieces = [p for p in (model.id_to_piece(i) for i in range(3, 32000))
-                  if p.replace("\u2581", "").isascii()]
-  shared = [p for p in ascii_pieces if p.replace("\u2581", "\u0120") in letters]
+  pieces = [model.id_to_piece(i) for i in range(3, 32000)]
+  ascii_pieces = [piece for piece in pieces if piece.replace("\u2581", "").isascii()]
+  shared = [piece for piece in ascii_pieces
+            if piece.replace("\u2581", "\u0120") in letters]
   matched = {t5.tokens[i] for i in np.flatnonzero(index >= 0)}
-  assert {p.replace("\u2581", " ").encode() for p in shared} <= matched
+  assert {piece.replace("\u2581", " ").encode() for piece in shared} <= matched
   assert gpt2.tokens[index[t5.encode("the house")[0]]] == b" the"
   assert index[t5.roles["eos"]] == gpt2.roles["eos"] == 50256
   assert (index >= 0).sum() > 18000
