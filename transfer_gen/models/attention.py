@@ -21,8 +21,8 @@ Cache = dict[str, Any]
 class Attention(nn.Module):
   """Multi-head attention, with grouped queries (Ainslie et al., 2023).
 
-  Self-attention is `__call__`. Cross-attention is one call of `read` and then calls of
-  `look`.
+  Self-attention is `__call__`. Cross-attention calls `read` once, and then `look` for
+  each part of the text that attends.
 
   Attributes:
     config: The model's config.
@@ -78,13 +78,19 @@ class Attention(nn.Module):
     """
     query, key, value = self.query(x), self.key(x), self.value(x).swapaxes(1, 2)
     if self.config.query_norm:
+      # Norms come before the rotation, as in Gemma 3 and Qwen 3: their scales differ
+      # between the two features of a pair, so they do not commute with it.
       query, key = self.query_norm(query), self.key_norm(key)
     if self.config.position == "rotary":
+      # Keys are rotated before they are cached, so no later step rotates them again.
+      # The scores then depend on the distance of two positions alone.
       turning = positions_lib.turning(self.config, self.window)
       query, key = (positions_lib.rotate(y, positions, *turning) for y in (query, key))
     key = key.swapaxes(1, 2)  # [B, G, T, K], like value.
     kept = None
     if slot is not None:
+      # All rows write to the same slots, which one slice can do. A start per row would
+      # need a scatter; rows of different lengths are told apart by the mask instead.
       kept = {name: lax.dynamic_update_slice(slot[0][name], new, (0, 0, slot[1], 0))
               for name, new in (("key", key), ("value", value))}
       key, value = kept["key"], kept["value"]
@@ -136,18 +142,27 @@ def attend(
   """
   batch, length, heads, width = query.shape
   groups = key.shape[1]
+  # Query head h reads group h // R, the order that Hugging Face's `repeat_kv` has, and
+  # keys are not repeated in memory.
   query = query.reshape(batch, length, groups, heads // groups, width)
+  # The scale goes to the query, which has K numbers where the scores have S. It acts
+  # before the softcap, as in Gemma 2.
   query = (query * scale).transpose(0, 2, 3, 1, 4)  # [B, G, R, T, K]
   # XLA's CPU backend transposes all keys where a T of 1 stands in the product.
   terms = ("bgrk,bgsk->bgrs", query[:, :, :, 0]) if length == 1 else (
       "bgrtk,bgsk->bgrts", query)
+  # Scores leave the product as float32, whatever its inputs are: the 8 bits of a
+  # bfloat16 would round differences that the softmax turns into ratios.
   scores = jnp.einsum(*terms, key, preferred_element_type=jnp.float32)
   scores = scores.reshape(*query.shape[:4], -1)  # [B, G, R, T, S]
   scores = capped(scores, softcap)
   if bias is not None:
     scores += bias.reshape(bias.shape[0], *query.shape[1:4], -1)
-  # A finite floor: a row with nothing to attend to must not become NaN.
+  # A finite floor: a row with nothing to attend to must not become NaN. It fits in
+  # because the scores are float32; float16 ends at 65504.
   weights = nn.softmax(jnp.where(mask[:, None, None], scores, -1e9))
+  # The weights are rounded to the computation dtype, as in Transformers, so that the
+  # second product runs in it too.
   mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value)
   return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
@@ -158,14 +173,14 @@ def capped(x: jax.Array, softcap: float) -> jax.Array:
 
 
 def biased(config: config_lib.Decoder, part: str) -> bool:
-  """Whether a part of the model has biases."""
+  """Returns whether a part of the model, one of `PARTS`, has biases."""
   return config.bias and part not in config.unbiased
 
 
 def norm(
     config: config_lib.Decoder, reads: tuple[str, ...] = (), axis: str = "embed",
     name: str | None = None) -> layers.Norm:
-  """A norm of the model; `reads` and `axis` as `layers.Norm` has them."""
+  """Returns a norm of the model; see `layers.Norm` for `reads` and `axis`."""
   return layers.Norm(
       config.norm, epsilon=config.norm_epsilon, bias=biased(config, "norm"),
       offset=config.norm_offset, axis=axis, reads=reads,

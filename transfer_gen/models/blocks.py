@@ -19,11 +19,11 @@ class Block(nn.Module):
   """Attention and a hidden layer, each beside the residual stream.
 
   Attributes:
-    config: Of the model.
-    last: Whether the output comes next.
-    window: How many tokens the attention sees, for `attention.Attention`.
-    crosses: Whether a cross-attention to what the encoder read stands between attention
-      and MLP.
+    config: The model's config.
+    last: Whether the output layer follows this block.
+    window: Number of latest tokens that the attention sees; 0, the default, means all.
+    crosses: Whether there is a cross-attention to what the encoder read, between the
+      self-attention and the MLP.
 
   Params: attn_norm, attn, mlp_norm, mlp; cross_norm, cross_attn where there is one;
   attn_post_norm, mlp_post_norm, cross_post_norm where norms stand on both sides.
@@ -35,19 +35,22 @@ class Block(nn.Module):
 
   @property
   def key(self) -> str:
-    """Name of the layer, such as `layer_3`, by which caches hold its part."""
+    """The layer's name, such as `layer_3`, which is also its key in caches."""
     assert self.name is not None
     return self.name
 
   def setup(self) -> None:
     """Creates the submodules and params."""
     config = self.config
+    # A tied output has no leaf that could declare that it contracts `embed`. With
+    # post-norm, the norm before it is the last block's, which declares it instead.
     ends = self.last and config.norm_order == "post"
     self.attn_norm = attention.norm(config)
     self.attn = attention.Attention(config, self.window)
     if self.crosses:
       self.cross_norm = attention.norm(config)
       self.cross_attn = attention.Attention(config)
+    # GPT-J feeds attention and MLP from one norm, GPT-NeoX from one each.
     if config.block != "parallel_one_norm":
       self.mlp_norm = attention.norm(config, output_reads(config) if ends else ())
     self.mlp = MLP(config)
@@ -56,6 +59,7 @@ class Block(nn.Module):
       self.mlp_post_norm = attention.norm(config)
       if self.crosses:
         self.cross_post_norm = attention.norm(config)
+    # One module serves all branches: it has no params, and each call draws a new mask.
     self.dropout = nn.Dropout(config.dropout)
 
   def __call__(
@@ -82,6 +86,8 @@ class Block(nn.Module):
     seen = self._seen("attn", x)
     mixed, kept = self.attn(seen, positions, mask, slot, bias)
     if self.config.block != "serial":  # Wang and Komatsuzaki, 2021.
+      # Such blocks have no cross-attention and norms only in front:
+      # `decoder_config.check` refuses the rest.
       one = self.config.block == "parallel_one_norm"
       drop = functools.partial(self.dropout, deterministic=not train)
       y = x + drop(mixed)
@@ -89,21 +95,26 @@ class Block(nn.Module):
     x = self._added("attn", x, mixed, train)
     if self.crosses:
       assert memory is not None
+      # Padding of what the encoder read is hidden from all T positions alike.
       keys, valid = memory
       looked = self.cross_attn.look(self._seen("cross", x), keys, valid[:, None])
       x = self._added("cross", x, looked, train)
     return self._added("mlp", x, self.mlp(self._seen("mlp", x)), train), kept
 
   def _seen(self, part, x):
-    """What a branch reads."""
+    """Returns what a branch reads."""
     post = self.config.norm_order == "post"
     return x if post else getattr(self, f"{part}_norm")(x)
 
   def _added(self, part, x, y, train):
-    """The stream with what a branch has made."""
+    """Returns the stream with the output of a branch added to it."""
     if self.config.norm_order == "both":
+      # As in Gemma 2, the second norm is on the branch, so that the stream itself is
+      # never normalized between blocks.
       y = getattr(self, f"{part}_post_norm")(y)
     x += self.dropout(y, deterministic=not train)
+    # Post-norm normalizes the sum, LayerNorm(x + Sublayer(x)) (Vaswani et al., 2017,
+    # section 3.1), and not the branch.
     return getattr(self, f"{part}_norm")(x) if self.config.norm_order == "post" else x
 
 
@@ -111,7 +122,7 @@ class MLP(nn.Module):
   """The hidden layer: down(act(up(x))), or down(act(gate(x)) * up(x)).
 
   Attributes:
-    config: Of the model.
+    config: The model's config.
 
   Params: up, gate kernel f32[D, F], bias f32[F]; down kernel f32[F, D], bias f32[D].
   """
@@ -129,6 +140,8 @@ class MLP(nn.Module):
           name=name)
 
     hidden = dense("up", config.mlp_size, "embed", "mlp")(x)
+    # The activation is on the gate and not on `up`: GLU variants (Shazeer, 2020,
+    # equation 6) are named by it.
     if config.activation in decoder_config.GATES:
       gate = dense("gate", config.mlp_size, "embed", "mlp")(x)
       hidden *= decoder_config.GATES[config.activation](gate)
@@ -150,5 +163,5 @@ def stack(config: config_lib.Decoder, side: str) -> list[Block]:
 
 
 def output_reads(config: config_lib.Decoder) -> tuple[str, ...]:
-  """Axes that the last norm reads for an output that cannot say so."""
+  """Returns the axes that the last norm declares for an output without a kernel."""
   return ("embed",) if config.tied else ()

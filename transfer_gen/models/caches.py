@@ -22,7 +22,7 @@ def empty(config: config_lib.Decoder, batch: int, length: int) -> Cache:
   """Returns the cache that `extend` begins with.
 
   Args:
-    config: Of the model.
+    config: The model's config.
     batch: B.
     length: S, the number of slots, one for each later input, padding included.
 
@@ -31,22 +31,28 @@ def empty(config: config_lib.Decoder, batch: int, length: int) -> Cache:
     slots that are written, the same in all rows; `valid` bool[B, S], which slots hold
     a token; and for each layer, by its name, `key` and `value` dtype[B, G, S, K].
   """
+  # Batch and heads come first, as in both products of attention, which then read the
+  # cache as it lies. It has the computation dtype: bfloat16 halves its memory.
   kv = jnp.zeros(
       (batch, config.kv_heads, length, config.head_size),
       layers.computation_dtype(config.dtype))
   return {
       "position": jnp.zeros((batch,), jnp.int32),
+      # A scalar, so that all rows write to the same slots. A shorter prompt leaves
+      # slots unused, which `valid` hides, and `position` counts without them.
       "used": jnp.zeros((), jnp.int32),
       "valid": jnp.zeros((batch, length), bool),
       **{names.layer(i): {"key": kv, "value": kv} for i in range(config.num_layers)}}
 
 
 def check_length(config: config_lib.Decoder, length: int) -> None:
-  """Refuses a text that is longer than the learned positions.
+  """Raises if a text is longer than the learned positions.
 
   Raises:
     errors.UserError: If positions are learned and fewer than `length`.
   """
+  # Only a table of positions ends. Without this check `Embed` would clip, and all later
+  # positions would read the last row.
   if config.position == "learned" and length > config.max_length:
     raise errors.UserError(
         f"A text of {length} tokens is longer than the learned positions,"
@@ -55,6 +61,6 @@ def check_length(config: config_lib.Decoder, length: int) -> None:
 
 
 def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
-  """Returns the cache after inputs were read, with arguments as `Decoder.extend`'s."""
+  """Returns the cache with its counts moved on; arguments as for `Decoder.extend`."""
   return {**cache, "position": cache["position"] + counts,
           "used": cache["used"] + inputs.shape[1]}

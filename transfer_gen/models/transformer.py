@@ -34,6 +34,8 @@ class Decoder(nn.Module):
     decoder_config.check(self.config)
     self.embed = table(self.config, self.config.vocab_size)
     self.stack = Stack(self.config)
+    # The params are `layer_0/...` and not `stack/layer_0/...`: plans and checkpoints
+    # contain these names.
     nn.share_scope(self, self.stack)
     self.head = head(self.config)
 
@@ -130,10 +132,14 @@ class Stack(nn.Module):
       errors.UserError: If T is above `max_length` of learned positions.
     """
     caches.check_length(self.config, inputs.shape[1])
+    # An axis of size 1, not B: masks, rotations and biases are then computed once for
+    # all rows.
     positions = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
     if valid is None:
       mask = positions[:, :, None] >= positions[:, None, :]  # [1, T, T]
     else:
+      # An encoder sees both ways, so the mask only hides padding. A decoder needs no
+      # `valid`: its padding comes last, where no token sees it.
       mask = valid[:, None]  # [B, 1, T]
     masks = _masks(self.config, mask, positions, lambda: positions)
     x = self._embedded(inputs, embed, positions, train)
@@ -166,11 +172,17 @@ class Stack(nn.Module):
       values, whose counts `caches.advanced` still has to move on.
     """
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
+    # Positions count tokens and not slots, so rows whose prompts were padded continue
+    # without a gap. Those of padding may lie behind the table's end, where `Embed`
+    # clips; nothing reads their outputs.
     positions = cache["position"][:, None] + steps  # [B, T]
     valid = lax.dynamic_update_slice(
         cache["valid"], steps < counts[:, None], (0, cache["used"]))  # [B, S]
     slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None]  # [1, 1, S]
+    # The slots are in the order of reading, so slot numbers decide what is earlier.
     mask = valid[:, None] & (slots <= (cache["used"] + steps)[:, :, None])  # [B, T, S]
+    # The position of the token in each slot: the number of valid slots before it. An
+    # invalid slot repeats its neighbour's, and is masked.
     seen = lambda: jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
     masks = _masks(self.config, mask, positions, seen)
 
@@ -187,7 +199,7 @@ class Stack(nn.Module):
     return self._finished(x), {**cache, "valid": valid, **kept}
 
   def _encoder_vocab_size(self) -> int:
-    """Rows of an encoder's own table; 0 where both sides read one."""
+    """Returns the rows of an encoder's own table; 0 if both sides share one."""
     config = self.config
     return config.encoder_vocab_size if isinstance(
         config, decoder_config.PairConfig) else 0
@@ -196,6 +208,8 @@ class Stack(nn.Module):
     config = self.config
     if self.side == "encoder" and self._encoder_vocab_size():
       embed = self.embed
+    # Positions are added after this factor, unscaled (Vaswani et al., 2017, section
+    # 3.4).
     x = embed(inputs) * config.embed_scale
     if config.position == "learned":
       x += self.position(
@@ -205,11 +219,12 @@ class Stack(nn.Module):
       waves = positions_lib.sinusoids(positions, width, config.sinusoid_halves)
       x += jnp.tile(waves.astype(x.dtype), (1, 1, config.width // width))
     if config.embed_norm:
+      # Before dropout, as in BERT.
       x = self.embed_norm(x)
     return self.embed_dropout(x, deterministic=not train)
 
   def _bias(self, positions, seen):
-    """Bias of relative positions, f32[B or 1, H, T, S]; None without them."""
+    """Returns the bias of relative positions, f32[B or 1, H, T, S], or None."""
     if self.config.position != "relative":
       return None
     index = positions_lib.buckets(
@@ -241,6 +256,7 @@ def logits(
     config: decoder_config.Config, embed: layers.Embed, output: nn.Module | None,
     x: jax.Array) -> jax.Array:
   """Maps a stack's output dtype[B, T, D] to logits; `output` comes from `head`."""
+  # The softcap comes last, because it bounds what the loss sees (Gemma 2).
   y = embed.attend(x) if config.tied else x
   y = output(y) if output is not None else y
   return attention.capped(y * config.logit_scale, config.logit_softcap)
@@ -256,14 +272,16 @@ def _masks(config, mask, positions, seen):
     seen: Returns i32[B or 1, S], the positions of what may be seen. It is a function,
       so that models without windows do not compute it.
   """
+  # One mask per size rather than per layer: layers repeat a few sizes.
   masks = {0: mask}
   for window in sorted({*config.windows} - {0}):
+    # Distances are between positions: between slots they would count padding.
     distance = positions[:, :, None] - seen()[:, None]  # [B, T, S]
     masks[window] = mask & (distance < window)
   return masks
 
 
 def _of(memory: Cache | None, block: blocks.Block) -> tuple[Cache, jax.Array] | None:
-  """A layer's part of what `Stack.read` returned, and which positions are valid."""
+  """Returns a layer's part of the memory, and which positions are valid."""
   return None if memory is None else (memory[block.key], memory["valid"])
 
