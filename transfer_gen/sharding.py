@@ -108,7 +108,7 @@ def of_state(
 
 def of_batch(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """Returns the sharding of a batch: rows are divided over data and fsdp."""
-  # Devices along `fsdp` share params, not work: each still computes rows of its own.
+  # `fsdp` divides params for storage; each of its devices computes rows of its own.
   return jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
 

@@ -1,4 +1,4 @@
-"""What adapters compute around a layer while the model runs.
+"""Computes what adapters add to a layer while the model runs.
 
 The gradients of A and B in x W + (x A) B s are products of rank r; the gradient of W is
 formed only if W learns.
@@ -53,7 +53,15 @@ class Interceptor:
   def places(
       self, module: nn.Module, kernel: str, *axes: str, reads: tuple[str, ...],
       shape: tuple[int, ...]) -> Iterator["_Place"]:
-    """Where adapters act on a kernel of a module, which is given as in a box."""
+    """Yields a place for each adapter that acts on a kernel of a module.
+
+    Args:
+      module: The module.
+      kernel: Name of the kernel in it.
+      *axes: Axes of the kernel, as in its box.
+      reads: Axes that the kernel contracts, as in its box.
+      shape: Sizes of the kernel.
+    """
     name = "/".join((*module.path, kernel))
     mine = [a for a in self.adapters if leaves.acts(a, name)]
     if mine:
@@ -73,29 +81,32 @@ class _Place:
   train: bool
 
   def params(self, dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """The adapter's leaves by part."""
+    """Returns the adapter's leaves by part."""
     return {part: self.own(self.adapter.leaf(self.kernel, part).rpartition("/")[2])
             .astype(dtype)
             for part in leaves.by_part(self.adapter, self.kernel, self.spec)}
 
   def own(self, name: str) -> jax.Array:
-    """A param of the module."""
+    """Returns a param of the module."""
     assert self.module.scope is not None  # It is bound while it runs.
+    # Not `self.param`: the module does not declare the leaves of its adapters.
     return self.module.scope.get_variable("params", name)
 
   def low_rank(self, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns (x A) B s, dtype[N, I] to [N, O]; tokens i32[N] look up rows of A."""
+    """Returns (x A) B s, dtype[N, I] to dtype[N, O]; tokens i32[N] look up rows of A."""
     a, b = self._factors(self.params(dtype))
     if jnp.issubdtype(x.dtype, jnp.integer):
+      # "clip", as in the model's own table: both must read the same row.
       read = jnp.take(a, x, axis=0, mode="clip")
     else:
       read = _narrow(self._dropped(x.astype(dtype)), a)
+    # The scale acts on R columns here, and would act on O columns behind the product.
     return lax.dot(read * self.adapter.scale, b)
 
   def around(self, call: _Product) -> _Product:
-    """The layer's product with what the adapter does before, beside and after it."""
+    """Returns the layer's product with what the adapter does around it."""
     if isinstance(self.adapter, config_adapters.Prefix):
-      return call  # The whole attention's.
+      return call  # It acts on the whole attention, see `_around_attention`.
     if isinstance(self.adapter, config_adapters.Bottleneck):
       return lambda x: self._behind(call(x))
     if isinstance(self.adapter, config_adapters.IA3):
@@ -107,7 +118,7 @@ class _Place:
     return lambda x: _plus(call(x), self.low_rank, x)
 
   def _factors(self, params):
-    """A [I, R] and B [R, O]."""
+    """Returns A [I, R] and B [R, O]."""
     rank = self.adapter.rank
     return params["a"].reshape(-1, rank), params["b"].reshape(rank, -1)
 
@@ -135,6 +146,7 @@ class _Place:
 
     To the gradient the norms are constants (Liu et al., 2024, section 4.3).
     """
+    # A norm is a sum over I squares, for which half precision has too few digits.
     params = self.params(jnp.float32)
     a, b = lax.stop_gradient(self._factors(params))
     kernel = lax.stop_gradient(self.own("kernel")).reshape(a.shape[0], -1)
@@ -163,6 +175,7 @@ def _narrow(x: jax.Array, a: jax.Array) -> jax.Array:
 
 
 def _narrow_backward(saved, d):
+  # Without the barriers XLA would merge both turns into the product again.
   x, a = saved
   d_a = lax.optimization_barrier(lax.dot(lax.optimization_barrier(d.T), x))
   return lax.dot(d, a.T), d_a.T
@@ -186,6 +199,7 @@ def _around_dense(self, layer: layers.Dense, call, x):
       layer, "kernel", *layer.axes, reads=layer.reads, shape=inputs + layer.features))
   if not places:
     return call(x)
+  # Flat on both sides, so that every adapter is made of products of two matrices.
   product = lambda x: call(x.reshape(batch + inputs)).reshape(x.shape[0], -1)
   for place in places:
     product = place.around(product)
@@ -194,7 +208,7 @@ def _around_dense(self, layer: layers.Dense, call, x):
 
 
 def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
-  """Where it reads several inputs, each kernel by itself."""
+  """Returns a dense layer's outputs; each input of the layer has its own kernel."""
   dtype = layers.computation_dtype(layer.config.dtype)
   kernels = {read.part: list(self.places(
       layer, read.named("kernel"), read.axis, layer.axis, reads=(read.axis,),
@@ -204,6 +218,8 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
   batch = parts[layer.inputs[0].part].shape[:-1]
   flat = {read.part: parts[read.part].reshape(-1, read.size).astype(dtype)
           for read in layer.inputs}
+  # The layer adds several inputs up inside. Beside one kernel of several, only a product
+  # that is added to the sum can stand, such as LoRA's.
   if len(kernels) > 1:
     total = call(flat)
     for part, places in kernels.items():
@@ -218,7 +234,7 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
 
 
 def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
-  """The inputs' share of a recurrent layer, dtype[T, B, G, U]."""
+  """Returns what the inputs add to the gates of a cell, dtype[T, B, G, U]."""
   total = call(x)
   for read in cell.inputs:
     for place in self.places(
@@ -233,12 +249,13 @@ def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
 
 
 def _around_recurrent(self, cell: recurrent_layers.Cell, call, dtype):
-  """The recurrent kernel as the loop over time takes it."""
+  """Returns the recurrent kernel and the bias for the loop over time."""
   kernel, bias = call(dtype)
   low = [place.params(dtype) | {"scale": place.adapter.scale} for place in self.places(
       cell, "recurrent_kernel", "hidden", "gates", "hidden", reads=("hidden",),
       shape=kernel.shape)]
   if low:
+    # Several adapters act as one whose rank is the sum of theirs.
     kernel = cells.LowRank(
         kernel, jnp.concatenate([one["a"] * one["scale"] for one in low], axis=1),
         jnp.concatenate([one["b"] for one in low]))
@@ -247,7 +264,7 @@ def _around_recurrent(self, cell: recurrent_layers.Cell, call, dtype):
 
 def _around_attention(
     self, layer: attention.Attention, call, x, positions, mask, slot, bias=None):
-  """Attention that sees learned keys and values before all others, as if cached."""
+  """Puts learned keys and values before all others, as if they were in the cache."""
   config = layer.config
   heads = config.kv_heads
   width = config.head_size
@@ -267,12 +284,13 @@ def _around_attention(
       [jnp.broadcast_to(rows[None], (batch, *rows.shape)), rest[part]], axis=2)
            for part, rows in before.items()}
   seen = jnp.ones((*mask.shape[:2], length), bool)
-  if bias is not None:  # Of distances, and they have none.
+  if bias is not None:  # A bias of distances, and learned keys are at none.
     bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (length, 0)))
   y, kept = call(x, positions, jnp.concatenate([seen, mask], axis=2),
                  (cache, used + length), bias)
   if slot is None:
     return y, None
+  # The caller's cache holds the text alone; the prefix is put before it each time.
   return y, {part: rows[:, :, length:] for part, rows in kept.items()}
 
 

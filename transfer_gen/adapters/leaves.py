@@ -1,4 +1,4 @@
-"""Which leaves an adapter has beside a kernel, with their axes, and how they start."""
+"""Lists the leaves of an adapter beside a kernel: their axes and initial values."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -47,7 +47,9 @@ def by_part(
   dims = tuple(zip(kernel.shape, kernel.axes, kernel.reads))
   inputs, outputs = dims[:split], dims[split:]
   if isinstance(adapter, config_adapters.LoRA):
-    # A is initialized as in PEFT: uniform within 1 / sqrt(I).
+    # A is initialized as in PEFT, by kaiming_uniform with a = sqrt(5): uniform within
+    # 1 / sqrt(I). B is zero, so that the product is zero at first. So is the magnitude
+    # of DoRA, which is kept as the difference from the norms of the kernel's columns.
     start = nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform", in_axis=tuple(range(split)))
     found = {"a": _leaf(start, inputs, _rank(adapter.rank, False)),
@@ -61,6 +63,7 @@ def by_part(
     start = nn.initializers.normal(layers.TABLE_STDDEV)
     rows = ((adapter.length, "prefix", False),)
     return {part: _leaf(start, rows, outputs) for part in adapter.PARTS}
+  # Zeros behind the bottleneck make the adapter the identity at first.
   start = nn.initializers.truncated_normal(layers.TABLE_STDDEV)
   return {"down": _leaf(start, _read(outputs, True), _rank(adapter.width, False)),
           "down_bias": _leaf(_ZEROS, _rank(adapter.width, False)),
@@ -79,7 +82,7 @@ def beside(
 
 
 def acts(adapter: config_adapters.Adapter, kernel: str) -> bool:
-  """Whether an adapter acts on the kernel of this name."""
+  """Returns whether an adapter acts on the kernel of this name."""
   patterns = [adapter.params]
   if isinstance(adapter, config_adapters.IA3):
     patterns.append(adapter.inputs)
@@ -87,17 +90,29 @@ def acts(adapter: config_adapters.Adapter, kernel: str) -> bool:
 
 
 def scales_inputs(adapter: config_adapters.IA3, kernel: str) -> bool:
-  """Whether an adapter scales the inputs of a kernel and not its outputs."""
+  """Returns whether an adapter scales a kernel's inputs instead of its outputs."""
   return tree.match([adapter.params], kernel) is None
 
 
 def is_kernel(name: str, spec: tree.Spec) -> bool:
-  """Whether adapters can act on a leaf."""
+  """Returns whether adapters can act on a leaf.
+
+  >>> spec = tree.Spec(shape=(2, 3), dtype=np.dtype("f4"), axes=("embed", "mlp"),
+  ...                  reads=(True, False))
+  >>> is_kernel("mlp/up/kernel", spec), is_kernel("embed/embedding", spec)
+  (True, False)
+  """
   return "kernel" in name.rpartition("/")[2] and len(spec.shape) > 1
 
 
 def num_inputs(kernel: tree.Spec) -> int:
-  """Returns how many of its first dimensions a kernel contracts; 1 for a table."""
+  """Returns how many of its first dimensions a kernel contracts; 1 for a table.
+
+  >>> num_inputs(tree.Spec(
+  ...     shape=(4, 2, 8), dtype=np.dtype("f4"), axes=("heads", "kv", "embed"),
+  ...     reads=(True, True, False)))
+  2
+  """
   read = next((i for i, read in enumerate(kernel.reads) if not read), 1)
   return max(read, 1)
 
@@ -114,7 +129,7 @@ def _read(dims, read):
 
 
 def _leaf(init, *parts) -> Leaf:
-  """A leaf of dimensions (size, axis, whether it is read)."""
+  """Returns a leaf of dimensions (size, axis, whether it is read)."""
   dims = sum(parts, ())
   return Leaf(shape=tuple(size for size, _, _ in dims),
               axes=tuple(axis for _, axis, _ in dims),

@@ -1,4 +1,4 @@
-"""The params of a model that computes alone what it computes with its adapters."""
+"""Merges adapters into the kernels of a model, which then computes the same alone."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ _Specs = Mapping[str, tree.Spec]
 def merge(
     params: Mapping[str, jax.Array], adapters: _Adapters, specs: _Specs
 ) -> dict[str, jax.Array]:
-  """Returns params with which the module alone computes what it does with adapters.
+  """Returns params with which the module computes the same without its adapters.
 
   Args:
     params: Params of the module and of the adapters, flat.
@@ -28,6 +28,7 @@ def merge(
   Raises:
     errors.UserError: If an adapter cannot be expressed as a change of kernels.
   """
+  # Kernels change in turns, because each adapter acts on what those before it made.
   merged = {name: params[name] for name in specs}
   for adapter, name, spec in adapter_leaves.beside(adapters, specs):
     if isinstance(adapter, (config_adapters.Bottleneck, config_adapters.Prefix)):
@@ -46,14 +47,17 @@ def merge(
     else:
       merged[name] *= mine["scale"].reshape(
           (1,) * adapter_leaves.num_inputs(spec) + mine["scale"].shape)
+      # IA3 scales what the layer gives out, and the bias is part of it.
       if bias in merged:
         merged[bias] *= mine["scale"]
   return merged
 
 
 def _merged(adapter, kernel, mine):
-  """W + A B s, its columns brought to the learned norms where there are any."""
+  """Returns W + A B s, with columns of the learned norms if there are any."""
   rank = adapter.rank
+  # The default on accelerators multiplies in lower precision than f32, and this result
+  # is stored for good.
   product = lax.dot(mine["a"].reshape(-1, rank), mine["b"].reshape(rank, -1),
                     precision="highest")
   flat = kernel.reshape(product.shape)

@@ -1,4 +1,4 @@
-"""Whether adapters can stand at all the kernels that they name."""
+"""Checks that adapters can act on all the kernels that they name."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,12 +16,12 @@ def check(adapters: _Adapters, specs: _Specs) -> None:
   """Checks adapters against the kernels of a model.
 
   Args:
-    adapters: In the order in which they act.
+    adapters: The adapters, in the order in which they act.
     specs: Specs of the model's own params.
 
   Raises:
-    errors.UserError: If an adapter matches no kernel or one where it cannot stand, or
-      if two have one name.
+    errors.UserError: If an adapter matches no kernel or one on which it cannot act, or
+      if two have the same name.
   """
   kernels = [n for n, spec in specs.items() if adapter_leaves.is_kernel(n, spec)]
   given = [adapter.name for adapter in adapters]
@@ -29,6 +29,7 @@ def check(adapters: _Adapters, specs: _Specs) -> None:
     described = f"{type(adapter).__name__} {adapter.name!r}"
     if given.count(adapter.name) > 1:
       raise errors.UserError(f"Two adapters are called {adapter.name!r}. Set name=.")
+    # Each pattern by itself: IA3's `params` may match while its `inputs` have a typo.
     for field in ("params", "inputs"):
       pattern = getattr(adapter, field, None)
       if pattern is not None and not any(tree.match([pattern], n) for n in kernels):
@@ -40,7 +41,7 @@ def check(adapters: _Adapters, specs: _Specs) -> None:
 
 
 def _check_places(described, adapter, adapters, mine: Sequence[str]) -> None:
-  """Whether an adapter can stand at all kernels that it matches."""
+  """Checks that an adapter can act on all kernels that it matches."""
   wrong, why = [], ""
   if isinstance(adapter, config_adapters.Prefix):
     wrong = [n for n in mine if tree.match([names.KEY_KERNEL], n) is None]
@@ -48,6 +49,8 @@ def _check_places(described, adapter, adapters, mine: Sequence[str]) -> None:
   elif not isinstance(adapter, config_adapters.LoRA):
     wrong = [name for name in mine if not name.endswith("/kernel")]
     why = "is one of several in its layer, where LoRA alone can stand"
+  # DoRA divides by norms of the layer's own kernel (Liu et al., 2024). An adapter that
+  # acts before it changes the product without changing that kernel.
   elif adapter.dora:
     before = adapters[:adapters.index(adapter)]
     wrong = [name for name in mine if not name.endswith("/kernel") or any(

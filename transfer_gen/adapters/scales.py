@@ -1,4 +1,4 @@
-"""What low-rank products are multiplied by, in a model and in its sources."""
+"""Factors on low-rank products, in a model and in its sources."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -12,9 +12,13 @@ _Adapters = tuple[config_adapters.Adapter, ...]
 
 
 def scales(adapters: _Adapters, names: Sequence[str]) -> dict[str, float]:
-  """What a product of low rank is multiplied with at run time, by the leaves' names.
+  """Returns the factor on each low-rank product at run time, by the leaves' names.
 
-  A leaf of another run means the same only where this is the same.
+  A leaf of another run has the same effect only if its factor is the same.
+
+  >>> lora = config_adapters.LoRA(name="style", params=".*", rank=4)
+  >>> scales((lora,), ["up/kernel", "up/style_a"]) == {"up/style_a": lora.scale}
+  True
   """
   return {name: adapter.scale for adapter in adapters for name in names
           if isinstance(adapter, config_adapters.LoRA)
@@ -24,7 +28,7 @@ def scales(adapters: _Adapters, names: Sequence[str]) -> dict[str, float]:
 def check(
     rows: Sequence[resolve.Row], own: Mapping[str, float],
     theirs: Mapping[str, Mapping[str, float]]) -> None:
-  """Refuses low-rank leaves whose product has another scale in their source.
+  """Checks that low-rank products have the same scale here and in their source.
 
   Args:
     rows: What `resolve` returned.
@@ -36,6 +40,7 @@ def check(
   """
   for row in rows:
     for source in row.sources if row.name in own else ():
+      # A source that states no scale for the leaf cannot be compared.
       scale = theirs[row.checkpoint].get(source, own[row.name])
       if not math.isclose(scale, own[row.name], rel_tol=1e-6):
         raise errors.UserError(
@@ -45,6 +50,6 @@ def check(
 
 
 def has_dropout(adapters: _Adapters) -> bool:
-  """Whether any of the adapters has dropout in training."""
+  """Returns whether any of the adapters has dropout in training."""
   return any(isinstance(adapter, config_adapters.LoRA) and adapter.dropout > 0
              for adapter in adapters)

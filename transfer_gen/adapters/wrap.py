@@ -1,15 +1,15 @@
 """Models with adapters: small params beside the kernels of an unchanged module.
 
-`Adapted` runs a model under `nn.intercept_methods`. Around each layer that has a
-kernel which an adapter names, it does what the adapter does, with params that it puts
-beside that kernel: leaves of the model like any other, with axes, rows and groups.
+`Adapted` runs a model under `nn.intercept_methods`. It changes what each layer computes
+whose kernel an adapter names, with params that stand beside that kernel. These are
+leaves of the model like any other, with axes, rows and groups.
 
 LoRA stands beside every kernel: those of dense layers, and of recurrent cells for
 inputs and state alike. IA3 and bottlenecks stand around layers that read one input,
 prefixes before the keys of a Decoder. Learned tokens before the text (prompt tuning,
-Lester et al., 2021) do not come this way, for they make texts longer: rows that are
-added to the vocabulary, stand before each text and learn alone (`Group.table_rows`)
-are the same.
+Lester et al., 2021) are no adapter here, because they make texts longer. To get them,
+add tokens to the vocabulary, put them before each text, and let only their rows learn
+(`Group.table_rows`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,18 +41,19 @@ class Adapted:
   adapters: _Adapters
 
   def added(self, specs: _Specs) -> dict[str, tree.Spec]:
-    """Specs of the adapters' params.
+    """Returns the specs of the adapters' params.
 
     Raises:
-      errors.UserError: If an adapter matches no kernel or one where it cannot stand,
-        or if two have one name.
+      errors.UserError: If an adapter matches no kernel or one on which it cannot act,
+        or if two have the same name.
     """
     places.check(self.adapters, specs)
     return tree.specs({
         name: leaf.box() for name, leaf in self._leaves(specs).items()})
 
   def init(self, key: jax.Array, specs: _Specs) -> dict[str, tree.Axes]:
-    """Initial values; each depends on the key and on the name of its leaf alone."""
+    """Returns initial values; each depends on the key and its leaf's name alone."""
+    # crc32, because Python's own hash of a text differs between processes.
     return {name: leaf.draw(jax.random.fold_in(key, zlib.crc32(name.encode())))
             for name, leaf in self._leaves(specs).items()}
 
@@ -87,9 +88,9 @@ def build(
 def specs(
     config: registry.Config, adapters: Sequence[adapter_leaves.Adapter] = ()
 ) -> dict[str, tree.Spec]:
-  """Specs of the params of a model with its adapters.
+  """Returns the specs of the params of a model with its adapters.
 
   Raises:
-    errors.UserError: As `build`, or if an adapter cannot stand where it is asked to.
+    errors.UserError: As `build`, or as `Adapted.added`.
   """
   return registry.specs(build(config, adapters))

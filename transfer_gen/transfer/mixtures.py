@@ -40,6 +40,7 @@ def pieces(
   """
   new = np.flatnonzero(vocabulary.match(source, target) < 0).tolist()
   cuts = {row: vocabulary.cut(target.tokens[row], source) for row in new}
+  # A piece that a token holds twice has twice the weight.
   counted = {row: collections.Counter(cut) for row, cut in cuts.items() if cut}
   return _mixture({row: (list(found), np.array(list(found.values())) / found.total())
                    for row, found in counted.items()})
@@ -136,6 +137,7 @@ def wechsel(
     raise errors.UserError(
         f"wechsel: neighbours={neighbours} and temperature={temperature}; both must"
         " be above 0.")
+  # `rows` holds the first of equal tokens, so none is a neighbour twice.
   known = np.array(sorted(r for r in source.rows.values() if source_vectors[r].any()))
   if not known.size:
     raise errors.UserError("wechsel: no source token has an auxiliary vector.")
@@ -144,9 +146,11 @@ def wechsel(
   parts = {}
   for rows in _chunks(np.flatnonzero(plain & target_vectors.any(axis=1))):
     similar = _units(target_vectors[rows]) @ units.T
+    # A partition finds the K nearest without sorting all S; `_mixture` sorts these.
     nearest = np.argpartition(-similar, neighbours - 1, axis=1)[:, :neighbours]
     scores = np.take_along_axis(similar, nearest, axis=1).astype(np.float64)
     scores /= temperature
+    # Less the largest score, so that a low temperature cannot overflow.
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     parts |= {row: (known[near], weight)
@@ -192,6 +196,7 @@ def join(
   """
   if first is None:
     return second
+  # Rows with fewer parts are filled up with entry 0 at weight 0, which adds nothing.
   stay = ~np.isin(second.rows, first.rows)
   width = max(first.index.shape[1], second.index.shape[1])
   fill = lambda x: np.pad(x, ((0, 0), (0, width - x.shape[1])))
@@ -320,6 +325,7 @@ class Origins(Mapping[int, str]):
   def _parts(self, at: int) -> str:
     assert self.mixture is not None
     weights = self.mixture.weights[at]
+    # By size and not by value: mixtures from elsewhere may have negative weights.
     found = np.argsort(-np.abs(weights), kind="stable")[:np.count_nonzero(weights)]
     names = [repr(self.source.tokens[self.mixture.index[at, k]])
              for k in found[:_SHOWN]]
@@ -355,6 +361,7 @@ def _check_vectors(
 
 def _units(vectors: np.ndarray) -> np.ndarray:
   """Returns f32[..., D], vectors of length one; zeros stay zeros."""
+  # The squares of small or large f32 numbers leave the range of f32.
   vectors = vectors.astype(np.float64)
   lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
   return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

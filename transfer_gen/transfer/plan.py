@@ -73,7 +73,7 @@ class Mixture:
 
 FRESH_ROWS = "fresh"  # A value of `Group.table_rows`.
 PADDED = -2  # In `Binding.index`: an entry beyond the target's tokens.
-FRESH = ("mean", "normal", "covariance", "zeros", "init")
+FRESH = ("mean", "normal", "covariance", "zeros", "init")  # Of `Binding.fresh`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -368,6 +368,7 @@ def fingerprint(plan: TransferPlan) -> str:
   >>> fingerprint(SCRATCH) == fingerprint(from_json(to_json(SCRATCH)))
   True
   """
+  # Sorted, so that the order of fields in the classes is no part of the format.
   text = json.dumps(to_json(plan), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -31,6 +31,7 @@ def encode(value: Any) -> Any:
     return [encode(v) for v in value]
   if not dataclasses.is_dataclass(value):
     return value
+  # Rules and groups stand where only they can stand, and need no kind.
   kind = {"kind": type(value).__name__} if type(value).__name__ in KINDS else {}
   return kind | {
       field.name: encode(_stored(value, field))
@@ -63,6 +64,7 @@ def decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
     KeyError: If an array is not in `stored` or a kind is not registered.
     TypeError: If a kind lacks a field or has one that its class does not know.
   """
+  # Plans hold tuples, which can be hashed, and JSON knows lists only.
   if isinstance(value, list):
     return tuple(decode(v, stored) for v in value)
   if not isinstance(value, Mapping):
@@ -81,6 +83,7 @@ def decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
 
 def _stored(owner: Any, field: dataclasses.Field) -> Any:
   value = getattr(owner, field.name)
+  # int32 is enough for the rows of a table, and what `resolve` makes of them.
   if field.name in _AS_ARRAYS and isinstance(value, tuple):
     return np.asarray(value, np.int32)
   return value
@@ -93,6 +96,7 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
 
 
 def _hash(array: np.ndarray) -> str:
+  # By content, so that two maps with equal arrays share one in the file.
   data = np.ascontiguousarray(array)
   # Equal bytes mean different arrays under another dtype or shape.
   head = f"{data.dtype}{data.shape}".encode()

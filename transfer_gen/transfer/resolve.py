@@ -140,6 +140,7 @@ def resolve(
   owners = completeness.Owners(plan, target)
   rows: list[Row] = []
   misfits: dict[str, list[str]] = {}  # Leaves by the cause that they share.
+  # Every leaf is tried, so that one error reports all that does not fit.
   for name, spec in target.items():
     try:
       rows.append(_row(plan, sources, name, spec, owners, bind))
@@ -149,6 +150,7 @@ def resolve(
       [(_shown(names), cause) for cause, names in misfits.items()], linked=2)]
   reported = " ".join(
       f"{', '.join(names)}: {cause}" for cause, names in misfits.items())
+  # After the misfits, which explain some of what follows.
   lines += completeness.idle(plan, target, owners, rows)
   lines += completeness.unread(plan, sources, rows, reported)
   lines += completeness.torn_heads(rows)
@@ -198,6 +200,7 @@ def _row(
   names = tuple(_expand(template, found, index) for template in rule.sources)
   source_spec = _source_spec(index, names, sources[rule.checkpoint])
   changes = _changes(plan, rule, names[0], source_spec, name, spec, bind)
+  # The mean of one leaf with itself is a copy.
   how = "mapped" if changes else "copy" if len(set(names)) == 1 else "mean"
   row = dataclasses.replace(
       row, how=how, sources=names, source_spec=source_spec,
@@ -216,11 +219,13 @@ def _table(group: plan_lib.Group, row: Row) -> Table | None:
         f" has none of the axes {', '.join(_TABLES)}. Narrow the group's params.")
   size = row.spec.shape[dim]
   if not isinstance(group.table_rows, str):
+    # `Group` sorts the rows, so the last one is the largest.
     if group.table_rows[-1] >= size:
       raise _Misfit(
           f"group {group.name!r} has row {group.table_rows[-1]} in table_rows, and"
           f" axis `{row.spec.axes[dim]}` is {size} here.")
     return Table(dim=dim, index=np.asarray(group.table_rows, np.int32))
+  # A leaf without a source is fresh in all its rows.
   if not row.sources:
     return Table(dim=dim, index=np.arange(size, dtype=np.int32))
   fresh = [np.flatnonzero(c.binding.index < 0) for c in row.changes if c.dim == dim]
@@ -235,6 +240,8 @@ def _table(group: plan_lib.Group, row: Row) -> Table | None:
 def _expand(template: str, found: re.Match, index: int) -> str:
   try:
     return found.expand(template)
+  # `expand` raises re.error for a group number that the target lacks, and IndexError
+  # for a group name.
   except (re.error, IndexError) as error:
     raise _Misfit(
         f"rule {index}: source {template!r} does not go with its target"
@@ -262,6 +269,8 @@ def _missing(name: str, specs: _Specs) -> str:
     there = dict.fromkeys("/".join(n.split("/")[:depth]) for n in specs)
     alike = [other for other in there if other != start
              and len(tree.fold([other, start])) == 1]
+    # The first part that is missing where others of the same kind exist: a layer that
+    # the checkpoint lacks says more than each of its leaves.
     if start not in there and alike:
       rest = "/..." if depth < len(parts) else ""
       return (f"{start}{rest}, not in the checkpoint, which has"
@@ -318,6 +327,9 @@ class _Binder:
       self, on: int, checkpoint: str, name: str, source: int, target: int
   ) -> plan_lib.Binding:
     axis = self._plan.axes[on].axis
+    # All leaves share one object: the audit, its JSON and `completeness` tell bindings
+    # apart by identity, and matching a vocabulary anew for each leaf would take long.
+    # A reason is kept, too, so that all leaves give the same one and are folded.
     if (on, checkpoint) not in self._bound:
       self._bound[on, checkpoint] = (
           name, (source, target), self._bind(on, checkpoint, source, target))
@@ -342,6 +354,7 @@ class _Binder:
           target_vocabulary=self._vocabularies.get(TARGET),
           source_constants=self._constants.get(checkpoint, {}),
           target_constants=self._constants.get(TARGET, {})))
+    # Axis maps are the user's to write, and `AxisMap.bind` promises a ValueError.
     except ValueError as error:
       return str(error)
 

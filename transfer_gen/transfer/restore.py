@@ -73,6 +73,7 @@ def restore(
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shardings = {row.name: device for row in rows}
   key = jax.random.key(0) if key is None else key
+  # In one call, so that the model is initialized once for all fresh leaves.
   params = dict(fresh([row.name for row in rows if row.how == "init"]))
   for row in rows:
     if row.how in _FILL:
@@ -81,6 +82,7 @@ def restore(
   for checkpoint, source in sources.items():
     mine = [row for row in rows if row.sources and row.checkpoint == checkpoint]
     params.update(_read(mine, source, shardings, key, fresh, progress))
+  # Sorted, as JAX sorts the keys of a dict: any order of rules gives the same tree.
   assert params.keys() == {row.name for row in rows}
   return dict(sorted(params.items()))
 
@@ -101,6 +103,7 @@ def _read(
   # little is loaded, and which later leaves then use.
   waiting = dict(sorted(
       waiting.items(), key=lambda item: -source.specs[item[0]].nbytes))
+  # If several rows want a leaf, it is read to where the first one needs it.
   where = {name: _source_sharding(wanting[0], shardings[wanting[0].name])
            for name, wanting in waiting.items()}
   held: dict[str, jax.Array] = {}
@@ -138,6 +141,7 @@ def _value(
 ) -> jax.Array:
   value = held[row.sources[0]]
   if row.sources[1:]:
+    # They may have been read with the shardings of other rows.
     value = _mean([jax.device_put(held[name], value.sharding) for name in row.sources])
   if row.changes:
     # A key by name, so that a leaf draws the same in any plan and order. crc32, because
@@ -168,6 +172,7 @@ def _mapped(
   Leaves of one shape, as of all layers, then share one compiled program.
   """
   def run(value: jax.Array, arrays: Any, key: jax.Array, init: Any) -> jax.Array:
+    # Notes and origins stay outside: each text would compile a program of its own.
     bindings = [plan_lib.Binding(
         index=index, fresh=fresh, note="", noise=noise, share=share,
         mixture=mixture and plan_lib.Mixture(
@@ -175,6 +180,7 @@ def _mapped(
                 for (_, _, fresh, noise), (index, mixture, share) in zip(how, arrays)]
     for (dim, reads, _, _), binding in zip(how, bindings):
       value = entries.apply(value, binding, dim, reads, jax.random.fold_in(key, dim))
+    # Only after all dimensions have the target's size, which initial values have.
     for (dim, _, fresh, _), binding in zip(how, bindings):
       if fresh == "init":
         value = entries.settle(value, binding, dim, init)

@@ -114,6 +114,7 @@ def _encode(value: Any, bindings: Mapping[int, int]) -> Any:
   if not dataclasses.is_dataclass(value):
     return value.item() if isinstance(value, np.generic) else value
   name = type(value).__name__
+  # Mixtures are registered, too, but the name of their field says what they are.
   tagged = name in plan_json.KINDS and type(value) not in _PARTS.values()
   return ({"kind": name} if tagged else {}) | {
       field.name: _encode(getattr(value, field.name), bindings)
@@ -122,6 +123,7 @@ def _encode(value: Any, bindings: Mapping[int, int]) -> Any:
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
+  # An array has no truth value, so it must not reach the comparisons.
   if isinstance(value, np.ndarray):
     return False
   if field.default_factory is not dataclasses.MISSING:
@@ -139,6 +141,7 @@ def _decode(
   if "zlib" in value:
     # Without `validate` a damaged text would lose characters and decode to something.
     data = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
+    # The array cannot be written to, as nothing should change a row.
     return np.frombuffer(data, value["dtype"]).reshape(value["shape"])
   if part is tree.Spec:
     return spec_from_json(value)

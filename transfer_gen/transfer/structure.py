@@ -89,6 +89,7 @@ def grow(
       rules += deeper
   return new, plan_lib.TransferPlan(
       rules=(*rules, plan_lib.Rule(target="(.*)", source=r"\1")),
+      # The first map that matches wins, so the caller's come first.
       axes=(*axes, *grown), groups=groups)
 
 
@@ -121,6 +122,7 @@ def layer_map(source: int, target: int, how: str) -> dict[int, int | tuple[int, 
   at = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
   maps = {
       "first": lambda i: i, "last": lambda i: source - target + i,
+      # Not `round`, which takes halves to even numbers and so at uneven distances.
       "spread": lambda i: int(np.floor(at[i] + 0.5)),
       "repeat": lambda i: i * source // target, "stack": lambda i: i % source,
       "interpolate": lambda i: _between(at[i]),
@@ -259,6 +261,7 @@ def _deeper(
         f"grow: {field} is {count} and the source has {own}; use"
         " depth(layer_map(...)) for fewer.")
   layers = {i: i * own // count for i in range(count)}  # As layer_map's "repeat".
+  # The first copy of a layer keeps its output; the ones after it add zero.
   added = [i for i in layers if i and layers[i] == layers[i - 1]]
   # Windows are given by layer, in turns, so a copied layer takes its window along.
   windows = tuple(model.windows[layers[i] % len(model.windows)]

@@ -56,6 +56,7 @@ def plan(source: _Specs, target: _Specs) -> plan_lib.TransferPlan:
   used = set(pairs.values())
   unused = [name for name in source if name not in used]
   fresh = [name for name in target if name not in pairs]
+  # A vocabulary's leaves are new in part: rows without a match start fresh.
   new = fresh + [name for name in pairs if "vocab" in target[name].axes]
   groups = (plan_lib.Group(name="all", params=".*"),)
   if new and len(new) < len(target):
@@ -122,6 +123,7 @@ def cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
   rest = [name for name in others if name not in wanted]
   patterns: dict[str, None] = {}
   covered: set[str] = set()
+  # Greedy, from the widest: few patterns, but not always the fewest.
   for name in names:
     if name in covered:
       continue
@@ -176,6 +178,7 @@ def _alike(spec: tree.Spec, name: str, other_spec: tree.Spec, other: str) -> flo
   if name == other:
     return 10.0
   mine, theirs = _words(name), _words(other)
+  # autojunk drops what is frequent in long sequences, which would skew the ratio.
   score = difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
   letters = difflib.SequenceMatcher(
       None, " ".join(mine), " ".join(theirs), autojunk=False).ratio()
@@ -185,6 +188,7 @@ def _alike(spec: tree.Spec, name: str, other_spec: tree.Spec, other: str) -> flo
 
 
 def _words(name: str) -> list[str]:
+  # Words of CamelCase count one by one: other projects write SelfAttention or lnFinal.
   words = re.findall(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+", name.replace("\0", ""))
   return [_WORDS.get(word.lower(), word.lower()) for word in words]
 
@@ -230,12 +234,16 @@ def _rules(
            for names, why in ((alone, "no counterpart"), (deeper, _DEEPER))
            for pattern in cover(names, target)]
   leaves = collections.Counter(_wide(*pair) for pair in pairs.items())
+  # The first rule wins, so the narrow ones come first. Among rules of one kind the
+  # longer patterns are the narrower ones, as a rough guess; the corrections below
+  # make up for it.
   rules += sorted(leaves, key=lambda rule: (
       "(.*)" in rule.target, -len(rule.target), -leaves[rule]))
   # Where a wide rule gives another source, a narrower rule before it corrects that.
   for narrower in (_narrow, _literal):
     rules = [*dict.fromkeys(_corrections(rules, pairs, target, narrower)), *rules]
   patterns = [rule.target for rule in rules]
+  # Corrections can leave a wide rule without a leaf, and `resolve` would refuse it.
   owners = {found[0] for name in target if (found := tree.match(patterns, name))}
   return tuple(rule for i, rule in enumerate(rules) if i in owners)
 

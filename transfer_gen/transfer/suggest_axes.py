@@ -37,6 +37,7 @@ def maps(
     spec = target[name]
     for axis, old, new in zip(spec.axes, source[other].shape, spec.shape):
       leaves = found.setdefault(axis, {}).setdefault((old, new), [])
+      # An axis can occur twice in a leaf, as `hidden` does in a recurrent kernel.
       if name not in leaves[-1:]:
         leaves.append(name)
   result = []
@@ -47,6 +48,7 @@ def maps(
     for (old, new), names in wanted.items():
       kind = choose(axis, old, new)
       assert kind is not None, "pairs are mappable"
+      # A map without `params` is easier to read, and says the same in this case.
       everywhere = len(sizes) == 1
       result += [plan_lib.On(axis=axis, map=kind)] if everywhere else [
           plan_lib.On(axis=axis, map=kind, params="|".join(cover(names, carriers)))]
@@ -61,6 +63,7 @@ def choose(axis: str, source: int, target: int) -> plan_lib.AxisMap | None:
   """
   if axis == "vocab":
     return axes_lib.MatchTokens()
+  # The number of gates is part of a cell's kind, so there is nothing to map.
   if axis == "gates":
     return None
   if axis not in _WIDTHS:
@@ -95,6 +98,7 @@ def remark(part: plan_lib.On | plan_lib.Rule | plan_lib.Group | str) -> str:
 
 
 def _grow(axis: str, source: int, target: int) -> axes_lib.Grow:
+  # Only sizes decide here; `resolve` also knows constants such as rotary positions.
   try:
     axes_lib.Grow().bind(plan_lib.AxisSizes(axis=axis, source=source, target=target))
   except ValueError:

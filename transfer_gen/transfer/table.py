@@ -13,6 +13,7 @@ from transfer_gen.transfer import resolve
 LEFT = "left behind"
 _IDS = 60  # The most characters of row indices in a line.
 _HEADER = ("leaf", "shape", "from", "rule", "how", "group")
+# Names of looks; some are also the first words of the totals, see `_fate`.
 # ANSI codes: what starts fresh stands out, and what is frozen is dim.
 _STYLES = {
     "header": "1", "fresh": "1;33", "mapped": "36", LEFT: "35", "frozen": "2",
@@ -60,6 +61,7 @@ def folded(audit: audit_lib.Audit, colored: bool) -> str:
       leaf, shape, *rest = _line(*line)
       lines.append((leaf, str(times), shape, *rest))
   below = _below(audit)
+  # Colors come after the alignment, because their codes would count as characters.
   shown = aligned(lines)
   if colored:
     shown = [_paint(text, ["header"] if i == 0 else _looks(line))
@@ -201,6 +203,7 @@ def _turned(line: Sequence[str]) -> tuple[str, ...]:
 def _below(audit: audit_lib.Audit) -> list[str]:
   sums = audit_lib.totals(audit)
   whole = sums["target"]["params"]
+  # What is left behind is no part of the target, so it has no share of it.
   lines = [_total(name.replace("_", " "), total)
            + ("" if name == "left_behind" or not whole
               else f" {100 * total['params'] / whole:6.1f}%")
@@ -219,6 +222,7 @@ def _total(name: str, count: Mapping[str, int]) -> str:
 def _group(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
   rows = [row for row in rows if row.group == group_.name]
   frozen = group_.unfreeze_step is None
+  # A frozen group shows what it holds, a learning one how much of it learns.
   mine = audit_lib.count(r.spec for r in rows) if frozen else audit_lib.learning(rows)
   parts = [f"group {group_.name}: {mine['leaves']} leaves",
            f"{mine['params']:,} params"]

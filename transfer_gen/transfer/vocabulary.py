@@ -40,6 +40,7 @@ class Vocabulary:
   @functools.cached_property
   def rows(self) -> Mapping[bytes, int]:
     """The first row of each token, without special tokens."""
+    # Reversed, so that the first row of equal tokens is written last and stays.
     return {token: row for row, token in reversed(list(enumerate(self.tokens)))
             if token}
 
@@ -88,7 +89,9 @@ def cut(surface: bytes, pieces: Vocabulary) -> tuple[int, ...]:
   size, rows = len(surface), pieces.rows
   # For the text from each byte on: the number of tokens, and where the first one ends.
   best: list[tuple[int, int] | None] = [None] * size + [(0, size)]
+  # From the end, because the best cut of a rest is needed before that of the whole.
   for start in range(size - 1, -1, -1):
+    # The longest piece first, and `<` below: of equal counts it is kept.
     for stop in range(min(size, start + pieces.longest), start, -1):
       rest, mine = best[stop], best[start]
       if rest and surface[start:stop] in rows and (
@@ -111,6 +114,7 @@ def byte_letters() -> Mapping[bytes, str]:
   >>> byte_letters()[b"a"], byte_letters()[b" "]
   ('a', 'Ġ')
   """
+  # The table of GPT-2: 173 is the soft hyphen, which does not print.
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [i for i in range(256) if i not in printable]
   letters = {bytes([i]): chr(i) for i in printable}
