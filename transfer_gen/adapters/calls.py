@@ -93,7 +93,7 @@ class _Place:
     return self.module.scope.get_variable("params", name)
 
   def low_rank(self, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns (x A) B s, dtype[N, I] to dtype[N, O]; tokens i32[N] look up rows of A."""
+    """Returns (x A) B s, dtype[N, I] to dtype[N, O]; tokens i32[N] read rows of A."""
     a, b = self._factors(self.params(dtype))
     if jnp.issubdtype(x.dtype, jnp.integer):
       # "clip", as in the model's own table: both must read the same row.
@@ -218,7 +218,7 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
   batch = parts[layer.inputs[0].part].shape[:-1]
   flat = {read.part: parts[read.part].reshape(-1, read.size).astype(dtype)
           for read in layer.inputs}
-  # The layer adds several inputs up inside. Beside one kernel of several, only a product
+  # The layer adds its inputs up inside. Beside one kernel of several, only a product
   # that is added to the sum can stand, such as LoRA's.
   if len(kernels) > 1:
     total = call(flat)
