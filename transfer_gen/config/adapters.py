@@ -46,6 +46,7 @@ class _Adapter:
     wrong = {field: what for field, (good, what) in holds.items() if not good}
     if not re.fullmatch(_NAME, self.name):
       wrong["name"] = "small letters and digits"
+    # Patterns are compiled now, since an error of `re` deep in a run names no field.
     for pattern in (self.params, getattr(self, "inputs", "")):
       try:
         re.compile(pattern)

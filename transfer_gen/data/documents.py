@@ -348,6 +348,7 @@ def _draw(documents: list[Document], fraction: float, seed: int) -> list[Documen
     return documents
   # Ranks are hashes of the texts and not random draws by position, so that adding or
   # removing a document leaves the choice among the others as it is.
+  # The index breaks ties between documents with equal texts.
   order = sorted(
       range(len(documents)),
       key=lambda i: (_hash(str(seed), *_identity(documents[i])), i))

@@ -128,6 +128,7 @@ class Prepared:
       hidden: By split, one array dtype[N, T, D] for each of `inputs`, or any object
         that can be indexed by i64[B].
     """
+    # `strict` refuses more or fewer arrays than the split has buckets.
     return dataclasses.replace(self, _rows={
         split: [dataclasses.replace(one, hidden=more) for one, more in zip(
             rows, hidden.get(split, [None] * len(rows)), strict=True)]
@@ -175,6 +176,7 @@ def prepare(
         " data.input_field (or two files, input|target, as data.train), or choose a"
         " model without an encoder.")
   roles, notes = tokenizers.resolve_roles(tokenizer)
+  # An answer without an end would have none to learn, and generation would run on.
   if documents_lib.is_pairs(config) and "eos" not in roles:
     raise errors.UserError(
         "data: pairs need an end-of-text token, but the tokenizer has no special"
@@ -201,6 +203,7 @@ def prepare(
         # `token_counts[ids] += 1` would count a token once that occurs twice.
         np.add.at(token_counts, ids, 1)
     counts = dict(facts.get("splits", {}).get(split, {}))
+    # A copy, so that the caller's facts stay as they are.
     dropped = dict(counts.get("dropped", {}))
     if not kept.all():
       dropped["too_many_tokens"] = int((~kept).sum())

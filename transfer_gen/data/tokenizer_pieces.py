@@ -95,6 +95,7 @@ class Pieces:
     piece = self._pieces.get(i, "")
     if i in self.roles.values() or _LANGUAGE.fullmatch(piece):
       return b""
+    # SentencePiece writes a space as U+2581.
     return piece.replace("\u2581", " ").encode("utf-8")
 
 
@@ -106,6 +107,7 @@ def load(folder: epath.Path) -> Pieces:
   """
   read, written, ids = ((folder / name).read_bytes() for name in FILES)
   ids = json.loads(ids)
+  # `type` and not `isinstance`, for which JSON's true and false are ints as well.
   if not all(type(i) is int for i in ids.values()):
     raise errors.UserError(f"{folder / FILES[2]}: an id is not a whole number.")
   return Pieces(written, ids, read)

@@ -53,6 +53,7 @@ def mark(
     else:
       moved.add(group)
   marked = [dataclasses.replace(row, moments=row.group in moved) for row in rows]
+  # A source may serve only some of its groups; that it serves none is an error.
   for name in sorted(wanted):
     if not any(row.moments and row.checkpoint == name for row in marked):
       details = "; ".join(f"group {group!r}: {why}" for group, why in reasons.items())

@@ -1,13 +1,13 @@
 """Text of the running Python's standard library, and one split for all that use it.
 
-Modules are parsed, never imported, so nothing runs. The files are those that the
-installation has, in sorted order and named relative to it: two installations of
-one Python version give the same text, unless a distribution left modules out (the
-fingerprint in data.json shows it).
+Modules are parsed and never imported, so none of their code runs. The files are read in
+sorted order and are named relative to the installation. Two installations of one Python
+version therefore give the same text, unless a distribution leaves modules out; the
+fingerprint in data.json shows such a difference.
 
-A held-out text is one of a pair in validation or test. What contains its body or
-its summary, whatever the spacing, is dropped from every other split of the pairs
-and from the whole of the prose.
+A text is held out if its pair is in validation or test. Every text that contains the
+body or the summary of a held-out pair, whatever the spacing, is dropped from all other
+splits of the pairs and from all splits of the prose.
 """
 
 import ast
@@ -24,9 +24,13 @@ import unicodedata
 import warnings
 
 SPLITS = ("train", "validation", "test")
+# In characters. What contains a held-out body or summary is dropped, and shorter ones
+# would occur in many texts by chance.
 MIN_BODY = 80
 MIN_SUMMARY = 20
-_PIECE = 1500
+_PIECE = 1500  # Characters.
+# Folders that differ between installations of one Python version, such as packages that
+# were installed later and tests, which some distributions leave out.
 _EXCLUDED = frozenset({
     "site-packages", "dist-packages", "test", "tests", "idle_test", "_bundled",
     "lib-dynload", "__pycache__"})
@@ -38,7 +42,7 @@ class Text:
   """A piece of prose.
 
   Attributes:
-    key: Where it stands, `path:line`, unique.
+    key: Where the text is found, as `path:line`; unique.
     text: The docstring without its indentation, or part of a topic.
   """
   key: str
@@ -47,50 +51,58 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """A docstring taken apart: what follows its first line, and that line."""
+  """A docstring, divided into its first line and the rest.
+
+  Attributes:
+    key: Where the docstring is found, as in `Text`.
+    body: The rest, without the blank line after the summary.
+    summary: The first line.
+  """
   key: str
   body: str
   summary: str
 
 
 def version() -> str:
-  """Version of the data: 1.<Python's major and minor>.<micro>, e.g. 1.311.7.
+  """Returns the version of the data, 1.<Python's major and minor>.<micro>.
 
-  The first number is that of the rules in this file.
+  Python 3.11.7 gives 1.311.7. The first number is the version of this file's rules.
   """
+  # TFDS versions have three numbers, so Python's major and minor share the second one.
   info = sys.version_info
   return f"1.{info.major}{info.minor:02d}.{info.micro}"
 
 
 def normalize(text: str) -> str:
-  """NFC with every run of white space as one space: what texts are compared by."""
+  """Returns the form in which texts are compared: NFC, with white space folded."""
   return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def split_of(text: str) -> str:
-  """The split that a text belongs to in every data set: 80, 10 and 10 of 100."""
+  """Returns the split of a text, the same in all data sets: 80%, 10% and 10%."""
   digest = hashlib.sha256(normalize(text).encode()).digest()
   rank = int.from_bytes(digest[:8], "big") % 10
+  # Ranks 0 to 7 are train, 8 is validation and 9 is test.
   return SPLITS[max(0, rank - 7)]
 
 
 def pairs() -> dict[str, list[Pair]]:
-  """Body and summary of each docstring that PEP 257 describes, by split."""
+  """Returns body and summary of each docstring in the form of PEP 257, by split."""
   return split_pairs(_docstrings(stdlib()))
 
 
 def prose() -> dict[str, list[Text]]:
-  """All docstrings and topics but those that hold a held-out text, by split."""
+  """Returns all docstrings and topics without a held-out text, by split."""
   root = stdlib()
   docstrings = _docstrings(root)
   return split_prose(docstrings, _topics(root), held_out(split_pairs(docstrings)))
 
 
 def split_pairs(docstrings: Iterable[Text]) -> dict[str, list[Pair]]:
-  """Pairs by split; the test split is filled first and keeps what it has.
+  """Returns the pairs of docstrings, by split.
 
-  No body stands twice, and no body or summary of validation or test stands in
-  another split, on its own or inside another text.
+  No body occurs twice. No body or summary of validation or test occurs in another
+  split, neither on its own nor inside another text.
   """
   found: dict[str, list[Pair]] = {split: [] for split in SPLITS}
   seen = set()
@@ -103,6 +115,8 @@ def split_pairs(docstrings: Iterable[Text]) -> dict[str, list[Pair]]:
 
   kept: dict[str, list[Pair]] = {split: [] for split in SPLITS}
   needles: list[str] = []
+  # From test to train: of texts that contain each other, the training split loses its
+  # own, and the smaller splits keep theirs.
   for split in reversed(SPLITS):
     texts = [f"{pair.summary}\n\n{pair.body}" for pair in found[split]]
     hits = containing(texts, needles)
@@ -116,7 +130,7 @@ def split_prose(
     topics: Iterable[Text],
     needles: Sequence[str],
 ) -> dict[str, list[Text]]:
-  """Docstrings, and topics in pieces, by split; none contains a needle."""
+  """Returns docstrings and pieces of topics, by split; none contains a needle."""
   texts, seen = [], set()
   for text in [*docstrings, *_topic_pieces(topics, needles)]:
     if normalize(text.text) not in seen:
@@ -132,13 +146,15 @@ def split_prose(
 
 
 def held_out(split: dict[str, list[Pair]]) -> list[str]:
-  """Normalised bodies and summaries of validation and test."""
+  """Returns the normalized bodies and summaries of validation and test."""
   return _needles([*split["validation"], *split["test"]])
 
 
 def containing(texts: Sequence[str], needles: Iterable[str]) -> set[int]:
-  """Indices of the texts that contain one of the (normalised) needles."""
-  # One search a needle, over all texts at once; no needle holds a NUL.
+  """Returns the indices of the texts that contain one of the normalized needles."""
+  # One search per needle over all texts at once: a search of each text would take
+  # thousands of times as many calls. No needle contains a NUL, so none matches across
+  # two texts.
   joined, starts = _join([normalize(text) for text in texts], "\0")
   return {
       _index(starts, position) for needle in set(needles)
@@ -146,17 +162,17 @@ def containing(texts: Sequence[str], needles: Iterable[str]) -> set[int]:
 
 
 def stdlib() -> pathlib.Path:
-  """Folder of the running Python's standard library."""
+  """Returns the folder of the running Python's standard library."""
   return pathlib.Path(sysconfig.get_paths()["stdlib"])
 
 
 @functools.lru_cache(maxsize=1)
 def _docstrings(root: pathlib.Path) -> tuple[Text, ...]:
-  """Docstrings of all modules, classes and functions below a folder."""
+  """Returns the docstrings of all modules, classes and functions below a folder."""
   found = []
   for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).parts):
     relative = path.relative_to(root)
-    # What the build wrote (_sysconfigdata, config-...) differs by install path.
+    # Files that the build of Python wrote contain the path of the installation.
     if _EXCLUDED & set(relative.parts) or relative.parts[0].startswith(
         ("_sysconfigdata", "config-")):
       continue
@@ -180,10 +196,11 @@ def _module_docstrings(path: pathlib.Path, name: str) -> Iterator[Text]:
 
 
 def _topics(root: pathlib.Path) -> list[Text]:
-  """The reference manual's topics that `help()` shows."""
+  """Returns the topics of the reference manual that `help()` shows."""
   path = root / _TOPICS
   if not path.exists():
     return []
+  # The file assigns one dict of literals, so it need not be imported either.
   for node in ast.parse(path.read_bytes()).body:
     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "topics":
       topics = ast.literal_eval(node.value)
@@ -192,7 +209,7 @@ def _topics(root: pathlib.Path) -> list[Text]:
 
 
 def _pair(docstring: Text) -> Pair | None:
-  """None where the first line is no summary, or the rest is short."""
+  """Returns the parts of a docstring; None without a summary or if one is short."""
   summary, _, rest = docstring.text.partition("\n")
   blank, _, body = rest.partition("\n")
   summary, body = summary.strip(), body.strip("\n").rstrip()
@@ -206,14 +223,15 @@ def _needles(pairs_: Iterable[Pair]) -> list[str]:
 
 
 def _topic_pieces(topics: Iterable[Text], needles: Sequence[str]) -> Iterator[Text]:
-  """Topics cut at paragraphs into documents of about `_PIECE` characters.
+  """Yields topics, divided at paragraphs into texts of about `_PIECE` characters.
 
-  Topics repeat each other's sections, so a paragraph counts where it first
-  stands; those that overlap a needle are left out.
+  Topics repeat each other's sections, so each paragraph is kept only where it occurs
+  first. Paragraphs that overlap a needle are left out.
   """
   seen: set[str] = set()
   for topic in topics:
     paragraphs = [p for p in topic.text.split("\n\n") if p.strip()]
+    # Single paragraphs are left out, because topics are long and few.
     leaking = _overlapping(paragraphs, needles)
     piece: list[str] = []
     for i, paragraph in enumerate(paragraphs):
@@ -229,7 +247,8 @@ def _topic_pieces(topics: Iterable[Text], needles: Sequence[str]) -> Iterator[Te
 
 
 def _overlapping(paragraphs: Sequence[str], needles: Iterable[str]) -> set[int]:
-  """Indices of the paragraphs that share a character with a needle's occurrence."""
+  """Returns the indices of paragraphs that share a character with a needle."""
+  # Joined by a space, unlike in `containing`: a needle may span several paragraphs.
   joined, starts = _join([normalize(paragraph) for paragraph in paragraphs], " ")
   hits: set[int] = set()
   for needle in set(needles):
@@ -240,7 +259,7 @@ def _overlapping(paragraphs: Sequence[str], needles: Iterable[str]) -> set[int]:
 
 
 def _join(parts: Sequence[str], separator: str) -> tuple[str, list[int]]:
-  """The parts as one string, and where each begins in it."""
+  """Returns the parts as one string, and the position at which each part begins."""
   lengths = (len(part) + len(separator) for part in parts)
   starts = list(itertools.accumulate(lengths, initial=0))[:-1]
   return separator.join(parts), starts
@@ -254,5 +273,5 @@ def _occurrences(text: str, needle: str) -> Iterator[int]:
 
 
 def _index(starts: Sequence[int], position: int) -> int:
-  """Which part, of those that begin at `starts`, a position lies in."""
+  """Returns the index of the part that a position belongs to."""
   return bisect.bisect_right(starts, position) - 1

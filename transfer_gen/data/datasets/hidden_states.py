@@ -1,4 +1,7 @@
-"""Hidden states of a model's beginning, as a TFDS data set; see `train.features`."""
+"""Hidden states of a model's first layers, as a TFDS data set.
+
+`train.stored_features` writes and reads them.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,21 +14,21 @@ _SPLIT = "rows"
 
 
 class HiddenStates(tfds.core.GeneratorBasedBuilder):
-  """A stretch of rows in their order, `hidden` [T, D] each; array_record."""
+  """Consecutive rows in their order, each with `hidden` [T, D], as array_record."""
   name = "hidden_states"
   VERSION = tfds.core.Version("1.0.0")
 
   def __init__(
       self, part: str, shape: tuple[int, int], dtype: np.dtype, data_dir: epath.Path,
       rows: Callable[[], Iterator[np.ndarray]] | None = None):
-    """Names a stretch.
+    """Initializes the builder of one part.
 
     Args:
-      part: Its name, a folder in `data_dir`.
+      part: Name of the part, which is also its folder in `data_dir`.
       shape: (T, D).
-      dtype: Of the rows; TFDS has no bfloat16, so its bits are stored.
-      data_dir: Where it is.
-      rows: Makes them; None: they are there.
+      dtype: Dtype of the rows.
+      data_dir: Folder that holds the parts.
+      rows: Returns an iterator over the rows. None if the part is already written.
     """
     self._shape, self._dtype, self._rows = shape, np.dtype(dtype), rows
     super().__init__(
@@ -33,14 +36,16 @@ class HiddenStates(tfds.core.GeneratorBasedBuilder):
         data_dir=data_dir, file_format="array_record")
 
   def open(self) -> Any:
-    """The rows, which a list of numbers indexes by `__getitems__`."""
+    """Returns the stored rows; `__getitems__` takes a list of their numbers."""
     return self.as_data_source(_SPLIT)
 
   def value(self, example: dict[str, Any]) -> np.ndarray:
-    """dtype[T, D] of a row."""
+    """Returns the hidden states dtype[T, D] of a stored row."""
     return example["hidden"].view(self._dtype)
 
   def _info(self) -> tfds.core.DatasetInfo:
+    # TFDS has no bfloat16, so the bits are stored as unsigned integers. Shuffling is
+    # off, because rows are found by their numbers.
     bits = np.dtype(f"uint{8 * self._dtype.itemsize}")
     return tfds.core.DatasetInfo(
         builder=self, description=self.__doc__, disable_shuffling=True,

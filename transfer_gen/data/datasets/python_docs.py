@@ -11,8 +11,8 @@ from transfer_gen.data.datasets import docstrings
 class PythonDocs(tfds.core.GeneratorBasedBuilder):
   """Docstrings of all modules, and the topics that `help()` shows; about 2 MB.
 
-  Nothing that stands in the validation or test split of `docstring_summary`
-  stands here. One column, `text`.
+  It contains no text of the validation and test splits of `docstring_summary`. The only
+  column is `text`.
   """
   name = "python_docs"
   VERSION = tfds.core.Version(docstrings.version())
