@@ -33,18 +33,20 @@ read_json, malformed = raw_lib.read_json, raw_lib.malformed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-  """One architecture of others.
+  """One architecture of another framework.
 
   Attributes:
-    name: What people type as `Source.map`.
-    what: One line for people: which checkpoints it reads.
-    recognizes: Whether a checkpoint is of it, by names, facts and what lies beside.
-    model: A checkpoint to the model of ours; raises `UserError` with the name of the
-      field that no model of ours has.
-    lines: (checkpoint, that model) to where its leaves lie.
-    tokenizer: (checkpoint, that model, whether to repair) to the tokenizer and a
-      sentence for each repair; None where nothing lies beside it. Raises `UserError`
-      with every damaged entry where it must not repair.
+    name: Name of the map, the value of `Source.map`.
+    what: Which checkpoints the map reads, in one line for messages.
+    recognizes: Returns whether a checkpoint is of this architecture, by its names, its
+      facts and the files beside it.
+    model: Returns the config of our model for a checkpoint. Raises `UserError` with the
+      name of a field that no model of ours has.
+    lines: Takes a checkpoint and that model, and returns where its leaves lie.
+    tokenizer: Takes a checkpoint, that model and whether to repair; returns the
+      tokenizer and a sentence for each repair, or None if no file of one lies beside
+      the checkpoint. Raises `UserError` with every damaged entry if it may not repair
+      them. By default there is no tokenizer.
   """
   name: str
   what: str
@@ -57,7 +59,7 @@ class Architecture:
 
 
 def beside(raw: raw_lib.Raw, name: str) -> epath.Path | None:
-  """The file of a name that lies with a checkpoint, if there is one."""
+  """Returns the file of a name beside a checkpoint, or None."""
   # A checkpoint is a file with others around it, or the folder that holds them all.
   folder = raw.path if raw.path.is_dir() else raw.path.parent
   return folder / name if (folder / name).is_file() else None
@@ -69,12 +71,12 @@ def require(
   """Checks fields of a config against the values that a map knows.
 
   Args:
-    where: What the config is of, for people.
+    where: What the config belongs to, for messages.
     fields: The config.
-    wanted: Values by field; one that the config lacks has one of them.
+    wanted: Known values by field. Fields that the config lacks are not checked.
 
   Raises:
-    errors.UserError: With every field of another value.
+    errors.UserError: If fields have other values; the message lists them.
   """
   wrong = [f"{name} is {fields[name]!r}, and only"
            f" {' or '.join(map(repr, values))} is known here"
@@ -86,12 +88,12 @@ def require(
 
 def refuse_unknown(
     where: str, fields: Mapping[str, Any], known: Collection[str]) -> None:
-  """Checks that a config holds no field that a map has not thought of.
+  """Checks that a config holds no field that a map does not know.
 
   A field that is None, False, empty or zero asks for nothing.
 
   Raises:
-    errors.UserError: With every other one.
+    errors.UserError: If there are others; the message lists them.
   """
   unknown = [f"{name}={value!r}" for name, value in fields.items()
              if name not in known and value]

@@ -16,7 +16,7 @@ _BIAS = "final_logits_bias"
 
 
 def sizes(fields: hugging_face.Fields) -> dict[str, Any]:
-  """Fields of ours that BART and Marian share.
+  """Returns the fields of our config that BART and Marian share.
 
   Raises:
     errors.UserError: If the two sides are of different widths.
@@ -40,7 +40,7 @@ def sizes(fields: hugging_face.Fields) -> dict[str, Any]:
 
 
 def config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
-  """Fields of `config.json` that BART and Marian share."""
+  """Returns the fields of `config.json` that BART and Marian share."""
   model = decoder_config.explicit(model)
   return {
       "is_encoder_decoder": True, "vocab_size": model.vocab_size,
@@ -56,7 +56,7 @@ def config(model: config_lib.EncoderDecoder) -> dict[str, Any]:
 
 
 def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.Line]:
-  """Where leaves of layers and of the output lie, by the names of both."""
+  """Returns where leaves of layers and of the output lie in both."""
   found = hugging_face_lines.head(model, "lm_head")
   # The bias is a buffer [1, V] there, so it need not be in every file.
   if model.logit_bias:

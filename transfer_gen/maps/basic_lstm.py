@@ -70,7 +70,7 @@ def _tokenizer(raw: architecture.Raw, model: config_lib.Recurrent, repair: bool)
 
 
 def _kernels(raw: architecture.Raw) -> list[str]:
-  """Names of the cells' kernels, from the first layer on."""
+  """Returns the names of the cells' kernels in the order of layers."""
   found = {int(match[2] or 0): name for name in raw.specs
            if (match := _KERNEL.fullmatch(name)) and len(raw.specs[name].shape) == 2}
   return [found[layer] for layer in sorted(found)]

@@ -25,19 +25,19 @@ def read(
   repaired ones and later before earlier ones, and a row that is left has no text.
 
   Args:
-    path: The file.
-    size: Rows of the table.
-    special: Entries that are names, not characters.
-    repair: Whether to go on with what is repaired.
-    empty: Rows that need no entry.
+    path: The vocabulary's file.
+    size: Number of rows of the table.
+    special: Entries that are names and not characters. Default: none.
+    repair: Whether to repair damaged entries or to refuse them. Default: refuse.
+    empty: Rows that need no entry. Default: none.
 
   Returns:
-    The character of each row, None where there is none; rows of `special`; and a
-    sentence for each repair.
+    The character of each row, or None; rows by name of `special`; and a sentence for
+    each repair.
 
   Raises:
-    errors.UserError: If it is no JSON object; if it has damaged or doubled entries,
-      each of them, where they are not to be repaired.
+    errors.UserError: If the file holds no JSON object; or if entries are damaged or
+      doubled and must not be repaired, in which case the message lists them all.
   """
   with raw.malformed(path, "vocabulary"):
     if path.stat().length > 2**24:
@@ -59,7 +59,7 @@ def read(
 
 
 def _sorted_out(pairs, size: int, special: Collection[str]):
-  """What stands in each row, rows of names, and what was wrong."""
+  """Returns the character of each row, rows of names, and what was wrong."""
   sound, mended, named, wrong = [], [], {}, []
   for text, row in pairs:
     if type(row) is not int or not 0 <= row < size:
@@ -97,7 +97,7 @@ def _is_character(text: str) -> bool:
 
 
 def _mended(text: str) -> str | None:
-  """The character whose UTF-8 bytes were read as one-byte characters."""
+  """Returns the character whose UTF-8 bytes were decoded one by one, or None."""
   # Both are what programs have taken for the encoding of a text by default; they differ
   # in 0x80 to 0x9f alone.
   for encoding in ("latin-1", "cp1252"):

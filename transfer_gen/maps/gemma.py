@@ -50,7 +50,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
 
 
 def _newer(fields, kind, layers) -> dict[str, Any]:
-  """What Gemma 2 and 3 have beside."""
+  """Returns the fields that only Gemma 2 and 3 have."""
   # Defaults of Transformers' own config classes, which a config.json may leave out.
   caps = (30.0, 50.0) if kind == "gemma2" else (None, None)
   # Three generations of configs: two spellings of a period, and then the type of each
@@ -96,7 +96,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
 
 
 def _scalar(model: config_lib.Decoder) -> int | float:
-  """Whose root divides the scores; Transformers wants an integer."""
+  """Returns the number whose root divides scores; Transformers wants an integer."""
   # Inverting the root rounds: 224 would come back as 223.99999999999997.
   scalar = decoder_config.explicit(model).attention_scale ** -2
   return round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar

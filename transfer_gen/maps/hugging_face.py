@@ -1,4 +1,4 @@
-"""What architectures of Hugging Face Transformers have in common, in and out.
+"""What architectures of Hugging Face Transformers share, for reading and writing.
 
 A family says how its `config.json` and a model of ours follow from each other, and
 where leaves lie. Whether it can hold a model is seen by writing the config and reading
@@ -38,20 +38,24 @@ class Family:
   """Architectures that share their names.
 
   Attributes:
-    name: What people type.
-    what: One line for people.
-    types: Values of `model_type`, and the class that each is loaded as.
-    anchor: Name of the embedding, without what stands before it.
-    prefixes: What may stand before all names; the first is written.
-    model: `config.json` to the model of ours.
-    config: A model of ours to the fields of `config.json` that it decides.
-    lines: (model, prefix) to where its leaves lie.
-    unused: Leaves that are saved and not read, after the prefix.
-    kind: Of our models.
-    inside: A value of `model_type` whose config holds, in a field, that of a model of
-      the family beside others; and the fields that it leaves out by default.
-    others: Leaves of those others, by their whole names.
-    tokenizer: (checkpoint, model) to what `architecture_lib.Architecture` has.
+    name: Name of the map, the value of `Source.map`.
+    what: Which checkpoints the family reads, in one line for messages.
+    types: Class that Transformers loads, by value of `model_type`.
+    anchor: Name of a leaf that all checkpoints have, without prefix; by it the prefix
+      is found.
+    prefixes: Prefixes that all names may have. The first is the one that is written.
+    model: Takes the fields of a `config.json` and its `model_type`, and returns the
+      config of our model.
+    config: Takes a model of ours and returns the fields of `config.json` for it.
+    lines: Takes a model and a prefix, and returns where the leaves lie.
+    unused: Regexes for leaves that are saved and not needed, without the prefix.
+    kind: Class of our models' config. Default: `Decoder`.
+    inside: For each `model_type` that combines a model of the family with others (e.g.
+      text with images): the field of its config that holds the model's own config, and
+      defaults for fields that it leaves out.
+    others: Regexes for leaves of those other models, by their whole names.
+    tokenizer: Takes a checkpoint and a model, and returns what the field of that name
+      in `architecture_lib.Architecture` does. By default it reads the files beside it.
   """
   name: str
   what: str
@@ -72,7 +76,7 @@ class Family:
 
 
 def architecture(family: Family) -> architecture_lib.Architecture:
-  """A family as a map that `sources.foreign` lists."""
+  """Returns the map of a family, as `maps.shipped` lists it."""
 
   def model(raw):
     path = architecture_lib.beside(raw, "config.json")
@@ -100,17 +104,17 @@ def read(
     family: Family, where: str, fields: Mapping[str, Any],
     names: Collection[str], most: float = math.inf
 ) -> config_lib.Decoder:
-  """The model of ours that a `config.json` describes.
+  """Returns the model of ours that a `config.json` describes.
 
   Args:
-    family: What it is of.
-    where: For people.
-    fields: The `config.json`.
-    names: Of the checkpoint's tensors.
-    most: How many layers there may be.
+    family: The family that it belongs to.
+    where: Where it was read, for messages.
+    fields: The contents of `config.json`.
+    names: Names of the checkpoint's tensors.
+    most: Largest number of layers to accept. By default any number is.
 
   Raises:
-    errors.UserError: With the field that no model of ours has.
+    errors.UserError: If no model of ours has a field; the message names it.
   """
   asked = fields_lib.Fields(where, fields, names, most)
   model = family.model(asked, fields["model_type"])
@@ -119,10 +123,10 @@ def read(
 
 
 def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
-  """A `config.json` for a model of ours.
+  """Returns the `config.json` for a model of ours.
 
   Raises:
-    errors.UserError: With every field that the family has no place for.
+    errors.UserError: If the family cannot express fields; the message lists them.
   """
   if type(model) is not family.kind:
     raise errors.UserError(
@@ -148,7 +152,7 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
 def lines(
     family: Family, model: config_lib.Decoder, names: Collection[str] = ()
 ) -> architecture_lib.Map:
-  """Where leaves lie in a checkpoint of these names; (): in one that we write."""
+  """Returns the map for a checkpoint of these names; () means one that we write."""
   # A model saved without its head lacks what stands before the names, so the name of
   # the embedding decides.
   prefix = next((p for p in family.prefixes if p + family.anchor in names),
@@ -164,12 +168,12 @@ def lines(
 def specs_before(
     how: architecture_lib.Map, specs: Mapping[str, tree.Spec],
     dtypes: Mapping[str, np.dtype]) -> dict[str, tree.Spec]:
-  """Specs of the checkpoint that a map reads leaves of ours from.
+  """Returns the specs of a checkpoint from which a map reads our leaves.
 
   Args:
-    how: Its map.
-    specs: Our leaves.
-    dtypes: By our names: in what they are stored; others as they are.
+    how: The checkpoint's map.
+    specs: Specs of our leaves.
+    dtypes: Stored dtype by our names. Other leaves keep the dtype of their spec.
   """
   found = {}
   for name, spec in specs.items():
@@ -187,7 +191,7 @@ def specs_before(
 def tokenizer_beside(
     raw: architecture_lib.Raw, model: config_lib.Decoder
 ) -> _Tokenizer:
-  """The tokenizer in the files that most of them have."""
+  """Reads the tokenizer from the usual files beside a checkpoint."""
   found = [path for name in _TEXTS if (path := architecture_lib.beside(raw, name))]
   if not found:
     return None
@@ -200,13 +204,13 @@ def tokenizer_beside(
 
 
 def type_of(raw: architecture_lib.Raw) -> str:
-  """The `model_type` of its `config.json`; empty where there is none."""
+  """Returns the `model_type` in a checkpoint's `config.json`; "" if it has none."""
   path = architecture_lib.beside(raw, "config.json")
   return str(architecture_lib.read_json(path).get("model_type")) if path else ""
 
 
 def _before(layout: layouts.Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape of what a layout of a family makes `shape` from."""
+  """Returns the shape that a layout of a family turns into `shape`."""
   if isinstance(layout, layouts.Chain):
     for part in reversed(layout.parts):
       shape = _before(part, shape)

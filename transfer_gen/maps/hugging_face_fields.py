@@ -1,4 +1,4 @@
-"""The `config.json` of Hugging Face Transformers, field by field, in and out."""
+"""Reads and writes fields of the `config.json` of Hugging Face Transformers."""
 
 from collections.abc import Collection, Iterable, Mapping
 import math
@@ -47,20 +47,20 @@ _REQUIRED = object()
 
 
 class Fields:
-  """A `config.json`; every field is asked for, or known to be idle, or refused."""
+  """A `config.json`: each field is asked for, known to change nothing, or refused."""
 
   def __init__(
       self, where: str, fields: Mapping[str, Any], names: Collection[str],
       most: float = math.inf):
-    """`names`: of the checkpoint's tensors; `most`: how many layers there may be."""
+    """`names` are those of tensors; `most` is the largest number of layers."""
     self._where, self._fields, self._names, self._most = where, fields, names, most
     self._asked = set(_IDLE)
 
   def get(self, name: str, default: Any = _REQUIRED) -> Any:
-    """A field's value.
+    """Returns a field's value.
 
     Raises:
-      errors.UserError: If there is neither one nor a default.
+      errors.UserError: If the field is missing and there is no default.
     """
     self._asked.add(name)
     if name not in self._fields and default is _REQUIRED:
@@ -68,10 +68,10 @@ class Fields:
     return self._fields.get(name, default)
 
   def layers(self, name: str, default: int | None = None) -> int:
-    """How many layers there are: no more than tensors, whatever a field says.
+    """Returns the number of layers, which must not exceed that of tensors.
 
     Raises:
-      errors.UserError: If there are more.
+      errors.UserError: If it is larger, or no positive integer.
     """
     # Lines and specs are made for each layer, so that an absurd number would take hours
     # and memory before any tensor is missed.
@@ -83,25 +83,25 @@ class Fields:
     return value
 
   def stored(self, name: str) -> bool:
-    """Whether the checkpoint has a tensor that it may lack."""
+    """Returns whether the checkpoint has an optional tensor."""
     return name in self._names
 
   def choose(self, name: str, default: Any, choices: Mapping[Any, Any]) -> Any:
-    """What a field's value stands for.
+    """Returns our value for a field's value.
 
     Raises:
-      errors.UserError: If for nothing of ours.
+      errors.UserError: If the field has a value that is not in `choices`.
     """
     value = self.get(name, default)
     architecture.require(self._where, {name: value}, {name: choices.keys()})
     return choices[value]
 
   def activation(self, name: str, default: str, gated: bool = False) -> str:
-    """Ours of an activation's name."""
+    """Returns our name of an activation."""
     return self.choose(name, default, _GATES if gated else _ACTIVATIONS)
 
   def check(self, **wanted: Any) -> None:
-    """Refuses fields of another value; one that is missing has it."""
+    """Refuses fields with values other than these; missing fields pass."""
     self._asked.update(wanted)
     architecture.require(self._where, self._fields, {
         name: values if isinstance(values, tuple) else (values,)
@@ -110,16 +110,18 @@ class Fields:
   def rope(
       self, head_dim: int, base: float = 1e4, share: float | None = None, kind: str = ""
   ) -> dict[str, Any]:
-    """Fields of ours for rotary positions.
+    """Returns the fields of our config for rotary positions.
 
     Args:
       head_dim: K.
-      base: Where `rope_parameters` says none.
-      share: Of the features that turn, the same. None: all do, always.
-      kind: Of layers, where kinds differ: `full_attention` or `sliding_attention`.
+      base: Base of the angles if `rope_parameters` gives none.
+      share: Share of the features that turn if `rope_parameters` gives none. If None,
+        all features turn, and another share is refused.
+      kind: `full_attention` or `sliding_attention`, if the two kinds of layers have
+        fields of their own.
 
     Raises:
-      errors.UserError: If features turn as none here.
+      errors.UserError: If no model here has such positions.
     """
     # Transformers 5 writes `rope_parameters`, with the base and the share inside. Older
     # versions write `rope_scaling`, and base and share beside it.
@@ -169,12 +171,12 @@ class Fields:
                      "rotary_magnitude": _yarn_magnitude(found)}
 
   def finish(self) -> None:
-    """Refuses every field that nobody has asked for and that asks for something."""
+    """Refuses fields that were not asked for, unless they are empty or zero."""
     architecture.refuse_unknown(self._where, self._fields, self._asked)
 
 
 def rope(model: config_lib.Decoder) -> dict[str, Any]:
-  """`rope_parameters` of layers that see all."""
+  """Returns the `rope_parameters` of layers without a window."""
   head_dim = model.head_size
   fields = {"rope_type": model.rotary_scaling, "rope_theta": model.rotary_base}
   if model.rotary_scaling == "none":
@@ -194,12 +196,12 @@ def rope(model: config_lib.Decoder) -> dict[str, Any]:
 
 
 def activation(ours: str) -> str:
-  """Their name of an activation of ours, plain or gated."""
+  """Returns the name in Transformers of our activation, plain or gated."""
   return _NAMES[ours]
 
 
 def windows(types: Iterable[str], window: int | None) -> tuple[int, ...]:
-  """Windows of layers by their `layer_types`."""
+  """Returns the window of each layer by its `layer_types`; 0 means none."""
   sizes = {"full_attention": 0, "sliding_attention": window or 0}
   found = []
   for kind in types:
@@ -212,7 +214,7 @@ def windows(types: Iterable[str], window: int | None) -> tuple[int, ...]:
 
 
 def _yarn_magnitude(found: Mapping[str, Any]) -> float:
-  """Factor on the features that turn (Peng et al., 2023, equation 22)."""
+  """Returns the factor on rotary features (Peng et al., 2023, equation 22)."""
   given = found.get("attention_factor")
   if given is not None:
     return float(given)

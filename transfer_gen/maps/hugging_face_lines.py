@@ -1,4 +1,4 @@
-"""Lines of the layers that models of Hugging Face Transformers are made of."""
+"""Lines for the layers of which models of Hugging Face Transformers are made."""
 
 from transfer_gen import config as config_lib
 from transfer_gen.maps import architecture
@@ -10,14 +10,14 @@ LAYER = r"layer_(\d+)"  # Its number is the first group of a line's target.
 def linear(
     target: str, source: str, biased: bool, heads: tuple[int, ...] = (),
     mixed: tuple[int, ...] = ()) -> list[architecture.Line]:
-  """Lines of a PyTorch `Linear`, whose weight is [outputs, inputs].
+  """Returns lines for a PyTorch `Linear`, whose weight is [outputs, inputs].
 
   Args:
-    target: Ours, without /kernel.
-    source: Theirs, without .weight.
-    biased: Whether it has a bias.
-    heads: What the outputs are, if several dimensions.
-    mixed: What the inputs are, if several.
+    target: Our name, without `/kernel`.
+    source: Their name, without `.weight`.
+    biased: Whether the layer has a bias.
+    heads: Shape of the outputs, if ours have several dimensions, e.g. (H, K).
+    mixed: Shape of the inputs, if ours have several dimensions.
   """
   # The transpose comes first, so `heads` and `mixed` count dimensions as ours do.
   # `heads` is split before `mixed`, which would move it.
@@ -32,11 +32,11 @@ def linear(
 
 
 def norm(target: str, source: str, biased: bool) -> list[architecture.Line]:
-  """Lines of a norm."""
+  """Returns lines for a norm."""
   return [architecture.Line(target=f"{target}/scale", source=f"{source}.weight")] + [
       architecture.Line(target=f"{target}/bias", source=f"{source}.bias")] * biased
 
 
 def head(model: config_lib.Decoder, source: str) -> list[architecture.Line]:
-  """The output's line, if it is not tied."""
+  """Returns the line for the output; none if it is tied."""
   return [] if model.tied else linear("head", source, False)

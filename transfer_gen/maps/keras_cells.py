@@ -23,17 +23,17 @@ def lines(
     target: str, names: Mapping[str, str], model: config_lib.Recurrent, units: int,
     inputs: Inputs, cudnn: bool = False, turned: bool = False,
 ) -> list[architecture.Line]:
-  """Lines for one cell of ours.
+  """Returns lines for one cell of ours.
 
   Args:
-    target: Its name, e.g. `layer_0/cell`.
-    names: The checkpoint's `kernel`, `recurrent_kernel` and, if any, `bias`.
-    model: The model that it is of.
+    target: Name of the cell, e.g. `layer_0/cell`.
+    names: Names in the checkpoint of `kernel`, `recurrent_kernel` and, if any, `bias`.
+    model: The model that the cell belongs to.
     units: U.
-    inputs: What it reads, in the order in which Keras concatenates it.
-    cudnn: Whether the weights are in cuDNN's form.
-    turned: Whether its units are those of two ways, one after the other there and
-      in turn here.
+    inputs: What the cell reads, in the order in which Keras concatenates it.
+    cudnn: Whether the weights are in cuDNN's form. Default: False.
+    turned: Whether its units are those of two directions, which lie one after the other
+      in Keras and alternate here. Default: False.
   """
   gates = len(_ORDER[model.cell])
   split = layouts.Unflatten(dim=1, shape=(gates, units))
@@ -63,7 +63,7 @@ def lines(
 
 
 def part(sizes: Sequence[int], index: int) -> list[layouts.Layout]:
-  """One input's rows of a kernel that reads several, one after the other."""
+  """Returns the layout that takes one input's rows of a kernel, if it has several."""
   sizes = tuple(sizes)
   return [layouts.Part(dim=0, parts=sizes, index=index)] if len(sizes) > 1 else []
 
@@ -71,7 +71,7 @@ def part(sizes: Sequence[int], index: int) -> list[layouts.Layout]:
 def affine(
     target: str, names: Mapping[str, str], inputs: Inputs, turned: bool = False
 ) -> list[architecture.Line]:
-  """Lines for a Dense layer; the arguments are those of `lines`."""
+  """Returns lines for a Dense layer; the arguments are those of `lines`."""
   sizes = [size for _, size in inputs]
   turn = [layouts.Interleave(dim=0)] if turned else []
   found = [_line(f"{target}/kernel{end}", names["kernel"], [*part(sizes, i), *turn])
@@ -82,7 +82,7 @@ def affine(
 
 
 def average(target: str, source: str, inputs: Inputs) -> list[architecture.Line]:
-  """Lines for the scores of an average: a column [D, 1] over all that it reads."""
+  """Returns lines for the scores of an average: a column [D, 1] over all inputs."""
   sizes = [size for _, size in inputs]
   return [_line(f"{target}/kernel{end}", source,
                 [*part(sizes, i), layouts.Unstack(dim=1, index=0)])
@@ -90,12 +90,12 @@ def average(target: str, source: str, inputs: Inputs) -> list[architecture.Line]
 
 
 def weights(names: Iterable[str], layer: str, way: str = "") -> dict[str, str]:
-  """Names of a layer's weights by what they are, in Keras 2's form.
+  """Returns the names of a layer's weights in Keras 2's form, by their role.
 
   Args:
-    names: All in the checkpoint, e.g. `lstm/kernel`, `both/forward_lstm/cell/bias`.
-    layer: The layer.
-    way: Of a Bidirectional layer: `forward` or `backward`.
+    names: All names in the checkpoint, e.g. `lstm/kernel`.
+    layer: Name of the layer.
+    way: `forward` or `backward` for a Bidirectional layer, else "".
   """
   found = {}
   for name in names:

@@ -1,4 +1,4 @@
-"""A Keras model's own config: its layers, what they ask for, where weights lie.
+"""Reads a Keras model's own config: its layers, their fields, where weights lie.
 
 The config is in the file, or lies beside weights alone as `config.json` (what
 `model.to_json()` gives).
@@ -41,12 +41,13 @@ class Layer:
   """One layer of a Keras model.
 
   Attributes:
-    name: Its name in the model.
-    kind: Class of what it computes, inside of a wrapper.
-    fields: That one's config.
+    name: Name of the layer in the model.
+    kind: Class of the layer; for a wrapper, that of the layer inside.
+    fields: Config of the layer of that class.
     wrapper: `Bidirectional`, `TimeDistributed` or "".
-    place: Its group in a file of numbered weights, e.g. `lstm_1`.
-    inputs: (layer, output) that it reads; of a Sequential the one before.
+    place: Group of the layer in a Keras 3 file, e.g. `lstm_1`.
+    inputs: (layer, output) of each tensor that it reads; in a Sequential model, the
+      layer before it.
   """
   name: str
   kind: str
@@ -60,7 +61,7 @@ class Layer:
 
 
 def config(raw: architecture.Raw) -> Mapping[str, Any] | None:
-  """The model's config; None where there is none."""
+  """Returns the model's config, or None if there is none."""
   if "model_config" in raw.facts:
     return raw.facts["model_config"]
   path = architecture.beside(raw, "config.json")
@@ -69,10 +70,10 @@ def config(raw: architecture.Raw) -> Mapping[str, Any] | None:
 
 
 def layers(raw: architecture.Raw) -> list[Layer]:
-  """All layers of a Sequential or functional model, in the config's order.
+  """Returns the layers of a Sequential or functional model in the config's order.
 
   Raises:
-    errors.UserError: If one asks for what no map of Keras models knows.
+    errors.UserError: If there is no config, or a layer has an unknown field.
   """
   whole = config(raw)
   if whole is None:
@@ -93,12 +94,12 @@ def layers(raw: architecture.Raw) -> list[Layer]:
 
 def weights(
     raw: architecture.Raw, layer: Layer, way: str = "") -> dict[str, str]:
-  """Names of a layer's weights in the checkpoint, by what they are.
+  """Returns the names of a layer's weights in the checkpoint, by their role.
 
   Args:
     raw: The checkpoint.
     layer: The layer.
-    way: Of a Bidirectional layer: `forward` or `backward`.
+    way: `forward` or `backward` for a Bidirectional layer, else "".
   """
   if not any(_NUMBERED.fullmatch(name) for name in raw.specs):
     return keras_cells.weights(raw.specs, layer.name, way)
@@ -116,7 +117,7 @@ def weights(
 
 
 def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]:
-  """Fields of `config.Recurrent` that a stack of recurrent layers asks for.
+  """Returns the fields of `config.Recurrent` for a stack of recurrent layers.
 
   Raises:
     errors.UserError: If they differ among the layers, or one is unknown.
@@ -144,7 +145,7 @@ def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]
 
 
 def shape(layers_: Sequence[Layer], name: str) -> tuple[int | None, ...]:
-  """The shape of an input, [length, ...], without the batch."""
+  """Returns the shape of an input, [length, ...], without the batch."""
   layer = next(layer for layer in layers_ if layer.name == name)
   for field in ("batch_shape", "batch_input_shape"):
     if layer.fields.get(field):
@@ -153,7 +154,7 @@ def shape(layers_: Sequence[Layer], name: str) -> tuple[int | None, ...]:
 
 
 def logits(raw: architecture.Raw, layer: Layer, activation: str | None = None) -> None:
-  """Checks that a Dense layer ends in logits, or in their softmax.
+  """Checks that a Dense layer returns logits or their softmax.
 
   Raises:
     errors.UserError: If it does not.
@@ -164,13 +165,13 @@ def logits(raw: architecture.Raw, layer: Layer, activation: str | None = None) -
 
 
 def is_float32(dtype: Any) -> bool:
-  """Whether a layer computes in float32."""
+  """Returns whether a layer computes in float32."""
   name = dtype.get("config", {}).get("name") if isinstance(dtype, Mapping) else dtype
   return name in (None, "float32")
 
 
 def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
-  """Reads one entry; `count` has how many of each class came before."""
+  """Reads one entry; `count` holds how many of each class came before it."""
   kind, fields, wrapper = entry["class_name"], entry["config"], ""
   name = entry.get("name") or fields["name"]
   # Keras 3 names groups by class and a count of its own, not by the layers' names.
@@ -236,11 +237,12 @@ def _known(kind: str) -> frozenset[str]:
 
 
 def _gate(raw: architecture.Raw, cell: Layer) -> str:
-  """What it computes by `recurrent_activation`, whose meaning has changed."""
+  """Returns our gate function; the meaning of Keras's name has changed."""
   name = cell.fields.get("recurrent_activation", "sigmoid")
   architecture.require(f"{raw.path}: {cell}", {"recurrent_activation": name}, {
       "recurrent_activation": ("sigmoid", "hard_sigmoid")})
   if name == "sigmoid":
     return name
-  # Keras 3 has dropped `implementation`.
+  # Keras 1 and 2 compute clip(0.2 x + 0.5, 0, 1), Keras 3 clip(x / 6 + 0.5, 0, 1) under
+  # the same name. Keras 3 has dropped `implementation`, which shows who wrote a config.
   return "hard_sigmoid" if "implementation" in cell.fields else "hard_sigmoid_3"

@@ -1,7 +1,7 @@
 """The Keras 3 model that computes what a recurrent model of ours does.
 
-Its config and the shapes of its weights, as Keras would save them; where they come
-from, the maps that read such files say.
+It gives the config and the shapes of the weights as Keras would save them. The maps
+that read such files give where each weight comes from.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,17 +30,17 @@ Model = config_lib.Recurrent
 def contents(
     path: epath.Path, model: config_lib.Recurrent
 ) -> tuple[architecture.Raw, architecture.Architecture]:
-  """A checkpoint of Keras that is yet to be written: its config, names and shapes.
+  """Plans a Keras checkpoint to write: its config, and names and shapes of weights.
 
   Args:
-    path: Where it will be.
-    model: What it must compute.
+    path: The file to write.
+    model: The model whose results it must give.
 
   Returns:
     The checkpoint, without arrays, and the map that reads it.
 
   Raises:
-    errors.UserError: If no Keras model computes that; with the field that it lacks.
+    errors.UserError: If no Keras model computes the same; the message lists the fields.
   """
   build = _Builder(model)
   (build.pair if model.encoder else build.stack)()
@@ -59,14 +59,14 @@ def planned(
     known: architecture.Architecture, model: config_lib.Recurrent,
     unread: Collection[str],
 ) -> tuple[architecture.Raw, list[str]]:
-  """A Keras file that is yet to be written, and what it would compute otherwise.
+  """Plans a Keras file to write, and lists what it would compute differently.
 
   Args:
-    path: Where it will be.
-    shapes: Of its weights, f32, by name.
-    facts: What it says beside them.
+    path: The file to write.
+    shapes: Shapes of its weights by name; their dtype is float32.
+    facts: Its other contents.
     known: The map that will read it.
-    model: What it must compute.
+    model: The model whose results it must give.
     unread: Fields of the model that may differ.
 
   Returns:
@@ -87,7 +87,7 @@ def planned(
 
 
 class _Builder:
-  """Collects layers and shapes of weights."""
+  """Collects the layers and the shapes of weights of a Keras model."""
 
   def __init__(self, model: config_lib.Recurrent):
     self.model = model
@@ -97,7 +97,7 @@ class _Builder:
     self.outputs: dict[_Tensor, list[int | None]] = {}
 
   def config(self) -> dict[str, Any]:
-    """As `model.to_json()` of Keras gives it."""
+    """Returns the config in the form of Keras's `model.to_json()`."""
     fields = {"name": "exported", "trainable": True, "layers": self.layers}
     kind, module = "Sequential", "keras"
     if self.model.encoder:
@@ -107,7 +107,7 @@ class _Builder:
     return {"module": module, "class_name": kind, "config": fields}
 
   def stack(self) -> None:
-    """A language model."""
+    """Adds the layers of a language model."""
     model = self.model
     widths = model.widths
     width = self.tokens("inputs", model.vocab_size, ())
@@ -120,7 +120,7 @@ class _Builder:
     self.dense("head", model.dense_width or width, model.vocab_size, "linear", ())
 
   def pair(self) -> None:
-    """An encoder and a decoder."""
+    """Adds the layers of an encoder and a decoder."""
     model, both = self.model, self.model.bidirectional
     states = cells.KINDS[model.cell].states
     width = self.tokens("sources", model.encoder_tokens, ())
@@ -142,7 +142,7 @@ class _Builder:
                (("decoder", 0),))
 
   def tokens(self, name: str, size: int, inputs: Sequence[_Tensor]) -> int:
-    """An input, and its embedding if there is one; the features that they give."""
+    """Adds an input and its embedding, if any; returns the number of features."""
     width = self.model.embed_width
     shape = [self.model.window or None, *([] if width else [size])]
     dtype = "int32" if width else "float32"
@@ -161,7 +161,7 @@ class _Builder:
       self, name: str, width: int, units: int, inputs: Sequence[_Tensor],
       more: Mapping[str, Any], both: bool = False, state: Sequence[_Tensor] = (),
   ) -> None:
-    """A recurrent layer."""
+    """Adds a recurrent layer."""
     model = self.model
     kind, gates = _CLASSES[model.cell], cells.KINDS[model.cell].gates
     fields = {"name": name, "units": units, "use_bias": model.bias, **more}
@@ -193,7 +193,7 @@ class _Builder:
   def dense(
       self, name: str, width: int, units: int, activation: str,
       inputs: Sequence[_Tensor]) -> None:
-    """A Dense layer."""
+    """Adds a Dense layer."""
     place = self.add("Dense", name, {
         "units": units, "activation": activation, "use_bias": self.model.bias}, inputs)
     shapes = ((width, units), (units,))[:1 + self.model.bias]
@@ -225,7 +225,7 @@ class _Builder:
 
 
 def _unread(model: config_lib.Recurrent) -> set[str]:
-  """Fields that say nothing of what this model computes, or that shapes tell."""
+  """Returns fields that do not matter to this model, or that follow from shapes."""
   found = set(_OURS)
   if not model.dense_width:
     found.add("dense_activation")

@@ -21,7 +21,7 @@ _IDLE = ("Dropout", "SpatialDropout1D")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Pair:
-  """A model's layers by what they are; embeddings are None where tokens are one-hot."""
+  """A model's layers by their role; an embedding is None if tokens are one-hot."""
   encoder: keras_config.Layer
   decoder: keras_config.Layer
   dense: keras_config.Layer
@@ -92,22 +92,22 @@ def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.M
 
 
 def _pair(raw: architecture.Raw) -> _Pair:
-  """A model's layers, found from the output back.
+  """Finds a model's layers by their role, from the output back.
 
   Raises:
-    errors.UserError: If the graph is another one.
+    errors.UserError: If the graph has another form.
   """
   layers = {layer.name: layer for layer in keras_config.layers(raw)}
 
   def through(tensor):
-    """Past layers that act in training alone."""
+    """Returns the tensor before layers that act only in training."""
     name, output = tensor
     while layers[name].kind in _IDLE:
       name, output = layers[name].inputs[0]
     return name, output
 
   def tokens(tensor: tuple[str, int]) -> tuple[keras_config.Layer | None, Any]:
-    """An input, with the embedding between, if there is one."""
+    """Returns the embedding between a tensor and its input, if any, and its rows."""
     layer, embedding = layers[through(tensor)[0]], None
     if layer.kind == "Embedding":
       layer, embedding = layers[through(layer.inputs[0])[0]], layer
@@ -138,7 +138,7 @@ def _pair(raw: architecture.Raw) -> _Pair:
 
 
 def _encoder(raw, layers, decoder, states) -> keras_config.Layer:
-  """The layer whose states begin the decoder's, and which are taken as they are."""
+  """Returns the layer whose final states are the decoder's initial ones."""
   concatenated = bool(states) and layers[states[0][0]].kind == "Concatenate"
   taken = [layers[name].inputs if concatenated else ((name, output),)
            for name, output in states]

@@ -20,14 +20,14 @@ _IDLE = ("Dropout", "SpatialDropout1D", "InputLayer")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Stack:
-  """A stack's layers by what they are.
+  """A stack's layers by their role.
 
   Attributes:
-    shape: Of its input, without the batch.
-    embedding: None: tokens are one-hot.
-    cells: From the first on.
-    dense: The last is the output.
-    activations: Of each of these, those that stand alone included.
+    shape: Shape of the input, without the batch.
+    embedding: The embedding. If None, tokens are one-hot.
+    cells: Recurrent layers in order.
+    dense: One or two Dense layers; the last one is the output.
+    activations: Activation of each Dense layer, which may be a layer of its own.
   """
   shape: tuple[int | None, ...]
   embedding: keras_config.Layer | None
@@ -108,10 +108,10 @@ def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.M
 
 
 def _stack(raw: architecture.Raw) -> _Stack:
-  """A model's layers, one on the other.
+  """Returns a model's layers by their role, and checks that they form a stack.
 
   Raises:
-    errors.UserError: If they are others, or in another order.
+    errors.UserError: If there are other layers, or they have another order.
   """
   layers = keras_config.layers(raw)
   for before, layer in zip(layers, layers[1:]):
@@ -152,7 +152,7 @@ _STAGES: Mapping[str, int] = {"Embedding": 1, "Dense": 4, "Activation": 4}
 
 def _composed(
     raw: architecture.Raw, layer: keras_config.Layer, before: str) -> str:
-  """The activation of a Dense layer with one behind it."""
+  """Returns the activation of a Dense layer that an Activation layer follows."""
   if before != "linear":
     raise errors.UserError(f"{raw.path}: {layer} stands behind {before}, not known.")
   return layer.fields["activation"]

@@ -174,7 +174,7 @@ class Interleave:
 
   Attributes:
     dim: The dimension.
-    size: How many of the first entries are rotary, the others stay. 0: all.
+    size: Number of first entries that are rotary; the others stay. 0 means all.
   """
   dim: int
   size: int = 0
@@ -217,7 +217,7 @@ COPY = Chain(parts=())
 
 @functools.lru_cache(maxsize=4096)
 def shape(layout: Layout, *shapes: Shape) -> Shape:
-  """The shape of what a layout makes of arrays of some shapes.
+  """Returns the shape of a layout's result for arrays of some shapes.
 
   Raises:
     errors.UserError: If it does not fit them.
@@ -237,7 +237,7 @@ def write(
     buffers: Sequence[np.ndarray],
     written: Sequence[np.ndarray],
 ) -> None:
-  """Puts a value back where a layout reads it: the inverse.
+  """Writes a value back to where a layout reads it; the inverse of a layout.
 
   Several targets may fill one source, each its part; where two write the same
   element, they must agree bit for bit.
@@ -275,14 +275,14 @@ def write(
 def region(
     layout: Layout, shapes: Sequence[Shape], part: Region
 ) -> tuple[Region | None, ...]:
-  """What a part of the target needs of each source.
+  """Returns which part of each source a part of the target needs.
 
   Dimensions that a layout passes on as they are, which is seen by making them 1,
   take no memory here; the others take as many numbers as they have entries together.
 
   Args:
-    layout: Reads the target from the sources.
-    shapes: Of the sources.
+    layout: How the target is read from the sources.
+    shapes: Shapes of the sources.
     part: Slices of step 1, one for each dimension of the target.
 
   Returns:
@@ -307,7 +307,7 @@ def region(
 
 
 def describe(layout: Layout) -> str:
-  """A layout as people read it, e.g. in an audit."""
+  """Describes a layout in words, e.g. for an audit."""
   if isinstance(layout, Chain):
     return ", ".join(describe(part) for part in layout.parts) or "copy"
   return repr(layout)
@@ -320,7 +320,7 @@ def _size(x, dim: int) -> int:
 
 
 def _rotary(x, dim: int, size: int) -> int:
-  """How many features turn."""
+  """Returns how many features are rotary."""
   total = _size(x, dim)
   size = size or total
   if size % 2 or not 0 <= size <= total:
@@ -329,13 +329,13 @@ def _rotary(x, dim: int, size: int) -> int:
 
 
 def _first(x, dim: int, index: np.ndarray):
-  """The first entries of a dimension in another order."""
+  """Reorders the first entries of a dimension."""
   rest = np.arange(len(index), x.shape[dim])
   return x.take(np.concatenate([index, rest]).astype(np.int32), axis=dim)
 
 
 def _write(value, buffer, at, done) -> None:
-  """Fills a flat buffer in, once or twice alike."""
+  """Fills a flat buffer; what is written twice must be the same."""
   # Bits and not values: a NaN equals itself, and -0.0 is not 0.0.
   again = done[at]
   if again.any() and (_bits(buffer[at[again]]) != _bits(value[again])).any():
@@ -373,7 +373,7 @@ def _passed(layout: Layout, shapes: tuple[Shape, ...]) -> dict[int, int]:
 
 
 def _span(layout, shapes, dim, cut, mine) -> slice:
-  """First to last entry of a source's dimension that the part `cut` reads."""
+  """Returns the range of a source's dimension that the part `cut` reads."""
   entries = [np.broadcast_to(
       np.arange(s[dim], dtype=np.int32).reshape([-1] + [1] * (len(s) - dim - 1)), s)
              for s in shapes]

@@ -17,7 +17,7 @@ _TYPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
 
 def sizes(fields: fields_lib.Fields, heads: int | None, head_dim: int | None
          ) -> dict[str, Any]:
-  """Fields of our config that follow from sizes."""
+  """Returns the fields of our config that follow from sizes."""
   width, queries = fields.get("hidden_size"), fields.get("num_attention_heads")
   return {
       "vocab_size": fields.get("vocab_size"),
@@ -34,9 +34,8 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   found = sizes(fields, heads={"mistral": 8, "qwen2": 32, "qwen3": 32}.get(kind),
                 head_dim=128 if kind == "qwen3" else None)
   unbiased = {
-      # Qwen2 has no field for its biases: its code gives them to q, k and v, and never
-      # to o.
       "llama": () if fields.get("attention_bias", False) else ATTENTION,
+      # Qwen2 has no field for its biases: its code gives them to q, k and v alone.
       "mistral": ATTENTION, "qwen2": ("out",),
       "qwen3": () if fields.get("attention_bias", False) else ATTENTION}[kind]
   unbiased += () if fields.get("mlp_bias", False) and kind == "llama" else MLP
@@ -63,7 +62,7 @@ def _windows(fields: fields_lib.Fields, kind: str, layers: int) -> tuple[int, ..
 
 
 def config(model: config_lib.Decoder) -> dict[str, Any]:
-  """Fields of `config.json` that all of these have."""
+  """Returns the fields of `config.json` that all of these architectures have."""
   return {
       "vocab_size": model.vocab_size, "num_hidden_layers": model.num_layers,
       "hidden_size": model.width, "num_attention_heads": model.num_heads,
@@ -77,6 +76,8 @@ def config(model: config_lib.Decoder) -> dict[str, Any]:
 def _config(model: config_lib.Decoder) -> dict[str, Any]:
   biased = {part for part in ATTENTION + MLP if attention.biased(model, part)}
   fields = config(model) | {"hidden_act": fields_lib.activation(model.activation)}
+  # Our config may give one period of windows; `layer_types` has an entry for each
+  # layer.
   windows = [model.windows[i % len(model.windows)] for i in range(model.num_layers)
              ] if model.windows else []
   # Each type fixes what others leave open, so the model's own features decide: norms of
@@ -91,6 +92,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
     if kind == "qwen3":
       fields["attention_bias"] = set(ATTENTION) <= biased
     return {"model_type": kind, **fields}
+  # Only Mistral has a window in every layer and nothing else that Llama lacks.
   if windows:
     return {"model_type": "mistral", **fields, "sliding_window": windows[0]}
   return {"model_type": "llama", **fields, "mlp_bias": set(MLP) <= biased,
@@ -98,7 +100,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
 
 
 def lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
-  """Where leaves lie, by their names in all models of this kind."""
+  """Returns where leaves lie, by their names in all models of this kind."""
   heads = lambda count: (count, model.head_dim)
   at = prefix + _AT
   found = [architecture.Line(

@@ -70,7 +70,7 @@ def _tokenizer(raw: architecture.Raw, model: config_lib.Decoder, repair: bool):
 
 
 def _pieces(path: epath.Path, size: int) -> list[tuple[str, float]]:
-  """Text and score of each token: a length, then score, length and bytes of each."""
+  """Returns text and score of each token; the file has score, length, bytes of each."""
   if path.stat().length > _BYTES:
     raise errors.UserError(f"it is larger than {_BYTES} bytes.")
   # The first four bytes give the length of the longest token, which only C needs.
@@ -87,7 +87,7 @@ def _pieces(path: epath.Path, size: int) -> list[tuple[str, float]]:
 
 
 def _bpe(pieces: list[tuple[str, float]]):
-  """A BPE that merges by score, falls back to bytes, and adds a space in front."""
+  """Returns a BPE that merges by score, falls back to bytes, and prepends a space."""
   import tokenizers
   names = {0: "<unk>", _BOS: "<s>", _EOS: "</s>"}
   texts = [names.get(i, text) for i, (text, _) in enumerate(pieces)]

@@ -27,13 +27,13 @@ _Specs = Mapping[str, tree.Spec]
 @plan_lib.axis_map
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-  r"""One line of a map. The first that matches a leaf owns it.
+  r"""One line of a map. The first line that matches a leaf owns it.
 
   Attributes:
     target: Regex for whole names of ours, e.g. `layer_(\d+)/attn/query/kernel`.
-    source: Its name there, with groups: `h.\1.attn.c_attn.weight`; several where the
-      layout takes several.
-    layout: How it becomes ours.
+    source: Name in the checkpoint, which may use the target's groups, e.g.
+      `h.\1.attn.c_attn.weight`; or a tuple of names if the layout takes several.
+    layout: How the source becomes the target. By default it is copied.
   """
   target: str
   source: str | tuple[str, ...]
@@ -41,7 +41,7 @@ class Line:
 
   @property
   def sources(self) -> tuple[str, ...]:
-    """Names of what it reads."""
+    """The names that the line reads, as a tuple."""
     return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
 
@@ -51,9 +51,9 @@ class Map:
   """Where the leaves of a model of ours lie in a foreign checkpoint.
 
   Attributes:
-    lines: Every leaf of ours is owned by the first that matches.
-    unused: Regexes for leaves of the checkpoint that nothing of ours stands for, such
-      as masks that are saved with the weights; they may be missing.
+    lines: Lines in order. Each leaf of ours is owned by the first that matches it.
+    unused: Regexes for leaves of the checkpoint that our model does not need, such as
+      masks that are saved with the weights. Such leaves may be missing.
   """
   lines: tuple[Line, ...]
   unused: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ class Row:
   """Where one leaf of ours lies.
 
   Attributes:
-    name: The leaf.
-    spec: Its spec.
-    sources: Leaves of the checkpoint.
-    layout: How they become ours.
+    name: Name of our leaf.
+    spec: Spec of our leaf.
+    sources: Names of the checkpoint's leaves that it is made of.
+    layout: How they become our leaf.
   """
   name: str
   spec: tree.Spec
@@ -75,7 +75,7 @@ class Row:
   layout: layouts.Layout
 
   def __str__(self) -> str:
-    """The step from the checkpoint, for an audit."""
+    """The step from the checkpoint to the leaf, as audits print it."""
     where = " + ".join(tree.fold(self.sources))
     how = "" if self.layout == layouts.COPY else ", " + layouts.describe(self.layout)
     return where + how
@@ -94,13 +94,13 @@ class Raw(Protocol):
 
 
 class Mapped:
-  """A foreign checkpoint as a source: our names, our axes, its sizes.
+  """A foreign checkpoint as a source, with our names and axes and its sizes.
 
   Attributes:
     specs: Spec of each leaf of ours.
-    rows: Where each lies, by name.
+    rows: Where each leaf lies, by name.
     raw: The checkpoint.
-    how: Its map.
+    how: The checkpoint's map.
     name: Name or path of the map.
   """
 
@@ -110,8 +110,8 @@ class Mapped:
 
     Args:
       raw: The checkpoint.
-      how: Its map.
-      specs: Of the model of ours that has the checkpoint's sizes.
+      how: The checkpoint's map.
+      specs: Specs of our model of the checkpoint's sizes.
       name: Name or path of the map.
 
     Raises:
@@ -126,12 +126,13 @@ class Mapped:
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) in our dtype, placed where `shardings` says.
 
-    Each leaf of the checkpoint is read once and kept while a leaf of ours that needs
-    it waits for another; those that share one come after each other.
+    Each leaf of the checkpoint is read once, and is kept while a leaf of ours that
+    needs it waits for others. Leaves that share one come after each other, so the order
+    may differ from that of `names`.
 
     Args:
       names: Leaves of `specs`.
-      shardings: Where each lives. None: on the default device.
+      shardings: Sharding of each leaf. If None, all go to the default device.
     """
     waiting = _by_source([self.rows[name] for name in names])
     held, done = {}, set()
@@ -152,16 +153,16 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
 
   Args:
     how: The checkpoint's map.
-    raw: Its specs.
-    specs: Ours.
+    raw: Specs of the checkpoint.
+    specs: Specs of our model.
 
   Returns:
-    One row a leaf, in the order of `specs`.
+    One row for each leaf, in the order of `specs`.
 
   Raises:
-    errors.UserError: If a leaf has no line, its line reads what is not there or does
-      not fit; if a line owns no leaf; if a leaf of the checkpoint is neither read nor
-      listed in `unused`. All in one message.
+    errors.UserError: If a leaf has no line, or its line reads a leaf that is missing or
+      does not fit; if a line owns no leaf; or if a leaf of the checkpoint is neither
+      read nor listed in `unused`. One message lists all of them.
   """
   # Patterns come first and alone: a broken one matches nothing, and each leaf that it
   # was meant for would be one more misfit.
@@ -192,12 +193,12 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
 def export(
     rows: Sequence[Row], raw: _Specs, params: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """The same rows backwards: the checkpoint's leaves from ours.
+  """Makes the checkpoint's leaves from ours: `resolve` in reverse.
 
   Args:
-    rows: From `resolve`.
-    raw: Specs of the leaves that they read.
-    params: Our leaves.
+    rows: Rows that `resolve` returned.
+    raw: Specs of the checkpoint's leaves that the rows read.
+    params: Our leaves by name.
 
   Returns:
     Every leaf of the checkpoint that a row reads, in its dtype.
@@ -229,7 +230,7 @@ def export(
 
 
 def _by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
-  """Rows by the leaves that they read, so that rows of one leaf come together."""
+  """Groups rows by the leaves that they read."""
   found: dict[str, list[Row]] = {}
   for row in rows:
     for source in dict.fromkeys(row.sources):
@@ -244,7 +245,7 @@ def _placed(row: Row, held: Mapping[str, np.ndarray], sharding) -> jax.Array:
   value = value.astype(row.spec.dtype, copy=False)
   if sharding is None:
     return jax.device_put(value)
-  # Each device receives its own part; the whole array never lies on one of them.
+  # Each device receives only the part that its sharding gives it.
   return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
 
 
@@ -278,7 +279,7 @@ def _row(
 
 
 def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
-  """That a line reads what is not there: another number, or another name."""
+  """Describes a source that is missing: another number, or another name."""
   # Names that fold into one differ in a number alone: the checkpoint has other layers,
   # not other names.
   others = [name for name in raw if len(tree.fold([name, source])) == 1]
@@ -290,12 +291,12 @@ def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
 
 
 def _alike(*dtypes: np.dtype) -> bool:
-  """Whether a cast between the two means the same numbers."""
+  """Returns whether casts between dtypes keep numbers what they mean."""
   return len({jnp.issubdtype(dtype, np.floating) for dtype in dtypes}) == 1
 
 
 def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
-  """Leaves of the checkpoint that no line reads; empty if a misfit may be why."""
+  """Reports leaves that no line reads; empty if a misfit may be the cause."""
   read = {source for row in rows for source in row.sources}
   left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
   if not left or misfits:

@@ -20,6 +20,7 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
   fields.check(normalize_embedding=False, static_position_embeddings=True)
   fields.get("extra_pos_embeddings", None)  # Of no use there either.
   return config_lib.EncoderDecoder(
+      # Marian's sinusoids have all sines first and then all cosines, not in turns.
       **bart.sizes(fields), vocab_size=own, encoder_vocab_size=0 if shared else size,
       position="sinusoidal", sinusoid_halves=True, encoder_marks="eos")
 

@@ -31,12 +31,12 @@ class Place:
   """Where a kernel of ours lies in a module of theirs.
 
   Attributes:
-    module: Its name, e.g. `transformer.h.0.attn.c_attn`.
-    spec: Of the kernel.
-    inputs: i64[I], their input of each of ours, flattened.
-    outputs: i64[O], likewise.
+    module: Name of the module, e.g. `transformer.h.0.attn.c_attn`.
+    spec: Spec of our kernel.
+    inputs: i32[I], the module's input for each input of our kernel, flattened.
+    outputs: i32[O], the module's output for each output of our kernel, flattened.
     shape: (inputs, outputs) of the module.
-    turned: Whether its weight is [outputs, inputs].
+    turned: Whether the module's weight is [outputs, inputs].
   """
   module: str
   spec: tree.Spec
@@ -49,12 +49,12 @@ class Place:
 def places(
     family: hugging_face.Family, model: config_lib.Decoder, prefix: str
 ) -> dict[str, Place]:
-  """Where each kernel of a model lies in a family's modules.
+  """Returns where each kernel of a model lies in a family's modules.
 
   Args:
-    family: It can hold the model.
-    model: Its config.
-    prefix: Before all names.
+    family: A family that can hold the model.
+    model: The model's config.
+    prefix: Prefix of all names.
   """
   specs = registry.specs(registry.build(model))
   how = hugging_face.lines(family, model, {prefix + family.anchor})
@@ -83,7 +83,7 @@ def _place(row: mapped.Row, shape: tuple[int, ...]) -> Place:
 
 
 def find(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
-  """Places in the first family that has all these modules."""
+  """Returns places in the first family that has all these modules."""
   known: set[str] = set()
   for family in shipped.FAMILIES:
     try:

@@ -1,4 +1,4 @@
-"""Whether the sizes that a checkpoint claims for its model can be true."""
+"""Checks whether the sizes that a checkpoint claims for its model can be true."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def specs(raw: architecture.Raw, model: Any, name: str) -> dict[str, tree.Spec]:
 
 
 def _check_types(raw: architecture.Raw, model: Any) -> None:
-  """What a checkpoint or a map file says of a model may be of any type."""
+  """Checks types, since a checkpoint or a map file may give values of any type."""
   for field in dataclasses.fields(model):
     value = getattr(model, field.name)
     wanted = typing.get_origin(field.type) or field.type
@@ -50,7 +50,7 @@ def _check_types(raw: architecture.Raw, model: Any) -> None:
 
 
 def _check_sizes(raw: architecture.Raw, model: Any) -> None:
-  """A few bytes may claim any size, and what is built from it takes as much memory."""
+  """Checks sizes, since a few bytes could claim a model that fills all memory."""
   # Each of these sizes is a dimension of some tensor, or less, so no honest one is
   # larger than the numbers of the largest.
   largest = max((math.prod(spec.shape) for spec in raw.specs.values()), default=0)

@@ -1,4 +1,4 @@
-"""All architectures that ship, and which of them a checkpoint or a model has."""
+"""All maps that ship; chooses the one for a checkpoint or for a model."""
 
 from typing import Any
 
@@ -63,14 +63,14 @@ def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
 def family_of(
     model: config_lib.Decoder, name: str = ""
 ) -> tuple[hugging_face.Family, dict[str, Any]]:
-  """A family that can hold a model, and the fields of its config.json.
+  """Returns a family that can hold a model, and the fields of its `config.json`.
 
   Args:
-    model: Its config.
-    name: Of the family. "": the first that can.
+    model: The model's config.
+    name: Name of the family. If empty, the first that can hold the model is taken.
 
   Raises:
-    errors.UserError: If none can; with the fields.
+    errors.UserError: If none can; the message lists the fields that it lacks.
   """
   known = [family for family in FAMILIES if name in ("", family.name)]
   if not known:
@@ -88,5 +88,5 @@ def family_of(
 
 
 def writes_back(view: mapped.Mapped | None) -> bool:
-  """Whether a view is through the map of one of the families."""
+  """Returns whether a checkpoint was read by the map of one of the families."""
   return view is not None and view.name in {family.name for family in FAMILIES}

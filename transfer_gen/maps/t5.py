@@ -29,6 +29,8 @@ def _model(fields: fields_lib.Fields, kind: str) -> config_lib.EncoderDecoder:
     fields.get(name, None)
   # What an older file says of both, a newer one says of the scale alone.
   scaled = fields.get("tie_word_embeddings", True) is not False
+  # T5 1.0 scales what its tied table reads by D ** -0.5; version 1.1 has an output of
+  # its own and no scale.
   if not fields.get("scale_decoder_outputs", scaled):
     scale = 1.0
   else:

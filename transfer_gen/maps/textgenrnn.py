@@ -1,7 +1,7 @@
 """textgenrnn: characters, LSTMs, an attention-weighted average, a Dense layer.
 
 Each prediction reads the last 40 characters alone, filled on the left with 0. What
-the file's names and shapes do not tell stands in `<name>_config.json` beside
+does not follow from the file's names and shapes is in `<name>_config.json` beside
 `<name>_weights.hdf5`; the first published weights have none and need none. The first
 version has one layer, `rnn`, with Keras 2's gates and no attention.
 """
@@ -87,6 +87,8 @@ def _tokenizer(raw: architecture.Raw, model: config_lib.Recurrent, repair: bool)
         f"{raw.path}: word_level is set, and no tokenizer here splits as it does.")
   rows, named, notes = character_table.read(
       path, model.vocab_size, special=(META,), repair=repair, empty=(0,))
+  # Keras's tokenizer counts from 1, so row 0 stands for no character: it fills windows,
+  # and unknown characters become it here.
   roles = {"pad": 0, "unk": 0}
   if META in named:
     roles |= {"bos": named[META], "eos": named[META]}
@@ -104,7 +106,7 @@ def _named(raw: architecture.Raw, what: str) -> str:
 
 
 def _layers(raw: architecture.Raw) -> list[str]:
-  """Names of the recurrent layers, from the first on."""
+  """Returns the names of the recurrent layers in order."""
   groups = {name.split("/")[0] for name in raw.specs}
   if "rnn" in groups:
     return ["rnn"]
@@ -122,7 +124,7 @@ def _weights(raw: architecture.Raw, layer: str, way: str = "cell") -> dict[str, 
 
 
 def _averaged(model: config_lib.Recurrent) -> list[tuple[str, int]]:
-  """What the average reads, in the order in which it is concatenated there."""
+  """Returns what the average reads, in the order in which Keras concatenates it."""
   ways = ("", "_backward")[:1 + model.bidirectional]
   return [("_embed", model.embed_width), *(
       (f"_layer_{i}{way}", model.hidden_width)

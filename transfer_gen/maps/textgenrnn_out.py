@@ -1,7 +1,7 @@
 """The textgenrnn model that computes what a recurrent model of ours does.
 
-Its layers and the shapes of its weights, as Keras 2 saved them; where they come from,
-the map that reads such files says.
+It gives the layers and the shapes of their weights as Keras 2 saved them. The map that
+reads such files, `textgenrnn`, gives where each weight comes from.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ _UNREAD = ("init", "dropout", "dense_activation", "reset_after", "encoder_length
 
 
 def has(model: config_lib.Recurrent) -> bool:
-  """Whether a model is of a form that textgenrnn has and Keras 3's layers have not."""
+  """Returns whether textgenrnn can hold a model that Keras 3's layers cannot."""
   return bool(model.window) and (model.attention or model.gate == "hard_sigmoid")
 
 
 def config(model: config_lib.Recurrent) -> dict[str, Any]:
-  """What lies beside the weights as `textgenrnn_config.json`."""
+  """Returns the contents of `textgenrnn_config.json` beside the weights."""
   return {
       "rnn_layers": model.num_layers, "rnn_size": model.hidden_width,
       "rnn_bidirectional": model.bidirectional, "max_length": model.window,
@@ -36,13 +36,14 @@ def config(model: config_lib.Recurrent) -> dict[str, Any]:
 
 
 def vocabulary(tokens: tuple[bytes, ...], roles: Mapping[str, int]) -> dict[str, int]:
-  """What lies there as `textgenrnn_vocab.json`; {} where it cannot say it.
+  """Returns the contents of `textgenrnn_vocab.json`; {} if it cannot hold them.
 
-  Its Keras tokenizer counts: rows 1 to V - 1 have one entry each, characters and the
-  one token that begins and ends a text.
+  Keras's tokenizer numbers tokens from 1: each row from 1 to V - 1 has one entry, which
+  is a character or the token that begins and ends a text.
   """
   mark = roles.get("bos")
   found = {token.decode(): i for i, token in enumerate(tokens) if token}
+  # textgenrnn has one token that both begins and ends a text.
   if mark is None or mark != roles.get("eos"):
     return {}
   found[textgenrnn.META] = mark
@@ -50,7 +51,7 @@ def vocabulary(tokens: tuple[bytes, ...], roles: Mapping[str, int]) -> dict[str,
 
 
 def layers(model: config_lib.Recurrent) -> dict[str, dict[str, tuple[int, ...]]]:
-  """Shapes of weights by layer and name, in the order of the file."""
+  """Returns shapes of weights by layer and name, in the order of the file."""
   units, width, ways = model.hidden_width, model.embed_width, 1 + model.bidirectional
   # The first version names its only layer `rnn`; later ones count from 1.
   cells = [f"rnn_{i + 1}" for i in range(model.num_layers)] if model.attention else [
@@ -77,7 +78,7 @@ def layers(model: config_lib.Recurrent) -> dict[str, dict[str, tuple[int, ...]]]
 def contents(
     path: epath.Path, model: config_lib.Recurrent
 ) -> tuple[architecture.Raw, architecture.Architecture]:
-  """A file that is yet to be written, its config beside it: names and shapes.
+  """Plans a file to write: names and shapes of its weights, and its config.
 
   Args:
     path: Where it will be.
@@ -87,7 +88,8 @@ def contents(
     The checkpoint, without arrays, and the map that reads it.
 
   Raises:
-    errors.UserError: If no textgenrnn computes that; with the field that it lacks.
+    errors.UserError: If textgenrnn cannot compute the same; the message lists the
+      fields.
   """
   shapes = {f"{layer}/{name}": shape for layer, found in layers(model).items()
             for name, shape in found.items()}
