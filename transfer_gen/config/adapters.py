@@ -65,7 +65,7 @@ class LoRA(_Adapter):
   """Low rank: x W becomes x W + s (x A) B, with B zero at first (Hu et al., 2021).
 
   Attributes:
-    params: Regex for names of kernels.
+    params: Regex for names of kernels. Required.
     rank: r, the number of columns of A and of rows of B, at least 1. Default: 8.
     alpha: Scale of the product, above 0: s is alpha / r. Default: 16.0.
     dropout: Dropout rate of what A reads, in [0, 1). It acts neither on one-hot tokens

@@ -186,10 +186,12 @@ class Decoder:
   @property
   def ends_with_norm(self) -> bool:
     """Whether the stack of blocks has a norm of its own at its end."""
+    # Blocks of `post` end with a norm already; a second one would follow it directly.
     return self.final_norm and self.norm_order != "post"
 
   def window(self, layer: int) -> int:
     """Number of tokens that a layer sees, counted from 0; 0 means all."""
+    # Published models alternate layers with and without a window in a fixed rhythm.
     return self.windows[layer % len(self.windows)] if self.windows else 0
 
 

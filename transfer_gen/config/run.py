@@ -20,11 +20,12 @@ class Run:
 
   Attributes:
     model: The model that is trained, by default a `Decoder`.
-    data: The texts that it reads.
-    tokenizer: How text becomes tokens.
-    optim: How the learning leaves are updated.
+    data: The texts that it reads. Default: `Data()`.
+    tokenizer: How text becomes tokens. Default: `Tokenizer()`.
+    optim: How the learning leaves are updated. Default: `Optim()`.
     train: How long the run trains, and how often it reports, validates and saves.
-    parallel: How work is divided over devices.
+      Default: `Train()`.
+    parallel: How work is divided over devices. Default: `Parallel()`.
     source: The checkpoint that the transfer reads. If None, the default, and without
       `sources`, the run starts from scratch.
     sources: Further checkpoints, by the names that rules give them (`Rule.checkpoint`).
@@ -33,6 +34,7 @@ class Run:
       are leaves like any other, owned by the plan's rules and groups; see
       `transfer.groups.low_rank`.
     strategy: What learns, by name; it writes groups, adapters and distillation.
+      By default no strategy is named.
     features: Whether and how the hidden states of layers that never learn are stored.
       If None, the default, they are computed in each step.
     distill: A teacher, and what the model learns from it. If None, the default, there
@@ -68,10 +70,11 @@ class Study:
   """Runs that answer a question together.
 
   Attributes:
-    question: One sentence, the title of the report.
-    runs: Runs by name, in any order; a run's source may name another run.
+    question: One sentence, the title of the report. Required.
+    runs: Runs by name, in any order, at least one; a run's source may name another run.
+      Required.
     pairs: (treated, control): names of runs whose test losses are compared, document by
-      document.
+      document; at least one pair. Required.
     seeds: Seeds with which each run of a pair is repeated, at least one. All other
       runs, which serve as sources, are trained once, with the first seed.
       Default: (0,).

@@ -285,6 +285,7 @@ def _prompt_ids(
       raise errors.UserError(
           f"Prompt {number} is empty, but this model answers an input. Give it text.")
     try:
+      # `encode` and not `encode_batch`: it refuses what has no token.
       yield tokenizer.encode(text)
     except errors.UserError as error:
       raise errors.UserError(f"Prompt {number}: {error}") from error

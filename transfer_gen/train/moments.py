@@ -107,6 +107,7 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
   names = {row.checkpoint for row in mine.values()}
   if other is not None:
     return f"{other.name} is not a plain copy ({other.how})"
+  # Moments of two sources have two counts, and the group has one.
   if len(names) > 1 or not names <= wanted:
     return f"its leaves come from {', '.join(map(repr, sorted(names)))}"
   # The slots of such a table cover some of its rows, those of the source all.
@@ -149,6 +150,7 @@ def _paths(source, slots, mine: Mapping[str, resolve.Row]) -> dict[_Path, _Path]
   # The source may have called its group otherwise; it is known by its leaves.
   (theirs,) = groups
   paths = [_keys(p) for p, _ in jax.tree_util.tree_flatten_with_path(slots)[0]]
+  # The first key of a path is the element's place in the chain.
   parts = {path[0] for path in paths if path[-1] in mine}
   return {path: (theirs, *path[:-1],
                  mine[path[-1]].sources[0] if path[-1] in mine else path[-1])

@@ -152,9 +152,8 @@ def held_out(split: dict[str, list[Pair]]) -> list[str]:
 
 def containing(texts: Sequence[str], needles: Iterable[str]) -> set[int]:
   """Returns the indices of the texts that contain one of the normalized needles."""
-  # One search per needle over all texts at once: a search of each text would take
-  # thousands of times as many calls. No needle contains a NUL, so none matches across
-  # two texts.
+  # One search per needle over all texts at once, and not one for each pair of both. No
+  # needle contains a NUL, so none matches across two texts.
   joined, starts = _join([normalize(text) for text in texts], "\0")
   return {
       _index(starts, position) for needle in set(needles)
