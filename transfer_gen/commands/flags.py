@@ -53,9 +53,12 @@ def parse(name: str, words: Sequence[str]) -> Values:
 def _parse(
     name: str, command: declarations.Command, words: Sequence[str]
 ) -> Values:
+  # Own values and not absl's global ones, which exit on --help and can be parsed only
+  # once in a process.
   parsed = flags.FlagValues()
   words = parsed.read_flags_from_files(words, force_gnu=False)  # --flagfile=FILE.
   for flag in command.flags:
+    # `--config` of a run is defined by ml_collections below, with one flag per field.
     if not (command.overrides and flag.name == "config"):
       _DEFINE[type(flag.default)](
           flag.name, flag.default, flag.meaning, flag_values=parsed)

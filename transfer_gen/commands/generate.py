@@ -14,6 +14,8 @@ def run(values: flags.Values) -> None:
   _check_beams(values)
   trained = trained_lib.open(values.workdir, values.step)
   if values.beams > 1:
+    # A search may end with fewer texts than beams, so prompts are repeated by what was
+    # found and not by --num.
     found = [row[:values.num] for row in trained.search(
         prompts, values.max_tokens, values.beams, values.length_penalty)]
     prompts = [prompt for prompt, row in zip(prompts, found) for _ in row]

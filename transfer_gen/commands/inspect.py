@@ -12,6 +12,8 @@ _DETECT = "auto"
 
 def run(values: flags.Values) -> None:
   """Prints the title, with a map also the model's config, and a line per leaf."""
+  # Without a map, the leaves are listed as the file names them, which also works for
+  # architectures that are not known here.
   if not values.map:
     title, specs = sources.leaves(values.source, values.step)
     print(title)

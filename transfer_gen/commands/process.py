@@ -11,6 +11,8 @@ def use_large_pages() -> None:
   4 KiB each cost a quarter of the step of a small model. glibc reads the setting only
   when a process starts, so the process replaces itself, once.
   """
+  # The variable that is set is also the sign that this was done, so the process cannot
+  # replace itself without end. A user's own setting is left alone.
   if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     # orig_argv keeps `-m transfer_gen` and the interpreter's own options.

@@ -38,12 +38,16 @@ def ends(
   surfaces = [tokenizer.tokens[i] for i in ids]
   spelled = b"".join(surfaces)
   offsets = np.cumsum([len(surface) for surface in surfaces], dtype=np.int64)
+  # The two usual cases need no matching. The matching of the third is quadratic in the
+  # worst case.
   if spelled == text:
     found = offsets
   elif spelled == b" " + text:
     found = offsets - 1
   else:
     found = _places(spelled, text)[offsets]
+  # A special token stands for no bytes, so it ends nothing, although the sum of lengths
+  # gives it the end of the token before it.
   found = np.where([bool(surface) for surface in surfaces], found, -1)
   return np.where(found == 0, -1, found)  # Nothing was read yet.
 
@@ -72,32 +76,44 @@ def teacher_rows(
   """
   rows, places = [], np.full(inputs.shape, -1, np.int32)
   theirs, _ = tokenizers.resolve_roles(teacher)
+  # Reversed, so that the first role wins where one token has several.
   own = {i: role for role, i in reversed(list(student.roles.items()))}
   stretches = [list(_stretches(row.tolist(), student)) for row in inputs]
+  # One call for all stretches of the batch: those of Hugging Face encode many texts in
+  # parallel. The loop below must then take one result per stretch, in the same order.
   encoded = iter(teacher.encode_batch(
       [text.decode() for found in stretches for _, _, text, _ in found]))
   for row, found in enumerate(stretches):
     ids: list[int] = []
     for start, tokens, text, skipped in found:
       if len(tokens) == 1 and not student.tokens[tokens[0]]:
+        # The text of a special token is empty, and its encoding is dropped to stay in
+        # step.
         next(encoded)
+        # Padding is left out of the teacher's row, where it would take positions from
+        # text.
         if (role := own.get(tokens[0])) in theirs and role != "pad":
           places[row, start] = len(ids)
           ids.append(theirs[role])
         continue
       mine = ends(student, tokens, b"".join(student.tokens[i] for i in tokens))
       pieces = next(encoded)
+      # Where several tokens end after the same byte, the last one has read it all.
       at = {end: len(ids) + i for i, end in enumerate(
           ends(teacher, pieces, text).tolist()) if end >= 0}
       places[row, start:start + len(tokens)] = [
+          # The bytes that were left out at the beginning do not exist in the teacher's
+          # text.
           at.get(end - skipped, -1) for end in mine.tolist()]
       ids += pieces
     rows.append(ids[:longest])
   width = max(map(len, rows))
+  # Rounded up so that few shapes reach `jit`, but never beyond what the model can read.
   width = min(-(-width // _ROUND) * _ROUND, longest or width + _ROUND)
   out = np.full((len(rows), width), theirs.get("pad", 0), np.int32)
   for row, ids in zip(out, rows):
     row[:len(ids)] = ids
+  # Positions beyond `longest` were cut from the teacher's row.
   return out, np.where(places < width, places, -1)
 
 
@@ -112,6 +128,7 @@ def nearest(
   Returns:
     i32[V], tokens of `target`; -1 for special tokens that it does not have.
   """
+  # Reversed, so that the first of several tokens with the same bytes wins.
   known = {surface: i for i, surface in reversed(list(enumerate(target.tokens)))
            if surface}
   roles = {i: role for role, i in source.roles.items()}
@@ -128,6 +145,9 @@ def nearest(
 def distances(surface: bytes, others: Sequence[bytes]) -> np.ndarray:
   """Computes the Levenshtein distance of one token to many, i64[len(others)]."""
   lengths = np.array([len(other) for other in others])
+  # All candidates advance together, one byte of `surface` at a time. Padding of shorter
+  # ones is harmless: the distance to a candidate is read at its own length, and no cell
+  # depends on one to its right.
   table = np.zeros((len(others), max(lengths, default=0)), np.uint8)
   for row, other in zip(table, others):
     row[:len(other)] = np.frombuffer(other, np.uint8)
@@ -137,6 +157,8 @@ def distances(surface: bytes, others: Sequence[bytes]) -> np.ndarray:
     # Of a replaced or deleted byte; then of inserted ones, from the left on.
     after = np.full_like(before, number)
     after[:, 1:] = np.minimum(before[:, :-1] + (table != byte), before[:, 1:] + 1)
+    # An insertion costs 1 per byte to the right, so subtracting the column number turns
+    # the sequential minimum along a row into a running minimum, which NumPy has.
     before = np.minimum.accumulate(after - steps, axis=1) + steps
   return before[np.arange(len(others)), lengths]
 
@@ -156,11 +178,17 @@ class _Search:
 
   def __call__(self, surface: bytes) -> int:
     """Returns the first of the nearest ones."""
+    # Bytes that two tokens share, as multisets. An alignment cannot keep more bytes
+    # than that, and each byte of the longer token that is not kept costs at least one
+    # edit.
     common = np.zeros(len(self._surfaces), np.int64)
     for byte in set(surface):
       common += np.minimum(self._counts[byte], surface.count(byte))
     least = np.maximum(self._lengths, len(surface)) - common  # No distance is less.
     best = (np.inf, len(self._surfaces))
+    # Candidates with the smallest bound come first. Once a bound exceeds the best
+    # distance, the rest cannot win. Equal bounds are still looked at, because an equal
+    # distance at a smaller id wins.
     for bound in np.unique(least):
       if bound > best[0]:
         break
@@ -187,11 +215,15 @@ def _stretches(
       stop += 1
     tokens = list(row[start:stop])
     text = b"".join(tokenizer.tokens[i] for i in tokens)
+    # Bytes 10xxxxxx continue a character of UTF-8. A row may begin within a character,
+    # whose first bytes the row before it has. A character has at most four bytes.
     skipped = next((i for i, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80),
                    min(len(text), 4))
     try:
       whole = text[skipped:].decode().encode()
     except UnicodeDecodeError as error:
+      # Most often the row ends within a character, whose last bytes are in the next
+      # row.
       whole = text[skipped:skipped + error.start]
     yield start, tokens, whole, skipped
     start = stop
@@ -204,6 +236,9 @@ def _places(spelled: bytes, text: bytes) -> np.ndarray:
     i64[len(spelled) + 1].
   """
   found = np.full(len(spelled) + 1, -1, np.int64)
+  # The common beginning is walked byte by byte, where only white space may differ, as a
+  # space that a tokenizer puts before a text. difflib, which is slow, sees only what
+  # remains.
   i = j = found[0] = 0
   while i < len(spelled) and j < len(text):
     spaces = spelled[i] in _SPACES, text[j] in _SPACES
@@ -215,6 +250,8 @@ def _places(spelled: bytes, text: bytes) -> np.ndarray:
     else:
       break
   spelled, text = spelled[i:], text[j:]
+  # Without `autojunk=False`, difflib ignores bytes that are frequent in texts of 200
+  # bytes and more, which in text are nearly all.
   for a, b, size in difflib.SequenceMatcher(
       None, spelled, text, autojunk=False).get_matching_blocks():
     found[i + a + 1:i + a + size + 1] = np.arange(j + b + 1, j + b + size + 1)

@@ -41,6 +41,8 @@ def objective(
   """
   if teacher is None:
     return objectives.next_token(module, train, first)
+  # The weights are Python numbers, so that a term of weight 0 is left out of the
+  # compiled program instead of being computed and multiplied by 0.
   weights = {name: getattr(teacher.distill, name)
              for name in ("ce", "logits", "hidden", "attention")}
 
@@ -49,12 +51,16 @@ def objective(
                         related=[a for a, _ in teacher.related]) as seen:
       logits = objectives.logits(module, params, batch, train, key, first)
     terms = {"ce": objectives.cross_entropy(logits, batch["targets"])}
+    # A teacher with the student's tokens has read the same text at every position. One
+    # with other tokens has done so only where tokens end after the same byte, and
+    # elsewhere its entries of the batch are zeros, which would count as a target.
     heard = batch.get(teacher_lib.READ, jnp.ones(terms["ce"].shape))
     if weights["logits"]:
       terms["logits"] = _logits(teacher, logits, batch) * heard
     if teacher.hidden:
       terms["hidden"] = _hidden(teacher, params, seen, batch) * heard
     if teacher.related:
+      # No mask: `open_teacher` allows attention only between equal vocabularies.
       terms["attention"] = _attention(teacher, seen, batch)
     loss = sum(weights[name] * term for name, term in terms.items())
     if teacher_lib.READ in batch:
@@ -74,7 +80,12 @@ def divergence(chances: jax.Array, logits: jax.Array, temperature: float) -> jax
   Returns:
     f32[...].
   """
+  # The factor T^2 keeps gradients at the same scale for every temperature, because
+  # those of softened targets shrink with 1 / T^2.
   log_q = jax.nn.log_softmax(logits / temperature)
+  # 0 log 0 counts as 0. The logarithm of 1 in its place is finite, and is multiplied by
+  # a probability of 0. Zeros do occur: `mined` gives none to a token that is nearest to
+  # no token of the teacher.
   log_p = jnp.log(jnp.where(chances > 0, chances, 1.0))
   return temperature ** 2 * (chances * (log_p - log_q)).sum(-1)
 
@@ -93,6 +104,8 @@ def sorted_distance(
   Returns:
     f32[...].
   """
+  # Only the student's side is sorted here, because it must be differentiated. The
+  # teacher's arrives sorted, see `teacher._descending`.
   own = -jnp.sort(-jax.nn.softmax(logits / temperature), axis=-1)
   size = max(own.shape[-1], chances.shape[-1])
   own, chances = (jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, size - x.shape[-1]),))
@@ -114,6 +127,9 @@ def relations(x: jax.Array, heads: int) -> jax.Array:
     f32[B, R, T, T].
   """
   batch, length = x.shape[:2]
+  # All heads are joined and divided anew into `heads` relation heads, so that models
+  # with different numbers of heads can be compared. float32, because few digits of the
+  # difference of two log-softmaxes are left in bfloat16.
   x = x.astype(jnp.float32).reshape(batch, length, heads, -1)
   scores = jnp.einsum("btrk,bsrk->brts", x, x) * x.shape[-1] ** -0.5
   earlier = np.tril(np.ones((length, length), bool))[None, None]
@@ -121,6 +137,8 @@ def relations(x: jax.Array, heads: int) -> jax.Array:
 
 
 def _logits(teacher, logits, batch) -> jax.Array:
+  # The table of a model may have more rows than the tokenizer has tokens, and the
+  # teacher says nothing of those.
   logits = logits[..., :teacher.student.size].astype(jnp.float32)
   compare = (sorted_distance if teacher.distill.vocabularies == teacher_lib.ULD
              else divergence)
@@ -134,6 +152,7 @@ def _hidden(teacher, params, seen, batch) -> jax.Array:
   for number, (layer, _) in enumerate(teacher.hidden):
     own, theirs = seen.hidden[layer], batch[f"teacher_hidden_{number}"]
     own = own.astype(jnp.float32)
+    # A layer as wide as the teacher's is compared as it is, without a projection.
     if (kernel := params.get(student.projection(layer))) is not None:
       own = (own.reshape(-1, own.shape[-1]) @ kernel).reshape(*own.shape[:2], -1)
     total += compare[teacher.distill.hidden_loss](own, theirs)
@@ -142,6 +161,9 @@ def _hidden(teacher, params, seen, batch) -> jax.Array:
 
 def _apart(a: jax.Array, b: jax.Array) -> jax.Array:
   """1 - cos(a, b)."""
+  # One root of both squared norms instead of two roots and a quotient. The small
+  # constant keeps the gradient finite where an entry is all zeros, as the teacher's is
+  # at positions that it has not read in common.
   squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
   return 1 - (a * b).sum(-1) * jax.lax.rsqrt(squares + 1e-12)
 
@@ -152,7 +174,11 @@ def _attention(teacher, seen, batch) -> jax.Array:
   for number, (layer, _) in enumerate(teacher.related):
     for name, own in seen.related[layer].items():
       theirs = batch[f"teacher_{name}_{number}"]
+      # The largest number of relation heads that divides both. The widths of a relation
+      # head may differ, because only its products between positions are compared.
       heads = math.gcd(own.shape[2], theirs.shape[2])
       log_q, log_p = relations(own, heads), relations(theirs, heads)
+      # Masked positions have a probability of exactly 0 and finite logarithms, so they
+      # add 0 and no NaN.
       total += (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean(1) / 3
   return total / len(teacher.related)

@@ -1,6 +1,5 @@
 """Opens the teacher of a run, and checks that a student can learn from it."""
 
-
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
@@ -15,16 +14,16 @@ def build(
     distill: config_lib.Distill, source: sources_lib.Source, model: registry.Config,
     data: teacher_lib.Prepared
 ) -> teacher_lib.Teacher:
-  """The teacher that a run names; reads no array.
+  """Builds the teacher that a run names; reads no array.
 
   Args:
-    distill: Of the run.
+    distill: What the run matches, and with which weights.
     source: The teacher's checkpoint, opened.
     model: Config of the student.
-    data: Of the run.
+    data: Tokenized data of the run.
 
   Raises:
-    errors.UserError: If the two do not go together; says what does.
+    errors.UserError: If the two do not go together. The message says what does.
   """
   _check_numbers(distill)
   module, tokenizer = _model(source), source.tokenizer
@@ -36,6 +35,8 @@ def build(
   student = data.tokenizer
   if distill.vocabularies == SAME:
     _check_tokens(tokenizer, student, module.config)
+    # Both read the same rows here. With other vocabularies the teacher's row is cut at
+    # `longest` instead, and positions beyond it get no say.
     longest = registry.longest(module)
     if longest is not None and longest < data.lengths[-1]:
       raise errors.UserError(
@@ -45,6 +46,8 @@ def build(
   return teacher_lib.Teacher(
       distill=distill, module=module, source=source, tokenizer=tokenizer or student,
       student=student,
+      # Hidden states are matched in every layer by default, attention only in the last
+      # one, as in MiniLM (Wang et al., 2020).
       hidden=(pairs or _spread(model.num_layers, module.config.num_layers))
       if distill.hidden else (),
       related=(pairs or ((model.num_layers - 1, module.config.num_layers - 1),))
@@ -63,6 +66,8 @@ def _model(source: sources_lib.Source) -> registry.Model:
 def _spread(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
   """Layers at the same share of the depth (Jiao et al., 2020, section 3.1)."""
   pairs = ((i, (i + 1) * teacher // student - 1) for i in range(student))
+  # A student deeper than its teacher has lower layers that correspond to none of the
+  # teacher's; these are not matched.
   return tuple((i, layer) for i, layer in pairs if layer >= 0)
 
 
@@ -87,6 +92,8 @@ def _check_pair(distill, source, theirs, own) -> None:
   """Whether what is asked for can be matched between two models."""
   families = f"{type(theirs).__name__} to {type(own).__name__}"
   transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
+  # A model with a window computes each position from the tokens of its window alone, so
+  # it has no state per position of a row.
   layered = not any(
       isinstance(c, config_lib.Recurrent) and c.window for c in (theirs, own))
   others = distill.vocabularies != SAME
@@ -122,6 +129,8 @@ def _check_pair(distill, source, theirs, own) -> None:
 def _check_tokens(
     theirs: sources_lib.Tokenizer | None, own: sources_lib.Tokenizer,
     model: registry.Config) -> None:
+  # Without a tokenizer, equality of tokens cannot be checked. That the ids of the data
+  # fit the teacher's table is the weakest condition that prevents reading beyond it.
   if theirs is None:
     same, size = model.vocab_size >= own.size, model.vocab_size
   else:

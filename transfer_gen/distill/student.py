@@ -39,13 +39,13 @@ class Projections:
         lambda: self.init(jax.random.key(0), specs)))
 
   def init(self, key: jax.Array, specs: _Specs) -> dict[str, tree.Axes]:
-    """Initial values, drawn as LeCun normal."""
+    """Returns initial values, drawn as LeCun normal."""
     del specs
     return {projection(layer): _kernel(key, layer, width, axis, teacher)
             for layer, width, axis, teacher in self.widths}
 
   def around(self, train: bool) -> contextlib.AbstractContextManager[None]:
-    """The model computes as without them."""
+    """Returns a context that changes nothing: the model computes as without them."""
     del train
     return contextlib.nullcontext()
 
@@ -61,18 +61,20 @@ def extend(
 
 
 def projection(layer: int) -> str:
-  """The leaf that projects a layer's output, f32[D, E]."""
+  """Returns the name of the leaf that projects a layer's output, f32[D, E]."""
   return f"distill/layer_{layer}/kernel"
 
 
 def check_first(teacher: teacher_lib.Teacher | None, first: int) -> None:
-  """Whether all layers that are matched are run, where features are stored.
+  """Checks that every matched layer runs if features are stored.
 
   Raises:
-    errors.UserError: If one is not.
+    errors.UserError: If one does not run.
   """
   if teacher is None or not first:
     return
+  # Layers before `first` do not run, so their outputs would be missing from what the
+  # loss looks up.
   early = [layer for layer, _ in (*teacher.hidden, *teacher.related) if layer < first]
   if early:
     raise errors.UserError(

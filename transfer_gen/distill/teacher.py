@@ -61,6 +61,7 @@ class Teacher:
     """
     if self.distill.vocabularies == SAME:
       return batch
+    # Strings are handled on the host, so this cannot be part of the compiled program.
     inputs, index = alignment.teacher_rows(
         np.asarray(batch["inputs"]), self.student, self.tokenizer,
         registry.longest(self.module))
@@ -77,12 +78,16 @@ class Teacher:
       `teacher_query_0` and so on, as `taps` returns them.
     """
     read = batch if _INPUTS not in batch else {**batch, "inputs": batch[_INPUTS]}
+    # Stored features are the student's hidden states: the teacher starts from the
+    # inputs.
     read = {name: value for name, value in read.items() if name != "hidden"}
     with taps.listening(hidden=[b for _, b in self.hidden],
                         related=[b for _, b in self.related]) as seen:
+      # Without dropout: the teacher's answer to a batch does not depend on chance.
       logits = objectives.logits(self.module, params, read, False, None)
     found = {}
     if self.distill.logits:
+      # float32, because softmax over a large vocabulary and a logarithm follow.
       found[CHANCES] = self._chances(logits.astype(jnp.float32))
     for number, (_, layer) in enumerate(self.hidden):
       found[f"teacher_hidden_{number}"] = seen.hidden[layer].astype(jnp.float32)
@@ -92,6 +97,8 @@ class Teacher:
     if _INDEX not in batch:
       return found
     index = batch[_INDEX]
+    # -1 is no position. The first one is read in its place, times 0, because every
+    # entry must have the shape that the student's positions have.
     at, known = jnp.maximum(index, 0)[..., None], (index >= 0).astype(jnp.float32)
     found = {name: jnp.take_along_axis(value, at, axis=1) * known[..., None]
             for name, value in found.items()}
@@ -99,15 +106,20 @@ class Teacher:
 
   def _chances(self, logits: jax.Array) -> jax.Array:
     """Turns logits f32[B, U, W] into what the student's are compared with."""
+    # Rows of a padded table stand for no token and must get no probability.
     logits = logits[..., :self.tokenizer.size]
     chances = jax.nn.softmax(logits / self.distill.temperature)
     if self.distill.vocabularies == SAME:
       return chances
     if self.distill.vocabularies == ULD:
       return _descending(chances)
+    # Several tokens of the teacher may be nearest to one of the student's; their
+    # probabilities add up. What falls on tokens without a counterpart is lost, so the
+    # rest is normalized to sum to 1 again.
     known = np.flatnonzero(self._nearest >= 0)
     mapped = jnp.zeros((*chances.shape[:-1], self.student.size)).at[
         ..., self._nearest[known]].add(chances[..., known])
+    # The floor keeps 0 / 0 from becoming NaN if all probability was lost.
     return mapped / jnp.maximum(mapped.sum(-1, keepdims=True), 1e-30)
 
   @functools.cached_property
@@ -118,7 +130,9 @@ class Teacher:
 def feed(
     teacher: Teacher | None, parallel: config_lib.Parallel,
     put: Callable[[pipeline.Batch], Batch]) -> Callable[[pipeline.Batch], Batch]:
-  """Returns how batches reach a step: with what the teacher computes, if there is one.
+  """Returns a function that prepares a batch for a step.
+
+  It moves the batch to the devices and, if there is a teacher, adds what that computes.
 
   Args:
     teacher: The teacher, whose params are read here, once; or None.
@@ -129,11 +143,15 @@ def feed(
     return put
   mesh = sharding.make_mesh(parallel.data, parallel.fsdp, parallel.tensor)
   specs = teacher.source.specs
+  # Params are an argument of the compiled program and not constants in it, which would
+  # be a part of every program that is compiled.
   params = dict(teacher.source.read(list(specs), sharding.of_params(specs, mesh)))
   tell = jax.jit(teacher.tell)
 
   def fed(batch):
     batch = put(teacher.read(batch))
+    # The step never reads the teacher's tokens, whose width varies: with them in the
+    # batch it would be compiled anew for each width.
     own = {name: value for name, value in batch.items()
            if name not in (_INPUTS, _INDEX)}
     return {**own, **tell(params, batch)}

@@ -1,4 +1,4 @@
-"""The optimizer of the leaves that learn, and moments that go on from a source."""
+"""The optimizer of the leaves that learn, and moments that come from a source."""
 
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.train import moments

@@ -1,4 +1,4 @@
-"""What can be wrong in a config is found before anything is read."""
+"""Checks what the config alone shows to be wrong, before anything is read."""
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its params beside the arrays."""
+"""The facts that a checkpoint holds of its params, beside the arrays."""
 
 from typing import Any
 
@@ -10,7 +10,12 @@ from transfer_gen.transfer import plan as plan_lib
 
 
 def describe(assembled: assembled_lib.Assembled) -> dict[str, Any]:
-  """What a checkpoint says of its params, for those who transfer from it."""
+  """Returns what a checkpoint stores of its params, for a transfer from it.
+
+  Returns:
+    `axes` (axes of each leaf), `constants` (what the model computes beside its params),
+    `scales` (factor of each low-rank product) and `plan` (fingerprint of the plan).
+  """
   return {"axes": checkpoint.axes_facts(assembled.specs),
           "constants": registry.constants(assembled.run.model),
           "scales": scales.scales(assembled.run.adapters, tuple(assembled.specs)),

@@ -23,6 +23,8 @@ def snippet(run: reader_lib.Run, workdir: str) -> str:
   """
   if run.source is None:
     raise errors.UserError("plan --suggest needs a source in the config.")
+  # A plan or strategy of the run could raise misfits of its own, which are not about
+  # the suggestion.
   trial = dataclasses.replace(
       run, transfer=None, strategy=type(run.strategy)())
   inputs = reader_lib.Reader().read(trial, workdir)

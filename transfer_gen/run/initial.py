@@ -32,4 +32,6 @@ def params(
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns the random keys of a run: for dropout, fresh leaves, and drawn rows."""
+  # Each use has a key of its own, so that a transfer that draws more rows does not
+  # change the dropout masks, and a run and its control stay comparable.
   return tuple(jax.random.split(jax.random.key(seed), 3))

@@ -47,13 +47,18 @@ class Ledger:
     Raises:
       errors.UserError: If a loss is not finite.
     """
+    # One transfer for all pending steps. This is where the host waits for the device.
     fetched = jax.device_get(self._pending)
+    # Every step is looked at, and not only their sum, so that the message names the
+    # step at which the loss was not finite first.
     losses = [total / max(count, 1.0) for total, count in
               (metrics["loss"] for metrics in fetched)]
     for i, loss in enumerate(losses):
       if not np.isfinite(loss):
         self._stop(step - len(losses) + i + 1, float(loss))
     seconds = time.perf_counter() - self._started
+    # Totals and counts are added up before they are divided: batches hold different
+    # numbers of targets, and a mean of means would weigh them alike.
     sums = {name: np.sum([m[name] for m in fetched], 0) for name in fetched[0]}
     line = {name: float(total / max(count, 1)) for name, (total, count) in sums.items()}
     line["tokens_per_second"] = float(sums["loss"][1]) / seconds
@@ -72,6 +77,8 @@ class Ledger:
     rate = metrics.get("tokens_per_second")
     shown = f"{split} loss {metrics['loss']:.4f}" + (
         f" {rate:,.0f} tokens/s" if rate else "")
+    # In a log, each line is printed as it comes. On a terminal, training lines stay
+    # within the bar and validations scroll above it.
     if self._bar.disable:
       print(f"step {step}/{self._bar.total} {shown}", flush=True)
     elif split == "train":
@@ -84,6 +91,7 @@ class Ledger:
     self._bar.close()
 
   def _stop(self, step: int, loss: float) -> None:
+    # A checkpoint that is still being written is complete after this, and counts.
     self._checkpoints.wait()
     last = self._checkpoints.last_step()
     kept = (f"The last good checkpoint is of step {last}." if last is not None

@@ -1,4 +1,4 @@
-"""Trains a run: starts it, or goes on where its workdir stopped."""
+"""Trains a run: starts it, or resumes it from the last checkpoint of its workdir."""
 
 import dataclasses
 import math
@@ -29,10 +29,16 @@ from transfer_gen.train import step as step_lib
 
 @dataclasses.dataclass
 class Best:
-  """The best validation so far; travels in a checkpoint's facts."""
+  """The best validation so far, which each checkpoint stores in its facts.
+
+  Attributes:
+    loss: Lowest validation loss, in nats per token; infinite before the first one.
+    step: Step of that validation; -1 before the first one.
+    stale: Number of validations since then.
+  """
   loss: float = math.inf
   step: int = -1
-  stale: int = 0  # Validations since.
+  stale: int = 0
 
 
 def train(
@@ -64,12 +70,15 @@ def train(
   assembled = assemble.assemble(inputs.with_run(run))
   run = assembled.run  # With all that a strategy wrote.
   runner = stepping.runner(assembled)
+  # Before any array is read, so that a workdir of another run is refused at once and
+  # the audit can be read while the params still load.
   workdir_lib.claim(assembled, workdir, min_coverage)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
   session = _Session(
       assembled=assembled, runner=runner, checkpoints=checkpoints,
       key=initial.keys(run.seed)[0],
+      # Lines after the last checkpoint are dropped here: those steps are taken again.
       workdir=workdir, writer=records.MetricsWriter(workdir, last or 0))
   try:
     if last is None:
@@ -79,6 +88,8 @@ def train(
     else:
       print(f"{workdir}: goes on from step {last}", flush=True)
       best = _go_on(session, last, stop)
+    # Checkpoints are written in the background. `step` below is that of the newest
+    # complete one.
     checkpoints.wait()
     page.write(workdir)
   finally:
@@ -105,6 +116,8 @@ def _go_on(session: _Session, step: int, stop: int | None) -> Best:
   checkpoints = session.checkpoints
   facts = checkpoints.facts(step)
   best = Best(**facts["best"])
+  # Checked in the facts, which are small, so a run that has ended is reported without
+  # reading its arrays.
   if facts["finished"] or (stop is not None and step >= stop):
     return best
   state = state_lib.restored(session.assembled, checkpoints, step, session.runner)
@@ -122,12 +135,18 @@ def _loop(
       assembled, state.params, position, runner.put, session.workdir)
   score = evaluate.make_scorer(
       objectives.next_token(assembled.model, False, assembled.first_layer))
+  # Under pmap, validation runs on one device with params that `fetch` has taken from
+  # it, so its batches must not be split over devices.
   put = runner.put if run.parallel.mode == "jit" else jnp.asarray
   ledger = ledger_lib.Ledger(
       session.writer, checkpoints, done, run.train.steps)
   state = runner.place(state)
   finished = False
+  # Steps are counted on the host. Reading `state.step` would wait for the device in
+  # each step.
   while not finished and done != stop:
+    # A group that starts to learn gets its slots now, not at step 0, so that no memory
+    # is taken by what is still frozen. At step 0 `state.fresh` has made them.
     if done in optimizer.starts.values() and done:
       state = runner.fetch(state)
       state = runner.place(dataclasses.replace(
@@ -140,6 +159,8 @@ def _loop(
     validates = last or done % run.train.eval_every == 0
     saves = last or done == stop or done % run.train.checkpoint_every == 0
     if validates or saves or done % run.train.log_every == 0:
+      # Before validation and checkpoints, so that a loss that is not finite raises
+      # before such params are saved.
       ledger.settle(done)
     if validates:
       params = runner.fetch(state).params
@@ -147,13 +168,19 @@ def _loop(
                      lambda b: jax.tree.map(put, b))
       ledger.write(done, "validation", scores.metrics())
       _judge(best, scores.metrics()["loss"], done)
+      # The best params are saved before this step's own checkpoint, whose facts name
+      # them.
       if best.step == done:
         checkpoints.save_best(done, params, facts_lib.describe(assembled))
       ledger.restart()
+    # A patience of 0 never stops a run.
     finished = last or 0 < run.train.patience <= best.stale
     if saves or finished:
       fetched = runner.fetch(state)
       checkpoints.save(done, fetched.params, fetched.opt_state, {
+          # The position of the batches and the best loss so far travel with the params,
+          # so that a resumed run sees the batches and decides as an uninterrupted one
+          # would.
           **facts_lib.describe(assembled), "data": feed.batches.get_state(),
           "finished": finished, "best": dataclasses.asdict(best)})
   ledger.close()
@@ -161,6 +188,7 @@ def _loop(
 
 
 def _judge(best: Best, loss: float, step: int) -> None:
+  # A NaN is never less, so it counts as no improvement.
   if loss < best.loss:
     best.loss, best.step, best.stale = loss, step, 0
   else:

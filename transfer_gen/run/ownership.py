@@ -45,6 +45,7 @@ def check(
     errors.UserError: If its config, plan or texts are others; lists what differs.
   """
   read = lambda name: json.loads((workdir / name).read_text())
+  # JSON has no tuples: after a round trip, both sides hold lists and can be compared.
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
       # Read and written again: older files lack new fields.
@@ -52,6 +53,8 @@ def check(
       of_json(codec.run_to_json(assembled.run))))
   if differ:
     raise _of_another("config", workdir, differ)
+  # Config first, then the plan, then the texts: a changed config often changes the
+  # other two, and the message should give the cause.
   theirs = read_plan(workdir)
   if plan_lib.fingerprint(theirs) != audit.plan:
     rows = difference.rows(audit_lib.read(workdir), audit)
@@ -75,6 +78,7 @@ def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
   arrays = {}
   if (workdir / ARRAYS).exists():
     try:
+      # From bytes, because NumPy opens no gs:// paths. No pickle, which could run code.
       with np.load(io.BytesIO((workdir / ARRAYS).read_bytes()),
                    allow_pickle=False) as stored:
         arrays = dict(stored)

@@ -43,10 +43,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def svg(canvas: figure.Figure) -> str:
-  """Returns a figure as SVG; equal figures give equal texts."""
+  """Returns a figure as SVG, without the date at which it was drawn."""
   buffer = io.StringIO()
+  # A date would change with each report of one run. The ids of the parts still do,
+  # because `svg.hashsalt` is not set.
   canvas.savefig(buffer, format="svg", metadata={"Date": None})
   text = buffer.getvalue()
+  # Without the XML declaration and the document type, which have no place in HTML.
   return text[text.index("<svg"):]
 
 

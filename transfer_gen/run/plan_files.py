@@ -34,6 +34,7 @@ def write_audit(
   audit = _audit(assembled)
   audit_lib.check_coverage(audit, min_coverage)
   workdir = epath.Path(workdir)
+  # Before anything is written: the files there belong to the other run.
   if ownership.is_claimed(workdir):
     ownership.check(workdir, assembled, audit)
   workdir.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,7 @@ def write_audit(
     whole.write_bytes(workdir / ARRAYS, buffer.getvalue())
   # After the arrays that it names.
   whole.write_json(workdir / PLAN, plan_lib.to_json(assembled.plan))
+  # An earlier plan's arrays go only when the plan that named them is gone.
   if not arrays:
     (workdir / ARRAYS).unlink(missing_ok=True)
   whole.write_json(workdir / audit_lib.FILE, audit_lib.to_json(audit))

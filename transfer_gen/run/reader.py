@@ -55,7 +55,7 @@ class Reader:
         data=self.data(run.data, tokenizer, model))
 
   def texts(self, config: config_lib.Data) -> tuple[Texts, dict[str, Any]]:
-    """Documents of each split, and the facts that data.json holds of them."""
+    """Returns the documents of each split, and the facts that data.json holds."""
     key = _texts_key(config)
     if key not in self._texts:
       # A study of how much data is enough asks for many fractions of one data set.
@@ -78,7 +78,11 @@ class Reader:
       tokenizer: Tokenizer of the run.
       model: Config of the model; a model with an encoder has rows of its own form.
     """
+    # The config of a model without an encoder does not change the rows, so it is no
+    # part of the key, and runs of different sizes share them.
     encoder: Any = model if registry.encodes(model) else None
+    # Configs are mutable and so not hashable; their repr lists every field. Tokenizers
+    # of two runs may be equal and be two objects, so their files are compared.
     key = (repr(config), _fingerprint(tokenizer), repr(encoder))
     if key not in self._tokenized:
       texts, facts = self.texts(config)

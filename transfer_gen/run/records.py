@@ -23,11 +23,15 @@ class MetricsWriter:
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = self._path.open("a")
     self._events = tensorboardX.SummaryWriter(
+        # TensorBoard hides events from this step on that an earlier process has
+        # written.
         str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Adds one line."""
     self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+    # Flushed line by line, so that a run can be watched, and a killed one keeps its
+    # lines.
     self._file.flush()
     for name, value in metrics.items():
       self._events.add_scalar(f"{split}/{name}", value, step)

@@ -20,7 +20,7 @@ from transfer_gen.train import step as step_lib
 def fresh(
     assembled: assembled_lib.Assembled,
     shardings: Mapping[str, jax.sharding.Sharding]) -> step_lib.TrainState:
-  """The state at step 0: params as the rows say, moments from a source if marked.
+  """Returns the state at step 0, with moments from a source where rows are marked.
 
   Args:
     assembled: The run.
@@ -38,7 +38,7 @@ def fresh(
 def restored(
     assembled: assembled_lib.Assembled, checkpoints: checkpoint.Checkpoints, step: int,
     runner: parallel.Runner) -> step_lib.TrainState:
-  """The state that a checkpoint holds.
+  """Returns the state that a checkpoint holds.
 
   Args:
     assembled: The run.

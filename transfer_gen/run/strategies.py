@@ -1,4 +1,4 @@
-"""Strategies by name: each writes what learns in a run, and its objective."""
+"""Strategies by name: each decides what learns in a run, and with which objective."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -46,6 +46,8 @@ def check(run: config_lib.Run) -> None:
         " source.path.")
   for field in dataclasses.fields(strategy):
     value = getattr(strategy, field.name)
+    # A field that the strategy ignores is an error, because somebody who sets it
+    # expects an effect.
     if value != field.default and field.name not in ("name", *_READS.get(name, ())):
       reason = f"{name!r} does not read it" if name else "strategy.name is empty"
       raise errors.UserError(
@@ -76,6 +78,8 @@ def base(
     rules = [rule for rule in plan.rules if rule.target != PROJECTIONS]  # Come later.
     return dataclasses.replace(plan, rules=tuple(rules), groups=_ALL)
   return plan_lib.TransferPlan(
+      # The first rule that matches wins, so those of adapters stand before the rule for
+      # all leaves.
       rules=(*_identity(run.adapters), plan_lib.Rule(
           target="(.*)", source=r"\1", why="the leaf of its name")),
       axes=(plan_lib.On(axis="vocab", map=axes_lib.MatchTokens()),) if matches else (),
@@ -100,6 +104,9 @@ def write(
     errors.UserError: If the strategy asks for what the model does not have.
   """
   strategy = run.strategy
+  # The order matters: freezing counts groups as the strategy wrote them, the factor of
+  # the learning rate must not reach the groups for fresh leaves below, and those go
+  # first, because the first group that matches owns a leaf.
   groups, changes = _WRITERS[strategy.name](run, rows)
   groups = _frozen_below(groups, strategy.frozen)
   mult = strategy.lr_mult or (_LORA_MULT if strategy.name == LORA else 1.0)
@@ -119,7 +126,7 @@ def write(
 
 def with_drawn(
     run: config_lib.Run, name: str, params: str, why: str) -> config_lib.Run:
-  """Returns the run with leaves that no source has: they are drawn, and learn.
+  """Returns the run with leaves that no source has, which are drawn and learn.
 
   Args:
     run: What `write` returned.
@@ -140,6 +147,7 @@ def _fine_tune(run, rows):
 
 def _feature_extraction(run, rows):
   del rows
+  # The groups are in order from the top to the bottom, so the first one holds the head.
   top, *_ = groups_lib.by_layer(run.model)
   return (top, _REST), {}
 
@@ -164,6 +172,7 @@ def _discriminative(run, rows):
 def _gradual_unfreezing(run, rows):
   del rows
   groups = groups_lib.by_layer(run.model)
+  # By default, the last group starts to learn in the middle of the run at the latest.
   every = run.strategy.every or max(1, run.train.steps // (2 * len(groups)))
   return groups_lib.gradual_unfreezing(groups, every), {}
 
@@ -172,6 +181,8 @@ def _l2_sp(run, rows):
   del rows
   anchor = plan_lib.L2SP(alpha=run.strategy.alpha, beta=run.strategy.beta)
   groups = groups_lib.by_layer(run.model) if run.strategy.frozen else _ALL
+  # Weight decay pulls to zero and the anchor to the source. L2-SP replaces the former
+  # (Li et al., 2018).
   return tuple(dataclasses.replace(group, anchor=anchor, weight_decay=0.0)
                for group in groups), {}
 
@@ -180,11 +191,14 @@ def _lora(run, rows):
   del rows
   adapters = run.adapters or (config_lib.LoRA(
       params=config_adapters.LAYER_KERNELS, rank=run.strategy.rank,
+      # With alpha = 2 r the factor of the product, alpha / r, is 2 for every rank.
       alpha=2.0 * run.strategy.rank),)
   return groups_lib.low_rank(adapters), {"adapters": adapters}
 
 
 def _distill(run, rows):
+  # Vocabularies are the same if each row of a table comes from the source's row of the
+  # same number. Then the loss compares logits token by token.
   same = all(np.array_equal(change.binding.index, np.arange(row.spec.shape[change.dim]))
              for row in rows for change in row.changes if _is_vocab(row, change))
   if run.source is None:
@@ -228,6 +242,7 @@ def _frozen_below(groups: _Groups, count: int) -> _Groups:
         f"strategy.frozen is {count}, must be 0 to {len(learning) - 1}: the strategy"
         f" has {len(learning)} groups that learn, from the top to the bottom"
         f" {', '.join(group.name for group in learning)}.")
+  # The slice counts from the front, because `[-0:]` would be all of them.
   frozen = {group.name for group in learning[len(learning) - count:]}
   return tuple(
       plan_lib.Group(name=group.name, params=group.params, unfreeze_step=None)
@@ -236,8 +251,11 @@ def _frozen_below(groups: _Groups, count: int) -> _Groups:
 
 def _fresh(rows: Sequence[resolve.Row], groups: _Groups) -> _Groups:
   """Groups for leaves that no source reached, which would stay frozen as drawn."""
+  # Leaves that learn anyway need no group of their own.
   frozen = [row for row in rows if _owner(groups, row.name).unfreeze_step is None]
   whole = [row for row in frozen if not row.sources]
+  # A negative index is a row that no token of the source fills. Only these rows of the
+  # table learn, so that the transferred ones stay as frozen as the strategy says.
   tables = [row for row in frozen if any(
       _is_vocab(row, change) and (change.binding.index < 0).any()
       for change in row.changes)]

@@ -107,7 +107,10 @@ class Trained:
     return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
 
   def rooms(self, prompts: Sequence[str]) -> list[float]:
-    """Returns how many tokens the model can read after each prompt; infinite if any."""
+    """Returns how many tokens the model can read after each prompt.
+
+    The number is infinite for a model that can read texts of any length.
+    """
     longest = registry.longest(self.model)
     return [math.inf if longest is None else longest - len(prompt)
             for prompt in self._read(prompts)["prompts"]]
@@ -138,6 +141,8 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
   run = source.require_run()
   return Trained(
       run=run, step=source.step,
+      # Without the projections of a distillation: `checkpoint.find` leaves them out, as
+      # only the loss of the training read them.
       model=wrap.build(run.model, run.adapters),
       params=dict(source.read(list(source.specs))),
       tokenizer=source.require_tokenizer())

@@ -1,4 +1,4 @@
-"""Checkpoints of other frameworks as sources: our names and axes, their sizes."""
+"""Checkpoints of other frameworks as sources: under our names, at their sizes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import logging
@@ -90,13 +90,13 @@ class Foreign(source_lib.Source):
 
 def view(
     raw: architecture.Raw, name: str = "", vocabulary: str = REFUSE) -> Foreign:
-  r"""Sees a checkpoint as a source of ours; reads no array.
+  r"""Returns a checkpoint as a source under our names; reads no array.
 
   Args:
-    raw: From `sources.open`.
-    name: Of one of `MAPS`, or the path of a map file. "": found out.
-    vocabulary: `refuse` or `repair` one with damaged or doubled entries; what is
-      repaired is logged, entry by entry.
+    raw: The checkpoint under its own names, as a function of `detect` opens it.
+    name: Name of one of `MAPS`, or path of a map file. If empty, it is detected.
+    vocabulary: Whether to `refuse` (the default) or to `repair` a vocabulary with
+      damaged or duplicate entries. Each repair is logged.
 
   Raises:
     errors.UserError: If there is no such map, none recognizes the checkpoint, its
@@ -124,6 +124,7 @@ def view(
   if vocabulary not in (REFUSE, REPAIR):
     raise errors.UserError(
         f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r} or {REPAIR!r}.")
+  # A path wins over a name: no shipped map has a name that ends in .json.
   if name.endswith(".json"):
     return Foreign(raw, name, *map_file.read(epath.Path(name).expanduser()))
   chosen = shipped.choose(raw, name)
@@ -133,6 +134,8 @@ def view(
     found = chosen.tokenizer(raw, model, vocabulary == REPAIR)
   tokenizer, notes = (None, ()) if found is None else found
   what = "no tokenizer" if tokenizer is None else "vocabulary repaired"
+  # A warning and no error: the user asked for the repair, or the model works without a
+  # tokenizer.
   for note in notes:
     logging.getLogger(__name__).warning("%s: %s: %s", raw.path, what, note)
   return Foreign(raw, chosen.name, model, how, tokenizer, notes)

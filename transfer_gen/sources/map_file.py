@@ -54,8 +54,11 @@ def read(
   """
   if not path.is_file():
     raise errors.UserError(f"source.map: there is no {path}.")
+  # Everything below reads what a person wrote, so that any KeyError or TypeError is
+  # reported as a mistake in this file.
   with architecture.malformed(path, "map"):
     data = architecture.read_json(path)
+    # A misspelled field would otherwise be dropped in silence, as `unsued` would.
     if unknown := data.keys() - _FIELDS:
       raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
     if missing := {"model", "lines"} - data.keys():
@@ -112,6 +115,8 @@ def to_json(source: source_lib.Source) -> dict[str, Any]:
 def _lines(
     lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> architecture.Map:
   """The map that a plan holds in this form, see `to_json`."""
+  # The parser of plans is used again, so that a layout is written in one way in both
+  # files. A plan with the map as its only content is wrapped around it for that.
   how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
          "unused": unused}
   plan = plan_lib.from_json(

@@ -54,10 +54,14 @@ def open(
   """
   path = epath.Path(path)
   opener, vectors = _opener_of(path), word_vectors.recognizes(path)
+  # An argument that would be ignored is an error: somebody who gives a map believes
+  # that it is used.
   if opener is None and map_name:
     kind = "word vectors need" if vectors else "a checkpoint of ours needs"
     raise errors.UserError(f"{path}: {kind} no map, and {map_name!r} is given.")
   if opener is None and not vectors:
+    # A missing path falls through to `open_own`, which reports that there is no such
+    # file or folder.
     if path.is_file():
       raise errors.UserError(
           f"{path}: not a checkpoint by its name. Supported are files that end in"
@@ -106,6 +110,9 @@ def leaves(
     {'lstm.0.bias': (8,)}
   """
   opener = _opener_of(epath.Path(path))
+  # A step goes through `open`, so that one given for a checkpoint of another framework
+  # is refused there. Without one, such a checkpoint is listed under its own names, for
+  # which no map is needed.
   found = open(path, step) if opener is None or step >= 0 else opener()
   return found.title, found.specs
 

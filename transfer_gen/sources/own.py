@@ -32,6 +32,8 @@ class Own(source_lib.Source):
   @functools.cached_property
   def workdir(self) -> epath.Path | None:
     """Workdir of the run that wrote it, or None if it lies in none."""
+    # The nearest folder above that has a config: the checkpoint may be in
+    # `checkpoints/`, in `checkpoints/best/`, or may have been copied elsewhere.
     return next((parent for parent in self.path.parents
                  if (parent / codec.CONFIG).exists()), None)
 
@@ -107,6 +109,8 @@ class Own(source_lib.Source):
   @functools.cached_property
   def tokenizer(self) -> source_lib.Tokenizer | None:
     """Tokenizer of the run."""
+    # Searched on its own and not in `workdir`, so that a copied checkpoint with a
+    # tokenizer beside it keeps its tokens.
     folder = next((parent / tokenizers.FOLDER for parent in self.path.parents
                    if (parent / tokenizers.FOLDER).exists()), None)
     return None if folder is None else tokenizers.load(folder)
@@ -181,5 +185,8 @@ def is_run(path: epath.Path) -> bool:
     >>> is_run(workdir)
     True
   """
+  # Checkpoints are in folders that are named by their steps, and a workdir has
+  # `checkpoints/`. No config is asked for, because a checkpoint may have been copied
+  # out of its workdir.
   return path.is_dir() and any(
       p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir())

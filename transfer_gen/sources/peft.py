@@ -1,12 +1,12 @@
 """Low-rank adapters as PEFT stores them, under our names.
 
-A folder of PEFT's holds `adapter_config.json` and `adapter_model.safetensors`: for each
-module that was adapted, A [R, inputs] and B [outputs, R]. Which kernels of ours lie in
-a module, and where, follows from the map of the architecture that it stands beside: a
-map only rearranges, so each row and column of theirs belongs to one index of ours.
-Query, key and value that are one module there have one A; each of ours gets it, and
-its own rows of B. Written by us, such a module has a block for each, one after the
-other, and the file says so.
+A folder that PEFT wrote holds `adapter_config.json` and `adapter_model.safetensors`,
+with A [R, inputs] and B [outputs, R] for each module that was adapted. The map of the
+adapted architecture shows which of our kernels a module holds, and where: a map only
+rearranges, so each row and column of theirs belongs to one index of ours. Where query,
+key and value are one module, they share one A; each of our kernels gets that A and its
+own rows of B. If this package wrote such a module, A and B have a block for each
+kernel, one after the other, and the file's metadata lists the blocks.
 
 Format: https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
@@ -46,7 +46,17 @@ _IDLE = frozenset((
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Row:
-  """Where a leaf of ours lies: its part, beside which kernel, in which rows of A."""
+  """Where a leaf of ours is stored.
+
+  Attributes:
+    part: `a`, `b` or `magnitude`.
+    kernel: Name of the kernel that it adapts.
+    place: The module that holds the kernel, and where.
+    block: Rows of A, and columns of B, that belong to the kernel.
+    spec: Spec of the leaf.
+    scale: Factor of the low-rank product.
+  """
+
   part: str
   kernel: str
   place: peft_modules.Place
@@ -122,6 +132,7 @@ class Adapter(source_lib.Source):
   def _value(self, row: _Row) -> np.ndarray:
     place = row.place
     [(_, value)] = self.raw.read([self._modules[place.module][row.part]])
+    # PEFT may save in float16 or bfloat16, and our leaves are float32.
     value = np.asarray(value, np.float32)
     if row.part == "a":
       return value[row.block][:, place.inputs].T
@@ -129,6 +140,8 @@ class Adapter(source_lib.Source):
       return value[place.outputs][:, row.block].T
     assert self._base is not None  # Magnitudes are rows only where there is a base.
     [(_, kernel)] = self._base.read([row.kernel])
+    # Our leaf is the difference from the norms of the kernel, which is zero at the
+    # start of a training whatever the kernel is.
     return value.reshape(-1)[place.outputs] - calls.norms(
         kernel.reshape(len(place.inputs), -1))
 
@@ -136,6 +149,8 @@ class Adapter(source_lib.Source):
       self, kernel: str, place: peft_modules.Place, fields: Mapping[str, Any]
   ) -> None:
     tensors, own = self._modules[place.module], self._blocks.get(place.module)
+    # The module was written by us for some of its kernels only, such as queries and
+    # values: the others have no adapter.
     if own is not None and kernel not in own:
       return
     shapes = {part: self.raw.specs[name].shape for part, name in tensors.items()}
@@ -151,6 +166,8 @@ class Adapter(source_lib.Source):
     if not 0 <= first < last <= rank:
       raise errors.UserError(f"{place.module}: rows {first} to {last} of {rank}.")
     block = slice(first, last)
+    # The same code that makes the leaves of a LoRA in a run gives names, shapes and
+    # axes here, so that the two cannot differ.
     adapter = config_lib.LoRA(params=re.escape(kernel), name=NAME,
                               rank=last - first, dora="magnitude" in shapes)
     leaves = adapter_leaves.by_part(adapter, kernel, place.spec)
@@ -204,11 +221,14 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
 def _scale(fields: Mapping[str, Any], module: str) -> float:
   rank = _of_module(fields, "rank_pattern", "r", module)
   alpha = _of_module(fields, "alpha_pattern", "lora_alpha", module)
+  # rsLoRA divides by the root of the rank (Kalajdzievski, 2023).
   return alpha / (rank ** 0.5 if fields.get("use_rslora") else rank)
 
 
 def _of_module(fields, pattern, plain, module):
   for key, value in (fields.get(pattern) or {}).items():
+    # PEFT matches a key of `rank_pattern` as a regex against the end of a module's
+    # name, from a dot on.
     if module == key or re.fullmatch(rf"(.*\.)?({key})", module):
       return value
   return fields[plain]

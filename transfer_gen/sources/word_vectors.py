@@ -37,6 +37,8 @@ class WordVectors(source_lib.Source):
     Raises:
       errors.UserError: If the file has another form, or its list of words is missing.
     """
+    # Only the shape is found here. A file of vectors often has gigabytes of text, and a
+    # plan is checked before any number is read.
     self._path, self._words = path, None
     if path.suffix == ".npy":
       self._words, shape = _list_beside(path), numpy_files.leaf(path).shape

@@ -48,5 +48,8 @@ def describe(
   score = trained_lib.scorer(assembled.model)
   before, after = (
       score(params, data, "test", run.train.batch_size).metrics()["bits_per_byte"]
+      # `before` is measured on the target as it starts, with the transferred
+      # vocabulary, and not on the source itself: what the transfer lost is not counted
+      # as forgotten.
       for params in (initial.params(assembled), trained.params))
   return found | {"before": before, "after": after, "forgetting": after - before}

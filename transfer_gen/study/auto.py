@@ -51,6 +51,7 @@ def train(
   """
   workdir, reader = epath.Path(workdir), reader or reader_lib.Reader()
   if run.strategy.name == strategies.AUTO:
+    # The decision is written last, so where there is one, the search is complete.
     if not decision.read(workdir):
       if ownership.is_claimed(workdir):
         raise errors.UserError(
@@ -111,6 +112,9 @@ def _take_over(workdir: epath.Path) -> None:
   folder = workdir / decision.FOLDER / decision.read(workdir)["winner"]
   if not folder.exists():
     return
+  # A call that was killed between two moves continues here: what was moved is gone from
+  # the folder. A folder that exists in the workdir is replaced, because a rename onto a
+  # folder that is not empty fails.
   for path in sorted(folder.iterdir()):
     if (workdir / path.name).is_dir():
       (workdir / path.name).rmtree()

@@ -10,6 +10,8 @@ from transfer_gen import errors
 from transfer_gen.transfer import groups
 
 COMMON = config_lib.Strategy(name="fine_tune")  # What all start as.
+# Later rounds get more, because the order of candidates at an early step says little
+# about the end.
 _PERCENT = (20, 30, 50)  # Of the budget, by round.
 
 
@@ -22,10 +24,15 @@ def candidates(
       the top to the bottom.
   """
   make = config_lib.Strategy
+  # `steepest` goes back to the order from top to bottom, in which groups are listed
+  # everywhere.
   half = len(gradients) // 2
   steepest = sorted(gradients, key=gradients.__getitem__, reverse=True)
   steepest = [name for name in gradients if name in steepest[:max(1, half)]]
   return {
+      # No candidate learns faster throughout than the run itself: a faster one looks
+      # best early and overfits later. Factors above 1 stand only where most layers are
+      # slower or frozen.
       "all": [make(name="fine_tune"), make(name="fine_tune", lr_mult=0.3)],
       "by_layer": [make(name="discriminative"),
                    make(name="discriminative", lr_mult=2.0)],
@@ -54,6 +61,8 @@ def rungs(budget: int, counts: tuple[int, int, int]) -> list[tuple[int, int]]:
   """
   result, step = [], 0
   for count, percent in zip(counts, _PERCENT):
+    # Integers throughout, so that the rounds never take more than the budget. Each
+    # round adds to the steps that a candidate has, because it resumes.
     step += budget * percent // 100 // count
     result.append((count, step))
   if result[0][1] < 1:

@@ -51,6 +51,7 @@ def of_step(
     batch: A batch; only its shapes count.
     step: Number of steps before it.
   """
+  # Shapes alone are enough, so a model that fits into no memory here can be counted.
   params = _shapes(specs)
   opt_state = jax.eval_shape(
       lambda params: optimizer.extend({}, params, step), params)
@@ -61,6 +62,8 @@ def of_step(
       lambda state, batch, key: step_lib.train_step(
           state, batch, nll_fn=nll_fn, optimizer=optimizer, key=key),
       state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  # Counted after the split that a step makes, so that rows of a table that do not learn
+  # are left out.
   learning, _ = jax.eval_shape(optimizer.split, params, opt_state)
   return Cost(
       flops=counted, learning=sum(x.size for x in learning.values()),
@@ -86,10 +89,12 @@ def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
   nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
   run = assembled.run
   batches = assembled.data.train_batches(run.train.batch_size, run.seed)
+  # Batches of the same shapes cost the same, so each shape is traced only once.
   shapes: dict[tuple, list[Any]] = {}
   for _ in range(_BATCHES):
     batch = next(batches)
     shapes.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
+  # The cost of a step changes only where a group starts to learn.
   starts = sorted({0, *assembled.optimizer.starts.values(), steps})
   total = _storing(assembled)
   for start, end in itertools.pairwise(s for s in starts if s <= steps):
@@ -114,6 +119,8 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
     *given: Its arguments: arrays, or their shapes.
   """
   traced = jax.make_jaxpr(function)(*given).jaxpr
+  # XLA drops what no result needs, such as the gradients of frozen leaves. The count
+  # does so first, or it would charge for them.
   needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
   return _count(needed)
 
@@ -130,6 +137,8 @@ def _storing(assembled):
   """FLOPs of storing the features, if there are any."""
   if not assembled.first_layer:
     return 0.0
+  # One row counts for all of its length, because layers treat the rows of a batch
+  # alike.
   begin = buckets.beginning(assembled.model, assembled.first_layer)
   params = _shapes(assembled.specs)
   return sum(len(inputs) * flops(begin, params, inputs[:1])
@@ -153,6 +162,8 @@ def _count(jaxpr) -> float:
   for equation in jaxpr.eqns:
     if equation.primitive.name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
+      # 2 m n k: a multiplication and an addition for each element of the output and
+      # each contracted element of the left operand.
       shape = equation.invars[0].aval.shape
       total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
           shape[dim] for dim in contracted)
@@ -160,6 +171,7 @@ def _count(jaxpr) -> float:
     if equation.primitive.name == "cond":
       total += max(inner)
     else:
+      # `scan` has a length; `while` has none and counts once, as do calls of functions.
       total += equation.params.get("length", 1) * sum(inner)
   return total
 

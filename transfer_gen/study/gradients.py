@@ -1,4 +1,4 @@
-"""The size of the gradient of each layer relative to its params (Lee et al., 2023)."""
+"""Size of each layer's gradient relative to its params (Lee et al., 2023)."""
 
 import jax
 import numpy as np
@@ -28,6 +28,8 @@ def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
 
   run = assembled.run
   batches = assembled.data.train_batches(run.train.batch_size, run.seed)
+  # The gradients of sums are added up and divided by the number of targets once, so
+  # each target counts the same whatever batch it is in.
   total = jax.tree.map(np.zeros_like, jax.device_get(params))
   count = 0.0
   for _ in range(_BATCHES):
@@ -40,7 +42,9 @@ def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
   squares = np.zeros((2, len(groups)))
   for name, value in params.items():
     index = next(i for i, pattern in enumerate(names) if tree.match([pattern], name))
+    # float64, because a layer has millions of squares, most of them tiny.
     squares[0, index] += np.square(np.asarray(total[name], np.float64) / count).sum()
     squares[1, index] += np.square(np.asarray(value, np.float64)).sum()
+  # A group whose params are all zero would otherwise divide by zero.
   ratios = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))
   return {group.name: float(ratio) for group, ratio in zip(groups, ratios)}

@@ -14,7 +14,15 @@ Run, Study = config_lib.Run, config_lib.Study
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """One training of a study: a run with a seed and a learning rate."""
+  """One training of a study: a run with a seed and a learning rate.
+
+  Attributes:
+    name: Name of the run in the study.
+    seed: Seed that replaces the run's own.
+    lr: Peak learning rate that replaces the run's own.
+    workdir: Folder that the training writes to.
+    run: Config of the run, with seed, learning rate and the paths of its sources.
+  """
   name: str
   seed: int
   lr: float
@@ -36,11 +44,15 @@ def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
   result = []
   for name in _in_order(study.runs):
     run = study.runs[name]
+    # A run that is only a source trains once: all compared runs start from the same
+    # one, and its chance is not what the study measures.
     seeds = study.seeds if name in compared else study.seeds[:1]
     lrs = (study.lrs or (run.optim.lr,)) if name in compared else (run.optim.lr,)
     for seed in seeds:
       for lr in lrs:
         folder = epath.Path(workdir) / name
+        # `:g` gives each rate a short name that is the same in every call, by which a
+        # study that goes on finds its runs.
         if name in compared:
           folder = folder / f"seed_{seed}" / f"lr_{lr:g}"
         result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,

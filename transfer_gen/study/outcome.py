@@ -11,8 +11,8 @@ from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import accounts
 from transfer_gen.study import jobs
 
-_ANSWER = 48  # Tokens of a sample.
-_WORDS = 8  # Of a text that a language model goes on from.
+_ANSWER = 48  # Largest number of tokens of a sample.
+_WORDS = 8  # Number of words of a text that a language model is given to continue.
 _STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
 
 
@@ -38,22 +38,24 @@ def test(
 
 
 def metrics(job: jobs.Job) -> list[dict[str, Any]]:
-  """Lines of the metrics of a training."""
+  """Returns the lines of the metrics of a training."""
   return records.read_metrics(job.workdir)
 
 
 def validations(job: jobs.Job) -> list[tuple[int, float]]:
-  """Step and loss of each validation of a training."""
+  """Returns step and loss of each validation of a training."""
   return [(line["step"], line["loss"])
           for line in records.read_metrics(job.workdir)
           if line["split"] == "validation"]
 
 
 def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
-  """Samples after the first prompts that leave the model room for a whole answer.
+  """Continues the first prompts that leave the model room for a whole answer.
 
-  If there are none, the prompts that leave it most room are taken.
+  If there are none, it continues the prompts that leave it most room.
   """
+  # Capped, so that all prompts with enough room are equal and the stable sort keeps the
+  # first of them.
   rooms = [min(room, _ANSWER) for room in trained.rooms([p for p, _ in pairs])]
   chosen = [i for i in sorted(range(len(pairs)), key=rooms.__getitem__, reverse=True)
             if rooms[i] > 0][:count]
@@ -77,14 +79,17 @@ def _improving(job: jobs.Job) -> bool:
   """Whether validation loss still fell by over 1% in the last fifth of the run."""
   curve = validations(job)
   until = 0.8 * job.run.train.steps
+  # A run with few validations may have none that early, and its first one stands in.
   early = [loss for step, loss in curve if step <= until] or [curve[0][1]]
   return (early[-1] - curve[-1][1]) / early[-1] > _STILL_IMPROVING
 
 
 def cost(job: jobs.Job) -> dict[str, Any]:
-  """Tokens and seconds of a training."""
+  """Returns the number of tokens and the seconds of a training."""
   lines = [line for line in records.read_metrics(job.workdir)
            if line["split"] == "train"]
+  # Metrics hold the rate and the seconds of each line, whose product is the whole
+  # number of tokens that were trained on.
   return {"train_tokens": sum(round(line["tokens_per_second"] * line["seconds"])
                               for line in lines),
           "train_seconds": round(sum(line["seconds"] for line in lines), 1)}

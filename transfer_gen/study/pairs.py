@@ -12,6 +12,8 @@ from transfer_gen.train import score as score_lib
 
 def best_lr(tried: list[jobs.Job]) -> float:
   """Returns the learning rate with the lowest best validation loss, mean over seeds."""
+  # A mean over seeds: the best rate of each single seed would fit the noise of that
+  # seed.
   losses: dict[float, list[float]] = {}
   for job in tried:
     losses.setdefault(job.lr, []).append(
@@ -42,6 +44,8 @@ def _reached(treated: dict[str, Any], control: dict[str, Any]) -> int | None:
 
 
 def _pool(scores: list[score_lib.Scores]) -> score_lib.Scores:
+  # Sums over seeds keep one entry per document. Seeds are not further documents, so the
+  # interval must not shrink with their number.
   return score_lib.Scores(
       nats=np.sum([s.nats for s in scores], 0),
       tokens=np.sum([s.tokens for s in scores], 0),

@@ -101,6 +101,8 @@ def replace_section(text: str, key: str, section: str) -> str:
   """Puts the section of `key` in place of its earlier one, or at the end."""
   begin, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
   new = f"{begin}\n{section}{end}\n"
+  # Comments of HTML, which a reader of the page does not see, enclose a section. The
+  # command that produced it is the key: a repeated study replaces only its own section.
   if begin not in text:
     return f"{text.rstrip()}\n\n{new}".lstrip()
   before, _, rest = text.partition(begin)
@@ -175,6 +177,7 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _verdicts(facts) -> list[str]:
   lines, warned = [], set()
   for pair in facts["comparisons"]:
+    # Only an interval without 0 is called a difference.
     sign = ("better" if pair["low"] > 0 else "worse" if pair["high"] < 0
             else "not told apart")
     lines.append(

@@ -25,11 +25,14 @@ def search(
       dataclasses.replace(run, strategy=candidates_lib.COMMON), folder / "none")
   common = assemble.assemble(inputs)
   plan_files.check_coverage(common, min_coverage)
+  # Computed anew when a search goes on: the seed and the data fix it, so the candidates
+  # are the same ones.
   gradients = gradients_lib.relative_gradients(common)
   families = candidates_lib.candidates(gradients)
   tried = {candidates_lib.name(strategy): strategy
            for some in families.values() for strategy in some}
   begun = decision.losses(workdir)  # By a search that was cut.
+  # Losses at other stops could not be compared with these.
   if begun.get("budget", budget) != budget:
     raise errors.UserError(
         f"{folder}: a search with strategy.budget={begun['budget']} began there, and"
@@ -38,13 +41,17 @@ def search(
   last = lambda name: _last(losses[name])
   alive = list(tried)
   for number, (count, stop) in enumerate(candidates_lib.rounds(run, families)):
+    # A budget may be larger than the run: no candidate trains beyond its end.
     stop = min(stop, run.train.steps)
+    # The best of each family, and not the best of all: what learns fast looks best
+    # early, and one family alone would fill the next round.
     if number == 1:
       alive = [min(map(candidates_lib.name, some), key=last)
                for some in families.values()]
     elif number == 2:
       alive = sorted(alive, key=last)[:count]
     for name in alive:
+      # JSON has only strings as keys, so steps are strings throughout.
       if str(stop) not in losses.get(name, {}):
         print(f"auto: {name} to step {stop}", flush=True)
         losses.setdefault(name, {})[str(stop)] = trial.loss(

@@ -17,6 +17,7 @@ def text(facts: Mapping[str, Any]) -> str:
   """
   gradients, losses = facts["relative_gradients"], facts["losses"]
   stops = sorted({int(stop) for tried in losses.values() for stop in tried})
+  # Candidates that went further come first; within a round, the lower loss.
   order = sorted(losses, key=lambda name: (
       -len(losses[name]), min(losses[name].values())))
   rows = [("strategy", *(f"step {stop}" for stop in stops), "GFLOPs")]

@@ -36,6 +36,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   """
   start, workdir = time.time(), epath.Path(workdir)
   todo = jobs_lib.jobs(study, workdir)
+  # All configs are checked before the first run trains, because a mistake in the last
+  # one would otherwise show after hours.
   for job in todo:
     with _naming(job):
       auto.check(job.run)
@@ -45,6 +47,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
           flush=True)
     with _naming(job):
       auto.train(job.run, job.workdir, reader=reader)
+  # Rates are chosen on validation loss, and only the chosen ones are scored on the test
+  # split.
   chosen = {name: pairs.best_lr([job for job in todo if job.name == name])
             for pair in study.pairs for name in pair}
   results = {name: [outcome.test(job, study, reader) for job in todo
@@ -67,6 +71,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
            "environment": environment.describe(),
            "data": f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}",
            "comparisons": comparisons,
+           # Scores are arrays, and are stored in each run's scores_test.json.
+           # Validations are in its metrics.
            "runs": {name: [{k: v for k, v in r.items()
                             if k not in ("scores", "validations")}
                            for r in runs] for name, runs in results.items()}}
@@ -80,7 +86,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _naming(job):
-  """Puts the name of a run before what is wrong with it."""
+  """Puts the name of a run at the front of an error that is raised inside."""
   try:
     yield
   except errors.UserError as error:

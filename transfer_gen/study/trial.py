@@ -20,8 +20,11 @@ def loss(
   """Trains a candidate to `stop`; returns its validation loss, inf if it diverged."""
   try:
     done = loop.train(run, workdir, stop=stop, inputs=inputs)["step"]
+  # A candidate that diverges loses, and the search goes on without it.
   except ledger.Diverged:
     return math.inf
+  # Scored at the step where it stopped, and not at its best one: candidates must be
+  # compared after the same number of steps.
   scores = trained_lib.open(workdir, done).score(inputs.data, "validation")
   found = scores.metrics()["loss"]
   return found if math.isfinite(found) else math.inf
