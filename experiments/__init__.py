@@ -1,1 +1,1 @@
-"""Experiments: one question a file, each with a config that the commands run."""
+"""Experiments: each file asks one question and defines a study that answers it."""

@@ -2,8 +2,8 @@
 
 The source is ml5's published model: two BasicLSTMCells of 128 units over 108
 characters, in TensorFlow's own files. The target is the same model over tiny
-Shakespeare's 65 characters; the source lacks one of them, "$". There are no marks
-between texts: line ends are part of the data, and a speech ends with the blank line
+Shakespeare's 65 characters; the source lacks one of them, "$". No special tokens
+separate texts: line ends are part of the data, and a speech ends with the blank line
 after it.
 
 Run:      python -m transfer_gen study --config=experiments/bronte_to_shakespeare.py \
@@ -12,9 +12,9 @@ Run:      python -m transfer_gen study --config=experiments/bronte_to_shakespear
           and tinyshakespeare/input.txt (github.com/karpathy/char-rnn) in the folder
           `data`, or in the folder that the environment variable TRANSFER_GEN_DATA
           names.
-Runs:     zero_shot: the source as it is (its single step has a billionth of the
-          learning rate). Then scratch and bronte on 1%, 10% and all of the training
-          speeches, each with 2 learning rates and seeds 0, 1, 2.
+Runs:     zero_shot is the source as it is: it trains for one step at a billionth of the
+          learning rate. Then scratch and bronte train on 1%, 10% and all of the
+          training speeches, each with 2 learning rates and seeds 0, 1, 2.
 Cost:     about 12 minutes on 2 CPU cores, estimated from the rate of a run alone; the
           49 minutes in RESULTS.md were measured beside much other work.
 Result:   experiments/RESULTS.md. Losses there are of windows of 128 characters from an
@@ -41,11 +41,13 @@ from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 
 _FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
 _TEXT = f"{_FILES}/tinyshakespeare/input.txt"
-_STEPS = {"1": 40, "10": 100, "100": 300}  # By the percentage of the training data.
+# Training steps by percentage of the training data.
+_STEPS = {"1": 40, "10": 100, "100": 300}
 
 
 def get_study() -> Study:
-  """By share of the data."""
+  """Returns the study, with one pair of runs for each share of the training data."""
+  # A run trains at least one step; this rate leaves its params where they started.
   runs = {"zero_shot": _run("1", 1, _plan(lr_mult=1e-9))}
   for share, steps in _STEPS.items():
     runs[f"bronte_{share}"] = _run(share, steps, _plan())
@@ -59,7 +61,7 @@ def get_study() -> Study:
 
 
 def get_config(name: str = "bronte_100") -> Run:
-  """One run of the study, to plan or train alone."""
+  """Returns one run of the study, to plan or train alone."""
   return get_study().runs[name]
 
 

@@ -1,4 +1,4 @@
-"""The classic LSTM generator moved between vocabularies of different sizes.
+"""Does a classic LSTM generator help in another task with another vocabulary?
 
 Embedding -> LSTM -> LSTM -> Dense(relu) -> softmax is trained on `python_docs` and
 moved to the summaries of docstrings. The vocabularies have 2048 and 1024 tokens, so
@@ -29,7 +29,7 @@ from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 
 
 def get_study() -> Study:
-  """The study."""
+  """Returns the study."""
   return Study(
       question="Does a classic LSTM of Python's prose help to summarise docstrings?",
       runs={
@@ -46,7 +46,7 @@ def get_study() -> Study:
 
 
 def get_config(name: str = "transfer") -> Run:
-  """One run of the study, to plan or train alone once its source has run."""
+  """Returns one run of the study, to plan or train alone once its source has run."""
   run = get_study().runs[name]
   if run.source is not None:
     run.source = Source(path="runs/lstm_text/source")

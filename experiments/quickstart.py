@@ -34,7 +34,7 @@ _CHOSEN = {"scratch": 1e-3, "transfer": 1e-3, "frozen_body": 1e-3}
 
 
 def get_study(arg: str = "") -> Study:
-  """The quickstart; `full` repeats it over seeds and learning rates."""
+  """Returns the quickstart study; `full` repeats it over seeds and learning rates."""
   full = {"": False, "full": True}[arg]
   return Study(
       question="Does a model of Python's prose help to summarise docstrings?",
@@ -50,7 +50,7 @@ def get_study(arg: str = "") -> Study:
 
 
 def get_config(name: str = "transfer") -> Run:
-  """One run of the study, to plan or train alone once its source has run."""
+  """Returns one run of the study, to plan or train alone once its source has run."""
   run = get_study().runs[name]
   if run.source is not None:
     run.source = Source(path="runs/quickstart/source")

@@ -36,7 +36,7 @@ _FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
 
 
 def get_study() -> Study:
-  """The study."""
+  """Returns the study."""
   return Study(
       question="Does a tiny Llama of children's stories help to learn a novel?",
       runs={
@@ -48,12 +48,13 @@ def get_study() -> Study:
 
 
 def get_config(name: str = "transfer") -> Run:
-  """One run of the study, to plan or train alone."""
+  """Returns one run of the study, to plan or train alone."""
   return get_study().runs[name]
 
 
 def _run(plan: TransferPlan | None = None) -> Run:
   return Run(
+      # The architecture of stories260K, so that all leaves but the vocabulary fit as is.
       model=Decoder(
           num_layers=5, width=64, num_heads=8, num_kv_heads=4, mlp_width=172,
           position="rotary", max_length=512, norm="rms", activation="swiglu",

@@ -1,8 +1,8 @@
-"""Which way of learning from a source is worth it, and what does it forget?
+"""Which strategy of learning from a source is worth its cost, and what does it forget?
 
-Compares training from scratch with the strategies that need no further choice, and with
-`auto`, which searches among learning rates, layers and low rank within as many steps as
-one run has.
+The study compares training from scratch with the strategies that need no further
+choice, and with `auto`, which searches among learning rates, layers and low-rank
+adapters within as many steps as one run has.
 
 Run:      python -m transfer_gen study --config=experiments/strategies.py:summaries \
             --workdir=runs/strategies_summaries --results=experiments/RESULTS.md
@@ -39,13 +39,14 @@ _NAMES = ("fine_tune", "feature_extraction", "discriminative", "gradual_unfreezi
           "l2_sp", "lora", "distill", "auto")
 _FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
 _SHAKESPEARE = f"{_FILES}/tinyshakespeare/input.txt"
-# Factor on the learning rate: the default of 10 times the LSTM's 1e-2 is too much.
+# Factor on the learning rate of LoRA. Its default of 10 would make 0.1 of the LSTM's
+# 0.01, which is too much.
 _LORA = {"bronte": 2.0}
 _PROSE = Data(name="python_docs", length=128)
 
 
 def get_study(arg: str = "summaries") -> Study:
-  """The strategies on one target: `summaries`, `shakespeare` or `bronte`."""
+  """Returns the study of one target: `summaries`, `shakespeare` or `bronte`."""
   question, target, source, remembered = {
       "summaries": ("Python's prose to summaries of docstrings", _summaries(),
                     _source(), _PROSE),
@@ -67,7 +68,10 @@ def get_study(arg: str = "summaries") -> Study:
 
 
 def get_config(arg: str = "summaries") -> Run:
-  """`auto` on one target, to train alone; `summaries` needs its source to have run."""
+  """Returns the run of `auto` on one target, to train alone.
+
+  `summaries` and `shakespeare` need the source that the study of `summaries` trains.
+  """
   run = get_study(arg).runs["auto"]
   if run.source.run:
     run.source = Source(path="runs/strategies_summaries/source")

@@ -1,4 +1,4 @@
-"""What do names, width, depth and vocabulary bring to a model that outgrows its source?
+"""How much do names, width, depth and vocabulary help a model larger than its source?
 
 A source with 4 layers of width 128, a language model of `python_docs`, becomes a target
 with 8 layers of width 256 and another vocabulary, which summarises docstrings. How many
@@ -14,8 +14,8 @@ Runs:     source; then
             depth    all eight layers come from the source's four, each in its corner
             all      width and depth: the target starts as the source's function
 Cost:     35 minutes on 2 CPU cores (3 seeds). The learning rate is the one that the
-          quickstart's full study chose for scratch and transfer alike. Scratch at 3e-4,
-          tried with seed 0, had a validation loss of 5.048 against 5.085.
+          quickstart's full study chose for both scratch and transfer. With seed 0,
+          scratch at 3e-4 had a validation loss of 5.048 against 5.085.
 Result:   experiments/RESULTS.md.
 """
 
@@ -37,10 +37,12 @@ from transfer_gen.transfer.plan import On, Rule, TransferPlan
 
 _SMALL = Decoder(num_layers=4, width=128, num_heads=4, max_length=256)
 _VOCAB = On(axis="vocab", map=MatchTokens())
+# Without noise, the copies of a unit would start with equal gradients.
 _LARGE, _GROWN = structure.grow(
     _SMALL, width=256, num_heads=8, mlp_width=1024, num_layers=8, noise=0.5,
     axes=(_VOCAB,))
 _WIDTH = _GROWN.axes
+# The source fills a corner of each larger leaf, and the rest is initialized.
 _CORNER = (_VOCAB, *(On(axis=axis, map=Extend(fresh="init"))
                      for axis in ("embed", "mlp", "heads", "kv_heads")))
 _ALL = (Rule(target="(.*)", source=r"\1"),)
@@ -49,7 +51,7 @@ _REPEATED = structure.depth(structure.layer_map(4, 8, "repeat"))
 
 
 def get_study() -> Study:
-  """The five starts of one target."""
+  """Returns the study of five ways to start the same target."""
   plan = lambda rules, axes: TransferPlan(
       rules=(*rules, *_ALL), axes=axes, groups=_GROWN.groups)
   return Study(
@@ -68,7 +70,7 @@ def get_study() -> Study:
 
 
 def get_config(name: str = "all") -> Run:
-  """One run of the study, to plan or train alone once its source has run."""
+  """Returns one run of the study, to plan or train alone once its source has run."""
   run = get_study().runs[name]
   if run.source is not None:
     run.source = Source(path="runs/structure/source")

@@ -1,4 +1,4 @@
-"""Does textgenrnn's pretrained model, of titles and posts, help to make up names?
+"""Does textgenrnn's pretrained model of titles and posts help to invent names?
 
 The source is a Keras model over 465 characters: two LSTMs of 128 units in cuDNN's form,
 and an average of all states by attention. The target's vocabulary holds the letters of
@@ -37,7 +37,7 @@ _SOURCE = f"{_FILES}/textgenrnn/textgenrnn_weights.hdf5"
 
 
 def get_study() -> Study:
-  """The study."""
+  """Returns the study."""
   return Study(
       question="Does a pretrained textgenrnn help to make up long names?",
       runs={
@@ -49,12 +49,14 @@ def get_study() -> Study:
 
 
 def get_config(name: str = "transfer") -> Run:
-  """One run of the study, to plan or train alone."""
+  """Returns one run of the study, to plan or train alone."""
   return get_study().runs[name]
 
 
 def _run(plan: TransferPlan | None = None) -> Run:
   return Run(
+      # The architecture of textgenrnn: cuDNN's LSTMs have two biases and no constant in
+      # the forget gate.
       model=Recurrent(
           cell="lstm", num_layers=2, embed_width=100, hidden_width=128,
           forget_bias=0.0, recurrent_bias=True, attention=True, window=40),
