@@ -54,7 +54,7 @@ def get_config(name: str = "transfer") -> Run:
 
 def _run(plan: TransferPlan | None = None) -> Run:
   return Run(
-      # The architecture of stories260K, so that all leaves but the vocabulary fit as is.
+      # The architecture of stories260K, so that only the vocabulary must be mapped.
       model=Decoder(
           num_layers=5, width=64, num_heads=8, num_kv_heads=4, mlp_width=172,
           position="rotary", max_length=512, norm="rms", activation="swiglu",

@@ -71,50 +71,55 @@ def _dense(adapter):
                        reads=("heads", "kv"), kernel_init="xavier_normal")
   module = adapters.wrap(layer, (adapter,))
   generator = np.random.default_rng(1)
-  x, t = generator.standard_normal((6, 5, 2)), generator.standard_normal((6, 3, 4))
-  params = tree.unbox(jax.jit(module.init)(jax.random.key(0), x)["params"])
+  inputs = generator.standard_normal((6, 5, 2))
+  tilt = generator.standard_normal((6, 3, 4))  # The weights of the outputs in the loss.
+  params = tree.unbox(jax.jit(module.init)(jax.random.key(0), inputs)["params"])
   params = {name: np.asarray(value) + 0.3 * generator.standard_normal(value.shape)
             for name, value in params.items()}
   loss = lambda params: (module.apply(
-      {"params": params}, x.astype(np.float32)) * t).sum()
+      {"params": params}, inputs.astype(np.float32)) * tilt).sum()
   f32 = {name: value.astype(np.float32) for name, value in params.items()}
-  flat = {"x": x.reshape(6, 10), "t": t.reshape(6, 12),
-          "w": np.float64(f32["kernel"]).reshape(10, 12),
+  flat = {"inputs": inputs.reshape(6, 10), "tilt": tilt.reshape(6, 12),
+          "kernel": np.float64(f32["kernel"]).reshape(10, 12),
           "bias": np.float64(f32["bias"]).reshape(1, 12)}
   return f32, flat, jax.jit(jax.value_and_grad(loss))(f32)
 
 
 @pytest.mark.parametrize("scaling, scale", [("standard", 5 / 4), ("rslora", 5 / 2)])
 def test_lora_and_its_gradients_match_a_float64_reference(scaling, scale):
-  params, f, (loss, grads) = _dense(
+  params, flat, (loss, grads) = _dense(
       LoRA(params="kernel", rank=4, alpha=5.0, scaling=scaling))
+  inputs, tilt = flat["inputs"], flat["tilt"]
   a, b = (np.float64(params[f"lora_{part}"]) for part in "ab")
   assert a.shape == (5, 2, 4) and b.shape == (4, 3, 4)
   a, b = a.reshape(10, 4), b.reshape(4, 12)
 
-  y = f["x"] @ f["w"] + f["x"] @ a @ b * scale + f["bias"]
+  outputs = inputs @ flat["kernel"] + inputs @ a @ b * scale + flat["bias"]
 
-  np.testing.assert_allclose(loss, (y * f["t"]).sum(), rtol=1e-5)
-  _near(grads["lora_a"].reshape(10, 4), f["x"].T @ (f["t"] @ b.T) * scale)
-  _near(grads["lora_b"].reshape(4, 12), (f["x"] @ a).T @ f["t"] * scale)
+  np.testing.assert_allclose(loss, (outputs * tilt).sum(), rtol=1e-5)
+  _near(grads["lora_a"].reshape(10, 4), inputs.T @ (tilt @ b.T) * scale)
+  _near(grads["lora_b"].reshape(4, 12), (inputs @ a).T @ tilt * scale)
 
 
 def test_dora_matches_a_float64_reference_with_constant_norms():
-  params, f, (loss, grads) = _dense(LoRA(params="kernel", rank=4, alpha=2, dora=True))
+  params, flat, (loss, grads) = _dense(
+      LoRA(params="kernel", rank=4, alpha=2, dora=True))
+  inputs, tilt = flat["inputs"], flat["tilt"]
   a, b = (np.float64(params[f"lora_{part}"]).reshape(shape)
           for part, shape in (("a", (10, 4)), ("b", (4, 12))))
-  moved = f["w"] + a @ b / 2
+  # Liu et al. (2024), section 4.3: gradients do not flow through the norms.
+  moved = flat["kernel"] + a @ b / 2
   norms = np.sqrt((moved ** 2).sum(0))
-  magnitude = np.sqrt((f["w"] ** 2).sum(0)) + np.float64(
+  magnitude = np.sqrt((flat["kernel"] ** 2).sum(0)) + np.float64(
       params["lora_magnitude"]).reshape(-1)
 
-  y = f["x"] @ (moved * magnitude / norms) + f["bias"]
+  outputs = inputs @ (moved * magnitude / norms) + flat["bias"]
   factor = magnitude / norms
 
-  np.testing.assert_allclose(loss, (y * f["t"]).sum(), rtol=1e-5)
-  _near(grads["lora_a"].reshape(10, 4), f["x"].T @ ((f["t"] * factor) @ b.T) / 2)
+  np.testing.assert_allclose(loss, (outputs * tilt).sum(), rtol=1e-5)
+  _near(grads["lora_a"].reshape(10, 4), inputs.T @ ((tilt * factor) @ b.T) / 2)
   _near(grads["lora_magnitude"].reshape(-1),
-        ((f["x"] @ moved) / norms * f["t"]).sum(0))
+        ((inputs @ moved) / norms * tilt).sum(0))
 
 
 CASES = {
@@ -144,7 +149,8 @@ def test_merging_adapters_keeps_the_logits(case):
   module = adapters.wrap(registry.build(CASES[case][0]), CASES[case][1])
   params, own = _moved(module)
 
-  merged = jax.jit(lambda p: merge.merge(p, module.additions[0].adapters, own))(params)
+  merged = jax.jit(lambda params: merge.merge(
+      params, module.additions[0].adapters, own))(params)
 
   assert merged.keys() == own.keys()
   _near(_logits(module.module, merged), _logits(module, params))
@@ -215,24 +221,26 @@ def test_prefix_attention_matches_numpy():
   module = adapters.wrap(_Alone(model), (config.Prefix(params="attn/key/kernel",
                                                           length=2),))
   generator = np.random.default_rng(0)
-  x = generator.standard_normal((1, 3, 8)).astype(np.float32)
+  inputs = generator.standard_normal((1, 3, 8)).astype(np.float32)
   params = {name: 0.5 * generator.standard_normal(value.shape).astype(np.float32)
             for name, value in tree.unbox(
-                jax.jit(module.init)(jax.random.key(0), x)["params"]).items()}
-  f = {name.split("/", 1)[1].removesuffix("/kernel"): np.float64(value)
+                jax.jit(module.init)(jax.random.key(0), inputs)["params"]).items()}
+  exact = {name.split("/", 1)[1].removesuffix("/kernel"): np.float64(value)
        for name, value in params.items()}
 
-  y = jax.jit(module.apply)({"params": tree.unflatten(params)}, x)
+  outputs = jax.jit(module.apply)({"params": tree.unflatten(params)}, inputs)
 
-  query = np.einsum("btd,dhk->bthk", x, f["query"])
+  query = np.einsum("btd,dhk->bthk", inputs, exact["query"])
   key, value = (np.concatenate([
-      f[f"prefix_{part}"][None], np.einsum("btd,dgk->btgk", x, f[part])], 1)[:, :, 0]
+      exact[f"prefix_{part}"][None],
+      np.einsum("btd,dgk->btgk", inputs, exact[part])], 1)[:, :, 0]
                 for part in ("key", "value"))
   scores = np.einsum("bthk,bsk->bhts", query, key) / 2
+  # Every position sees the 2 entries of the prefix, and the positions up to itself.
   scores[..., np.triu(np.ones((3, 5), bool), 3)] = -np.inf
   weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
   mixed = np.einsum("bhts,bsk->bthk", weights, value)
-  _near(np.asarray(y), np.einsum("bthk,hkd->btd", mixed, f["out"]))
+  _near(np.asarray(outputs), np.einsum("bthk,hkd->btd", mixed, exact["out"]))
 
 
 class _Alone(nn.Module):
@@ -254,7 +262,8 @@ def test_adapter_dropout_depends_on_its_key():
   nll = jax.jit(objectives.next_token(module, True))
   batch = {"inputs": TOKENS, "targets": TOKENS}
 
-  losses = [np.asarray(nll(params, batch, jax.random.key(k))) for k in (0, 0, 1)]
+  losses = [
+      np.asarray(nll(params, batch, jax.random.key(seed))) for seed in (0, 0, 1)]
 
   np.testing.assert_array_equal(losses[0], losses[1])
   assert np.abs(losses[0] - losses[2]).max() > 1e-3
@@ -280,7 +289,8 @@ def _flops(module, learns):
   nll = objectives.next_token(module, False)
   loss = lambda learning, frozen: nll(
       tree.merge(learning, frozen), _batch(), None).sum()
-  split = tree.partition(params, [n for n in params if tree.match([learns], n)])
+  split = tree.partition(
+      params, [name for name in params if tree.match([learns], name)])
   return jax.jit(jax.grad(loss)).lower(*split).compile().cost_analysis()["flops"]
 
 

@@ -37,7 +37,8 @@ def held(**fields):
 
 
 def targets(found):
-  return {split: [d.target for d in ds] for split, ds in found.items()}
+  return {split: [document.target for document in texts]
+          for split, texts in found.items()}
 
 
 def test_each_line_of_plain_text_becomes_a_document(write):
@@ -95,7 +96,8 @@ def test_newline_keep_preserves_line_ends_in_the_text(write, unit):
   if unit == "line":  # Blank lines are no documents.
     want = want.replace("\n\r\n\n", "\n")
   assert "".join(targets(kept)["train"]) == want
-  assert not any("\r" in t or t.endswith("\n") for t in targets(folded)["train"])
+  assert not any(
+      "\r" in target or target.endswith("\n") for target in targets(folded)["train"])
   assert len(kept["train"]) == {"line": 4, "paragraphs": 2, "whole_files": 1}[unit]
 
 
@@ -146,8 +148,8 @@ def test_missing_splits_do_not_depend_on_the_order_of_texts(write):
   other, _ = documents.load(files(train="b.txt"))
   with_test, _ = documents.load(files(test="w.txt"))
 
-  assert {s: set(t) for s, t in targets(found).items()} == {
-      s: set(t) for s, t in targets(other).items()}
+  assert {split: set(texts) for split, texts in targets(found).items()} == {
+      split: set(texts) for split, texts in targets(other).items()}
   assert sorted(sum(targets(found).values(), [])) == sorted(lines)
   for split in ("validation", "test"):
     # A tenth of 1000 lines, within three standard deviations (9.5 each).
@@ -163,7 +165,7 @@ def test_pairs_with_the_same_input_stay_in_one_split(write):
   found, _ = documents.load(files(
       train="a.jsonl", input_field="q", target_field="a"))
 
-  inputs = [{d.input for d in ds} for ds in found.values()]
+  inputs = [{document.input for document in texts} for texts in found.values()]
   assert sum(map(len, inputs)) == len(set.union(*inputs)) == 50
 
 
@@ -205,19 +207,21 @@ def test_fractions_are_nested_and_shrink_only_the_training_split(write):
   load = lambda **fields: documents.load(files(**fields))
 
   whole, facts = load()
-  found = {f: load(fraction=f) for f in (0.1, 0.3)}
+  found = {fraction: load(fraction=fraction) for fraction in (0.1, 0.3)}
   other_seed, _ = load(fraction=0.1, seed=1)
   again, again_facts = load(fraction=0.1)
 
-  small, large = (set(targets(found[f][0])["train"]) for f in (0.1, 0.3))
+  small, large = (
+      set(targets(found[fraction][0])["train"]) for fraction in (0.1, 0.3))
   total = len(whole["train"])
+  # -(-a // b) rounds up, so that no fraction is empty.
   assert (len(small), len(large)) == (-(-total // 10), -(-total * 3 // 10))
   assert small < large < set(targets(whole)["train"])
   assert again == found[0.1][0] and again_facts == found[0.1][1]
   assert set(targets(other_seed)["train"]) != small
-  for f, (splits, _) in found.items():
-    assert splits["test"] == whole["test"], f
-    assert splits["validation"] == whole["validation"], f
+  for fraction, (splits, _) in found.items():
+    assert splits["test"] == whole["test"], fraction
+    assert splits["validation"] == whole["validation"], fraction
   assert found[0.1][1]["fingerprint"] != facts["fingerprint"]
 
 
@@ -313,6 +317,7 @@ def test_multi30k_is_read_completely():
 
   found, facts = documents.load(files(**splits))
 
-  assert [c["read"] for c in facts["splits"].values()] == [29000, 1014, 1000]
+  # The published sizes of Multi30k.
+  assert [counts["read"] for counts in facts["splits"].values()] == [29000, 1014, 1000]
   assert found["train"][0].input.startswith("Two young, White males are outside")
   assert found["train"][0].target.startswith("Zwei junge weiße Männer")

@@ -43,18 +43,19 @@ def take(batches, count):
 
 
 def assert_same(one, two):
-  for a, b in zip(one, two, strict=True):
-    assert a.keys() == b.keys()
-    for name in a:
-      np.testing.assert_array_equal(a[name], b[name])
+  for batch, other in zip(one, two, strict=True):
+    assert batch.keys() == other.keys()
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], other[name])
 
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_token_counts_cover_the_training_texts_that_are_kept(pairs):
   made, prepared = prepare(pairs=pairs, length=40)
 
-  kept = [d for d in made["train"]
-          if not pairs or len(ids(d.input + d.target)) + 2 <= 40]
+  # A row of a pair has one input fewer than tokens: bos, sep and eos make + 2.
+  kept = [document for document in made["train"]
+          if not pairs or len(ids(document.input + document.target)) + 2 <= 40]
   expected = np.zeros(260, np.int64)
   for document in kept:
     for token in ids(document.input + document.target):
@@ -75,16 +76,16 @@ def test_packed_windows_contain_every_token_once_as_a_target():
     stream += [BOS, *ids(document.target), EOS]
     owners += [-1] + [i] * (len(ids(document.target)) + 1)
   inputs, targets, docs, weights = (
-      np.concatenate([b[k] for b in batches]).reshape(-1)
-      for k in ("inputs", "targets", "documents", "weights"))
+      np.concatenate([batch[name] for batch in batches]).reshape(-1)
+      for name in ("inputs", "targets", "documents", "weights"))
   size = len(stream) - 1
   assert inputs[:size].tolist() == stream[:-1]
   assert targets[:size].tolist() == stream[1:]
   assert docs[:size].tolist() == owners[1:]
   assert (docs[size:] == -1).all() and (targets[size:] == PAD).all()
   np.testing.assert_array_equal(weights, docs >= 0)
-  assert {b["inputs"].shape for b in batches} == {(4, 16)}
-  assert {k: v.dtype for k, v in batches[0].items()} == {
+  assert {batch["inputs"].shape for batch in batches} == {(4, 16)}
+  assert {name: value.dtype for name, value in batches[0].items()} == {
       "inputs": np.int32, "targets": np.int32, "weights": np.float32,
       "documents": np.int32}
 
@@ -107,7 +108,7 @@ def test_pairs_go_into_the_shortest_bucket_that_fits():
     if size > 40:
       assert i not in rows
       continue
-    length = next(t for t in (16, 24, 40) if t >= size)
+    length = next(bucket for bucket in (16, 24, 40) if bucket >= size)
     padding = [0] * (length - size)
     assert rows[i]["inputs"].tolist() == row[:-1] + padding
     assert rows[i]["targets"].tolist() == row[1:] + padding
@@ -153,7 +154,7 @@ def test_encoder_and_decoder_rows_share_one_bucket_length(
     if size > 24:
       assert i not in rows
       continue
-    length = next(t for t in (8, 16, 24) if t >= size)
+    length = next(bucket for bucket in (8, 16, 24) if bucket >= size)
     padded = lambda row, length=length: row + [PAD] * (length - len(row))
     assert rows[i]["encoder_inputs"].tolist() == padded(source)
     assert rows[i]["encoder_counts"] == len(source)
@@ -201,11 +202,11 @@ def test_document_bytes_count_only_evaluated_targets(pairs):
   found = prepared.document_bytes("test")
 
   evaluated = {
-      i for b in prepared.evaluation_batches("test", 3)
-      for i in np.unique(b["documents"]) if i >= 0}
+      i for batch in prepared.evaluation_batches("test", 3)
+      for i in np.unique(batch["documents"]) if i >= 0}
   assert found.tolist() == [
-      len(d.target.encode()) if i in evaluated else 0
-      for i, d in enumerate(made["test"])]
+      len(document.target.encode()) if i in evaluated else 0
+      for i, document in enumerate(made["test"])]
   assert found.dtype == np.int64 and pairs == (len(evaluated) < len(made["test"]))
 
 
@@ -217,7 +218,7 @@ def test_each_epoch_contains_every_row_once_in_a_new_order(pairs):
 
   first, second = take(batches, 2)
 
-  rows = [sorted(map(tuple, b["inputs"])) for b in (first, second)]
+  rows = [sorted(map(tuple, batch["inputs"])) for batch in (first, second)]
   assert rows[0] == rows[1] and len(set(rows[0])) == count
   assert (first["inputs"] != second["inputs"]).any()
   assert (next(prepared.train_batches(count, seed=4))["inputs"]
@@ -230,7 +231,8 @@ def test_buckets_are_drawn_in_proportion_to_their_rows():
   total = sum(rows.values())
 
   lengths = [
-      b["inputs"].shape[1] for b in take(prepared.train_batches(4, seed=0), 200)]
+      batch["inputs"].shape[1]
+      for batch in take(prepared.train_batches(4, seed=0), 200)]
 
   for length, count in rows.items():
     # Only rounding separates the counts from the exact proportion.
@@ -263,7 +265,8 @@ def test_unknown_characters_are_counted_in_the_facts():
 
   made, prepared = prepare(tokenizer=tokenizer)
 
-  want = sum(c not in "abcdefgh " for d in made["test"] for c in d.target)
+  want = sum(character not in "abcdefgh "
+             for document in made["test"] for character in document.target)
   assert prepared.facts["splits"]["test"]["unknown_tokens"] == want > 0
   assert prepared.facts["tokenizer"]["size"] == tokenizer.size == 14
 
@@ -352,8 +355,9 @@ def test_texts_are_concatenated_if_there_are_no_special_tokens():
   for i, document in enumerate(made["test"]):
     stream += ids(document.target)
     owners += [i] * len(ids(document.target))
-  inputs, targets, docs = (np.concatenate([b[k] for b in batches]).reshape(-1)
-                           for k in ("inputs", "targets", "documents"))
+  inputs, targets, docs = (
+      np.concatenate([batch[name] for batch in batches]).reshape(-1)
+      for name in ("inputs", "targets", "documents"))
   size = len(stream) - 1
   assert inputs[:size].tolist() == stream[:-1]
   assert targets[:size].tolist() == stream[1:]

@@ -32,7 +32,7 @@ def test_trained_tokenizers_round_trip_any_text(kind, tmp_path):
   assert tokenizer.decode(ids) == TEXT
   assert b"".join(tokenizer.tokens[i] for i in ids) == TEXT.encode()
   assert tokenizer.encode_batch([TEXT, "the"]) == [ids, tokenizer.encode("the")]
-  assert [tokenizer.roles[r] for r in tokenizers.ROLES] == [0, 1, 2, 3]
+  assert [tokenizer.roles[role] for role in tokenizers.ROLES] == [0, 1, 2, 3]
   # "</s>" in a text is plain text, not the special token.
   assert not set(ids) & {0, 1, 2, 3}
   assert tokenizer.decode([1, *ids, 3, 2, 0]) == TEXT

@@ -79,8 +79,10 @@ def test_bytes_characters_and_bpe_align_where_both_tokens_end(texts, student, te
 
   # The reference: byte offsets at which tokens of both tokenizers end.
   for row, text, places in zip(inputs, texts, index):
-    ends = [set(np.cumsum([len(t.tokens[i]) for i in t.encode_batch([text])[0]]))
-            for t in (student, teacher)]
+    ends = [
+        set(np.cumsum([len(tokenizer.tokens[i])
+                       for i in tokenizer.encode_batch([text])[0]]))
+        for tokenizer in (student, teacher)]
     assert (places[1:len(row)] >= 0).sum() == len((ends[0] & ends[1]) - {0}) + (
         1)  # The eos of both is aligned as well.
 
@@ -124,12 +126,12 @@ def test_text_beyond_the_teacher_length_is_not_aligned():
   assert (cut >= 0).any() and (cut < 0).sum() > (whole < 0).sum() and inputs.any()
 
 
-def _distance(a, b):
+def _distance(one, other):
   """Returns the Levenshtein distance by its recursive definition."""
-  if not a or not b:
-    return len(a) + len(b)
-  return min(_distance(a[1:], b) + 1, _distance(a, b[1:]) + 1,
-             _distance(a[1:], b[1:]) + (a[0] != b[0]))
+  if not one or not other:
+    return len(one) + len(other)
+  return min(_distance(one[1:], other) + 1, _distance(one, other[1:]) + 1,
+             _distance(one[1:], other[1:]) + (one[0] != other[0]))
 
 
 @SETTINGS
@@ -148,7 +150,7 @@ def test_edit_distances_match_the_levenshtein_recursion(text, others):
     st.sets(st.text("abcd", min_size=1, max_size=4), min_size=1, max_size=8))
 def test_each_token_maps_to_the_first_nearest_token(own, others):
   made = lambda words: type("T", (), {
-      "tokens": (b"", b"", *(w.encode() for w in sorted(words))),
+      "tokens": (b"", b"", *(word.encode() for word in sorted(words))),
       "roles": {"bos": 0, "eos": 1}})
   source, target = made(own), made(others)
   source.roles = {"bos": 1, "sep": 0}

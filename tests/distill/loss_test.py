@@ -89,7 +89,7 @@ def test_projections_learn_and_are_dropped_from_the_opened_model(folder):
   if not (folder / "soft").exists():
     loop.train(run, folder / "soft")
   setup = assemble.build(run, folder / "soft")
-  name, = [n for n in setup.specs if n.startswith("distill/")]
+  name, = [leaf for leaf in setup.specs if leaf.startswith("distill/")]
   rows = {row.name: row for row in setup.rows}
 
   assert (name, setup.specs[name].shape) == ("distill/layer_0/kernel", (12, 16))
@@ -136,8 +136,8 @@ def _terms(folder, model, key=0, vocabulary=None, **fields):
   setup = assemble.build(run, folder / "none")
   specs = setup.specs
   keys = jax.random.split(jax.random.key(key), len(specs))
-  params = {name: 0.3 * jax.random.normal(k, specs[name].shape)
-            for k, name in zip(keys, specs)}
+  params = {name: 0.3 * jax.random.normal(param_key, specs[name].shape)
+            for param_key, name in zip(keys, specs)}
   put = lambda batch: jax.tree.map(jnp.asarray, batch)
   feed = feed_lib.prepare(setup, params, None, put, folder / "none")
   batch = feed.put(next(feed.batches))
@@ -145,9 +145,10 @@ def _terms(folder, model, key=0, vocabulary=None, **fields):
   return setup, batch, params, jax.jit(objective)(params, batch, None)
 
 
-def _softmax(x):
-  x = np.exp(np.float64(x) - np.float64(x).max(-1, keepdims=True))
-  return x / x.sum(-1, keepdims=True)
+def _softmax(logits):
+  """Returns the softmax over the last axis in float64."""
+  powers = np.exp(np.float64(logits) - np.float64(logits).max(-1, keepdims=True))
+  return powers / powers.sum(-1, keepdims=True)
 
 
 def _apply(module, params, inputs):
@@ -192,17 +193,19 @@ def test_hidden_states_are_compared_through_the_projection(kind, folder):
 
 
 def test_relations_are_softmaxes_over_earlier_positions():
-  x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
+  vectors = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
 
-  found = np.asarray(loss.relations(x, 2))
+  found = np.asarray(loss.relations(vectors, 2))
 
-  heads = np.float64(x).reshape(2, 5, 2, 6)
+  # The 4 heads of width 3 are regrouped into 2 of width 6.
+  heads = np.float64(vectors).reshape(2, 5, 2, 6)
   for head in range(2):
-    for t in range(5):
-      scores = heads[0, t, head] @ heads[0, :t + 1, head].T / 6 ** 0.5
+    for now in range(5):
+      scores = heads[0, now, head] @ heads[0, :now + 1, head].T / 6 ** 0.5
       np.testing.assert_allclose(
-          found[0, head, t, :t + 1], np.log(_softmax(scores)), rtol=1e-4, atol=1e-5)
-      assert (found[0, head, t, t + 1:] < -1e8).all()  # Later positions are masked.
+          found[0, head, now, :now + 1], np.log(_softmax(scores)),
+          rtol=1e-4, atol=1e-5)
+      assert (found[0, head, now, now + 1:] < -1e8).all()  # Later ones are masked.
 
 
 @pytest.mark.long
@@ -274,7 +277,8 @@ def test_a_teacher_with_another_vocabulary_is_matched_by_alignment(kind, folder)
       mapped = np.zeros(setup.data.tokenizer.size)
       for token, chance in enumerate(p[t]):
         surface = teacher.tokenizer.tokens[token]
-        role = next((r for r, i in teacher.tokenizer.roles.items() if i == token), "")
+        role = next((role for role, number in teacher.tokenizer.roles.items()
+                     if number == token), "")
         place = (setup.data.tokenizer.tokens.index(surface) if surface
                  else setup.data.roles.get(role, -1))
         mapped[place] += chance if place >= 0 else 0

@@ -1,4 +1,4 @@
-"""A reader reads each data set once, and what it returns does not depend on that."""
+"""Tests that a reader reads each data set once and returns what `load` returns."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from transfer_gen.run import reader as reader_lib
 
 @pytest.fixture
 def data(tmp_path):
-  """A data set of 40 lines to train on."""
+  """Writes a data set with 40 training lines."""
   files = {"train": 40, "validation": 5, "test": 5}
   for split, count in files.items():
     (tmp_path / f"{split}.txt").write_text(
@@ -22,7 +22,7 @@ def data(tmp_path):
       name="files", **{split: str(tmp_path / f"{split}.txt") for split in files})
 
 
-def test_fractions_of_a_data_set_read_it_once(data):
+def test_several_fractions_of_a_data_set_are_read_once(data):
   fractions = [dataclasses.replace(data, fraction=part) for part in (0.1, 0.5, 1.0)]
   reader = reader_lib.Reader()
 
@@ -34,7 +34,7 @@ def test_fractions_of_a_data_set_read_it_once(data):
   assert [len(texts["train"]) for texts, _ in found[:3]] == [4, 20, 40]
 
 
-def test_data_sets_that_keep_other_documents_are_read_on_their_own(data):
+def test_data_sets_with_different_filters_are_read_separately(data):
   others = [data, dataclasses.replace(data, max_chars=12),
             dataclasses.replace(data, normalize="NFKC")]
   reader = reader_lib.Reader()
@@ -47,7 +47,7 @@ def test_data_sets_that_keep_other_documents_are_read_on_their_own(data):
   assert len(found[1][0]["train"]) == 10
 
 
-def test_a_fraction_out_of_range_is_refused_after_the_files_were_read(data):
+def test_a_fraction_out_of_range_is_refused_for_files_already_read(data):
   reader = reader_lib.Reader()
   reader.texts(data)
 

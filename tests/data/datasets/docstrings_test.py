@@ -59,10 +59,10 @@ def test_only_docstrings_with_a_summary_line_and_a_body_become_pairs():
   ]
 
   split = docstrings.split_pairs(
-      docstrings.Text(key=str(i), text=t) for i, t in enumerate(texts))
+      docstrings.Text(key=str(i), text=text) for i, text in enumerate(texts))
 
   kept = [pair for pairs in split.values() for pair in pairs]
-  assert [(p.key, p.summary, p.body) for p in kept] == [
+  assert [(pair.key, pair.summary, pair.body) for pair in kept] == [
       ("3", "A summary of twenty characters.", BODY)]
 
 
@@ -80,7 +80,8 @@ def test_held_out_text_is_dropped_even_across_paragraphs():
 
 
 def test_a_paragraph_shared_by_topics_is_kept_once():
-  topics = [docstrings.Text(key=k, text=f"Shared by two.\n\nOnly {k}.") for k in "ab"]
+  topics = [docstrings.Text(key=topic, text=f"Shared by two.\n\nOnly {topic}.")
+            for topic in "ab"]
 
   split = docstrings.split_prose([], topics, [])
 
@@ -119,7 +120,7 @@ def test_modules_are_parsed_without_being_run(tmp_path):
               for folder in ("one", "two"))
 
   assert one == two
-  assert [(t.key, t.text) for t in one] == [
+  assert [(text.key, text.text) for text in one] == [
       ("a/c.py:0", "Module c."), ("b.py:0", "Module b."),
       ("b.py:4", "Class C.\n\nIndented."), ("b.py:9", "Method.")]
 
