@@ -306,6 +306,7 @@ def _folder(path: epath.Path, step: int) -> epath.Path:
   if (root / BEST).exists():
     best = {int(p.name): p for p in (root / BEST).iterdir() if p.name.isdigit()}
   if step >= 0:
+    # Both hold the same params, but only the first also holds the optimizer state.
     found = steps.get(step) or best.get(step)
     if found is None:
       raise errors.UserError(

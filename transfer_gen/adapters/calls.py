@@ -45,6 +45,7 @@ class Interceptor:
       self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
       context: Any) -> Any:
     """Calls a method, with what the adapters do around it."""
+    # Flax intercepts every method of every module, and most pass through unchanged.
     around = _AROUND.get((type(context.module), context.method_name))
     if around is None:
       return call(*args, **kwargs)
@@ -63,6 +64,7 @@ class Interceptor:
       shape: Sizes of the kernel.
     """
     name = "/".join((*module.path, kernel))
+    # By the kernel's whole name, so that plans and adapters use the same patterns.
     mine = [a for a in self.adapters if leaves.acts(a, name)]
     if mine:
       box = tree.Axes(jax.ShapeDtypeStruct(shape, np.float32), names=axes, reads=reads)
@@ -129,6 +131,7 @@ class _Place:
     rate = self.adapter.dropout
     if not (self.train and rate):
       return x
+    # Divided by the rate of what stays, so that the expectation is x.
     kept = jax.random.bernoulli(self.module.make_rng("dropout"), 1 - rate, x.shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
@@ -153,6 +156,7 @@ class _Place:
     magnitude = norms(kernel) + params["magnitude"].reshape(-1)
     factor = magnitude / norms(kernel + lax.dot(a, b) * self.adapter.scale)
     factor = factor[None].astype(y.dtype)
+    # The factor acts on x W alone, and y holds the bias, too.
     plain = y
     if self.module.has_variable("params", "bias"):
       plain -= self.own("bias").reshape(1, -1).astype(y.dtype)
@@ -236,6 +240,7 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
 def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
   """Returns what the inputs add to the gates of a cell, dtype[T, B, G, U]."""
   total = call(x)
+  # A row that is looked up is not contracted, so a table of tokens reads no axis.
   for read in cell.inputs:
     for place in self.places(
         cell, read.named("input_kernel"), read.axis, "gates", "hidden",
@@ -277,6 +282,9 @@ def _around_attention(
   before = {part: jnp.concatenate([one[part] for one in learned]).swapaxes(0, 1)
             for part in config_adapters.Prefix.PARTS}  # [G, P, K]
   length = before["key"].shape[1]
+  # The layer puts new keys behind those of a cache, so the prefix is passed as a cache;
+  # without a slot, one with room for this text is made. Every position sees the prefix,
+  # and the text keeps its own positions.
   batch, room = x.shape[0], (x.shape[0], heads, x.shape[1], width)
   rest, used = ({part: jnp.zeros(room, x.dtype) for part in before}, 0
                ) if slot is None else slot

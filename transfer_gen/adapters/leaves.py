@@ -56,6 +56,7 @@ def by_part(
              "b": _leaf(_ZEROS, _rank(adapter.rank, True), outputs)}
     return found | ({"magnitude": _leaf(_ZEROS, outputs)} if adapter.dora else {})
   if isinstance(adapter, config_adapters.IA3):
+    # It multiplies entry by entry, so no product contracts an axis of it.
     return {"scale": _leaf(
         nn.initializers.ones, _read(inputs if scales_inputs(adapter, name) else outputs,
                                     False))}
@@ -75,6 +76,7 @@ def beside(
     adapters: tuple[config_adapters.Adapter, ...], specs: Mapping[str, tree.Spec]
 ) -> Iterator[tuple[config_adapters.Adapter, str, tree.Spec]]:
   """Yields every adapter with every kernel that it acts on, in the adapters' order."""
+  # Adapters on the outside: each acts around all before it, on whatever kernel.
   for adapter in adapters:
     for name, spec in specs.items():
       if acts(adapter, name) and is_kernel(name, spec):
@@ -102,6 +104,7 @@ def is_kernel(name: str, spec: tree.Spec) -> bool:
   >>> is_kernel("mlp/up/kernel", spec), is_kernel("embed/embedding", spec)
   (True, False)
   """
+  # `in`, because cells have an `input_kernel` and a `recurrent_kernel`.
   return "kernel" in name.rpartition("/")[2] and len(spec.shape) > 1
 
 
@@ -114,6 +117,7 @@ def num_inputs(kernel: tree.Spec) -> int:
   2
   """
   read = next((i for i, read in enumerate(kernel.reads) if not read), 1)
+  # A table contracts nothing; its rows are looked up by their first dimension.
   return max(read, 1)
 
 

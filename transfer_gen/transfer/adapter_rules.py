@@ -45,7 +45,11 @@ def stored_adapter(
   """
   stored = dataclasses.replace(adapter, name=name or adapter.name)
   parts = "|".join(adapter.PARTS)
+  # An optional group that matches nothing expands to nothing, so one rule serves the
+  # kernels of dense layers, of a cell's inputs and of its state alike.
   rule = plan_lib.Rule(
       target=rf"(.*/)?(input_|recurrent_)?{adapter.name}_({parts})(_\w+)?",
       source=rf"\1\2{stored.name}_\3\4", checkpoint=checkpoint)
+  # A regex says "all but" with a lookahead. This one ends in `$`, so that a leaf whose
+  # name only begins like an adapter's may stay unread, too.
   return rule, rf"{re.escape(checkpoint)}:(?!(?:{stored.leaves})$).*"

@@ -22,6 +22,7 @@ FILE = "audit.json"  # In a workdir.
 FRESH = ("init", "zeros", "ones")  # Values of `Row.how` of rows that read no source.
 
 
+# eq=False, because rows hold arrays; `difference` compares audits.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
   """A resolved plan and what it leaves behind.
@@ -181,7 +182,7 @@ def check_coverage(audit: Audit, least: float) -> None:
     return
   missing = [(row, row.spec.size - filled)
              for row, filled in zip(audit.rows, _filled(audit.rows))]
-  # Folded by name and number, so that a thousand layers take one line of the message.
+  # The number is a cell, so that leaves share a line only if they lack equally many.
   folded = [(times * int(each), times, name) for times, (name, each) in
             fold.fold([(row.name, str(lacks)) for row, lacks in missing if lacks])]
   folded.sort(key=lambda line: -line[0])

@@ -31,6 +31,7 @@ class Owners:
     groups = [group.params for group in plan.groups]
     self.rule: dict[str, tuple[int, re.Match]] = {}
     self.group: dict[str, int] = {}
+    # Once for all: rows, idle rules and wrong counts are decided by the same matches.
     for name in target:
       if found := tree.match(rules, name):
         self.rule[name] = found
@@ -172,6 +173,7 @@ def unread(
   read = {(row.checkpoint, source) for row in rows for source in row.sources}
   left, listed = [], [False] * len(plan.unused_source)
   for checkpoint, specs in sources.items():
+    # A leaf that a misfit row would have read is not in `rows`; `reported` names it.
     for name in specs:
       if (checkpoint, name) in read:
         continue

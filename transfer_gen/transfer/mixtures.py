@@ -86,6 +86,7 @@ def focus(
     weights = sparsemax(units[rows] @ units[matched].T)
     for row, weight in zip(rows.tolist(), weights):
       found = np.flatnonzero(weight)
+      # `matched` are rows of the target, and a mixture lists those of the source.
       parts[row] = index[matched[found]], weight[found]
   return _mixture(parts)
 
@@ -172,6 +173,8 @@ def sparsemax(scores: np.ndarray) -> np.ndarray:
   Returns:
     f64[..., K], weights that sum to one; most of them are zero.
   """
+  # Algorithm 1 of the paper, for all rows at once. The sums are f64: over thousands of
+  # scores f32 loses the digits that decide which weights are zero.
   ordered = np.sort(scores, axis=-1)[..., ::-1]
   excess = ordered.cumsum(-1, dtype=np.float64) - 1
   rank = np.arange(1, ordered.shape[-1] + 1)
@@ -246,6 +249,7 @@ def check_fits(
   """
   for side, rows, tokens in (("target", mixture.rows, target.tokens),
                              ("source", mixture.index, source.tokens)):
+    # No full stop in the message, because `resolve` puts it into a sentence.
     if rows.size and not 0 <= rows.min() <= rows.max() < len(tokens):
       raise errors.UserError(
           f"the mixture uses {side} tokens {rows.min()} to {rows.max()}, and the"

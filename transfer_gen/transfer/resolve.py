@@ -146,6 +146,7 @@ def resolve(
       rows.append(_row(plan, sources, name, spec, owners, bind))
     except _Misfit as misfit:
       misfits.setdefault(str(misfit), []).append(name)
+  # Causes name leaves of the source, whose layers have numbers, so both cells fold.
   lines = [f"{names}: {cause}" for _, (names, cause) in fold.fold(
       [(_shown(names), cause) for cause, names in misfits.items()], linked=2)]
   reported = " ".join(
@@ -169,6 +170,7 @@ def _shown(names: Sequence[str]) -> str:
   folded = tree.fold(names)
   if not folded[3:]:
     return ", ".join(folded)
+  # What the first and the last name in order have in common, all between them have.
   first, last = (name.split("/") for name in (min(names), max(names)))
   common = "/".join(a for a, b in itertools.takewhile(
       lambda pair: pair[0] == pair[1], zip(first, last)))
@@ -193,6 +195,7 @@ def _row(
         f"{_size(spec)} has no group. Add one; unfreeze_step=None freezes it.")
   index, found = owners.rule[name]
   rule, group = plan.rules[index], plan.groups[owners.group[name]]
+  # Complete for a leaf that starts fresh; a source adds its own fields below.
   row = Row(name=name, spec=spec, how=rule.fresh, rule=index, group=group.name,
             unfreeze_step=group.unfreeze_step)
   if rule.source is None:

@@ -13,7 +13,8 @@ from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 
 _LEARNS = (plan_lib.Group(name="all", params=".*"),)
-# The axis that each size of a config belongs to.
+# The axis that each size of a config belongs to. `axes.Grow` can keep the function on
+# these axes only; a vocabulary or a context needs another map.
 _DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
             "num_kv_heads": "kv_heads", "head_dim": "kv"}
 _SIZES = {
@@ -158,6 +159,7 @@ def depth(
   rules = []
   for target, source in layers.items():
     name = f"{prefix}{names.layer(target)}/"
+    # Before the layer's other rules, which match these leaves, too.
     if target in identity:
       rules.append(plan_lib.Rule(
           target=f"{name}({names.BRANCH_ENDS})/.*", source=None, fresh="zeros",
@@ -245,6 +247,7 @@ def _deeper(
     model: config_lib.Decoder | config_lib.Recurrent, field: str, count: int
 ) -> tuple[config_lib.Decoder, tuple[plan_lib.Rule, ...]]:
   """Returns a config with more layers, and rules under which they change nothing."""
+  # With a norm after the sum, a layer that adds zero would still normalize the stream.
   if not isinstance(model, config_lib.Decoder) or model.norm_order != "pre":
     raise errors.UserError(
         "grow: layers can be added without a change of the function only to a"

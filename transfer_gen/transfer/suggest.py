@@ -20,6 +20,7 @@ from transfer_gen.transfer import suggest_axes
 _Specs = Mapping[str, tree.Spec]
 _Pattern = tuple[str, tuple[str, ...]]  # A name without its numbers, and its axes.
 _NUMBER = re.compile(r"\d+")
+# Of at most 3.1, see `_alike`.
 _LIKELY = 1.6  # Leaves that are less similar than this are left for people to match.
 _DEEPER = "the source has no layer of this number; structure.depth copies one"
 # Words that other projects use, and the word of this package for the same thing.
@@ -127,6 +128,7 @@ def cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
   for name in names:
     if name in covered:
       continue
+    # There always is one, because the last pattern of `_wider` is the name itself.
     pattern = next(
         p for p in _wider(name, names)
         if tree.match([p], name) and not any(tree.match([p], n) for n in rest))
@@ -176,7 +178,7 @@ def _pattern(name: str, spec: tree.Spec) -> _Pattern:
 def _alike(spec: tree.Spec, name: str, other_spec: tree.Spec, other: str) -> float:
   """Returns how similar two leaves are; equal names decide."""
   if name == other:
-    return 10.0
+    return 10.0  # More than any other score.
   mine, theirs = _words(name), _words(other)
   # autojunk drops what is frequent in long sequences, which would skew the ratio.
   score = difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
@@ -240,6 +242,7 @@ def _rules(
   rules += sorted(leaves, key=lambda rule: (
       "(.*)" in rule.target, -len(rule.target), -leaves[rule]))
   # Where a wide rule gives another source, a narrower rule before it corrects that.
+  # Rules with numbers are tried first; a rule for one leaf corrects what they miss.
   for narrower in (_narrow, _literal):
     rules = [*dict.fromkeys(_corrections(rules, pairs, target, narrower)), *rules]
   patterns = [rule.target for rule in rules]

@@ -54,6 +54,8 @@ def folded(audit: audit_lib.Audit, colored: bool) -> str:
       magenta, and what is frozen is dim.
   """
   lines: list[tuple[str, ...]] = [("leaf", "leaves", *_HEADER[1:])]
+  # `fold` needs a first cell that is unique. What is left behind has no leaf in the
+  # target, so its source stands there while it is folded.
   for found in (map(cells, audit.rows), map(_turned, _left(audit))):
     for times, line in fold.fold(list(found), linked=3):
       if line[4] == LEFT:
@@ -138,6 +140,7 @@ def how(row: resolve.Row) -> str:
   """
   if row.how in audit_lib.FRESH:
     return f"fresh ({row.how})"
+  # The mean of one leaf with itself is a copy.
   several = len(set(row.sources)) > 1
   notes = [f"mean of {len(row.sources)}, not invertible"] if several else []
   return "; ".join([*notes, *(c.binding.note for c in row.changes)]) or row.how
