@@ -21,7 +21,9 @@ _FILES = {
 }
 Raw = raw.Raw
 SUFFIXES = tuple(_FILES)
-# The first of these files that a folder holds is the checkpoint.
+# The first of these files that a folder holds is the checkpoint. Many folders have the
+# same tensors twice: safetensors come before pickles because their format is stricter.
+# An adapter comes last, because a model beside it is what is meant.
 _IN_FOLDERS = (
     "model.safetensors.index.json", "model.safetensors",
     "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.safetensors")
@@ -38,6 +40,8 @@ def opener_of(path: epath.PathLike) -> Callable[[], Raw] | None:
     no format is recognized.
   """
   path = epath.Path(path)
+  # What is returned is a function, so that a damaged file is still recognized, and
+  # fails only when it is opened.
   if path.is_dir():
     return _opener_of_folder(path)
   return _opener_of_file(path) if path.is_file() else None

@@ -24,6 +24,8 @@ def sizes(fields: hugging_face.Fields) -> dict[str, Any]:
   width = fields.get("d_model")
   heads, hidden = fields.get("encoder_attention_heads"), fields.get("encoder_ffn_dim")
   layers = fields.layers("encoder_layers")
+  # Transformers 3 had mBART, Pegasus and others in the class of BART, and the fields
+  # from normalize_before on made the difference.
   fields.check(
       is_encoder_decoder=True, decoder_attention_heads=heads, decoder_ffn_dim=hidden,
       num_hidden_layers=(layers, None), normalize_before=False,

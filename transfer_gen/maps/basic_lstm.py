@@ -71,6 +71,8 @@ def _tokenizer(raw: architecture.Raw, model: config_lib.Recurrent, repair: bool)
 
 def _kernels(raw: architecture.Raw) -> list[str]:
   """Returns the names of the cells' kernels in the order of layers."""
+  # A model of one cell has no number in its names. Numbers are sorted as integers, so
+  # that cell_10 comes after cell_9.
   found = {int(match[2] or 0): name for name in raw.specs
            if (match := _KERNEL.fullmatch(name)) and len(raw.specs[name].shape) == 2}
   return [found[layer] for layer in sorted(found)]

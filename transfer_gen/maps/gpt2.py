@@ -15,6 +15,7 @@ _IN, _AT = hugging_face_lines.LAYER, r"h.\1"
 def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Decoder:
   del kind
   width = fields.get("n_embd")
+  # The first divides scores by the number of the layer as well; no model here does.
   fields.check(scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
   return config_lib.Decoder(
       vocab_size=fields.get("vocab_size"), num_layers=fields.layers("n_layer"),
@@ -41,6 +42,7 @@ def _config(model: config_lib.Decoder) -> dict[str, Any]:
 def _lines(model: config_lib.Decoder, prefix: str) -> list[architecture.Line]:
   heads = (model.num_heads, model.width // model.num_heads)
   at = prefix + _AT
+  # Nothing is transposed: GPT-2's Conv1D has kernels [inputs, outputs], unlike Linear.
   found = [
       architecture.Line(target="embed/embedding", source=f"{prefix}wte.weight"),
       architecture.Line(target="position/embedding", source=f"{prefix}wpe.weight")]

@@ -125,8 +125,10 @@ class _Builder:
     states = cells.KINDS[model.cell].states
     width = self.tokens("sources", model.encoder_tokens, ())
     read = ("sources_embed" if model.embed_width else "sources", 0)
+    # Each way has half of the units, since the decoder begins with both, concatenated.
     self.cell("encoder", width, model.hidden_width // (1 + both), (read,), both=both,
               more={"return_state": True})
+    # Output 0 is the sequence; the states follow.
     start = [("encoder", 1 + i) for i in range(states)]
     if both:
       for i in range(states):
@@ -166,6 +168,8 @@ class _Builder:
     kind, gates = _CLASSES[model.cell], cells.KINDS[model.cell].gates
     fields = {"name": name, "units": units, "use_bias": model.bias, **more}
     if model.cell != "rnn":
+      # Keras 3 has only its own hard_sigmoid, so that of Keras 2 shows as a difference
+      # when the file is read back.
       hard = model.gate == "hard_sigmoid_3"
       fields["recurrent_activation"] = "hard_sigmoid" if hard else "sigmoid"
     if model.cell == "gru":

@@ -41,6 +41,7 @@ def _recognizes(raw: architecture.Raw) -> bool:
   if config is None or config["class_name"] == "Sequential":
     return False
   kinds = [layer["class_name"] for layer in config["config"]["layers"]]
+  # Sources and answers; a functional model of one input is a stack.
   return kinds.count("InputLayer") == 2
 
 
@@ -49,10 +50,12 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   keras_config.logits(raw, pair.dense)
   fields = keras_config.cell_fields(raw, [pair.decoder])
   theirs = keras_config.cell_fields(raw, [pair.encoder])
+  # Both ways' states are concatenated, so the decoder is twice as wide as each of them.
   units = theirs.pop("hidden_width") * (1 + pair.both)
   if theirs | {"hidden_width": units} != fields:
     raise errors.UserError(
         f"{raw.path}: {pair.encoder} and {pair.decoder} are of two kinds or widths.")
+  # Our config has one field for all biases, and one vocabulary of answers.
   architecture.require(f"{raw.path}: {pair.dense}", pair.dense.fields,
                {"units": (pair.size,), "use_bias": (fields["bias"],)})
   widths = {embedding.fields["output_dim"] if embedding else 0
@@ -125,6 +128,7 @@ def _pair(raw: architecture.Raw) -> _Pair:
   first, *states = decoder.inputs
   encoder = _encoder(raw, layers, decoder, states)
   known = {encoder.name, decoder.name, dense.name}
+  # What the search from the output has not met would be lost without an error.
   left = [layer for layer in layers.values() if layer.name not in known and layer.kind
           not in (*_IDLE, "InputLayer", "Embedding", "Concatenate")]
   if left:

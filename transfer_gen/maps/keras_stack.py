@@ -42,6 +42,8 @@ def _recognizes(raw: architecture.Raw) -> bool:
 
 def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   stack = _stack(raw)
+  # Each of these is read by another cell, which needs a sequence. Keras's default is to
+  # give the last output alone.
   for cell in stack.cells[:-1]:
     architecture.require(
         f"{raw.path}: {cell}", {"return_sequences": False} | dict(cell.fields),
@@ -101,6 +103,7 @@ def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.M
           f"layer_{index}/{target}", keras_config.weights(raw, cell, way), model, units,
           inputs, cudnn=cell.kind.startswith("CuDNN"))
     inputs = [("", units), ("_backward", units)][:len(ways)]
+  # From the right: the last Dense layer is always the head.
   for target, dense in zip(("dense", "head")[-len(stack.dense):], stack.dense):
     lines += keras_cells.affine(target, keras_config.weights(raw, dense), inputs)
     inputs = [("", dense.fields["units"])]
@@ -115,6 +118,8 @@ def _stack(raw: architecture.Raw) -> _Stack:
   """
   layers = keras_config.layers(raw)
   for before, layer in zip(layers, layers[1:]):
+    # A residual or a second branch would have the same weights and compute something
+    # else.
     if layer.inputs != ((before.name, 0),):
       raise errors.UserError(
           f"{raw.path}: {layer} reads {[name for name, _ in layer.inputs]} and not"
@@ -124,6 +129,8 @@ def _stack(raw: architecture.Raw) -> _Stack:
     if layer.kind in _IDLE:
       continue
     now = _STAGES.get(layer.kind, 3 if layer.kind in keras_config.CELLS else None)
+    # Layers come in the order of their stages; a second embedding would have to read
+    # vectors.
     if now is None or now < stage or (now == stage == 1):
       raise errors.UserError(
           f"{raw.path}: {layer} is not known here after what comes before it. A stack"

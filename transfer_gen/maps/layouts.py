@@ -112,6 +112,7 @@ class Part:
                        f" of {sizes}")
     if not 0 <= self.index < len(sizes):
       raise ValueError(f"there is no part {self.index} of {len(sizes)}")
+    # A slice of a NumPy array is a view, so parts of a fused tensor cost no copy.
     start = sum(sizes[:self.index])
     return x[(slice(None),) * self.dim + (slice(start, start + sizes[self.index]),)]
 
@@ -130,6 +131,7 @@ class Stack:
       raise ValueError("leaves of several shapes, or none, do not stack")
     if not 0 <= self.dim <= arrays[0].ndim:
       raise ValueError(f"there is no dimension {self.dim}")
+    # np.stack would copy device arrays to the host and fails under `eval_shape`.
     numpy = jnp if any(isinstance(x, jax.Array) for x in arrays) else np
     return numpy.stack(arrays, axis=self.dim)
 

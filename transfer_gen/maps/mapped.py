@@ -139,6 +139,7 @@ class Mapped:
     for source, value in self.raw.read(list(waiting)):
       held[source] = np.asarray(value)
       for row in waiting[source]:
+        # A leaf that reads several sources waits under each of them, and is made once.
         if row.name not in done and all(s in held for s in row.sources):
           done.add(row.name)
           yield row.name, _placed(row, held, shardings and shardings[row.name])
@@ -177,6 +178,7 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
     try:
       rows.append(_row(how, owners.get(name), raw, name, spec))
     except errors.UserError as error:
+      # By message, because one mistake in a line usually hits all layers.
       causes.setdefault(str(error), []).append(name)
   misfits = _folded((", ".join(tree.fold(names)), why) for why, names in causes.items())
   misfits += [
@@ -292,6 +294,8 @@ def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
 
 def _alike(*dtypes: np.dtype) -> bool:
   """Returns whether casts between dtypes keep numbers what they mean."""
+  # Floats of any width stand for the same number, more or less exactly. A float cast to
+  # an integer would not, and stored integers may be quantised floats.
   return len({jnp.issubdtype(dtype, np.floating) for dtype in dtypes}) == 1
 
 

@@ -54,6 +54,7 @@ def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder):
 
 FAMILY = hugging_face.Family(
     name="marian", what="Marian of Hugging Face", types={"marian": "MarianMTModel"},
+    # Not an embedding: its name depends on whether the two sides share it.
     anchor="encoder.layers.0.fc1.weight", prefixes=("model.", ""), model=_model,
     config=_config, lines=_lines, kind=config_lib.EncoderDecoder,
     tokenizer=_tokenizer,

@@ -78,6 +78,8 @@ def family_of(
         f"There is no map {name!r} to write; there are"
         f" {', '.join(family.name for family in FAMILIES)}.")
   wrong = []
+  # A family that was asked for by name is tried in any case, so that the error says why
+  # it cannot hold the model.
   for family in [f for f in known if name or f.kind is type(model)]:
     try:
       return family, hugging_face.write(family, model)

@@ -41,6 +41,8 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   # G U] for a GRU that resets after the product.
   bias = raw.specs[_weights(raw, _layers(raw)[0])["bias"]].shape
   attention = _ATTENTION in raw.specs
+  # With attention came cells that run on cuDNN as well, which has no hard sigmoid; the
+  # first version has the gates that were Keras 2's default.
   model = config_lib.Recurrent(
       vocab_size=vocab_size, cell=cell, num_layers=len(kernels),
       embed_width=embed_width, hidden_width=units, forget_bias=0.0,
@@ -108,6 +110,7 @@ def _named(raw: architecture.Raw, what: str) -> str:
 def _layers(raw: architecture.Raw) -> list[str]:
   """Returns the names of the recurrent layers in order."""
   groups = {name.split("/")[0] for name in raw.specs}
+  # The first version has one layer and does not number it.
   if "rnn" in groups:
     return ["rnn"]
   numbers = (group.removeprefix("rnn_") for group in groups)
