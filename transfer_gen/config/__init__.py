@@ -2,12 +2,13 @@
 
 from transfer_gen.config.adapters import Bottleneck, IA3, LoRA, Prefix
 from transfer_gen.config.data import Data, Tokenizer
+from transfer_gen.config.decoding import Decoding
 from transfer_gen.config.models import Decoder, EncoderDecoder, Recurrent
 from transfer_gen.config.run import Run, Study
 from transfer_gen.config.sources import Distill, Features, Source
 from transfer_gen.config.training import Optim, Parallel, Strategy, Train
 
 __all__ = (
-    "Bottleneck", "Data", "Decoder", "Distill", "EncoderDecoder", "Features", "IA3",
-    "LoRA", "Optim", "Parallel", "Prefix", "Recurrent", "Run", "Source", "Strategy",
-    "Study", "Tokenizer", "Train")
+    "Bottleneck", "Data", "Decoder", "Decoding", "Distill", "EncoderDecoder",
+    "Features", "IA3", "LoRA", "Optim", "Parallel", "Prefix", "Recurrent", "Run",
+    "Source", "Strategy", "Study", "Tokenizer", "Train")

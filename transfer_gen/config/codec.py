@@ -42,7 +42,7 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
       "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
       "optim": config_lib.Optim, "train": config_lib.Train,
       "parallel": config_lib.Parallel, "source": config_lib.Source,
-      "strategy": config_lib.Strategy}
+      "strategy": config_lib.Strategy, "decoding": config_lib.Decoding}
   # `get` below: files of earlier versions lack the fields that came later, and those
   # then have their defaults.
   values: dict[str, Any] = {**data, "model": model_from_json(data["model"])}

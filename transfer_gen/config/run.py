@@ -10,6 +10,7 @@ from typing import Any
 from transfer_gen.config import models
 from transfer_gen.config.adapters import Adapter
 from transfer_gen.config.data import Data, Tokenizer
+from transfer_gen.config.decoding import Decoding
 from transfer_gen.config.sources import Distill, Features, Source
 from transfer_gen.config.training import Optim, Parallel, Strategy, Train
 
@@ -42,6 +43,8 @@ class Run:
     transfer: A `TransferPlan`, or a function that takes the final Run and returns one.
       If None, the default, every leaf is initialized and learns, unless a strategy is
       named: then see `Strategy`.
+    decoding: How the trained model writes texts, unless flags of `generate` and
+      `evaluate` say otherwise. Default: `Decoding()`.
     seed: Seed of the initialization, of the order of the data and of dropout; from 0 to
       2**32 - 1. Default: 0.
   """
@@ -58,6 +61,7 @@ class Run:
   features: Features | None = None
   distill: Distill | None = None
   transfer: Any = None
+  decoding: Decoding = dataclasses.field(default_factory=Decoding)
   seed: int = 0
 
   def all_sources(self) -> dict[str, Source]:
