@@ -237,6 +237,13 @@ def test_the_fingerprint_is_the_sha256_of_lengths_and_texts(write):
   assert facts["fingerprint"] == want.hexdigest()
 
 
+def test_the_fingerprint_tells_references_and_their_order_apart():
+  of = lambda *texts: documents.fingerprint(
+      {"test": [documents.Document("q", texts[0], texts[1:])]})
+
+  assert len({of("a"), of("a", "b"), of("a", "b", "c"), of("a", "c", "b")}) == 4
+
+
 def refusals():
   """Lists (id, files, config fields, pattern of the message)."""
   row = {"input_field": "q", "target_field": "a", "train": "a.jsonl"}

@@ -31,9 +31,12 @@ class Document:
   Attributes:
     input: The text to answer; empty for a language model, never empty for a pair.
     target: The text to learn; never empty.
+    references: Further right answers beside `target`, which metrics compare with. Only
+      pairs of validation and test have any; training learns each answer on its own.
   """
   input: str
   target: str
+  references: tuple[str, ...] = ()
 
 
 Splits = dict[str, list[Document]]
@@ -203,7 +206,7 @@ def fingerprint(documents: Mapping[str, Iterable[Document]]) -> str:
   for split, found in documents.items():
     digest.update(f"{split}\0".encode())
     for document in found:
-      for text in (document.input, document.target):
+      for text in (document.input, document.target, *document.references):
         # The length comes first, so that no two lists of texts give the same bytes.
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
