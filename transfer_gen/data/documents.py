@@ -249,9 +249,10 @@ def _document(
     names = ("input", "target")
   else:
     names = (config.input_field, config.target_field)
-  values = [_column(where, columns, name) if name else "" for name in names]
-  return Document(*(
-      clean(value, config.normalize, config.newline) for value in values))
+  source, target = (
+      clean(_column(where, columns, name) if name else "", config.normalize,
+            config.newline) for name in names)
+  return Document(source, target)
 
 
 def _column(where: str, columns: Mapping[str, Any], name: str) -> str:
