@@ -8,8 +8,8 @@ class Decoding:
   """How a model continues prompts or answers inputs.
 
   Attributes:
-    max_tokens: Largest number of new tokens, at least 0; 0, the default, means 64 for a
-      language model, and for a model of pairs the longest target of its training.
+    max_tokens: Largest number of new tokens, the end token included, at least 0; 0, the
+      default, means 64 for a language model, and `data.length` for a model of pairs.
     min_tokens: Number of new tokens before a text may end, at least 0. Default: 0.
     beams: Number of beams of a beam search, at least 1; 1, the default, means no
       search.
@@ -17,6 +17,11 @@ class Decoding:
       search. Default: 1.
     length_penalty: For a beam search: exponent of the length by which a text's log
       probability is divided. Default: 1.0.
+    early_stopping: For a beam search: when the search of an input stops. `no`, the
+      default: as soon as its best running text, scored at its present length, is no
+      better than the worst of `beams` ended texts. `yes`: also as soon as `beams` texts
+      have ended. `never`: as `no`, with the best score that the text could still reach.
+      These are False, True and "never" in Hugging Face Transformers.
     temperature: Logits are divided by it before a token is drawn, at least 0; 0, the
       default, means that the likeliest token is always taken.
     top_k: Number of likeliest tokens that are drawn from, at least 0; 0, the default,
@@ -47,6 +52,7 @@ class Decoding:
   beams: int = 1
   num: int = 1
   length_penalty: float = 1.0
+  early_stopping: str = "no"
   temperature: float = 0.0
   top_k: int = 0
   top_p: float = 1.0
