@@ -15,6 +15,8 @@ from transfer_gen import config as config_lib
 from transfer_gen.models import layers
 from transfer_gen.models import positions as positions_lib
 
+# A dict and not a class, because each kind of model keeps other entries. Generation
+# takes only `caches.MEMORY` out of it, and maps over the arrays of the rest.
 Cache = dict[str, Any]
 
 
@@ -33,6 +35,8 @@ class Attention(nn.Module):
   biases of their output dimensions; query_norm, key_norm f32[K] (if normalized).
   """
   config: config_lib.Decoder
+  # A field of its own, because a layer does not know its number, and `config.window`
+  # asks for it.
   window: int = 0
 
   def setup(self) -> None:
@@ -59,6 +63,9 @@ class Attention(nn.Module):
         (config.width,), axes=("heads", "kv", "embed"), reads=("heads", "kv"),
         kernel_init=config.init, bias=biased(config, "out"), dtype=dtype)
 
+  # With a slot, all rows write to the same positions of the cache, which one slice can
+  # do. A start per row would need a scatter; rows of different lengths are told apart
+  # by the mask instead.
   def __call__(
       self, x: jax.Array, positions: jax.Array, mask: jax.Array,
       slot: tuple[Cache, jax.Array] | None, bias: jax.Array | None = None
@@ -89,13 +96,13 @@ class Attention(nn.Module):
     key = key.swapaxes(1, 2)  # [B, G, T, K], like value.
     kept = None
     if slot is not None:
-      # All rows write to the same slots, which one slice can do. A start per row would
-      # need a scatter; rows of different lengths are told apart by the mask instead.
       kept = {name: lax.dynamic_update_slice(slot[0][name], new, (0, 0, slot[1], 0))
               for name, new in (("key", key), ("value", value))}
       key, value = kept["key"], kept["value"]
     return self._mixed(query, key, value, mask, bias), kept
 
+  # Keys and values of the other text depend on nothing that is generated. They are made
+  # once and kept for all tokens of the answer.
   def read(self, encoded: jax.Array) -> Cache:
     """Returns keys and values dtype[B, G, S, K] of another text dtype[B, S, D]."""
     key, value = self.key(encoded), self.value(encoded)
@@ -103,6 +110,8 @@ class Attention(nn.Module):
       key = self.key_norm(key)
     return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
 
+  # Neither side is rotated: distances between positions of two texts mean nothing. T5,
+  # BART and the first Transformer leave positions out of cross-attention as well.
   def look(self, x: jax.Array, memory: Cache, mask: jax.Array) -> jax.Array:
     """Mixes each position with those of another text, without rotary positions.
 
@@ -122,6 +131,14 @@ class Attention(nn.Module):
         bias))
 
 
+# Query head h reads group h // R, the order that Hugging Face's `repeat_kv` has, and
+# keys are not repeated in memory. The scale goes to the query, which has K numbers
+# where the scores have S. It acts before the softcap, as in Gemma 2.
+#
+# Hidden scores get a finite floor: a row with nothing to attend to must not become NaN.
+# The floor fits in because the scores are float32; float16 ends at 65504. The weights
+# are rounded to the computation dtype, as in Transformers, so that the second product
+# runs in it too.
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, scale: float,
     softcap: float = 0.0, bias: jax.Array | None = None
@@ -142,11 +159,7 @@ def attend(
   """
   batch, length, heads, width = query.shape
   groups = key.shape[1]
-  # Query head h reads group h // R, the order that Hugging Face's `repeat_kv` has, and
-  # keys are not repeated in memory.
   query = query.reshape(batch, length, groups, heads // groups, width)
-  # The scale goes to the query, which has K numbers where the scores have S. It acts
-  # before the softcap, as in Gemma 2.
   query = (query * scale).transpose(0, 2, 3, 1, 4)  # [B, G, R, T, K]
   # XLA's CPU backend transposes all keys where a T of 1 stands in the product.
   terms = ("bgrk,bgsk->bgrs", query[:, :, :, 0]) if length == 1 else (
@@ -158,11 +171,7 @@ def attend(
   scores = capped(scores, softcap)
   if bias is not None:
     scores += bias.reshape(bias.shape[0], *query.shape[1:4], -1)
-  # A finite floor: a row with nothing to attend to must not become NaN. It fits in
-  # because the scores are float32; float16 ends at 65504.
   weights = nn.softmax(jnp.where(mask[:, None, None], scores, -1e9))
-  # The weights are rounded to the computation dtype, as in Transformers, so that the
-  # second product runs in it too.
   mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value)
   return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
@@ -177,6 +186,8 @@ def biased(config: config_lib.Decoder, part: str) -> bool:
   return config.bias and part not in config.unbiased
 
 
+# Every norm of a Transformer is made here, so that epsilon, offset and bias are the
+# same in all of them; `unbiased` has the one name `norm` for all as well.
 def norm(
     config: config_lib.Decoder, reads: tuple[str, ...] = (), axis: str = "embed",
     name: str | None = None) -> layers.Norm:

@@ -29,6 +29,7 @@ class Block(nn.Module):
   attn_post_norm, mlp_post_norm, cross_post_norm where norms stand on both sides.
   """
   config: config_lib.Decoder
+  # What a block must know of its place, since it sees no other layer.
   last: bool
   window: int = 0
   crosses: bool = False
@@ -39,11 +40,13 @@ class Block(nn.Module):
     assert self.name is not None
     return self.name
 
+  # A tied output has no leaf that could declare that it contracts `embed`. With
+  # post-norm, the norm before it is the last block's, which declares it instead. One
+  # dropout module serves all branches: it has no params, and each call draws a new
+  # mask.
   def setup(self) -> None:
     """Creates the submodules and params."""
     config = self.config
-    # A tied output has no leaf that could declare that it contracts `embed`. With
-    # post-norm, the norm before it is the last block's, which declares it instead.
     ends = self.last and config.norm_order == "post"
     self.attn_norm = attention.norm(config)
     self.attn = attention.Attention(config, self.window)
@@ -59,7 +62,6 @@ class Block(nn.Module):
       self.mlp_post_norm = attention.norm(config)
       if self.crosses:
         self.cross_post_norm = attention.norm(config)
-    # One module serves all branches: it has no params, and each call draws a new mask.
     self.dropout = nn.Dropout(config.dropout)
 
   def __call__(
@@ -101,6 +103,8 @@ class Block(nn.Module):
       x = self._added("cross", x, looked, train)
     return self._added("mlp", x, self.mlp(self._seen("mlp", x)), train), kept
 
+  # With post-norm, the stream was normalized when the last branch was added to it, and
+  # a branch reads it as it is.
   def _seen(self, part, x):
     """Returns what a branch reads."""
     post = self.config.norm_order == "post"
@@ -128,6 +132,8 @@ class MLP(nn.Module):
   """
   config: config_lib.Decoder
 
+  # `up` and `gate` are two kernels and not one of twice the width, so that the axis
+  # `mlp` means one hidden unit in both and can grow or be pruned.
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """dtype[B, T, D] to the same."""
@@ -150,6 +156,8 @@ class MLP(nn.Module):
     return dense("down", config.width, "mlp", "embed")(hidden)
 
 
+# A list of blocks and not one scanned block: each layer has params of its own name,
+# which plans refer to, and may have a window of its own.
 def stack(config: config_lib.Decoder, side: str) -> list[Block]:
   """Returns the blocks of one side, `encoder` or `decoder`, or of a model without.
 

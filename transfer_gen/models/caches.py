@@ -60,6 +60,9 @@ def check_length(config: config_lib.Decoder, length: int) -> None:
         " larger max_length or with sinusoidal, rotary or relative positions.")
 
 
+# `used` moves by the padded length, because padding takes slots as well, and `position`
+# by each row's own tokens. The blocks need the counts from before their tokens, so both
+# move only when all layers have run.
 def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
   """Returns the cache with its counts moved on; arguments as for `Decoder.extend`."""
   return {**cache, "position": cache["position"] + counts,

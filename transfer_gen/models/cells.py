@@ -16,6 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
+# What `advance` keeps for `pull` differs from cell to cell, so it has no narrower type.
 _Advance = Callable[[Carry, jax.Array, Any], tuple[Carry, Any]]
 _Gates = tuple[jax.Array, ...]
 _Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
@@ -80,12 +81,17 @@ def _rnn(gate, carry, a, r):
   return (h,), h
 
 
+# The derivative of tanh is 1 - tanh^2, so the output is all that has to be kept. The
+# carry's own gradient is zero here and in an LSTM's h: a state acts only through r, and
+# `_backward` adds that share with the kernel.
 def _rnn_pull(gate, d_carry, h):
   del gate
   d = d_carry[0] * (1 - h * h)
   return (jnp.zeros_like(d),), (d,), None
 
 
+# z keeps the old state, as in Cho et al. (2014, equation 7), PyTorch and Keras. The sum
+# (1 - z) n + z h is written with one product: n + z (h - n).
 def _gru(gate, carry, a, r):
   [h] = carry
   reset, update = gate.squash(a[:2] + r[:2])
@@ -93,6 +99,8 @@ def _gru(gate, carry, a, r):
   return (new + update * (h - new),), (reset, update, new, h, r[2])
 
 
+# The reset gate stands between r and the candidate, so the candidate's gradients for r
+# and for a differ, and both are returned. In the other cells a and r are only added.
 def _gru_pull(gate, d_carry, kept):
   [d_h], (reset, update, new, h, r) = d_carry, kept
   d_new = d_h * (1 - update) * (1 - new * new)
@@ -102,6 +110,9 @@ def _gru_pull(gate, d_carry, kept):
       (d_h * update,), (d_reset, d_update, d_new * reset), (d_reset, d_update, d_new))
 
 
+# The candidate's product needs the reset gate's result, so the state is multiplied
+# twice: first for the two gates, then for the candidate. No product of the whole state
+# can be made before, and nothing is kept, since JAX differentiates this form.
 def _gru_before(gate, carry, a, share):
   [h] = carry
   reset, update = gate.squash(a[:2] + share(h, slice(0, 2)))
@@ -109,6 +120,8 @@ def _gru_before(gate, carry, a, share):
   return (new + update * (h - new),), ()
 
 
+# The gates come in the order of PyTorch and Keras, so no map has to reorder them. The
+# tanh of the new state is kept, because the backward step needs it twice.
 def _lstm(gate, carry, a, r):
   c = carry[1]
   i, f, g, o = a + r
@@ -118,6 +131,8 @@ def _lstm(gate, carry, a, r):
   return (o * out, new), (i, f, g, o, c, out)
 
 
+# The cell state gets gradients on two ways: from the next step, and from this step's
+# output, which reads it through tanh.
 def _lstm_pull(gate, d_carry, kept):
   (d_h, d_c), (i, f, g, o, c, out) = d_carry, kept
   d_c += d_h * o * (1 - out * out)
@@ -126,6 +141,8 @@ def _lstm_pull(gate, d_carry, kept):
   return (jnp.zeros_like(d_h), d_c * f), d_gates, None
 
 
+# The slope follows from the output: where the clip acts, it is exactly 0 or 1, and its
+# derivative is 0.
 def _hard(slope: float) -> Gate:
   """A hard sigmoid with this slope at 0."""
   return Gate(
@@ -141,6 +158,8 @@ GATES = {
 }
 
 
+# Cached, because two `functools.partial` of one function are unequal, and so would be
+# two `Kind`s of one config.
 @functools.cache
 def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
   """Returns the kind of cell that a config names, always the same object.
@@ -163,6 +182,8 @@ def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
       pull=pull and functools.partial(pull, GATES[gate]))
 
 
+# The numbers of gates and of states depend on the cell alone. Who needs only these
+# finds them here, without a gate function.
 KINDS = {cell: kind(cell) for cell in ("rnn", "gru", "lstm")}
 
 
@@ -187,6 +208,9 @@ def unroll(
   return _unroll(kind, carry, a, kernel, bias)
 
 
+# Rows that have ended compute along, and `valid` discards what they computed: shapes
+# cannot depend on data. Low-rank parts act in each step here, where `_flat` adds them
+# up once. JAX derives the gradient of this loop, through which an encoder learns.
 def read(
     kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
     bias: jax.Array | None, valid: jax.Array,
@@ -249,6 +273,9 @@ def _forward(kind, carry, a, kernel, bias):
   return h, (carry, h, kept, kernel, bias)
 
 
+# The kernel multiplied the state from before each step, so its gradient pairs d_r with
+# h moved back by one step, with the first carry in front. Where a and r have the same
+# gradient, the loop collects it once.
 def _backward(kind, saved, d_out):
   carry, h, kept, kernel, bias = saved
   flat = _flat(kernel)
@@ -273,6 +300,8 @@ def _backward(kind, saved, d_out):
   return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias
 
 
+# A low-rank part is added once for all T steps, so the loops are the same with and
+# without one. The sum is formed again for the backward loop instead of being kept.
 def _flat(kernel):
   """Returns the whole kernel, dtype[U, G * U], with its low-rank part added."""
   if not isinstance(kernel, LowRank):
@@ -280,6 +309,9 @@ def _flat(kernel):
   return _flat(kernel.whole) + kernel.a @ _flat(kernel.b)
 
 
+# A's gradient h' (d_r B') is multiplied from the right, B's from the left, so that both
+# products in between have only R columns. W's is a product of its own, which XLA drops
+# if nobody asks for it.
 def _pull_kernel(kernel: Kernel, h: jax.Array, d_r: jax.Array) -> Any:
   """Returns a kernel's gradients from its inputs dtype[N, U] and d_r [N, G * U]."""
   if not isinstance(kernel, LowRank):

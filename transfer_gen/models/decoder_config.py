@@ -22,7 +22,9 @@ ACTIVATIONS = {
     "gelu": nn.gelu, "gelu_exact": _EXACT, "relu": nn.relu, "silu": nn.silu}
 GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer, 2020.
 MARKS = ("none", "eos", "both")  # Marks around what an encoder reads.
+# What `unbiased` may name: kernels by their own names, and `norm` for all norms.
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
+# Only the keys count, since `layers.choose` looks names up in a dict.
 _POSITIONS = {"learned": 0, "sinusoidal": 0, "rotary": 0, "relative": 0}
 _ORDERS = {"pre": 0, "post": 0, "both": 0}
 _BLOCKS = {"serial": 0, "parallel": 0, "parallel_one_norm": 0}
@@ -31,6 +33,9 @@ _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 Config, PairConfig = config_lib.Decoder, config_lib.EncoderDecoder
 
 
+# The first misfit raises, because later checks rely on those before them: a width is
+# divided by `num_heads` only after that is known to be positive. Modules call this in
+# `setup`, before any shape is computed.
 def check(config: config_lib.Decoder) -> None:
   """Refuses configs that no model can be built from.
 
@@ -82,6 +87,12 @@ def check(config: config_lib.Decoder) -> None:
     _check_sides(config)
 
 
+# Sizes that the shapes of params show are absent. So are `init`, `dropout` and `dtype`,
+# in which a transfer may differ.
+#
+# An axis is undivided where an offset is added to a norm's scale when it is used: half
+# of the scale is then not half of the factor. A tied output without a norm before it
+# has no scale that could be divided.
 def constants(config: config_lib.Decoder) -> dict[str, Any]:
   """Returns what a decoder computes beside its params and their sizes, by name.
 
@@ -115,6 +126,9 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
       "rotary_base")}
 
 
+# Configs are compared field by field where a model is written for another library, and
+# a field without effect must not count as a difference there. An RMSNorm has no bias
+# and an MLP without a gate no gate, whatever `bias` says.
 def explicit(config: _Decoder) -> _Decoder:
   """Returns the same model with all derived sizes written out.
 
@@ -151,6 +165,8 @@ def _check_sides(config):
     _require(getattr(config, field) >= 0, config, field,
              "positive, or 0 for its default")
   _require(config.block == "serial", config, "block", "'serial' with an encoder")
+  # A window bounds how far back a position sees, and an encoder would still see all
+  # that comes later.
   _require(not any(config.windows), config, "windows", "() with an encoder")
   layers.choose("encoder_marks", config.encoder_marks, dict.fromkeys(MARKS))
 
@@ -163,6 +179,8 @@ def _idle(config: config_lib.Decoder) -> dict[str, Any]:
           if names.get(field.name, config.position) != config.position}
 
 
+# The table of scalings is that of `positions`, which computes them, so that no scaling
+# is accepted here that is unknown there.
 def _check_rotary(config):
   if config.rotary_size % 2:
     raise errors.UserError(
@@ -181,6 +199,8 @@ def _check_rotary(config):
              "two rising positive numbers")
 
 
+# A window's base that equals the plain one still matters where a scaling or a magnitude
+# acts, because layers with a window skip both, see `positions.turning`.
 def _explicit_rotary(config: config_lib.Decoder) -> dict[str, Any]:
   habit = {field.name: field.default for field in dataclasses.fields(config)
            if field.name.startswith("rotary_")}

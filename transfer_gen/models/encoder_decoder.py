@@ -31,6 +31,8 @@ class EncoderDecoder(nn.Module):
   def setup(self) -> None:
     """Creates the submodules and params."""
     decoder_config.check(self.config)
+    # One table serves both sides and the tied output (Vaswani et al., 2017, section
+    # 3.4). An encoder with a vocabulary of its own makes a second one inside its stack.
     self.embed = transformer.table(self.config, self.config.vocab_size)
     self.encoder = transformer.Stack(self.config, "encoder")
     self.decoder = transformer.Stack(self.config, "decoder")
@@ -62,6 +64,8 @@ class EncoderDecoder(nn.Module):
     x = self.decoder(inputs, self.embed, train, memory=memory)
     return transformer.logits(self.config, self.embed, self.head, x)
 
+  # The encoder runs once for each answer. What it read becomes the keys and values of
+  # each decoder layer here, so that `extend` multiplies no encoder output again.
   def encode(
       self, encoder_inputs: jax.Array, encoder_counts: jax.Array, length: int) -> Cache:
     """Reads encoder inputs and returns the cache with which an answer begins.
@@ -98,6 +102,8 @@ class EncoderDecoder(nn.Module):
     y = transformer.logits(self.config, self.embed, self.head, x)[:, 0]
     return y, caches.advanced(kept, inputs, counts)
 
+  # Counts become a mask at this one place, so that training and generation hide the
+  # padding of what the encoder reads alike.
   def _read(self, encoder_inputs, counts, train):
     if encoder_inputs is None:
       raise errors.UserError(

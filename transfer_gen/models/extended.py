@@ -13,6 +13,8 @@ from transfer_gen import tree
 _Specs = Mapping[str, tree.Spec]
 
 
+# A protocol, because the adapters that implement it import the models: this folder
+# cannot import them in turn.
 class Addition(Protocol):
   """Params that stand beside those of a module, and what they do to its calls."""
 
@@ -45,6 +47,8 @@ class Addition(Protocol):
     ...
 
 
+# Frozen and so hashable, because it takes the module's place as a static argument of
+# jit and as a key of the caches in `registry`.
 @dataclasses.dataclass(frozen=True)
 class Extended:
   """A module with additions.
@@ -67,6 +71,8 @@ class Extended:
   def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
     """As `nn.Module.init`; the module's own params do not depend on the additions."""
     variables = self.module.init(key, *args, **kwargs)
+    # Specs of the module alone: an addition stands beside the module's kernels and
+    # never beside the params of another addition.
     specs = tree.specs(variables["params"])
     params = tree.flatten(variables["params"])
     for addition in self.additions:
@@ -91,6 +97,8 @@ class Extended:
 Model = nn.Module | Extended
 
 
+# Additions are collected flat, in order, instead of wrapping one `Extended` in another:
+# `module` is then always the Linen module itself.
 def extend(model: Model, addition: Addition) -> Extended:
   """Returns a model with one more addition."""
   if isinstance(model, Extended):

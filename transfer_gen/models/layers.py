@@ -70,6 +70,8 @@ def initializer(
   return init
 
 
+# The box is what plans, shardings and growth know of a param. It exists only between
+# `init` and `tree.unbox`: layers compute with plain arrays.
 def boxed(
     init: nn.initializers.Initializer, *axes: str, reads: tuple[str, ...] = ()
 ) -> Callable[..., Any]:
@@ -117,12 +119,18 @@ class Dense(nn.Module):
   Params: kernel f32[*inputs, *features], bias f32[*features].
   """
   features: tuple[int, ...]
+  # With the contracted axes first, a kernel of any rank becomes a matrix by a reshape,
+  # which moves no data.
   axes: tuple[str, ...]
   reads: tuple[str, ...]
   kernel_init: str
   bias: bool = True
   dtype: jnp.dtype = jnp.float32
 
+  # Operands are reshaped to matrices: on XLA's CPU backend, a product with 3-D
+  # activations took half as long again. Params stay float32 and are cast here, so that
+  # the optimizer never adds small updates to rounded weights. A bias does not meet the
+  # inputs of its own kernel, so it reads only what is contracted later.
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """dtype[..., *inputs] to dtype[..., *features]."""
@@ -133,15 +141,10 @@ class Dense(nn.Module):
         tuple(range(num_inputs, len(self.axes))))
     kernel = self.param(
         "kernel", boxed(init, *self.axes, reads=self.reads), inputs + self.features)
-    # Operands are reshaped to matrices: on XLA's CPU backend, a product with 3-D
-    # activations took half as long again. Params stay float32 and are cast here, so
-    # that the optimizer never adds small updates to rounded weights.
     y = _product(
         x.reshape(-1, math.prod(inputs)).astype(self.dtype),
         kernel.reshape(math.prod(inputs), -1).astype(self.dtype))
     if self.bias:
-      # A bias does not meet the inputs of its own kernel, only what is contracted
-      # later.
       reads = tuple(a for a in self.reads if a not in self.axes[:num_inputs])
       bias = self.param(
           "bias", boxed(nn.initializers.zeros, *self.axes[num_inputs:], reads=reads),
@@ -209,6 +212,8 @@ class Bias(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """dtype[..., size] to the same."""
     bias = self.param("bias", boxed(nn.initializers.zeros, self.axis), (self.size,))
+    # Axes are added by hand, here and in norms: JAX can be set to refuse operands of
+    # different ranks, and the models then still run.
     return x + jnp.expand_dims(bias, tuple(range(x.ndim - 1))).astype(x.dtype)
 
 

@@ -24,6 +24,8 @@ def turning(config: config_lib.Decoder, window: int) -> tuple[np.ndarray, float]
     f32[R / 2], in radians per token; and a factor on the features that turn.
   """
   size = config.rotary_size
+  # As in Gemma 3, whose layers with a window keep a base of their own, unscaled: texts
+  # grow longer than those of the first training, and distances in a window do not.
   if window and config.rotary_base_window:
     return _unscaled(config.rotary_base_window, size), 1.0
   scale = layers.choose("rotary_scaling", config.rotary_scaling, SCALINGS)
@@ -31,6 +33,12 @@ def turning(config: config_lib.Decoder, window: int) -> tuple[np.ndarray, float]
   return turns.astype(np.float32), config.rotary_magnitude
 
 
+# Features i and i + R / 2 form a pair, as in GPT-NeoX and Transformers' `rotate_half`;
+# the paper pairs neighbors instead. The two orders differ by a permutation of the
+# features of queries and keys, which leaves scores as they are.
+#
+# Angles are float32: bfloat16 has 8 significant bits, so positions beyond 256 would
+# share angles. Only the sines and cosines are rounded to the dtype of x.
 def rotate(
     x: jax.Array, positions: jax.Array, turns: np.ndarray, magnitude: float = 1.0
 ) -> jax.Array:
@@ -56,6 +64,8 @@ def rotate(
   return jnp.concatenate([turned, x[..., 2 * half:]], axis=-1)
 
 
+# Computed and not stored: no leaf, and so no longest text. Where the width is odd, the
+# last sine stands without its cosine.
 def sinusoids(positions: jax.Array, width: int, halves: bool = False) -> jax.Array:
   """Fixed positions (Vaswani et al., 2017, section 3.5): i32[B, T] to f32[B, T, D].
 
@@ -71,6 +81,9 @@ def sinusoids(positions: jax.Array, width: int, halves: bool = False) -> jax.Arr
   return both.reshape(*positions.shape, -1)[..., :width]
 
 
+# Distances are compared with the starts of buckets, whole numbers that NumPy computes
+# once. A logarithm in float32 could put a distance at an exact power into the bucket
+# before, on one backend and not on another.
 def buckets(
     config: config_lib.Decoder, positions: jax.Array, seen: jax.Array, both_ways: bool
 ) -> jax.Array:
@@ -116,6 +129,8 @@ def _linear(config, turns):
   return turns / config.rotary_factor
 
 
+# Transformers states the ramp by wavelengths; `rotary_length` divided by a wavelength
+# is the number of turns here.
 def _llama3(config, turns):
   """Scales slow features by how often they turn in the first training (Llama, 2024).
 
@@ -127,6 +142,8 @@ def _llama3(config, turns):
   return turns * (kept + (1 - kept) / config.rotary_factor)
 
 
+# Features with a low index turn fastest, so the larger number of turns in `rotary_ramp`
+# gives the first feature of the ramp, and the smaller one the last.
 def _yarn(config, turns):
   """As `_llama3`, with a ramp over the features' index (Peng et al., 2023, 3.2)."""
   size = 2 * len(turns)
@@ -143,6 +160,7 @@ def _yarn(config, turns):
   return turns * (1 - slowed + slowed / config.rotary_factor)
 
 
+# Named as Transformers' `rope_type`, where `none` is called `default`.
 SCALINGS = {
     "none": lambda config, turns: turns, "linear": _linear, "llama3": _llama3,
     "yarn": _yarn}

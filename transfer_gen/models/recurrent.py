@@ -22,9 +22,13 @@ from transfer_gen.models import recurrent_layers
 _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
                 "gelu": nn.gelu, "linear": lambda x: x}
 
+# Of fixed size, whatever the length of the text: what a Transformer's cache is not.
 Cache = dict[str, Any]
 
 
+# A table of what must hold, in order: later lines rely on positive sizes. A window and
+# an encoder exclude each other, because every window is read from an empty state, which
+# leaves no room for what the encoder found.
 def check(config: config_lib.Recurrent) -> None:
   """Refuses configs that no recurrent model can be built from.
 
@@ -85,6 +89,8 @@ class Recurrent(nn.Module):
   """
   config: config_lib.Recurrent
 
+  # `top` lists what the next layer reads, by part, axis and size. A layer above makes
+  # one kernel for each entry, so that each kernel has one logical axis to grow along.
   def setup(self) -> None:
     """Creates the submodules and params."""
     config = self.config
@@ -181,6 +187,8 @@ class Recurrent(nn.Module):
           self.attention.inputs, batch)
     return cache
 
+  # With a window, each row's last W tokens begin at its count, behind the tokens that
+  # fall out of the window and before the row's padding.
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
   ) -> tuple[jax.Array, Cache]:
@@ -213,6 +221,8 @@ class Recurrent(nn.Module):
     # The carry stood still after a row's last token, and so did its output.
     return self._logits({name: y[-1] for name, y in x.items()}, train=False), kept
 
+  # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
+  # with a kernel is a row of it, which the cell looks up.
   def _embedded(self, tokens):
     return {"": self.embed(tokens) if self.config.embed_width else tokens}
 
@@ -226,6 +236,8 @@ class Recurrent(nn.Module):
           block.outputs(names.layer(i)), x.values())}
     return x, seen
 
+  # Each window starts from an empty state, so neighbors share nothing, and T windows of
+  # W tokens cost W times as much as one pass. They are rows of one batch.
   def _by_windows(self, inputs, train):
     """Predicts every position from its own window, all windows at once."""
     width, (batch, length) = self.config.window, inputs.shape
@@ -235,6 +247,8 @@ class Recurrent(nn.Module):
     logits = self._after_window(tokens[:, index].reshape(-1, width), train)
     return logits.reshape(batch, length, -1)
 
+  # The backward cell ends at the first token of a window, so the state that has seen
+  # all of it stands there, and that of the forward cell at the last.
   def _after_window(self, tokens, train):
     """i32[B, W] to logits dtype[B, V] of what follows."""
     top, seen = self._read(tokens.T, train, [None] * len(self.blocks))
@@ -252,6 +266,8 @@ class Recurrent(nn.Module):
       counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
     return self.encoder(encoder_inputs, counts, train)
 
+  # Dropout acts on what a layer reads, the dense layer and the output included, as in
+  # `recurrent_layers.Layer`.
   def _logits(self, parts, train):
     drop = lambda parts: {
         name: self.dropout(x, deterministic=not train) for name, x in parts.items()}
@@ -295,6 +311,8 @@ class Encoder(nn.Module):
       A layer, its carry, dtype[B, U] each.
     """
     config = self.config
+    # Some published encoders were trained without a mask and have read their padding.
+    # Up to `encoder_length` it is read here too, and beyond that never.
     more = max(0, config.encoder_length - encoder_inputs.shape[1])
     tokens = jnp.pad(encoder_inputs, ((0, 0), (0, more))).T  # [S, B]
     steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
@@ -307,6 +325,8 @@ class Encoder(nn.Module):
     return carries
 
 
+# An encoder with two ways halves its cells, because the two states together begin the
+# decoder's, which has the full width.
 def _stack(config, vocab_size, ways=1):
   """Returns the layers; each reads the outputs of the one below it."""
   both = ways == 2 or (config.bidirectional and not config.encoder)

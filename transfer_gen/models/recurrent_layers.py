@@ -34,11 +34,15 @@ class Input(NamedTuple):
   axis: str
   size: int
 
+  # An input without a name adds no suffix, so that a layer of one input has the plain
+  # names, such as `kernel`, which plans and checkpoints contain.
   def named(self, param: str) -> str:
     """Returns the name of a param that belongs to this input."""
     return f"{param}_{self.part}" if self.part else param
 
 
+# The peak begins below every score: the factor on the empty sums is then exp of a huge
+# negative number, which is 0, and no step is a special case.
 def nothing_averaged(inputs: tuple[Input, ...], batch: int) -> dict[str, Any]:
   """Returns the empty state of `Average.extend`: peak, total f32[B]; sums f32[B, D]."""
   return {"peak": jnp.full((batch,), _FLOOR), "total": jnp.zeros((batch,)),
@@ -61,6 +65,8 @@ class Affine(nn.Module):
   axis: str
   config: config_lib.Recurrent
 
+  # Each kernel is initialized by its own fans, and not by those of a concatenation that
+  # is never formed.
   @nn.compact
   def __call__(self, parts: Parts) -> jax.Array:
     """dtype[..., D] each to dtype[..., F]."""
@@ -109,6 +115,8 @@ class Average(nn.Module):
     return {name: jnp.einsum("tb,tbd->bd", weights, x.astype(jnp.float32))
             .astype(x.dtype) for name, x in parts.items()}
 
+  # An associative scan, because the average at every step is needed in training: it
+  # takes a number of rounds logarithmic in T, where a loop takes T.
   def extend(
       self, parts: Parts, valid: jax.Array, kept: dict[str, Any]
   ) -> tuple[dict[str, Any], Parts]:
@@ -176,6 +184,8 @@ class Layer(nn.Module):
     return tuple(Input("_".join(filter(None, (prefix, name))), "hidden", self.width)
                  for name in names)
 
+  # A carry comes from an encoder, and behind one no layer reads backwards: the backward
+  # cell always begins empty.
   def __call__(
       self, x: Parts, train: bool, carry: cells.Carry | None = None
   ) -> Parts:
@@ -193,6 +203,8 @@ class Layer(nn.Module):
     carry, h = self.cell.extend(x, valid, carry)
     return carry, {"": h}
 
+  # Turned around, padding comes first. The carry stands still there, so the backward
+  # cell begins at each row's last token.
   def summarize(
       self, x: Parts, valid: jax.Array, train: bool
   ) -> tuple[cells.Carry, Parts]:
@@ -214,6 +226,7 @@ class Layer(nn.Module):
                   for pair in zip(carry, back))
     return carry, {"": h, BACKWARD: turned[::-1]}
 
+  # Tokens are indices, which dropout would turn into other tokens.
   def _dropped(self, x, train):
     return {name: self.dropout(part, deterministic=not train)
             if jnp.issubdtype(part.dtype, jnp.floating) else part
@@ -250,12 +263,14 @@ class Cell(nn.Module):
   inputs: tuple[Input, ...]
   width: int
 
+  # Tokens look rows up, so the `vocab` axis is not contracted. Gates are in neither
+  # axis that the initializer is told of: each gate is a matrix with fans of its own,
+  # and the variance does not depend on how many gates a cell has.
   def setup(self) -> None:
     """Creates the submodules and params."""
     config, width = self.config, self.width
     gates = self._kind().gates
     kernel = layers.initializer(config.init, 0, 2)
-    # Tokens look rows up, so the `vocab` axis is not contracted.
     self.input_kernels = {
         read.part: self.param(
             read.named("input_kernel"),
@@ -302,6 +317,9 @@ class Cell(nn.Module):
     config = self.config
     return cells.kind(config.cell, config.gate, config.reset_after)
 
+  # All steps are multiplied at once, before the loop: one large product instead of T
+  # small ones that each read the kernel again. A bias is added here for the same
+  # reason.
   def _inputs(self, x):
     """Products of the inputs of all steps at once, [T, B, G, U]."""
     dtype = layers.computation_dtype(self.config.dtype)
@@ -321,6 +339,8 @@ class Cell(nn.Module):
       total += bias.reshape(1, -1).astype(dtype)
     return total.reshape(*x[part].shape[:2], *shape)
 
+  # A method of its own, like `_inputs`, so that adapters can intercept it and hand the
+  # loop a kernel with a low-rank part.
   def _recurrent(self, dtype):
     bias = self.recurrent_bias
     return (self.recurrent_kernel.astype(dtype),
@@ -336,6 +356,8 @@ def _like(factor: jax.Array, x: jax.Array) -> jax.Array:
   return factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
 
 
+# The whole [U, G U] matrix has orthonormal rows, as in Keras. G square matrices that
+# are orthogonal each would have rows of norm sqrt(G) together.
 def _orthonormal(key, shape, dtype=jnp.float32):
   flat = (shape[0], shape[1] * shape[2])
   return nn.initializers.orthogonal()(key, flat, dtype).reshape(shape)

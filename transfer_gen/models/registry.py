@@ -21,6 +21,8 @@ from transfer_gen.models import extended
 from transfer_gen.models import recurrent
 from transfer_gen.models import transformer
 
+# By the exact class, since an `EncoderDecoder` is a `Decoder` and would be built as
+# one.
 _MODULES: dict[type, Callable[[Any], nn.Module]] = {
     config_lib.Decoder: transformer.Decoder,
     config_lib.EncoderDecoder: encoder_decoder.EncoderDecoder,
@@ -32,6 +34,7 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     config_lib.Recurrent: recurrent.constants,
 }
 
+# Abstract numbers and not `float`: 1 may stand for 1.0, as in Python itself.
 _KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
           float: (numbers.Real, "a number"), str: (str, "a text")}
 
@@ -103,6 +106,7 @@ def specs(module: extended.Model) -> dict[str, tree.Spec]:
   Raises:
     errors.UserError: If the config of the model or of an adapter is not valid.
   """
+  # A copy: callers may change it, and `_specs` keeps its own for the next one.
   return dict(_specs(module))
 
 
@@ -131,6 +135,8 @@ def _specs(module):
   return _in_order(found)
 
 
+# Leaves are made by running the model's own `init`, so a fresh leaf has the value that
+# it would have in a model that is initialized as a whole.
 def fresh(
     module: extended.Model,
     key: jax.Array,
@@ -168,6 +174,8 @@ def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
   return config.encodes
 
 
+# Layers of a recurrent model may differ in width, so they are not taken for alike, and
+# the model is traced as it is.
 def _depth(config):
   """Returns each field that counts layers, with their names' prefix and the count."""
   if isinstance(config, config_lib.EncoderDecoder):
@@ -178,11 +186,15 @@ def _depth(config):
   return {}
 
 
+# JAX sorts each dict by its keys, so names are sorted part by part and not as whole
+# texts.
 def _in_order(specs):
   """In the order of a pytree."""
   return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
 
 
+# An array of two or more dimensions is no value of any field. It is left as it is for
+# the error message.
 def _plain(name, value, kind):
   """Returns a field's value converted to a plain Python value."""
   if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim < 2:
@@ -201,6 +213,8 @@ def _plain(name, value, kind):
 @functools.lru_cache(maxsize=32)
 def _maker(module, names, where):
   """A program that makes some leaves; XLA drops the others."""
+  # jit caches by function, and `make` is a new one in each call: without the cache
+  # around it, every call would compile again.
   def make(key):
     leaves = tree.unbox(_init(module, key))
     return tuple(leaves[name] for name in names)
@@ -208,6 +222,7 @@ def _maker(module, names, where):
 
 
 def _init(module, key):
+  # One token is enough, as no param's shape depends on batch or length.
   tokens = jnp.zeros((1, 1), jnp.int32)
   read = {"encoder_inputs": tokens} if encodes(module.config) else {}
   return module.init(key, tokens, **read)["params"]

@@ -11,6 +11,8 @@ from transfer_gen import tree
 from transfer_gen.models import layers
 
 
+# Layers are intercepted, so that no model has to return what its layers read for this
+# one use. Only means leave the device: activations are as large as a forward pass.
 def inputs(
     module: nn.Module,
     params: Mapping[str, jax.Array],

@@ -19,6 +19,7 @@ from transfer_gen.models import layers
 from transfer_gen.models import recurrent_layers
 
 _SIDES = ((), ("decoder",))  # Scopes of the layers that read generated tokens.
+# What MiniLMv2 compares (Wang et al., 2021), see `config.Distill.attention`.
 _RELATED = ("query", "key", "value")
 
 
@@ -34,6 +35,9 @@ class Seen:
   related: dict[int, dict[str, jax.Array]]
 
 
+# Interception leaves the models alone: they return logits only, and who trains on more
+# listens. Projections are told apart by the name `attn` of their attention, because
+# those of cross-attention have the same names below it.
 @contextlib.contextmanager
 def listening(
     hidden: Iterable[int] = (), related: Iterable[int] = ()) -> Iterator[Seen]:
@@ -65,6 +69,8 @@ def listening(
     yield seen
 
 
+# Layers below `first` hand on what they are given, and the last of them returns
+# `hidden` instead. Nothing then depends on the look-up of tokens, which XLA drops.
 def resume(
     module: extended.Model, variables: Any, hidden: jax.Array, first: int, *args: Any,
     **kwargs: Any

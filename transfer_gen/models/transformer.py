@@ -93,6 +93,8 @@ class Stack(nn.Module):
   config: decoder_config.Config
   side: str = ""
 
+  # All layers share one table of relative positions, as in T5 (Raffel et al., 2020,
+  # section 2.1). It stays float32, because it is added to scores that are.
   def setup(self) -> None:
     """Creates the submodules and params."""
     config, encodes = self.config, self.side == "encoder"
@@ -162,6 +164,13 @@ class Stack(nn.Module):
     return {"valid": valid, **{
         block.key: block.cross_attn.read(encoded) for block in self.blocks}}
 
+  # Positions count tokens and not slots, so rows whose prompts were padded continue
+  # without a gap. Those of padding may lie behind the table's end, where `Embed` clips;
+  # nothing reads their outputs. Slots are in the order of reading, so slot numbers
+  # decide what is earlier. The token in a slot has as its position the number of valid
+  # slots before it. An invalid slot repeats its neighbor's, and is masked.
+  #
+  # The output is the widest product, so only one position per row is returned for it.
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache, embed: layers.Embed
   ) -> tuple[jax.Array, Cache]:
@@ -172,20 +181,13 @@ class Stack(nn.Module):
       values, whose counts `caches.advanced` still has to move on.
     """
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
-    # Positions count tokens and not slots, so rows whose prompts were padded continue
-    # without a gap. Those of padding may lie behind the table's end, where `Embed`
-    # clips; nothing reads their outputs.
     positions = cache["position"][:, None] + steps  # [B, T]
     valid = lax.dynamic_update_slice(
         cache["valid"], steps < counts[:, None], (0, cache["used"]))  # [B, S]
     slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None]  # [1, 1, S]
-    # The slots are in the order of reading, so slot numbers decide what is earlier.
     mask = valid[:, None] & (slots <= (cache["used"] + steps)[:, :, None])  # [B, T, S]
-    # The position of the token in each slot: the number of valid slots before it. An
-    # invalid slot repeats its neighbour's, and is masked.
     seen = lambda: jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
     masks = _masks(self.config, mask, positions, seen)
-
     x = self._embedded(inputs, embed, positions, train=False)
     bias = self._bias(positions, seen)
     kept: Cache = {}
@@ -194,7 +196,6 @@ class Stack(nn.Module):
       x, kept[block.key] = block(
           x, positions, masks[block.window], slot, False, bias,
           _of(cache.get(caches.MEMORY), block))
-    # The output is the widest product, so it is computed for one position per row.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
     return self._finished(x), {**cache, "valid": valid, **kept}
 
@@ -223,6 +224,7 @@ class Stack(nn.Module):
       x = self.embed_norm(x)
     return self.embed_dropout(x, deterministic=not train)
 
+  # One bias for all layers, computed before the first, as the table is shared.
   def _bias(self, positions, seen):
     """Returns the bias of relative positions, f32[B or 1, H, T, S], or None."""
     if self.config.position != "relative":
@@ -231,10 +233,13 @@ class Stack(nn.Module):
         self.config, positions, seen(), both_ways=self.side == "encoder")
     return self.relative(index).transpose(0, 3, 1, 2)
 
+  # For the encoder too: its output is normalized once here, and not in each layer that
+  # reads it.
   def _finished(self, x):
     return self.final_norm(x) if self.config.ends_with_norm else x
 
 
+# Positions are initialized as tokens are, since the two are added.
 def table(
     config: decoder_config.Config, size: int, axis: str = "vocab") -> layers.Embed:
   """Returns an embedding table of tokens or positions."""
@@ -242,6 +247,7 @@ def table(
       size, config.width, axis=axis, dtype=layers.computation_dtype(config.dtype))
 
 
+# A tied table is the kernel already, and only what it lacks becomes a module.
 def head(config: decoder_config.Config) -> nn.Module | None:
   """Returns the output layer: a kernel, or with a tied table at most a bias."""
   if config.tied:
