@@ -12,6 +12,8 @@ from transfer_gen.export import peft_folder
 from transfer_gen.formats import whole
 
 
+# PEFT loads adapters onto a model that it finds by a path. The path that is recorded is
+# the final one: `folder` is renamed only when everything in it is written.
 def write(
     source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
   """Writes the adapters of a run, and the model that they adapt if nobody has it.

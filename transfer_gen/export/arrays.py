@@ -10,6 +10,9 @@ from transfer_gen.maps import mapped
 from transfer_gen.models import registry
 
 
+# The map that reads a checkpoint also writes it, so that no second list of names can
+# differ from it. Only leaves of the model are passed on, since a map has no lines for
+# others.
 def export(
     how: mapped.Map, theirs: Mapping[str, tree.Spec], model: registry.Config,
     params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ def convert(
     raise errors.UserError(
         f"--to is {form!r}, must be one of {', '.join(forms.FORMS)}.")
   output = epath.Path(output)
+  # Before the source is opened, so that a wrong command fails at once.
   if output.exists():
     raise errors.UserError(f"{output}: is there already. Take another --output.")
   source, name = _opened(path, name, step, vocabulary)

@@ -31,6 +31,8 @@ def to_orbax(
   if source.view is None and not source.adapters:
     raise errors.UserError(
         f"{source.title}: of this form already. Take another --to.")
+  # Where adapters are merged, the specs are those of the model alone, so that the new
+  # workdir has a plain model.
   assert source.model is not None  # A map and adapters both have one.
   orbax_folder.write(
       folder, source.model, merged.params(source), merged.specs(source),
@@ -58,6 +60,7 @@ def to_safetensors(
         f"{source.title}: Transformers has no {type(source.model).__name__}. Take"
         " --to=keras.")
   params = merged.params(source)
+  # Files that Transformers itself wrote are surer than new ones made from our fields.
   if hugging_face_folder.came_from_there(source):
     return hugging_face_folder.write_back(folder, source, params)
   return hugging_face_folder.write(
@@ -90,5 +93,6 @@ def to_keras(
   return notes if source.tokenizer else (merged.NO_TOKENIZER,)
 
 
+# By the values of `--to`; `convert` lists them where another one is given.
 FORMS = {"orbax": to_orbax, "safetensors": to_safetensors, "keras": to_keras,
          "peft": adapted.write}

@@ -30,4 +30,5 @@ def write(
   how = hugging_face.lines(family, model)
   theirs = hugging_face.specs_before(how, specs, dtypes)
   arrays = arrays_lib.export(how, theirs, model, params)
+  # Transformers checks this entry of a file's metadata before it loads the tensors.
   safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})

@@ -16,6 +16,8 @@ from transfer_gen.maps import hugging_face
 from transfer_gen.maps import shipped
 
 _WRITTEN = "Its architecture there: {}."
+# Special tokens stand in both: models read `config.json`, and their `generate` reads
+# `generation_config.json`.
 _CONFIGS = ("config.json", "generation_config.json")
 _ROLES = ("bos", "eos", "pad")
 
@@ -43,6 +45,7 @@ def write(
     errors.UserError: If no family of that name can hold the model; with the fields.
   """
   roles = tokenizer.roles if tokenizer is not None else {}
+  # -1 means the tokenizer's bos here, and Transformers wants a number.
   if isinstance(model, config_lib.EncoderDecoder) and model.start_token == -1:
     model = dataclasses.replace(model, start_token=roles.get("bos", -1))
   family, fields = shipped.family_of(model, name)
@@ -61,6 +64,10 @@ def came_from_there(source: merged.Source) -> bool:
   return shipped.writes_back(source.view)
 
 
+# Each leaf is written in the dtype that it had, so a checkpoint of bfloat16 does not
+# double in size. The files beside it are copied as bytes: what no field of ours stands
+# for, such as chat templates, is kept. Those of a model that combined ours with others
+# would describe parts that are not written, so new ones are made.
 def write_back(
     folder: epath.Path, source: merged.Source, params: Mapping[str, Any]
 ) -> tuple[str, ...]:

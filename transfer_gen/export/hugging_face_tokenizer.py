@@ -13,9 +13,15 @@ from transfer_gen.export import merged
 from transfer_gen.formats import whole
 
 Tokenizer = tokenizers.Tokenizer
+# In Transformers the tokenizer puts these marks, and with us the model's config says
+# which there are.
 _MARKS = {"eos": ((), ("eos",)), "both": (("bos",), ("eos",))}  # Around a source.
 
 
+# Which file there is decides: a Marian's own files are complete, and Transformers finds
+# a SentencePiece model by its name, which is another for T5. `KIND_FILE` is ours, and
+# nothing there reads it. The class that is named for `tokenizer.json` is the general
+# one, which reads any such file, whatever the architecture.
 def write(
     folder: epath.Path, model: config_lib.Decoder,
     tokenizer: tokenizers.Tokenizer | None,
@@ -57,6 +63,8 @@ def write(
   return ()
 
 
+# `type_id` is 0 throughout: no model here tells segments apart. A pair gets the closing
+# mark after each of its texts.
 def _template(marks, known: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
   """What puts marks around a text, as tokenizer.json has it."""
   sequence = lambda name: {"Sequence": {"id": name, "type_id": 0}}

@@ -17,6 +17,7 @@ from transfer_gen.maps import keras_out
 from transfer_gen.maps import textgenrnn_out
 
 SUFFIX, CONFIG = ".weights.h5", "config.json"
+# Keras takes a file without its version for one of Keras 1 and converts the weights.
 _KERAS_2 = {"keras_version": "2.1.5", "backend": "tensorflow"}
 
 
@@ -44,6 +45,7 @@ def write(
       known.lines(raw, model), raw.specs, model, params)
   path.parent.mkdir(parents=True, exist_ok=True)
   hdf5_write.write(path, arrays)
+  # A `.weights.h5` holds weights alone, and the config says of which model they are.
   (path.parent / CONFIG).write_text(json.dumps(raw.facts["model_config"], indent=1))
 
 
@@ -72,12 +74,15 @@ def write_folder(
   folder = epath.Path(folder)
   if tokenizer is not None:
     tokenizer.save(folder / tokenizers.FOLDER)
+  # Keras 3 has neither textgenrnn's attention nor the hard sigmoid of Keras 2.
   if textgenrnn_out.has(model):
     return _write_textgenrnn(folder, model, params, tokenizer)
   write(folder / f"model{SUFFIX}", model, params)
   return ()
 
 
+# Keras 2 finds weights by their order: `layer_names` and `weight_names` list them,
+# while names in the file repeat the layer and end in :0, as TensorFlow's variables do.
 def _write_textgenrnn(
     folder: epath.Path, model: keras_out.Model, params: Mapping[str, Any],
     tokenizer: tokenizers.Tokenizer | None) -> tuple[str, ...]:

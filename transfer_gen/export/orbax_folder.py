@@ -30,6 +30,7 @@ def write(
     tokenizer: Tokenizer of the model's ids, if there is one.
   """
   checkpoints = checkpoint.Checkpoints(folder)
+  # As a best checkpoint: those have no optimizer state, and there is none to write.
   checkpoints.save_best(0, params, {
       "axes": checkpoint.axes_facts(specs), "constants": registry.constants(model)})
   checkpoints.close()

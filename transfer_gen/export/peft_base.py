@@ -8,6 +8,12 @@ from transfer_gen.maps import shipped
 from transfer_gen.transfer import audit as audit_lib
 
 
+# A leaf counts as unchanged if its row copies the run's one nameless source and its
+# group never unfreezes. The rows are read from the workdir and not resolved again,
+# since they say what the run did.
+#
+# The base's own path is returned only for files of Transformers, because PEFT loads the
+# base through it; PEFT wants the folder, and a source may have been opened by a file.
 def find(adapted: sources.Source) -> str | None:
   """Finds the folder of Transformers that a run's adapters can be loaded onto.
 

@@ -19,6 +19,8 @@ from transfer_gen.maps import shipped
 _Block = tuple[str, peft_modules.Place, config_adapters.LoRA]
 
 
+# PEFT multiplies by alpha / r, one factor for each module, so alpha is written such
+# that this gives our scale, with whichever `scaling` it was trained.
 def write(
     folder: epath.Path,
     model: config_lib.Decoder,
@@ -78,6 +80,9 @@ def write(
   return (f"Adapters of low rank for {family.name}, {len(arrays)} tensors.",)
 
 
+# Blocks on top of each other in A and beside each other in B add up in their product: B
+# A is the sum of the blocks' own products. Rows of B outside a kernel stay zero, so a
+# block changes nothing but its kernel. Where scales differ, B takes up the difference.
 def _factors(mine: Sequence[_Block], params) -> tuple[np.ndarray, np.ndarray]:
   """A and B of a module: a block for each kernel in it, one after the other."""
   scale, (inputs, outputs) = mine[0][2].scale, mine[0][1].shape
@@ -96,6 +101,8 @@ def _factors(mine: Sequence[_Block], params) -> tuple[np.ndarray, np.ndarray]:
   return np.concatenate(parts_a), np.concatenate(parts_b, axis=1)
 
 
+# PEFT stores the norms themselves and we their difference from the kernel's, so norms
+# are added, and columns without an adapter get the norms that they have.
 def _magnitudes(module, mine: Sequence[_Block], places, params) -> np.ndarray:
   """DoRA: the norms of all outputs of a module, those that were not adapted too."""
   found = np.zeros(mine[0][1].shape[1], np.float32)
@@ -121,6 +128,8 @@ def _rows(mine: Sequence[_Block]) -> dict[str, tuple[int, int]]:
   return found
 
 
+# The first module's rank and alpha stand for all, and the patterns name those that have
+# others. rsLoRA's root is already in alpha, so `use_rslora` is False.
 def _write_config(folder, adapters, ranks, scales, fields) -> None:
   rank = next(iter(ranks.values()))
   alpha = next(iter(scales.values())) * rank

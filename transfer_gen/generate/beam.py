@@ -101,6 +101,8 @@ def search(
            for tokens, count, score in zip(*row) if score > -np.inf] for row in rows]
 
 
+# The carry of a compiled loop: its arrays cannot grow, so all N tokens have their place
+# from the start, and a score of -inf marks what is not there yet.
 @struct.dataclass
 class _State:
   """Running and finished texts of each row; a slot with score -inf is empty."""
@@ -112,6 +114,11 @@ class _State:
   open: jax.Array  # bool[B], whether a row may still find better texts.
 
 
+# Static is what shapes depend on. The limits are traced, so that another `eos`, length
+# penalty or number of tokens (up to the same power of two) compiles nothing.
+#
+# Scalars of a cache, such as the number of used slots, are the same for all rows and
+# stay single: neither the repetition nor the choice of parents applies to them.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(module, size, beams, params, prompts, encoder_inputs, limits):
   """Returns `finished`, `counts` and `finished_scores` of the last `_State`."""
@@ -150,6 +157,13 @@ def _run(module, size, beams, params, prompts, encoder_inputs, limits):
   return state.finished, state.counts, state.finished_scores
 
 
+# Log probabilities are summed over a whole text, in float32, and an unfinished text
+# always competes by its plain sum: running texts of a row have the same length.
+#
+# Only candidates among the first K may finish, as in Transformers. Whether a row stays
+# open follows its `early_stopping=False`: the best running text is judged at its
+# present length, although a longer one may score higher with a length penalty above 0.
+# While fewer than K texts are finished, the worst is -inf and the row stays open.
 def _choose(logits, step, state, limits):
   """Takes one step of the search in each row.
 
@@ -193,6 +207,7 @@ def _choose(logits, step, state, limits):
   return after, jnp.take_along_axis(token, order, axis=1).ravel(), parents.ravel()
 
 
+# Whole texts are moved, since a beam's next text may extend any of the K.
 def _at(texts, index):
   """Selects texts: from dtype[B, J, N] and indices i32[B, I] to dtype[B, I, N]."""
   return jnp.take_along_axis(texts, index[:, :, None], axis=1)

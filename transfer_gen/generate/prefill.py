@@ -24,6 +24,8 @@ Padded = tuple[np.ndarray, np.ndarray]  # Tokens i32[B, P], counts i32[B].
 ExtendFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
+# Both forms are in use: restored params are flat, and what `init` returned is nested
+# below `params`.
 def nest_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
   """Returns params nested as a module takes them, whether given flat or nested."""
   params = params if "params" not in params else params["params"]
@@ -48,6 +50,8 @@ def default_prompts(
   return [[start] for _ in encoder_inputs]
 
 
+# All misfits are collected before anything is compiled. A token outside the vocabulary
+# must be among them: on the device it would read the last row without a word.
 def find_misfits(
     module: extended.Model, prompts: Texts, encoder_inputs: Texts | None,
     num_tokens: int,
@@ -89,6 +93,8 @@ def raise_misfits(misfits: Sequence[str]) -> None:
     raise errors.UserError("Cannot generate:\n  " + "\n  ".join(misfits))
 
 
+# Which token pads is of no importance, since counts say where each text ends. On the
+# right, so that the first token of every row stands at position 0.
 def pad(texts: Texts, longest: int | None = None) -> Padded:
   """Pads texts on the right with token 0.
 
@@ -109,6 +115,7 @@ def pad(texts: Texts, longest: int | None = None) -> Padded:
   return inputs, counts
 
 
+# Of whole numbers alone: the logarithm of a float may round to either side of a power.
 def padded_size(size: int) -> int:
   """Returns the smallest power of two that is at least `size` and `_MIN_LENGTH`."""
   return max(_MIN_LENGTH, 1 << (int(size) - 1).bit_length())
@@ -143,6 +150,7 @@ def prefill(
   """
   extend: Any = functools.partial(module.apply, {"params": params}, method="extend")
   batch, length = prompts[0].shape
+  # An empty cache depends on sizes alone and needs no params.
   if encoder_inputs is None:
     cache = module.apply({}, batch, length + size, method="init_cache")
   else:

@@ -117,6 +117,8 @@ def draw(
       temperature > 0, sample, lambda: logits.argmax(-1).astype(jnp.int32))
 
 
+# k is traced, and `lax.top_k` wants a static one, so each row is sorted as a whole and
+# cut by rank. Only sampling with a limit pays for the sort, see `draw`.
 def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
   """Sets the logits of tokens outside top-k and top-p to -inf.
 
@@ -142,6 +144,10 @@ def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
   return jnp.where(chosen, logits, -jnp.inf)
 
 
+# Static is what shapes depend on; the limits are traced, so that other values compile
+# nothing. The number of a step is folded into each row's key, so a row draws the same
+# however long the texts beside it run. The loop ends when all rows are done, and rows
+# that are done before compute along.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(module, size, params, inputs, counts, limits, keys, encoder_inputs=None):
   """Returns new tokens i32[B, size]; 0 after eos and from column num_tokens on."""
@@ -176,6 +182,7 @@ def _run(module, size, params, inputs, counts, limits, keys, encoder_inputs=None
   return lax.while_loop(more, body, state)[3]
 
 
+# Written as `not >=`, because every comparison with NaN is False.
 def _check(module, prompts, encoder_inputs, num_tokens, temperature, top_k, top_p):
   prefill.raise_misfits([
       *(text for bad, text in (
@@ -186,6 +193,8 @@ def _check(module, prompts, encoder_inputs, num_tokens, temperature, top_k, top_
       *prefill.find_misfits(module, prompts, encoder_inputs, num_tokens)])
 
 
+# crc32 and not `hash`, which is salted anew in each process. Texts with equal checksums
+# are no harm: they draw with the same key from different logits.
 def _row_keys(key, prompts):
   """Returns key[B]; a row's key depends on its tokens and the equal rows before it.
 
