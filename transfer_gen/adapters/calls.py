@@ -253,6 +253,8 @@ def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
   return total
 
 
+# No dropout here: what A reads is the state, which exists only inside the loop. The
+# scale goes into A, so that the loop knows nothing of it.
 def _around_recurrent(self, cell: recurrent_layers.Cell, call, dtype):
   """Returns the recurrent kernel and the bias for the loop over time."""
   kernel, bias = call(dtype)
@@ -302,6 +304,8 @@ def _around_attention(
   return y, {part: rows[:, :, length:] for part, rows in kept.items()}
 
 
+# By the exact class and method, in one look-up, since every call of every module passes
+# here.
 _AROUND: dict[tuple[type, str], Callable[..., Any]] = {
     (layers.Dense, "__call__"): _around_dense,
     (recurrent_layers.Affine, "__call__"): _around_affine,

@@ -91,6 +91,7 @@ def acts(adapter: config_adapters.Adapter, kernel: str) -> bool:
   return tree.match(patterns, kernel) is not None
 
 
+# A kernel that both patterns match is scaled at its outputs, as `params` comes first.
 def scales_inputs(adapter: config_adapters.IA3, kernel: str) -> bool:
   """Returns whether an adapter scales a kernel's inputs instead of its outputs."""
   return tree.match([adapter.params], kernel) is None
@@ -121,6 +122,8 @@ def num_inputs(kernel: tree.Spec) -> int:
   return max(read, 1)
 
 
+# For what is added to a layer's result, which is at first as it was without. A prefix
+# has no such start: keys of zeros would still take their share of the attention.
 _ZEROS = nn.initializers.zeros
 
 

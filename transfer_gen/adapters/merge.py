@@ -15,6 +15,8 @@ _Adapters = tuple[config_adapters.Adapter, ...]
 _Specs = Mapping[str, tree.Spec]
 
 
+# A bottleneck is not linear and a prefix changes what attention sees: no kernel holds
+# either. What LoRA and IA3 do is a change of kernels and biases.
 def merge(
     params: Mapping[str, jax.Array], adapters: _Adapters, specs: _Specs
 ) -> dict[str, jax.Array]:

@@ -40,6 +40,8 @@ def check(adapters: _Adapters, specs: _Specs) -> None:
     _check_places(described, adapter, adapters, mine)
 
 
+# A layer of several inputs adds their products up inside, where an adapter that acts on
+# the layer's result has no place beside one of its kernels.
 def _check_places(described, adapter, adapters, mine: Sequence[str]) -> None:
   """Checks that an adapter can act on all kernels that it matches."""
   wrong, why = [], ""

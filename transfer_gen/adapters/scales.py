@@ -25,6 +25,8 @@ def scales(adapters: _Adapters, names: Sequence[str]) -> dict[str, float]:
           and tree.match([adapter.leaves], name)}
 
 
+# Checkpoints store A and B without the factor on their product. With another alpha,
+# copied leaves would compute something else, and no shape would show it.
 def check(
     rows: Sequence[resolve.Row], own: Mapping[str, float],
     theirs: Mapping[str, Mapping[str, float]]) -> None:

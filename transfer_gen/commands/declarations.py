@@ -48,6 +48,7 @@ class Command:
   computes: bool = False
 
 
+# Flags of several commands are declared once, so that they mean the same in each.
 _RUN = Flag(
     name="config", value="FILE.py[:ARG]", required=True,
     meaning="Python file whose function get_config(ARG) returns the run.")
@@ -67,11 +68,13 @@ _SOURCE = Flag(
 _STEP = Flag(
     name="step", value="N", default=-1,
     meaning="Step of the checkpoint to read; -1 reads the best one.")
+# The default is spelled out, because importing `sources.REFUSE` would import JAX.
 _VOCABULARY = Flag(
     name="vocabulary", value="HOW", default="refuse",
     meaning="What to do with damaged or duplicate entries of the source's vocabulary:"
     " refuse or repair.")
 
+# In the order in which `--help` lists them.
 COMMANDS: Mapping[str, Command] = {
     "plan": Command(
         summary="Shows leaf by leaf what a transfer copies and what is trained; trains"

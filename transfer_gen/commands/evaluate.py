@@ -14,4 +14,5 @@ def run(values: flags.Values) -> None:
   scores = trained.score(data, values.split)
   records.write_scores(values.workdir, values.split, trained.step, scores)
   print(f"{values.workdir}: {values.split} split at step {trained.step}")
+  # JSON alone in the last line, so that a script finds it whatever was printed before.
   print(json.dumps({"split": values.split, "step": trained.step, **scores.metrics()}))

@@ -13,6 +13,7 @@ from transfer_gen.commands import declarations
 from transfer_gen.config import file as config_file
 from transfer_gen.config import validate
 
+# By the exact type of a default: a bool is an int, too.
 _DEFINE: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float,
     str: flags.DEFINE_string, type(None): flags.DEFINE_string}
@@ -82,6 +83,8 @@ def _parse(
   return values
 
 
+# One flag is defined for each field that the command line overrides. ml_collections
+# reads the words for that before absl parses them, and so the run must be loaded first.
 def _define_run(
     name: str, words: Sequence[str], parsed: flags.FlagValues
 ) -> list[str]:
@@ -113,6 +116,8 @@ def _split_config(words: Sequence[str]) -> tuple[str, list[str]]:
   return given, rest
 
 
+# Messages of absl are matched by how they begin. One that is not known passes as it is,
+# so that a new version of absl makes messages worse and never wrong.
 def _in_plain_words(message: str) -> str:
   """Returns what absl says of a value in the words of our other messages."""
   found = re.fullmatch("flag (--[^=]+)=(.*?): (.*)", message, re.DOTALL)

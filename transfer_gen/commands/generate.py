@@ -36,6 +36,8 @@ def _prompts(values: flags.Values) -> list[str]:
   return [values.prompt] if values.prompts is None else files.read_lines(values.prompts)
 
 
+# A flag without effect is an error: who sets a temperature for a beam search believes
+# that it acts. A value equal to the default cannot be told from none.
 def _check_beams(values: flags.Values) -> None:
   """Refuses flags of sampling in a beam search, and the other way around."""
   changed = [flag.name for flag in declarations.COMMANDS["generate"].flags

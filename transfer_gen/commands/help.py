@@ -5,6 +5,7 @@ import textwrap
 
 from transfer_gen.commands import declarations
 
+# Fixed and not the terminal's, so that the text is the same in a pipe and in tests.
 _WIDTH = 100
 _INDENT = 27  # Column at which the meaning of a flag begins.
 

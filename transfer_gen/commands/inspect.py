@@ -7,6 +7,7 @@ from transfer_gen import sources
 from transfer_gen.commands import flags
 from transfer_gen.transfer import table
 
+# A word of its own, because an empty `--map` means the file's own names.
 _DETECT = "auto"
 
 

@@ -28,4 +28,5 @@ def keep_compiled_programs() -> None:
   cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   os.environ.setdefault(
       "JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "transfer_gen", "xla"))
+  # JAX's own limit, a second, would leave out many programs of small models.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -14,13 +14,16 @@ from transfer_gen import errors
 
 # Regex that matches the name of each kernel inside a layer of any model.
 LAYER_KERNELS = r"(.*/)?layer_\d+/.*kernel"
+# No underscore, because the one behind an adapter's name separates it from the part.
 _NAME = r"[a-z][a-z0-9]*"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Adapter:
   """What all kinds have in common: the names of their leaves."""
-  PARTS: ClassVar[tuple[str, ...]] = ()  # A leaf is called `<name>_<part>`.
+  # A `ClassVar`, which dataclasses do not take for a field. A leaf is called
+  # `<name>_<part>`.
+  PARTS: ClassVar[tuple[str, ...]] = ()
 
   params: str
   name: str
@@ -115,6 +118,8 @@ class IA3(_Adapter):
     name: First part of the name of its leaf, `ia3_scale` f32[*outputs] or f32[*inputs].
       Default: `ia3`.
   """
+  # Keys, values and what the MLP's last kernel reads: the three places of the paper
+  # (section 3.3).
   params: str = r".*/attn/(key|value)/kernel"
   inputs: str = r".*/mlp/down/kernel"
   name: str = "ia3"
@@ -175,11 +180,14 @@ class Prefix(_Adapter):
   def __post_init__(self):
     self._check(length=(self.length > 0, "at least 1"))
 
+  # One prefix serves the whole attention, so its leaves stand in the attention and not
+  # beside the one kernel that names it.
   def leaf(self, kernel: str, part: str) -> str:
     """Name of the leaf of a part in the attention that a key kernel belongs to."""
     return f"{kernel.rpartition('/key/')[0]}/{self.name}_{part}"
 
 
+# A new kind is added here and in `Adapter`: files find the class in `KINDS`.
 KINDS = (LoRA, IA3, Bottleneck, Prefix)
 Adapter = LoRA | IA3 | Bottleneck | Prefix
 

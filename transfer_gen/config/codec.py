@@ -28,10 +28,15 @@ def run_to_json(run: config_lib.Run) -> dict[str, Any]:
   fields: dict[str, Any] = {**dataclasses.asdict(
       dataclasses.replace(run, transfer=None))}
   del fields["transfer"]
+  # `asdict` forgets which class a value had. Model and adapters are of several, so they
+  # are written with its name.
   return {**fields, "model": model_to_json(run.model),
           "adapters": [adapter_to_json(adapter) for adapter in run.adapters]}
 
 
+# Some fields are looked up by `get`, because files of earlier versions lack those that
+# came later, which then have their defaults. A field that a dataclass does not have, as
+# in a file of a later version, raises a TypeError.
 def run_from_json(data: dict[str, Any]) -> config_lib.Run:
   """Returns the run that `run_to_json` converted.
 
@@ -43,8 +48,6 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
       "optim": config_lib.Optim, "train": config_lib.Train,
       "parallel": config_lib.Parallel, "source": config_lib.Source,
       "strategy": config_lib.Strategy, "decoding": config_lib.Decoding}
-  # `get` below: files of earlier versions lack the fields that came later, and those
-  # then have their defaults.
   values: dict[str, Any] = {**data, "model": model_from_json(data["model"])}
   try:
     values["sources"] = {name: config_lib.Source(**source)
@@ -56,7 +59,6 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
         name: parts[name](**_tuples(value)) if name in parts and value is not None
         else value for name, value in values.items()}
     return config_lib.Run(**fields)
-  # A dataclass raises it for fields that it does not have.
   except TypeError as error:
     raise errors.UserError(f"config.json is of another version: {error}.") from error
 
@@ -74,6 +76,8 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
   return run_from_json(json.loads(path.read_text()))
 
 
+# All fields are written, those with their defaults too: a default that changes later
+# does not change what a stored model is.
 def model_to_json(model: config_models.Model) -> dict[str, Any]:
   """Returns a model's config as JSON types."""
   return {"family": type(model).__name__, **{
@@ -122,6 +126,7 @@ def adapter_from_json(data: dict[str, Any]) -> config_adapters.Adapter:
   return kinds[kind](**fields)
 
 
+# None stays None: it says that a run has no such part, unlike a part of defaults.
 def _part(kind: type, data: dict[str, Any] | None) -> Any:
   return None if data is None else kind(**data)
 

@@ -51,13 +51,16 @@ class Data:
   target_field: str = "text"
   whole_files: bool = False
   paragraphs: bool = False
+  # One form for all texts: the same word in two forms would be two sequences of tokens.
   normalize: str = "NFC"
   newline: str = "fold"
   min_chars: int = 1
   max_chars: int = 0
   length: int = 128
+  # Each length is a shape of its own, for which every program is compiled once more.
   buckets: tuple[int, ...] = ()
   fraction: float = 1.0
+  # Not `Run.seed`, which a study varies: its repetitions all read the same documents.
   seed: int = 0
 
 

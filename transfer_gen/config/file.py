@@ -44,6 +44,8 @@ def load_study(given: str) -> run_config.Study:
   return study
 
 
+# A word `--noconfig.a.b` is how absl spells False for a boolean field. Flags that do
+# not begin with config are left to absl, which alone can know whether they exist.
 def check_overrides(config: Any, words: Sequence[str]) -> None:
   """Refuses flags `--config.a.b=VALUE` that name no value of a config.
 
@@ -57,9 +59,7 @@ def check_overrides(config: Any, words: Sequence[str]) -> None:
   """
   for word in words:
     flag = word.partition("=")[0]
-    # `--noconfig.a.b` is how absl spells False for a boolean field.
     path = flag.lstrip("-").removeprefix("no")
-    # absl handles all other flags; only it can know whether those exist.
     if not word.startswith("-") or not path.startswith("config."):
       continue
     node, walked = config, "config"
@@ -76,6 +76,8 @@ def check_overrides(config: Any, words: Sequence[str]) -> None:
           f" {', '.join(_fields(node))}.")
 
 
+# Types are checked as soon as the file is loaded: a text in place of a number would
+# otherwise fail deep in a run, in a message that names no field.
 def _typed(given: str, function: str, wanted: type[_T]) -> _T:
   value = _call(given, function)
   if not isinstance(value, wanted):

@@ -15,6 +15,7 @@ ENCODER, DECODER = "encoder/", "decoder/"
 # the projections of a run with a teacher.
 AFTER_LAYERS = ("final_norm", "head", "dense", "distill")
 
+# An encoder with a table of its own has it below `encoder/`.
 TOKEN_TABLE = "embed/embedding"
 
 # Leaves of any layer: what precedes the layer, and the layer's number.
@@ -28,6 +29,7 @@ INPUT = rf"(.*/)?embed/.*|{POSITION}"
 ENCODER_TABLE = rf".*{ENCODER}embed/.*"  # For a vocabulary other than the output's.
 FINAL_NORM = "final_norm/"
 ENCODER_END = rf"(.*{ENCODER}){FINAL_NORM}.*"
+# The last part as a whole, which leaves out biases of adapters: `bottleneck_up_bias`.
 BIAS = r"(.*/)?(bias|recurrent_bias)"
 # Keys of attention within one text, not of cross-attention.
 KEY_KERNEL = r"(.*/)?attn/key/kernel"
@@ -46,6 +48,8 @@ def layer(number: int) -> str:
   return f"{_LAYER}{number}"
 
 
+# Names begin with the layer here. A side is taken off before, because the layers of an
+# encoder and of a decoder are counted apart.
 def layer_number(name: str) -> int | None:
   """Returns the number of the layer whose leaf or module has this name.
 
@@ -59,6 +63,8 @@ def layer_number(name: str) -> int | None:
   return int(first.removeprefix(_LAYER)) if first.startswith(_LAYER) else None
 
 
+# One name each is enough to see which groups own which parts, and no model has to be
+# built for it. A tied output has no kernel of its own.
 def outline(model: models.Decoder | models.Recurrent) -> list[str]:
   """Returns one name of a model's params for each part that can learn on its own.
 

@@ -48,18 +48,23 @@ class Run:
     seed: Seed of the initialization, of the order of the data and of dropout; from 0 to
       2**32 - 1. Default: 0.
   """
+  # Made anew for each run: parts are not frozen, since flags of the command line set
+  # their fields, and two runs must not share one.
   model: models.Model = dataclasses.field(default_factory=models.Decoder)
   data: Data = dataclasses.field(default_factory=Data)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
   optim: Optim = dataclasses.field(default_factory=Optim)
   train: Train = dataclasses.field(default_factory=Train)
   parallel: Parallel = dataclasses.field(default_factory=Parallel)
+  # A field of its own beside `sources`, because flags can override fields of a
+  # dataclass, `--config.source.path`, and none of a dict.
   source: Source | None = None
   sources: dict[str, Source] = dataclasses.field(default_factory=dict)
   adapters: tuple[Adapter, ...] = ()
   strategy: Strategy = dataclasses.field(default_factory=Strategy)
   features: Features | None = None
   distill: Distill | None = None
+  # Any, because `transfer` imports this folder, which cannot import its plans in turn.
   transfer: Any = None
   decoding: Decoding = dataclasses.field(default_factory=Decoding)
   seed: int = 0

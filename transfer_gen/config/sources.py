@@ -51,6 +51,8 @@ class Features:
   """
   path: str = ""
   dtype: str = "float32"
+  # A stored state that no longer belongs to the model would train without any error, so
+  # a share is computed again at each start.
   check: float = 0.01
 
 
@@ -96,5 +98,6 @@ class Distill:
   hidden: float = 0.0
   hidden_loss: str = "mse"
   attention: float = 0.0
+  # Pairs and not a function, so that a run can be written to JSON and read back.
   layers: tuple[tuple[int, int], ...] = ()
   vocabularies: str = "same"

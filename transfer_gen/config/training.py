@@ -42,6 +42,7 @@ class Optim:
   end_factor: float = 0.1
   weight_decay: float = 0.01
   b1: float = 0.9
+  # As in Vaswani et al. (2017, section 5.3), below the 0.999 of Kingma and Ba (2015).
   b2: float = 0.98
   clip_norm: float = 1.0
   accumulate: int = 1
@@ -86,6 +87,7 @@ class Parallel:
       1. Default: 1.
   """
   mode: str = "jit"
+  # 0 takes what is left, so that one config runs on any number of devices.
   data: int = 0
   fsdp: int = 1
   tensor: int = 1
@@ -139,4 +141,5 @@ class Strategy:
   alpha: float = 1e-3
   beta: float = 1e-3
   rank: int = 16
+  # Steps and not candidates, so that the cost of a search is known before it starts.
   budget: int = 0

@@ -16,6 +16,8 @@ _PLAIN = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number
           type(None): (type(None), "None")}
 
 
+# Python checks no annotations, and values come from files of users and from flags. All
+# misfits are listed at once, so that a config is corrected in one go.
 def check(config: Any, name: str = "config") -> None:
   """Refuses a config with values of other types than its fields declare.
 
@@ -40,6 +42,9 @@ def _fields(config: Any, name: str) -> Iterator[str]:
         getattr(config, field.name), hints[field.name], f"{name}.{field.name}")
 
 
+# `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
+# `Run.transfer` is Any, so a plan, which is a dataclass too, is not walked here: its
+# classes check their own fields.
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
   hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
   fitting = next((h for h in hints if _fits(value, h)), None)
@@ -48,7 +53,6 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
            f" {' or '.join(dict.fromkeys(map(_described, hints)))}.")
   elif typing.get_origin(fitting) is tuple:
     inner = typing.get_args(fitting)
-    # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
     inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
     if len(inner) != len(value):
       yield f"{name} is {value!r}, must have {len(inner)} elements."
@@ -57,8 +61,6 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
   elif typing.get_origin(fitting) is dict:
     for key, element in value.items():
       yield from _misfits(element, typing.get_args(fitting)[1], f"{name}[{key!r}]")
-  # `Run.transfer` is Any, so a plan, which is a dataclass too, is not walked here: its
-  # classes check their own fields.
   elif dataclasses.is_dataclass(value) and fitting is not Any:
     if not isinstance(value, (models.Decoder, models.EncoderDecoder, models.Recurrent)):
       yield from _fields(value, name)

@@ -30,5 +30,6 @@ def write(
   how = hugging_face.lines(family, model)
   theirs = hugging_face.specs_before(how, specs, dtypes)
   arrays = arrays_lib.export(how, theirs, model, params)
-  # Transformers checks this entry of a file's metadata before it loads the tensors.
+  # Transformers writes this entry of the metadata too, and its version 4 refuses a file
+  # whose metadata names no framework.
   safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})

@@ -16,6 +16,8 @@ from transfer_gen.models import registry
 from transfer_gen.sources import map_file
 from transfer_gen.sources import source as source_lib
 
+# What people write as `config.Source.vocabulary`. A repair is a guess about somebody
+# else's file, so it has to be asked for.
 REFUSE, REPAIR = "refuse", "repair"
 
 
@@ -42,6 +44,8 @@ class Foreign(source_lib.Source):
     Raises:
       errors.UserError: If the map or the model does not fit the checkpoint.
     """
+    # Sizes come from a file of strangers: claims that the file cannot hold are refused
+    # before a model of that size is traced.
     specs = plausible.specs(raw, model, name)
     self._raw, self._view = raw, mapped.Mapped(raw, how, specs, name)
     self._model, self._tokenizer, self.notes = model, tokenizer, tuple(notes)
@@ -88,6 +92,8 @@ class Foreign(source_lib.Source):
     return self._view.read(names, shardings)
 
 
+# Whatever a map's own code raises on a malformed config is reported as a fault of the
+# checkpoint, since its files and not the user's settings are wrong then.
 def view(
     raw: architecture.Raw, name: str = "", vocabulary: str = REFUSE) -> Foreign:
   r"""Returns a checkpoint as a source under our names; reads no array.

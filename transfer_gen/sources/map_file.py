@@ -71,6 +71,8 @@ def read(
   return model, how, tokenizer
 
 
+# A file that starts from the map of a known architecture is edited more easily than one
+# written anew. The tokenizer's path is not known to the source, only what was read.
 def to_json(source: source_lib.Source) -> dict[str, Any]:
   r"""Returns the contents of a map file, to start one's own map from.
 

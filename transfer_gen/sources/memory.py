@@ -9,6 +9,8 @@ from transfer_gen import tree
 from transfer_gen.sources import source as source_lib
 
 
+# Frameworks of other kinds come in here: all that a leaf needs is what `device_put`
+# accepts, so a user can load a checkpoint by any means and transfer from its arrays.
 class Memory(source_lib.Source):
   """A source whose leaves are in memory already.
 

@@ -12,6 +12,9 @@ from transfer_gen.sources import peft
 from transfer_gen.sources import word_vectors
 
 
+# What lies at a path decides how it is opened, and not an argument: workdirs, foreign
+# checkpoints and word vectors are all given as `config.Source.path`. Adapters need the
+# model that they stand beside, which their own folder does not hold.
 def open(
     path: epath.PathLike, step: int = -1, *, map_name: str = "",
     vocabulary: str = foreign.REFUSE, model: own.Model | None = None,
@@ -135,6 +138,8 @@ def is_foreign(path: epath.PathLike) -> bool:
   return _opener_of(epath.Path(path)) is not None
 
 
+# Suffixes of word vectors and folders with checkpoints of ours are excluded first, so
+# that `detect` sees only what other frameworks wrote.
 def _opener_of(path: epath.Path) -> Callable[[], detect.Raw] | None:
   """Opens a checkpoint of another framework; None if it is none."""
   if word_vectors.recognizes(path) or own.is_run(path):

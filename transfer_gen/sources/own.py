@@ -16,6 +16,8 @@ from transfer_gen.sources import source as source_lib
 Model, Source, Specs = source_lib.Model, source_lib.Source, source_lib.Specs
 
 
+# Config, tokenizer and optimizer state are read when they are asked for: to list the
+# leaves of a checkpoint needs none of them, and a copied one may lack them.
 class Own(source_lib.Source):
   """One checkpoint of a run.
 
@@ -127,6 +129,8 @@ class Own(source_lib.Source):
     return self.stored.read(names, shardings)
 
 
+# An object of its own, so that who needs no optimizer state never reads even its
+# shapes.
 class _Moments:
   """Optimizer state of a stored checkpoint."""
 
@@ -145,6 +149,7 @@ class _Moments:
     return self._stored.read_state(where)
 
 
+# Reading goes through `checkpoint`, the one module that knows Orbax.
 def open_own(path: epath.PathLike, step: int = -1) -> Own:
   """Opens a checkpoint of a run.
 

@@ -65,6 +65,8 @@ class _Row:
   scale: float
 
 
+# A source like any other, so that rules copy adapters as they copy kernels, and a plan
+# may take the model from one source and its adapters from this one.
 class Adapter(source_lib.Source):
   """A folder that PEFT wrote: leaves `lora_a`, `lora_b` beside our kernels."""
 
@@ -129,6 +131,8 @@ class Adapter(source_lib.Source):
       value = value.reshape(self._rows[name].spec.shape)
       yield name, jax.device_put(value, shardings[name] if shardings else None)
 
+  # Leaf by leaf from the file: an adapter is small, and a module's A is read again for
+  # each kernel that shares it instead of being kept.
   def _value(self, row: _Row) -> np.ndarray:
     place = row.place
     [(_, value)] = self.raw.read([self._modules[place.module][row.part]])
@@ -212,6 +216,8 @@ def _modules(raw: architecture.Raw) -> dict[str, dict[str, str]]:
   return found
 
 
+# A field that is set and not known here may change what the adapter computes, so it is
+# refused and not passed over.
 def _check_fields(fields: Mapping[str, Any]) -> None:
   architecture.require(peft_modules.CONFIG, {"peft_type": None} | dict(fields), {
       "peft_type": ("LORA",), "bias": ("none",)})

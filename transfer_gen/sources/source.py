@@ -20,6 +20,8 @@ Tokenizer = tokenizers.Tokenizer
 StatePath = tuple[Any, ...]  # Keys on the way to a leaf of the optimizer state.
 
 
+# Shapes and reading are apart: whether a group can take moments is decided on shapes,
+# before any array is read.
 class Moments(Protocol):
   """The optimizer state that is stored with a checkpoint.
 
@@ -42,6 +44,8 @@ class Moments(Protocol):
     """
 
 
+# The protocol has defaults, so a kind of source states only what it has. `specs` has
+# none: there is no source without leaves.
 class Source(Protocol):
   """A checkpoint under our names and axes, at its own sizes.
 
@@ -113,6 +117,7 @@ class Source(Protocol):
   @property
   def vocabulary(self) -> vocabulary_lib.Vocabulary | None:
     """Tokens of the rows, by default those of the tokenizer."""
+    # Apart from the tokenizer, since word vectors have tokens and cannot encode a text.
     tokenizer = self.tokenizer
     return None if tokenizer is None else vocabulary_lib.Vocabulary(
         tokens=tokenizer.tokens, roles=tokenizer.roles)

@@ -21,6 +21,8 @@ from transfer_gen.sources import source as source_lib
 from transfer_gen.transfer import vectors
 from transfer_gen.transfer import vocabulary
 
+# The name and axes of our models' own token table, so that a plan treats vectors like
+# the table of a source model.
 LEAF = "embed/embedding"
 SUFFIXES = (".vec", ".txt", ".npy")
 
@@ -81,6 +83,7 @@ class WordVectors(source_lib.Source):
       yield name, jax.device_put(values, shardings[name] if shardings else None)
 
 
+# By the suffix alone: a table of numbers as text has no mark of its own.
 def recognizes(path: epath.Path) -> bool:
   r"""Whether a path is a file of word vectors, by its suffix.
 
@@ -111,6 +114,9 @@ class _Words(vocabulary.Vocabulary):
     return super().longest + 2
 
 
+# Spellings are tried on look-up and not stored: each word has several, and a file may
+# have millions of words. `in` and `get` of a dict do not ask `__missing__`, so both are
+# overridden.
 class _Spelled(dict):
   """Rows of words, under each of their spellings."""
 
