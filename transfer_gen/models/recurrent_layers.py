@@ -116,7 +116,9 @@ class Average(nn.Module):
             .astype(x.dtype) for name, x in parts.items()}
 
   # An associative scan, because the average at every step is needed in training: it
-  # takes a number of rounds logarithmic in T, where a loop takes T.
+  # takes a number of rounds logarithmic in T, where a loop takes T. Sums are kept
+  # relative to the largest score so far, as in an online softmax, so that no
+  # exponential overflows.
   def extend(
       self, parts: Parts, valid: jax.Array, kept: dict[str, Any]
   ) -> tuple[dict[str, Any], Parts]:
@@ -130,15 +132,12 @@ class Average(nn.Module):
     Returns:
       The state after these steps, and the averages, dtype[T, B, D] each.
     """
-    steps = {
-        "peak": jnp.where(valid, self._scores(parts), _FLOOR),
-        "total": jnp.ones(valid.shape),
-        "sums": {name: x.astype(jnp.float32) for name, x in parts.items()}}
+    steps = {"peak": jnp.where(valid, self._scores(parts), _FLOOR),
+             "total": jnp.ones(valid.shape),
+             "sums": {name: x.astype(jnp.float32) for name, x in parts.items()}}
     steps = jax.tree.map(
         lambda old, new: jnp.concatenate([old[None], new]), kept, steps)
 
-    # Sums are kept relative to the largest score so far, as in an online softmax, so
-    # that no exponential overflows.
     def join(a, b):
       peak = jnp.maximum(a["peak"], b["peak"])
       a, b = (jax.tree.map(lambda x, side=side: x * _like(
