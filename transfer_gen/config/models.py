@@ -262,8 +262,9 @@ class Recurrent:
       Default: `sigmoid`.
     reset_after: For `gru`: whether the reset gate acts after the product with the state
       (as in cuDNN) or on the state before it. Default: True.
-    bidirectional: Whether cells read in both directions, each with U / 2 units: those
-      of the encoder, or those of a language model with a `window`. Default: False.
+    bidirectional: Whether cells read in both directions: those of the encoder, each
+      direction with U / 2 units, or those of a language model with a `window`, each
+      with U. Default: False.
     attention: Whether the output reads a weighted average over time of the embedding
       and all layers, in place of the last layer's state. Default: False.
     window: Number of tokens that each prediction reads, from an empty state; shorter
