@@ -13,12 +13,13 @@ from tests import house
 
 # Folders from the ground up. A module may import modules of its own folder and of those
 # before it. Modules beside the folders come first; `__main__` stands above everything.
-ORDER = ("", "config", "formats", "transfer", "data", "models", "adapters", "maps",
-         "sources", "train", "distill", "generate", "export", "run", "study",
+ORDER = ("", "config", "formats", "metrics", "transfer", "data", "models", "adapters",
+         "maps", "sources", "train", "distill", "generate", "export", "run", "study",
          "commands")
 # Folders that know fewer folders than their place in the order allows.
-KNOWS = {"config": set(), "formats": set(), "transfer": {"config", "formats"},
-         "models": {"config"}, "generate": {"models"}}
+KNOWS = {"config": set(), "formats": set(), "metrics": set(),
+         "transfer": {"config", "formats"}, "models": {"config"},
+         "generate": {"models"}}
 # The folders and modules that may import each library. One place per library keeps the
 # rest of the package independent of its API.
 DOORS = {
@@ -31,6 +32,8 @@ DOORS = {
     "optax": {"train"},
     "orbax": {"checkpoint"},
     "peft": set(),
+    "rouge_score": {"metrics"},
+    "sacrebleu": {"metrics"},
     "safetensors": set(),
     "sentencepiece": {"data"},
     "tensorflow_datasets": {"data"},
@@ -40,8 +43,8 @@ DOORS = {
 # Libraries that a folder must not import: `transfer` knows models only by their specs,
 # and reading files needs no device.
 WITHOUT = {"config": {"jax", "flax", "numpy"}, "formats": {"jax", "flax"},
-           "data": {"jax", "flax"}, "transfer": {"flax"}, "maps": {"flax"},
-           "sources": {"flax"}, "export": {"flax"}}
+           "metrics": {"jax", "flax"}, "data": {"jax", "flax"}, "transfer": {"flax"},
+           "maps": {"flax"}, "sources": {"flax"}, "export": {"flax"}}
 
 FILE_LINES = 400
 BODY_LINES = 60

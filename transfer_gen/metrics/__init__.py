@@ -1,0 +1,1 @@
+"""Scores of texts and losses, with intervals and tests; knows no models."""
