@@ -15,12 +15,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from transfer_gen import best_link
 from transfer_gen import errors
 from transfer_gen import tree
 
 Specs = Mapping[str, tree.Spec]
 FOLDER, BEST = "checkpoints", "best"
-_SHOWN = 6  # Runs that an error lists.
+_SHOWN = 24  # Runs that an error lists.
 OWN = "distill/"  # Leaves that only training reads; `find` leaves them out.
 _STATE = "opt_state"
 # Bytes read at once. Each call costs about 30 ms: reading leaf by leaf took 2.5 times
@@ -253,7 +254,8 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
   """Finds a checkpoint and reads its metadata.
 
   Args:
-    path: A run's workdir, its `checkpoints/`, or one checkpoint's folder.
+    path: A run's workdir, its `checkpoints/`, or one checkpoint's folder; or the folder
+      of a study or of a search, which stands for its best run.
     step: Step of the checkpoint in a run. -1 means the best one, or the last one if
       none was validated.
 
@@ -261,7 +263,7 @@ def find(path: epath.PathLike, step: int = -1) -> Stored:
     errors.UserError: If there is no such checkpoint, or it is incomplete.
   """
   _quiet()
-  folder = _folder(epath.Path(path).resolve(), step)
+  folder = _folder(best_link.follow(epath.Path(path).resolve()), step)
   leaves, facts = _metadata(folder)
   specs = {}
   for name, leaf in leaves.items():

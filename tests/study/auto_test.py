@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -107,6 +108,13 @@ def test_an_interrupted_auto_run_resumes_bit_for_bit(folder):
 
   assert result["step"] == STEPS
   assert_same_bits(small_runs.params(folder / "auto", STEPS), before)
+
+
+def test_the_link_best_of_a_search_names_the_run_that_the_winner_became(folder):
+  search = folder / "auto" / decision.FOLDER
+
+  assert (search / "best").readlink() == pathlib.Path("..")
+  assert_same_bits(*map(small_runs.params, (search, folder / "auto")))
 
 
 def test_the_report_lists_every_candidate_and_the_winner(folder):

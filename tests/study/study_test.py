@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import json
+import pathlib
 
+from etils import epath
 import pytest
 
 from tests import counting
@@ -11,11 +13,13 @@ from tests import small_runs
 from transfer_gen import checkpoint
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen import sources
 from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.run import loop
 from transfer_gen.study import jobs
+from transfer_gen.study import pairs
 from transfer_gen.study import report
 from transfer_gen.study import study
 from transfer_gen.transfer import axes
@@ -100,6 +104,31 @@ def test_the_rate_with_the_lowest_validation_loss_is_reported(done):
 
   chosen = facts["summary"]["lrs"]["scratch"]
   assert best(chosen) <= min(best(0.01), best(0.02))
+
+
+def test_the_link_best_names_the_reported_run_with_the_lowest_validation_loss(done):
+  folder, _, facts = done
+  lrs = facts["summary"]["lrs"]
+
+  losses = {f"{name}/seed_{seed}/lr_{lrs[name]:g}": facts["runs"][name][seed]
+            ["validation_loss"] for name in ("moved", "scratch") for seed in (0, 1)}
+
+  best = min(losses, key=lambda name: losses[name])
+  assert facts["summary"]["best"] == best
+  assert (folder / "w" / "best").readlink() == pathlib.Path(best)
+  assert sources.open(folder / "w").path == sources.open(folder / "w" / best).path
+
+
+def test_only_runs_that_pairs_connect_compete_for_the_best(monkeypatch):
+  bits = {"a": 3.0, "b": 2.0, "c": 1.5, "x": 1.0, "y": 1.1}
+  monkeypatch.setattr(pairs.outcome, "metrics", lambda job: [
+      {"split": "validation", "bits_per_byte": bits[job.name]}])
+  monkeypatch.setattr(pairs.best_link, "write", lambda *args: None)
+  tested = [jobs.Job(name=name, seed=0, lr=1.0, workdir=epath.Path("w") / name,
+                     run=config.Run()) for name in bits]
+
+  # x and y may be of other texts, whose losses say nothing beside those of a to c.
+  assert pairs.mark_best((("a", "b"), ("x", "y"), ("c", "b")), tested, "w") == "c"
 
 
 def test_accounts_report_cost_and_forgetting(done):

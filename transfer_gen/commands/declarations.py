@@ -58,13 +58,18 @@ _STUDY = Flag(
 _WORKDIR = Flag(
     name="workdir", value="DIR", required=True,
     meaning="Folder of the run, local or gs://.")
+_TRAINED = Flag(
+    name="workdir", value="DIR", required=True,
+    meaning="Folder of the run, local or gs://; that of a study or a search means its"
+    " best run.")
 _MIN_COVERAGE = Flag(
     name="min_coverage", value="SHARE", default=0.0,
     meaning="Refuses a plan that fills a smaller share (0 to 1) of the params from a"
     " source.")
 _SOURCE = Flag(
     name="source", value="PATH", required=True,
-    meaning="The checkpoint: a run's workdir, or a file or folder of another library.")
+    meaning="The checkpoint: a run's workdir (or a study's, for its best run), or a"
+    " file or folder of another library.")
 _STEP = Flag(
     name="step", value="N", default=-1,
     meaning="Step of the checkpoint to read; -1 reads the best one.")
@@ -96,7 +101,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="Computes the loss of a trained run on a split; the last line is JSON.",
         computes=True,
         flags=(
-            _WORKDIR,
+            _TRAINED,
             Flag(name="split", value="NAME", default="test",
                  meaning="Split to evaluate: train, validation or test."),
             _STEP)),
@@ -104,7 +109,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="Continues prompts; a model with an encoder answers its inputs.",
         computes=True,
         flags=(
-            _WORKDIR,
+            _TRAINED,
             Flag(name="prompt", value="TEXT",
                  meaning="Prompt, or the input of a model that was trained on pairs."),
             Flag(name="prompts", value="FILE",

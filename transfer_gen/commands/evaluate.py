@@ -12,7 +12,7 @@ def run(values: flags.Values) -> None:
   trained = trained_lib.open(values.workdir, values.step)
   data, _ = trained.data()
   scores = trained.score(data, values.split)
-  records.write_scores(values.workdir, values.split, trained.step, scores)
-  print(f"{values.workdir}: {values.split} split at step {trained.step}")
+  records.write_scores(trained.workdir, values.split, trained.step, scores)
+  print(f"{trained.workdir}: {values.split} split at step {trained.step}")
   # JSON alone in the last line, so that a script finds it whatever was printed before.
   print(json.dumps({"split": values.split, "step": trained.step, **scores.metrics()}))

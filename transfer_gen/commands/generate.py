@@ -1,5 +1,9 @@
 """`transfer-gen generate`: continues prompts with a trained run."""
 
+import sys
+
+from etils import epath
+
 from transfer_gen import errors
 from transfer_gen.commands import declarations
 from transfer_gen.commands import flags
@@ -13,6 +17,9 @@ def run(values: flags.Values) -> None:
   prompts = _prompts(values)
   _check_beams(values)
   trained = trained_lib.open(values.workdir, values.step)
+  # Not on stdout, which holds the answers and nothing else.
+  if trained.workdir != epath.Path(values.workdir):
+    print(f"{values.workdir}: its best run, {trained.workdir}", file=sys.stderr)
   if values.beams > 1:
     # A search may end with fewer texts than beams, so prompts are repeated by what was
     # found and not by --num.
@@ -25,7 +32,7 @@ def run(values: flags.Values) -> None:
     answers = trained.complete(
         prompts, values.max_tokens, seed=values.seed, temperature=values.temperature,
         top_k=values.top_k, top_p=values.top_p)
-  records.add_samples(values.workdir, prompts, answers)
+  records.add_samples(trained.workdir, prompts, answers)
   for number, answer in enumerate(answers, 1):
     print(f"--- {number} of {len(answers)}\n{answer}" if answers[1:] else answer)
 

@@ -152,13 +152,13 @@ def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
   # Without either there is no token that could end a text, so none is made up.
   if not {"bos", "eos"} & roles.keys():
     return {"pad": roles.get("pad", 0)}, [
-        "the tokeniser has neither bos nor eos: texts run on without marks"]
+        "the tokenizer has neither bos nor eos: texts run on without marks"]
   notes = []
   stand_ins = {"eos": "bos", "bos": "eos", "sep": "eos", "pad": "eos"}
   for role, stand_in in stand_ins.items():
     if role not in roles:
       roles[role] = roles[stand_in]
-      notes.append(f"the tokeniser has no {role}: {stand_in} stands for it")
+      notes.append(f"the tokenizer has no {role}: {stand_in} stands for it")
   return {role: roles[role] for role in ROLES}, notes
 
 

@@ -27,12 +27,14 @@ class Trained:
   """A checkpoint of a run, ready to evaluate and generate with.
 
   Attributes:
+    workdir: Workdir of the run, which receives scores and samples.
     run: Config of the run.
     step: Number of updates after which the checkpoint was written.
     model: The module, with its adapters.
     params: Flat params, on the default device.
     tokenizer: Tokenizer of the run.
   """
+  workdir: epath.Path
   run: reader_lib.Run
   step: int
   model: registry.Model
@@ -131,16 +133,17 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
   """Opens a run that has trained.
 
   Args:
-    workdir: Workdir of the run.
+    workdir: Workdir of the run; or that of a study or a search, for its best run.
     step: Which checkpoint. -1 means the best by validation loss.
 
   Raises:
     errors.UserError: If there is no run or no such checkpoint.
   """
+  workdir = sources_lib.best_run(workdir)
   source = sources_lib.open_own(workdir, step)
   run = source.require_run()
   return Trained(
-      run=run, step=source.step,
+      workdir=workdir, run=run, step=source.step,
       # Without the projections of a distillation: `checkpoint.find` leaves them out, as
       # only the loss of the training read them.
       model=wrap.build(run.model, run.adapters),

@@ -1,5 +1,6 @@
 """Checkpoints to transfer from, each behind the one protocol `Source`."""
 
+from transfer_gen.best_link import follow as best_run
 from transfer_gen.sources.foreign import REFUSE
 from transfer_gen.sources.foreign import REPAIR
 from transfer_gen.sources.memory import from_tree
@@ -14,4 +15,4 @@ from transfer_gen.sources.source import Tokenizer
 
 __all__ = (
     "Memory", "REFUSE", "REPAIR", "Source", "Specs",
-    "Tokenizer", "from_tree", "is_foreign", "leaves", "open", "open_own")
+    "Tokenizer", "best_run", "from_tree", "is_foreign", "leaves", "open", "open_own")

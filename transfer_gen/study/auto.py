@@ -61,6 +61,7 @@ def train(
       search.search(run, workdir, min_coverage, reader)
     run = decided(run, workdir)
     _take_over(workdir)
+    decision.mark_best(workdir)
   return loop.train(
       run, workdir, min_coverage, inputs=reader.read(run, workdir))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from transfer_gen import best_link
 from transfer_gen.formats import whole
 from transfer_gen.study import search_page
 
@@ -38,6 +39,11 @@ def write(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
   for name in facts["losses"].keys() - {facts["winner"]}:
     (folder / name / "checkpoints").rmtree(missing_ok=True)  # Their metrics stay.
   whole.write_json(folder / DECISION, facts)
+
+
+def mark_best(workdir: epath.PathLike) -> None:
+  """Makes the search's link `best` name the run, which the winner became."""
+  best_link.write(epath.Path(workdir) / FOLDER, epath.Path(workdir))
 
 
 def _read(path: epath.Path) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
 import numpy as np
 
+from transfer_gen import best_link
 from transfer_gen.study import jobs
 from transfer_gen.study import outcome
 from transfer_gen.train import score as score_lib
@@ -19,6 +21,34 @@ def best_lr(tried: list[jobs.Job]) -> float:
     losses.setdefault(job.lr, []).append(
         min(loss for _, loss in outcome.validations(job)))
   return min(losses, key=lambda lr: np.mean(losses[lr]))
+
+
+def mark_best(
+    pairs: Sequence[tuple[str, str]], tested: Sequence[jobs.Job],
+    workdir: epath.PathLike
+) -> str:
+  """Makes the link `best` in a study's workdir, and returns what it names.
+
+  Args:
+    pairs: The pairs of the study.
+    tested: Its trainings that were scored on the test split. Those count that the first
+      pair, or a pair that shares a run with it and so on, compares: they are scored on
+      the same texts. The best has the fewest bits per byte of validation text, which
+      unlike nats per token compare across tokenizers.
+    workdir: Workdir of the study.
+
+  Returns:
+    The path of the best training's workdir in that of the study.
+  """
+  comparable: set[str] = set(pairs[0])
+  for _ in pairs:
+    comparable |= {name for pair in pairs if comparable & {*pair} for name in pair}
+  bits = lambda job: min(
+      line["bits_per_byte"] for line in outcome.metrics(job)
+      if line["split"] == "validation")
+  best = min((job for job in tested if job.name in comparable), key=bits)
+  best_link.write(workdir, best.workdir)
+  return str(best.workdir.relative_to(workdir))
 
 
 def compare(

@@ -29,7 +29,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
     (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with its
     interval, `reached` (for each seed, the step at which the treated run reached the
-    best validation loss of its control) and `seconds`.
+    best validation loss of its control), `best` (the training that the link `best`
+    names, see `pairs.mark_best`) and `seconds`.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
@@ -51,18 +52,21 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   # split.
   chosen = {name: pairs.best_lr([job for job in todo if job.name == name])
             for pair in study.pairs for name in pair}
-  results = {name: [outcome.test(job, study, reader) for job in todo
-                    if job.name == name and job.lr == chosen[name]]
+  tested = [job for job in todo if job.lr == chosen.get(job.name)]
+  results = {name: [outcome.test(job, study, reader) for job in tested
+                    if job.name == name]
              for name in chosen}
   comparisons = [
       pairs.compare(pair, results) for pair in study.pairs]
   first = comparisons[0]
+  best = pairs.mark_best(study.pairs, tested, workdir)
   summary = {
       **{f"{name}_test_loss": float(np.mean([run["loss"] for run in runs]))
          for name, runs in results.items()},
       "gain_nats_per_token": first["gain"], "gain_low": first["low"],
       "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
       "reached": first["reached"], "seeds": len(study.seeds), "lrs": chosen,
+      "best": best,
       "seconds": round(time.time() - start, 1),
   }
   sources = {job.name: outcome.cost(job) for job in todo if job.name not in chosen}
@@ -80,6 +84,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       f"{job.name}, seed {job.seed}": outcome.metrics(job)
       for job in todo if job.lr == chosen.get(job.name, job.lr)})
   print(report.study_text(facts))
+  print(f"best run by validation loss: {workdir / best}, also at"
+        f" {workdir}/best")
   print(f"report: {workdir / 'report.html'}")
   return facts
 

@@ -1,0 +1,83 @@
+"""Tests that the folder of a study or a search stands for its best run."""
+
+import shutil
+
+import pytest
+
+from tests.commands import cli
+from transfer_gen import best_link
+
+GENERATE = ("generate", "--prompt=the 3th", "--max_tokens=4")
+
+
+@pytest.fixture(name="runs")
+def _runs(folder, capsys):
+  """Trains `study/one`, and copies it to `study/two/seed_0` after one step less."""
+  cli.train(capsys, "--config=config.py", "--workdir=study/one")
+  shutil.copytree("study/one", "study/two/seed_0")
+  shutil.rmtree("study/two/seed_0/checkpoints/2")
+  shutil.rmtree("study/two/seed_0/checkpoints/best")
+  return folder / "study"
+
+
+def test_commands_take_the_run_that_the_link_names(runs, capsys):
+  best_link.write(runs, runs / "two" / "seed_0")
+  cli.main.run(["transfer-gen", *GENERATE, "--workdir=study"])
+  printed = capsys.readouterr()
+
+  evaluated = cli.run(capsys, "evaluate", "--workdir=study")
+  cli.run(capsys, "convert", "--source=study", "--to=safetensors", "--output=hf")
+
+  assert printed.err == "study: its best run, study/two/seed_0\n"
+  assert printed.out == cli.run(capsys, *GENERATE, "--workdir=study/two/seed_0")
+  assert evaluated.startswith("study/two/seed_0: test split at step 1\n")
+  assert (runs / "two" / "seed_0" / "scores_test.json").exists()
+  assert (runs.parent / "hf" / "model.safetensors").exists()
+  assert not (runs / "samples.jsonl").exists()
+
+
+def test_a_text_file_serves_where_links_are_not_possible(runs, capsys, monkeypatch):
+  def refuse(*args):
+    raise OSError("no links here")
+  monkeypatch.setattr(best_link.os, "symlink", refuse)
+
+  best_link.write(runs, runs / "two" / "seed_0")
+  evaluated = cli.run(capsys, "evaluate", "--workdir=study")
+
+  assert (runs / "best").read_text() == "two/seed_0\n"
+  assert evaluated.startswith("study/two/seed_0: test split at step 1\n")
+
+
+def test_a_later_link_replaces_the_first_and_moves_with_its_folder(runs):
+  best_link.write(runs, runs / "one")
+  best_link.write(runs, runs / "two" / "seed_0")
+  moved = runs.rename(runs.parent / "moved")
+
+  assert best_link.follow(moved) == moved / "two" / "seed_0"
+  assert sorted(path.name for path in moved.iterdir()) == ["best", "one", "two"]
+
+
+@pytest.mark.parametrize("command", [
+    (*GENERATE, "--workdir=study"), ("evaluate", "--workdir=study"),
+    ("convert", "--source=study", "--output=out")])
+def test_several_runs_without_a_best_one_are_listed(runs, capsys, command):
+  message = cli.refused(capsys, *command)
+
+  assert "study: holds no checkpoint. Give one of the runs in it: one, two/seed_0." in (
+      message)
+
+
+def test_a_link_to_a_run_that_is_gone_lists_those_that_are_there(runs, capsys):
+  best_link.write(runs, runs / "one")
+  shutil.rmtree(runs / "one")
+
+  message = cli.refused(capsys, "evaluate", "--workdir=study")
+
+  assert "Give one of the runs in it: two/seed_0." in message
+
+
+def test_a_folder_in_the_place_of_the_link_is_refused(runs):
+  (runs / "best").mkdir()
+
+  with pytest.raises(ValueError, match="best: is a folder. Rename it"):
+    best_link.write(runs, runs / "one")
