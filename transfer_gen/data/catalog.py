@@ -64,13 +64,7 @@ def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
 
 def _open_ours(name: str, folder: epath.Path) -> Any:
   """Returns a builder of a data set of this package, prepared."""
-  # Importing TFDS takes a third of a second; only runs that read such a set need it.
-  if name == "python_docs":
-    from transfer_gen.data.datasets import python_docs
-    make = python_docs.PythonDocs
-  else:
-    from transfer_gen.data.datasets import docstring_summary
-    make = docstring_summary.DocstringSummary
+  make = _builder_class(name)
   builder = make(data_dir=folder, file_format="array_record")
   # Without the lock first: the folder of a prepared data set may be read-only.
   if builder.is_prepared():
@@ -86,6 +80,15 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
         f"data.name={name}: the data set cannot be prepared in {folder} ({error}). Set"
         " TFDS_DATA_DIR to a folder that can be written.") from error
   return builder
+
+
+def _builder_class(name: str) -> Any:
+  # Importing TFDS takes a third of a second; only runs that read such a set need it.
+  if name == "python_docs":
+    from transfer_gen.data.datasets import python_docs
+    return python_docs.PythonDocs
+  from transfer_gen.data.datasets import docstring_summary
+  return docstring_summary.DocstringSummary
 
 
 def _open(name: str, folder: epath.Path) -> Any:

@@ -218,19 +218,7 @@ def _read(config: config_lib.Data) -> tuple[Splits, str]:
 
   Splits that the data does not have are taken from train.
   """
-  if config.name == "files":
-    # `check` has refused a config with both.
-    unit = ("file" if config.whole_files else
-            "paragraph" if config.paragraphs else "line")
-    raw = {
-        split: files.read(getattr(config, split), unit=unit, field=split)
-        for split in SPLITS if getattr(config, split)}
-    version = ""
-  else:
-    examples, version = catalog.read(config.name)
-    raw = {
-        split: ((f"{config.name} {split}:{i}", e) for i, e in enumerate(found))
-        for split, found in examples.items()}
+  raw, version = _raw(config)
   read = {
       split: [_document(where, columns, config) for where, columns in found]
       for split, found in raw.items()}
@@ -240,6 +228,22 @@ def _read(config: config_lib.Data) -> tuple[Splits, str]:
         f"data.name={config.name}: the data set has no split `train`, only"
         f" {', '.join(read) or 'others'}. Choose another data set.")
   return _split(read, missing), version
+
+
+def _raw(
+    config: config_lib.Data) -> tuple[dict[str, Iterable[files.Example]], str]:
+  """Returns examples by split, each with where it is from, and the set's version."""
+  if config.name == "files":
+    # `check` has refused a config with both.
+    unit = ("file" if config.whole_files else
+            "paragraph" if config.paragraphs else "line")
+    return {
+        split: files.read(getattr(config, split), unit=unit, field=split)
+        for split in SPLITS if getattr(config, split)}, ""
+  examples, version = catalog.read(config.name)
+  return {
+      split: ((f"{config.name} {split}:{i}", e) for i, e in enumerate(found))
+      for split, found in examples.items()}, version
 
 
 def _document(

@@ -251,13 +251,7 @@ def _columns(
 
 def _parallel(item: str, field: str) -> list[Example]:
   """Returns the lines of two files side by side."""
-  names = [name.strip() for name in item.split("|")]
-  paths = [_expand(name, field) for name in names]
-  if len(paths) != 2 or any(len(found) != 1 for found in paths):
-    raise errors.UserError(
-        f"data.{field}: `{item}` must name two files, `input|target`; several such"
-        " pairs are separated by commas.")
-  source, target = (found[0] for found in paths)
+  source, target = _two_files(item, field)
   inputs, targets = _split_lines(_text(source)), _split_lines(_text(target))
   if len(inputs) != len(targets):
     raise errors.UserError(
@@ -270,3 +264,13 @@ def _parallel(item: str, field: str) -> list[Example]:
   return [
       (f"{target}:{i + 1}", {"input": a, "target": b})
       for i, (a, b) in enumerate(zip(inputs, targets))]
+
+
+def _two_files(item: str, field: str) -> tuple[epath.Path, epath.Path]:
+  paths = [_expand(name.strip(), field) for name in item.split("|")]
+  if len(paths) != 2 or any(len(found) != 1 for found in paths):
+    raise errors.UserError(
+        f"data.{field}: `{item}` must name two files, `input|target`; several such"
+        " pairs are separated by commas.")
+  (source,), (target,) = paths
+  return source, target

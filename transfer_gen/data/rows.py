@@ -80,9 +80,8 @@ def pack(texts: Texts, roles: Roles, length: int) -> Rows:
     owners[begin:end] = document
     position = end
   # Owners are shifted like the targets, whose documents they are.
-  shape = (num_rows, length)
-  return Rows(tokens[:-1].reshape(shape), tokens[1:].reshape(shape),
-              owners[1:].reshape(shape))
+  flat = tokens[:-1], tokens[1:], owners[1:]
+  return Rows(*(values.reshape(num_rows, length) for values in flat))
 
 
 def pad(

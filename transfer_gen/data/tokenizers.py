@@ -90,17 +90,12 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
   if config.kind == "bpe":
     return _train_bpe(config.size, texts)
   if config.kind == "alphabet":
-    if not config.path:
-      raise errors.UserError(
-          "tokenizer.kind=alphabet needs tokenizer.path: a text file that holds all"
-          " characters.")
-    return kinds.Characters(sorted(set(files.text(config.path))), {})
+    path = _path(config, "a text file that holds all characters")
+    return kinds.Characters(sorted(set(files.text(path))), {})
   if config.kind == "file":
-    if not config.path:
-      raise errors.UserError(
-          "tokenizer.kind=file needs tokenizer.path: a tokenizer.json, a"
-          " SentencePiece .model, or a folder with one.")
-    return load(epath.Path(config.path).expanduser())
+    path = _path(
+        config, "a tokenizer.json, a SentencePiece .model, or a folder with one")
+    return load(epath.Path(path).expanduser())
   raise errors.UserError(
       f"tokenizer.kind={config.kind!r}: must be bytes, characters, bpe,"
       " alphabet or file.")
@@ -160,6 +155,13 @@ def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
       roles[role] = roles[stand_in]
       notes.append(f"the tokenizer has no {role}: {stand_in} stands for it")
   return {role: roles[role] for role in ROLES}, notes
+
+
+def _path(config: config_lib.Tokenizer, what: str) -> str:
+  if not config.path:
+    raise errors.UserError(
+        f"tokenizer.kind={config.kind} needs tokenizer.path: {what}.")
+  return config.path
 
 
 def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:

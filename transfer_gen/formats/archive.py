@@ -26,16 +26,7 @@ def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
       # Readers differ in which of two they take, so such an archive means two things.
       if info.filename in found:
         raise errors.UserError(f"it has two members {info.filename!r}.")
-      if info.flag_bits & 1:
-        raise errors.UserError(f"{info.filename} is encrypted.")
-      # These sizes are only claims. They are checked before anything is inflated,
-      # because a few bytes can ask for any amount of memory.
-      if (info.header_offset + info.compress_size > path.stat().length
-          or info.file_size > _INFLATE * (info.compress_size + 1)
-          or stored(info) and info.file_size != info.compress_size):
-        raise errors.UserError(
-            f"{info.filename} would take {info.file_size} bytes of"
-            f" {info.compress_size}. Fetch or save it again.")
+      _check(info, path.stat().length)
       found[info.filename] = info
   return found
 
@@ -67,3 +58,16 @@ def offset(path: epath.Path, info: zipfile.ZipInfo) -> int:
   if signature != b"PK\x03\x04" or start + info.file_size > path.stat().length:
     raise errors.UserError(f"{info.filename} is not where its archive says.")
   return start
+
+
+def _check(info: zipfile.ZipInfo, archive_bytes: int) -> None:
+  if info.flag_bits & 1:
+    raise errors.UserError(f"{info.filename} is encrypted.")
+  # These sizes are only claims. They are checked before anything is inflated, because a
+  # few bytes can ask for any amount of memory.
+  if (info.header_offset + info.compress_size > archive_bytes
+      or info.file_size > _INFLATE * (info.compress_size + 1)
+      or stored(info) and info.file_size != info.compress_size):
+    raise errors.UserError(
+        f"{info.filename} would take {info.file_size} bytes of"
+        f" {info.compress_size}. Fetch or save it again.")

@@ -62,28 +62,13 @@ class File:
   """
 
   def __init__(self, file: IO[bytes], start: int = 0):
-    """Reads the superblock (section II) at byte `start` of an open file."""
+    """Reads the superblock at byte `start` of an open file."""
     self._file, self._start = file, start
     self._size = file.seek(0, 2) - start
     # Links by group: names are looked up one by one, and a group of many layers would
     # otherwise be parsed once for each of them.
     self._known: dict[int, dict[str, int]] = {}
-    head = self.take(0, 64)
-    if head[:8] != _SIGNATURE:
-      raise errors.UserError("it does not begin as HDF5 does.")
-    # Versions 0 and 1 give the sizes of addresses and lengths in bytes 13 and 14, later
-    # ones in bytes 9 and 10. HDF5 itself uses 8 for both.
-    version = head[8]
-    offsets = head[13:15] if version < 2 else head[9:11]
-    if version > 3 or offsets != b"\x08\x08":
-      raise errors.UserError("its superblock is of a form that is not read.")
-    # Version 1 has four bytes more than version 0 before these; in both, the root is in
-    # a symbol table entry, behind the offset of its name. Later versions give its
-    # header directly.
-    base, root = ((24, 64) if version == 0 else (28, 68) if version == 1 else (12, 36))
-    if self._number(base):
-      raise errors.UserError("it begins with a block of another format.")
-    self.root = self._number(root)
+    self.root = self._superblock()
 
   def take(self, address: int, size: int) -> bytes:
     """Reads `size` bytes at an address."""
@@ -174,6 +159,25 @@ class File:
       return
     for (size, mask, *at), address in self._tree(dataset.tree, 1, key):
       yield tuple(at[:-1]), address, size, mask
+
+  def _superblock(self) -> int:
+    """Checks the superblock (section II), and returns the address of the root."""
+    head = self.take(0, 64)
+    if head[:8] != _SIGNATURE:
+      raise errors.UserError("it does not begin as HDF5 does.")
+    # Versions 0 and 1 give the sizes of addresses and lengths in bytes 13 and 14, later
+    # ones in bytes 9 and 10. HDF5 itself uses 8 for both.
+    version = head[8]
+    offsets = head[13:15] if version < 2 else head[9:11]
+    if version > 3 or offsets != b"\x08\x08":
+      raise errors.UserError("its superblock is of a form that is not read.")
+    # Version 1 has four bytes more than version 0 before these; in both, the root is in
+    # a symbol table entry, behind the offset of its name. Later versions give its
+    # header directly.
+    base, root = ((24, 64) if version == 0 else (28, 68) if version == 1 else (12, 36))
+    if self._number(base):
+      raise errors.UserError("it begins with a block of another format.")
+    return self._number(root)
 
   def _number(self, address: int) -> int:
     return struct.unpack("<Q", self.take(address, 8))[0]

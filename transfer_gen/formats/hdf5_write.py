@@ -6,7 +6,7 @@ Format: HDF5 File Format Specification 3.0, https://docs.hdfgroup.org; its secti
 given below. Superblock 0, object headers 1, links in their group's header.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import struct
 from typing import IO
 
@@ -41,15 +41,7 @@ def write(
   Raises:
     errors.UserError: If a name is a group as well, or an array is of another type.
   """
-  tree: dict = {}
-  for group in filter(None, attributes or ()):
-    _below(tree, group.split("/"))
-  for name, array in arrays.items():
-    *groups, last = name.split("/")
-    node = _below(tree, groups)
-    if last in node:
-      raise errors.UserError(f"{name} is an array and a group.")
-    node[last] = np.ascontiguousarray(array)
+  tree = _tree(arrays, attributes or ())
   with path.open("wb") as file:
     # Room for the superblock, which is written last: it holds the addresses of the root
     # and of the end, which are known only then.
@@ -61,6 +53,20 @@ def write(
     file.write(b"\x89HDF\r\n\x1a\n" + struct.pack(
         "<BBBBBBBBHHIQQQQQQII16x", 0, 0, 0, 0, 0, 8, 8, 0, 4, 16, 0,
         0, _UNDEFINED, end, _UNDEFINED, 0, root, 0, 0))
+
+
+def _tree(arrays: Mapping[str, np.ndarray], groups: Iterable[str]) -> dict:
+  """Returns a dict for each group, which holds its arrays and the groups in it."""
+  tree: dict = {}
+  for group in filter(None, groups):
+    _below(tree, group.split("/"))
+  for name, array in arrays.items():
+    *above, last = name.split("/")
+    node = _below(tree, above)
+    if last in node:
+      raise errors.UserError(f"{name} is an array and a group.")
+    node[last] = np.ascontiguousarray(array)
+  return tree
 
 
 def _below(node: dict, groups: Sequence[str]) -> dict:

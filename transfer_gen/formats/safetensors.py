@@ -58,22 +58,16 @@ def write_file(
     arrays: Arrays by name, of dtypes that the format has.
     facts: The file's metadata.
   """
-  names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-  header: dict[str, Any] = {"__metadata__": dict(facts)}
-  at = 0
   # Sizes of dtypes are powers of two: after wider ones, each offset is a multiple of
   # the next size.
-  ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-  for name, array in ordered:
-    header[name] = {"dtype": names[array.dtype.newbyteorder("=")],
-                    "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-    at += array.nbytes
-  text = json.dumps(header).encode()
+  ordered = dict(sorted(
+      arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+  text = json.dumps({"__metadata__": dict(facts), **_entries(ordered)}).encode()
   # The format allows spaces behind the header; they align the tensors' start.
   text += b" " * (-len(text) % _ALIGNED)
   with path.open("wb") as file:
     file.write(struct.pack("<Q", len(text)) + text)
-    for _, array in ordered:
+    for array in ordered.values():
       little = array.astype(array.dtype.newbyteorder("<"), copy=False)
       # As bytes, since bfloat16 and float8 do not support Python's buffer protocol.
       file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
@@ -88,6 +82,17 @@ def _header(path: epath.Path) -> tuple[dict, int]:
       raise errors.UserError(
           f"its header would take {length} bytes. Fetch or save it again.")
     return raw.parse_json(raw.fill(file, length).tobytes()), 8 + length
+
+
+def _entries(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+  """Returns the header's entries for arrays that follow each other without gaps."""
+  names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+  found, at = {}, 0
+  for name, array in arrays.items():
+    found[name] = {"dtype": names[array.dtype.newbyteorder("=")],
+                   "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+    at += array.nbytes
+  return found
 
 
 def _leaf(path: epath.Path, start: int, name: str, entry) -> raw.Extent:

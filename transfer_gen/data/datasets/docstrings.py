@@ -113,16 +113,15 @@ def split_pairs(docstrings: Iterable[Text]) -> dict[str, list[Pair]]:
     seen.add(normalize(pair.body))
     found[split_of(docstring.text)].append(pair)
 
-  kept: dict[str, list[Pair]] = {split: [] for split in SPLITS}
   needles: list[str] = []
   # From test to train: of texts that contain each other, the training split loses its
   # own, and the smaller splits keep theirs.
   for split in reversed(SPLITS):
     texts = [f"{pair.summary}\n\n{pair.body}" for pair in found[split]]
     hits = containing(texts, needles)
-    kept[split] = [p for i, p in enumerate(found[split]) if i not in hits]
-    needles += _needles(kept[split])
-  return kept
+    found[split] = [p for i, p in enumerate(found[split]) if i not in hits]
+    needles += _needles(found[split])
+  return found
 
 
 def split_prose(
