@@ -141,14 +141,7 @@ class Grow:
     why = _why_not_kept(sizes)
     if why and not self.approximate:
       raise ValueError(f"{why}; or set approximate=True, and the function changes")
-    index = np.arange(target, dtype=np.int32)
-    # Copies of a head stand beside it, because query heads in a row share a key-value
-    # head; a whole round of heads would meet the wrong ones.
-    if axis in ("heads", "kv_heads"):
-      index = index * source // target
-    else:
-      # In turns, so that the numbers of copies differ by one at most.
-      index %= source
+    index = _repeated(axis, source, target)
     copies = np.bincount(index, minlength=source)
     kept = "function changes" if why else "function kept"
     # Every entry has a source, so `fresh` is not used here; "zeros" costs nothing.
@@ -327,6 +320,17 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
               f" only if they are equal. Set model.{name}={old}, as structure.grow"
               " does")
   return None
+
+
+def _repeated(axis: str, source: int, target: int) -> np.ndarray:
+  """Returns i32[target], the entry of the source that each entry copies."""
+  index = np.arange(target, dtype=np.int32)
+  # Copies of a head stand beside it, because query heads in a row share a key-value
+  # head; a whole round of heads would meet the wrong ones.
+  if axis in ("heads", "kv_heads"):
+    return index * source // target
+  # In turns, so that the numbers of copies differ by one at most.
+  return index % source
 
 
 def _stretched(source: int, target: int) -> tuple[np.ndarray, plan_lib.Mixture]:

@@ -4,6 +4,8 @@ A plan holds no arrays of weights, so these functions read what they need and re
 axis map that is plain data.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from transfer_gen import errors
@@ -50,17 +52,7 @@ def by_weights(
     raise errors.UserError(
         f"importance: leaves {params!r} of the source carry axis `{axis}` at"
         f" {sorted(sizes) or 'no'} sizes, must be one size. Narrow params.")
-  scores = np.zeros(sizes.pop())
-  # Leaf by leaf as they are read, so that the f64 copy of one leaf is held at a time.
-  for name, value in source.read(names):
-    # f64, because a leaf may have millions of squares to sum.
-    squares = np.square(np.asarray(value, np.float64))
-    for dim, other in enumerate(source.specs[name].axes):
-      if other == axis:
-        score = squares.sum(tuple(d for d in range(squares.ndim) if d != dim))
-        # A leaf of zeros must count nothing, instead of dividing by zero.
-        scores += score / max(score.sum(), np.finfo(np.float64).tiny)
-  return by_scores(scores, size)
+  return by_scores(_scores(source, names, axis, sizes.pop()), size)
 
 
 def by_scores(scores: np.ndarray, size: int) -> axes_lib.Select:
@@ -87,3 +79,19 @@ def by_scores(scores: np.ndarray, size: int) -> axes_lib.Select:
   # Stable, so that equal scores give the same plan each time.
   best = np.argsort(-np.asarray(scores), kind="stable")[:size]
   return axes_lib.Select(index=np.sort(best).astype(np.int32))
+
+
+def _scores(
+    source: restore.Source, names: Sequence[str], axis: str, size: int) -> np.ndarray:
+  """Returns f64[size], the importance of each entry of an axis."""
+  scores = np.zeros(size)
+  # Leaf by leaf as they are read, so that the f64 copy of one leaf is held at a time.
+  for name, value in source.read(names):
+    # f64, because a leaf may have millions of squares to sum.
+    squares = np.square(np.asarray(value, np.float64))
+    for dim, other in enumerate(source.specs[name].axes):
+      if other == axis:
+        score = squares.sum(tuple(d for d in range(squares.ndim) if d != dim))
+        # A leaf of zeros must count nothing, instead of dividing by zero.
+        scores += score / max(score.sum(), np.finfo(np.float64).tiny)
+  return scores

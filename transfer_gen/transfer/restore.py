@@ -95,14 +95,7 @@ def _read(
 
   A source leaf is held while a row still waits for others, as a mean of layers does.
   """
-  waiting: dict[str, list[resolve.Row]] = {}
-  for row in rows:
-    for name in row.sources:
-      waiting.setdefault(name, []).append(row)
-  # The largest first: mapping a leaf takes memory beside it, which is free while
-  # little is loaded, and which later leaves then use.
-  waiting = dict(sorted(
-      waiting.items(), key=lambda item: -source.specs[item[0]].nbytes))
+  waiting = _by_source(rows, source)
   # If several rows want a leaf, it is read to where the first one needs it.
   where = {name: _source_sharding(wanting[0], shardings[wanting[0].name])
            for name, wanting in waiting.items()}
@@ -117,6 +110,18 @@ def _read(
         yield row.name, _value(row, held, shardings[row.name], key, fresh)
     for n in [n for n in held if all(row.name in done for row in waiting[n])]:
       del held[n]
+
+
+def _by_source(
+    rows: Sequence[resolve.Row], source: Source) -> dict[str, list[resolve.Row]]:
+  """Groups rows by the source leaves that they read, in the order of reading."""
+  found: dict[str, list[resolve.Row]] = {}
+  for row in rows:
+    for name in row.sources:
+      found.setdefault(name, []).append(row)
+  # The largest first: mapping a leaf takes memory beside it, which is free while
+  # little is loaded, and which later leaves then use.
+  return dict(sorted(found.items(), key=lambda item: -source.specs[item[0]].nbytes))
 
 
 def _source_sharding(
@@ -148,9 +153,8 @@ def _value(
     # Python's own hash of a text differs between processes.
     leaf_key = jax.random.fold_in(key, zlib.crc32(row.name.encode()))
     bindings = [change.binding for change in row.changes]
-    init = None
-    if any(binding.fresh == "init" for binding in bindings):
-      init = fresh([row.name])[row.name]
+    drawn = any(binding.fresh == "init" for binding in bindings)
+    init = fresh([row.name])[row.name] if drawn else None
     how = tuple((c.dim, c.reads, c.binding.fresh, c.binding.noise) for c in row.changes)
     arrays = [
         (b.index,

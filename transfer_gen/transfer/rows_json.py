@@ -111,8 +111,12 @@ def _encode(value: Any, bindings: Mapping[int, int]) -> Any:
     return [_encode(v, bindings) for v in value]
   if isinstance(value, Mapping):
     return {str(k): _encode(v, bindings) for k, v in value.items()}
-  if not dataclasses.is_dataclass(value):
-    return value.item() if isinstance(value, np.generic) else value
+  if dataclasses.is_dataclass(value):
+    return _encode_fields(value, bindings)
+  return value.item() if isinstance(value, np.generic) else value
+
+
+def _encode_fields(value: Any, bindings: Mapping[int, int]) -> dict[str, Any]:
   name = type(value).__name__
   # Mixtures are registered, too, but the name of their field says what they are.
   tagged = name in plan_json.KINDS and type(value) not in _PARTS.values()

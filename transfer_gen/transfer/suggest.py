@@ -139,6 +139,19 @@ def cover(names: Sequence[str], others: Iterable[str]) -> list[str]:
 
 def _match(source: _Specs, target: _Specs) -> dict[_Pattern, _Pattern]:
   """Matches patterns of the target to patterns of the source, one to one."""
+  found: dict[_Pattern, _Pattern] = {}
+  taken = set()
+  # The best score first. The second element keeps the order of the trees among equals.
+  for _, _, pattern, other in sorted(_scored(source, target)):
+    if pattern not in found and other not in taken:
+      found[pattern] = other
+      taken.add(other)
+  return found
+
+
+def _scored(
+    source: _Specs, target: _Specs) -> list[tuple[float, int, _Pattern, _Pattern]]:
+  """Returns likely pairs of patterns, each behind its negative score and its number."""
   sources, targets = _patterns(source), _patterns(target)
   alone = [collections.Counter(axes for _, axes in patterns)
            for patterns in (sources, targets)]
@@ -154,14 +167,7 @@ def _match(source: _Specs, target: _Specs) -> dict[_Pattern, _Pattern]:
       score = _alike(target[names[0]], pattern[0], source[others[0]], other[0])
       if only or score >= _LIKELY:
         scores.append((-score, len(scores), pattern, other))
-  found: dict[_Pattern, _Pattern] = {}
-  taken = set()
-  # The best score first. The second element keeps the order of the trees among equals.
-  for _, _, pattern, other in sorted(scores):
-    if pattern not in found and other not in taken:
-      found[pattern] = other
-      taken.add(other)
-  return found
+  return scores
 
 
 def _patterns(specs: _Specs) -> dict[_Pattern, list[str]]:
@@ -245,8 +251,14 @@ def _rules(
   # Rules with numbers are tried first; a rule for one leaf corrects what they miss.
   for narrower in (_narrow, _literal):
     rules = [*dict.fromkeys(_corrections(rules, pairs, target, narrower)), *rules]
-  patterns = [rule.target for rule in rules]
   # Corrections can leave a wide rule without a leaf, and `resolve` would refuse it.
+  return _owning(rules, target)
+
+
+def _owning(
+    rules: Sequence[plan_lib.Rule], target: _Specs) -> tuple[plan_lib.Rule, ...]:
+  """Returns the rules that own a leaf."""
+  patterns = [rule.target for rule in rules]
   owners = {found[0] for name in target if (found := tree.match(patterns, name))}
   return tuple(rule for i, rule in enumerate(rules) if i in owners)
 

@@ -32,16 +32,8 @@ def maps(
     cover: Returns patterns that match the first names, and none of the second ones
       that are not among the first.
   """
-  found: dict[str, dict[tuple[int, int], list[str]]] = {}
-  for name, other in pairs.items():
-    spec = target[name]
-    for axis, old, new in zip(spec.axes, source[other].shape, spec.shape):
-      leaves = found.setdefault(axis, {}).setdefault((old, new), [])
-      # An axis can occur twice in a leaf, as `hidden` does in a recurrent kernel.
-      if name not in leaves[-1:]:
-        leaves.append(name)
   result = []
-  for axis, sizes in found.items():
+  for axis, sizes in _by_axis(pairs, source, target).items():
     wanted = {size: names for size, names in sizes.items()
               if size[0] != size[1] or axis == "vocab"}
     carriers = [name for names in sizes.values() for name in names]
@@ -95,6 +87,21 @@ def remark(part: plan_lib.On | plan_lib.Rule | plan_lib.Group | str) -> str:
   if isinstance(kind, axes_lib.Grow) and kind.approximate:
     return "Changes the function; without approximate=True, the error says why."
   return _REMARKS.get(type(kind), "")
+
+
+def _by_axis(
+    pairs: Mapping[str, str], source: _Specs, target: _Specs
+) -> dict[str, dict[tuple[int, int], list[str]]]:
+  """Groups leaves by their axes, and by the sizes of the axis in both."""
+  found: dict[str, dict[tuple[int, int], list[str]]] = {}
+  for name, other in pairs.items():
+    spec = target[name]
+    for axis, old, new in zip(spec.axes, source[other].shape, spec.shape):
+      leaves = found.setdefault(axis, {}).setdefault((old, new), [])
+      # An axis can occur twice in a leaf, as `hidden` does in a recurrent kernel.
+      if name not in leaves[-1:]:
+        leaves.append(name)
+  return found
 
 
 def _grow(axis: str, source: int, target: int) -> axes_lib.Grow:

@@ -1,6 +1,6 @@
 """Prints audits: every leaf for a file, folded and in color for a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import zlib
 
@@ -229,20 +229,23 @@ def _group(group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> str:
   mine = audit_lib.count(r.spec for r in rows) if frozen else audit_lib.learning(rows)
   parts = [f"group {group_.name}: {mine['leaves']} leaves",
            f"{mine['params']:,} params"]
-  if frozen:
-    return ", ".join([*parts, "frozen"])
-  parts += dict.fromkeys(_rows(row) for row in rows if row.table is not None)
-  parts.append(f"learns from step {group_.unfreeze_step}" if group_.unfreeze_step
-               else "learns")
-  parts.append(f"{group_.lr_mult:g} x the rate")
+  return ", ".join([*parts, *(["frozen"] if frozen else _learning(group_, rows))])
+
+
+def _learning(
+    group_: plan_lib.Group, rows: Sequence[resolve.Row]) -> Iterator[str]:
+  """Yields what and how a group learns."""
+  yield from dict.fromkeys(_rows(row) for row in rows if row.table is not None)
+  yield (f"learns from step {group_.unfreeze_step}" if group_.unfreeze_step
+         else "learns")
+  yield f"{group_.lr_mult:g} x the rate"
   if group_.schedule is not None:
-    parts.append(f"schedule {group_.schedule}")
-  parts.append(_decay(group_, rows))
+    yield f"schedule {group_.schedule}"
+  yield _decay(group_, rows)
   if group_.anchor is not None:
-    parts.append(f"held by {group_.anchor!r}")
+    yield f"held by {group_.anchor!r}"
   if any(row.moments for row in rows):
-    parts.append("with the moments of the source")
-  return ", ".join(parts)
+    yield "with the moments of the source"
 
 
 def _rows(row: resolve.Row) -> str:
