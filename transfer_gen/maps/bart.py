@@ -13,6 +13,11 @@ from transfer_gen.models import decoder_config
 # kept the two rows that nothing reads.
 _OFFSET = 2
 _BIAS = "final_logits_bias"
+# Name of each attention and of its norm here, and of the attention there.
+_ATTENTIONS = {
+    "encoder": (("attn", "attn_norm", "self_attn"),),
+    "decoder": (("attn", "attn_norm", "self_attn"),
+                ("cross_attn", "cross_norm", "encoder_attn"))}
 
 
 def sizes(fields: hugging_face.Fields) -> dict[str, Any]:
@@ -64,12 +69,9 @@ def layers(model: config_lib.EncoderDecoder, prefix: str) -> list[architecture.L
   if model.logit_bias:
     found.append(architecture.Line(
         target="head/bias", source=_BIAS, layout=layouts.Unstack(index=0)))
-  for side in ("encoder", "decoder"):
+  for side, parts in _ATTENTIONS.items():
     layer = f"{side}/{hugging_face_lines.LAYER}"
     at = rf"{prefix}{side}.layers.\1"
-    parts = [("attn", "attn_norm", "self_attn")]
-    if side == "decoder":
-      parts.append(("cross_attn", "cross_norm", "encoder_attn"))
     for ours, norm, theirs in parts:
       found += _attention(model, f"{layer}/{ours}", f"{at}.{theirs}")
       found += hugging_face_lines.norm(

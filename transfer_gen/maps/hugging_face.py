@@ -77,26 +77,11 @@ class Family:
 
 def architecture(family: Family) -> architecture_lib.Architecture:
   """Returns the map of a family, as `maps.shipped` lists it."""
-
-  def model(raw):
-    path = architecture_lib.beside(raw, "config.json")
-    if path is None:
-      raise errors.UserError(
-          f"{raw.path}: there is no config.json beside it, which describes the model."
-          " Fetch it too.")
-    fields = architecture_lib.read_json(path)
-    if (kind := fields["model_type"]) in family.inside:
-      # Whether tables are tied stands outside, beside the config of the text part; what
-      # that part leaves out has its class's default.
-      name, habit = family.inside[kind]
-      fields = {"tie_word_embeddings": fields.get("tie_word_embeddings", True),
-                **habit, **fields[name]}
-    return read(family, str(path), fields, raw.specs, len(raw.specs))
-
   return architecture_lib.Architecture(
       name=family.name, what=family.what,
       recognizes=lambda raw: type_of(raw) in {**family.types, **family.inside},
-      model=model, lines=lambda raw, model: lines(family, model, raw.specs),
+      model=lambda raw: _model(family, raw),
+      lines=lambda raw, model: lines(family, model, raw.specs),
       tokenizer=lambda raw, model, repair: family.tokenizer(raw, model))
 
 
@@ -138,12 +123,7 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
   # Reading back is the check: whatever the written config does not express shows as a
   # difference, so that no list of unsupported fields has to be kept.
   back = decoder_config.explicit(read(family, family.name, fields, names))
-  own = decoder_config.explicit(model)
-  names = {field.name for field in dataclasses.fields(own)} - _OURS
-  both = {name: (getattr(own, name), getattr(back, name)) for name in sorted(names)}
-  differ = [f"model.{name} is {ours!r}, and it has {theirs!r}"
-            for name, (ours, theirs) in both.items() if ours != theirs]
-  if differ:
+  if differ := _differences(decoder_config.explicit(model), back):
     raise errors.UserError(
         f"{family.name} cannot hold this model: {'; '.join(differ)}.")
   return fields | {"dtype": "float32", "use_cache": True}
@@ -207,6 +187,30 @@ def type_of(raw: architecture_lib.Raw) -> str:
   """Returns the `model_type` in a checkpoint's `config.json`; "" if it has none."""
   path = architecture_lib.beside(raw, "config.json")
   return str(architecture_lib.read_json(path).get("model_type")) if path else ""
+
+
+def _model(family: Family, raw: architecture_lib.Raw) -> config_lib.Decoder:
+  path = architecture_lib.beside(raw, "config.json")
+  if path is None:
+    raise errors.UserError(
+        f"{raw.path}: there is no config.json beside it, which describes the model."
+        " Fetch it too.")
+  fields = architecture_lib.read_json(path)
+  if (kind := fields["model_type"]) in family.inside:
+    # Whether tables are tied stands outside, beside the config of the text part; what
+    # that part leaves out has its class's default.
+    name, habit = family.inside[kind]
+    fields = {"tie_word_embeddings": fields.get("tie_word_embeddings", True),
+              **habit, **fields[name]}
+  return read(family, str(path), fields, raw.specs, len(raw.specs))
+
+
+def _differences(own: config_lib.Decoder, back: config_lib.Decoder) -> list[str]:
+  """Describes the fields in which what was read back is not the model itself."""
+  names = {field.name for field in dataclasses.fields(own)} - _OURS
+  both = {name: (getattr(own, name), getattr(back, name)) for name in sorted(names)}
+  return [f"model.{name} is {ours!r}, and it has {theirs!r}"
+          for name, (ours, theirs) in both.items() if ours != theirs]
 
 
 def _before(layout: layouts.Layout, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -89,6 +89,11 @@ def average(target: str, source: str, inputs: Inputs) -> list[architecture.Line]
           for i, (end, _) in enumerate(inputs)]
 
 
+def ways(bidirectional: bool) -> dict[str, str]:
+  """Returns our cells of a layer, each with the direction that Keras names it by."""
+  return {"cell": "forward", "backward": "backward"} if bidirectional else {"cell": ""}
+
+
 def weights(names: Iterable[str], layer: str, way: str = "") -> dict[str, str]:
   """Returns the names of a layer's weights in Keras 2's form, by their role.
 

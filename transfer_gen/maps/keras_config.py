@@ -116,18 +116,21 @@ def weights(
   return {name: "/".join([*parts, str(i)]) for i, name in enumerate(names)}
 
 
+def table(
+    raw: architecture.Raw, layer: Layer | None, target: str
+) -> list[architecture.Line]:
+  """Returns the line for an Embedding layer; none without such a layer."""
+  return [architecture.Line(
+      target=target, source=weights(raw, layer)["embeddings"])] if layer else []
+
+
 def cell_fields(raw: architecture.Raw, cells: Sequence[Layer]) -> dict[str, Any]:
   """Returns the fields of `config.Recurrent` for a stack of recurrent layers.
 
   Raises:
     errors.UserError: If they differ among the layers, or one is unknown.
   """
-  kinds = [{
-      "cell": CELLS[cell.kind], "gate": _gate(raw, cell),
-      "bias": cell.fields.get("use_bias", True),
-      # A config without the field is older than the option, and meant False.
-      "reset_after": cell.kind != "GRU" or cell.fields.get("reset_after", False),
-      "recurrent_bias": cell.kind == "CuDNNLSTM"} for cell in cells]
+  kinds = [_cell_kind(raw, cell) for cell in cells]
   for cell, fields in zip(cells, kinds):
     if fields != kinds[0]:
       differences = ", ".join(
@@ -170,14 +173,21 @@ def is_float32(dtype: Any) -> bool:
   return name in (None, "float32")
 
 
+def _cell_kind(raw: architecture.Raw, cell: Layer) -> dict[str, Any]:
+  """Returns the fields of `config.Recurrent` that all layers of a model share."""
+  return {
+      "cell": CELLS[cell.kind], "gate": _gate(raw, cell),
+      "bias": cell.fields.get("use_bias", True),
+      # A config without the field is older than the option, and meant False.
+      "reset_after": cell.kind != "GRU" or cell.fields.get("reset_after", False),
+      "recurrent_bias": cell.kind == "CuDNNLSTM"}
+
+
 def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
   """Reads one entry; `count` holds how many of each class came before it."""
   kind, fields, wrapper = entry["class_name"], entry["config"], ""
   name = entry.get("name") or fields["name"]
-  # Keras 3 names groups by class and a count of its own, not by the layers' names.
-  snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
-  place = f"{snake}_{count[snake]}" if snake in count else snake
-  count[snake] = count.get(snake, 0) + 1
+  place = _place(kind, count)
   if kind in ("Bidirectional", "TimeDistributed"):
     wrapper, outer = kind, fields
     kind, fields = outer["layer"]["class_name"], outer["layer"]["config"]
@@ -193,6 +203,14 @@ def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
     raise errors.UserError(f"layer {name} is used {len(nodes)} times.")
   return Layer(name=name, kind=kind, fields=fields, wrapper=wrapper, place=place,
                inputs=tuple(_tensors(nodes)))
+
+
+def _place(kind: str, count: dict[str, int]) -> str:
+  """Keras 3 names groups by class and a count of its own, not by the layers' names."""
+  snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+  place = f"{snake}_{count[snake]}" if snake in count else snake
+  count[snake] = count.get(snake, 0) + 1
+  return place
 
 
 def _tensors(node: Any) -> Iterator[tuple[str, int]]:

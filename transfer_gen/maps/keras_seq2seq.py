@@ -71,15 +71,12 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
 
 
 def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
-  pair, lines = _pair(raw), []
-  for scope, embedding in (("encoder/", pair.encoder_embedding), ("", pair.embedding)):
-    if embedding:
-      lines.append(architecture.Line(
-          target=f"{scope}embed/embedding",
-          source=keras_config.weights(raw, embedding)["embeddings"]))
+  pair = _pair(raw)
+  lines = [
+      *keras_config.table(raw, pair.encoder_embedding, "encoder/embed/embedding"),
+      *keras_config.table(raw, pair.embedding, "embed/embedding")]
   units = model.hidden_width // (1 + pair.both)
-  ways = {"cell": "forward", "backward": "backward"} if pair.both else {"cell": ""}
-  for target, way in ways.items():
+  for target, way in keras_cells.ways(pair.both).items():
     lines += keras_cells.lines(
         f"encoder/layer_0/{target}", keras_config.weights(raw, pair.encoder, way),
         model, units, [("", model.embed_width or model.encoder_vocab_size)],
@@ -148,11 +145,10 @@ def _encoder(raw, layers, decoder, states) -> keras_config.Layer:
            for name, output in states]
   sources = {name for tensors in taken for name, _ in tensors}
   # There should be one source; with several, `wanted` below refuses them.
-  encoder = layers.get(min(sources, default=""))
-  count = len(taken)
-  wanted = ([((n := min(sources), 1 + i), (n, 1 + count + i)) for i in range(count)]
-            if concatenated else [((min(sources, default=""), 1 + i),)
-                                  for i in range(count)])
+  source = min(sources, default="")
+  encoder, count = layers.get(source), len(taken)
+  wanted = [((source, 1 + i), (source, 1 + count + i)) if concatenated
+            else ((source, 1 + i),) for i in range(count)]
   # The order of states matters and no shape shows it: h and c of an LSTM are alike, and
   # so are the two ways.
   if (encoder is None or encoder.kind not in keras_config.CELLS

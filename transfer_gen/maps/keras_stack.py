@@ -87,15 +87,9 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
 
 
 def _lines(raw: architecture.Raw, model: config_lib.Recurrent) -> architecture.Map:
-  stack, lines, inputs = _stack(raw), [], [("", model.embed_width)]
-  if stack.embedding:
-    lines.append(architecture.Line(
-        target="embed/embedding",
-        source=keras_config.weights(raw, stack.embedding)["embeddings"]))
-  else:
-    inputs = [("", model.vocab_size)]
-  ways = {"cell": "forward", "backward": "backward"} if model.bidirectional else {
-      "cell": ""}
+  stack, inputs = _stack(raw), [("", model.embed_width or model.vocab_size)]
+  lines = keras_config.table(raw, stack.embedding, "embed/embedding")
+  ways = keras_cells.ways(model.bidirectional)
   for index, cell in enumerate(stack.cells):
     units = cell.fields["units"]
     for target, way in ways.items():

@@ -222,12 +222,7 @@ def export(
       raise errors.UserError(
           f"{row.name} does not go back to {row}: {error} Others that share it:"
           f" {', '.join(tree.fold(sorted(others))) or 'none'}.") from error
-  missing = [(s, f"{int((~done).sum())} of {done.size} elements have no leaf here; it"
-              f" is read by {', '.join(tree.fold(r.name for r in by_source[s]))}.")
-             for s, done in written.items() if not done.all()]
-  if missing:
-    raise errors.UserError("The checkpoint would not be whole:\n  "
-                           + "\n  ".join(_folded(missing)))
+  _check_whole(written, by_source)
   return buffers
 
 
@@ -238,6 +233,16 @@ def _by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
     for source in dict.fromkeys(row.sources):
       found.setdefault(source, []).append(row)
   return found
+
+
+def _check_whole(
+    written: Mapping[str, np.ndarray], by_source: Mapping[str, Sequence[Row]]) -> None:
+  missing = [(s, f"{int((~done).sum())} of {done.size} elements have no leaf here; it"
+              f" is read by {', '.join(tree.fold(r.name for r in by_source[s]))}.")
+             for s, done in written.items() if not done.all()]
+  if missing:
+    raise errors.UserError("The checkpoint would not be whole:\n  "
+                           + "\n  ".join(_folded(missing)))
 
 
 def _placed(row: Row, held: Mapping[str, np.ndarray], sharding) -> jax.Array:

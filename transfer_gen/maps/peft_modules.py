@@ -5,7 +5,7 @@ of ours. Names of files and of tensors are those that PEFT writes:
 https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import difflib
 from typing import Any
@@ -98,13 +98,14 @@ def find(model: Any, modules: Mapping[str, Any]) -> dict[str, Place]:
       if modules.keys() <= names:
         return found
       known |= names
+  raise errors.UserError(_why_none(modules, known))
+
+
+def _why_none(modules: Iterable[str], known: set[str]) -> str:
   wrong = next((module for module in modules if module not in known), None)
   if not known or wrong is None:
-    raise errors.UserError("no architecture that is known here computes the model that"
-                           " it stands beside.")
+    return ("no architecture that is known here computes the model that it stands"
+            " beside.")
   near = difflib.get_close_matches(wrong, known, n=1)
-  raise errors.UserError(
-      f"{wrong} is no module with a kernel of the model that it stands beside"
-      + (f"; nearest: {near[0]}." if near else "."))
-
-
+  return (f"{wrong} is no module with a kernel of the model that it stands beside"
+          + (f"; nearest: {near[0]}." if near else "."))
