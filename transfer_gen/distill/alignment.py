@@ -215,18 +215,21 @@ def _stretches(
       stop += 1
     tokens = list(row[start:stop])
     text = b"".join(tokenizer.tokens[i] for i in tokens)
-    # Bytes 10xxxxxx continue a character of UTF-8. A row may begin within a character,
-    # whose first bytes the row before it has. A character has at most four bytes.
-    skipped = next((i for i, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80),
-                   min(len(text), 4))
-    try:
-      whole = text[skipped:].decode().encode()
-    except UnicodeDecodeError as error:
-      # Most often the row ends within a character, whose last bytes are in the next
-      # row.
-      whole = text[skipped:skipped + error.start]
-    yield start, tokens, whole, skipped
+    yield start, tokens, *_whole(text)
     start = stop
+
+
+def _whole(text: bytes) -> tuple[bytes, int]:
+  """Returns a text without cut characters, and how many bytes its beginning lost."""
+  # Bytes 10xxxxxx continue a character of UTF-8. A row may begin within a character,
+  # whose first bytes the row before it has. A character has at most four bytes.
+  skipped = next((i for i, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80),
+                 min(len(text), 4))
+  try:
+    return text[skipped:].decode().encode(), skipped
+  except UnicodeDecodeError as error:
+    # Most often the row ends within a character, whose last bytes are in the next row.
+    return text[skipped:skipped + error.start], skipped
 
 
 def _places(spelled: bytes, text: bytes) -> np.ndarray:

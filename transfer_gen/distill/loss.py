@@ -63,9 +63,8 @@ def objective(
       # No mask: `open_teacher` allows attention only between equal vocabularies.
       terms["attention"] = _attention(teacher, seen, batch)
     loss = sum(weights[name] * term for name, term in terms.items())
-    if teacher_lib.READ in batch:
-      terms["aligned"] = heard
-    return {"loss": loss, **terms}
+    aligned = {"aligned": heard} if teacher_lib.READ in batch else {}
+    return {"loss": loss, **terms, **aligned}
   return nll_fn
 
 

@@ -120,12 +120,7 @@ class Optimizer:
     # Penalties are part of the loss in the papers, so they are clipped with it.
     grads = self._anchored(grads, state, params)
     norm = optax.tree.norm(grads)
-    # Clipped here and not by `optax.clip_by_global_norm` in each chain, which would see
-    # the norm of one group only.
-    if self.clip_norm:
-      # 1e-6 keeps a zero gradient from dividing by zero.
-      factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
-      grads = jax.tree.map(lambda g: g * factor, grads)
+    grads = self._clipped(grads, norm)
     new_params, new_state = {}, {}
     for group, group_state in state.items():
       members = self.members[group]
@@ -148,6 +143,15 @@ class Optimizer:
         result: Any = anchor.tx.update(mine, state[group][-1], params)
         grads = {**grads, **result[0]}
     return grads
+
+  def _clipped(self, grads, norm):
+    # Not by `optax.clip_by_global_norm` in each chain, which would see the norm of one
+    # group only.
+    if not self.clip_norm:
+      return grads
+    # 1e-6 keeps a zero gradient from dividing by zero.
+    factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
+    return jax.tree.map(lambda g: g * factor, grads)
 
   def _part(self, name, value):
     if name not in self.tables:
@@ -189,24 +193,22 @@ def build(
       learns.
   """
   _check(config)
-  starts = {
-      g.name: g.unfreeze_step for g in groups if g.unfreeze_step is not None}
+  starts = {g.name: g.unfreeze_step for g in groups if g.unfreeze_step is not None}
   if not starts:
     raise errors.UserError(
         "No group learns: every group has unfreeze_step=None. Give one a step.")
   learning = {group.name: group for group in groups if group.name in starts}
   for name, group in learning.items():
     _check_group(group, starts[name], steps)
+  owned = {name: [row for row in rows if row.group == name] for name in learning}
   return Optimizer(
       txs={name: _tx(_own(config, group), group, steps - starts[name])
            for name, group in learning.items()},
-      members={name: tuple(row.name for row in rows if row.group == name)
-               for name in learning},
+      members={name: tuple(row.name for row in mine) for name, mine in owned.items()},
       starts=starts,
       clip_norm=config.clip_norm,
       tables={row.name: row.table for row in rows if row.table is not None},
-      anchors={name: anchors_lib.build(
-          group, [row for row in rows if row.group == name])
+      anchors={name: anchors_lib.build(group, owned[name])
                for name, group in learning.items() if group.anchor is not None})
 
 

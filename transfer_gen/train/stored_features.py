@@ -107,9 +107,7 @@ def _fingerprint(run, layer, data, params) -> str:
   digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   for name, value in sorted(params.items()):
     # Only params of the beginning count: runs that differ above it share a folder.
-    number = names.layer_number(name)
-    if name.split("/")[0] not in names.AFTER_LAYERS and (
-        number is None or number < layer):
+    if _is_below(name, layer):
       digest.update(f"{name} {value.shape}".encode())
       digest.update(np.ascontiguousarray(value).data)
   for split in _SPLITS:
@@ -117,3 +115,9 @@ def _fingerprint(run, layer, data, params) -> str:
       digest.update(f"{split} {inputs.shape}".encode())
       digest.update(np.ascontiguousarray(inputs).data)
   return digest.hexdigest()[:16]
+
+
+def _is_below(name: str, layer: int) -> bool:
+  number = names.layer_number(name)
+  return name.split("/")[0] not in names.AFTER_LAYERS and (
+      number is None or number < layer)
