@@ -42,17 +42,7 @@ def trees(audit: audit_lib.Audit) -> str:
       branch, seen = root, ["", ""]
       lines.append(_branch(root))
     lines.append(_leaf(times, cell, seen))
-  left = [(f"{checkpoint}:{name}" if checkpoint else name, table.shape(spec))
-          for checkpoint in sorted(audit.left)
-          for name, spec in audit.left[checkpoint].items()]
-  if left:
-    lines.append(_branch("left behind: no leaf of the target reads these"))
-  for times, (name, shape) in fold.fold(left):
-    lines.append(
-        f"<tr class=left><td>{_times(times)}{html.escape(name)}</td>"
-        f"<td><span class=how>{table.LEFT}</span></td><td>-</td>"
-        f"<td>{html.escape(shape)}</td><td>-</td></tr>")
-  return "\n".join([*lines, "</table>"])
+  return "\n".join([*lines, *_left(audit), "</table>"])
 
 
 def _bars(audit: audit_lib.Audit) -> list[str]:
@@ -99,6 +89,20 @@ def _leaf(times: int, cell: Sequence[str], seen: list[str]) -> str:
       f"<td><span class=how>{html.escape(how)}</span></td>"
       f"<td>{_times(times)}{shown[1]}</td><td>{html.escape(shape)}</td>"
       f"<td>{html.escape(group)}</td></tr>")
+
+
+def _left(audit: audit_lib.Audit) -> list[str]:
+  """Returns the lines of what is left behind; none if nothing is."""
+  left = [(f"{checkpoint}:{name}" if checkpoint else name, table.shape(spec))
+          for checkpoint in sorted(audit.left)
+          for name, spec in audit.left[checkpoint].items()]
+  if not left:
+    return []
+  return [_branch("left behind: no leaf of the target reads these"), *(
+      f"<tr class=left><td>{_times(times)}{html.escape(name)}</td>"
+      f"<td><span class=how>{table.LEFT}</span></td><td>-</td>"
+      f"<td>{html.escape(shape)}</td><td>-</td></tr>"
+      for times, (name, shape) in fold.fold(left))]
 
 
 def _name(name: str, above: str) -> str:

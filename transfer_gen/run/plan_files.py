@@ -1,5 +1,6 @@
 """The plan and the audit of a run, as files in its workdir."""
 
+from collections.abc import Mapping
 import io
 from typing import Any
 
@@ -39,10 +40,7 @@ def write_audit(
     ownership.check(workdir, assembled, audit)
   workdir.mkdir(parents=True, exist_ok=True)
   if arrays := plan_lib.arrays(assembled.plan):
-    buffer = io.BytesIO()
-    named: Any = arrays
-    np.savez(buffer, **named)
-    whole.write_bytes(workdir / ARRAYS, buffer.getvalue())
+    whole.write_bytes(workdir / ARRAYS, _npz(arrays))
   # After the arrays that it names.
   whole.write_json(workdir / PLAN, plan_lib.to_json(assembled.plan))
   # An earlier plan's arrays go only when the plan that named them is gone.
@@ -64,6 +62,12 @@ def check_coverage(assembled: assembled_lib.Assembled, min_coverage: float) -> N
     errors.UserError: If the share is smaller.
   """
   audit_lib.check_coverage(_audit(assembled), min_coverage)
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  return buffer.getvalue()
 
 
 def _audit(assembled: assembled_lib.Assembled) -> audit_lib.Audit:

@@ -34,7 +34,7 @@ def check(run: config_lib.Run) -> None:
     errors.UserError: If there is no strategy of that name, the run has no source, or a
       field is set that the strategy does not read.
   """
-  strategy, name = run.strategy, run.strategy.name
+  name = run.strategy.name
   if name and name not in _READS:
     near = difflib.get_close_matches(name, _READS, n=1)
     raise errors.UserError(
@@ -44,16 +44,7 @@ def check(run: config_lib.Run) -> None:
     raise errors.UserError(
         f"strategy.name is {name!r}, and the run has no source to learn from: set"
         " source.path.")
-  for field in dataclasses.fields(strategy):
-    value = getattr(strategy, field.name)
-    # A field that the strategy ignores is an error, because somebody who sets it
-    # expects an effect.
-    if value != field.default and field.name not in ("name", *_READS.get(name, ())):
-      reason = f"{name!r} does not read it" if name else "strategy.name is empty"
-      raise errors.UserError(
-          f"strategy.{field.name} is {value!r}, and {reason}. Leave it at"
-          f" {field.default!r}" + (f"; {name!r} reads {', '.join(_READS[name])}."
-                                   if name else ", or name a strategy."))
+  _check_ignored(run.strategy)
 
 
 def base(
@@ -109,11 +100,8 @@ def write(
   # first, because the first group that matches owns a leaf.
   groups, changes = _WRITERS[strategy.name](run, rows)
   groups = _frozen_below(groups, strategy.frozen)
-  mult = strategy.lr_mult or (_LORA_MULT if strategy.name == LORA else 1.0)
-  groups = tuple(
-      group if group.unfreeze_step is None
-      else dataclasses.replace(group, lr_mult=group.lr_mult * mult)
-      for group in groups)
+  groups = _scaled(
+      groups, strategy.lr_mult or (_LORA_MULT if strategy.name == LORA else 1.0))
   rules = (*(() if run.adapters else _identity(changes.get("adapters", ()))),
            *plan.rules)
   groups = (*_fresh(rows, groups), *groups)
@@ -226,6 +214,19 @@ _READS: Mapping[str, tuple[str, ...]] = {
     "distill": ("lr_mult",), AUTO: ("budget",)}
 
 
+def _check_ignored(strategy: config_lib.Strategy) -> None:
+  """Refuses a field that the strategy ignores: who sets it expects an effect."""
+  name = strategy.name
+  for field in dataclasses.fields(strategy):
+    value = getattr(strategy, field.name)
+    if value != field.default and field.name not in ("name", *_READS.get(name, ())):
+      reason = f"{name!r} does not read it" if name else "strategy.name is empty"
+      raise errors.UserError(
+          f"strategy.{field.name} is {value!r}, and {reason}. Leave it at"
+          f" {field.default!r}" + (f"; {name!r} reads {', '.join(_READS[name])}."
+                                   if name else ", or name a strategy."))
+
+
 def _identity(adapters) -> tuple[plan_lib.Rule, ...]:
   """Rules for the leaves of adapters if no plan says where they come from."""
   if not adapters:
@@ -247,6 +248,14 @@ def _frozen_below(groups: _Groups, count: int) -> _Groups:
   return tuple(
       plan_lib.Group(name=group.name, params=group.params, unfreeze_step=None)
       if group.name in frozen else group for group in groups)
+
+
+def _scaled(groups: _Groups, mult: float) -> _Groups:
+  """Multiplies the learning rates of the groups that learn."""
+  return tuple(
+      group if group.unfreeze_step is None
+      else dataclasses.replace(group, lr_mult=group.lr_mult * mult)
+      for group in groups)
 
 
 def _fresh(rows: Sequence[resolve.Row], groups: _Groups) -> _Groups:

@@ -87,18 +87,13 @@ def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
   If features are stored, each training row counts once for the layers before them.
   """
   nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
-  run = assembled.run
-  batches = assembled.data.train_batches(run.train.batch_size, run.seed)
   # Batches of the same shapes cost the same, so each shape is traced only once.
-  shapes: dict[tuple, list[Any]] = {}
-  for _ in range(_BATCHES):
-    batch = next(batches)
-    shapes.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
+  batches = _by_shape(assembled)
   # The cost of a step changes only where a group starts to learn.
   starts = sorted({0, *assembled.optimizer.starts.values(), steps})
   total = _storing(assembled)
   for start, end in itertools.pairwise(s for s in starts if s <= steps):
-    for alike in shapes.values():
+    for alike in batches:
       cost = of_step(
           assembled.specs, assembled.optimizer, nll_fn,
           _stored(assembled, alike[0]), start)
@@ -123,6 +118,16 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
   # does so first, or it would charge for them.
   needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
   return _count(needed)
+
+
+def _by_shape(assembled):
+  """The first batches of an epoch, in lists of batches of the same shapes."""
+  run = assembled.run
+  batches = assembled.data.train_batches(run.train.batch_size, run.seed)
+  found: dict[tuple, list[Any]] = {}
+  for batch in itertools.islice(batches, _BATCHES):
+    found.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)
+  return list(found.values())
 
 
 def _stored(assembled, batch):

@@ -69,20 +69,24 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
       raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
     if name in ordered:
       return
-    distill = runs[name].distill
-    teacher = [distill.teacher] if distill is not None else []
-    for source in [*runs[name].all_sources().values(), *teacher]:
-      if source.run and source.run not in runs:
+    for other in _read_by(runs[name]):
+      if other not in runs:
         raise errors.UserError(
-            f"run {name!r}: source.run is {source.run!r}, which is none of"
+            f"run {name!r}: source.run is {other!r}, which is none of"
             f" {', '.join(runs)}.")
-      if source.run:
-        visit(source.run, (*path, name))
+      visit(other, (*path, name))
     ordered.append(name)
 
   for name in runs:
     visit(name, ())
   return ordered
+
+
+def _read_by(run: config_lib.Run) -> list[str]:
+  """Names of the runs that a run starts from or learns from."""
+  teacher = [run.distill.teacher] if run.distill is not None else []
+  sources = [*run.all_sources().values(), *teacher]
+  return [source.run for source in sources if source.run]
 
 
 def _with(run, seed, lr, workdir) -> config_lib.Run:

@@ -177,13 +177,10 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _verdicts(facts) -> list[str]:
   lines, warned = [], set()
   for pair in facts["comparisons"]:
-    # Only an interval without 0 is called a difference.
-    sign = ("better" if pair["low"] > 0 else "worse" if pair["high"] < 0
-            else "not told apart")
     lines.append(
         f"{pair['treated']} against {pair['control']}: {pair['gain']:+.4f} nats per"
         f" token (95% interval {pair['low']:+.4f} to {pair['high']:+.4f} over"
-        f" {pair['documents']} test documents), {sign}; ahead on"
+        f" {pair['documents']} test documents), {_sign(pair)}; ahead on"
         f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
         f" {pair['wins']:.0%} of the documents.")
     lines.append(_when(pair, facts["runs"][pair["control"]]))
@@ -194,6 +191,13 @@ def _verdicts(facts) -> list[str]:
           f" than 1% over the last fifth of {pair['control_still_improving']} of"
           f" {facts['summary']['seeds']} runs. With more steps the gain may shrink.")
   return lines
+
+
+def _sign(pair) -> str:
+  """Only an interval without 0 is called a difference."""
+  if pair["low"] > 0:
+    return "better"
+  return "worse" if pair["high"] < 0 else "not told apart"
 
 
 def _when(pair, controls) -> str:

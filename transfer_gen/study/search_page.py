@@ -15,24 +15,16 @@ def text(facts: Mapping[str, Any]) -> str:
   Args:
     facts: What `study.decision` writes as decision.json.
   """
-  gradients, losses = facts["relative_gradients"], facts["losses"]
-  stops = sorted({int(stop) for tried in losses.values() for stop in tried})
-  # Candidates that went further come first; within a round, the lower loss.
-  order = sorted(losses, key=lambda name: (
-      -len(losses[name]), min(losses[name].values())))
-  rows = [("strategy", *(f"step {stop}" for stop in stops), "GFLOPs")]
-  for name in order:
-    found = [losses[name].get(str(stop)) for stop in stops]
-    rows.append((name, *("" if loss is None else f"{loss:.4f}" for loss in found),
-                 f"{facts['flops'][name] / 1e9:,.1f}"))
+  gradients = facts["relative_gradients"]
   steepest = max(gradients.values())
   layers = [("layer", "gradient / params", "of the largest"), *(
       (name, f"{value:.3g}", f"{value / steepest:.2f}")
       for name, value in gradients.items())]
-  spent = sum(max(map(int, tried)) for tried in losses.values())
+  spent = sum(max(map(int, tried)) for tried in facts["losses"].values())
   return "\n".join([
       f"auto chose {facts['winner']}. Validation loss, nats per token, of what it tried"
-      f" ({spent} of {facts['budget']} steps):", "", *page_lib.aligned(rows), "",
+      f" ({spent} of {facts['budget']} steps):", "",
+      *page_lib.aligned(_candidates(facts)), "",
       "Where the gradient is large against the params, from the top to the bottom:", "",
       *page_lib.aligned(layers), "", "The same run, without a search:",
       "  " + " ".join(facts["overrides"]), ""])
@@ -46,6 +38,22 @@ def page(facts: Mapping[str, Any]) -> str:
       f"<title>{html.escape(title)}</title><style>{page_lib.STYLE}</style>",
       f"<h1>{html.escape(title)}</h1>", _plot(facts),
       f"<pre>{html.escape(text(facts))}</pre></html>", ""])
+
+
+def _candidates(facts) -> list[tuple[str, ...]]:
+  """The table of candidates: their losses where they stopped, and their cost."""
+  losses = facts["losses"]
+  stops = sorted({int(stop) for tried in losses.values() for stop in tried})
+  # Candidates that went further come first; within a round, the lower loss.
+  order = sorted(losses, key=lambda name: (
+      -len(losses[name]), min(losses[name].values())))
+  rows: list[tuple[str, ...]] = [
+      ("strategy", *(f"step {stop}" for stop in stops), "GFLOPs")]
+  for name in order:
+    found = [losses[name].get(str(stop)) for stop in stops]
+    rows.append((name, *("" if loss is None else f"{loss:.4f}" for loss in found),
+                 f"{facts['flops'][name] / 1e9:,.1f}"))
+  return rows
 
 
 def _plot(facts) -> str:
