@@ -1,6 +1,7 @@
 """Helpers that run commands in the process of the test."""
 
 import json
+import re
 
 import pytest
 
@@ -33,7 +34,11 @@ def _plan(run):
 def run(capsys, *words):
   """Runs a command that succeeds, and returns what it prints."""
   main.run(["transfer-gen", *words])
-  return capsys.readouterr().out
+  printed = capsys.readouterr().out
+  if words[0] == "plan":  # Whatever a test plans must fit a terminal.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    assert max(map(len, plain.splitlines()), default=0) <= 100, plain
+  return printed
 
 
 def stopped(capsys, *words):

@@ -31,8 +31,8 @@ def overview(
     parts.append(
         "The strategy `auto` has not chosen yet: `train` searches first. All the"
         " strategies that it tries start from what is shown here.")
-  parts.append(f"Every leaf: {workdir}/audit.txt; the two trees side by side:"
-               f" {workdir}/report.html")
+  parts += [f"Every leaf: {workdir}/audit.txt",
+            f"The two trees side by side: {workdir}/report.html"]
   return "\n".join(parts)
 
 

@@ -1,10 +1,12 @@
 """Compares two audits leaf by leaf."""
 
 import hashlib
+import itertools
 
 import numpy as np
 
 from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import columns
 from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
@@ -46,7 +48,7 @@ def rows(there: audit_lib.Audit, here: audit_lib.Audit) -> list[str]:
   for times, (name, *cells) in fold.fold(lines, linked=3):
     sides = [", ".join(filter(None, cells[side::2])) for side in (0, 1)]
     found.append((name, str(times), *sides))
-  return table.aligned(found) if lines else []
+  return list(itertools.chain(*columns.fit(found))) if lines else []
 
 
 def _seen(audit: audit_lib.Audit) -> dict[str, tuple[str, ...]]:

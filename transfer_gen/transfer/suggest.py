@@ -14,6 +14,7 @@ from typing import Any
 
 from transfer_gen import tree
 from transfer_gen.transfer import axes as axes_lib
+from transfer_gen.transfer import columns
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import suggest_axes
 
@@ -103,7 +104,8 @@ def snippet(
   code = [_code(field, value) for field, value in (
       ("rules", plan_.rules), ("axes", plan_.axes), ("groups", plan_.groups),
       ("unused_source", plan_.unused_source)) if value]
-  said = "\n".join(comments).split("\n") if comments else []
+  said = [part for line in "\n".join(comments).splitlines()
+          for part in columns.wrap(line, columns.WIDTH - len("# "))]
   return "\n".join([
       f"# {title}",
       *(f"# {line}".rstrip() for line in said),
@@ -346,11 +348,14 @@ def _code(field: str, value: Sequence[Any]) -> str:
   for item in value:
     if remark := suggest_axes.remark(item):
       lines.append(f"          # {remark}")
-    lines.append(f"          {_call(item)},")
+    call = _call(item)
+    if len(call) > columns.WIDTH - 11:
+      call = _call(item, ",\n" + " " * 14)  # One argument a line.
+    lines.append(f"          {call},")
   return "\n".join([f"      {field}=(", *lines, "      ),"])
 
 
-def _call(value: Any) -> str:
+def _call(value: Any, between: str = ", ") -> str:
   """Returns a dataclass as the call that makes it; patterns become raw strings."""
   if isinstance(value, str):
     return f'r"{value}"' if "\\" in value else f'"{value}"'
@@ -364,4 +369,4 @@ def _call(value: Any) -> str:
   arguments = [f"{field.name}={_call(getattr(value, field.name))}"
                for field in dataclasses.fields(value)
                if getattr(value, field.name) != field.default]
-  return f"{module}.{type(value).__name__}({', '.join(arguments)})"
+  return f"{module}.{type(value).__name__}({between.join(arguments)})"

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import itertools
 import zlib
 
 from transfer_gen import tree
 from transfer_gen.transfer import audit as audit_lib
+from transfer_gen.transfer import columns
 from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 LEFT = "left behind"
+_SAME = "same name"
 _IDS = 60  # The most characters of row indices in a line.
 _HEADER = ("leaf", "shape", "from", "rule", "how", "group")
 # Names of looks; some are also the first words of the totals, see `_fate`.
@@ -34,11 +37,14 @@ def full(audit: audit_lib.Audit) -> str:
   """
   lines = [_HEADER, *(_line(*cells(row)) for row in audit.rows),
            *(_line(*line) for line in _left(audit))]
-  return "\n".join([*aligned(lines), "", *_below(audit), ""])
+  return "\n".join([*columns.aligned(lines), "", *_below(audit), ""])
 
 
 def folded(audit: audit_lib.Audit, colored: bool) -> str:
-  r"""Returns the same, with leaves that differ only in their numbers on one line.
+  r"""Returns the same for a terminal: numbered leaves that are alike are one row.
+
+  No line has more than 100 characters: in a wider table, `same name` stands for a
+  source that is called as the leaf is, and long cells are broken.
 
   >>> import numpy as np
   >>> specs = tree.specs({"a_0": np.ones(2), "a_1": np.ones(2)}, {".*": ("mlp",)})
@@ -62,14 +68,17 @@ def folded(audit: audit_lib.Audit, colored: bool) -> str:
         line = _turned(line)
       leaf, shape, *rest = _line(*line)
       lines.append((leaf, str(times), shape, *rest))
-  below = _below(audit)
+  if max(map(len, columns.aligned(lines))) > columns.WIDTH:
+    lines = [(*line[:3], _SAME if line[3] == line[0] else line[3], *line[4:])
+             for line in lines]
+  shown = columns.fit(lines)
+  below = [columns.wrap(text) for text in _below(audit)]
   # Colors come after the alignment, because their codes would count as characters.
-  shown = aligned(lines)
   if colored:
-    shown = [_paint(text, ["header"] if i == 0 else _looks(line))
-             for i, (text, line) in enumerate(zip(shown, lines))]
-    below = [_paint(text, _fate(text)) for text in below]
-  return "\n".join([*shown, "", *below, ""])
+    looks = [["header"], *map(_looks, lines[1:])]
+    shown = [[_paint(text, look) for text in row] for row, look in zip(shown, looks)]
+    below = [[_paint(text, _fate(row[0])) for text in row] for row in below]
+  return "\n".join([*itertools.chain(*shown, [""], *below), ""])
 
 
 def leaves(specs: Mapping[str, tree.Spec]) -> str:
@@ -87,7 +96,7 @@ def leaves(specs: Mapping[str, tree.Spec]) -> str:
   lines += [(name, shape(spec), str(spec.dtype), ", ".join(spec.axes))
             for name, spec in specs.items()]
   total = audit_lib.count(specs.values())
-  return "\n".join([*aligned(lines), "", _total("total", total), ""])
+  return "\n".join([*columns.aligned(lines), "", _total("total", total), ""])
 
 
 def origins(audit: audit_lib.Audit, limit: int) -> str:
@@ -108,8 +117,8 @@ def origins(audit: audit_lib.Audit, limit: int) -> str:
     # -1 and not below 0, which would include padding.
     fresh = [i for i, source in enumerate(binding.index.tolist()) if source == -1]
     if fresh:
-      lines += [f"{', '.join(tree.fold(names[key]))}: {binding.note};"
-                f" {len(fresh)} entries without a source of their own:",
+      lines += [*columns.wrap(f"{', '.join(tree.fold(names[key]))}: {binding.note}"),
+                f"  {len(fresh)} entries without a source of their own:",
                 *(f"  {i}: {_origin(binding, i)}" for i in fresh[:limit])]
       lines += [f"  and {len(fresh) - limit} more"] if fresh[limit:] else []
   return "\n".join([*(lines or ["No axis map leaves an entry without a source."]), ""])
@@ -154,18 +163,6 @@ def shape(spec: tree.Spec) -> str:
   '(2,3)'
   """
   return f"({','.join(map(str, spec.shape))})"
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Pads cells to columns; the column `leaves` is aligned to the right.
-
-  >>> aligned([("leaf", "leaves", "how"), ("a_{0..9}", "10", "copy")])
-  ['leaf      leaves  how', 'a_{0..9}      10  copy']
-  """
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  right = [name == "leaves" for name in lines[0]]
-  return ["  ".join(c.rjust(w) if r else c.ljust(w)
-                    for c, w, r in zip(line, widths, right)).rstrip() for line in lines]
 
 
 def group(group_: plan_lib.Group) -> str:
