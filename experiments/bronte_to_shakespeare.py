@@ -68,7 +68,7 @@ def get_config(name: str = "bronte_100") -> Run:
 def _run(share: str, steps: int, plan: TransferPlan | None = None) -> Run:
   return Run(
       model=Recurrent(cell="lstm", num_layers=2, embed_width=128, hidden_width=128),
-      data=Data(name="files", train=_TEXT, paragraphs=True, newline="keep",
+      data=Data(name="files", train=_TEXT, unit="paragraph", newline="keep",
                 fraction=int(share) / 100),
       tokenizer=Tokenizer(kind="alphabet", path=_TEXT),
       optim=Optim(lr=1e-2, warmup_steps=20),

@@ -102,7 +102,7 @@ def _summaries() -> Run:
 def _shakespeare() -> Run:
   return Run(
       model=_decoder(0.1),
-      data=Data(name="files", train=_SHAKESPEARE, paragraphs=True, length=128,
+      data=Data(name="files", train=_SHAKESPEARE, unit="paragraph", length=128,
                 fraction=0.1),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=1e-3, warmup_steps=20), train=_train(120, 8))
@@ -111,7 +111,7 @@ def _shakespeare() -> Run:
 def _letters() -> Run:
   return Run(
       model=Recurrent(cell="lstm", num_layers=2, embed_width=128, hidden_width=128),
-      data=Data(name="files", train=_SHAKESPEARE, paragraphs=True, newline="keep",
+      data=Data(name="files", train=_SHAKESPEARE, unit="paragraph", newline="keep",
                 fraction=0.1),
       tokenizer=Tokenizer(kind="alphabet", path=_SHAKESPEARE),
       optim=Optim(lr=1e-2, warmup_steps=20), train=_train(240, 32))

@@ -24,6 +24,7 @@ KNOWS = {"config": set(), "formats": set(), "metrics": set(),
 # rest of the package independent of its API.
 DOORS = {
     "absl": {"commands", "__main__"},
+    "defusedxml": {"data"},
     "grain": {"data"},
     "h5py": set(),  # `formats` reads HDF5 itself, because files may be malicious.
     "keras": set(),
@@ -32,6 +33,7 @@ DOORS = {
     "optax": {"train"},
     "orbax": {"checkpoint"},
     "peft": set(),
+    "pyarrow": {"data"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
     "safetensors": set(),

@@ -36,3 +36,30 @@ def test_json_uses_the_old_encoder_field_names_and_accepts_both(model):
 def test_an_unknown_model_field_is_an_error():
   with pytest.raises(errors.UserError, match="another version.*no_such_field"):
     codec.model_from_json({"family": "Decoder", "no_such_field": 3})
+
+
+@pytest.mark.parametrize("old, unit", [
+    ({}, "line"), ({"whole_files": True}, "file"), ({"paragraphs": True}, "paragraph")])
+def test_data_of_an_older_config_means_what_it_meant(old, unit):
+  run = codec.run_to_json(config.Run(data=config.Data(name="files", train="a.txt")))
+  for field in ("unit", "split", "columns", "drop_empty", "merge_references",
+                "too_long", "max_validation", "max_test"):
+    del run["data"][field]
+  run["data"] |= {"whole_files": False, "paragraphs": False} | old
+
+  data = codec.run_from_json(json.loads(json.dumps(run))).data
+
+  assert (data.unit, data.split, data.too_long) == (unit, "hash", "drop")
+  assert data.drop_empty and not data.merge_references
+  # What is written now is read as it is.
+  new = config.Run(data=config.Data(name="files", train="a.txt", unit="auto"))
+  assert codec.run_from_json(codec.run_to_json(new)).data == new.data
+
+
+def test_an_older_run_on_a_built_in_data_set_can_go_on_with_todays_defaults():
+  run = codec.run_to_json(config.Run())
+  for field in ("unit", "split", "drop_empty", "merge_references"):
+    del run["data"][field]
+  run["data"] |= {"whole_files": False, "paragraphs": False}
+
+  assert codec.run_from_json(run) == config.Run()

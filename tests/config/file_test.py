@@ -23,7 +23,7 @@ def test_a_config_file_runs_once_and_receives_its_argument(tmp_path):
       "  return config.Run(seed=len(name))\n"))
 
   values = flags.parse("plan", [
-      "--config.train.steps=3", f"--config={path}:abc", "--noconfig.data.whole_files",
+      "--config.train.steps=3", f"--config={path}:abc", "--noconfig.data.drop_empty",
       "-config.optim.lr", "0.5", "--workdir", "w"])
 
   assert (tmp_path / "config.py.calls").read_text() == "abc "
@@ -88,7 +88,8 @@ def test_an_argument_unknown_to_the_config_file_is_reported(tmp_path):
 
 @pytest.mark.parametrize("flag, message", [
     ("--config.optim.lrr=1", "config.optim has no field 'lrr'. Nearest: lr."),
-    ("--noconfig.data.whole", "config.data has no field 'whole'. Nearest: whole_files"),
+    ("--noconfig.data.drop_emty",
+     "config.data has no field 'drop_emty'. Nearest: drop_empty"),
     ("--config.optim.xyz=1", "Its fields are name, lr,"),
     ("--config.optim=1", "Override one of its fields: name, lr,"),
     ("--config.source.path=a", "config.source is None"),

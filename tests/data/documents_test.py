@@ -10,6 +10,7 @@ import pytest
 from tests import paths
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen.data import document
 from transfer_gen.data import documents
 
 MULTI30K = paths.DATA / "multi30k"
@@ -46,7 +47,7 @@ def test_each_line_of_plain_text_becomes_a_document(write):
       a__txt="\ufeffone \t\r\ntwo\x00\n\n e\u0301 \u2028x\nlast", v__txt="v\n",
       w__txt="w")
 
-  found, facts = documents.load(held())
+  found, facts = documents.load(held(unit="line"))
 
   assert targets(found) == {
       "train": ["one", "two", " \u00e9 \u2028x", "last"], "validation": ["v"],
@@ -70,7 +71,7 @@ def test_text_is_normalized_to_the_configured_unicode_form(write, form):
 def test_whole_files_keep_line_breaks_and_globs_are_sorted(write):
   write(b__txt="B\n\nb\n", a__txt="A", v__txt="v", w__txt="w")
 
-  found, _ = documents.load(held(train="[ab].txt", whole_files=True))
+  found, _ = documents.load(held(train="[ab].txt", unit="file"))
 
   assert targets(found)["train"] == ["A", "B\n\nb"]
 
@@ -78,19 +79,18 @@ def test_whole_files_keep_line_breaks_and_globs_are_sorted(write):
 def test_paragraphs_end_at_blank_lines(write):
   write(a__txt="\n\none\n two \n \t\n\nthree\r\n\r\nfour", v__txt="v", w__txt="w")
 
-  found, _ = documents.load(held(paragraphs=True))
+  found, _ = documents.load(held(unit="paragraph"))
 
   assert targets(found)["train"] == ["one\n two", "three", "four"]
 
 
-@pytest.mark.parametrize("unit", ["line", "paragraphs", "whole_files"])
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
 def test_newline_keep_preserves_line_ends_in_the_text(write, unit):
   text = "one\t\r\n two \n\r\n\nthree\rx\x00\ny"
   write(a__txt=text, v__txt="v", w__txt="w")
-  fields = {} if unit == "line" else {unit: True}
 
-  kept, _ = documents.load(held(newline="keep", **fields))
-  folded, _ = documents.load(held(**fields))
+  kept, _ = documents.load(held(newline="keep", unit=unit))
+  folded, _ = documents.load(held(unit=unit))
 
   want = text.replace("\x00", "")
   if unit == "line":  # Blank lines are no documents.
@@ -98,7 +98,7 @@ def test_newline_keep_preserves_line_ends_in_the_text(write, unit):
   assert "".join(targets(kept)["train"]) == want
   assert not any(
       "\r" in target or target.endswith("\n") for target in targets(folded)["train"])
-  assert len(kept["train"]) == {"line": 4, "paragraphs": 2, "whole_files": 1}[unit]
+  assert len(kept["train"]) == {"line": 4, "paragraph": 2, "file": 1}[unit]
 
 
 def test_newline_keep_preserves_line_ends_in_columns(write):
@@ -198,8 +198,9 @@ def test_documents_read_once_serve_several_fractions(write):
   read, facts = documents.read_filtered(files())
 
   for fraction in (0.1, 1.0, 0.5):
-    assert documents.take_fraction(read, facts, fraction, 0) == documents.load(
-        files(fraction=fraction))
+    assert documents.take_fraction(
+        read, facts, files(fraction=fraction)) == documents.load(
+            files(fraction=fraction))
 
 
 def test_fractions_are_nested_and_shrink_only_the_training_split(write):
@@ -238,7 +239,7 @@ def test_the_fingerprint_is_the_sha256_of_lengths_and_texts(write):
 
 
 def test_the_fingerprint_tells_references_and_their_order_apart():
-  of = lambda *texts: documents.fingerprint(
+  of = lambda *texts: document.fingerprint(
       {"test": [documents.Document("q", texts[0], texts[1:])]})
 
   assert len({of("a"), of("a", "b"), of("a", "b", "c"), of("a", "c", "b")}) == 4
@@ -256,7 +257,8 @@ def refusals():
        {"train": "a.txt, b.txt"}, r"b\.txt:3: invalid UTF-8"),
       ("no file", {}, {"train": "none.txt"}, "no file none.txt"),
       ("no match", {}, {"train": "no*.txt"}, r"no file matches no\*\.txt"),
-      ("unknown suffix", {"a.xml": "<a/>"}, {"train": "a.xml"}, r"\.jsonl, \.csv"),
+      ("unknown suffix", {"a.xml": "<a/>"}, {"train": "a.xml"},
+       r"not look like text; .*\.jsonl.*\.csv"),
       ("broken gzip", {"a.txt.gz": b"no gzip"}, {"train": "a.txt.gz"}, "gzip"),
       ("bad JSON", {"a.jsonl": '{"q": "1", "a": "2"}\n{"q": '}, row,
        r"a\.jsonl:2: not JSON"),
@@ -300,9 +302,10 @@ def test_an_invalid_config_is_refused_with_every_wrong_field():
     documents.load(config.Data(
         name="wikipedia", train="a.txt", normalize="nfc", fraction=1.5, min_chars=9,
         max_chars=3, length=1, buckets=(64,), target_field="", newline="kept",
-        paragraphs=True, whole_files=True))
+        unit="lines", split="random", too_long="keep", max_test=-1, columns="a,,b"))
 
-  for field in ("name=", "train", "normalize=", "newline='kept'", "whole_files and",
+  for field in ("name=", "train", "normalize=", "newline='kept'", "unit='lines'",
+                "split='random'", "too_long='keep'", "max_test=-1", "columns=",
                 "fraction=1.5", "max_chars=3",
                 "length=1", "buckets=", "target_field"):
     assert f"data.{field}" in str(caught.value)

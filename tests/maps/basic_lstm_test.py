@@ -136,7 +136,7 @@ def test_a_study_runs_with_a_tokenizer_without_special_tokens(tmp_path):
   convert.convert(folder, tmp_path / "ours", "orbax")
   run = config.Run(
       model=config.Recurrent(num_layers=2, embed_width=5, hidden_width=3),
-      data=config.Data(name="files", train=str(tmp_path / "a.txt"), paragraphs=True,
+      data=config.Data(name="files", train=str(tmp_path / "a.txt"), unit="paragraph",
                        newline="keep", length=16),
       tokenizer=config.Tokenizer(
           kind="file", path=str(tmp_path / "ours" / "tokenizer")),
@@ -167,7 +167,7 @@ def test_all_shakespeare_characters_but_dollar_are_matched(vocabulary, tmp_path)
   text = str(SHAKESPEARE)
   run = config.Run(
       model=config.Recurrent(num_layers=2, embed_width=128, hidden_width=128),
-      data=config.Data(name="files", train=text, paragraphs=True, newline="keep"),
+      data=config.Data(name="files", train=text, unit="paragraph", newline="keep"),
       tokenizer=config.Tokenizer(kind="alphabet", path=text),
       source=config.Source(path=str(REAL / "charlotte_bronte"), vocabulary=vocabulary),
       transfer=plan.TransferPlan(

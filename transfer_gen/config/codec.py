@@ -49,6 +49,7 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
       "parallel": config_lib.Parallel, "source": config_lib.Source,
       "strategy": config_lib.Strategy, "decoding": config_lib.Decoding}
   values: dict[str, Any] = {**data, "model": model_from_json(data["model"])}
+  values["data"] = _data(data["data"])
   try:
     values["sources"] = {name: config_lib.Source(**source)
                          for name, source in data.get("sources", {}).items()}
@@ -124,6 +125,24 @@ def adapter_from_json(data: dict[str, Any]) -> config_adapters.Adapter:
     raise errors.UserError(
         f"An adapter's kind is {kind!r}, must be one of {', '.join(kinds)}.")
   return kinds[kind](**fields)
+
+
+def _data(fields: dict[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a data config; those of earlier versions mean what they did.
+
+  There, two flags said what a document is, documents were split off by hash, pairs with
+  an empty side were dropped, and each line was a document of its own in evaluation.
+  """
+  if "unit" in fields:
+    return fields
+  left = {name: value for name, value in fields.items()
+          if name not in ("whole_files", "paragraphs")}
+  # The package's own data sets have all splits and neither empty nor equal inputs.
+  if fields["name"] in ("python_docs", "docstring_summary"):
+    return left
+  return {**left, "split": "hash", "drop_empty": True, "merge_references": False,
+          "unit": ("file" if fields.get("whole_files") else
+                   "paragraph" if fields.get("paragraphs") else "line")}
 
 
 # None stays None: it says that a run has no such part, unlike a part of defaults.

@@ -10,20 +10,32 @@ class Data:
   Attributes:
     name: `python_docs`, `docstring_summary`, another TFDS data set (`tfds:NAME`), or
       `files` for the paths below. Default: `python_docs`.
-    train: For `files`, which needs it: paths of the training data, comma-separated
-      globs of `.txt` (one document per line; see `paragraphs` and `whole_files`),
-      `.jsonl`, `.csv` or `.tsv`. Two line-aligned files are written
-      `corpus.en|corpus.de`. Default: empty.
-    validation: The same for validation. If empty, the default, a part of `train` is
-      split off by hash.
-    test: The same for the test split. If empty, the default, a part of `train` is split
-      off by hash.
+    train: For `files`, which needs it: paths of the training data, separated by commas;
+      globs are allowed. Files are plain text (`.txt`, see `unit`), `.jsonl`, `.json`,
+      `.csv`, `.tsv`, `.tmx`, `.parquet` or `.arrow`, each also with `.gz`, `.bz2` or
+      `.xz`, or in a `.zip` (`corpora.zip/train.tsv` is one member). Two line-aligned
+      files are written `corpus.en|corpus.de`. `a.txt*0.3 + b.txt*0.7` mixes files: of
+      the rows that training reads, 30% and 70% are of each. Default: empty.
+    validation: The same for validation, without shares. If empty, the default, a part
+      of `train` is split off, see `split`.
+    test: The same for the test split.
     input_field: Column of a pair's input. If empty, the default, the data is for a
-      language model and only `target_field` is read.
-    target_field: Column of the text that the model learns to write. Default: `text`.
-    whole_files: For plain text: whether each file is one document. Default: False.
-    paragraphs: For plain text: whether documents end at blank lines and not at the end
-      of each line. Default: False.
+      language model and only `target_field` is read. Dots lead into nested columns
+      (`translation.en`); a list of texts is joined by spaces. The columns of `.tmx` are
+      codes of languages.
+    target_field: Column of the text that the model learns to write. A list of texts
+      gives a pair several right answers: each is trained on, and validation and test
+      keep them as references of one document. Default: `text`.
+    columns: Names of the columns of `.csv` and `.tsv` files without a header,
+      separated by commas, such as `en,de`. If empty, the default, the first line of a
+      file names them.
+    unit: What one document is in plain text: `line`, `paragraph` (paragraphs end at
+      blank lines), `file`, or `auto`, the default: decided by the training text and
+      printed; the data page of the documentation gives the rule.
+    split: How validation and test are split off `train` where they are missing: `hash`,
+      a tenth of the documents each, chosen by their texts; `end`, the last tenth and
+      the one before; or `auto`, the default: `end` for fewer than 20 documents. Fewer
+      than 10 whole files are each divided at their ends.
     normalize: Unicode normal form: `NFC`, `NFKC`, `NFD`, `NFKD` or `none`.
       Default: `NFC`.
     newline: `fold`: \r\n and \r become \n, and white space at ends of lines and blank
@@ -33,15 +45,26 @@ class Data:
       with a shorter side. At least 0. Default: 1.
     max_chars: Documents with more characters are dropped and counted; so are pairs with
       a longer side. At least `min_chars`; 0, the default, means no limit.
+    drop_empty: Whether pairs with an empty input or target, or in which one of both
+      columns is missing, are dropped and counted. By default they are an error that
+      lists their lines.
+    merge_references: Whether pairs of validation or test with the same input become one
+      document with several references. Default: True.
     length: T, the number of tokens per row, at least 2. Texts of a language model are
-      packed into rows of this length; pairs with more tokens are dropped and counted.
-      Default: 128.
+      packed into rows of this length; for longer pairs see `too_long`. Default: 128.
+    too_long: What happens to pairs with more than `length` tokens: `drop`, the default,
+      leaves them out; `cut` cuts the end of the input and, if the target alone takes
+      more than half of the row, that of the target; `refuse` is an error. All are
+      counted.
     buckets: For pairs: row lengths in tokens that pairs are padded to, each from 2 to
       `length`, e.g. (32, 64). `length` itself always is a bucket. Default: ().
     fraction: Share of the training documents that is used, in (0, 1]. Shares are
       nested: the documents of 0.1 are among those of 0.3. Default: 1.0.
-    seed: Seed that picks the documents of `fraction`. `Run.seed` decides the order in
-      which training reads them. Default: 0.
+    max_validation: Largest number of documents that validation keeps, chosen like those
+      of `fraction`; 0, the default, means no limit.
+    max_test: The same for test.
+    seed: Seed that picks the documents of `fraction` and of both limits. `Run.seed`
+      decides the order in which training reads them. Default: 0.
   """
   name: str = "python_docs"
   train: str = ""
@@ -49,17 +72,23 @@ class Data:
   test: str = ""
   input_field: str = ""
   target_field: str = "text"
-  whole_files: bool = False
-  paragraphs: bool = False
+  columns: str = ""
+  unit: str = "auto"
+  split: str = "auto"
   # One form for all texts: the same word in two forms would be two sequences of tokens.
   normalize: str = "NFC"
   newline: str = "fold"
   min_chars: int = 1
   max_chars: int = 0
+  drop_empty: bool = False
+  merge_references: bool = True
   length: int = 128
+  too_long: str = "drop"
   # Each length is a shape of its own, for which every program is compiled once more.
   buckets: tuple[int, ...] = ()
   fraction: float = 1.0
+  max_validation: int = 0
+  max_test: int = 0
   # Not `Run.seed`, which a study varies: its repetitions all read the same documents.
   seed: int = 0
 

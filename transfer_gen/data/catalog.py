@@ -30,9 +30,17 @@ _SYNONYMS = {"valid": "validation", "val": "validation", "dev": "validation"}
 Example = dict[str, Any]
 
 
-def known(name: str) -> bool:
-  """Returns whether `name` is one of this package or has the form `tfds:NAME`."""
-  return name in _OURS or (name.startswith(PREFIX) and len(name) > len(PREFIX))
+def misfit(name: str) -> str:
+  """Returns why `name` names no data set; empty for one of this package or of TFDS."""
+  if name in _OURS or (name.startswith(PREFIX) and len(name) > len(PREFIX)):
+    return ""
+  return f"must be {', '.join(_OURS)}, tfds:NAME or files"
+
+
+def fields(name: str) -> tuple[str, str]:
+  """Returns the columns of input and target that a data set has by default."""
+  del name
+  return "", "text"
 
 
 def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
@@ -56,6 +64,10 @@ def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
       _open_ours(name, folder) if name in _OURS
       else _open(name.removeprefix(PREFIX), folder))
   names = {_SYNONYMS.get(split, split): split for split in builder.info.splits}
+  if "train" not in names:
+    raise errors.UserError(
+        f"data.name={name!r}: it has no split `train`, only"
+        f" {', '.join(names) or 'others'}. Choose another data set.")
   return {
       split: _examples(builder, names[split])
       for split in ("train", "validation", "test") if split in names

@@ -1,49 +1,75 @@
 """Reads the user's own text files: one dict of columns for each document.
 
-Files are UTF-8 and may be compressed (`.gz`). Each file is held in memory as a whole.
+Files are UTF-8 where they are text, and may be compressed. Each is held in memory as a
+whole.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-import csv
-import gzip
-import io
-import json
+import dataclasses
 import os
-import re
-from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen.data.readers import blobs
+from transfer_gen.data.readers import kinds
+from transfer_gen.data.readers import patterns
+from transfer_gen.data.readers import plain
+from transfer_gen.data.readers import sniffing
 
-# A line with its end. `str.splitlines` would also split at form feeds and U+2028, which
-# are part of a text.
-_LINE = re.compile("[^\n]*\n|[^\n]+")
-# A document: where it stands, as `path:line` for messages, and its columns.
-Example = tuple[str, dict[str, Any]]
+Example, Options = blobs.Example, blobs.Options
+UNITS = blobs.UNITS
+AUTO, LINE, FILE = "auto", "line", "file"
 
 
-def read(paths: str, *, unit: str, field: str) -> list[Example]:
-  """Reads all documents of some files; the files of a glob are sorted by name.
+@dataclasses.dataclass(kw_only=True)
+class Found:
+  """The documents of some files.
+
+  Attributes:
+    parts: Documents of each part of a mixture; one part without a mixture. Those of
+      plain text have one column, `text`, with the original line ends; those of
+      line-aligned files have `input` and `target`.
+    shares: Share of each part, adding up to 1.
+    unit: What a document is in plain text; "auto" where no file was plain text.
+    notes: One line for each decision that the text itself led to.
+  """
+  parts: list[list[Example]]
+  shares: list[float]
+  unit: str
+  notes: list[str]
+
+  @property
+  def examples(self) -> list[Example]:
+    """All documents, part by part."""
+    return [example for part in self.parts for example in part]
+
+
+def read(paths: str, options: Options, field: str) -> Found:
+  """Reads all documents of some files.
 
   Args:
-    paths: Comma-separated paths or globs; `a|b` names two line-aligned files, whose
-      lines become the columns `input` and `target`.
-    unit: What a document is in plain text: "line", "paragraph" (which includes the
-      blank lines behind it) or "file".
+    paths: Paths, patterns, pairs and mixtures; see `readers.patterns`.
+    options: How files are read. The unit "auto" is decided from the plain texts among
+      them, see `plain.layout`.
     field: The config field that holds `paths`, for messages.
 
-  Returns:
-    Documents. Those of plain text have one column, `text`, with the original line ends.
-
   Raises:
-    errors.UserError: If a file is missing, empty, not UTF-8 or not of its form.
+    errors.UserError: If a file is missing, empty, damaged or not of its form.
   """
-  examples: list[Example] = []
-  for item in (item.strip() for item in paths.split(",")):
-    if item:
-      examples += _read_item(item, unit, field)
-  return examples
+  mixture = patterns.mixture(paths, field)
+  if mixture[1:] and field != "train":
+    raise errors.UserError(
+        f"data.{field}: shares are for training only. List the files with commas.")
+  sources = [[_source(item, field) for item in patterns.items(part)]
+             for part, _ in mixture]
+  _check_unit(sources, options, field)
+  options, notes = _decided(
+      [blob for part in sources for source in part for blob, reader in source
+       if reader is kinds.PLAIN], options)
+  parts = [[example for source in part for example in _read(source, options, field)]
+           for part in sources]
+  return Found(parts=parts, shares=[share for _, share in mixture],
+               unit=options.unit, notes=notes)
 
 
 def read_lines(path: str) -> list[str]:
@@ -52,207 +78,89 @@ def read_lines(path: str) -> list[str]:
   Raises:
     errors.UserError: If the file is missing, blank or not UTF-8.
   """
-  lines = [line for line in _split_lines(text(path)) if line.strip()]
+  lines = [line for line in plain.split_lines(text(path)) if line.strip()]
   if not lines:
     raise errors.UserError(f"{path}: the file holds no text.")
   return lines
 
 
 def text(path: str) -> str:
-  """Returns the contents of a text file as they are.
+  """Returns the contents of a text file, which may be compressed.
 
   Raises:
     errors.UserError: If the file is missing or not UTF-8.
   """
   if not os.path.isfile(path):
     raise errors.UserError(f"{path}: there is no such file.")
-  return _text(epath.Path(path))
+  return blobs.Blob(epath.Path(path)).text()
 
 
 def is_parallel(paths: str) -> bool:
   """Returns whether some of the paths are pairs of line-aligned files."""
-  return "|" in paths
+  return "|" in paths and any(
+      patterns.sides(item)[1:] for part, _ in patterns.mixture(paths, "train")
+      for item in patterns.items(part))
 
 
-def _read_item(item: str, unit: str, field: str) -> list[Example]:
-  if is_parallel(item):
-    if unit != "line":
+# Files that are read together. A pair of line-aligned files has the reader None.
+_Source = list[tuple[blobs.Blob, kinds.Reader | None]]
+
+
+def _source(item: str, field: str) -> _Source:
+  names = patterns.sides(item)
+  if names[1:]:
+    found = [patterns.expand(name, field) for name in names]
+    if len(found) != 2 or any(len(side) != 1 for side in found):
       raise errors.UserError(
-          f"data.{field}: `{item}` names line-aligned files, but a document would be a"
-          f" {unit}. Leave data.whole_files and data.paragraphs unset.")
-    return _parallel(item, field)
+          f"data.{field}: `{item}` must name two files, `input|target`; several such"
+          " pairs are separated by commas.")
+    return [(side[0], None) for side in found]
+  expanded = patterns.expand(item, field)
+  # An archive may hold a licence beside the data.
+  expanded = [blob for blob in expanded
+              if not blob.member or blob.ending in kinds.READERS] or expanded
+  return [(blob, kinds.READERS[sniffing.ending(blob, kinds.READERS, field)])
+          for blob in expanded]
+
+
+def _check_unit(sources: list[list[_Source]], options: Options, field: str) -> None:
+  for pair in (source for part in sources for source in part if source[0][1] is None):
+    if options.unit not in (AUTO, LINE):
+      raise errors.UserError(
+          f"data.{field}: {pair[0][0]} and {pair[1][0]} are line-aligned files, but a"
+          f" document would be a {options.unit}. Leave data.unit=auto.")
+
+
+def _decided(texts: list[blobs.Blob], options: Options) -> tuple[Options, list[str]]:
+  """Decides what a document is, where that is left to the text."""
+  if options.unit != AUTO or not texts:
+    return options, []
+  layout = plain.layout([blob.text() for blob in texts])
+  more = f" and {len(texts) - 1} more" if texts[1:] else ""
+  named = {"line": "lines", "paragraph": "paragraphs",
+           "file": "whole files" if more else "one document"}[layout.unit]
+  return dataclasses.replace(options, unit=layout.unit), [
+      f"{texts[0]}{more}: read as {named} ({layout.reason}); data.unit sets it"]
+
+
+def _read(source: _Source, options: Options, field: str) -> list[Example]:
+  if source[0][1] is None:
+    return _parallel([blob for blob, _ in source], field)
   examples: list[Example] = []
-  for path in _expand(item, field):
-    reader = _reader(path, unit, field)
-    found = list(reader(path))
+  for blob, reader in source:
+    assert reader is not None
+    found = list(reader(blob, options))
     if not found:
       raise errors.UserError(
-          f"{path}: no documents in it. Remove it from data.{field}, or fill it.")
+          f"{blob}: no documents in it. Remove it from data.{field}, or fill it.")
     examples += found
   return examples
 
 
-def _reader(
-    path: epath.Path, unit: str, field: str
-) -> Callable[[epath.Path], Iterator[Example]]:
-  readers = {
-      ".txt": _TEXTS[unit],
-      ".jsonl": _json_lines,
-      ".csv": _csv,
-      ".tsv": _tsv,
-  }
-  suffix = epath.Path(path.name.removesuffix(".gz")).suffix
-  if suffix not in readers:
-    raise errors.UserError(
-        f"data.{field}: {path} ends in {suffix or 'nothing'!r}; the known endings are"
-        f" {', '.join(readers)}, each also with .gz. Rename or convert it.")
-  return readers[suffix]
-
-
-def _expand(item: str, field: str) -> list[epath.Path]:
-  """Returns the files that a path or a glob names, sorted."""
-  path = epath.Path(item).expanduser()
-  parts = path.parts
-  first = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
-  if first is None:
-    if not path.is_file():
-      raise errors.UserError(
-          f"data.{field}: there is no file {item} (in {os.getcwd()}). Give a path"
-          " or a glob of existing files.")
-    return [path]
-  # `glob` takes relative patterns only, so it starts at the folder before the first
-  # wildcard.
-  base = epath.Path(*parts[:first]) if first else epath.Path(".")
-  found = sorted(p for p in base.glob("/".join(parts[first:])) if p.is_file())
-  if not found:
-    raise errors.UserError(
-        f"data.{field}: no file matches {item} (in {os.getcwd()}). Give a path or"
-        " a glob of existing files.")
-  return found
-
-
-def _text(path: epath.Path) -> str:
-  """Returns the text of a file, without a byte order mark at its start."""
-  data = path.read_bytes()
-  if path.name.endswith(".gz"):
-    try:
-      data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
-      raise errors.UserError(
-          f"{path}: not a complete gzip file ({error}). Download it again.") from error
-  try:
-    return data.decode("utf-8").removeprefix("\ufeff")
-  except UnicodeDecodeError as error:
-    line = data.count(b"\n", 0, error.start) + 1
-    raise errors.UserError(
-        f"{path}:{line}: invalid UTF-8 (byte 0x{data[error.start]:02x}). Convert the"
-        " file, e.g. `iconv -f latin1 -t utf-8`, or correct the line.") from error
-
-
-def _split_lines(text: str) -> list[str]:
-  r"""Splits a text at \n and \r\n only; form feeds and U+2028 stay in lines."""
-  lines = text.replace("\r\n", "\n").split("\n")
-  return lines[:-1] if lines[-1] == "" else lines
-
-
-def _whole(path: epath.Path) -> Iterator[Example]:
-  text = _text(path)
-  if text.strip():
-    yield f"{path}:1", {"text": text}
-
-
-def _lines(path: epath.Path) -> Iterator[Example]:
-  text = _text(path)
-  if not text.strip():
-    return
-  for number, line in enumerate(_LINE.findall(text), 1):
-    yield f"{path}:{number}", {"text": line}
-
-
-def _paragraphs(path: epath.Path) -> Iterator[Example]:
-  start, held = 1, []
-  for number, (_, example) in enumerate(_lines(path), 1):
-    line = example["text"]
-    # A document ends where text follows a blank line, so that all blank lines between
-    # belong to the one before, as `newline=keep` promises.
-    if held and line.strip() and not held[-1].strip():
-      yield f"{path}:{start}", {"text": "".join(held)}
-      start, held = number, []
-    held.append(line)
-  if held:
-    yield f"{path}:{start}", {"text": "".join(held)}
-
-
-_TEXTS = {"line": _lines, "paragraph": _paragraphs, "file": _whole}
-
-
-def _json_lines(path: epath.Path) -> Iterator[Example]:
-  for number, line in enumerate(_split_lines(_text(path)), 1):
-    if not line.strip():
-      continue
-    try:
-      columns = json.loads(line)
-    # Brackets nested some thousand deep raise a RecursionError.
-    except (json.JSONDecodeError, RecursionError) as error:
-      raise errors.UserError(
-          f"{path}:{number}: not JSON ({error}). Each line must be one object, e.g."
-          ' {"text": "..."}.') from error
-    if not isinstance(columns, dict):
-      raise errors.UserError(
-          f"{path}:{number}: a {type(columns).__name__}, not an object. Each line"
-          ' must be one object, e.g. {"text": "..."}.')
-    yield f"{path}:{number}", columns
-
-
-def _csv(path: epath.Path) -> Iterator[Example]:
-  # Without `strict` the `csv` module accepts malformed quotes, and one that is never
-  # closed would swallow the rest of the file as a single cell.
-  yield from _table(path, delimiter=",", strict=True)
-
-
-def _tsv(path: epath.Path) -> Iterator[Example]:
-  # TSV files are usually written without quoting: a quote belongs to the text.
-  yield from _table(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _table(path: epath.Path, **form: Any) -> Iterator[Example]:
-  """Yields the rows below a header line that names the columns."""
-  # Cells are documents, which may be longer than the 128 KiB that `csv` allows.
-  # The limit is a C long, which has 32 bits on Windows.
-  csv.field_size_limit(2**31 - 1)
-  # With newline="" line ends inside quoted cells stay as they are in the file.
-  rows = csv.reader(io.StringIO(_text(path), newline=""), **form)
-  start = 1
-  try:
-    header = next(rows, [])
-    start = rows.line_num + 1
-    for row in rows:
-      # `csv` returns blank lines as empty rows. A row spans several lines if one of its
-      # cells does, so the reader counts the lines.
-      if row:
-        yield f"{path}:{start}", _columns(path, start, header, row)
-      start = rows.line_num + 1
-  except csv.Error as error:
-    raise errors.UserError(
-        f"{path}:{start}: not a row of this form ({error}). A cell that holds a"
-        ' quote or a comma is written "..." with its quotes doubled.') from error
-
-
-def _columns(
-    path: epath.Path, line: int, header: Sequence[str], row: Sequence[str]
-) -> dict[str, str]:
-  if len(row) != len(header):
-    raise errors.UserError(
-        f"{path}:{line}: {len(row)} cells under {len(header)} columns"
-        f" ({', '.join(header)}). Correct the row, or the file's"
-        " ending if it has another delimiter.")
-  return dict(zip(header, row))
-
-
-def _parallel(item: str, field: str) -> list[Example]:
+def _parallel(pair: list[blobs.Blob], field: str) -> list[Example]:
   """Returns the lines of two files side by side."""
-  source, target = _two_files(item, field)
-  inputs, targets = _split_lines(_text(source)), _split_lines(_text(target))
+  source, target = pair
+  inputs, targets = (plain.split_lines(blob.text()) for blob in pair)
   if len(inputs) != len(targets):
     raise errors.UserError(
         f"data.{field}: {source} has {len(inputs)} lines and {target} has"
@@ -264,13 +172,3 @@ def _parallel(item: str, field: str) -> list[Example]:
   return [
       (f"{target}:{i + 1}", {"input": a, "target": b})
       for i, (a, b) in enumerate(zip(inputs, targets))]
-
-
-def _two_files(item: str, field: str) -> tuple[epath.Path, epath.Path]:
-  paths = [_expand(name.strip(), field) for name in item.split("|")]
-  if len(paths) != 2 or any(len(found) != 1 for found in paths):
-    raise errors.UserError(
-        f"data.{field}: `{item}` must name two files, `input|target`; several such"
-        " pairs are separated by commas.")
-  (source,), (target,) = paths
-  return source, target

@@ -18,7 +18,8 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.data import documents as documents_lib
+from transfer_gen.data import fields
+from transfer_gen.data import mixing
 from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
@@ -55,7 +56,8 @@ class Prepared:
       training split. Special tokens, which the rows add, are not counted.
     facts: The facts for data.json: those of the documents, `tokenizer`, and by split
       `rows` by length, `tokens` (number of targets that count), `unknown_tokens`,
-      `bytes` of the targets, and `kept` and `dropped` with `too_many_tokens`.
+      `bytes` of the targets, `cut` (number of pairs that were cut), and `kept` and
+      `dropped` with `too_many_tokens`.
   """
   tokenizer: tokenizers.Tokenizer
   roles: Mapping[str, int]
@@ -64,12 +66,14 @@ class Prepared:
   facts: dict[str, Any]
   _rows: Mapping[str, Sequence[rows_lib.Rows]]
   _bytes: Mapping[str, np.ndarray]
+  _counts: np.ndarray  # i64[lengths, parts], number of training rows.
 
   def train_batches(self, batch_size: int, seed: int) -> Batches:
     """Returns endless batches of the training split, reshuffled in each epoch.
 
     All rows of a batch are from one bucket. Buckets alternate in proportion to their
-    numbers of rows. A batch may span the end of an epoch, so no row is left out.
+    numbers of rows. A batch may span the end of an epoch, so no row is left out. The
+    parts of a mixture have epochs of their own, and their shares of the rows.
 
     Args:
       batch_size: B.
@@ -81,18 +85,15 @@ class Prepared:
       `encoder_counts` i32[B], the number of tokens that are not padding.
     """
     _check_batch_size(batch_size)
-    buckets = [rows for rows in self._rows["train"] if len(rows)]
-    # The order of the calls matters: shuffling before `repeat` gives each epoch its own
-    # order, and batching after it lets a batch span two epochs. The dataset holds
-    # row numbers only, so that a batch is one gather from the rows in memory.
-    batches = [
-        grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
-        .batch(batch_size, batch_fn=np.asarray).map(rows.batch)
-        for rows in buckets]
-    total = sum(map(len, buckets))
+    orders = mixing.order(self._counts, self.facts.get("shares", [1.0]), seed)
+    # Batching after the orders were repeated lets a batch span two epochs. The orders
+    # hold row numbers only, so that a batch is one gather from the rows in memory.
+    batches, weights = zip(*(
+        (order.batch(batch_size, batch_fn=np.asarray).map(rows.batch), share)
+        for rows, (order, share) in zip(self._rows["train"], orders) if share))
     # In proportion to their rows, so buckets end their epochs about together.
     mixed = batches[0] if len(batches) == 1 else grain.MapDataset.mix(
-        batches, weights=[len(rows) / total for rows in buckets])
+        batches, weights=weights)
     return iter(mixed.to_iter_dataset(
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
@@ -141,7 +142,7 @@ class Prepared:
 
 def prepare(
     config: config_lib.Data,
-    documents: Mapping[str, Sequence[documents_lib.Document]],
+    documents: Mapping[str, Sequence[fields.Document]],
     tokenizer: tokenizers.Tokenizer,
     facts: Mapping[str, Any],
     encoder: config_lib.Recurrent | None = None,
@@ -153,43 +154,50 @@ def prepare(
   token except bos and the very first one is a target once.
 
   A pair becomes `[bos] input [sep] target [eos]`, padded on the right to the shortest
-  bucket that holds it. Pairs longer than `length` are dropped and counted.
+  bucket that holds it. Pairs longer than `length` are dropped, cut or refused, as
+  `too_long` says, and counted.
 
   For a model with an encoder, a pair becomes two rows: the input with the special
   tokens that the model asks for, and `[start] target [eos]`. Both are padded to
   the shortest bucket that holds the longer one.
 
   Args:
-    config: The data config; `length` and `buckets` are read here.
+    config: The data config; `length`, `buckets` and `too_long` are read here.
     documents: Documents by split, as `documents.load` returns them.
     tokenizer: The tokenizer to use.
     facts: The facts that `documents.load` returned.
     encoder: Config of the model, if it has an encoder; otherwise None.
 
   Raises:
-    errors.UserError: If no row is left in a split, or if the config does not fit.
+    errors.UserError: If no row is left in a split, pairs are too long and the config
+      refuses such, or the config does not fit.
   """
-  documents_lib.check(config)
-  if encoder is not None and not documents_lib.is_pairs(config):
+  fields.check(config)
+  if encoder is not None and not fields.is_pairs(config):
     raise errors.UserError(
         "The model has an encoder, which reads inputs, but the data has none. Set"
         " data.input_field (or two files, input|target, as data.train), or choose a"
         " model without an encoder.")
   roles, notes = tokenizers.resolve_roles(tokenizer)
   # An answer without an end would have none to learn, and generation would run on.
-  if documents_lib.is_pairs(config) and "eos" not in roles:
+  if fields.is_pairs(config) and "eos" not in roles:
     raise errors.UserError(
         "data: pairs need an end-of-text token, but the tokenizer has no special"
         " tokens. Choose another tokenizer.kind, or a language model"
         " (data.input_field='').")
-  rows, sizes, splits = {}, {}, {}
+  rows, sizes, splits, by_part = {}, {}, {}, {}
   token_counts = np.zeros(tokenizer.size, np.int64)
   for split, found in documents.items():
     targets = _encode(tokenizer, [document.target for document in found])
     # Translation models read one language and write another, each with its own pieces.
     reader = tokenizer if encoder is None else tokenizers.for_encoder(tokenizer)
     inputs = _encode(reader, [document.input for document in found])
-    rows[split], kept = _lay_out(inputs, targets, roles, config, encoder)
+    cut = 0
+    if fields.is_pairs(config):
+      inputs, targets, cut = rows_lib.fit(inputs, targets, roles, config, encoder)
+    rows[split], kept, by_part[split] = mixing.lay_out(
+        [document.part for document in found],
+        _layout(inputs, targets, roles, config, encoder))
     # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
     sizes[split] = np.array(
         [len(document.target.encode()) for document in found], np.int64) * kept
@@ -207,7 +215,7 @@ def prepare(
     dropped = dict(counts.get("dropped", {}))
     if not kept.all():
       dropped["too_many_tokens"] = int((~kept).sum())
-    splits[split] = counts | {
+    splits[split] = counts | ({"cut": cut} if cut else {}) | {
         "kept": int(kept.sum()), "dropped": dropped,
         "rows": {str(r.inputs.shape[1]): len(r) for r in rows[split]},
         "tokens": sum(int((r.documents >= 0).sum()) for r in rows[split]),
@@ -219,7 +227,7 @@ def prepare(
       token_counts=token_counts, facts=dict(facts) | {
           "splits": splits,
           "tokenizer": {"size": tokenizer.size, "roles": roles, "notes": notes}},
-      _rows=rows, _bytes=sizes)
+      _rows=rows, _bytes=sizes, _counts=by_part["train"])
 
 
 def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
@@ -239,7 +247,7 @@ def encode_prompts(
       empty and the model answers inputs.
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
-  pairs = documents_lib.is_pairs(config)
+  pairs = fields.is_pairs(config)
   # Exactly how the rows of training begin; other beginnings would be new to the model.
   bos = [roles["bos"]] if "bos" in roles else []
   return [[*bos, *ids, *([roles["sep"]] if pairs else [])]
@@ -264,14 +272,19 @@ def tokenize_for_encoder(
   return inputs, [[rows_lib.start_token(roles, encoder)] for _ in inputs]
 
 
-def _lay_out(inputs, targets, roles, config, encoder):
-  """Returns rows by length, and bool[N], which documents they contain."""
+def _layout(inputs, targets, roles, config, encoder) -> mixing.LayOut:
+  """Returns what lays out a range of documents.
+
+  It returns rows by length, and bool[N], which documents they contain.
+  """
   lengths = sorted({*config.buckets, config.length})
   if encoder is not None:
-    return rows_lib.pad_both(inputs, targets, roles, lengths, encoder)
-  if documents_lib.is_pairs(config):
-    return rows_lib.pad(inputs, targets, roles, lengths)
-  return [rows_lib.pack(targets, roles, config.length)], np.ones(len(targets), bool)
+    return lambda part: rows_lib.pad_both(
+        inputs[part], targets[part], roles, lengths, encoder)
+  if fields.is_pairs(config):
+    return lambda part: rows_lib.pad(inputs[part], targets[part], roles, lengths)
+  return lambda part: ([rows_lib.pack(targets[part], roles, config.length)],
+                       np.ones(len(targets[part]), bool))
 
 
 def _prompt_ids(
@@ -280,7 +293,7 @@ def _prompt_ids(
 ) -> Iterator[list[int]]:
   """Yields the token ids of each prompt; one to be answered must not be empty."""
   for number, prompt in enumerate(prompts, 1):
-    text = documents_lib.clean(prompt, config.normalize, config.newline)
+    text = fields.clean(prompt, config)
     if answered and not text.strip():
       raise errors.UserError(
           f"Prompt {number} is empty, but this model answers an input. Give it text.")

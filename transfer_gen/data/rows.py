@@ -151,6 +151,47 @@ def pad_both(
   return buckets, counts <= lengths[-1]
 
 
+def fit(
+    inputs: Texts, targets: Texts, roles: Roles, config: config_lib.Data,
+    encoder: config_lib.Recurrent | None,
+) -> tuple[Texts, Texts, int]:
+  """Cuts pairs that no row holds, where the config asks for it.
+
+  Args:
+    inputs: Token ids of the inputs.
+    targets: Token ids of their answers.
+    roles: Ids of all roles.
+    config: `length` and `too_long` are read.
+    encoder: Config of the model, if it has an encoder; otherwise None.
+
+  Returns:
+    Inputs and targets, and the number of pairs that were cut.
+
+  Raises:
+    errors.UserError: If pairs are too long, and the config refuses such.
+  """
+  if config.too_long == "drop":
+    return inputs, targets, 0  # `pad` and `pad_both` leave them out.
+  if encoder is None:
+    # Special tokens take two positions: `pad` says which.
+    room = config.length - 2
+    rooms = [(room - min(len(b), max(room - room // 2, room - len(a))),
+              max(room - room // 2, room - len(a))) for a, b in zip(inputs, targets)]
+  else:
+    marks = len(encoder_row([], roles, encoder))
+    rooms = [(config.length - marks, config.length - 1)] * len(inputs)
+  long = sum(len(a) > room[0] or len(b) > room[1]
+             for a, b, room in zip(inputs, targets, rooms))
+  if long and config.too_long == "refuse":
+    longest = max(max(map(len, inputs)), max(map(len, targets)))
+    raise errors.UserError(
+        f"data: {long} of {len(inputs)} pairs do not fit into data.length="
+        f"{config.length} tokens; the longest side has {longest}. Raise data.length, or"
+        " set data.too_long to drop or cut.")
+  return ([a[:room] for a, (room, _) in zip(inputs, rooms)],
+          [b[:room] for b, (_, room) in zip(targets, rooms)], long)
+
+
 def encoder_row(
     ids: Sequence[int] | np.ndarray, roles: Roles, encoder: config_lib.Recurrent,
 ) -> list[int]:

@@ -139,8 +139,10 @@ def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
   except errors.UserError as error:
     raise errors.UserError(f"{path}: no whole {kind}: {error}") from error
   except _MALFORMED as error:
+    # Some libraries write several lines.
+    cause = " ".join(str(error).split())[:200]
     raise errors.UserError(
-        f"{path}: no whole {kind}: {type(error).__name__}: {str(error)[:200]}."
+        f"{path}: no whole {kind}: {type(error).__name__}: {cause}."
         " Fetch or save it again.") from error
 
 

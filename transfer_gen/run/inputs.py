@@ -33,6 +33,22 @@ class Inputs:
     """What the run's model computes beside its params, by name."""
     return registry.constants(self.run.model)
 
+  def describe_data(self) -> list[str]:
+    """Returns lines for the user: how texts were read, and what was left out and why.
+
+    Every document that was read is counted: it is kept, or it is in one of the causes.
+    """
+    facts = self.data.facts
+    lines = [f"data: {note}" for note in facts.get("notes", ())]
+    for split, counts in facts["splits"].items():
+      dropped = ", ".join(f"{count:,} {cause.replace('_', ' ')}"
+                          for cause, count in counts.get("dropped", {}).items())
+      cut = f"; {counts['cut']:,} cut to {self.run.data.length} tokens" if (
+          counts.get("cut")) else ""
+      lines.append(f"data: {split}: {counts['kept']:,} documents"
+                   + (f"; left out: {dropped}" if dropped else "") + cut)
+    return lines
+
   def vocabularies(self) -> dict[str, vocabulary.Vocabulary]:
     """Vocabularies of the sources that have one, by name in the plan, and the target's.
 

@@ -67,6 +67,7 @@ def train(
   workdir = epath.Path(workdir)
   if inputs is None:
     inputs = reader_lib.Reader().read(run, workdir)
+  print(*inputs.describe_data(), sep="\n", flush=True)
   assembled = assemble.assemble(inputs.with_run(run))
   run = assembled.run  # With all that a strategy wrote.
   runner = stepping.runner(assembled)

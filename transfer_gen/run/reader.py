@@ -59,12 +59,10 @@ class Reader:
     key = _texts_key(config)
     if key not in self._texts:
       # A study of how much data is enough asks for many fractions of one data set.
-      documents.check(config)
       whole = _texts_key(dataclasses.replace(config, fraction=1.0))
       if whole not in self._whole:
         self._whole[whole] = documents.read_filtered(config)
-      self._texts[key] = documents.take_fraction(
-          *self._whole[whole], config.fraction, config.seed)
+      self._texts[key] = documents.take_fraction(*self._whole[whole], config)
     return self._texts[key]
 
   def data(

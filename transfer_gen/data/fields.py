@@ -1,0 +1,110 @@
+"""What a data config says: whether its fields fit, and which columns they name."""
+
+from collections.abc import Iterator
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.data import catalog
+from transfer_gen.data import document as document_lib
+from transfer_gen.data import files
+from transfer_gen.data import splitting
+
+_FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
+_TOO_LONG = ("drop", "cut", "refuse")
+Document = document_lib.Document
+
+
+def check(config: config_lib.Data) -> None:
+  """Raises one `UserError` that lists all fields of a config that are out of range."""
+  # All misfits are collected, so that a user corrects the config once.
+  if misfits := [*_wrong_sources(config), *_wrong_values(config)]:
+    raise errors.UserError("The data config does not fit: " + "; ".join(misfits) + ".")
+
+
+def is_pairs(config: config_lib.Data) -> bool:
+  """Returns whether documents are pairs, from two columns or two aligned files."""
+  return bool(names(config, config.train)[0])
+
+
+def options(config: config_lib.Data) -> files.Options:
+  """Returns how the files of a config are read."""
+  return files.Options(unit=config.unit, columns=_columns(config))
+
+
+def clean(text: str, config: config_lib.Data) -> str:
+  """Cleans a text as a config says; see `document.clean`."""
+  return document_lib.clean(text, config.normalize, config.newline)
+
+
+def names(config: config_lib.Data, paths: str) -> tuple[str, str]:
+  """Returns the columns of input and target; the first is empty without an input.
+
+  Args:
+    config: The data config.
+    paths: Those of its paths that are read; line-aligned files have columns of their
+      own. Empty where `config.name` names a data set.
+  """
+  if paths and files.is_parallel(paths):
+    return "input", "target"
+  if not config.input_field and config.target_field == "text":
+    if config.train and files.is_parallel(config.train):
+      return "input", "target"
+    return catalog.fields(config.name)
+  return config.input_field, config.target_field
+
+
+def _wrong_sources(config: config_lib.Data) -> Iterator[str]:
+  """Yields what is wrong about where documents come from."""
+  name, own = config.name, config.name == "files"
+  if not own and (wrong := catalog.misfit(name)):
+    yield f"data.name={name!r}: {wrong}"
+  if own and not config.train:
+    yield "data.train is empty: data.name=files needs paths there"
+  if not own and (config.train or config.validation or config.test):
+    yield ("data.train, validation and test are only read if data.name=files, and it"
+           f" is {name!r}")
+  if not config.target_field:
+    yield "data.target_field is empty: name the column of the text to learn"
+  named = _columns(config)
+  if len(set(named)) < len(named) or "" in named:
+    yield (f"data.columns={config.columns!r}: each column needs a name of its own,"
+           " e.g. `en,de`")
+
+
+def _wrong_values(config: config_lib.Data) -> Iterator[str]:
+  """Yields the fields that are out of their range."""
+  buckets = tuple(config.buckets)
+  for field, allowed in (
+      ("unit", files.UNITS), ("split", splitting.KINDS), ("normalize", _FORMS),
+      ("newline", (document_lib.FOLD, document_lib.KEEP)), ("too_long", _TOO_LONG)):
+    if getattr(config, field) not in allowed:
+      yield (f"data.{field}={getattr(config, field)!r}: must be one of"
+             f" {', '.join(allowed)}")
+  for wrong, message in (
+      (not 0 < config.fraction <= 1,
+       f"data.fraction={config.fraction}: must be above 0 and at most 1"),
+      *((getattr(config, field) < 0,
+         f"data.{field}={getattr(config, field)}: must be >= 0")
+        for field in ("min_chars", "max_validation", "max_test")),
+      (config.max_chars < 0 or 0 < config.max_chars < config.min_chars,
+       f"data.max_chars={config.max_chars}: must be 0 (no limit) or at least"
+       f" min_chars={config.min_chars}"),
+      (config.length < 2, f"data.length={config.length}: must be at least 2"),
+      (any(not 2 <= bucket <= config.length for bucket in buckets),
+       f"data.buckets={buckets}: each must be between 2 and"
+       f" length={config.length}"),
+      (bool(buckets) and not is_pairs(config),
+       f"data.buckets={buckets}: buckets are for pairs; a language model (empty"
+       " input_field) is packed to `length`. Leave buckets=() or set input_field")):
+    if wrong:
+      yield message
+
+
+def _columns(config: config_lib.Data) -> tuple[str, ...]:
+  return tuple(name.strip() for name in config.columns.split(",")
+               ) if config.columns else ()
+
+
+def _columns(config: config_lib.Data) -> tuple[str, ...]:
+  return tuple(name.strip() for name in config.columns.split(",")
+               ) if config.columns else ()

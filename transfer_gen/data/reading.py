@@ -1,0 +1,82 @@
+"""Reads the documents of a data config, from files or from a data set by name."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from transfer_gen import config as config_lib
+from transfer_gen.data import catalog
+from transfer_gen.data import document as document_lib
+from transfer_gen.data import fields
+from transfer_gen.data import files
+from transfer_gen.data import values
+
+Document, Splits = document_lib.Document, document_lib.Splits
+
+
+def read(config: config_lib.Data) -> tuple[Splits, dict[str, Any], str]:
+  """Reads and cleans the documents of each split that the data has.
+
+  Returns:
+    Documents by split; the facts `name`, `version`, `notes` (what the texts decided,
+    one line each) and `shares` (of the parts of a mixture); and what a document is in
+    plain text: "line", "paragraph" or "file".
+
+  Raises:
+    errors.UserError: If a file does not fit, or if there is no split `train`.
+  """
+  facts = {"name": config.name, "version": "", "notes": [], "shares": [1.0]}
+  if config.name == "files":
+    splits, unit = _files(config, facts)
+    return splits, facts, unit
+  examples, facts["version"] = catalog.read(config.name)
+  names = fields.names(config, "")
+  return {split: _documents(
+      [(f"{config.name} {split}:{i}", columns) for i, columns in enumerate(found)],
+      names, config) for split, found in examples.items()}, facts, ""
+
+
+def read_more(paths: str, config: config_lib.Data) -> list[Document]:
+  """Reads other files as a data config reads its own, such as texts to evaluate on.
+
+  Nothing is split off, dropped or filtered, and documents with one input stay apart.
+
+  Args:
+    paths: As of `config.Data.test`.
+    config: Says which columns to read and how texts are cleaned. Its own paths are not
+      read, but a pair of line-aligned files among them makes a document a pair.
+
+  Raises:
+    errors.UserError: If a file does not fit, or if it holds no document.
+  """
+  found = files.read(paths, fields.options(config), "test")
+  return _documents(found.examples, fields.names(config, paths), config)
+
+
+def _files(
+    config: config_lib.Data, facts: dict[str, Any]) -> tuple[Splits, str]:
+  """Reads the user's files, and adds to the facts; returns also the unit of text."""
+  options, splits = fields.options(config), {}
+  for split in document_lib.SPLITS:
+    if not (paths := getattr(config, split)):
+      continue
+    found = files.read(paths, options, split)
+    # What the training text decides holds for the others too, however short they are.
+    options = dataclasses.replace(options, unit=found.unit)
+    facts["notes"] += found.notes
+    if split == "train":
+      facts["shares"] = found.shares
+    names = fields.names(config, paths)
+    splits[split] = [
+        dataclasses.replace(document, part=part)
+        for part, examples in enumerate(found.parts)
+        for document in _documents(examples, names, config)]
+  return splits, options.unit
+
+
+def _documents(
+    examples: Sequence[files.Example], names: tuple[str, str], config: config_lib.Data
+) -> list[Document]:
+  cleaned = lambda text: fields.clean(text, config)
+  return [Document(sides.input, sides.answers[0], sides.answers[1:])
+          for sides in values.sides(examples, names, cleaned, config.drop_empty)]
