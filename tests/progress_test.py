@@ -3,6 +3,9 @@
 import io
 import re
 
+import jax
+import numpy as np
+
 from transfer_gen import progress
 
 
@@ -35,7 +38,9 @@ def test_the_time_left_counts_only_units_of_this_call(capsys, monkeypatch):
   clock = iter([100.0, 110.0])  # 10 seconds for the 5 units after the first 90.
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
 
-  progress.Progress("scoring", 100, "document", done=90, every=0).advance(5)
+  work = progress.Progress("scoring", 100, "document", done=90, every=0)
+  work.advance(5)
+  work.close()
 
   assert "95 of 100 documents, 10 s left" in capsys.readouterr().err
 
@@ -55,3 +60,31 @@ def test_a_terminal_gets_a_bar_and_lines_above_it(monkeypatch):
 def test_durations_are_rounded_for_people():
   assert [progress.duration(s) for s in (0.4, 89, 90, 5360, 5400, 86399)] == [
       "0 s", "89 s", "2 min", "89 min", "1 h 30 min", "24 h 0 min"]
+
+
+def test_a_log_tells_when_a_large_program_compiles(capsys, monkeypatch):
+  monkeypatch.setattr(progress, "_LARGE", 0.0)
+  monkeypatch.setattr(progress, "_LONG", 0.0)
+  scale = jax.jit(lambda x: x * 3)
+  x = np.ones(3)
+
+  with progress.track("scoring", total=2, unit="row") as work:
+    scale(x)
+    scale(x)  # Compiled already: it says nothing.
+  jax.jit(lambda x: x * 4)(x)  # The work has ended: nobody listens.
+
+  lines = capsys.readouterr().err.splitlines()
+  assert lines == ["scoring: compiling", "scoring: compiled in 0 s"]
+  assert work.compile_seconds > 0
+
+
+def test_the_time_left_leaves_out_compiling(capsys, monkeypatch):
+  clock = iter([100.0, 170.0])
+  monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+  work = progress.Progress("scoring", 10, "row", every=0)
+
+  work.compile_seconds = 60.0
+  work.advance(5)
+  work.close()
+
+  assert "5 of 10 rows, 10 s left" in capsys.readouterr().err

@@ -4,17 +4,30 @@ from collections.abc import Iterator
 import contextlib
 import sys
 import time
+from typing import Any
 
+import jax
 import tqdm
 
 _EVERY = 30.0  # Seconds between two lines in a log.
+# What JAX reports of a program before it compiles it, and after.
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+# Programs that are made ready in less than this many seconds compile at once, and are
+# not worth a line.
+_LARGE = 0.2
+_LONG = 2.0  # Seconds of a compilation from which on its time is told.
 
 
 class Progress:
   """Counts finished units of work, and shows how much time is left.
 
+  It also tells when a program of JAX compiles, since nothing else moves then.
   Everything goes to standard error, because the last line that a command writes to
   standard output is its result.
+
+  Attributes:
+    compile_seconds: Seconds that JAX has compiled for since the work began.
   """
 
   def __init__(
@@ -31,29 +44,37 @@ class Progress:
     self._what, self._unit, self._every = what, unit, every
     self._began, self._before = time.monotonic(), done
     self._told = self._began
+    self.compile_seconds = 0.0
     self._bar = tqdm.tqdm(
         total=total, initial=done, unit=unit, desc=what, leave=False,
         dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
     self._done, self._total = done, total  # A disabled bar does not count.
+    jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+  @property
+  def on_terminal(self) -> bool:
+    """Whether there is a bar, and not a log."""
+    return not self._bar.disable
 
   def advance(self, count: int = 1) -> None:
     """Counts further finished units."""
     self._done += count
     self._bar.update(count)
     now = time.monotonic()
-    if self._bar.disable and now - self._told >= self._every:
+    if not self.on_terminal and now - self._told >= self._every:
       self._told = now
-      pace = (now - self._began) / max(self._done - self._before, 1)
-      left = duration(pace * (self._total - self._done))
-      print(f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s, {left}"
-            " left", file=sys.stderr, flush=True)
+      # Compiling is done once, and says nothing of the units to come.
+      worked = max(now - self._began - self.compile_seconds, 0.0)
+      left = worked / max(self._done - self._before, 1) * (self._total - self._done)
+      self.say(f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s,"
+               f" {duration(left)} left")
 
   def say(self, text: str) -> None:
     """Shows a line: above the bar, or in the log."""
-    if self._bar.disable:
-      print(text, file=sys.stderr, flush=True)
-    else:
+    if self.on_terminal:
       self._bar.write(text, file=sys.stderr)
+    else:
+      print(text, file=sys.stderr, flush=True)
 
   def note(self, text: str) -> None:
     """Shows a text behind the bar; a log does not get it."""
@@ -61,7 +82,22 @@ class Progress:
 
   def close(self) -> None:
     """Removes the bar."""
+    jax.monitoring.unregister_event_duration_listener(self._heard)
     self._bar.close()
+
+  def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+    """Hears from JAX that a program is about to be compiled, or was compiled."""
+    del kwargs
+    if event in (_LOWERED, _COMPILED):
+      self.compile_seconds += duration_secs
+    if event == _LOWERED and duration_secs >= _LARGE:
+      self.note("compiling")
+      if not self.on_terminal:
+        self.say(f"{self._what}: compiling")
+    elif event == _COMPILED:
+      self.note("")
+      if duration_secs >= _LONG:
+        self.say(f"{self._what}: compiled in {duration(duration_secs)}")
 
 
 @contextlib.contextmanager

@@ -61,8 +61,15 @@ class Train:
       validates. Default: 200.
     checkpoint_every: Steps between two checkpoints, at least 1. The last step always
       saves one. Default: 200.
-    patience: Number of validations in a row without a better loss after which the run
+    patience: Number of validations in a row without a better one after which the run
       stops, at least 0; 0, the default, means that it never stops early.
+    metric: What validations are compared by, for the best checkpoint and for
+      `patience`: `loss`, the default, or a metric of the texts that the model writes
+      for the documents of validation, such as `bleu`, `chrf`, `rougeL` or
+      `exact_match`; the evaluation page of the documentation lists them. The texts are
+      written as `Run.decoding` says.
+    metric_documents: Number of documents of validation, the first ones, that such a
+      metric looks at, at least 0; 0 means all. Default: 200.
   """
   steps: int = 1000
   batch_size: int = 16
@@ -70,6 +77,8 @@ class Train:
   eval_every: int = 200
   checkpoint_every: int = 200
   patience: int = 0
+  metric: str = "loss"
+  metric_documents: int = 200
 
 
 @dataclasses.dataclass

@@ -23,7 +23,7 @@ from transfer_gen.data import mixing
 from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
-Batch = rows_lib.Batch
+Batch, Document = rows_lib.Batch, fields.Document
 _CHUNK = 4096  # Texts; bounds the Python lists of ints that exist at a time.
 
 

@@ -2,6 +2,8 @@
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.metrics import measures
+from transfer_gen.run import best
 from transfer_gen.run import strategies
 
 _POSITIVE = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
@@ -28,6 +30,21 @@ def check(run: config_lib.Run) -> None:
   # NumPy's generators, which order the data, take no other seeds.
   if not 0 <= run.seed < 2**32:
     raise errors.UserError(f"seed is {run.seed}, must be from 0 to 2**32 - 1.")
+  _check_metric(run)
   if run.parallel.mode not in ("jit", "pmap"):
     raise errors.UserError(
         f"parallel.mode is {run.parallel.mode!r}, must be 'jit' or 'pmap'.")
+
+
+def _check_metric(run: config_lib.Run) -> None:
+  """Checks what validations are compared by."""
+  train = run.train
+  if train.metric_documents < 0:
+    raise errors.UserError(
+        f"train.metric_documents is {train.metric_documents}, must be at least 0.")
+  known = {name for name, metric in measures.METRICS.items()
+           if metric.needs in (measures.OUTPUTS, measures.REFERENCES)} | {best.LOSS}
+  # A name that is no metric at all gets an error with the nearest one.
+  if measures.names([train.metric]) != (train.metric,) or train.metric not in known:
+    raise errors.UserError(
+        f"train.metric is {train.metric!r}, must be one of {', '.join(sorted(known))}.")

@@ -1,6 +1,6 @@
 """What a run reads from outside: checkpoints, texts and a tokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -23,10 +23,12 @@ class Inputs:
     run: Config of the run, with the vocabulary size filled in.
     sources: Checkpoints by their names in the plan; no array was read.
     data: Tokenized splits, and the tokenizer.
+    validation: The texts of the validation split.
   """
   run: config_lib.Run
   sources: Mapping[str, sources_lib.Source]
   data: pipeline.Prepared
+  validation: Sequence[pipeline.Document] = ()
 
   @property
   def constants(self) -> dict[str, Any]:

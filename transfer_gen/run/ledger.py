@@ -1,16 +1,19 @@
 """Metrics of steps: fetched now and then, checked, written and shown."""
 
+import collections
 from collections.abc import Mapping
-import sys
+import math
 import time
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from transfer_gen import checkpoint
+from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import progress
+from transfer_gen.metrics import measures
 from transfer_gen.run import records
 
 
@@ -27,19 +30,25 @@ class Ledger:
 
   def __init__(
       self, writer: records.MetricsWriter, checkpoints: checkpoint.Checkpoints,
-      done: int, steps: int):
-    """Begins after `done` of `steps` steps."""
-    self._writer, self._checkpoints = writer, checkpoints
-    self._pending = []
+      done: int, train: config_lib.Train):
+    """Begins after `done` of the steps that `train` asks for."""
+    self._writer, self._checkpoints, self._train = writer, checkpoints, train
+    self._pending, self._running = [], collections.deque()
+    # Lines have their own rhythm, so the progress itself prints none into a log.
+    self._work = progress.Progress(
+        "training", train.steps, "step", done, every=math.inf)
+    self._pace = self._validating = 0.0  # Seconds of a step, and of a validation.
     self.restart()
-    self._bar = tqdm.tqdm(
-        total=steps, initial=done, unit="step",
-        dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
 
   def add(self, metrics: Any) -> None:
     """Adds the metrics of a step."""
     self._pending.append(metrics)
-    self._bar.update()
+    self._running.append(metrics["loss"][0])
+    # The bar counts steps that the device has finished, and not those that it was
+    # given, which may be many more. Asking does not wait for it.
+    while self._running and self._running[0].is_ready():
+      self._running.popleft()
+      self._work.advance()
 
   def settle(self, step: int) -> None:
     """Fetches what is pending and writes its line.
@@ -49,6 +58,7 @@ class Ledger:
     """
     # One transfer for all pending steps. This is where the host waits for the device.
     fetched = jax.device_get(self._pending)
+    self._work.advance(len(self._running))
     # Every step is looked at, and not only their sum, so that the message names the
     # step at which the loss was not finite first.
     losses = [total / max(count, 1.0) for total, count in
@@ -63,32 +73,63 @@ class Ledger:
     line = {name: float(total / max(count, 1)) for name, (total, count) in sums.items()}
     line["tokens_per_second"] = float(sums["loss"][1]) / seconds
     line["seconds"] = seconds
-    self.write(step, "train", line)
-    self._pending = []
+    worked = self._worked()
+    self._pace = worked / len(fetched)
+    self._writer.write(step, "train", line)
+    self._show(step, f"loss {line['loss']:.4f},"
+               f" {float(sums['loss'][1]) / worked:,.0f} tokens/s, {self._left(step)}")
+    self._pending, self._running = [], collections.deque()
     self.restart()
+
+  def validated(self, step: int, scores: Mapping[str, float], best: bool) -> None:
+    """Writes the line of a validation.
+
+    Args:
+      step: Its step.
+      scores: Its metrics by name.
+      best: Whether no validation was better so far.
+    """
+    self._validating = self._worked()
+    self._writer.write(step, "validation", scores)
+    # What the loss says in other units is left to the records.
+    others = [name for name in scores if name in measures.METRICS
+              and measures.METRICS[name].needs != measures.LOSSES]
+    shown = "".join(f", {name} {measures.shown(name, scores[name])}" for name in others)
+    self._show(step, f"validation loss {scores['loss']:.4f}{shown}"
+               + (" (best so far)" if best else ""), scrolls=True)
 
   def restart(self) -> None:
     """Starts the clock of the next line: validation is no training time."""
     self._started = time.perf_counter()
-
-  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-    """Writes a line to the records, and to the terminal or log."""
-    self._writer.write(step, split, metrics)
-    rate = metrics.get("tokens_per_second")
-    shown = f"{split} loss {metrics['loss']:.4f}" + (
-        f" {rate:,.0f} tokens/s" if rate else "")
-    # In a log, each line is printed as it comes. On a terminal, training lines stay
-    # within the bar and validations scroll above it.
-    if self._bar.disable:
-      print(f"step {step}/{self._bar.total} {shown}", flush=True)
-    elif split == "train":
-      self._bar.set_postfix_str(shown)
-    else:
-      self._bar.write(f"step {step}/{self._bar.total} {shown}", file=sys.stderr)
+    self._compiled = self._work.compile_seconds
 
   def close(self) -> None:
     """Removes the progress bar."""
-    self._bar.close()
+    self._work.close()
+
+  def _show(self, step: int, text: str, scrolls: bool = False) -> None:
+    # In a log, each line is printed as it comes. On a terminal, training lines stay
+    # within the bar, which knows the step, and validations scroll above it.
+    if not self._work.on_terminal:
+      print(f"step {step}/{self._train.steps}: {text}", flush=True)
+    elif scrolls:
+      self._work.say(f"step {step}/{self._train.steps}: {text}")
+    else:
+      self._work.note(text)
+
+  def _worked(self) -> float:
+    """Returns the seconds since `restart`, without those of compiling."""
+    # Compiling is done once, and says nothing of the work to come.
+    compiled = self._work.compile_seconds - self._compiled
+    return max(time.perf_counter() - self._started - compiled, 1e-3)
+
+  def _left(self, step: int) -> str:
+    """Returns how much time is left, with that of validations."""
+    # The last step always validates.
+    validations = math.ceil(self._train.steps / self._train.eval_every) - (
+        step - 1) // self._train.eval_every
+    seconds = (self._train.steps - step) * self._pace + validations * self._validating
+    return f"{progress.duration(seconds)} left"
 
   def _stop(self, step: int, loss: float) -> None:
     # A checkpoint that is still being written is complete after this, and counts.

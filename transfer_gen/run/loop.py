@@ -1,16 +1,16 @@
 """Trains a run: starts it, or resumes it from the last checkpoint of its workdir."""
 
+import contextlib
 import dataclasses
-import math
 import time
 from typing import Any
 
 from etils import epath
 import jax
-from jax import numpy as jnp
 
 from transfer_gen import checkpoint
 from transfer_gen.run import assemble
+from transfer_gen.run import best as best_lib
 from transfer_gen.run import facts as facts_lib
 from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import initial
@@ -21,24 +21,9 @@ from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import state as state_lib
 from transfer_gen.run import stepping
+from transfer_gen.run import validation
 from transfer_gen.run import workdir as workdir_lib
-from transfer_gen.train import objectives
-from transfer_gen.train import score as evaluate
 from transfer_gen.train import step as step_lib
-
-
-@dataclasses.dataclass
-class Best:
-  """The best validation so far, which each checkpoint stores in its facts.
-
-  Attributes:
-    loss: Lowest validation loss, in nats per token; infinite before the first one.
-    step: Step of that validation; -1 before the first one.
-    stale: Number of validations since then.
-  """
-  loss: float = math.inf
-  step: int = -1
-  stale: int = 0
 
 
 def train(
@@ -57,7 +42,8 @@ def train(
       how it learns. If None, it is read here.
 
   Returns:
-    `step`, `best_step`, `best_validation_loss` and `seconds` of this call.
+    `step`, `best_step`, `best_validation_loss` (at that step), `seconds` of this call,
+    and where validations are compared by another metric, `best_METRIC`.
 
   Raises:
     errors.UserError: For bad input, a workdir of another run, or a loss that is
@@ -85,7 +71,8 @@ def train(
     if last is None:
       leaves = len(assembled.rows)
       print(f"{workdir}: {leaves} leaves, audited in audit.txt", flush=True)
-      best = _loop(session, state_lib.fresh(assembled, runner.shardings), Best(), stop)
+      best = _loop(session, state_lib.fresh(assembled, runner.shardings),
+                   best_lib.begin(run.train.metric), stop)
     else:
       print(f"{workdir}: goes on from step {last}", flush=True)
       best = _go_on(session, last, stop)
@@ -98,6 +85,8 @@ def train(
     checkpoints.close()
   return {"step": checkpoints.last_step(), "best_step": best.step,
           "best_validation_loss": best.loss,
+          **({} if best.metric == best_lib.LOSS else {
+              f"best_{best.metric}": best.value}),
           "seconds": round(time.time() - start_time, 1)}
 
 
@@ -112,11 +101,11 @@ class _Session:
   key: jax.Array  # Of dropout.
 
 
-def _go_on(session: _Session, step: int, stop: int | None) -> Best:
+def _go_on(session: _Session, step: int, stop: int | None) -> best_lib.Best:
   """Restores the checkpoint of `step` and trains from there to the end."""
   checkpoints = session.checkpoints
   facts = checkpoints.facts(step)
-  best = Best(**facts["best"])
+  best = best_lib.from_facts(facts["best"])
   # Checked in the facts, which are small, so a run that has ended is reported without
   # reading its arrays.
   if facts["finished"] or (stop is not None and step >= stop):
@@ -126,71 +115,56 @@ def _go_on(session: _Session, step: int, stop: int | None) -> Best:
 
 
 def _loop(
-    session: _Session, state: step_lib.TrainState, best: Best, stop: int | None,
-    position: dict[str, Any] | None = None,
-) -> Best:
+    session: _Session, state: step_lib.TrainState, best: best_lib.Best,
+    stop: int | None, position: dict[str, Any] | None = None,
+) -> best_lib.Best:
   assembled, runner = session.assembled, session.runner
   checkpoints = session.checkpoints
   run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
   feed = feed_lib.prepare(
       assembled, state.params, position, runner.put, session.workdir)
-  score = evaluate.make_scorer(
-      objectives.next_token(assembled.model, False, assembled.first_layer))
-  # Under pmap, validation runs on one device with params that `fetch` has taken from
-  # it, so its batches must not be split over devices.
-  put = runner.put if run.parallel.mode == "jit" else jnp.asarray
-  ledger = ledger_lib.Ledger(
-      session.writer, checkpoints, done, run.train.steps)
+  validate = validation.make(assembled, feed.data, runner.put)
   state = runner.place(state)
   finished = False
-  # Steps are counted on the host. Reading `state.step` would wait for the device in
-  # each step.
-  while not finished and done != stop:
-    # A group that starts to learn gets its slots now, not at step 0, so that no memory
-    # is taken by what is still frozen. At step 0 `state.fresh` has made them.
-    if done in optimizer.starts.values() and done:
-      state = runner.fetch(state)
-      state = runner.place(dataclasses.replace(
-          state, opt_state=optimizer.extend(state.opt_state, state.params, done)))
-    state, metrics = runner.step(
-        state, feed.put(next(feed.batches)), session.key)
-    done += 1
-    ledger.add(metrics)
-    last = done == run.train.steps
-    validates = last or done % run.train.eval_every == 0
-    saves = last or done == stop or done % run.train.checkpoint_every == 0
-    if validates or saves or done % run.train.log_every == 0:
-      # Before validation and checkpoints, so that a loss that is not finite raises
-      # before such params are saved.
-      ledger.settle(done)
-    if validates:
-      params = runner.fetch(state).params
-      scores = score(params, feed.data, "validation", run.train.batch_size,
-                     lambda b: jax.tree.map(put, b))
-      ledger.write(done, "validation", scores.metrics())
-      _judge(best, scores.metrics()["loss"], done)
-      # The best params are saved before this step's own checkpoint, whose facts name
-      # them.
-      if best.step == done:
-        checkpoints.save_best(done, params, facts_lib.describe(assembled))
-      ledger.restart()
-    # A patience of 0 never stops a run.
-    finished = last or 0 < run.train.patience <= best.stale
-    if saves or finished:
-      fetched = runner.fetch(state)
-      checkpoints.save(done, fetched.params, fetched.opt_state, {
-          # The position of the batches and the best loss so far travel with the params,
-          # so that a resumed run sees the batches and decides as an uninterrupted one
-          # would.
-          **facts_lib.describe(assembled), "data": feed.batches.get_state(),
-          "finished": finished, "best": dataclasses.asdict(best)})
-  ledger.close()
+  with contextlib.closing(
+      ledger_lib.Ledger(session.writer, checkpoints, done, run.train)) as ledger:
+    # Steps are counted on the host. Reading `state.step` would wait for the device in
+    # each step.
+    while not finished and done != stop:
+      # A group that starts to learn gets its slots now, not at step 0, so that no
+      # memory is taken by what is still frozen. At step 0 `state.fresh` has made them.
+      if done in optimizer.starts.values() and done:
+        state = runner.fetch(state)
+        state = runner.place(dataclasses.replace(
+            state, opt_state=optimizer.extend(state.opt_state, state.params, done)))
+      state, metrics = runner.step(
+          state, feed.put(next(feed.batches)), session.key)
+      done += 1
+      ledger.add(metrics)
+      last = done == run.train.steps
+      validates = last or done % run.train.eval_every == 0
+      saves = last or done == stop or done % run.train.checkpoint_every == 0
+      if validates or saves or done % run.train.log_every == 0:
+        # Before validation and checkpoints, so that a loss that is not finite raises
+        # before such params are saved.
+        ledger.settle(done)
+      if validates:
+        params = runner.fetch(state).params
+        scores = validate(params)
+        ledger.validated(done, scores, best.judge(done, scores))
+        # The best params are saved before this step's own checkpoint, whose facts name
+        # them.
+        if best.step == done:
+          checkpoints.save_best(done, params, facts_lib.describe(assembled))
+        ledger.restart()
+      # A patience of 0 never stops a run.
+      finished = last or 0 < run.train.patience <= best.stale
+      if saves or finished:
+        fetched = runner.fetch(state)
+        checkpoints.save(done, fetched.params, fetched.opt_state, {
+            # The position of the batches and the best validation so far travel with the
+            # params, so that a resumed run sees the batches and decides as an
+            # uninterrupted one would.
+            **facts_lib.describe(assembled), "data": feed.batches.get_state(),
+            "finished": finished, "best": dataclasses.asdict(best)})
   return best
-
-
-def _judge(best: Best, loss: float, step: int) -> None:
-  # A NaN is never less, so it counts as no improvement.
-  if loss < best.loss:
-    best.loss, best.step, best.stale = loss, step, 0
-  else:
-    best.stale += 1

@@ -9,6 +9,7 @@ from etils import epath
 from matplotlib import figure
 
 from transfer_gen.formats import whole
+from transfer_gen.metrics import measures
 from transfer_gen.run import audit_page
 from transfer_gen.run import records
 from transfer_gen.transfer import audit as audit_lib
@@ -25,6 +26,7 @@ def run_page(
 ) -> str:
   """Returns the page of one run: its curve, if it has begun, and its audit."""
   curve = [plot({"train": lines, "validation": lines})] if lines else []
+  curve += [plot({"validation": lines}, metric) for metric in metrics(lines)]
   return "\n".join([
       "<!doctype html><html lang=en><meta charset=utf-8>",
       f"<title>{html.escape(name)}</title>",
@@ -53,19 +55,33 @@ def svg(canvas: figure.Figure) -> str:
   return text[text.index("<svg"):]
 
 
-def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """Plots losses over steps as SVG; a curve named "train" is the training loss."""
+def metrics(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns the metrics of texts that validations were measured by."""
+  return sorted({name for line in lines if line["split"] == "validation"
+                 for name in line if name in measures.METRICS
+                 and measures.METRICS[name].needs != measures.LOSSES})
+
+
+def plot(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str = "loss") -> str:
+  """Plots validations over steps as SVG.
+
+  Args:
+    curves: Lines of metrics by what the curve is called; one named "train" is the
+      training loss.
+    metric: What is plotted. Lines without it are left out.
+  """
   canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
   axes = canvas.add_subplot()
   for name, lines in curves.items():
     split = "train" if name == "train" else "validation"
-    points = [(line["step"], line["loss"]) for line in lines
-              if line["split"] == split]
+    points = [(line["step"], line[metric]) for line in lines
+              if line["split"] == split and metric in line]
     if points:
       axes.plot(*zip(*points), marker="." if split == "validation" else "",
                 label=name)
   axes.set_xlabel("step")
-  axes.set_ylabel("loss, nats per token")
+  axes.set_ylabel("loss, nats per token" if metric == "loss" else metric)
   axes.grid(alpha=0.3)
   axes.legend(fontsize="small")
   return svg(canvas)

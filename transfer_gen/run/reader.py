@@ -52,7 +52,8 @@ class Reader:
         run.model, tokenizer.size)
     return inputs_lib.Inputs(
         run=dataclasses.replace(run, model=model), sources=sources,
-        data=self.data(run.data, tokenizer, model))
+        data=self.data(run.data, tokenizer, model),
+        validation=self.texts(run.data)[0]["validation"])
 
   def texts(self, config: config_lib.Data) -> tuple[Texts, dict[str, Any]]:
     """Returns the documents of each split, and the facts that data.json holds."""

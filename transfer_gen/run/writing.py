@@ -1,0 +1,64 @@
+"""What a model writes for documents: answers to inputs, or continuations of texts."""
+
+from collections.abc import Sequence
+import dataclasses
+
+from transfer_gen import config as config_lib
+from transfer_gen.data import documents as documents_lib
+from transfer_gen.run import decode
+
+Document, TextModel = documents_lib.Document, decode.TextModel
+_WORDS = 8  # Words of a text that a language model is given to continue.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+  """What a model wrote for some documents, in their order.
+
+  Attributes:
+    inputs: What the model was given.
+    references: What each output is compared with; () where there is nothing.
+    outputs: What it wrote.
+    too_long: Number of inputs that were longer than the model can read.
+  """
+  inputs: list[str]
+  references: list[tuple[str, ...]]
+  outputs: list[str]
+  too_long: int = 0
+
+
+def prompt(document: Document) -> tuple[str, tuple[str, ...]]:
+  """Returns what a model is given of a document, and what its output is compared with.
+
+  A pair gives its input, and its target with all further references. A text is cut
+  behind its first eight words; if it has no more, there is nothing to compare with.
+  """
+  if document.input:
+    answers = (document.target, *document.references)
+    return document.input, tuple(answer for answer in answers if answer)
+  words = document.target.split(" ")
+  rest = " ".join(words[_WORDS:])
+  return " ".join(words[:_WORDS]), (rest,) if rest.strip() else ()
+
+
+def write(
+    model: TextModel, documents: Sequence[Document],
+    decoding: config_lib.Decoding) -> Written:
+  """Lets a model write one text for each document.
+
+  Args:
+    model: The model.
+    documents: Pairs to answer, or texts to continue. A text that ends within its first
+      eight words is left out.
+    decoding: How texts are written. Of several for an input, the best counts.
+
+  Raises:
+    errors.UserError: As `decode.answers`.
+  """
+  asked = [(given, right) for document in documents
+           for given, right in [prompt(document)] if document.input or right]
+  inputs = [given for given, _ in asked]
+  found = decode.answers(model, inputs, decoding, progress="input")
+  return Written(
+      inputs=inputs, references=[right for _, right in asked],
+      outputs=[texts[0] for texts in found.texts], too_long=len(found.too_long))
