@@ -24,6 +24,7 @@ KNOWS = {"config": set(), "formats": set(), "metrics": set(),
 # rest of the package independent of its API.
 DOORS = {
     "absl": {"commands", "__main__"},
+    "babel": {"data"},
     "defusedxml": {"data"},
     "grain": {"data"},
     "h5py": set(),  # `formats` reads HDF5 itself, because files may be malicious.

@@ -8,8 +8,9 @@ class Data:
   r"""Where text comes from and how it becomes rows of tokens.
 
   Attributes:
-    name: `python_docs`, `docstring_summary`, another TFDS data set (`tfds:NAME`), or
-      `files` for the paths below. Default: `python_docs`.
+    name: `python_docs`, `docstring_summary`, `cldr_translation/en-de` with the codes of
+      any two languages, another TFDS data set (`tfds:NAME`), or `files` for the paths
+      below. Default: `python_docs`.
     train: For `files`, which needs it: paths of the training data, separated by commas;
       globs are allowed. Files are plain text (`.txt`, see `unit`), `.jsonl`, `.json`,
       `.csv`, `.tsv`, `.tmx`, `.parquet` or `.arrow`, each also with `.gz`, `.bz2` or

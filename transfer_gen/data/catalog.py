@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import pathlib
 import socket
@@ -22,6 +23,7 @@ from transfer_gen import errors
 
 PREFIX = "tfds:"
 _OURS = ("python_docs", "docstring_summary")
+_CLDR = "cldr_translation/"
 _FOLDER = "~/tensorflow_datasets"
 
 # What data sets of TFDS call the split that is named "validation" here.
@@ -31,24 +33,38 @@ Example = dict[str, Any]
 
 
 def misfit(name: str) -> str:
-  """Returns why `name` names no data set; empty for one of this package or of TFDS."""
+  """Returns why `data.name` names no data set; empty if it may name one."""
   if name in _OURS or (name.startswith(PREFIX) and len(name) > len(PREFIX)):
     return ""
-  return f"must be {', '.join(_OURS)}, tfds:NAME or files"
+  if name.startswith(_CLDR):
+    try:
+      fields(name)
+    except errors.UserError as error:
+      return str(error).removesuffix(".")
+    return ""
+  return (f"data.name={name!r}: must be {', '.join(_OURS)},"
+          f" {_CLDR}LANGUAGE-LANGUAGE, tfds:NAME or files")
 
 
 def fields(name: str) -> tuple[str, str]:
-  """Returns the columns of input and target that a data set has by default."""
-  del name
-  return "", "text"
+  """Returns the columns of input and target that a data set has by default.
+
+  Raises:
+    errors.UserError: If it is named by languages that are not known.
+  """
+  if not name.startswith(_CLDR):
+    return "", "text"
+  from transfer_gen.data.datasets import cldr_phrases  # Imports Babel.
+  return cldr_phrases.languages(name.removeprefix(_CLDR))
 
 
 def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
   """Opens a data set, and prepares it first if that was not done before.
 
   Args:
-    name: `python_docs`, `docstring_summary` or `tfds:NAME`, where NAME is a name that
-      TFDS takes: `NAME[/CONFIG][:VERSION]`.
+    name: `python_docs`, `docstring_summary`, `cldr_translation/en-de` with any two
+      languages, or `tfds:NAME`, where NAME is a name that TFDS takes:
+      `NAME[/CONFIG][:VERSION]`.
 
   Returns:
     The examples of each of the splits "train", "validation" and "test" that the data
@@ -61,7 +77,7 @@ def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
   """
   folder = epath.Path(os.environ.get("TFDS_DATA_DIR") or _FOLDER).expanduser()
   builder = (
-      _open_ours(name, folder) if name in _OURS
+      _open_ours(name, folder) if not name.startswith(PREFIX)
       else _open(name.removeprefix(PREFIX), folder))
   names = {_SYNONYMS.get(split, split): split for split in builder.info.splits}
   if "train" not in names:
@@ -76,8 +92,7 @@ def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
 
 def _open_ours(name: str, folder: epath.Path) -> Any:
   """Returns a builder of a data set of this package, prepared."""
-  make = _builder_class(name)
-  builder = make(data_dir=folder, file_format="array_record")
+  builder = _make(name, folder)
   # Without the lock first: the folder of a prepared data set may be read-only.
   if builder.is_prepared():
     return builder
@@ -85,7 +100,7 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
     # The builder is made anew under the lock: another process may have prepared the set
     # meanwhile, and a builder only looks for its files when it is made.
     with _lock(folder, name), quiet():
-      builder = make(data_dir=folder, file_format="array_record")
+      builder = _make(name, folder)
       builder.download_and_prepare()
   except OSError as error:
     raise errors.UserError(
@@ -94,13 +109,21 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
   return builder
 
 
-def _builder_class(name: str) -> Any:
+def _make(name: str, folder: epath.Path) -> Any:
+  """Makes a builder of a data set of this package, which looks for prepared files."""
   # Importing TFDS takes a third of a second; only runs that read such a set need it.
+  given = {"data_dir": folder, "file_format": "array_record"}
   if name == "python_docs":
     from transfer_gen.data.datasets import python_docs
-    return python_docs.PythonDocs
-  from transfer_gen.data.datasets import docstring_summary
-  return docstring_summary.DocstringSummary
+    return python_docs.PythonDocs(**given)
+  if name == "docstring_summary":
+    from transfer_gen.data.datasets import docstring_summary
+    return docstring_summary.DocstringSummary(**given)
+  from transfer_gen.data.datasets import cldr_translation
+  # It warns of each config that is no constant of the builder's class.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  return cldr_translation.CldrTranslation(
+      config=cldr_translation.config(name.removeprefix(_CLDR)), **given)
 
 
 def _open(name: str, folder: epath.Path) -> Any:

@@ -57,7 +57,7 @@ def _wrong_sources(config: config_lib.Data) -> Iterator[str]:
   """Yields what is wrong about where documents come from."""
   name, own = config.name, config.name == "files"
   if not own and (wrong := catalog.misfit(name)):
-    yield f"data.name={name!r}: {wrong}"
+    yield wrong
   if own and not config.train:
     yield "data.train is empty: data.name=files needs paths there"
   if not own and (config.train or config.validation or config.test):
