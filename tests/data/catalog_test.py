@@ -187,6 +187,41 @@ def test_a_prepared_data_set_is_read_without_its_builder_code(foreign, file_form
                   ("test", "test", 2))}
 
 
+def test_translations_and_summaries_of_tfds_are_pairs(tmp_path, monkeypatch):
+  import tensorflow_datasets as tfds
+  kinds = tfds.features
+
+  class Translations(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      return tfds.core.DatasetInfo(builder=self, features=kinds.FeaturesDict({
+          "translation": kinds.Translation(languages=["de", "en"]),
+          "talk": kinds.TranslationVariableLanguages(languages=["de", "en", "fr"]),
+          "article": kinds.Text(), "highlights": kinds.Sequence(kinds.Text())}))
+
+    def _split_generators(self, dl_manager):
+      return {split: iter([(0, {
+          "translation": {"de": f"ü {split}", "en": f"u {split}"},
+          "talk": {"de": [f"eins {split}", f"zwei {split}"], "en": f"one {split}"},
+          "article": f"long {split}", "highlights": [f"a {split}", f"b {split}"]})])
+              for split in ("train", "validation", "test")}
+
+    def _generate_examples(self):
+      raise NotImplementedError
+
+  Translations(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+
+  for source, target, want in (
+      ("translation.en", "translation.de", ("u test", "ü test", ())),
+      ("talk.en", "talk.de", ("one test", "eins test", ("zwei test",))),
+      ("article", "highlights", ("long test", "a test", ("b test",)))):
+    found, _ = documents.load(config.Data(
+        name="tfds:translations", input_field=source, target_field=target))
+    assert found["test"] == [documents.Document(*want)]
+
+
 def test_an_unknown_data_set_is_refused_with_advice(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
 

@@ -32,6 +32,12 @@ def sides(rows, names, drop_empty=False):
     ({"source": ["a.", "b."], "target": ["c", " ", "d"]}, ("source", "target"),
      ("a. b.", ("c", "d"))),
     ({"text": ["a.", "b."]}, ("", "text"), ("", ("a. b.",))),
+    ({"t": {"language": ["de", "en", "de"], "translation": ["b", "a", "c"]}},
+     ("t.en", "t.de"), ("a", ("b", "c"))),
+    ({"language": [b"de", b"en"], "translation": [b"b", b"a"]}, ("en", "de"),
+     ("a", ("b",))),
+    ({"language": "en", "translation": "a"}, ("translation", "language"),
+     ("a", ("en",))),
     ({"q": b"\xc3\xa9", "a": np.array([b"b", b"c"], object)}, ("q", "a"),
      ("é", ("b", "c"))),
 ])

@@ -106,11 +106,14 @@ def _check_columns(
 
 def _value(columns: Any, name: str) -> Any:
   """Returns the value of a column, or `_MISSING`; dots lead into nested columns."""
+  if not isinstance(columns, Mapping):
+    return _MISSING
+  columns = _by_language(columns)
   # A name with dots may also be that of a column itself.
-  if isinstance(columns, Mapping) and name in columns:
+  if name in columns:
     return columns[name]
   first, _, rest = name.partition(".")
-  if not rest or not isinstance(columns, Mapping) or first not in columns:
+  if not rest or first not in columns:
     return _MISSING
   inner = columns[first]
   if isinstance(inner, Mapping):
@@ -121,9 +124,27 @@ def _value(columns: Any, name: str) -> Any:
   return _MISSING
 
 
+def _by_language(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns the texts of each language, where a list says which language each is in.
+
+  TFDS and Hugging Face Datasets store translations so if languages vary: as columns
+  `language` and `translation` of equal length. All others are returned as they are.
+  """
+  if columns.keys() != {"language", "translation"}:
+    return columns
+  languages, texts = columns["language"], columns["translation"]
+  if not (_is_list(languages) and _is_list(texts) and len(languages) == len(texts)):
+    return columns
+  found: dict[str, list[Any]] = {}
+  for language, text in zip(languages, texts):
+    code = language.decode() if isinstance(language, bytes) else str(language)
+    found.setdefault(code, []).append(text)
+  return {code: given[0] if len(given) == 1 else given for code, given in found.items()}
+
+
 def _names(columns: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
   """Yields the names that `_value` takes."""
-  for name, value in columns.items():
+  for name, value in _by_language(columns).items():
     item = value[0] if _is_list(value) and len(value) else value
     if isinstance(item, Mapping):
       yield from _names(item, f"{prefix}{name}.")
