@@ -103,7 +103,7 @@ def test_an_invalid_tokenizer_config_is_refused(fields, message):
 
 
 @pytest.mark.parametrize("name, data", [
-    ("tokenizer.json", "{}"), ("x.model", "no model"), ("x.txt", "a b"), ("", "")])
+    ("tokenizer.json", "{}"), ("x.model", "no model"), ("x.md", "a b"), ("", "")])
 def test_a_file_that_is_not_a_tokenizer_is_refused(name, data, tmp_path):
   (tmp_path / (name or "other")).write_text(data)
 

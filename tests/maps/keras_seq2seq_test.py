@@ -160,3 +160,83 @@ def test_encoder_and_decoder_each_match_their_own_characters(folder, capsys):
         [token] = tokenizer.encode(letter)
         # With a learning rate of 1e-9, one step leaves the rows where they started.
         np.testing.assert_allclose(ours[name][token], theirs[name][row], atol=1e-6)
+
+
+def _trained_pair(folder):
+  """Trains the example's model for a few steps; returns what its own decoding needs.
+
+  Returns:
+    The model, the characters of both sides, and the longest input.
+  """
+  pairs = [(f"{word}.", "".join(chr(ord("n") + ord(c) - ord("a")) for c in word) + "!")
+           for word in ("go", "run", "jump", "hello", "wait", "stop", "i won", "smile",
+                        "attack", "cheers", "get up", "hug me")]
+  inputs = sorted({c for text, _ in pairs for c in text})
+  targets = sorted({c for _, text in pairs for c in text} | {"\t", "\n"})
+  longest = max(len(text) for text, _ in pairs)
+  keras.utils.set_random_seed(0)
+  read, written_ = (keras.Input((None, len(letters))) for letters in (inputs, targets))
+  states = keras.layers.LSTM(24, return_state=True)(read)[1:]
+  out = keras.layers.LSTM(24, return_sequences=True, return_state=True)(
+      written_, initial_state=states)[0]
+  out = keras.layers.Dense(len(targets), activation="softmax")(out)
+  model = keras.Model([read, written_], out)
+  model.compile(keras.optimizers.Adam(0.02), "categorical_crossentropy")
+  answers = [f"\t{text}\n" for _, text in pairs]
+  size = max(map(len, answers))
+  hot = lambda text, letters: np.eye(len(letters), dtype=np.float32)[
+      [letters.index(c) for c in text]]
+  fed = [np.stack([hot(text.ljust(longest), inputs) for text, _ in pairs]),
+         np.stack([hot(text[:-1].ljust(size, "\n"), targets) for text in answers])]
+  model.fit(fed, np.stack([hot(text[1:].ljust(size, "\n"), targets)
+                           for text in answers]), epochs=40, verbose=0)
+  model.save(folder / "s2s.h5")
+  (folder / "targets.json").write_text(json.dumps(targets))
+  return model, inputs, targets, longest
+
+
+def _decoded(model, inputs, targets, text, length):
+  """Decodes greedily, as `decode_sequence` of the Keras example does.
+
+  It keeps the state and feeds one character at a time.
+  """
+  encoder = keras.Model(model.input[0], model.layers[2].output[1:])
+  state_in = [keras.Input((24,)), keras.Input((24,))]
+  lstm, dense = model.layers[3:5]
+  out, *state_out = lstm(model.input[1], initial_state=state_in)
+  decoder = keras.Model([model.input[1], *state_in], [dense(out), *state_out])
+  hot = lambda text, letters: np.eye(len(letters), dtype=np.float32)[
+      [[letters.index(c) for c in text]]]
+  states = encoder.predict(hot(text.ljust(length), inputs), verbose=0)
+  answer, last = "", "\t"
+  while len(answer) <= 12:
+    chances, *states = decoder.predict([hot(last, targets), *states], verbose=0)
+    last = targets[int(chances[0, -1].argmax())]
+    if last == "\n":
+      break
+    answer += last
+  return answer
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_model_of_two_alphabets_is_asked_as_keras_asks_it(folder, capsys, filled):
+  model, inputs, targets, longest = _trained_pair(folder)
+  (folder / "inputs.json").write_text(json.dumps(
+      {"tokens": inputs, "roles": {"pad": " "}, "length": longest} if filled
+      else {c: i for i, c in enumerate(inputs)}))
+  asked = ["go.", "run.", "jump.", "hello.", "wait.", "stop.", "i won.", "smile.",
+           "up.", "hop", "see me.", "tag", "a", "cheer up."]
+
+  main.run(["transfer-gen", "convert", "--source=s2s.h5", "--output=w",
+            "--tokenizer=inputs.json|targets.json"])
+  (folder / "asked.txt").write_text("\n".join(asked) + "\n")
+  capsys.readouterr()
+  main.run(["transfer-gen", "generate", "--workdir=w", "--prompts=asked.txt",
+            "--max_tokens=13"])
+
+  printed = "\n" + capsys.readouterr().out.removesuffix("\n")
+  answers = [answer.split("\n", 1)[1] for answer in printed.split("\n--- ")[1:]]
+  theirs = [_decoded(model, inputs, targets, text, longest if filled else 0)
+            for text in asked]
+  assert answers == theirs
+  assert len({*theirs}) > 8

@@ -8,4 +8,4 @@ def run(values: flags.Values) -> None:
   """Converts, and prints what was written and what could not be."""
   print("\n".join(convert_lib.convert(
       values.source, values.output, values.to, values.map, values.step,
-      values.vocabulary)))
+      values.vocabulary, values.tokenizer)))

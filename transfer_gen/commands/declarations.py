@@ -80,6 +80,11 @@ _VOCABULARY = Flag(
     " refuse or repair.")
 
 # In the order in which `--help` lists them.
+_TOKENIZER = Flag(
+    name="tokenizer", value="PATH", default="",
+    meaning="Vocabulary of a source that holds none: a tokenizer, a word_index, or a"
+    " list of tokens; INPUTS|TARGETS for two alphabets.")
+
 COMMANDS: Mapping[str, Command] = {
     "plan": Command(
         summary="Shows leaf by leaf what a transfer copies and what is trained; trains"
@@ -149,7 +154,7 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="map", value="NAME", default="",
                  meaning="Lists the leaves under the names of transfer_gen: name or"
                  " file of the map, or auto to detect it from the files."),
-            _VOCABULARY, _STEP)),
+            _VOCABULARY, _TOKENIZER, _STEP)),
     "convert": Command(
         summary="Writes a checkpoint in another format, completely or not at all.",
         flags=(
@@ -163,5 +168,5 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Format to write: orbax (a workdir), safetensors (for"
                  " Transformers), keras, or peft (the adapters alone; the other formats"
                  " merge them)."),
-            _STEP, _VOCABULARY)),
+            _STEP, _VOCABULARY, _TOKENIZER)),
 }

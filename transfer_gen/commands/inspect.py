@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.commands import flags
 from transfer_gen.transfer import table
@@ -15,6 +16,9 @@ def run(values: flags.Values) -> None:
   """Prints the title, with a map also the model's config, and a line per leaf."""
   # Without a map, the leaves are listed as the file names them, which also works for
   # architectures that are not known here.
+  if values.tokenizer and not values.map:
+    raise errors.UserError(
+        "--tokenizer is for leaves under our names: add --map=auto, or remove it.")
   if not values.map:
     title, specs = sources.leaves(values.source, values.step)
     print(title)
@@ -22,6 +26,7 @@ def run(values: flags.Values) -> None:
     return
   source = sources.open(
       values.source, values.step, vocabulary=values.vocabulary,
+      tokenizer=values.tokenizer,
       map_name="" if values.map == _DETECT else values.map)
   print(source.title)
   if model := source.model:

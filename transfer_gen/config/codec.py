@@ -45,6 +45,7 @@ def run_from_json(data: dict[str, Any]) -> config_lib.Run:
   """
   parts: dict[str, Any] = {
       "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
+      "encoder_tokenizer": config_lib.Tokenizer,
       "optim": config_lib.Optim, "train": config_lib.Train,
       "parallel": config_lib.Parallel, "source": config_lib.Source,
       "strategy": config_lib.Strategy, "decoding": config_lib.Decoding}

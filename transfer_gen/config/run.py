@@ -23,6 +23,9 @@ class Run:
     model: The model that is trained, by default a `Decoder`.
     data: The texts that it reads. Default: `Data()`.
     tokenizer: How text becomes tokens. Default: `Tokenizer()`.
+    encoder_tokenizer: For a model with an encoder: how inputs become tokens, with ids
+      of their own; targets are those of `tokenizer`. If None, the default, both sides
+      have the same tokenizer.
     optim: How the learning leaves are updated. Default: `Optim()`.
     train: How long the run trains, and how often it reports, validates and saves.
       Default: `Train()`.
@@ -53,6 +56,7 @@ class Run:
   model: models.Model = dataclasses.field(default_factory=models.Decoder)
   data: Data = dataclasses.field(default_factory=Data)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
+  encoder_tokenizer: Tokenizer | None = None
   optim: Optim = dataclasses.field(default_factory=Optim)
   train: Train = dataclasses.field(default_factory=Train)
   parallel: Parallel = dataclasses.field(default_factory=Parallel)

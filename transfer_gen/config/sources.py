@@ -16,6 +16,11 @@ class Source:
       from the files. Default: empty.
     vocabulary: For a checkpoint of another framework: whether to `refuse` or `repair` a
       vocabulary with damaged or duplicate entries. Default: `refuse`.
+    tokenizer: For a checkpoint of another framework that holds no vocabulary, such as
+      files of Keras and NumPy: path of a tokenizer or of a list of tokens; for a model
+      of pairs whose sides have alphabets of their own `inputs|targets`. See
+      `sources.given`. If empty, the default, the one that lies beside the checkpoint is
+      taken, if any.
     run: In a study: name of the run whose best checkpoint is read, in place of `path`.
       Default: empty.
     step: Step of the run's checkpoint to read, counted in updates. -1, the default,
@@ -27,6 +32,7 @@ class Source:
   path: str = ""
   map: str = ""
   vocabulary: str = "refuse"
+  tokenizer: str = ""
   run: str = ""
   step: int = -1
   moments: bool = False

@@ -54,6 +54,8 @@ class Prepared:
     lengths: All values of T that batches can have, ascending.
     token_counts: i64[V], number of occurrences of each token in the kept texts of the
       training split. Special tokens, which the rows add, are not counted.
+    encoder_token_counts: The same for the inputs, if their ids are of another tokenizer
+      (see `tokenizers.own_encoder`), which `token_counts` then leaves out.
     facts: The facts for data.json: those of the documents, `tokenizer`, and by split
       `rows` by length, `tokens` (number of targets that count), `unknown_tokens`,
       `bytes` of the targets, `cut` (number of pairs that were cut), and `kept` and
@@ -63,10 +65,16 @@ class Prepared:
   roles: Mapping[str, int]
   lengths: tuple[int, ...]
   token_counts: np.ndarray
+  encoder_token_counts: np.ndarray
   facts: dict[str, Any]
   _rows: Mapping[str, Sequence[rows_lib.Rows]]
   _bytes: Mapping[str, np.ndarray]
   _counts: np.ndarray  # i64[lengths, parts], number of training rows.
+
+  @property
+  def encoder_tokenizer(self) -> tokenizers.Tokenizer | None:
+    """Tokenizer of the inputs, if its ids are its own; see `tokenizers.own_encoder`."""
+    return tokenizers.own_encoder(self.tokenizer)
 
   def train_batches(self, batch_size: int, seed: int) -> Batches:
     """Returns endless batches of the training split, reshuffled in each epoch.
@@ -112,11 +120,13 @@ class Prepared:
       document that a target belongs to, and -1 where the weight is 0.
     """
     _check_batch_size(batch_size)
+    encoder_pad = roles(tokenizers.for_encoder(self.tokenizer))["pad"]
     for rows in self._rows[split]:
       for start in range(0, len(rows), batch_size):
         index = np.arange(start, min(start + batch_size, len(rows)))
         batch = rows.batch(index) | {"documents": rows.documents[index]}
-        yield rows_lib.fill_batch(batch, batch_size, self.roles["pad"])
+        yield rows_lib.fill_batch(
+            batch, batch_size, self.roles["pad"], encoder_pad)
 
   def inputs(self, split: str) -> list[np.ndarray]:
     """Returns the inputs of a split, i32[N, T] for each bucket."""
@@ -173,31 +183,25 @@ def prepare(
       refuses such, or the config does not fit.
   """
   fields.check(config)
-  if encoder is not None and not fields.is_pairs(config):
-    raise errors.UserError(
-        "The model has an encoder, which reads inputs, but the data has none. Set"
-        " data.input_field (or two files, input|target, as data.train), or choose a"
-        " model without an encoder.")
   roles, notes = tokenizers.resolve_roles(tokenizer)
-  # An answer without an end would have none to learn, and generation would run on.
-  if fields.is_pairs(config) and "eos" not in roles:
-    raise errors.UserError(
-        "data: pairs need an end-of-text token, but the tokenizer has no special"
-        " tokens. Choose another tokenizer.kind, or a language model"
-        " (data.input_field='').")
+  _check_pairs(config, roles, encoder)
   rows, sizes, splits, by_part = {}, {}, {}, {}
+  # Translation models read one language and write another, each with its own pieces.
+  reader = tokenizer if encoder is None else tokenizers.for_encoder(tokenizer)
+  encoder_roles, more = tokenizers.resolve_roles(reader)
+  own = tokenizers.own_encoder(tokenizer)
   token_counts = np.zeros(tokenizer.size, np.int64)
+  encoder_token_counts = np.zeros(own.size if own else 0, np.int64)
   for split, found in documents.items():
     targets = _encode(tokenizer, [document.target for document in found])
-    # Translation models read one language and write another, each with its own pieces.
-    reader = tokenizer if encoder is None else tokenizers.for_encoder(tokenizer)
     inputs = _encode(reader, [document.input for document in found])
     cut = 0
     if fields.is_pairs(config):
-      inputs, targets, cut = rows_lib.fit(inputs, targets, roles, config, encoder)
+      inputs, targets, cut = rows_lib.fit(
+          inputs, targets, encoder_roles, config, encoder)
     rows[split], kept, by_part[split] = mixing.lay_out(
         [document.part for document in found],
-        _layout(inputs, targets, roles, config, encoder))
+        _layout(inputs, targets, roles, config, encoder, encoder_roles))
     # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
     sizes[split] = np.array(
         [len(document.target.encode()) for document in found], np.int64) * kept
@@ -207,9 +211,11 @@ def prepare(
           f" data.length={config.length} tokens. Raise it, or set data.max_chars.")
     # From the training split alone: validation and test must not influence a run.
     if split == "train":
-      for ids in itertools.compress([*inputs, *targets], [*kept, *kept]):
-        # `token_counts[ids] += 1` would count a token once that occurs twice.
-        np.add.at(token_counts, ids, 1)
+      for texts, seen in ((inputs, encoder_token_counts if own else token_counts),
+                          (targets, token_counts)):
+        for ids in itertools.compress(texts, kept):
+          # `seen[ids] += 1` would count a token once that occurs twice.
+          np.add.at(seen, ids, 1)
     counts = dict(facts.get("splits", {}).get(split, {}))
     # A copy, so that the caller's facts stay as they are.
     dropped = dict(counts.get("dropped", {}))
@@ -219,14 +225,19 @@ def prepare(
         "kept": int(kept.sum()), "dropped": dropped,
         "rows": {str(r.inputs.shape[1]): len(r) for r in rows[split]},
         "tokens": sum(int((r.documents >= 0).sum()) for r in rows[split]),
-        "unknown_tokens": _count_unknown(tokenizer, [*inputs, *targets]),
+        "unknown_tokens": _count_unknown(reader, inputs)
+        + _count_unknown(tokenizer, targets),
         "bytes": int(sizes[split].sum())}
   lengths = {r.inputs.shape[1] for found in rows.values() for r in found if len(r)}
   return Prepared(
       tokenizer=tokenizer, roles=roles, lengths=tuple(sorted(lengths)),
-      token_counts=token_counts, facts=dict(facts) | {
+      token_counts=token_counts, encoder_token_counts=encoder_token_counts,
+      facts=dict(facts) | {
           "splits": splits,
-          "tokenizer": {"size": tokenizer.size, "roles": roles, "notes": notes}},
+          "tokenizer": {"size": tokenizer.size, "roles": roles, "notes": notes},
+          **({"encoder_tokenizer": {
+              "size": own.size, "roles": encoder_roles, "notes": more}} if own else {})
+      },
       _rows=rows, _bytes=sizes, _counts=by_part["train"])
 
 
@@ -267,12 +278,28 @@ def tokenize_for_encoder(
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   reader = tokenizers.for_encoder(tokenizer)
-  inputs = [rows_lib.encoder_row(ids, roles, encoder)
+  encoder_roles, _ = tokenizers.resolve_roles(reader)
+  inputs = [rows_lib.encoder_row(ids, encoder_roles, encoder)
             for ids in _prompt_ids(prompts, reader, config, answered=True)]
   return inputs, [[rows_lib.start_token(roles, encoder)] for _ in inputs]
 
 
-def _layout(inputs, targets, roles, config, encoder) -> mixing.LayOut:
+def _check_pairs(config, roles, encoder) -> None:
+  """Refuses data that a model with an encoder cannot read, and answers without end."""
+  if encoder is not None and not fields.is_pairs(config):
+    raise errors.UserError(
+        "The model has an encoder, which reads inputs, but the data has none. Set"
+        " data.input_field (or two files, input|target, as data.train), or choose a"
+        " model without an encoder.")
+  # An answer without an end would have none to learn, and generation would run on.
+  if fields.is_pairs(config) and "eos" not in roles:
+    raise errors.UserError(
+        "data: pairs need an end-of-text token, but the tokenizer has no special"
+        " tokens. Choose another tokenizer.kind, or a language model"
+        " (data.input_field='').")
+
+
+def _layout(inputs, targets, roles, config, encoder, encoder_roles) -> mixing.LayOut:
   """Returns what lays out a range of documents.
 
   It returns rows by length, and bool[N], which documents they contain.
@@ -280,7 +307,7 @@ def _layout(inputs, targets, roles, config, encoder) -> mixing.LayOut:
   lengths = sorted({*config.buckets, config.length})
   if encoder is not None:
     return lambda part: rows_lib.pad_both(
-        inputs[part], targets[part], roles, lengths, encoder)
+        inputs[part], targets[part], roles, lengths, encoder, encoder_roles)
   if fields.is_pairs(config):
     return lambda part: rows_lib.pad(inputs[part], targets[part], roles, lengths)
   return lambda part: ([rows_lib.pack(targets[part], roles, config.length)],

@@ -117,7 +117,7 @@ def pad(
 
 def pad_both(
     inputs: Texts, targets: Texts, roles: Roles, lengths: Sequence[int],
-    encoder: config_lib.Recurrent,
+    encoder: config_lib.Recurrent, encoder_roles: Roles,
 ) -> tuple[list[Rows], np.ndarray]:
   """Lays out each pair as two rows, the encoder's input and `[start] target [eos]`.
 
@@ -130,16 +130,17 @@ def pad_both(
     roles: Ids of all roles.
     lengths: Lengths of the buckets, ascending.
     encoder: Config of the model.
+    encoder_roles: Ids of all roles in the inputs, whose tokenizer may be another one.
 
   Returns:
     Rows for each bucket, and bool[N], which pairs fit into a bucket.
   """
-  marked = [encoder_row(ids, roles, encoder) for ids in inputs]
+  marked = [encoder_row(ids, encoder_roles, encoder) for ids in inputs]
   # [start] target [eos] takes one position less than it has tokens, as in `pad`.
   counts = np.array([max(len(a), len(b) + 1) for a, b in zip(marked, targets)])
   begin, buckets = start_token(roles, encoder), []
   for length, members in _buckets(counts, lengths):
-    encoder_inputs = np.full((len(members), length), roles["pad"], np.int32)
+    encoder_inputs = np.full((len(members), length), encoder_roles["pad"], np.int32)
     rows = dataclasses.replace(
         _empty(len(members), length, roles), encoder_inputs=encoder_inputs,
         encoder_counts=np.array([len(marked[i]) for i in members], np.int32))
@@ -152,7 +153,7 @@ def pad_both(
 
 
 def fit(
-    inputs: Texts, targets: Texts, roles: Roles, config: config_lib.Data,
+    inputs: Texts, targets: Texts, encoder_roles: Roles, config: config_lib.Data,
     encoder: config_lib.Recurrent | None,
 ) -> tuple[Texts, Texts, int]:
   """Cuts pairs that no row holds, where the config asks for it.
@@ -160,7 +161,7 @@ def fit(
   Args:
     inputs: Token ids of the inputs.
     targets: Token ids of their answers.
-    roles: Ids of all roles.
+    encoder_roles: Ids of all roles in the inputs.
     config: `length` and `too_long` are read.
     encoder: Config of the model, if it has an encoder; otherwise None.
 
@@ -178,7 +179,7 @@ def fit(
     rooms = [(room - min(len(b), max(room - room // 2, room - len(a))),
               max(room - room // 2, room - len(a))) for a, b in zip(inputs, targets)]
   else:
-    marks = len(encoder_row([], roles, encoder))
+    marks = len(encoder_row([], encoder_roles, encoder))
     rooms = [(config.length - marks, config.length - 1)] * len(inputs)
   long = sum(len(a) > room[0] or len(b) > room[1]
              for a, b, room in zip(inputs, targets, rooms))
@@ -228,14 +229,17 @@ def start_token(roles: Roles, encoder: config_lib.Recurrent) -> int:
   return roles["bos"]
 
 
-def fill_batch(batch: Batch, batch_size: int, pad_token: int) -> Batch:
+def fill_batch(
+    batch: Batch, batch_size: int, pad_token: int, encoder_pad: int
+) -> Batch:
   """Adds padding rows of weight 0 to a batch, up to B rows.
 
   Their encoder input has one token, because an encoder never reads an empty input.
   """
   # Whatever is not named in `empty` may hold any value, as its weight is 0.
   missing = batch_size - len(batch["inputs"])
-  empty = {"weights": 0, "documents": -1, "encoder_counts": 1}
+  empty = {"weights": 0, "documents": -1, "encoder_counts": 1,
+           "encoder_inputs": encoder_pad}
   return {
       name: np.pad(value, ((0, missing), *((0, 0),) * (value.ndim - 1)),
                    constant_values=empty.get(name, pad_token))

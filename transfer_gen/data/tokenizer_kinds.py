@@ -23,7 +23,7 @@ USUAL = {
 }
 # Pre-tokenizers that remove the spaces of a text, and characters that usually follow
 # the word before them without a space.
-_WORD_SPLITTERS = {"Whitespace", "BertPreTokenizer"}
+_WORD_SPLITTERS = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer"}
 _CLOSING = frozenset(".,;:!?)]}%")
 KIND_FILE = "tokenizer_kind.json"
 _CHUNK = 512  # Texts that are encoded at a time.
@@ -71,6 +71,11 @@ class Characters:
     self._ids = {c: i for i, c in enumerate(characters) if c is not None}
     self.tokens = tuple((c or "").encode("utf-8") for c in characters)
     self.size = len(self.tokens)
+
+  def with_roles(self, roles: Mapping[str, int]) -> "Characters":
+    """Returns the same ids with further roles, whose tokens then stand for no text."""
+    texts = [None if i in roles.values() else c for i, c in enumerate(self._characters)]
+    return Characters(texts, {**self.roles, **roles})
 
   def encode(self, text: str) -> list[int]:
     refuse_unknown(text, set(text) - set(self._ids))

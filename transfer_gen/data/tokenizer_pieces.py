@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import functools
 import json
 import re
+from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds as kinds
 
-KIND = "pieces"
+KIND, BOTH = "pieces", "both_sides"
+SIDES = ("inputs", "targets")  # Folders of a saved `BothSides`.
 FILES = ("source.spm", "target.spm", "vocab.json")
 _LANGUAGE = re.compile(r">>.+?<<")
 
@@ -97,6 +99,37 @@ class Pieces:
       return b""
     # SentencePiece writes a space as U+2581.
     return piece.replace("\u2581", " ").encode("utf-8")
+
+
+class BothSides:
+  """Two tokenizers: one for an encoder's inputs, one for the targets.
+
+  Each side has ids of its own. `tokenizers.Tokenizer` says what each method does.
+
+  Attributes:
+    for_encoder: The tokenizer for an encoder's inputs. The object itself is the
+      tokenizer of the targets.
+  """
+
+  def __init__(self, inputs: Any, targets: Any):
+    """Initializes from the tokenizers of both sides, which have one side each."""
+    self.for_encoder, self._targets = inputs, targets
+    self.size, self.tokens = targets.size, targets.tokens
+    self.roles = targets.roles
+
+  def encode(self, text: str) -> list[int]:
+    return self._targets.encode(text)
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return self._targets.encode_batch(texts)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self._targets.decode(ids)
+
+  def save(self, folder: epath.Path) -> None:
+    kinds.write_kind(folder, {"kind": BOTH})
+    for name, side in zip(SIDES, (self.for_encoder, self._targets)):
+      side.save(folder / name)
 
 
 def load(folder: epath.Path) -> Pieces:

@@ -12,6 +12,7 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import files
+from transfer_gen.data import token_lists
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
@@ -106,8 +107,9 @@ def load(path: epath.PathLike) -> Tokenizer:
 
   Args:
     path: A folder that `save` wrote; a `tokenizer.json` of Hugging Face or a
-      SentencePiece `.model`; or a folder with one of them, with GPT-2's `vocab.json`
-      and `merges.txt`, or with Marian's `source.spm`, `target.spm` and `vocab.json`.
+      SentencePiece `.model`; a list of tokens, see `token_lists`; or a folder with one
+      of the first two, with GPT-2's `vocab.json` and `merges.txt`, or with Marian's
+      `source.spm`, `target.spm` and `vocab.json`.
 
   Raises:
     errors.UserError: If there is nothing at `path`, or nothing of these forms.
@@ -116,7 +118,8 @@ def load(path: epath.PathLike) -> Tokenizer:
   if not path.exists():
     raise errors.UserError(
         f"tokenizer.path={str(path)!r}: there is no such file or folder. Give a"
-        " tokenizer.json, a SentencePiece .model, or a folder with one.")
+        " tokenizer.json, a SentencePiece .model, a list of tokens, or a folder with"
+        " one of the first two.")
   try:
     return _load_folder(path) if path.is_dir() else _load_file(path)
   except errors.UserError:
@@ -128,11 +131,30 @@ def load(path: epath.PathLike) -> Tokenizer:
 
 
 def for_encoder(tokenizer: Tokenizer) -> Tokenizer:
-  """Returns the tokenizer for an encoder's inputs; it has the ids of the given one.
+  """Returns the tokenizer for an encoder's inputs.
 
-  Most tokenizers are their own; those of translation models have one for each side.
+  Most tokenizers are their own; those of translation models have one for each side,
+  with the same ids or, where `own_encoder` is true, with ids of its own.
   """
   return getattr(tokenizer, "for_encoder", tokenizer)
+
+
+def own_encoder(tokenizer: Tokenizer) -> Tokenizer | None:
+  """Returns the tokenizer for an encoder's inputs if its ids are its own, else None."""
+  return for_encoder(tokenizer) if isinstance(tokenizer, pieces.BothSides) else None
+
+
+def for_both_sides(inputs: Tokenizer, targets: Tokenizer) -> Tokenizer:
+  """Returns a tokenizer that reads texts with `inputs` and writes with `targets`.
+
+  Raises:
+    errors.UserError: If one of them has two sides itself.
+  """
+  if for_encoder(inputs) is not inputs or for_encoder(targets) is not targets:
+    raise errors.UserError(
+        "A tokenizer of one side has two sides itself, as those of Marian do. Name it"
+        " once, as the tokenizer of both.")
+  return pieces.BothSides(inputs, targets)
 
 
 def resolve_roles(tokenizer: Tokenizer) -> tuple[dict[str, int], list[str]]:
@@ -194,6 +216,8 @@ def _load_folder(folder: epath.Path) -> Tokenizer:
       return kinds.Bytes()
     if saved["kind"] == "characters":
       return kinds.Characters(saved["characters"], saved.get("roles"))
+    if saved["kind"] == pieces.BOTH:
+      return for_both_sides(*(_load_folder(folder / side) for side in pieces.SIDES))
   if all((folder / name).exists() for name in pieces.FILES):
     return pieces.load(folder)
   if (folder / "tokenizer.json").exists():
@@ -211,12 +235,14 @@ def _load_folder(folder: epath.Path) -> Tokenizer:
 def _load_file(path: epath.Path) -> Tokenizer:
   if path.suffix == ".model":
     return kinds.SentencePiece(path.read_bytes())
+  if token_lists.recognizes(path):
+    return token_lists.read(path).tokenizer
   if path.suffix == ".json":
     import tokenizers  # Here, because only some kinds need the library.
     return kinds.HuggingFace(tokenizers.Tokenizer.from_str(_text(path)))
   raise errors.UserError(
-      f"{path}: the file of a tokenizer must be a tokenizer.json or a SentencePiece"
-      " .model.")
+      f"{path}: the file of a tokenizer must be a tokenizer.json, a SentencePiece"
+      " .model, or a list of tokens (.json or .txt).")
 
 
 def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:

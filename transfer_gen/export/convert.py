@@ -10,7 +10,7 @@ from transfer_gen.formats import whole
 
 def convert(
     path: epath.PathLike, output: epath.PathLike, form: str, name: str = "",
-    step: int = -1, vocabulary: str = sources.REFUSE
+    step: int = -1, vocabulary: str = sources.REFUSE, tokenizer: str = ""
 ) -> tuple[str, ...]:
   """Writes a checkpoint in another form; whole, or not at all.
 
@@ -27,6 +27,7 @@ def convert(
       written. "": found out.
     step: Which checkpoint of a run. -1: the best.
     vocabulary: See `sources.open`.
+    tokenizer: See `sources.open`.
 
   Returns:
     Sentences on what was written, and on what could not be.
@@ -41,9 +42,11 @@ def convert(
   # Before the source is opened, so that a wrong command fails at once.
   if output.exists():
     raise errors.UserError(f"{output}: is there already. Take another --output.")
-  source, name = _opened(path, name, step, vocabulary)
+  source, name = _opened(path, name, step, vocabulary, tokenizer)
   with whole.folder(output) as folder:
     notes = forms.FORMS[form](source, folder, name)
+  if source.tokenizer is None and sources.is_foreign(path):
+    notes += (sources.ask(path),)
   if source.adapters and form != "peft":
     names = ", ".join(adapter.name for adapter in source.adapters)
     notes += (f"Merged into its kernels: {names}.",)
@@ -51,13 +54,14 @@ def convert(
 
 
 def _opened(
-    path: epath.PathLike, name: str, step: int, vocabulary: str
+    path: epath.PathLike, name: str, step: int, vocabulary: str, tokenizer: str
 ) -> tuple[sources.Source, str]:
   """The source, and the map that it is written through, "" to find one."""
   # A run is read without a map: there the name says which map it is written through.
   foreign = sources.is_foreign(path)
   source = sources.open(
-      path, step, map_name=name if foreign else "", vocabulary=vocabulary)
+      path, step, map_name=name if foreign else "", vocabulary=vocabulary,
+      tokenizer=tokenizer)
   if source.model is None:
     raise errors.UserError(
         f"{source.title}: nothing says which model this is, so it cannot be converted."

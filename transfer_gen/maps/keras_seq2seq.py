@@ -3,8 +3,8 @@
 The character sequence-to-sequence model of the Keras examples: one-hot input, or an
 Embedding each; a Bidirectional encoder's states concatenated. That example fills
 sources on the right with the space character up to the longest of its data, which
-stands in no file: `encoder_length` and `pad_token` of the model are the user's to set,
-and so are the characters. Nothing marks a source's end, and answers begin with bos.
+stands in no file, nor do the characters: both are said with `Source.tokenizer`, see
+`sources.given`. Nothing marks a source's end, and answers begin with bos.
 """
 
 import dataclasses

@@ -71,24 +71,30 @@ def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, An
   return {"family": type(config).__name__, **_CONSTANTS[type(config)](config)}
 
 
-def with_vocabulary(config: Config, size: int) -> Config:
+def with_vocabulary(config: Config, size: int, encoder_size: int = 0) -> Config:
   """Returns a config with the vocabulary size filled in.
 
   Args:
     config: Config of a model.
     size: Number of tokens that the tokenizer has.
+    encoder_size: Number of tokens of the encoder's own tokenizer; 0 if it has none.
 
   Raises:
     errors.UserError: If the model has fewer rows than the tokenizer has tokens, or
       the token that its answers begin with is none of them.
   """
-  for field in ("vocab_size", "encoder_vocab_size")[:1 + encodes(config)]:
-    if 0 < getattr(config, field) < size:
+  sizes = {"vocab_size": size, "encoder_vocab_size": encoder_size or size}
+  for field, tokens in [*sizes.items()][:1 + encodes(config)]:
+    if 0 < getattr(config, field) < tokens:
       raise errors.UserError(
           f"model.{field} is {getattr(config, field)} and the tokenizer has"
-          f" {size} tokens. Leave it at 0 to take the tokenizer's.")
+          f" {tokens} tokens. Leave it at 0 to take the tokenizer's.")
   if not config.vocab_size:
     config = dataclasses.replace(config, vocab_size=size)
+  # Without a tokenizer of its own, 0 stays: an encoder then has the tokens of answers.
+  if encoder_size and not getattr(config, "encoder_vocab_size", encoder_size):
+    own: Any = {"encoder_vocab_size": encoder_size}
+    config = dataclasses.replace(config, **own)
   start_token = getattr(config, "start_token", -1)  # Of a model with an encoder.
   if encodes(config) and start_token >= config.vocab_size:
     raise errors.UserError(

@@ -74,8 +74,15 @@ class Assembled:
       errors.UserError: With every misfit.
     """
     constants = {name: source.constants for name, source in self.sources.items()}
-    return resolve.resolve(
-        self.plan, self.source_specs, specs,
-        # Tokenizers of sources are large: they are opened only if a map may need them.
-        self.inputs.vocabularies() if self.plan.axes else {},
-        constants | {resolve.TARGET: self.inputs.constants})
+    # Tokenizers of sources are large: they are opened only if a map may need them.
+    vocabularies = self.inputs.vocabularies() if self.plan.axes else {}
+    try:
+      return resolve.resolve(
+          self.plan, self.source_specs, specs, vocabularies,
+          constants | {resolve.TARGET: self.inputs.constants})
+    except resolve.PlanError as error:
+      # Only where tokens are matched does a source without a vocabulary matter.
+      lacking = [sources_lib.ask(source.path) for name, source in self.sources.items()
+                 if source.path is not None and name not in vocabularies
+                 and any(on.axis == "vocab" for on in self.plan.axes)]
+      raise resolve.PlanError("\n".join([str(error), *lacking])) from error

@@ -27,6 +27,10 @@ def check(run: config_lib.Run) -> None:
     raise errors.UserError(
         f"train.batch_size is {run.train.batch_size} and optim.accumulate"
         f" {run.optim.accumulate}, which does not divide it.")
+  if run.encoder_tokenizer is not None and not getattr(run.model, "encodes", True):
+    raise errors.UserError(
+        "encoder_tokenizer is set, and the model has no encoder. Leave it out, or"
+        " choose a model with one.")
   # NumPy's generators, which order the data, take no other seeds.
   if not 0 <= run.seed < 2**32:
     raise errors.UserError(f"seed is {run.seed}, must be from 0 to 2**32 - 1.")

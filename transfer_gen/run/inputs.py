@@ -58,12 +58,16 @@ class Inputs:
     stands in the training split.
     """
     tokenizer = self.data.tokenizer
+    own = self.data.encoder_tokenizer
     found = {name: source.vocabulary for name, source in self.sources.items()}
     return {
         **{name: words for name, words in found.items() if words is not None},
         vocabulary.TARGET: vocabulary.Vocabulary(
             tokens=tokenizer.tokens, roles=tokenizer.roles,
-            counts=self.data.token_counts)}
+            counts=self.data.token_counts, encoder=None if own is None else (
+                vocabulary.Vocabulary(
+                    tokens=own.tokens, roles=own.roles,
+                    counts=self.data.encoder_token_counts)))}
 
   def with_run(self, run: config_lib.Run) -> "Inputs":
     """Returns the same inputs for a run that reads the same and learns otherwise."""

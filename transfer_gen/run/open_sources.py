@@ -45,4 +45,4 @@ def one(
         f"{field}.path is empty: give the workdir of the run to transfer from.")
   return sources_lib.open(
       source.path, source.step, map_name=source.map, vocabulary=source.vocabulary,
-      model=model, base=base)
+      tokenizer=source.tokenizer, model=model, base=base)

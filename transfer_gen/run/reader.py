@@ -1,8 +1,9 @@
 """Reads the inputs of runs: each data set and its tokens only once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
+import pathlib
 import tempfile
 from typing import Any
 
@@ -48,8 +49,9 @@ class Reader:
     checks.check(run)
     sources = open_sources.of_run(run)
     tokenizer = self._tokenizer(run, epath.Path(workdir))
+    own = tokenizers.own_encoder(tokenizer)
     model = registry.with_vocabulary(
-        run.model, tokenizer.size)
+        run.model, tokenizer.size, own.size if own else 0)
     return inputs_lib.Inputs(
         run=dataclasses.replace(run, model=model), sources=sources,
         data=self.data(run.data, tokenizer, model),
@@ -93,11 +95,22 @@ class Reader:
     texts, _ = self.texts(run.data)  # Reading fails before training begins.
     if (workdir / tokenizers.FOLDER).exists():
       return tokenizers.load(workdir / tokenizers.FOLDER)
-    key = (repr(run.tokenizer), _texts_key(run.data))
+    key = (repr((run.tokenizer, run.encoder_tokenizer)), _texts_key(run.data))
     if key not in self._trained:
-      self._trained[key] = tokenizers.build(
-          run.tokenizer, documents.texts(texts["train"]))
+      self._trained[key] = _build(run, texts["train"])
     return self._trained[key]
+
+
+def _build(
+    run: config_lib.Run, texts: Sequence[documents.Document]
+) -> tokenizers.Tokenizer:
+  if run.encoder_tokenizer is None:
+    return tokenizers.build(run.tokenizer, documents.texts(texts))
+  # Each side is trained on its own texts: what an input alone needs must take no room
+  # among the tokens of answers.
+  return tokenizers.for_both_sides(
+      tokenizers.build(run.encoder_tokenizer, [text.input for text in texts]),
+      tokenizers.build(run.tokenizer, [text.target for text in texts]))
 
 
 def _texts_key(config: config_lib.Data) -> str:
@@ -110,6 +123,8 @@ def _fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
   digest = hashlib.sha256()
   with tempfile.TemporaryDirectory() as folder:
     tokenizer.save(epath.Path(folder) / "tokenizer")
-    for path in sorted((epath.Path(folder) / "tokenizer").iterdir()):
-      digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    # All folders in it, because a tokenizer of two sides has one for each.
+    for path in sorted(pathlib.Path(folder, "tokenizer").rglob("*")):
+      if path.is_file():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
   return digest.hexdigest()

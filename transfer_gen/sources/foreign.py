@@ -1,6 +1,6 @@
 """Checkpoints of other frameworks as sources: under our names, at their sizes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import logging
 from typing import Any
 
@@ -95,7 +95,9 @@ class Foreign(source_lib.Source):
 # Whatever a map's own code raises on a malformed config is reported as a fault of the
 # checkpoint, since its files and not the user's settings are wrong then.
 def view(
-    raw: architecture.Raw, name: str = "", vocabulary: str = REFUSE) -> Foreign:
+    raw: architecture.Raw, name: str = "", vocabulary: str = REFUSE,
+    given_fn: Callable[[source_lib.Model], source_lib.Given] | None = None,
+) -> Foreign:
   r"""Returns a checkpoint as a source under our names; reads no array.
 
   Args:
@@ -103,6 +105,8 @@ def view(
     name: Name of one of `MAPS`, or path of a map file. If empty, it is detected.
     vocabulary: Whether to `refuse` (the default) or to `repair` a vocabulary with
       damaged or duplicate entries. Each repair is logged.
+    given_fn: Returns the vocabulary that the user named for a model, which is taken in
+      place of what lies beside the checkpoint.
 
   Raises:
     errors.UserError: If there is no such map, none recognizes the checkpoint, its
@@ -132,12 +136,17 @@ def view(
         f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r} or {REPAIR!r}.")
   # A path wins over a name: no shipped map has a name that ends in .json.
   if name.endswith(".json"):
-    return Foreign(raw, name, *map_file.read(epath.Path(name).expanduser()))
+    model, how, tokenizer = map_file.read(epath.Path(name).expanduser())
+    if given_fn is None:
+      return Foreign(raw, name, model, how, tokenizer)
+    return _with_given(raw, name, how, given_fn(model))
   chosen = shipped.choose(raw, name)
   with architecture.understood(raw, chosen.what):
     model = chosen.model(raw)
     how = chosen.lines(raw, model)
-    found = chosen.tokenizer(raw, model, vocabulary == REPAIR)
+    found = None if given_fn else chosen.tokenizer(raw, model, vocabulary == REPAIR)
+  if given_fn is not None:
+    return _with_given(raw, chosen.name, how, given_fn(model))
   tokenizer, notes = (None, ()) if found is None else found
   what = "no tokenizer" if tokenizer is None else "vocabulary repaired"
   # A warning and no error: the user asked for the repair, or the model works without a
@@ -145,3 +154,11 @@ def view(
   for note in notes:
     logging.getLogger(__name__).warning("%s: %s: %s", raw.path, what, note)
   return Foreign(raw, chosen.name, model, how, tokenizer, notes)
+
+
+def _with_given(
+    raw: architecture.Raw, name: str, how: mapped.Map, given: source_lib.Given
+) -> Foreign:
+  for note in given.notes:
+    logging.getLogger(__name__).warning("%s: %s", raw.path, note)
+  return Foreign(raw, name, given.model, how, given.tokenizer, given.notes)

@@ -7,8 +7,8 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen.formats import detect
 from transfer_gen.sources import foreign
+from transfer_gen.sources import of_raw
 from transfer_gen.sources import own
-from transfer_gen.sources import peft
 from transfer_gen.sources import word_vectors
 
 
@@ -17,8 +17,8 @@ from transfer_gen.sources import word_vectors
 # model that they stand beside, which their own folder does not hold.
 def open(
     path: epath.PathLike, step: int = -1, *, map_name: str = "",
-    vocabulary: str = foreign.REFUSE, model: own.Model | None = None,
-    base: own.Source | None = None,
+    vocabulary: str = foreign.REFUSE, tokenizer: str = "",
+    model: own.Model | None = None, base: own.Source | None = None,
 ) -> own.Source:
   r"""Opens a checkpoint under our names; reads no array.
 
@@ -32,6 +32,8 @@ def open(
       of a map file. If empty, the architecture is detected.
     vocabulary: For a checkpoint of another framework: "refuse" or "repair" a vocabulary
       with damaged or duplicate entries.
+    tokenizer: For a checkpoint of another framework: path of its vocabulary, see
+      `sources.given`. If empty, the one that lies beside it, if any.
     model: For a folder that PEFT wrote: config of the model that it adapts, if `base`
       has none.
     base: For a folder that PEFT wrote: source of the model that it adapts.
@@ -62,6 +64,11 @@ def open(
   if opener is None and map_name:
     kind = "word vectors need" if vectors else "a checkpoint of ours needs"
     raise errors.UserError(f"{path}: {kind} no map, and {map_name!r} is given.")
+  if opener is None and tokenizer:
+    kind = "word vectors hold" if vectors else "a checkpoint of ours has in its workdir"
+    raise errors.UserError(
+        f"{path}: {kind} a vocabulary, and source.tokenizer is {tokenizer!r}. Leave it"
+        " empty.")
   if opener is None and not vectors:
     # A missing path falls through to `open_own`, which reports that there is no such
     # file or folder.
@@ -76,15 +83,7 @@ def open(
         f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
   if opener is None:
     return word_vectors.WordVectors(path)
-  raw = opener()
-  if not peft.recognizes(raw):
-    return foreign.view(raw, map_name, vocabulary)
-  adapted = model if base is None or base.model is None else base.model
-  if adapted is None:
-    raise errors.UserError(
-        f"{path}: holds adapters that PEFT wrote, which need the model that they adapt."
-        " Use them as one of a run's sources, beside that model.")
-  return peft.Adapter(raw, adapted, base)
+  return of_raw.view(opener(), map_name, vocabulary, tokenizer, model, base)
 
 
 def leaves(

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 import jax
 
+from transfer_gen import best_link
 from transfer_gen import checkpoint
 from transfer_gen import errors
 from transfer_gen.config import codec
@@ -14,6 +15,7 @@ from transfer_gen.data import tokenizers
 from transfer_gen.sources import source as source_lib
 
 Model, Source, Specs = source_lib.Model, source_lib.Source, source_lib.Specs
+best_run = best_link.follow
 
 
 # Config, tokenizer and optimizer state are read when they are asked for: to list the
@@ -95,7 +97,8 @@ class Own(source_lib.Source):
     if self.tokenizer is None:
       raise errors.UserError(
           f"{self.path}: its workdir holds no {tokenizers.FOLDER}/, so texts cannot be"
-          " read or written. Convert the checkpoint from a folder with a tokenizer.")
+          " read or written. If it was converted, convert it again with"
+          " --tokenizer=PATH: a tokenizer, a word_index or a list of tokens.")
     return self.tokenizer
 
   @property

@@ -1,6 +1,7 @@
 """What a checkpoint is to everything that transfers from it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 from typing import Any, Protocol
 
 from etils import epath
@@ -46,6 +47,20 @@ class Moments(Protocol):
 
 # The protocol has defaults, so a kind of source states only what it has. `specs` has
 # none: there is no source without leaves.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+  """A vocabulary that a user named for a checkpoint that holds none.
+
+  Attributes:
+    tokenizer: The tokenizer.
+    model: Config of the model, with what the user's files say of how it reads texts.
+    notes: Sentences on what was concluded from the files.
+  """
+  tokenizer: Tokenizer
+  model: Model
+  notes: tuple[str, ...]
+
+
 class Source(Protocol):
   """A checkpoint under our names and axes, at its own sizes.
 
@@ -118,9 +133,13 @@ class Source(Protocol):
   def vocabulary(self) -> vocabulary_lib.Vocabulary | None:
     """Tokens of the rows, by default those of the tokenizer."""
     # Apart from the tokenizer, since word vectors have tokens and cannot encode a text.
-    tokenizer = self.tokenizer
-    return None if tokenizer is None else vocabulary_lib.Vocabulary(
-        tokens=tokenizer.tokens, roles=tokenizer.roles)
+    if self.tokenizer is None:
+      return None
+    own = tokenizers.own_encoder(self.tokenizer)
+    return vocabulary_lib.Vocabulary(
+        tokens=self.tokenizer.tokens, roles=self.tokenizer.roles,
+        encoder=None if own is None else vocabulary_lib.Vocabulary(
+            tokens=own.tokens, roles=own.roles))
 
   @property
   def moments(self) -> Moments | None:

@@ -307,7 +307,7 @@ def _changes(
             f" axis map says how. Add On(axis={axis!r}, map=...), or a rule with"
             " source=None.")
       continue
-    binding = bind(on, rule.checkpoint, name, *sizes)
+    binding = bind(on, rule.checkpoint, source_name, name, *sizes)
     # A map that changes nothing, such as a vocabulary that matches token by token, is
     # no change: the row is a copy then, which restore does without a program.
     if (sizes[0] != sizes[1] or binding.mixture is not None
@@ -327,16 +327,22 @@ class _Binder:
     self._bound: dict[Any, tuple[str, tuple[int, int], Any]] = {}
 
   def __call__(
-      self, on: int, checkpoint: str, name: str, source: int, target: int
+      self, on: int, checkpoint: str, source_name: str, name: str, source: int,
+      target: int,
   ) -> plan_lib.Binding:
     axis = self._plan.axes[on].axis
     # All leaves share one object: the audit, its JSON and `completeness` tell bindings
     # apart by identity, and matching a vocabulary anew for each leaf would take long.
     # A reason is kept, too, so that all leaves give the same one and are folded.
-    if (on, checkpoint) not in self._bound:
-      self._bound[on, checkpoint] = (
-          name, (source, target), self._bind(on, checkpoint, source, target))
-    first, sizes, binding = self._bound[on, checkpoint]
+    # A model may read other tokens than it writes, and each side is matched by its own.
+    tokens = [words and words.of(leaf) for words, leaf in (
+        (self._vocabularies.get(checkpoint), source_name),
+        (self._vocabularies.get(TARGET), name))]
+    key = on, checkpoint, *map(id, tokens)
+    if key not in self._bound:
+      self._bound[key] = (
+          name, (source, target), self._bind(on, checkpoint, source, target, *tokens))
+    first, sizes, binding = self._bound[key]
     if sizes != (source, target):
       raise _Misfit(
           f"axis `{axis}` goes from {source} to {target} here and from {sizes[0]} to"
@@ -347,14 +353,15 @@ class _Binder:
     return binding
 
   def _bind(
-      self, on: int, checkpoint: str, source: int, target: int
+      self, on: int, checkpoint: str, source: int, target: int,
+      source_tokens: vocabulary.Vocabulary | None,
+      target_tokens: vocabulary.Vocabulary | None,
   ) -> plan_lib.Binding | str:
     """Returns the binding, or the reason why there is none."""
     try:
       return self._plan.axes[on].map.bind(plan_lib.AxisSizes(
           axis=self._plan.axes[on].axis, source=source, target=target,
-          source_vocabulary=self._vocabularies.get(checkpoint),
-          target_vocabulary=self._vocabularies.get(TARGET),
+          source_vocabulary=source_tokens, target_vocabulary=target_tokens,
           source_constants=self._constants.get(checkpoint, {}),
           target_constants=self._constants.get(TARGET, {})))
     # Axis maps are the user's to write, and `AxisMap.bind` promises a ValueError.

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.config import names
 
 TARGET = "target"  # The target's key among the vocabularies and constants.
 
@@ -21,10 +22,13 @@ class Vocabulary:
     roles: Ids of special tokens by role: pad, bos, eos, sep, unk.
     counts: i64[len(tokens)], how often each token occurs in the training text, for the
       audit. None means unknown.
+    encoder: What the rows of tables in an encoder stand for, whose leaves are under
+      `encoder/`. If None, the default, they stand for the same.
   """
   tokens: tuple[bytes, ...]
   roles: Mapping[str, int] = dataclasses.field(default_factory=dict)
   counts: np.ndarray | None = None
+  encoder: "Vocabulary | None" = None
 
   def __post_init__(self) -> None:
     size = len(self.tokens)
@@ -36,6 +40,10 @@ class Vocabulary:
       if not 0 <= row < size:
         raise errors.UserError(
             f"Vocabulary: {role} is token {row}, and there are 0 to {size - 1}.")
+
+  def of(self, name: str) -> "Vocabulary":
+    """Returns what the rows of a leaf stand for, by its name."""
+    return self.encoder if self.encoder and name.startswith(names.ENCODER) else self
 
   @functools.cached_property
   def rows(self) -> Mapping[bytes, int]:

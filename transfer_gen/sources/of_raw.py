@@ -1,0 +1,40 @@
+"""A checkpoint of another framework as a source: through a map, or as adapters."""
+
+from transfer_gen import errors
+from transfer_gen.formats import detect
+from transfer_gen.sources import foreign
+from transfer_gen.sources import given as given_lib
+from transfer_gen.sources import own
+from transfer_gen.sources import peft
+
+
+def view(
+    raw: detect.Raw, map_name: str = "", vocabulary: str = foreign.REFUSE,
+    tokenizer: str = "", model: own.Model | None = None, base: own.Source | None = None,
+) -> own.Source:
+  """Returns a checkpoint under our names; reads no array.
+
+  Args:
+    raw: The checkpoint under its own names.
+    map_name: As of `opening.open`; likewise the others.
+    vocabulary: See there.
+    tokenizer: See there.
+    model: See there.
+    base: See there.
+
+  Raises:
+    errors.UserError: If it cannot be read, or an argument does not apply to it.
+  """
+  if not peft.recognizes(raw):
+    return foreign.view(raw, map_name, vocabulary, (
+        lambda model: given_lib.read(tokenizer, model)) if tokenizer else None)
+  if tokenizer:
+    raise errors.UserError(
+        f"{raw.path}: adapters have the vocabulary of the model that they adapt, and"
+        f" source.tokenizer is {tokenizer!r}. Leave it empty.")
+  adapted = model if base is None or base.model is None else base.model
+  if adapted is None:
+    raise errors.UserError(
+        f"{raw.path}: holds adapters that PEFT wrote, which need the model that they"
+        " adapt. Use them as one of a run's sources, beside that model.")
+  return peft.Adapter(raw, adapted, base)
