@@ -7,6 +7,7 @@ facts (axes, data position, plan) as JSON, and `best/<step>/` without optimizer 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import json
 import logging
 from typing import Any
 
@@ -65,6 +66,24 @@ class Checkpoints:
         params=ocp.args.StandardSave(tree.unflatten(params)),
         opt_state=ocp.args.StandardSave(opt_state),
         facts=ocp.args.JsonSave(dict(facts))), force=True)
+
+  def amend(self, step: int, facts: Mapping[str, Any]) -> None:
+    """Replaces the facts of a checkpoint, once it is complete.
+
+    A process that is killed in this leaves either the old facts or the new ones.
+
+    Args:
+      step: Step of a checkpoint that `save` has begun to write.
+      facts: As of `save`.
+    """
+    self._last.wait_until_finished()
+    # Orbax writes the JSON of an item to this file. Renaming replaces it in one step,
+    # where saving the item again would first delete it.
+    path = epath.Path(self._last.directory) / str(step) / "facts" / "metadata"
+    assert path.exists()
+    fresh = path.parent / "metadata.new"
+    fresh.write_text(json.dumps(dict(facts)))
+    fresh.replace(path)
 
   def save_best(
       self, step: int, params: Mapping[str, Any], facts: Mapping[str, Any]

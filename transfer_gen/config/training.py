@@ -59,7 +59,8 @@ class Train:
     log_every: Steps between two lines of metrics, at least 1. Default: 50.
     eval_every: Steps between two validations, at least 1. The last step always
       validates. Default: 200.
-    checkpoint_every: Steps between two checkpoints, at least 1. The last step always
+    checkpoint_every: Steps between two checkpoints, at least 1. One that is due at a
+      validation is saved before it, so that nothing is lost there. The last step always
       saves one. Default: 200.
     patience: Number of validations in a row without a better one after which the run
       stops, at least 0; 0, the default, means that it never stops early.

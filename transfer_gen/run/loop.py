@@ -1,5 +1,6 @@
 """Trains a run: starts it, or resumes it from the last checkpoint of its workdir."""
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import time
@@ -62,11 +63,13 @@ def train(
   workdir_lib.claim(assembled, workdir, min_coverage)
   checkpoints = checkpoint.Checkpoints(workdir)
   last = checkpoints.last_step()
+  facts = {} if last is None else checkpoints.facts(last)
   session = _Session(
       assembled=assembled, runner=runner, checkpoints=checkpoints,
       key=initial.keys(run.seed)[0],
       # Lines after the last checkpoint are dropped here: those steps are taken again.
-      workdir=workdir, writer=records.MetricsWriter(workdir, last or 0))
+      workdir=workdir, writer=records.MetricsWriter(
+          workdir, last or 0, _is_validated(facts)))
   try:
     if last is None:
       leaves = len(assembled.rows)
@@ -75,7 +78,7 @@ def train(
                    best_lib.begin(run.train.metric), stop)
     else:
       print(f"{workdir}: goes on from step {last}", flush=True)
-      best = _go_on(session, last, stop)
+      best = _go_on(session, last, facts, stop)
     # Checkpoints are written in the background. `step` below is that of the newest
     # complete one.
     checkpoints.wait()
@@ -101,33 +104,51 @@ class _Session:
   key: jax.Array  # Of dropout.
 
 
-def _go_on(session: _Session, step: int, stop: int | None) -> best_lib.Best:
+def _is_validated(facts: Mapping[str, Any]) -> bool:
+  """Whether the validation that was due at a checkpoint was done; so without facts."""
+  return facts.get("validated", True)
+
+
+def _go_on(
+    session: _Session, step: int, facts: Mapping[str, Any], stop: int | None
+) -> best_lib.Best:
   """Restores the checkpoint of `step` and trains from there to the end."""
-  checkpoints = session.checkpoints
-  facts = checkpoints.facts(step)
   best = best_lib.from_facts(facts["best"])
   # Checked in the facts, which are small, so a run that has ended is reported without
   # reading its arrays.
-  if facts["finished"] or (stop is not None and step >= stop):
+  ended = facts["finished"] or (stop is not None and step >= stop)
+  if ended and _is_validated(facts):
     return best
-  state = state_lib.restored(session.assembled, checkpoints, step, session.runner)
-  return _loop(session, state, best, stop, facts["data"])
+  state = state_lib.restored(
+      session.assembled, session.checkpoints, step, session.runner)
+  return _loop(session, state, best, stop, facts)
 
 
 def _loop(
     session: _Session, state: step_lib.TrainState, best: best_lib.Best,
-    stop: int | None, position: dict[str, Any] | None = None,
+    stop: int | None, facts: Mapping[str, Any] | None = None,
 ) -> best_lib.Best:
-  assembled, runner = session.assembled, session.runner
+  assembled, runner, facts = session.assembled, session.runner, facts or {}
   checkpoints = session.checkpoints
   run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
   feed = feed_lib.prepare(
-      assembled, state.params, position, runner.put, session.workdir)
+      assembled, state.params, facts.get("data"), runner.put, session.workdir)
   validate = validation.make(assembled, feed.data, runner.put)
   state = runner.place(state)
   finished = False
+
+  def describe(validated: bool) -> dict[str, Any]:
+    # The position of the batches and the best validation so far travel with the params,
+    # so that a resumed run sees the batches and decides as an uninterrupted one would.
+    return {**facts_lib.describe(assembled), "data": feed.batches.get_state(),
+            "finished": finished, "validated": validated,
+            "best": dataclasses.asdict(best)}
+
   with contextlib.closing(
       ledger_lib.Ledger(session.writer, checkpoints, done, run.train)) as ledger:
+    if not _is_validated(facts):
+      finished = _validate(session, ledger, validate, best, done, runner.fetch(state))
+      checkpoints.amend(done, describe(validated=True))
     # Steps are counted on the host. Reading `state.step` would wait for the device in
     # each step.
     while not finished and done != stop:
@@ -148,23 +169,33 @@ def _loop(
         # Before validation and checkpoints, so that a loss that is not finite raises
         # before such params are saved.
         ledger.settle(done)
+      fetched = runner.fetch(state) if validates or saves else state
+      # Before a validation, which may take long or fail, so that no step is lost.
+      if saves:
+        checkpoints.save(done, fetched.params, fetched.opt_state,
+                         describe(validated=not validates))
       if validates:
-        params = runner.fetch(state).params
-        scores = validate(params)
-        ledger.validated(done, scores, best.judge(done, scores))
-        # The best params are saved before this step's own checkpoint, whose facts name
-        # them.
-        if best.step == done:
-          checkpoints.save_best(done, params, facts_lib.describe(assembled))
-        ledger.restart()
-      # A patience of 0 never stops a run.
-      finished = last or 0 < run.train.patience <= best.stale
-      if saves or finished:
-        fetched = runner.fetch(state)
-        checkpoints.save(done, fetched.params, fetched.opt_state, {
-            # The position of the batches and the best validation so far travel with the
-            # params, so that a resumed run sees the batches and decides as an
-            # uninterrupted one would.
-            **facts_lib.describe(assembled), "data": feed.batches.get_state(),
-            "finished": finished, "best": dataclasses.asdict(best)})
+        finished = _validate(session, ledger, validate, best, done, fetched)
+        if saves:
+          checkpoints.amend(done, describe(validated=True))
+        elif finished:
+          checkpoints.save(done, fetched.params, fetched.opt_state,
+                           describe(validated=True))
   return best
+
+
+def _validate(
+    session: _Session, ledger: ledger_lib.Ledger, validate: validation.Validate,
+    best: best_lib.Best, done: int, state: step_lib.TrainState,
+) -> bool:
+  """Validates, saves the params if they are the best; returns whether the run ends."""
+  config = session.assembled.run.train
+  scores = validate(state.params)
+  ledger.validated(done, scores, best.judge(done, scores))
+  # The best params are saved before the facts that name them.
+  if best.step == done:
+    session.checkpoints.save_best(
+        done, state.params, facts_lib.describe(session.assembled))
+  ledger.restart()
+  # A patience of 0 never stops a run.
+  return done == config.steps or 0 < config.patience <= best.stale

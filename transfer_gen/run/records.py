@@ -16,10 +16,19 @@ METRICS = "metrics.jsonl"  # In a workdir.
 class MetricsWriter:
   """Writes metrics.jsonl, one object per line, and TensorBoard events beside it."""
 
-  def __init__(self, workdir: epath.PathLike, step: int):
-    """Continues after `step`: later lines, which a killed run left, are removed."""
+  def __init__(self, workdir: epath.PathLike, step: int, validated: bool = True):
+    """Continues after `step`: later lines, which a killed run left, are removed.
+
+    Args:
+      workdir: Workdir of the run.
+      step: Step of the checkpoint that the run goes on from; 0 without one.
+      validated: Whether the line of its validation stays as well.
+    """
     self._path = epath.Path(workdir) / METRICS
-    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+    # Training comes before validation, so the second counts as half a step later.
+    at = lambda line: line["step"] + (line["split"] != "train") / 2
+    kept = [line for line in read_metrics(workdir)
+            if at(line) <= step + validated / 2]
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = self._path.open("a")
     self._events = tensorboardX.SummaryWriter(

@@ -14,11 +14,12 @@ from transfer_gen.train import objectives
 from transfer_gen.train import score as score_lib
 
 _Params = Mapping[str, jax.Array]
+Validate = Callable[[_Params], dict[str, float]]
 
 
 def make(
     assembled: assembled_lib.Assembled, data: pipeline.Prepared,
-    put: Callable[[pipeline.Batch], Any]) -> Callable[[_Params], dict[str, float]]:
+    put: Callable[[pipeline.Batch], Any]) -> Validate:
   """Returns a function from params to the metrics of the validation split, by name.
 
   Args:

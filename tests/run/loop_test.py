@@ -1,0 +1,98 @@
+"""A checkpoint is saved before a validation, which may fail without losing a step."""
+
+import pytest
+
+from tests import small_runs
+from tests.comparing import assert_same_bits
+from transfer_gen import checkpoint
+from transfer_gen.run import loop
+from transfer_gen.run import validation
+
+
+def run_on(folder, **train):
+  small_runs.write_lines(folder / "a.txt")
+  run = small_runs.configure(
+      folder / "a.txt", small_runs.DECODER, steps=6, eval_every=2, checkpoint_every=2)
+  for name, value in train.items():
+    setattr(run.train, name, value)
+  return run
+
+
+def lines(workdir):
+  return [{key: value for key, value in line.items()
+           if key not in ("seconds", "tokens_per_second")}
+          for line in small_runs.metrics(workdir)]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+  """Returns a function that makes a validation fail, counted from 0 in each process."""
+  make = validation.make
+
+  def fail(number):
+    calls = []
+
+    def making(*args):
+      validate = make(*args)
+
+      def validating(params):
+        calls.append(params)
+        if len(calls) == number + 1:
+          raise MemoryError("while it validates")
+        return validate(params)
+      return validating
+    monkeypatch.setattr(validation, "make", making)
+  return fail
+
+
+@pytest.mark.parametrize("number, step", [(0, 2), (1, 4), (2, 6)])
+def test_a_run_that_failed_in_a_validation_goes_on_with_it(
+    tmp_path, failing, number, step):
+  run = run_on(tmp_path)
+  want = loop.train(run, tmp_path / "whole")
+  failing(number)
+
+  with pytest.raises(MemoryError):
+    loop.train(run, tmp_path / "cut")
+  stored = checkpoint.find(tmp_path / "cut", step)
+  failing(99)
+  got = loop.train(run, tmp_path / "cut")
+
+  # The checkpoint was there before the validation, which had no line yet.
+  assert stored.step == step and stored.facts["validated"] is False
+  assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+  assert {k: v for k, v in got.items() if k != "seconds"} == {
+      k: v for k, v in want.items() if k != "seconds"}
+  for at in (6, -1):
+    assert_same_bits(small_runs.params(tmp_path / "cut", at),
+                     small_runs.params(tmp_path / "whole", at))
+  facts = [checkpoint.find(tmp_path / name, 6).facts for name in ("cut", "whole")]
+  assert facts[0] == facts[1] and facts[0]["validated"] and facts[0]["finished"]
+
+
+def test_a_run_that_stops_early_at_no_checkpoint_saves_one(tmp_path):
+  run = run_on(tmp_path, steps=50, patience=1, eval_every=3, checkpoint_every=50)
+  run.optim.lr = 10.0
+
+  got = loop.train(run, tmp_path / "w")
+
+  assert got["step"] < 50 and got["step"] % 3 == 0
+  facts = checkpoint.find(tmp_path / "w", got["step"]).facts
+  assert facts["finished"] and facts["best"]["stale"] == 1
+
+
+def test_a_line_of_a_validation_that_was_cut_is_written_once(tmp_path, failing):
+  """As if the process died after its line and before the checkpoint knew of it."""
+  run = run_on(tmp_path)
+  failing(1)
+  with pytest.raises(MemoryError):
+    loop.train(run, tmp_path / "w")
+  with (tmp_path / "w" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "split": "validation", "loss": 1.0}\n')
+  failing(99)
+
+  loop.train(run, tmp_path / "w")
+
+  steps = [line["step"] for line in lines(tmp_path / "w")
+           if line["split"] == "validation"]
+  assert steps == [2, 4, 6]
