@@ -268,3 +268,34 @@ def test_a_mistake_in_a_run_is_reported_before_any_run_trains(tmp_path):
   with pytest.raises(errors.UserError, match="run 'wrong': strategy.budget is 5"):
     study.run(asked, tmp_path / "w")
   assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("broken, message", [
+    ({"data": {"train": "none.txt"}}, "run 'moved': data.train: there is no file none"),
+    ({"data": {"validation": "latin1.txt"}}, "run 'moved': latin1.txt:1: invalid UTF"),
+    ({"tokenizer": {"kind": "file", "path": "none.json"}}, "run 'moved': .*none.json"),
+    ({"source": {"path": "nowhere"}}, "run 'moved': .*nowhere: there is no such file"),
+    ({"source": {"path": "latin1.txt"}}, "run 'moved': .*latin1.txt"),
+    ({"remembered": {"train": "none.txt"}}, "remembered: data.train: there is no file"),
+])
+def test_the_files_of_all_runs_are_checked_before_the_first_one_trains(
+    tmp_path, monkeypatch, broken, message):
+  monkeypatch.chdir(tmp_path)
+  small_runs.write_lines(tmp_path / "a.txt")
+  (tmp_path / "latin1.txt").write_bytes(b"\xff\n")
+  good, bad = _run("a.txt"), _run("a.txt")
+  (part, values), = broken.items()
+  parts = {"data": bad.data, "tokenizer": bad.tokenizer, "source": config.Source(),
+           "remembered": _run("a.txt").data}
+  for name, value in values.items():
+    setattr(parts[part], name, value)
+  bad.source = parts["source"] if part == "source" else None
+  asked = config.Study(
+      question="Does it begin?", runs={"scratch": good, "moved": bad},
+      pairs=(("moved", "scratch"),), accounts=True,
+      remembered=parts["remembered"])
+
+  with pytest.raises(errors.UserError, match=message):
+    study.run(asked, tmp_path / "w")
+
+  assert not (tmp_path / "w").exists()

@@ -68,6 +68,18 @@ class Reader:
       self._texts[key] = documents.take_fraction(*self._whole[whole], config)
     return self._texts[key]
 
+  def check_texts(self, run: config_lib.Run, workdir: epath.PathLike) -> None:
+    """Reads the texts of a run and makes its tokenizer, which `read` then finds ready.
+
+    Args:
+      run: Config of the run.
+      workdir: As of `read`.
+
+    Raises:
+      errors.UserError: If a file does not exist or does not fit.
+    """
+    self._tokenizer(run, epath.Path(workdir))
+
   def data(
       self, config: config_lib.Data, tokenizer: tokenizers.Tokenizer,
       model: Any,

@@ -1,6 +1,5 @@
 """Runs with controls: trains what is not finished, tests, compares and reports."""
 
-import contextlib
 import json
 import time
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from transfer_gen import errors
 from transfer_gen.run import environment
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import auto
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import outcome
 from transfer_gen.study import pairs
+from transfer_gen.study import preflight
 from transfer_gen.study import report
 
 
@@ -37,16 +36,12 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   """
   start, workdir = time.time(), epath.Path(workdir)
   todo = jobs_lib.jobs(study, workdir)
-  # All configs are checked before the first run trains, because a mistake in the last
-  # one would otherwise show after hours.
-  for job in todo:
-    with _naming(job):
-      auto.check(job.run)
   reader = reader_lib.Reader()
+  preflight.check(study, todo, reader)
   for number, job in enumerate(todo, 1):
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
           flush=True)
-    with _naming(job):
+    with preflight.naming(f"run {job.name!r}"):
       auto.train(job.run, job.workdir, reader=reader)
   # Rates are chosen on validation loss, and only the chosen ones are scored on the test
   # split.
@@ -88,12 +83,3 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
         f" {workdir}/best")
   print(f"report: {workdir / 'report.html'}")
   return facts
-
-
-@contextlib.contextmanager
-def _naming(job):
-  """Puts the name of a run at the front of an error that is raised inside."""
-  try:
-    yield
-  except errors.UserError as error:
-    raise errors.UserError(f"run {job.name!r}: {error}") from error

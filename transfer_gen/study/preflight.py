@@ -1,0 +1,63 @@
+"""Checks all runs of a study before the first one trains."""
+
+from collections.abc import Collection, Iterator, Sequence
+import contextlib
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.run import open_sources
+from transfer_gen.run import reader as reader_lib
+from transfer_gen.study import auto
+from transfer_gen.study import jobs as jobs_lib
+
+
+def check(
+    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job], reader: reader_lib.Reader
+) -> None:
+  """Checks the configs and files of all runs.
+
+  A mistake in the last run would otherwise show after hours. Texts are read as a whole,
+  and the reader keeps them, so that this costs no time later.
+
+  Args:
+    study: The study.
+    jobs: All its trainings.
+    reader: Reads the texts, and trains the tokenizers.
+
+  Raises:
+    errors.UserError: If something is wrong in a run, which the message names.
+  """
+  # All configs first: they need nothing but themselves.
+  for job in jobs:
+    with naming(f"run {job.name!r}"):
+      auto.check(job.run)
+  made = {str(job.workdir) for job in jobs}
+  for job in jobs:
+    with naming(f"run {job.name!r}"):
+      _check_files(job, reader, made)
+  if study.remembered is not None:
+    with naming("remembered"):
+      reader.texts(study.remembered)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+  """Puts what is wrong at the front of an error that is raised inside."""
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(f"{what}: {error}") from error
+
+
+def _check_files(
+    job: jobs_lib.Job, reader: reader_lib.Reader, made: Collection[str]) -> None:
+  reader.check_texts(job.run, job.workdir)
+  sources = list(job.run.all_sources().values())
+  # What other runs of the study write is not there yet.
+  if not any(source.path in made for source in sources):
+    open_sources.of_run(job.run)
+  teacher = [job.run.distill.teacher] if job.run.distill else []
+  for source in [*sources, *teacher]:
+    if source.path not in made and not epath.Path(source.path).expanduser().exists():
+      raise errors.UserError(f"{source.path}: there is no such file or folder.")
