@@ -156,6 +156,8 @@ def _fields(kinds, name):
           found += (config.Decoder, config.EncoderDecoder, config.Recurrent)
         elif name in ("source", "teacher"):
           found += (config.Source,)
+        elif name == "encoder_tokenizer":
+          found += (config.Tokenizer,)
         elif dataclasses.is_dataclass(value):
           found += (type(value),)
         else:

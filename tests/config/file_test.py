@@ -33,6 +33,18 @@ def test_a_config_file_runs_once_and_receives_its_argument(tmp_path):
   assert file.load_run(path).seed == 4
 
 
+def test_a_flag_of_a_part_that_is_left_out_adds_the_part(tmp_path):
+  path = _write(tmp_path, START + "get_config = config.Run")
+
+  run = flags.parse("plan", [
+      f"--config={path}", "--workdir=w", "--config.source.path=there",
+      "--config.encoder_tokenizer.kind", "bytes"]).config
+
+  assert run == config.Run(source=config.Source(path="there"),
+                           encoder_tokenizer=config.Tokenizer(kind="bytes"))
+  assert config.Run().source is None
+
+
 def test_flags_can_be_read_from_a_flag_file(tmp_path):
   path = _write(tmp_path, START + "get_config = config.Run")
   (tmp_path / "flags.txt").write_text(

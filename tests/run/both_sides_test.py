@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+from etils import epath
 import numpy as np
 import pytest
 
 from tests import small_runs
+from tests.commands import cli
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
+from transfer_gen.export import hugging_face_tokenizer
 from transfer_gen.run import audited
 from transfer_gen.run import loop
 from transfer_gen.run import trained
@@ -120,6 +123,51 @@ def test_a_source_of_two_alphabets_moves_into_one_tokenizer(folder, tmp_path):
   for leaf, side, letter in zip(TABLES, SIDES, "hs"):
     [there], [here] = side(old).encode(letter), new.encode(letter)
     np.testing.assert_allclose(ours[leaf][here], theirs[leaf][there], atol=1e-6)
+
+
+def test_a_teacher_of_another_input_tokenizer_is_refused(folder, tmp_path):
+  loop.train(_run(folder, "first", TRANSFORMER), tmp_path / "teacher")
+  saved = str(tmp_path / "teacher" / "tokenizer" / "targets")
+  run = _run(folder, "second", TRANSFORMER,
+             tokenizer=config.Tokenizer(kind="file", path=saved),
+             distill=config.Distill(
+                 teacher=config.Source(path=str(tmp_path / "teacher"))))
+
+  with pytest.raises(errors.UserError, match="the teacher's .* are not the model's"):
+    audited.write(run, tmp_path / "w", 0.0)
+  inputs = str(tmp_path / "teacher" / "tokenizer" / "inputs")
+  run = dataclasses.replace(
+      run, encoder_tokenizer=config.Tokenizer(kind="file", path=inputs))
+  audited.write(run, tmp_path / "w", 0.0)
+
+
+def test_transformers_gets_no_tokenizer_of_two_sides(tmp_path):
+  both = tokenizers.for_both_sides(*(tokenizers.build(
+      config.Tokenizer(kind="characters"), [text]) for text in ("ab", "cd")))
+
+  [note] = hugging_face_tokenizer.write(epath.Path(tmp_path), TRANSFORMER, both)
+
+  assert "no tokenizer of two sides" in note and not [*tmp_path.iterdir()]
+
+
+def test_a_flag_gives_inputs_a_tokenizer_of_their_own(
+    folder, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "config.py").write_text(f"""
+from transfer_gen import config
+def get_config():
+  return config.Run(
+      model=config.EncoderDecoder(num_layers=1, width=8, num_heads=2),
+      data=config.Data(name="files", length=24,
+                       train="{folder / 'first.in'}|{folder / 'first.out'}"))
+""")
+
+  printed = cli.run(
+      capsys, "plan", "--config=config.py", "--workdir=w",
+      "--config.tokenizer.kind=bytes", "--config.encoder_tokenizer.kind=characters")
+
+  # 8 letters, 10 digits, a space and 5 special tokens are read, 260 tokens written.
+  assert "(24,8)" in printed and "(260,8)" in printed
 
 
 def test_a_second_tokenizer_needs_an_encoder(folder, tmp_path):

@@ -156,6 +156,31 @@ def test_a_plan_that_matches_tokens_names_the_files_beside_the_source(folder, ca
   assert "vocab: 5 of" in printed
 
 
+def test_a_source_that_was_converted_without_a_vocabulary_says_so(folder, capsys):
+  (folder / "text.txt").write_text("".join(f"cab {i} a b\n" for i in range(99)))
+  (folder / "config.py").write_text(CONFIG.replace(
+      'path="net.npz", map="net_map.json"', 'path="w"'))
+  cli.run(capsys, "convert", "--source=net.npz", "--map=net_map.json", "--output=w")
+  words = ("plan", "--config=config.py", "--workdir=p")
+
+  refused = cli.refused(capsys, *words)
+  named = cli.refused(capsys, *words, "--config.source.tokenizer=vocab.json")
+
+  assert "no vocabulary was stored with it" in refused
+  assert "convert it again with --tokenizer" in refused
+  assert "convert it again with --tokenizer" in named
+
+
+def test_the_tokenizer_folder_of_a_run_serves_both_sides(folder):
+  first = _open("pairs", "inputs.json|targets.json").tokenizer
+  first.save(epath.Path("saved"))
+
+  again = _open("pairs", "saved").tokenizer
+
+  assert again.tokens == first.tokens and again.roles == first.roles
+  assert tokenizers.for_encoder(again).tokens == tokenizers.for_encoder(first).tokens
+
+
 def test_inspect_needs_a_map_for_a_vocabulary(folder, capsys):
   message = cli.refused(
       capsys, "inspect", "--source=net.npz", "--tokenizer=vocab.json")

@@ -93,6 +93,7 @@ def _define_run(
   if not given:
     raise _mistake(name, f"`{name}` needs --config=FILE.py[:ARG].")
   run = config_file.load_run(given)
+  config_file.build_parts(run, words)
   # ml_collections would answer a wrong field with a KeyError.
   config_file.check_overrides(run, words)
   config_flags.DEFINE_config_dataclass(

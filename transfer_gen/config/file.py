@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import difflib
 import os
+import re
 import runpy
 import traceback
 import typing
@@ -46,6 +47,23 @@ def load_study(given: str) -> run_config.Study:
 
 # A word `--noconfig.a.b` is how absl spells False for a boolean field. Flags that do
 # not begin with config are left to absl, which alone can know whether they exist.
+def build_parts(run: run_config.Run, words: Sequence[str]) -> None:
+  """Builds parts of a run that are None and of which flags set a field.
+
+  So `--config.encoder_tokenizer.kind=bytes` needs no `Tokenizer` in the config file.
+  Fields without a flag then have their defaults.
+  """
+  hints = typing.get_type_hints(type(run))
+  for word in words:
+    found = re.match(r"--?(?:no)?config\.(\w+)\.", word)
+    if found is None or getattr(run, found[1], run) is not None:
+      continue
+    kinds = [kind for kind in typing.get_args(hints[found[1]])
+             if dataclasses.is_dataclass(kind)]
+    if len(kinds) == 1:
+      setattr(run, found[1], kinds[0]())
+
+
 def check_overrides(config: Any, words: Sequence[str]) -> None:
   """Refuses flags `--config.a.b=VALUE` that name no value of a config.
 

@@ -31,10 +31,10 @@ def build(
   if tokenizer is None and distill.vocabularies != SAME:
     raise errors.UserError(
         f"distill: {source.path} has no tokenizer, and vocabularies="
-        f"{distill.vocabularies!r} needs its. Put it beside the checkpoint.")
+        f"{distill.vocabularies!r} needs its. {sources_lib.ask(source.path or '')}")
   student = data.tokenizer
   if distill.vocabularies == SAME:
-    _check_tokens(tokenizer, student, module.config)
+    _check_tokens(source, data, module.config)
     # Both read the same rows here. With other vocabularies the teacher's row is cut at
     # `longest` instead, and positions beyond it get no say.
     longest = registry.longest(module)
@@ -127,15 +127,19 @@ def _check_pair(distill, source, theirs, own) -> None:
 
 
 def _check_tokens(
-    theirs: sources_lib.Tokenizer | None, own: sources_lib.Tokenizer,
-    model: registry.Config) -> None:
+    source: sources_lib.Source, data: teacher_lib.Prepared, model: registry.Config
+) -> None:
+  theirs, own = source.vocabulary, data.tokenizer
   # Without a tokenizer, equality of tokens cannot be checked. That the ids of the data
   # fit the teacher's table is the weakest condition that prevents reading beyond it.
   if theirs is None:
     same, size = model.vocab_size >= own.size, model.vocab_size
   else:
-    same, size = (theirs.tokens == own.tokens
-                  and dict(theirs.roles) == dict(own.roles)), theirs.size
+    # An encoder may read tokens of its own.
+    read = theirs.encoder or theirs, data.encoder_tokenizer or own
+    same, size = all(
+        one.tokens == other.tokens and dict(one.roles) == dict(other.roles)
+        for one, other in ((theirs, own), read)), len(theirs.tokens)
   if not same:
     raise errors.UserError(
         f"distill: the teacher's {size} tokens are not the model's {own.size}. Take its"

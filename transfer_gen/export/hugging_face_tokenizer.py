@@ -38,6 +38,9 @@ def write(
   """
   if tokenizer is None:
     return (merged.NO_TOKENIZER,)
+  if tokenizers.own_encoder(tokenizer) is not None:
+    return ("Transformers has no tokenizer of two sides with ids of their own: none was"
+            " written.",)
   tokenizer.save(folder)
   (folder / tokenizer_kinds.KIND_FILE).unlink()
   if (folder / "source.spm").exists():

@@ -82,7 +82,15 @@ class Assembled:
           constants | {resolve.TARGET: self.inputs.constants})
     except resolve.PlanError as error:
       # Only where tokens are matched does a source without a vocabulary matter.
-      lacking = [sources_lib.ask(source.path) for name, source in self.sources.items()
+      lacking = [_ask(source) for name, source in self.sources.items()
                  if source.path is not None and name not in vocabularies
                  and any(on.axis == "vocab" for on in self.plan.axes)]
       raise resolve.PlanError("\n".join([str(error), *lacking])) from error
+
+
+def _ask(source: sources_lib.Source) -> str:
+  """Returns what gives a source the vocabulary that it lacks."""
+  if source.view is not None:
+    return sources_lib.ask(source.path or "")
+  return (f"{source.path}: no vocabulary was stored with it. If it was converted,"
+          " convert it again with --tokenizer=PATH.")

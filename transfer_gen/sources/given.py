@@ -50,6 +50,10 @@ def read(spec: str, model: source_lib.Model) -> source_lib.Given:
     raise errors.UserError(
         f"source.tokenizer is {spec!r}, must be one path, or inputs|targets.")
   sides = [_side(epath.Path(part.strip()).expanduser()) for part in parts]
+  whole = sides[0].tokenizer
+  if (own := tokenizers.own_encoder(whole)) and not sides[1:]:
+    # A folder that holds both sides, as that of a run does.
+    parts, sides = parts * 2, [_Side(tokenizer=own), *sides]
   if not model.encodes:
     if sides[1:]:
       raise errors.UserError(
@@ -61,8 +65,8 @@ def read(spec: str, model: source_lib.Model) -> source_lib.Given:
   _check(parts[0], sides[0], both.encoder_tokens, "encoder's ")
   _check(parts[-1], sides[-1], model.vocab_size, "decoder's ")
   notes: Sequence[str] = ()
-  tokenizer = sides[0].tokenizer
-  if sides[1:]:
+  tokenizer = whole
+  if sides[1:] and own is None:
     targets, notes = _marked(*(side.tokenizer for side in sides))
     tokenizer = tokenizers.for_both_sides(tokenizer, targets)
   model, more = _filled(model, sides[0])
@@ -70,7 +74,7 @@ def read(spec: str, model: source_lib.Model) -> source_lib.Given:
 
 
 def ask(path: epath.PathLike) -> str:
-  """Returns a sentence that asks for a vocabulary and names files beside a checkpoint.
+  """Returns sentences that ask for a vocabulary and name files beside a checkpoint.
 
   Args:
     path: File or folder of the checkpoint.

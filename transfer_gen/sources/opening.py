@@ -65,10 +65,11 @@ def open(
     kind = "word vectors need" if vectors else "a checkpoint of ours needs"
     raise errors.UserError(f"{path}: {kind} no map, and {map_name!r} is given.")
   if opener is None and tokenizer:
-    kind = "word vectors hold" if vectors else "a checkpoint of ours has in its workdir"
+    kind = "word vectors hold their own" if vectors else (
+        "a checkpoint of ours takes that of its workdir")
     raise errors.UserError(
-        f"{path}: {kind} a vocabulary, and source.tokenizer is {tokenizer!r}. Leave it"
-        " empty.")
+        f"{path}: {kind}, and source.tokenizer is {tokenizer!r}. Leave it empty; if the"
+        " checkpoint was converted without one, convert it again with --tokenizer.")
   if opener is None and not vectors:
     # A missing path falls through to `open_own`, which reports that there is no such
     # file or folder.
