@@ -14,6 +14,7 @@ from transfer_gen.data import document
 from transfer_gen.data import documents
 
 MULTI30K = paths.DATA / "multi30k"
+E2E, SCITLDR = paths.DATA / "e2e", paths.DATA / "scitldr"
 
 
 @pytest.fixture
@@ -331,3 +332,29 @@ def test_multi30k_is_read_completely():
   assert [counts["read"] for counts in facts["splits"].values()] == [29000, 1014, 1000]
   assert found["train"][0].input.startswith("Two young, White males are outside")
   assert found["train"][0].target.startswith("Zwei junge weiße Männer")
+
+
+@paths.needs(E2E)
+def test_e2e_keeps_all_sentences_of_an_input_as_references():
+  found, facts = documents.load(config.Data(
+      name="files", train=f"{E2E}/train.jsonl.gz", test=f"{E2E}/validation.jsonl.gz",
+      input_field="mr", target_field="ref"))
+
+  # The published sizes: 42,061 and 4,672 pairs, of which the second have 547 inputs.
+  assert facts["splits"]["test"]["read"] == 4672
+  inputs = [document.input for document in found["test"]]
+  assert len(inputs) == len(set(inputs)) == 547
+  answers = sum(len(document.answers) for document in found["test"])
+  assert 4600 < answers <= 4672  # A few sentences are there twice.
+  assert len(found["train"]) + facts["splits"]["validation"]["read"] == 42061
+
+
+@paths.needs(SCITLDR)
+def test_scitldr_joins_sentences_and_keeps_its_summaries_as_references():
+  found, _ = documents.load(config.Data(
+      name="files", train=f"{SCITLDR}/train.jsonl.gz", test=f"{SCITLDR}/dev.jsonl.gz",
+      input_field="source", target_field="target"))
+
+  assert 610 < len(found["test"]) <= 619
+  assert max(len(document.references) for document in found["test"]) > 1
+  assert all(". " in document.input for document in found["test"][:20])

@@ -30,8 +30,8 @@ def test_every_document_is_accounted_for_before_training(tmp_path, capsys):
   assert lines == [
       f"data: train: {47 - 3 - doubles} documents; left out: {doubles} duplicate,"
       " 2 empty, 1 too long; 1 cut to 16 tokens",
-      "data: validation: 1 documents; left out: 1 merged as reference",
-      "data: test: 1 documents; left out: 1 limit"]
+      "data: validation: 1 document; left out: 1 merged as reference",
+      "data: test: 1 document; left out: 1 limit"]
   assert printed.index(lines[-1]) < printed.index("step 1")
   facts = json.loads((tmp_path / "w" / "data.json").read_text())["splits"]["train"]
   assert facts["read"] == 47 == facts["kept"] + sum(facts["dropped"].values())

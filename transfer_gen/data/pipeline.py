@@ -208,7 +208,7 @@ def prepare(
     if not kept.any():
       raise errors.UserError(
           f"data: all {len(found)} pairs of {split} are longer than"
-          f" data.length={config.length} tokens. Raise it, or set data.max_chars.")
+          f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
     # From the training split alone: validation and test must not influence a run.
     if split == "train":
       for texts, seen in ((inputs, encoder_token_counts if own else token_counts),

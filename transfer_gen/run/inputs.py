@@ -47,7 +47,8 @@ class Inputs:
                           for cause, count in counts.get("dropped", {}).items())
       cut = f"; {counts['cut']:,} cut to {self.run.data.length} tokens" if (
           counts.get("cut")) else ""
-      lines.append(f"data: {split}: {counts['kept']:,} documents"
+      ending = "" if counts["kept"] == 1 else "s"
+      lines.append(f"data: {split}: {counts['kept']:,} document{ending}"
                    + (f"; left out: {dropped}" if dropped else "") + cut)
     return lines
 

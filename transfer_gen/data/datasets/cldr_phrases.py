@@ -152,7 +152,8 @@ _Rendered = tuple[str, str, str, Callable[[Locale], str]]
 def _units(both: tuple[Locale, ...]) -> Iterator[_Rendered]:
   for unit in sorted(localedata.load("root")["unit_patterns"]):
     # `duration-day-person` reads like `duration-day` nearly everywhere.
-    if unit.endswith("-person") or not all(_own_unit(locale, unit) for locale in both):
+    if unit.endswith("-person") or any(
+        not _own(locale, "unit_patterns", unit, "long", "other") for locale in both):
       continue
     for number in _NUMBERS:
       yield "unit", unit, str(number), lambda locale, n=number, u=unit: (
@@ -190,7 +191,7 @@ def _intervals(both: tuple[Locale, ...]) -> Iterator[_Rendered]:
 
 def _relative(both: tuple[Locale, ...]) -> Iterator[_Rendered]:
   for unit, seconds in _RELATIVE.items():
-    if any(not _own(locale, "date_fields", unit) for locale in both):
+    if any(not _own(locale, "date_fields", unit, "future", "other") for locale in both):
       continue
     for number in range(1, 61):
       for sign in (1, -1):
@@ -217,30 +218,28 @@ def _is_name(code: str, *texts: str) -> bool:
              for text in texts)
 
 
-def _own(locale: Locale, field: str, entry: str) -> bool:
-  """Whether a language defines an entry itself, other than CLDR's root does."""
-  found = localedata.load(str(locale)).get(field, {}).get(entry)
+def _own(locale: Locale, *path: str) -> bool:
+  """Whether a language defines an entry itself, other than CLDR's root does.
+
+  Args:
+    locale: The language.
+    path: Keys on the way to the entry.
+  """
+  found = _entry(str(locale), path)
   # Where the root has words, they are English.
   return found is not None and (
-      locale.language == "en"
-      or found != localedata.load("root").get(field, {}).get(entry))
+      locale.language == "en" or found != _entry("root", path))
 
 
-def _own_unit(locale: Locale, unit: str) -> bool:
-  pattern = _pattern(str(locale), unit)
-  return pattern is not None and pattern != _pattern("root", unit)
-
-
-def _pattern(code: str, unit: str) -> str | None:
-  """Returns how a language writes a number of units, or None."""
-  # Babel's own dict follows the aliases that a table may hold in place of an entry.
+def _entry(code: str, path: tuple[str, ...]) -> Any:
   data: Any = localedata.load(code)
+  # Babel's own dict follows the aliases that a table may hold in place of an entry.
   found: Any = localedata.LocaleDataDict(data)
-  for key in ("unit_patterns", unit, "long", "other"):
+  for key in path:
     if key not in found:
       return None
     found = found[key]
-  return found
+  return dict(found) if isinstance(found, localedata.LocaleDataDict) else found
 
 
 def _wrong(code: str) -> str:
