@@ -60,6 +60,12 @@ def test_many_documents_give_the_draws_of_few_at_a_time(monkeypatch):
   assert bootstrap.compare(_mean(values[0]), _mean(values[1])) == whole
 
 
+def test_samples_without_anything_to_count_do_not_spoil_the_interval():
+  one_counts = measured.share("repetition", [0.5, 0, 0], [1, 0, 0], higher=False)
+
+  assert bootstrap.interval(one_counts) == (0.5, 0.5)
+
+
 def test_other_numbers_of_documents_are_refused():
   with pytest.raises(errors.UserError, match="3 documents of one run and 2 of the"):
     bootstrap.compare(_mean(np.ones(3)), _mean(np.ones(2)))

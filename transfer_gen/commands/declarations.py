@@ -103,12 +103,38 @@ COMMANDS: Mapping[str, Command] = {
         summary="Trains a run, or continues a stopped one from its last checkpoint.",
         overrides=True, computes=True, flags=(_RUN, _WORKDIR, _MIN_COVERAGE)),
     "evaluate": Command(
-        summary="Computes the loss of a trained run on a split; the last line is JSON.",
+        summary="Scores a run on its test data or on other texts; the last line is"
+        " JSON.",
         computes=True,
         flags=(
             _TRAINED,
             Flag(name="split", value="NAME", default="test",
                  meaning="Split to evaluate: train, validation or test."),
+            Flag(name="data", value="FILES", default="",
+                 meaning="Other texts to evaluate on, in any form that training reads:"
+                 " FILE, INPUTS|TARGETS, or the name of a data set."),
+            Flag(name="input_field", value="NAME", default="",
+                 meaning="Column of the inputs in --data; by default the run's."),
+            Flag(name="target_field", value="NAME", default="",
+                 meaning="Column of the targets in --data; by default the run's."),
+            Flag(name="documents", value="N", default=0, minimum=0,
+                 meaning="Largest number of documents, the first ones; 0 means all."),
+            Flag(name="metrics", value="NAMES",
+                 meaning="Metrics beside the losses, separated by commas, such as"
+                 " bleu,chrf or rouge; by default what suits the documents."),
+            Flag(name="against", value="DIR",
+                 meaning="Workdir of a run to compare with on the same documents."),
+            Flag(name="output", value="FILE",
+                 meaning="File for inputs, references and outputs, as JSON lines."),
+            Flag(name="samples", value="N", default=0, minimum=0,
+                 meaning="Prints N inputs with references and outputs side by side."),
+            Flag(name="sheet", value="FILE",
+                 meaning="Writes these samples as .html or .md; 20 without --samples."),
+            Flag(name="beams", value="N", default=0, minimum=0,
+                 meaning="Beams of a beam search; 0 means the run's own setting."),
+            Flag(name="max_tokens", value="N", default=0, minimum=0,
+                 meaning="Maximum length of an output, in tokens; 0 means the run's"
+                 " own setting."),
             _STEP)),
     "generate": Command(
         summary="Continues prompts; a model with an encoder answers its inputs.",

@@ -1,18 +1,80 @@
-"""`transfer-gen evaluate`: the loss of a trained run on a split."""
+"""`transfer-gen evaluate`: scores of a run on its test data, or on any other texts."""
 
+import dataclasses
 import json
 
+from transfer_gen import errors
 from transfer_gen.commands import flags
-from transfer_gen.run import records
-from transfer_gen.run import trained as trained_lib
+from transfer_gen.metrics import measures
+from transfer_gen.run import evaluation
+from transfer_gen.run import scorecard
+from transfer_gen.run import subject as subject_lib
 
 
 def run(values: flags.Values) -> None:
-  """Evaluates and writes `scores_<split>.json`; the last line printed is JSON."""
-  trained = trained_lib.open(values.workdir, values.step)
-  data, _ = trained.data()
-  scores = trained.score(data, values.split)
-  records.write_scores(trained.workdir, values.split, trained.step, scores)
-  print(f"{trained.workdir}: {values.split} split at step {trained.step}")
-  # JSON alone in the last line, so that a script finds it whatever was printed before.
-  print(json.dumps({"split": values.split, "step": trained.step, **scores.metrics()}))
+  """Evaluates a run; the last line printed is JSON.
+
+  Without `--data` it also writes `scores_<split>.json` into the workdir.
+  """
+  texts = subject_lib.Texts(
+      paths=values.data, split=values.split, input_field=values.input_field,
+      target_field=values.target_field, limit=values.documents)
+  asked = _asked(values)
+  first = subject_lib.open(values.workdir, values.step, texts)
+  subjects = [first, *([] if values.against is None else [
+      subject_lib.open(values.against, -1, texts)])]
+  documents = first.documents(texts)
+  for subject in subjects:
+    subject.check(documents)
+  if asked is None:
+    asked, why = evaluation.default_metrics(documents, bool(_wanted(values)))
+    losses = ("losses",) if documents[0].target else ()
+    print(f"metrics: {', '.join((*losses, *asked))} ({why})", flush=True)
+  _check_outputs(values, asked)
+  decodings = [_decoding(subject.own.run.decoding, values) for subject in subjects]
+  found = [evaluation.evaluate(
+      subject.trained, documents, asked, decoding,
+      subject.training() if measures.TRAINING in measures.needed(
+          measures.names(asked)) else ())
+      for subject, decoding in zip(subjects, decodings)]
+  facts = scorecard.facts(found, values.data or values.split)
+  print("\n".join(scorecard.lines(found, facts, decodings)))
+  for line in scorecard.write(
+      found, f"{values.workdir}: {facts['split']}", values.samples, values.output,
+      values.sheet):
+    print(line)
+  if not (values.data or values.documents):
+    scorecard.keep(found[0], facts)
+  print(json.dumps(facts))
+
+
+def _asked(values: flags.Values) -> list[str] | None:
+  """Returns the metrics that a flag names; None where it names none."""
+  scorecard.check(values.sheet)
+  if values.metrics is None:
+    return None
+  asked = [name.strip() for name in values.metrics.split(",") if name.strip()]
+  measures.names(asked)  # Unknown names are refused before anything is read.
+  return asked
+
+
+def _check_outputs(values: flags.Values, asked) -> None:
+  """Refuses flags for outputs where no metric needs any, so that none are written."""
+  wanted = _wanted(values)
+  if wanted and measures.OUTPUTS not in measures.needed(measures.names(asked)):
+    raise errors.UserError(
+        f"{', '.join(wanted)}: losses need no written texts. Add --metrics=..., e.g."
+        " bleu, rouge or distinct.")
+
+
+def _wanted(values: flags.Values) -> list[str]:
+  """Returns the flags that only written texts give a meaning."""
+  names = ("output", "sheet", "samples", "max_tokens", "beams")
+  return [f"--{name}" for name in names if getattr(values, name)]
+
+
+def _decoding(decoding, values):
+  """Returns the run's decoding, with what flags say otherwise."""
+  given = {name: getattr(values, name) for name in ("beams", "max_tokens")
+           if getattr(values, name)}
+  return dataclasses.replace(decoding, **given)

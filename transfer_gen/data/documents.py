@@ -160,7 +160,7 @@ def _evaluated(
   """Returns the documents that a split is evaluated on."""
   found = list(documents)
   if config.merge_references and fields.is_pairs(config):
-    found = _merged(found)
+    found = merged(found)
     if len(found) < len(documents):
       dropped["merged_as_reference"] = len(documents) - len(found)
   limit = getattr(config, f"max_{split}")
@@ -170,8 +170,8 @@ def _evaluated(
   return found
 
 
-def _merged(documents: Iterable[Document]) -> list[Document]:
-  """Makes one document of all that have the same input."""
+def merged(documents: Iterable[Document]) -> list[Document]:
+  """Makes one document of all pairs that have the same input, with all answers."""
   found: dict[str, Document] = {}
   for document in documents:
     first = found.setdefault(document_lib.fold(document.input), document)

@@ -24,6 +24,7 @@ from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
 Batch, Document = rows_lib.Batch, fields.Document
+_NO_ROWS = np.zeros((0, 0), np.int64)  # `Prepared._counts` without a training split.
 _CHUNK = 4096  # Texts; bounds the Python lists of ints that exist at a time.
 
 
@@ -238,7 +239,7 @@ def prepare(
           **({"encoder_tokenizer": {
               "size": own.size, "roles": encoder_roles, "notes": more}} if own else {})
       },
-      _rows=rows, _bytes=sizes, _counts=by_part["train"])
+      _rows=rows, _bytes=sizes, _counts=by_part.get("train", _NO_ROWS))
 
 
 def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:

@@ -40,6 +40,7 @@ def read_more(paths: str, config: config_lib.Data) -> list[Document]:
   """Reads other files as a data config reads its own, such as texts to evaluate on.
 
   Nothing is split off, dropped or filtered, and documents with one input stay apart.
+  Beside a config of pairs, each line of a plain text is an input with an empty target.
 
   Args:
     paths: As of `config.Data.test`.
@@ -49,8 +50,14 @@ def read_more(paths: str, config: config_lib.Data) -> list[Document]:
   Raises:
     errors.UserError: If a file does not fit, or if it holds no document.
   """
-  found = files.read(paths, fields.options(config), "test")
-  return _documents(found.examples, fields.names(config, paths), config)
+  options, names = fields.options(config), fields.names(config, paths)
+  if names[0]:
+    options = dataclasses.replace(options, unit=files.LINE)
+  examples = files.read(paths, options, "test").examples
+  if names[0] and all(columns.keys() == {"text"} for _, columns in examples):
+    return [Document(fields.clean(columns["text"], config), "")
+            for _, columns in examples]
+  return _documents(examples, names, config)
 
 
 def _files(

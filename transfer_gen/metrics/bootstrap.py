@@ -56,7 +56,7 @@ def compare(first: Measured, second: Measured) -> dict[str, Any]:
   difference = first.score() - second.score()
   draws = _resampled(first.statistics, first) - _resampled(second.statistics, second)
   low, high = _middle(draws)
-  sizes = np.abs(draws)
+  sizes = np.abs(draws[~np.isnan(draws)])
   return {
       "difference": difference, "low": low, "high": high,
       "p_bootstrap": _p_value(sizes - sizes.mean(), difference),
@@ -103,7 +103,8 @@ def _parts(samples: int, documents: int) -> Iterator[int]:
 
 def _middle(scores: np.ndarray) -> tuple[float, float]:
   """Returns the bounds of the middle 95% of some scores."""
-  ordered = np.sort(scores)
+  # A sample may hold nothing to count, and then it has no score.
+  ordered = np.sort(scores[~np.isnan(scores)])
   cut = len(ordered) // 40
   return float(ordered[cut]), float(ordered[len(ordered) - cut - 1])
 

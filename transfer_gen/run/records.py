@@ -75,10 +75,19 @@ def add_samples(
 
 
 def write_scores(
-    workdir: epath.PathLike, split: str, step: int, scores: score_lib.Scores
+    workdir: epath.PathLike, split: str, step: int, scores: score_lib.Scores,
+    metrics: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes `scores_<split>.json`: the sums of each document, for paired comparison."""
+  """Writes `scores_<split>.json`: the sums of each document, for paired comparison.
+
+  Args:
+    workdir: Workdir of the run.
+    split: Name of the split.
+    step: Step of the checkpoint that was scored.
+    scores: Its losses.
+    metrics: Further facts of it, such as metrics of texts by name.
+  """
   whole.write_json(epath.Path(workdir) / f"scores_{split}.json", {
-      "step": step, **scores.metrics(), "nats": scores.nats.tolist(),
+      "step": step, **scores.metrics(), **(metrics or {}), "nats": scores.nats.tolist(),
       "document_tokens": scores.tokens.tolist(),
       "document_bytes": scores.text_bytes.tolist()})

@@ -15,7 +15,7 @@ from transfer_gen.data import pipeline
 from transfer_gen.generate import beam
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
-from transfer_gen.run import reader as reader_lib
+from transfer_gen.run import recorded
 from transfer_gen.train import objectives
 from transfer_gen.train import score as evaluate
 
@@ -35,23 +35,24 @@ class Trained:
     tokenizer: Tokenizer of the run.
   """
   workdir: epath.Path
-  run: reader_lib.Run
+  run: recorded.Run
   step: int
   model: registry.Model
   params: dict[str, jax.Array]
   tokenizer: sources_lib.Tokenizer
 
   def data(
-      self, reader: reader_lib.Reader | None = None
-  ) -> tuple[pipeline.Prepared, reader_lib.Texts]:
+      self, reader: recorded.Reader | None = None
+  ) -> tuple[pipeline.Prepared, recorded.Texts]:
     """Returns the data that it was trained on, tokenized, and the texts.
 
     Args:
       reader: Has read the data of other runs, which need not be read again.
+
+    Raises:
+      errors.UserError: If no data belongs to it, or the data changed since.
     """
-    reader = reader or reader_lib.Reader()
-    data = reader.data(self.run.data, self.tokenizer, self.run.model)
-    return data, reader.texts(self.run.data)[0]
+    return recorded.tokenized(self.workdir, self.run, self.tokenizer, reader)
 
   def score(self, data: pipeline.Prepared, split: str) -> evaluate.Scores:
     """Scores the params on a split, document by document.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from transfer_gen import config as config_lib
+from transfer_gen import errors
 from transfer_gen.data import documents as documents_lib
 from transfer_gen.run import decode
 
@@ -53,10 +54,14 @@ def write(
     decoding: How texts are written. Of several for an input, the best counts.
 
   Raises:
-    errors.UserError: As `decode.answers`.
+    errors.UserError: If nothing is left to write, or as `decode.answers`.
   """
   asked = [(given, right) for document in documents
            for given, right in [prompt(document)] if document.input or right]
+  if not asked:
+    raise errors.UserError(
+        f"All {len(documents)} texts end within their first {_WORDS} words, so that"
+        " nothing is left to write. Give longer texts, or metrics of losses.")
   inputs = [given for given, _ in asked]
   found = decode.answers(model, inputs, decoding, progress="input")
   return Written(

@@ -59,6 +59,25 @@ def next_token(
   return nll_fn
 
 
+@functools.lru_cache(maxsize=32)
+def likeliest(module: extended.Model) -> step_lib.NllFn:
+  """Returns a function that tells which targets the model holds for the likeliest.
+
+  Args:
+    module: As for `next_token`.
+
+  Returns:
+    A function of the form of `next_token`, whose value f32[B, T] is 1 where a target
+    has the highest logit, given the tokens before it, and 0 elsewhere.
+  """
+  def hits_fn(
+      params: dict[str, jax.Array], batch: step_lib.Batch, key: jax.Array
+  ) -> jax.Array:
+    found = logits(module, params, batch, False, key).argmax(-1)
+    return (found == batch["targets"]).astype(jnp.float32)
+  return hits_fn
+
+
 def logits(
     module: extended.Model, params: Mapping[str, jax.Array], batch: step_lib.Batch,
     train: bool, key: jax.Array | None, first: int = 0) -> jax.Array:

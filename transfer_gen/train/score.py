@@ -48,6 +48,7 @@ class Scorer(Protocol):
   def __call__(
       self, params: Mapping[str, jax.Array], data: pipeline.Prepared, split: str,
       batch_size: int, put: Callable[[Any], Any] = lambda batch: batch,
+      advance: Callable[[int], object] = lambda rows: None,
   ) -> Scores:
     """Returns the sums over each document.
 
@@ -57,6 +58,7 @@ class Scorer(Protocol):
       split: Name of the split.
       batch_size: Number of rows per batch, B.
       put: Places a batch on devices. By default JAX does so when it is used.
+      advance: Is told how many rows were scored after each batch.
     """
     ...
 
@@ -75,6 +77,7 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
   def score(
       params: Mapping[str, jax.Array], data: pipeline.Prepared, split: str,
       batch_size: int, put: Callable[[Any], Any] = lambda batch: batch,
+      advance: Callable[[int], object] = lambda rows: None,
   ) -> Scores:
     text_bytes = data.document_bytes(split)
     size = len(text_bytes)
@@ -86,6 +89,7 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
       values = np.asarray(nll(params, put(batch)), np.float64)
       nats += np.bincount(documents[counted], values[counted], size)
       tokens += np.bincount(documents[counted], minlength=size)
+      advance(int(counted.any(1).sum()))  # Without the rows that fill a batch up.
     return Scores(nats=nats, tokens=tokens, text_bytes=text_bytes)
 
   return score
