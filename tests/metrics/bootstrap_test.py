@@ -6,6 +6,7 @@ import pytest
 from transfer_gen import errors
 from transfer_gen.metrics import bootstrap
 from transfer_gen.metrics import measured
+from transfer_gen.metrics import measures
 
 
 def _mean(values):
@@ -74,7 +75,6 @@ def test_other_numbers_of_documents_are_refused():
 def test_pooled_seeds_do_not_narrow_the_interval():
   runs = [_mean(np.random.default_rng(seed).normal(0, 1, 300)) for seed in (3, 3, 3)]
 
-  assert bootstrap.interval(measured.pooled(runs)) != bootstrap.interval(runs[0])[::-1]
-  assert measured.pooled(runs).score() == pytest.approx(runs[0].score())
-  assert bootstrap.interval(measured.pooled(runs)) == pytest.approx(
+  assert measures.pooled(runs).score() == pytest.approx(runs[0].score())
+  assert bootstrap.interval(measures.pooled(runs)) == pytest.approx(
       bootstrap.interval(runs[0]))

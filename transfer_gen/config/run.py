@@ -97,6 +97,9 @@ class Study:
       Default: 3.
     accounts: Whether the report shows what each run cost: which leaves learned, the
       size of the optimizer state, and FLOPs. Default: False.
+    metrics: Metrics of what compared runs write for the test split, as `Run.decoding`
+      says, such as ("bleu", "chrf"); they stand beside the losses in the report, and
+      the runs of a pair are compared by them. Default: ().
     remembered: With `accounts`: data of the source; the report then shows how much of
       it each run forgot. If None, the default, forgetting is not measured.
   """
@@ -107,4 +110,5 @@ class Study:
   lrs: tuple[float, ...] = ()
   samples: int = 3
   accounts: bool = False
+  metrics: tuple[str, ...] = ()
   remembered: Data | None = None

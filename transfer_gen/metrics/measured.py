@@ -66,12 +66,3 @@ def ratio(sums: np.ndarray) -> np.ndarray:
   """Returns f64[S], the quotients of sums f64[S, 2]; NaN where the second is 0."""
   return np.divide(
       sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
-
-
-def pooled(runs: Sequence[Measured]) -> Measured:
-  """Returns one metric over several runs on the same documents, e.g. over seeds.
-
-  Statistics are added document by document. Seeds are not further documents, so an
-  interval does not shrink with their number.
-  """
-  return runs[0].with_statistics(np.sum([run.statistics for run in runs], 0))

@@ -19,6 +19,7 @@ from transfer_gen.run import recorded
 from transfer_gen.train import objectives
 from transfer_gen.train import score as evaluate
 
+Reader, Texts = recorded.Reader, recorded.Texts
 _SPLITS = ("train", "validation", "test")
 
 
@@ -42,8 +43,8 @@ class Trained:
   tokenizer: sources_lib.Tokenizer
 
   def data(
-      self, reader: recorded.Reader | None = None
-  ) -> tuple[pipeline.Prepared, recorded.Texts]:
+      self, reader: Reader | None = None
+  ) -> tuple[pipeline.Prepared, Texts]:
     """Returns the data that it was trained on, tokenized, and the texts.
 
     Args:

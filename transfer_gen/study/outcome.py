@@ -4,20 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from transfer_gen.data import documents
-from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
+from transfer_gen.run import writing
 from transfer_gen.study import accounts
 from transfer_gen.study import jobs
+from transfer_gen.study import task_metrics
 
 _ANSWER = 48  # Largest number of tokens of a sample.
-_WORDS = 8  # Number of words of a text that a language model is given to continue.
 _STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
 
 
 def test(
-    job: jobs.Job, study: jobs.Study, reader: reader_lib.Reader
+    job: jobs.Job, study: jobs.Study, reader: trained_lib.Reader
 ) -> dict[str, Any]:
   """Scores the best checkpoint of a training on the test split, and samples from it."""
   trained = trained_lib.open(job.workdir)
@@ -25,12 +24,12 @@ def test(
   scores = trained.score(data, "test")
   records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  pairs = [_prompt(texts["test"][i]) for i in fit]
+  pairs = [writing.prompt(texts["test"][i]) for i in fit]
   return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
           "validation_loss": min(loss for _, loss in validations(job)),
           "validations": validations(job), "still_improving": _improving(job),
           "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
-          **cost(job),
+          **task_metrics.measure(study.metrics, trained, texts), **cost(job),
           **({"accounts": accounts.describe(
               job.run, job.workdir, trained, reader,
               max(line["step"] for line in metrics(job)), study.remembered)}
@@ -64,15 +63,8 @@ def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
   prompts = [pairs[i][0] for i in chosen]
   answers = trained.complete(prompts, min(rooms[i] for i in chosen))
   return records.add_samples(
-      job.workdir, prompts, answers, reference=[pairs[i][1] for i in chosen])
-
-
-def _prompt(document: documents.Document) -> tuple[str, str]:
-  """Input and reference of a pair, or a text that is cut after its first words."""
-  if document.input:
-    return document.input, document.target
-  words = document.target.split(" ")
-  return " ".join(words[:_WORDS]), " ".join(words[_WORDS:])
+      job.workdir, prompts, answers, reference=[
+          "".join(pairs[i][1][:1]) for i in chosen])
 
 
 def _improving(job: jobs.Job) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from transfer_gen import best_link
 from transfer_gen.study import jobs
 from transfer_gen.study import outcome
+from transfer_gen.study import task_metrics
 from transfer_gen.train import score as score_lib
 
 
@@ -64,7 +65,25 @@ def compare(
       "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
       "control_still_improving": sum(run["still_improving"] for run in control),
       "reached": [_reached(t, c) for t, c in zip(treated, control)],
+      "metrics": task_metrics.compare(treated, control),
   }
+
+
+def summary(
+    results: Mapping[str, Sequence[dict[str, Any]]], first: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns what a study's summary says of scores.
+
+  Args:
+    results: What `outcome.test` returned for each seed, by the name of the run.
+    first: What `compare` returned for the first pair.
+  """
+  return {
+      **{f"{name}_test_loss": float(np.mean([run["loss"] for run in runs]))
+         for name, runs in results.items()},
+      "gain_nats_per_token": first["gain"], "gain_low": first["low"],
+      "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
+      "reached": first["reached"], **task_metrics.summary(results, first)}
 
 
 def _reached(treated: dict[str, Any], control: dict[str, Any]) -> int | None:

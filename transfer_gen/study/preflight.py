@@ -6,6 +6,7 @@ import contextlib
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen.metrics import measures
 from transfer_gen.run import open_sources
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import auto
@@ -26,8 +27,10 @@ def check(
     reader: Reads the texts, and trains the tokenizers.
 
   Raises:
-    errors.UserError: If something is wrong in a run, which the message names.
+    errors.UserError: If something is wrong in a run, which the message names, or a
+      metric is unknown.
   """
+  measures.names(study.metrics)
   # All configs first: they need nothing but themselves.
   for job in jobs:
     with naming(f"run {job.name!r}"):

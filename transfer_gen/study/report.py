@@ -9,6 +9,7 @@ from matplotlib import figure
 
 from transfer_gen.formats import whole
 from transfer_gen.run import page
+from transfer_gen.study import task_metrics
 
 RESULT = "result.json"  # In the workdir of a study.
 
@@ -53,7 +54,7 @@ def study_page(
       *_html_table(_table(facts)),
       *(f"<p>{escape(line)}</p>" for line in _costs(facts)),
       *_html_table(_accounts(facts)), *_trade_off(facts),
-      "<h2>Validation loss</h2>", page.plot(curves),
+      "<h2>Validation loss</h2>", page.plot(curves), *_metric_curves(curves),
       *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
       "</html>", ""])
 
@@ -110,13 +111,16 @@ def replace_section(text: str, key: str, section: str) -> str:
 
 
 def _table(facts) -> list[tuple[str, ...]]:
+  metrics = task_metrics.names(facts)
   rows: list[tuple[str, ...]] = [(
-      "run", "seed", "lr", "best step", "validation", "test", "bits/byte",
+      "run", "seed", "lr", "best step", "validation", "test", "bits/byte", *metrics,
       "train tokens", "seconds")]
   for name, runs in facts["runs"].items():
     rows += [(name, str(run["seed"]), f"{run['lr']:g}", str(run["step"]),
               f"{run['validation_loss']:.4f}", f"{run['loss']:.4f}",
-              f"{run['bits_per_byte']:.3f}", f"{run['train_tokens']:,}",
+              f"{run['bits_per_byte']:.3f}",
+              *(task_metrics.cell(run, metric) for metric in metrics),
+              f"{run['train_tokens']:,}",
               f"{run['train_seconds']:.0f}") for run in runs]
   return rows
 
@@ -162,6 +166,13 @@ def _trade_off(facts) -> list[str]:
   return ["<h2>Gain against forgetting</h2>", page.svg(canvas)]
 
 
+def _metric_curves(curves) -> list[str]:
+  """Plots each metric of texts that some run was validated by."""
+  found = sorted({name for lines in curves.values() for name in page.metrics(lines)})
+  return [part for name in found for part in (
+      f"<h2>Validation {html.escape(name)}</h2>", page.plot(curves, name))]
+
+
 def _html_table(rows: Sequence[Sequence[str]]) -> list[str]:
   cells = lambda tag, row: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row)
   return ["<table>", *(f"<tr>{cells('td' if i else 'th', row)}</tr>"
@@ -183,6 +194,7 @@ def _verdicts(facts) -> list[str]:
         f" {pair['documents']} test documents), {_sign(pair)}; ahead on"
         f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
         f" {pair['wins']:.0%} of the documents.")
+    lines += task_metrics.verdicts(pair, facts["summary"]["seeds"])
     lines.append(_when(pair, facts["runs"][pair["control"]]))
     if pair["control_still_improving"] and pair["control"] not in warned:
       warned.add(pair["control"])

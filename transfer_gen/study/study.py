@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from transfer_gen.run import environment
 from transfer_gen.run import reader as reader_lib
@@ -27,9 +26,10 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   Returns:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
     (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with its
-    interval, `reached` (for each seed, the step at which the treated run reached the
-    best validation loss of its control), `best` (the training that the link `best`
-    names, see `pairs.mark_best`) and `seconds`.
+    interval, the same of `Study.metrics` (see `task_metrics.summary`), `reached` (for
+    each seed, the step at which the treated run reached the best validation loss of its
+    control), `best` (the training that the link `best` names, see `pairs.mark_best`)
+    and `seconds`.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
@@ -53,14 +53,10 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
              for name in chosen}
   comparisons = [
       pairs.compare(pair, results) for pair in study.pairs]
-  first = comparisons[0]
   best = pairs.mark_best(study.pairs, tested, workdir)
   summary = {
-      **{f"{name}_test_loss": float(np.mean([run["loss"] for run in runs]))
-         for name, runs in results.items()},
-      "gain_nats_per_token": first["gain"], "gain_low": first["low"],
-      "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
-      "reached": first["reached"], "seeds": len(study.seeds), "lrs": chosen,
+      **pairs.summary(results, comparisons[0]),
+      "seeds": len(study.seeds), "lrs": chosen,
       "best": best,
       "seconds": round(time.time() - start, 1),
   }
@@ -73,7 +69,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
            # Scores are arrays, and are stored in each run's scores_test.json.
            # Validations are in its metrics.
            "runs": {name: [{k: v for k, v in r.items()
-                            if k not in ("scores", "validations")}
+                            if k not in ("scores", "validations", "measured")}
                            for r in runs] for name, runs in results.items()}}
   report.write(workdir, facts, {
       f"{job.name}, seed {job.seed}": outcome.metrics(job)
