@@ -86,7 +86,8 @@ def _compare_generation(config, rounds):
   inputs = torch.tensor([prompt])
 
   def generate():
-    [new] = sampling.generate(module, nested, [prompt], num_tokens=128)
+    [new] = sampling.generate(
+        module, nested, [prompt], decoding=config_lib.Decoding(max_tokens=128))
     assert len(new) == 128
 
   def generate_as_peer():

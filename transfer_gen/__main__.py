@@ -67,7 +67,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     _fail("Interrupted. If you run the same command again, `train` and `study` continue"
-          " from the last checkpoint.")
+          " from the last checkpoint, and `generate --output` after the last answer.")
 
 
 def _finish(text: str) -> NoReturn:

@@ -49,6 +49,18 @@ def make_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mes
       axis_types=(jax.sharding.AxisType.Auto,) * len(_AXES))
 
 
+def fitting_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+  """Returns `make_mesh` of the same, or all devices along `data` if it does not fit.
+
+  It is for work whose result does not depend on the mesh, such as generation with a run
+  that was trained on other devices.
+  """
+  try:
+    return make_mesh(data, fsdp, tensor)
+  except errors.UserError:
+    return make_mesh()
+
+
 def partition_spec(
     spec: tree.Spec, mesh: jax.sharding.Mesh
 ) -> jax.sharding.PartitionSpec:

@@ -74,7 +74,7 @@ def test_encoder_models_can_be_trained_evaluated_and_sampled(name, folder, capsy
   # A uniform guess over some 28 tokens costs 3.3 nats; below 4, nothing has diverged.
   assert scored["documents"] > 5 and 0 < scored["loss"] < 4
   assert "--- 2 of 2" in drawn and "--- 2 of 2" in best
-  assert len((folder / "w" / "samples.jsonl").read_text().splitlines()) == 4
+  assert not (folder / "w" / "samples.jsonl").exists()
   rows = json.loads((folder / "w" / "data.json").read_text())["splits"]["train"]["rows"]
   assert rows.keys() == {"16", "24"}
 
@@ -103,17 +103,6 @@ def test_encoder_configs_that_do_not_fit_are_refused(words, message, folder, cap
 
   assert message in cli.refused(capsys, "plan", "--workdir=w", *words)
   assert not (folder / "w").exists()
-
-
-@pytest.mark.parametrize("words, message", [
-    (["--beams=0"], "--beams is 0"),
-    (["--beams=2", "--temperature=1", "--top_k=3"],
-     "samples nothing: remove --temperature, --top_k"),
-    (["--beams=2", "--num=3"], "--beams=2 cannot find 3 texts"),
-    (["--length_penalty=2"], "is for a beam search"),
-])
-def test_invalid_beam_search_flags_are_refused(words, message, folder, capsys):
-  assert message in cli.refused(capsys, "generate", "--workdir=w", "--prompt=a", *words)
 
 
 def _write_foreign_checkpoint(folder):

@@ -96,7 +96,7 @@ def test_projections_learn_and_are_dropped_from_the_opened_model(folder):
   assert rows[name].group == "all" and rows[name].learning == 12 * 16
   opened = trained_lib.open(folder / "soft")
   assert opened.params.keys() == setup.specs.keys() - {name}
-  assert isinstance(opened.complete(["abc"], 3)[0], str)
+  assert len(opened.answers(["abc"]).texts) == 1
   # Nor do projections appear when the run is the source of another run.
   assert name not in sources.open(folder / "soft", 60).specs
   kept = list((folder / "soft" / "checkpoints" / "60" / "params").iterdir())
@@ -350,7 +350,9 @@ def test_distill_and_features_round_trip_through_json():
 
 
 def test_answers_of_a_teacher_can_be_written_and_trained_on(folder):
-  count = answers.write(folder / "teacher", folder / "out.jsonl", 4, ["abc", "hgf"])
+  decoding = config_lib.Decoding(max_tokens=4, beams=5)
+  count = answers.write(
+      folder / "teacher", folder / "out.jsonl", decoding, ["abc", "hgf"])
   run = _run(folder, LSTM)
   run.data = dataclasses.replace(
       run.data, train=str(folder / "out.jsonl"), target_field="target")
@@ -358,8 +360,8 @@ def test_answers_of_a_teacher_can_be_written_and_trained_on(folder):
 
   lines = list(map(json.loads, (folder / "out.jsonl").read_text().splitlines()))
   assert count == len(lines) == 2 and lines[0]["target"].startswith("abc")
-  best = trained_lib.open(folder / "teacher").search(["abc"], 4, 5)[0][0]
+  best = trained_lib.open(folder / "teacher").answers(["abc"], decoding).texts[0][0]
   assert lines[0] == {"input": "abc", "target": "abc" + best} and best
   with pytest.raises(errors.UserError, match="Give prompts"):
-    answers.write(folder / "teacher", folder / "out.jsonl", 4)
+    answers.write(folder / "teacher", folder / "out.jsonl", decoding)
   assert registry.longest(assemble.build(_run(folder, DECODER), folder).model) == 32

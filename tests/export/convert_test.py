@@ -247,7 +247,8 @@ class TestStories:
         {"params": tree.unflatten(params)}, np.array([[1, 403, 407, 261]]))[0, -1]
     want = np.array(self.reference["logits_last_pos_prompt_1_403_407_261"])
     assert distance(last[:len(want)], want) <= 1e-5
-    [new] = sampling.generate(module, params, [[1]], num_tokens=199)
+    [new] = sampling.generate(
+        module, params, [[1]], decoding=config.Decoding(max_tokens=199))
     assert [1, *new] == self.reference["greedy_ids_from_bos"]
     assert source.tokenizer.decode(new) == self.reference["greedy_text"].lstrip()
 
@@ -269,6 +270,7 @@ class TestStories:
         ids[0], skip_special_tokens=True)
     story = self.reference["greedy_text"].lstrip()
     assert story.startswith(text.lstrip())
-    [answer] = trained.open(tmp_path / "ours").complete(["Once upon a time"], 40)
+    [[answer]] = trained.open(tmp_path / "ours").answers(
+        ["Once upon a time"], config.Decoding(max_tokens=40)).texts
     assert story.removeprefix("Once upon a time").startswith(answer)
     assert len(answer) > 50

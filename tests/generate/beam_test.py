@@ -17,6 +17,7 @@ from transfer_gen import tree
 from transfer_gen.generate import beam
 from transfer_gen.generate import prefill
 from transfer_gen.generate import sampling
+from transfer_gen.generate import settings
 from transfer_gen.models import registry
 
 # So small that all 31 possible texts can be enumerated.
@@ -66,6 +67,13 @@ def opened(kind):
   return model, registry.build(source.model), params
 
 
+def search(module, params, prompts=None, encoder_inputs=None, **fields):
+  """Returns what a search finds, with the fields of a `Decoding`."""
+  return beam.search(
+      module, params, prompts, encoder_inputs=encoder_inputs,
+      decoding=config.Decoding(**fields))
+
+
 def theirs(model, inputs, eos, counts=None, **fields):
   """Returns texts and scores of all beams of each row, found by Transformers."""
   width = 1 if model.config.is_encoder_decoder else inputs.shape[1]
@@ -87,9 +95,9 @@ def test_all_beams_match_transformers(eos, penalty):
   model, module, params = opened("gpt2")
   inputs = np.random.default_rng(0).integers(0, 37, (3, 5)).astype(np.int32)
 
-  found = beam.search(
-      module, params, inputs.tolist(), beams=4, num_tokens=24, eos=eos,
-      length_penalty=penalty)
+  found = search(
+      module, params, inputs.tolist(), beams=4, max_tokens=24,
+      end_tokens=() if eos is None else (eos,), length_penalty=penalty)
 
   texts, scores = theirs(model, inputs, eos, num_beams=4, max_new_tokens=24,
                          length_penalty=penalty)
@@ -107,11 +115,11 @@ def test_all_beams_of_encoder_decoders_match_transformers(name):
   inputs = np.random.default_rng(0).integers(3, 37, (3, 9)).astype(np.int32)
   counts = np.array([9, 4, 6])
 
-  found = beam.search(
+  found = search(
       module, params,
       encoder_inputs=[row[:count].tolist() for row, count in zip(inputs, counts)],
       beams=4,
-      num_tokens=16, eos=2)
+      max_tokens=16, end_tokens=(2,))
 
   texts, scores = theirs(model, inputs, 2, counts, num_beams=4, max_new_tokens=16)
   found = [one for row in found for one in row]
@@ -148,9 +156,9 @@ def test_enough_beams_rank_every_possible_text(name, penalty):
   prompts, sources = [[2], [2, 0, 0]], [[0, 1, 1], [2]]
   sources = sources if name == "pair" else None
 
-  found = beam.search(
-      module, params, prompts, beams=SIZE ** LENGTH, num_tokens=LENGTH, eos=EOS,
-      encoder_inputs=sources, length_penalty=penalty)
+  found = search(
+      module, params, prompts, beams=SIZE ** LENGTH, max_tokens=LENGTH,
+      end_tokens=(EOS,), encoder_inputs=sources, length_penalty=penalty)
 
   for i, row in enumerate(found):
     want = exhaustive(
@@ -167,26 +175,28 @@ def test_enough_beams_rank_every_possible_text(name, penalty):
 def test_one_beam_matches_greedy_generation(name):
   module, params = random_models.build(MODELS[name], seed=1)
   more = {"encoder_inputs": [[0, 1, 1], [2], [1]]} if name == "pair" else {}
-  texts = {"prompts": [[2], [0, 0, 2], [1, 1]], "num_tokens": 9, **more}
+  texts = {"prompts": [[2], [0, 0, 2], [1, 1]], **more}
 
   for eos in (None, 0, 1, 2):
-    found = beam.search(module, params, beams=1, eos=eos, **texts)
+    decoding = config.Decoding(
+        max_tokens=9, end_tokens=() if eos is None else (eos,))
+    found = beam.search(module, params, decoding=decoding, **texts)
 
     assert [one.tokens for [one] in found] == sampling.generate(
-        module, params, eos=eos, **texts)
+        module, params, decoding=decoding, **texts)
 
 
 @pytest.mark.long
 def test_beams_of_a_row_do_not_depend_on_other_rows():
   module, params = random_models.build(MODELS["pair"], seed=1)
-  search = lambda sources: beam.search(
-      module, params, encoder_inputs=sources, beams=3, num_tokens=9, eos=EOS)
+  found = lambda sources: search(
+      module, params, encoder_inputs=sources, beams=3, max_tokens=9, end_tokens=(EOS,))
 
-  together = search([[0], [1, 1], [2, 2, 2]])
+  together = found([[0], [1, 1], [2, 2, 2]])
 
   tokens = lambda row: [one.tokens for one in row]
   for i, source in enumerate(([0], [1, 1], [2, 2, 2])):
-    assert tokens(together[i]) == tokens(search([source])[0])
+    assert tokens(together[i]) == tokens(found([source])[0])
 
 
 def test_different_prompts_and_settings_share_one_compiled_program():
@@ -194,32 +204,39 @@ def test_different_prompts_and_settings_share_one_compiled_program():
   beam._run.clear_cache()
 
   for prompts, kwargs in (
-      ([[1], [2, 0]], dict(num_tokens=9)),
-      ([[1] * 16, [2]], dict(num_tokens=16, eos=1, length_penalty=0.3))):
-    beam.search(module, params, prompts, beams=2, **kwargs)
+      ([[1], [2, 0]], dict(max_tokens=9, end_tokens=(0,))),
+      ([[1] * 16, [2]], dict(max_tokens=16, end_tokens=(1,), length_penalty=0.3))):
+    search(module, params, prompts, beams=2, **kwargs)
 
   assert beam._run._cache_size() == 1
 
 
-def test_beams_do_not_copy_what_the_encoder_read():
+def test_beams_copy_neither_keys_nor_what_the_encoder_read():
   module, params = random_models.build(config.EncoderDecoder(
       vocab_size=37, num_layers=1, width=8, num_heads=2, max_length=64), seed=1)
-  batch, beams, read = 2, 3, 13  # No other axis of the program has 13 entries.
+  batch, read, slots = 2, 13, 1 + 16 * 3  # No other axes have 13 or 49 entries.
+  decoding = config.Decoding(beams=3, max_tokens=5, end_tokens=(EOS,))
+  switches, limits = settings.bind(decoding, 37)
 
   program = beam._run.lower(
-      module, 16, beams, prefill.nest_params(params),
-      prefill.pad([[1]] * batch), (
-          np.ones((batch, read), np.int32), np.full(batch, read, np.int32)),
-      dict(num_tokens=np.int32(5), eos=np.int32(EOS), length_penalty=np.float32(1)))
+      module, 16, switches, prefill.nest_params(params),
+      prefill.pad_rows(module, [[1]] * batch, None, [5] * batch) | {
+          "encoder_inputs": np.ones((batch, read), np.int32),
+          "encoder_counts": np.full(batch, read, np.int32)}, limits)
 
-  gathers = [line for line in program.as_text().splitlines() if ".gather" in line]
-  rows = f"(tensor<{batch * beams}x"
-  assert any(rows in line for line in gathers)  # The cache of the answer is reordered.
-  assert not [line for line in gathers if rows in line and f"x{read}x" in line]
+  text = program.as_text()
+  loop = text[text.index("stablehlo.while"):].splitlines()
+  assert any(f"tensor<2x2x{read}x4x" in line for line in loop)
+  assert any(f"tensor<2x2x{slots}x4x" in line for line in loop)
+  copied = [line for line in loop if ".gather" in line or "broadcast_in_dim" in line]
+  # The mask that says which beam sees which slot is all that is reordered.
+  assert any(f"x{slots}x" in line and "i1>" in line for line in copied)
+  assert not [line for line in copied
+              if f"x{read}x4x" in line or f"x{slots}x4x" in line]
 
 
 @pytest.mark.parametrize("kwargs, message", [
-    (dict(beams=0), "beams is 0"), (dict(num_tokens=0), "num_tokens is 0"),
+    (dict(beams=0), "beams is 0"), (dict(max_tokens=0), "max_tokens is 0"),
     (dict(length_penalty=float("nan")), "length_penalty is nan"),
     (dict(prompts=[[1], []]), "prompt 1 is empty"),
     (dict(prompts=[[1] * 60]), "prompt 0 has 60 tokens and grows by 5")])
@@ -227,5 +244,4 @@ def test_invalid_search_arguments_are_refused(kwargs, message):
   module, params = random_models.build(MODELS["decoder"], seed=1)
 
   with pytest.raises(errors.UserError, match=message):
-    beam.search(module, params, **{"prompts": [[1]], "beams": 2, "num_tokens": 5,
-                                   **kwargs})
+    search(module, params, **{"prompts": [[1]], "beams": 2, "max_tokens": 5, **kwargs})

@@ -1,7 +1,5 @@
 """Tests for sampling against full forward passes and the exact distribution."""
 
-import collections
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.generate import prefill
 from transfer_gen.generate import sampling
+from transfer_gen.generate import settings
 
 SIZE = 19
 CONFIGS = {
@@ -24,6 +23,13 @@ CONFIGS = {
     "lstm": config_lib.Recurrent(vocab_size=SIZE, embed_width=16, hidden_width=16),
 }
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
+
+
+def generate(module, params, prompts=None, encoder_inputs=None, **fields):
+  """Returns new tokens, written as the fields of a `Decoding` say."""
+  return sampling.generate(
+      module, params, prompts, encoder_inputs=encoder_inputs,
+      decoding=config_lib.Decoding(**fields))
 
 
 def make(name):
@@ -46,7 +52,7 @@ def continue_by_hand(module, params, prompt, num_tokens):
 def test_greedy_tokens_match_the_argmax_of_full_forward_passes(name):
   module, params = make(name)
 
-  texts = sampling.generate(module, params, PROMPTS, num_tokens=20)
+  texts = generate(module, params, PROMPTS, max_tokens=20)
 
   for prompt, text in zip(PROMPTS, texts):
     assert text == continue_by_hand(module, params, prompt, 20)
@@ -55,12 +61,12 @@ def test_greedy_tokens_match_the_argmax_of_full_forward_passes(name):
 
 def test_a_text_ends_before_eos_while_others_continue():
   module, params = make("learned")
-  free = sampling.generate(module, params, PROMPTS, num_tokens=20)
+  free = generate(module, params, PROMPTS, max_tokens=20)
   # A token that occurs in some of the texts, but not in all of them.
   eos = next(token for text in free for token in text
              if any(token not in other for other in free))
 
-  texts = sampling.generate(module, params, PROMPTS, num_tokens=20, eos=eos)
+  texts = generate(module, params, PROMPTS, max_tokens=20, end_tokens=(eos,))
 
   assert texts == [
       text[:text.index(eos)] if eos in text else text for text in free]
@@ -70,60 +76,63 @@ def test_a_text_ends_before_eos_while_others_continue():
 
 def test_generation_stops_when_every_text_has_ended():
   module, params = make("learned")
-  first = sampling.generate(module, params, [[9]], num_tokens=1)[0][0]
-  inputs, counts = prefill.pad([[9]])
-  limits = {
-      "num_tokens": np.int32(10), "eos": np.int32(first), "top_k": np.int32(0),
-      "temperature": np.float32(0), "top_p": np.float32(1)}
+  first = generate(module, params, [[9]], max_tokens=1)[0][0]
+  rows = prefill.pad_rows(module, [[9]], None, [10]) | {
+      "salts": sampling.row_salts([[9]])}
+  switches, limits = settings.bind(
+      config_lib.Decoding(max_tokens=10, end_tokens=(first,)), SIZE)
 
-  tokens = sampling._run(
-      module, 16, tree.unflatten(params), inputs, counts, limits,
-      jax.random.split(jax.random.key(0), 1))
+  state = sampling.begin(module, 16, switches, tree.unflatten(params), rows, limits)
+  after = sampling.advance(
+      module, 16, switches, tree.unflatten(params), state, rows, limits, np.int32(10))
 
-  np.testing.assert_array_equal(tokens, [[first] + 15 * [0]])
+  assert int(after.step) == 1
+  np.testing.assert_array_equal(after.text, [[first] + 15 * [SIZE]])
 
 
-def test_different_prompts_and_settings_share_one_compiled_program():
+def test_different_prompts_and_settings_share_compiled_programs():
   module, params = make("rotary_grouped")
-  sampling._run.clear_cache()
+  sampling.begin.clear_cache(), sampling.advance.clear_cache()
+  counts = lambda: (sampling.begin._cache_size(), sampling.advance._cache_size())
 
-  for prompts, kwargs in (
-      (PROMPTS, dict(num_tokens=9)),
-      ([[1] * 16, [2] * 7, [3]], dict(num_tokens=16, eos=4)),
-      (PROMPTS, dict(num_tokens=1, temperature=0.7)),
-      (PROMPTS, dict(num_tokens=9, temperature=1.5, top_k=3, top_p=0.5,
-                     key=jax.random.key(7)))):
-    sampling.generate(module, params, prompts, **kwargs)
-  assert sampling._run._cache_size() == 1
-  # Lengths are padded to powers of two, so that a 17th token needs a new program.
-  sampling.generate(module, params, [[1] * 17, [2], [3]], num_tokens=9)
-  assert sampling._run._cache_size() == 2
+  for prompts, fields in (
+      (PROMPTS, dict(max_tokens=9, end_tokens=(3,))),
+      ([[1] * 16, [2] * 7, [3]], dict(max_tokens=16, end_tokens=(4,)))):
+    generate(module, params, prompts, **fields)
+  assert counts() == (1, 1)
+  for seed, values in enumerate(((0.7, 3, 0.5, 0.1), (1.5, 4, 0.9, 0.2))):
+    names = ("temperature", "top_k", "top_p", "min_p")
+    generate(module, params, PROMPTS, max_tokens=9, seed=seed, **dict(
+        zip(names, values)))
+  assert counts() == (2, 2)  # One more, because tokens are drawn.
+  # Lengths are padded to powers of two, so that a 17th token needs new programs.
+  generate(module, params, [[1] * 17, [2], [3]], max_tokens=9, end_tokens=(3,))
+  assert counts() == (3, 3)
 
 
 def test_samples_of_a_prompt_do_not_depend_on_other_prompts():
   module, params = make("rotary_grouped")
 
-  def drawn(prompts, key=0):
-    return sampling.generate(
-        module, params, prompts, num_tokens=12, temperature=1.0,
-        key=jax.random.key(key))
+  def drawn(prompts, seed=0):
+    return generate(
+        module, params, prompts, max_tokens=12, temperature=1.0, seed=seed)
 
   alone, among = drawn([PROMPTS[0]]), drawn([PROMPTS[2], PROMPTS[0], PROMPTS[0]])
 
   assert among[1] == alone[0]
   assert among[2] != among[1]  # A repeated prompt gets another sample.
-  assert drawn([PROMPTS[0]], key=1) != alone
+  assert drawn([PROMPTS[0]], seed=1) != alone
 
 
 def test_flat_and_nested_params_give_the_same_text():
   module, params = make("learned")
 
-  assert sampling.generate(module, tree.unflatten(params), PROMPTS, num_tokens=5) == (
-      sampling.generate(module, params, PROMPTS, num_tokens=5))
+  assert generate(module, tree.unflatten(params), PROMPTS, max_tokens=5) == (
+      generate(module, params, PROMPTS, max_tokens=5))
 
 
 @pytest.mark.parametrize("kwargs, message", [
-    (dict(num_tokens=0), "num_tokens is 0"),
+    (dict(max_tokens=0), "max_tokens is 0"),
     (dict(temperature=-1.0), "temperature is -1.0"),
     (dict(temperature=float("nan")), "temperature is nan"),
     (dict(top_k=-1), "top_k is -1"),
@@ -133,17 +142,17 @@ def test_flat_and_nested_params_give_the_same_text():
     (dict(prompts=[[1], [2] * 60]), "prompt 1 has 60 tokens and grows by 5; .* 64")])
 def test_invalid_sampling_arguments_are_refused(kwargs, message):
   module, params = make("learned")
-  kwargs = dict(prompts=[[1]], num_tokens=5) | kwargs
+  kwargs = dict(prompts=[[1]], max_tokens=5) | kwargs
 
   with pytest.raises(errors.UserError, match=message):
-    sampling.generate(module, params, **kwargs)
+    generate(module, params, **kwargs)
 
 
 def test_prompt_and_answer_may_fill_all_learned_positions():
   module, params = make("learned")
   prompt = list(np.random.default_rng(0).integers(0, SIZE, 59))
 
-  text = sampling.generate(module, params, [prompt], num_tokens=5)[0]
+  text = generate(module, params, [prompt], max_tokens=5)[0]
 
   whole = jax.jit(module.apply)(
       {"params": tree.unflatten(params)}, np.int32([prompt + text]))
@@ -162,9 +171,9 @@ def make_pair(**fields):
 def test_greedy_answers_match_the_argmax_of_full_forward_passes():
   module, params = make_pair(start_token=4)
 
-  texts = sampling.generate(module, params, encoder_inputs=SOURCES, num_tokens=12)
-  begun = sampling.generate(
-      module, params, [[4, 6]] * 3, encoder_inputs=SOURCES, num_tokens=12)
+  texts = generate(module, params, encoder_inputs=SOURCES, max_tokens=12)
+  begun = generate(
+      module, params, [[4, 6]] * 3, encoder_inputs=SOURCES, max_tokens=12)
 
   apply = jax.jit(module.apply)
   for answers, prompt in ((texts, [4]), (begun, [4, 6])):
@@ -179,8 +188,8 @@ def test_samples_depend_only_on_the_encoder_inputs_of_their_row():
   module, params = make_pair(start_token=4)
 
   def drawn(sources):
-    return sampling.generate(
-        module, params, encoder_inputs=sources, num_tokens=12, temperature=1.0)
+    return generate(
+        module, params, encoder_inputs=sources, max_tokens=12, temperature=1.0)
 
   alone, among = drawn(SOURCES[:1]), drawn([SOURCES[1], SOURCES[0], SOURCES[0]])
 
@@ -190,12 +199,12 @@ def test_samples_depend_only_on_the_encoder_inputs_of_their_row():
 
 def test_encoder_inputs_of_different_lengths_share_one_program():
   module, params = make_pair()
-  sampling._run.clear_cache()
+  sampling.begin.clear_cache()
 
   for sources in (SOURCES, [[1] * 16, [2] * 7, [3]]):
-    sampling.generate(module, params, [[1]] * 3, encoder_inputs=sources, num_tokens=9)
+    generate(module, params, [[1]] * 3, encoder_inputs=sources, max_tokens=9)
 
-  assert sampling._run._cache_size() == 1
+  assert sampling.begin._cache_size() == 1
 
 
 @pytest.mark.parametrize("kwargs, message", [
@@ -203,21 +212,20 @@ def test_encoder_inputs_of_different_lengths_share_one_program():
     (dict(encoder_inputs=[[1]]), "no prompts are given, and model.start_token"),
     (dict(prompts=[[1]], encoder_inputs=[[1], [2]]),
      "there are 2 encoder_inputs and 1 prompts"),
-    (dict(prompts=[[1]], encoder_inputs=[[]]), "encoder input 0 is empty"),
     (dict(prompts=[[1]], encoder_inputs=[[9]]),
      "encoder input 0 has token 9, .* 0 to 8")])
 def test_invalid_encoder_inputs_are_refused(kwargs, message):
   module, params = make_pair()
 
   with pytest.raises(errors.UserError, match=message):
-    sampling.generate(module, params, num_tokens=5, **kwargs)
+    generate(module, params, max_tokens=5, **kwargs)
 
 
 def test_encoder_inputs_for_a_model_without_encoder_are_refused():
   module, params = make("learned")
 
   with pytest.raises(errors.UserError, match="has no encoder, and encoder_inputs are"):
-    sampling.generate(module, params, [[1]], encoder_inputs=[[1]], num_tokens=5)
+    generate(module, params, [[1]], encoder_inputs=[[1]], max_tokens=5)
 
 
 def chances_by_hand(logits, temperature, top_k, top_p):
@@ -239,34 +247,15 @@ def chances_by_hand(logits, temperature, top_k, top_p):
 def test_sampled_frequencies_match_the_distribution(temperature, top_k, top_p):
   logits = np.random.default_rng(3).normal(size=11).astype(np.float32)
   rows = 20_000
+  switches, limits = settings.bind(config_lib.Decoding(
+      temperature=temperature, top_k=top_k, top_p=top_p), 11)
 
-  tokens = jax.jit(sampling.draw)(
-      jnp.broadcast_to(logits, (rows, 11)),
-      jax.random.split(jax.random.key(0), rows), np.float32(temperature),
-      np.int32(top_k), np.float32(top_p))
+  tokens = jax.jit(sampling.draw, static_argnums=3)(
+      jnp.broadcast_to(logits, (rows, 11)), sampling.row_salts([[1]] * rows),
+      jnp.int32(0), switches, limits)
 
   want = chances_by_hand(logits, temperature, top_k, top_p)
   got = np.bincount(np.asarray(tokens), minlength=11) / rows
   assert set(np.flatnonzero(got)) <= set(np.flatnonzero(want))
   # 0.015 is four standard errors of a frequency in 20,000 draws.
   np.testing.assert_allclose(got, want, atol=0.015)
-
-
-def test_truncate_keeps_the_same_tokens_as_numpy():
-  rng = np.random.default_rng(4)
-  for logits in rng.normal(size=(20, 13)).astype(np.float32):
-    top_k, top_p = int(rng.integers(0, 13)), float(rng.uniform(0.05, 1))
-
-    kept = jax.jit(sampling.truncate)(
-        logits[None], np.int32(top_k), np.float32(top_p))[0]
-
-    want = chances_by_hand(logits, 1.0, top_k, top_p) > 0
-    np.testing.assert_array_equal(np.isfinite(kept), want)
-    np.testing.assert_array_equal(kept[want], logits[want])
-
-
-def test_top_k_keeps_exactly_k_of_equal_logits():
-  kept = sampling.truncate(
-      jnp.zeros((1, 6)), jnp.int32(2), jnp.float32(1.0))
-
-  assert collections.Counter(np.isfinite(kept[0]).tolist())[True] == 2

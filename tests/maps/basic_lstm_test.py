@@ -157,7 +157,8 @@ def test_a_study_runs_with_a_tokenizer_without_special_tokens(tmp_path):
   data = json.loads((where / "data.json").read_text())
   assert data["tokenizer"]["size"] == 7 and "run on" in data["tokenizer"]["notes"][0]
   assert facts["summary"]["moved_test_loss"] > 0
-  [answer] = trained.open(where).complete(["ab\n"], 5)
+  [[answer]] = trained.open(where).answers(
+      ["ab\n"], config.Decoding(max_tokens=5)).texts
   assert len(answer) == 5
 
 
@@ -209,7 +210,8 @@ def test_the_bronte_model_matches_its_reference_logits_and_text():
   prompt = source.tokenizer.encode("The ")
 
   logits = module.apply({"params": tree.unflatten(params)}, np.array([prompt]))[0, -1]
-  [new] = sampling.generate(module, params, [prompt], num_tokens=120)
+  [new] = sampling.generate(
+      module, params, [prompt], decoding=config.Decoding(max_tokens=120))
 
   assert sum(x.size for x in params.values()) == wanted["params"]
   first = np.array(wanted["logits_after_The_"])

@@ -131,7 +131,7 @@ def test_greedy_generation_matches_transformers(name):
   model, source, params = opened(name)
 
   new = sampling.generate(
-      registry.build(source.model), params, num_tokens=64,
+      registry.build(source.model), params, decoding=config.Decoding(max_tokens=64),
       encoder_inputs=[row[:count].tolist() for row, count in zip(READ, COUNTS)])
 
   # Transformers sizes the cache of T5 by the encoder's layers, which fails for

@@ -17,6 +17,7 @@ import transformers
 from tests import transformers_models
 from tests.comparing import distance
 from tests.maps import round_trip
+from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -125,7 +126,8 @@ def test_greedy_generation_matches_transformers(name):
   model, source, params = opened(name)
 
   new = sampling.generate(
-      registry.build(source.model), params, INPUTS[:, :5].tolist(), num_tokens=64)
+      registry.build(source.model), params, INPUTS[:, :5].tolist(),
+      decoding=config.Decoding(max_tokens=64))
 
   want = model.generate(
       torch.tensor(INPUTS[:, :5], dtype=torch.int64), do_sample=False,

@@ -8,6 +8,7 @@ import pytest
 
 from tests.comparing import distance
 from tests.maps import round_trip
+from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -138,7 +139,7 @@ def test_greedy_generation_matches_keras(name, tmp_path):
 
   [new] = sampling.generate(
       registry.build(source.model), dict(source.read(list(source.specs))),
-      [INPUTS[0].tolist()], num_tokens=64)
+      [INPUTS[0].tolist()], decoding=config.Decoding(max_tokens=64))
 
   text = [*INPUTS[0].tolist(), *new]
   if source.model.window:

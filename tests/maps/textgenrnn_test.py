@@ -8,6 +8,7 @@ import pytest
 
 from tests import paths
 from tests.comparing import distance
+from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -254,7 +255,8 @@ def test_the_published_weights_generate_their_reference_text():
   tokenizer, start = source.tokenizer, source.tokenizer.roles["bos"]
   texts = [[start, *tokenizer.encode(text)] for text in wanted["greedy"]]
 
-  written = sampling.generate(module, params, texts, num_tokens=64)
+  written = sampling.generate(
+      module, params, texts, decoding=config.Decoding(max_tokens=64))
 
   for (prompt, want), new in zip(wanted["greedy"].items(), written):
     assert (prompt + tokenizer.decode(new)).startswith(want)
@@ -270,7 +272,8 @@ def test_the_published_weights_generate_the_same_text_as_numpy():
   source, module, params = load(REAL / "textgenrnn_weights.hdf5")
   text = [source.tokenizer.roles["bos"], *source.tokenizer.encode("My cat ")]
 
-  [new] = sampling.generate(module, params, [text], num_tokens=64)
+  [new] = sampling.generate(
+      module, params, [text], decoding=config.Decoding(max_tokens=64))
 
   whole = [*text, *new]
   got = module.apply({"params": tree.unflatten(params)}, np.array([whole[:-1]]))[0]

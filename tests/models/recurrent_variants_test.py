@@ -295,7 +295,8 @@ def test_greedy_generation_picks_the_most_likely_tokens(name):
   config = dataclasses.replace(BASE, **VARIANTS[name])
   module, params = random_models.build(config)
 
-  [new] = sampling.generate(module, params, [[3, 1]], num_tokens=6)
+  [new] = sampling.generate(
+      module, params, [[3, 1]], decoding=config_lib.Decoding(max_tokens=6))
 
   reference, text = Reference(config, params), [3, 1]
   for _ in range(6):

@@ -86,9 +86,9 @@ def test_each_side_is_trained_on_its_own_texts_and_saved(folder, tmp_path):
   assert model.tokenizer.encode("n") and b"n" not in inputs.tokens
   assert facts["encoder_tokenizer"]["size"] == inputs.size
   assert facts["tokenizer"]["size"] == model.tokenizer.size
-  assert len(model.complete(["1 aah"], 4)) == 1
+  assert len(model.answers(["1 aah"]).texts) == 1
   with pytest.raises(errors.UserError, match=r"'n' \(U\+006E\)"):
-    model.complete(["1 nn"], 4)
+    model.answers(["1 nn"], strict=True)
 
 
 def test_sides_of_several_sizes_are_evaluated_without_reading_beyond_a_table(

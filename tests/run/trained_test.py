@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from transfer_gen import __main__ as main
+from transfer_gen import config
 from transfer_gen.run import trained
 
 TOKENS = "<pad> </s> <unk> a b c d e f g h".split()
@@ -44,8 +45,8 @@ def test_a_converted_t5_generates_the_same_text_as_transformers(tmp_path):
             f"--output={tmp_path / 'ours'}"])
   ours = trained.open(tmp_path / "ours")
 
-  greedy = ours.complete(list(ASKED), 8)
-  best = [row[0] for row in ours.search(list(ASKED), 8, beams=3)]
+  greedy, best = ([row[0] for row in ours.answers(ASKED, config.Decoding(
+      max_tokens=8, beams=beams)).texts] for beams in (1, 3))
   assert greedy == [theirs(model, text, 1) for text in ASKED]
   assert best == [theirs(model, text, 3) for text in ASKED]
   assert len({*greedy}) == 3 and best != greedy

@@ -44,7 +44,9 @@ def test_the_best_checkpoint_is_that_of_the_metric(tmp_path, capsys):
   # The checkpoint writes the texts that were scored.
   opened = trained.open(tmp_path / "w")
   documents = opened.data()[1]["validation"][:5]
-  answers = opened.complete([document.input for document in documents], 12)
+  inputs = [document.input for document in documents]
+  answers = [texts[0] for texts in opened.answers(
+      inputs, config.Decoding(max_tokens=12)).texts]
   again = sacrebleu.corpus_chrf(answers, [[d.target for d in documents]]).score
   assert opened.step == highest["step"] and again == pytest.approx(highest["chrf"])
   assert f"chrf {highest['chrf']:.2f} (best so far)" in capsys.readouterr().out

@@ -17,7 +17,8 @@ class Flag:
     name: The name, without dashes.
     meaning: What it does, as a full sentence for `--help`.
     value: What stands for the value in `--help`, e.g. N; empty for a boolean flag.
-    default: Its type is the type of the flag; None means text that may be absent.
+    default: Its type is the type of the flag; None means a value that may be absent.
+    kind: Type of the flag if `default` is None; list for text that may be repeated.
     required: Whether the command needs it.
     minimum: The smallest value allowed. If None, the command checks the value.
     maximum: The largest value allowed; likewise.
@@ -26,6 +27,7 @@ class Flag:
   meaning: str
   value: str = ""
   default: bool | int | float | str | None = None
+  kind: type = str
   required: bool = False
   minimum: int | None = None
   maximum: int | None = None
@@ -73,6 +75,50 @@ _SOURCE = Flag(
 _STEP = Flag(
     name="step", value="N", default=-1,
     meaning="Step of the checkpoint to read; -1 reads the best one.")
+# One flag for each field of `config.Decoding`. A flag that is absent leaves the run's
+# own setting.
+DECODING = (
+    Flag(name="max_tokens", kind=int, value="N", minimum=0,
+         meaning="Largest number of new tokens; 0 means 64, or data.length for a model"
+         " of pairs."),
+    Flag(name="min_tokens", kind=int, value="N", minimum=0,
+         meaning="Number of new tokens before a text may end."),
+    Flag(name="beams", kind=int, value="N", minimum=1,
+         meaning="Beams of a beam search; 1 means none."),
+    Flag(name="num", kind=int, value="N", minimum=1,
+         meaning="Number of texts for each input; at most --beams in a beam search."),
+    Flag(name="length_penalty", kind=float, value="X",
+         meaning="A beam's score is divided by its length to the power of X."),
+    Flag(name="early_stopping", value="HOW",
+         meaning="When a beam search stops: no, yes (when as many texts have ended as"
+         " there are beams) or never (before no text could become better)."),
+    Flag(name="temperature", kind=float, value="T",
+         meaning="Sampling temperature; 0 always takes the likeliest token."),
+    Flag(name="top_k", kind=int, value="K", minimum=0,
+         meaning="Samples from the K likeliest tokens; 0 means all."),
+    Flag(name="top_p", kind=float, value="P",
+         meaning="Samples from the likeliest tokens of total probability P."),
+    Flag(name="min_p", kind=float, value="P",
+         meaning="Samples from tokens at least P times as likely as the likeliest."),
+    Flag(name="repetition_penalty", kind=float, value="X",
+         meaning="Makes tokens that occurred before less likely; 1 means no less."),
+    Flag(name="no_repeat_ngram", kind=int, value="N", minimum=0,
+         meaning="No sequence of N tokens occurs twice; 0 allows all."),
+    Flag(name="first_token", kind=int, value="ID",
+         meaning="Token that each text begins with; -1 means any."),
+    Flag(name="last_token", kind=int, value="ID",
+         meaning="Token that a text of --max_tokens tokens ends with; -1 means any."),
+    Flag(name="end_tokens", value="ID,ID",
+         meaning="Tokens that end a text; empty means the tokenizer's end of text."),
+    Flag(name="suppress", value="ID,ID", meaning="Tokens that are never written."),
+    Flag(name="stop", kind=list, value="TEXT",
+         meaning="Text before which an answer is cut off; \\n is a line end. May be"
+         " repeated."),
+    Flag(name="too_long", value="HOW",
+         meaning="What happens to an input that the model cannot read as a whole:"
+         " report (its answer is empty) or cut."),
+    Flag(name="seed", kind=int, value="N", minimum=0, maximum=2**32 - 1,
+         meaning="Seed of what is drawn."))
 # The default is spelled out, because importing `sources.REFUSE` would import JAX.
 _VOCABULARY = Flag(
     name="vocabulary", value="HOW", default="refuse",
@@ -137,33 +183,27 @@ COMMANDS: Mapping[str, Command] = {
                  " own setting."),
             _STEP)),
     "generate": Command(
-        summary="Continues prompts; a model with an encoder answers its inputs.",
+        summary="Continues prompts, or answers inputs, with the settings of the run and"
+        " those given.",
         computes=True,
         flags=(
-            _TRAINED,
+            _WORKDIR,
             Flag(name="prompt", value="TEXT",
-                 meaning="Prompt, or the input of a model that was trained on pairs."),
+                 meaning="Prompt, or the input of a model that was trained on pairs;"
+                 " the answer is shown while it is written."),
             Flag(name="prompts", value="FILE",
-                 meaning="Text file with one prompt per line, instead of --prompt."),
-            Flag(name="num", value="N", default=1, minimum=1,
-                 meaning="Number of continuations of each prompt."),
-            Flag(name="max_tokens", value="N", default=64,
-                 meaning="Maximum length of a continuation, in tokens."),
-            Flag(name="temperature", value="T", default=0.0,
-                 meaning="Sampling temperature; 0 always takes the likeliest token."),
-            Flag(name="top_k", value="K", default=0,
-                 meaning="Samples from the K likeliest tokens; 0 means all."),
-            Flag(name="top_p", value="P", default=1.0,
-                 meaning="Samples from the likeliest tokens of total probability P."),
-            Flag(name="beams", value="N", default=1, minimum=1,
-                 meaning="Beams of a beam search, which prints the best --num texts; 1"
-                 " means none."),
-            Flag(name="length_penalty", value="X", default=1.0,
-                 meaning="A beam's score is divided by its length to the power of X."),
-            # A key of JAX is made of a signed integer of 64 bits.
-            Flag(name="seed", value="N", default=0, meaning="Seed of the sampling.",
-                 minimum=-2**63, maximum=2**63 - 1),
-            _STEP)),
+                 meaning="File of prompts instead: one on each line, also blank ones,"
+                 " in which \\n is a line end; or any data file that training reads."),
+            Flag(name="output", value="FILE",
+                 meaning="File for the answers to --prompts, which continues one that"
+                 " was cut: .jsonl with inputs and references, or else a line each."),
+            Flag(name="input_field", value="NAME",
+                 meaning="Column of the prompts in a table; by default the run's."),
+            Flag(name="target_field", value="NAME",
+                 meaning="Column of the references in a table; by default the run's."),
+            Flag(name="batch_size", value="N", default=64, minimum=1,
+                 meaning="Number of texts that are written at a time."),
+            *DECODING, _STEP)),
     "study": Command(
         summary="Trains runs and their controls, and compares their test losses.",
         computes=True,

@@ -16,7 +16,7 @@ from transfer_gen.config import validate
 # By the exact type of a default: a bool is an int, too.
 _DEFINE: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float,
-    str: flags.DEFINE_string, type(None): flags.DEFINE_string}
+    str: flags.DEFINE_string, list: flags.DEFINE_multi_string}
 # How absl and ml_collections begin what they say of a wrong value, and what they mean.
 _ABSL = {
     "could not convert string to float": "a number",
@@ -61,7 +61,7 @@ def _parse(
   for flag in command.flags:
     # `--config` of a run is defined by ml_collections below, with one flag per field.
     if not (command.overrides and flag.name == "config"):
-      _DEFINE[type(flag.default)](
+      _DEFINE[flag.kind if flag.default is None else type(flag.default)](
           flag.name, flag.default, flag.meaning, flag_values=parsed)
   if command.overrides:
     words = _define_run(name, words, parsed)
@@ -73,10 +73,10 @@ def _parse(
     value = getattr(values, flag.name)
     if flag.required and not value:
       raise _mistake(name, f"`{name}` needs --{flag.name}={flag.value}.")
-    if flag.minimum is not None and value < flag.minimum:
+    if flag.minimum is not None and value is not None and value < flag.minimum:
       raise _mistake(
           name, f"--{flag.name} is {value}, must be at least {flag.minimum}.")
-    if flag.maximum is not None and value > flag.maximum:
+    if flag.maximum is not None and value is not None and value > flag.maximum:
       raise _mistake(name, f"--{flag.name} is {value}, must be at most {flag.maximum}.")
   if command.overrides:
     validate.check(values.config)  # Overrides may have brought other types.

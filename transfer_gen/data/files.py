@@ -72,16 +72,13 @@ def read(paths: str, options: Options, field: str) -> Found:
                unit=options.unit, notes=notes)
 
 
-def read_lines(path: str) -> list[str]:
-  """Returns the lines of a text file that are not blank.
+def lines(path: str) -> list[str]:
+  """Returns all lines of a text file, without line ends.
 
   Raises:
-    errors.UserError: If the file is missing, blank or not UTF-8.
+    errors.UserError: If the file is missing or not UTF-8.
   """
-  lines = [line for line in plain.split_lines(text(path)) if line.strip()]
-  if not lines:
-    raise errors.UserError(f"{path}: the file holds no text.")
-  return lines
+  return plain.split_lines(text(path))
 
 
 def text(path: str) -> str:
@@ -93,6 +90,13 @@ def text(path: str) -> str:
   if not os.path.isfile(path):
     raise errors.UserError(f"{path}: there is no such file.")
   return blobs.Blob(epath.Path(path)).text()
+
+
+def is_table(paths: str) -> bool:
+  """Returns whether the names of files say that documents have columns."""
+  ending = epath.Path(paths.strip().removesuffix(".gz").removesuffix(".bz2")
+                      .removesuffix(".xz")).suffix
+  return is_parallel(paths) or kinds.READERS.get(ending, kinds.PLAIN) != kinds.PLAIN
 
 
 def is_parallel(paths: str) -> bool:

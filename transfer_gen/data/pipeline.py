@@ -251,19 +251,35 @@ def encode_prompts(
     prompts: Sequence[str],
     tokenizer: tokenizers.Tokenizer,
     config: config_lib.Data,
+    strict: bool = True,
+    longest: int | None = None,
 ) -> list[list[int]]:
   """Encodes prompts as rows begin: `[bos] prompt`, or `[bos] input [sep]` for pairs.
 
+  Args:
+    prompts: The texts.
+    tokenizer: Tokenizer of the model.
+    config: How the texts of its training were cleaned.
+    strict: Whether a prompt is refused that is empty although the model answers inputs,
+      or that has characters outside the vocabulary. Otherwise these become `unk`, as in
+      training.
+    longest: Largest number of tokens. Of longer prompts the last tokens stay, and of
+      inputs of pairs the first ones. By default prompts may have any length.
+
   Raises:
-    errors.UserError: If a prompt has characters outside the vocabulary, or if it is
-      empty and the model answers inputs.
+    errors.UserError: If a prompt is refused, or a character has no token and there is
+      no `unk`.
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   pairs = fields.is_pairs(config)
   # Exactly how the rows of training begin; other beginnings would be new to the model.
   bos = [roles["bos"]] if "bos" in roles else []
-  return [[*bos, *ids, *([roles["sep"]] if pairs else [])]
-          for ids in _prompt_ids(prompts, tokenizer, config, pairs)]
+  sep = [roles["sep"]] if pairs else []
+  ids = _prompt_ids(prompts, tokenizer, config, answered=pairs, strict=strict)
+  if longest is not None:
+    room = max(longest - len(bos) - len(sep), 0)
+    ids = (one[:room] if pairs else one[max(len(one) - room, 0):] for one in ids)
+  return [[*bos, *one, *sep] for one in ids]
 
 
 def tokenize_for_encoder(
@@ -271,17 +287,31 @@ def tokenize_for_encoder(
     tokenizer: tokenizers.Tokenizer,
     config: config_lib.Data,
     encoder: config_lib.Recurrent,
+    strict: bool = True,
+    longest: int | None = None,
 ) -> tuple[list[list[int]], list[list[int]]]:
   """Returns prompts as an encoder reads them, and the first tokens of their answers.
 
+  Args:
+    prompts: The texts.
+    tokenizer: Tokenizer of the model.
+    config: How the texts of its training were cleaned.
+    encoder: Config of the model.
+    strict: As for `encode_prompts`.
+    longest: Largest number of tokens that the encoder reads; the first ones stay.
+
   Raises:
-    errors.UserError: If a prompt is empty or has characters outside the vocabulary.
+    errors.UserError: As `encode_prompts`.
   """
   roles, _ = tokenizers.resolve_roles(tokenizer)
   reader = tokenizers.for_encoder(tokenizer)
-  encoder_roles, _ = tokenizers.resolve_roles(reader)
-  inputs = [rows_lib.encoder_row(ids, encoder_roles, encoder)
-            for ids in _prompt_ids(prompts, reader, config, answered=True)]
+  of_reader, _ = tokenizers.resolve_roles(reader)
+  # The marks around an input stay, however short it is cut.
+  marks = len(rows_lib.encoder_row([], of_reader, encoder))
+  room = None if longest is None else max(longest - marks, 0)
+  inputs = [rows_lib.encoder_row(ids[:room], of_reader, encoder)
+            for ids in _prompt_ids(
+                prompts, reader, config, answered=True, strict=strict)]
   return inputs, [[rows_lib.start_token(roles, encoder)] for _ in inputs]
 
 
@@ -317,17 +347,17 @@ def _layout(inputs, targets, roles, config, encoder, encoder_roles) -> mixing.La
 
 def _prompt_ids(
     prompts: Sequence[str], tokenizer: tokenizers.Tokenizer, config: config_lib.Data,
-    answered: bool,
+    answered: bool, strict: bool,
 ) -> Iterator[list[int]]:
-  """Yields the token ids of each prompt; one to be answered must not be empty."""
+  """Yields the token ids of each prompt; see `encode_prompts` for what is refused."""
   for number, prompt in enumerate(prompts, 1):
     text = fields.clean(prompt, config)
-    if answered and not text.strip():
+    if strict and answered and not text.strip():
       raise errors.UserError(
           f"Prompt {number} is empty, but this model answers an input. Give it text.")
     try:
-      # `encode` and not `encode_batch`: it refuses what has no token.
-      yield tokenizer.encode(text)
+      # `encode` refuses what has no token.
+      yield tokenizer.encode(text) if strict else tokenizer.encode_batch([text])[0]
     except errors.UserError as error:
       raise errors.UserError(f"Prompt {number}: {error}") from error
 

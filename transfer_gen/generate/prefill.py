@@ -1,14 +1,14 @@
 """The start of every kind of generation: padded prompts, and the pass over them.
 
 Axes: B rows, P prompt, padded; S encoder input, padded; N new tokens, rounded up; V
-vocabulary.
+vocabulary; L = N, or P + N where settings read the prompt.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transfer_gen import errors
@@ -20,8 +20,8 @@ _MIN_LENGTH = 16  # Lengths are padded to powers of two, from this one on.
 
 Texts = Sequence[Sequence[int]]
 Padded = tuple[np.ndarray, np.ndarray]  # Tokens i32[B, P], counts i32[B].
-# (tokens i32[B, T], counts i32[B], cache) -> logits dtype[B, V], cache.
-ExtendFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+Rows = dict[str, Any]  # Arrays whose first axis is B, see `pad_rows`.
+PlaceFn = Callable[[Any], Any]  # Puts a tree of such arrays on devices.
 
 
 # Both forms are in use: restored params are flat, and what `init` returned is nested
@@ -54,7 +54,7 @@ def default_prompts(
 # must be among them: on the device it would read the last row without a word.
 def find_misfits(
     module: extended.Model, prompts: Texts, encoder_inputs: Texts | None,
-    num_tokens: int,
+    budgets: Sequence[int],
 ) -> list[str]:
   """Returns what is wrong with the texts, one sentence for each misfit.
 
@@ -62,7 +62,7 @@ def find_misfits(
     module: The model; its config has the vocabulary sizes.
     prompts: Token ids of each prompt.
     encoder_inputs: Token ids of each encoder input; None if there are none.
-    num_tokens: Number of tokens by which each prompt may grow.
+    budgets: Number of tokens by which each prompt may grow.
   """
   found: list[str] = []
   longest = registry.longest(module)
@@ -75,12 +75,14 @@ def find_misfits(
         f"there are {len(encoder_inputs)} encoder_inputs and {len(prompts)} prompts")
   size = module.config.vocab_size
   found += _find_bad_tokens("prompt", prompts, size)
-  found += [f"prompt {i} has {len(prompt)} tokens and grows by {num_tokens}; the"
-            f" model reads at most {longest}. Shorten the prompt or num_tokens"
-            for i, prompt in enumerate(prompts)
-            if longest is not None and len(prompt) + num_tokens > longest]
+  found += [f"prompt {i} has {len(prompt)} tokens and grows by {budget}; the"
+            f" model reads at most {longest}. Shorten the prompt or max_tokens"
+            for i, (prompt, budget) in enumerate(zip(prompts, budgets))
+            if longest is not None and len(prompt) + budget > longest]
   size = getattr(module.config, "encoder_vocab_size", 0) or size
-  found += _find_bad_tokens("encoder input", encoder_inputs or (), size)
+  # An encoder may read nothing: an empty input that has no marks.
+  found += _find_bad_tokens(
+      "encoder input", [text or [0] for text in encoder_inputs or ()], size)
   return found + [
       f"encoder input {i} has {len(text)} tokens; the model reads at most {longest}"
       for i, text in enumerate(encoder_inputs or ())
@@ -93,71 +95,117 @@ def raise_misfits(misfits: Sequence[str]) -> None:
     raise errors.UserError("Cannot generate:\n  " + "\n  ".join(misfits))
 
 
+def pad_rows(
+    module: extended.Model, prompts: Texts, encoder_inputs: Texts | None,
+    budgets: Sequence[int]) -> Rows:
+  """Returns what programs read of each row, padded.
+
+  Args:
+    module: The model.
+    prompts: Token ids of each prompt.
+    encoder_inputs: Token ids of each encoder input; None if there are none.
+    budgets: Number of tokens by which each prompt may grow.
+
+  Returns:
+    `inputs` i32[B, P], `counts` i32[B] and `budgets` i32[B]; with an encoder also
+    `encoder_inputs` i32[B, S] and `encoder_counts` i32[B].
+  """
+  inputs, counts = pad(prompts)
+  rows = {"inputs": inputs, "counts": counts, "budgets": np.array(budgets, np.int32)}
+  if encoder_inputs is None:
+    return rows
+  inputs, counts = pad(encoder_inputs, registry.longest(module))
+  return rows | {"encoder_inputs": inputs, "encoder_counts": counts}
+
+
 # Which token pads is of no importance, since counts say where each text ends. On the
 # right, so that the first token of every row stands at position 0.
 def pad(texts: Texts, longest: int | None = None) -> Padded:
   """Pads texts on the right with token 0.
 
   Args:
-    texts: Token ids of each text, at least one each.
+    texts: Token ids of each text.
     longest: Largest padded length; no text may be longer. None means no limit.
 
   Returns:
-    Tokens i32[B, P], where P is a power of two or `longest`, and counts i32[B], the
+    Tokens i32[B, P], where P is 1, a power of two or `longest`, and counts i32[B], the
     number of tokens of each text.
   """
   counts = np.array([len(text) for text in texts], np.int32)
-  # Powers of two keep the number of compiled programs logarithmic in the lengths.
-  width = padded_size(counts.max())
+  # Powers of two keep the number of compiled programs logarithmic in the lengths. The
+  # answers of models with an encoder begin with a single token, which needs no padding.
+  width = padded_size(counts.max()) if counts.max() > 1 else 1
   inputs = np.zeros((len(texts), min(width, longest or width)), np.int32)
   for row, text in zip(inputs, texts):
     row[:len(text)] = text
   return inputs, counts
 
 
-# Of whole numbers alone: the logarithm of a float may round to either side of a power.
 def padded_size(size: int) -> int:
   """Returns the smallest power of two that is at least `size` and `_MIN_LENGTH`."""
-  return max(_MIN_LENGTH, 1 << (int(size) - 1).bit_length())
+  return max(_MIN_LENGTH, power_of_two(size))
 
 
-def cut_at_eos(tokens: list[int], eos: int | None) -> list[int]:
-  """Returns the tokens before the first eos; all of them if eos is None or absent."""
-  if eos is None:
-    return tokens
-  return tokens[:tokens.index(eos)] if eos in tokens else tokens
+# Of whole numbers alone: the logarithm of a float may round to either side of a power.
+def power_of_two(size: int) -> int:
+  """Returns the smallest power of two that is at least `size`; 1 if that is 0."""
+  return 1 << max(int(size) - 1, 0).bit_length()
+
+
+def cut(tokens: list[int], ends: Collection[int]) -> list[int]:
+  """Returns the tokens before the first one of `ends`; all of them if there is none."""
+  return tokens[:next((i for i, token in enumerate(tokens) if token in ends), None)]
+
+
+def text(rows: Rows, size: int, none: int, prompts: bool) -> jax.Array:
+  """Returns the texts to which new tokens are added.
+
+  Args:
+    rows: See `pad_rows`.
+    size: N.
+    none: V, which stands where there is no token.
+    prompts: Whether prompts stand before the new tokens, and end where these begin.
+
+  Returns:
+    i32[B, L].
+  """
+  new = jnp.full((rows["counts"].shape[0], size), none, jnp.int32)
+  if not prompts:
+    return new
+  width = rows["inputs"].shape[1]
+  # Padding is moved from the end of prompts to their beginning, so that new tokens
+  # follow without a gap.
+  index = jnp.arange(width)[None] - (width - rows["counts"][:, None])
+  moved = jnp.take_along_axis(rows["inputs"], jnp.maximum(index, 0), axis=1)
+  return jnp.concatenate([jnp.where(index < 0, none, moved), new], axis=1)
 
 
 def prefill(
-    module: extended.Model, params: Mapping[str, Any],
-    prompts: tuple[jax.Array, jax.Array],
-    encoder_inputs: tuple[jax.Array, jax.Array] | None, size: int,
-) -> tuple[jax.Array, Any, ExtendFn]:
+    module: extended.Model, params: Mapping[str, Any], rows: Rows, size: int
+) -> tuple[jax.Array, Any]:
   """Runs a model over its encoder inputs and prompts, and fills its cache.
 
   Args:
     module: A model as `registry.build` returns it.
     params: Nested params.
-    prompts: Tokens i32[B, P] and counts i32[B].
-    encoder_inputs: Tokens i32[B, S] and counts i32[B]; None for a model without an
-      encoder.
+    rows: See `pad_rows`.
     size: N, the number of cache slots to add for new tokens.
 
   Returns:
-    Logits dtype[B, V] of the first new token; the cache, with N unused slots; and the
-    function that reads more tokens, given tokens i32[B, T], counts i32[B] and the
-    cache, and returns the next logits and cache.
+    Logits dtype[B, V] of the first new token; and the cache, with N unused slots.
   """
-  extend: Any = functools.partial(module.apply, {"params": params}, method="extend")
-  batch, length = prompts[0].shape
+  batch, length = rows["inputs"].shape
+  variables = {"params": params}
   # An empty cache depends on sizes alone and needs no params.
-  if encoder_inputs is None:
-    cache = module.apply({}, batch, length + size, method="init_cache")
-  else:
+  if "encoder_inputs" in rows:
     cache = module.apply(
-        {"params": params}, *encoder_inputs, length + size, method="encode")
-  first_logits, cache = extend(*prompts, cache)
-  return first_logits, cache, extend
+        variables, rows["encoder_inputs"], rows["encoder_counts"], length + size,
+        method="encode")
+  else:
+    cache = module.apply({}, batch, length + size, method="init_cache")
+  first: Any = module.apply(
+      variables, rows["inputs"], rows["counts"], cache, method="extend")
+  return first
 
 
 def _find_bad_tokens(what: str, texts: Texts, size: int) -> list[str]:

@@ -1,9 +1,10 @@
 """What a Transformer keeps between the tokens that it generates.
 
-Axes: B batch, T position, S slot, G key and value heads, K head width.
+Axes: B batch, T position, S slot, G key and value heads, K head width or branches.
 """
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
@@ -14,8 +15,10 @@ from transfer_gen.models import layers
 
 Cache = attention.Cache
 
-# The entry of a cache that holds what an encoder read. Beams share it.
+# The entry of a cache that holds what an encoder read.
 MEMORY = "memory"
+# Entries of a cache whose rows have branches, see `fork`.
+SEEN, AT = "seen", "at"
 
 
 def empty(config: config_lib.Decoder, batch: int, length: int) -> Cache:
@@ -67,3 +70,48 @@ def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
   """Returns the cache with its counts moved on; arguments as for `Decoder.extend`."""
   return {**cache, "position": cache["position"] + counts,
           "used": cache["used"] + inputs.shape[1]}
+
+
+def fork(cache: Cache, branches: int) -> Cache:
+  """Returns a cache whose rows branch into K texts that go on from the same beginning.
+
+  Branches share the slots of their row, and a mask says which branch sees which slot.
+  So a branch that goes on from another one, as in each step of a beam search, copies a
+  row of that mask, and no keys and values are copied.
+
+  Args:
+    cache: A cache that holds prompts and, for each later token, K unused slots.
+    branches: K.
+
+  Returns:
+    The cache, with `seen` bool[B, K, S], and `at` i32[B, S], the position of the token
+    in each slot, also for tokens to come.
+  """
+  valid, position = cache["valid"], cache["position"]
+  slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None]
+  later = position[:, None] + (slots - cache["used"]) // branches
+  return {**cache, SEEN: jnp.repeat(valid[:, None], branches, axis=1),
+          AT: jnp.where(slots < cache["used"], positions_of(valid), later)}
+
+
+def branched(cache: Cache, parents: jax.Array) -> Cache:
+  """Returns the cache in which each branch goes on from another one.
+
+  Args:
+    cache: A cache that `fork` returned.
+    parents: i32[B, K], the branch whose text each branch goes on from.
+
+  Returns:
+    The cache, in which each branch also sees its own next slot.
+  """
+  seen = jnp.take_along_axis(cache[SEEN], parents[:, :, None], axis=1)
+  own = jnp.broadcast_to(
+      jnp.eye(parents.shape[1], dtype=bool)[None], (*parents.shape, parents.shape[1]))
+  return {**cache, SEEN: lax.dynamic_update_slice(seen, own, (0, 0, cache["used"]))}
+
+
+def positions_of(valid: jax.Array) -> jax.Array:
+  """Returns i32[B, S], the positions of the tokens in slots; bool[B, S] says if any."""
+  # The number of valid slots before a slot. An invalid one repeats its neighbour's, and
+  # is masked.
+  return jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1

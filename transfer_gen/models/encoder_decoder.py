@@ -102,6 +102,18 @@ class EncoderDecoder(nn.Module):
     y = transformer.logits(self.config, self.embed, self.head, x)[:, 0]
     return y, caches.advanced(kept, inputs, counts)
 
+  def fork(self, cache: Cache, branches: int) -> Cache:
+    """Returns a cache for `branch`, see `caches.fork`."""
+    return caches.fork(cache, branches)
+
+  def branch(
+      self, tokens: jax.Array, parents: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Reads the next token of each branch, as `transformer.Decoder.branch`."""
+    x, kept = self.decoder.branch(tokens, parents, cache, self.embed)
+    y = transformer.logits(self.config, self.embed, self.head, x)
+    return y, caches.advanced(kept, tokens, jnp.int32(1))
+
   # Counts become a mask at this one place, so that training and generation hide the
   # padding of what the encoder reads alike.
   def _read(self, encoder_inputs, counts, train):

@@ -1,8 +1,8 @@
 """Recurrent models: embedding, cells, an optional dense layer, output.
 
-Axes: B batch, T position, S position in what an encoder reads, W window, D embedding
-width, U hidden width, F dense width, V vocabulary. Between embedding and output all is
-time-major.
+Axes: B batch, T position, S position in what an encoder reads, W window, K branches, D
+embedding width, U hidden width, F dense width, V vocabulary. Between embedding and
+output all is time-major.
 """
 
 from typing import Any
@@ -220,6 +220,32 @@ class Recurrent(nn.Module):
       kept["attention"], x = self.attention.extend(seen, valid, cache["attention"])
     # The carry stood still after a row's last token, and so did its output.
     return self._logits({name: y[-1] for name, y in x.items()}, train=False), kept
+
+  def fork(self, cache: Cache, branches: int) -> Cache:
+    """Returns a cache whose rows branch into K texts, with all states K times."""
+    return jax.tree.map(lambda x: jnp.repeat(x, branches, axis=0), cache)
+
+  def branch(
+      self, tokens: jax.Array, parents: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Reads the next token of each of the texts into which a row branches.
+
+    Args:
+      tokens: i32[B, K].
+      parents: i32[B, K], the branch whose text each of them continues.
+      cache: What `fork` or the last `branch` returned.
+
+    Returns:
+      Logits dtype[B, K, V], and the cache that follows.
+    """
+    def continued(x):
+      rows = x.reshape(*parents.shape, *x.shape[1:])
+      return jax.vmap(lambda row, index: row[index])(rows, parents).reshape(x.shape)
+
+    logits, kept = self.extend(
+        tokens.reshape(-1, 1), jnp.ones(tokens.size, jnp.int32),
+        jax.tree.map(continued, cache))
+    return logits.reshape(*tokens.shape, -1), kept
 
   # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
   # with a kernel is a row of it, which the cell looks up.

@@ -77,6 +77,27 @@ class Decoder(nn.Module):
     y = logits(self.config, self.embed, self.head, x)[:, 0]
     return y, caches.advanced(kept, inputs, counts)
 
+  def fork(self, cache: Cache, branches: int) -> Cache:
+    """Returns a cache for `branch`, see `caches.fork`."""
+    return caches.fork(cache, branches)
+
+  def branch(
+      self, tokens: jax.Array, parents: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Reads the next token of each of the texts into which a row branches.
+
+    Args:
+      tokens: i32[B, K].
+      parents: i32[B, K], the branch whose text each of them continues.
+      cache: What `fork` or the last `branch` returned, with K unused slots or more.
+
+    Returns:
+      Logits dtype[B, K, V], and the cache that follows.
+    """
+    x, kept = self.stack.branch(tokens, parents, cache, self.embed)
+    y = logits(self.config, self.embed, self.head, x)
+    return y, caches.advanced(kept, tokens, jnp.int32(1))
+
 
 class Stack(nn.Module):
   """A stack of blocks, with what comes before the first and after the last.
@@ -186,18 +207,51 @@ class Stack(nn.Module):
         cache["valid"], steps < counts[:, None], (0, cache["used"]))  # [B, S]
     slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None]  # [1, 1, S]
     mask = valid[:, None] & (slots <= (cache["used"] + steps)[:, :, None])  # [B, T, S]
-    seen = lambda: jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+    x, kept = self._read_on(
+        inputs, positions, mask, lambda: caches.positions_of(valid), cache, embed)
+    # The output is the widest product, so it is computed for one position per row.
+    x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
+    return self._finished(x), {**kept, "valid": valid}
+
+  def branch(
+      self, tokens: jax.Array, parents: jax.Array, cache: Cache, embed: layers.Embed
+  ) -> tuple[jax.Array, Cache]:
+    """Reads the next token of each branch, as `Decoder.branch`.
+
+    Returns:
+      dtype[B, K, D], and the cache, whose counts `caches.advanced` moves on.
+    """
+    cache = caches.branched(cache, parents)
+    # All branches of a row are equally long.
+    positions = jnp.broadcast_to(cache["position"][:, None], tokens.shape)
+    x, kept = self._read_on(
+        tokens, positions, cache[caches.SEEN], lambda: cache[caches.AT], cache, embed)
+    return self._finished(x), kept
+
+  def _read_on(self, inputs, positions, mask, seen, cache, embed):
+    """Runs the blocks on inputs that continue a cache.
+
+    Args:
+      inputs: i32[B, T].
+      positions: i32[B, T].
+      mask: bool[B, T, S].
+      seen: Returns the positions i32[B, S] of what is in the slots.
+      cache: The cache.
+      embed: Embedding table.
+
+    Returns:
+      dtype[B, T, D] before the last norm, and the cache with new keys and values.
+    """
     masks = _masks(self.config, mask, positions, seen)
     x = self._embedded(inputs, embed, positions, train=False)
     bias = self._bias(positions, seen)
-    kept: Cache = {}
+    kept = dict(cache)
     for block in self.blocks:
       slot = (cache[block.key], cache["used"])
       x, kept[block.key] = block(
           x, positions, masks[block.window], slot, False, bias,
           _of(cache.get(caches.MEMORY), block))
-    x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
-    return self._finished(x), {**cache, "valid": valid, **kept}
+    return x, kept
 
   def _encoder_vocab_size(self) -> int:
     """Returns the rows of an encoder's own table; 0 if both sides share one."""

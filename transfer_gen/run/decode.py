@@ -1,19 +1,19 @@
 """Texts in, texts out: lets a model answer or continue any number of inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
-import jax
-
 from transfer_gen import config as config_lib
+from transfer_gen import progress as progress_lib
 from transfer_gen.data import pipeline
-from transfer_gen.generate import beam
-from transfer_gen.generate import sampling
+from transfer_gen.generate import bulk
 from transfer_gen.models import registry
 
+Decoding, Parallel = config_lib.Decoding, config_lib.Parallel
 _DEFAULT_LENGTH = 64  # New tokens of a language model, if `max_tokens` is 0.
-_BATCH = 64
+_LOST = "\ufffd"  # Stands for bytes that are no character, or none yet.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class TextModel:
 
   Attributes:
     module: The module, with its adapters.
-    params: Its params, flat by name or nested.
+    params: Its params by name.
     tokenizer: Tokenizer of its ids.
     data: How the texts of its training were cleaned and laid out.
     model: Its config.
@@ -40,7 +40,7 @@ class Answers:
 
   Attributes:
     texts: For each input, in order, `Decoding.num` texts, the best first in a beam
-      search, which may find fewer; [""] for an input that was too long.
+      search, which may find fewer; [""] for an input that is reported as too long.
     too_long: Indices of the inputs that were longer than the model can read, and that
       were reported or cut as `Decoding.too_long` says.
   """
@@ -49,9 +49,10 @@ class Answers:
 
 
 def answers(
-    model: TextModel, inputs: Sequence[str], decoding: config_lib.Decoding, *,
-    parallel: config_lib.Parallel | None = None, batch_size: int = _BATCH,
-    progress: str = "",
+    model: TextModel, inputs: Sequence[str], decoding: Decoding, *,
+    parallel: Parallel | None = None, batch_size: int = 64, progress: str = "",
+    strict: bool = False, known: Mapping[int, list[str]] | None = None,
+    keep: Callable[[int, list[str]], object] = lambda index, texts: None,
 ) -> Answers:
   """Lets a model answer inputs, or if it was not trained on pairs, continue them.
 
@@ -59,12 +60,15 @@ def answers(
     model: The model.
     inputs: Any number of texts, in any order; they may be empty.
     decoding: How texts are written.
-    parallel: How the work is divided over devices. If None, the default device does
-      all of it.
-    batch_size: Number of rows that are decoded at a time, before they are divided over
-      devices.
-    progress: What a progress bar on stderr counts, such as "input"; no bar if empty, or
-      if stderr is no terminal.
+    parallel: How the work is divided over devices; if there are others than it says,
+      all of them divide the batch. If None, work is done where the params are.
+    batch_size: Number of texts that are written at a time, on all devices together.
+    progress: What the progress on standard error counts, such as "input"; none if
+      empty.
+    strict: Whether characters without a token, and an empty input of a model that
+      answers inputs, are an error. Otherwise they are read as in training.
+    known: Texts of inputs that were written before, by their index.
+    keep: Called with the index and the texts of each input when they are written.
 
   Returns:
     The texts, in the order of the inputs. They depend neither on `batch_size` nor on
@@ -72,35 +76,132 @@ def answers(
 
   Raises:
     errors.UserError: If a field of `decoding` is out of range, or an input has
-      characters without a token.
+      characters without a token and there is no token for unknown ones.
   """
-  del parallel, progress
-  limit = decoding.max_tokens or (
-      model.data.length if registry.encodes(model.model) else _DEFAULT_LENGTH)
-  texts: list[list[str]] = []
-  for start in range(0, len(inputs), batch_size):
-    texts += _decoded(model, inputs[start:start + batch_size], decoding, limit)
-  return Answers(texts=texts, too_long=[])
+  decoding = resolved(model, decoding)
+  read, too_long = _read(model, inputs, decoding, strict)
+  done = dict(known or {})
+  reported = set(too_long) if decoding.too_long == "report" else set()
+  for i in reported - done.keys():
+    done[i] = [""]
+    keep(i, done[i])
+  # All inputs, because what is drawn for an input depends on the equal ones before it.
+  left = [i for i in range(len(inputs)) if i not in done]
+  with contextlib.ExitStack() as stack:
+    work = progress and stack.enter_context(progress_lib.track(
+        "writing", len(inputs), progress, done=len(done)))
+    for i, tokens in bulk.write(
+        model.module, model.params, read, decoding, only=left, parallel=parallel,
+        batch_size=batch_size, watch=_stopper(model, decoding.stop)):
+      done[i] = [_cut(model.tokenizer.decode(one), decoding.stop) for one in tokens]
+      keep(i, done[i])
+      if work:
+        work.advance()
+  return Answers(texts=[done[i] for i in range(len(inputs))], too_long=too_long)
 
 
-def _decoded(model, inputs, decoding, limit) -> list[list[str]]:
+def stream(
+    model: TextModel, text: str, decoding: Decoding, show: Callable[[str], object]
+) -> str:
+  """Answers or continues one text, and shows each part of it as soon as it is written.
+
+  Args:
+    model: The model.
+    text: The input.
+    decoding: How the text is written; a beam search shows its text at the end.
+    show: Called with each part. Parts end at whole characters, and contain nothing of a
+      text before which the answer is cut off.
+
+  Returns:
+    All parts together.
+
+  Raises:
+    errors.UserError: As `answers` with `strict`; or if the text is too long.
+  """
+  decoding = dataclasses.replace(resolved(model, decoding), num=1)
+  read, _ = _read(model, [text], decoding, strict=True)
+  shown = ""
+
+  def watch(texts):
+    nonlocal shown
+    whole = model.tokenizer.decode(texts[0])
+    # The last bytes may be the beginning of a character or of a stop.
+    sure = _cut(whole, decoding.stop)
+    ended = len(sure) < len(whole)
+    sure = sure if ended else _settled(sure, decoding.stop)
+    if sure.startswith(shown):
+      show(sure[len(shown):])
+      shown = sure
+    return [ended] * len(texts)
+
+  [(_, [tokens])] = bulk.write(
+      model.module, model.params, read, decoding, batch_size=1, watch=watch, every=1)
+  answer = _cut(model.tokenizer.decode(tokens), decoding.stop)
+  show(answer[len(shown):])
+  return answer
+
+
+def resolved(model: TextModel, decoding: Decoding) -> Decoding:
+  """Returns settings in which 0 and () are replaced by what they mean for a model."""
   eos = pipeline.roles(model.tokenizer).get("eos")
+  pairs = registry.encodes(model.model) or pipeline.fields.is_pairs(model.data)
+  return dataclasses.replace(
+      decoding,
+      max_tokens=decoding.max_tokens or (
+          model.data.length if pairs else _DEFAULT_LENGTH),
+      end_tokens=decoding.end_tokens or (() if eos is None else (eos,)))
+
+
+def _read(model, inputs, decoding, strict) -> tuple[bulk.Inputs, list[int]]:
+  """Returns the tokens of inputs, and which inputs are too long for the model."""
+  encoder_inputs, prompts = _tokens(model, inputs, strict)
+  longest = registry.longest(model.module)
+  budgets, too_long = [decoding.max_tokens] * len(inputs), []
+  if longest is not None:
+    lengths = [len(text) for text in encoder_inputs or prompts]
+    # A prompt must leave room for a new token.
+    limit = longest if encoder_inputs else longest - 1
+    too_long = [i for i, length in enumerate(lengths) if length > limit]
+    # Half of what the model reads is left to the prompt, however much it may write.
+    room = limit if encoder_inputs else longest - min(
+        decoding.max_tokens, longest // 2)
+    shorter = _tokens(model, [inputs[i] for i in too_long], strict, room)
+    for rows, cut in zip((encoder_inputs, prompts), shorter):
+      for i, ids in zip(too_long, cut or ()):
+        assert rows is not None, "as many kinds of rows as were cut"
+        rows[i] = ids
+    budgets = [min(decoding.max_tokens, longest - len(one)) for one in prompts]
+  return bulk.Inputs(
+      prompts=prompts, encoder_inputs=encoder_inputs, budgets=budgets), too_long
+
+
+def _tokens(model, texts, strict, longest=None) -> tuple[list | None, list]:
+  """Returns what the encoder reads, None without one, and prompts."""
   if registry.encodes(model.model):
-    encoder_inputs, prompts = pipeline.tokenize_for_encoder(
-        inputs, model.tokenizer, model.data, model.model)
-    rows = {"encoder_inputs": encoder_inputs, "prompts": prompts}
-  else:
-    rows = {"prompts": pipeline.encode_prompts(inputs, model.tokenizer, model.data)}
-  if decoding.beams > 1:
-    found = [[one.tokens for one in row[:decoding.num]] for row in beam.search(
-        model.module, model.params, beams=decoding.beams, num_tokens=limit, eos=eos,
-        length_penalty=decoding.length_penalty, **rows)]
-  else:
-    rows = {name: [row for row in value for _ in range(decoding.num)]
-            for name, value in rows.items()}
-    drawn = sampling.generate(
-        model.module, model.params, num_tokens=limit, eos=eos,
-        temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p,
-        key=jax.random.key(decoding.seed), **rows)
-    found = [drawn[i:i + decoding.num] for i in range(0, len(drawn), decoding.num)]
-  return [[model.tokenizer.decode(tokens) for tokens in row] for row in found]
+    return pipeline.tokenize_for_encoder(
+        texts, model.tokenizer, model.data, model.model, strict, longest)
+  return None, pipeline.encode_prompts(
+      texts, model.tokenizer, model.data, strict, longest)
+
+
+def _stopper(model, stops):
+  """Returns what ends rows whose text contains a stop; None if there are no stops."""
+  if not stops:
+    return None
+  return lambda texts: [
+      any(stop in text for stop in stops)
+      for text in map(model.tokenizer.decode, texts)]
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+  """Returns the text before the first stop in it."""
+  return text[:min((at for stop in stops if (at := text.find(stop)) >= 0),
+                   default=len(text))]
+
+
+def _settled(text: str, stops: Sequence[str]) -> str:
+  """Returns the part of a text that no further token can change or cut off."""
+  text = text.rstrip(_LOST)
+  held = max((size for stop in stops for size in range(1, len(stop))
+              if text.endswith(stop[:size])), default=0)
+  return text[:len(text) - held]

@@ -1,8 +1,7 @@
 """A run that has trained: its model, params, tokenizer and config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
-import math
 from typing import Any
 
 from etils import epath
@@ -12,9 +11,8 @@ from transfer_gen import errors
 from transfer_gen import sources as sources_lib
 from transfer_gen.adapters import wrap
 from transfer_gen.data import pipeline
-from transfer_gen.generate import beam
-from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.run import decode
 from transfer_gen.run import recorded
 from transfer_gen.train import objectives
 from transfer_gen.train import score as evaluate
@@ -71,64 +69,35 @@ class Trained:
     score = scorer(self.model)
     return score(self.params, data, split, self.run.train.batch_size)
 
-  def complete(
-      self, prompts: Sequence[str], num_tokens: int, seed: int = 0, **sampled: Any
-  ) -> list[str]:
-    """Continues each prompt; a model of pairs answers each input.
+  def answers(
+      self, inputs: Sequence[str], decoding: decode.Decoding | None = None,
+      **how: Any,
+  ) -> decode.Answers:
+    """Answers inputs, or if the run was not trained on pairs, continues them.
 
     Args:
-      prompts: The texts.
-      num_tokens: Largest number of tokens of an answer.
-      seed: Seed of what is drawn.
-      **sampled: `temperature`, `top_k` and `top_p`, see `sampling.generate`.
+      inputs: The texts.
+      decoding: How texts are written. If None, as the run's config says.
+      **how: See `decode.answers`.
 
     Raises:
-      errors.UserError: If a prompt cannot be tokenized or is too long.
+      errors.UserError: As `decode.answers`.
     """
-    answers = sampling.generate(
-        self.model, self.params, num_tokens=num_tokens, key=jax.random.key(seed),
-        **self._read(prompts), **sampled)
-    return [self.tokenizer.decode(answer) for answer in answers]
+    return decode.answers(
+        self.texts, inputs, self.run.decoding if decoding is None else decoding, **how)
 
-  def search(
-      self, prompts: Sequence[str], num_tokens: int, beams: int,
-      length_penalty: float = 1.0,
-  ) -> list[list[str]]:
-    """Answers each prompt by beam search, with up to `beams` texts, the best first.
+  def stream(
+      self, text: str, decoding: decode.Decoding, show: Callable[[str], object]
+  ) -> str:
+    """Answers or continues one text and shows it as it grows, see `decode.stream`."""
+    return decode.stream(self.texts, text, decoding, show)
 
-    Args:
-      prompts: The texts.
-      num_tokens: Largest number of tokens of an answer.
-      beams: Number of beams, see `beam.search`.
-      length_penalty: Exponent of the length that scores are divided by.
-
-    Raises:
-      errors.UserError: If a prompt cannot be tokenized or is too long.
-    """
-    found = beam.search(
-        self.model, self.params, beams=beams, num_tokens=num_tokens,
-        length_penalty=length_penalty, **self._read(prompts))
-    return [[self.tokenizer.decode(one.tokens) for one in row] for row in found]
-
-  def rooms(self, prompts: Sequence[str]) -> list[float]:
-    """Returns how many tokens the model can read after each prompt.
-
-    The number is infinite for a model that can read texts of any length.
-    """
-    longest = registry.longest(self.model)
-    return [math.inf if longest is None else longest - len(prompt)
-            for prompt in self._read(prompts)["prompts"]]
-
-  def _read(self, prompts: Sequence[str]) -> dict[str, Any]:
-    """Tokenizes prompts as the model reads them; adds the id that ends answers."""
-    model: Any = self.run.model
-    eos = pipeline.roles(self.tokenizer).get("eos")
-    if not registry.encodes(model):
-      return {"eos": eos, "prompts": pipeline.encode_prompts(
-          prompts, self.tokenizer, self.run.data)}
-    encoder_inputs, begun = pipeline.tokenize_for_encoder(
-        prompts, self.tokenizer, self.run.data, model)
-    return {"eos": eos, "prompts": begun, "encoder_inputs": encoder_inputs}
+  @property
+  def texts(self) -> decode.TextModel:
+    """What it takes to read and write texts with it."""
+    return decode.TextModel(
+        module=self.model, params=self.params, tokenizer=self.tokenizer,
+        data=self.run.data, model=self.run.model)
 
 
 def open(workdir: epath.PathLike, step: int = -1) -> Trained:

@@ -1,5 +1,6 @@
 """The outcome of one training of a study: scores, samples and cost."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -49,22 +50,15 @@ def validations(job: jobs.Job) -> list[tuple[int, float]]:
 
 
 def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
-  """Continues the first prompts that leave the model room for a whole answer.
-
-  If there are none, it continues the prompts that leave it most room.
-  """
-  # Capped, so that all prompts with enough room are equal and the stable sort keeps the
-  # first of them.
-  rooms = [min(room, _ANSWER) for room in trained.rooms([p for p, _ in pairs])]
-  chosen = [i for i in sorted(range(len(pairs)), key=rooms.__getitem__, reverse=True)
-            if rooms[i] > 0][:count]
-  if not chosen:
-    return []
-  prompts = [pairs[i][0] for i in chosen]
-  answers = trained.complete(prompts, min(rooms[i] for i in chosen))
+  """Continues the first prompts; what is too long for the model is cut."""
+  decoding = dataclasses.replace(
+      trained.run.decoding, num=1, too_long="cut",
+      max_tokens=trained.run.decoding.max_tokens or _ANSWER)
+  prompts = [prompt for prompt, _ in pairs[:count]]
+  answers = [texts[0] for texts in trained.answers(prompts, decoding).texts]
   return records.add_samples(
       job.workdir, prompts, answers, reference=[
-          "".join(pairs[i][1][:1]) for i in chosen])
+          "".join(right[:1]) for _, right in pairs[:count]])
 
 
 def _improving(job: jobs.Job) -> bool:
