@@ -21,6 +21,7 @@ from benchmarks import frozen
 from benchmarks import low_rank
 from benchmarks import lstm_peer
 from benchmarks import stored_features
+from benchmarks import translation
 
 NAMES = sorted(path.stem for path in (paths.ROOT / "benchmarks").glob("*.py")
                if path.stem != "__init__")
@@ -72,6 +73,24 @@ def test_the_cost_of_training_only_the_head_is_measured(monkeypatch):
   assert 0 < share.flops < 1 and 0 < share.paper < 1 and share.time > 0
   # Adam keeps two moments per param; its counters add a few bytes.
   assert share.slot_bytes_over_learning == pytest.approx(2, abs=0.1)
+
+
+@paths.needs(paths.DATA / "multi30k")
+def test_the_translation_comparison_runs_and_both_sides_write_the_same(
+    tmp_path, monkeypatch):
+  monkeypatch.setattr(translation, "MAX_TOKENS", 6)
+  run = translation.run(1, dataclasses.replace(
+      translation.MODEL, num_layers=1, encoder_layers=1, width=16, num_heads=2,
+      mlp_width=16, embed_scale=4.0))
+  run.data.fraction, run.train.batch_size = 0.01, 8
+  run.tokenizer = config.Tokenizer(kind="characters")
+  run.data.length, run.data.buckets = 200, ()
+
+  sides = translation.prepare(run, tmp_path, 3)
+
+  for beams in (1, 2):
+    ours = translation.ours(sides, beams)()
+    assert ours == translation.theirs(sides, beams)() and any(ours)
 
 
 def test_the_stored_features_comparison_runs(monkeypatch):

@@ -72,4 +72,4 @@ def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
     scores = [row[np.arange(TOKENS), text].sum() / TOKENS
               for row, text in zip(chances, texts)]
     np.testing.assert_allclose([row[place].score for row in found], scores, rtol=1e-4)
-  assert len({token for row in found for one in row for token in one.tokens}) > 2
+  assert len({tuple(one.tokens) for row in found for one in row}) > 2

@@ -12,6 +12,7 @@ from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import models as config_models
 
 Run, Adapter = config_lib.Run, config_adapters.Adapter
+Decoding = config_lib.Decoding
 Model = config_lib.Decoder | config_lib.Recurrent
 CONFIG = "config.json"  # In a workdir.
 

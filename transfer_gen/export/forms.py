@@ -34,10 +34,11 @@ def to_orbax(
   # Where adapters are merged, the specs are those of the model alone, so that the new
   # workdir has a plain model.
   assert source.model is not None  # A map and adapters both have one.
+  decoding, notes = source.decoding
   orbax_folder.write(
       folder, source.model, merged.params(source), merged.specs(source),
-      source.tokenizer)
-  return () if source.tokenizer else (merged.NO_TOKENIZER,)
+      source.tokenizer, decoding)
+  return notes if source.tokenizer else (*notes, merged.NO_TOKENIZER)
 
 
 def to_safetensors(

@@ -19,6 +19,7 @@ def write(
     params: Mapping[str, Any],
     specs: checkpoint.Specs,
     tokenizer: tokenizers.Tokenizer | None = None,
+    decoding: config_lib.Decoding | None = None,
 ) -> None:
   """Writes a workdir with one checkpoint, at step 0.
 
@@ -28,6 +29,7 @@ def write(
     params: Its leaves by name.
     specs: Spec of each leaf.
     tokenizer: Tokenizer of the model's ids, if there is one.
+    decoding: How the model writes texts. If None, `config.Decoding()`.
   """
   checkpoints = checkpoint.Checkpoints(folder)
   # As a best checkpoint: those have no optimizer state, and there is none to write.
@@ -38,5 +40,5 @@ def write(
     tokenizer.save(folder / tokenizers.FOLDER)
   # The texts of others were not cleaned as ours are: a prompt may end in a space.
   data = config_lib.Data(newline="keep")
-  whole.write_json(
-      folder / codec.CONFIG, codec.run_to_json(config_lib.Run(model=model, data=data)))
+  whole.write_json(folder / codec.CONFIG, codec.run_to_json(config_lib.Run(
+      model=model, data=data, decoding=decoding or config_lib.Decoding())))

@@ -7,6 +7,9 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.maps import architecture
+from transfer_gen.maps import hugging_face_generation
+
+decoding = hugging_face_generation.read
 
 # Fields that change nothing that a model computes, or training alone, or how texts
 # are drawn from it.

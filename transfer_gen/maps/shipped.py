@@ -89,6 +89,27 @@ def family_of(
       ["No architecture of Transformers that is known here computes this:", *wrong]))
 
 
+def decoding(
+    raw: raw_lib.Raw, view: mapped.Mapped, model: Any
+) -> tuple[config_lib.Decoding, tuple[str, ...]]:
+  """Returns how a checkpoint writes texts, as the files beside it say.
+
+  Args:
+    raw: The checkpoint.
+    view: How it is read; only maps of Transformers know such files.
+    model: Config of our model that computes the same.
+
+  Returns:
+    The settings, and a sentence if some are ignored that change texts.
+
+  Raises:
+    errors.UserError: If a setting is of the wrong type.
+  """
+  if not writes_back(view):
+    return config_lib.Decoding(), ()
+  return hugging_face.decoding(raw, model)
+
+
 def writes_back(view: mapped.Mapped | None) -> bool:
   """Returns whether a checkpoint was read by the map of one of the families."""
   return view is not None and view.name in {family.name for family in FAMILIES}

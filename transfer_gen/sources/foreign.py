@@ -80,6 +80,12 @@ class Foreign(source_lib.Source):
     """Tokenizer that was found beside the checkpoint."""
     return self._tokenizer
 
+  # When it is asked for: who only transfers from a checkpoint does not need it.
+  @property
+  def decoding(self) -> Any:
+    """How texts are written, as its `generation_config.json` says."""
+    return shipped.decoding(self._raw, self._view, self._model)
+
   @property
   def view(self) -> mapped.Mapped:
     """Rows between the checkpoint's own names and ours."""

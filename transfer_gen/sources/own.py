@@ -107,6 +107,11 @@ class Own(source_lib.Source):
     return None if self.run is None else self.run.model
 
   @property
+  def decoding(self) -> tuple[codec.Decoding, tuple[str, ...]]:
+    """How the run writes texts."""
+    return codec.Decoding() if self.run is None else self.run.decoding, ()
+
+  @property
   def adapters(self) -> tuple[codec.Adapter, ...]:
     """Adapters of the run."""
     return () if self.run is None else self.run.adapters

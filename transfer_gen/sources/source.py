@@ -7,15 +7,15 @@ from typing import Any, Protocol
 from etils import epath
 import jax
 
+from transfer_gen import config as config_lib
 from transfer_gen import tree
 from transfer_gen.config import adapters as config_adapters
-from transfer_gen.config import models as config_models
 from transfer_gen.data import tokenizers
 from transfer_gen.maps import mapped
 from transfer_gen.transfer import vocabulary as vocabulary_lib
 
 Shardings = Mapping[str, jax.sharding.Sharding]
-Model = config_models.Decoder | config_models.Recurrent
+Model = config_lib.Decoder | config_lib.Recurrent
 Specs = Mapping[str, tree.Spec]
 Tokenizer = tokenizers.Tokenizer
 StatePath = tuple[Any, ...]  # Keys on the way to a leaf of the optimizer state.
@@ -80,6 +80,8 @@ class Source(Protocol):
     adapters: Adapters that act on that model.
     tokenizer: Tokenizer of the model's ids, if one was found.
     vocabulary: Tokens that the rows of a `vocab` axis stand for.
+    decoding: How texts are written with it, and sentences about settings that have no
+      place here although they change texts.
     moments: Optimizer state, if it was stored.
     view: For a checkpoint of another framework, the rows between its names and ours.
   """
@@ -140,6 +142,11 @@ class Source(Protocol):
         tokens=self.tokenizer.tokens, roles=self.tokenizer.roles,
         encoder=None if own is None else vocabulary_lib.Vocabulary(
             tokens=own.tokens, roles=own.roles))
+
+  @property
+  def decoding(self) -> tuple[config_lib.Decoding, tuple[str, ...]]:
+    """How texts are written, and what of that is ignored."""
+    return config_lib.Decoding(), ()
 
   @property
   def moments(self) -> Moments | None:
