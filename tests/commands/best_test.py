@@ -4,20 +4,34 @@ import shutil
 
 import pytest
 
+from tests import small_runs
 from tests.commands import cli
 from transfer_gen import best_link
+from transfer_gen.run import loop
 
-GENERATE = ("generate", "--prompt=the 3th", "--max_tokens=4")
+GENERATE = ("generate", "--prompt=line 3", "--max_tokens=4")
+
+
+@pytest.fixture(scope="module", name="trained")
+def _trained(tmp_path_factory):
+  """Trains a run of two steps, which the tests copy."""
+  folder = tmp_path_factory.mktemp("best")
+  small_runs.write_lines(folder / "text.txt")
+  loop.train(small_runs.configure(
+      folder / "text.txt", small_runs.DECODER, steps=2, checkpoint_every=1),
+      folder / "run")
+  return folder / "run"
 
 
 @pytest.fixture(name="runs")
-def _runs(folder, capsys):
-  """Trains `study/one`, and copies it to `study/two/seed_0` after one step less."""
-  cli.train(capsys, "--config=config.py", "--workdir=study/one")
-  shutil.copytree("study/one", "study/two/seed_0")
+def _runs(trained, tmp_path, monkeypatch):
+  """Makes `study/one`, and `study/two/seed_0`, which has one step less."""
+  monkeypatch.chdir(tmp_path)
+  for name in ("one", "two/seed_0"):
+    shutil.copytree(trained, tmp_path / "study" / name)
   shutil.rmtree("study/two/seed_0/checkpoints/2")
   shutil.rmtree("study/two/seed_0/checkpoints/best")
-  return folder / "study"
+  return tmp_path / "study"
 
 
 def test_commands_take_the_run_that_the_link_names(runs, capsys):
@@ -30,7 +44,7 @@ def test_commands_take_the_run_that_the_link_names(runs, capsys):
 
   assert printed.err == "study: its best run, study/two/seed_0\n"
   assert printed.out == cli.run(capsys, *GENERATE, "--workdir=study/two/seed_0")
-  assert evaluated.startswith("study/two/seed_0: test split at step 1\n")
+  assert "\nstudy/two/seed_0: test, step 1\n" in evaluated
   assert (runs / "two" / "seed_0" / "scores_test.json").exists()
   assert (runs.parent / "hf" / "model.safetensors").exists()
   assert not (runs / "samples.jsonl").exists()
@@ -45,7 +59,7 @@ def test_a_text_file_serves_where_links_are_not_possible(runs, capsys, monkeypat
   evaluated = cli.run(capsys, "evaluate", "--workdir=study")
 
   assert (runs / "best").read_text() == "two/seed_0\n"
-  assert evaluated.startswith("study/two/seed_0: test split at step 1\n")
+  assert "\nstudy/two/seed_0: test, step 1\n" in evaluated
 
 
 def test_a_later_link_replaces_the_first_and_moves_with_its_folder(runs):
