@@ -176,12 +176,7 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Prints N inputs with references and outputs side by side."),
             Flag(name="sheet", value="FILE",
                  meaning="Writes these samples as .html or .md; 20 without --samples."),
-            Flag(name="beams", value="N", default=0, minimum=0,
-                 meaning="Beams of a beam search; 0 means the run's own setting."),
-            Flag(name="max_tokens", value="N", default=0, minimum=0,
-                 meaning="Maximum length of an output, in tokens; 0 means the run's"
-                 " own setting."),
-            _STEP)),
+            *DECODING, _STEP)),
     "generate": Command(
         summary="Continues prompts, or answers inputs, with the settings of the run and"
         " those given.",

@@ -7,6 +7,7 @@ from transfer_gen import errors
 from transfer_gen.commands import declarations
 from transfer_gen.commands import flags
 
+NAMES = tuple(flag.name for flag in declarations.DECODING)
 _DRAWS = ("top_k", "top_p", "min_p", "seed")
 _SEARCHES = ("length_penalty", "early_stopping")
 

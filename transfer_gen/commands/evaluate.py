@@ -1,9 +1,8 @@
 """`transfer-gen evaluate`: scores of a run on its test data, or on any other texts."""
 
-import dataclasses
 import json
 
-from transfer_gen import errors
+from transfer_gen.commands import decoding_flags
 from transfer_gen.commands import flags
 from transfer_gen.metrics import measures
 from transfer_gen.run import evaluation
@@ -30,8 +29,9 @@ def run(values: flags.Values) -> None:
     asked, why = evaluation.default_metrics(documents, bool(_wanted(values)))
     losses = ("losses",) if documents[0].target else ()
     print(f"metrics: {', '.join((*losses, *asked))} ({why})", flush=True)
-  _check_outputs(values, asked)
-  decodings = [_decoding(subject.own.run.decoding, values) for subject in subjects]
+  evaluation.check_outputs(_wanted(values), asked)
+  decodings = [decoding_flags.override(subject.own.run.decoding, values)
+               for subject in subjects]
   found = [evaluation.evaluate(
       subject.trained, documents, asked, decoding,
       subject.training() if measures.TRAINING in measures.needed(
@@ -58,23 +58,8 @@ def _asked(values: flags.Values) -> list[str] | None:
   return asked
 
 
-def _check_outputs(values: flags.Values, asked) -> None:
-  """Refuses flags for outputs where no metric needs any, so that none are written."""
-  wanted = _wanted(values)
-  if wanted and measures.OUTPUTS not in measures.needed(measures.names(asked)):
-    raise errors.UserError(
-        f"{', '.join(wanted)}: losses need no written texts. Add --metrics=..., e.g."
-        " bleu, rouge or distinct.")
-
-
 def _wanted(values: flags.Values) -> list[str]:
   """Returns the flags that only written texts give a meaning."""
-  names = ("output", "sheet", "samples", "max_tokens", "beams")
-  return [f"--{name}" for name in names if getattr(values, name)]
-
-
-def _decoding(decoding, values):
-  """Returns the run's decoding, with what flags say otherwise."""
-  given = {name: getattr(values, name) for name in ("beams", "max_tokens")
-           if getattr(values, name)}
-  return dataclasses.replace(decoding, **given)
+  names = ("output", "sheet", "samples", *decoding_flags.NAMES)
+  # Absent flags are None, and --samples is 0.
+  return [f"--{name}" for name in names if getattr(values, name) not in (None, 0)]

@@ -60,6 +60,22 @@ def default_metrics(
   return ("bleu", "chrf"), "pairs with targets about as long as their inputs"
 
 
+def check_outputs(wanted: Sequence[str], asked: Sequence[str]) -> None:
+  """Refuses flags for written texts where no metric needs any: none are written.
+
+  Args:
+    wanted: The flags, for the message.
+    asked: Names of metrics and groups.
+
+  Raises:
+    errors.UserError: If there are such flags and no such metric.
+  """
+  if wanted and measures.OUTPUTS not in measures.needed(measures.names(asked)):
+    raise errors.UserError(
+        f"{', '.join(wanted)}: losses need no written texts. Add --metrics=..., e.g."
+        " bleu, rouge or distinct.")
+
+
 def evaluate(
     trained: trained_lib.Trained, documents: Sequence[Document],
     asked: Iterable[str], decoding: config_lib.Decoding,
@@ -86,7 +102,7 @@ def evaluate(
     raise errors.UserError(
         "Losses need targets, and these documents are inputs alone. Give --data with"
         " targets, or choose metrics without: distinct, repetition, novelty.")
-  written = (writing.write(_texts(trained), documents, decoding)
+  written = (writing.write(trained.texts, documents, decoding)
              if measures.OUTPUTS in needs else None)
   evidence: dict[str, Any] = {} if written is None else {
       "outputs": written.outputs, "references": written.references,
@@ -128,12 +144,6 @@ def comparable(first: Evaluated, second: Evaluated) -> dict[str, tuple[Any, Any]
         pair = [one.with_statistics(one.statistics * both[:, None]) for one in pair]
       found[name] = (pair[0], pair[1])
   return found
-
-
-def _texts(trained: trained_lib.Trained) -> writing.TextModel:
-  return writing.TextModel(
-      module=trained.model, params=trained.params, tokenizer=trained.tokenizer,
-      data=trained.run.data, model=trained.run.model)
 
 
 def _vocabulary(evaluated: Evaluated) -> tuple[Any, Mapping[str, int]]:
