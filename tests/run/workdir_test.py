@@ -30,7 +30,7 @@ def _setup(index):
       axes=(On(axis="mlp", map=axes.Select(index=index)),),
       groups=(Group(name="all", params=".*"),))
   return types.SimpleNamespace(
-      plan=plan, source_specs={"": SOURCE},
+      plan=plan, source_specs={"": SOURCE}, constants={},
       rows=resolve.resolve(plan, {"": SOURCE}, TARGET))
 
 

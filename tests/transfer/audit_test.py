@@ -14,6 +14,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import axes
+from transfer_gen.transfer import coverage
 from transfer_gen.transfer import difference
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
@@ -172,9 +173,9 @@ def test_coverage_is_the_share_of_entries_with_a_source():
 
 
 def test_insufficient_coverage_lists_the_largest_leaves_first():
-  audit_lib.check_coverage(_audit(), 0.9)
+  coverage.check(_audit(), 0.9)
   with pytest.raises(errors.UserError) as error:
-    audit_lib.check_coverage(_audit(), 0.95)
+    coverage.check(_audit(), 0.95)
 
   lines = str(error.value).splitlines()
   assert "92.5%" in lines[0] and "95%" in lines[0]
@@ -183,7 +184,7 @@ def test_insufficient_coverage_lists_the_largest_leaves_first():
 
 def test_a_coverage_threshold_outside_0_to_1_is_refused():
   with pytest.raises(errors.UserError, match="from 0 to 1"):
-    audit_lib.check_coverage(_audit(), 95)
+    coverage.check(_audit(), 95)
 
 
 def test_the_folded_table_counts_every_leaf():

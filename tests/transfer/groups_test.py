@@ -200,7 +200,7 @@ def _resolved(rows, params="embed/.*|head/.*", rules=COPY, rest=REST, **fields):
   return audit_lib.summarize(plan, found, sources)
 
 
-@pytest.mark.parametrize("rows, index", [("fresh", [1, 3]), ((4, 0), [0, 4])])
+@pytest.mark.parametrize("rows, index", [("fresh", [1, 3]), ((4, 1, 3), [1, 3, 4])])
 def test_resolved_rows_list_the_table_rows_that_learn(rows, index):
   tables = {row.name: row.table for row in _resolved(rows).rows}
 
@@ -265,7 +265,7 @@ def test_the_audit_describes_how_a_group_learns():
     (dict(no_decay=""), "weight decay of the run\n"),
 ])
 def test_the_audit_describes_the_weight_decay_of_a_group(fields, words):
-  assert words in table.full(_resolved((1,), **fields))
+  assert words in table.full(_resolved((1, 3), **fields))
 
 
 def test_audits_with_different_groups_differ():

@@ -40,12 +40,15 @@ class Command:
   Attributes:
     summary: What it does, in one sentence.
     flags: Its flags, in the order of `--help`.
+    argument: What stands for the one word that may follow the command, e.g. NAME; if
+      empty, only flags may.
     overrides: Whether `--config` is a run, whose fields further flags may override
       (`--config.optim.lr=3e-4`).
     computes: Whether it computes enough to gain from a process with large pages.
   """
   summary: str
   flags: tuple[Flag, ...]
+  argument: str = ""
   overrides: bool = False
   computes: bool = False
 
@@ -53,10 +56,12 @@ class Command:
 # Flags of several commands are declared once, so that they mean the same in each.
 _RUN = Flag(
     name="config", value="FILE.py[:ARG]", required=True,
-    meaning="Python file whose function get_config(ARG) returns the run.")
+    meaning="Python file whose function get_config(ARG) returns the run; or"
+    " recipe:NAME, see `transfer-gen recipes`.")
 _STUDY = Flag(
     name="config", value="FILE.py[:ARG]", required=True,
-    meaning="Python file whose function get_study(ARG) returns the study.")
+    meaning="Python file whose function get_study(ARG) returns the study. A file with"
+    " get_config alone, or recipe:NAME, is compared with the same run from scratch.")
 _WORKDIR = Flag(
     name="workdir", value="DIR", required=True,
     meaning="Folder of the run, local or gs://.")
@@ -201,13 +206,22 @@ COMMANDS: Mapping[str, Command] = {
             *DECODING, _STEP)),
     "study": Command(
         summary="Trains runs and their controls, and compares their test losses.",
-        computes=True,
+        overrides=True, computes=True,
         flags=(
             _STUDY,
             Flag(name="workdir", value="DIR", required=True,
                  meaning="Folder of the study, local or gs://."),
+            Flag(name="seeds", value="N", default=0, minimum=0,
+                 meaning="Repeats the compared runs with seeds 0 to N - 1; 0 keeps the"
+                 " study's own."),
             Flag(name="results", value="FILE.md",
                  meaning="Markdown file that receives a section with the results."))),
+    "recipes": Command(
+        summary="Lists config files for common jobs, prints or copies one.",
+        argument="NAME",
+        flags=(
+            Flag(name="copy", value="FILE.py",
+                 meaning="Writes the recipe to this file, as a config to edit."),)),
     "inspect": Command(
         summary="Lists the leaves of any checkpoint; reads no array.",
         flags=(

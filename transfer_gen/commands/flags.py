@@ -29,8 +29,9 @@ _ABSL = {
 class Values(types.SimpleNamespace):
   """The value of each flag of a command, as an attribute.
 
-  `config` is the run, with all overrides, if the command's `overrides` is set;
-  otherwise it is the text of the flag.
+  `config` is the run, with all overrides, if the command's `overrides` is set and the
+  file is not that of a study; otherwise it is the text of the flag. `given_config` is
+  that text, and `argument` the word behind the command, or empty.
   """
 
 
@@ -58,17 +59,20 @@ def _parse(
   # once in a process.
   parsed = flags.FlagValues()
   words = parsed.read_flags_from_files(words, force_gnu=False)  # --flagfile=FILE.
+  given, runs = words, command.overrides and not _is_study(name, words)
   for flag in command.flags:
     # `--config` of a run is defined by ml_collections below, with one flag per field.
-    if not (command.overrides and flag.name == "config"):
+    if not (runs and flag.name == "config"):
       _DEFINE[flag.kind if flag.default is None else type(flag.default)](
           flag.name, flag.default, flag.meaning, flag_values=parsed)
-  if command.overrides:
+  if runs:
     words = _define_run(name, words, parsed)
-  rest = parsed([name, *words])
-  if rest[1:]:
-    raise _mistake(name, f"{rest[1]!r} is not a flag.")
+  rest = parsed([name, *words])[1:]
+  if rest[bool(command.argument):]:
+    raise _mistake(name, f"{rest[-1]!r} is not a flag.")
   values = Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
+  values.argument = rest[0] if rest else ""
+  values.given_config = _split_config(given)[0]
   for flag in command.flags:
     value = getattr(values, flag.name)
     if flag.required and not value:
@@ -78,7 +82,7 @@ def _parse(
           name, f"--{flag.name} is {value}, must be at least {flag.minimum}.")
     if flag.maximum is not None and value is not None and value > flag.maximum:
       raise _mistake(name, f"--{flag.name} is {value}, must be at most {flag.maximum}.")
-  if command.overrides:
+  if runs:
     validate.check(values.config)  # Overrides may have brought other types.
   return values
 
@@ -94,11 +98,19 @@ def _define_run(
     raise _mistake(name, f"`{name}` needs --config=FILE.py[:ARG].")
   run = config_file.load_run(given)
   config_file.build_parts(run, words)
+  if isinstance(run.model, str):
+    changes, words = config_file.take_model_changes(words)
+    run.model_changes.update(changes)
   # ml_collections would answer a wrong field with a KeyError.
   config_file.check_overrides(run, words)
   config_flags.DEFINE_config_dataclass(
       "config", run, flag_values=parsed, sys_argv=[name, *words])
   return words
+
+
+def _is_study(name: str, words: Sequence[str]) -> bool:
+  """Whether a command is given a study, whose fields no flag overrides."""
+  return name == "study" and config_file.has_study(_split_config(words)[0])
 
 
 def _split_config(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -24,7 +24,8 @@ def usage() -> str:
 def command(name: str) -> str:
   """Returns the usage, the summary and the flags of one command."""
   declared = declarations.COMMANDS[name]
-  needed = [f"--{flag.name}={flag.value}" for flag in declared.flags if flag.required]
+  needed = [f"[{declared.argument}]"] if declared.argument else []
+  needed += [f"--{flag.name}={flag.value}" for flag in declared.flags if flag.required]
   return "\n".join([
       f"usage: transfer-gen {name} {' '.join(needed)} [--flag=value ...]", "",
       declared.summary, "", *_flag_lines(declared)])

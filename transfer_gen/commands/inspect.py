@@ -1,11 +1,9 @@
 """`transfer-gen inspect`: lists the leaves of a checkpoint."""
 
-import dataclasses
-from typing import Any
-
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.commands import flags
+from transfer_gen.config import codec
 from transfer_gen.transfer import table
 
 # A word of its own, because an empty `--map` means the file's own names.
@@ -30,14 +28,5 @@ def run(values: flags.Values) -> None:
       map_name="" if values.map == _DETECT else values.map)
   print(source.title)
   if model := source.model:
-    print(f"model={_code(model)}")
+    print(f"model={codec.model_to_code(model)}")
   print(table.leaves(source.specs), end="")
-
-
-def _code(model: Any) -> str:
-  """Returns a model's config as Python, without the fields at their defaults."""
-  fields = ", ".join(
-      f"{field.name}={getattr(model, field.name)!r}"
-      for field in dataclasses.fields(model)
-      if getattr(model, field.name) != field.default)
-  return f"config.{type(model).__name__}({fields})"

@@ -108,6 +108,15 @@ def model_from_json(data: dict[str, Any]) -> config_models.Model:
     raise errors.UserError(f"The model is of another version: {error}.") from error
 
 
+def model_to_code(model: config_models.Model) -> str:
+  """Returns a model's config as Python, without the fields at their defaults."""
+  fields = ", ".join(
+      f"{field.name}={getattr(model, field.name)!r}"
+      for field in dataclasses.fields(model)
+      if getattr(model, field.name) != field.default)
+  return f"config.{type(model).__name__}({fields})"
+
+
 def adapter_to_json(adapter: config_adapters.Adapter) -> dict[str, Any]:
   """Returns an adapter as JSON types."""
   return {"kind": type(adapter).__name__, **dataclasses.asdict(adapter)}

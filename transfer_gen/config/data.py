@@ -52,7 +52,8 @@ class Data:
     merge_references: Whether pairs of validation or test with the same input become one
       document with several references. Default: True.
     length: T, the number of tokens per row, at least 2. Texts of a language model are
-      packed into rows of this length; for longer pairs see `too_long`. Default: 128.
+      packed into rows of this length; for longer pairs see `too_long`. 0 means that
+      length and buckets are chosen from the data, see `run.choices`. Default: 128.
     too_long: What happens to pairs with more than `length` tokens: `drop`, the default,
       leaves them out; `cut` cuts the end of the input and, if the target alone takes
       more than half of the row, that of the target; `refuse` is an error. All are
@@ -100,10 +101,11 @@ class Tokenizer:
 
   Attributes:
     kind: `bytes`; `characters` or `bpe`, trained on the training split; `file`: a
-      `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run; or
-      `alphabet`: the characters of a text file and no special tokens. Default: `bpe`.
+      `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
+      `alphabet`: the characters of a text file and no special tokens; or `source`: that
+      of the run's source. Default: `bpe`.
     size: For `bpe`: vocabulary size in tokens, special tokens included; at least 260.
-      Default: 2048.
+      0 means chosen from the amount of text. Default: 2048.
     path: For `file` and `alphabet`: path of the file or folder. Default: empty.
   """
   kind: str = "bpe"

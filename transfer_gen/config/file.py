@@ -1,9 +1,11 @@
 """A user's config file: loads what it returns, and checks flags that override it."""
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import os
+import pathlib
 import re
 import runpy
 import traceback
@@ -11,10 +13,13 @@ import typing
 from typing import Any, TypeVar
 
 from transfer_gen import errors
+from transfer_gen.config import models, validate
 from transfer_gen.config import run as run_config
-from transfer_gen.config import validate
 
 _T = TypeVar("_T")
+RECIPE = "recipe:"  # How the name of a recipe begins in place of a file's.
+_RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
+_MODEL = re.compile(r"--?(no)?config\.model\.(\w+)(?:=(.*))?", re.DOTALL)
 
 
 def load_run(given: str) -> run_config.Run:
@@ -22,12 +27,67 @@ def load_run(given: str) -> run_config.Run:
 
   Args:
     given: `FILE.py` or `FILE.py:ARG`. Without ARG the function gets no argument.
+      Or `recipe:NAME`, a config file of this package.
 
   Raises:
     errors.UserError: If the file does not exist, raises an error, lacks the function
       or returns something else than a `config.Run` whose fields have their types.
   """
   return _typed(given, "get_config", run_config.Run)
+
+
+def recipes() -> Mapping[str, pathlib.Path]:
+  """Returns the config files that come with this package, by name."""
+  return {path.stem: path for path in sorted(_RECIPES.glob("[a-z]*.py"))}
+
+
+def recipe(name: str) -> pathlib.Path:
+  """Returns the config file of a recipe.
+
+  Raises:
+    errors.UserError: If there is no such recipe, with the nearest name.
+  """
+  found = recipes()
+  if name not in found:
+    near = difflib.get_close_matches(name, found, n=1)
+    raise errors.UserError(
+        f"{name!r} is not a recipe; there are {', '.join(found)}."
+        + (f" Nearest: {near[0]}." if near else ""))
+  return found[name]
+
+
+def take_model_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+  """Takes the flags out that change single fields of `model="source"`.
+
+  The class of the model, and so its fields, is known only when the source is open.
+
+  Args:
+    words: Words of a command line.
+
+  Returns:
+    Values by field, and the other words.
+  """
+  changes, rest = {}, []
+  for word in words:
+    if found := _MODEL.fullmatch(word):
+      no, name, value = found.groups()
+      changes[name] = not no if value is None else _literal(value)
+    else:
+      rest.append(word)
+  return changes, rest
+
+
+def has_study(given: str) -> bool:
+  """Whether a config file defines `get_study`; False if it cannot be read."""
+  file = given.partition(":")[0]
+  if given.startswith(RECIPE) or not os.path.isfile(file):
+    return False
+  try:
+    tree = ast.parse(pathlib.Path(file).read_bytes())
+  except (SyntaxError, ValueError):  # Loading it will say what is wrong.
+    return True
+  return any(isinstance(node, ast.FunctionDef) and node.name == "get_study"
+             for node in tree.body)
 
 
 def load_study(given: str) -> run_config.Study:
@@ -85,7 +145,9 @@ def check_overrides(config: Any, words: Sequence[str]) -> None:
       _check_field(flag, node, walked, part)
       hint = typing.get_type_hints(type(node))[part]
       node, walked = getattr(node, part), f"{walked}.{part}"
-      if hint is Any or isinstance(node, dict):  # No text stands for a plan or a dict.
+      # No text stands for a plan or a dict.
+      if isinstance(node, dict) or (
+          hint is Any and not isinstance(node, models.Model)):
         raise errors.UserError(
             f"{flag}: a flag cannot change {walked}. Change it in the config file.")
     if dataclasses.is_dataclass(node):
@@ -107,7 +169,17 @@ def _typed(given: str, function: str, wanted: type[_T]) -> _T:
   return value
 
 
+def _literal(text: str) -> Any:
+  """Returns a number, truth value or tuple that a text spells, or else the text."""
+  try:
+    return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+  except (ValueError, SyntaxError):
+    return text
+
+
 def _call(given: str, function: str) -> Any:
+  if given.startswith(RECIPE):
+    given = str(recipe(given.removeprefix(RECIPE)))
   file, _, arg = given.partition(":")
   if not os.path.isfile(file):
     raise errors.UserError(f"--config: there is no file {file}.")

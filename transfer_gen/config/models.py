@@ -149,6 +149,11 @@ class Decoder:
     return False
 
   @property
+  def longest(self) -> int | None:
+    """Length in tokens of the longest text that the model can read; None if any."""
+    return self.max_length if self.position == "learned" else None
+
+  @property
   def kv_heads(self) -> int:
     """G, the number of key and value heads."""
     return self.num_kv_heads or self.num_heads
@@ -317,6 +322,11 @@ class Recurrent:
   def encodes(self) -> bool:
     """Whether the model has an encoder, which reads a text first."""
     return self.encoder
+
+  @property
+  def longest(self) -> int | None:
+    """Length in tokens of the longest text that the model can read: any."""
+    return None
 
   @property
   def widths(self) -> tuple[int, ...]:

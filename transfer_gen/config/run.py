@@ -14,13 +14,24 @@ from transfer_gen.config.decoding import Decoding
 from transfer_gen.config.sources import Distill, Features, Source
 from transfer_gen.config.training import Optim, Parallel, Strategy, Train
 
+# Fields that a config may leave open, and the value that says so, by part and name.
+# `run.choices` fills them in.
+OPEN = {("tokenizer", "size"): 0, ("data", "length"): 0, ("train", "batch_size"): 0,
+        ("train", "steps"): 0, ("train", "eval_every"): 0, ("train", "log_every"): 0,
+        ("train", "checkpoint_every"): 0, ("optim", "warmup_steps"): -1}
+# What is chosen along with a field of these, and has no value of its own for "open".
+_ALONG = {("data", "length"): "buckets", ("train", "batch_size"): "batch_tokens"}
+
 
 @dataclasses.dataclass
 class Run:
   """One training run.
 
   Attributes:
-    model: The model that is trained, by default a `Decoder`.
+    model: The model that is trained: a `Decoder`, an `EncoderDecoder` or a `Recurrent`;
+      or `source`, which takes the model of the run's source. Default: `Decoder()`.
+    model_changes: For `model="source"`: values of fields in which the model differs
+      from its source's, by name. By default there are none.
     data: The texts that it reads. Default: `Data()`.
     tokenizer: How text becomes tokens. Default: `Tokenizer()`.
     encoder_tokenizer: For a model with an encoder: how inputs become tokens, with ids
@@ -44,8 +55,9 @@ class Run:
     distill: A teacher, and what the model learns from it. If None, the default, there
       is no teacher.
     transfer: A `TransferPlan`, or a function that takes the final Run and returns one.
-      If None, the default, every leaf is initialized and learns, unless a strategy is
-      named: then see `Strategy`.
+      If None, the default, a run with a source copies each leaf from the leaf of its
+      name, and rows of a vocabulary by matching tokens; a run without one initializes
+      every leaf. All leaves learn, unless a strategy is named: then see `Strategy`.
     decoding: How the trained model writes texts, unless flags of `generate` and
       `evaluate` say otherwise. Default: `Decoding()`.
     seed: Seed of the initialization, of the order of the data and of dropout; from 0 to
@@ -53,7 +65,11 @@ class Run:
   """
   # Made anew for each run: parts are not frozen, since flags of the command line set
   # their fields, and two runs must not share one.
-  model: models.Model = dataclasses.field(default_factory=models.Decoder)
+  # Any, because what is assembled always has a model here: `source` is replaced when
+  # the inputs are read.
+  model: Any = dataclasses.field(
+      default_factory=models.Decoder, metadata={"type": models.Model | str})
+  model_changes: dict[str, Any] = dataclasses.field(default_factory=dict)
   data: Data = dataclasses.field(default_factory=Data)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
   encoder_tokenizer: Tokenizer | None = None
@@ -76,6 +92,29 @@ class Run:
   def all_sources(self) -> dict[str, Source]:
     """Every source by its name in the plan; "" is the one without a name."""
     return ({"": self.source} if self.source is not None else {}) | self.sources
+
+  def open_fields(self) -> list[tuple[str, str]]:
+    """Part and name of each field that is left open, out of `OPEN`."""
+    return [(part, name) for (part, name), value in OPEN.items()
+            if self.value(part, name) == value
+            and not (name == "batch_size" and self.train.batch_tokens)]
+
+  def value(self, part: str, name: str) -> Any:
+    """Returns a field of a part, such as `train.steps`."""
+    return getattr(getattr(self, part), name)
+
+  def with_values(self, part: str, **values: Any) -> "Run":
+    """Returns the run with some fields of a part replaced."""
+    return dataclasses.replace(
+        self, **{part: dataclasses.replace(getattr(self, part), **values)})
+
+  def with_choices_of(self, other: "Run") -> "Run":
+    """Returns the run with what another one has where this one is open."""
+    run = self
+    for part, name in self.open_fields():
+      names = (name, _ALONG.get((part, name), name))
+      run = run.with_values(part, **{name: other.value(part, name) for name in names})
+    return run
 
 
 @dataclasses.dataclass

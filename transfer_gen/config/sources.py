@@ -71,8 +71,8 @@ class Distill:
   (2015) and, with temperature 2, in DistilBERT (Sanh et al., 2019: 5 to 2).
 
   Attributes:
-    teacher: A run's workdir, or a checkpoint of another framework with a map. It has to
-      be set, as the default `Source()` has no path.
+    teacher: A run's workdir, or a checkpoint of another framework with a map. Without
+      a path, as by default, it is the run's source.
     ce: Weight of the cross entropy on the data, at least 0. Default: 0.3.
     logits: Weight of T^2 KL(teacher || model), both softened by T = `temperature`
       (Hinton et al., 2015); at least 0. For models with different vocabularies see

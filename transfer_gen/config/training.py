@@ -17,7 +17,7 @@ class Optim:
       Default: `cosine`.
     warmup_steps: Number of steps in which the learning rate rises linearly to its peak,
       at least 0. The first update already uses lr / (warmup_steps + 1). 0 means no
-      warm-up. Default: 50.
+      warm-up, and -1 a twentieth of `Train.steps`, at most 1000. Default: 50.
     end_factor: Share of the peak at which the schedules `cosine` and `linear` end, at
       least 0: they end at `lr * end_factor`. Default: 0.1.
     weight_decay: Strength of the weight decay, at least 0. With `adamw` and `lion` each
@@ -53,15 +53,20 @@ class Train:
   """How long a run trains, and how often it reports, validates and saves.
 
   Attributes:
-    steps: Number of updates, at least 1. Default: 1000.
-    batch_size: B, the number of rows per update, over all devices; at least 1.
-      Default: 16.
-    log_every: Steps between two lines of metrics, at least 1. Default: 50.
-    eval_every: Steps between two validations, at least 1. The last step always
-      validates. Default: 200.
-    checkpoint_every: Steps between two checkpoints, at least 1. One that is due at a
-      validation is saved before it, so that nothing is lost there. The last step always
-      saves one. Default: 200.
+    steps: Number of updates; 0 means chosen from data and devices, see `run.choices`.
+      Default: 1000.
+    batch_size: B, the number of rows per update, over all devices; 0 means as many as
+      `batch_tokens` allows. Default: 16.
+    batch_tokens: With `batch_size=0`: number of tokens per update, padding included.
+      Rows of each length come in batches of as many as that, a multiple of 8. 0, the
+      default, means chosen from the devices.
+    log_every: Steps between two lines of metrics; 0 means a fiftieth of `steps`.
+      Default: 50.
+    eval_every: Steps between two validations; 0 means a twentieth of `steps`. The last
+      step always validates. Default: 200.
+    checkpoint_every: Steps between two checkpoints; 0 means a twentieth of `steps`. The
+      last step always saves one. One that is due at a validation is saved before it, so
+      that nothing is lost there. Default: 200.
     patience: Number of validations in a row without a better one after which the run
       stops, at least 0; 0, the default, means that it never stops early.
     metric: What validations are compared by, for the best checkpoint and for
@@ -74,12 +79,18 @@ class Train:
   """
   steps: int = 1000
   batch_size: int = 16
+  batch_tokens: int = 0
   log_every: int = 50
   eval_every: int = 200
   checkpoint_every: int = 200
   patience: int = 0
   metric: str = "loss"
   metric_documents: int = 200
+
+  def rows(self, length: int) -> int:
+    """Returns B for rows of a length in tokens."""
+    # A multiple of 8, so that the usual numbers of devices and parts divide it.
+    return self.batch_size or max(8, self.batch_tokens // length // 8 * 8)
 
 
 @dataclasses.dataclass

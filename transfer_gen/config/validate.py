@@ -38,8 +38,9 @@ def check(config: Any, name: str = "config") -> None:
 def _fields(config: Any, name: str) -> Iterator[str]:
   hints = typing.get_type_hints(type(config))
   for field in dataclasses.fields(config):
-    yield from _misfits(
-        getattr(config, field.name), hints[field.name], f"{name}.{field.name}")
+    # A field that is annotated wider than what may be written has its type beside it.
+    hint = field.metadata.get("type", hints[field.name])
+    yield from _misfits(getattr(config, field.name), hint, f"{name}.{field.name}")
 
 
 # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.

@@ -89,7 +89,8 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
       (config.max_chars < 0 or 0 < config.max_chars < config.min_chars,
        f"data.max_chars={config.max_chars}: must be 0 (no limit) or at least"
        f" min_chars={config.min_chars}"),
-      (config.length < 2, f"data.length={config.length}: must be at least 2"),
+      (config.length < 2 and config.length != 0,
+       f"data.length={config.length}: must be at least 2, or 0 to have it chosen"),
       (any(not 2 <= bucket <= config.length for bucket in buckets),
        f"data.buckets={buckets}: each must be between 2 and"
        f" length={config.length}"),

@@ -8,7 +8,7 @@ any training step. Therefore Grain runs in this process, without worker processe
 nothing has to be closed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
 Batch, Document = rows_lib.Batch, fields.Document
+# B, the number of rows of a batch; or a function of T, where it differs by length.
+BatchSize = int | Callable[[int], int]
 _NO_ROWS = np.zeros((0, 0), np.int64)  # `Prepared._counts` without a training split.
 _CHUNK = 4096  # Texts; bounds the Python lists of ints that exist at a time.
 
@@ -77,11 +79,11 @@ class Prepared:
     """Tokenizer of the inputs, if its ids are its own; see `tokenizers.own_encoder`."""
     return tokenizers.own_encoder(self.tokenizer)
 
-  def train_batches(self, batch_size: int, seed: int) -> Batches:
+  def train_batches(self, batch_size: BatchSize, seed: int) -> Batches:
     """Returns endless batches of the training split, reshuffled in each epoch.
 
     All rows of a batch are from one bucket. Buckets alternate in proportion to their
-    numbers of rows. A batch may span the end of an epoch, so no row is left out. The
+    numbers of batches. A batch may span the end of an epoch, so no row is left out. The
     parts of a mixture have epochs of their own, and their shares of the rows.
 
     Args:
@@ -93,20 +95,22 @@ class Prepared:
       f32[B, T]; for a model with an encoder also `encoder_inputs` i32[B, T] and
       `encoder_counts` i32[B], the number of tokens that are not padding.
     """
-    _check_batch_size(batch_size)
     orders = mixing.order(self._counts, self.facts.get("shares", [1.0]), seed)
     # Batching after the orders were repeated lets a batch span two epochs. The orders
     # hold row numbers only, so that a batch is one gather from the rows in memory.
-    batches, weights = zip(*(
-        (order.batch(batch_size, batch_fn=np.asarray).map(rows.batch), share)
-        for rows, (order, share) in zip(self._rows["train"], orders) if share))
-    # In proportion to their rows, so buckets end their epochs about together.
+    batches, weights = [], []
+    for rows, (order, share) in zip(self._rows["train"], orders):
+      if share:
+        size = _batch_size(batch_size, rows)
+        batches.append(order.batch(size, batch_fn=np.asarray).map(rows.batch))
+        weights.append(share / size)
+    # In proportion to their batches, so buckets end their epochs about together.
     mixed = batches[0] if len(batches) == 1 else grain.MapDataset.mix(
-        batches, weights=weights)
+        batches, weights=[weight / sum(weights) for weight in weights])
     return iter(mixed.to_iter_dataset(
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
-  def evaluation_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+  def evaluation_batches(self, split: str, batch_size: BatchSize) -> Iterator[Batch]:
     """Yields each target of a split once, bucket by bucket, in order.
 
     The last batch of each bucket is filled up with rows of weight 0, so that there is
@@ -120,14 +124,13 @@ class Prepared:
       Batches as in training, with `documents` i32[B, T]: the index in the split of the
       document that a target belongs to, and -1 where the weight is 0.
     """
-    _check_batch_size(batch_size)
     encoder_pad = roles(tokenizers.for_encoder(self.tokenizer))["pad"]
     for rows in self._rows[split]:
-      for start in range(0, len(rows), batch_size):
-        index = np.arange(start, min(start + batch_size, len(rows)))
+      size = _batch_size(batch_size, rows)
+      for start in range(0, len(rows), size):
+        index = np.arange(start, min(start + size, len(rows)))
         batch = rows.batch(index) | {"documents": rows.documents[index]}
-        yield rows_lib.fill_batch(
-            batch, batch_size, self.roles["pad"], encoder_pad)
+        yield rows_lib.fill_batch(batch, size, self.roles["pad"], encoder_pad)
 
   def inputs(self, split: str) -> list[np.ndarray]:
     """Returns the inputs of a split, i32[N, T] for each bucket."""
@@ -383,7 +386,9 @@ def _count_unknown(
   return 0 if unk is None else sum(int((ids == unk).sum()) for ids in rows)
 
 
-def _check_batch_size(batch_size: int) -> None:
-  if batch_size < 1:
-    raise errors.UserError(
-        f"train.batch_size={batch_size}: must be at least 1.")
+def _batch_size(batch_size: BatchSize, rows: rows_lib.Rows) -> int:
+  """Returns B for rows of one length."""
+  size = batch_size(rows.inputs.shape[1]) if callable(batch_size) else batch_size
+  if size < 1:
+    raise errors.UserError(f"train.batch_size={size}: must be at least 1.")
+  return size

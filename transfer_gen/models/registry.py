@@ -167,9 +167,7 @@ def fresh(
 
 def longest(module: extended.Model) -> int | None:
   """Returns the length in tokens of the longest text a model can read; None if any."""
-  config = module.config
-  learned = isinstance(config, config_lib.Decoder) and config.position == "learned"
-  return config.max_length if learned else None
+  return module.config.longest
 
 
 def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:

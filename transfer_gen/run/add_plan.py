@@ -1,5 +1,6 @@
 """The plan of a run: the user's own, or the one that a strategy writes."""
 
+import dataclasses
 import inspect
 
 from transfer_gen.adapters import wrap
@@ -22,11 +23,21 @@ def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
     errors.UserError: If the strategy asks for what the model does not have.
   """
   run, plan = assembled.run, _written(assembled.inputs)
-  if not run.strategy.name:
-    return assembled.replace(plan=plan_lib.SCRATCH if plan is None else plan)
   source = assembled.sources.get("")
-  assembled = assembled.replace(plan=strategies.base(
-      run, plan, matches=source is not None and source.tokenizer is not None))
+  # Rows of the source's own vocabulary are copied: they need no matching, and tokens
+  # that stand for the same text, as some vocabularies have them, would be confused.
+  matches = source is not None and source.tokenizer is not None and (
+      run.tokenizer.kind != "source")
+  if not run.strategy.name:
+    if plan is None and source is not None:
+      plan = strategies.by_name(run, matches)
+      assembled = assembled.with_note(
+          "No plan is given: each leaf comes from the source's leaf of its name"
+          + (", and rows of the vocabulary by matching tokens." if matches else "."))
+    return assembled.replace(plan=_allowing(
+        run, plan_lib.SCRATCH if plan is None else plan))
+  assembled = assembled.replace(plan=_allowing(
+      run, strategies.base(run, plan, matches)))
   # Which rows of a table are new decides what learns, so the plan is resolved before.
   rows = assembled.resolve(registry.specs(wrap.wrap(assembled.model, run.adapters)))
   run = strategies.write(run, assembled.plan, rows)
@@ -41,6 +52,13 @@ def resolve(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
   """
   specs = registry.specs(assembled.model)
   return assembled.replace(specs=specs, rows=assembled.resolve(specs))
+
+
+def _allowing(
+    run: strategies.Run, plan: plan_lib.TransferPlan) -> plan_lib.TransferPlan:
+  """Allows the differences from the source's model that the config itself asks for."""
+  return dataclasses.replace(plan, may_differ=tuple(dict.fromkeys(
+      (*plan.may_differ, *run.model_changes))))
 
 
 def _written(inputs: assembled_lib.Inputs) -> plan_lib.TransferPlan | None:

@@ -16,8 +16,11 @@ def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
   distill = assembled.run.distill
   if distill is None:
     return assembled
+  # Without a teacher of its own, a run learns from its source.
+  given = distill.teacher if distill.teacher.path else (
+      assembled.run.source or distill.teacher)
   teacher = open_teacher.build(
-      distill, open_sources.one("distill.teacher", distill.teacher),
+      distill, open_sources.one("distill.teacher", given),
       assembled.run.model, assembled.inputs.data)
   module = student.extend(assembled.model, teacher)
   run = assembled.run

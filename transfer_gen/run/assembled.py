@@ -56,6 +56,12 @@ class Assembled:
     return {name: source.specs for name, source in self.sources.items()}
 
   @property
+  def constants(self) -> dict[str, Mapping[str, Any]]:
+    """Constants of each source's model, and of the target's under `resolve.TARGET`."""
+    found = {name: source.constants for name, source in self.sources.items()}
+    return {**found, resolve.TARGET: self.inputs.constants}
+
+  @property
   def source_tokenizers(self) -> dict[str, sources_lib.Tokenizer]:
     """Tokenizers of the sources, if axis maps may have matched tokens by them."""
     if not self.plan.axes:
@@ -67,19 +73,22 @@ class Assembled:
     """Returns the same with some attributes replaced."""
     return dataclasses.replace(self, **changes)
 
+  def with_note(self, note: str) -> "Assembled":
+    """Returns the same with one more note for the user."""
+    return self.replace(inputs=dataclasses.replace(
+        self.inputs, notes=(*self.inputs.notes, note)))
+
   def resolve(self, specs: Specs) -> list[resolve.Row]:
     """Resolves the plan against the specs of a target.
 
     Raises:
       errors.UserError: With every misfit.
     """
-    constants = {name: source.constants for name, source in self.sources.items()}
     # Tokenizers of sources are large: they are opened only if a map may need them.
     vocabularies = self.inputs.vocabularies() if self.plan.axes else {}
     try:
       return resolve.resolve(
-          self.plan, self.source_specs, specs, vocabularies,
-          constants | {resolve.TARGET: self.inputs.constants})
+          self.plan, self.source_specs, specs, vocabularies, self.constants)
     except resolve.PlanError as error:
       # Only where tokens are matched does a source without a vocabulary matter.
       lacking = [_ask(source) for name, source in self.sources.items()

@@ -26,6 +26,7 @@ def write(
     errors.UserError: If the run does not fit, or the workdir belongs to another run.
   """
   assembled = assemble.build(run, workdir)
+  print("\n".join([*assembled.inputs.notes, ""]), end="")
   audit = plan_files.write_audit(assembled, workdir, min_coverage)
   page.write(workdir)
   return assembled.run, audit

@@ -6,7 +6,8 @@ from transfer_gen.metrics import measures
 from transfer_gen.run import best
 from transfer_gen.run import strategies
 
-_POSITIVE = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
+_COUNTS = ("steps", "batch_size", "batch_tokens", "log_every", "eval_every",
+           "checkpoint_every")
 
 
 def check(run: config_lib.Run) -> None:
@@ -16,10 +17,14 @@ def check(run: config_lib.Run) -> None:
     errors.UserError: If a field is out of its range or two do not go together.
   """
   strategies.check(run)
-  for field in _POSITIVE:
-    if getattr(run.train, field) < 1:
+  if isinstance(run.model, str) and run.model != "source":
+    raise errors.UserError(
+        f"model is {run.model!r}, must be a model's config or 'source'.")
+  for field in _COUNTS:
+    if getattr(run.train, field) < 0:
       raise errors.UserError(
-          f"train.{field} is {getattr(run.train, field)}, must be at least 1.")
+          f"train.{field} is {getattr(run.train, field)}, must be at least 1, or 0 to"
+          " have it chosen.")
   if run.optim.accumulate < 1:
     raise errors.UserError(
         f"optim.accumulate is {run.optim.accumulate}, must be at least 1.")

@@ -50,7 +50,7 @@ def prepare(
   run = assembled.run
   data = stored_features.attach(
       run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
-  batches = data.train_batches(run.train.batch_size, run.seed)
+  batches = data.train_batches(run.train.rows, run.seed)
   if position is not None:
     batches.set_state(position)
   return Feed(data=data, batches=batches,

@@ -24,11 +24,13 @@ class Inputs:
     sources: Checkpoints by their names in the plan; no array was read.
     data: Tokenized splits, and the tokenizer.
     validation: The texts of the validation split.
+    notes: Lines that tell the user what was decided where the config is open.
   """
   run: config_lib.Run
   sources: Mapping[str, sources_lib.Source]
   data: pipeline.Prepared
   validation: Sequence[pipeline.Document] = ()
+  notes: Sequence[str] = ()
 
   @property
   def constants(self) -> dict[str, Any]:
@@ -73,5 +75,5 @@ class Inputs:
   def with_run(self, run: config_lib.Run) -> "Inputs":
     """Returns the same inputs for a run that reads the same and learns otherwise."""
     checks.check(run)
-    return dataclasses.replace(
-        self, run=dataclasses.replace(run, model=self.run.model))
+    return dataclasses.replace(self, run=dataclasses.replace(
+        run.with_choices_of(self.run), model=self.run.model))

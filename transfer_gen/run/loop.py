@@ -57,6 +57,7 @@ def train(
   print(*inputs.describe_data(), sep="\n", flush=True)
   assembled = assemble.assemble(inputs.with_run(run))
   run = assembled.run  # With all that a strategy wrote.
+  print("\n".join([*assembled.inputs.notes, ""]), end="", flush=True)
   runner = stepping.runner(assembled)
   # Before any array is read, so that a workdir of another run is refused at once and
   # the audit can be read while the params still load.

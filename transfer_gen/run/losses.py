@@ -43,6 +43,6 @@ def score(
   functions += [objectives.likeliest(trained.model)] if with_hits else []
   with progress.track("scoring", rows * len(functions), "row") as work:
     found = [score_lib.make_scorer(function)(
-        trained.params, data, _SPLIT, run.train.batch_size, advance=work.advance)
+        trained.params, data, _SPLIT, run.train.rows, advance=work.advance)
              for function in functions]
   return found[0], found[1].nats if with_hits else np.zeros(len(documents))

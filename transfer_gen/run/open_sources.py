@@ -1,11 +1,14 @@
 """Opens the checkpoints that a config names."""
 
+from collections.abc import Mapping
 import dataclasses
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
 from transfer_gen.models import registry
+
+Sources = Mapping[str, sources_lib.Source]
 
 
 def of_run(run: config_lib.Run) -> dict[str, sources_lib.Source]:
@@ -18,7 +21,9 @@ def of_run(run: config_lib.Run) -> dict[str, sources_lib.Source]:
     errors.UserError: If a path is empty or holds nothing that can be read.
   """
   found: dict[str, sources_lib.Source] = {}
-  own = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or 1)
+  # Of `model="source"` nothing is known before the source is open.
+  own = None if isinstance(run.model, str) else dataclasses.replace(
+      run.model, vocab_size=run.model.vocab_size or 1)
   for name, source in run.all_sources().items():
     field = f"sources[{name!r}]" if name else "source"
     found[name] = one(field, source, own, found.get(""))

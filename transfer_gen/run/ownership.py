@@ -1,6 +1,6 @@
 """Whether a workdir belongs to the run that is about to resume in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import io
 import json
 from typing import Any
@@ -68,6 +68,17 @@ def check(
     raise _of_another("config", workdir, differ)
 
 
+def write_plan(workdir: epath.Path, plan: plan_lib.TransferPlan) -> None:
+  """Writes plan.json, and plan_arrays.npz if the plan has arrays."""
+  if arrays := plan_lib.arrays(plan):
+    whole.write_bytes(workdir / ARRAYS, _npz(arrays))
+  # After the arrays that it names.
+  whole.write_json(workdir / PLAN, plan_lib.to_json(plan))
+  # An earlier plan's arrays go only when the plan that named them is gone.
+  if not arrays:
+    (workdir / ARRAYS).unlink(missing_ok=True)
+
+
 def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
   """Reads the plan of the run in a workdir, with its arrays.
 
@@ -105,3 +116,9 @@ def _differences(theirs: Any, mine: Any, prefix: str = ""):
           theirs.get(key), mine.get(key), f"{prefix}{key}.")
   elif theirs != mine:
     yield f"{prefix.rstrip('.')}: {theirs} there, {mine} here"
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  return buffer.getvalue()

@@ -13,10 +13,10 @@ from transfer_gen import config as config_lib
 from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
-from transfer_gen.models import registry
-from transfer_gen.run import checks
+from transfer_gen.run import choices
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import open_sources
+from transfer_gen.run import source_model
 
 Run, Data = config_lib.Run, config_lib.Data
 Texts = Mapping[str, list[documents.Document]]
@@ -46,16 +46,18 @@ class Reader:
       errors.UserError: If something that the config names does not exist or does not
         fit.
     """
-    checks.check(run)
+    asked, run = run, choices.begin(run, workdir)
     sources = open_sources.of_run(run)
-    tokenizer = self._tokenizer(run, epath.Path(workdir))
-    own = tokenizers.own_encoder(tokenizer)
-    model = registry.with_vocabulary(
-        run.model, tokenizer.size, own.size if own else 0)
+    texts, _ = self.texts(run.data)  # Reading fails before training begins.
+    run = choices.model(run, texts["train"])
+    tokenizer = self._tokenizer(run, epath.Path(workdir), sources)
+    run = dataclasses.replace(run, model=source_model.of_run(run, sources, tokenizer))
+    run = choices.lengths(run, texts["train"], tokenizer)
+    data = self.data(run.data, tokenizer, run.model)
+    run = choices.schedule(run, data)
     return inputs_lib.Inputs(
-        run=dataclasses.replace(run, model=model), sources=sources,
-        data=self.data(run.data, tokenizer, model),
-        validation=self.texts(run.data)[0]["validation"])
+        run=run, sources=sources, data=data, validation=texts["validation"],
+        notes=choices.describe(asked, run, data))
 
   def texts(self, config: config_lib.Data) -> tuple[Texts, dict[str, Any]]:
     """Returns the documents of each split, and the facts that data.json holds."""
@@ -78,7 +80,11 @@ class Reader:
     Raises:
       errors.UserError: If a file does not exist or does not fit.
     """
-    self._tokenizer(run, epath.Path(workdir))
+    texts, _ = self.texts(run.data)
+    run = choices.model(choices.begin(run, workdir), texts["train"])
+    # In a study, the source whose tokenizer is taken may not be trained yet.
+    if run.tokenizer.kind != source_model.SOURCE:
+      self._tokenizer(run, epath.Path(workdir), {})
 
   def data(
       self, config: config_lib.Data, tokenizer: tokenizers.Tokenizer,
@@ -93,7 +99,7 @@ class Reader:
     """
     # The config of a model without an encoder does not change the rows, so it is no
     # part of the key, and runs of different sizes share them.
-    encoder: Any = model if registry.encodes(model) else None
+    encoder: Any = model if model.encodes else None
     # Configs are mutable and so not hashable; their repr lists every field. Tokenizers
     # of two runs may be equal and be two objects, so their files are compared.
     key = (repr(config), _fingerprint(tokenizer), repr(encoder))
@@ -103,13 +109,15 @@ class Reader:
     return self._tokenized[key]
 
   def _tokenizer(
-      self, run: config_lib.Run, workdir: epath.Path) -> tokenizers.Tokenizer:
-    texts, _ = self.texts(run.data)  # Reading fails before training begins.
+      self, run: config_lib.Run, workdir: epath.Path, sources: open_sources.Sources,
+  ) -> tokenizers.Tokenizer:
     if (workdir / tokenizers.FOLDER).exists():
       return tokenizers.load(workdir / tokenizers.FOLDER)
+    if run.tokenizer.kind == source_model.SOURCE:
+      return source_model.tokenizer(sources)
     key = (repr((run.tokenizer, run.encoder_tokenizer)), _texts_key(run.data))
     if key not in self._trained:
-      self._trained[key] = _build(run, texts["train"])
+      self._trained[key] = _build(run, self.texts(run.data)[0]["train"])
     return self._trained[key]
 
 

@@ -1,5 +1,7 @@
 """How the steps of a run are taken on its devices."""
 
+import math
+
 from transfer_gen.adapters import scales
 from transfer_gen.distill import loss
 from transfer_gen.run import assembled as assembled_lib
@@ -17,7 +19,13 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
   run = assembled.run
   drops = run.model.dropout > 0 or scales.has_dropout(run.adapters)
   return parallel.make_runner(
-      run.parallel, assembled.specs, run.train.batch_size, run.optim.accumulate,
+      run.parallel, assembled.specs, _rows(assembled), run.optim.accumulate,
       nll_fn=loss.objective(
           assembled.teacher, assembled.model, drops, assembled.first_layer),
       optimizer=assembled.optimizer)
+
+
+def _rows(assembled: assembled_lib.Assembled) -> int:
+  """Returns B, or what the batches of all lengths have as a common divisor."""
+  train = assembled.run.train
+  return math.gcd(*(train.rows(length) for length in assembled.data.lengths))

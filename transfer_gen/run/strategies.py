@@ -68,6 +68,16 @@ def base(
   if plan is not None:
     rules = [rule for rule in plan.rules if rule.target != PROJECTIONS]  # Come later.
     return dataclasses.replace(plan, rules=tuple(rules), groups=_ALL)
+  return by_name(run, matches)
+
+
+def by_name(run: config_lib.Run, matches: bool) -> plan_lib.TransferPlan:
+  """Returns the plan in which each leaf comes from the source's leaf of its name.
+
+  Args:
+    run: Config of the run.
+    matches: Whether the rows of the vocabulary are matched by token.
+  """
   return plan_lib.TransferPlan(
       # The first rule that matches wins, so those of adapters stand before the rule for
       # all leaves.

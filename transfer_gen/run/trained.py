@@ -67,7 +67,7 @@ class Trained:
       raise errors.UserError(
           f"--split is {split!r}, must be one of {', '.join(_SPLITS)}.")
     score = scorer(self.model)
-    return score(self.params, data, split, self.run.train.batch_size)
+    return score(self.params, data, split, self.run.train.rows)
 
   def answers(
       self, inputs: Sequence[str], decoding: decode.Decoding | None = None,

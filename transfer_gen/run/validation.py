@@ -36,7 +36,7 @@ def make(
       jnp.asarray, batch)
 
   def validate(params: _Params) -> dict[str, float]:
-    scores = score(params, data, "validation", run.train.batch_size, place).metrics()
+    scores = score(params, data, "validation", run.train.rows, place).metrics()
     if run.train.metric not in scores:
       scores[run.train.metric] = _of_texts(assembled, params)
     return scores

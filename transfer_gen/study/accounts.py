@@ -36,7 +36,7 @@ def describe(
   """
   assembled = assemble.assemble(reader.read(auto.decided(run, workdir), workdir))
   run = assembled.run
-  batch = next(assembled.data.train_batches(run.train.batch_size, run.seed))
+  batch = next(assembled.data.train_batches(run.train.rows, run.seed))
   last = cost_lib.of_last_step(assembled, batch, steps)
   flops = cost_lib.of_run(assembled, steps)
   found = {"learning": last.learning, "slot_bytes": last.slot_bytes,
@@ -47,7 +47,7 @@ def describe(
   data = reader.data(remembered, trained.tokenizer, run.model)
   score = trained_lib.scorer(assembled.model)
   before, after = (
-      score(params, data, "test", run.train.batch_size).metrics()["bits_per_byte"]
+      score(params, data, "test", run.train.rows).metrics()["bits_per_byte"]
       # `before` is measured on the target as it starts, with the transferred
       # vocabulary, and not on the source itself: what the transfer lost is not counted
       # as forgotten.

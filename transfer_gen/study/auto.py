@@ -78,8 +78,10 @@ def check(run: reader_lib.Run) -> None:
       raise errors.UserError(
           "strategy.name=auto tries strategies in which all learns, and features need a"
           " frozen beginning. Set features=None, or name a strategy.")
-    # Raises if the budget is too small.
-    candidates.rounds(run, candidates.of_model(run.model))
+    # Raises if the budget is too small. The source of a study's run may not be trained
+    # yet, and then its model is not known.
+    if not isinstance(run.model, str):
+      candidates.rounds(run, candidates.of_model(run.model))
 
 
 def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:

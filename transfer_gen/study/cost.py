@@ -123,7 +123,7 @@ def flops(function: Callable[..., Any], *given: Any) -> float:
 def _by_shape(assembled):
   """The first batches of an epoch, in lists of batches of the same shapes."""
   run = assembled.run
-  batches = assembled.data.train_batches(run.train.batch_size, run.seed)
+  batches = assembled.data.train_batches(run.train.rows, run.seed)
   found: dict[tuple, list[Any]] = {}
   for batch in itertools.islice(batches, _BATCHES):
     found.setdefault(tuple((k, v.shape) for k, v in batch.items()), []).append(batch)

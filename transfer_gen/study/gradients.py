@@ -27,7 +27,7 @@ def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
     return jax.grad(loss)(params)
 
   run = assembled.run
-  batches = assembled.data.train_batches(run.train.batch_size, run.seed)
+  batches = assembled.data.train_batches(run.train.rows, run.seed)
   # The gradients of sums are added up and divided by the number of targets once, so
   # each target counts the same whatever batch it is in.
   total = jax.tree.map(np.zeros_like, jax.device_get(params))

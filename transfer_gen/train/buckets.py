@@ -47,7 +47,7 @@ class Bucket:
     assert run.features is not None, "asked for"
     self.inputs, self._folder, self._make = inputs, folder, make
     assert run.features is not None
-    self._batch = run.train.batch_size
+    self._batch = run.train.rows(inputs.shape[1])
     self._dtype = np.dtype(jax.numpy.dtype(run.features.dtype))
     self._row = make.shape(inputs.shape[1])
     nbytes = math.prod(self._row) * self._dtype.itemsize

@@ -47,7 +47,7 @@ class Scorer(Protocol):
 
   def __call__(
       self, params: Mapping[str, jax.Array], data: pipeline.Prepared, split: str,
-      batch_size: int, put: Callable[[Any], Any] = lambda batch: batch,
+      batch_size: pipeline.BatchSize, put: Callable[[Any], Any] = lambda batch: batch,
       advance: Callable[[int], object] = lambda rows: None,
   ) -> Scores:
     """Returns the sums over each document.
@@ -76,7 +76,7 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
 
   def score(
       params: Mapping[str, jax.Array], data: pipeline.Prepared, split: str,
-      batch_size: int, put: Callable[[Any], Any] = lambda batch: batch,
+      batch_size: pipeline.BatchSize, put: Callable[[Any], Any] = lambda batch: batch,
       advance: Callable[[int], object] = lambda rows: None,
   ) -> Scores:
     text_bytes = data.document_bytes(split)

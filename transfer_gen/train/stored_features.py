@@ -100,7 +100,8 @@ def _fingerprint(run, layer, data, params) -> str:
   device = jax.devices()[0]
   facts = {"model": codec.model_to_json(run.model), "layer": layer,
            "adapters": [codec.adapter_to_json(one) for one in run.adapters],
-           "dtype": run.features.dtype, "batch": run.train.batch_size,
+           "dtype": run.features.dtype,
+           "batch": run.train.batch_size or f"{run.train.batch_tokens} tokens",
            "parallel": dataclasses.asdict(run.parallel),
            "jaxlib": jaxlib.__version__, "device": device.device_kind,
            "part": buckets_lib.PART}

@@ -14,7 +14,7 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.formats import whole
-from transfer_gen.transfer import fold
+from transfer_gen.transfer import constants as constants_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import rows_json
 
@@ -33,17 +33,22 @@ class Audit:
     groups: Groups of the plan: what learns, and how.
     whys: Reasons that rules give, by the index of the rule.
     left: Specs of the source leaves that no row reads, by checkpoint and name.
+    differ: Constants that the plan allows to differ, as (source's, target's) by name,
+      by checkpoint.
   """
   plan: str
   rows: Sequence[rows_json.Row]
   groups: tuple[plan_lib.Group, ...]
   whys: Mapping[int, str]
   left: Mapping[str, Mapping[str, tree.Spec]]
+  differ: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(
+      default_factory=dict)
 
 
 def summarize(
     plan: plan_lib.TransferPlan, rows: Sequence[rows_json.Row],
     sources: Mapping[str, Mapping[str, tree.Spec]],
+    constants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Audit:
   """Returns the audit of a plan.
 
@@ -62,6 +67,7 @@ def summarize(
     plan: The plan.
     rows: The rows that the plan resolved to.
     sources: Specs of each checkpoint, by its name in the plan.
+    constants: Constants of the models, as `resolve.resolve` takes them.
   """
   read = {(row.checkpoint, name) for row in rows for name in row.sources}
   left = {
@@ -70,7 +76,8 @@ def summarize(
       for checkpoint, specs in sources.items()}
   return Audit(
       plan=plan_lib.fingerprint(plan), rows=tuple(rows), groups=plan.groups,
-      whys={i: rule.why for i, rule in enumerate(plan.rules) if rule.why}, left=left)
+      whys={i: rule.why for i, rule in enumerate(plan.rules) if rule.why}, left=left,
+      differ=constants_lib.of_rows(rows, constants or {}))
 
 
 def read(workdir: epath.PathLike) -> Audit:
@@ -161,38 +168,7 @@ def coverage(audit: Audit) -> float:
   """
   total = sum(row.spec.size for row in audit.rows)
   # A target without params lacks nothing.
-  return sum(_filled(audit.rows)) / total if total else 1.0
-
-
-def check_coverage(audit: Audit, least: float) -> None:
-  """Checks that enough of the target comes from a source.
-
-  Args:
-    audit: The audit.
-    least: The smallest `coverage` that is accepted, from 0 to 1.
-
-  Raises:
-    errors.UserError: If `coverage` is below `least`; the message lists the largest
-      leaves that no source fills. Or if `least` is not from 0 to 1.
-  """
-  if not 0 <= least <= 1:
-    raise errors.UserError(f"min_coverage is {least:g}, must be from 0 to 1.")
-  share = coverage(audit)
-  if share >= least:
-    return
-  missing = [(row, row.spec.size - filled)
-             for row, filled in zip(audit.rows, _filled(audit.rows))]
-  # The number is a cell, so that leaves share a line only if they lack equally many.
-  folded = [(times * int(each), times, name) for times, (name, each) in
-            fold.fold([(row.name, str(lacks)) for row, lacks in missing if lacks])]
-  folded.sort(key=lambda line: -line[0])
-  lines = [f"  {name}{f' ({times} leaves)' if times > 1 else ''}: {lacks:,} params"
-           for lacks, times, name in folded[:5]]
-  more = [f"  and {len(folded) - 5} more"] if folded[5:] else []
-  raise errors.UserError("\n".join([
-      f"The plan fills {100 * share:.1f}% of the target's params from the source, and"
-      f" min_coverage asks for {100 * least:g}%. The most that it does not fill:",
-      *lines, *more, "Give these a source, or ask for less."]))
+  return sum(filled(audit.rows)) / total if total else 1.0
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
@@ -205,7 +181,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
   >>> rows = resolve.resolve(plan_lib.SCRATCH, {}, specs)
   >>> data = to_json(summarize(plan_lib.SCRATCH, rows, {}))
   >>> sorted(data)
-  ['bindings', 'coverage', 'groups', 'left', 'plan', 'rows', 'totals', 'whys']
+  ['bindings', 'coverage', 'differ', 'groups', 'left', 'plan', 'rows', 'totals', 'whys']
   >>> to_json(from_json(data)) == data
   True
   """
@@ -218,6 +194,8 @@ def to_json(audit: Audit) -> dict[str, Any]:
           checkpoint: [{"name": name, **rows_json.spec_to_json(spec)}
                        for name, spec in specs.items()]
           for checkpoint, specs in audit.left.items()},
+      "differ": {checkpoint: {name: list(pair) for name, pair in found.items()}
+                 for checkpoint, found in audit.differ.items()},
       "totals": totals(audit),
       "coverage": coverage(audit),
   }
@@ -237,18 +215,19 @@ def from_json(data: Mapping[str, Any]) -> Audit:
         left={checkpoint: {
             spec["name"]: rows_json.spec_from_json(
                 {k: v for k, v in spec.items() if k != "name"})
-            for spec in specs} for checkpoint, specs in data["left"].items()})
+            for spec in specs} for checkpoint, specs in data["left"].items()},
+        differ=data.get("differ", {}))
   except (KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
         f"Not an audit that this version of the package can read: {error}.") from error
 
 
-def _filled(rows: Sequence[rows_json.Row]) -> list[int]:
+def filled(rows: Sequence[rows_json.Row]) -> list[int]:
   """Returns how many params of each row come from a source."""
   # By identity of the binding, because the rows of all layers share one object and
   # a vocabulary has many entries to count.
   entries: dict[int, int] = {}
-  filled = []
+  counts = []
   for row in rows:
     size = row.spec.size if row.sources else 0
     for change in row.changes:
@@ -257,8 +236,8 @@ def _filled(rows: Sequence[rows_json.Row]) -> list[int]:
         entries[key] = _entries(change.binding)
       # Maps act on dimensions independently, so the shares multiply.
       size = size // row.spec.shape[change.dim] * entries[key]
-    filled.append(size)
-  return filled
+    counts.append(size)
+  return counts
 
 
 def _entries(binding: plan_lib.Binding) -> int:

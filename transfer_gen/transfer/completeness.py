@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from transfer_gen import tree
+from transfer_gen.transfer import constants
 from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import vocabulary
 
 _Specs = Mapping[str, tree.Spec]
+_NO_ROWS = np.zeros(0, np.int64)
 
 
 class Owners:
@@ -196,6 +199,45 @@ def unread(
       for pattern, used in zip(plan.unused_source, listed) if not used and not reported]
 
 
+def broken(
+    plan: plan_lib.TransferPlan, rows: Sequence[Any],
+    constants_: Mapping[str, constants.Constants]) -> list[str]:
+  """Reports leaves that all fit, and yet do not work together or as they did.
+
+  Args:
+    plan: The plan.
+    rows: `resolve.Row`s of the plan.
+    constants_: As of `resolve.resolve`.
+  """
+  return [*torn_heads(rows), *frozen_as_drawn(rows),
+          *constants.misfits(plan, rows, constants_)]
+
+
+def frozen_as_drawn(rows: Sequence[Any]) -> list[str]:
+  """Reports rows of tables that no source fills and that never learn.
+
+  Args:
+    rows: `resolve.Row`s.
+  """
+  found: dict[tuple[str, str, int, int], list[str]] = {}
+  for row in rows:
+    for change in row.changes:
+      axis = row.spec.axes[change.dim]
+      frozen = _unfilled(change.binding) if axis in vocabulary.TABLES else _NO_ROWS
+      # Rows that a group lists learn, and all others are as frozen as the leaf.
+      if row.unfreeze_step is not None:
+        frozen = np.setdiff1d(frozen, row.table.index if row.table else frozen)
+      if frozen.size:
+        key = row.group, axis, frozen.size, len(change.binding.index)
+        found.setdefault(key, []).append(row.name)
+  return [
+      f"{', '.join(tree.fold(names))}: {count} of {size} rows of axis `{axis}` have no"
+      f" source and would stay as they were drawn, because group {group!r} never lets"
+      f" them learn. Own them by a group with table_rows={plan_lib.FRESH_ROWS!r}, whose"
+      " drawn rows learn alone."
+      for (group, axis, count, size), names in found.items()]
+
+
 def torn_heads(rows: Sequence[Any]) -> list[str]:
   """Reports attentions whose query heads no longer meet their key-value head.
 
@@ -266,3 +308,10 @@ def _entries(binding: plan_lib.Binding | None, entry: int) -> set[int]:
   # Weight 0 fills up rows with fewer parts than others, so it is no part.
   return {int(i) for m in at for i, w in zip(
       binding.mixture.index[m], binding.mixture.weights[m]) if w}
+
+
+def _unfilled(binding: plan_lib.Binding) -> np.ndarray:
+  """Returns i64[R], the entries that no source fills; padding is not among them."""
+  empty = np.flatnonzero(np.asarray(binding.index) == -1)
+  # Mixed entries are -1, too, and come from the source all the same.
+  return empty if binding.mixture is None else np.setdiff1d(empty, binding.mixture.rows)

@@ -294,11 +294,15 @@ class TransferPlan:
     axes: Axis maps for the axes whose sizes differ; the first that matches wins.
     unused_source: Regexes for source leaves that may stay unread. A leaf of a named
       checkpoint is called `name:leaf` here.
+    may_differ: Names of constants, such as `activation`, in which the target's model
+      may differ from the models that its leaves come from; see `transfer.constants`.
+      The audit lists them, and any other difference is a misfit.
   """
   rules: tuple[Rule, ...]
   groups: tuple[Group, ...]
   axes: tuple[On, ...] = ()
   unused_source: tuple[str, ...] = ()
+  may_differ: tuple[str, ...] = ()
 
 
 SCRATCH = TransferPlan(
@@ -357,7 +361,8 @@ def from_json(
         rules=tuple(Rule(**rule) for rule in decode(data["rules"])),
         groups=tuple(Group(**group) for group in decode(data["groups"])),
         axes=tuple(On(**on) for on in decode(data.get("axes", ()))),
-        unused_source=tuple(data.get("unused_source", ())))
+        unused_source=tuple(data.get("unused_source", ())),
+        may_differ=tuple(data.get("may_differ", ())))
   except (KeyError, TypeError) as error:
     raise errors.UserError(f"Not a transfer plan: {error}") from error
 

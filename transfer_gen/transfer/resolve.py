@@ -19,7 +19,6 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
 TARGET = vocabulary.TARGET
-_TABLES = ("vocab", "position", "buckets")  # Axes whose entries are rows of a table.
 _Specs = Mapping[str, tree.Spec]
 
 
@@ -130,8 +129,9 @@ def resolve(
 
   Raises:
     PlanError: If a leaf has no rule, no group or no fitting source; if a rule, axis map
-      or group owns no leaf; or if a source leaf is neither read nor listed in
-      `unused_source`.
+      or group owns no leaf; if a source leaf is neither read nor listed in
+      `unused_source`; if rows of a table have no source and never learn; or if the
+      target's model computes otherwise than the source's.
   """
   # A mistake in the plan itself has many consequences, so it is reported alone.
   if causes := completeness.mistakes(plan, sources, target):
@@ -154,7 +154,7 @@ def resolve(
   # After the misfits, which explain some of what follows.
   lines += completeness.idle(plan, target, owners, rows)
   lines += completeness.unread(plan, sources, rows, reported)
-  lines += completeness.torn_heads(rows)
+  lines += completeness.broken(plan, rows, constants or {})
   if lines:
     raise _error(lines)
   return rows
@@ -215,11 +215,13 @@ def _table(group: plan_lib.Group, row: Row) -> Table | None:
   """Returns the rows of a leaf that learn, by its group; None means all of it."""
   if group.table_rows is None:
     return None
-  dim = next((d for d, axis in enumerate(row.spec.axes) if axis in _TABLES), None)
+  dim = next((d for d, axis in enumerate(row.spec.axes)
+              if axis in vocabulary.TABLES), None)
   if dim is None:
     raise _Misfit(
         f"group {group.name!r} has table_rows, and {_size(row.spec)} is no table: it"
-        f" has none of the axes {', '.join(_TABLES)}. Narrow the group's params.")
+        f" has none of the axes {', '.join(vocabulary.TABLES)}. Narrow the group's"
+        " params.")
   size = row.spec.shape[dim]
   if not isinstance(group.table_rows, str):
     # `Group` sorts the rows, so the last one is the largest.

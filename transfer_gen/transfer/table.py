@@ -210,7 +210,12 @@ def _below(audit: audit_lib.Audit) -> list[str]:
            for name, total in sums.items()]
   whys = [f"rule {i}: {audit.whys[i]}" for i in sorted(audit.whys)]
   filled = 100 * audit_lib.coverage(audit)
-  return [*(_group(group_, audit.rows) for group_ in audit.groups), *whys, "", *lines,
+  differ = [f"differs from the source{' ' * bool(checkpoint)}{checkpoint}, as the plan"
+            f" allows: {name}, {theirs!r} there and {mine!r} here"
+            for checkpoint, found in audit.differ.items()
+            for name, (theirs, mine) in found.items()]
+  return [*(_group(group_, audit.rows) for group_ in audit.groups), *whys, *differ, "",
+          *lines,
           f"{filled:.1f}% of the target's params come from a source."]
 
 

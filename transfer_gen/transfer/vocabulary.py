@@ -10,6 +10,8 @@ from transfer_gen import errors
 from transfer_gen.config import names
 
 TARGET = "target"  # The target's key among the vocabularies and constants.
+# A leaf with one of these axes is a table. Its rows mean the same whatever reads them.
+TABLES = ("vocab", "position", "buckets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

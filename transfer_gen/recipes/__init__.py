@@ -1,0 +1,1 @@
+"""Config files for common jobs, by name: `--config=recipe:NAME`."""

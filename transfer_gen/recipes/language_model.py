@@ -1,0 +1,13 @@
+"""Learns to write text like yours, from a checkpoint or from scratch."""
+
+from transfer_gen.config import Data, Optim, Run, Tokenizer, Train
+
+
+def get_config() -> Run:
+  """Returns the run; `data.train` has to be set, and `source.path` may be."""
+  return Run(
+      model="source", tokenizer=Tokenizer(kind="source", size=0),
+      data=Data(name="files", length=0),
+      optim=Optim(lr=3e-4, warmup_steps=-1),
+      train=Train(steps=0, batch_size=0, log_every=0, eval_every=0, checkpoint_every=0,
+                  patience=5))

@@ -1,0 +1,176 @@
+"""Fills in what a config leaves open, from the data, the model and the devices.
+
+A field that is 0 where 0 means "chosen" gets a value here, by the rules below. They are
+meant to be good enough to begin with, and every choice is printed, so that whoever
+wants another value knows which field to set.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import math
+import textwrap
+
+from etils import epath
+import jax
+import numpy as np
+
+from transfer_gen import config as config_lib
+from transfer_gen.config import codec
+from transfer_gen.data import document
+from transfer_gen.data import fields
+from transfer_gen.data import pipeline
+from transfer_gen.run import checks
+
+Run = config_lib.Run
+_SAMPLE = 2000  # Documents whose tokens are counted to choose lengths.
+_ROUNDED = 8  # Lengths are multiples of it.
+# Of the documents, what the buckets and the longest row hold.
+_BUCKETS, _LONGEST = (0.25, 0.5, 0.75, 0.9), 0.995
+_TEXT_LENGTHS = (64, 256)  # Least and greatest length of rows of a language model.
+_VOCABULARY = (512, 16384)  # Least and greatest size of a trained vocabulary.
+_CHARS_PER_TOKEN = 500  # Characters of training text for each token of a vocabulary.
+# A CPU is busy with few tokens, and an accelerator with few would wait for each step.
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ELSEWHERE = 16384  # For each device.
+_STEPS = (200, 20_000)
+_EPOCHS = {"scratch": 30, "transfer": 10}
+_WIDTH = 100  # Columns of what is printed.
+_SMALL = 50_000  # Below so many documents a new model drops out more.
+
+
+def begin(run: Run, workdir: epath.PathLike) -> Run:
+  """Checks a config, and returns it with what was chosen when its workdir was begun.
+
+  A run that continues elsewhere, on other devices, keeps its first choices.
+
+  Raises:
+    errors.UserError: If a field is out of its range or two do not go together.
+  """
+  checks.check(run)
+  if not (epath.Path(workdir) / codec.CONFIG).exists():
+    return run
+  return run.with_choices_of(codec.read_run(workdir))
+
+
+def model(run: Run, texts: Sequence[document.Document]) -> Run:
+  """Returns a run with a model, and a tokenizer to train, where there is no source.
+
+  Args:
+    run: Config of the run, which may take its model from a source that it does not
+      have. Other runs keep their model.
+    texts: Documents of the training split.
+  """
+  if isinstance(run.model, str) and not run.all_sources():
+    dropout = 0.3 if len(texts) < _SMALL else 0.1
+    kind = (config_lib.EncoderDecoder if fields.is_pairs(run.data)
+            else config_lib.Decoder)
+    # Rotary positions have no params and no longest text, so lengths stay free.
+    small = kind(num_layers=4, width=256, num_heads=4, position="rotary",
+                 dropout=dropout)
+    run = dataclasses.replace(
+        run, model=dataclasses.replace(small, **run.model_changes), model_changes={})
+    if run.tokenizer.kind == "source":
+      run = run.with_values("tokenizer", kind="bpe", size=0)
+  if ("tokenizer", "size") in run.open_fields():
+    chars = sum(len(text.input) + len(text.target) for text in texts)
+    run = run.with_values("tokenizer", size=_between(
+        chars // _CHARS_PER_TOKEN // 64 * 64, *_VOCABULARY))
+  return run
+
+
+def lengths(
+    run: Run, texts: Sequence[document.Document],
+    tokenizer: pipeline.tokenizers.Tokenizer,
+) -> Run:
+  """Returns the run with the lengths of its rows.
+
+  Args:
+    run: Config of the run, whose model is known.
+    texts: Documents of the training split.
+    tokenizer: Tokenizer of the run.
+  """
+  if ("data", "length") not in run.open_fields():
+    return run
+  longest = run.model.longest or math.inf
+  some = texts[::math.ceil(len(texts) / _SAMPLE)]
+  counts = _counts(some, tokenizer, run.model.encodes)
+  fits = lambda share: int(min(
+      longest, _round_up(float(np.quantile(counts, share)))))
+  if not fields.is_pairs(run.data):
+    return run.with_values("data", length=int(min(
+        longest, _between(fits(0.9), *_TEXT_LENGTHS))))
+  length = fits(_LONGEST)
+  buckets = sorted({fits(share) for share in _BUCKETS} - {length})
+  return run.with_values("data", length=length, buckets=tuple(buckets))
+
+
+def schedule(run: Run, data: pipeline.Prepared) -> Run:
+  """Returns the run with its batch, its number of steps and its rhythm.
+
+  Args:
+    run: Config of the run, whose lengths are known.
+    data: Its data, tokenized.
+  """
+  if ("train", "batch_size") in run.open_fields():
+    kind, count = jax.default_backend(), jax.device_count()
+    run = run.with_values("train", batch_tokens=_BATCH_TOKENS.get(
+        kind, _BATCH_TOKENS_ELSEWHERE * count))
+  if ("train", "steps") in run.open_fields():
+    rows = data.facts["splits"]["train"]["rows"]
+    once = sum(count / run.train.rows(int(length)) for length, count in rows.items())
+    epochs = _EPOCHS["transfer" if run.all_sources() else "scratch"]
+    run = run.with_values("train", steps=_between(math.ceil(epochs * once), *_STEPS))
+  steps = run.train.steps
+  chosen = {("train", "eval_every"): max(10, steps // 20),
+            ("train", "log_every"): max(1, steps // 50),
+            ("train", "checkpoint_every"): max(10, steps // 20),
+            ("optim", "warmup_steps"): min(steps // 20, 1000)}
+  for part, name in run.open_fields():
+    if (part, name) in chosen:
+      run = run.with_values(part, **{name: chosen[part, name]})
+  return run
+
+
+def describe(before: Run, after: Run, data: pipeline.Prepared) -> list[str]:
+  """Returns the lines that tell a user what was chosen; none if nothing was.
+
+  Args:
+    before: The run as it was configured.
+    after: The same with all choices.
+    data: Its data, tokenized.
+  """
+  chosen = [(part, name) for part in ("tokenizer", "data", "train", "optim")
+            for name in vars(getattr(after, part))
+            if after.value(part, name) != before.value(part, name)]
+  if not chosen:
+    return []
+  model_ = [f"model={codec.model_to_code(after.model)}"] if (
+      isinstance(before.model, str) and not before.all_sources()) else []
+  rows = sum(data.facts["splits"]["train"]["rows"].values())
+  return [f"Chosen for {rows:,} rows of training data; override with"
+          " --config.FIELD=VALUE:",
+          *(line for text in (*model_, *(
+              f"{part}.{name}={after.value(part, name)}" for part, name in chosen))
+            for line in textwrap.wrap(text, _WIDTH, initial_indent="  ",
+                                      subsequent_indent="    "))]
+
+
+def _counts(
+    texts: Iterable[document.Document], tokenizer: pipeline.tokenizers.Tokenizer,
+    encodes: bool) -> list[int]:
+  """Returns how many positions each document takes, with its special tokens."""
+  texts = list(texts)
+  targets = tokenizer.encode_batch([text.target for text in texts])
+  reader = pipeline.tokenizers.for_encoder(tokenizer) if encodes else tokenizer
+  inputs = reader.encode_batch([text.input for text in texts])
+  # At most two special tokens stand around each side.
+  sizes = [(len(a), len(b)) for a, b in zip(inputs, targets)]
+  return [(max(both) if encodes else sum(both)) + 2 for both in sizes]
+
+
+def _round_up(count: float) -> int:
+  return max(2 * _ROUNDED, math.ceil(count / _ROUNDED) * _ROUNDED)
+
+
+def _between(value: int, least: int, greatest: int) -> int:
+  return min(max(value, least), greatest)

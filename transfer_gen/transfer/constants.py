@@ -1,0 +1,94 @@
+"""Finds what a target computes otherwise than the model that its leaves come from.
+
+Constants are what a model computes with beside its params: its activation, the epsilon
+of its norms, the kind of its positions. Leaves that are copied into a model with other
+constants no longer compute what they were trained for, although every shape fits.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import vocabulary
+
+Constants = Mapping[str, Any]
+# What says nothing of the function alone: another family is another structure, which
+# the rules relate, and the other two follow from `position` and from sizes.
+_IMPLIED = ("family", "rotary", "undivided")
+
+
+def differences(source: Constants, target: Constants) -> dict[str, tuple[Any, Any]]:
+  """Returns the constants in which two models differ, as (source's, target's).
+
+  Only constants that both models have are compared, so that models of different
+  families can share leaves.
+
+  >>> differences({"activation": "gelu", "cell": "lstm"}, {"activation": "relu"})
+  {'activation': ('gelu', 'relu')}
+
+  Args:
+    source: Constants of the source's model, by name; empty if unknown.
+    target: Constants of the target's model.
+  """
+  both_rotary = bool(source.get("rotary") and target.get("rotary"))
+  found = {}
+  for name in source.keys() & target.keys():
+    theirs, mine = source[name], target[name]
+    # Of models of different depths, no layer is that of the same number.
+    if name == "windows" and len(theirs) != len(mine):
+      theirs, mine = sorted(set(theirs)), sorted(set(mine))
+    idle = name.startswith("rotary_") and not both_rotary
+    if theirs != mine and name not in _IMPLIED and not idle:
+      found[name] = theirs, mine
+  return dict(sorted(found.items()))
+
+
+def of_rows(
+    rows: Iterable[Any], constants: Mapping[str, Constants]
+) -> dict[str, dict[str, tuple[Any, Any]]]:
+  """Returns what the target computes otherwise, by the checkpoint that leaves are from.
+
+  Checkpoints of which only tables are read are left out.
+
+  Args:
+    rows: `resolve.Row`s.
+    constants: Constants by checkpoint name, and the target's under
+      `vocabulary.TARGET`.
+  """
+  target = constants.get(vocabulary.TARGET, {})
+  found: dict[str, dict[str, tuple[Any, Any]]] = {}
+  for row in rows:
+    if not row.sources or set(row.spec.axes) & set(vocabulary.TABLES):
+      continue
+    if row.checkpoint not in found:
+      found[row.checkpoint] = differences(constants.get(row.checkpoint, {}), target)
+    # Heads of another width have another scale by default, which axis maps check.
+    if any(row.spec.axes[change.dim] == "kv" for change in row.changes):
+      found[row.checkpoint].pop("attention_scale", None)
+  return {name: differ for name, differ in found.items() if differ}
+
+
+def misfits(
+    plan: plan_lib.TransferPlan, rows: Sequence[Any],
+    constants: Mapping[str, Constants]) -> list[str]:
+  """Returns a line for each checkpoint whose model computes otherwise than the target.
+
+  Constants in `TransferPlan.may_differ` are allowed to differ.
+
+  Args:
+    plan: The plan.
+    rows: `resolve.Row`s of the plan.
+    constants: As of `of_rows`.
+  """
+  lines = []
+  for checkpoint, found in of_rows(rows, constants).items():
+    wrong = {name: pair for name, pair in found.items() if name not in plan.may_differ}
+    if wrong:
+      of = f"source {checkpoint!r}" if checkpoint else "source"
+      listed = "; ".join(f"{name} is {theirs!r} there and {mine!r} here"
+                         for name, (theirs, mine) in wrong.items())
+      lines.append(
+          f"the model of the {of} computes otherwise than the target: {listed}. Set"
+          " the model's fields to the source's (model='source' takes them all), or"
+          f" allow it: TransferPlan(may_differ={tuple(wrong)!r}).")
+  return lines
