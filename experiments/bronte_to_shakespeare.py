@@ -6,6 +6,9 @@ Shakespeare's 65 characters; the source lacks one of them, "$". No special token
 separate texts: line ends are part of the data, and a speech ends with the blank line
 after it.
 
+Paragraphs are joined into one running text (`packing="joined"`), which is what the
+source was trained on.
+
 Run:      python -m transfer_gen study --config=experiments/bronte_to_shakespeare.py \
             --workdir=runs/bronte_to_shakespeare --results=experiments/RESULTS.md
           It reads ml5_charrnn/charlotte_bronte/ (github.com/ml5js/ml5-data-and-models)
@@ -69,7 +72,7 @@ def _run(share: str, steps: int, plan: TransferPlan | None = None) -> Run:
   return Run(
       model=Recurrent(cell="lstm", num_layers=2, embed_width=128, hidden_width=128),
       data=Data(name="files", train=_TEXT, unit="paragraph", newline="keep",
-                fraction=int(share) / 100),
+                packing="joined", fraction=int(share) / 100),
       tokenizer=Tokenizer(kind="alphabet", path=_TEXT),
       optim=Optim(lr=1e-2, warmup_steps=20),
       train=Train(steps=steps, batch_size=32, eval_every=max(steps // 5, 1),

@@ -4,6 +4,9 @@ Embedding -> LSTM -> LSTM -> Dense(relu) -> softmax is trained on `python_docs` 
 moved to the summaries of docstrings. The vocabularies have 2048 and 1024 tokens, so
 copying the source's weights as they are, in order, would fail at the first one.
 
+Language models read joined documents (`packing="joined"`), as when the results were
+made.
+
 Run:      python -m transfer_gen study --config=experiments/lstm_text.py \
             --workdir=runs/lstm_text
 Runs:     source; then scratch, transfer, and transfer with frozen LSTM layers, each
@@ -61,7 +64,7 @@ def _model() -> Recurrent:
 def _source() -> Run:
   return Run(
       model=_model(),
-      data=Data(name="python_docs", length=128),
+      data=Data(name="python_docs", length=128, packing="joined"),
       tokenizer=Tokenizer(kind="bpe", size=2048),
       optim=Optim(lr=3e-3, warmup_steps=50),
       train=Train(steps=800, batch_size=16, eval_every=200, log_every=50,

@@ -4,6 +4,9 @@ The source is a language model of `python_docs` with a BPE vocabulary of its own
 target writes the first line of a docstring from its body (`docstring_summary`), with
 another vocabulary and a part of the training pairs.
 
+Language models read joined documents (`packing="joined"`), as when the results were
+made.
+
 Run:      bash experiments/quickstart.sh
           python -m transfer_gen study --config=experiments/quickstart.py:full \
             --workdir=runs/quickstart_full
@@ -64,7 +67,7 @@ def _model() -> Decoder:
 def _source() -> Run:
   return Run(
       model=_model(),
-      data=Data(name="python_docs", length=128),
+      data=Data(name="python_docs", length=128, packing="joined"),
       tokenizer=Tokenizer(kind="bpe", size=2048),
       optim=Optim(lr=3e-3, warmup_steps=50),
       train=Train(steps=550, batch_size=16, eval_every=275, log_every=50,

@@ -6,6 +6,9 @@ vocabulary of 1024 tokens that is trained on them. Tokens that both vocabularies
 keep their row; the row of any other token starts as the mean of the source's tokens
 that spell it.
 
+Language models read joined documents (`packing="joined"`), as when the results were
+made.
+
 Run:      python -m transfer_gen study --config=experiments/stories.py \
             --workdir=runs/stories --results=experiments/RESULTS.md
           It reads stories260K/stories260K.bin and tok512.bin beside it
@@ -59,7 +62,8 @@ def _run(plan: TransferPlan | None = None) -> Run:
           num_layers=5, width=64, num_heads=8, num_kv_heads=4, mlp_width=172,
           position="rotary", max_length=512, norm="rms", activation="swiglu",
           bias=False),
-      data=Data(name="files", train=f"{_FILES}/tokenizers/botchan.txt", length=128),
+      data=Data(name="files", train=f"{_FILES}/tokenizers/botchan.txt", length=128,
+                packing="joined"),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=3e-3, warmup_steps=20),
       train=Train(steps=80, batch_size=8, eval_every=20, log_every=40,

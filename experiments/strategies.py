@@ -4,6 +4,9 @@ The study compares training from scratch with the strategies that need no furthe
 choice, and with `auto`, which searches among learning rates, layers and low-rank
 adapters within as many steps as one run has.
 
+Language models read joined documents (`packing="joined"`), as when the results were
+made.
+
 Run:      python -m transfer_gen study --config=experiments/strategies.py:summaries \
             --workdir=runs/strategies_summaries --results=experiments/RESULTS.md
           Likewise `:shakespeare`, with the same source, and `:bronte`, with ml5's
@@ -42,7 +45,7 @@ _SHAKESPEARE = f"{_FILES}/tinyshakespeare/input.txt"
 # Factor on the learning rate of LoRA. Its default of 10 would make 0.1 of the LSTM's
 # 0.01, which is too much.
 _LORA = {"bronte": 2.0}
-_PROSE = Data(name="python_docs", length=128)
+_PROSE = Data(name="python_docs", length=128, packing="joined")
 
 
 def get_study(arg: str = "summaries") -> Study:
@@ -103,7 +106,7 @@ def _shakespeare() -> Run:
   return Run(
       model=_decoder(0.1),
       data=Data(name="files", train=_SHAKESPEARE, unit="paragraph", length=128,
-                fraction=0.1),
+                packing="joined", fraction=0.1),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=1e-3, warmup_steps=20), train=_train(120, 8))
 
@@ -112,7 +115,7 @@ def _letters() -> Run:
   return Run(
       model=Recurrent(cell="lstm", num_layers=2, embed_width=128, hidden_width=128),
       data=Data(name="files", train=_SHAKESPEARE, unit="paragraph", newline="keep",
-                fraction=0.1),
+                packing="joined", fraction=0.1),
       tokenizer=Tokenizer(kind="alphabet", path=_SHAKESPEARE),
       optim=Optim(lr=1e-2, warmup_steps=20), train=_train(240, 32))
 

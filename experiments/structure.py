@@ -4,6 +4,9 @@ A source with 4 layers of width 128, a language model of `python_docs`, becomes 
 with 8 layers of width 256 and another vocabulary, which summarises docstrings. How many
 steps does the target take to reach the loss that it reaches from scratch?
 
+Language models read joined documents (`packing="joined"`), as when the results were
+made.
+
 Run:      python -m transfer_gen study --config=experiments/structure.py \
             --workdir=runs/structure
 Runs:     source; then
@@ -80,7 +83,7 @@ def get_config(name: str = "all") -> Run:
 def _source() -> Run:
   return Run(
       model=dataclasses.replace(_SMALL),
-      data=Data(name="python_docs", length=128),
+      data=Data(name="python_docs", length=128, packing="joined"),
       tokenizer=Tokenizer(kind="bpe", size=2048),
       optim=Optim(lr=3e-3, warmup_steps=50),
       train=Train(steps=550, batch_size=16, eval_every=275, log_every=50,

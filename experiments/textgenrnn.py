@@ -5,6 +5,10 @@ and an average of all states by attention. The target's vocabulary holds the let
 the names. Each prediction reads only the last 40 characters, so that a character costs
 40 steps; therefore the experiment uses the 1,693 names of 9 letters or more.
 
+Names are joined (`packing="joined"`), as when the results were made: the windows of
+both runs reach into the name before. With `packing="separate"`, the default, a name is
+read as textgenrnn itself reads it.
+
 Run:      python -m transfer_gen study --config=experiments/textgenrnn.py \
             --workdir=runs/textgenrnn --results=experiments/RESULTS.md
           It reads textgenrnn/textgenrnn_weights.hdf5 and textgenrnn_vocab.json
@@ -61,7 +65,8 @@ def _run(plan: TransferPlan | None = None) -> Run:
           cell="lstm", num_layers=2, embed_width=100, hidden_width=128,
           forget_bias=0.0, recurrent_bias=True, attention=True, window=40),
       data=Data(
-          name="files", train=f"{_FILES}/names/names.txt", min_chars=9, length=32),
+          name="files", train=f"{_FILES}/names/names.txt", min_chars=9, length=32,
+          packing="joined"),
       tokenizer=Tokenizer(kind="characters"),
       optim=Optim(lr=3e-3, warmup_steps=10),
       train=Train(steps=60, batch_size=8, eval_every=20, log_every=30,

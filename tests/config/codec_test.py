@@ -43,7 +43,7 @@ def test_an_unknown_model_field_is_an_error():
 def test_data_of_an_older_config_means_what_it_meant(old, unit):
   run = codec.run_to_json(config.Run(data=config.Data(name="files", train="a.txt")))
   for field in ("unit", "split", "columns", "drop_empty", "merge_references",
-                "too_long", "max_validation", "max_test"):
+                "too_long", "max_validation", "max_test", "packing"):
     del run["data"][field]
   run["data"] |= {"whole_files": False, "paragraphs": False} | old
 
@@ -51,6 +51,7 @@ def test_data_of_an_older_config_means_what_it_meant(old, unit):
 
   assert (data.unit, data.split, data.too_long) == (unit, "hash", "drop")
   assert data.drop_empty and not data.merge_references
+  assert data.packing == "joined"
   # What is written now is read as it is.
   new = config.Run(data=config.Data(name="files", train="a.txt", unit="auto"))
   assert codec.run_from_json(codec.run_to_json(new)).data == new.data
@@ -63,3 +64,12 @@ def test_an_older_run_on_a_built_in_data_set_can_go_on_with_todays_defaults():
   run["data"] |= {"whole_files": False, "paragraphs": False}
 
   assert codec.run_from_json(run) == config.Run()
+
+
+def test_documents_of_a_config_without_packing_are_joined():
+  stored = codec.run_to_json(config.Run())
+  assert codec.run_from_json(stored).data.packing == "separate"
+
+  del stored["data"]["packing"]
+
+  assert codec.run_from_json(stored).data.packing == "joined"

@@ -303,12 +303,13 @@ def test_an_invalid_config_is_refused_with_every_wrong_field():
     documents.load(config.Data(
         name="wikipedia", train="a.txt", normalize="nfc", fraction=1.5, min_chars=9,
         max_chars=3, length=1, buckets=(64,), target_field="", newline="kept",
+        packing="split",
         unit="lines", split="random", too_long="keep", max_test=-1, columns="a,,b"))
 
-  for field in ("name=", "train", "normalize=", "newline='kept'", "unit='lines'",
-                "split='random'", "too_long='keep'", "max_test=-1", "columns=",
-                "fraction=1.5", "max_chars=3",
-                "length=1", "buckets=", "target_field"):
+  for field in ("name=", "train", "normalize=", "packing='split'", "newline='kept'",
+                "unit='lines'", "split='random'", "too_long='keep'", "max_test=-1",
+                "columns=", "fraction=1.5", "max_chars=3", "length=1", "buckets=",
+                "target_field"):
     assert f"data.{field}" in str(caught.value)
 
 

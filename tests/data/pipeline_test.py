@@ -1,5 +1,6 @@
 """Tests for batches: packing, buckets, padding, shuffling and resuming."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -65,8 +66,8 @@ def test_token_counts_cover_the_training_texts_that_are_kept(pairs):
   assert not pairs or 0 < len(kept) < len(made["train"])
 
 
-def test_packed_windows_contain_every_token_once_as_a_target():
-  made, prepared = prepare()
+def test_joined_rows_contain_every_token_once_as_a_target():
+  made, prepared = prepare(packing="joined")
 
   batches = list(prepared.evaluation_batches("test", 4))
 
@@ -88,6 +89,52 @@ def test_packed_windows_contain_every_token_once_as_a_target():
   assert {name: value.dtype for name, value in batches[0].items()} == {
       "inputs": np.int32, "targets": np.int32, "weights": np.float32,
       "documents": np.int32}
+
+
+def test_packed_rows_predict_each_document_from_its_own_beginning():
+  made, prepared = prepare(length=40)
+
+  found = {}
+  for batch in prepared.evaluation_batches("test", 4):
+    for inputs, targets, docs, positions in zip(*(batch[name] for name in (
+        "inputs", "targets", "documents", "positions"))):
+      for start in np.flatnonzero((positions == 0) & (docs >= 0)):
+        mine = docs == docs[start]
+        assert positions[mine].tolist() == [*range(mine.sum())]
+        found[docs[start]] = inputs[mine].tolist(), targets[mine].tolist()
+
+  assert found == {i: ([BOS, *ids(document.target)], [*ids(document.target), EOS])
+                   for i, document in enumerate(made["test"])}
+
+
+def test_the_first_token_of_a_packed_text_without_marks_is_no_target():
+  made, prepared = prepare(tokenizer=_Bare(), length=40)
+
+  batches = list(prepared.evaluation_batches("test", 4))
+
+  counted = np.concatenate([batch["documents"] for batch in batches])
+  for i, document in enumerate(made["test"]):
+    text = document.target.encode()
+    first = len(_Bare().tokens[_Bare().encode(document.target)[0]])
+    assert prepared.document_bytes("test")[i] == len(text) - first
+    assert (counted == i).sum() == len(_Bare().encode(document.target)) - 1
+
+
+def test_packed_parts_of_a_mixture_keep_their_documents_apart():
+  """The rows of one part may hold one document each, and need no positions alone."""
+  tokenizer = tokenizers.build(config.Tokenizer(kind="bytes"), ())
+  long, short = documents.Document("", "x" * 15), documents.Document("", "yy")
+  splits = {split: [long, *(dataclasses.replace(short, part=1) for _ in range(3))]
+            for split in documents.SPLITS}
+
+  prepared = pipeline.prepare(
+      config.Data(length=16), splits, tokenizer, {"shares": [0.5, 0.5]})
+
+  [batch] = prepared.evaluation_batches("test", 2)
+  assert batch["positions"][0].tolist() == [*range(16)]
+  assert batch["positions"][1, :9].tolist() == [0, 1, 2] * 3
+  assert batch["documents"][0].tolist() == [0] * 16
+  assert batch["documents"][1].tolist() == [1] * 3 + [2] * 3 + [3] * 3 + [-1] * 7
 
 
 def test_pairs_go_into_the_shortest_bucket_that_fits():
@@ -346,8 +393,8 @@ class _Bare(_EndOnly):
   roles = {}
 
 
-def test_texts_are_concatenated_if_there_are_no_special_tokens():
-  made, prepared = prepare(tokenizer=_Bare())
+def test_joined_texts_run_on_if_there_are_no_special_tokens():
+  made, prepared = prepare(tokenizer=_Bare(), packing="joined")
 
   batches = list(prepared.evaluation_batches("test", 4))
 

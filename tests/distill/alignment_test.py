@@ -28,6 +28,7 @@ def _trained(size=300):
 
 BPE, OTHER = _trained(), _trained(275)
 BYTES = kinds.Bytes()
+BARE = kinds.Characters(sorted("ab e\n.é日\U0001f600"), {})
 CHARACTERS = kinds.Characters(sorted("ab e\n.é日\U0001f600"))
 
 
@@ -56,7 +57,7 @@ def _read(tokenizer, ids):
 def _check(texts, student, teacher, longest=None):
   """Checks that aligned positions have read the same bytes; returns rows and index."""
   inputs = _rows(student, texts)
-  rows, index = alignment.teacher_rows(inputs, student, teacher, longest)
+  rows, index, _ = alignment.teacher_rows(inputs, student, teacher, longest)
   assert rows.min() >= 0 and rows.max() < teacher.size
   for mine, theirs, places in zip(inputs, rows, index):
     met = [place for place in places.tolist() if place >= 0]
@@ -111,7 +112,7 @@ def test_sentencepiece_and_bytes_align_at_every_word_end(real):
 def test_a_character_cut_at_the_row_start_is_not_aligned():
   ids = np.array([BYTES.encode("é日x")[1:] + [BYTES.roles["eos"]]], np.int32)
 
-  rows, index = alignment.teacher_rows(ids, BYTES, BPE, None)
+  rows, index, _ = alignment.teacher_rows(ids, BYTES, BPE, None)
 
   whole = BPE.encode_batch(["日x"])[0]
   assert rows[0, :len(whole) + 1].tolist() == [*whole, BPE.roles["eos"]]
@@ -124,6 +125,34 @@ def test_text_beyond_the_teacher_length_is_not_aligned():
 
   np.testing.assert_array_equal(cut, np.where(whole < 6, whole, -1))
   assert (cut >= 0).any() and (cut < 0).sum() > (whole < 0).sum() and inputs.any()
+
+
+@SETTINGS
+@hypothesis.given(texts=st.lists(TEXT, min_size=1, max_size=4))
+@pytest.mark.parametrize("student, teacher", [(BPE, BYTES), (BARE, BPE), (BYTES, BARE)])
+def test_documents_of_a_packed_row_align_as_each_of_them_alone(student, teacher, texts):
+  """Without special tokens only `positions` tell where one begins."""
+  texts = [text for text in texts if text] or ["a"]
+  marks = {role for role in ("bos", "eos") if role in student.roles}
+  bos, eos = ([student.roles[role]] if role in marks else [] for role in ("bos", "eos"))
+  documents = [np.array([[*bos, *ids, *eos]], np.int32)
+               for ids in student.encode_batch(texts)]
+  sizes = [len(ids) + len(marks & teacher.roles.keys())
+           for ids in teacher.encode_batch(texts)]
+  positions = [np.arange(document.shape[1]) for document in documents]
+
+  rows, index, theirs = alignment.teacher_rows(
+      np.concatenate(documents, axis=1), student, teacher, None,
+      np.concatenate(positions)[None])
+
+  column = start = 0
+  for document, size in zip(documents, sizes):
+    row, places, _ = alignment.teacher_rows(document, student, teacher, None)
+    found = index[0, column:column + document.shape[1]]
+    np.testing.assert_array_equal(np.where(found < 0, -1, found - start), places[0])
+    np.testing.assert_array_equal(rows[0, start:start + size], row[0, :size])
+    np.testing.assert_array_equal(theirs[0, start:start + size], np.arange(size))
+    column, start = column + document.shape[1], start + size
 
 
 def _distance(one, other):

@@ -208,6 +208,17 @@ def test_relations_are_softmaxes_over_earlier_positions():
       assert (found[0, head, now, now + 1:] < -1e8).all()  # Later ones are masked.
 
 
+def test_relations_of_packed_documents_are_those_of_each_alone():
+  vectors = np.random.default_rng(0).normal(size=(1, 5, 4, 3)).astype(np.float32)
+
+  found = np.asarray(loss.relations(vectors, 2, np.array([[0, 1, 0, 1, 2]])))
+
+  for part in (slice(0, 2), slice(2, 5)):
+    np.testing.assert_allclose(
+        found[:, :, part, part], loss.relations(vectors[:, part], 2), rtol=1e-5)
+  assert (found[:, :, 2:, :2] < -1e8).all()
+
+
 @pytest.mark.long
 def test_attention_is_matched_across_widths_and_head_counts(folder):
   student = dataclasses.replace(DECODER, num_layers=1, width=24, num_heads=4)

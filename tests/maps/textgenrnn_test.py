@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,8 @@ from transfer_gen.generate import sampling
 from transfer_gen.maps import mapped
 from transfer_gen.maps import textgenrnn_out
 from transfer_gen.models import registry
+from transfer_gen.run import reader
+from transfer_gen.run import trained
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
@@ -109,6 +112,14 @@ def logits_of(layers, text, window=40, cudnn=False, both=False):
   scores = np.exp(seen @ np.float64(layers["attention"]["attention_W"])[:, 0])
   mean = scores / scores.sum() @ seen
   return mean @ np.float64(layers["output"]["kernel"]) + layers["output"]["bias"]
+
+
+def layers_of(path):
+  """Returns the weights of a file by layer, and in it by their names."""
+  with h5py.File(path) as file:
+    return {name: {leaf.decode().split("/")[-1].split(":")[0]: group[leaf][()]
+                   for leaf in group.attrs["weight_names"]}
+            for name, group in file.items()}
 
 
 def load(path, **kwargs):
@@ -265,10 +276,7 @@ def test_the_published_weights_generate_their_reference_text():
 
 @needs_real_files
 def test_the_published_weights_generate_the_same_text_as_numpy():
-  with h5py.File(REAL / "textgenrnn_weights.hdf5") as file:
-    layers = {name: {leaf.decode().split("/")[-1].split(":")[0]: group[leaf][()]
-                     for leaf in group.attrs["weight_names"]}
-              for name, group in file.items()}
+  layers = layers_of(REAL / "textgenrnn_weights.hdf5")
   source, module, params = load(REAL / "textgenrnn_weights.hdf5")
   text = [source.tokenizer.roles["bos"], *source.tokenizer.encode("My cat ")]
 
@@ -301,3 +309,83 @@ def test_the_published_weights_give_the_reference_probabilities(text, key):
     assert source.tokenizer.encode(character) == [token]
     assert abs(chances[token] - chance) < 1e-5 * max(
         reference for _, _, reference in wanted)
+
+
+def theirs(keras, layers):
+  """Returns the model of textgenrnn's `model.py`, in Keras."""
+  class AttentionWeightedAverage(keras.layers.Layer):
+
+    def build(self, shape):
+      self.W = self.add_weight(shape=(shape[-1], 1), name="attention_W")
+
+    def call(self, x):
+      scores = keras.ops.matmul(x, self.W)[..., 0]
+      weights = keras.ops.exp(scores - keras.ops.max(scores, axis=-1, keepdims=True))
+      weights /= keras.ops.sum(weights, axis=1, keepdims=True) + keras.backend.epsilon()
+      return keras.ops.sum(x * weights[..., None], axis=1)
+
+  tokens = keras.Input((40,))
+  x = keras.layers.Embedding(465, 100, name="embedding")(tokens)
+  seen = [x]
+  for name in ("rnn_1", "rnn_2"):
+    x = keras.layers.LSTM(128, return_sequences=True, name=name)(x)
+    seen.append(x)
+  x = AttentionWeightedAverage(name="attention")(keras.layers.concatenate(seen))
+  model = keras.Model(tokens, keras.layers.Dense(
+      465, activation="softmax", name="output")(x))
+  for name, arrays in layers.items():
+    weights = [*arrays.values()]
+    if "recurrent_kernel" in arrays:
+      kernel, recurrent, bias = uncudnn(arrays)
+      weights = [kernel, recurrent, bias.sum(0)]
+    if weights:
+      model.get_layer(name).set_weights(weights)
+  return model
+
+
+@needs_real_files
+def test_packed_titles_are_scored_as_by_the_published_code_in_keras(tmp_path):
+  keras = pytest.importorskip("keras", reason="Keras is not installed")
+  # More than 40 characters in some, so that windows begin within a title, too.
+  titles = [
+      "TIL that the moon is moving away", "My cat", "I am a bot, ask me anything!",
+      "What is the best thing that you have ever seen in the state of Texas?", "Why",
+      "[Serious] People of the internet, how did you get here and what comes next?"]
+  for split, lines in {"train": ["a"], "validation": ["b"], "test": titles}.items():
+    (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+  convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "run", "orbax")
+  run = trained.open(tmp_path / "run")
+  run.run.train.batch_size = 2  # As many rows as there are.
+  files = config.Data(
+      name="files", unit="line", length=96, **{
+          split: str(tmp_path / f"{split}.txt")
+          for split in ("train", "validation", "test")})
+
+  def score(packing):
+    data = dataclasses.replace(files, packing=packing)
+    return run.score(
+        reader.Reader().data(data, run.tokenizer, run.run.model), "test")
+
+  found = {packing: score(packing) for packing in ("separate", "joined")}
+
+  layers = layers_of(REAL / "textgenrnn_weights.hdf5")
+  ids = json.loads((REAL / "textgenrnn_vocab.json").read_text())
+  # As textgenrnn's `training.py` cuts a text: a window ends with the latest token.
+  texts = [[ids["<s>"], *(ids[character] for character in title), ids["<s>"]]
+           for title in titles]
+  windows = [([0] * 40 + text[:end])[-40:]
+             for text in texts for end in range(1, len(text))]
+  with jax.numpy_rank_promotion("allow"):
+    chances = np.float64(theirs(keras, layers).predict(np.array(windows), verbose=0))
+  targets = np.concatenate([text[1:] for text in texts])
+  wanted = np.split(-np.log(chances[np.arange(len(targets)), targets]),
+                    np.cumsum([len(text) - 1 for text in texts])[:-1])
+  tokens = sum(map(len, wanted))
+  mean = sum(losses.sum() for losses in wanted) / tokens
+  assert found["separate"].metrics()["tokens"] == tokens
+  np.testing.assert_allclose(
+      found["separate"].nats / found["separate"].tokens,
+      [losses.mean() for losses in wanted], atol=1e-5)
+  assert abs(found["separate"].metrics()["loss"] - mean) < 1e-5
+  # Before documents were packed apart, windows reached into the titles before.
+  assert found["joined"].metrics()["loss"] > mean + 0.1

@@ -21,12 +21,13 @@ def _model():
 
 def test_mean_squares_average_over_all_tokens_of_all_batches():
   module, params = _model()
-  batches = [np.array([[1, 2, 3], [4, 5, 6]]), np.array([[0, 6, 2], [1, 1, 5]])]
+  tokens = [np.array([[1, 2, 3], [4, 5, 6]]), np.array([[0, 6, 2], [1, 1, 5]])]
 
-  found = statistics.inputs(module, params, batches, "mlp")
+  found = statistics.inputs(
+      module, params, [{"inputs": batch} for batch in tokens], "mlp")
 
   _, state = module.apply(
-      {"params": tree.unflatten(params)}, np.concatenate(batches),
+      {"params": tree.unflatten(params)}, np.concatenate(tokens),
       capture_intermediates=lambda module, _: module.name == "up")
   up = state["intermediates"]["layer_1"]["mlp"]["up"]["__call__"][0]
   expected = np.square(np.maximum(np.asarray(up, np.float64), 0)).mean((0, 1))
@@ -41,7 +42,8 @@ def test_attention_statistics_are_computed_per_head():
     value = params[f"layer_0/attn/value/{part}"]
     value[..., 0, :] = 0  # The output of the first head is zero.
 
-  found = statistics.inputs(module, params, [np.array([[1, 2, 3]])], "heads")
+  found = statistics.inputs(
+      module, params, [{"inputs": np.array([[1, 2, 3]])}], "heads")
 
   assert found[name].shape == (2,) and found[name][0] == 0 < found[name][1]
   assert importance.by_scores(found[name], 1).index.tolist() == [1]

@@ -140,7 +140,8 @@ def test_relative_gradients_are_norm_ratios_per_layer(folder):
 
   def loss(flat):
     logits = registry.build(setup.run.model).apply(
-        {"params": tree.unflatten(flat)}, joined["inputs"])
+        {"params": tree.unflatten(flat)}, joined["inputs"],
+        positions=joined["positions"])
     nll = -jax.numpy.take_along_axis(
         jax.nn.log_softmax(logits), joined["targets"][..., None], -1)[..., 0]
     return (nll * joined["weights"]).sum() / joined["weights"].sum()

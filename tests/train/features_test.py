@@ -223,6 +223,6 @@ def test_cost_counts_frozen_layers_once_per_row(text, tmp_path):
   # The output kernel is the frozen embedding: it has a forward pass and a gradient for
   # its input, but none for itself.
   step = 8 * (3 * layer + 2 * head)
-  rows = sum(map(len, setup.data.inputs("train")))
+  rows = sum(len(read["inputs"]) for read in setup.data.inputs("train"))
 
   assert cost.of_run(setup, 24) == 24 * step + rows * 2 * layer

@@ -27,7 +27,10 @@ SPECS = registry.specs(MODEL)
 def _batch(seed, rows=16):
   generator = np.random.default_rng(seed)
   tokens = generator.integers(0, 40, (rows, 9)).astype(np.int32)
-  return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
+  # Two documents a row, which begin elsewhere in each row: they are split like inputs.
+  steps, begins = np.arange(8)[None], generator.integers(1, 8, (rows, 1))
+  positions = np.where(steps < begins, steps, steps - begins).astype(np.int32)
+  return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "positions": positions,
           "weights": (generator.random((rows, 8)) < 0.8).astype(np.float32)}
 
 

@@ -144,6 +144,8 @@ def _data(fields: dict[str, Any]) -> dict[str, Any]:
   There, two flags said what a document is, documents were split off by hash, pairs with
   an empty side were dropped, and each line was a document of its own in evaluation.
   """
+  # Once, the documents of a language model were always joined.
+  fields = {"packing": "joined", **fields}
   if "unit" in fields:
     return fields
   left = {name: value for name, value in fields.items()

@@ -52,12 +52,16 @@ class Data:
     merge_references: Whether pairs of validation or test with the same input become one
       document with several references. Default: True.
     length: T, the number of tokens per row, at least 2. Texts of a language model are
-      packed into rows of this length; for longer pairs see `too_long`. 0 means that
-      length and buckets are chosen from the data, see `run.choices`. Default: 128.
+      laid out in rows of this length, see `packing`; for longer pairs see `too_long`. 0
+      means that length and buckets are chosen from the data, see `run.choices`.
+      Default: 128.
     too_long: What happens to pairs with more than `length` tokens: `drop`, the default,
       leaves them out; `cut` cuts the end of the input and, if the target alone takes
       more than half of the row, that of the target; `refuse` is an error. All are
       counted.
+    packing: For a language model: `separate`, the default, packs several documents into
+      a row, none of which sees another; `joined` makes all documents one running text
+      and cuts that into rows, so that predictions also read the documents before.
     buckets: For pairs: row lengths in tokens that pairs are padded to, each from 2 to
       `length`, e.g. (32, 64). `length` itself always is a bucket. Default: ().
     fraction: Share of the training documents that is used, in (0, 1]. Shares are
@@ -86,6 +90,7 @@ class Data:
   merge_references: bool = True
   length: int = 128
   too_long: str = "drop"
+  packing: str = "separate"
   # Each length is a shape of its own, for which every program is compiled once more.
   buckets: tuple[int, ...] = ()
   fraction: float = 1.0

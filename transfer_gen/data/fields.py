@@ -10,6 +10,7 @@ from transfer_gen.data import files
 from transfer_gen.data import splitting
 
 _FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
+SEPARATE, JOINED = "separate", "joined"
 _TOO_LONG = ("drop", "cut", "refuse")
 Document = document_lib.Document
 
@@ -89,6 +90,8 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
       (config.max_chars < 0 or 0 < config.max_chars < config.min_chars,
        f"data.max_chars={config.max_chars}: must be 0 (no limit) or at least"
        f" min_chars={config.min_chars}"),
+      (config.packing not in (SEPARATE, JOINED),
+       f"data.packing={config.packing!r}: must be {SEPARATE} or {JOINED}"),
       (config.length < 2 and config.length != 0,
        f"data.length={config.length}: must be at least 2, or 0 to have it chosen"),
       (any(not 2 <= bucket <= config.length for bucket in buckets),

@@ -13,11 +13,39 @@ from typing import Any
 import grain
 import numpy as np
 
+from transfer_gen import config as config_lib
+from transfer_gen.data import fields
 from transfer_gen.data import rows as rows_lib
 
 # Lays out the documents in a range: rows of each length, and bool[N], which of the
 # documents they contain.
 LayOut = Callable[[slice], tuple[list[rows_lib.Rows], np.ndarray]]
+
+
+def layout(
+    inputs: rows_lib.Texts, targets: rows_lib.Texts, roles: rows_lib.Roles,
+    config: config_lib.Data, encoder: config_lib.Recurrent | None,
+    encoder_roles: rows_lib.Roles,
+) -> LayOut:
+  """Returns what lays out a range of the documents, for `lay_out`.
+
+  Args:
+    inputs: Token ids of the inputs; not read for a language model.
+    targets: Token ids of the targets.
+    roles: Ids of all roles.
+    config: The data config; `length`, `buckets` and `packing` are read here.
+    encoder: Config of the model, if it has an encoder.
+    encoder_roles: Ids of all roles in the vocabulary that the encoder reads.
+  """
+  lengths = sorted({*config.buckets, config.length})
+  if encoder is not None:
+    return lambda part: rows_lib.pad_both(
+        inputs[part], targets[part], roles, lengths, encoder, encoder_roles)
+  if fields.is_pairs(config):
+    return lambda part: rows_lib.pad(inputs[part], targets[part], roles, lengths)
+  pack = rows_lib.pack if config.packing == fields.SEPARATE else rows_lib.join
+  return lambda part: ([pack(targets[part], roles, config.length)],
+                       np.ones(len(targets[part]), bool))
 
 
 def lay_out(
@@ -87,6 +115,8 @@ def _moved(rows: rows_lib.Rows, start: int) -> rows_lib.Rows:
 def _joined(found: Sequence[rows_lib.Rows]) -> rows_lib.Rows:
   if len(found) == 1:
     return found[0]
+  if any(rows.positions is not None for rows in found):
+    found = [rows.with_positions() for rows in found]
   names = [field.name for field in dataclasses.fields(rows_lib.Rows)]
   columns: dict[str, Any] = {
       name: [getattr(rows, name) for rows in found] for name in names}

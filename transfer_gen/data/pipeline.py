@@ -2,10 +2,10 @@
 
 Axes: B rows, T positions, N rows or documents of a split, V vocabulary.
 
-All rows are in memory: 8 bytes per position for language models, 12 for pairs, and 16
-if the model has an encoder. A batch is one gather from them, which is far faster than
-any training step. Therefore Grain runs in this process, without worker processes, and
-nothing has to be closed.
+All rows are in memory: 12 bytes per position for pairs, and 16 if the model has an
+encoder or rows are packed; 8 for joined texts. A batch is one gather from them, which
+is far faster than any training step. Therefore Grain runs in this process, without
+worker processes, and nothing has to be closed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,7 +93,9 @@ class Prepared:
     Returns:
       An iterator over dicts of `inputs` and `targets` i32[B, T] and `weights`
       f32[B, T]; for a model with an encoder also `encoder_inputs` i32[B, T] and
-      `encoder_counts` i32[B], the number of tokens that are not padding.
+      `encoder_counts` i32[B], the number of tokens that are not padding. If rows hold
+      several documents that do not see each other, also `positions` i32[B, T], the
+      number of inputs before each one that belong to the same document.
     """
     orders = mixing.order(self._counts, self.facts.get("shares", [1.0]), seed)
     # Batching after the orders were repeated lets a batch span two epochs. The orders
@@ -132,9 +134,15 @@ class Prepared:
         batch = rows.batch(index) | {"documents": rows.documents[index]}
         yield rows_lib.fill_batch(batch, size, self.roles["pad"], encoder_pad)
 
-  def inputs(self, split: str) -> list[np.ndarray]:
-    """Returns the inputs of a split, i32[N, T] for each bucket."""
-    return [rows.inputs for rows in self._rows[split]]
+  def inputs(self, split: str) -> list[Batch]:
+    """Returns what a language model reads of a split, for each bucket.
+
+    Returns:
+      Dicts of `inputs` i32[N, T] and, if batches have them, `positions` i32[N, T].
+    """
+    return [{name: value for name, value in (
+        ("inputs", rows.inputs), ("positions", rows.positions)) if value is not None}
+            for rows in self._rows[split]]
 
   def with_hidden(self, hidden: Mapping[str, Sequence[Any]]) -> "Prepared":
     """Returns the same data with `hidden` dtype[B, T, D] in the batches of some splits.
@@ -163,9 +171,12 @@ def prepare(
 ) -> Prepared:
   """Tokenizes documents and lays them out in rows.
 
-  For language models, all texts are joined, each as `[bos] text [eos]` (or as the text
-  alone, if the tokenizer has neither token), and cut into windows of T inputs. Each
-  token except bos and the very first one is a target once.
+  For language models, texts are packed, each as `[bos] text [eos]` (or as the text
+  alone, if the tokenizer has neither token), into rows of T inputs. Each token except
+  bos is a target once. A text without bos begins with a token that nothing predicts:
+  that token is no target, and its bytes are not counted. With `packing="joined"` all
+  texts are one, which is cut into rows of T inputs; only its very first token, and bos,
+  are no targets.
 
   A pair becomes `[bos] input [sep] target [eos]`, padded on the right to the shortest
   bucket that holds it. Pairs longer than `length` are dropped, cut or refused, as
@@ -176,7 +187,8 @@ def prepare(
   the shortest bucket that holds the longer one.
 
   Args:
-    config: The data config; `length`, `buckets` and `too_long` are read here.
+    config: The data config; `length`, `packing`, `buckets` and `too_long` are read
+      here.
     documents: Documents by split, as `documents.load` returns them.
     tokenizer: The tokenizer to use.
     facts: The facts that `documents.load` returned.
@@ -205,10 +217,12 @@ def prepare(
           inputs, targets, encoder_roles, config, encoder)
     rows[split], kept, by_part[split] = mixing.lay_out(
         [document.part for document in found],
-        _layout(inputs, targets, roles, config, encoder, encoder_roles))
+        mixing.layout(inputs, targets, roles, config, encoder, encoder_roles))
     # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
     sizes[split] = np.array(
         [len(document.target.encode()) for document in found], np.int64) * kept
+    if not fields.is_pairs(config) and config.packing == fields.SEPARATE:
+      sizes[split] -= rows_lib.unpredicted(targets, roles, tokenizer.tokens)
     if not kept.any():
       raise errors.UserError(
           f"data: all {len(found)} pairs of {split} are longer than"
@@ -331,21 +345,6 @@ def _check_pairs(config, roles, encoder) -> None:
         "data: pairs need an end-of-text token, but the tokenizer has no special"
         " tokens. Choose another tokenizer.kind, or a language model"
         " (data.input_field='').")
-
-
-def _layout(inputs, targets, roles, config, encoder, encoder_roles) -> mixing.LayOut:
-  """Returns what lays out a range of documents.
-
-  It returns rows by length, and bool[N], which documents they contain.
-  """
-  lengths = sorted({*config.buckets, config.length})
-  if encoder is not None:
-    return lambda part: rows_lib.pad_both(
-        inputs[part], targets[part], roles, lengths, encoder, encoder_roles)
-  if fields.is_pairs(config):
-    return lambda part: rows_lib.pad(inputs[part], targets[part], roles, lengths)
-  return lambda part: ([rows_lib.pack(targets[part], roles, config.length)],
-                       np.ones(len(targets[part]), bool))
 
 
 def _prompt_ids(

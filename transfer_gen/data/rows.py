@@ -33,6 +33,9 @@ class Rows:
     encoder_counts: i32[N], number of encoder inputs that are not padding.
     hidden: dtype[N, T, D], the stored output of the frozen first layers for `inputs`,
       as an array or any object that i64[B] can index; None if it is not stored.
+    positions: i32[N, T], the number of inputs before each one that belong to the same
+      document. It is 0 where a document begins, and models see nothing before that.
+      None if each row is read as one text.
   """
   inputs: np.ndarray
   targets: np.ndarray
@@ -40,9 +43,18 @@ class Rows:
   encoder_inputs: np.ndarray | None = None
   encoder_counts: np.ndarray | None = None
   hidden: Any = None
+  positions: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.inputs)
+
+  def with_positions(self) -> "Rows":
+    """Returns the same rows, with positions also if each row is read as one text."""
+    if self.positions is not None:
+      return self
+    counted = np.broadcast_to(
+        np.arange(self.inputs.shape[1], dtype=np.int32), self.inputs.shape)
+    return dataclasses.replace(self, positions=counted)
 
   def batch(self, index: np.ndarray) -> Batch:
     """Returns the rows at the indices i64[B] as a batch."""
@@ -50,6 +62,8 @@ class Rows:
         "inputs": self.inputs[index],
         "targets": self.targets[index],
         "weights": (self.documents[index] >= 0).astype(np.float32)}
+    if self.positions is not None:
+      batch["positions"] = self.positions[index]
     if self.hidden is not None:
       batch["hidden"] = self.hidden[index]
     if self.encoder_inputs is None or self.encoder_counts is None:
@@ -59,12 +73,69 @@ class Rows:
 
 
 def pack(texts: Texts, roles: Roles, length: int) -> Rows:
+  """Packs texts, each as `[bos] text [eos]`, into rows of T inputs that they share.
+
+  A text of at most T inputs stands in one row. A longer one is cut after every T
+  inputs, and each piece is read without what came before it. Pieces are placed by best
+  fit in order of decreasing size (Ding et al., 2024, section 3), and the rest of a row
+  is padding. Special tokens that `roles` lacks are left out; the first token of such a
+  text has nothing before it and is no target.
+
+  Returns:
+    The rows, with `positions` if any of them holds several pieces.
+  """
+  bos, eos = _ends(roles)
+  pieces = [
+      (document, start, min(count - start, length))
+      for document, ids in enumerate(texts)
+      # The last token of a document is only a target.
+      for count in [len(bos) + len(ids) + len(eos) - 1]
+      for start in range(0, count, length)]
+  sizes = np.array([size for _, _, size in pieces], np.int64)
+  places, num_rows = _best_fit(sizes, length)
+  rows = _empty(max(1, num_rows), length, roles)
+  positions = np.zeros(rows.inputs.shape, np.int32)
+  for piece, row, column in places:
+    document, start, size = pieces[piece]
+    tokens = np.concatenate([bos, texts[document], eos])[start:start + size + 1]
+    end = column + size
+    rows.inputs[row, column:end] = tokens[:-1]
+    rows.targets[row, column:end] = tokens[1:]
+    rows.documents[row, column:end] = document
+    # Up to the end of the row: the next piece overwrites its part, and padding, which
+    # nothing reads, continues the last piece.
+    positions[row, column:] = np.arange(length - column)
+  # Most rows of long documents hold one piece each. Models then compute the same with
+  # positions as without them, and are faster without.
+  shared = any(column for _, _, column in places)
+  return dataclasses.replace(rows, positions=positions) if shared else rows
+
+
+def unpredicted(
+    texts: Texts, roles: Roles, surfaces: Sequence[bytes]) -> np.ndarray:
+  """Returns the bytes of the first token of each packed text that nothing predicts.
+
+  Args:
+    texts: Token ids of each text.
+    roles: As for `pack`. If they have bos, it predicts the first token.
+    surfaces: The bytes that each token stands for.
+
+  Returns:
+    i64[N].
+  """
+  return np.array([
+      0 if "bos" in roles or not len(ids) else len(surfaces[ids[0]])
+      for ids in texts], np.int64)
+
+
+def join(texts: Texts, roles: Roles, length: int) -> Rows:
   """Joins all texts, each as `[bos] text [eos]`, and cuts them into rows of T inputs.
 
+  Each row is read as one text, so that predictions also depend on the documents before.
   Special tokens that `roles` lacks are left out. Inputs and targets are views of one
   array, shifted by a position.
   """
-  bos, eos = ([roles[r]] if r in roles else [] for r in ("bos", "eos"))
+  bos, eos = _ends(roles)
   total = sum(len(bos) + len(ids) + len(eos) for ids in texts)
   # N tokens give N - 1 targets, as the first one has nothing before it. The division
   # rounds up, and one more position holds the target of the last input.
@@ -238,12 +309,49 @@ def fill_batch(
   """
   # Whatever is not named in `empty` may hold any value, as its weight is 0.
   missing = batch_size - len(batch["inputs"])
-  empty = {"weights": 0, "documents": -1, "encoder_counts": 1,
+  empty = {"weights": 0, "documents": -1, "encoder_counts": 1, "positions": 0,
            "encoder_inputs": encoder_pad}
   return {
       name: np.pad(value, ((0, missing), *((0, 0),) * (value.ndim - 1)),
                    constant_values=empty.get(name, pad_token))
       for name, value in batch.items()}
+
+
+def _ends(roles: Roles) -> tuple[list[int], list[int]]:
+  """Returns what stands before and after each text of a language model."""
+  bos, eos = ([roles[role]] if role in roles else [] for role in ("bos", "eos"))
+  return bos, eos
+
+
+def _best_fit(
+    sizes: np.ndarray, length: int) -> tuple[list[tuple[int, int, int]], int]:
+  """Places pieces in rows, each in the fullest row that still has room for it.
+
+  Args:
+    sizes: i64[P], sizes of the pieces, in [1, length].
+    length: Size of a row.
+
+  Returns:
+    (piece, row, column) of each piece, the largest first, so that the columns of a row
+    ascend; and the number of rows.
+  """
+  by_room: list[list[int]] = [[] for _ in range(length + 1)]
+  rooms = 0  # Bit i is set if a row has room for i more; one shift finds the best row.
+  places, num_rows = [], 0
+  for piece in np.argsort(-sizes, kind="stable").tolist():
+    size = int(sizes[piece])
+    if fitting := rooms >> size:
+      room = size + (fitting & -fitting).bit_length() - 1
+      row = by_room[room].pop()
+      if not by_room[room]:
+        rooms ^= 1 << room
+    else:
+      row, room, num_rows = num_rows, length, num_rows + 1
+    places.append((piece, row, length - room))
+    if room > size:
+      by_room[room - size].append(row)
+      rooms |= 1 << (room - size)
+  return places, num_rows
 
 
 def _buckets(

@@ -54,8 +54,8 @@ def ends(
 
 def teacher_rows(
     inputs: np.ndarray, student: tokenizers.Tokenizer, teacher: tokenizers.Tokenizer,
-    longest: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+    longest: int | None, positions: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Turns rows of one tokenizer into rows of another.
 
   The text of a row is cut at its special tokens, and each of those stands for the one
@@ -69,23 +69,32 @@ def teacher_rows(
     student: The tokenizer of the rows.
     teacher: The other tokenizer.
     longest: Largest number of positions that its model reads. None means no limit.
+    positions: i32[B, T], for rows that hold several documents: the number of inputs
+      before each one that belong to the same document.
 
   Returns:
-    i32[B, U], ids of `teacher`, padded on the right; and i32[B, T], the position of the
-    teacher that has read the same as this position, or -1.
+    i32[B, U], ids of `teacher`, padded on the right; i32[B, T], the position of the
+    teacher that has read the same as this position, or -1; and i32[B, U], the
+    `positions` of the teacher's rows.
   """
   rows, places = [], np.full(inputs.shape, -1, np.int32)
   theirs, _ = tokenizers.resolve_roles(teacher)
   # Reversed, so that the first role wins where one token has several.
   own = {i: role for role, i in reversed(list(student.roles.items()))}
-  stretches = [list(_stretches(row.tolist(), student)) for row in inputs]
+  if positions is None:
+    positions = np.broadcast_to(np.arange(inputs.shape[1]), inputs.shape)
+  stretches = [list(_stretches(row.tolist(), student, {*np.flatnonzero(place == 0)}))
+               for row, place in zip(inputs, positions)]
   # One call for all stretches of the batch: those of Hugging Face encode many texts in
   # parallel. The loop below must then take one result per stretch, in the same order.
   encoded = iter(teacher.encode_batch(
       [text.decode() for found in stretches for _, _, text, _ in found]))
   for row, found in enumerate(stretches):
     ids: list[int] = []
+    begins = [0]  # Of the documents among the teacher's ids.
     for start, tokens, text, skipped in found:
+      if positions[row, start] == 0:
+        begins.append(len(ids))
       if len(tokens) == 1 and not student.tokens[tokens[0]]:
         # The text of a special token is empty, and its encoding is dropped to stay in
         # step.
@@ -106,15 +115,20 @@ def teacher_rows(
           # text.
           at.get(end - skipped, -1) for end in mine.tolist()]
       ids += pieces
-    rows.append(ids[:longest])
-  width = max(map(len, rows))
+    rows.append((ids[:longest], begins))
+  width = max(len(ids) for ids, _ in rows)
   # Rounded up so that few shapes reach `jit`, but never beyond what the model can read.
   width = min(-(-width // _ROUND) * _ROUND, longest or width + _ROUND)
   out = np.full((len(rows), width), theirs.get("pad", 0), np.int32)
-  for row, ids in zip(out, rows):
+  first = np.zeros_like(out)  # Where the document of each id begins.
+  for row, starts, (ids, begins) in zip(out, first, rows):
     row[:len(ids)] = ids
+    begins = [begin for begin in begins if begin < width]
+    starts[begins] = begins
+  first = np.maximum.accumulate(first, axis=1)
   # Positions beyond `longest` were cut from the teacher's row.
-  return out, np.where(places < width, places, -1)
+  return (out, np.where(places < width, places, -1),
+          np.arange(width, dtype=np.int32)[None] - first)
 
 
 def nearest(
@@ -199,9 +213,11 @@ class _Search:
 
 
 def _stretches(
-    row: Sequence[int], tokenizer: tokenizers.Tokenizer
+    row: Sequence[int], tokenizer: tokenizers.Tokenizer, begins: set[int]
 ) -> Iterator[tuple[int, list[int], bytes, int]]:
   """Yields the special tokens of a row, and what stands between them.
+
+  No part goes on where a document begins.
 
   Yields:
     Where the part starts, its tokens, its text up to the last whole character, and how
@@ -211,7 +227,8 @@ def _stretches(
   start = 0
   while start < len(row):
     stop = start + 1
-    while not special(row[start]) and stop < len(row) and not special(row[stop]):
+    while not special(row[start]) and stop < len(row) and stop not in begins and (
+        not special(row[stop])):
       stop += 1
     tokens = list(row[start:stop])
     text = b"".join(tokenizer.tokens[i] for i in tokens)

@@ -112,7 +112,8 @@ def sorted_distance(
   return jnp.abs(own - chances).sum(-1)
 
 
-def relations(x: jax.Array, heads: int) -> jax.Array:
+def relations(
+    x: jax.Array, heads: int, positions: jax.Array | None = None) -> jax.Array:
   """Computes log-probabilities of what a position attends to up to itself.
 
   They come from products of queries with queries, keys with keys and values with values
@@ -121,6 +122,8 @@ def relations(x: jax.Array, heads: int) -> jax.Array:
   Args:
     x: dtype[B, T, H, K].
     heads: R, a divisor of H K.
+    positions: i32[B, T], for rows that hold several documents: the number of positions
+      before each one in its document, beyond which it attends to nothing.
 
   Returns:
     f32[B, R, T, T].
@@ -132,6 +135,10 @@ def relations(x: jax.Array, heads: int) -> jax.Array:
   x = x.astype(jnp.float32).reshape(batch, length, heads, -1)
   scores = jnp.einsum("btrk,bsrk->brts", x, x) * x.shape[-1] ** -0.5
   earlier = np.tril(np.ones((length, length), bool))[None, None]
+  if positions is not None:
+    steps = np.arange(length)
+    distances = steps[:, None] - steps[None]  # [T, T]
+    earlier &= (distances[None] <= positions[..., None])[:, None]
   return jax.nn.log_softmax(jnp.where(earlier, scores, _FLOOR))
 
 
@@ -176,7 +183,8 @@ def _attention(teacher, seen, batch) -> jax.Array:
       # The largest number of relation heads that divides both. The widths of a relation
       # head may differ, because only its products between positions are compared.
       heads = math.gcd(own.shape[2], theirs.shape[2])
-      log_q, log_p = relations(own, heads), relations(theirs, heads)
+      log_q, log_p = (
+          relations(x, heads, batch.get("positions")) for x in (own, theirs))
       # Masked positions have a probability of exactly 0 and finite logarithms, so they
       # add 0 and no NaN.
       total += (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean(1) / 3

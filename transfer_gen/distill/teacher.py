@@ -27,7 +27,9 @@ from transfer_gen.train import objectives
 
 SAME, ULD, MINED = "same", "uld", "mined"
 CHANCES, READ = "teacher_chances", "teacher_read"  # In a batch.
-_INPUTS, _INDEX = "teacher_inputs", "teacher_index"
+_INDEX = "teacher_index"
+# What the teacher reads, if its tokens are others, and its names in a batch.
+_READ = {"inputs": "teacher_inputs", "positions": "teacher_positions"}
 Batch, Prepared = Mapping[str, Any], pipeline.Prepared
 
 
@@ -57,15 +59,16 @@ class Teacher:
 
     Returns:
       The batch with `teacher_inputs` i32[B, U] and `teacher_index` i32[B, T], see
-      `alignment`.
+      `alignment`, and for packed rows `teacher_positions` i32[B, U].
     """
     if self.distill.vocabularies == SAME:
       return batch
     # Strings are handled on the host, so this cannot be part of the compiled program.
-    inputs, index = alignment.teacher_rows(
+    inputs, index, positions = alignment.teacher_rows(
         np.asarray(batch["inputs"]), self.student, self.tokenizer,
-        registry.longest(self.module))
-    return {**batch, _INPUTS: inputs, _INDEX: index}
+        registry.longest(self.module), batch.get("positions"))
+    read = {**batch, _READ["inputs"]: inputs, _INDEX: index}
+    return {**read, _READ["positions"]: positions} if "positions" in batch else read
 
   def tell(self, params: Mapping[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
     """Computes what the teacher contributes to a batch.
@@ -77,7 +80,8 @@ class Teacher:
       For each matched pair of layers, `teacher_hidden_0` f32[B, T, D] and
       `teacher_query_0` and so on, as `taps` returns them.
     """
-    read = batch if _INPUTS not in batch else {**batch, "inputs": batch[_INPUTS]}
+    read = {**batch, **{
+        name: batch[own] for name, own in _READ.items() if own in batch}}
     # Stored features are the student's hidden states: the teacher starts from the
     # inputs.
     read = {name: value for name, value in read.items() if name != "hidden"}
@@ -153,7 +157,7 @@ def feed(
     # The step never reads the teacher's tokens, whose width varies: with them in the
     # batch it would be compiled anew for each width.
     own = {name: value for name, value in batch.items()
-           if name not in (_INPUTS, _INDEX)}
+           if name not in (_INDEX, *_READ.values())}
     return {**own, **tell(params, batch)}
   return fed
 

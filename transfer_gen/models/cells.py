@@ -189,7 +189,7 @@ KINDS = {cell: kind(cell) for cell in ("rnn", "gru", "lstm")}
 
 def unroll(
     kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
-    bias: jax.Array | None,
+    bias: jax.Array | None, begins: jax.Array | None = None,
 ) -> jax.Array:
   """Reads whole sequences.
 
@@ -199,13 +199,21 @@ def unroll(
     a: dtype[T, B, G, U], products of the inputs of all steps.
     kernel: dtype[U, G, U], or one with a low-rank part.
     bias: dtype[G, U], added to the product with the state, or None.
+    begins: bool[T, B], True at steps whose state before is zeros, whatever the last
+      step left. None: at none.
 
   Returns:
     h dtype[T, B, U] after each step.
   """
   if kind.pull is None:
-    return read(kind, carry, a, kernel, bias, jnp.ones(a.shape[:2], bool))[1]
-  return _unroll(kind, carry, a, kernel, bias)
+    return read(kind, carry, a, kernel, bias, jnp.ones(a.shape[:2], bool), begins)[1]
+  if begins is None:
+    return _unroll(kind, carry, a, kernel, bias, None)
+  # A state is cleared as it is written, in the one pass over it that each step makes.
+  # So the first state is cleared here, and each step knows whether the next one begins.
+  carry = tuple(jnp.where(begins[0][:, None], 0, state) for state in carry)
+  remains = 1 - jnp.pad(begins[1:], ((0, 1), (0, 0))).astype(a.dtype)
+  return _unroll(kind, carry, a, kernel, bias, remains)
 
 
 # Rows that have ended compute along, and `valid` discards what they computed: shapes
@@ -213,7 +221,7 @@ def unroll(
 # up once. JAX derives the gradient of this loop, through which an encoder learns.
 def read(
     kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
-    bias: jax.Array | None, valid: jax.Array,
+    bias: jax.Array | None, valid: jax.Array, begins: jax.Array | None = None,
 ) -> tuple[Carry, jax.Array]:
   """As `unroll`, but the carry does not change at steps where `valid` is False.
 
@@ -233,55 +241,61 @@ def read(
     return r.swapaxes(0, 1)
 
   def step(carry, inputs):
-    a, valid = inputs
+    a, valid, begins = inputs
+    if begins is not None:
+      carry = tuple(jnp.where(begins[:, None], 0, state) for state in carry)
     r = share if kind.pull is None else share(carry[0], slice(None))
     moved, _ = kind.advance(carry, a.swapaxes(0, 1), r)
     carry = tuple(
         jnp.where(valid[:, None], new, old) for new, old in zip(moved, carry))
     return carry, carry[0]
-  return lax.scan(step, carry, (a, valid))
+  return lax.scan(step, carry, (a, valid, begins))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _unroll(kind, carry, a, kernel, bias):
+def _unroll(kind, carry, a, kernel, bias, remains):
   """`unroll` with a backward loop that carries only the gradient of the state.
+
+  `remains` is dtype[T, B], 0 after steps whose state is cleared and else 1, or None.
 
   The loop collects the gradients of the gates. The gradient of the recurrent kernel is
   then one product over all steps, which is faster than a sum over the loop.
   """
-  return _forward(kind, carry, a, kernel, bias)[0]
+  return _forward(kind, carry, a, kernel, bias, remains)[0]
 
 
 # Inside the loops units come before rows: the kernel is then the left factor of each
 # product. XLA's CPU backend reads a left factor in place and would repack a right one.
 
 
-def _forward(kind, carry, a, kernel, bias):
+def _forward(kind, carry, a, kernel, bias, remains):
   turned = _flat(kernel).T  # [G * U, U]
   units_first = lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
 
-  def step(carry, a):
+  def step(carry, inputs):
+    a, remain = inputs
     r = (turned @ carry[0]).reshape(-1, *carry[0].shape)
     if bias is not None:
       r += bias[..., None]
     moved, kept = kind.advance(carry, a.reshape(r.shape), r)
-    return moved, (moved[0], kept)
+    return _cleared(moved, remain), (moved[0], kept)
 
   first = tuple(state.T for state in carry)
-  _, (h, kept) = lax.scan(step, first, units_first(a))
+  _, (h, kept) = lax.scan(step, first, (units_first(a), remains))
   h = h.swapaxes(1, 2)
-  return h, (carry, h, kept, kernel, bias)
+  return h, (carry, h, kept, kernel, bias, remains)
 
 
 # The kernel multiplied the state from before each step, so its gradient pairs d_r with
 # h moved back by one step, with the first carry in front. Where a and r have the same
 # gradient, the loop collects it once.
 def _backward(kind, saved, d_out):
-  carry, h, kept, kernel, bias = saved
+  carry, h, kept, kernel, bias, remains = saved
   flat = _flat(kernel)
 
   def step(d_carry, inputs):
-    d_h, kept = inputs
+    d_h, kept, remain = inputs
+    d_carry = _cleared(d_carry, remain)
     d_carry, d_r, d_a = kind.pull((d_carry[0] + d_h, *d_carry[1:]), kept)
     d_r = jnp.concatenate(d_r)  # [G * U, B]
     d_a = None if d_a is None else jnp.concatenate(d_a)
@@ -289,15 +303,22 @@ def _backward(kind, saved, d_out):
 
   zeros = tuple(jnp.zeros_like(state.T) for state in carry)
   d_carry, gathered = lax.scan(
-      step, zeros, (d_out.swapaxes(1, 2), kept), reverse=True)
+      step, zeros, (d_out.swapaxes(1, 2), kept, remains), reverse=True)
   # [T, B, G * U] each, or None.
   d_r, d_a = jax.tree.map(lambda d: d.swapaxes(1, 2), gathered)
+  if remains is not None:
+    h *= remains[..., None]
   before = jnp.concatenate((carry[0][None], h[:-1]))
   d_kernel = _pull_kernel(
       kernel, before.reshape(-1, before.shape[-1]), d_r.reshape(-1, d_r.shape[-1]))
   d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
   d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], -1, before.shape[-1])
-  return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias
+  return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias, None
+
+
+def _cleared(carry: Carry, remain: jax.Array | None) -> Carry:
+  """Returns the states dtype[U, B], or their gradients, times `remain` dtype[B]."""
+  return carry if remain is None else tuple(state * remain[None] for state in carry)
 
 
 # A low-rank part is added once for all T steps, so the loops are the same with and

@@ -118,6 +118,7 @@ class Recurrent(nn.Module):
       self, inputs: jax.Array, train: bool = False,
       encoder_inputs: jax.Array | None = None,
       encoder_counts: jax.Array | None = None,
+      positions: jax.Array | None = None,
   ) -> jax.Array:
     """Reads whole rows, each from an empty state or the state after its encoder input.
 
@@ -128,20 +129,25 @@ class Recurrent(nn.Module):
       encoder_inputs: For models with an encoder: i32[B, S], padded on the right.
       encoder_counts: i32[B], in [0, S]: the number of each row's encoder inputs that
         are not padding. If None, S.
+      positions: i32[B, T], for rows that hold several documents: the number of inputs
+        before each one that belong to the same document. Each document is read from an
+        empty state. If None, each row is one document.
 
     Returns:
       Logits dtype[B, T, V].
     """
     if self.config.window:
-      return self._by_windows(inputs, train)
+      return self._by_windows(inputs, train, positions)
     carries = [None] * len(self.blocks)
     if self.config.encoder:
       carries = self._encoded(encoder_inputs, encoder_counts, train)
-    top, seen = self._read(inputs.T, train, carries)
+    begins = None if positions is None else positions.T == 0  # [T, B]
+    top, seen = self._read(inputs.T, train, carries, begins)
     if self.config.attention:
       start = recurrent_layers.nothing_averaged(
           self.attention.inputs, inputs.shape[0])
-      _, top = self.attention.extend(seen, jnp.ones(inputs.T.shape, bool), start)
+      _, top = self.attention.extend(
+          seen, jnp.ones(inputs.T.shape, bool), start, begins)
     return self._logits(
         {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
 
@@ -252,25 +258,32 @@ class Recurrent(nn.Module):
   def _embedded(self, tokens):
     return {"": self.embed(tokens) if self.config.embed_width else tokens}
 
-  def _read(self, tokens, train, carries):
+  def _read(self, tokens, train, carries, begins=None):
     """i32[T, B] to the outputs of the last layer, and those of all by name."""
     x = self._embedded(tokens)
     seen = {"embed": x[""]}
     for i, (block, carry) in enumerate(zip(self.blocks, carries)):
-      x = block(x, train, carry)
+      x = block(x, train, carry, begins)
       seen |= {out.part: part for out, part in zip(
           block.outputs(names.layer(i)), x.values())}
     return x, seen
 
   # Each window starts from an empty state, so neighbors share nothing, and T windows of
   # W tokens cost W times as much as one pass. They are rows of one batch.
-  def _by_windows(self, inputs, train):
+  def _by_windows(self, inputs, train, positions):
     """Predicts every position from its own window, all windows at once."""
     width, (batch, length) = self.config.window, inputs.shape
     tokens = jnp.pad(inputs, ((0, 0), (width - 1, 0)),
                      constant_values=self.config.pad_token)
     index = jnp.arange(length)[:, None] + jnp.arange(width)[None]  # [T, W]
-    logits = self._after_window(tokens[:, index].reshape(-1, width), train)
+    windows = tokens[:, index]  # [B, T, W]
+    if positions is not None:
+      # The last place of a window is its own position, and what is further back than
+      # the document's beginning belongs to another one.
+      distances = jnp.arange(width - 1, -1, -1)[None, None]
+      windows = jnp.where(
+          distances <= positions[..., None], windows, self.config.pad_token)
+    logits = self._after_window(windows.reshape(-1, width), train)
     return logits.reshape(batch, length, -1)
 
   # The backward cell ends at the first token of a window, so the state that has seen

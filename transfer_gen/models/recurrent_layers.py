@@ -120,7 +120,8 @@ class Average(nn.Module):
   # relative to the largest score so far, as in an online softmax, so that no
   # exponential overflows.
   def extend(
-      self, parts: Parts, valid: jax.Array, kept: dict[str, Any]
+      self, parts: Parts, valid: jax.Array, kept: dict[str, Any],
+      begins: jax.Array | None = None,
   ) -> tuple[dict[str, Any], Parts]:
     """Averages over all steps up to each.
 
@@ -128,6 +129,8 @@ class Average(nn.Module):
       parts: dtype[T, B, D] each.
       valid: bool[T, B]; steps where it is False have no weight.
       kept: The state of all earlier steps.
+      begins: bool[T, B], True at steps whose average leaves out all steps before, as
+        do those of the steps behind them. None: at none.
 
     Returns:
       The state after these steps, and the averages, dtype[T, B, D] each.
@@ -137,15 +140,22 @@ class Average(nn.Module):
              "sums": {name: x.astype(jnp.float32) for name, x in parts.items()}}
     steps = jax.tree.map(
         lambda old, new: jnp.concatenate([old[None], new]), kept, steps)
+    if begins is not None:
+      begins = jnp.pad(begins, ((1, 0), (0, 0)))  # What was kept comes first.
 
-    def join(a, b):
+    def join(earlier, later):
+      (a, begins), (b, b_begins) = earlier, later
+      if b_begins is not None:
+        # The floor takes all weight from what came before.
+        a = a | {"peak": jnp.where(b_begins, _FLOOR, a["peak"])}
+        begins |= b_begins
       peak = jnp.maximum(a["peak"], b["peak"])
       a, b = (jax.tree.map(lambda x, side=side: x * _like(
           jnp.exp(side["peak"] - peak), x), side) for side in (a, b))
       return {"peak": peak, "total": a["total"] + b["total"],
-              "sums": jax.tree.map(jnp.add, a["sums"], b["sums"])}
+              "sums": jax.tree.map(jnp.add, a["sums"], b["sums"])}, begins
 
-    steps = lax.associative_scan(join, steps)
+    steps, _ = lax.associative_scan(join, (steps, begins))
     total = steps["total"][1:, :, None]
     return jax.tree.map(lambda x: x[-1], steps), {
         name: (x[1:] / total).astype(parts[name].dtype)
@@ -186,12 +196,25 @@ class Layer(nn.Module):
   # A carry comes from an encoder, and behind one no layer reads backwards: the backward
   # cell always begins empty.
   def __call__(
-      self, x: Parts, train: bool, carry: cells.Carry | None = None
+      self, x: Parts, train: bool, carry: cells.Carry | None = None,
+      begins: jax.Array | None = None
   ) -> Parts:
-    """dtype[T, B, D] each to dtype[T, B, U] each, from a carry or an empty one."""
+    """Reads whole rows.
+
+    Args:
+      x: dtype[T, B, D] each.
+      train: Whether dropout acts.
+      carry: The state to begin with; None is an empty one.
+      begins: bool[T, B], True at steps that are read from an empty state; None: at
+        none. Layers that read both ways do not take it.
+
+    Returns:
+      dtype[T, B, U] each.
+    """
     x = self._dropped(x, train)
-    out = {"": self.cell(x, carry)}
+    out = {"": self.cell(x, carry, begins)}
     if self.both:
+      assert begins is None
       out[BACKWARD] = self.backward(_turned(x), None)[::-1]
     return out
 
@@ -290,11 +313,13 @@ class Cell(nn.Module):
     """Returns the empty carry: h dtype[B, U], and in an LSTM also c."""
     return (jnp.zeros((batch, self.width), dtype),) * self._kind().states
 
-  def __call__(self, x: Parts, carry: cells.Carry | None) -> jax.Array:
-    """dtype[T, B, D] each to h dtype[T, B, U]; a carry of None is an empty one."""
+  def __call__(
+      self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None = None
+  ) -> jax.Array:
+    """dtype[T, B, D] each to h dtype[T, B, U]; arguments as for `Layer`."""
     a = self._inputs(x)
     carry = self.start(a.shape[1], a.dtype) if carry is None else carry
-    return cells.unroll(self._kind(), carry, a, *self._recurrent(a.dtype))
+    return cells.unroll(self._kind(), carry, a, *self._recurrent(a.dtype), begins)
 
   def extend(
       self, x: Parts, valid: jax.Array, carry: cells.Carry

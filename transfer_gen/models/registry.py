@@ -38,6 +38,8 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
 _KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
           float: (numbers.Real, "a number"), str: (str, "a text")}
 
+# What a call of a model may take from a batch beside `inputs`.
+_READ = ("positions", "encoder_inputs", "encoder_counts")
 
 Config = config_lib.Decoder | config_lib.Recurrent
 Model = extended.Model
@@ -176,6 +178,12 @@ def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
   Then it is called with `encoder_inputs`, and has `encode` in place of `init_cache`.
   """
   return config.encodes
+
+
+def reads(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what models read of a batch beside its inputs, as arguments of a call."""
+  # Models do not accept the keys of other kinds of models, so absent ones are left out.
+  return {name: batch[name] for name in _READ if name in batch}
 
 
 # Layers of a recurrent model may differ in width, so they are not taken for alike, and

@@ -9,6 +9,7 @@ import numpy as np
 
 from transfer_gen import tree
 from transfer_gen.models import layers
+from transfer_gen.models import registry
 
 
 # Layers are intercepted, so that no model has to return what its layers read for this
@@ -16,7 +17,7 @@ from transfer_gen.models import layers
 def inputs(
     module: nn.Module,
     params: Mapping[str, jax.Array],
-    batches: Iterable[np.ndarray],
+    batches: Iterable[Mapping[str, np.ndarray]],
     axis: str,
 ) -> dict[str, np.ndarray]:
   """Returns the mean squares of what dense layers read, along an axis.
@@ -27,7 +28,8 @@ def inputs(
   Args:
     module: What `registry.build` returned.
     params: Params, flat by name.
-    batches: Any number of batches i32[B, T].
+    batches: Any number of batches, of which only what the model reads counts, such as
+      `inputs` i32[B, T].
     axis: Logical axis, e.g. `mlp` or `heads`.
 
   Returns:
@@ -37,7 +39,7 @@ def inputs(
   nested = tree.unflatten(params)
 
   @jax.jit
-  def squares(tokens):
+  def squares(batch):
     found = {}
 
     def listen(call, args, kwargs, context):
@@ -52,9 +54,9 @@ def inputs(
       return call(*args, **kwargs)
 
     with nn.intercept_methods(listen):
-      module.apply({"params": nested}, tokens)
+      module.apply({"params": nested}, batch["inputs"], **registry.reads(batch))
     return found
 
-  found = [jax.device_get(squares(tokens)) for tokens in batches]
+  found = [jax.device_get(squares(dict(batch))) for batch in batches]
   return {name: np.mean([np.asarray(one[name], np.float64) for one in found], 0)
           for name in (found[0] if found else ())}

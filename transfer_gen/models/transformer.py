@@ -39,13 +39,18 @@ class Decoder(nn.Module):
     nn.share_scope(self, self.stack)
     self.head = head(self.config)
 
-  def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(
+      self, inputs: jax.Array, train: bool = False, positions: jax.Array | None = None
+  ) -> jax.Array:
     """Reads whole rows.
 
     Args:
       inputs: i32[B, T]. Shorter rows are padded on the right; since no position sees
         later ones, padding changes no logits before it.
       train: Whether dropout acts; it draws from the key `dropout`.
+      positions: i32[B, T], for rows that hold several documents: the number of inputs
+        before each one that belong to the same document. No document sees another.
+        If None, each row is one document.
 
     Returns:
       Logits dtype[B, T, V].
@@ -53,7 +58,7 @@ class Decoder(nn.Module):
     Raises:
       errors.UserError: If T is above `max_length` of learned positions.
     """
-    x = self.stack(inputs, self.embed, train)
+    x = self.stack(inputs, self.embed, train, positions=positions)
     return logits(self.config, self.embed, self.head, x)
 
   def init_cache(self, batch: int, length: int) -> Cache:
@@ -138,7 +143,8 @@ class Stack(nn.Module):
 
   def __call__(
       self, inputs: jax.Array, embed: layers.Embed, train: bool,
-      valid: jax.Array | None = None, memory: Cache | None = None) -> jax.Array:
+      valid: jax.Array | None = None, memory: Cache | None = None,
+      positions: jax.Array | None = None) -> jax.Array:
     """Reads whole rows.
 
     Args:
@@ -147,6 +153,7 @@ class Stack(nn.Module):
       train: Whether dropout acts.
       valid: For an encoder: bool[B, T], True where inputs are not padding.
       memory: For a decoder with an encoder: what `read` returned.
+      positions: As for `Decoder`.
 
     Returns:
       dtype[B, T, D].
@@ -157,16 +164,23 @@ class Stack(nn.Module):
     caches.check_length(self.config, inputs.shape[1])
     # An axis of size 1, not B: masks, rotations and biases are then computed once for
     # all rows.
-    positions = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
+    steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
     if valid is None:
-      mask = positions[:, :, None] >= positions[:, None, :]  # [1, T, T]
+      mask = steps[:, :, None] >= steps[:, None, :]  # [1, T, T]
     else:
       # An encoder sees both ways, so the mask only hides padding. A decoder needs no
       # `valid`: its padding comes last, where no token sees it.
       mask = valid[:, None]  # [B, 1, T]
-    masks = _masks(self.config, mask, positions, lambda: positions)
+    if positions is None:
+      positions = steps
+    else:
+      begins = steps - positions  # i32[B, T], where the document of each step begins.
+      mask &= steps[:, None, :] >= begins[:, :, None]  # [B, T, T]
+    # Windows and relative positions are distances, which are the same between steps of
+    # the row as between positions in a document, and then the same in all rows.
+    masks = _masks(self.config, mask, steps, lambda: steps)
     x = self._embedded(inputs, embed, positions, train)
-    bias = self._bias(positions, lambda: positions)
+    bias = self._bias(steps, lambda: steps)
     for block in self.blocks:
       x, _ = block(
           x, positions, masks[block.window], None, train, bias, _of(memory, block))

@@ -146,8 +146,9 @@ def _storing(assembled):
   # alike.
   begin = buckets.beginning(assembled.model, assembled.first_layer)
   params = _shapes(assembled.specs)
-  return sum(len(inputs) * flops(begin, params, inputs[:1])
-             for inputs in assembled.data.inputs("train"))
+  return sum(
+      len(read["inputs"]) * flops(begin, params, {k: v[:1] for k, v in read.items()})
+      for read in assembled.data.inputs("train"))
 
 
 def _shapes(specs: assembled_lib.Specs) -> dict[str, jax.ShapeDtypeStruct]:

@@ -14,9 +14,9 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen import tree
 from transfer_gen.data import catalog
 from transfer_gen.models import taps
+from transfer_gen.train import objectives
 
 # Size of a part in bytes. TFDS holds a part in memory while it is written, and a run
 # that is killed loses at most one.
@@ -24,17 +24,18 @@ PART = 128 * 2**20
 # Largest relative error of rounding to bfloat16, which has 8 significant bits.
 _ROUNDED = 2.0 ** -8
 _Params = Mapping[str, jax.Array]
+_Batch = Mapping[str, np.ndarray]
 
 
 def beginning(module: Any, layer: int) -> Callable[[_Params, Any], jax.Array]:
   """Returns the function that computes what is stored of a batch.
 
-  It maps flat params and i32[B, T] to dtype[B, T, D], the output of the layer below
+  It maps flat params and a batch to dtype[B, T, D], the output of the layer below
   `layer`.
   """
-  def begin(params, inputs):
+  def begin(params, batch):
     with taps.listening(hidden=(layer - 1,)) as seen:
-      module.apply({"params": tree.unflatten(params)}, inputs)
+      objectives.logits(module, params, batch, False, None)
     return seen.hidden[layer - 1]
   return begin
 
@@ -43,17 +44,18 @@ class Bucket:
   """Hidden states of the rows of one bucket; i64[B] indexes them."""
 
   def __init__(
-      self, folder: epath.Path, inputs: np.ndarray, make: "Maker", run: config_lib.Run):
+      self, folder: epath.Path, read: _Batch, make: "Maker", run: config_lib.Run):
     assert run.features is not None, "asked for"
-    self.inputs, self._folder, self._make = inputs, folder, make
+    self._read, self._folder, self._make = dict(read), folder, make
+    self._count, length = read["inputs"].shape
     assert run.features is not None
-    self._batch = run.train.rows(inputs.shape[1])
+    self._batch = run.train.rows(length)
     self._dtype = np.dtype(jax.numpy.dtype(run.features.dtype))
-    self._row = make.shape(inputs.shape[1])
+    self._row = make.shape(length)
     nbytes = math.prod(self._row) * self._dtype.itemsize
     # Whole batches, so that a live pass can repeat them.
     self._size = max(PART // (nbytes * self._batch), 1) * self._batch
-    self.nbytes = nbytes * len(inputs)
+    self.nbytes = nbytes * self._count
     self._open: dict[int, Any] = {}
 
   def __getitem__(self, index: np.ndarray) -> np.ndarray:
@@ -70,12 +72,12 @@ class Bucket:
 
   def missing(self) -> list[int]:
     """Returns the numbers of the parts that are not written yet."""
-    return [part for part in range(-(-len(self.inputs) // self._size))
+    return [part for part in range(-(-self._count // self._size))
             if not self._builder(part).is_prepared()]
 
   def rows_of(self, part: int) -> range:
     """Returns the numbers of the rows that a part holds."""
-    return range(part * self._size, min((part + 1) * self._size, len(self.inputs)))
+    return range(part * self._size, min((part + 1) * self._size, self._count))
 
   def write(self, part: int, progress: Callable[[int], object]) -> None:
     """Computes and writes a part.
@@ -101,8 +103,8 @@ class Bucket:
     Past the end of the bucket the last row is repeated.
     """
     # Always B rows: one compiled program, and the same rounding in each pass.
-    index = np.minimum(np.arange(start, start + self._batch), len(self.inputs) - 1)
-    return self._make(self.inputs[index])
+    index = np.minimum(np.arange(start, start + self._batch), self._count - 1)
+    return self._make({name: value[index] for name, value in self._read.items()})
 
   def compare(self, share: float, folder: epath.Path) -> None:
     """Computes a share of the batches again and compares them with what is stored.
@@ -114,12 +116,12 @@ class Bucket:
     Raises:
       errors.UserError: If one differs by more than rounding to the stored dtype.
     """
-    starts = range(0, len(self.inputs), self._batch)
+    starts = range(0, self._count, self._batch)
     count = min(max(math.ceil(share * len(starts)), 1), len(starts))
     for i in range(count):
       # Spread evenly over the bucket, so that the parts are sampled alike.
       start = starts[i * len(starts) // count]
-      rows = np.arange(start, min(start + self._batch, len(self.inputs)))
+      rows = np.arange(start, min(start + self._batch, self._count))
       stored = self[rows].astype(np.float32)
       live = self.live(start)[:len(rows)].astype(np.float32)
       # These are the batches that `write` computed, with the same program: in float32
@@ -155,11 +157,11 @@ class Maker:
   run_fn: Callable[[_Params, Any], jax.Array]
   params: _Params
 
-  def __call__(self, inputs: np.ndarray) -> np.ndarray:
-    """Maps inputs i32[B, T] to hidden states dtype[B, T, D]."""
-    return np.asarray(self.run_fn(self.params, inputs))
+  def __call__(self, batch: _Batch) -> np.ndarray:
+    """Maps a batch, of which the model reads, to hidden states dtype[B, T, D]."""
+    return np.asarray(self.run_fn(self.params, batch))
 
   def shape(self, length: int) -> tuple[int, int]:
     """Returns (T, D), the shape of the hidden states of a row of `length` tokens."""
-    one = jax.ShapeDtypeStruct((1, length), np.int32)
+    one = {"inputs": jax.ShapeDtypeStruct((1, length), np.int32)}
     return jax.eval_shape(self.run_fn, self.params, one).shape[1:]

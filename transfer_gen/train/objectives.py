@@ -12,10 +12,9 @@ import jax.numpy as jnp
 
 from transfer_gen import tree
 from transfer_gen.models import extended
+from transfer_gen.models import registry
 from transfer_gen.models import taps
 from transfer_gen.train import step as step_lib
-
-_ENCODER = ("encoder_inputs", "encoder_counts")  # The keys of a batch for the encoder.
 
 
 @functools.lru_cache(maxsize=32)  # One function per model: programs are shared.
@@ -27,8 +26,9 @@ def next_token(
   is compiled once.
 
   Args:
-    module: Maps i32[B, T] to logits dtype[B, T, V]. A model with an encoder also reads
-      `encoder_inputs` i32[B, S] and `encoder_counts` i32[B] of the batch.
+    module: Maps i32[B, T] to logits dtype[B, T, V]. It also reads `positions` i32[B, T]
+      of a batch whose rows hold several documents, and with an encoder
+      `encoder_inputs` i32[B, S] and `encoder_counts` i32[B].
     train: Whether dropout is applied.
     first: First layer to compute if the batch has `hidden` dtype[B, T, D], the stored
       input of that layer (see `train.features`). A batch without `hidden` is computed
@@ -86,7 +86,8 @@ def logits(
   Args:
     module: As for `next_token`.
     params: Flat params, by name.
-    batch: `inputs` i32[B, T], and what the encoder reads if the model has one.
+    batch: `inputs` i32[B, T]; `positions` i32[B, T] if rows hold several documents; and
+      what the encoder reads if the model has one.
     train: Whether dropout is applied.
     key: Decides the dropout masks; not used unless `train`.
     first: As for `next_token`.
@@ -103,9 +104,8 @@ def logits(
     >>> objectives.logits(module, params, batch, train=False, key=None).shape
     (1, 3, 5)
   """
-  # Models without an encoder do not accept its keys, so absent ones are left out.
   given: dict[str, Any] = {"train": train, "rngs": {"dropout": key} if train else None,
-           **{name: batch[name] for name in _ENCODER if name in batch}}
+           **registry.reads(batch)}
   variables = {"params": tree.unflatten(params)}
   if "hidden" in batch:
     return taps.resume(

@@ -61,8 +61,8 @@ def attach(
   make = buckets_lib.Maker(jax.jit(buckets_lib.beginning(module, layer)), dict(params))
   root = epath.Path(run.features.path or epath.Path(workdir) / _FOLDER)
   folder = root.expanduser() / _fingerprint(run, layer, data, params)
-  stored = {split: [buckets_lib.Bucket(folder / f"{split}_{number}", inputs, make, run)
-                    for number, inputs in enumerate(data.inputs(split))]
+  stored = {split: [buckets_lib.Bucket(folder / f"{split}_{number}", read, make, run)
+                    for number, read in enumerate(data.inputs(split))]
             for split in _SPLITS}
   buckets = [bucket for found in stored.values() for bucket in found]
   _write(buckets, layer, folder)
@@ -112,9 +112,11 @@ def _fingerprint(run, layer, data, params) -> str:
       digest.update(f"{name} {value.shape}".encode())
       digest.update(np.ascontiguousarray(value).data)
   for split in _SPLITS:
-    for inputs in data.inputs(split):
-      digest.update(f"{split} {inputs.shape}".encode())
-      digest.update(np.ascontiguousarray(inputs).data)
+    for read in data.inputs(split):
+      # Positions, of packed rows, say where documents begin.
+      for value in read.values():
+        digest.update(f"{split} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
   return digest.hexdigest()[:16]
 
 
