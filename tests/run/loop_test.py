@@ -1,5 +1,6 @@
-"""A checkpoint is saved before a validation, which may fail without losing a step."""
+"""Tests for the loop of training: checkpoints before validations, and pmap."""
 
+import numpy as np
 import pytest
 
 from tests import small_runs
@@ -96,3 +97,16 @@ def test_a_line_of_a_validation_that_was_cut_is_written_once(tmp_path, failing):
   steps = [line["step"] for line in lines(tmp_path / "w")
            if line["split"] == "validation"]
   assert steps == [2, 4, 6]
+
+
+def test_a_run_under_pmap_has_the_losses_of_one_under_jit(tmp_path):
+  run = run_on(tmp_path, steps=2)
+  under_jit = loop.train(run, tmp_path / "jit")
+  run.parallel.mode = "pmap"
+
+  loop.train(run, tmp_path / "pmap", stop=1)
+  under_pmap = loop.train(run, tmp_path / "pmap")  # Goes on, from a checkpoint.
+
+  name = "best_validation_loss"
+  np.testing.assert_allclose(under_pmap[name], under_jit[name], rtol=1e-5)
+  assert under_pmap["step"] == under_jit["step"] == 2

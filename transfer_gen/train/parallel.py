@@ -128,6 +128,10 @@ def _pmap(config, specs, step, rows) -> Runner:
   _divides(rows, count)
   # A mesh of one device: restoring a checkpoint needs shardings that have a mesh.
   device = sharding.replicated(jax.sharding.Mesh(jax.local_devices()[:1], ("data",)))
+  # Placed as `pmap` wants its arguments: it refuses arrays that lie on one device.
+  each = jax.sharding.NamedSharding(
+      jax.sharding.Mesh(jax.local_devices(), (_AXIS,)),
+      jax.sharding.PartitionSpec(_AXIS))
   # The key is the same on all devices: the step folds in each one's own index.
   mapped = jax.pmap(
       lambda state, batch, key: step(state, batch, key=key, axis_name=_AXIS),
@@ -144,8 +148,8 @@ def _pmap(config, specs, step, rows) -> Runner:
 
   return Runner(
       shardings=dict.fromkeys(specs, device),
-      place=lambda state: jax.tree.map(
-          lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), state),
+      place=lambda state: jax.tree.map(lambda x: jax.device_put(
+          jnp.broadcast_to(x[None], (count, *x.shape)), each), state),
       # All devices hold equal states, because gradients are summed before the update.
       fetch=lambda state: jax.tree.map(lambda x: x[0], state),
       put=put, step=one_step)
