@@ -78,7 +78,8 @@ def test_every_pair_is_read_once_before_any_is_read_twice(tmp_path):
   seen = [next(batches)["inputs"] for _ in range(count)]
 
   rows = {row.tobytes() for batch in seen for row in batch}
-  whole = {row.tobytes() for bucket in inputs.data.inputs("train") for row in bucket}
+  whole = {row.tobytes() for bucket in inputs.data.inputs("train")
+           for row in bucket["inputs"]}
   assert len(rows & whole) > 0.9 * len(whole)
 
 
