@@ -223,8 +223,10 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
   flags = [f"--source={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
 
   main.run(["transfer_gen", "convert", *flags, "--to=safetensors"])
-  assert capsys.readouterr().out.splitlines()[1:] == [
+  _, *lines, asked = capsys.readouterr().out.splitlines()
+  assert lines == [
       "Its architecture there: gpt2.", "No tokenizer lies beside it: none was written."]
+  assert "holds no vocabulary: give source.tokenizer" in asked
   with pytest.raises(SystemExit) as stopped:
     main.run(["transfer_gen", "convert", *flags])
 

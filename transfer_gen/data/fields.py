@@ -107,8 +107,3 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
 def _columns(config: config_lib.Data) -> tuple[str, ...]:
   return tuple(name.strip() for name in config.columns.split(",")
                ) if config.columns else ()
-
-
-def _columns(config: config_lib.Data) -> tuple[str, ...]:
-  return tuple(name.strip() for name in config.columns.split(",")
-               ) if config.columns else ()
