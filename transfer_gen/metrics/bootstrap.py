@@ -17,7 +17,11 @@ from transfer_gen.metrics import measured as measured_lib
 Measured = measured_lib.Measured
 SAMPLES = 1000  # Of the bootstrap.
 TRIALS = 10_000  # Of the randomization test.
+# What sacreBLEU takes by default. Each test starts from it anew, so that both runs of a
+# comparison are scored on the same draws, and a repeated call prints the same.
 _SEED = 12345
+# An array of so many float64 takes 80 MB. The draws of a bootstrap over a million
+# documents would take 8 GB if they were all held.
 _CELLS = 10_000_000  # Largest S x N that is held at a time.
 
 
@@ -78,6 +82,8 @@ def _resampled(statistics: np.ndarray, found: Measured) -> np.ndarray:
   return np.concatenate(scores)
 
 
+# One draw decides both halves of a trial: where one takes the output of the first run,
+# the other takes that of the second. This keeps the documents paired.
 def _exchanged(first: Measured, second: Measured) -> np.ndarray:
   """Returns the sizes f64[S] of the difference where outputs change places."""
   count = len(first.statistics)
@@ -101,6 +107,8 @@ def _parts(samples: int, documents: int) -> Iterator[int]:
     samples -= part
 
 
+# The bounds are scores that were drawn, as in sacreBLEU. `np.quantile` would by default
+# interpolate between neighbours, and give slightly other bounds.
 def _middle(scores: np.ndarray) -> tuple[float, float]:
   """Returns the bounds of the middle 95% of some scores."""
   # A sample may hold nothing to count, and then it has no score.
@@ -109,6 +117,7 @@ def _middle(scores: np.ndarray) -> tuple[float, float]:
   return float(ordered[cut]), float(ordered[len(ordered) - cut - 1])
 
 
+# One is added above and below, so that no finite number of trials ends at p = 0.
 def _p_value(sizes: np.ndarray, difference: float) -> float:
   """Returns how probable so large a difference is if the runs do not differ."""
   # Runs that score the same are not told apart. sacreBLEU would report the smallest

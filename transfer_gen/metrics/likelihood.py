@@ -64,6 +64,8 @@ def token_accuracy(hits: np.ndarray, tokens: np.ndarray) -> Measured:
   return measured_lib.share("token_accuracy", hits, tokens, higher=True)
 
 
+# The statistics stay sums of nats, so that a sample averages losses before it takes
+# exp. A mean of perplexities would be ruled by the few worst documents.
 def _perplexity(name: str, nats: np.ndarray, counts: np.ndarray) -> Measured:
   found = measured_lib.share(name, nats, counts, higher=False)
   return Measured(

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 
+# A generated `__eq__` would raise, because an array has no single truth value.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Measured:
   """The sufficient statistics of a metric, document by document.
@@ -26,6 +27,8 @@ class Measured:
   """
   name: str
   statistics: np.ndarray
+  # A bootstrap asks for many samples in one call, and what is a quotient of sums
+  # answers without a loop in Python.
   value: Callable[[np.ndarray], np.ndarray]
   higher: bool
   signature: str = ""
@@ -62,6 +65,8 @@ def share(
       name=name, statistics=statistics, value=ratio, higher=higher, signature=signature)
 
 
+# Not 0 where nothing was counted: a bound of an interval could become such a 0, while
+# callers can tell a NaN and leave it out.
 def ratio(sums: np.ndarray) -> np.ndarray:
   """Returns f64[S], the quotients of sums f64[S, 2]; NaN where the second is 0."""
   return np.divide(

@@ -17,6 +17,7 @@ from transfer_gen.metrics import ngrams
 from transfer_gen.metrics import overlap
 
 Measured = measured_lib.Measured
+# Hits are apart from losses, because they take a second pass over the documents.
 LOSSES, HITS = "losses", "hits"
 OUTPUTS, REFERENCES, TRAINING = "outputs", "references", "training"
 
@@ -64,6 +65,7 @@ class Metric:
   digits: int = 4
 
 
+# Above the table and not below it, because it is called while the module is imported.
 def _compared(
     measure: Callable[..., Measured], digits: int = 4, higher: bool = True,
     **form: object
@@ -100,6 +102,8 @@ METRICS: Mapping[str, Metric] = {
     **{kind: _compared(overlap.rouge, kind=kind)
        for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
     "exact_match": _compared(overlap.exact_match),
+    # `partial` binds each size now. A lambda alone would look `size` up when it is
+    # called, and both metrics would count the last one.
     **{f"distinct{size}": Metric(
         needs=OUTPUTS,
         measure=functools.partial(lambda e, n: ngrams.distinct(e.outputs, n), n=size))
@@ -139,6 +143,7 @@ def names(asked: Iterable[str]) -> tuple[str, ...]:
           + f" The metrics are {', '.join(METRICS)}; {', '.join(GROUPS)} stand for"
           " several.")
     found += GROUPS.get(name, (name,))
+  # Not a set, which would lose the order in which a user asked for them.
   return tuple(dict.fromkeys(found))
 
 
@@ -168,6 +173,7 @@ def measure(chosen: Sequence[str], evidence: Evidence) -> dict[str, Measured]:
     raise errors.UserError(
         f"{', '.join(compared)}: compared with references, but {where}. Give --data"
         " with references, or choose metrics without: distinct, repetition, novelty.")
+  # One function measures several metrics, such as all kinds of BLEU, under one name.
   return {name: dataclasses.replace(METRICS[name].measure(evidence), name=name)
           for name in chosen}
 

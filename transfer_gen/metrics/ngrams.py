@@ -58,6 +58,8 @@ def novelty(outputs: Sequence[str], training: Iterable[str]) -> Measured:
       list(map(len, found)), higher=True)
 
 
+# Words and not tokens, so that models with different tokenizers are measured alike.
+# `zip` ends with its shortest part, so a text of too few words has no n-gram.
 def _ngrams(text: str, size: int) -> list[tuple[str, ...]]:
   words = text.split()
   return list(zip(*(words[start:] for start in range(size))))

@@ -64,6 +64,7 @@ def rouge(
   """
   # Here, since it takes two seconds to import: it reads nltk, and nltk reads SciPy.
   from rouge_score import rouge_scorer
+  # The stemmer that rouge-score offers is Porter's, which knows English alone.
   scorer = rouge_scorer.RougeScorer([kind], use_stemmer=False)
   scores = [scorer.score_multi(found, output)[kind].fmeasure
             for output, found in zip(outputs, references, strict=True)]
@@ -94,6 +95,7 @@ def _sacrebleu(
   statistics = metric._extract_corpus_statistics(outputs, columns)
   value = lambda sums: np.array(
       [metric._compute_score_from_stats(row).score for row in sums.tolist()])
+  # sacreBLEU's intervals add up float32, which holds all whole numbers up to 2**24.
   return Measured(
       name=name, statistics=np.array(statistics, np.float64), value=value,
       higher=higher, signature=str(metric.get_signature()))

@@ -17,6 +17,7 @@ def numbers(found: Mapping[str, Measured]) -> dict[str, Any]:
   A metric that had nothing to count, such as repetition in texts of three words, has
   the score None and no interval.
   """
+  # JSON has no NaN: what Python writes for it, many readers refuse.
   scores = {name: one.score() for name, one in found.items()}
   return {
       **{name: None if math.isnan(score) else score for name, score in scores.items()},
@@ -45,6 +46,7 @@ def table(facts: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...
 def differences(
     pairs: Mapping[str, tuple[Measured, Measured]]) -> dict[str, dict[str, Any]]:
   """Tests each metric of a run against that of another, see `bootstrap.compare`."""
+  # A side that counted nothing has no score, and so there is no difference to test.
   return {name: bootstrap.compare(*pair) for name, pair in pairs.items()
           if not any(math.isnan(one.score()) for one in pair)}
 

@@ -31,6 +31,8 @@ def get_config() -> Run:
 
 def plan(run: Run) -> TransferPlan:
   """Returns the plan that copies some of the source's layers."""
+  # A config file cannot know how deep a source is, so the plan opens it and reads its
+  # config. No array is read.
   large = None if run.source is None else open_sources.one("source", run.source).model
   if large is None or not run.model.num_layers < large.num_layers:
     raise errors.UserError(
@@ -38,8 +40,10 @@ def plan(run: Run) -> TransferPlan:
         " --config.source.path=PATH and --config.model.num_layers=N.")
   layers = structure.layer_map(large.num_layers, run.model.num_layers, "spread")
   prefix = "decoder/" if isinstance(large, EncoderDecoder) else ""
+  # Layers first: the last rule matches their leaves as well, and the first match wins.
   return TransferPlan(
       rules=(*structure.depth(layers, prefix=prefix),
              Rule(target="(.*)", source=r"\1", why="the leaf of its name")),
+      # Leaves of a source that nobody reads are an error unless the plan names them.
       unused_source=structure.unused_layers(layers, large.num_layers, prefix),
       groups=(Group(name="all", params=".*"),))

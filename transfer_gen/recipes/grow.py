@@ -37,6 +37,7 @@ def plan(run: Run) -> TransferPlan:
         "recipe:grow needs a model and sizes to grow it to: set"
         " --config.source.path=PATH and, for example, --config.model.num_layers=8.")
   _, plan_ = structure.grow(small, noise=_NOISE, **sizes)
+  # The source's own rows are in their place. Only another vocabulary needs matching.
   if run.tokenizer.kind == "source":
     return plan_
   return dataclasses.replace(

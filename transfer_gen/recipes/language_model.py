@@ -3,6 +3,9 @@
 from transfer_gen.config import Data, Optim, Run, Tokenizer, Train
 
 
+# In all recipes, sizes of 0 and a warm-up of -1 are open: they are chosen from the
+# data, the model and the devices when a run begins. The steps that are chosen may be
+# many epochs, so patience ends a run that has begun to overfit.
 def get_config() -> Run:
   """Returns the run; `data.train` has to be set, and `source.path` may be."""
   return Run(

@@ -11,4 +11,6 @@ def get_config() -> Run:
       optim=Optim(lr=3e-4, warmup_steps=-1),
       train=Train(steps=0, batch_size=0, log_every=0, eval_every=0, checkpoint_every=0,
                   patience=5),
+      # Paulus et al. (2018) let no summary repeat a trigram; BART's checkpoint for
+      # CNN/Daily Mail (Lewis et al., 2020) also has 4 beams and this limit.
       decoding=Decoding(beams=4, no_repeat_ngram=3))

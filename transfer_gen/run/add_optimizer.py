@@ -17,5 +17,6 @@ def build(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
       run.optim, assembled.plan.groups, assembled.rows, run.train.steps)
   wanted = frozenset(
       name for name, source in run.all_sources().items() if source.moments)
+  # Not a part of the plan: it depends on the slots that the optimizer has for a group.
   rows = moments.mark(assembled.rows, optimizer, assembled.inputs.sources, wanted)
   return assembled.replace(optimizer=optimizer, rows=rows)

@@ -53,6 +53,7 @@ def write(
     answers = trained.answers(texts, decoding, known=known, keep=keep, **how)
   whole.write_text(output, prompts_lib.format_lines(
       prompts, answers.texts, answers.too_long, as_json))
+  # Only now: if writing fails, all answers are still in the file of progress.
   progress.unlink()
   return answers
 

@@ -17,6 +17,8 @@ Assembled = assembled_lib.Assembled
 
 # What contributes to a run, in order. A step before `resolve` may change the config,
 # the plan and the model; a step after it sees the rows.
+# Adapters and projections are leaves too, so they join the model before it. Features
+# and the optimizer depend on what learns, which only the rows say.
 STEPS: tuple[Callable[[Assembled], Assembled], ...] = (
     add_plan.add, add_adapters.wrap, add_teacher.add, add_plan.resolve,
     add_adapters.check_scales, add_features.find_first_layer, add_optimizer.build)

@@ -7,6 +7,7 @@ from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import fold
 from transfer_gen.transfer import table
 
+# Within the page, as its plots are, so that one file can be sent to someone.
 STYLE = """.trees{table-layout:fixed;width:100%;font:13px/1.4 ui-monospace,monospace}
 .trees td,.trees th{text-align:left;padding:.15rem .5rem;overflow-wrap:anywhere;
 vertical-align:top}.trees th{font-family:system-ui,sans-serif}.trees .arrow{width:30%}
@@ -21,6 +22,7 @@ margin:.2rem 0 .8rem;border-radius:.3rem;overflow:hidden;font:12px/1.4rem system
 .bar .copied{background:#bfe0bf}.bar .mapped{background:#b3d7f2}
 .bar .fresh{background:#ffd45c}.bar .learning{background:#bfe0bf}
 .bar .frozen{background:#ddd;opacity:1}"""
+# Where params come from, and whether they learn: each bar adds up to the whole target.
 _BARS = (("copied", "mapped", "fresh"), ("learning", "frozen"))
 
 

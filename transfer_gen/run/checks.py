@@ -51,6 +51,8 @@ def _check_metric(run: config_lib.Run) -> None:
   if train.metric_documents < 0:
     raise errors.UserError(
         f"train.metric_documents is {train.metric_documents}, must be at least 0.")
+  # A validation during training looks at outputs and references alone. Novelty would
+  # read the text of training again each time.
   known = {name for name, metric in measures.METRICS.items()
            if metric.needs in (measures.OUTPUTS, measures.REFERENCES)} | {best.LOSS}
   # A name that is no metric at all gets an error with the nearest one.

@@ -22,17 +22,26 @@ from transfer_gen.data import pipeline
 from transfer_gen.run import checks
 
 Run = config_lib.Run
+# All documents are tokenized later in any case, once lengths are known. These few are
+# enough for quantiles, and they alone are tokenized twice.
 _SAMPLE = 2000  # Documents whose tokens are counted to choose lengths.
+# Quantiles that are close to each other become one length, and so one compiled program.
 _ROUNDED = 8  # Lengths are multiples of it.
 # Of the documents, what the buckets and the longest row hold.
+# Not all of them: rows are padded to their length, and a single odd document would
+# decide how much padding the longest rows hold.
 _BUCKETS, _LONGEST = (0.25, 0.5, 0.75, 0.9), 0.995
 _TEXT_LENGTHS = (64, 256)  # Least and greatest length of rows of a language model.
 _VOCABULARY = (512, 16384)  # Least and greatest size of a trained vocabulary.
+# The row of a rare token is updated seldom, so little text gets a small vocabulary.
 _CHARS_PER_TOKEN = 500  # Characters of training text for each token of a vocabulary.
 # A CPU is busy with few tokens, and an accelerator with few would wait for each step.
 _BATCH_TOKENS = {"cpu": 2048}
 _BATCH_TOKENS_ELSEWHERE = 16384  # For each device.
+# Epochs alone would give very small data too few steps to learn from, and very large
+# data more than anyone waits for.
 _STEPS = (200, 20_000)
+# What is transferred begins nearer to its end, and needs fewer passes over the data.
 _EPOCHS = {"scratch": 30, "transfer": 10}
 _WIDTH = 100  # Columns of what is printed.
 _SMALL = 50_000  # Below so many documents a new model drops out more.

@@ -129,6 +129,8 @@ def stream(
     sure = _cut(whole, decoding.stop)
     ended = len(sure) < len(whole)
     sure = sure if ended else _settled(sure, decoding.stop)
+    # A tokenizer may decode the same tokens otherwise once more of them follow, and
+    # what was shown cannot be taken back.
     if sure.startswith(shown):
       show(sure[len(shown):])
       shown = sure
@@ -184,6 +186,8 @@ def _tokens(model, texts, strict, longest=None) -> tuple[list | None, list]:
       texts, model.tokenizer, model.data, strict, longest)
 
 
+# Texts are searched and not tokens, because the tokens that spell a stop may also spell
+# what stands beside it.
 def _stopper(model, stops):
   """Returns what ends rows whose text contains a stop; None if there are no stops."""
   if not stops:

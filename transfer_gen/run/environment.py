@@ -32,6 +32,7 @@ def describe() -> dict[str, Any]:
   }
 
 
+# In the folder of the code, because a run may be started from any other repository.
 def _git(*args: str) -> str:
   """Returns what git prints for the running code; empty outside a repository."""
   folder = epath.Path(__file__).parent

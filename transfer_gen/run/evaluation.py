@@ -146,6 +146,7 @@ def comparable(first: Evaluated, second: Evaluated) -> dict[str, tuple[Any, Any]
   return found
 
 
+# Compared by content, because each run loads an object of its own.
 def _vocabulary(evaluated: Evaluated) -> tuple[Any, Mapping[str, int]]:
   tokenizer = evaluated.trained.tokenizer
   return tuple(tokenizer.tokens), dict(tokenizer.roles)

@@ -75,5 +75,6 @@ class Inputs:
   def with_run(self, run: config_lib.Run) -> "Inputs":
     """Returns the same inputs for a run that reads the same and learns otherwise."""
     checks.check(run)
+    # Both read the same data, so what was chosen from it holds for either.
     return dataclasses.replace(self, run=dataclasses.replace(
         run.with_choices_of(self.run), model=self.run.model))

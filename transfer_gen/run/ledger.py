@@ -17,6 +17,7 @@ from transfer_gen.metrics import measures
 from transfer_gen.run import records
 
 
+# A class of its own, so that a search can drop the candidate and go on.
 class Diverged(errors.UserError):
   """The loss is not finite any more."""
 
@@ -33,6 +34,8 @@ class Ledger:
       done: int, train: config_lib.Train):
     """Begins after `done` of the steps that `train` asks for."""
     self._writer, self._checkpoints, self._train = writer, checkpoints, train
+    # Two lists: a loss leaves `_running` once it is computed, and shows progress, while
+    # all metrics of its step stay pending until a line is due.
     self._pending, self._running = [], collections.deque()
     # Lines have their own rhythm, so the progress itself prints none into a log.
     self._work = progress.Progress(

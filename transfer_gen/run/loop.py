@@ -102,6 +102,7 @@ class _Session:
   checkpoints: checkpoint.Checkpoints
   writer: records.MetricsWriter
   workdir: epath.Path
+  # Folded with the step when it is used, so that a resumed run draws the same masks.
   key: jax.Array  # Of dropout.
 
 

@@ -40,6 +40,7 @@ def score(
       run.data, {_SPLIT: documents}, trained.tokenizer, {}, encoder)
   rows = sum(data.facts["splits"][_SPLIT]["rows"].values())
   functions = [objectives.next_token(trained.model, False)]
+  # A pass of its own, so that evaluating without this metric costs no more.
   functions += [objectives.likeliest(trained.model)] if with_hits else []
   with progress.track("scoring", rows * len(functions), "row") as work:
     found = [score_lib.make_scorer(function)(

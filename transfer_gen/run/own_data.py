@@ -11,6 +11,8 @@ from transfer_gen.data import reading
 
 Document = documents_lib.Document
 _LONGEST = 1024  # Tokens of a row: a model may name far more than memory holds.
+# Buckets double from here on: less than about half of a longer row is padding, and only
+# a few programs are compiled.
 _SHORTEST_BUCKET = 32
 
 

@@ -23,6 +23,7 @@ _SHOWN = 20  # Lines of differing rows in a message.
 
 def is_claimed(workdir: epath.PathLike) -> bool:
   """Whether a workdir belongs to a run already."""
+  # `workdir.claim` writes it last, so all else that it writes is there as well.
   return (epath.Path(workdir) / codec.CONFIG).exists()
 
 
@@ -109,6 +110,7 @@ def _of_another(
       + f"\nTake another --workdir, or the {what} that it began with.")
 
 
+# All of them and not the first, so that one call shows everything that has changed.
 def _differences(theirs: Any, mine: Any, prefix: str = ""):
   if isinstance(theirs, dict) and isinstance(mine, dict):
     for key in sorted(theirs.keys() | mine.keys()):

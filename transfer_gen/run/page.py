@@ -62,6 +62,8 @@ def metrics(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                  and measures.METRICS[name].needs != measures.LOSSES})
 
 
+# With `Figure` and not with pyplot, which keeps every figure open until it is closed,
+# and may choose a backend that needs a display.
 def plot(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str = "loss") -> str:
   """Plots validations over steps as SVG.

@@ -32,6 +32,7 @@ def texts(workdir: epath.Path, run: Run, reader: Reader) -> Texts:
         " --data=FILE.")
   found, facts = reader.texts(run.data)
   record = whole.read_json(path, dict)
+  # Splits of changed files may test a run on documents that it was trained on.
   if record.get("fingerprint") != facts["fingerprint"]:
     raise errors.UserError(
         f"{workdir}: its data changed since it was trained: {_counted(record)} then,"

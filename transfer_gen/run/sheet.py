@@ -77,6 +77,7 @@ def write_outputs(
     path: The file.
     written: What the run wrote, and what another one wrote if they are compared.
   """
+  # People read these lines too, and escapes would hide every letter beyond ASCII.
   keys, first = ("output", "against"), written[0]
   lines = [{"input": given, "references": list(right),
             **{key: one.outputs[i] for key, one in zip(keys, written)}}

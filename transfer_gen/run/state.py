@@ -51,6 +51,7 @@ def restored(
   # The groups of the state before `step`: a group that starts there has no slots yet.
   opt_state = jax.eval_shape(
       lambda params: assembled.optimizer.extend({}, params, max(step - 1, 0)), shapes)
+  # Shapes alone until here: slots that are replaced at once would take memory twice.
   params, opt_state = checkpoints.restore(
       step, runner.abstract(shapes, assembled.specs),
       runner.abstract(opt_state, assembled.specs))

@@ -25,6 +25,8 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
       optimizer=assembled.optimizer)
 
 
+# What divides a batch over devices and into parts must divide the batch of every
+# length, and so this number.
 def _rows(assembled: assembled_lib.Assembled) -> int:
   """Returns B, or what the batches of all lengths have as a common divisor."""
   train = assembled.run.train

@@ -18,12 +18,17 @@ from transfer_gen.transfer import resolve
 from transfer_gen.transfer import suggest
 
 Run = config_lib.Run
+# Has no writer below: a search puts another strategy in its place beforehand.
 AUTO = "auto"
 LORA = "lora"
+# What `distill.student` calls the leaves that it adds.
 PROJECTIONS = "distill/.*"
 _Groups = tuple[plan_lib.Group, ...]
 _ALL = (plan_lib.Group(name="all", params=".*"),)
+# The last one in each list, because the first group that matches owns a leaf.
 _REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
+# The best learning rate of LoRA is about ten times that of training all params
+# (Schulman et al., 2025).
 _LORA_MULT = 10.0
 
 
@@ -138,6 +143,8 @@ def with_drawn(
       groups=(plan_lib.Group(name=name, params=params), *run.transfer.groups)))
 
 
+# All writers take the rows, so that one table can call them, though only that of
+# `distill` reads any.
 def _fine_tune(run, rows):
   del rows
   return (groups_lib.by_layer(run.model) if run.strategy.frozen else _ALL), {}
@@ -150,6 +157,8 @@ def _feature_extraction(run, rows):
   return (top, _REST), {}
 
 
+# Which layers are best to tune depends on how the new data differ (Lee et al., 2023),
+# so there is no default for `learn`.
 def _surgical(run, rows):
   del rows
   groups, wanted = groups_lib.by_layer(run.model), run.strategy.learn

@@ -124,4 +124,5 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
 
 def scorer(model: registry.Model) -> evaluate.Scorer:
   """Returns the function that scores params of a model on a split."""
+  # Both are cached by the model, so tests of several seeds compile its program once.
   return evaluate.make_scorer(objectives.next_token(model, False))

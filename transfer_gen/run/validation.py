@@ -44,6 +44,7 @@ def make(
   return validate
 
 
+# The first documents each time, so that validations of one run can be compared.
 def _of_texts(assembled: assembled_lib.Assembled, params: _Params) -> float:
   """Returns the run's metric of what the model writes for validation."""
   run = assembled.run

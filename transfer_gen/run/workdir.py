@@ -29,6 +29,8 @@ def claim(
   """
   plan_files.write_audit(assembled, workdir, min_coverage)
   workdir = epath.Path(workdir)
+  # `write_audit` has compared config, plan and texts with what is there. The files
+  # below stay those that the run began with.
   if ownership.is_claimed(workdir):
     return
   folder = workdir / tokenizers.FOLDER

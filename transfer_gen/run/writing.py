@@ -37,6 +37,7 @@ def prompt(document: Document) -> tuple[str, tuple[str, ...]]:
   if document.input:
     answers = (document.target, *document.references)
     return document.input, tuple(answer for answer in answers if answer)
+  # At single spaces, so that joining gives back line ends and runs of spaces.
   words = document.target.split(" ")
   rest = " ".join(words[_WORDS:])
   return " ".join(words[:_WORDS]), (rest,) if rest.strip() else ()

@@ -41,6 +41,8 @@ def candidates(
                make(name="feature_extraction", lr_mult=3.0), make(name="lora")]}
 
 
+# Norms of 0 are enough to count candidates: gradients decide which layers the surgical
+# one learns, and not how many candidates there are.
 def of_model(
     model: config_lib.Decoder | config_lib.Recurrent
 ) -> dict[str, list[config_lib.Strategy]]:
@@ -93,6 +95,7 @@ def overrides(strategy: config_lib.Strategy) -> list[str]:
           if getattr(strategy, field.name) != field.default]
 
 
+# Other fields are left out, because no two candidates differ in them alone.
 def name(strategy: config_lib.Strategy) -> str:
   """Returns a name for the folder of a candidate."""
   parts = [strategy.name]

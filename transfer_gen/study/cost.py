@@ -86,6 +86,7 @@ def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
   that starts late counts from its start on, and a teacher counts with what it computes.
   If features are stored, each training row counts once for the layers before them.
   """
+  # Without dropout, whose masks take no matrix product.
   nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
   # Batches of the same shapes cost the same, so each shape is traced only once.
   batches = _by_shape(assembled)
@@ -163,6 +164,8 @@ def _teaching(teacher: Any, batch: Mapping[str, np.ndarray]) -> float:
   return flops(teacher.tell, _shapes(teacher.source.specs), teacher.read(batch))
 
 
+# Only matrix products: no model here has convolutions, and what is computed element by
+# element is little beside them.
 def _count(jaxpr) -> float:
   total = 0.0
   for equation in jaxpr.eqns:

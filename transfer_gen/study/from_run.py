@@ -25,6 +25,7 @@ def study(run: config_lib.Run) -> config_lib.Study:
     raise errors.UserError(
         "The run has no source, so there is nothing to compare it with: set"
         " source.path, or write a function get_study.")
+  # Leaves of a source that nobody reads are an error unless the plan names them.
   plan = dataclasses.replace(plan_lib.SCRATCH, unused_source=(".*",))
   scratch = dataclasses.replace(
       run, transfer=plan, strategy=config_lib.Strategy(), adapters=(), features=None,

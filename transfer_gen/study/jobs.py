@@ -89,6 +89,7 @@ def _read_by(run: config_lib.Run) -> list[str]:
   return [source.run for source in sources if source.run]
 
 
+# A deep copy, because configs are mutable and several jobs are made of one run.
 def _with(run, seed, lr, workdir) -> config_lib.Run:
   at = lambda source: dataclasses.replace(
       source, path=str(workdir / source.run), run="") if source.run else source

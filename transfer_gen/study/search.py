@@ -21,6 +21,8 @@ def search(
   """Searches, and writes the decision with its evidence."""
   folder = workdir / decision.FOLDER
   budget = candidates_lib.budget(run)
+  # No candidate is called `none`, so neither a tokenizer nor choices that a candidate
+  # left in its folder are taken over.
   inputs = reader.read(
       dataclasses.replace(run, strategy=candidates_lib.COMMON), folder / "none")
   common = assemble.assemble(inputs)

@@ -122,6 +122,7 @@ def cell(run: Mapping[str, Any], name: str) -> str:
   return f"{measures.shown(name, score)} ({low} to {high})"
 
 
+# NaN compares as not greater, so a seed without a score is not counted as ahead.
 def _score(run: Mapping[str, Any], name: str) -> float:
   score = run["metrics"][name]
   return float("nan") if score is None else score

@@ -27,6 +27,7 @@ def loss(
   # compared after the same number of steps.
   scores = trained_lib.open(workdir, done).score(inputs.data, "validation")
   found = scores.metrics()["loss"]
+  # `min` returns a NaN that stands first, so such a candidate could win.
   return found if math.isfinite(found) else math.inf
 
 

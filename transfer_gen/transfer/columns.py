@@ -64,6 +64,8 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
   return [max(map(len, column)) for column in zip(*lines)]
 
 
+# A column that grows narrower by one leaves the others as they were, so nearly all that
+# a step of the loop asks for is known from the step before. Hence the caches.
 def _limited(lines: Sequence[Sequence[str]], room: int) -> list[int]:
   """Returns the width of each column, so that their sum is at most `room`."""
   widths, columns = _widths(lines), [*zip(*lines)]
@@ -90,6 +92,8 @@ def _limited(lines: Sequence[Sequence[str]], room: int) -> list[int]:
   return widths
 
 
+# A separator stays with the part before it: a line that ends in a slash or a comma
+# shows that its cell goes on.
 def _parts(cell: str) -> list[str]:
   """Returns the parts of a cell between which it may be broken."""
   return re.findall(r"[^/, ]+[/, ]*|[/, ]+", cell)

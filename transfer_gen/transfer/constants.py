@@ -40,6 +40,7 @@ def differences(source: Constants, target: Constants) -> dict[str, tuple[Any, An
     idle = name.startswith("rotary_") and not both_rotary
     if theirs != mine and name not in _IMPLIED and not idle:
       found[name] = theirs, mine
+  # The names came out of a set, whose order may change from one process to the next.
   return dict(sorted(found.items()))
 
 

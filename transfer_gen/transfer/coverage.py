@@ -27,6 +27,7 @@ def check(audit: audit_lib.Audit, least: float) -> None:
   folded = [(times * int(each), times, name) for times, (name, each) in
             fold.fold([(row.name, str(lacks)) for row, lacks in missing if lacks])]
   folded.sort(key=lambda line: -line[0])
+  # The largest ones show which rule is missing. All of them could fill a screen.
   lines = [f"  {name}{f' ({times} leaves)' if times > 1 else ''}: {lacks:,} params"
            for lacks, times, name in folded[:5]]
   more = [f"  and {len(folded) - 5} more"] if folded[5:] else []
