@@ -55,7 +55,8 @@ def test_a_workdir_of_another_plan_is_refused_with_the_differing_rows(folder, ca
   cli.train_source(folder, capsys)
   cli.train(capsys, "--config=config.py:moved", "--workdir=moved")
   text = (folder / "config.py").read_text()
-  frozen = """groups=(Group(name="head", params="embed/.*", unfreeze_step=None),"""
+  frozen = """groups=(
+      Group(name="head", params="layer_0/mlp/.*", unfreeze_step=None),"""
   (folder / "config.py").write_text(text.replace("groups=(", frozen))
   wanted = ["train", "--config=config.py:moved", "--workdir=moved"]
 
@@ -65,7 +66,7 @@ def test_a_workdir_of_another_plan_is_refused_with_the_differing_rows(folder, ca
   reworded = cli.refused(capsys, *wanted)
 
   assert "moved belongs to another plan" in message
-  assert "embed/embedding" in message and "head, unfreeze_step=None" in message
+  assert "layer_0/mlp" in message and "head, unfreeze_step=None" in message
   assert "final_norm" not in message
   assert "No row differs" in reworded and "a reason" in reworded
 

@@ -51,7 +51,8 @@ def whole_pass(module, params, prompts, texts):
 
 @pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.long)
-    if name in ("learned", "sinusoidal", "pair_post", "lstm") else name
+    if name in ("learned", "sinusoidal", "relative", "pair_post", "lstm",
+                "rnn_window") else name
     for name in MODELS])
 def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
   module, params = random_models.build(MODELS[name], noise=1.0, seed=3)

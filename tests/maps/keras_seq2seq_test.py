@@ -38,7 +38,8 @@ def get_config():
       transfer=plan.TransferPlan(
           rules=({rules}),
           axes=(plan.On(axis="vocab", map=axes.MatchTokens(fresh="mean")),),
-          groups=(plan.Group(name="all", params=".*"),), unused_source=({unused})))
+          groups=(plan.Group(name="all", params=".*"),), unused_source=({unused}),
+          may_differ=("source_length",)))
 '''
 
 

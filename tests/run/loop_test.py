@@ -46,7 +46,9 @@ def failing(monkeypatch):
   return fail
 
 
-@pytest.mark.parametrize("number, step", [(0, 2), (1, 4), (2, 6)])
+@pytest.mark.parametrize("number, step", [
+    (0, 2), pytest.param(1, 4, marks=pytest.mark.long),
+    pytest.param(2, 6, marks=pytest.mark.long)])
 def test_a_run_that_failed_in_a_validation_goes_on_with_it(
     tmp_path, failing, number, step):
   run = run_on(tmp_path)

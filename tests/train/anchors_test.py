@@ -115,7 +115,7 @@ def test_anchors_do_not_share_buffers_with_the_params():
 
 def test_anchors_apply_to_the_selected_rows_of_a_table():
   optimizer = _build(
-      Group(name="some", params="embed", table_rows=(0, 1, 4),
+      Group(name="some", params="embed", table_rows=(0, 1, 3, 4),
             anchor=plan_lib.L2SP(alpha=0.5, beta=0.25)),
       Group(name="rest", params=".*", unfreeze_step=None))
   start, now = _params(0), _params(1)
@@ -123,9 +123,9 @@ def test_anchors_apply_to_the_selected_rows_of_a_table():
 
   new, _ = _moved(optimizer, start, now, zeros)
 
-  # Of the rows 0, 1 and 4 that learn, only row 1 is fresh.
-  w, w0 = (np.asarray(tree["embed"], np.float64)[[0, 1, 4]] for tree in (now, start))
-  pull = np.where([[False], [True], [False]], 0.25 * w, 0.5 * (w - w0))
+  # Of the rows 0, 1, 3 and 4 that learn, rows 1 and 3 are fresh.
+  w, w0 = (np.asarray(tree["embed"], np.float64)[[0, 1, 3, 4]] for tree in (now, start))
+  pull = np.where([[False], [True], [True], [False]], 0.25 * w, 0.5 * (w - w0))
   np.testing.assert_allclose(new["embed"], w - 0.1 * pull, atol=1e-6)
 
 
@@ -135,6 +135,7 @@ def test_ewc_scales_its_pull_by_the_fisher_information(tmp_path):
   optimizer = _build(
       Group(name="held", params="scale", anchor=plan_lib.EWC(
           strength=2.0, fisher=str(tmp_path / "fisher.npz"))),
+      Group(name="tokens", params="embed", table_rows="fresh"),
       Group(name="rest", params=".*", unfreeze_step=None))
   start, now, grads = (_params(i) for i in range(3))
 
@@ -148,6 +149,8 @@ def test_ewc_scales_its_pull_by_the_fisher_information(tmp_path):
 def _ewc(path, params="scale"):
   return (Group(name="held", params=params, anchor=plan_lib.EWC(
       strength=1.0, fisher=str(path))),
+          *([Group(name="tokens", params="embed", table_rows="fresh")]
+            if params == "scale" else []),
           Group(name="rest", params=".*", unfreeze_step=None))
 
 

@@ -13,8 +13,9 @@ from transfer_gen.transfer import vocabulary
 
 Constants = Mapping[str, Any]
 # What says nothing of the function alone: another family is another structure, which
-# the rules relate, and the other two follow from `position` and from sizes.
-_IMPLIED = ("family", "rotary", "undivided")
+# the rules relate; the next two follow from `position` and from sizes; and an id of one
+# vocabulary says nothing in another.
+_IMPLIED = ("family", "rotary", "undivided", "pad_token")
 
 
 def differences(source: Constants, target: Constants) -> dict[str, tuple[Any, Any]]:
