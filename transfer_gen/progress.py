@@ -16,13 +16,13 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 # Programs that are made ready in less than this many seconds compile at once, and are
 # not worth a line.
 _LARGE = 0.2
-_LONG = 2.0  # Seconds of a compilation from which on its time is told.
+_LONG = 2.0  # Seconds of a compilation from which on its time is printed.
 
 
 class Progress:
   """Counts finished units of work, and shows how much time is left.
 
-  It also tells when a program of JAX compiles, since nothing else moves then.
+  It also reports when a program of JAX compiles, since nothing else moves then.
   Everything goes to standard error, because the last line that a command writes to
   standard output is its result.
 

@@ -1,4 +1,4 @@
-"""One document: its clean text, and how documents are told apart."""
+"""One document: its clean text, and how documents are distinguished."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses

@@ -28,7 +28,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 
 _LARGEST = 2**24  # Bytes of a file, and ids.
 # Names of special tokens beside `kinds.USUAL`, in lower case. Whether "\t" or another
-# character is one cannot be told, so no character is.
+# character is one cannot be decided, so no character is.
 _NAMES = {
     "pad": {"<pad>", "[pad]", "<|pad|>"},
     "bos": {"<s>", "<bos>", "<sos>", "<start>", "<go>", "[bos]", "[start]", "startseq"},
@@ -61,7 +61,7 @@ class _Words:
 
 
 def recognizes(path: epath.Path) -> bool:
-  """Whether a file is a list of tokens by its name and form, as far as one can tell."""
+  """Whether a file looks like a list of tokens, by its name and form."""
   if path.suffix != ".json":
     return path.suffix in (".txt", ".tokens", ".vocab")
   if path.stat().length > _LARGEST:

@@ -1,4 +1,4 @@
-"""What compiled programs of generation are told of a `config.Decoding`.
+"""What compiled programs of generation receive of a `config.Decoding`.
 
 Axes: B rows, V vocabulary.
 """

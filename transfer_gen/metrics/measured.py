@@ -66,7 +66,7 @@ def share(
 
 
 # Not 0 where nothing was counted: a bound of an interval could become such a 0, while
-# callers can tell a NaN and leave it out.
+# callers can recognize a NaN and leave it out.
 def ratio(sums: np.ndarray) -> np.ndarray:
   """Returns f64[S], the quotients of sums f64[S, 2]; NaN where the second is 0."""
   return np.divide(

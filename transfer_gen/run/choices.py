@@ -141,7 +141,7 @@ def schedule(run: Run, data: pipeline.Prepared) -> Run:
 
 
 def describe(before: Run, after: Run, data: pipeline.Prepared) -> list[str]:
-  """Returns the lines that tell a user what was chosen; none if nothing was.
+  """Returns the lines that show a user what was chosen; none if nothing was.
 
   Args:
     before: The run as it was configured.

@@ -24,7 +24,7 @@ class Inputs:
     sources: Checkpoints by their names in the plan; no array was read.
     data: Tokenized splits, and the tokenizer.
     validation: The texts of the validation split.
-    notes: Lines that tell the user what was decided where the config is open.
+    notes: Lines that show the user what was decided where the config is open.
   """
   run: config_lib.Run
   sources: Mapping[str, sources_lib.Source]

@@ -35,7 +35,7 @@ def configure(
     data = dataclasses.replace(
         data, name=paths, train="", validation="", test="", fraction=1.0)
   elif converted:
-    # A pair of files tells a model without data of its own that documents are pairs.
+    # A pair of files shows a model without data of its own that documents are pairs.
     data = dataclasses.replace(data, name="files", train=paths)
   data = dataclasses.replace(
       data, input_field=input_field or data.input_field,

@@ -61,7 +61,7 @@ def next_token(
 
 @functools.lru_cache(maxsize=32)
 def likeliest(module: extended.Model) -> step_lib.NllFn:
-  """Returns a function that tells which targets the model holds for the likeliest.
+  """Returns a function that finds which targets the model holds for the likeliest.
 
   Args:
     module: As for `next_token`.

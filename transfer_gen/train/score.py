@@ -58,7 +58,7 @@ class Scorer(Protocol):
       split: Name of the split.
       batch_size: Number of rows per batch, B.
       put: Places a batch on devices. By default JAX does so when it is used.
-      advance: Is told how many rows were scored after each batch.
+      advance: Called after each batch with the number of rows that were scored.
     """
     ...
 

@@ -43,7 +43,7 @@ def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
         f"{name}: not JSON ({error}). It must be an array of objects, or one object on"
         " each line.") from error
   for number, item in enumerate(_array(value), 1):
-    # The parser tells no lines, so elements are counted.
+    # The parser reports no lines, so elements are counted.
     where = f"{name}:[{number}]"
     if not isinstance(item, dict):
       raise errors.UserError(
