@@ -88,6 +88,14 @@ def test_a_wrong_source_or_field_is_refused(there, capsys, words, message):
       capsys, "plan", "--config=source.py", *words, "--workdir=moved")
 
 
+def test_a_wrong_field_is_refused_also_where_there_is_no_source(folder, capsys):
+  (folder / "source.py").write_text(SOURCE)
+  message = cli.refused(
+      capsys, "plan", "--config=source.py", "--config.model.widht=3", "--workdir=w")
+
+  assert "model.widht: a Decoder has no such field. Nearest: width" in message
+
+
 def test_changes_without_the_model_of_a_source_are_refused():
   run = config.Run(model_changes={"width": 3})
 

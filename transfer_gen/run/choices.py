@@ -16,10 +16,10 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.config import codec
-from transfer_gen.data import document
 from transfer_gen.data import fields
 from transfer_gen.data import pipeline
 from transfer_gen.run import checks
+from transfer_gen.run import source_model
 
 Run = config_lib.Run
 # All documents are tokenized later in any case, once lengths are known. These few are
@@ -61,7 +61,7 @@ def begin(run: Run, workdir: epath.PathLike) -> Run:
   return run.with_choices_of(codec.read_run(workdir))
 
 
-def model(run: Run, texts: Sequence[document.Document]) -> Run:
+def model(run: Run, texts: Sequence[pipeline.Document]) -> Run:
   """Returns a run with a model, and a tokenizer to train, where there is no source.
 
   Args:
@@ -77,7 +77,7 @@ def model(run: Run, texts: Sequence[document.Document]) -> Run:
     small = kind(num_layers=4, width=256, num_heads=4, position="rotary",
                  dropout=dropout)
     run = dataclasses.replace(
-        run, model=dataclasses.replace(small, **run.model_changes), model_changes={})
+        run, model=source_model.replaced(small, run.model_changes), model_changes={})
     if run.tokenizer.kind == "source":
       run = run.with_values("tokenizer", kind="bpe", size=0)
   if ("tokenizer", "size") in run.open_fields():
@@ -88,7 +88,7 @@ def model(run: Run, texts: Sequence[document.Document]) -> Run:
 
 
 def lengths(
-    run: Run, texts: Sequence[document.Document],
+    run: Run, texts: Sequence[pipeline.Document],
     tokenizer: pipeline.tokenizers.Tokenizer,
 ) -> Run:
   """Returns the run with the lengths of its rows.
@@ -165,7 +165,7 @@ def describe(before: Run, after: Run, data: pipeline.Prepared) -> list[str]:
 
 
 def _counts(
-    texts: Iterable[document.Document], tokenizer: pipeline.tokenizers.Tokenizer,
+    texts: Iterable[pipeline.Document], tokenizer: pipeline.tokenizers.Tokenizer,
     encodes: bool) -> list[int]:
   """Returns how many positions each document takes, with its special tokens."""
   texts = list(texts)

@@ -70,11 +70,20 @@ def tokenizer(
     raise errors.UserError(
         "tokenizer.kind is 'source', and " + (
             "the run has no source: set source.path." if source is None
-            else f"{source.path} holds no tokenizer. Choose another tokenizer.kind."))
+            else sources_lib.ask(source.path or "")))
   return source.tokenizer
 
 
-def _changed(model: registry.Config, changes: Mapping[str, Any]) -> registry.Config:
+def replaced(model: registry.Config, changes: Mapping[str, Any]) -> registry.Config:
+  """Returns a model's config with some fields changed.
+
+  Args:
+    model: The config.
+    changes: Values by the names of fields.
+
+  Raises:
+    errors.UserError: If there is no such field, with the nearest names.
+  """
   names = [field.name for field in dataclasses.fields(model)]
   for name in changes:
     if name not in names:
@@ -82,7 +91,12 @@ def _changed(model: registry.Config, changes: Mapping[str, Any]) -> registry.Con
       raise errors.UserError(
           f"model.{name}: a {type(model).__name__} has no such field. Nearest:"
           f" {', '.join(near)}.")
-  changed = dataclasses.replace(model, **changes)
+  return dataclasses.replace(model, **changes)
+
+
+def _changed(model: registry.Config, changes: Mapping[str, Any]) -> registry.Config:
+  changed = replaced(model, changes)
+  names = [field.name for field in dataclasses.fields(model)]
   # A scale that follows from the width, say, would change with it. Only what is asked
   # for may change, so the value is written out.
   kept = constants_lib.differences(
