@@ -64,6 +64,7 @@ def test_batches_by_tokens_have_more_rows_where_rows_are_short(tmp_path):
   assert len(shapes) == len(inputs.data.lengths)
   for rows, length in shapes:
     assert rows % 8 == 0 and (rows * length <= 512 or rows == 8)
+    assert (rows + 8) * length > 512  # Eight more rows would not fit.
 
 
 def test_every_pair_is_read_once_before_any_is_read_twice(tmp_path):

@@ -1,5 +1,6 @@
 """Tests for groups: JSON, recipes that make them, and table rows that learn."""
 
+import dataclasses
 import json
 
 from hypothesis import given
@@ -209,6 +210,23 @@ def test_resolved_rows_list_the_table_rows_that_learn(rows, index):
       "embed/embedding": 0, "head/kernel": 1, "head/bias": 0}
   for found in tables.values():
     np.testing.assert_array_equal(found.index, index)
+
+
+@pytest.mark.parametrize("rows, frozen", [((4, 0), 2), ((1,), 1)])
+def test_drawn_rows_that_never_learn_are_refused(rows, frozen):
+  with pytest.raises(resolve.PlanError) as error:
+    _resolved(rows)
+
+  assert f"{frozen} of 5 rows of axis `vocab` have no source" in str(error.value)
+  assert "table_rows='fresh'" in str(error.value)
+
+
+def test_a_table_with_drawn_rows_may_not_be_frozen_as_a_whole():
+  plan = plan_lib.TransferPlan(rules=COPY, axes=MATCH, groups=(
+      dataclasses.replace(REST, name="all"),))
+
+  with pytest.raises(resolve.PlanError, match="2 of 5 rows of axis `vocab`"):
+    resolve.resolve(plan, {"": _model(4)}, _model(5), WORDS)
 
 
 def test_all_rows_of_a_leaf_without_a_source_are_fresh():
