@@ -108,8 +108,7 @@ def prepare(
     convert.convert(folder / "run", exported, "safetensors", "marian")
   mine = trained_lib.open(folder / "run")
   lines = files.lines(str(DATA / "test_2016_flickr.en.gz"))[:count]
-  sentences, _ = pipeline.tokenize_for_encoder(
-      lines, mine.tokenizer, mine.run.data, mine.run.model)
+  sentences, _ = mine.texts.encoding.encoder_prompts(lines)
   peer = transformers.MarianMTModel.from_pretrained(exported).eval()
   return Sides(ours=mine, peer=peer, sentences=sentences)
 

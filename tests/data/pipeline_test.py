@@ -9,6 +9,7 @@ import pytest
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import documents
+from transfer_gen.data import encoding
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizer_kinds
 from transfer_gen.data import tokenizers
@@ -345,8 +346,8 @@ def test_eos_replaces_missing_special_tokens_with_a_note():
 
 def test_prompts_are_encoded_like_the_start_of_a_row():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
-  encode = lambda prompts, **fields: pipeline.encode_prompts(
-      prompts, tokenizer, config.Data(**fields))
+  encode = lambda prompts, **fields: encoding.Encoding(
+      config.Data(**fields), tokenizer).prompts(prompts)
   a, e = tokenizer.encode("aé")
 
   assert encode(["a", "e\u0301  \n", ""]) == [[BOS, a], [BOS, e], [BOS]]
@@ -359,8 +360,8 @@ def test_prompts_are_encoded_like_the_start_of_a_row():
 
 def test_prompts_become_encoder_inputs_and_a_start_token():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
-  encode = lambda prompts, **fields: pipeline.tokenize_for_encoder(
-      prompts, tokenizer, config.Data(), encoder(**fields))
+  encode = lambda prompts, **fields: encoding.Encoding(
+      config.Data(), tokenizer, encoder(**fields)).encoder_prompts(prompts)
   a, e = tokenizer.encode("aé")
 
   assert encode(["a", "e\u0301 \n"]) == ([[a, EOS], [e, EOS]], [[BOS], [BOS]])
@@ -371,8 +372,8 @@ def test_prompts_become_encoder_inputs_and_a_start_token():
 
 def test_encoder_prompts_without_bos_need_a_start_token():
   tokenizer = tokenizer_kinds.Characters(["a", "b"], {})
-  encode = lambda **fields: pipeline.tokenize_for_encoder(
-      ["ab"], tokenizer, config.Data(), encoder(**fields))
+  encode = lambda **fields: encoding.Encoding(
+      config.Data(), tokenizer, encoder(**fields)).encoder_prompts(["ab"])
 
   assert encode(start_token=1) == ([[0, 1]], [[1]])
   with pytest.raises(errors.UserError, match="no bos .* Set model.start_token"):
@@ -410,7 +411,7 @@ def test_joined_texts_run_on_if_there_are_no_special_tokens():
   assert targets[:size].tolist() == stream[1:]
   assert docs[:size].tolist() == owners[1:] and (docs[size:] == -1).all()
   assert "run on without marks" in prepared.facts["tokenizer"]["notes"][0]
-  assert pipeline.encode_prompts(["ab"], _Bare(), config.Data()) == [ids("ab")]
+  assert encoding.Encoding(config.Data(), _Bare()).prompts(["ab"]) == [ids("ab")]
 
 
 def test_pairs_without_an_end_of_text_are_refused():
@@ -419,7 +420,7 @@ def test_pairs_without_an_end_of_text_are_refused():
 
 
 def test_prompts_follow_the_newline_setting_of_the_data():
-  encode = lambda newline: pipeline.encode_prompts(
-      ["a\r\n"], _Bare(), config.Data(newline=newline))
+  encode = lambda newline: encoding.Encoding(
+      config.Data(newline=newline), _Bare()).prompts(["a\r\n"])
 
   assert (encode("keep"), encode("fold")) == ([ids("a\r\n")], [ids("a")])

@@ -62,6 +62,9 @@ class Data:
     packing: For a language model: `separate`, the default, packs several documents into
       a row, none of which sees another; `joined` makes all documents one running text
       and cuts that into rows, so that predictions also read the documents before.
+    template: For pairs and a model without an encoder: what stands around a prompt and
+      its answer. `none`, the default, is `[bos] prompt [sep] answer [eos]`; `chat` is
+      the chat template that comes with the tokenizer, and `none` where it has none.
     buckets: For pairs: row lengths in tokens that pairs are padded to, each from 2 to
       `length`, e.g. (32, 64). `length` itself always is a bucket. Default: ().
     fraction: Share of the training documents that is used, in (0, 1]. Shares are
@@ -91,6 +94,7 @@ class Data:
   length: int = 128
   too_long: str = "drop"
   packing: str = "separate"
+  template: str = "none"
   # Each length is a shape of its own, for which every program is compiled once more.
   buckets: tuple[int, ...] = ()
   fraction: float = 1.0

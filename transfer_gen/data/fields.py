@@ -11,6 +11,7 @@ from transfer_gen.data import splitting
 
 _FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
 SEPARATE, JOINED = "separate", "joined"
+CHAT = "chat"
 _TOO_LONG = ("drop", "cut", "refuse")
 Document = document_lib.Document
 
@@ -92,6 +93,8 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
        f" min_chars={config.min_chars}"),
       (config.packing not in (SEPARATE, JOINED),
        f"data.packing={config.packing!r}: must be {SEPARATE} or {JOINED}"),
+      (config.template not in (CHAT, "none"),
+       f"data.template={config.template!r}: must be none or {CHAT}"),
       (config.length < 2 and config.length != 0,
        f"data.length={config.length}: must be at least 2, or 0 to have it chosen"),
       (any(not 2 <= bucket <= config.length for bucket in buckets),

@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from transfer_gen import config as config_lib
+from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import fields
 from transfer_gen.data import rows as rows_lib
 
@@ -23,25 +23,25 @@ LayOut = Callable[[slice], tuple[list[rows_lib.Rows], np.ndarray]]
 
 
 def layout(
-    inputs: rows_lib.Texts, targets: rows_lib.Texts, roles: rows_lib.Roles,
-    config: config_lib.Data, encoder: config_lib.Recurrent | None,
-    encoder_roles: rows_lib.Roles,
+    inputs: rows_lib.Texts, targets: rows_lib.Texts, encoding: encoding_lib.Encoding,
 ) -> LayOut:
   """Returns what lays out a range of the documents, for `lay_out`.
 
   Args:
     inputs: Token ids of the inputs; not read for a language model.
     targets: Token ids of the targets.
-    roles: Ids of all roles.
-    config: The data config; `length`, `buckets` and `packing` are read here.
-    encoder: Config of the model, if it has an encoder.
-    encoder_roles: Ids of all roles in the vocabulary that the encoder reads.
+    encoding: How they became ids; `length`, `buckets` and `packing` of its config are
+      read here.
   """
+  config, roles, encoder = encoding.config, encoding.roles, encoding.encoder
   lengths = sorted({*config.buckets, config.length})
   if encoder is not None:
     return lambda part: rows_lib.pad_both(
-        inputs[part], targets[part], roles, lengths, encoder, encoder_roles)
+        inputs[part], targets[part], roles, lengths, encoder,
+        encoding.encoder_roles)
   if fields.is_pairs(config):
+    if not encoding.chat:  # Its templates write the special tokens themselves.
+      inputs, targets = rows_lib.mark(inputs, targets, roles)
     return lambda part: rows_lib.pad(inputs[part], targets[part], roles, lengths)
   pack = rows_lib.pack if config.packing == fields.SEPARATE else rows_lib.join
   return lambda part: ([pack(targets[part], roles, config.length)],

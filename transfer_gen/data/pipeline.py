@@ -8,7 +8,7 @@ is far faster than any training step. Therefore Grain runs in this process, with
 worker processes, and nothing has to be closed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import fields
 from transfer_gen.data import mixing
 from transfer_gen.data import rows as rows_lib
@@ -27,7 +28,6 @@ Batch, Document = rows_lib.Batch, fields.Document
 # B, the number of rows of a batch; or a function of T, where it differs by length.
 BatchSize = int | Callable[[int], int]
 _NO_ROWS = np.zeros((0, 0), np.int64)  # `Prepared._counts` without a training split.
-_CHUNK = 4096  # Texts; bounds the Python lists of ints that exist at a time.
 
 
 class Batches(Protocol):
@@ -178,17 +178,17 @@ def prepare(
   texts are one, which is cut into rows of T inputs; only its very first token, and bos,
   are no targets.
 
-  A pair becomes `[bos] input [sep] target [eos]`, padded on the right to the shortest
-  bucket that holds it. Pairs longer than `length` are dropped, cut or refused, as
-  `too_long` says, and counted.
+  A pair becomes `[bos] input [sep] target [eos]`, or what a chat template makes of it,
+  padded on the right to the shortest bucket that holds it. Pairs longer than `length`
+  are dropped, cut or refused, as `too_long` says, and counted.
 
   For a model with an encoder, a pair becomes two rows: the input with the special
   tokens that the model asks for, and `[start] target [eos]`. Both are padded to
   the shortest bucket that holds the longer one.
 
   Args:
-    config: The data config; `length`, `packing`, `buckets` and `too_long` are read
-      here.
+    config: The data config; `length`, `packing`, `template`, `buckets` and `too_long`
+      are read here.
     documents: Documents by split, as `documents.load` returns them.
     tokenizer: The tokenizer to use.
     facts: The facts that `documents.load` returned.
@@ -199,137 +199,114 @@ def prepare(
       refuses such, or the config does not fit.
   """
   fields.check(config)
+  encoding = encoding_lib.Encoding(config, tokenizer, encoder)
   roles, notes = tokenizers.resolve_roles(tokenizer)
   _check_pairs(config, roles, encoder)
-  rows, sizes, splits, by_part = {}, {}, {}, {}
-  # Translation models read one language and write another, each with its own pieces.
-  reader = tokenizer if encoder is None else tokenizers.for_encoder(tokenizer)
-  encoder_roles, more = tokenizers.resolve_roles(reader)
+  parts = {split: _part(split, found, encoding, facts.get("splits", {}).get(split, {}))
+           for split, found in documents.items()}
+  found = [rows for part in parts.values() for rows in part.rows if len(rows)]
   own = tokenizers.own_encoder(tokenizer)
-  token_counts = np.zeros(tokenizer.size, np.int64)
-  encoder_token_counts = np.zeros(own.size if own else 0, np.int64)
-  for split, found in documents.items():
-    targets = _encode(tokenizer, [document.target for document in found])
-    inputs = _encode(reader, [document.input for document in found])
-    cut = 0
-    if fields.is_pairs(config):
-      inputs, targets, cut = rows_lib.fit(
-          inputs, targets, encoder_roles, config, encoder)
-    rows[split], kept, by_part[split] = mixing.lay_out(
-        [document.part for document in found],
-        mixing.layout(inputs, targets, roles, config, encoder, encoder_roles))
-    # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
-    sizes[split] = np.array(
-        [len(document.target.encode()) for document in found], np.int64) * kept
-    if not fields.is_pairs(config) and config.packing == fields.SEPARATE:
-      sizes[split] -= rows_lib.unpredicted(targets, roles, tokenizer.tokens)
-    if not kept.any():
-      raise errors.UserError(
-          f"data: all {len(found)} pairs of {split} are longer than"
-          f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
-    # From the training split alone: validation and test must not influence a run.
-    if split == "train":
-      for texts, seen in ((inputs, encoder_token_counts if own else token_counts),
-                          (targets, token_counts)):
-        for ids in itertools.compress(texts, kept):
-          # `seen[ids] += 1` would count a token once that occurs twice.
-          np.add.at(seen, ids, 1)
-    counts = dict(facts.get("splits", {}).get(split, {}))
-    # A copy, so that the caller's facts stay as they are.
-    dropped = dict(counts.get("dropped", {}))
-    if not kept.all():
-      dropped["too_many_tokens"] = int((~kept).sum())
-    splits[split] = counts | ({"cut": cut} if cut else {}) | {
-        "kept": int(kept.sum()), "dropped": dropped,
-        "rows": {str(r.inputs.shape[1]): len(r) for r in rows[split]},
-        "tokens": sum(int((r.documents >= 0).sum()) for r in rows[split]),
-        "unknown_tokens": _count_unknown(reader, inputs)
-        + _count_unknown(tokenizer, targets),
-        "bytes": int(sizes[split].sum())}
-  lengths = {r.inputs.shape[1] for found in rows.values() for r in found if len(r)}
+  # From the training split alone: validation and test must not influence a run.
+  train = parts.get("train")
+  inputs, targets = (train.inputs, train.targets) if train else ((), ())
+  more = tokenizers.resolve_roles(encoding.reader)[1]
   return Prepared(
-      tokenizer=tokenizer, roles=roles, lengths=tuple(sorted(lengths)),
-      token_counts=token_counts, encoder_token_counts=encoder_token_counts,
+      tokenizer=tokenizer, roles=roles,
+      lengths=tuple(sorted({rows.inputs.shape[1] for rows in found})),
+      token_counts=_count(tokenizer.size, targets, () if own else inputs),
+      encoder_token_counts=_count(own.size if own else 0, inputs if own else ()),
       facts=dict(facts) | {
-          "splits": splits,
+          "splits": {split: part.facts for split, part in parts.items()},
+          "notes": [*facts.get("notes", ()), *_template_notes(encoding)],
           "tokenizer": {"size": tokenizer.size, "roles": roles, "notes": notes},
           **({"encoder_tokenizer": {
-              "size": own.size, "roles": encoder_roles, "notes": more}} if own else {})
+              "size": own.size, "roles": encoding.encoder_roles, "notes": more}}
+             if own else {})
       },
-      _rows=rows, _bytes=sizes, _counts=by_part.get("train", _NO_ROWS))
+      _rows={split: part.rows for split, part in parts.items()},
+      _bytes={split: part.bytes for split, part in parts.items()},
+      _counts=train.counts if train else _NO_ROWS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+  """One split, laid out.
+
+  Attributes:
+    rows: Rows of each length.
+    bytes: i64[N], the UTF-8 bytes of each target; 0 if the row was too long.
+    counts: i64[lengths, parts], number of rows.
+    facts: For data.json.
+    inputs: Token ids of the inputs that are in rows.
+    targets: Token ids of their targets.
+  """
+  rows: Sequence[rows_lib.Rows]
+  bytes: np.ndarray
+  counts: np.ndarray
+  facts: dict[str, Any]
+  inputs: Sequence[np.ndarray]
+  targets: Sequence[np.ndarray]
+
+
+def _part(
+    split: str, documents: Sequence[fields.Document], encoding: encoding_lib.Encoding,
+    facts: Mapping[str, Any],
+) -> _Part:
+  """Tokenizes the documents of a split and lays them out in rows."""
+  config = encoding.config
+  texts = [document.target for document in documents]
+  inputs, targets, cut = encoding.pairs(
+      [document.input for document in documents], texts)
+  rows, kept, counts = mixing.lay_out(
+      [document.part for document in documents],
+      mixing.layout(inputs, targets, encoding))
+  # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
+  sizes = np.array([len(text.encode()) for text in texts], np.int64) * kept
+  if not fields.is_pairs(config) and config.packing == fields.SEPARATE:
+    sizes -= rows_lib.unpredicted(targets, encoding.roles, encoding.tokenizer.tokens)
+  if not kept.any():
+    raise errors.UserError(
+        f"data: all {len(documents)} pairs of {split} are longer than"
+        f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
+  # A copy, so that the caller's facts stay as they are.
+  dropped = dict(facts.get("dropped", {}))
+  if not kept.all():
+    dropped["too_many_tokens"] = int((~kept).sum())
+  in_rows = lambda ids: list(itertools.compress(ids, kept))
+  return _Part(
+      rows=rows, bytes=sizes, counts=counts,
+      inputs=in_rows(inputs), targets=in_rows(targets),
+      facts=dict(facts) | ({"cut": cut} if cut else {}) | {
+          "kept": int(kept.sum()), "dropped": dropped,
+          "rows": {str(r.inputs.shape[1]): len(r) for r in rows},
+          "tokens": sum(int((r.documents >= 0).sum()) for r in rows),
+          "unknown_tokens": encoding.count_unknown(inputs, targets),
+          "bytes": int(sizes.sum())})
+
+
+def _count(size: int, *sides: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns i64[size], how often each token occurs in texts."""
+  counts = np.zeros(size, np.int64)
+  for ids in itertools.chain.from_iterable(sides):
+    # `counts[ids] += 1` would count a token once that occurs twice.
+    np.add.at(counts, ids, 1)
+  return counts
+
+
+def _template_notes(encoding: encoding_lib.Encoding) -> list[str]:
+  """Returns what became of a chat template that a config asks for."""
+  if encoding.config.template != fields.CHAT or not fields.is_pairs(encoding.config):
+    return []
+  if encoding.encoder is not None:
+    return ["the model has an encoder, which reads prompts without a chat template"]
+  return ["prompts and answers stand in the tokenizer's chat template" if encoding.chat
+          else "the tokenizer has no chat template: rows are"
+               " [bos] prompt [sep] answer [eos]"]
 
 
 def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
   """Returns the ids of special tokens by role, including stand-ins."""
   return tokenizers.resolve_roles(tokenizer)[0]
-
-
-def encode_prompts(
-    prompts: Sequence[str],
-    tokenizer: tokenizers.Tokenizer,
-    config: config_lib.Data,
-    strict: bool = True,
-    longest: int | None = None,
-) -> list[list[int]]:
-  """Encodes prompts as rows begin: `[bos] prompt`, or `[bos] input [sep]` for pairs.
-
-  Args:
-    prompts: The texts.
-    tokenizer: Tokenizer of the model.
-    config: How the texts of its training were cleaned.
-    strict: Whether a prompt is refused that is empty although the model answers inputs,
-      or that has characters outside the vocabulary. Otherwise these become `unk`, as in
-      training.
-    longest: Largest number of tokens. Of longer prompts the last tokens stay, and of
-      inputs of pairs the first ones. By default prompts may have any length.
-
-  Raises:
-    errors.UserError: If a prompt is refused, or a character has no token and there is
-      no `unk`.
-  """
-  roles, _ = tokenizers.resolve_roles(tokenizer)
-  pairs = fields.is_pairs(config)
-  # Exactly how the rows of training begin; other beginnings would be new to the model.
-  bos = [roles["bos"]] if "bos" in roles else []
-  sep = [roles["sep"]] if pairs else []
-  ids = _prompt_ids(prompts, tokenizer, config, answered=pairs, strict=strict)
-  if longest is not None:
-    room = max(longest - len(bos) - len(sep), 0)
-    ids = (one[:room] if pairs else one[max(len(one) - room, 0):] for one in ids)
-  return [[*bos, *one, *sep] for one in ids]
-
-
-def tokenize_for_encoder(
-    prompts: Sequence[str],
-    tokenizer: tokenizers.Tokenizer,
-    config: config_lib.Data,
-    encoder: config_lib.Recurrent,
-    strict: bool = True,
-    longest: int | None = None,
-) -> tuple[list[list[int]], list[list[int]]]:
-  """Returns prompts as an encoder reads them, and the first tokens of their answers.
-
-  Args:
-    prompts: The texts.
-    tokenizer: Tokenizer of the model.
-    config: How the texts of its training were cleaned.
-    encoder: Config of the model.
-    strict: As for `encode_prompts`.
-    longest: Largest number of tokens that the encoder reads; the first ones stay.
-
-  Raises:
-    errors.UserError: As `encode_prompts`.
-  """
-  roles, _ = tokenizers.resolve_roles(tokenizer)
-  reader = tokenizers.for_encoder(tokenizer)
-  of_reader, _ = tokenizers.resolve_roles(reader)
-  # The marks around an input stay, however short it is cut.
-  marks = len(rows_lib.encoder_row([], of_reader, encoder))
-  room = None if longest is None else max(longest - marks, 0)
-  inputs = [rows_lib.encoder_row(ids[:room], of_reader, encoder)
-            for ids in _prompt_ids(
-                prompts, reader, config, answered=True, strict=strict)]
-  return inputs, [[rows_lib.start_token(roles, encoder)] for _ in inputs]
 
 
 def _check_pairs(config, roles, encoder) -> None:
@@ -345,44 +322,6 @@ def _check_pairs(config, roles, encoder) -> None:
         "data: pairs need an end-of-text token, but the tokenizer has no special"
         " tokens. Choose another tokenizer.kind, or a language model"
         " (data.input_field='').")
-
-
-def _prompt_ids(
-    prompts: Sequence[str], tokenizer: tokenizers.Tokenizer, config: config_lib.Data,
-    answered: bool, strict: bool,
-) -> Iterator[list[int]]:
-  """Yields the token ids of each prompt; see `encode_prompts` for what is refused."""
-  for number, prompt in enumerate(prompts, 1):
-    text = fields.clean(prompt, config)
-    if strict and answered and not text.strip():
-      raise errors.UserError(
-          f"Prompt {number} is empty, but this model answers an input. Give it text.")
-    try:
-      # `encode` refuses what has no token.
-      yield tokenizer.encode(text) if strict else tokenizer.encode_batch([text])[0]
-    except errors.UserError as error:
-      raise errors.UserError(f"Prompt {number}: {error}") from error
-
-
-def _encode(
-    tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
-) -> list[np.ndarray]:
-  """Returns the token ids of each text, i32[length].
-
-  A Python list of ints takes several times the memory of an array. Encoding in chunks
-  bounds how much text is held in that form.
-  """
-  return [
-      np.asarray(ids, np.int32)
-      for start in range(0, len(texts), _CHUNK)
-      for ids in tokenizer.encode_batch(texts[start:start + _CHUNK])]
-
-
-def _count_unknown(
-    tokenizer: tokenizers.Tokenizer, rows: Iterable[np.ndarray]
-) -> int:
-  unk = tokenizer.roles.get("unk")
-  return 0 if unk is None else sum(int((ids == unk).sum()) for ids in rows)
 
 
 def _batch_size(batch_size: BatchSize, rows: rows_lib.Rows) -> int:

@@ -5,7 +5,7 @@ Axes: N rows, T positions, S positions of the encoder's input, B rows of a batch
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -155,33 +155,37 @@ def join(texts: Texts, roles: Roles, length: int) -> Rows:
   return Rows(*(values.reshape(num_rows, length) for values in flat))
 
 
+def mark(inputs: Texts, targets: Texts, roles: Roles) -> tuple[Texts, Texts]:
+  """Returns prompts `[bos] input [sep]` and answers `target [eos]`."""
+  bos, sep, eos = ([roles[role]] for role in ("bos", "sep", "eos"))
+  return ([np.concatenate([bos, ids, sep]) for ids in inputs],
+          [np.concatenate([ids, eos]) for ids in targets])
+
+
 def pad(
-    inputs: Texts, targets: Texts, roles: Roles, lengths: Sequence[int]
+    prompts: Texts, answers: Texts, roles: Roles, lengths: Sequence[int]
 ) -> tuple[list[Rows], np.ndarray]:
-  """Lays out each pair as a row `[bos] input [sep] target [eos]`.
+  """Lays out each pair as a row, a prompt and its answer, padded on the right.
 
   Args:
-    inputs: Token ids of the inputs.
-    targets: Token ids of their answers.
+    prompts: Token ids of the prompts, at least one each; they are given, so a model
+      does not learn to write them.
+    answers: Token ids of their answers.
     roles: Ids of all roles.
     lengths: Lengths of the buckets, ascending.
 
   Returns:
     Rows for each bucket, and bool[N], which pairs fit into a bucket.
   """
-  # bos, sep and eos are three tokens, but the last token of a row is only a target and
-  # takes no position.
-  counts = np.array([len(a) + len(b) + 2 for a, b in zip(inputs, targets)])
+  # The last token of a row is only a target and takes no position.
+  counts = np.array([len(a) + len(b) - 1 for a, b in zip(prompts, answers)])
   buckets = []
   for length, members in _buckets(counts, lengths):
     rows = _empty(len(members), length, roles)
     for row, member in enumerate(members):
-      tokens = np.concatenate([
-          [roles["bos"]], inputs[member], [roles["sep"]], targets[member],
-          [roles["eos"]]])
-      # sep stands at position `first`, and its target is the first token of the answer.
-      # The input itself is given, so the model does not learn to write it.
-      _write(rows, row, tokens, first=len(inputs[member]) + 1, document=member)
+      # The target of a prompt's last token is the first token of the answer.
+      _write(rows, row, np.concatenate([prompts[member], answers[member]]),
+             first=len(prompts[member]) - 1, document=member)
     buckets.append(rows)
   return buckets, counts <= lengths[-1]
 
@@ -245,7 +249,7 @@ def fit(
   if config.too_long == "drop":
     return inputs, targets, 0  # `pad` and `pad_both` leave them out.
   if encoder is None:
-    # Special tokens take two positions: `pad` says which.
+    # The special tokens of `mark` take two positions.
     room = config.length - 2
     rooms = [(room - min(len(b), max(room - room // 2, room - len(a))),
               max(room - room // 2, room - len(a))) for a, b in zip(inputs, targets)]
@@ -256,12 +260,17 @@ def fit(
              for a, b, room in zip(inputs, targets, rooms))
   if long and config.too_long == "refuse":
     longest = max(max(map(len, inputs)), max(map(len, targets)))
-    raise errors.UserError(
-        f"data: {long} of {len(inputs)} pairs do not fit into data.length="
-        f"{config.length} tokens; the longest side has {longest}. Raise data.length, or"
-        " set data.too_long to drop or cut.")
+    refuse_long(long, len(inputs), config, f"the longest side has {longest}")
   return ([a[:room] for a, (room, _) in zip(inputs, rooms)],
           [b[:room] for b, (_, room) in zip(targets, rooms)], long)
+
+
+def refuse_long(
+    long: int, count: int, config: config_lib.Data, longest: str) -> NoReturn:
+  """Raises a `UserError` about pairs that no row holds."""
+  raise errors.UserError(
+      f"data: {long} of {count} pairs do not fit into data.length={config.length}"
+      f" tokens; {longest}. Raise data.length, or set data.too_long to drop or cut.")
 
 
 def encoder_row(

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 import functools
 import json
+import re
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.data import chat as chat_lib
 from transfer_gen.transfer import vocabulary
 
 ROLES = ("pad", "bos", "eos", "sep")
@@ -101,9 +103,15 @@ class Characters:
 
 
 class HuggingFace:
-  """A tokenizer that a `tokenizer.json` describes, such as one of kind "bpe"."""
+  """A tokenizer that a `tokenizer.json` describes, such as one of kind "bpe".
+
+  Attributes:
+    special: Ids of its special tokens by their spelling.
+    chat: The chat template that came with it, if any.
+  """
 
   def __init__(self, tokenizer: Any):
+    self.chat: chat_lib.Template | None = None
     # A tokenizer.json may hold both settings. Rows are cut and padded elsewhere.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -118,6 +126,8 @@ class HuggingFace:
     unknown = (description.get("model") or {}).get("unk_token")
     if unknown and tokenizer.token_to_id(unknown) is not None:
       self.roles["unk"] = tokenizer.token_to_id(unknown)
+    self.special = {token["content"]: token["id"]
+                    for token in description["added_tokens"] if token["special"]}
     self.tokens = _surfaces(description, tokenizer, self.roles)
     # Not the size of the vocabulary: its ids may have gaps.
     self.size = len(self.tokens)
@@ -139,6 +149,14 @@ class HuggingFace:
           texts[start:start + _CHUNK], add_special_tokens=False)]
     return ids
 
+  def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of texts in which special tokens are spelled."""
+    self._tokenizer.encode_special_tokens = False
+    try:
+      return self.encode_batch(texts)
+    finally:
+      self._tokenizer.encode_special_tokens = True
+
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._tokenizer.decode(
@@ -146,21 +164,30 @@ class HuggingFace:
 
   def save(self, folder: epath.Path) -> None:
     write_kind(folder, {"kind": "huggingface"})
+    if self.chat is not None:
+      chat_lib.write(self.chat, folder)
     (folder / "tokenizer.json").write_bytes(
         self._tokenizer.to_str().encode("utf-8"))
 
 
 class SentencePiece:
-  """A SentencePiece model; its own normalization may turn line ends into spaces."""
+  """A SentencePiece model; its own normalization may turn line ends into spaces.
+
+  Attributes:
+    special: Ids of its special tokens by their spelling.
+    chat: The chat template that came with it, if any.
+  """
 
   def __init__(self, model: bytes):
+    self.chat: chat_lib.Template | None = None
     import sentencepiece  # Here, because only this kind needs it.
     self._model = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     processor = self._processor
     self.size = processor.get_piece_size()
     pieces = [processor.id_to_piece(i) for i in range(self.size)]
-    ids = {piece: i for i, piece in enumerate(pieces) if processor.is_control(i)}
+    self.special = ids = {
+        piece: i for i, piece in enumerate(pieces) if processor.is_control(i)}
     own = {
         "pad": processor.pad_id(), "bos": processor.bos_id(),
         "eos": processor.eos_id(), "unk": processor.unk_id()}
@@ -181,12 +208,22 @@ class SentencePiece:
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return self._processor.encode(list(texts), out_type=int)
 
+  def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of texts in which special tokens are spelled."""
+    # SentencePiece itself reads them as text, so a text is divided at them.
+    spelled = re.compile("(" + "|".join(map(re.escape, self.special)) + ")")
+    return [[i for part in filter(None, spelled.split(text)) for i in (
+        [self.special[part]] if part in self.special else self.encode_batch([part])[0])]
+            for text in texts]
+
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._processor.decode([int(i) for i in ids if i not in special])
 
   def save(self, folder: epath.Path) -> None:
     write_kind(folder, {"kind": "sentencepiece"})
+    if self.chat is not None:
+      chat_lib.write(self.chat, folder)
     (folder / "tokenizer.model").write_bytes(self._model)
 
   def _surface(self, i: int, piece: str) -> bytes:

@@ -11,6 +11,7 @@ from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.data import chat
 from transfer_gen.data import files
 from transfer_gen.data import token_lists
 from transfer_gen.data import tokenizer_kinds as kinds
@@ -121,7 +122,12 @@ def load(path: epath.PathLike) -> Tokenizer:
         " tokenizer.json, a SentencePiece .model, a list of tokens, or a folder with"
         " one of the first two.")
   try:
-    return _load_folder(path) if path.is_dir() else _load_file(path)
+    if not path.is_dir():
+      return _load_file(path)
+    tokenizer = _load_folder(path)
+    if isinstance(tokenizer, (kinds.HuggingFace, kinds.SentencePiece)):
+      tokenizer.chat = chat.read(path)
+    return tokenizer
   except errors.UserError:
     raise
   except Exception as error:  # The tokenizer libraries raise bare `Exception`s.
@@ -142,6 +148,12 @@ def for_encoder(tokenizer: Tokenizer) -> Tokenizer:
 def own_encoder(tokenizer: Tokenizer) -> Tokenizer | None:
   """Returns the tokenizer for an encoder's inputs if its ids are its own, else None."""
   return for_encoder(tokenizer) if isinstance(tokenizer, pieces.BothSides) else None
+
+
+def with_chat(tokenizer: Tokenizer) -> chat.Tokenizer | None:
+  """Returns the tokenizer itself if it comes with a chat template, else None."""
+  found: Any = tokenizer
+  return found if getattr(tokenizer, "chat", None) is not None else None
 
 
 def for_both_sides(inputs: Tokenizer, targets: Tokenizer) -> Tokenizer:

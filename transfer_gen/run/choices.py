@@ -5,7 +5,7 @@ meant to be good enough to begin with, and every choice is printed, so that whoe
 wants another value knows which field to set.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 import textwrap
@@ -16,6 +16,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.config import codec
+from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import fields
 from transfer_gen.data import pipeline
 from transfer_gen.run import checks
@@ -102,7 +103,8 @@ def lengths(
     return run
   longest = run.model.longest or math.inf
   some = texts[::math.ceil(len(texts) / _SAMPLE)]
-  counts = _counts(some, tokenizer, run.model.encodes)
+  counts = _counts(some, encoding_lib.Encoding(
+      run.data, tokenizer, run.model if run.model.encodes else None))
   fits = lambda share: int(min(
       longest, _round_up(float(np.quantile(counts, share)))))
   if not fields.is_pairs(run.data):
@@ -165,16 +167,15 @@ def describe(before: Run, after: Run, data: pipeline.Prepared) -> list[str]:
 
 
 def _counts(
-    texts: Iterable[pipeline.Document], tokenizer: pipeline.tokenizers.Tokenizer,
-    encodes: bool) -> list[int]:
+    texts: Sequence[pipeline.Document], encoding: encoding_lib.Encoding) -> list[int]:
   """Returns how many positions each document takes, with its special tokens."""
-  texts = list(texts)
-  targets = tokenizer.encode_batch([text.target for text in texts])
-  reader = pipeline.tokenizers.for_encoder(tokenizer) if encodes else tokenizer
-  inputs = reader.encode_batch([text.input for text in texts])
-  # At most two special tokens stand around each side.
+  encoding = dataclasses.replace(
+      encoding, config=dataclasses.replace(encoding.config, too_long="drop"))
+  inputs, targets, _ = encoding.pairs(
+      [text.input for text in texts], [text.target for text in texts])
   sizes = [(len(a), len(b)) for a, b in zip(inputs, targets)]
-  return [(max(both) if encodes else sum(both)) + 2 for both in sizes]
+  # Without a chat template, at most two special tokens stand around each side.
+  return [(max(both) if encoding.encoder else sum(both)) + 2 for both in sizes]
 
 
 def _round_up(count: float) -> int:

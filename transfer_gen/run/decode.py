@@ -7,7 +7,8 @@ from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen import progress as progress_lib
-from transfer_gen.data import pipeline
+from transfer_gen.data import encoding as encoding_lib
+from transfer_gen.data import fields
 from transfer_gen.generate import bulk
 from transfer_gen.models import registry
 
@@ -29,9 +30,15 @@ class TextModel:
   """
   module: registry.Model
   params: Mapping[str, Any]
-  tokenizer: pipeline.tokenizers.Tokenizer
+  tokenizer: encoding_lib.tokenizers.Tokenizer
   data: config_lib.Data
   model: Any
+
+  @property
+  def encoding(self) -> encoding_lib.Encoding:
+    """How texts become tokens."""
+    return encoding_lib.Encoding(
+        self.data, self.tokenizer, self.model if registry.encodes(self.model) else None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,13 +152,12 @@ def stream(
 
 def resolved(model: TextModel, decoding: Decoding) -> Decoding:
   """Returns settings in which 0 and () are replaced by what they mean for a model."""
-  eos = pipeline.roles(model.tokenizer).get("eos")
-  pairs = registry.encodes(model.model) or pipeline.fields.is_pairs(model.data)
+  pairs = registry.encodes(model.model) or fields.is_pairs(model.data)
   return dataclasses.replace(
       decoding,
       max_tokens=decoding.max_tokens or (
           model.data.length if pairs else _DEFAULT_LENGTH),
-      end_tokens=decoding.end_tokens or (() if eos is None else (eos,)))
+      end_tokens=decoding.end_tokens or model.encoding.end_tokens())
 
 
 def _read(model, inputs, decoding, strict) -> tuple[bulk.Inputs, list[int]]:
@@ -180,10 +186,8 @@ def _read(model, inputs, decoding, strict) -> tuple[bulk.Inputs, list[int]]:
 def _tokens(model, texts, strict, longest=None) -> tuple[list | None, list]:
   """Returns what the encoder reads, None without one, and prompts."""
   if registry.encodes(model.model):
-    return pipeline.tokenize_for_encoder(
-        texts, model.tokenizer, model.data, model.model, strict, longest)
-  return None, pipeline.encode_prompts(
-      texts, model.tokenizer, model.data, strict, longest)
+    return model.encoding.encoder_prompts(texts, strict, longest)
+  return None, model.encoding.prompts(texts, strict, longest)
 
 
 # Texts are searched and not tokens, because the tokens that spell a stop may also spell
