@@ -26,7 +26,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir",
     str(pathlib.Path(__file__).parent / ".cache" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Writing and reading a program that compiles faster takes longer than compiling it.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.6)
 
 # Traces are many objects that live on: collecting more rarely saves time.
-gc.set_threshold(100_000)
+gc.set_threshold(1_000_000)
+
+
+def pytest_sessionfinish():
+  """Exempts all objects from the collections that pytest makes at its end."""
+  gc.freeze()

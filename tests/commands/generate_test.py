@@ -1,5 +1,6 @@
 """Tests for the command that writes texts."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import pytest
 
 from tests import paths
 from tests.commands import cli
+from transfer_gen import __main__ as main
 
 PAIRS = '''
 from transfer_gen import config
@@ -27,15 +29,13 @@ def get_config():
 
 @pytest.fixture(name="run", scope="module")
 def _run(tmp_path_factory):
-  """Trains a model of pairs, and changes into its folder."""
+  """Trains a model of pairs, and returns its folder."""
   folder = tmp_path_factory.mktemp("generate")
   (folder / "pairs.py").write_text(PAIRS)
   (folder / "pairs.tsv").write_text("asked\tanswer\n" + "".join(
       f"number {i}\tis {i * 7 % 13}\n" for i in range(80)))
-  subprocess.run(
-      [sys.executable, "-m", "transfer_gen", "train", "--config=pairs.py",
-       "--workdir=w"], cwd=folder, check=True, capture_output=True,
-      env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
+  with contextlib.chdir(folder):
+    main.run(["transfer-gen", "train", "--config=pairs.py", "--workdir=w"])
   return folder
 
 

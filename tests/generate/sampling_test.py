@@ -33,7 +33,7 @@ def generate(module, params, prompts=None, encoder_inputs=None, **fields):
 
 
 def make(name):
-  return random_models.build(CONFIGS[name], seed=1)
+  return random_models.build(CONFIGS[name], noise=0.6, seed=1)
 
 
 def continue_by_hand(module, params, prompt, num_tokens):

@@ -219,7 +219,8 @@ def _decoded(model, inputs, targets, text, length):
   return answer
 
 
-@pytest.mark.parametrize("filled", [True, False])
+@pytest.mark.parametrize("filled", [
+    True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_model_of_two_alphabets_is_asked_as_keras_asks_it(folder, capsys, filled):
   model, inputs, targets, longest = _trained_pair(folder)
   (folder / "inputs.json").write_text(json.dumps(

@@ -100,8 +100,10 @@ def test_the_decoder_is_causal(name):
 
 @pytest.mark.parametrize("name, field, value", [
     ("t5", "relative_distance", 5), ("marian", "sinusoid_halves", False),
-    ("marian", "embed_scale", 1.0), ("t5", "attention_scale", 0.1),
-    ("turned", "rotary_base", 7.0), ("t5", "logit_scale", 0.2)])
+    ("turned", "rotary_base", 7.0),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        ("marian", "embed_scale", 1.0), ("t5", "attention_scale", 0.1),
+        ("t5", "logit_scale", 0.2)))])
 def test_config_fields_without_params_change_the_logits(name, field, value):
   _, params = random_models.build(CONFIGS[name])
 

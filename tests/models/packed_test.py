@@ -151,7 +151,8 @@ def test_adapters_act_on_packed_documents_as_on_each_alone(name):
   assert_packed_as_alone(module, draw(module))
 
 
-@pytest.mark.parametrize("name", ["rotary_windows", "gru"])
+@pytest.mark.parametrize("name", [
+    "gru", pytest.param("rotary_windows", marks=pytest.mark.long)])
 def test_a_packed_row_can_be_resumed_from_the_hidden_states_of_a_layer(name):
   module = registry.build(MODELS[name])
   params = draw(module)

@@ -147,7 +147,11 @@ class Reference:
     return found
 
 
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("fields", [
+    pytest.param(fields, marks=pytest.mark.long if name in (
+        "no_bias", "doubled_bias", "hard_lstm", "hard_3_lstm", "reset_after_no_bias",
+        "both_ways_attention") else ()) for name, fields in VARIANTS.items()],
+    ids=VARIANTS)
 def test_logits_of_every_variant_match_a_float64_reference(fields):
   config = dataclasses.replace(BASE, **fields)
   module, params = random_models.build(config)

@@ -23,9 +23,12 @@ def make(kind):
           length=12, input_field="input" if registry.encodes(kind) else ""))
 
 
-@pytest.mark.parametrize("kind", [DECODER, PAIR])
-@pytest.mark.parametrize("fields", [
-    {}, dict(beams=3, num=2), dict(temperature=1.0, num=2)])
+@pytest.mark.parametrize("kind, fields", [
+    (DECODER, {}), (PAIR, dict(beams=3, num=2)),
+    (DECODER, dict(temperature=1.0, num=2)),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        (PAIR, {}), (DECODER, dict(beams=3, num=2)),
+        (PAIR, dict(temperature=1.0, num=2))))])
 def test_answers_are_in_the_order_of_inputs_and_do_not_depend_on_the_batch(
     kind, fields):
   inputs = ["abc", "hgfedcba", "d", "bb"]

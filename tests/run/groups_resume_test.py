@@ -70,7 +70,9 @@ def _state(workdir, step):
   return small_runs.optimizer_state(workdir, step) | small_runs.params(workdir, step)
 
 
-@pytest.mark.parametrize("step", [UNFREEZE - 2, UNFREEZE, UNFREEZE + 2])
+@pytest.mark.parametrize("step", [
+    UNFREEZE, *(pytest.param(step, marks=pytest.mark.long)
+                for step in (UNFREEZE - 2, UNFREEZE + 2))])
 def test_a_run_interrupted_near_an_unfreeze_step_resumes_bit_for_bit(folder, step):
   cut = folder / f"cut_{step}"
   shutil.copytree(folder / "whole", cut)

@@ -12,6 +12,7 @@ import pytest
 
 from tests import paths
 from tests import small_runs
+from tests.commands import cli
 from tests.comparing import assert_same_bits
 from transfer_gen.run import records
 
@@ -29,7 +30,7 @@ def get_config(steps="40"):
                        target_field="b", length=24, buckets=(12,)),
       tokenizer=config.Tokenizer(kind="characters"),
       optim=config.Optim(warmup_steps=2),
-      train=config.Train(steps=int(steps), batch_size=4, log_every=5,
+      train=config.Train(steps=int(steps), batch_size=8, log_every=5,
                          eval_every=10, checkpoint_every=10),
       transfer=plan.TransferPlan(
           rules=(Rule(target=".*", source=None),),
@@ -126,24 +127,22 @@ def test_the_workdir_contains_the_documented_files(folder):
   assert environment["versions"]["jax"] and environment["devices"]
 
 
-def test_starting_a_finished_run_changes_nothing(folder):
+def test_starting_a_finished_run_changes_nothing(folder, monkeypatch, capsys):
+  monkeypatch.chdir(folder)
   before = (folder / "whole" / "metrics.jsonl").read_text()
 
-  again = _start(folder, "whole")
-  log, _ = again.communicate(timeout=600)
+  cli.run(capsys, "train", "--config=config.py", "--workdir=whole")
 
-  assert again.returncode == 0, log
   assert (folder / "whole" / "metrics.jsonl").read_text() == before
 
 
-def test_a_workdir_of_another_config_is_refused_with_every_difference(folder):
-  process = subprocess.run(
-      [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
-       "--workdir=whole", "--config.optim.lr=0.5", "--config.train.steps=41"],
-      cwd=folder, capture_output=True, text=True, check=False,
-      env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
+def test_a_workdir_of_another_config_is_refused_with_every_difference(
+    folder, monkeypatch, capsys):
+  monkeypatch.chdir(folder)
 
-  assert process.returncode == 2
-  assert "optim.lr: 0.001 there, 0.5 here" in process.stderr
-  assert "train.steps: 40 there, 41 here" in process.stderr
-  assert "Traceback" not in process.stderr
+  message = cli.refused(
+      capsys, "train", "--config=config.py", "--workdir=whole",
+      "--config.optim.lr=0.5", "--config.train.steps=41")
+
+  assert "optim.lr: 0.001 there, 0.5 here" in message
+  assert "train.steps: 40 there, 41 here" in message

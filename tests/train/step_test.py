@@ -74,9 +74,10 @@ def _one_device():
 
 
 @pytest.mark.parametrize("devices", [
-    config.Parallel(), config.Parallel(fsdp=2, tensor=4),
+    pytest.param(config.Parallel(), marks=pytest.mark.long),
+    config.Parallel(fsdp=2, tensor=4),
     pytest.param(config.Parallel(data=2, fsdp=4), marks=pytest.mark.long),
-    config.Parallel(mode="pmap")],
+    pytest.param(config.Parallel(mode="pmap"), marks=pytest.mark.long)],
     ids=["data", "fsdp_tensor", "data_fsdp", "pmap"])
 def test_eight_devices_give_the_same_losses_as_one(devices):
   losses, _ = _losses(devices)

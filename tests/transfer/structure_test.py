@@ -62,22 +62,25 @@ def _grown(old, **changes):
   return distance(after, before), new, rows, params
 
 
+_long = functools.partial(pytest.param, marks=pytest.mark.long)
+
+
 @pytest.mark.parametrize("fields, changes", [
     ({}, dict(width=24)),
-    ({}, dict(mlp_width=61)),
-    ({}, dict(num_heads=4)),
+    _long({}, dict(mlp_width=61)),
+    _long({}, dict(num_heads=4)),
     ({}, dict(head_dim=12)),
     ({}, dict(width=36, mlp_width=144, num_heads=6, head_dim=12, num_layers=4)),
     (dict(tied=False, norm="rms", activation="swiglu", bias=False),
      dict(width=24, mlp_width=50, num_heads=6)),
-    (dict(num_heads=4, num_kv_heads=2), dict(num_heads=8)),
+    _long(dict(num_heads=4, num_kv_heads=2), dict(num_heads=8)),
     (dict(num_heads=4, num_kv_heads=2), dict(num_heads=8, num_kv_heads=2)),
     (dict(num_heads=4, num_kv_heads=2), dict(num_heads=8, num_kv_heads=8)),
-    (dict(position="rotary", num_heads=3), dict(width=24, num_heads=6)),
+    _long(dict(position="rotary", num_heads=3), dict(width=24, num_heads=6)),
     (dict(position="sinusoidal", embed_scale=2.0, logit_scale=0.7),
      dict(width=24, mlp_width=100, head_dim=18)),
     (dict(norm_order="post"), dict(width=24, num_heads=4, mlp_width=90)),
-    (dict(norm_order="post", tied=False), dict(width=24)),
+    _long(dict(norm_order="post", tied=False), dict(width=24)),
     (dict(query_norm=True, attention_softcap=1.5, block="parallel"),
      dict(width=24, num_heads=4, head_dim=12, mlp_width=50)),
     (dict(position="rotary", norm="rms", norm_offset=1.0, tied=False, windows=(2, 0),
@@ -99,8 +102,8 @@ def test_growing_a_decoder_keeps_its_logits(fields, changes):
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("changes", [
-    dict(hidden_width=15), dict(embed_width=12), dict(dense_width=9),
-    dict(hidden_width=10, embed_width=18, dense_width=8)])
+    _long(dict(hidden_width=15)), _long(dict(embed_width=12)),
+    _long(dict(dense_width=9)), dict(hidden_width=10, embed_width=18, dense_width=8)])
 def test_growing_a_recurrent_model_keeps_its_logits(cell, changes):
   old = config.Recurrent(**RECURRENT, cell=cell, dense_width=4)
 

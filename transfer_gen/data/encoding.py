@@ -6,6 +6,7 @@ Both begin in the same way, because another beginning would be new to a model.
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -55,8 +56,35 @@ class Encoding:
   @functools.cached_property
   def chat(self) -> chat_lib.Tokenizer | None:
     """The tokenizer, if pairs are laid out by its chat template."""
-    asked = self.config.template == fields.CHAT and fields.is_pairs(self.config)
-    return tokenizers.with_chat(self.tokenizer) if asked and not self.encoder else None
+    found: Any = self.tokenizer  # Not all kinds of tokenizers have the attribute.
+    return found if self._asks_chat and self.encoder is None and (
+        getattr(found, "chat", None) is not None) else None
+
+  def check(self) -> None:
+    """Raises a `UserError` if the config is out of range or does not fit the model."""
+    fields.check(self.config)
+    pairs = fields.is_pairs(self.config)
+    if self.encoder is not None and not pairs:
+      raise errors.UserError(
+          "The model has an encoder, which reads inputs, but the data has none. Set"
+          " data.input_field (or two files, input|target, as data.train), or choose a"
+          " model without an encoder.")
+    # An answer without an end would have none to learn, and generation would run on.
+    if pairs and "eos" not in self.roles:
+      raise errors.UserError(
+          "data: pairs need an end-of-text token, but the tokenizer has no special"
+          " tokens. Choose another tokenizer.kind, or a language model"
+          " (data.input_field='').")
+
+  def notes(self) -> list[str]:
+    """Returns what became of a chat template that the config asks for."""
+    if not self._asks_chat:
+      return []
+    if self.encoder is not None:
+      return ["the model has an encoder, which reads prompts without a chat template"]
+    return ["prompts and answers stand in the tokenizer's chat template" if self.chat
+            else "the tokenizer has no chat template: rows are"
+                 " [bos] prompt [sep] answer [eos]"]
 
   def end_tokens(self) -> tuple[int, ...]:
     """Returns the tokens that end an answer, or a text; none without special tokens."""
@@ -147,6 +175,10 @@ class Encoding:
         sum(int((ids == tokenizer.roles["unk"]).sum()) for ids in texts)
         for tokenizer, texts in ((self.reader, inputs), (self.tokenizer, targets))
         if "unk" in tokenizer.roles)
+
+  @property
+  def _asks_chat(self) -> bool:
+    return self.config.template == fields.CHAT and fields.is_pairs(self.config)
 
   def _chats(self, tokenizer, inputs, targets) -> tuple[Ids, Ids, int]:
     """Does what `pairs` does by a chat template."""

@@ -1,4 +1,4 @@
-"""Mixtures: rows of several parts, which training reads in given shares.
+"""Splits laid out in rows, and mixtures, whose parts training reads in given shares.
 
 Axes: N rows or documents, T positions.
 
@@ -6,13 +6,16 @@ Each part goes through its own rows in its own order and begins again at its end
 small part with a large share is read several times while a large one is read once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import grain
 import numpy as np
 
+from transfer_gen import errors
+from transfer_gen.data import document
 from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import fields
 from transfer_gen.data import rows as rows_lib
@@ -20,6 +23,72 @@ from transfer_gen.data import rows as rows_lib
 # Lays out the documents in a range: rows of each length, and bool[N], which of the
 # documents they contain.
 LayOut = Callable[[slice], tuple[list[rows_lib.Rows], np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+  """One split, laid out.
+
+  Attributes:
+    rows: Rows of each length.
+    bytes: i64[N], the UTF-8 bytes of each target; 0 if the row was too long.
+    counts: i64[lengths, parts], number of rows.
+    facts: For data.json.
+    inputs: Token ids of the inputs that are in rows.
+    targets: Token ids of their targets.
+  """
+  rows: Sequence[rows_lib.Rows]
+  bytes: np.ndarray
+  counts: np.ndarray
+  facts: dict[str, Any]
+  inputs: Sequence[np.ndarray]
+  targets: Sequence[np.ndarray]
+
+
+def part(
+    split: str, documents: Sequence[document.Document], encoding: encoding_lib.Encoding,
+    facts: Mapping[str, Any],
+) -> Part:
+  """Tokenizes the documents of a split and lays them out in rows.
+
+  Args:
+    split: Name of the split.
+    documents: Its documents.
+    encoding: How their texts become tokens.
+    facts: What is known of the split already; stays as it is.
+
+  Raises:
+    errors.UserError: If no row is left, or pairs are too long and the config refuses
+      such.
+  """
+  config = encoding.config
+  texts = [text.target for text in documents]
+  inputs, targets, cut = encoding.pairs(
+      [text.input for text in documents], texts)
+  rows, kept, counts = lay_out(
+      [text.part for text in documents],
+      layout(inputs, targets, encoding))
+  # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
+  sizes = np.array([len(text.encode()) for text in texts], np.int64) * kept
+  if not fields.is_pairs(config) and config.packing == fields.SEPARATE:
+    sizes -= rows_lib.unpredicted(targets, encoding.roles, encoding.tokenizer.tokens)
+  if not kept.any():
+    raise errors.UserError(
+        f"data: all {len(documents)} pairs of {split} are longer than"
+        f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
+  dropped = dict(facts.get("dropped", {}))
+  if not kept.all():
+    dropped["too_many_tokens"] = int((~kept).sum())
+  in_rows = lambda ids: list(itertools.compress(ids, kept))
+  return Part(
+      rows=rows, bytes=sizes, counts=counts,
+      inputs=in_rows(inputs), targets=in_rows(targets),
+      facts=dict(facts) | ({"cut": cut} if cut else {}) | {
+          "kept": int(kept.sum()), "dropped": dropped,
+          "rows": {str(r.inputs.shape[1]): len(r) for r in rows},
+          "tokens": sum(int((r.documents >= 0).sum()) for r in rows),
+          "unknown_tokens": encoding.count_unknown(inputs, targets),
+          "bytes": int(sizes.sum())})
 
 
 def layout(
@@ -90,6 +159,22 @@ def order(
   weights = counts / counts.sum(0) * np.asarray(shares)  # [lengths, parts]
   return [(_rows(row, weight, seed), float(weight.sum())) if weight.any() else
           (grain.MapDataset.range(0), 0.0) for row, weight in zip(counts, weights)]
+
+
+def batch_size(size: int | Callable[[int], int], rows: rows_lib.Rows) -> int:
+  """Returns B for rows of one length.
+
+  Args:
+    size: B, or a function from T to B.
+    rows: The rows.
+
+  Raises:
+    errors.UserError: If it is less than 1.
+  """
+  size = size(rows.inputs.shape[1]) if callable(size) else size
+  if size < 1:
+    raise errors.UserError(f"train.batch_size={size}: must be at least 1.")
+  return size
 
 
 def _rows(

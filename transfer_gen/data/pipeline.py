@@ -17,14 +17,14 @@ import grain
 import numpy as np
 
 from transfer_gen import config as config_lib
-from transfer_gen import errors
+from transfer_gen.data import document as document_lib
 from transfer_gen.data import encoding as encoding_lib
-from transfer_gen.data import fields
 from transfer_gen.data import mixing
 from transfer_gen.data import rows as rows_lib
 from transfer_gen.data import tokenizers
 
-Batch, Document = rows_lib.Batch, fields.Document
+Batch, Document = rows_lib.Batch, document_lib.Document
+Encoding = encoding_lib.Encoding
 # B, the number of rows of a batch; or a function of T, where it differs by length.
 BatchSize = int | Callable[[int], int]
 _NO_ROWS = np.zeros((0, 0), np.int64)  # `Prepared._counts` without a training split.
@@ -103,7 +103,7 @@ class Prepared:
     batches, weights = [], []
     for rows, (order, share) in zip(self._rows["train"], orders):
       if share:
-        size = _batch_size(batch_size, rows)
+        size = mixing.batch_size(batch_size, rows)
         batches.append(order.batch(size, batch_fn=np.asarray).map(rows.batch))
         weights.append(share / size)
     # In proportion to their batches, so buckets end their epochs about together.
@@ -128,7 +128,7 @@ class Prepared:
     """
     encoder_pad = roles(tokenizers.for_encoder(self.tokenizer))["pad"]
     for rows in self._rows[split]:
-      size = _batch_size(batch_size, rows)
+      size = mixing.batch_size(batch_size, rows)
       for start in range(0, len(rows), size):
         index = np.arange(start, min(start + size, len(rows)))
         batch = rows.batch(index) | {"documents": rows.documents[index]}
@@ -164,7 +164,7 @@ class Prepared:
 
 def prepare(
     config: config_lib.Data,
-    documents: Mapping[str, Sequence[fields.Document]],
+    documents: Mapping[str, Sequence[Document]],
     tokenizer: tokenizers.Tokenizer,
     facts: Mapping[str, Any],
     encoder: config_lib.Recurrent | None = None,
@@ -198,90 +198,32 @@ def prepare(
     errors.UserError: If no row is left in a split, pairs are too long and the config
       refuses such, or the config does not fit.
   """
-  fields.check(config)
-  encoding = encoding_lib.Encoding(config, tokenizer, encoder)
-  roles, notes = tokenizers.resolve_roles(tokenizer)
-  _check_pairs(config, roles, encoder)
-  parts = {split: _part(split, found, encoding, facts.get("splits", {}).get(split, {}))
-           for split, found in documents.items()}
-  found = [rows for part in parts.values() for rows in part.rows if len(rows)]
+  encoding = Encoding(config, tokenizer, encoder)
+  encoding.check()
+  parts = {
+      split: mixing.part(split, found, encoding, facts.get("splits", {}).get(split, {}))
+      for split, found in documents.items()}
+  filled = [rows for part in parts.values() for rows in part.rows if len(rows)]
   own = tokenizers.own_encoder(tokenizer)
   # From the training split alone: validation and test must not influence a run.
   train = parts.get("train")
   inputs, targets = (train.inputs, train.targets) if train else ((), ())
-  more = tokenizers.resolve_roles(encoding.reader)[1]
+  described, reader = (
+      {"size": one.size, "roles": roles, "notes": notes}
+      for one in (tokenizer, encoding.reader)
+      for roles, notes in [tokenizers.resolve_roles(one)])
   return Prepared(
-      tokenizer=tokenizer, roles=roles,
-      lengths=tuple(sorted({rows.inputs.shape[1] for rows in found})),
+      tokenizer=tokenizer, roles=encoding.roles,
+      lengths=tuple(sorted({rows.inputs.shape[1] for rows in filled})),
       token_counts=_count(tokenizer.size, targets, () if own else inputs),
       encoder_token_counts=_count(own.size if own else 0, inputs if own else ()),
       facts=dict(facts) | {
           "splits": {split: part.facts for split, part in parts.items()},
-          "notes": [*facts.get("notes", ()), *_template_notes(encoding)],
-          "tokenizer": {"size": tokenizer.size, "roles": roles, "notes": notes},
-          **({"encoder_tokenizer": {
-              "size": own.size, "roles": encoding.encoder_roles, "notes": more}}
-             if own else {})
-      },
+          "notes": [*facts.get("notes", ()), *encoding.notes()],
+          "tokenizer": described, **({"encoder_tokenizer": reader} if own else {})},
       _rows={split: part.rows for split, part in parts.items()},
       _bytes={split: part.bytes for split, part in parts.items()},
       _counts=train.counts if train else _NO_ROWS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
-  """One split, laid out.
-
-  Attributes:
-    rows: Rows of each length.
-    bytes: i64[N], the UTF-8 bytes of each target; 0 if the row was too long.
-    counts: i64[lengths, parts], number of rows.
-    facts: For data.json.
-    inputs: Token ids of the inputs that are in rows.
-    targets: Token ids of their targets.
-  """
-  rows: Sequence[rows_lib.Rows]
-  bytes: np.ndarray
-  counts: np.ndarray
-  facts: dict[str, Any]
-  inputs: Sequence[np.ndarray]
-  targets: Sequence[np.ndarray]
-
-
-def _part(
-    split: str, documents: Sequence[fields.Document], encoding: encoding_lib.Encoding,
-    facts: Mapping[str, Any],
-) -> _Part:
-  """Tokenizes the documents of a split and lays them out in rows."""
-  config = encoding.config
-  texts = [document.target for document in documents]
-  inputs, targets, cut = encoding.pairs(
-      [document.input for document in documents], texts)
-  rows, kept, counts = mixing.lay_out(
-      [document.part for document in documents],
-      mixing.layout(inputs, targets, encoding))
-  # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
-  sizes = np.array([len(text.encode()) for text in texts], np.int64) * kept
-  if not fields.is_pairs(config) and config.packing == fields.SEPARATE:
-    sizes -= rows_lib.unpredicted(targets, encoding.roles, encoding.tokenizer.tokens)
-  if not kept.any():
-    raise errors.UserError(
-        f"data: all {len(documents)} pairs of {split} are longer than"
-        f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
-  # A copy, so that the caller's facts stay as they are.
-  dropped = dict(facts.get("dropped", {}))
-  if not kept.all():
-    dropped["too_many_tokens"] = int((~kept).sum())
-  in_rows = lambda ids: list(itertools.compress(ids, kept))
-  return _Part(
-      rows=rows, bytes=sizes, counts=counts,
-      inputs=in_rows(inputs), targets=in_rows(targets),
-      facts=dict(facts) | ({"cut": cut} if cut else {}) | {
-          "kept": int(kept.sum()), "dropped": dropped,
-          "rows": {str(r.inputs.shape[1]): len(r) for r in rows},
-          "tokens": sum(int((r.documents >= 0).sum()) for r in rows),
-          "unknown_tokens": encoding.count_unknown(inputs, targets),
-          "bytes": int(sizes.sum())})
 
 
 def _count(size: int, *sides: Sequence[np.ndarray]) -> np.ndarray:
@@ -293,40 +235,6 @@ def _count(size: int, *sides: Sequence[np.ndarray]) -> np.ndarray:
   return counts
 
 
-def _template_notes(encoding: encoding_lib.Encoding) -> list[str]:
-  """Returns what became of a chat template that a config asks for."""
-  if encoding.config.template != fields.CHAT or not fields.is_pairs(encoding.config):
-    return []
-  if encoding.encoder is not None:
-    return ["the model has an encoder, which reads prompts without a chat template"]
-  return ["prompts and answers stand in the tokenizer's chat template" if encoding.chat
-          else "the tokenizer has no chat template: rows are"
-               " [bos] prompt [sep] answer [eos]"]
-
-
 def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
   """Returns the ids of special tokens by role, including stand-ins."""
   return tokenizers.resolve_roles(tokenizer)[0]
-
-
-def _check_pairs(config, roles, encoder) -> None:
-  """Refuses data that a model with an encoder cannot read, and answers without end."""
-  if encoder is not None and not fields.is_pairs(config):
-    raise errors.UserError(
-        "The model has an encoder, which reads inputs, but the data has none. Set"
-        " data.input_field (or two files, input|target, as data.train), or choose a"
-        " model without an encoder.")
-  # An answer without an end would have none to learn, and generation would run on.
-  if fields.is_pairs(config) and "eos" not in roles:
-    raise errors.UserError(
-        "data: pairs need an end-of-text token, but the tokenizer has no special"
-        " tokens. Choose another tokenizer.kind, or a language model"
-        " (data.input_field='').")
-
-
-def _batch_size(batch_size: BatchSize, rows: rows_lib.Rows) -> int:
-  """Returns B for rows of one length."""
-  size = batch_size(rows.inputs.shape[1]) if callable(batch_size) else batch_size
-  if size < 1:
-    raise errors.UserError(f"train.batch_size={size}: must be at least 1.")
-  return size

@@ -162,6 +162,10 @@ class HuggingFace:
     return self._tokenizer.decode(
         [int(i) for i in ids if i not in special], skip_special_tokens=True)
 
+  def load_chat(self, folder: epath.Path) -> None:
+    """Reads the chat template of a folder, if there is one."""
+    self.chat = chat_lib.read(folder)
+
   def save(self, folder: epath.Path) -> None:
     write_kind(folder, {"kind": "huggingface"})
     if self.chat is not None:
@@ -219,6 +223,10 @@ class SentencePiece:
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._processor.decode([int(i) for i in ids if i not in special])
+
+  def load_chat(self, folder: epath.Path) -> None:
+    """Reads the chat template of a folder, if there is one."""
+    self.chat = chat_lib.read(folder)
 
   def save(self, folder: epath.Path) -> None:
     write_kind(folder, {"kind": "sentencepiece"})

@@ -11,7 +11,6 @@ from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.data import chat
 from transfer_gen.data import files
 from transfer_gen.data import token_lists
 from transfer_gen.data import tokenizer_kinds as kinds
@@ -126,7 +125,7 @@ def load(path: epath.PathLike) -> Tokenizer:
       return _load_file(path)
     tokenizer = _load_folder(path)
     if isinstance(tokenizer, (kinds.HuggingFace, kinds.SentencePiece)):
-      tokenizer.chat = chat.read(path)
+      tokenizer.load_chat(path)
     return tokenizer
   except errors.UserError:
     raise
@@ -148,12 +147,6 @@ def for_encoder(tokenizer: Tokenizer) -> Tokenizer:
 def own_encoder(tokenizer: Tokenizer) -> Tokenizer | None:
   """Returns the tokenizer for an encoder's inputs if its ids are its own, else None."""
   return for_encoder(tokenizer) if isinstance(tokenizer, pieces.BothSides) else None
-
-
-def with_chat(tokenizer: Tokenizer) -> chat.Tokenizer | None:
-  """Returns the tokenizer itself if it comes with a chat template, else None."""
-  found: Any = tokenizer
-  return found if getattr(tokenizer, "chat", None) is not None else None
 
 
 def for_both_sides(inputs: Tokenizer, targets: Tokenizer) -> Tokenizer:

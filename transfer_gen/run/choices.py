@@ -16,7 +16,6 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.config import codec
-from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import fields
 from transfer_gen.data import pipeline
 from transfer_gen.run import checks
@@ -103,7 +102,7 @@ def lengths(
     return run
   longest = run.model.longest or math.inf
   some = texts[::math.ceil(len(texts) / _SAMPLE)]
-  counts = _counts(some, encoding_lib.Encoding(
+  counts = _counts(some, pipeline.Encoding(
       run.data, tokenizer, run.model if run.model.encodes else None))
   fits = lambda share: int(min(
       longest, _round_up(float(np.quantile(counts, share)))))
@@ -167,7 +166,7 @@ def describe(before: Run, after: Run, data: pipeline.Prepared) -> list[str]:
 
 
 def _counts(
-    texts: Sequence[pipeline.Document], encoding: encoding_lib.Encoding) -> list[int]:
+    texts: Sequence[pipeline.Document], encoding: pipeline.Encoding) -> list[int]:
   """Returns how many positions each document takes, with its special tokens."""
   encoding = dataclasses.replace(
       encoding, config=dataclasses.replace(encoding.config, too_long="drop"))
