@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 
+import pytest
+
 from tests import paths
 from tests.commands import cli
 from transfer_gen.metrics import measures
@@ -23,6 +25,7 @@ def get_config():
 '''
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_run_as_they_stand(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "config.py").write_text(_CONFIG)

@@ -33,7 +33,7 @@ def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
       plan = strategies.by_name(run, matches)
       assembled = assembled.with_note(
           "No plan is given: each leaf comes from the source's leaf of its name"
-          + (", and rows of the vocabulary by matching tokens." if matches else "."))
+          + (",\nand rows of the vocabulary by matching tokens." if matches else "."))
     return assembled.replace(plan=_allowing(
         run, plan_lib.SCRATCH if plan is None else plan))
   assembled = assembled.replace(plan=_allowing(

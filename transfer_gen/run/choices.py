@@ -44,6 +44,8 @@ _STEPS = (200, 20_000)
 # What is transferred begins nearer to its end, and needs fewer passes over the data.
 _EPOCHS = {"scratch": 30, "transfer": 10}
 _WIDTH = 100  # Columns of what is printed.
+# Rotary positions have no params and no longest text, so lengths stay free.
+_MODEL = dict(num_layers=4, width=256, num_heads=4, position="rotary")
 _SMALL = 50_000  # Below so many documents a new model drops out more.
 
 
@@ -73,9 +75,7 @@ def model(run: Run, texts: Sequence[pipeline.Document]) -> Run:
     dropout = 0.3 if len(texts) < _SMALL else 0.1
     kind = (config_lib.EncoderDecoder if fields.is_pairs(run.data)
             else config_lib.Decoder)
-    # Rotary positions have no params and no longest text, so lengths stay free.
-    small = kind(num_layers=4, width=256, num_heads=4, position="rotary",
-                 dropout=dropout)
+    small = kind(**_MODEL, dropout=dropout)
     run = dataclasses.replace(
         run, model=source_model.replaced(small, run.model_changes), model_changes={})
     if run.tokenizer.kind == "source":
