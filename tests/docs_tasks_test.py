@@ -24,7 +24,7 @@ def _page(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   # What a page trains must be large enough to be of use; here it must be fast.
   monkeypatch.setattr(choices, "_STEPS", (2, 2))
-  monkeypatch.setattr(choices, "_MODEL", dict(
+  monkeypatch.setattr(choices, "_SMALL_MODEL", dict(
       num_layers=1, width=16, num_heads=2, position="rotary"))
   monkeypatch.setattr(choices, "_VOCABULARY", (300, 300))
 

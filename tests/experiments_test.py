@@ -1,6 +1,8 @@
-"""Tests that every experiment can be read without a device or a data set."""
+"""Tests that experiments can be read without a device, and run at their smallest."""
 
+import gzip
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import pytest
 
 from tests import paths
+from tests.commands import cli
 from transfer_gen import config
 from transfer_gen.transfer import plan as plan_lib
 
@@ -38,3 +41,34 @@ def test_reading_an_experiment_initializes_no_device():
       check=False, env={**os.environ, "JAX_PLATFORMS": "none"})
 
   assert read.returncode == 0, read.stderr
+
+
+@pytest.mark.long
+def test_the_translation_experiment_runs_on_a_few_pairs(tmp_path, monkeypatch, capsys):
+  from experiments import translation
+  for half in ("data", "multi30k"):
+    (tmp_path / half).mkdir()
+  text = "".join(f"a dog number {i} sees {i % 7} cats\n" for i in range(400))
+  for half, language in (("parent", "fr"), ("child", "cs")):
+    for side in ("en", language):
+      (tmp_path / "data" / f"{half}.{side}").write_text(text)
+      for split in ("val", "test_2016_flickr"):
+        with gzip.open(tmp_path / "multi30k" / f"{split}.{side}.gz", "wt") as file:
+          file.write("".join(f"{split[0]} sees {i} dogs\n" for i in range(12)))
+  for name, value in (
+      ("_FILES", str(tmp_path)), ("_RUNS", str(tmp_path)), ("_PARENT_STEPS", 15),
+      ("_STEPS", {"10": 15}), ("_PARTS", {"few": ("10",), "many": ()})):
+    monkeypatch.setattr(translation, name, value)
+  (tmp_path / "config.py").write_text(
+      "from experiments.translation import get_config\n"
+      "def get_study(part):\n"
+      "  from experiments import translation\n"
+      "  return translation.get_study(part)\n")
+  words = f"--config={tmp_path}/config.py"
+
+  cli.run(capsys, "train", f"{words}:parent", f"--workdir={tmp_path}/parent")
+  printed = cli.run(capsys, "study", f"{words}:few", f"--workdir={tmp_path}/few")
+
+  summary = json.loads(printed.splitlines()[-1])
+  assert {"transfer_10_test_loss", "scratch_10_test_loss"} < summary.keys()
+  assert summary["seeds"] == 3 and "bleu" in printed

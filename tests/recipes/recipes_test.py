@@ -40,7 +40,7 @@ def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):
 
   assert "data.input_field='input'" in printed
   assert "train.steps=0  (chosen from data and devices)" in printed
-  assert "optim.lr=0.001" in printed
+  assert "optim.lr=0  (chosen from data and devices)" in printed
 
 
 @pytest.mark.parametrize("words, message", [
@@ -109,9 +109,12 @@ def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, 
   summary = json.loads(printed.splitlines()[-1])
   assert summary["seeds"] == 2
   assert {"transfer_test_loss", "scratch_test_loss"} < summary.keys()
-  facts = [json.loads((folder / "w" / name / "seed_0" / "lr_0.0003" / "audit.json"
+  facts = [json.loads((folder / "w" / name / "seed_0" / "lr_chosen" / "audit.json"
                        ).read_text())["coverage"] for name in ("transfer", "scratch")]
   assert facts == [1.0, 0.0]
+  # A control learns at the rate of a new model.
+  assert summary["lrs"]["scratch"] == pytest.approx(
+      3 * summary["lrs"]["transfer"], rel=0.05)
 
 
 def test_scratch_has_the_model_and_the_tokens_of_its_pair():

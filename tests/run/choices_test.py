@@ -29,7 +29,7 @@ def _run(folder, pairs=True, **changes):
                      target_field="target" if pairs else "text")
   return config.Run(model="source", data=data, train=dataclasses.replace(OPEN),
                     tokenizer=config.Tokenizer(kind="characters"),
-                    optim=config.Optim(warmup_steps=-1), **changes)
+                    optim=config.Optim(warmup_steps=-1, lr=0), **changes)
 
 
 @pytest.mark.parametrize("pairs", [True, False])
@@ -39,9 +39,19 @@ def test_a_run_that_leaves_all_open_gets_every_value(tmp_path, pairs):
   run = inputs.run
   assert not run.open_fields()
   assert run.model.encodes == fields.is_pairs(run.data) == pairs
-  for part, name in (("data", "length"), ("train", "steps"), ("optim", "warmup_steps")):
+  for part, name in (("data", "length"), ("train", "steps"), ("optim", "warmup_steps"),
+                     ("optim", "lr")):
     assert any(line.strip() == f"{part}.{name}={run.value(part, name)}"
                for line in inputs.notes)
+
+
+@pytest.mark.parametrize("model, lr", [
+    (config.Decoder(width=128), 0.003), (config.Decoder(width=512), 0.0015),
+    (config.Recurrent(hidden_widths=(64, 2048)), 0.00075)])
+def test_wider_models_get_a_lower_rate(tmp_path, model, lr):
+  run = dataclasses.replace(_run(tmp_path, pairs=False), model=model)
+
+  assert reader.Reader().read(run, tmp_path / "w").run.optim.lr == lr
 
 
 def test_the_chosen_length_holds_nearly_all_pairs(tmp_path):

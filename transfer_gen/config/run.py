@@ -18,7 +18,8 @@ from transfer_gen.config.training import Optim, Parallel, Strategy, Train
 # `run.choices` fills them in.
 OPEN = {("tokenizer", "size"): 0, ("data", "length"): 0, ("train", "batch_size"): 0,
         ("train", "steps"): 0, ("train", "eval_every"): 0, ("train", "log_every"): 0,
-        ("train", "checkpoint_every"): 0, ("optim", "warmup_steps"): -1}
+        ("train", "checkpoint_every"): 0, ("optim", "warmup_steps"): -1,
+        ("optim", "lr"): 0}
 # What is chosen along with a field of these, and has no value of its own for "open".
 _ALONG = {("data", "length"): "buckets", ("train", "batch_size"): "batch_tokens"}
 

@@ -10,8 +10,9 @@ class Optim:
   Attributes:
     name: Kind of the optimizer: `adamw`, `adafactor`, `sgd` or `lion`.
       Default: `adamw`.
-    lr: Peak learning rate, above 0. Each group multiplies it by its `lr_mult`.
-      Default: 0.001.
+    lr: Peak learning rate, at least 0. Each group multiplies it by its `lr_mult`. 0
+      means that it is chosen, for `adamw`, from the width of the model and from whether
+      anything is transferred, see `run.choices`. Default: 0.001.
     schedule: Decay after the warm-up: `cosine`, `linear`, `inverse_sqrt` or `constant`.
       Each group's schedule spans from its first update to the end of the run.
       Default: `cosine`.

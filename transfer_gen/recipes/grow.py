@@ -22,7 +22,7 @@ def get_config() -> Run:
   return Run(
       model="source", tokenizer=Tokenizer(kind="source", size=0),
       data=Data(name="files", length=0), transfer=plan,
-      optim=Optim(lr=3e-4, warmup_steps=-1),
+      optim=Optim(lr=0, warmup_steps=-1),
       train=Train(steps=0, batch_size=0, log_every=0, eval_every=0, checkpoint_every=0,
                   patience=5))
 

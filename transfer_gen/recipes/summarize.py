@@ -8,7 +8,7 @@ def get_config() -> Run:
   return Run(
       model="source", tokenizer=Tokenizer(kind="source", size=0),
       data=Data(name="files", input_field="document", target_field="summary", length=0),
-      optim=Optim(lr=3e-4, warmup_steps=-1),
+      optim=Optim(lr=0, warmup_steps=-1),
       train=Train(steps=0, batch_size=0, log_every=0, eval_every=0, checkpoint_every=0,
                   patience=5),
       # Paulus et al. (2018) let no summary repeat a trigram; BART's checkpoint for

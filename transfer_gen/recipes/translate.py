@@ -8,7 +8,7 @@ def get_config() -> Run:
   return Run(
       model="source", tokenizer=Tokenizer(kind="source", size=0),
       data=Data(name="files", input_field="input", target_field="target", length=0),
-      optim=Optim(lr=1e-3, schedule="inverse_sqrt", warmup_steps=-1),
+      optim=Optim(lr=0, schedule="inverse_sqrt", warmup_steps=-1),
       train=Train(steps=0, batch_size=0, log_every=0, eval_every=0, checkpoint_every=0,
                   patience=5),
       # As many beams as Vaswani et al. (2017) take, whose schedule stands above.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 import textwrap
+from typing import Any
 
 from etils import epath
 import jax
@@ -43,10 +44,18 @@ _BATCH_TOKENS_ELSEWHERE = 16384  # For each device.
 _STEPS = (200, 20_000)
 # What is transferred begins nearer to its end, and needs fewer passes over the data.
 _EPOCHS = {"scratch": 30, "transfer": 10}
+# The peak learning rate of a new model of a width of 128. As in Vaswani et al. (2017,
+# equation 3), it falls with the square root of the width. What is transferred would be
+# forgotten at that rate.
+_RATE = {"scratch": 3e-3, "transfer": 1e-3}
 _WIDTH = 100  # Columns of what is printed.
 # Rotary positions have no params and no longest text, so lengths stay free.
-_MODEL = dict(num_layers=4, width=256, num_heads=4, position="rotary")
-_SMALL = 50_000  # Below so many documents a new model drops out more.
+_MODEL: dict[str, Any] = dict(
+    num_layers=4, width=256, num_heads=4, position="rotary")
+# Below so many documents a new model drops out more and is narrower, which takes half
+# the time on a CPU; on little data a wider one is no better.
+_SMALL = 50_000
+_SMALL_MODEL: dict[str, Any] = {**_MODEL, "width": 128}
 
 
 def begin(run: Run, workdir: epath.PathLike) -> Run:
@@ -72,10 +81,10 @@ def model(run: Run, texts: Sequence[pipeline.Document]) -> Run:
     texts: Documents of the training split.
   """
   if isinstance(run.model, str) and not run.all_sources():
-    dropout = 0.3 if len(texts) < _SMALL else 0.1
+    sizes, dropout = (_SMALL_MODEL, 0.3) if len(texts) < _SMALL else (_MODEL, 0.1)
     kind = (config_lib.EncoderDecoder if fields.is_pairs(run.data)
             else config_lib.Decoder)
-    small = kind(**_MODEL, dropout=dropout)
+    small = kind(**sizes, dropout=dropout)
     run = dataclasses.replace(
         run, model=source_model.replaced(small, run.model_changes), model_changes={})
     if run.tokenizer.kind == "source":
@@ -130,6 +139,8 @@ def schedule(run: Run, data: pipeline.Prepared) -> Run:
     once = sum(count / run.train.rows(int(length)) for length, count in rows.items())
     epochs = _EPOCHS["transfer" if run.all_sources() else "scratch"]
     run = run.with_values("train", steps=_between(math.ceil(epochs * once), *_STEPS))
+  if ("optim", "lr") in run.open_fields():
+    run = run.with_values("optim", lr=_rate(run))
   steps = run.train.steps
   chosen = {("train", "eval_every"): max(10, steps // 20),
             ("train", "log_every"): max(1, steps // 50),
@@ -175,6 +186,18 @@ def _counts(
   sizes = [(len(a), len(b)) for a, b in zip(inputs, targets)]
   # Without a chat template, at most two special tokens stand around each side.
   return [(max(both) if encoding.encoder else sum(both)) + 2 for both in sizes]
+
+
+def _rate(run: Run) -> float:
+  """Returns a peak learning rate for the model of a run."""
+  width = max(getattr(run.model, "widths", None) or [run.model.width])
+  # A control has sources, which only say what its model is, and a plan that copies
+  # nothing.
+  rules = getattr(run.transfer, "rules", None)
+  anew = not run.all_sources() or (
+      rules is not None and all(rule.source is None for rule in rules))
+  peak = _RATE["scratch" if anew else "transfer"] * math.sqrt(128 / width)
+  return float(f"{peak:.2g}")
 
 
 def _round_up(count: float) -> int:

@@ -19,7 +19,7 @@ class Job:
   Attributes:
     name: Name of the run in the study.
     seed: Seed that replaces the run's own.
-    lr: Peak learning rate that replaces the run's own.
+    lr: Peak learning rate that replaces the run's own; 0 if it is chosen.
     workdir: Folder that the training writes to.
     run: Config of the run, with seed, learning rate and the paths of its sources.
   """
@@ -54,7 +54,7 @@ def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
         # `:g` gives each rate a short name that is the same in every call, by which a
         # study that goes on finds its runs.
         if name in compared:
-          folder = folder / f"seed_{seed}" / f"lr_{lr:g}"
+          folder = folder / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
         result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
                           run=_with(run, seed, lr, epath.Path(workdir))))
   return result

@@ -27,7 +27,8 @@ def test(
   records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
   pairs = [writing.prompt(texts["test"][i]) for i in fit]
-  return {**scores.metrics(), "seed": job.seed, "lr": job.lr, "step": trained.step,
+  return {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
+          "step": trained.step,
           "validation_loss": min(loss for _, loss in validations(job)),
           "validations": validations(job), "still_improving": _improving(job),
           "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,

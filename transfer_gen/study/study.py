@@ -39,8 +39,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   reader = reader_lib.Reader()
   preflight.check(study, todo, reader)
   for number, job in enumerate(todo, 1):
-    print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, lr {job.lr:g}",
-          flush=True)
+    rate = f"lr {job.lr:g}" if job.lr else "lr chosen"
+    print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, {rate}", flush=True)
     with preflight.naming(f"run {job.name!r}"):
       auto.train(job.run, job.workdir, reader=reader)
   # Rates are chosen on validation loss, and only the chosen ones are scored on the test
@@ -56,7 +56,8 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   best = pairs.mark_best(study.pairs, tested, workdir)
   summary = {
       **pairs.summary(results, comparisons[0]),
-      "seeds": len(study.seeds), "lrs": chosen,
+      "seeds": len(study.seeds),
+      "lrs": {name: runs[0]["lr"] for name, runs in results.items()},
       "best": best,
       "seconds": round(time.time() - start, 1),
   }

@@ -1,0 +1,76 @@
+"""Does a model that translates English to French help to learn English to Czech?
+
+Parent and child are runs of `recipe:translate` on disjoint halves of Multi30k, 14,500
+pairs each. The child has a vocabulary of its own, trained on its share of its half
+alone; rows of tokens that the parent has too, such as English words, are copied, and
+all other leaves as well (Zoph et al., 2016; Kocmi and Bojar, 2018). The control is the
+same model with the same vocabulary from scratch. Both sides have the same steps, and
+stop when five validations in a row are no better.
+
+Run:      bash experiments/translation.sh
+          It reads multi30k/ (github.com/multi30k/dataset) in the folder `data`, or in
+          the folder that the environment variable TRANSFER_GEN_DATA names.
+Runs:     The parent, once. `few` compares both on 1%, 3% and 10% of the child's half,
+          with seeds 0, 1 and 2; `many` on 30% and all of it, with seed 0.
+Cost:     estimated as 75 minutes on 2 CPU cores: 11 for the parent, 29 for `few` and 35
+          for `many`.
+Result:   experiments/RESULTS.md.
+"""
+
+import dataclasses
+import os
+
+from transfer_gen.config import Run, Source, Study, Tokenizer
+from transfer_gen.recipes import translate
+
+_FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
+_RUNS = os.environ.get("TRANSFER_GEN_RUNS", "runs/translation")
+_PARENT_STEPS = 3000
+# Training steps by percentage of the child's half.
+_STEPS = {"1": 200, "3": 300, "10": 600, "30": 1500, "100": 3000}
+_PARTS = {"few": ("1", "3", "10"), "many": ("30", "100")}
+_VALIDATIONS = 15  # Of each run, unless it stops earlier.
+
+
+def get_study(part: str = "few") -> Study:
+  """Returns the study of some shares of the training data: `few` or `many`."""
+  runs = {}
+  for share in _PARTS[part]:
+    runs[f"transfer_{share}"] = _child(share, Source(path=f"{_RUNS}/parent"))
+    runs[f"scratch_{share}"] = _child(share)
+  return Study(
+      question="Does a model of English to French help to learn English to Czech"
+               f" ({part} pairs)?",
+      runs=runs,
+      pairs=tuple((f"transfer_{share}", f"scratch_{share}") for share in _PARTS[part]),
+      seeds=(0, 1, 2) if part == "few" else (0,), metrics=("bleu", "chrf"))
+
+
+def get_config(name: str = "parent") -> Run:
+  """Returns the parent, or a run of a study such as `transfer_10`."""
+  if name == "parent":
+    return _run("parent", "fr", _PARENT_STEPS)
+  runs = {**get_study("few").runs, **get_study("many").runs}
+  return runs[name]
+
+
+def _child(share: str, source: Source | None = None) -> Run:
+  run = _run("child", "cs", _STEPS[share])
+  return dataclasses.replace(
+      run, source=source, data=dataclasses.replace(
+          run.data, fraction=int(share) / 100))
+
+
+def _run(half: str, language: str, steps: int) -> Run:
+  pair = lambda path, ending="": "|".join(
+      f"{path}.{side}{ending}" for side in ("en", language))
+  recipe = translate.get_config()
+  return dataclasses.replace(
+      recipe, tokenizer=Tokenizer(kind="bpe", size=0),
+      data=dataclasses.replace(
+          recipe.data, train=pair(f"{_RUNS}/data/{half}"),
+          validation=pair(f"{_FILES}/multi30k/val", ".gz"),
+          test=pair(f"{_FILES}/multi30k/test_2016_flickr", ".gz")),
+      train=dataclasses.replace(
+          recipe.train, steps=steps, eval_every=steps // _VALIDATIONS,
+          checkpoint_every=steps // _VALIDATIONS))
