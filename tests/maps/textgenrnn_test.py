@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import paths
+from tests.commands import cli
 from tests.comparing import distance
 from transfer_gen import config
 from transfer_gen import errors
@@ -344,7 +345,7 @@ def theirs(keras, layers):
 
 
 @needs_real_files
-def test_packed_titles_are_scored_as_by_the_published_code_in_keras(tmp_path):
+def test_titles_are_scored_as_by_the_published_code_in_keras(tmp_path, capsys):
   keras = pytest.importorskip("keras", reason="Keras is not installed")
   # More than 40 characters in some, so that windows begin within a title, too.
   titles = [
@@ -387,5 +388,10 @@ def test_packed_titles_are_scored_as_by_the_published_code_in_keras(tmp_path):
       found["separate"].nats / found["separate"].tokens,
       [losses.mean() for losses in wanted], atol=1e-5)
   assert abs(found["separate"].metrics()["loss"] - mean) < 1e-5
+  # The same by the command of a user, who has a file of titles.
+  printed = cli.run(capsys, "evaluate", f"--workdir={tmp_path}/run",
+                    f"--data={tmp_path}/test.txt")
+  facts = json.loads(printed.splitlines()[-1])
+  assert facts["documents"] == len(titles) and abs(facts["loss"] - mean) < 1e-5
   # Before documents were packed apart, windows reached into the titles before.
   assert found["joined"].metrics()["loss"] > mean + 0.1

@@ -18,7 +18,7 @@ _SHORTEST_BUCKET = 32
 
 def configure(
     run: config_lib.Run, paths: str, input_field: str = "", target_field: str = "",
-    converted: bool = False,
+    converted: bool = False, marks: bool = False,
 ) -> config_lib.Run:
   """Returns a run that reads other documents as it reads its own.
 
@@ -29,6 +29,8 @@ def configure(
     target_field: Column of the targets; if empty, that of the run.
     converted: Whether no data belongs to the run. It then takes documents up to the
       longest that its model can read.
+    marks: Whether its tokenizer marks where texts begin or end. A document of a
+      converted checkpoint then has no line end of its own; without marks it keeps it.
   """
   data = run.data
   if is_set(paths):
@@ -42,6 +44,7 @@ def configure(
       target_field=target_field or data.target_field)
   if converted:
     data = _long(data, run.model)
+    data = dataclasses.replace(data, newline="fold") if marks else data
   return dataclasses.replace(run, data=data)
 
 

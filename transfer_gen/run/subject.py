@@ -120,7 +120,8 @@ def open(workdir: epath.PathLike, step: int, texts: Texts) -> Subject:
   own = trained_lib.open(workdir, step)
   run = own.run if not texts.paths else own_data.configure(
       own.run, texts.paths, texts.input_field, texts.target_field,
-      converted=not has_data(own.workdir))
+      converted=not has_data(own.workdir),
+      marks=bool({"bos", "eos"} & own.tokenizer.roles.keys()))
   return Subject(trained=dataclasses.replace(own, run=run), own=own,
                  reader=recorded.Reader())
 
