@@ -1,7 +1,10 @@
 """Tests that a checkpoint brings its settings of generation."""
 
+import dataclasses
 import json
 
+import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.config import codec
 from transfer_gen.generate import beam
+from transfer_gen.maps import hugging_face_generation
 from transfer_gen.models import registry
 
 SIZES = dict(
@@ -52,6 +56,40 @@ def test_settings_of_a_translation_model_are_taken(folder):
   assert len(ignored) == 1 and all(name in ignored[0] for name in (
       "penalty_alpha", "num_beam_groups", "bad_words_ids (of several tokens)"))
   assert "typical_p" not in ignored[0]
+
+
+@hypothesis.given(st.builds(
+    config.Decoding, max_tokens=st.integers(0, 99), min_tokens=st.integers(0, 9),
+    beams=st.just(1), length_penalty=st.sampled_from([0.5, 1.0, 2.0]),
+    early_stopping=st.sampled_from(["no", "yes", "never"]),
+    temperature=st.sampled_from([0.0, 0.7, 1.0]), top_k=st.integers(0, 60),
+    top_p=st.sampled_from([0.9, 1.0]), min_p=st.sampled_from([0.0, 0.1]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]), no_repeat_ngram=st.integers(0, 4),
+    first_token=st.integers(-1, 36), last_token=st.integers(-1, 36),
+    end_tokens=st.lists(st.integers(0, 36), unique=True).map(tuple),
+    suppress=st.sets(st.integers(0, 36)).map(sorted).map(tuple),
+    stop=st.lists(st.text("ab", min_size=1)).map(tuple)))
+@hypothesis.settings(deadline=None)
+def test_settings_that_are_written_are_read_back(folder, wanted):
+  found, ignored = decoding(folder, **hugging_face_generation.fields(wanted))
+
+  # Without drawing, what is drawn from does not matter.
+  drawn = {} if wanted.temperature else dict(top_k=0, top_p=1.0, min_p=0.0)
+  assert (found, ignored) == (dataclasses.replace(wanted, **drawn), ())
+
+
+def test_a_run_that_is_converted_writes_in_transformers_as_here(folder, tmp_path,
+                                                                capsys):
+  asked = dict(
+      num_beams=3, max_new_tokens=9, no_repeat_ngram_size=2, length_penalty=0.5)
+  decoding(folder, **asked)
+  cli.run(capsys, "convert", f"--source={folder}", f"--output={tmp_path}/w")
+
+  cli.run(capsys, "convert", f"--source={tmp_path}/w", f"--output={tmp_path}/hf",
+          "--to=safetensors", "--map=marian")
+
+  read = transformers.GenerationConfig.from_pretrained(tmp_path / "hf")
+  assert {name: getattr(read, name) for name in asked} == asked
 
 
 def test_tokens_are_drawn_only_where_the_checkpoint_draws_them(folder):

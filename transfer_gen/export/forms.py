@@ -65,7 +65,7 @@ def to_safetensors(
   if hugging_face_folder.came_from_there(source):
     return hugging_face_folder.write_back(folder, source, params)
   return hugging_face_folder.write(
-      folder, source.model, params, source.tokenizer, name)
+      folder, source.model, params, source.tokenizer, name, source.decoding[0])
 
 
 def to_keras(

@@ -28,6 +28,7 @@ def write(
     params: Mapping[str, Any],
     tokenizer: hugging_face_tokenizer.Tokenizer | None = None,
     name: str = "",
+    decoding: config_lib.Decoding | None = None,
 ) -> tuple[str, ...]:
   """Writes weights, config.json, generation_config.json and the tokenizer.
 
@@ -37,6 +38,7 @@ def write(
     params: Its leaves by name.
     tokenizer: Of its ids.
     name: Of the family. "": the first that can hold the model.
+    decoding: How the model writes texts. If None, as Transformers does by default.
 
   Returns:
     Sentences on what was written, and on what could not be.
@@ -53,7 +55,8 @@ def write(
   ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
   if isinstance(model, config_lib.EncoderDecoder):
     ids["decoder_start_token_id"] = model.start_token
-  for file, data in zip(_CONFIGS, (fields | ids, ids)):
+  written = {} if decoding is None else hugging_face.generation_fields(decoding)
+  for file, data in zip(_CONFIGS, (fields | ids, ids | written)):
     whole.write_json(folder / file, data)
   notes = hugging_face_tokenizer.write(folder, model, tokenizer)
   return (_WRITTEN.format(family.name), *notes)

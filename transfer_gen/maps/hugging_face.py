@@ -24,6 +24,7 @@ from transfer_gen.models import decoder_config
 # What the file of an architecture needs of the fields of its `config.json`.
 Fields, activation, rope = fields_lib.Fields, fields_lib.activation, fields_lib.rope
 decoding = fields_lib.decoding
+generation_fields = fields_lib.generation_fields
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm",
          "target.spm", "vocab.json", "target_vocab.json", "merges.txt",
          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",

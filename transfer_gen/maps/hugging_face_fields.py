@@ -10,6 +10,7 @@ from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face_generation
 
 decoding = hugging_face_generation.read
+generation_fields = hugging_face_generation.fields
 
 # Fields that change nothing that a model computes, or training alone, or how texts
 # are drawn from it.

@@ -14,6 +14,13 @@ from transfer_gen.maps import architecture
 _FILE = "generation_config.json"
 _TOP_K = 50  # Their default where tokens are drawn.
 _EARLY = {False: "no", True: "yes", "never": "never"}
+_NAMES = {
+    "max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens",
+    "beams": "num_beams", "num": "num_return_sequences",
+    "length_penalty": "length_penalty", "repetition_penalty": "repetition_penalty",
+    "no_repeat_ngram": "no_repeat_ngram_size", "first_token": "forced_bos_token_id",
+    "last_token": "forced_eos_token_id", "suppress": "suppress_tokens",
+    "end_tokens": "eos_token_id", "stop": "stop_strings"}
 # What changes texts and has no place here, with the values that change nothing beside
 # None, False, 0 and empty ones.
 _IGNORED: Mapping[str, tuple[Any, ...]] = {
@@ -51,6 +58,29 @@ def read(
     return decoding, ()
   return decoding, (
       f"{path}: ignored, although they change texts: {', '.join(asked.ignored)}.",)
+
+
+def fields(decoding: config_lib.Decoding) -> dict[str, Any]:
+  """Returns fields of a `generation_config.json` for settings, as `read` reads them.
+
+  Fields are left out that say what Transformers does without them. `too_long` and
+  `seed` have no field there.
+  """
+  usual = config_lib.Decoding()
+  found: dict[str, Any] = {}
+  for ours, theirs in _NAMES.items():
+    value = getattr(decoding, ours)
+    if value != getattr(usual, ours):
+      found[theirs] = list(value) if isinstance(value, tuple) else value
+  if decoding.early_stopping != usual.early_stopping:
+    found["early_stopping"] = next(
+        theirs for theirs, ours in _EARLY.items() if ours == decoding.early_stopping)
+  if decoding.temperature > 0:
+    found |= {"do_sample": True, "temperature": decoding.temperature,
+              "top_k": decoding.top_k, "top_p": decoding.top_p}
+    # Only where it is used, as older versions do not know it.
+    found |= {"min_p": decoding.min_p} if decoding.min_p else {}
+  return found
 
 
 class _Settings:
