@@ -152,7 +152,12 @@ COMMANDS: Mapping[str, Command] = {
             _MIN_COVERAGE)),
     "train": Command(
         summary="Trains a run, or continues a stopped one from its last checkpoint.",
-        overrides=True, computes=True, flags=(_RUN, _WORKDIR, _MIN_COVERAGE)),
+        overrides=True, computes=True, flags=(
+            _RUN, _WORKDIR, _MIN_COVERAGE,
+            Flag(name="evaluate", default=False,
+                 meaning="Scores the run on its test data when it is trained, as"
+                 " `evaluate --workdir=DIR` does; the last line is then of these"
+                 " scores."))),
     "evaluate": Command(
         summary="Scores a run on its test data or on other texts; the last line is"
         " JSON.",

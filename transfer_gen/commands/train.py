@@ -2,10 +2,14 @@
 
 import json
 
+from transfer_gen.commands import evaluate
 from transfer_gen.commands import flags
 from transfer_gen.study import auto
 
 
 def run(values: flags.Values) -> None:
-  """Trains; the last line printed is the result as JSON."""
-  print(json.dumps(auto.train(values.config, values.workdir, values.min_coverage)))
+  """Trains, and evaluates if asked to; the last line printed is JSON."""
+  result = auto.train(values.config, values.workdir, values.min_coverage)
+  print(json.dumps(result), flush=True)
+  if values.evaluate:
+    evaluate.run(flags.parse("evaluate", [f"--workdir={values.workdir}"]))
