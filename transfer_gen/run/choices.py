@@ -53,7 +53,7 @@ _WIDTH = 100  # Columns of what is printed.
 _MODEL: dict[str, Any] = dict(
     num_layers=4, width=256, num_heads=4, position="rotary")
 # Below so many documents a new model drops out more and is narrower, which takes half
-# the time on a CPU; on little data a wider one is no better.
+# the time on a CPU.
 _SMALL = 50_000
 _SMALL_MODEL: dict[str, Any] = {**_MODEL, "width": 128}
 
