@@ -72,6 +72,8 @@ def fields(decoding: config_lib.Decoding) -> dict[str, Any]:
     value = getattr(decoding, ours)
     if value != getattr(usual, ours):
       found[theirs] = list(value) if isinstance(value, tuple) else value
+  if len(decoding.end_tokens) == 1:  # As most files have it.
+    found["eos_token_id"], = decoding.end_tokens
   if decoding.early_stopping != usual.early_stopping:
     found["early_stopping"] = next(
         theirs for theirs, ours in _EARLY.items() if ours == decoding.early_stopping)
