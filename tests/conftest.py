@@ -9,7 +9,7 @@ from tests.commands import cli
 def _folder(tmp_path, monkeypatch):
   """Makes a folder with `text.txt` and `config.py`, and changes into it."""
   monkeypatch.chdir(tmp_path)
-  lines = [f"the {i}th line tells of {i * 7 % 13} things" for i in range(200)]
+  lines = [f"the {i}th line counts {i * 7 % 13} things" for i in range(200)]
   (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
   (tmp_path / "config.py").write_text(cli.CONFIG)
   return tmp_path

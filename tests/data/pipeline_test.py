@@ -9,9 +9,7 @@ import pytest
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import documents
-from transfer_gen.data import encoding
 from transfer_gen.data import pipeline
-from transfer_gen.data import tokenizer_kinds
 from transfer_gen.data import tokenizers
 
 PAD, BOS, EOS, SEP = range(4)
@@ -344,42 +342,6 @@ def test_eos_replaces_missing_special_tokens_with_a_note():
   assert len(prepared.facts["tokenizer"]["notes"]) == 3
 
 
-def test_prompts_are_encoded_like_the_start_of_a_row():
-  tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
-  encode = lambda prompts, **fields: encoding.Encoding(
-      config.Data(**fields), tokenizer).prompts(prompts)
-  a, e = tokenizer.encode("aé")
-
-  assert encode(["a", "e\u0301  \n", ""]) == [[BOS, a], [BOS, e], [BOS]]
-  assert encode(["a"], input_field="q") == [[BOS, a, SEP]]
-  with pytest.raises(errors.UserError, match="Prompt 2: 1 characters.*'x'"):
-    encode(["a", "ax"])
-  with pytest.raises(errors.UserError, match="Prompt 1 is empty"):
-    encode([" "], input_field="q")
-
-
-def test_prompts_become_encoder_inputs_and_a_start_token():
-  tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abc é"])
-  encode = lambda prompts, **fields: encoding.Encoding(
-      config.Data(), tokenizer, encoder(**fields)).encoder_prompts(prompts)
-  a, e = tokenizer.encode("aé")
-
-  assert encode(["a", "e\u0301 \n"]) == ([[a, EOS], [e, EOS]], [[BOS], [BOS]])
-  assert encode(["a"], encoder_marks="both", start_token=7) == ([[BOS, a, EOS]], [[7]])
-  with pytest.raises(errors.UserError, match="Prompt 2 is empty"):
-    encode(["a", " "])
-
-
-def test_encoder_prompts_without_bos_need_a_start_token():
-  tokenizer = tokenizer_kinds.Characters(["a", "b"], {})
-  encode = lambda **fields: encoding.Encoding(
-      config.Data(), tokenizer, encoder(**fields)).encoder_prompts(["ab"])
-
-  assert encode(start_token=1) == ([[0, 1]], [[1]])
-  with pytest.raises(errors.UserError, match="no bos .* Set model.start_token"):
-    encode()
-
-
 def test_data_that_give_no_batch_are_refused():
   with pytest.raises(errors.UserError, match="longer than data.length=4"):
     prepare(pairs=True, length=4)
@@ -411,16 +373,8 @@ def test_joined_texts_run_on_if_there_are_no_special_tokens():
   assert targets[:size].tolist() == stream[1:]
   assert docs[:size].tolist() == owners[1:] and (docs[size:] == -1).all()
   assert "run on without marks" in prepared.facts["tokenizer"]["notes"][0]
-  assert encoding.Encoding(config.Data(), _Bare()).prompts(["ab"]) == [ids("ab")]
 
 
 def test_pairs_without_an_end_of_text_are_refused():
   with pytest.raises(errors.UserError, match="pairs need an end-of-text token"):
     prepare(pairs=True, tokenizer=_Bare())
-
-
-def test_prompts_follow_the_newline_setting_of_the_data():
-  encode = lambda newline: encoding.Encoding(
-      config.Data(newline=newline), _Bare()).prompts(["a\r\n"])
-
-  assert (encode("keep"), encode("fold")) == ([ids("a\r\n")], [ids("a")])

@@ -66,7 +66,7 @@ def test_scores_signatures_and_intervals_equal_those_that_sacrebleu_prints(files
     assert theirs["score"] == round(ours.score(), 4)
     low, high = bootstrap.interval(ours)
     assert theirs["confidence_var"] == pytest.approx((high - low) / 2, abs=1e-3)
-    # Theirs also tells the number and the seed of the samples.
+    # Theirs also states the number and the seed of the samples.
     bare = theirs["signature"].replace("bs:1000|seed:12345|", "")
     assert ours.signature == bare
   assert len({round(one.score()) for one in found.values()}) == 3

@@ -102,7 +102,7 @@ def test_a_recipe_takes_a_source_and_needs_no_python(
 def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, capsys):
   cli.train_source(folder, capsys)
   (folder / "text.txt").write_text("".join(
-      f"the {i}th thing tells of {i} lines\n" for i in range(120)))
+      f"the {i}th thing has {i} lines\n" for i in range(120)))
 
   printed = cli.run(
       capsys, "study", "--config=recipe:language_model", "--workdir=w", "--seeds=2",

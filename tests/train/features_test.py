@@ -40,7 +40,7 @@ def _plan(learns, start=0):
 def _text(tmp_path_factory):
   path = tmp_path_factory.mktemp("text") / "t.txt"
   path.write_text("".join(
-      f"the {i}th line tells of {i * 7 % 13}\n" for i in range(90)))
+      f"the {i}th line counts {i * 7 % 13}\n" for i in range(90)))
   return str(path)
 
 

@@ -6,7 +6,7 @@ the messages, and a model that was trained with them answers only where they sta
 Templates are rendered in Jinja's sandbox, which has no access to Python.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -154,6 +154,13 @@ def write(template: Template, folder: epath.Path) -> None:
   (folder / _TOKENS).write_bytes(json.dumps(dict(template.tokens)).encode("utf-8"))
 
 
+def spelled(special: Iterable[str]) -> re.Pattern[str]:
+  """Returns a pattern that finds special tokens in a text, as one group."""
+  # The longest first: one token may begin like another.
+  names = sorted(special, key=len, reverse=True)
+  return re.compile(f"({'|'.join(map(re.escape, names))})" if names else "((?!))")
+
+
 def prompts(
     tokenizer: Tokenizer, texts: Sequence[str], longest: int | None = None
 ) -> list[list[int]]:
@@ -168,10 +175,9 @@ def prompts(
   Raises:
     errors.UserError: If the template cannot be rendered.
   """
-  texts = list(texts)
+  texts, template, plain = list(texts), _template(tokenizer), _plain(tokenizer)
   while True:
-    found = tokenizer.encode_marked([
-        _template(tokenizer).render(_as_text(tokenizer, text)) for text in texts])
+    found = tokenizer.encode_marked([template.render(plain(text)) for text in texts])
     long = [] if longest is None else [
         i for i, ids in enumerate(found) if len(ids) > longest and texts[i]]
     if longest is None or not long:
@@ -192,9 +198,9 @@ def pairs(
     errors.UserError: If the template cannot be rendered, or writes a prompt otherwise
       when the answer is there.
   """
-  template = _template(tokenizer)
-  before = [template.render(_as_text(tokenizer, text)) for text in inputs]
-  whole = [template.render(_as_text(tokenizer, text), _as_text(tokenizer, answer))
+  template, plain = _template(tokenizer), _plain(tokenizer)
+  before = [template.render(plain(text)) for text in inputs]
+  whole = [template.render(plain(text), plain(answer))
            for text, answer in zip(inputs, answers)]
   for prompt, both in zip(before, whole):
     if not both.startswith(prompt):
@@ -211,28 +217,29 @@ def pairs(
       else tokenizer.encode_marked([text[len(prompt):]])[0]
       for ids, start, text, prompt in zip(both_ids, starts, whole, before)]
   skipped, end = _end(tokenizer)
-  return starts, [_cut(tokenizer, ids, skipped, end) for ids in ends]
+  special = set(tokenizer.special.values())
+  return starts, [_cut(ids, special, skipped, end) for ids in ends]
 
 
 def fit(
     tokenizer: Tokenizer, inputs: Sequence[str], answers: Sequence[str], length: int
-) -> tuple[list[str], list[str], int]:
-  """Cuts pairs that a row of T = `length` inputs does not hold.
+) -> tuple[list[list[int]], list[list[int]], int]:
+  """Does what `pairs` does, and cuts what a row of T = `length` inputs does not hold.
 
   The end of the input is cut off and, if the answer alone takes more than half of the
   row, also that of the answer.
 
   Returns:
-    Inputs and answers, and the number of pairs that were cut.
+    The token ids of prompts and answers, and the number of pairs that were cut.
   """
   inputs, answers = list(inputs), list(answers)
+  starts, ends = pairs(tokenizer, inputs, answers)
   cut: set[int] = set()
-  left = range(len(inputs))
+  left: Sequence[int] = range(len(inputs))
   while left:
-    starts, ends = pairs(
-        tokenizer, [inputs[i] for i in left], [answers[i] for i in left])
     long = []
-    for i, start, end in zip(left, starts, ends):
+    for i in left:
+      start, end = starts[i], ends[i]
       # The last token of a row is only a target and takes no position.
       excess = len(start) + len(end) - 1 - length
       beyond_half = len(end) - length // 2
@@ -243,7 +250,10 @@ def fit(
         long.append(i)
     cut.update(long)
     left = long
-  return inputs, answers, len(cut)
+    again = pairs(tokenizer, [inputs[i] for i in left], [answers[i] for i in left])
+    for i, start, end in zip(left, *again):
+      starts[i], ends[i] = start, end
+  return starts, ends, len(cut)
 
 
 def end_token(tokenizer: Tokenizer) -> int:
@@ -305,15 +315,10 @@ def _template(tokenizer: Tokenizer) -> Template:
   return tokenizer.chat
 
 
-def _as_text(tokenizer: Tokenizer, text: str) -> str:
-  """Returns a text that spells no special token."""
-  return _spelled(tokenizer).sub(lambda m: m[0][0] + _JOINER + m[0][1:], text)
-
-
-def _spelled(tokenizer: Tokenizer) -> re.Pattern[str]:
-  # The longest first: one token may begin like another.
-  names = sorted(tokenizer.special, key=len, reverse=True)
-  return re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
+def _plain(tokenizer: Tokenizer) -> Callable[[str], str]:
+  """Returns a function that makes a text spell no special token."""
+  pattern = spelled(tokenizer.special)
+  return lambda text: pattern.sub(lambda m: m[0][0] + _JOINER + m[0][1:], text)
 
 
 def _end(tokenizer: Tokenizer) -> tuple[int, int]:
@@ -325,9 +330,9 @@ def _end(tokenizer: Tokenizer) -> tuple[int, int]:
     raise errors.UserError(
         "chat template: it does not write the answer of an assistant as it is. Correct"
         " the template, or set data.template=none.")
-  spelled = _spelled(tokenizer)
-  skipped = len(spelled.findall(head))
-  if end := spelled.search(tail):
+  pattern = spelled(tokenizer.special)
+  skipped = len(pattern.findall(head))
+  if end := pattern.search(tail):
     return skipped, tokenizer.special[end[0]]
   if "eos" not in tokenizer.roles:
     raise errors.UserError(
@@ -336,9 +341,8 @@ def _end(tokenizer: Tokenizer) -> tuple[int, int]:
   return skipped, tokenizer.roles["eos"]
 
 
-def _cut(tokenizer: Tokenizer, ids: list[int], skipped: int, end: int) -> list[int]:
+def _cut(ids: list[int], special: set[int], skipped: int, end: int) -> list[int]:
   """Returns an answer up to its last token, which is added if it is not there."""
-  special = set(tokenizer.special.values())
   places = [i for i, token in enumerate(ids) if token in special][skipped:]
   return ids[:places[0] + 1] if places else [*ids, end]
 

@@ -182,9 +182,10 @@ class Encoding:
 
   def _chats(self, tokenizer, inputs, targets) -> tuple[Ids, Ids, int]:
     """Does what `pairs` does by a chat template."""
-    length, cut = self.config.length, 0
+    length = self.config.length
     if self.config.too_long == "cut":
-      inputs, targets, cut = chat_lib.fit(tokenizer, inputs, targets, length)
+      prompts, answers, cut = chat_lib.fit(tokenizer, inputs, targets, length)
+      return _arrays(prompts), _arrays(answers), cut
     prompts, answers = chat_lib.pairs(tokenizer, inputs, targets)
     # The last token of a row is only a target and takes no position.
     counts = [len(a) + len(b) - 1 for a, b in zip(prompts, answers)]
@@ -192,7 +193,7 @@ class Encoding:
       rows_lib.refuse_long(
           sum(count > length for count in counts), len(counts), self.config,
           f"the longest has {max(counts)}")
-    return _arrays(prompts), _arrays(answers), cut
+    return _arrays(prompts), _arrays(answers), 0
 
   def _prompt_ids(
       self, prompts: Sequence[str], tokenizer: tokenizers.Tokenizer, answered: bool,

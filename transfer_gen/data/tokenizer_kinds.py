@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 import functools
 import json
-import re
 from typing import Any
 
 from etils import epath
@@ -215,8 +214,8 @@ class SentencePiece:
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     # SentencePiece itself reads them as text, so a text is divided at them.
-    spelled = re.compile("(" + "|".join(map(re.escape, self.special)) + ")")
-    return [[i for part in filter(None, spelled.split(text)) for i in (
+    pattern = chat_lib.spelled(self.special)
+    return [[i for part in filter(None, pattern.split(text)) for i in (
         [self.special[part]] if part in self.special else self.encode_batch([part])[0])]
             for text in texts]
 

@@ -66,7 +66,7 @@ def write(
   return ()
 
 
-# `type_id` is 0 throughout: no model here tells segments apart. A pair gets the closing
+# `type_id` is 0 throughout: no model here has segments. A pair gets the closing
 # mark after each of its texts.
 def _template(marks, known: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
   """What puts marks around a text, as tokenizer.json has it."""

@@ -120,7 +120,7 @@ def _middle(scores: np.ndarray) -> tuple[float, float]:
 # One is added above and below, so that no finite number of trials ends at p = 0.
 def _p_value(sizes: np.ndarray, difference: float) -> float:
   """Returns how probable so large a difference is if the runs do not differ."""
-  # Runs that score the same are not told apart. sacreBLEU would report the smallest
+  # Runs that score the same do not differ. sacreBLEU would report the smallest
   # p-value for them, because no sample differs by more than nothing.
   if not difference:
     return 1.0

@@ -65,7 +65,7 @@ def differences_table(
         name, f"{'+' if one['difference'] > 0 else ''}"
         f"{measures.shown(name, one['difference'])}",
         _between(name, (one["low"], one["high"])), f"{one['p_bootstrap']:.4f}",
-        f"{one['p_randomization']:.4f}", verdict if apart else "not told apart"))
+        f"{one['p_randomization']:.4f}", verdict if apart else "no clear difference"))
   return rows
 
 

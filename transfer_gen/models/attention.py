@@ -64,8 +64,8 @@ class Attention(nn.Module):
         kernel_init=config.init, bias=biased(config, "out"), dtype=dtype)
 
   # With a slot, all rows write to the same positions of the cache, which one slice can
-  # do. A start per row would need a scatter; rows of different lengths are told apart
-  # by the mask instead.
+  # do. A start per row would need a scatter; the mask distinguishes rows of
+  # different lengths instead.
   def __call__(
       self, x: jax.Array, positions: jax.Array, mask: jax.Array,
       slot: tuple[Cache, jax.Array] | None, bias: jax.Array | None = None

@@ -286,7 +286,7 @@ class Cell(nn.Module):
   width: int
 
   # Tokens look rows up, so the `vocab` axis is not contracted. Gates are in neither
-  # axis that the initializer is told of: each gate is a matrix with fans of its own,
+  # axis that the initializer is given: each gate is a matrix with fans of its own,
   # and the variance does not depend on how many gates a cell has.
   def setup(self) -> None:
     """Creates the submodules and params."""

@@ -36,7 +36,7 @@ class Seen:
 
 
 # Interception leaves the models alone: they return logits only, and who trains on more
-# listens. Projections are told apart by the name `attn` of their attention, because
+# listens. Projections are distinguished by the name `attn` of their attention, because
 # those of cross-attention have the same names below it.
 @contextlib.contextmanager
 def listening(

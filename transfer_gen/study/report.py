@@ -209,7 +209,7 @@ def _sign(pair) -> str:
   """Only an interval without 0 is called a difference."""
   if pair["low"] > 0:
     return "better"
-  return "worse" if pair["high"] < 0 else "not told apart"
+  return "worse" if pair["high"] < 0 else "no clear difference"
 
 
 def _when(pair, controls) -> str:

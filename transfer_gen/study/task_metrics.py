@@ -103,7 +103,8 @@ def verdicts(pair: Mapping[str, Any], seeds: int) -> list[str]:
   for name, one in pair.get("metrics", {}).items():
     # Only an interval without 0 is called a difference.
     apart = one["low"] > 0 or one["high"] < 0
-    verdict = ("better" if one["better"] else "worse") if apart else "not told apart"
+    verdict = "no clear difference" if not apart else (
+        "better" if one["better"] else "worse")
     shown = [f"{'+' if one[key] > 0 else ''}{measures.shown(name, one[key])}"
              for key in ("difference", "low", "high")]
     lines.append(
