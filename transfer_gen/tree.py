@@ -231,7 +231,8 @@ def _axes(name: str, leaf: Any, table: AxesTable) -> tuple[Any, Any]:
   if found is None:
     return None, ()
   axes: Any = tuple(table.values())[found[0]]
-  # The first element shows whether these are (axes, reads) or plain axes; a scalar's axes are ().
+  # The first element shows whether these are (axes, reads) or plain axes; those of a
+  # scalar are ().
   if axes and not isinstance(axes[0], str):
     return axes
   return axes, ()

@@ -56,7 +56,8 @@ def test_prompts_follow_the_newline_setting_of_the_data():
   encode = lambda newline: encoding.Encoding(
       config.Data(newline=newline), BARE).prompts(["a\r\n"])
 
-  assert (encode("keep"), encode("fold")) == ([BARE.encode("a\r\n")], [BARE.encode("a")])
+  assert encode("keep") == [BARE.encode("a\r\n")]
+  assert encode("fold") == [BARE.encode("a")]
 
 
 def test_prompts_without_special_tokens_are_the_text_alone():
