@@ -201,14 +201,14 @@ def test_beams_of_a_row_do_not_depend_on_other_rows():
 
 def test_different_prompts_and_settings_share_one_compiled_program():
   module, params = random_models.build(MODELS["gru"], seed=1)
-  beam._run.clear_cache()
+  beam.begin.clear_cache(), beam.advance.clear_cache()
 
   for prompts, kwargs in (
       ([[1], [2, 0]], dict(max_tokens=9, end_tokens=(0,))),
       ([[1] * 16, [2]], dict(max_tokens=16, end_tokens=(1,), length_penalty=0.3))):
     search(module, params, prompts, beams=2, **kwargs)
 
-  assert beam._run._cache_size() == 1
+  assert (beam.begin._cache_size(), beam.advance._cache_size()) == (1, 1)
 
 
 def test_beams_copy_neither_keys_nor_what_the_encoder_read():
@@ -218,11 +218,13 @@ def test_beams_copy_neither_keys_nor_what_the_encoder_read():
   decoding = config.Decoding(beams=3, max_tokens=5, end_tokens=(EOS,))
   switches, limits = settings.bind(decoding, 37)
 
-  program = beam._run.lower(
-      module, 16, switches, prefill.nest_params(params),
-      prefill.pad_rows(module, [[1]] * batch, None, [5] * batch) | {
-          "encoder_inputs": np.ones((batch, read), np.int32),
-          "encoder_counts": np.full(batch, read, np.int32)}, limits)
+  rows = prefill.pad_rows(module, [[1]] * batch, None, [5] * batch) | {
+      "encoder_inputs": np.ones((batch, read), np.int32),
+      "encoder_counts": np.full(batch, read, np.int32)}
+  nested = prefill.nest_params(params)
+  state = beam.begin(module, 16, switches, nested, rows, limits)
+  program = beam.advance.lower(
+      module, 16, switches, nested, state, rows, limits, np.int32(16), np.int32(0))
 
   text = program.as_text()
   loop = text[text.index("stablehlo.while"):].splitlines()

@@ -1,5 +1,7 @@
 """Tests that generation with a cache computes what whole forward passes do."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -50,10 +52,8 @@ def whole_pass(module, params, prompts, texts):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.long)
-    if name in ("learned", "sinusoidal", "relative", "pair_post", "lstm",
-                "rnn_window") else name
-    for name in MODELS])
+    name if name in ("windows", "pair", "gru_attention", "lstm_pair")
+    else pytest.param(name, marks=pytest.mark.long) for name in MODELS])
 def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
   module, params = random_models.build(MODELS[name], noise=1.0, seed=3)
   encodes = registry.encodes(MODELS[name])
@@ -74,3 +74,42 @@ def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
               for row, text in zip(chances, texts)]
     np.testing.assert_allclose([row[place].score for row in found], scores, rtol=1e-4)
   assert len({tuple(one.tokens) for row in found for one in row}) > 2
+
+
+@pytest.mark.parametrize("name, beams", [
+    case if case in (("windows", 1), ("pair", 3), ("lstm_pair", 3))
+    else pytest.param(*case, marks=pytest.mark.long)
+    for case in itertools.product(MODELS, (1, 3))])
+def test_a_resized_batch_writes_the_same(name, beams):
+  module, params = random_models.build(MODELS[name], noise=1.0, seed=3)
+  # After two tokens 4 of 16 rows are left, and two of them get longer than 16 tokens.
+  budgets = [2, 20, 1, 2, 9, 1, 2, 1, 1, 2, 17, 1, 2, 2, 16, 1]
+  texts = [[1 + i, *range(i % 5)] for i in range(16)]
+  rows = {"prompts": texts}
+  if registry.encodes(MODELS[name]):
+    rows = {"prompts": [[1 + i] for i in range(16)], "encoder_inputs": texts}
+  method = sampling if beams == 1 else beam
+  generate = sampling.generate if beams == 1 else beam.search
+  decoding = config.Decoding(
+      max_tokens=20, beams=beams, temperature=float(beams == 1),
+      repetition_penalty=1.2)
+
+  def write(resize):
+    method.advance.clear_cache()
+    found = generate(module, params, decoding=decoding, budgets=budgets,
+                     resize=resize, **rows)
+    return found, method.advance._cache_size()
+
+  (whole, once), (resized, programs) = write(False), write(True)
+
+  assert (once, programs) == (1, 3)  # B and N are 16 and 16, 4 and 16, 4 and 32.
+  if beams == 1:
+    assert resized == whole
+    assert [*map(len, whole)] == budgets
+  else:
+    tokens = lambda found: [[one.tokens for one in row] for row in found]
+    assert tokens(resized) == tokens(whole)
+    for row, same in zip(resized, whole):
+      np.testing.assert_allclose(
+          [one.score for one in row], [one.score for one in same], rtol=1e-5,
+          atol=1e-6)

@@ -84,7 +84,8 @@ def test_generation_stops_when_every_text_has_ended():
 
   state = sampling.begin(module, 16, switches, tree.unflatten(params), rows, limits)
   after = sampling.advance(
-      module, 16, switches, tree.unflatten(params), state, rows, limits, np.int32(10))
+      module, 16, switches, tree.unflatten(params), state, rows, limits, np.int32(10),
+      np.int32(0))
 
   assert int(after.step) == 1
   np.testing.assert_array_equal(after.text, [[first] + 15 * [SIZE]])

@@ -4,9 +4,9 @@ It gives the same tokens as Hugging Face Transformers (Wolf et al., 2020;
 `generate(num_beams=...)`), with penalties and constraints as well.
 
 Axes: B rows, K beams, C candidates of a step, N new tokens, rounded up; V vocabulary;
-L = N, or P + N where settings read the prompt, which has P tokens, padded. The whole
-search is one compiled program for each (B, K, N), each padded length of prompts and
-encoder inputs, and each combination of settings that act.
+L = N, or P + N where settings read the prompt, which has P tokens, padded. Two
+programs, `begin` and `advance`, are compiled for each (B, K, N), each padded length of
+prompts and encoder inputs, and each combination of settings that act.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.generate import prefill
+from transfer_gen.generate import running
 from transfer_gen.generate import scores as scores_lib
 from transfer_gen.generate import settings
 from transfer_gen.models import extended
@@ -51,6 +52,7 @@ def search(
     encoder_inputs: prefill.Texts | None = None,
     budgets: Sequence[int] | None = None,
     place: prefill.PlaceFn = lambda rows: rows,
+    resize: bool = False,
 ) -> list[list[Found]]:
   """Searches for the best continuations of each prompt, or answers to encoder inputs.
 
@@ -71,6 +73,7 @@ def search(
     budgets: Maximum number of new tokens of each row, at most `decoding.max_tokens`,
       which it is by default.
     place: Puts arrays, whose first axis is B, on devices.
+    resize: See `running.to_end`.
 
   Returns:
     For each prompt, at most K continuations, the best first.
@@ -90,63 +93,89 @@ def search(
     return []
   switches, limits = settings.bind(decoding, vocab_size)
   rows = place(prefill.pad_rows(module, prompts, encoder_inputs, budgets))
-  found = _run(module, prefill.padded_size(decoding.max_tokens), switches,
-               prefill.nest_params(params), rows, limits)
   ends = (vocab_size, *decoding.end_tokens)
-  return [[Found(prefill.cut(tokens, ends), score)
-           for tokens, score in zip(*row) if score > -np.inf]
-          for row in zip(*(np.asarray(x).tolist() for x in found))]
+  method = running.Method(
+      begin=begin, advance=advance, texts=("texts", "finished"),
+      read=lambda state, size: _found(state, size, ends))
+  return running.to_end(
+      method, module, prefill.nest_params(params), switches, rows, limits,
+      longest=prefill.padded_size(decoding.max_tokens), resize=resize)
 
 
 # The carry of a compiled loop: its arrays cannot grow, so all N tokens have their place
 # from the start, and a score of -inf marks what is not there yet.
 @struct.dataclass
-class _State:
-  """Running and finished texts of each row; a slot with score -inf is empty."""
-  texts: jax.Array  # i32[B, K, L], V where there is no token.
-  scores: jax.Array  # f32[B, K], sums of log probabilities, the best first.
-  finished: jax.Array  # i32[B, K, L].
-  finished_scores: jax.Array  # f32[B, K], the best first.
-  open: jax.Array  # bool[B], whether a row may still find better texts.
+class State:
+  """Running and finished texts of each row; a slot with score -inf is empty.
+
+  Attributes:
+    step: i32[], number of new tokens of running texts.
+    tokens: i32[B, K], the last ones of running texts.
+    parents: i32[B, K], index of the running text, one step before, that each extends.
+    texts: i32[B, K, L], V where there is no token.
+    scores: f32[B, K], sums of log probabilities, the best first.
+    finished: i32[B, K, L].
+    finished_scores: f32[B, K], the best first.
+    done: bool[B], whether a row can find no better texts.
+    cache: What the model keeps, see `caches.fork`.
+  """
+  step: jax.Array
+  tokens: jax.Array
+  parents: jax.Array
+  texts: jax.Array
+  scores: jax.Array
+  finished: jax.Array
+  finished_scores: jax.Array
+  done: jax.Array
+  cache: Any
 
 
 # Static is what shapes and operations depend on. The limits are traced, so that another
 # end token, length penalty or number of tokens (up to the same power of two) compiles
 # nothing.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _run(module, size, switches, params, rows, limits):
-  """Returns the new tokens i32[B, K, N] of finished texts, and scores f32[B, K]."""
+def begin(
+    module: extended.Model, size: int, switches: settings.Switches,
+    params: Mapping[str, Any], rows: prefill.Rows, limits: settings.Limits) -> State:
+  """Reads prompts and takes the first step; arguments as for `sampling.begin`."""
   beams, batch = switches.beams, rows["counts"].shape[0]
   logits, cache = prefill.prefill(module, params, rows, size * beams)
   cache = module.apply({}, cache, beams, method="fork")
   text = prefill.text(rows, size, logits.shape[-1], switches.reads_text)
   texts = jnp.repeat(text[:, None], beams, axis=1)
   nothing = jnp.full((batch, beams), -jnp.inf)
+  none = jnp.zeros((batch, beams), jnp.int32)
   # All K beams start from the same text. Only the first has a score above -inf;
   # otherwise the search would keep K copies of the same continuation.
-  state = _State(
-      texts=texts, scores=nothing.at[:, 0].set(0.0), finished=texts,
-      finished_scores=nothing, open=jnp.ones((batch,), bool))
-  choose = functools.partial(
-      _choose, size=size, switches=switches, budgets=rows["budgets"], limits=limits)
-  state, tokens, parents = choose(
-      jnp.repeat(logits[:, None], beams, axis=1), jnp.int32(0), state)
+  state = State(
+      step=jnp.int32(0), tokens=none, parents=none, texts=texts,
+      scores=nothing.at[:, 0].set(0.0), finished=texts, finished_scores=nothing,
+      done=jnp.zeros((batch,), bool), cache=cache)
+  return _chosen(
+      jnp.repeat(logits[:, None], beams, axis=1), size, switches, state, rows, limits)
 
-  def more(carry):
-    return carry[1].open.any()
 
-  def body(carry):
-    step, state, tokens, parents, cache = carry
-    cache = jax.tree.map(lambda x, like: x.reshape(like.shape), cache, shapes)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def advance(
+    module: extended.Model, size: int, switches: settings.Switches,
+    params: Mapping[str, Any], state: State, rows: prefill.Rows,
+    limits: settings.Limits, until: jax.Array, fewest: jax.Array) -> State:
+  """Takes further steps; arguments as for `sampling.advance`."""
+  def write(state):
     logits, cache = module.apply(
-        {"params": params}, tokens, parents, cache, method="branch")
-    return step + 1, *choose(logits, step, state), jax.tree.map(jnp.squeeze, cache)
+        {"params": params}, state.tokens, state.parents, state.cache, method="branch")
+    return dataclasses.replace(
+        _chosen(logits, size, switches, state, rows, limits), cache=cache)
 
-  # The carry has no axes of size 1, for the reason given in `sampling`.
-  shapes, cache = jax.eval_shape(lambda: cache), jax.tree.map(jnp.squeeze, cache)
-  state = lax.while_loop(
-      more, body, (jnp.int32(1), state, tokens, parents, cache))[1]
-  return state.finished[..., -size:], state.finished_scores
+  return running.loop(write, state, until, fewest)
+
+
+def _found(state, size, ends):
+  """Returns what the search found in each row, the best first."""
+  texts = np.asarray(state.finished[..., -size:]).tolist()
+  return [[Found(prefill.cut(tokens, ends), score)
+           for tokens, score in zip(*row) if score > -np.inf]
+          for row in zip(texts, np.asarray(state.finished_scores).tolist())]
 
 
 # Log probabilities are summed over a whole text, in float32, and an unfinished text
@@ -154,22 +183,9 @@ def _run(module, size, switches, params, rows, limits):
 #
 # Only candidates among the first K may finish, as in Transformers. While fewer than K
 # texts are finished, the worst is -inf and the row stays open.
-def _choose(logits, step, state, *, size, switches, budgets, limits):
-  """Takes one step of the search in each row.
-
-  Args:
-    logits: dtype[B, K, V], of the next token of each running text.
-    step: i32[], number of new tokens that running texts have before the step.
-    state: The state before the step.
-    size: N.
-    switches: Which settings act.
-    budgets: i32[B], maximum number of new tokens.
-    limits: See `settings.bind`.
-
-  Returns:
-    The state after the step; the last token i32[B, K] of each text that runs on; and
-    i32[B, K], the index of the text that it extends.
-  """
+def _chosen(logits, size, switches, state, rows, limits):
+  """Returns the state after one more step; logits are dtype[B, K, V]."""
+  step, budgets = state.step, rows["budgets"]
   batch, beams, width = logits.shape
   before = state.texts.shape[2] - size
   chances = scores_lib.process(
@@ -185,20 +201,20 @@ def _choose(logits, step, state, *, size, switches, budgets, limits):
       _at(state.texts, parents), token[:, :, None], (0, 0, before + step))
   ends = limits["ends"][token] | (step + 1 >= budgets)[:, None]
 
-  running, order = lax.top_k(jnp.where(ends, -jnp.inf, scores), beams)
+  sums, order = lax.top_k(jnp.where(ends, -jnp.inf, scores), beams)
   length = (step + 1.0) ** limits["length_penalty"]
   among = jnp.arange(scores.shape[1])[None] < beams
-  ended = jnp.where(ends & among & state.open[:, None], scores / length, -jnp.inf)
+  ended = jnp.where(ends & among & ~state.done[:, None], scores / length, -jnp.inf)
   finished_scores, kept = lax.top_k(
       jnp.concatenate([state.finished_scores, ended], axis=1), beams)
-  after = _State(
-      texts=_at(texts, order), scores=running,
+  of = lambda x: jnp.take_along_axis(x, order, axis=1)
+  return dataclasses.replace(
+      state, step=step + 1, tokens=of(token), parents=of(parents),
+      texts=_at(texts, order), scores=sums,
       finished=_at(jnp.concatenate([state.finished, texts], axis=1), kept),
       finished_scores=finished_scores,
-      open=state.open & _promising(
-          running[:, 0], finished_scores[:, -1], length, switches, budgets, limits))
-  of = lambda x: jnp.take_along_axis(x, order, axis=1)
-  return after, of(token), of(parents)
+      done=state.done | ~_promising(
+          sums[:, 0], finished_scores[:, -1], length, switches, budgets, limits))
 
 
 # With "no", the best running text is judged at its present length, although a longer

@@ -18,6 +18,8 @@ from transfer_gen.generate import sampling
 from transfer_gen.models import registry
 
 Texts = prefill.Texts
+# Batches that save more time by being resized than its programs take to compile.
+_MANY = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,14 @@ def write(
     module: registry.Model, params: Mapping[str, Any], inputs: Inputs,
     decoding: config_lib.Decoding, *, only: Sequence[int] | None = None,
     parallel: config_lib.Parallel | None = None, batch_size: int = 64,
-    watch: sampling.WatchFn | None = None, every: int = 8,
+    watch: prefill.WatchFn | None = None, every: int = 8,
 ) -> Iterator[tuple[int, Texts]]:
   """Yields the new tokens for each input, the longest inputs first.
 
   Inputs are sorted by length, so that little of a batch is padding, and the last batch
-  is filled up. So one program is compiled for each padded length, however many inputs
-  there are.
+  is filled up. So two programs are compiled for each padded length, however many inputs
+  there are; and a few more for a length with many batches, which are then resized while
+  they are written, see `running.to_end`.
 
   Args:
     module: A model as `registry.build` returns it.
@@ -92,15 +95,16 @@ def write(
   rows = min(batch_size, prefill.power_of_two(len(order) * copies))
   each = max(rows // copies, 1)  # Inputs of a batch, whose copies stay together.
   size = -(-each * copies // devices) * devices
-  for start in range(0, len(order), each):
-    chosen = order[start:start + each]
+  batches = [order[start:start + each] for start in range(0, len(order), each)]
+  widths = [prefill.padded_size(inputs.lengths[chosen[0]]) for chosen in batches]
+  for chosen, width in zip(batches, widths):
     index = [i for i in chosen for _ in range(copies)]
     # Rows that only fill the batch end at once.
     batch = inputs.take(index + index[:1] * (size - len(index)))
     budgets = batch.budgets[:len(index)] + [1] * (size - len(index))
     arguments: Any = dict(
         prompts=batch.prompts, encoder_inputs=batch.encoder_inputs, budgets=budgets,
-        decoding=decoding, place=place)
+        decoding=decoding, place=place, resize=widths.count(width) >= _MANY)
     if decoding.beams > 1:
       found = [[one.tokens for one in row[:decoding.num]] for row in beam.search(
           module, placed, **arguments)]

@@ -22,6 +22,8 @@ Texts = Sequence[Sequence[int]]
 Padded = tuple[np.ndarray, np.ndarray]  # Tokens i32[B, P], counts i32[B].
 Rows = dict[str, Any]  # Arrays whose first axis is B, see `pad_rows`.
 PlaceFn = Callable[[Any], Any]  # Puts a tree of such arrays on devices.
+# Takes what was written in each row so far; returns which rows are to end.
+WatchFn = Callable[[list[Any]], Sequence[bool]]
 
 
 # Both forms are in use: restored params are flat, and what `init` returned is nested

@@ -5,7 +5,7 @@ vocabulary; L = N, or P + N where settings read the prompt. Two programs, `begin
 `advance`, are compiled for each (B, P, S, N) and each combination of settings that act.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -19,13 +19,10 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.generate import prefill
+from transfer_gen.generate import running
 from transfer_gen.generate import scores as scores_lib
 from transfer_gen.generate import settings
 from transfer_gen.models import extended
-
-# Takes the new tokens of each row so far; returns which rows are to end.
-WatchFn = Callable[[list[list[int]]], Sequence[bool]]
-_WATCHED = 8  # New tokens between two calls of a watch function.
 
 
 def generate(
@@ -38,8 +35,9 @@ def generate(
     budgets: Sequence[int] | None = None,
     salts: np.ndarray | None = None,
     place: prefill.PlaceFn = lambda rows: rows,
-    watch: WatchFn | None = None,
-    every: int = _WATCHED,
+    resize: bool = False,
+    watch: prefill.WatchFn | None = None,
+    every: int = 8,
 ) -> list[list[int]]:
   """Continues each prompt or, if the model has an encoder, answers each encoder input.
 
@@ -61,6 +59,7 @@ def generate(
     salts: u32[B, 2], which with `decoding.seed` decide what is drawn in a row. By
       default those of `row_salts`.
     place: Puts arrays, whose first axis is B, on devices.
+    resize: See `running.to_end`.
     watch: Called with all texts after each `every` new tokens, to end some.
     every: Number of new tokens between two calls of `watch`.
 
@@ -84,19 +83,15 @@ def generate(
   switches, limits = settings.bind(decoding, module.config.vocab_size)
   rows = place(prefill.pad_rows(module, prompts, encoder_inputs, budgets) | {
       "salts": salts})
-  size, nested = prefill.padded_size(decoding.max_tokens), prefill.nest_params(params)
-  state = begin(module, size, switches, nested, rows, limits)
-  until = np.int32(size if watch is None else every)
-  while True:
-    state = advance(module, size, switches, nested, state, rows, limits, until)
-    texts = _texts(state, size, module.config.vocab_size, decoding.end_tokens)
-    if watch is None:
-      return texts
-    done = np.array(watch(texts)) | np.asarray(state.done)
-    if done.all():
-      return texts
-    state = dataclasses.replace(state, done=place(done))
-    until = np.int32(until + every)
+  ends = (module.config.vocab_size, *decoding.end_tokens)
+  method = running.Method(
+      begin=begin, advance=advance, texts=("text",),
+      read=lambda state, size: [prefill.cut(row, ends) for row in np.asarray(
+          state.text[:, -size:]).tolist()])
+  return running.to_end(
+      method, module, prefill.nest_params(params), switches, rows, limits,
+      longest=prefill.padded_size(decoding.max_tokens), resize=resize, watch=watch,
+      every=every)
 
 
 # crc32 and not `hash`, which is salted anew in each process. Texts with equal checksums
@@ -135,7 +130,7 @@ def draw(
     i32[B].
   """
   if not switches.samples:
-    return scores.argmax(-1).astype(jnp.int32)
+    return _first_largest(scores)
   kept = scores_lib.truncate(scores / limits["temperature"], switches, limits)
   key = jax.random.key(limits["seed"])
 
@@ -144,6 +139,14 @@ def draw(
     return jax.random.categorical(jax.random.fold_in(of_row, step), row)
 
   return jax.vmap(one)(salts, kept).astype(jnp.int32)
+
+
+# XLA's CPU backend takes four times as long for `argmax`, a fifth of a step.
+def _first_largest(scores):
+  """Returns i32[B], the place of the largest of f32[B, V], the first if several are."""
+  largest = scores == scores.max(axis=-1, keepdims=True)
+  places = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None]
+  return jnp.where(largest, places, scores.shape[-1] - 1).min(axis=-1)
 
 
 @struct.dataclass
@@ -197,7 +200,7 @@ def begin(
 def advance(
     module: extended.Model, size: int, switches: settings.Switches,
     params: Mapping[str, Any], state: State, rows: prefill.Rows,
-    limits: settings.Limits, until: jax.Array) -> State:
+    limits: settings.Limits, until: jax.Array, fewest: jax.Array) -> State:
   """Writes further tokens.
 
   Args:
@@ -208,28 +211,18 @@ def advance(
     state: What `begin` or the last `advance` returned; it cannot be used again.
     rows: As for `begin`.
     limits: As for `begin`.
-    until: i32[], number of new tokens after which the state is returned, unless all
-      rows end before.
+    until: See `running.loop`.
+    fewest: See `running.loop`.
   """
   ones = jnp.ones(state.token.shape, jnp.int32)
 
-  def more(state):
-    return (state.step < until) & ~state.done.all()
-
-  def body(state):
-    cache = jax.tree.map(lambda x, like: x.reshape(like.shape), state.cache, shapes)
+  def write(state):
     logits, cache = module.apply(
-        {"params": params}, state.token[:, None], ones, cache, method="extend")
-    state = _chosen(logits, size, switches, state, rows, limits)
-    return dataclasses.replace(state, cache=jax.tree.map(jnp.squeeze, cache))
+        {"params": params}, state.token[:, None], ones, state.cache, method="extend")
+    return dataclasses.replace(
+        _chosen(logits, size, switches, state, rows, limits), cache=cache)
 
-  # XLA's CPU backend drops axes of size 1 from products. If the loop's carry has such
-  # axes, each step copies the cache and writes it a second time.
-  shapes = jax.eval_shape(lambda: state.cache)
-  state = dataclasses.replace(state, cache=jax.tree.map(jnp.squeeze, state.cache))
-  state = lax.while_loop(more, body, state)
-  return dataclasses.replace(state, cache=jax.tree.map(
-      lambda x, like: x.reshape(like.shape), state.cache, shapes))
+  return running.loop(write, state, until, fewest)
 
 
 def _chosen(logits, size, switches, state, rows, limits):
@@ -246,9 +239,3 @@ def _chosen(logits, size, switches, state, rows, limits):
   return dataclasses.replace(
       state, step=step + 1, token=jnp.where(state.done, 0, token),
       done=state.done | ends, text=text)
-
-
-def _texts(state, size, none, ends):
-  """Returns the new tokens of each row, without the one that ends it."""
-  return [prefill.cut(row, (none, *ends))
-          for row in np.asarray(state.text[:, -size:]).tolist()]

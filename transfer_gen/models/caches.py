@@ -94,6 +94,24 @@ def fork(cache: Cache, branches: int) -> Cache:
           AT: jnp.where(slots < cache["used"], positions_of(valid), later)}
 
 
+def lengthened(cache: Cache, slots: int) -> Cache:
+  """Returns a cache, which may have branches, with unused slots added up to `slots`."""
+  before = cache["valid"].shape[1]
+
+  def longer(x, axis):
+    return jnp.pad(x, [(0, slots - before if i == axis else 0) for i in range(x.ndim)])
+
+  found = {**cache, "valid": longer(cache["valid"], 1), **{
+      name: {part: longer(x, 2) for part, x in kept.items()}
+      for name, kept in cache.items() if names.layer_number(name) is not None}}
+  if SEEN in cache:
+    branches = cache[SEEN].shape[1]
+    later = 1 + jnp.arange(slots - before, dtype=jnp.int32)[None] // branches
+    found[SEEN] = longer(cache[SEEN], 2)
+    found[AT] = jnp.concatenate([cache[AT], cache[AT][:, -1:] + later], axis=1)
+  return found
+
+
 def branched(cache: Cache, parents: jax.Array) -> Cache:
   """Returns the cache in which each branch goes on from another one.
 

@@ -227,9 +227,14 @@ class Recurrent(nn.Module):
     # The carry stood still after a row's last token, and so did its output.
     return self._logits({name: y[-1] for name, y in x.items()}, train=False), kept
 
+  def lengthen(self, cache: Cache, slots: int) -> Cache:
+    """Returns the cache as it is, since a state has a fixed size."""
+    del slots
+    return cache
+
   def fork(self, cache: Cache, branches: int) -> Cache:
-    """Returns a cache whose rows branch into K texts, with all states K times."""
-    return jax.tree.map(lambda x: jnp.repeat(x, branches, axis=0), cache)
+    """Returns a cache whose rows branch into K texts, with states dtype[B, K, ...]."""
+    return jax.tree.map(lambda x: jnp.repeat(x[:, None], branches, axis=1), cache)
 
   def branch(
       self, tokens: jax.Array, parents: jax.Array, cache: Cache
@@ -245,13 +250,14 @@ class Recurrent(nn.Module):
       Logits dtype[B, K, V], and the cache that follows.
     """
     def continued(x):
-      rows = x.reshape(*parents.shape, *x.shape[1:])
-      return jax.vmap(lambda row, index: row[index])(rows, parents).reshape(x.shape)
+      return jax.vmap(lambda row, index: row[index])(x, parents).reshape(
+          -1, *x.shape[2:])
 
     logits, kept = self.extend(
         tokens.reshape(-1, 1), jnp.ones(tokens.size, jnp.int32),
         jax.tree.map(continued, cache))
-    return logits.reshape(*tokens.shape, -1), kept
+    return logits.reshape(*tokens.shape, -1), jax.tree.map(
+        lambda x: x.reshape(*tokens.shape, *x.shape[1:]), kept)
 
   # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
   # with a kernel is a row of it, which the cell looks up.

@@ -82,6 +82,10 @@ class Decoder(nn.Module):
     y = logits(self.config, self.embed, self.head, x)[:, 0]
     return y, caches.advanced(kept, inputs, counts)
 
+  def lengthen(self, cache: Cache, slots: int) -> Cache:
+    """Returns a cache with more slots, see `caches.lengthened`."""
+    return caches.lengthened(cache, slots)
+
   def fork(self, cache: Cache, branches: int) -> Cache:
     """Returns a cache for `branch`, see `caches.fork`."""
     return caches.fork(cache, branches)
