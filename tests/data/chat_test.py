@@ -57,7 +57,7 @@ CORPUS = ["user assistant system", "[INST] what is it? [/INST] it is a cat",
 PAIRS = [("What is it?", "It is a cat."), ("  spaces", "line\nbreak"), ("a", "b")]
 
 
-def _tokenizer(metaspace):
+def _tokenizer(metaspace, corpus=()):
   """Returns a tokenizer of the library: byte-level, or with spaces in its pieces."""
   made = hf.Tokenizer(hf.models.BPE(unk_token="<unk>" if metaspace else None))
   special = [*(["<unk>"] if metaspace else []), *SPECIAL]
@@ -69,7 +69,7 @@ def _tokenizer(metaspace):
     made.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = hf.decoders.ByteLevel()
     alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
-  made.train_from_iterator(CORPUS, hf.trainers.BpeTrainer(
+  made.train_from_iterator([*CORPUS, *corpus], hf.trainers.BpeTrainer(
       vocab_size=600, special_tokens=special, initial_alphabet=alphabet,
       show_progress=False))
   # Like that of Phi-3, it takes the white space behind it.
@@ -78,10 +78,11 @@ def _tokenizer(metaspace):
   return made
 
 
-def _write(folder, name, metaspace=None, template=None):
+def _write(folder, name, metaspace=None, template=None, corpus=()):
   """Writes a tokenizer with a template as Transformers does."""
   peer = transformers.PreTrainedTokenizerFast(
-      tokenizer_object=_tokenizer(metaspace), bos_token="<s>", eos_token="</s>")
+      tokenizer_object=_tokenizer(metaspace, corpus), bos_token="<s>",
+      eos_token="</s>")
   peer.chat_template = template or TEMPLATES[name]
   peer.save_pretrained(folder)
   return peer
@@ -188,6 +189,46 @@ def test_special_tokens_that_a_text_spells_stay_text(_headers):
       ours.tokenizer.special[name] for name in (
           "<s>", "<|head|>", "<|end_head|>", "<|eot|>", "<|head|>", "<|end_head|>")]
   assert [i for i in answer if i in special] == [ours.tokenizer.special["<|eot|>"]]
+
+
+def test_an_answer_never_shares_a_token_with_its_prompt(tmp_path):
+  # "assistant:" stands before the answer, and "::" is a token.
+  peer = _write(tmp_path, "plain", template=PLAIN.replace("': '", "':'"),
+                corpus=["a::b"] * 9)
+  ours = _encoding(tmp_path)
+
+  [prompt], [answer], _ = ours.pairs(["a"], [": b"])
+
+  assert _theirs(peer, "a", ": b")[:len(prompt)] != prompt.tolist()
+  assert prompt.tolist() == _theirs(peer, "a")
+  assert answer.tolist() == [
+      *ours.tokenizer.encode(": b\n"), ours.tokenizer.special["</s>"]]
+
+
+def test_special_tokens_before_an_answer_do_not_end_it(tmp_path):
+  template = HEADERS.replace("{% generation %}", "{{ '<|im_start|>' }}").replace(
+      "{% endgeneration %}", "{{ '<|im_end|>' }}")
+  peer = _write(tmp_path, "headers", template=template)
+  ours = _encoding(tmp_path)
+
+  [prompt], [answer], _ = ours.pairs(["a"], ["It is."])
+
+  assert [*prompt, *answer] == _theirs(peer, "a", "It is.")[:-1]
+  special = ours.tokenizer.special
+  assert answer[0] == special["<|im_start|>"] and answer[-1] == special["<|im_end|>"]
+
+
+def test_a_model_with_an_encoder_reads_prompts_without_the_template(_headers):
+  tokenizer = tokenizers.load(_headers[0])
+  model = config.EncoderDecoder(vocab_size=tokenizer.size)
+  ours = encoding.Encoding(_encoding(_headers[0]).config, tokenizer, model)
+
+  [read], [answer], _ = ours.pairs(["What?"], ["It is."])
+
+  assert read.tolist() == tokenizer.encode("What?")
+  assert answer.tolist() == tokenizer.encode("It is.")
+  assert ours.end_tokens() == (tokenizer.special["</s>"],)
+  assert "without a chat template" in ours.notes()[0]
 
 
 def test_rows_count_only_the_answer_and_what_ends_it(_headers):
