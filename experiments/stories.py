@@ -1,13 +1,10 @@
 """Does a tiny Llama of children's stories help to learn a novel, with new tokens?
 
 llama2.c's stories260K (5 layers of width 64, 8 query heads and 4 key-value heads, 512
-tokens) becomes a model of the lines of Natsume's "Botchan" in English, with a BPE
-vocabulary of 1024 tokens that is trained on them. Tokens that both vocabularies have
-keep their row; the row of any other token starts as the mean of the source's tokens
-that spell it.
-
-Language models read joined documents (`packing="joined"`), as when the results were
-made.
+tokens) becomes a model of the lines of Natsume's "Botchan" in English by
+`recipe:new_vocabulary`: with a BPE vocabulary of 1024 tokens that is trained on them.
+Tokens that both vocabularies have keep their row; the row of any other token starts as
+the mean of the source's tokens that spell it.
 
 Run:      python -m transfer_gen study --config=experiments/stories.py \
             --workdir=runs/stories --results=experiments/RESULTS.md
@@ -15,65 +12,35 @@ Run:      python -m transfer_gen study --config=experiments/stories.py \
           (huggingface.co/karpathy/tinyllamas) and tokenizers/botchan.txt
           (github.com/google/sentencepiece) in the folder `data`, or in the folder that
           the environment variable TRANSFER_GEN_DATA names.
-Runs:     scratch and transfer, each with 2 learning rates and seeds 0, 1, 2.
-Cost:     10 minutes on 2 CPU cores, beside much other work.
+Runs:     transfer and scratch, each with 2 learning rates and seeds 0, 1, 2.
+Cost:     COST_STORIES
 Result:   experiments/RESULTS.md.
 """
 
+import dataclasses
 import os
 
-from transfer_gen.config import (
-  Data,
-  Decoder,
-  Optim,
-  Run,
-  Source,
-  Study,
-  Tokenizer,
-  Train,
-)
-from transfer_gen.transfer.axes import MatchTokens
-from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
+from transfer_gen.config import Run, Source, Study, Tokenizer
+from transfer_gen.recipes import new_vocabulary
+from transfer_gen.study import from_run
 
 _FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
 
 
 def get_study() -> Study:
   """Returns the study."""
-  return Study(
-      question="Does a tiny Llama of children's stories help to learn a novel?",
-      runs={
-          "scratch": _run(),
-          "transfer": _run(_plan()),
-      },
-      pairs=(("transfer", "scratch"),),
-      seeds=(0, 1, 2), lrs=(3e-3, 1e-2))
+  return dataclasses.replace(
+      from_run.study(get_config()), seeds=(0, 1, 2), lrs=(3e-3, 1e-2),
+      question="Does a tiny Llama of children's stories help to learn a novel?")
 
 
-def get_config(name: str = "transfer") -> Run:
-  """Returns one run of the study, to plan or train alone."""
-  return get_study().runs[name]
-
-
-def _run(plan: TransferPlan | None = None) -> Run:
-  return Run(
-      # The architecture of stories260K, so that only the vocabulary must be mapped.
-      model=Decoder(
-          num_layers=5, width=64, num_heads=8, num_kv_heads=4, mlp_width=172,
-          position="rotary", max_length=512, norm="rms", activation="swiglu",
-          bias=False),
-      data=Data(name="files", train=f"{_FILES}/tokenizers/botchan.txt", length=128,
-                packing="joined"),
+def get_config() -> Run:
+  """Returns the run that starts from the Llama."""
+  recipe = new_vocabulary.get_config()
+  return dataclasses.replace(
+      recipe, source=Source(path=f"{_FILES}/stories260K/stories260K.bin"),
       tokenizer=Tokenizer(kind="bpe", size=1024),
-      optim=Optim(lr=3e-3, warmup_steps=20),
-      train=Train(steps=80, batch_size=8, eval_every=20, log_every=40,
-                  checkpoint_every=80),
-      source=Source(path=f"{_FILES}/stories260K/stories260K.bin") if plan else None,
-      transfer=plan)
-
-
-def _plan() -> TransferPlan:
-  return TransferPlan(
-      rules=(Rule(target="(.*)", source=r"\1", why="the same model"),),
-      axes=(On(axis="vocab", map=MatchTokens(fresh="pieces")),),
-      groups=(Group(name="all", params=".*"),))
+      data=dataclasses.replace(
+          recipe.data, unit="line", train=f"{_FILES}/tokenizers/botchan.txt"),
+      optim=dataclasses.replace(recipe.optim, lr=3e-3),
+      train=dataclasses.replace(recipe.train, steps=300))

@@ -62,7 +62,7 @@ def test_a_whole_file_is_divided_at_starts_of_lines():
 
   found, _ = split([text, "x" * 50], "auto", whole_files=True)
 
-  (train, other), (validation, _), (test, end) = found
+  (train, other), (validation, _), (test, end) = found  # Too short for pieces.
   assert "".join([train, validation, test]) == text
   assert (train[-9:], len(validation), len(test)) == ("line 159\n", 180, 180)
   assert (len(other), len(end)) == (40, 5)  # One line: divided within it.
@@ -77,14 +77,28 @@ def test_each_part_of_a_mixture_is_split_at_its_own_end():
   assert [d.target for d in found["test"]] == ["0 27", "0 28", "0 29", "1 9"]
 
 
+def test_whole_files_of_their_own_are_tested_in_pieces_too():
+  lines = "".join(f"line {i:03}\n" for i in range(500))
+
+  found, note = split([lines], whole_files=True, validation=["short"], test=[lines])
+
+  assert found[0] == [lines] and found[1] == ["short"] and note == ""
+  assert "".join(found[2]) == lines and len(found[2]) == 4
+  many = [f"{i}{lines}" for i in range(10)]
+  assert split([lines], whole_files=True, validation=["a"], test=many)[0][2] == many
+
+
 @paths.needs(SHAKESPEARE)
 def test_a_corpus_of_one_file_trains_on_its_beginning():
   found, facts = documents.load(config.Data(
       name="files", train=str(SHAKESPEARE), newline="keep"))
 
   text = SHAKESPEARE.read_text()
-  (train,), (validation,), (test,) = ([d.target for d in found[s]] for s in found)
-  assert train + validation + test == text
+  (train,), *held = ([d.target for d in found[s]] for s in document.SPLITS)
+  assert "".join([train, *held[0], *held[1]]) == text
   assert len(train) == pytest.approx(0.8 * len(text), rel=1e-3)
-  assert len(validation) == pytest.approx(0.1 * len(text), rel=1e-2)
+  assert len("".join(held[0])) == pytest.approx(0.1 * len(text), rel=1e-2)
+  for pieces in held:
+    assert all(500 <= len(piece) < 2000 for piece in pieces) and len(pieces) > 90
+    assert all(piece.endswith("\n") for piece in pieces[:-1])
   assert "read as one document" in facts["notes"][0]

@@ -36,7 +36,8 @@ class Data:
     split: How validation and test are split off `train` where they are missing: `hash`,
       a tenth of the documents each, chosen by their texts; `end`, the last tenth and
       the one before; or `auto`, the default: `end` for fewer than 20 documents. Fewer
-      than 10 whole files are each divided at their ends.
+      than 10 whole files are each divided at their ends, and tested in documents of
+      about 1,000 characters.
     normalize: Unicode normal form: `NFC`, `NFKC`, `NFD`, `NFKD` or `none`.
       Default: `NFC`.
     newline: `fold`: \r\n and \r become \n, and white space at ends of lines and blank

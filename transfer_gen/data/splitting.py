@@ -13,6 +13,7 @@ KINDS = (AUTO, HASH, END)
 # With fewer documents, chance could leave a split empty, or with most of the text.
 _FEW = 20
 _FEW_FILES = 10
+_PIECE = 1000  # Characters of what a long text is evaluated by.
 
 
 def split(
@@ -22,7 +23,8 @@ def split(
   By hash, the texts decide where a document goes: its order and neighbors do not
   matter, and if a test file is added later, validation stays the same. At the end, the
   last tenth tests and the one before validates. Where a part of a mixture, or the data,
-  are fewer than ten whole files, each file is divided so.
+  are fewer than ten whole files, each file is divided so, and what validates and tests
+  becomes documents of about 1,000 characters: an interval needs more than one.
 
   Args:
     read: Documents by split; "train" is there.
@@ -35,6 +37,10 @@ def split(
     split was missing.
   """
   missing = [split for split in SPLITS if split not in read]
+  if whole_files:
+    read = {name: documents if name == "train" or len(documents) >= _FEW_FILES
+            else [piece for one in documents for piece in _pieces(one, fold)]
+            for name, documents in read.items()}
   if not missing:
     return read, ""
   train = read["train"]
@@ -106,6 +112,23 @@ def _divide(
       # Behind the line that the goal lies in; within a line only if it is the last one.
       end = text.find("\n", max(goal - 1, 0)) + 1 if left else len(text)
       end = end if start < end < len(text) or not left else goal
-      piece = text[start:end].strip("\n") if fold else text[start:end]
-      found[split].append(dataclasses.replace(document, target=piece))
+      part = dataclasses.replace(document, target=_stripped(text[start:end], fold))
+      found[split] += [part] if split == "train" else _pieces(part, fold)
       start = end
+
+
+def _pieces(document: Document, fold: bool) -> list[Document]:
+  """Divides a text at line starts into pieces of about 1,000 characters."""
+  text, pieces, start = document.target, [], 0
+  while start < len(text):
+    end = text.find("\n", start + _PIECE - 1) + 1
+    # What would be left is too short to stand alone.
+    end = end if start < end <= len(text) - _PIECE // 2 else len(text)
+    pieces.append(dataclasses.replace(
+        document, target=_stripped(text[start:end], fold)))
+    start = end
+  return pieces
+
+
+def _stripped(text: str, fold: bool) -> str:
+  return text.strip("\n") if fold else text

@@ -15,14 +15,14 @@ def numbers(found: Mapping[str, Measured]) -> dict[str, Any]:
   """Returns scores by name, `intervals` (low and high) and `signatures`, for JSON.
 
   A metric that had nothing to count, such as repetition in texts of three words, has
-  the score None and no interval.
+  the score None and no interval. A single document gives no interval either.
   """
   # JSON has no NaN: what Python writes for it, many readers refuse.
   scores = {name: one.score() for name, one in found.items()}
   return {
       **{name: None if math.isnan(score) else score for name, score in scores.items()},
       "intervals": {name: bootstrap.interval(one) for name, one in found.items()
-                    if not math.isnan(scores[name])},
+                    if not math.isnan(scores[name]) and len(one.statistics) > 1},
       "signatures": {name: one.signature for name, one in found.items()
                      if one.signature}}
 
@@ -58,8 +58,8 @@ def differences_table(
       ("metric", "difference", "95% interval", "p (bootstrap)", "p (randomization)",
        "")]
   for name, one in found.items():
-    # Only an interval without 0 is called a difference.
-    apart = one["low"] > 0 or one["high"] < 0
+    # Only an interval without 0 is called a difference, and a single document has none.
+    apart = one["low"] < one["high"] and not one["low"] <= 0 <= one["high"]
     verdict = "better" if one["better"] else "worse"
     rows.append((
         name, f"{'+' if one['difference'] > 0 else ''}"

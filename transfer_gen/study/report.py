@@ -188,10 +188,13 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _verdicts(facts) -> list[str]:
   lines, warned = [], set()
   for pair in facts["comparisons"]:
+    interval = (
+        f"95% interval {pair['low']:+.4f} to {pair['high']:+.4f} over"
+        f" {pair['documents']} test documents" if pair["documents"] > 1
+        else "one test document, so no interval")
     lines.append(
         f"{pair['treated']} against {pair['control']}: {pair['gain']:+.4f} nats per"
-        f" token (95% interval {pair['low']:+.4f} to {pair['high']:+.4f} over"
-        f" {pair['documents']} test documents), {_sign(pair)}; ahead on"
+        f" token ({interval}), {_sign(pair)}; ahead on"
         f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
         f" {pair['wins']:.0%} of the documents.")
     lines += task_metrics.verdicts(pair, facts["summary"]["seeds"])
@@ -207,6 +210,8 @@ def _verdicts(facts) -> list[str]:
 
 def _sign(pair) -> str:
   """Only an interval without 0 is called a difference."""
+  if pair["documents"] < 2:
+    return "no clear difference"
   if pair["low"] > 0:
     return "better"
   return "worse" if pair["high"] < 0 else "no clear difference"

@@ -101,8 +101,8 @@ def verdicts(pair: Mapping[str, Any], seeds: int) -> list[str]:
   """
   lines = []
   for name, one in pair.get("metrics", {}).items():
-    # Only an interval without 0 is called a difference.
-    apart = one["low"] > 0 or one["high"] < 0
+    # Only an interval without 0 is called a difference, and a single document has none.
+    apart = one["low"] < one["high"] and not one["low"] <= 0 <= one["high"]
     verdict = "no clear difference" if not apart else (
         "better" if one["better"] else "worse")
     shown = [f"{'+' if one[key] > 0 else ''}{measures.shown(name, one[key])}"
