@@ -132,7 +132,7 @@ class Study:
       runs, which serve as sources, are trained once, with the first seed.
       Default: (0,).
     lrs: Learning rates that each run of a pair tries; the one with the best validation
-      loss is compared. If empty, the default, each run uses its own.
+      by `Train.metric` is compared. If empty, the default, each run uses its own.
     samples: Number of prompts of the test split that each compared run continues.
       Default: 3.
     accounts: Whether the report shows what each run cost: which leaves learned, the

@@ -7,6 +7,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import best_link
+from transfer_gen.metrics import measures
 from transfer_gen.study import jobs
 from transfer_gen.study import outcome
 from transfer_gen.study import task_metrics
@@ -14,14 +15,27 @@ from transfer_gen.train import score as score_lib
 
 
 def best_lr(tried: list[jobs.Job]) -> float:
-  """Returns the learning rate with the lowest best validation loss, mean over seeds."""
+  """Returns the learning rate with the best validation, mean over seeds.
+
+  Args:
+    tried: Trainings of one run of a study; its `Train.metric` decides.
+  """
   # A mean over seeds: the best rate of each single seed would fit the noise of that
   # seed.
-  losses: dict[float, list[float]] = {}
+  found: dict[float, list[float]] = {}
   for job in tried:
-    losses.setdefault(job.lr, []).append(
-        min(loss for _, loss in outcome.validations(job)))
-  return min(losses, key=lambda lr: np.mean(losses[lr]))
+    found.setdefault(job.lr, []).append(_best(job, job.run.train.metric))
+  return min(found, key=lambda lr: np.mean(found[lr]))
+
+
+def judged_by(tested: Sequence[jobs.Job]) -> str:
+  """Returns the metric by which trainings of several runs are compared.
+
+  It is their `Train.metric` if they all have the same one. A loss is compared in bits
+  per byte, which unlike nats per token compare across tokenizers.
+  """
+  [metric, *others] = {job.run.train.metric for job in tested}
+  return "bits_per_byte" if others or metric == "loss" else metric
 
 
 def mark_best(
@@ -34,8 +48,7 @@ def mark_best(
     pairs: The pairs of the study.
     tested: Its trainings that were scored on the test split. Those count that the first
       pair, or a pair that shares a run with it and so on, compares: they are scored on
-      the same texts. The best has the fewest bits per byte of validation text, which
-      unlike nats per token compare across tokenizers.
+      the same texts. The best is the one by `judged_by` in validation.
     workdir: Workdir of the study.
 
   Returns:
@@ -44,12 +57,19 @@ def mark_best(
   comparable: set[str] = set(pairs[0])
   for _ in pairs:
     comparable |= {name for pair in pairs if comparable & {*pair} for name in pair}
-  bits = lambda job: min(
-      line["bits_per_byte"] for line in outcome.metrics(job)
-      if line["split"] == "validation")
-  best = min((job for job in tested if job.name in comparable), key=bits)
+  metric = judged_by(tested)
+  best = min((job for job in tested if job.name in comparable),
+             key=lambda job: _best(job, metric))
   best_link.write(workdir, best.workdir)
   return str(best.workdir.relative_to(workdir))
+
+
+def _best(job: jobs.Job, metric: str) -> float:
+  """Returns the best value of a metric in validation, with a sign so that low is good."""
+  sign = -1 if measures.METRICS[metric].higher else 1
+  values = np.array([sign * line[metric] for line in outcome.metrics(job)
+                     if line["split"] == "validation"])
+  return float(np.nan_to_num(values, nan=np.inf).min())  # A NaN is never the best.
 
 
 def compare(

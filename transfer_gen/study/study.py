@@ -43,7 +43,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, {rate}", flush=True)
     with preflight.naming(f"run {job.name!r}"):
       auto.train(job.run, job.workdir, reader=reader)
-  # Rates are chosen on validation loss, and only the chosen ones are scored on the test
+  # Rates are chosen by validation, and only the chosen ones are scored on the test
   # split.
   chosen = {name: pairs.best_lr([job for job in todo if job.name == name])
             for pair in study.pairs for name in pair}
@@ -76,7 +76,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       f"{job.name}, seed {job.seed}": outcome.metrics(job)
       for job in todo if job.lr == chosen.get(job.name, job.lr)})
   print(report.study_text(facts))
-  print(f"best run by validation loss: {workdir / best}, also at"
-        f" {workdir}/best")
+  metric = pairs.judged_by(tested).replace("bits_per_byte", "loss")
+  print(f"best run by validation {metric}: {workdir / best}, also at {workdir}/best")
   print(f"report: {workdir / 'report.html'}")
   return facts
