@@ -65,7 +65,7 @@ def mark_best(
 
 
 def _best(job: jobs.Job, metric: str) -> float:
-  """Returns the best value of a metric in validation, with a sign so that low is good."""
+  """Returns the best validation by a metric, with a sign so that low is good."""
   sign = -1 if measures.METRICS[metric].higher else 1
   values = np.array([sign * line[metric] for line in outcome.metrics(job)
                      if line["split"] == "validation"])
