@@ -14,6 +14,7 @@ import tokenizers as hf
 from tests import paths
 from transfer_gen import errors
 from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizer_sentencepiece
 from transfer_gen.data import tokenizers
 from transfer_gen.transfer import vocabulary
 
@@ -127,7 +128,7 @@ def _sentencepiece(texts):
   sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter(texts), model_writer=model, vocab_size=40,
       model_type="unigram", hard_vocab_limit=False, minloglevel=2)
-  return kinds.SentencePiece(model.getvalue())
+  return tokenizer_sentencepiece.SentencePiece(model.getvalue())
 
 
 def _characters(texts):
@@ -138,7 +139,7 @@ KINDS = (_byte_level, _word_pieces, _metaspace, _words, _sentencepiece, _charact
 
 
 def _first(made):
-  return Vocabulary(tokens=made.tokens, roles=made.roles)
+  return Vocabulary(tokens=made.tokens, roles=made.roles, special=made.special)
 
 
 @pytest.mark.parametrize("source", KINDS)

@@ -21,10 +21,10 @@ from jinja2 import nodes
 from jinja2 import sandbox
 
 from transfer_gen import errors
+from transfer_gen.data import special_tokens
 
 _FILE = "chat_template.jinja"
-_TOKENS = "special_tokens_map.json"
-_CONFIG = "tokenizer_config.json"
+_TOKENS, _CONFIG = special_tokens.MAP, special_tokens.CONFIG
 _LARGEST = 2**20  # Characters that a template may write around the messages.
 _PROBE = "qzxj"  # Stands for an answer; no template writes it itself.
 # A text in which a special token is spelled does not get that token: an invisible
@@ -128,7 +128,7 @@ def read(folder: epath.Path) -> Template | None:
   Raises:
     errors.UserError: If a file holds something else.
   """
-  config, old, tokens = map(_read_json, (
+  config, old, tokens = map(special_tokens.read_json, (
       folder / _CONFIG, folder / "chat_template.json", folder / _TOKENS))
   if (folder / _FILE).exists():
     text = (folder / _FILE).read_bytes().decode("utf-8")
@@ -298,16 +298,6 @@ def _refuse(message: str) -> NoReturn:
 
 def _date(form: str) -> str:
   return time.strftime(form, _DATE)
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  """Returns an object, an empty one if there is no such file."""
-  if not path.exists():
-    return {}
-  value = json.loads(path.read_bytes())
-  if not isinstance(value, dict):
-    raise errors.UserError(f"{path}: it holds no JSON object.")
-  return value
 
 
 def _template(tokenizer: Tokenizer) -> Template:

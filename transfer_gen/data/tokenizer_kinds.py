@@ -34,6 +34,7 @@ class Bytes:
   """One token for each UTF-8 byte, after the four special tokens."""
 
   def __init__(self):
+    self.special: dict[str, int] = {}
     self.roles = {role: i for i, role in enumerate(ROLES)}
     self.tokens = (b"",) * len(ROLES) + tuple(bytes([i]) for i in range(256))
     self.size = len(self.tokens)
@@ -47,7 +48,7 @@ class Bytes:
     return [self.encode(text) for text in texts]
 
   def decode(self, ids: Iterable[int]) -> str:
-    return b"".join(self.tokens[i] for i in ids).decode("utf-8", "replace")
+    return _joined(self.tokens, ids).decode("utf-8", "replace")
 
   def save(self, folder: epath.Path) -> None:
     write_kind(folder, {"kind": "bytes"})
@@ -63,6 +64,7 @@ class Characters:
 
   def __init__(
       self, characters: Sequence[str | None], roles: Mapping[str, int] | None = None):
+    self.special: dict[str, int] = {}
     self._given = roles is not None
     if roles is None:
       roles = {role: i for i, role in enumerate((*ROLES, "unk"))}
@@ -89,7 +91,7 @@ class Characters:
     return [[self._ids.get(c, unk) for c in text] for text in texts]
 
   def decode(self, ids: Iterable[int]) -> str:
-    return b"".join(self.tokens[i] for i in ids).decode("utf-8")
+    return _joined(self.tokens, ids).decode("utf-8")
 
   def save(self, folder: epath.Path) -> None:
     if self._given:
@@ -109,7 +111,13 @@ class HuggingFace:
     chat: The chat template that came with it, if any.
   """
 
-  def __init__(self, tokenizer: Any):
+  def __init__(self, tokenizer: Any, roles: Mapping[str, int] | None = None):
+    """Initializes from a tokenizer of the library `tokenizers`.
+
+    Args:
+      tokenizer: The tokenizer.
+      roles: Ids of special tokens by role, by default found by their usual names.
+    """
     self.chat: chat_lib.Template | None = None
     # A tokenizer.json may hold both settings. Rows are cut and padded elsewhere.
     tokenizer.no_truncation()
@@ -118,13 +126,8 @@ class HuggingFace:
     # encoded as text, and not as the special token.
     tokenizer.encode_special_tokens = True
     self._tokenizer = tokenizer
-    self.roles = usual_roles(tokenizer.token_to_id)
     description = json.loads(tokenizer.to_str())
-    # What the model itself names wins over the usual names, unless its vocabulary lacks
-    # that token.
-    unknown = (description.get("model") or {}).get("unk_token")
-    if unknown and tokenizer.token_to_id(unknown) is not None:
-      self.roles["unk"] = tokenizer.token_to_id(unknown)
+    self.roles = dict(roles) if roles is not None else _usual(description, tokenizer)
     self.special = {token["content"]: token["id"]
                     for token in description["added_tokens"] if token["special"]}
     self.tokens = _surfaces(description, tokenizer, self.roles)
@@ -166,80 +169,16 @@ class HuggingFace:
     self.chat = chat_lib.read(folder)
 
   def save(self, folder: epath.Path) -> None:
-    write_kind(folder, {"kind": "huggingface"})
+    write_kind(folder, {"kind": "huggingface", "roles": self.roles})
     if self.chat is not None:
       chat_lib.write(self.chat, folder)
     (folder / "tokenizer.json").write_bytes(
         self._tokenizer.to_str().encode("utf-8"))
 
 
-class SentencePiece:
-  """A SentencePiece model; its own normalization may turn line ends into spaces.
-
-  Attributes:
-    special: Ids of its special tokens by their spelling.
-    chat: The chat template that came with it, if any.
-  """
-
-  def __init__(self, model: bytes):
-    self.chat: chat_lib.Template | None = None
-    import sentencepiece  # Here, because only this kind needs it.
-    self._model = model
-    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    processor = self._processor
-    self.size = processor.get_piece_size()
-    pieces = [processor.id_to_piece(i) for i in range(self.size)]
-    self.special = ids = {
-        piece: i for i, piece in enumerate(pieces) if processor.is_control(i)}
-    own = {
-        "pad": processor.pad_id(), "bos": processor.bos_id(),
-        "eos": processor.eos_id(), "unk": processor.unk_id()}
-    # An id of -1 means that the model has no such token. sep is none of its four, so it
-    # is found by name, and for the others the model's word wins.
-    self.roles = usual_roles(ids.get) | {r: i for r, i in own.items() if i >= 0}
-    self.tokens = tuple(map(self._surface, range(self.size), pieces))
-
-  def encode(self, text: str) -> list[int]:
-    # Both forms, because only pieces show which characters an unknown id stands for.
-    ids = self._processor.encode(text, out_type=int)
-    pieces = self._processor.encode(text, out_type=str)
-    unk = self.roles.get("unk")
-    refuse_unknown(text, {
-        c for i, piece in zip(ids, pieces) if i == unk for c in piece})
-    return ids
-
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    return self._processor.encode(list(texts), out_type=int)
-
-  def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
-    """Returns the ids of texts in which special tokens are spelled."""
-    # SentencePiece itself reads them as text, so a text is divided at them.
-    pattern = chat_lib.spelled(self.special)
-    return [[i for part in filter(None, pattern.split(text)) for i in (
-        [self.special[part]] if part in self.special else self.encode_batch([part])[0])]
-            for text in texts]
-
-  def decode(self, ids: Iterable[int]) -> str:
-    special = set(self.roles.values())
-    return self._processor.decode([int(i) for i in ids if i not in special])
-
-  def load_chat(self, folder: epath.Path) -> None:
-    """Reads the chat template of a folder, if there is one."""
-    self.chat = chat_lib.read(folder)
-
-  def save(self, folder: epath.Path) -> None:
-    write_kind(folder, {"kind": "sentencepiece"})
-    if self.chat is not None:
-      chat_lib.write(self.chat, folder)
-    (folder / "tokenizer.model").write_bytes(self._model)
-
-  def _surface(self, i: int, piece: str) -> bytes:
-    processor = self._processor
-    if processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i):
-      return b""
-    if processor.is_byte(i):
-      return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode("utf-8")
+# A model may have more rows than there are tokens, and draw one of them.
+def _joined(tokens: Sequence[bytes], ids: Iterable[int]) -> bytes:
+  return b"".join(tokens[i] for i in ids if i < len(tokens))
 
 
 def usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
@@ -253,6 +192,17 @@ def usual_roles(find: Callable[[str], int | None]) -> dict[str, int]:
     found = [i for i in map(find, names) if i is not None]
     if found:
       roles[role] = found[0]
+  return roles
+
+
+def _usual(description, tokenizer) -> dict[str, int]:
+  """Returns the ids of special tokens, found by their usual names."""
+  roles = usual_roles(tokenizer.token_to_id)
+  # What the model itself names wins over the usual names, unless its vocabulary lacks
+  # that token.
+  unknown = (description.get("model") or {}).get("unk_token")
+  if unknown and tokenizer.token_to_id(unknown) is not None:
+    roles["unk"] = tokenizer.token_to_id(unknown)
   return roles
 
 

@@ -50,6 +50,9 @@ class Pieces:
     # Not the number of pieces: ids may have gaps, and tables have a row for each id.
     self.size = max(self._ids.values()) + 1
     self._pieces = {i: piece for piece, i in self._ids.items()}
+    self.special = {
+        piece: i for piece, i in self._ids.items()
+        if i in self.roles.values() or _LANGUAGE.fullmatch(piece)}
     self.tokens = tuple(self._surface(i) for i in range(self.size))
 
   @functools.cached_property
@@ -115,7 +118,7 @@ class BothSides:
     """Initializes from the tokenizers of both sides, which have one side each."""
     self.for_encoder, self._targets = inputs, targets
     self.size, self.tokens = targets.size, targets.tokens
-    self.roles = targets.roles
+    self.roles, self.special = targets.roles, targets.special
 
   def encode(self, text: str) -> list[int]:
     return self._targets.encode(text)

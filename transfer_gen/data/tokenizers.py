@@ -4,15 +4,14 @@ A tokenizer's file is data only; loading one runs no code from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-import json
-from typing import Any, Protocol
+from typing import Protocol
 
 from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import files
-from transfer_gen.data import token_lists
+from transfer_gen.data import tokenizer_folders
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
@@ -40,6 +39,11 @@ class Tokenizer(Protocol):
   @property
   def roles(self) -> Mapping[str, int]:
     """Ids of the special tokens `pad`, `bos`, `eos`, `sep` and `unk` that exist."""
+    ...
+
+  @property
+  def special(self) -> Mapping[str, int]:
+    """Ids of the special tokens by their spelling, where they have one."""
     ...
 
   def encode(self, text: str) -> list[int]:
@@ -108,8 +112,9 @@ def load(path: epath.PathLike) -> Tokenizer:
   Args:
     path: A folder that `save` wrote; a `tokenizer.json` of Hugging Face or a
       SentencePiece `.model`; a list of tokens, see `token_lists`; or a folder with one
-      of the first two, with GPT-2's `vocab.json` and `merges.txt`, or with Marian's
-      `source.spm`, `target.spm` and `vocab.json`.
+      of the first two, with GPT-2's `vocab.json` and `merges.txt`, with BERT's
+      `vocab.txt`, or with Marian's `source.spm`, `target.spm` and `vocab.json`. In a
+      folder, other files name special and added tokens, see `special_tokens`.
 
   Raises:
     errors.UserError: If there is nothing at `path`, or nothing of these forms.
@@ -121,12 +126,7 @@ def load(path: epath.PathLike) -> Tokenizer:
         " tokenizer.json, a SentencePiece .model, a list of tokens, or a folder with"
         " one of the first two.")
   try:
-    if not path.is_dir():
-      return _load_file(path)
-    tokenizer = _load_folder(path)
-    if isinstance(tokenizer, (kinds.HuggingFace, kinds.SentencePiece)):
-      tokenizer.load_chat(path)
-    return tokenizer
+    return tokenizer_folders.read(path)
   except errors.UserError:
     raise
   except Exception as error:  # The tokenizer libraries raise bare `Exception`s.
@@ -209,63 +209,3 @@ def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
       vocab_size=size, show_progress=False, special_tokens=list(kinds.OWN.values()),
       initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
   return kinds.HuggingFace(tokenizer)
-
-
-def _load_folder(folder: epath.Path) -> Tokenizer:
-  # A saved folder first. Its other kinds have the same files as those that others
-  # publish, and are found below. Marian's files come before GPT-2's, because both
-  # have a vocab.json.
-  if (folder / kinds.KIND_FILE).exists():
-    saved = json.loads(_text(folder / kinds.KIND_FILE))
-    if saved["kind"] == "bytes":
-      return kinds.Bytes()
-    if saved["kind"] == "characters":
-      return kinds.Characters(saved["characters"], saved.get("roles"))
-    if saved["kind"] == pieces.BOTH:
-      return for_both_sides(*(_load_folder(folder / side) for side in pieces.SIDES))
-  if all((folder / name).exists() for name in pieces.FILES):
-    return pieces.load(folder)
-  if (folder / "tokenizer.json").exists():
-    return _load_file(folder / "tokenizer.json")
-  models = sorted(path for path in folder.iterdir() if path.suffix == ".model")
-  if len(models) == 1:
-    return _load_file(models[0])
-  if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-    return _load_gpt2(folder / "vocab.json", folder / "merges.txt")
-  raise errors.UserError(
-      f"{folder}: the folder holds no tokenizer.json, no single .model, and no"
-      " vocab.json with merges.txt. Give the path of the file itself.")
-
-
-def _load_file(path: epath.Path) -> Tokenizer:
-  if path.suffix == ".model":
-    return kinds.SentencePiece(path.read_bytes())
-  if token_lists.recognizes(path):
-    return token_lists.read(path).tokenizer
-  if path.suffix == ".json":
-    import tokenizers  # Here, because only some kinds need the library.
-    return kinds.HuggingFace(tokenizers.Tokenizer.from_str(_text(path)))
-  raise errors.UserError(
-      f"{path}: the file of a tokenizer must be a tokenizer.json, a SentencePiece"
-      " .model, or a list of tokens (.json or .txt).")
-
-
-def _load_gpt2(vocab: epath.Path, merges: epath.Path) -> Tokenizer:
-  """Loads byte-level BPE from the two files in which GPT-2 was published."""
-  import tokenizers  # Here, because only some kinds need the library.
-  # The first line of merges.txt is a version; each other line holds two pieces.
-  pairs: Any = [
-      tuple(line.split(" ")) for line in _text(merges).split("\n")
-      if line and not line.startswith("#version")]
-  ids = json.loads(_text(vocab))
-  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=pairs))
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-      add_prefix_space=False)
-  tokenizer.decoder = tokenizers.decoders.ByteLevel()
-  tokenizer.add_special_tokens(
-      [token for tokens in kinds.USUAL.values() for token in tokens if token in ids])
-  return kinds.HuggingFace(tokenizer)
-
-
-def _text(path: epath.Path) -> str:
-  return path.read_bytes().decode("utf-8")  # `read_text` would use the locale.

@@ -66,10 +66,10 @@ class Inputs:
     return {
         **{name: words for name, words in found.items() if words is not None},
         vocabulary.TARGET: vocabulary.Vocabulary(
-            tokens=tokenizer.tokens, roles=tokenizer.roles,
+            tokens=tokenizer.tokens, roles=tokenizer.roles, special=tokenizer.special,
             counts=self.data.token_counts, encoder=None if own is None else (
                 vocabulary.Vocabulary(
-                    tokens=own.tokens, roles=own.roles,
+                    tokens=own.tokens, roles=own.roles, special=own.special,
                     counts=self.data.encoder_token_counts)))}
 
   def with_run(self, run: config_lib.Run) -> "Inputs":

@@ -140,8 +140,9 @@ class Source(Protocol):
     own = tokenizers.own_encoder(self.tokenizer)
     return vocabulary_lib.Vocabulary(
         tokens=self.tokenizer.tokens, roles=self.tokenizer.roles,
+        special=self.tokenizer.special,
         encoder=None if own is None else vocabulary_lib.Vocabulary(
-            tokens=own.tokens, roles=own.roles))
+            tokens=own.tokens, roles=own.roles, special=own.special))
 
   @property
   def decoding(self) -> tuple[config_lib.Decoding, tuple[str, ...]]:

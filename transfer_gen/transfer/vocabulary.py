@@ -22,6 +22,8 @@ class Vocabulary:
     tokens: The bytes of text that each token stands for, in the order of the rows and
       independent of how the tokenizer spells them; b"" for special tokens.
     roles: Ids of special tokens by role: pad, bos, eos, sep, unk.
+    special: Ids of special tokens by their spelling, with those that have no role, such
+      as the marks of a chat.
     counts: i64[len(tokens)], how often each token occurs in the training text, for the
       audit. None means unknown.
     encoder: What the rows of tables in an encoder stand for, whose leaves are under
@@ -29,6 +31,7 @@ class Vocabulary:
   """
   tokens: tuple[bytes, ...]
   roles: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  special: Mapping[str, int] = dataclasses.field(default_factory=dict)
   counts: np.ndarray | None = None
   encoder: "Vocabulary | None" = None
 
@@ -38,7 +41,7 @@ class Vocabulary:
       raise errors.UserError(
           f"Vocabulary: {size} tokens and counts of shape {self.counts.shape}; each"
           " token needs one.")
-    for role, row in self.roles.items():
+    for role, row in (*self.roles.items(), *self.special.items()):
       if not 0 <= row < size:
         raise errors.UserError(
             f"Vocabulary: {role} is token {row}, and there are 0 to {size - 1}.")
@@ -61,10 +64,11 @@ class Vocabulary:
 
 
 def match(source: Vocabulary, target: Vocabulary) -> np.ndarray:
-  """Finds each target token in the source: special tokens by role, others by bytes.
+  """Finds each target token in the source: by bytes, special ones by role or spelling.
 
   If the source has the same bytes twice, the first row is taken. If a target token has
-  several roles, the first role that the source has is taken.
+  several roles, the first role that the source has is taken. Its spelling decides where
+  no role does: both may call it `<|im_end|>`, or one of them may also call it eos.
 
   >>> old = Vocabulary(tokens=(b"", b"a", b"b"), roles={"eos": 0})
   >>> new = Vocabulary(tokens=(b"b", b"c", b""), roles={"eos": 2})
@@ -80,6 +84,9 @@ def match(source: Vocabulary, target: Vocabulary) -> np.ndarray:
   for role, row in target.roles.items():
     if index[row] < 0:
       index[row] = source.roles.get(role, -1)
+  for spelling, row in target.special.items():
+    if index[row] < 0:
+      index[row] = source.special.get(spelling, -1)
   return index
 
 

@@ -1,0 +1,201 @@
+"""Tests that special and added tokens are those that a folder's files name."""
+
+import io
+import json
+
+from etils import epath
+import pytest
+import sentencepiece
+import tokenizers as hf
+import transformers
+
+from transfer_gen import errors
+from transfer_gen.data import tokenizers
+from transfer_gen.transfer import vocabulary
+
+TEXT = ["the quick brown fox jumps over the lazy dog", "hello world, hello dog!",
+        "once upon a time there was a little girl", "she sells sea shells"] * 4
+
+
+def byte_level(*special):
+  made = hf.Tokenizer(hf.models.BPE())
+  made.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.decoder = hf.decoders.ByteLevel()
+  made.train_from_iterator(TEXT, hf.trainers.BpeTrainer(
+      vocab_size=300, show_progress=False, special_tokens=list(special),
+      initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet()))
+  return made
+
+
+def write(folder, tokenizer=None, **files):
+  """Writes a folder; names of files are given without `.json`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  if tokenizer is not None:
+    tokenizer.save(str(folder / "tokenizer.json"))
+  for name, fields in files.items():
+    (folder / f"{name}.json").write_text(json.dumps(fields))
+  return folder
+
+
+def write_pieces(folder, name="tokenizer.model", size=60):
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(TEXT), model_writer=model, vocab_size=size,
+      model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / name).write_bytes(model.getvalue())
+  return sentencepiece.SentencePieceProcessor(
+      model_proto=model.getvalue()).get_piece_size()
+
+
+def saved(tokenizer, folder):
+  """Returns a tokenizer after it was saved and loaded."""
+  tokenizer.save(epath.Path(folder))
+  return tokenizers.load(folder)
+
+
+def names(**tokens):
+  return {f"{role}_token": name for role, name in tokens.items()}
+
+
+OWN = dict(bos="<BOS>", eos="<EOS>", pad="<PAD>")
+
+
+@pytest.mark.parametrize("files", [
+    dict(tokenizer_config=names(**OWN)),
+    dict(special_tokens_map={
+        name: {"content": token, "lstrip": False} for name, token in names(
+            **OWN).items()}),
+    dict(config={"bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 0}),
+], ids=["config", "map", "ids"])
+def test_roles_are_those_that_the_folder_names(tmp_path, files):
+  write(tmp_path / "a", byte_level("<PAD>", "<BOS>", "<EOS>"), **files)
+
+  made = tokenizers.load(tmp_path / "a")
+
+  assert made.roles == {"pad": 0, "bos": 1, "eos": 2}
+  assert saved(made, tmp_path / "b").roles == made.roles
+  assert made.decode([1, *made.encode("hello dog"), 2]) == "hello dog"
+
+
+def test_named_roles_win_over_usual_names(tmp_path):
+  chat = byte_level("<|endoftext|>", "<s>", "<|im_end|>")
+  write(tmp_path, chat, tokenizer_config={
+      "eos_token": "<|im_end|>", "bos_token": None, "unk_token": "<|im_end|>"})
+
+  # There is no bos although "<s>" exists, and unk would be another name for eos.
+  assert tokenizers.load(tmp_path).roles == {"eos": 2}
+
+
+def test_ids_of_ordinary_tokens_are_no_roles(tmp_path):
+  # What a config has by default says nothing of a tokenizer.
+  write(tmp_path, byte_level("<|endoftext|>"),
+        config={"bos_token_id": 1, "eos_token_id": 2})
+
+  made = tokenizers.load(tmp_path)
+
+  assert made.roles == {"eos": 0}
+  assert made.tokens[1] != b"" != made.tokens[2]
+
+
+def test_marks_of_a_chat_match_by_their_spelling(tmp_path):
+  old = byte_level("<|endoftext|>")
+  old.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+  write(tmp_path / "old", old)
+  old.add_special_tokens(["<|tool|>"])
+  write(tmp_path / "new", old, tokenizer_config=names(eos="<|im_end|>"))
+  source, target = (tokenizers.load(tmp_path / name) for name in ("old", "new"))
+
+  index = vocabulary.match(*(vocabulary.Vocabulary(
+      tokens=one.tokens, roles=one.roles, special=one.special)
+                             for one in (source, target)))
+
+  marks = [source.special[name] for name in ("<|im_start|>", "<|im_end|>")]
+  # eos of both is another token: there the role decides.
+  assert [index[i] for i in marks] == [marks[0], source.roles["eos"]]
+  assert (index < 0).sum() == 1 and index[target.special["<|tool|>"]] == -1
+
+
+def test_tokens_that_were_added_to_sentencepiece_are_read(tmp_path):
+  size = write_pieces(tmp_path / "a")
+  added = {"[PAD]": size, "<|user|>": size + 1, "verylongword": size + 2}
+  write(tmp_path / "a", added_tokens=added, special_tokens_map={
+      **names(bos="<s>", eos="</s>", unk="<unk>", pad="[PAD]"),
+      "additional_special_tokens": ["<|user|>"]})
+
+  made = tokenizers.load(tmp_path / "a")
+
+  for one in (made, saved(made, tmp_path / "b")):
+    assert one.size == size + 3 and one.roles["pad"] == size
+    assert one.tokens[size:] == (b"", b"", b"verylongword")
+    assert one.special["<|user|>"] == size + 1
+    assert one.encode_marked(["<|user|> hello"])[0] == [
+        size + 1, *one.encode(" hello")]
+    # A text does not speak for the user, and an ordinary token is found in it.
+    assert size + 1 not in one.encode_batch(["<|user|> hello"])[0]
+    ids = one.encode("hello verylongword dog")
+    assert ids.count(size + 2) == 1 and ids == one.encode_batch(
+        ["hello verylongword dog"])[0]
+    assert one.decode(ids) == "hello verylongword dog"
+
+
+def test_extra_ids_of_t5_are_those_of_transformers(tmp_path):
+  size = write_pieces(tmp_path, "spiece.model")
+  extra = [f"<extra_id_{i}>" for i in range(7)]
+  write(tmp_path, special_tokens_map={
+      **names(eos="</s>", unk="<unk>", pad="<pad>"),
+      "additional_special_tokens": extra})
+  made = tokenizers.load(tmp_path)
+  write(tmp_path, tokenizer_config={"tokenizer_class": "T5Tokenizer", "extra_ids": 7})
+
+  peer = transformers.T5Tokenizer.from_pretrained(tmp_path)
+
+  assert [made.special[name] for name in extra] == [
+      peer.convert_tokens_to_ids(name) for name in extra]
+  assert made.size == size + 7
+
+
+def test_tokens_beside_a_vocabulary_of_gpt2_are_read(tmp_path):
+  model = json.loads(byte_level("<|endoftext|>").to_str())["model"]
+  write(tmp_path, vocab=model["vocab"], added_tokens={
+      "<|pad|>": 300, "verylongword": 301})
+  (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(
+      " ".join(pair) for pair in model["merges"]))
+
+  made = tokenizers.load(tmp_path)
+
+  assert made.size == 302 and made.tokens[301] == b"verylongword"
+  assert 301 in made.encode("a verylongword")
+
+
+def test_an_id_with_a_gap_before_it_is_refused(tmp_path):
+  write(tmp_path, byte_level("<|endoftext|>"), added_tokens={"<|x|>": 777})
+  with pytest.raises(errors.UserError, match="'<|x|>' has the id 777"):
+    tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_pieces_of_words_are_read_as_transformers_does(tmp_path, lower):
+  words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", "jump",
+           "##s", ",", "Fox", "é"]
+  (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+  write(tmp_path, tokenizer_config={
+      "tokenizer_class": "BertTokenizer", "do_lower_case": lower})
+  peer = transformers.BertTokenizer.from_pretrained(tmp_path)
+
+  made = tokenizers.load(tmp_path)
+
+  assert made.size == len(words)
+  assert made.roles == {"pad": 0, "unk": 1, "bos": 2, "eos": 3, "sep": 3}
+  for text in ("the foxes jumps, Fox", "THE fox é"):
+    assert made.encode_batch([text])[0] == peer.encode(text, add_special_tokens=False)
+
+
+def test_rows_without_a_token_have_no_text(tmp_path):
+  write_pieces(tmp_path)
+  for made in (tokenizers.load(tmp_path), *(
+      tokenizers.build(tokenizers.config_lib.Tokenizer(kind=kind), ["hello dog"])
+      for kind in ("bytes", "characters"))):
+    ids = made.encode("hello")
+    assert made.decode([*ids, made.size, made.size + 90, *ids]).replace(" ", "") == (
+        "hellohello")

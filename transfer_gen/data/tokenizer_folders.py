@@ -1,0 +1,160 @@
+"""Finds and reads the files of tokenizers, in a folder or by name."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from transfer_gen import errors
+from transfer_gen.data import special_tokens
+from transfer_gen.data import token_lists
+from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizer_pieces as pieces
+from transfer_gen.data import tokenizer_sentencepiece
+
+SentencePiece = tokenizer_sentencepiece.SentencePiece
+_FORMS = ("tokenizer.json, a SentencePiece .model, vocab.json with merges.txt, or"
+          " vocab.txt")
+
+
+def read(path: epath.Path) -> Any:
+  """Returns the tokenizer of a file or a folder.
+
+  Raises:
+    errors.UserError: If there is none.
+  """
+  if not path.is_dir():
+    return _file(path)
+  saved = special_tokens.read_json(path / kinds.KIND_FILE)
+  tokenizer = _saved(path, saved) if saved else _found(path)
+  if isinstance(tokenizer, (kinds.HuggingFace, SentencePiece)):
+    tokenizer.load_chat(path)
+  return tokenizer
+
+
+# Kinds that were saved before roles were stored have those of their usual names.
+def _saved(folder, saved) -> Any:
+  """Returns a tokenizer that was saved, from what its file of the kind says."""
+  kind = saved["kind"]
+  if kind == "bytes":
+    return kinds.Bytes()
+  if kind == "characters":
+    return kinds.Characters(saved["characters"], saved.get("roles"))
+  if kind == pieces.BOTH:
+    return pieces.BothSides(*(read(folder / side) for side in pieces.SIDES))
+  if kind == pieces.KIND:
+    return pieces.load(folder)
+  if kind == tokenizer_sentencepiece.KIND:
+    return SentencePiece(
+        (folder / "tokenizer.model").read_bytes(), added=saved.get("added"),
+        special=saved.get("special", ()), roles=saved.get("roles"))
+  return kinds.HuggingFace(_json(folder / "tokenizer.json"), saved.get("roles"))
+
+
+# Marian's files come before GPT-2's, because both have a vocab.json.
+def _found(folder) -> Any:
+  """Returns the tokenizer of a folder that others have written."""
+  if all((folder / name).exists() for name in pieces.FILES):
+    return pieces.load(folder)
+  named = special_tokens.read(folder)
+  models = sorted(path for path in folder.iterdir() if path.suffix == ".model")
+  if (folder / "tokenizer.json").exists():
+    return _named(_json(folder / "tokenizer.json"), named)
+  if len(models) == 1:
+    return _sentencepiece(models[0], named)
+  if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+    return _named(_gpt2(folder / "vocab.json", folder / "merges.txt"), named)
+  if (folder / "vocab.txt").exists():
+    return _named(_bert(folder), named)
+  raise errors.UserError(
+      f"{folder}: the folder holds no tokenizer: no {_FORMS}. Give the path of the file"
+      " itself.")
+
+
+def _file(path) -> Any:
+  if path.suffix == ".model":
+    return SentencePiece(path.read_bytes())
+  if token_lists.recognizes(path):
+    return token_lists.read(path).tokenizer
+  if path.suffix == ".json":
+    return kinds.HuggingFace(_json(path))
+  raise errors.UserError(
+      f"{path}: the file of a tokenizer must be a tokenizer.json, a SentencePiece"
+      " .model, or a list of tokens (.json or .txt).")
+
+
+def _named(tokenizer, named) -> kinds.HuggingFace:
+  """Returns a tokenizer with the tokens and roles that files beside it name."""
+  known = {name: row for name in named.special
+           if (row := tokenizer.token_to_id(name)) is not None} | dict(named.added)
+  added = set(kinds.HuggingFace(tokenizer).special)
+  for name in sorted(known.keys() - added, key=known.__getitem__):
+    if name in named.special:
+      tokenizer.add_special_tokens([name])
+    else:
+      tokenizer.add_tokens([name])
+    if tokenizer.token_to_id(name) != known[name]:
+      raise errors.UserError(
+          f"the added token {name!r} has the id {known[name]}, and ids up to it are"
+          f" missing. Correct {special_tokens.ADDED}.")
+  usual = kinds.HuggingFace(tokenizer)
+  roles = named.resolved(usual.roles, usual.special)
+  return usual if roles == usual.roles else kinds.HuggingFace(tokenizer, roles)
+
+
+def _sentencepiece(path, named) -> SentencePiece:
+  model = path.read_bytes()
+  usual = SentencePiece(model)
+  added = {**special_tokens.extra_ids(named.special, usual.size), **named.added}
+  with_added = SentencePiece(model, added=added, special=named.special)
+  roles = named.resolved(usual.roles, with_added.special)
+  return SentencePiece(model, added=added, special=named.special, roles=roles)
+
+
+def _json(path):
+  import tokenizers  # Here, because only some kinds need the library.
+  return tokenizers.Tokenizer.from_str(_text(path))
+
+
+def _gpt2(vocab, merges):
+  """Returns byte-level BPE from the two files in which GPT-2 was published."""
+  import tokenizers  # Here, because only some kinds need the library.
+  # The first line of merges.txt is a version; each other line holds two pieces.
+  pairs: Any = [
+      tuple(line.split(" ")) for line in _text(merges).split("\n")
+      if line and not line.startswith("#version")]
+  ids = json.loads(_text(vocab))
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=pairs))
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+      add_prefix_space=False)
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  _mark_usual(tokenizer, ids)
+  return tokenizer
+
+
+def _bert(folder):
+  """Returns pieces of words from the file in which BERT was published."""
+  import tokenizers  # Here, because only some kinds need the library.
+  lines = _text(folder / "vocab.txt").removesuffix("\n").split("\n")
+  config = special_tokens.read_json(folder / special_tokens.CONFIG)
+  ids = {line.rstrip("\r"): i for i, line in enumerate(lines)}
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(
+      vocab=ids, unk_token="[UNK]"))
+  tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+      lowercase=config.get("do_lower_case", True),
+      strip_accents=config.get("strip_accents"),
+      handle_chinese_chars=config.get("tokenize_chinese_chars", True))
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  tokenizer.decoder = tokenizers.decoders.WordPiece()
+  _mark_usual(tokenizer, ids)
+  return tokenizer
+
+
+def _mark_usual(tokenizer, ids) -> None:
+  """Makes the tokens special that usually are."""
+  usual = (name for names in kinds.USUAL.values() for name in names)
+  tokenizer.add_special_tokens([name for name in (*usual, "[MASK]") if name in ids])
+
+
+def _text(path) -> str:
+  return path.read_bytes().decode("utf-8")  # `read_text` would use the locale.

@@ -1,0 +1,133 @@
+"""Tokenizers of SentencePiece, with the tokens that were added to them later."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from etils import epath
+
+from transfer_gen.data import chat as chat_lib
+from transfer_gen.data import tokenizer_kinds as kinds
+
+KIND = "sentencepiece"
+
+
+class SentencePiece:
+  """A SentencePiece model; its own normalization may turn line ends into spaces.
+
+  Attributes:
+    special: Ids of its special tokens by their spelling.
+    chat: The chat template that came with it, if any.
+  """
+
+  def __init__(
+      self, model: bytes, *, added: Mapping[str, int] | None = None,
+      special: Iterable[str] = (), roles: Mapping[str, int] | None = None):
+    """Initializes the tokenizer.
+
+    Args:
+      model: The SentencePiece model.
+      added: Ids of tokens that the model need not have, by their spelling.
+      special: Spellings of special tokens, beside those that the model names so.
+      roles: Ids of special tokens by role, by default those of the model.
+    """
+    self.chat: chat_lib.Template | None = None
+    import sentencepiece  # Here, because only this kind needs it.
+    self._model = model
+    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    processor = self._processor
+    count = processor.get_piece_size()
+    self._ids = {processor.id_to_piece(i): i for i in range(count)}
+    self._added = {name: row for name, row in (added or {}).items()
+                   if self._ids.get(name) != row}
+    self.size = max([count, *(row + 1 for row in self._added.values())])
+    controls = {name: i for name, i in self._ids.items() if processor.is_control(i)}
+    self.special = controls | {
+        name: row for name in special if (row := self.find(name)) is not None}
+    own = {
+        "pad": processor.pad_id(), "bos": processor.bos_id(),
+        "eos": processor.eos_id(), "unk": processor.unk_id()}
+    # An id of -1 means that the model has no such token. sep is none of its four, so it
+    # is found by name, and for the others the model's word wins.
+    self.roles = dict(roles) if roles is not None else {
+        **kinds.usual_roles(controls.get), **{r: i for r, i in own.items() if i >= 0}}
+    # Texts are divided at added tokens; special ones are text where a text spells them.
+    self._plain = {
+        name: row for name, row in self._added.items() if name not in self.special}
+    surfaces = [self._surface(i, name) for name, i in sorted(
+        self._ids.items(), key=lambda item: item[1])]
+    surfaces += [b""] * (self.size - count)
+    for name, row in self._added.items():
+      surfaces[row] = name.encode("utf-8") if name in self._plain else b""
+    self.tokens = tuple(surfaces)
+
+  def find(self, spelling: str) -> int | None:
+    """Returns the id of a token by its spelling, None if there is none."""
+    return self._added.get(spelling, self._ids.get(spelling))
+
+  def encode(self, text: str) -> list[int]:
+    # Both forms, because only pieces show which characters an unknown id stands for.
+    unk, unknown, found = self.roles.get("unk"), set(), []
+    for part in self._parts(text, self._plain):
+      if isinstance(part, int):
+        found.append(part)
+        continue
+      ids = self._processor.encode(part, out_type=int)
+      pieces = self._processor.encode(part, out_type=str)
+      unknown |= {c for i, piece in zip(ids, pieces) if i == unk for c in piece}
+      found += ids
+    kinds.refuse_unknown(text, unknown)
+    return found
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    if not self._plain:  # In one call, which uses all cores.
+      return self._processor.encode(list(texts), out_type=int)
+    return [self._encoded(text, self._plain) for text in texts]
+
+  def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of texts in which special tokens are spelled."""
+    # SentencePiece itself reads them as text, so a text is divided at them.
+    return [self._encoded(text, {**self._plain, **self.special}) for text in texts]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    special = set(self.roles.values())
+    names = {row: name for name, row in self._plain.items()}
+    parts, pieces = [], []
+    # A model may have more rows than there are tokens, and draw one of them.
+    for i in (int(i) for i in ids if i not in special and i < self.size):
+      if i in names:
+        parts += [self._processor.decode(pieces), names[i]]
+        pieces = []
+      elif i < len(self._ids):
+        pieces.append(i)
+    # SentencePiece drops spaces at the ends of a text.
+    return " ".join(filter(None, [*parts, self._processor.decode(pieces)]))
+
+  def load_chat(self, folder: epath.Path) -> None:
+    """Reads the chat template of a folder, if there is one."""
+    self.chat = chat_lib.read(folder)
+
+  def save(self, folder: epath.Path) -> None:
+    kinds.write_kind(folder, {
+        "kind": KIND, "roles": self.roles, "added": self._added,
+        "special": sorted(self.special)})
+    if self.chat is not None:
+      chat_lib.write(self.chat, folder)
+    (folder / "tokenizer.model").write_bytes(self._model)
+
+  def _encoded(self, text: str, names: Mapping[str, int]) -> list[int]:
+    """Returns the ids of a text, which is divided at the names of some tokens."""
+    encode = self._processor.encode
+    return [i for part in self._parts(text, names) for i in (
+        [part] if isinstance(part, int) else encode(part, out_type=int))]
+
+  def _parts(self, text: str, names: Mapping[str, int]) -> Iterator[str | int]:
+    """Yields the parts of a text: ids where a name stands, and text between them."""
+    for part in filter(None, chat_lib.spelled(names).split(text)):
+      yield names.get(part, part)
+
+  def _surface(self, i: int, piece: str) -> bytes:
+    processor = self._processor
+    if piece in self.special or processor.is_unknown(i) or processor.is_unused(i):
+      return b""
+    if processor.is_byte(i):
+      return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode("utf-8")
