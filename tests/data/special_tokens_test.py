@@ -10,6 +10,7 @@ import tokenizers as hf
 import transformers
 
 from transfer_gen import errors
+from transfer_gen.data import encoding
 from transfer_gen.data import tokenizers
 from transfer_gen.transfer import vocabulary
 
@@ -189,6 +190,34 @@ def test_pieces_of_words_are_read_as_transformers_does(tmp_path, lower):
   assert made.roles == {"pad": 0, "unk": 1, "bos": 2, "eos": 3, "sep": 3}
   for text in ("the foxes jumps, Fox", "THE fox é"):
     assert made.encode_batch([text])[0] == peer.encode(text, add_special_tokens=False)
+
+
+def test_prompts_of_converted_checkpoints_may_spell_special_tokens(tmp_path):
+  size = write_pieces(tmp_path)
+  write(tmp_path, added_tokens={"<|user|>": size}, special_tokens_map={
+      "additional_special_tokens": ["<|user|>"]})
+  made, data = tokenizers.load(tmp_path), tokenizers.config_lib.Data()
+
+  marked = encoding.Encoding(data, made, marked=True)
+  text = encoding.Encoding(data, made)
+
+  assert marked.prompts(["<|user|> hello"]) == [
+      [made.roles["bos"], size, *made.encode("hello")]]
+  with pytest.raises(errors.UserError, match="outside the tokenizer's vocabulary"):
+    marked.prompts(["<|user|> <|x|>"])
+  assert size not in text.prompts(["<|user|> hello"], strict=False)[0]
+
+
+def test_added_tokens_without_a_row_can_be_left_out(tmp_path):
+  size = write_pieces(tmp_path / "a")
+  write(tmp_path / "a", added_tokens={"<|x|>": size, "<|y|>": size + 1})
+  made = byte_level("<|endoftext|>")
+  made.add_special_tokens(["<|x|>", "<|y|>"])
+  write(tmp_path / "b", made)
+
+  for name, rows in (("a", size + 1), ("b", 301)):
+    assert tokenizers.load(tmp_path / name, rows=rows).size == rows
+    assert tokenizers.load(tmp_path / name).size == rows + 1
 
 
 def test_rows_without_a_token_have_no_text(tmp_path):

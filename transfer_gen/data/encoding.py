@@ -29,10 +29,12 @@ class Encoding:
     config: The data config; `length`, `too_long` and `template` are read here.
     tokenizer: The tokenizer of the targets.
     encoder: Config of the model, if it has an encoder; otherwise None.
+    marked: Whether special tokens that a prompt spells are read as such.
   """
   config: config_lib.Data
   tokenizer: tokenizers.Tokenizer
   encoder: config_lib.Recurrent | None = None
+  marked: bool = False
 
   @functools.cached_property
   def reader(self) -> tokenizers.Tokenizer:
@@ -204,9 +206,14 @@ class Encoding:
       if strict and answered and not text.strip():
         raise errors.UserError(
             f"Prompt {number} is empty, but this model answers an input. Give it text.")
+      # Not all kinds of tokenizers have the method.
+      marked = getattr(tokenizer, "encode_marked", None) if self.marked else None
+      special = chat_lib.spelled(tokenizer.special if marked else ())
       try:
         # `encode` refuses what has no token.
-        yield tokenizer.encode(text) if strict else tokenizer.encode_batch([text])[0]
+        ids = tokenizer.encode(special.sub("", text)) if strict else (
+            tokenizer.encode_batch([text])[0])
+        yield marked([text])[0] if marked and special.search(text) else ids
       except errors.UserError as error:
         raise errors.UserError(f"Prompt {number}: {error}") from error
 

@@ -41,6 +41,11 @@ class Named:
   added: Mapping[str, int]
   special: frozenset[str]
 
+  def within(self, rows: int) -> "Named":
+    """Returns the same without added tokens whose id is `rows` or more."""
+    return dataclasses.replace(self, added={
+        name: row for name, row in self.added.items() if row < rows})
+
   def resolved(self, usual: Mapping[str, int], special: Mapping[str, int]
                ) -> dict[str, int]:
     """Returns the ids of roles.

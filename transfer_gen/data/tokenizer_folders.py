@@ -13,12 +13,18 @@ from transfer_gen.data import tokenizer_pieces as pieces
 from transfer_gen.data import tokenizer_sentencepiece
 
 SentencePiece = tokenizer_sentencepiece.SentencePiece
+MANY = 2**31  # More rows than any model has.
 _FORMS = ("tokenizer.json, a SentencePiece .model, vocab.json with merges.txt, or"
           " vocab.txt")
 
 
-def read(path: epath.Path) -> Any:
+def read(path: epath.Path, rows: int) -> Any:
   """Returns the tokenizer of a file or a folder.
+
+  Args:
+    path: The file or the folder.
+    rows: In a folder that others have written, added tokens with this id or more are
+      left out.
 
   Raises:
     errors.UserError: If there is none.
@@ -26,7 +32,7 @@ def read(path: epath.Path) -> Any:
   if not path.is_dir():
     return _file(path)
   saved = special_tokens.read_json(path / kinds.KIND_FILE)
-  tokenizer = _saved(path, saved) if saved else _found(path)
+  tokenizer = _saved(path, saved) if saved else _found(path, rows)
   if isinstance(tokenizer, (kinds.HuggingFace, SentencePiece)):
     tokenizer.load_chat(path)
   return tokenizer
@@ -41,7 +47,7 @@ def _saved(folder, saved) -> Any:
   if kind == "characters":
     return kinds.Characters(saved["characters"], saved.get("roles"))
   if kind == pieces.BOTH:
-    return pieces.BothSides(*(read(folder / side) for side in pieces.SIDES))
+    return pieces.BothSides(*(read(folder / side, MANY) for side in pieces.SIDES))
   if kind == pieces.KIND:
     return pieces.load(folder)
   if kind == tokenizer_sentencepiece.KIND:
@@ -52,16 +58,16 @@ def _saved(folder, saved) -> Any:
 
 
 # Marian's files come before GPT-2's, because both have a vocab.json.
-def _found(folder) -> Any:
+def _found(folder, rows) -> Any:
   """Returns the tokenizer of a folder that others have written."""
   if all((folder / name).exists() for name in pieces.FILES):
     return pieces.load(folder)
-  named = special_tokens.read(folder)
+  named = special_tokens.read(folder).within(rows)
   models = sorted(path for path in folder.iterdir() if path.suffix == ".model")
   if (folder / "tokenizer.json").exists():
-    return _named(_json(folder / "tokenizer.json"), named)
+    return _named(_json(folder / "tokenizer.json", rows), named)
   if len(models) == 1:
-    return _sentencepiece(models[0], named)
+    return _sentencepiece(models[0], named, rows)
   if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
     return _named(_gpt2(folder / "vocab.json", folder / "merges.txt"), named)
   if (folder / "vocab.txt").exists():
@@ -102,18 +108,24 @@ def _named(tokenizer, named) -> kinds.HuggingFace:
   return usual if roles == usual.roles else kinds.HuggingFace(tokenizer, roles)
 
 
-def _sentencepiece(path, named) -> SentencePiece:
+def _sentencepiece(path, named, rows) -> SentencePiece:
   model = path.read_bytes()
   usual = SentencePiece(model)
-  added = {**special_tokens.extra_ids(named.special, usual.size), **named.added}
+  extra = special_tokens.extra_ids(named.special, usual.size)
+  added = {**{name: row for name, row in extra.items() if row < rows}, **named.added}
   with_added = SentencePiece(model, added=added, special=named.special)
   roles = named.resolved(usual.roles, with_added.special)
   return SentencePiece(model, added=added, special=named.special, roles=roles)
 
 
-def _json(path):
+def _json(path, rows=MANY):
   import tokenizers  # Here, because only some kinds need the library.
-  return tokenizers.Tokenizer.from_str(_text(path))
+  text = _text(path)
+  described = json.loads(text)
+  kept = [token for token in described.get("added_tokens", ()) if token["id"] < rows]
+  if len(kept) < len(described.get("added_tokens", ())):
+    text = json.dumps({**described, "added_tokens": kept})
+  return tokenizers.Tokenizer.from_str(text)
 
 
 def _gpt2(vocab, merges):

@@ -99,7 +99,8 @@ class SentencePiece:
       elif i < len(self._ids):
         pieces.append(i)
     # SentencePiece drops spaces at the ends of a text.
-    return " ".join(filter(None, [*parts, self._processor.decode(pieces)]))
+    parts.append(self._processor.decode(pieces))
+    return " ".join(part for part in parts if part)
 
   def load_chat(self, folder: epath.Path) -> None:
     """Reads the chat template of a folder, if there is one."""

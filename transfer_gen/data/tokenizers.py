@@ -106,7 +106,7 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
       " alphabet or file.")
 
 
-def load(path: epath.PathLike) -> Tokenizer:
+def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
   """Loads a tokenizer.
 
   Args:
@@ -115,6 +115,7 @@ def load(path: epath.PathLike) -> Tokenizer:
       of the first two, with GPT-2's `vocab.json` and `merges.txt`, with BERT's
       `vocab.txt`, or with Marian's `source.spm`, `target.spm` and `vocab.json`. In a
       folder, other files name special and added tokens, see `special_tokens`.
+    rows: Tokens that were added with this id or more are left out.
 
   Raises:
     errors.UserError: If there is nothing at `path`, or nothing of these forms.
@@ -126,7 +127,7 @@ def load(path: epath.PathLike) -> Tokenizer:
         " tokenizer.json, a SentencePiece .model, a list of tokens, or a folder with"
         " one of the first two.")
   try:
-    return tokenizer_folders.read(path)
+    return tokenizer_folders.read(path, rows)
   except errors.UserError:
     raise
   except Exception as error:  # The tokenizer libraries raise bare `Exception`s.

@@ -25,11 +25,12 @@ from transfer_gen.models import decoder_config
 Fields, activation, rope = fields_lib.Fields, fields_lib.activation, fields_lib.rope
 decoding = fields_lib.decoding
 generation_fields = fields_lib.generation_fields
-FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm",
+FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "vocab.txt",
          "target.spm", "vocab.json", "target_vocab.json", "merges.txt",
          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
          "chat_template.jinja", "chat_template.json")
-_TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+_TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
+          "vocab.txt")
 # What no checkpoint says; marks around a source are the tokenizer's there.
 _OURS = {"init", "dropout", "dtype", "encoder_marks"}
 _Tokenizer = tuple[tokenizers.Tokenizer | None, tuple[str, ...]] | None
@@ -178,11 +179,17 @@ def tokenizer_beside(
   if not found:
     return None
   tokenizer = tokenizers.load(found[0].parent)
-  if tokenizer.size > model.vocab_size:
+  if tokenizer.size <= model.vocab_size:
+    return tokenizer, ()
+  # Whoever adds a token must add a row, and it is easy to forget.
+  fitting = tokenizers.load(found[0].parent, rows=model.vocab_size)
+  if fitting.size > model.vocab_size:
     raise errors.UserError(
         f"{found[0]}: it has {tokenizer.size} tokens, and the model"
         f" {model.vocab_size}.")
-  return tokenizer, ()
+  return fitting, (
+      f"{found[0]}: {tokenizer.size - model.vocab_size} of its added tokens have no row"
+      " in the model and are left out.",)
 
 
 def type_of(raw: architecture_lib.Raw) -> str:

@@ -27,18 +27,22 @@ class TextModel:
     tokenizer: Tokenizer of its ids.
     data: How the texts of its training were cleaned and laid out.
     model: Its config.
+    marked: Whether prompts may spell special tokens, as in Transformers. In those of a
+      run with data they are text, as in its training texts.
   """
   module: registry.Model
   params: Mapping[str, Any]
   tokenizer: encoding_lib.tokenizers.Tokenizer
   data: config_lib.Data
   model: Any
+  marked: bool = False
 
   @property
   def encoding(self) -> encoding_lib.Encoding:
     """How texts become tokens."""
     return encoding_lib.Encoding(
-        self.data, self.tokenizer, self.model if registry.encodes(self.model) else None)
+        self.data, self.tokenizer,
+        self.model if registry.encodes(self.model) else None, self.marked)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

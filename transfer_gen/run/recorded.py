@@ -59,3 +59,8 @@ def _counted(facts: dict[str, Any]) -> str:
   counts = ", ".join(
       f"{split['kept']} {name}" for name, split in facts["splits"].items())
   return f"{counts} documents ({facts['fingerprint'][:8]})"
+
+
+def has_data(workdir: epath.PathLike) -> bool:
+  """Whether data belong to a run, as they do unless it was converted."""
+  return (epath.Path(workdir) / ownership.DATA).exists()

@@ -8,7 +8,6 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen.data import fields
 from transfer_gen.run import own_data
-from transfer_gen.run import ownership
 from transfer_gen.run import recorded
 from transfer_gen.run import trained as trained_lib
 
@@ -96,7 +95,7 @@ class Subject:
     Raises:
       errors.UserError: If they are not known, or changed since.
     """
-    if not has_data(self.own.workdir):
+    if not recorded.has_data(self.own.workdir):
       raise errors.UserError(
           f"{self.own.workdir}: novelty looks at the training text, and a converted"
           " checkpoint has none. Choose other metrics.")
@@ -120,12 +119,7 @@ def open(workdir: epath.PathLike, step: int, texts: Texts) -> Subject:
   own = trained_lib.open(workdir, step)
   run = own.run if not texts.paths else own_data.configure(
       own.run, texts.paths, texts.input_field, texts.target_field,
-      converted=not has_data(own.workdir),
+      converted=not recorded.has_data(own.workdir),
       marks=bool({"bos", "eos"} & own.tokenizer.roles.keys()))
   return Subject(trained=dataclasses.replace(own, run=run), own=own,
                  reader=recorded.Reader())
-
-
-def has_data(workdir: epath.PathLike) -> bool:
-  """Whether data belong to a run, as they do unless it was converted."""
-  return (epath.Path(workdir) / ownership.DATA).exists()

@@ -97,7 +97,8 @@ class Trained:
     """What it takes to read and write texts with it."""
     return decode.TextModel(
         module=self.model, params=self.params, tokenizer=self.tokenizer,
-        data=self.run.data, model=self.run.model)
+        data=self.run.data, model=self.run.model,
+        marked=not recorded.has_data(self.workdir))
 
 
 def open(workdir: epath.PathLike, step: int = -1) -> Trained:
