@@ -9,9 +9,11 @@ import sentencepiece
 import tokenizers as hf
 import transformers
 
+from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import encoding
 from transfer_gen.data import tokenizers
+from transfer_gen.export import hugging_face_tokenizer
 from transfer_gen.transfer import vocabulary
 
 TEXT = ["the quick brown fox jumps over the lazy dog", "hello world, hello dog!",
@@ -38,11 +40,11 @@ def write(folder, tokenizer=None, **files):
   return folder
 
 
-def write_pieces(folder, name="tokenizer.model", size=60):
+def write_pieces(folder, name="tokenizer.model", size=60, kind="unigram"):
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter(TEXT), model_writer=model, vocab_size=size,
-      model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+      model_type=kind, hard_vocab_limit=False, minloglevel=2)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / name).write_bytes(model.getvalue())
   return sentencepiece.SentencePieceProcessor(
@@ -140,6 +142,31 @@ def test_tokens_that_were_added_to_sentencepiece_are_read(tmp_path):
     assert one.decode(ids) == "hello verylongword dog"
 
 
+@pytest.mark.parametrize("model, kind, pieces", [
+    (config.Decoder(), "llama", "bpe"), (config.EncoderDecoder(), "t5", "unigram"),
+    (config.Decoder(), "llama", "unigram")])
+def test_transformers_reads_what_was_added_or_we_say_that_it_cannot(
+    tmp_path, model, kind, pieces):
+  size = write_pieces(tmp_path / "a", kind=pieces)
+  write(tmp_path / "a", added_tokens={"[PAD]": size, "<|user|>": size + 1},
+        special_tokens_map={**names(bos="<s>", eos="</s>", unk="<unk>", pad="[PAD]"),
+                            "additional_special_tokens": ["<|user|>"]})
+  made = tokenizers.load(tmp_path / "a")
+  write(tmp_path / "b", config={"model_type": kind})
+
+  said = hugging_face_tokenizer.write(epath.Path(tmp_path / "b"), model, made)
+
+  if (kind, pieces) == ("llama", "unigram"):
+    assert "[PAD], <|user|> are not in what was written" in said[0]
+    return
+  assert said == ()
+  peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+  assert (len(peer), peer.pad_token_id, peer.eos_token_id) == (
+      made.size, size, made.roles["eos"])
+  assert peer.encode("<|user|> hello dog", add_special_tokens=False) == (
+      made.encode_marked(["<|user|> hello dog"])[0])
+
+
 def test_extra_ids_of_t5_are_those_of_transformers(tmp_path):
   size = write_pieces(tmp_path, "spiece.model")
   extra = [f"<extra_id_{i}>" for i in range(7)]
@@ -196,7 +223,7 @@ def test_prompts_of_converted_checkpoints_may_spell_special_tokens(tmp_path):
   size = write_pieces(tmp_path)
   write(tmp_path, added_tokens={"<|user|>": size}, special_tokens_map={
       "additional_special_tokens": ["<|user|>"]})
-  made, data = tokenizers.load(tmp_path), tokenizers.config_lib.Data()
+  made, data = tokenizers.load(tmp_path), config.Data()
 
   marked = encoding.Encoding(data, made, marked=True)
   text = encoding.Encoding(data, made)
@@ -223,7 +250,7 @@ def test_added_tokens_without_a_row_can_be_left_out(tmp_path):
 def test_rows_without_a_token_have_no_text(tmp_path):
   write_pieces(tmp_path)
   for made in (tokenizers.load(tmp_path), *(
-      tokenizers.build(tokenizers.config_lib.Tokenizer(kind=kind), ["hello dog"])
+      tokenizers.build(config.Tokenizer(kind=kind), ["hello dog"])
       for kind in ("bytes", "characters"))):
     ids = made.encode("hello")
     assert made.decode([*ids, made.size, made.size + 90, *ids]).replace(" ", "") == (

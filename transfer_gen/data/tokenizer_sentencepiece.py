@@ -1,6 +1,7 @@
 """Tokenizers of SentencePiece, with the tokens that were added to them later."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -14,6 +15,7 @@ class SentencePiece:
   """A SentencePiece model; its own normalization may turn line ends into spaces.
 
   Attributes:
+    added: Ids of tokens that are not in the model, by their spelling.
     special: Ids of its special tokens by their spelling.
     chat: The chat template that came with it, if any.
   """
@@ -36,9 +38,9 @@ class SentencePiece:
     processor = self._processor
     count = processor.get_piece_size()
     self._ids = {processor.id_to_piece(i): i for i in range(count)}
-    self._added = {name: row for name, row in (added or {}).items()
+    self.added = {name: row for name, row in (added or {}).items()
                    if self._ids.get(name) != row}
-    self.size = max([count, *(row + 1 for row in self._added.values())])
+    self.size = max([count, *(row + 1 for row in self.added.values())])
     controls = {name: i for name, i in self._ids.items() if processor.is_control(i)}
     self.special = controls | {
         name: row for name in special if (row := self.find(name)) is not None}
@@ -51,17 +53,25 @@ class SentencePiece:
         **kinds.usual_roles(controls.get), **{r: i for r, i in own.items() if i >= 0}}
     # Texts are divided at added tokens; special ones are text where a text spells them.
     self._plain = {
-        name: row for name, row in self._added.items() if name not in self.special}
+        name: row for name, row in self.added.items() if name not in self.special}
     surfaces = [self._surface(i, name) for name, i in sorted(
         self._ids.items(), key=lambda item: item[1])]
     surfaces += [b""] * (self.size - count)
-    for name, row in self._added.items():
+    for name, row in self.added.items():
       surfaces[row] = name.encode("utf-8") if name in self._plain else b""
     self.tokens = tuple(surfaces)
 
+  @property
+  def is_bpe(self) -> bool:
+    """Whether the model merges pairs; otherwise it weighs pieces (Unigram)."""
+    from sentencepiece import sentencepiece_model_pb2 as proto  # As above.
+    messages: Any = proto  # Its classes are made when it is imported.
+    trainer = messages.ModelProto.FromString(self._model).trainer_spec
+    return trainer.model_type == trainer.BPE
+
   def find(self, spelling: str) -> int | None:
     """Returns the id of a token by its spelling, None if there is none."""
-    return self._added.get(spelling, self._ids.get(spelling))
+    return self.added.get(spelling, self._ids.get(spelling))
 
   def encode(self, text: str) -> list[int]:
     # Both forms, because only pieces show which characters an unknown id stands for.
@@ -108,7 +118,7 @@ class SentencePiece:
 
   def save(self, folder: epath.Path) -> None:
     kinds.write_kind(folder, {
-        "kind": KIND, "roles": self.roles, "added": self._added,
+        "kind": KIND, "roles": self.roles, "added": self.added,
         "special": sorted(self.special)})
     if self.chat is not None:
       chat_lib.write(self.chat, folder)

@@ -8,6 +8,7 @@ from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen.data import tokenizer_kinds
+from transfer_gen.data import tokenizer_sentencepiece
 from transfer_gen.data import tokenizers
 from transfer_gen.export import merged
 from transfer_gen.formats import whole
@@ -45,9 +46,16 @@ def write(
   (folder / tokenizer_kinds.KIND_FILE).unlink()
   if (folder / "source.spm").exists():
     return ()
-  if (folder / "tokenizer.model").exists():
-    if isinstance(model, config_lib.EncoderDecoder):  # As T5's is called.
+  if isinstance(tokenizer, tokenizer_sentencepiece.SentencePiece):
+    pairs = isinstance(model, config_lib.EncoderDecoder)
+    if pairs:  # As T5's is called.
       (folder / "tokenizer.model").rename(folder / "spiece.model")
+    if not tokenizer.added:
+      return ()
+    if not (pairs or tokenizer.is_bpe):
+      return (f"Transformers reads no Unigram tokenizer with added tokens here:"
+              f" {', '.join(tokenizer.added)} are not in what was written.",)
+    whole.write_json(folder / "tokenizer_config.json", _with_added(tokenizer, pairs))
     return ()
   if not (folder / "tokenizer.json").exists():
     return ("Transformers has no tokenizer of its kind: none was written.",)
@@ -64,6 +72,23 @@ def write(
       **{f"{role}_token": names[index] for role, index in tokenizer.roles.items()
          if index in names}})
   return ()
+
+
+def _with_added(tokenizer, pairs) -> dict[str, Any]:
+  """Names what was added to a SentencePiece model, as tokenizer_config.json has it."""
+  names = {row: name for name, row in tokenizer.special.items()}
+  # Without a class, Transformers takes the model for one of tiktoken.
+  kind = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0} if pairs else {
+      "tokenizer_class": "LlamaTokenizer"}
+  return {
+      **kind,
+      **{f"{role}_token": names[row] for role, row in tokenizer.roles.items()
+         if row in names},
+      "added_tokens_decoder": {
+          str(row): {"content": name, "special": name in tokenizer.special,
+                     "lstrip": False, "rstrip": False, "normalized": False,
+                     "single_word": False}
+          for name, row in sorted(tokenizer.added.items(), key=lambda item: item[1])}}
 
 
 # `type_id` is 0 throughout: no model here has segments. A pair gets the closing
