@@ -151,7 +151,7 @@ def test_reading_and_writing_back_keeps_every_bit(name):
     ("opt", dict(word_embed_proj_dim=16), "word_embed_proj_dim is 16"),
     ("llama", dict(hidden_act="relu"), "hidden_act is 'relu'"),
     ("llama", dict(quantization_config={"bits": 4}), "quantization_config=.*no model"),
-    ("llama", dict(auto_map={"AutoModel": "m.M"}), "auto_map=.*no model here has such"),
+    ("llama", dict(kv_shift=2), "kv_shift=2: no model here has such .*remove it"),
     ("llama", dict(rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
      "rope_type is 'dynamic'"),
     ("llama", dict(rope_parameters={"rope_type": "linear", "factor": 2.0, "x": 1}),
@@ -176,6 +176,22 @@ def test_unsupported_fields_are_refused_by_name(
 
   with pytest.raises(errors.UserError, match=message):
     sources.open(tmp_path)
+
+
+def test_fields_that_change_nothing_are_read_over(tmp_path):
+  _, source, _ = opened("llama_tied")
+  folder = source.view.raw.path.parent
+  (tmp_path / "model.safetensors").write_bytes(
+      (folder / "model.safetensors").read_bytes())
+  config = json.loads((folder / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config | {
+      "_attn_implementation_autoset": True, "unsloth_version": "2025.3.1",
+      "tokenizer_class": "LlamaTokenizerFast", "auto_map": {"AutoModel": "m.X"},
+      "temperature": 0.7, "top_k": 50, "num_return_sequences": 1,
+      "is_llama_config": True, "rope_interleaved": False,
+      "transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}}))
+
+  assert sources.open(tmp_path).model == source.model
 
 
 def test_a_config_of_an_older_version_gives_the_same_model(tmp_path):

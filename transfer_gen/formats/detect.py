@@ -21,12 +21,13 @@ _FILES = {
 }
 Raw = raw.Raw
 SUFFIXES = tuple(_FILES)
-# The first of these files that a folder holds is the checkpoint. Many folders have the
-# same tensors twice: safetensors come before pickles because their format is stricter.
-# An adapter comes last, because a model beside it is what is meant.
+# The first of these files that a folder holds is the checkpoint, as in Transformers.
+# Many folders have the same tensors twice: safetensors come before pickles because
+# their format is stricter, and whole files before an index, which may have been left
+# behind. An adapter comes last, because a model beside it is what is meant.
 _IN_FOLDERS = (
-    "model.safetensors.index.json", "model.safetensors",
-    "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.safetensors")
+    "model.safetensors", "model.safetensors.index.json",
+    "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors")
 
 
 def opener_of(path: epath.PathLike) -> Callable[[], Raw] | None:

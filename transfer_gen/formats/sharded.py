@@ -30,7 +30,10 @@ def open_index(
     leaves = {name: leaf for file in files.values()
               for name, leaf in file.leaves.items()}
     # Index and files are compared in both directions: a leaf in another file than the
-    # index says is a sign that files of two downloads are mixed.
+    # index says is a sign that files of two downloads are mixed. A leaf that is in none
+    # may be a second name of another one; if a map reads it, it will be missed.
+    places = {name: place for name, place in places.items()
+              if name in leaves}
     for name, place in places.items():
       if name not in files[place].leaves:
         raise errors.UserError(f"{name} is not in {place}, as it says. Fetch both.")

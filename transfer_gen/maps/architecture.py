@@ -99,7 +99,8 @@ def refuse_unknown(
              if name not in known and value]
   if unknown:
     raise errors.UserError(
-        f"{where}: {', '.join(unknown)[:300]}: no model here has such a field.")
+        f"{where}: {', '.join(unknown)[:300]}: no model here has such a field. If it"
+        " changes nothing that the model computes, remove it from that file.")
 
 
 @contextlib.contextmanager

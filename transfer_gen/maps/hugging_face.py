@@ -31,6 +31,7 @@ FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "voc
          "chat_template.jinja", "chat_template.json")
 _TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
           "vocab.txt")
+_OUTPUTS = ("lm_head.weight", "embed_out.weight")
 # What no checkpoint says; marks around a source are the tokenizer's there.
 _OURS = {"init", "dropout", "dtype", "encoder_marks"}
 _Tokenizer = tuple[tokenizers.Tokenizer | None, tuple[str, ...]] | None
@@ -138,14 +139,26 @@ def lines(
   """Returns the map for a checkpoint of these names; () means one that we write."""
   # A model saved without its head lacks what stands before the names, so the name of
   # the embedding decides.
-  prefix = next((p for p in family.prefixes if p + family.anchor in names),
-                family.prefixes[0])
-  # Some files of tied models hold the table a second time as the output.
-  again = ("lm_head.weight", "embed_out.weight") if model.tied else ()  # Tied.
+  prefix = next((p for p in family.prefixes if p + family.anchor in names), None)
+  if prefix is None:  # The embedding may be stored under another name.
+    prefix = next((p for p in family.prefixes if p and any(
+        name.startswith(p) for name in names)), family.prefixes[-1 if names else 0])
   unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
+  found = tuple(family.lines(decoder_config.explicit(model), prefix))
   return architecture_lib.Map(
-      lines=tuple(family.lines(decoder_config.explicit(model), prefix)),
-      unused=(*again, *unused, *family.others))
+      lines=found, unused=(*unused, *family.others),
+      copies=_copies(model, prefix, found))
+
+
+def _copies(model, prefix, found) -> tuple[tuple[str, ...], ...]:
+  """Returns the names that the table of tokens may have in a file, as one group."""
+  table = next((line.sources for line in found if line.target == "embed/embedding"), ())
+  both = isinstance(model, config_lib.EncoderDecoder) and not model.encoder_vocab_size
+  names = (
+      *table, *(f"{prefix}{side}.embed_tokens.weight" for side in (
+          "encoder", "decoder") if both),
+      *(_OUTPUTS if model.tied else ()))
+  return (tuple(dict.fromkeys(names)),) if table else ()
 
 
 def specs_before(

@@ -13,23 +13,33 @@ decoding = hugging_face_generation.read
 generation_fields = hugging_face_generation.fields
 
 # Fields that change nothing that a model computes, or training alone, or how texts
-# are drawn from it.
+# are drawn from it; or that say who wrote the file. `auto_map` names code that came
+# with a checkpoint: by default Transformers does not run it either.
 _IDLE = frozenset((
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash",
     "_name_or_path", "_num_labels", "activation_dropout", "architectures",
-    "attention_dropout", "attn_pdrop", "bad_words_ids", "bos_token_id",
-    "cache_implementation", "classif_dropout", "classifier_dropout",
-    "decoder_layerdrop", "do_sample", "dropout", "dropout_rate", "dtype",
-    "early_stopping", "embd_pdrop", "encoder_layerdrop", "eos_token_id",
-    "finetuning_task", "force_bos_token_to_be_generated", "forced_bos_token_id",
-    "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout", "id2label",
-    "init_std", "initializer_factor", "initializer_range", "is_decoder", "label2id",
-    "layerdrop", "length_penalty", "max_length", "min_length", "model_type", "n_ctx",
-    "no_repeat_ngram_size", "num_beams", "output_past", "pad_token_id", "prefix",
-    "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "resid_pdrop",
-    "return_dict", "summary_activation",
-    "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-    "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version",
-    "unk_token_id", "use_cache"))
+    "attention_dropout", "attn_implementation", "attn_pdrop", "auto_map",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation",
+    "chunk_size_feed_forward", "classif_dropout", "classifier_dropout",
+    "decoder_layerdrop", "diversity_penalty", "do_sample", "dropout", "dropout_rate",
+    "dtype", "early_stopping", "embd_pdrop", "encoder_layerdrop",
+    "encoder_no_repeat_ngram_size", "eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task",
+    "force_bos_token_to_be_generated", "forced_bos_token_id", "forced_eos_token_id",
+    "gradient_checkpointing", "hidden_dropout", "id2label", "init_std",
+    "initializer_factor", "initializer_range", "is_decoder", "is_llama_config",
+    "label2id", "layerdrop", "length_penalty", "max_length", "min_length",
+    "model_type", "n_ctx", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+    "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_past", "output_scores", "pad_token_id", "prefix", "pretraining_tp",
+    "problem_type", "remove_invalid_values", "reorder_and_upcast_attn",
+    "repetition_penalty", "resid_pdrop", "return_dict", "return_dict_in_generate",
+    "sep_token_id", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
+    "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed",
+    "unsloth_version", "use_bfloat16", "use_cache"))
 # The names of Transformers that end in _new, _tanh or _fast are the approximation by
 # tanh, and plain "gelu" is exact; ours are named the other way round.
 _ACTIVATIONS = {

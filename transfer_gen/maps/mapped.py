@@ -54,9 +54,12 @@ class Map:
     lines: Lines in order. Each leaf of ours is owned by the first that matches it.
     unused: Regexes for leaves of the checkpoint that our model does not need, such as
       masks that are saved with the weights. Such leaves may be missing.
+    copies: Groups of names of one leaf of the checkpoint. It may be stored under any of
+      them, and if it is under several, these must be equal.
   """
   lines: tuple[Line, ...]
   unused: tuple[str, ...] = ()
+  copies: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,7 @@ class Mapped:
       shardings: Sharding of each leaf. If None, all go to the default device.
     """
     waiting = _by_source([self.rows[name] for name in names])
+    self._compare_copies(waiting)
     held, done = {}, set()
     for source, value in self.raw.read(list(waiting)):
       held[source] = np.asarray(value)
@@ -147,6 +151,22 @@ class Mapped:
       # memory.
       for s in [s for s in held if all(row.name in done for row in waiting[s])]:
         del held[s]
+
+
+  def _compare_copies(self, names) -> None:
+    """Raises if a leaf that is among the names is stored twice, with other numbers."""
+    for group in self.how.copies:
+      stored = [name for name in group if name in self.raw.specs]
+      if len(stored) < 2 or not set(stored) & set(names):
+        continue
+      arrays = dict(self.raw.read(stored))
+      first, *others = stored
+      for other in others:
+        if not np.array_equal(arrays[first], arrays[other], equal_nan=True):
+          raise errors.UserError(
+              f"{first} and {other} are one table in the model that the checkpoint's"
+              " config describes, and differ. If one of them is not in use, remove it"
+              " from the file.")
 
 
 def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
@@ -269,6 +289,7 @@ def _row(
     raise errors.UserError(
         f"line {index}: source {line.source!r} does not go with its target"
         f" {line.target!r}: {error}.") from error
+  names = tuple(_stored(how, source, raw) for source in names)
   for template, source in zip(line.sources, names):
     if source not in raw:
       raise errors.UserError(_absent(index, template, source, raw))
@@ -283,6 +304,12 @@ def _row(
       raise errors.UserError(
           f"{description} gives {raw[source].dtype}, and the model has {spec.dtype}.")
   return Row(name=name, spec=spec, sources=names, layout=line.layout)
+
+
+def _stored(how: Map, source: str, raw: _Specs) -> str:
+  """Returns the name under which a leaf is stored, its own if it is under none."""
+  group = next((group for group in how.copies if source in group), (source,))
+  return source if source in raw else next(filter(raw.__contains__, group), source)
 
 
 def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
@@ -307,6 +334,7 @@ def _alike(*dtypes: np.dtype) -> bool:
 def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
   """Reports leaves that no line reads; empty if a misfit may be the cause."""
   read = {source for row in rows for source in row.sources}
+  read |= {name for group in how.copies if read & {*group} for name in group}
   left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
   if not left or misfits:
     return []

@@ -154,7 +154,7 @@ def view(
   if given_fn is not None:
     return _with_given(raw, chosen.name, how, given_fn(model))
   tokenizer, notes = (None, ()) if found is None else found
-  what = "no tokenizer" if tokenizer is None else "vocabulary repaired"
+  what = "no tokenizer" if tokenizer is None else "vocabulary"
   # A warning and no error: the user asked for the repair, or the model works without a
   # tokenizer.
   for note in notes:
