@@ -255,3 +255,14 @@ def test_rows_without_a_token_have_no_text(tmp_path):
     ids = made.encode("hello")
     assert made.decode([*ids, made.size, made.size + 90, *ids]).replace(" ", "") == (
         "hellohello")
+
+
+def test_ids_of_the_vocabulary_win_over_those_beside_it(tmp_path):
+  made = byte_level("<|endoftext|>")
+  write(tmp_path, made, added_tokens={"<|endoftext|>": 5, "the": 7, "<|x|>": 300})
+
+  found = tokenizers.load(tmp_path)
+
+  assert found.special == {"<|endoftext|>": 0} and found.size == 301
+  assert found.tokens[300] == b"<|x|>"
+  assert found.encode("the")[0] == made.token_to_id("the")

@@ -91,8 +91,10 @@ def _file(path) -> Any:
 
 def _named(tokenizer, named) -> kinds.HuggingFace:
   """Returns a tokenizer with the tokens and roles that files beside it name."""
-  known = {name: row for name in named.special
-           if (row := tokenizer.token_to_id(name)) is not None} | dict(named.added)
+  # An id of the vocabulary wins over what stands beside it, as in Transformers.
+  known = dict(named.added) | {
+      name: row for name in (*named.special, *named.added)
+      if (row := tokenizer.token_to_id(name)) is not None}
   added = set(kinds.HuggingFace(tokenizer).special)
   for name in sorted(known.keys() - added, key=known.__getitem__):
     if name in named.special:
@@ -101,8 +103,8 @@ def _named(tokenizer, named) -> kinds.HuggingFace:
       tokenizer.add_tokens([name])
     if tokenizer.token_to_id(name) != known[name]:
       raise errors.UserError(
-          f"the added token {name!r} has the id {known[name]}, and ids up to it are"
-          f" missing. Correct {special_tokens.ADDED}.")
+          f"the added token {name!r} has the id {known[name]}, and ids before it are"
+          f" missing. Correct {special_tokens.ADDED} or {special_tokens.CONFIG}.")
   usual = kinds.HuggingFace(tokenizer)
   roles = named.resolved(usual.roles, usual.special)
   return usual if roles == usual.roles else kinds.HuggingFace(tokenizer, roles)
