@@ -7,8 +7,11 @@ facts (axes, data position, plan) as JSON, and `best/<step>/` without optimizer 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
+import os
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -205,7 +208,7 @@ class Stored:
     item = jax.tree_util.tree_map_with_path(
         wanted, {group: shapes[group] for group in groups})
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      read = reader.restore(self.path / _STATE, args=ocp.args.PyTreeRestore(
+      read = reader.restore(_plain(self.path) / _STATE, args=ocp.args.PyTreeRestore(
           item=item, partial_restore=True,
           restore_args=ocp.checkpoint_utils.construct_restore_args(item)))
     return {_keys(path): leaf
@@ -231,7 +234,7 @@ class Stored:
             sharding=shardings[name] if shardings else device) for name in batch}
         item = tree.unflatten(item)
         restored = tree.flatten(reader.restore(
-            self.path / "params", args=ocp.args.PyTreeRestore(
+            _plain(self.path) / "params", args=ocp.args.PyTreeRestore(
                 item=item, partial_restore=True,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item))))
         while restored:  # Popped, so that nothing here keeps an array alive.
@@ -257,7 +260,7 @@ class Stored:
 def _shapes(folder: epath.Path) -> Any:
   """Returns a stored tree, with metadata in place of its leaves."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.metadata(folder).item_metadata.tree
+    return reader.metadata(_plain(folder)).item_metadata.tree
 
 
 def _keys(path: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -304,7 +307,7 @@ def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   try:
     leaves = _shapes(folder / "params")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-      facts = reader.restore(folder / "facts")
+      facts = reader.restore(_plain(folder) / "facts")
     leaves = tree.flatten(leaves)
     # A leaf without axes cannot be related to any target; the error is caught below.
     assert leaves.keys() == facts["axes"].keys()
@@ -342,11 +345,19 @@ def _folder(path: epath.Path, step: int) -> epath.Path:
     if candidates:
       return candidates[max(candidates)]
   # A study keeps runs at STUDY/NAME/seed_0/lr_0.001, and any of these may be given.
-  runs = sorted(str(found.parent.relative_to(path)) for depth in range(1, 4)
-                for found in path.glob("*/" * depth + FOLDER))
+  runs = sorted(str(run.relative_to(path)) for run in _runs(path, 3))
   raise errors.UserError(f"{path}: holds no checkpoint. " + (
       f"Give one of the runs in it: {', '.join(runs[:_SHOWN])}"
       f"{', ...' if runs[_SHOWN:] else ''}." if runs else _WANTED))
+
+
+def _runs(folder: epath.Path, depth: int) -> Iterator[epath.Path]:
+  """Yields the workdirs at most so deep in a folder."""
+  for inner in folder.iterdir() if depth else ():
+    if (inner / FOLDER).exists():
+      yield inner
+    elif inner.is_dir() and not os.path.islink(inner):
+      yield from _runs(inner, depth - 1)
 
 
 _WANTED = ("Give the workdir of a run that has trained, or one of the folders in its"
@@ -355,8 +366,26 @@ _WANTED = ("Give the workdir of a run that has trained, or one of the folders in
 
 def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
   folder.mkdir(parents=True, exist_ok=True)
-  return ocp.CheckpointManager(
-      folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True))
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+  return ocp.CheckpointManager(_plain(folder), options=options)
+
+
+# etils, with whose paths Orbax looks for files, reads these characters as a pattern
+# wherever they stand, and the parts of a checkpoint would not be found.
+def _plain(folder: epath.Path) -> epath.Path:
+  """Returns a path of a local folder that contains no *, ? or [, by way of a link."""
+  if "://" in str(folder) or not set("*?[") & set(str(folder)):
+    return folder
+  link = epath.Path(_links().name) / hashlib.sha256(str(folder).encode()).hexdigest()
+  if not link.exists():
+    os.symlink(folder, link)
+  return link
+
+
+@functools.cache
+def _links() -> tempfile.TemporaryDirectory:
+  """A folder that is removed when the process ends."""
+  return tempfile.TemporaryDirectory(prefix="transfer_gen_")
 
 
 def _configure() -> None:

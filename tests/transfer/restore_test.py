@@ -290,3 +290,25 @@ def test_rows_name_the_checkpoint_they_read():
   assert {row.name: row.checkpoint for row in rows} == {"body": "", "head": "donor"}
   np.testing.assert_array_equal(params["head"], head.arrays["head"])
   np.testing.assert_array_equal(params["body"], body.arrays["body"])
+
+
+def test_checkpoints_in_a_folder_with_characters_of_patterns_are_whole(tmp_path):
+  folder = tmp_path / "a[1]*,b?" / "run"
+  mesh = sharding.make_mesh(data=1, fsdp=8)
+  params = {"body": _random(0, 8, 2)}
+  specs = tree.specs(params, AXES)
+  divided = jax.device_put(params, sharding.of_params(specs, mesh))
+  facts = {"axes": checkpoint.axes_facts(specs)}
+
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save(3, divided, {"count": jnp.ones(2)}, facts)
+  checkpoints.save_best(3, divided, facts)
+  checkpoints.close()
+
+  for found in (checkpoint.find(folder), checkpoint.find(folder, 3)):
+    (name, value), = found.read(["body"])
+    np.testing.assert_array_equal(value, params[name])
+  assert found.path.parent == folder / "checkpoints"
+  assert found.state
+  with pytest.raises(errors.UserError, match=r"one of the runs in it: run\."):
+    checkpoint.find(folder.parent)

@@ -54,7 +54,7 @@ def _opener_of_folder(path: epath.Path) -> Callable[[], Raw] | None:
       return _opener_of_file(path / name)
   if (path / manifest.FILE).exists():
     return lambda: manifest.open_folder(path)
-  if next(iter(path.glob("*.npy")), None) is not None:
+  if any(file.suffix == ".npy" for file in path.iterdir()):
     return lambda: numpy_files.open_folder(path)
   return None
 

@@ -73,7 +73,7 @@ def open_folder(path: epath.Path) -> raw.Raw:
     errors.UserError: If a file is malformed or no array of numbers.
   """
   leaves = {file.name.removesuffix(".npy"): leaf(file)
-            for file in sorted(path.glob("*.npy"))}
+            for file in sorted(path.iterdir()) if file.suffix == ".npy"}
   return raw.Raw(path, FOLDER, leaves)
 
 

@@ -52,6 +52,17 @@ def test_brackets_of_a_name_that_does_not_exist_are_a_pattern(folder):
   assert texts("a[12].txt") == ["a1.txt", "a2.txt"]
 
 
+def test_folders_may_have_characters_of_patterns(folder):
+  inner = folder / "x[1]*b"
+  inner.mkdir()
+  for name in ("a1.txt", "a2.txt"):
+    (inner / name).write_text(name)
+
+  for path in (inner, inner.relative_to(folder)):
+    assert texts(f"{path}/a?.txt") == ["a1.txt", "a2.txt"]
+    assert texts(f"{path}/a1.txt") == ["a1.txt"]
+
+
 def test_a_pattern_may_match_archives_and_the_home_folder_has_its_sign(
     folder, monkeypatch):
   monkeypatch.setenv("HOME", str(folder))

@@ -12,6 +12,7 @@ What exists under its whole name is that file, whatever characters are in the na
 """
 
 import os
+import pathlib
 import re
 
 from etils import epath
@@ -104,17 +105,20 @@ def _opened(path: epath.Path) -> list[blobs.Blob]:
 
 
 def _glob(path: epath.Path, item: str, field: str) -> list[epath.Path]:
-  first = next((i for i, part in enumerate(path.parts) if set(part) & _WILD), None)
+  first = next((i for i, part in enumerate(path.parts) if set(part) & _WILD
+                and not epath.Path(*path.parts[:i + 1]).exists()), None)
   if first is None:
     hint = (f" It is a folder: write {item.rstrip('/')}/*.txt for the files in it."
             if path.is_dir() else " Give a path or a glob of existing files.")
     raise errors.UserError(
         f"data.{field}: there is no file {item} (in {os.getcwd()}).{hint}")
   # `glob` takes relative patterns only, so it starts at the folder before the first
-  # wildcard.
+  # wildcard. That of pathlib takes this folder as it is; that of etils would read it as
+  # a part of the pattern, which only other storage needs.
   base = epath.Path(*path.parts[:first]) if first else epath.Path(".")
-  found = sorted(
-      p for p in base.glob("/".join(path.parts[first:])) if p.is_file())
+  local = base if "://" in str(base) else pathlib.Path(base)
+  found = sorted(epath.Path(p) for p in local.glob(
+      "/".join(path.parts[first:])) if p.is_file())
   if not found:
     raise errors.UserError(
         f"data.{field}: no file matches {item} (in {os.getcwd()}). Give a path or"
