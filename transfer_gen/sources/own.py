@@ -186,20 +186,25 @@ def open_own(path: epath.PathLike, step: int = -1) -> Own:
 
 
 def is_run(path: epath.Path) -> bool:
-  """Whether a folder is a run's workdir, or a part of one.
+  """Whether a folder is a run's workdir with a checkpoint, or a part of one.
 
   Example:
     >>> import tempfile
     >>> from etils import epath
     >>> workdir = epath.Path(tempfile.mkdtemp())
+    >>> (workdir / "checkpoints" / "7").mkdir(parents=True)
     >>> is_run(workdir)
     False
-    >>> (workdir / "checkpoints").mkdir()
-    >>> is_run(workdir)
-    True
+    >>> (workdir / "checkpoints" / "7" / "params").mkdir()
+    >>> is_run(workdir), is_run(workdir / "checkpoints"), is_run(
+    ...     workdir / "checkpoints" / "7")
+    (True, True, True)
   """
-  # Checkpoints are in folders that are named by their steps, and a workdir has
-  # `checkpoints/`. No config is asked for, because a checkpoint may have been copied
-  # out of its workdir.
-  return path.is_dir() and any(
-      p.name.isdecimal() or p.name == checkpoint.FOLDER for p in path.iterdir())
+  # No config is asked for, because a checkpoint may have been copied out of its
+  # workdir. Names do not suffice: others number folders, too.
+  folders = (path, path / checkpoint.BEST, path / checkpoint.FOLDER,
+             path / checkpoint.FOLDER / checkpoint.BEST)
+  steps = (step for folder in folders if folder.is_dir() for step in folder.iterdir()
+           if step.name.isdecimal())
+  return any((step / "params").exists() for step in (
+      *steps, *([path] if path.name.isdecimal() else [])))
