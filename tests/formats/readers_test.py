@@ -122,6 +122,23 @@ def test_an_inconsistent_index_file_is_refused(tmp_path, change, why):
     detect.opener_of(tmp_path)()
 
 
+@pytest.mark.parametrize("name", [
+    "model.safetensors", "pytorch_model.bin", "a.npz", "a.h5", "a.pt"])
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
+  (tmp_path / name).write_text(
+      "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+  with pytest.raises(errors.UserError, match="a pointer of Git LFS .*git lfs pull"):
+    detect.opener_of(tmp_path / name)()
+
+
+def test_a_shard_that_is_a_pointer_of_git_lfs_is_named(tmp_path):
+  _sharded(tmp_path, _arrays())
+  (tmp_path / "model-2.safetensors").write_text(
+      "version https://git-lfs.github.com/spec/v1\n")
+  with pytest.raises(errors.UserError, match="model-2.safetensors: it is a pointer"):
+    detect.opener_of(tmp_path)()
+
+
 def test_a_leaf_that_no_file_has_is_left_to_the_map(tmp_path):
   index, places = _sharded(tmp_path, _arrays())
   index.write_text(json.dumps({

@@ -63,9 +63,10 @@ def _opener_of_file(path: epath.Path) -> Callable[[], Raw] | None:
   if path.name.endswith(".index.json"):
     open_shard = (safetensors.open_file if ".safetensors." in path.name
                   else pytorch.open_file)
-    return lambda: sharded.open_index(path, open_shard)
+    return lambda: sharded.open_index(
+        path, lambda shard: raw.opened(open_shard, shard))
   suffix = path.suffix.lower()
   # Both PyTorch and llama2.c write `.bin`; only PyTorch's begins with a known magic.
   if suffix == ".bin" and not pytorch.looks_like(path):
-    return lambda: llama2c_bin.open_file(path)
-  return (lambda: _FILES[suffix](path)) if suffix in _FILES else None
+    return lambda: raw.opened(llama2c_bin.open_file, path)
+  return (lambda: raw.opened(_FILES[suffix], path)) if suffix in _FILES else None

@@ -4,7 +4,7 @@ What a reader finds in a file is not to be trusted: sizes are checked against th
 before anything is made of them, and every way to be malformed is one `UserError`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -23,6 +23,7 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen import tree
 
+_POINTER = b"version https://git-lfs.github.com/"
 _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
 _JSON_BYTES = 100 * 2**20
 _AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
@@ -144,6 +145,24 @@ def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
     raise errors.UserError(
         f"{path}: no whole {kind}: {type(error).__name__}: {cause}."
         " Fetch or save it again.") from error
+
+
+def opened(open_file: Callable[[epath.Path], "Raw"], path: epath.Path) -> "Raw":
+  """Opens a file, unless it is what Git leaves in place of a large one.
+
+  Args:
+    open_file: Opens a file of one format.
+    path: The file.
+
+  Raises:
+    errors.UserError: If it is a pointer of Git LFS, or `open_file` raises.
+  """
+  with path.open("rb") as file:
+    if file.read(len(_POINTER)) == _POINTER:
+      raise errors.UserError(
+          f"{path}: it is a pointer of Git LFS and not the file itself. Fetch that with"
+          " `git lfs pull`, or download it again.")
+  return open_file(path)
 
 
 def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
