@@ -7,11 +7,9 @@ facts (axes, data position, plan) as JSON, and `best/<step>/` without optimizer 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import os
-import tempfile
 from typing import Any
 
 from etils import epath
@@ -21,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from transfer_gen import best_link
 from transfer_gen import errors
+from transfer_gen import plain_path
 from transfer_gen import tree
 
 Specs = Mapping[str, tree.Spec]
@@ -107,6 +106,14 @@ class Checkpoints:
   def last_step(self) -> int | None:
     """Returns the step of the newest complete checkpoint, or None."""
     return self._last.latest_step()
+
+  def remove(self, step: int) -> bool:
+    """Removes the checkpoint of a step; returns whether there was one."""
+    found = [manager for manager in (self._last, self._best)
+             if step in manager.all_steps()]
+    for manager in found:
+      manager.delete(step)
+    return bool(found)
 
   def facts(self, step: int) -> dict[str, Any]:
     """Returns the facts that `save` stored beside the arrays."""
@@ -208,9 +215,10 @@ class Stored:
     item = jax.tree_util.tree_map_with_path(
         wanted, {group: shapes[group] for group in groups})
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      read = reader.restore(_plain(self.path) / _STATE, args=ocp.args.PyTreeRestore(
-          item=item, partial_restore=True,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(item)))
+      read = reader.restore(
+          plain_path.of(self.path) / _STATE, args=ocp.args.PyTreeRestore(
+              item=item, partial_restore=True,
+              restore_args=ocp.checkpoint_utils.construct_restore_args(item)))
     return {_keys(path): leaf
             for path, leaf in jax.tree_util.tree_flatten_with_path(read)[0]
             # What was not read comes back as a placeholder.
@@ -234,7 +242,7 @@ class Stored:
             sharding=shardings[name] if shardings else device) for name in batch}
         item = tree.unflatten(item)
         restored = tree.flatten(reader.restore(
-            _plain(self.path) / "params", args=ocp.args.PyTreeRestore(
+            plain_path.of(self.path) / "params", args=ocp.args.PyTreeRestore(
                 item=item, partial_restore=True,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item))))
         while restored:  # Popped, so that nothing here keeps an array alive.
@@ -260,7 +268,7 @@ class Stored:
 def _shapes(folder: epath.Path) -> Any:
   """Returns a stored tree, with metadata in place of its leaves."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.metadata(_plain(folder)).item_metadata.tree
+    return reader.metadata(plain_path.of(folder)).item_metadata.tree
 
 
 def _keys(path: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -307,7 +315,7 @@ def _metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   try:
     leaves = _shapes(folder / "params")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-      facts = reader.restore(_plain(folder) / "facts")
+      facts = reader.restore(plain_path.of(folder) / "facts")
     leaves = tree.flatten(leaves)
     # A leaf without axes cannot be related to any target; the error is caught below.
     assert leaves.keys() == facts["axes"].keys()
@@ -367,25 +375,7 @@ _WANTED = ("Give the workdir of a run that has trained, or one of the folders in
 def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
   folder.mkdir(parents=True, exist_ok=True)
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-  return ocp.CheckpointManager(_plain(folder), options=options)
-
-
-# etils, with whose paths Orbax looks for files, reads these characters as a pattern
-# wherever they stand, and the parts of a checkpoint would not be found.
-def _plain(folder: epath.Path) -> epath.Path:
-  """Returns a path of a local folder that contains no *, ? or [, by way of a link."""
-  if "://" in str(folder) or not set("*?[") & set(str(folder)):
-    return folder
-  link = epath.Path(_links().name) / hashlib.sha256(str(folder).encode()).hexdigest()
-  if not link.exists():
-    os.symlink(folder, link)
-  return link
-
-
-@functools.cache
-def _links() -> tempfile.TemporaryDirectory:
-  """A folder that is removed when the process ends."""
-  return tempfile.TemporaryDirectory(prefix="transfer_gen_")
+  return ocp.CheckpointManager(plain_path.of(folder), options=options)
 
 
 def _configure() -> None:

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Mapping
 import math
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from transfer_gen.run import records
 
 # A class of its own, so that a search can drop the candidate and go on.
 class Diverged(errors.UserError):
-  """The loss is not finite any more."""
+  """The loss or the params are not finite any more."""
 
 
 class Ledger:
@@ -68,7 +68,9 @@ class Ledger:
               (metrics["loss"] for metrics in fetched)]
     for i, loss in enumerate(losses):
       if not np.isfinite(loss):
-        self._stop(step - len(losses) + i + 1, float(loss))
+        first = step - len(losses) + i + 1
+        # The params of the update before gave this loss.
+        self._stop(first - 1, f"The loss is {float(loss)} at step {first}.")
     seconds = time.perf_counter() - self._started
     # Totals and counts are added up before they are divided: batches hold different
     # numbers of targets, and a mean of means would weigh them alike.
@@ -83,6 +85,20 @@ class Ledger:
                f" {float(sums['loss'][1]) / worked:,.0f} tokens/s, {self._left(step)}")
     self._pending, self._running = [], collections.deque()
     self.restart()
+
+  def check(self, step: int, params: Mapping[str, jax.Array]) -> None:
+    """Checks params before they are saved.
+
+    Raises:
+      Diverged: If some are not finite: a loss is that of the params before its update.
+    """
+    # On the host, which is to write them in any case: a program of its own would take
+    # longer to compile than the steps of a small run.
+    bad = sorted(name for name, value in params.items()
+                 if not np.isfinite(np.asarray(value)).all())
+    if bad:
+      self._stop(step, f"After step {step}, {len(bad)} of {len(params)} leaves are not"
+                 f" finite, such as {bad[0]}.")
 
   def validated(self, step: int, scores: Mapping[str, float], best: bool) -> None:
     """Writes the line of a validation.
@@ -134,12 +150,16 @@ class Ledger:
     seconds = (self._train.steps - step) * self._pace + validations * self._validating
     return f"{progress.duration(seconds)} left"
 
-  def _stop(self, step: int, loss: float) -> None:
+  def _stop(self, bad: int, what: str) -> NoReturn:
+    """Removes the checkpoint of a step if there is one, and raises."""
     # A checkpoint that is still being written is complete after this, and counts.
     self._checkpoints.wait()
+    removed = self._checkpoints.remove(bad)
     last = self._checkpoints.last_step()
     kept = (f"The last good checkpoint is of step {last}." if last is not None
-            else "No checkpoint was written before.")
+            else "There is no good checkpoint.")
+    if removed:
+      kept = f"The checkpoint of step {bad}, which led there, was removed. {kept}"
     raise Diverged(
-        f"The loss is {loss} at step {step}. {kept} Try a lower optim.lr, a longer"
-        " optim.warmup_steps or optim.clip_norm in a new --workdir.")
+        f"{what} {kept} Try a lower optim.lr, a longer optim.warmup_steps or"
+        " optim.clip_norm in a new --workdir.")

@@ -172,6 +172,8 @@ def _loop(
         # before such params are saved.
         ledger.settle(done)
       fetched = runner.fetch(state) if validates or saves else state
+      if validates or saves:
+        ledger.check(done, fetched.params)
       # Before a validation, which may take long or fail, so that no step is lost.
       if saves:
         checkpoints.save(done, fetched.params, fetched.opt_state,
