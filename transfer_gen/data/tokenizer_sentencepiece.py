@@ -37,9 +37,10 @@ class SentencePiece:
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     processor = self._processor
     count = processor.get_piece_size()
-    self._ids = {processor.id_to_piece(i): i for i in range(count)}
+    pieces = [processor.id_to_piece(i) for i in range(count)]
+    self._ids = {piece: i for i, piece in enumerate(pieces)}
     self.added = {name: row for name, row in (added or {}).items()
-                   if self._ids.get(name) != row}
+                  if self._ids.get(name) != row}
     self.size = max([count, *(row + 1 for row in self.added.values())])
     controls = {name: i for name, i in self._ids.items() if processor.is_control(i)}
     self.special = controls | {
@@ -54,9 +55,7 @@ class SentencePiece:
     # Texts are divided at added tokens; special ones are text where a text spells them.
     self._plain = {
         name: row for name, row in self.added.items() if name not in self.special}
-    surfaces = [self._surface(i, name) for name, i in sorted(
-        self._ids.items(), key=lambda item: item[1])]
-    surfaces += [b""] * (self.size - count)
+    surfaces = [*map(self._surface, range(count), pieces), *[b""] * (self.size - count)]
     for name, row in self.added.items():
       surfaces[row] = name.encode("utf-8") if name in self._plain else b""
     self.tokens = tuple(surfaces)
