@@ -260,3 +260,13 @@ def test_sampled_frequencies_match_the_distribution(temperature, top_k, top_p):
   assert set(np.flatnonzero(got)) <= set(np.flatnonzero(want))
   # 0.015 is four standard errors of a frequency in 20,000 draws.
   np.testing.assert_allclose(got, want, atol=0.015)
+
+
+def test_of_equal_scores_greedy_takes_the_first_token_as_argmax_does():
+  scores = np.random.default_rng(0).integers(0, 3, (50, 7)).astype(np.float32)
+  switches, limits = settings.bind(config_lib.Decoding(max_tokens=1), 7)
+
+  tokens = sampling.draw(
+      jnp.asarray(scores), np.zeros((50, 2), np.uint32), np.int32(0), switches, limits)
+
+  np.testing.assert_array_equal(tokens, scores.argmax(-1))
