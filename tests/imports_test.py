@@ -13,9 +13,9 @@ from tests import house
 
 # Folders from the ground up. A module may import modules of its own folder and of those
 # before it. Modules beside the folders come first; `__main__` stands above everything.
-ORDER = ("", "config", "formats", "metrics", "transfer", "data", "models", "adapters",
-         "maps", "sources", "train", "distill", "generate", "export", "run", "recipes",
-         "study", "commands")
+ORDER = ("", "checkpoint", "config", "formats", "metrics", "transfer", "data", "models",
+         "adapters", "maps", "sources", "train", "distill", "generate", "export", "run",
+         "recipes", "study", "commands")
 # Folders that know fewer folders than their place in the order allows.
 KNOWS = {"config": set(), "formats": set(), "metrics": set(),
          "transfer": {"config", "formats"}, "models": {"config"},

@@ -10,6 +10,7 @@ from typing import NoReturn
 from absl import logging
 
 from transfer_gen import errors
+from transfer_gen import interrupt
 from transfer_gen.commands import declarations
 from transfer_gen.commands import flags
 from transfer_gen.commands import help as help_lib
@@ -26,7 +27,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
   Raises:
     SystemExit: With code 2 for a mistake of the user, with 0 after `--help` and
-      `--version`.
+      `--version`, with 130 after Ctrl-C and 143 after SIGTERM.
   """
   name, *words = (sys.argv if argv is None else argv)[1:] or [""]
   if name in (*_HELP, "help"):
@@ -42,9 +43,13 @@ def run(argv: Sequence[str] | None = None) -> None:
   if any(word in _HELP for word in words):
     _finish(help_lib.command(name))
   # Both set environment variables, so they come before anything that imports JAX.
-  # Only a process that was started for one command may replace itself.
-  if argv is None and declarations.COMMANDS[name].computes:
-    process.use_large_pages()
+  # Only a process that was started for one command may replace itself, or decide what
+  # signals do.
+  if argv is None:
+    if declarations.COMMANDS[name].computes:
+      process.use_large_pages()
+    process.hide_closed_loops()
+    interrupt.listen()
   process.keep_compiled_programs()
   _run_command(name, words)
 
@@ -65,9 +70,9 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     # The reader of our output has left, as `head` does. Python flushes stdout when it
     # exits, which would fail once more.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except KeyboardInterrupt:
-    _fail("Interrupted. If you run the same command again, `train` and `study` continue"
-          " from the last checkpoint, and `generate --output` after the last answer.")
+  except interrupt.Interrupted as signal:
+    print(f"transfer-gen: {signal}", file=sys.stderr)
+    sys.exit(signal.code)
 
 
 def _finish(text: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,16 @@ def folder(tmp_path_factory):
   log, _ = again.communicate(timeout=600)
   assert again.returncode == 0, log
   (folder / "log.txt").write_text(log)
+  for number in (signal.SIGTERM, signal.SIGINT):
+    name = number.name
+    stopped = _start(folder, name, **cache)
+    _wait_for_step(folder / name, 10)
+    stopped.send_signal(number)
+    log, _ = stopped.communicate(timeout=600)
+    (folder / f"{name}.txt").write_text(log)
+    assert stopped.returncode in (0, 128 + number), log
+    again = _start(folder, name, **cache)
+    assert again.wait(timeout=600) == 0, again.stdout.read()
   return folder
 
 
@@ -86,9 +97,18 @@ def test_a_killed_run_continues_from_its_last_checkpoint(folder):
   assert "goes on from step" in (folder / "log.txt").read_text()
 
 
-def test_a_killed_run_ends_with_bitwise_equal_params(folder):
-  whole, killed = (
-      small_runs.params(folder / name, 40) for name in ("whole", "killed"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_after_a_step_that_it_has_saved(folder, number):
+  log = (folder / f"{number.name}.txt").read_text()
+
+  # The last steps may be done before the signal arrives.
+  assert "Interrupted after step" in log or '"step": 40' in log, log
+  assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("name", ["killed", "SIGTERM", "SIGINT"])
+def test_a_killed_run_ends_with_bitwise_equal_params(folder, name):
+  whole, killed = (small_runs.params(folder / run, 40) for run in ("whole", name))
 
   assert_same_bits(killed, whole)
   # The steps after the kill do change the params.
@@ -96,14 +116,15 @@ def test_a_killed_run_ends_with_bitwise_equal_params(folder):
   assert not np.array_equal(middle["embed/embedding"], whole["embed/embedding"])
 
 
-def test_a_killed_run_records_the_same_metrics(folder):
+@pytest.mark.parametrize("name", ["killed", "SIGTERM", "SIGINT"])
+def test_a_killed_run_records_the_same_metrics(folder, name):
   def lines(workdir):
     return [{key: value for key, value in line.items()
              if key not in ("seconds", "tokens_per_second")}
             for line in records.read_metrics(folder / workdir)]
 
-  assert lines("killed") == lines("whole")
-  assert [line["step"] for line in lines("killed") if line["split"] == "train"] == [
+  assert lines(name) == lines("whole")
+  assert [line["step"] for line in lines(name) if line["split"] == "train"] == [
       *range(5, 41, 5)]
 
 
@@ -146,3 +167,25 @@ def test_a_workdir_of_another_config_is_refused_with_every_difference(
 
   assert "optim.lr: 0.001 there, 0.5 here" in message
   assert "train.steps: 40 there, 41 here" in message
+
+
+def test_two_trainings_in_one_workdir_are_refused_until_the_first_ends(
+    folder, monkeypatch, capsys):
+  monkeypatch.chdir(folder)
+  steps = "--config.train.steps=1000000"
+  first = subprocess.Popen(
+      [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
+       "--workdir=long", steps], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+      text=True, env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
+  _wait_for_step(folder / "long", 10)
+
+  message = cli.refused(capsys, "train", "--config=config.py", "--workdir=long", steps)
+
+  assert f"long: another command trains in it (process {first.pid} on" in message
+  first.send_signal(signal.SIGTERM)
+  _, error = first.communicate(timeout=600)
+  assert first.returncode == 143
+  step = int(re.search(r"Interrupted after step (\d+), with a checkpoint", error)[1])
+  # A step of its own, and nothing in the way of those that go on from there.
+  assert (folder / "long" / "checkpoints" / str(step)).is_dir()
+  assert not list((folder / "long" / "checkpoints").glob(".lock"))

@@ -10,6 +10,7 @@ from transfer_gen import errors
 from transfer_gen import sharding
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.checkpoint import stored as stored_lib
 from transfer_gen.transfer import audit
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan as plan_lib
@@ -264,7 +265,7 @@ def test_a_checkpoint_is_read_in_bounded_batches(tmp_path, monkeypatch):
   checkpoints.close()
   stored = sources.open(tmp_path)
   # A batch is bounded by this number of bytes and by half of what is left to read.
-  monkeypatch.setattr(checkpoint, "_BATCH", 130)
+  monkeypatch.setattr(stored_lib, "_BATCH", 130)
 
   batches = list(checkpoint.find(tmp_path)._batches(list(arrays)))
   read = dict(stored.read(list(arrays)))

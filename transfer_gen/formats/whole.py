@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import lock
 
 _PARTIAL = ".partial"
 
@@ -61,24 +62,28 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
 
   If the body raises, the folder is removed with all that was written into it.
 
+  What a process that was killed has left there is removed first.
+
   Args:
     output: The folder to write. It must not exist yet.
 
   Raises:
-    errors.UserError: If an earlier call was killed and left its folder behind.
+    errors.UserError: If another process is writing it.
   """
+  output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.parent / f"{output.name}{_PARTIAL}"
-  # It is not removed here: another process may be writing it at this moment.
-  if partial.exists():
-    raise errors.UserError(f"{partial}: left by a conversion that was cut. Remove it.")
-  partial.mkdir(parents=True)
-  try:
-    yield partial
-    partial.rename(output)
-  # KeyboardInterrupt as well, or each Ctrl-C would leave a folder to remove by hand.
-  except BaseException:
-    partial.rmtree()
-    raise
+  with lock.hold(output.parent / f"{output.name}{_PARTIAL}.lock",
+                 f"{output}: another command writes it"):
+    if partial.exists():
+      partial.rmtree()
+    partial.mkdir()
+    try:
+      yield partial
+      partial.rename(output)
+    # KeyboardInterrupt as well, or each Ctrl-C would leave a folder.
+    except BaseException:
+      partial.rmtree()
+      raise
 
 
 def final_name(partial: epath.Path) -> epath.Path:

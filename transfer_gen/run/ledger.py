@@ -1,7 +1,7 @@
 """Metrics of steps: fetched now and then, checked, written and shown."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 import time
 from typing import Any, NoReturn
@@ -31,12 +31,23 @@ class Ledger:
 
   def __init__(
       self, writer: records.MetricsWriter, checkpoints: checkpoint.Checkpoints,
-      done: int, train: config_lib.Train):
-    """Begins after `done` of the steps that `train` asks for."""
+      done: int, train: config_lib.Train,
+      pending: Sequence[Mapping[str, Sequence[float]]] = ()):
+    """Begins after `done` of the steps that `train` asks for.
+
+    Args:
+      writer: Writes the lines.
+      checkpoints: The checkpoints of the run.
+      done: Number of steps that were taken before.
+      train: Says how many steps there are, and how often lines are due.
+      pending: What `pending` returned in the process that took them.
+    """
     self._writer, self._checkpoints, self._train = writer, checkpoints, train
     # Two lists: a loss leaves `_running` once it is computed, and shows progress, while
     # all metrics of its step stay pending until a line is due.
-    self._pending, self._running = [], collections.deque()
+    self._pending = [{name: np.asarray(sums, np.float32)
+                      for name, sums in metrics.items()} for metrics in pending]
+    self._running = collections.deque()
     # Lines have their own rhythm, so the progress itself prints none into a log.
     self._work = progress.Progress(
         "training", train.steps, "step", done, every=math.inf)
@@ -59,18 +70,7 @@ class Ledger:
     Raises:
       errors.UserError: If a loss is not finite.
     """
-    # One transfer for all pending steps. This is where the host waits for the device.
-    fetched = jax.device_get(self._pending)
-    self._work.advance(len(self._running))
-    # Every step is looked at, and not only their sum, so that the message names the
-    # step at which the loss was not finite first.
-    losses = [total / max(count, 1.0) for total, count in
-              (metrics["loss"] for metrics in fetched)]
-    for i, loss in enumerate(losses):
-      if not np.isfinite(loss):
-        first = step - len(losses) + i + 1
-        # The params of the update before gave this loss.
-        self._stop(first - 1, f"The loss is {float(loss)} at step {first}.")
+    fetched = self._fetch(step)
     seconds = time.perf_counter() - self._started
     # Totals and counts are added up before they are divided: batches hold different
     # numbers of targets, and a mean of means would weigh them alike.
@@ -83,8 +83,21 @@ class Ledger:
     self._writer.write(step, "train", line)
     self._show(step, f"loss {line['loss']:.4f},"
                f" {float(sums['loss'][1]) / worked:,.0f} tokens/s, {self._left(step)}")
-    self._pending, self._running = [], collections.deque()
+    self._pending = []
     self.restart()
+
+  def pending(self, step: int) -> list[dict[str, list[float]]]:
+    """Returns the metrics that no line has yet, as JSON types.
+
+    A run that is interrupted between two lines goes on with them, and so writes the
+    lines of an uninterrupted one.
+
+    Raises:
+      errors.UserError: If a loss is not finite.
+    """
+    self._pending = self._fetch(step)
+    return [{name: [float(value) for value in sums] for name, sums in metrics.items()}
+            for metrics in self._pending]
 
   def check(self, step: int, params: Mapping[str, jax.Array]) -> None:
     """Checks params before they are saved.
@@ -125,6 +138,23 @@ class Ledger:
   def close(self) -> None:
     """Removes the progress bar."""
     self._work.close()
+
+  def _fetch(self, step: int) -> list[dict[str, Any]]:
+    """Returns the metrics of all pending steps, the last of which is `step`."""
+    # One transfer for all pending steps. This is where the host waits for the device.
+    fetched = jax.device_get(self._pending)
+    self._work.advance(len(self._running))
+    self._running.clear()
+    # Every step is looked at, and not only their sum, so that the message names the
+    # step at which the loss was not finite first.
+    losses = [total / max(count, 1.0) for total, count in
+              (metrics["loss"] for metrics in fetched)]
+    for i, loss in enumerate(losses):
+      if not np.isfinite(loss):
+        first = step - len(losses) + i + 1
+        # The params of the update before gave this loss.
+        self._stop(first - 1, f"The loss is {float(loss)} at step {first}.")
+    return fetched
 
   def _show(self, step: int, text: str, scrolls: bool = False) -> None:
     # In a log, each line is printed as it comes. On a terminal, training lines stay

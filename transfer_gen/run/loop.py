@@ -1,16 +1,15 @@
 """Trains a run: starts it, or resumes it from the last checkpoint of its workdir."""
 
-from collections.abc import Mapping
 import contextlib
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from etils import epath
-import jax
 
-from transfer_gen import checkpoint
+from transfer_gen import interrupt
 from transfer_gen.run import assemble
+from transfer_gen.run import beginning
 from transfer_gen.run import best as best_lib
 from transfer_gen.run import facts as facts_lib
 from transfer_gen.run import feed as feed_lib
@@ -20,7 +19,6 @@ from transfer_gen.run import ledger as ledger_lib
 from transfer_gen.run import page
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
-from transfer_gen.run import state as state_lib
 from transfer_gen.run import stepping
 from transfer_gen.run import validation
 from transfer_gen.run import workdir as workdir_lib
@@ -49,6 +47,7 @@ def train(
   Raises:
     errors.UserError: For bad input, a workdir of another run, or a loss that is
       not finite (then `ledger.Diverged`).
+    interrupt.Interrupted: After SIGTERM or Ctrl-C, once the step is saved.
   """
   start_time = time.time()
   workdir = epath.Path(workdir)
@@ -62,32 +61,21 @@ def train(
   # Before any array is read, so that a workdir of another run is refused at once and
   # the audit can be read while the params still load.
   workdir_lib.claim(assembled, workdir, min_coverage)
-  checkpoints = checkpoint.Checkpoints(workdir)
-  last = checkpoints.last_step()
-  facts = {} if last is None else checkpoints.facts(last)
-  session = _Session(
-      assembled=assembled, runner=runner, checkpoints=checkpoints,
-      key=initial.keys(run.seed)[0],
-      # Lines after the last checkpoint are dropped here: those steps are taken again.
-      workdir=workdir, writer=records.MetricsWriter(
-          workdir, last or 0, _is_validated(facts)))
-  try:
-    if last is None:
-      leaves = len(assembled.rows)
-      print(f"{workdir}: {leaves} leaves, audited in audit.txt", flush=True)
-      best = _loop(session, state_lib.fresh(assembled, runner.shardings),
-                   best_lib.begin(run.train.metric), stop)
-    else:
-      print(f"{workdir}: goes on from step {last}", flush=True)
-      best = _go_on(session, last, facts, stop)
+  with beginning.find(assembled, runner, workdir, stop) as (start, state), (
+      contextlib.closing(records.MetricsWriter(
+          # Lines after the checkpoint are dropped here: those steps are taken again.
+          workdir, start.step, start.validated))) as writer:
+    session = _Session(assembled=assembled, runner=runner, start=start, writer=writer,
+                       workdir=workdir)
+    best = (best_lib.from_facts(start.facts["best"]) if start.facts
+            else best_lib.begin(run.train.metric))
+    if state is not None:
+      best = _loop(session, state, best, stop)
     # Checkpoints are written in the background. `step` below is that of the newest
     # complete one.
-    checkpoints.wait()
+    start.checkpoints.wait()
     page.write(workdir)
-  finally:
-    session.writer.close()
-    checkpoints.close()
-  return {"step": checkpoints.last_step(), "best_step": best.step,
+  return {"step": start.checkpoints.last_step(), "best_step": best.step,
           "best_validation_loss": best.loss,
           **({} if best.metric == best_lib.LOSS else {
               f"best_{best.metric}": best.value}),
@@ -99,42 +87,22 @@ class _Session:
   """What a training in progress works with."""
   assembled: assemble.Assembled
   runner: stepping.Runner
-  checkpoints: checkpoint.Checkpoints
+  start: beginning.Beginning
   writer: records.MetricsWriter
   workdir: epath.Path
-  # Folded with the step when it is used, so that a resumed run draws the same masks.
-  key: jax.Array  # Of dropout.
-
-
-def _is_validated(facts: Mapping[str, Any]) -> bool:
-  """Whether the validation that was due at a checkpoint was done; so without facts."""
-  return facts.get("validated", True)
-
-
-def _go_on(
-    session: _Session, step: int, facts: Mapping[str, Any], stop: int | None
-) -> best_lib.Best:
-  """Restores the checkpoint of `step` and trains from there to the end."""
-  best = best_lib.from_facts(facts["best"])
-  # Checked in the facts, which are small, so a run that has ended is reported without
-  # reading its arrays.
-  ended = facts["finished"] or (stop is not None and step >= stop)
-  if ended and _is_validated(facts):
-    return best
-  state = state_lib.restored(
-      session.assembled, session.checkpoints, step, session.runner)
-  return _loop(session, state, best, stop, facts)
 
 
 def _loop(
     session: _Session, state: step_lib.TrainState, best: best_lib.Best,
-    stop: int | None, facts: Mapping[str, Any] | None = None,
+    stop: int | None,
 ) -> best_lib.Best:
-  assembled, runner, facts = session.assembled, session.runner, facts or {}
-  checkpoints = session.checkpoints
-  run, optimizer, done = assembled.run, assembled.optimizer, int(state.step)
+  assembled, runner = session.assembled, session.runner
+  start, checkpoints = session.start, session.start.checkpoints
+  # Folded with the step when it is used, so that a resumed run draws the same masks.
+  key = initial.keys(assembled.run.seed)[0]  # Of dropout.
+  run, optimizer, done = assembled.run, assembled.optimizer, start.step
   feed = feed_lib.prepare(
-      assembled, state.params, facts.get("data"), runner.put, session.workdir)
+      assembled, state.params, start.facts.get("data"), runner.put, session.workdir)
   validate = validation.make(assembled, feed.data, runner.put)
   state = runner.place(state)
   finished = False
@@ -143,16 +111,16 @@ def _loop(
     # The position of the batches and the best validation so far travel with the params,
     # so that a resumed run sees the batches and decides as an uninterrupted one would.
     return {**facts_lib.describe(assembled), "data": feed.batches.get_state(),
-            "finished": finished, "validated": validated,
-            "best": dataclasses.asdict(best)}
+            "pending": ledger.pending(done), "best": dataclasses.asdict(best),
+            "finished": finished, "validated": validated}
 
-  with contextlib.closing(
-      ledger_lib.Ledger(session.writer, checkpoints, done, run.train)) as ledger:
-    if not _is_validated(facts):
+  with interrupt.deferred() as signalled, contextlib.closing(
+      ledger_lib.Ledger(session.writer, checkpoints, done, run.train,
+                        start.facts.get("pending", ()))) as ledger:
+    if not start.validated:
       finished = _validate(session, ledger, validate, best, done, runner.fetch(state))
       checkpoints.amend(done, describe(validated=True))
-    # Steps are counted on the host. Reading `state.step` would wait for the device in
-    # each step.
+    # Steps are counted on the host: reading `state.step` would wait for the device.
     while not finished and done != stop:
       # A group that starts to learn gets its slots now, not at step 0, so that no
       # memory is taken by what is still frozen. At step 0 `state.fresh` has made them.
@@ -160,17 +128,16 @@ def _loop(
         state = runner.fetch(state)
         state = runner.place(dataclasses.replace(
             state, opt_state=optimizer.extend(state.opt_state, state.params, done)))
-      state, metrics = runner.step(
-          state, feed.put(next(feed.batches)), session.key)
+      state, metrics = runner.step(state, feed.put(next(feed.batches)), key)
       done += 1
       ledger.add(metrics)
-      last = done == run.train.steps
-      validates = last or done % run.train.eval_every == 0
-      saves = last or done == stop or done % run.train.checkpoint_every == 0
-      if validates or saves or done % run.train.log_every == 0:
+      validates, saves, logs = _due(run, done, stop)
+      if logs:
         # Before validation and checkpoints, so that a loss that is not finite raises
         # before such params are saved.
         ledger.settle(done)
+      number = signalled()  # Asked once: it may come at any line.
+      saves = saves or number
       fetched = runner.fetch(state) if validates or saves else state
       if validates or saves:
         ledger.check(done, fetched.params)
@@ -178,6 +145,8 @@ def _loop(
       if saves:
         checkpoints.save(done, fetched.params, fetched.opt_state,
                          describe(validated=not validates))
+      if number:
+        _end(session, done, number)
       if validates:
         finished = _validate(session, ledger, validate, best, done, fetched)
         if saves:
@@ -186,6 +155,21 @@ def _loop(
           checkpoints.save(done, fetched.params, fetched.opt_state,
                            describe(validated=True))
   return best
+
+
+def _due(run: inputs_lib.Run, done: int, stop: int | None) -> tuple[bool, bool, bool]:
+  """Returns whether to validate, to save and to write a line after a step."""
+  train, last = run.train, done == run.train.steps
+  validates = last or done % train.eval_every == 0
+  saves = last or done == stop or done % train.checkpoint_every == 0
+  return validates, saves, validates or saves or done % train.log_every == 0
+
+
+def _end(session: _Session, done: int, number: int) -> NoReturn:
+  session.start.checkpoints.wait()
+  raise interrupt.Interrupted(
+      f"Interrupted after step {done}, with a checkpoint. If you run the same command"
+      " again, the training continues from there.", number)
 
 
 def _validate(
@@ -198,7 +182,7 @@ def _validate(
   ledger.validated(done, scores, best.judge(done, scores))
   # The best params are saved before the facts that name them.
   if best.step == done:
-    session.checkpoints.save_best(
+    session.start.checkpoints.save_best(
         done, state.params, facts_lib.describe(session.assembled))
   ledger.restart()
   # A patience of 0 never stops a run.

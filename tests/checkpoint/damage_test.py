@@ -1,0 +1,179 @@
+"""Tests that a damaged checkpoint is noticed, and that the one before is used."""
+
+import random
+import shutil
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small_runs
+from tests.comparing import assert_same_bits
+from transfer_gen import checkpoint
+from transfer_gen import errors
+from transfer_gen import tree
+from transfer_gen.run import loop
+from transfer_gen.transfer import plan as plan_lib
+
+SHAPES = {"body/kernel": (40, 30), "body/bias": (30,), "head": (7, 5, 3)}
+# Orbax writes when it saved, and its own version, into these; nothing reads them back.
+UNREAD = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+def _arrays(seed):
+  generator = np.random.default_rng(seed)
+  arrays = {name: jnp.asarray(generator.standard_normal(shape), jnp.float32)
+            for name, shape in SHAPES.items()}
+  return {**arrays, "head": arrays["head"].astype(jnp.bfloat16)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A workdir with the checkpoints of steps 1 and 2, and what the second holds."""
+  folder = tmp_path_factory.mktemp("saved")
+  specs = tree.specs(_arrays(0), {".*kernel": ("embed", "mlp"), ".*bias": ("mlp",),
+                                  "head": ("embed", "heads", "kv")})
+  facts = {"axes": checkpoint.axes_facts(specs), "plan": "p", "best": None}
+  checkpoints = checkpoint.Checkpoints(folder)
+  for step in (1, 2):
+    params = _arrays(step)
+    checkpoints.save(step, params, {"all": {"mu": params, "count": jnp.int32(step)}},
+                     facts)
+  checkpoints.close()
+  return folder, params, facts
+
+
+def _flip(path, bit):
+  content = bytearray(path.read_bytes())
+  content[bit // 8] ^= 1 << bit % 8
+  path.write_bytes(bytes(content))
+
+
+def _files(folder):
+  return sorted(path for path in folder.rglob("*")
+                if path.is_file() and path.stat().st_size and path.name not in UNREAD)
+
+
+def _restore(checkpoints, params):
+  shapes = jax.eval_shape(lambda: params)
+  of = lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(
+          jax.devices()[0]))
+  abstract = {name: of(leaf) for name, leaf in shapes.items()}
+  return checkpoints.facts(2), checkpoints.restore(
+      2, abstract, {"all": {"mu": abstract, "count": of(jnp.int32(2))}})
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_is_noticed_or_without_effect(saved, tmp_path, seed):
+  folder, params, facts = saved
+  shutil.copytree(folder, tmp_path / "run")
+  generator = random.Random(seed)
+  path = generator.choice(_files(tmp_path / "run" / "checkpoints" / "2"))
+  _flip(path, generator.randrange(8 * path.stat().st_size))
+
+  checkpoints = checkpoint.Checkpoints(tmp_path / "run")
+  try:
+    found, (read, state) = _restore(checkpoints, params)
+  except checkpoint.Damaged as damage:
+    assert str(tmp_path / "run" / "checkpoints" / "2") in str(damage)
+  else:
+    assert found == facts and state["all"]["count"] == 2
+    for name, value in params.items():
+      np.testing.assert_array_equal(read[name], value)
+      np.testing.assert_array_equal(state["all"]["mu"][name], value)
+  finally:
+    checkpoints.close()
+
+
+def test_flipped_bits_of_arrays_name_the_leaf_when_it_is_read(saved, tmp_path):
+  folder, params, _ = saved
+  damaged = 0
+  for number, path in enumerate(_files(folder / "checkpoints" / "2" / "params")):
+    copy = tmp_path / str(number)
+    shutil.copytree(folder, copy)
+    _flip(copy / path.relative_to(folder), 4 * path.stat().st_size)
+    try:
+      stored = checkpoint.find(copy, 2)
+      read = dict(stored.read(list(stored.specs)))
+    except checkpoint.Damaged as damage:
+      damaged += 1
+      assert "--step=N" in str(damage)
+    else:
+      for name, value in params.items():
+        np.testing.assert_array_equal(read[name], value)
+  assert damaged
+
+
+def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(
+    saved, tmp_path, capsys):
+  folder, _, _ = saved
+  shutil.copytree(folder, tmp_path / "run")
+  (tmp_path / "run" / "checkpoints" / "2" / "facts" / "metadata").unlink()
+
+  stored = checkpoint.find(tmp_path / "run")
+
+  assert stored.step == 1
+  error = capsys.readouterr().err
+  assert "checkpoints/2: not a complete" in error and "step 1 is read" in error
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """A run of 6 steps that has stopped at 4, and the same one that went to the end."""
+  folder = tmp_path_factory.mktemp("runs")
+  small_runs.write_lines(folder / "lines.txt")
+  run = small_runs.configure(
+      folder / "lines.txt", small_runs.DECODER, steps=6, checkpoint_every=2)
+  loop.train(run, folder / "whole")
+  loop.train(run, folder / "cut", stop=4)
+  return folder, run
+
+
+@pytest.mark.parametrize("damage", ["flip", "facts", "folder"])
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+    runs, tmp_path, damage, capsys):
+  folder, run = runs
+  shutil.copytree(folder / "cut", tmp_path / "run")
+  newest = tmp_path / "run" / "checkpoints" / "4"
+  if damage == "flip":
+    path = max((newest / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    _flip(path, 4 * path.stat().st_size)
+  elif damage == "facts":
+    (newest / "facts" / "metadata").write_text('{"facts": {}}')
+  else:
+    shutil.rmtree(newest / "params")
+    shutil.rmtree(newest / "facts")
+
+  loop.train(run, tmp_path / "run")
+
+  printed = capsys.readouterr().out
+  assert f"{newest}: " in printed and "goes on from step 2" in printed
+  assert (tmp_path / "run" / "checkpoints" / "4.damaged").is_dir()
+  assert_same_bits(small_runs.params(tmp_path / "run", 6),
+                   small_runs.params(folder / "whole", 6))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(runs, tmp_path):
+  folder, run = runs
+  shutil.copytree(folder / "cut", tmp_path / "run")
+  for step in (2, 4):
+    (tmp_path / "run" / "checkpoints" / str(step) / "facts" / "metadata").write_text("")
+
+  with pytest.raises(errors.UserError, match="all checkpoints are damaged"):
+    loop.train(run, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_plan_is_refused(runs, tmp_path, monkeypatch):
+  folder, run = runs
+  shutil.copytree(folder / "cut", tmp_path / "run")
+  # As if plan.json had been edited together with the config.
+  checkpoints = checkpoint.Checkpoints(tmp_path / "run")
+  checkpoints.amend(4, {**checkpoints.facts(4), "plan": plan_lib.fingerprint(
+      plan_lib.TransferPlan(rules=(plan_lib.Rule(target=".*", source=None),),
+                            groups=(plan_lib.Group(name="odd", params=".*"),)))})
+  checkpoints.close()
+
+  with pytest.raises(errors.UserError, match="was written under another plan"):
+    loop.train(run, tmp_path / "run")

@@ -1,0 +1,139 @@
+"""Digests of what a checkpoint holds, so that damage on a disk does not load."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import xxhash
+
+from transfer_gen import errors
+
+INSTEAD = "Take another step with --step=N, or train again in a new --workdir."
+
+
+class Damaged(errors.UserError):
+  """A checkpoint lacks something, or holds other bytes than were saved."""
+
+
+def leaves(tree: Any) -> dict[str, jax.Array]:
+  """Returns the leaves of a tree by the keys on the way to each, joined with slashes.
+
+  Dicts, tuples and dataclasses that Orbax reads back as dicts have the same keys.
+  """
+  return {"/".join(map(str, keys(path))): leaf
+          for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def keys(path: tuple[Any, ...]) -> tuple[Any, ...]:
+  """Returns the keys of a path in a tree: of dicts, sequences and dataclasses."""
+  return tuple(next(getattr(entry, kind) for kind in ("key", "idx", "name")
+                    if hasattr(entry, kind)) for entry in path)
+
+
+def of(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, str]:
+  """Returns the dtype, the shape and the XXH3 digest of the bytes of each array.
+
+  XXH3 (github.com/Cyan4973/xxHash) reads about 20 GB/s, so that it costs little beside
+  a disk. Arrays of which other processes hold a part get none.
+  """
+  return {name: _digest(value) for name, value in arrays.items()
+          if getattr(value, "is_fully_addressable", True)}
+
+
+def kind(dtype: Any, shape: Sequence[int]) -> str:
+  """Returns how a digest begins, such as `float32[8,2]`."""
+  return f"{np.dtype(dtype).name}[{','.join(map(str, shape))}]"
+
+
+def _digest(array: jax.Array | np.ndarray) -> str:
+  value = np.ascontiguousarray(array)
+  # As bytes: a buffer of bfloat16 is not one that C code can read.
+  content = value.reshape(-1).view(np.uint8).data
+  return f"{kind(array.dtype, array.shape)} {xxhash.xxh3_64_hexdigest(content)}"
+
+
+def check(
+    arrays: Mapping[str, jax.Array], expected: Mapping[str, str], where: Any) -> None:
+  """Compares arrays that were read with the digests of those that were saved.
+
+  Args:
+    arrays: Arrays by name.
+    expected: Digests by name, of at least these arrays.
+    where: Folder that they were read from.
+
+  Raises:
+    Damaged: If one differs.
+  """
+  for name, digest in of(arrays).items():
+    if expected.get(name, digest) != digest:
+      raise Damaged(f"{where}: the checkpoint is damaged. Leaf {name} is not the one"
+                    f" that was saved. {INSTEAD}")
+
+
+def check_kinds(
+    shapes: Mapping[str, Any], expected: Mapping[str, str], where: Any) -> None:
+  """Compares dtypes and shapes, before memory of their size is taken.
+
+  Args:
+    shapes: What has a `dtype` and a `shape`, by name.
+    expected: Digests by name.
+    where: Folder that they were read from.
+
+  Raises:
+    Damaged: If one differs, or a leaf is missing.
+  """
+  found = {name: kind(leaf.dtype, leaf.shape) for name, leaf in shapes.items()}
+  for name, digest in expected.items():
+    if found.get(name) != digest.split()[0]:
+      raise Damaged(f"{where}: the checkpoint is damaged. Leaf {name} was saved as"
+                    f" {digest.split()[0]} and is {found.get(name, 'missing')} now."
+                    f" {INSTEAD}")
+
+
+def seal(facts: Mapping[str, Any], digests: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns facts, the digests of the arrays beside them, and a digest of both."""
+  content = {"facts": dict(facts), "digests": dict(digests)}
+  return {**content, "digest": _of_json(content)}
+
+
+def unseal(sealed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the facts and the digests of `seal`.
+
+  Raises:
+    ValueError: If the digest of both is another.
+    KeyError: If one is missing.
+  """
+  content = {name: sealed[name] for name in ("facts", "digests")}
+  if sealed["digest"] != _of_json(content):
+    raise ValueError("its facts are not those that were saved")
+  return content["facts"], content["digests"]
+
+
+def _of_json(content: Any) -> str:
+  return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def reading(folder: Any) -> Iterator[None]:
+  """Turns what libraries raise for a damaged folder into one error.
+
+  Args:
+    folder: The folder of a checkpoint.
+
+  Raises:
+    Damaged: If something in the folder is missing or cannot be read.
+  """
+  try:
+    yield
+  # All that Orbax, TensorStore and JSON were seen to raise for damaged files.
+  except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError,
+          RuntimeError, TypeError, ValueError) as error:
+    if isinstance(error, errors.UserError):
+      raise
+    raise Damaged(
+        f"{folder}: not a complete checkpoint of transfer_gen ({type(error).__name__}:"
+        f" {' '.join(str(error).split())[:200]})."
+        f" {INSTEAD}") from error

@@ -1,0 +1,45 @@
+"""Where a run keeps its checkpoints, and how this package sets Orbax up."""
+
+import logging
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from transfer_gen import plain_path
+
+FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
+PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
+# Bytes. Of arrays that all devices hold, each device writes a slice, which takes a
+# program for each slice. One device writes those whose slices would be smaller: runs of
+# small models on eight devices then took a fifth less time.
+_SLICE = 2**20
+
+
+def configure() -> None:
+  """Settings of Orbax for all checkpoints of this process."""
+  # Orbax would write a line about each step of each save to the user's log.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  ocp.type_handlers.register_type_handler(jax.Array, ocp.type_handlers.ArrayHandler(
+      min_slice_bytes_for_replica_parallel=_SLICE), override=True)
+
+
+def steps(folder: epath.Path) -> dict[int, epath.Path]:
+  """Returns the checkpoints in a folder by their steps."""
+  # The folder of a step is named by its number alone. While Orbax writes it, the name
+  # ends in `.orbax-checkpoint-tmp`, so an unfinished checkpoint is never found here.
+  return {int(path.name): path for path in folder.iterdir() if path.name.isdigit()
+          } if folder.is_dir() else {}
+
+
+def shapes(folder: epath.Path) -> Any:
+  """Returns a stored tree, with metadata in place of its leaves."""
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    return reader.metadata(plain_path.of(folder)).item_metadata.tree
+
+
+def read_facts(folder: epath.Path) -> dict[str, Any]:
+  """Returns the JSON that was saved beside the arrays of a checkpoint."""
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    return reader.restore(plain_path.of(folder) / FACTS)

@@ -1,0 +1,184 @@
+"""Saves checkpoints in the background, and reads them back to go on from."""
+
+from collections.abc import Mapping
+import contextlib
+import json
+from typing import Any
+
+from etils import epath
+import orbax.checkpoint as ocp
+
+from transfer_gen import lock
+from transfer_gen import plain_path
+from transfer_gen import tree
+from transfer_gen.checkpoint import digests
+from transfer_gen.checkpoint import layout
+
+_LOCK = ".lock"
+_DAMAGED = ".damaged"  # Ending of the folder of a checkpoint that was set aside.
+
+
+class Checkpoints:
+  """The checkpoints of one run, written in the background.
+
+  Args:
+    workdir: Workdir of the run.
+    keep: How many of the newest checkpoints stay; older ones are deleted. The best one
+      is kept besides.
+
+  Raises:
+    errors.UserError: If another process has them open to write.
+  """
+
+  def __init__(self, workdir: epath.PathLike, keep: int = 2):
+    # Orbax needs an absolute path.
+    folder = epath.Path(workdir).resolve() / layout.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    self._lock = contextlib.ExitStack()
+    self._lock.enter_context(lock.hold(
+        folder / _LOCK, f"{workdir}: another command trains in it"))
+    layout.configure()
+    # Two managers: `keep` counts the newest steps, and one manager would delete the
+    # best step once it is old.
+    self._last = _manager(folder, keep)
+    self._best = _manager(folder / layout.BEST, 1)
+
+  def save(
+      self, step: int, params: Mapping[str, Any], opt_state: Any,
+      facts: Mapping[str, Any],
+  ) -> None:
+    """Starts writing a checkpoint from which training can go on.
+
+    Args:
+      step: Number of updates so far.
+      params: Arrays by name.
+      opt_state: The optimizer state.
+      facts: JSON types to store beside the arrays.
+    """
+    # The caller decides when to save: without `force`, Orbax's own policy would ask
+    # whether the step is due.
+    self._last.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(tree.unflatten(params)),
+        opt_state=ocp.args.StandardSave(opt_state),
+        facts=ocp.args.JsonSave(digests.seal(facts, {
+            layout.PARAMS: digests.of(params),
+            layout.STATE: digests.of(digests.leaves(opt_state))}))), force=True)
+
+  def amend(self, step: int, facts: Mapping[str, Any]) -> None:
+    """Replaces the facts of a checkpoint, once it is complete.
+
+    A process that is killed in this leaves either the old facts or the new ones.
+
+    Args:
+      step: Step of a checkpoint that `save` has begun to write.
+      facts: As of `save`.
+    """
+    self._last.wait_until_finished()
+    # Orbax writes the JSON of an item to this file. Renaming replaces it in one step,
+    # where saving the item again would first delete it.
+    path = epath.Path(self._last.directory) / str(step) / layout.FACTS / "metadata"
+    _, kept = digests.unseal(json.loads(path.read_text()))
+    fresh = path.parent / "metadata.new"
+    fresh.write_text(json.dumps(digests.seal(facts, kept)))
+    fresh.replace(path)
+
+  def save_best(
+      self, step: int, params: Mapping[str, Any], facts: Mapping[str, Any]
+  ) -> None:
+    """Starts writing the params with the best validation; replaces earlier ones."""
+    # A run that was killed after this and before its next `save` goes on from an older
+    # step and arrives here again, with the same params.
+    if step in self._best.all_steps():
+      return
+    self._best.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(tree.unflatten(params)),
+        facts=ocp.args.JsonSave(digests.seal(
+            facts, {layout.PARAMS: digests.of(params)}))), force=True)
+
+  def last_step(self) -> int | None:
+    """Returns the step of the newest complete checkpoint, or None."""
+    return self._last.latest_step()
+
+  def set_aside(self, step: int) -> epath.Path:
+    """Renames the folder of a damaged checkpoint, so that it counts no more.
+
+    Args:
+      step: Its step.
+
+    Returns:
+      The new path, in the same folder.
+    """
+    path = epath.Path(self._last.directory) / str(step)
+    number = 0
+    while (aside := path.parent / f"{step}{_DAMAGED}{number or ''}").exists():
+      number += 1
+    path.rename(aside)
+    self._last.reload()
+    return aside
+
+  def remove(self, step: int) -> bool:
+    """Removes the checkpoint of a step; returns whether there was one."""
+    found = [manager for manager in (self._last, self._best)
+             if step in manager.all_steps()]
+    for manager in found:
+      manager.delete(step)
+    return bool(found)
+
+  def facts(self, step: int) -> dict[str, Any]:
+    """Returns the facts that `save` stored beside the arrays.
+
+    Raises:
+      digests.Damaged: If they are missing or are not those that were saved.
+    """
+    return self._unseal(step)[0]
+
+  def restore(
+      self, step: int, params: Mapping[str, Any], opt_state: Any
+  ) -> tuple[dict[str, Any], Any]:
+    """Reads a checkpoint back.
+
+    Args:
+      step: Step of the checkpoint.
+      params: `jax.ShapeDtypeStruct`s with shardings, by name.
+      opt_state: The optimizer state as `jax.ShapeDtypeStruct`s with shardings.
+
+    Returns:
+      Params by name, and the optimizer state.
+
+    Raises:
+      digests.Damaged: If something is missing or is not what was saved.
+    """
+    _, saved = self._unseal(step)
+    folder = epath.Path(self._last.directory) / str(step)
+    with digests.reading(folder):
+      digests.check_kinds(tree.flatten(layout.shapes(folder / layout.PARAMS)),
+                          saved[layout.PARAMS], folder)
+      restored = self._last.restore(step, args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(tree.unflatten(params)),
+          opt_state=ocp.args.StandardRestore(opt_state)))
+      params, opt_state = tree.flatten(restored["params"]), restored["opt_state"]
+      digests.check(params, saved[layout.PARAMS], folder)
+      digests.check(digests.leaves(opt_state), saved[layout.STATE], folder)
+    return params, opt_state
+
+  def _unseal(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    folder = epath.Path(self._last.directory) / str(step)
+    with digests.reading(folder):
+      return digests.unseal(layout.read_facts(folder))
+
+  def wait(self) -> None:
+    """Waits until everything that was saved is on disk."""
+    self._last.wait_until_finished()
+    self._best.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and lets other processes write."""
+    with self._lock:
+      self._last.close()
+      self._best.close()
+
+
+def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
+  folder.mkdir(parents=True, exist_ok=True)
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+  return ocp.CheckpointManager(plain_path.of(folder), options=options)
