@@ -48,7 +48,7 @@ def run(argv: Sequence[str] | None = None) -> None:
   if argv is None:
     if declarations.COMMANDS[name].computes:
       process.use_large_pages()
-    process.hide_closed_loops()
+    process.hide_dropped_errors()
     interrupt.listen()
   process.keep_compiled_programs()
   _run_command(name, words)

@@ -5,8 +5,12 @@ import contextlib
 import signal
 import threading
 from types import FrameType
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# The signals so far. Python drops what is raised while an object is being deleted, and
+# then only this says that the process was asked to end.
+_ARRIVED: list[int] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,7 +34,7 @@ def listen() -> None:
   their places stay there.
   """
   for number in _SIGNALS:
-    signal.signal(number, _raise)
+    signal.signal(number, _hear)
 
 
 @contextlib.contextmanager
@@ -41,31 +45,45 @@ def deferred() -> Iterator[Callable[[], int]]:
   Outside the main thread nothing is deferred, because only that one hears signals.
 
   Raises:
-    Interrupted: When the body has ended, if a signal has arrived and the body did not
-      raise.
+    Interrupted: Before the body, if a signal has arrived earlier; and when the body has
+      ended, if one has arrived and the body did not raise.
   """
-  arrived = [0]
-
-  def note(number: int, frame: FrameType | None) -> None:
-    if arrived[0]:
-      _raise(number, frame)
-    arrived[0] = number
-
   if threading.current_thread() is not threading.main_thread():
     yield lambda: 0
     return
+  _raise_arrived()
+
+  def note(number: int, frame: FrameType | None) -> None:
+    if _ARRIVED:
+      _hear(number, frame)
+    _ARRIVED.append(number)
+
   before = {number: signal.signal(number, note) for number in _SIGNALS}
   try:
-    yield lambda: arrived[0]
+    yield lambda: _ARRIVED[0] if _ARRIVED else 0
+  except Interrupted:
+    _ARRIVED.clear()  # Whoever catches it may go on with other work.
+    raise
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-  if arrived[0]:
-    _raise(arrived[0], None)
+  _raise_arrived()
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
+def _raise_arrived() -> None:
+  if _ARRIVED:
+    number = _ARRIVED[0]
+    _ARRIVED.clear()
+    _raise(number)
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
   del frame
+  _ARRIVED.append(number)
+  _raise(number)
+
+
+def _raise(number: int) -> NoReturn:
   raise Interrupted(
       f"Interrupted by {signal.Signals(number).name}. If you run the same command"
       " again, `train` and `study` continue from the last checkpoint, `generate"

@@ -102,6 +102,16 @@ def test_a_single_prompt_prints_what_a_file_of_one_line_does(inside, capsys):
     assert shown == whole != "\n"
 
 
+def test_the_seed_decides_what_is_drawn(inside, capsys):
+  words = ["generate", "--workdir=w", "--prompt=number 4", "--max_tokens=9",
+           "--temperature=1"]
+
+  first, again, other = (
+      cli.run(capsys, *words, f"--seed={seed}") for seed in (3, 3, 4))
+
+  assert first == again != other
+
+
 def test_a_killed_command_continues_after_its_last_answer(inside, capsys):
   count = 300
   (inside / "many.txt").write_text("".join(f"number {i}\n" for i in range(count)))

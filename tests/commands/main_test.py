@@ -14,8 +14,9 @@ def test_the_commands_work_one_after_another(folder, capsys):
 
   audit = cli.plan(capsys, "--workdir=moved")
   moved = cli.train(capsys, "--config=config.py:moved", "--workdir=moved")
-  scored = json.loads(
-      cli.run(capsys, "evaluate", "--workdir=moved").splitlines()[-1])
+  scored, early = (json.loads(cli.run(
+      capsys, "evaluate", "--workdir=moved", *more).splitlines()[-1])
+                   for more in ([], ["--step=1"]))
   generated = cli.run(
       capsys, "generate", "--workdir=moved", "--prompt=another", "--num=2",
       "--temperature=1", "--max_tokens=5")
@@ -27,6 +28,7 @@ def test_the_commands_work_one_after_another(folder, capsys):
   for name in registry.specs(registry.build(codec.read_run("moved").model)):
     assert f"\n{name} " in (folder / "moved" / "audit.txt").read_text()
   assert scored["loss"] > 0 and scored["documents"] > 5
+  assert (scored["step"], early["step"]) == (2, 1) and early["loss"] != scored["loss"]
   assert "--- 2 of 2" in generated
   assert not (folder / "moved" / "samples.jsonl").exists()
   assert "embed/embedding" in leaves and "total" in leaves

@@ -92,11 +92,9 @@ INPUTS = np.random.default_rng(0).integers(0, V, (3, 12)).astype(np.int32)
 # One case of each architecture runs by default; the others are marked `long`.
 SHORT = ("gpt2", "opt_post", "neox", "llama_tied", "mistral", "qwen2", "qwen3", "gemma",
          "gemma2", "gemma3_scaled")
-NAMES, FEW = (
-    pytest.mark.parametrize("name", [
-        name if name in short else pytest.param(name, marks=pytest.mark.long)
-        for name in CASES])
-    for short in (SHORT, ("gpt2", "neox", "gemma2")))
+NAMES = pytest.mark.parametrize("name", [
+    name if name in SHORT else pytest.param(name, marks=pytest.mark.long)
+    for name in CASES])
 
 
 @functools.cache
@@ -121,7 +119,7 @@ def test_logits_match_transformers(name):
   assert distance(ours, want) <= 1e-5
 
 
-@FEW
+@NAMES
 def test_greedy_generation_matches_transformers(name):
   model, source, params = opened(name)
 

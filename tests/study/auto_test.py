@@ -23,6 +23,7 @@ from transfer_gen.models import registry
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
 from transfer_gen.run import loop
+from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import auto
 from transfer_gen.study import candidates
 from transfer_gen.study import decision
@@ -86,6 +87,17 @@ def test_the_best_candidate_of_each_family_continues(folder):
   dropped = [tried["5"] for tried in losses.values() if len(tried) == 2]
   assert max(tried["5"] for tried in last.values()) <= dropped[0]
   assert found["winner"] == min(last, key=lambda name: last[name]["15"])
+
+
+def test_candidates_are_compared_by_validation_losses(folder):
+  found = _decision(folder)
+  trained = trained_lib.open(folder / "auto", 15)
+  data, _ = trained.data(trained_lib.Reader())
+
+  validation, test = (
+      trained.score(data, split).metrics()["loss"] for split in ("validation", "test"))
+
+  assert found["losses"][found["winner"]]["15"] == pytest.approx(validation) != test
 
 
 def test_auto_matches_a_run_of_the_chosen_strategy(folder):

@@ -18,7 +18,9 @@ from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
 from transfer_gen.run import loop
+from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import jobs
+from transfer_gen.study import outcome
 from transfer_gen.study import pairs
 from transfer_gen.study import report
 from transfer_gen.study import study
@@ -89,7 +91,48 @@ def test_the_summary_agrees_with_the_recorded_scores(done):
   assert summary["gain_nats_per_token"] == pytest.approx(
       summary["scratch_test_loss"] - summary["moved_test_loss"], abs=1e-9)
   assert summary["gain_low"] < summary["gain_nats_per_token"] < summary["gain_high"]
-  assert facts["sources"]["first"]["train_tokens"] > 0
+
+
+def test_the_test_loss_of_a_study_is_that_of_the_test_split(done):
+  folder, _, facts = done
+  lr = facts["summary"]["lrs"]["scratch"]
+  trained = trained_lib.open(folder / "w" / "scratch" / "seed_0" / f"lr_{lr:g}")
+  data, _ = trained.data(trained_lib.Reader())
+
+  test, validation = (
+      trained.score(data, split).metrics()["loss"] for split in ("test", "validation"))
+
+  assert facts["runs"]["scratch"][0]["loss"] == pytest.approx(test) != validation
+
+
+def test_a_source_costs_the_tokens_that_it_was_trained_on(done):
+  folder, asked, facts = done
+  trained = trained_lib.open(folder / "w" / "first")
+  data, _ = trained.data(trained_lib.Reader())
+  batches = data.train_batches(trained.run.train.rows, trained.run.seed)
+
+  tokens = sum(int(next(batches)["weights"].sum())
+               for _ in range(asked.runs["first"].train.steps))
+
+  assert facts["sources"]["first"]["train_tokens"] == tokens
+
+
+@pytest.mark.parametrize("losses, still", [
+    ([3.0, 2.0, 1.5, 1.4, 1.38], True),  # 1.4% over the last fifth.
+    ([3.0, 2.0, 1.5, 1.4, 1.389], False),  # 0.8%.
+    ([3.0, 2.0, 1.5, 1.4, 1.5], False),
+    ([3.0, 2.0, 1.5], False),  # It has stopped early, as nothing got better.
+])
+def test_a_run_still_improves_if_its_last_fifth_brought_over_one_percent(
+    tmp_path, losses, still):
+  lines = [{"step": 20 * (i + 1), "split": "validation", "loss": loss}
+           for i, loss in enumerate(losses)]
+  (tmp_path / "metrics.jsonl").write_text(
+      "".join(json.dumps(line) + "\n" for line in lines))
+  run = small_runs.configure("a.txt", small_runs.RNN, steps=100)
+
+  assert outcome._improving(jobs.Job(
+      name="run", seed=0, lr=0.1, workdir=epath.Path(tmp_path), run=run)) == still
 
 
 def test_the_rate_with_the_lowest_validation_loss_is_reported(done):

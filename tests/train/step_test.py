@@ -180,3 +180,48 @@ def test_a_batch_not_divisible_over_the_devices_is_refused():
     parallel.make_runner(config.Parallel(data=3), SPECS, 12, 1)
   with pytest.raises(ValueError, match="pmap keeps every param whole"):
     parallel.make_runner(config.Parallel(mode="pmap", tensor=2), SPECS, 16, 1)
+
+
+def _drawn(accumulate=1, steps=2, **devices):
+  """Returns the loss of each step where it is a number drawn with the step's key."""
+  def nll(params, batch, key):
+    del params
+    return jax.random.uniform(key) * jnp.ones_like(batch["weights"])
+
+  optimizer, state = _setup()
+  runner = parallel.make_runner(
+      config.Parallel(**devices), SPECS, 16, accumulate, optimizer=optimizer,
+      nll_fn=nll)
+  state, losses = runner.place(state), []
+  for _ in range(steps):
+    # All targets count, so that devices and parts of a batch weigh the same.
+    batch = _batch(0) | {"weights": np.ones((16, 8), np.float32)}
+    state, metrics = runner.step(state, runner.put(batch), jax.random.key(0))
+    total, count = jax.device_get(metrics["loss"])
+    losses.append(float(np.ravel(total)[0] / np.ravel(count)[0]))
+  return losses
+
+
+def test_each_step_draws_dropout_masks_of_its_own():
+  first, second = _drawn()
+
+  assert first != second
+  assert _drawn() == [first, second]  # And the same ones if it is taken again.
+
+
+def test_parts_of_a_batch_draw_dropout_masks_of_their_own():
+  key = jax.random.fold_in(jax.random.key(0), 0)
+  numbers = [float(jax.random.uniform(jax.random.fold_in(key, part)))
+             for part in range(2)]
+
+  assert numbers[0] != numbers[1]
+  assert _drawn(accumulate=2, steps=1) == [pytest.approx(np.mean(numbers))]
+
+
+def test_devices_of_pmap_draw_dropout_masks_of_their_own():
+  key = jax.random.fold_in(jax.random.key(0), 0)
+  numbers = [float(jax.random.uniform(jax.random.fold_in(key, device)))
+             for device in range(jax.device_count())]
+
+  assert len(set(numbers)) == 8
+  assert _drawn(mode="pmap", steps=1) == [pytest.approx(np.mean(numbers))]

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from transfer_gen import interrupt
+
 
 def use_large_pages() -> None:
   """Restarts this process with large pages for malloc, on Linux.
@@ -32,16 +34,18 @@ def keep_compiled_programs() -> None:
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-def hide_closed_loops() -> None:
-  """Hides what Python prints where a read of TensorStore ends after its event loop.
+def hide_dropped_errors() -> None:
+  """Hides two errors that Python prints because it cannot raise them anywhere.
 
-  That happens where a damaged array ends the reading of a checkpoint early. Python
-  cannot raise it anywhere, and prints a traceback beside our own message.
+  The reading of a damaged checkpoint ends before TensorStore has finished with its
+  event loop, and a signal may arrive while an object is being deleted; for both, this
+  package prints a message of its own.
   """
   show = sys.unraisablehook
 
   def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
+    if not (str(unraisable.exc_value) == "Event loop is closed"
+            or isinstance(unraisable.exc_value, interrupt.Interrupted)):
       show(unraisable)
 
   sys.unraisablehook = hook

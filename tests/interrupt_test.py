@@ -1,0 +1,55 @@
+"""Tests for signals: deferred once, raised the second time, and never lost."""
+
+import os
+import signal
+
+import pytest
+
+from transfer_gen import interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_until_the_body_has_ended(number):
+  before = signal.getsignal(number)
+  done = []
+
+  with pytest.raises(interrupt.Interrupted) as raised, interrupt.deferred() as arrived:
+    assert arrived() == 0
+    os.kill(os.getpid(), number)
+    done.append(arrived())
+
+  assert done == [number] and raised.value.code == 128 + number
+  assert signal.getsignal(number) is before
+  with interrupt.deferred() as arrived:  # It is not told twice.
+    assert arrived() == 0
+
+
+def test_the_second_signal_ends_the_body_at_once():
+  with pytest.raises(interrupt.Interrupted), interrupt.deferred():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("the second one must have raised")
+
+  with interrupt.deferred() as arrived:
+    assert arrived() == 0
+
+
+def test_a_signal_that_python_dropped_ends_the_next_training(monkeypatch):
+  class Dropping:
+
+    def __del__(self):
+      os.kill(os.getpid(), signal.SIGINT)
+      list(range(1000))  # The handler runs between two instructions.
+
+  before = {number: signal.getsignal(number)
+            for number in (signal.SIGINT, signal.SIGTERM)}
+  monkeypatch.setattr("sys.unraisablehook", lambda unraisable: None)
+  interrupt.listen()
+  try:
+    thing = Dropping()
+    del thing  # What is raised here cannot leave `__del__`.
+    with pytest.raises(interrupt.Interrupted), interrupt.deferred():
+      raise AssertionError("the body must not run")
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
