@@ -61,9 +61,9 @@ def alone(function: Callable[..., Any], *given: Any) -> Any:
     return process.submit(function, *given).result()
 
 
-def memory(field: str) -> int:
-  """Returns a memory field of /proc/self/status in bytes, such as VmRSS or VmHWM."""
-  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+def memory(field: str, process: int | str = "self") -> int:
+  """Returns a memory field of /proc/PROCESS/status in bytes: VmRSS or VmHWM."""
+  for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
     if line.startswith(field + ":"):
       return int(line.split()[1]) * 1024
   raise KeyError(field)

@@ -33,18 +33,23 @@ def find(path: epath.PathLike, step: int = -1) -> stored.Stored:
       that there are lack something).
   """
   layout.configure()
-  folders = _folders(best_link.follow(epath.Path(path).resolve()), step)
-  damages = []
+  path, damages = best_link.follow(epath.Path(path).resolve()), []
+  folders = _folders(path, step)
+  # Others would be found now, if a training goes on meanwhile.
+  is_stale = lambda: (
+      step < 0 and folders[0] != path and layout.is_replaced(folders[0]))
   for folder in folders:
     try:
       found = _read(folder)
     except digests.Damaged as damage:
       damages.append(damage)
       continue
-    if damages:
+    if damages and not is_stale():
       print(f"transfer-gen: {damages[0]} Instead, {found.title} is read.",
             file=sys.stderr, flush=True)
     return found
+  if is_stale():
+    return find(path, step)
   raise damages[0]
 
 

@@ -33,6 +33,14 @@ def steps(folder: epath.Path) -> dict[int, epath.Path]:
           } if folder.is_dir() else {}
 
 
+def is_replaced(folder: epath.Path) -> bool:
+  """Whether a training has written a newer checkpoint beside this one.
+
+  It then deletes this one, maybe while another process reads it.
+  """
+  return max(steps(folder.parent), default=0) > int(folder.name)
+
+
 def shapes(folder: epath.Path) -> Any:
   """Returns a stored tree, with metadata in place of its leaves."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:

@@ -45,6 +45,11 @@ class Stored:
     return f"{self.path}: step {self.step}"
 
   @property
+  def is_replaced(self) -> bool:
+    """Whether a training has written a newer one since, and may delete this one."""
+    return layout.is_replaced(self.path)
+
+  @property
   def constants(self) -> dict[str, Any]:
     """Constants that the model uses beside its params; {} if they were not stored."""
     return self.facts.get("constants", {})

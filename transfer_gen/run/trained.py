@@ -114,13 +114,18 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
   workdir = sources_lib.best_run(workdir)
   source = sources_lib.open_own(workdir, step)
   run = source.require_run()
+  try:
+    params = dict(source.read(list(source.specs)))
+  except errors.UserError:
+    if step < 0 and source.path != workdir and source.stored.is_replaced:
+      return open(workdir)  # A training goes on in the workdir.
+    raise
   return Trained(
       workdir=workdir, run=run, step=source.step,
       # Without the projections of a distillation: `checkpoint.find` leaves them out, as
       # only the loss of the training read them.
       model=wrap.build(run.model, run.adapters),
-      params=dict(source.read(list(source.specs))),
-      tokenizer=source.require_tokenizer())
+      params=params, tokenizer=source.require_tokenizer())
 
 
 def scorer(model: registry.Model) -> evaluate.Scorer:
