@@ -1,9 +1,10 @@
 """Trains, evaluates and generates on one workdir at once, for a long time."""
 
-import json
+from collections.abc import Sequence
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -11,22 +12,8 @@ from typing import Any
 
 from benchmarks import timing
 
-# Repeats a command in one process until a file appears, and prints the number of calls
-# and the memory in bytes after a tenth of the time and at the end.
-_REPEAT = """
-import contextlib, io, json, pathlib, sys, time
-from benchmarks import timing
-from transfer_gen import __main__ as main
-seconds, words = float(sys.argv[1]), sys.argv[2:]
-start, calls, early = time.monotonic(), 0, 0
-while (now := time.monotonic() - start) < seconds:
-  with contextlib.redirect_stdout(io.StringIO()):
-    main.run(["transfer-gen", *words])
-  calls += 1
-  if now < seconds / 4:
-    early = max(early, timing.memory("VmRSS"))
-print(json.dumps({"calls": calls, "early": early, "late": timing.memory("VmRSS")}))
-"""
+_EVALUATE = ("evaluate", "--workdir=soak")
+_GENERATE = ("generate", "--workdir=soak", "--prompt=a1", "--max_tokens=9")
 
 
 def run(minutes: float, folder: pathlib.Path) -> dict[str, Any]:
@@ -38,8 +25,9 @@ def run(minutes: float, folder: pathlib.Path) -> dict[str, Any]:
 
   Returns:
     `minutes`; `steps` that were trained meanwhile; the number of `evaluations` and
-    `generations`; `growth` of each process's memory from the first quarter to the end,
-    relative to it; and `failures`, the processes that failed.
+    `generations`; `growth` of memory, from the mean of the first quarter to that of the
+    last, relative to the former: of the training as it runs, and of the peak of each
+    other command; and `failures`, the processes that failed.
   """
   trains = _start(folder, "-m", "transfer_gen", "train", "--config=config.py",
                   "--workdir=soak", "--config.train.steps=100000000",
@@ -48,25 +36,19 @@ def run(minutes: float, folder: pathlib.Path) -> dict[str, Any]:
   while not list((folder / "soak" / "checkpoints" / "best").glob("[0-9]*")):
     assert trains.poll() is None, trains.communicate()[0]
     time.sleep(0.1)
-  seconds = str(60 * minutes)
-  others = {
-      "evaluations": _start(folder, "-c", _REPEAT, seconds, "evaluate",
-                            "--workdir=soak"),
-      "generations": _start(folder, "-c", _REPEAT, seconds, "generate",
-                            "--workdir=soak", "--prompt=a1", "--max_tokens=9")}
-  growth, counts, failures = {}, {}, 0
-  time.sleep(15 * minutes)  # Seconds: a quarter of the time.
-  early = timing.memory("VmRSS", trains.pid)
-  for name, process in others.items():
-    printed, _ = process.communicate()
-    if process.returncode:
-      print(f"{name}: {printed[-2000:]}", flush=True)
-      failures += 1
-      continue
-    found = json.loads(printed.splitlines()[-1])
-    counts[name] = found["calls"]
-    growth[name] = round(found["late"] / found["early"] - 1, 4)
-  growth["training"] = round(timing.memory("VmRSS", trains.pid) / early - 1, 4)
+  calls = {"evaluations": _EVALUATE, "generations": _GENERATE}
+  peaks: dict[str, list[int]] = {name: [] for name in (*calls, "training")}
+  failures, end = 0, time.monotonic() + 60 * minutes
+  while time.monotonic() < end:
+    started = {name: _start(folder, "-m", "transfer_gen", *words)
+               for name, words in calls.items()}
+    for name, process in started.items():
+      printed, peak = _finish(process)
+      peaks[name].append(peak)
+      if process.returncode:
+        print(f"{name}: {printed[-2000:]}", flush=True)
+        failures += 1
+    peaks["training"].append(timing.memory("VmRSS", trains.pid))
   trains.send_signal(signal.SIGTERM)
   printed, _ = trains.communicate()
   if trains.returncode != 128 + signal.SIGTERM or "Traceback" in printed:
@@ -74,8 +56,10 @@ def run(minutes: float, folder: pathlib.Path) -> dict[str, Any]:
     failures += 1
   steps = max(int(path.name) for path in (folder / "soak" / "checkpoints").glob("*")
               if path.name.isdigit())
-  return {"minutes": minutes, "steps": steps, **counts,
-          "growth": growth, "failures": failures}
+  return {"minutes": minutes, "steps": steps,
+          **{name: len(peaks[name]) for name in calls},
+          "growth": {name: _growth(found) for name, found in peaks.items()},
+          "failures": failures}
 
 
 def _start(folder: pathlib.Path, *words: str) -> subprocess.Popen:
@@ -83,3 +67,17 @@ def _start(folder: pathlib.Path, *words: str) -> subprocess.Popen:
   return subprocess.Popen(
       [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": root})
+
+
+def _finish(process: subprocess.Popen) -> tuple[str, int]:
+  """Waits for a process; returns what it printed, and its peak memory in bytes."""
+  assert process.stdout is not None
+  printed = process.stdout.read()
+  _, status, usage = os.wait4(process.pid, 0)
+  process.returncode = os.waitstatus_to_exitcode(status)
+  return printed, usage.ru_maxrss * 1024
+
+
+def _growth(sizes: Sequence[int]) -> float:
+  part = max(len(sizes) // 4, 1)
+  return round(statistics.mean(sizes[-part:]) / statistics.mean(sizes[:part]) - 1, 4)

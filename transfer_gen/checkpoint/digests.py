@@ -48,6 +48,17 @@ def kind(dtype: Any, shape: Sequence[int]) -> str:
   return f"{np.dtype(dtype).name}[{','.join(map(str, shape))}]"
 
 
+def spec(digest: str) -> tuple[np.dtype, tuple[int, ...]]:
+  """Returns dtype and shape of the array that a digest was made of.
+
+  Raises:
+    ValueError: If it is no digest.
+  """
+  name, _, rest = digest.partition("[")
+  shape, _, _ = rest.partition("]")
+  return jax.numpy.dtype(name), tuple(int(size) for size in shape.split(",") if size)
+
+
 def _digest(array: jax.Array | np.ndarray) -> str:
   value = np.ascontiguousarray(array)
   # As bytes: a buffer of bfloat16 is not one that C code can read.

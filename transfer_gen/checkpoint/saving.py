@@ -74,10 +74,11 @@ class Checkpoints:
       facts: As of `save`.
     """
     self._last.wait_until_finished()
-    # Orbax writes the JSON of an item to this file. Renaming replaces it in one step,
-    # where saving the item again would first delete it.
-    path = epath.Path(self._last.directory) / str(step) / layout.FACTS / "metadata"
-    _, kept = digests.unseal(json.loads(path.read_text()))
+    folder = epath.Path(self._last.directory) / str(step)
+    _, kept = digests.unseal(layout.read_facts(folder))
+    # Renaming replaces the file in one step, where saving the item again would first
+    # delete it.
+    path = layout.facts_path(folder)
     fresh = path.parent / "metadata.new"
     fresh.write_text(json.dumps(digests.seal(facts, kept)))
     fresh.replace(path)
