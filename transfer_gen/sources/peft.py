@@ -89,7 +89,7 @@ class Adapter(source_lib.Source):
     assert where is not None  # Without it, the folder is not recognized.
     fields = architecture.read_json(where)
     with architecture.malformed(where, "adapter"):
-      _check_fields(fields)
+      _check_fields(fields, raw.idle)
       self._modules = _modules(raw)
       self._blocks = json.loads(raw.facts["metadata"].get(peft_modules.BLOCKS, "{}"))
       places = peft_modules.find(model, self._modules)
@@ -218,10 +218,10 @@ def _modules(raw: architecture.Raw) -> dict[str, dict[str, str]]:
 
 # A field that is set and not known here may change what the adapter computes, so it is
 # refused and not passed over.
-def _check_fields(fields: Mapping[str, Any]) -> None:
+def _check_fields(fields: Mapping[str, Any], idle: dict[str, bool]) -> None:
   architecture.require(peft_modules.CONFIG, {"peft_type": None} | dict(fields), {
       "peft_type": ("LORA",), "bias": ("none",)})
-  architecture.refuse_unknown(peft_modules.CONFIG, fields, _IDLE)
+  architecture.refuse_unknown(peft_modules.CONFIG, fields, _IDLE, idle)
 
 
 def _scale(fields: Mapping[str, Any], module: str) -> float:
