@@ -61,7 +61,7 @@ WIDE = {
     "maps.shipped": 19,
     "models.registry": 8, "run.assemble": 7, "run.loop": 16, "run.ownership": 7,
     "run.reader": 8, "run.strategies": 9, "run.trained": 9, "sources.foreign": 8,
-    "sources.peft": 8, "study.auto": 9, "study.search": 8, "study.study": 8,
+    "study.auto": 9, "study.search": 8, "study.study": 8,
 }
 MODULES = tuple(house.modules())
 

@@ -82,7 +82,8 @@ def described(name, letters, **fields):
       "\t" in letters) else {}
   rows = [None if i in roles.values() else letter for i, letter in enumerate(letters)]
   tokenizer_kinds.Characters(rows, roles).save(epath.Path(f"{name}_characters"))
-  data = map_file.to_json(sources.open("pair.keras"))
+  source = sources.open("pair.keras")
+  data = map_file.to_json(source.model, source.view.how)
   data["model"] |= fields
   with open(f"{name}.json", "w") as file:
     json.dump(data | {"tokenizer": f"{name}_characters"}, file)

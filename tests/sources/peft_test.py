@@ -192,7 +192,7 @@ def test_unsupported_peft_adapters_are_refused_by_name(bases, tmp_path):
       peft.Adapter(detect.opener_of(tmp_path)(), model)
 
   refused("peft_type is 'IA3'", peft_type="IA3")
-  refused("bias is 'all'", bias="all")
+  refused("bias is 'some'", bias="some")
   refused("lora_bias=True", lora_bias=True)
   refused("relative to kernels", use_dora=True)
   other = sources.open(bases["llama"]).model

@@ -8,4 +8,5 @@ def run(values: flags.Values) -> None:
   """Converts, and prints what was written and what could not be."""
   print("\n".join(convert_lib.convert(
       values.source, values.output, values.to, values.map, values.step,
-      values.vocabulary, values.tokenizer)))
+      values.vocabulary, values.tokenizer, values.unused or (),
+      values.idle_field or ())))

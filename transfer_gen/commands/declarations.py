@@ -127,15 +127,22 @@ DECODING = (
 # The default is spelled out, because importing `sources.REFUSE` would import JAX.
 _VOCABULARY = Flag(
     name="vocabulary", value="HOW", default="refuse",
-    meaning="What to do with damaged or duplicate entries of the source's vocabulary:"
-    " refuse or repair.")
-
-# In the order in which `--help` lists them.
+    meaning="What to do with damaged or duplicate entries of the source's vocabulary,"
+    " and with tokens that have no row: refuse or repair; none reads weights alone.")
 _TOKENIZER = Flag(
     name="tokenizer", value="PATH", default="",
     meaning="Vocabulary of a source that holds none: a tokenizer, a word_index, or a"
     " list of tokens; INPUTS|TARGETS for two alphabets.")
+_UNUSED = Flag(
+    name="unused", kind=list, value="REGEX",
+    meaning="Leaves of a file of another library that are read as if they were not"
+    " there, such as 'score.*'. May be repeated.")
+_IDLE = Flag(
+    name="idle_field", kind=list, value="NAME",
+    meaning="A field of the source's config that no map knows, and that changes nothing"
+    " which the model computes. May be repeated.")
 
+# In the order in which `--help` lists them.
 COMMANDS: Mapping[str, Command] = {
     "plan": Command(
         summary="Shows leaf by leaf what a transfer copies and what is trained; trains"
@@ -234,19 +241,22 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="map", value="NAME", default="",
                  meaning="Lists the leaves under the names of transfer_gen: name or"
                  " file of the map, or auto to detect it from the files."),
-            _VOCABULARY, _TOKENIZER, _STEP)),
+            Flag(name="output", value="FILE.json",
+                 meaning="With --map: writes that map to a new file, to edit and give"
+                 " as --map or source.map; also a map that does not fit yet."),
+            _VOCABULARY, _TOKENIZER, _UNUSED, _IDLE, _STEP)),
     "convert": Command(
         summary="Writes a checkpoint in another format, completely or not at all.",
         flags=(
             _SOURCE,
             Flag(name="map", value="NAME", default="",
-                 meaning="Architecture to read from another library or to write to it;"
-                 " detected if empty."),
+                 meaning="Architecture to read from another library or to write to it,"
+                 " or file of a map; detected if empty."),
             Flag(name="output", value="DIR", required=True,
                  meaning="Folder to write, which must not exist yet."),
             Flag(name="to", value="FORMAT", default="orbax",
                  meaning="Format to write: orbax (a workdir), safetensors (for"
                  " Transformers), keras, or peft (the adapters alone; the other formats"
                  " merge them)."),
-            _STEP, _VOCABULARY, _TOKENIZER)),
+            _STEP, _VOCABULARY, _TOKENIZER, _UNUSED, _IDLE)),
 }

@@ -15,12 +15,17 @@ class Source:
       your own map file, see `sources.foreign`. If empty, the architecture is detected
       from the files. Default: empty.
     vocabulary: For a checkpoint of another framework: whether to `refuse` or `repair` a
-      vocabulary with damaged or duplicate entries. Default: `refuse`.
+      vocabulary with damaged or duplicate entries, or with more tokens than the model
+      has rows; or to read the weights alone: `none`. Default: `refuse`.
     tokenizer: For a checkpoint of another framework that holds no vocabulary, such as
       files of Keras and NumPy: path of a tokenizer or of a list of tokens; for a model
       of pairs whose sides have alphabets of their own `inputs|targets`. See
       `sources.given`. If empty, the default, the one that lies beside the checkpoint is
       taken, if any.
+    unused: For a checkpoint of another framework: regexes for whole names of leaves in
+      it that are read as if they were not there, such as `("score.*",)`. Default: none.
+    idle_fields: For a checkpoint of another framework: fields of its config that no
+      map knows and that change nothing which the model computes. Default: none.
     run: In a study: name of the run whose best checkpoint is read, in place of `path`.
       Default: empty.
     step: Step of the run's checkpoint to read, counted in updates. -1, the default,
@@ -33,6 +38,8 @@ class Source:
   map: str = ""
   vocabulary: str = "refuse"
   tokenizer: str = ""
+  unused: tuple[str, ...] = ()
+  idle_fields: tuple[str, ...] = ()
   run: str = ""
   step: int = -1
   moments: bool = False

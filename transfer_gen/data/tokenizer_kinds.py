@@ -164,6 +164,23 @@ class HuggingFace:
     return self._tokenizer.decode(
         [int(i) for i in ids if i not in special], skip_special_tokens=True)
 
+  def within(self, rows: int) -> "HuggingFace":
+    """Returns the tokenizer without the tokens whose id is `rows` or more.
+
+    Raises:
+      errors.UserError: If it needs one of them.
+    """
+    import tokenizers  # Here, because only some kinds need the library.
+    described = _cut(json.loads(self._tokenizer.to_str()), rows)
+    try:
+      found = tokenizers.Tokenizer.from_str(json.dumps(described))
+    except Exception as error:  # The library raises bare `Exception`s.
+      raise errors.UserError(
+          f"a tokenizer cut to {rows} tokens cannot be read: {error}") from error
+    cut = HuggingFace(found, {r: i for r, i in self.roles.items() if i < rows})
+    cut.chat = self.chat
+    return cut
+
   def load_chat(self, folder: epath.Path) -> None:
     """Reads the chat template of a folder, if there is one."""
     self.chat = chat_lib.read(folder)
@@ -174,6 +191,28 @@ class HuggingFace:
       chat_lib.write(self.chat, folder)
     (folder / "tokenizer.json").write_bytes(
         self._tokenizer.to_str().encode("utf-8"))
+
+
+# Merges that make a token which is left out go with it: texts are then split into the
+# tokens that it would have been made of.
+def _cut(described: dict[str, Any], rows: int) -> dict[str, Any]:
+  """Leaves tokens with an id of `rows` or more out of a tokenizer.json."""
+  model = dict(described["model"])
+  if isinstance(model["vocab"], list):  # Unigram: an id is a position.
+    model["vocab"] = model["vocab"][:rows]
+    kept = {piece for piece, _ in model["vocab"]}
+  else:
+    model["vocab"] = {t: i for t, i in model["vocab"].items() if i < rows}
+    kept = model["vocab"].keys()
+  if "merges" in model:
+    prefix = model.get("continuing_subword_prefix") or ""
+    made = lambda first, second: first + second.removeprefix(prefix)
+    pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair
+             for pair in model["merges"])
+    model["merges"] = [
+        pair for pair in pairs if {*pair, made(*pair)} <= kept]
+  return {**described, "model": model, "added_tokens": [
+      token for token in described["added_tokens"] if token["id"] < rows]}
 
 
 # A model may have more rows than there are tokens, and draw one of them.

@@ -78,6 +78,11 @@ class Pieces:
     return self._processor.decode_pieces(
         [self._pieces.get(int(i), "") for i in ids if i not in special])
 
+  def within(self, rows: int) -> "Pieces":
+    """Returns the tokenizer without the pieces whose id is `rows` or more."""
+    ids = {piece: i for piece, i in self._ids.items() if i < rows}
+    return Pieces(self._model, ids, self._read)
+
   def save(self, folder: epath.Path) -> None:
     kinds.write_kind(folder, {"kind": KIND})
     vocabulary = json.dumps(self._ids).encode("utf-8")

@@ -111,6 +111,19 @@ class SentencePiece:
     parts.append(self._processor.decode(pieces))
     return " ".join(part for part in parts if part)
 
+  def within(self, rows: int) -> "SentencePiece":
+    """Returns the tokenizer without the tokens whose id is `rows` or more."""
+    from sentencepiece import sentencepiece_model_pb2 as proto  # As above.
+    messages: Any = proto  # As above.
+    model = messages.ModelProto.FromString(self._model)
+    del model.pieces[rows:]
+    keep = lambda ids: {name: i for name, i in ids.items() if i < rows}
+    found = SentencePiece(
+        model.SerializeToString(), added=keep(self.added), special=keep(self.special),
+        roles=keep(self.roles))
+    found.chat = self.chat
+    return found
+
   def load_chat(self, folder: epath.Path) -> None:
     """Reads the chat template of a folder, if there is one."""
     self.chat = chat_lib.read(folder)

@@ -4,7 +4,7 @@ A tokenizer's file is data only; loading one runs no code from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from etils import epath
 
@@ -134,6 +134,19 @@ def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
     raise errors.UserError(
         f"{path}: the tokenizer cannot be read ({str(error)[:200]}). Give a"
         " tokenizer.json or a SentencePiece .model.") from error
+
+
+def within(tokenizer: Tokenizer, rows: int) -> Tokenizer:
+  """Returns a tokenizer without the tokens whose id is `rows` or more.
+
+  Raises:
+    errors.UserError: If it needs one of them, or its kind cannot lose any.
+  """
+  if not hasattr(tokenizer, "within"):
+    raise errors.UserError(
+        f"a tokenizer of {tokenizer.size} tokens of this kind cannot be cut to {rows}.")
+  cut: Any = tokenizer  # It has the method.
+  return cut.within(rows)
 
 
 def for_encoder(tokenizer: Tokenizer) -> Tokenizer:

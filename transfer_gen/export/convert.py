@@ -1,5 +1,7 @@
 """A checkpoint in another form: a workdir of ours, or what others load."""
 
+from collections.abc import Sequence
+
 from etils import epath
 
 from transfer_gen import errors
@@ -10,7 +12,8 @@ from transfer_gen.formats import whole
 
 def convert(
     path: epath.PathLike, output: epath.PathLike, form: str, name: str = "",
-    step: int = -1, vocabulary: str = sources.REFUSE, tokenizer: str = ""
+    step: int = -1, vocabulary: str = sources.REFUSE, tokenizer: str = "",
+    unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
 ) -> tuple[str, ...]:
   """Writes a checkpoint in another form; whole, or not at all.
 
@@ -28,6 +31,8 @@ def convert(
     step: Which checkpoint of a run. -1: the best.
     vocabulary: See `sources.open`.
     tokenizer: See `sources.open`.
+    unused: See `sources.open`.
+    idle_fields: See `sources.open`.
 
   Returns:
     Sentences on what was written, and on what could not be.
@@ -42,28 +47,20 @@ def convert(
   # Before the source is opened, so that a wrong command fails at once.
   if output.exists():
     raise errors.UserError(f"{output}: is there already. Take another --output.")
-  source, name = _opened(path, name, step, vocabulary, tokenizer)
+  # A run is read without a map: there the name says which map it is written through.
+  foreign = sources.is_foreign(path)
+  source = sources.open(
+      path, step, map_name=name if foreign else "", vocabulary=vocabulary,
+      tokenizer=tokenizer, unused=unused, idle_fields=idle_fields)
+  if source.model is None:
+    raise errors.UserError(
+        f"{source.title}: nothing says which model this is, so it cannot be converted."
+        " Give the workdir of a run, or a checkpoint that has a map.")
   with whole.folder(output) as folder:
-    notes = forms.FORMS[form](source, folder, name)
-  if source.tokenizer is None and sources.is_foreign(path):
+    notes = forms.FORMS[form](source, folder, "" if foreign else name)
+  if source.tokenizer is None and foreign and vocabulary != sources.NONE:
     notes += (sources.ask(path),)
   if source.adapters and form != "peft":
     names = ", ".join(adapter.name for adapter in source.adapters)
     notes += (f"Merged into its kernels: {names}.",)
   return (f"{output}: {form} of {source.title}", *notes)
-
-
-def _opened(
-    path: epath.PathLike, name: str, step: int, vocabulary: str, tokenizer: str
-) -> tuple[sources.Source, str]:
-  """The source, and the map that it is written through, "" to find one."""
-  # A run is read without a map: there the name says which map it is written through.
-  foreign = sources.is_foreign(path)
-  source = sources.open(
-      path, step, map_name=name if foreign else "", vocabulary=vocabulary,
-      tokenizer=tokenizer)
-  if source.model is None:
-    raise errors.UserError(
-        f"{source.title}: nothing says which model this is, so it cannot be converted."
-        " Give the workdir of a run, or a checkpoint that has a map.")
-  return source, "" if foreign else name

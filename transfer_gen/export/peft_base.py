@@ -34,7 +34,8 @@ def find(adapted: sources.Source) -> str | None:
       for row in rows):
     return None
   base = sources.open(run.source.path, run.source.step, map_name=run.source.map,
-                      vocabulary=run.source.vocabulary)
+                      vocabulary=run.source.vocabulary, unused=run.source.unused,
+                      idle_fields=run.source.idle_fields)
   if base.path is None or not shipped.writes_back(base.view):
     return None
   return str(base.path if base.path.is_dir() else base.path.parent)

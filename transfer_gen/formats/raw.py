@@ -98,6 +98,8 @@ class Raw:
     kind: Name of its format, for messages.
     leaves: Its tensors by name.
     facts: Other contents, such as a config, under the names that the format gives them.
+    idle: Fields of its config that the user says change nothing, each with whether a
+      map has met it. By default there are none.
     specs: Shape and dtype of each leaf, with empty axes.
   """
 
@@ -105,6 +107,7 @@ class Raw:
       self, path: epath.Path, kind: str, leaves: Mapping[str, Leaf],
       facts: Mapping[str, Any] | None = None):
     self.path, self.kind, self.facts = path, kind, dict(facts or {})
+    self.idle: dict[str, bool] = {}
     self.leaves = dict(leaves)
     self.specs = {
         name: tree.Spec(shape=leaf.shape, dtype=leaf.dtype.newbyteorder("="), axes=(),
@@ -119,6 +122,13 @@ class Raw:
   def constants(self) -> dict[str, Any]:
     """Constants of the model beside its parameters; a file holds none."""
     return {}
+
+  def having(self, leaves: Mapping[str, Leaf]) -> "Raw":
+    """Returns the same checkpoint with other leaves, or with other names for them."""
+    other = Raw(self.path, self.kind, leaves, self.facts)
+    # Shared and not copied, so that whoever asked sees which fields were met.
+    other.idle = self.idle
+    return other
 
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, array) for each name in order, and reads no other leaf.

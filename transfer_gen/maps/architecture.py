@@ -14,7 +14,7 @@ A map is what a file of this folder calls `MAP`; `maps.shipped` lists them. It s
 A new architecture is one file here and one line in `maps.shipped`.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 from typing import Any
@@ -87,20 +87,41 @@ def require(
 
 
 def refuse_unknown(
-    where: str, fields: Mapping[str, Any], known: Collection[str]) -> None:
+    where: str, fields: Mapping[str, Any], known: Collection[str],
+    idle: dict[str, bool] | None = None) -> None:
   """Checks that a config holds no field that a map does not know.
 
   A field that is None, False, empty or zero asks for nothing.
 
+  Args:
+    where: What the config belongs to, for messages.
+    fields: The config.
+    known: Names of the fields that the map knows.
+    idle: `Raw.idle`: fields that the user says change nothing. Those that are in the
+      config are marked as met. By default there are none.
+
   Raises:
     errors.UserError: If there are others; the message lists them.
   """
-  unknown = [f"{name}={value!r}" for name, value in fields.items()
-             if name not in known and value]
-  if unknown:
+  unknown = {name: value for name, value in fields.items()
+             if name not in known and value}
+  for name in unknown.keys() & (idle or {}).keys():
+    assert idle is not None  # It has a name.
+    idle[name] = True
+  left = [name for name in unknown if name not in (idle or {})]
+  if left:
+    listed = ", ".join(f"{name}={unknown[name]!r}" for name in left)
     raise errors.UserError(
-        f"{where}: {', '.join(unknown)[:300]}: no model here has such a field. If it"
-        " changes nothing that the model computes, remove it from that file.")
+        f"{where}: {listed[:300]}: no model here has such a field. {as_idle(left)}")
+
+
+def as_idle(names: Sequence[str]) -> str:
+  """Returns the sentence that tells how to pass over fields of a config."""
+  flags = " ".join(f"--idle_field={name}" for name in names)
+  listed = ", ".join(f"{name!r}" for name in names)
+  return (f"If it changes nothing that the model computes, say so: {flags[:300]} of"
+          f" `inspect` and `convert`, or in a config source.idle_fields=({listed[:300]}"
+          ",).")
 
 
 @contextlib.contextmanager

@@ -32,6 +32,9 @@ FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "voc
 _TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
           "vocab.txt")
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
+# Constants that older versions saved with the weights: positions counted from 0, angles
+# that follow from the config, and the number that stands for minus infinity.
+_BUFFERS = r"(.*\.)?(position_ids|(original_)?inv_freq|masked_bias)"
 # What no checkpoint says; marks around a source are the tokenizer's there.
 _OURS = {"init", "dropout", "dtype", "encoder_marks"}
 _Tokenizer = tuple[tokenizers.Tokenizer | None, tuple[str, ...]] | None
@@ -58,8 +61,8 @@ class Family:
       text with images): the field of its config that holds the model's own config, and
       defaults for fields that it leaves out.
     others: Regexes for leaves of those other models, by their whole names.
-    tokenizer: Takes a checkpoint and a model, and returns what the field of that name
-      in `architecture_lib.Architecture` does. By default it reads the files beside it.
+    tokenizer: As the field of that name in `architecture_lib.Architecture`. By default
+      it reads the files beside the checkpoint.
   """
   name: str
   what: str
@@ -75,8 +78,8 @@ class Family:
   inside: Mapping[str, tuple[str, Mapping[str, Any]]] = dataclasses.field(
       default_factory=dict)
   others: tuple[str, ...] = ()
-  tokenizer: Callable[[architecture_lib.Raw, Any], _Tokenizer] = (
-      lambda raw, model: tokenizer_beside(raw, model))
+  tokenizer: Callable[[architecture_lib.Raw, Any, bool], _Tokenizer] = (
+      lambda raw, model, repair: tokenizer_beside(raw, model, repair))
 
 
 def architecture(family: Family) -> architecture_lib.Architecture:
@@ -86,12 +89,13 @@ def architecture(family: Family) -> architecture_lib.Architecture:
       recognizes=lambda raw: type_of(raw) in {**family.types, **family.inside},
       model=lambda raw: _model(family, raw),
       lines=lambda raw, model: lines(family, model, raw.specs),
-      tokenizer=lambda raw, model, repair: family.tokenizer(raw, model))
+      tokenizer=family.tokenizer)
 
 
 def read(
     family: Family, where: str, fields: Mapping[str, Any],
-    names: Collection[str], most: float = math.inf
+    names: Collection[str], most: float = math.inf,
+    idle: dict[str, bool] | None = None,
 ) -> config_lib.Decoder:
   """Returns the model of ours that a `config.json` describes.
 
@@ -101,11 +105,12 @@ def read(
     fields: The contents of `config.json`.
     names: Names of the checkpoint's tensors.
     most: Largest number of layers to accept. By default any number is.
+    idle: See `architecture.refuse_unknown`.
 
   Raises:
     errors.UserError: If no model of ours has a field; the message names it.
   """
-  asked = fields_lib.Fields(where, fields, names, most)
+  asked = fields_lib.Fields(where, fields, names, most, idle)
   model = family.model(asked, fields["model_type"])
   asked.finish()
   return model
@@ -146,7 +151,7 @@ def lines(
   unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
   found = tuple(family.lines(decoder_config.explicit(model), prefix))
   return architecture_lib.Map(
-      lines=found, unused=(*unused, *family.others),
+      lines=found, unused=(*unused, *family.others, _BUFFERS),
       copies=_copies(model, prefix, found))
 
 
@@ -185,9 +190,19 @@ def specs_before(
 
 
 def tokenizer_beside(
-    raw: architecture_lib.Raw, model: config_lib.Decoder
+    raw: architecture_lib.Raw, model: config_lib.Decoder, repair: bool = False
 ) -> _Tokenizer:
-  """Reads the tokenizer from the usual files beside a checkpoint."""
+  """Reads the tokenizer from the usual files beside a checkpoint.
+
+  Args:
+    raw: The checkpoint.
+    model: Config of the model, whose table has a row for each token.
+    repair: Whether tokens without a row are left out, also those of the vocabulary
+      itself. By default only added ones are.
+
+  Raises:
+    errors.UserError: If there are more tokens than rows.
+  """
   found = [path for name in _TEXTS if (path := architecture_lib.beside(raw, name))]
   if not found:
     return None
@@ -196,13 +211,18 @@ def tokenizer_beside(
     return tokenizer, ()
   # Whoever adds a token must add a row, and it is easy to forget.
   fitting = tokenizers.load(found[0].parent, rows=model.vocab_size)
+  count, which = tokenizer.size - model.vocab_size, "added "
   if fitting.size > model.vocab_size:
-    raise errors.UserError(
-        f"{found[0]}: it has {tokenizer.size} tokens, and the model"
-        f" {model.vocab_size}.")
+    if not repair:
+      raise errors.UserError(
+          f"{found[0]}: it has {tokenizer.size} tokens, and the model"
+          f" {model.vocab_size} rows. It may be the tokenizer of another model; if not,"
+          " --vocabulary=repair (source.vocabulary in a config) leaves out the tokens"
+          " without a row.")
+    fitting, which = tokenizers.within(fitting, model.vocab_size), ""
   return fitting, (
-      f"{found[0]}: {tokenizer.size - model.vocab_size} of its added tokens have no row"
-      " in the model and are left out.",)
+      f"{found[0]}: {count} of its {which}tokens have no row in the model and are left"
+      " out.",)
 
 
 def type_of(raw: architecture_lib.Raw) -> str:
@@ -218,13 +238,17 @@ def _model(family: Family, raw: architecture_lib.Raw) -> config_lib.Decoder:
         f"{raw.path}: there is no config.json beside it, which describes the model."
         " Fetch it too.")
   fields = architecture_lib.read_json(path)
+  if "model_type" not in fields:
+    raise errors.UserError(
+        f"{path}: it has no model_type. Add it: the map {family.name} reads"
+        f" {', '.join(family.types)}.")
   if (kind := fields["model_type"]) in family.inside:
     # Whether tables are tied stands outside, beside the config of the text part; what
     # that part leaves out has its class's default.
     name, habit = family.inside[kind]
     fields = {"tie_word_embeddings": fields.get("tie_word_embeddings", True),
               **habit, **fields[name]}
-  return read(family, str(path), fields, raw.specs, len(raw.specs))
+  return read(family, str(path), fields, raw.specs, len(raw.specs), raw.idle)
 
 
 def _differences(own: config_lib.Decoder, back: config_lib.Decoder) -> list[str]:

@@ -65,9 +65,18 @@ class Fields:
 
   def __init__(
       self, where: str, fields: Mapping[str, Any], names: Collection[str],
-      most: float = math.inf):
-    """`names` are those of tensors; `most` is the largest number of layers."""
+      most: float = math.inf, idle: dict[str, bool] | None = None):
+    """Takes the contents of the file.
+
+    Args:
+      where: Where it was read, for messages.
+      fields: Its contents.
+      names: Names of the checkpoint's tensors.
+      most: Largest number of layers. By default any number is accepted.
+      idle: See `architecture.refuse_unknown`.
+    """
     self._where, self._fields, self._names, self._most = where, fields, names, most
+    self._idle = {} if idle is None else idle
     self._asked = set(_IDLE)
 
   def get(self, name: str, default: Any = _REQUIRED) -> Any:
@@ -161,9 +170,13 @@ class Fields:
             **self._scaling(scaling, found)}
 
   def _refuse(self, unknown, when):
-    if unknown:
+    inner = {f"rope_parameters.{name}": name for name in sorted(unknown)}
+    for name in inner.keys() & self._idle.keys():
+      self._idle[name] = True
+    if left := [name for name in inner if name not in self._idle]:
       raise errors.UserError(
-          f"{self._where}: rope_parameters.{min(unknown)} is not known here{when}.")
+          f"{self._where}: {', '.join(left)}: not known here{when}."
+          f" {architecture.as_idle(left)}")
 
   def _scaling(self, kind, found):
     if kind == "default":
@@ -186,7 +199,8 @@ class Fields:
 
   def finish(self) -> None:
     """Refuses fields that were not asked for, unless they are empty or zero."""
-    architecture.refuse_unknown(self._where, self._fields, self._asked)
+    architecture.refuse_unknown(
+        self._where, self._fields, self._asked, self._idle)
 
 
 def rope(model: config_lib.Decoder) -> dict[str, Any]:

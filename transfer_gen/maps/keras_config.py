@@ -246,7 +246,7 @@ def _check(raw: architecture.Raw, layer: Layer) -> None:
   if not is_float32(layer.fields.get("dtype")) and layer.kind != "InputLayer":
     raise errors.UserError(f"{where}: dtype is {layer.fields['dtype']!r}, and only"
                            " 'float32' is known here.")
-  architecture.refuse_unknown(where, layer.fields, _known(layer.kind))
+  architecture.refuse_unknown(where, layer.fields, _known(layer.kind), raw.idle)
 
 
 @functools.cache

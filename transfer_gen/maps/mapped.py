@@ -5,8 +5,9 @@ architectures ship in this folder, and users can write their own. A map changes 
 that is what a plan's axis maps are for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import os.path
 import re
 from typing import Any, Protocol
 
@@ -22,6 +23,10 @@ from transfer_gen.transfer import fold
 from transfer_gen.transfer import plan as plan_lib
 
 _Specs = Mapping[str, tree.Spec]
+_ELSEWHERE = (
+    "A map can be changed: `inspect --map=auto --output=MAP.json` writes it as a file"
+    " to edit, and one line of such a file gives leaves other names, as in {\"map\":"
+    " \"auto\", \"renamed\": {\"(.*).gamma\": \"\\\\1.weight\"}}.")
 
 
 @plan_lib.axis_map
@@ -165,8 +170,9 @@ class Mapped:
         if not np.array_equal(arrays[first], arrays[other], equal_nan=True):
           raise errors.UserError(
               f"{first} and {other} are one table in the model that the checkpoint's"
-              " config describes, and differ. If one of them is not in use, remove it"
-              " from the file.")
+              " config describes, and differ. If one of them is not in use, say so:"
+              f" --unused='{re.escape(other)}' of `inspect` and `convert`, or"
+              " source.unused in a config.")
 
 
 def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
@@ -208,7 +214,7 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
       if i not in {index for index, _ in owners.values()}]
   misfits += _unread(how, raw, rows, bool(causes))
   if misfits:
-    raise _error(misfits)
+    raise _error(misfits, _ELSEWHERE if causes else "")
   return rows
 
 
@@ -341,7 +347,19 @@ def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[s
   folded = tree.fold(left)
   more = f" and {len(folded) - 8} more" if folded[8:] else ""
   return [f"{len(left)} leaves of the checkpoint are read by no line:"
-          f" {', '.join(folded[:8])}{more}. Add lines, or list them in `unused`."]
+          f" {', '.join(folded[:8])}{more}. If the model computes the same without"
+          f" them, say so: {_flags(left, read)} of `inspect` and `convert`,"
+          " source.unused in a config, or `unused` in a map file; else add lines to a"
+          " map file."]
+
+
+def _flags(names: Sequence[str], others: Collection[str]) -> str:
+  """Returns the flags that name leaves and none of the others."""
+  both = re.escape(os.path.commonprefix(names)) + ".*"
+  if names[1:] and not any(re.fullmatch(both, name) for name in others):
+    return f"--unused='{both}'"
+  more = " ..." if names[4:] else ""
+  return " ".join(f"--unused='{re.escape(name)}'" for name in names[:4]) + more
 
 
 def _folded(lines: Iterable[tuple[str, str]]) -> list[str]:
@@ -357,7 +375,8 @@ def _mistyped(patterns: Sequence[str]) -> Iterator[tuple[str, re.error]]:
       yield pattern, error
 
 
-def _error(misfits: Sequence[str]) -> errors.UserError:
+def _error(misfits: Sequence[str], more: str = "") -> errors.UserError:
   noun = "misfit" if len(misfits) == 1 else "misfits"
   return errors.UserError("\n  ".join(
-      [f"The map does not fit the checkpoint ({len(misfits)} {noun}):", *misfits]))
+      [f"The map does not fit the checkpoint ({len(misfits)} {noun}):", *misfits])
+                          + (f"\n{more}" if more else ""))

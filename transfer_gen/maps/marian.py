@@ -41,7 +41,7 @@ def _lines(model: config_lib.EncoderDecoder, prefix: str) -> list[maps.Line]:
             for ours, theirs in tables.items()), *bart.layers(model, prefix)]
 
 
-def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder):
+def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder, repair: bool):
   if model.encoder_vocab_size:
     return None, ("it has two vocabularies, vocab.json and target_vocab.json, and a"
                   " tokenizer here has one: none is taken.",)
@@ -49,7 +49,7 @@ def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder):
   if not all(files.values()):
     return None, (", ".join(sorted(n for n, path in files.items() if path is None))
                   + " is not there: no tokenizer is taken.",)
-  return hugging_face.tokenizer_beside(raw, model)
+  return hugging_face.tokenizer_beside(raw, model, repair)
 
 
 FAMILY = hugging_face.Family(

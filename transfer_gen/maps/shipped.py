@@ -32,6 +32,9 @@ FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY
             t5.FAMILY, bart.FAMILY, marian.FAMILY)
 
 
+_RENAMED = '{"map": NAME, "renamed": {"(.*)/weights": "\\\\1/kernel"}}'
+
+
 def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
   """Chooses the map of a checkpoint.
 
@@ -50,14 +53,30 @@ def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
       raise errors.UserError(
           f"There is no map {name!r}. Give the path of a .json file, or one"
           f" of\n{known}")
+    _check_named(raw, found[0])
     return found[0]
   with architecture.understood(raw, raw.kind):
     found = [entry for entry in MAPS if entry.recognizes(raw)]
   if not found:
     raise errors.UserError(
         f"{raw.path}: a {raw.kind}, and no map recognizes it. Its config file must lie"
-        f" beside it; or name a map of your own (.json). There are\n{known}")
+        f" beside it; or name a map of your own (.json), which may be one of these with"
+        f" other names of leaves ({_RENAMED}). There are\n{known}")
   return found[0]
+
+
+# Whoever names a family may know better than the type in its config, which is why only
+# the others are checked: they find out by names of leaves what they read.
+def _check_named(raw: raw_lib.Raw, chosen: architecture.Architecture) -> None:
+  if chosen.name in {family.name for family in FAMILIES}:
+    return
+  with architecture.understood(raw, chosen.what):
+    recognized = chosen.recognizes(raw)
+  if not recognized:
+    raise errors.UserError(
+        f"{raw.path}: the map {chosen.name} reads {chosen.what}, and does not recognize"
+        f" this {raw.kind} by its names: {', '.join(list(raw.specs)[:4])} ... If they"
+        f" are other names for the same leaves, write a map file with {_RENAMED}.")
 
 
 def family_of(
@@ -90,13 +109,13 @@ def family_of(
 
 
 def decoding(
-    raw: raw_lib.Raw, view: mapped.Mapped, model: Any
+    raw: raw_lib.Raw, name: str, model: Any
 ) -> tuple[config_lib.Decoding, tuple[str, ...]]:
   """Returns how a checkpoint writes texts, as the files beside it say.
 
   Args:
     raw: The checkpoint.
-    view: How it is read; only maps of Transformers know such files.
+    name: Name of its map; only maps of Transformers know such files.
     model: Config of our model that computes the same.
 
   Returns:
@@ -105,7 +124,7 @@ def decoding(
   Raises:
     errors.UserError: If a setting is of the wrong type.
   """
-  if not writes_back(view):
+  if name not in {family.name for family in FAMILIES}:
     return config_lib.Decoding(), ()
   return hugging_face.decoding(raw, model)
 

@@ -31,7 +31,8 @@ def _recognizes(raw: architecture.Raw) -> bool:
 
 def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   config = _config(raw)
-  architecture.refuse_unknown(f"{raw.path}: its config", config, _KNOWN)
+  architecture.refuse_unknown(
+      f"{raw.path}: its config", config, _KNOWN, raw.idle)
   kernels = [_weights(raw, layer)["recurrent_kernel"] for layer in _layers(raw)]
   units, columns = raw.specs[kernels[0]].shape
   vocab_size, embed_width = raw.specs["embedding/embeddings"].shape

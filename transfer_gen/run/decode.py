@@ -102,8 +102,8 @@ def answers(
     work = progress and stack.enter_context(progress_lib.track(
         "writing", len(inputs), progress, done=len(done)))
     for i, tokens in bulk.write(
-        model.module, model.params, read, decoding, only=left, parallel=parallel,
-        batch_size=batch_size, watch=_stopper(model, decoding.stop)):
+        model.module, model.params, read, _written(model, decoding), only=left,
+        parallel=parallel, batch_size=batch_size, watch=_stopper(model, decoding.stop)):
       done[i] = [_cut(model.tokenizer.decode(one), decoding.stop) for one in tokens]
       keep(i, done[i])
       if work:
@@ -148,7 +148,8 @@ def stream(
     return [ended] * len(texts)
 
   [(_, [tokens])] = bulk.write(
-      model.module, model.params, read, decoding, batch_size=1, watch=watch, every=1)
+      model.module, model.params, read, _written(model, decoding), batch_size=1,
+      watch=watch, every=1)
   answer = _cut(model.tokenizer.decode(tokens), decoding.stop)
   show(answer[len(shown):])
   return answer
@@ -162,6 +163,18 @@ def resolved(model: TextModel, decoding: Decoding) -> Decoding:
       max_tokens=decoding.max_tokens or (
           model.data.length if pairs else _DEFAULT_LENGTH),
       end_tokens=decoding.end_tokens or model.encoding.end_tokens())
+
+
+# Tables are rounded up for the hardware, and lists of tokens have gaps. Such rows were
+# hardly trained, and a text has nothing to show for them.
+def _written(model: TextModel, decoding: Decoding) -> Decoding:
+  """Returns settings that draw no row of the table for which there is no token."""
+  tokenizer = model.tokenizer
+  named = {*tokenizer.roles.values(), *tokenizer.special.values(), *decoding.end_tokens}
+  without = [i for i in range(model.model.vocab_size) if i not in named and (
+      i >= tokenizer.size or not tokenizer.tokens[i])]
+  return dataclasses.replace(
+      decoding, suppress=tuple(sorted({*decoding.suppress, *without})))
 
 
 def _read(model, inputs, decoding, strict) -> tuple[bulk.Inputs, list[int]]:

@@ -50,4 +50,5 @@ def one(
         f"{field}.path is empty: give the workdir of the run to transfer from.")
   return sources_lib.open(
       source.path, source.step, map_name=source.map, vocabulary=source.vocabulary,
-      tokenizer=source.tokenizer, model=model, base=base)
+      tokenizer=source.tokenizer, unused=source.unused,
+      idle_fields=source.idle_fields, model=model, base=base)

@@ -1,5 +1,6 @@
 """Checkpoints to transfer from, each behind the one protocol `Source`."""
 
+from transfer_gen.sources.foreign import NONE
 from transfer_gen.sources.foreign import REFUSE
 from transfer_gen.sources.foreign import REPAIR
 from transfer_gen.sources.given import ask
@@ -8,6 +9,7 @@ from transfer_gen.sources.memory import Memory
 from transfer_gen.sources.opening import is_foreign
 from transfer_gen.sources.opening import leaves
 from transfer_gen.sources.opening import open
+from transfer_gen.sources.opening import write_map
 from transfer_gen.sources.own import best_run
 from transfer_gen.sources.own import open_own
 from transfer_gen.sources.source import Source
@@ -15,5 +17,5 @@ from transfer_gen.sources.source import Specs
 from transfer_gen.sources.source import Tokenizer
 
 __all__ = (
-    "Memory", "REFUSE", "REPAIR", "Source", "Specs", "Tokenizer", "ask", "best_run",
-    "from_tree", "is_foreign", "leaves", "open", "open_own")
+    "Memory", "NONE", "REFUSE", "REPAIR", "Source", "Specs", "Tokenizer", "ask",
+    "best_run", "from_tree", "is_foreign", "leaves", "open", "open_own", "write_map")

@@ -13,12 +13,12 @@ from transfer_gen.maps import mapped
 from transfer_gen.maps import plausible
 from transfer_gen.maps import shipped
 from transfer_gen.models import registry
-from transfer_gen.sources import map_file
+from transfer_gen.sources import chosen_map
 from transfer_gen.sources import source as source_lib
 
 # What people write as `config.Source.vocabulary`. A repair is a guess about somebody
 # else's file, so it has to be asked for.
-REFUSE, REPAIR = "refuse", "repair"
+REFUSE, REPAIR, NONE = "refuse", "repair", "none"
 
 
 class Foreign(source_lib.Source):
@@ -30,7 +30,8 @@ class Foreign(source_lib.Source):
 
   def __init__(
       self, raw: architecture.Raw, name: str, model: source_lib.Model, how: mapped.Map,
-      tokenizer: source_lib.Tokenizer | None, notes: Sequence[str] = ()):
+      tokenizer: source_lib.Tokenizer | None, notes: Sequence[str] = (),
+      files: str = ""):
     """Relates names and compares shapes; reads no array.
 
     Args:
@@ -40,6 +41,8 @@ class Foreign(source_lib.Source):
       how: Lines of the map.
       tokenizer: Tokenizer of the model's ids, if one was found.
       notes: See the class.
+      files: Name of the shipped map whose files lie beside the checkpoint. By default
+        `name`.
 
     Raises:
       errors.UserError: If the map or the model does not fit the checkpoint.
@@ -49,6 +52,7 @@ class Foreign(source_lib.Source):
     specs = plausible.specs(raw, model, name)
     self._raw, self._view = raw, mapped.Mapped(raw, how, specs, name)
     self._model, self._tokenizer, self.notes = model, tokenizer, tuple(notes)
+    self._files = files or name
 
   @property
   def path(self) -> epath.Path:
@@ -84,7 +88,7 @@ class Foreign(source_lib.Source):
   @property
   def decoding(self) -> Any:
     """How texts are written, as its `generation_config.json` says."""
-    return shipped.decoding(self._raw, self._view, self._model)
+    return shipped.decoding(self._raw, self._files, self._model)
 
   @property
   def view(self) -> mapped.Mapped:
@@ -98,8 +102,6 @@ class Foreign(source_lib.Source):
     return self._view.read(names, shardings)
 
 
-# Whatever a map's own code raises on a malformed config is reported as a fault of the
-# checkpoint, since its files and not the user's settings are wrong then.
 def view(
     raw: architecture.Raw, name: str = "", vocabulary: str = REFUSE,
     given_fn: Callable[[source_lib.Model], source_lib.Given] | None = None,
@@ -110,7 +112,8 @@ def view(
     raw: The checkpoint under its own names, as a function of `detect` opens it.
     name: Name of one of `MAPS`, or path of a map file. If empty, it is detected.
     vocabulary: Whether to `refuse` (the default) or to `repair` a vocabulary with
-      damaged or duplicate entries. Each repair is logged.
+      damaged or duplicate entries, or more tokens than rows; each repair is logged. Or
+      `none`, to read no vocabulary.
     given_fn: Returns the vocabulary that the user named for a model, which is taken in
       place of what lies beside the checkpoint.
 
@@ -137,34 +140,35 @@ def view(
     >>> source.specs["head/kernel"].axes
     ('hidden', 'vocab')
   """
-  if vocabulary not in (REFUSE, REPAIR):
+  if vocabulary not in (REFUSE, REPAIR, NONE):
     raise errors.UserError(
-        f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r} or {REPAIR!r}.")
-  # A path wins over a name: no shipped map has a name that ends in .json.
-  if name.endswith(".json"):
-    model, how, tokenizer = map_file.read(epath.Path(name).expanduser())
-    if given_fn is None:
-      return Foreign(raw, name, model, how, tokenizer)
-    return _with_given(raw, name, how, given_fn(model))
-  chosen = shipped.choose(raw, name)
-  with architecture.understood(raw, chosen.what):
-    model = chosen.model(raw)
-    how = chosen.lines(raw, model)
-    found = None if given_fn else chosen.tokenizer(raw, model, vocabulary == REPAIR)
+        f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r}, {REPAIR!r} or"
+        f" {NONE!r}.")
+  found = chosen_map.read(raw, name)
   if given_fn is not None:
-    return _with_given(raw, chosen.name, how, given_fn(model))
-  tokenizer, notes = (None, ()) if found is None else found
-  what = "no tokenizer" if tokenizer is None else "vocabulary"
+    given = given_fn(found.model)
+    tokenizer, model, notes, what = (
+        given.tokenizer, given.model, given.notes, "vocabulary")
+  else:
+    tokenizer, notes = _vocabulary(found, vocabulary)
+    model, what = found.model, "vocabulary" if tokenizer else "no tokenizer"
   # A warning and no error: the user asked for the repair, or the model works without a
   # tokenizer.
   for note in notes:
     logging.getLogger(__name__).warning("%s: %s: %s", raw.path, what, note)
-  return Foreign(raw, chosen.name, model, how, tokenizer, notes)
+  return Foreign(
+      found.raw, found.name, model, found.how, tokenizer, notes, found.files)
 
 
-def _with_given(
-    raw: architecture.Raw, name: str, how: mapped.Map, given: source_lib.Given
-) -> Foreign:
-  for note in given.notes:
-    logging.getLogger(__name__).warning("%s: %s", raw.path, note)
-  return Foreign(raw, name, given.model, how, given.tokenizer, given.notes)
+def _vocabulary(
+    found: chosen_map.Read, vocabulary: str
+) -> tuple[source_lib.Tokenizer | None, tuple[str, ...]]:
+  """Returns the tokenizer that a map finds, and sentences about it."""
+  if vocabulary == NONE:
+    return None, ()
+  try:
+    return found.tokenizer_fn(vocabulary == REPAIR) or (None, ())
+  except errors.UserError as error:
+    raise errors.UserError(
+        f"{error}\nThe weights alone are read with --vocabulary={NONE}"
+        f" (source.vocabulary={NONE!r} in a config).") from error

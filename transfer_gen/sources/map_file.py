@@ -6,13 +6,19 @@ r"""A user's own map from a foreign checkpoint to a model of ours, as a JSON fil
      "unused": ["global_step"],
      "tokenizer": "tokenizer.json"}
 
-`model` is written as in a run's config.json. `lines` and `unused` are those of
-`mapped.Map`; a line has a `layout` of `maps.layouts`, written as plans are, where the
-numbers are arranged in another way. `unused` and `tokenizer` (a path relative to the
-file, as `Tokenizer.path`) may be left out. Nothing in the file runs.
+`model` is written as in a run's config.json. `lines`, `unused` and `copies` are those
+of `mapped.Map`; a line has a `layout` of `maps.layouts`, written as plans are, where
+the numbers are arranged in another way. `tokenizer` is a path relative to the file, as
+`Tokenizer.path`. Nothing in the file runs.
+
+With `map`, the name of a map that ships or `auto`, the file changes that map: what it
+does not give is taken from there. `renamed` gives leaves the names that lines read:
+
+    {"map": "gpt2", "renamed": {"(.*)/gamma": "\\1/weight", "(.*)/beta": "\\1/bias"}}
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any, cast
 
 from etils import epath
@@ -24,16 +30,32 @@ from transfer_gen.maps import architecture
 from transfer_gen.sources import source as source_lib
 from transfer_gen.transfer import plan as plan_lib
 
-_FIELDS = {"model", "lines", "unused", "tokenizer"}
+DETECT = "auto"  # Instead of the name of a map.
+_FIELDS = {"map", "model", "lines", "unused", "copies", "renamed", "tokenizer"}
 
 
-def read(
-    path: epath.Path
-) -> tuple[source_lib.Model, architecture.Map, tokenizers.Tokenizer | None]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+  """What a map file says.
+
+  Attributes:
+    base: Name of the map that it changes, `auto`, or "" if it stands alone.
+    model: Config of the model; None takes that of the base.
+    lines: Where leaves lie, with copies; None takes those of the base.
+    unused: Regexes for leaves that are not needed, beside those of the base.
+    renamed: New names of leaves, by regexes for their whole names.
+    tokenizer: The tokenizer, if the file names one.
+  """
+  base: str
+  model: source_lib.Model | None
+  lines: architecture.Map | None
+  unused: tuple[str, ...]
+  renamed: Mapping[str, str]
+  tokenizer: tokenizers.Tokenizer | None
+
+
+def read(path: epath.Path) -> Contents:
   r"""Reads a map file.
-
-  Returns:
-    Config of the model, lines of the map, and the tokenizer, if the file names one.
 
   Raises:
     errors.UserError: If there is no such file or it is malformed.
@@ -46,10 +68,10 @@ def read(
     ...     "model": {"family": "Recurrent", "vocab_size": 3},
     ...     "lines": [{"target": "head/(.*)", "source": r"out.\1"}],
     ...     "unused": ["global_step"]}))
-    >>> model, how, tokenizer = read(path)
-    >>> type(model).__name__, model.vocab_size, tokenizer
+    >>> found = read(path)
+    >>> type(found.model).__name__, found.model.vocab_size, found.tokenizer
     ('Recurrent', 3, None)
-    >>> how.lines[0].target, how.unused
+    >>> found.lines.lines[0].target, found.unused
     ('head/(.*)', ('global_step',))
   """
   if not path.is_file():
@@ -61,66 +83,65 @@ def read(
     # A misspelled field would otherwise be dropped in silence, as `unsued` would.
     if unknown := data.keys() - _FIELDS:
       raise errors.UserError(f"{', '.join(sorted(unknown))} is no part of a map.")
-    if missing := {"model", "lines"} - data.keys():
-      raise errors.UserError(f"it has no {' and no '.join(sorted(missing))}.")
-    model = codec.model_from_json(data["model"])
-    how = _lines(data["lines"], data.get("unused", []))
-    tokenizer = None
-    if "tokenizer" in data:
-      tokenizer = tokenizers.load(path.parent / data["tokenizer"])
-  return model, how, tokenizer
+    missing = {"model", "lines"} - data.keys()
+    if missing and not data.get("map"):
+      raise errors.UserError(
+          f"it has no {' and no '.join(sorted(missing))}, and no map that it changes.")
+    return Contents(
+        base=_text(data.get("map", ""), "map"),
+        model=codec.model_from_json(data["model"]) if "model" in data else None,
+        lines=_lines(data["lines"], data.get("copies", [])) if "lines" in data else (
+            None),
+        unused=tuple(_text(name, "unused") for name in data.get("unused", [])),
+        renamed={name: _text(new, "renamed")
+                 for name, new in dict(data.get("renamed", {})).items()},
+        tokenizer=(tokenizers.load(path.parent / data["tokenizer"])
+                   if "tokenizer" in data else None))
+
+
+def _text(value: Any, field: str) -> str:
+  if not isinstance(value, str):
+    raise errors.UserError(f"{field} has {value!r:.60}, must be text.")
+  return value
 
 
 # A file that starts from the map of a known architecture is edited more easily than one
-# written anew. The tokenizer's path is not known to the source, only what was read.
-def to_json(source: source_lib.Source) -> dict[str, Any]:
+# written anew. With the map's name in it, the tokenizer is found as that map finds it.
+def to_json(
+    model: source_lib.Model, how: architecture.Map, base: str = "") -> dict[str, Any]:
   r"""Returns the contents of a map file, to start one's own map from.
 
-  The tokenizer is left out.
-
   Args:
-    source: A checkpoint of another framework that was opened through a map.
+    model: Config of the model.
+    how: Where its leaves lie.
+    base: Name of the map that both come from. By default the file stands alone.
 
   Example:
-    >>> import json, tempfile
-    >>> from etils import epath
-    >>> import numpy as np
-    >>> from transfer_gen import config, sources
-    >>> from transfer_gen.models import registry
-    >>> model = config.Recurrent(
-    ...     vocab_size=3, embed_width=2, hidden_width=2, num_layers=1)
-    >>> folder = epath.Path(tempfile.mkdtemp())
-    >>> specs = registry.specs(registry.build(model))
-    >>> np.savez(folder / "model.npz", **{
-    ...     f"net/{name}": np.zeros(spec.shape, spec.dtype)
-    ...     for name, spec in specs.items()})
-    >>> _ = (folder / "map.json").write_text(json.dumps({
-    ...     "model": {"family": "Recurrent", "vocab_size": 3, "embed_width": 2,
-    ...               "hidden_width": 2, "num_layers": 1},
-    ...     "lines": [{"target": "(.*)", "source": r"net/\1"}]}))
-    >>> source = sources.open(
-    ...     folder / "model.npz", map_name=str(folder / "map.json"))
-    >>> to_json(source)["lines"][0]["target"]
-    '(.*)'
+    >>> from transfer_gen import config
+    >>> how = architecture.Map(
+    ...     lines=(architecture.Line(target="(.*)", source=r"net/\1"),))
+    >>> to_json(config.Recurrent(vocab_size=3), how)["lines"]
+    [{'target': '(.*)', 'source': 'net/\\1'}]
   """
-  assert source.view is not None and source.model is not None  # It has a map.
-  on = plan_lib.On(  # A plan holds a map in the form that its file has.
-      axis="", map=cast(Any, source.view.how))
+  # A plan holds a map in the form that its file has.
+  on = plan_lib.On(axis="", map=cast(Any, how))
   plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
-  how = plan["axes"][0]["map"]
-  return {"model": codec.model_to_json(source.model),
+  found = plan["axes"][0]["map"]
+  return {**({"map": base} if base else {}),
+          "model": codec.model_to_json(model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
-                    for line in how["lines"]],
-          "unused": how.get("unused", [])}
+                    for line in found["lines"]],
+          "unused": found.get("unused", []), "copies": found.get("copies", [])}
 
 
 def _lines(
-    lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> architecture.Map:
+    lines: Sequence[Mapping[str, Any]], copies: Sequence[Sequence[str]]
+) -> architecture.Map:
   """The map that a plan holds in this form, see `to_json`."""
   # The parser of plans is used again, so that a layout is written in one way in both
   # files. A plan with the map as its only content is wrapped around it for that.
   how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
-         "unused": unused}
+         "copies": copies}
   plan = plan_lib.from_json(
       {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
   how = plan.axes[0].map

@@ -1,16 +1,21 @@
 """A checkpoint of another framework as a source: through a map, or as adapters."""
 
+from collections.abc import Sequence
+
 from transfer_gen import errors
-from transfer_gen.formats import detect
+from transfer_gen.sources import amended
 from transfer_gen.sources import foreign
 from transfer_gen.sources import given as given_lib
 from transfer_gen.sources import own
 from transfer_gen.sources import peft
 
+REFUSE = foreign.REFUSE
+
 
 def view(
-    raw: detect.Raw, map_name: str = "", vocabulary: str = foreign.REFUSE,
-    tokenizer: str = "", model: own.Model | None = None, base: own.Source | None = None,
+    raw: amended.Raw, map_name: str = "", vocabulary: str = REFUSE,
+    tokenizer: str = "", unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
+    model: own.Model | None = None, base: own.Source | None = None,
 ) -> own.Source:
   """Returns a checkpoint under our names; reads no array.
 
@@ -19,12 +24,24 @@ def view(
     map_name: As of `opening.open`; likewise the others.
     vocabulary: See there.
     tokenizer: See there.
+    unused: See there.
+    idle_fields: See there.
     model: See there.
     base: See there.
 
   Raises:
     errors.UserError: If it cannot be read, or an argument does not apply to it.
   """
+  raw = amended.without(raw, unused)
+  raw.idle.update(dict.fromkeys(idle_fields, False))
+  found = _view(raw, map_name, vocabulary, tokenizer, model, base)
+  amended.check_idle(raw)
+  return found
+
+
+def _view(
+    raw: amended.Raw, map_name: str, vocabulary: str, tokenizer: str,
+    model: own.Model | None, base: own.Source | None) -> own.Source:
   if not peft.recognizes(raw):
     return foreign.view(raw, map_name, vocabulary, (
         lambda model: given_lib.read(tokenizer, model)) if tokenizer else None)

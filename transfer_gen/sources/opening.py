@@ -1,12 +1,12 @@
 """Opens whatever lies at a path as a source."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
 from transfer_gen import errors
 from transfer_gen.formats import detect
-from transfer_gen.sources import foreign
+from transfer_gen.sources import new_map
 from transfer_gen.sources import of_raw
 from transfer_gen.sources import own
 from transfer_gen.sources import word_vectors
@@ -17,7 +17,8 @@ from transfer_gen.sources import word_vectors
 # model that they stand beside, which their own folder does not hold.
 def open(
     path: epath.PathLike, step: int = -1, *, map_name: str = "",
-    vocabulary: str = foreign.REFUSE, tokenizer: str = "",
+    vocabulary: str = of_raw.REFUSE, tokenizer: str = "",
+    unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
     model: own.Model | None = None, base: own.Source | None = None,
 ) -> own.Source:
   r"""Opens a checkpoint under our names; reads no array.
@@ -31,9 +32,13 @@ def open(
     map_name: For a checkpoint of another framework: name of its architecture, or path
       of a map file. If empty, the architecture is detected.
     vocabulary: For a checkpoint of another framework: "refuse" or "repair" a vocabulary
-      with damaged or duplicate entries.
+      with damaged or duplicate entries, or "none" to read the weights alone.
     tokenizer: For a checkpoint of another framework: path of its vocabulary, see
       `sources.given`. If empty, the one that lies beside it, if any.
+    unused: For a checkpoint of another framework: regexes for whole names of leaves in
+      it that are read as if they were not there.
+    idle_fields: For a checkpoint of another framework: fields of its config that its
+      map does not know and that change nothing which the model computes.
     model: For a folder that PEFT wrote: config of the model that it adapts, if `base`
       has none.
     base: For a folder that PEFT wrote: source of the model that it adapts.
@@ -70,6 +75,11 @@ def open(
     raise errors.UserError(
         f"{path}: {kind}, and source.tokenizer is {tokenizer!r}. Leave it empty; if the"
         " checkpoint was converted without one, convert it again with --tokenizer.")
+  if opener is None and (unused or idle_fields):
+    raise errors.UserError(
+        f"{path}: unused and idle_fields (--unused, --idle_field) are for checkpoints"
+        " of other frameworks, and this is none. Remove them; what a transfer does not"
+        " need is listed in its plan's unused_source.")
   if opener is None and not vectors:
     # A missing path falls through to `open_own`, which reports that there is no such
     # file or folder.
@@ -84,7 +94,8 @@ def open(
         f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
   if opener is None:
     return word_vectors.WordVectors(path)
-  return of_raw.view(opener(), map_name, vocabulary, tokenizer, model, base)
+  return of_raw.view(
+      opener(), map_name, vocabulary, tokenizer, unused, idle_fields, model, base)
 
 
 def leaves(
@@ -118,6 +129,32 @@ def leaves(
   # which no map is needed.
   found = open(path, step) if opener is None or step >= 0 else opener()
   return found.title, found.specs
+
+
+def write_map(
+    path: epath.PathLike, output: epath.PathLike, map_name: str = "",
+    unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
+) -> tuple[str, ...]:
+  """Writes the map of a checkpoint as a file to edit, see `new_map.write`.
+
+  Args:
+    path: A checkpoint of another framework.
+    output: The file.
+    map_name: As of `open`; likewise the others.
+    unused: See there.
+    idle_fields: See there.
+
+  Returns:
+    Sentences on what was written, and on what does not fit yet.
+
+  Raises:
+    errors.UserError: If nothing is there that a map reads, or the file is refused.
+  """
+  opener = _opener_of(epath.Path(path))
+  if opener is None:
+    raise errors.UserError(
+        f"{path}: no checkpoint of another framework, and only those have maps.")
+  return new_map.write(opener(), output, map_name, unused, idle_fields)
 
 
 def is_foreign(path: epath.PathLike) -> bool:

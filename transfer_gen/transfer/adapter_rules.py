@@ -41,7 +41,8 @@ def stored_adapter(
 
   Returns:
     The rule; and a pattern for the plan's `unused_source`, which covers everything
-    else in a run's checkpoint. A PEFT folder holds nothing else and needs no pattern.
+    else in a run's checkpoint. A PEFT folder needs no pattern; what else it holds are
+    whole tensors in place of the model's, which a rule of their own reads.
   """
   stored = dataclasses.replace(adapter, name=name or adapter.name)
   parts = "|".join(adapter.PARTS)
