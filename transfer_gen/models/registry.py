@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
-import numbers
-import typing
 from typing import Any
 
 from flax import linen as nn
@@ -34,10 +32,6 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     config_lib.Recurrent: recurrent.constants,
 }
 
-# Abstract numbers and not `float`: 1 may stand for 1.0, as in Python itself.
-_KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
-          float: (numbers.Real, "a number"), str: (str, "a text")}
-
 # What a call of a model may take from a batch beside `inputs`.
 _READ = ("positions", "encoder_inputs", "encoder_counts")
 
@@ -53,16 +47,18 @@ def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
   module is first used, by `specs`.
 
   Raises:
-    errors.UserError: If the kind of config is unknown, or a field has another type than
-      declared.
+    errors.UserError: If the kind of config is unknown, or a field has a value that it
+      does not declare.
   """
   if type(config) not in _MODULES:
     raise errors.UserError(
         f"The model is a {type(config).__name__}, must be one of"
         f" {', '.join(kind.__name__ for kind in _MODULES)} of transfer_gen.config.")
-  kinds = typing.get_type_hints(type(config))
-  return _MODULES[type(config)](dataclasses.replace(config, **{
-      name: _plain(name, value, kinds[name]) for name, value in vars(config).items()}))
+  plain = dataclasses.replace(config, **{
+      field.name: _plain(getattr(config, field.name))
+      for field in dataclasses.fields(config)})
+  config_lib.check(plain, "model")
+  return _MODULES[type(config)](plain)
 
 
 def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
@@ -205,21 +201,11 @@ def _in_order(specs):
   return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
 
 
-# An array of two or more dimensions is no value of any field. It is left as it is for
-# the error message.
-def _plain(name, value, kind):
+def _plain(value):
   """Returns a field's value converted to a plain Python value."""
-  if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim < 2:
+  if isinstance(value, (np.generic, np.ndarray, jax.Array)):
     value = value.tolist()
-  several = typing.get_origin(kind) is tuple
-  if several and isinstance(value, (list, tuple)):
-    value = tuple(value)
-  abstract, wanted = _KINDS[typing.get_args(kind)[0] if several else kind]
-  if several != isinstance(value, tuple) or not all(
-      isinstance(one, abstract) for one in (value if several else (value,))):
-    raise errors.UserError(
-        f"model.{name} is {value!r}, must be {'a tuple, each ' * several}{wanted}.")
-  return value
+  return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=32)
