@@ -10,8 +10,7 @@ import dataclasses
 import re
 from typing import Annotated, ClassVar
 
-from transfer_gen.config import declare
-from transfer_gen.config import validate
+from transfer_gen.config import declare, validate
 
 # Regex that matches the name of each kernel inside a layer of any model.
 LAYER_KERNELS = r"(.*/)?layer_\d+/.*kernel"

@@ -9,9 +9,8 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.config import adapters as config_adapters
-from transfer_gen.config import declare
+from transfer_gen.config import declare, validate
 from transfer_gen.config import models as config_models
-from transfer_gen.config import validate
 
 Run, Adapter = config_lib.Run, config_adapters.Adapter
 Decoding = config_lib.Decoding

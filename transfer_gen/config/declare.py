@@ -1,4 +1,4 @@
-"""What a field may hold, declared in its annotation, and classes that know their fields.
+"""What fields may hold, declared in their annotations; classes that know their fields.
 
 A field is annotated with a type of this module, such as `steps: declare.Chosen = 1000`.
 `validate` reads the annotations and nothing else.
@@ -32,7 +32,9 @@ class Rule(Protocol):
     text: How a message ends the sentence "must be a whole number ...".
   """
   @property
-  def text(self) -> str: ...
+  def text(self) -> str:
+    """What a message says of it."""
+    ...
 
   def holds(self, value: Any) -> bool:
     """Whether a value of the annotated type is allowed."""
@@ -181,10 +183,11 @@ def strict(kind: _Class) -> _Class:
       raise unknown(type(self).__name__, name, names)
     object.__setattr__(self, name, value)
 
-  setattr(kind, "__init__", init)
+  owner: Any = kind
+  owner.__init__ = init
   # The attributes of a frozen one cannot be set at all.
-  if not getattr(kind, "__dataclass_params__").frozen:
-    setattr(kind, "__setattr__", set_field)
+  if not owner.__dataclass_params__.frozen:
+    owner.__setattr__ = set_field
   return kind
 
 

@@ -10,7 +10,6 @@ from typing import Annotated
 
 from transfer_gen.config import declare
 
-
 # Far beyond any model that was ever trained. A number that is a slip, such as 2**63,
 # would keep a process busy until its memory is full.
 _Layers = Annotated[int, declare.Between(1, 1000)]

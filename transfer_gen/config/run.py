@@ -7,8 +7,7 @@ A config file's `get_config(arg)` returns a `Run`; flags override its fields
 import dataclasses
 from typing import Annotated, Any
 
-from transfer_gen.config import declare
-from transfer_gen.config import models
+from transfer_gen.config import declare, models
 from transfer_gen.config.adapters import Adapter
 from transfer_gen.config.data import Data, Decoding, Tokenizer
 from transfer_gen.config.sources import Distill, Features, Source

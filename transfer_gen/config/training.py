@@ -5,7 +5,6 @@ from typing import Annotated
 
 from transfer_gen.config import declare
 
-
 Schedule = Annotated[
     str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
 _Devices = Annotated[int, declare.Between(1, 2**20)]

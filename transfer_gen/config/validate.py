@@ -1,7 +1,6 @@
 """Checks that the fields of a config hold what they are declared with."""
 
 from collections.abc import Iterator
-import dataclasses
 import numbers
 import typing
 from typing import Any
@@ -104,5 +103,8 @@ def _described(kind: Any, rules: _Rules) -> str:
     text = f"a {origin.__name__}"
   else:
     inside = kind.__module__.startswith("transfer_gen.config")
-    text = f"a {'config.' * inside}{kind.__name__}" if kind is not Any else "a value"
+    word = "array" if kind.__name__ == "ndarray" else kind.__name__
+    article = "an" if word[0].lower() in "aeio" or word[:2] == "L2" else "a"
+    text = (f"a config.{word}" if inside else
+            "a value" if kind is Any else f"{article} {word}")
   return " ".join([text, *(rule.text for rule in rules)])

@@ -201,7 +201,7 @@ def _in_order(specs):
   return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
   """Returns a field's value converted to a plain Python value."""
   if isinstance(value, (np.generic, np.ndarray, jax.Array)):
     value = value.tolist()
