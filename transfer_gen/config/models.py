@@ -320,7 +320,8 @@ class Recurrent:
   """
   vocab_size: _Vocabulary = 0
   cell: Annotated[str, declare.OneOf("rnn", "gru", "lstm")] = "lstm"
-  num_layers: _Layers = 2
+  # Unlike blocks they may all differ, so each is traced by itself.
+  num_layers: Annotated[int, declare.Between(1, 100)] = 2
   embed_width: _Width0 = 256
   hidden_width: _Width = 256
   hidden_widths: tuple[_Width, ...] = ()

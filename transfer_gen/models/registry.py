@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -32,6 +33,8 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     config_lib.Recurrent: recurrent.constants,
 }
 
+# More than any machine holds. It is a slip, and would only show when memory is full.
+_MOST_PARAMS = 10**13
 # What a call of a model may take from a batch beside `inputs`.
 _READ = ("positions", "encoder_inputs", "encoder_counts")
 
@@ -108,10 +111,18 @@ def specs(module: extended.Model) -> dict[str, tree.Spec]:
     module: What `build` returned, or a module with adapters, whose params are included.
 
   Raises:
-    errors.UserError: If the config of the model or of an adapter is not valid.
+    errors.UserError: If the config of the model or of an adapter is not valid, or the
+      model has more than 10**13 params.
   """
   # A copy: callers may change it, and `_specs` keeps its own for the next one.
-  return dict(_specs(module))
+  found = dict(_specs(module))
+  if (count := sum(math.prod(spec.shape) for spec in found.values())) > _MOST_PARAMS:
+    largest = max(found, key=lambda name: math.prod(found[name].shape))
+    raise errors.UserError(
+        f"The model would have {count:.1e} params, more than {_MOST_PARAMS:.0e}; the"
+        f" largest leaf is {largest} {found[largest].shape}. Make num_layers, the"
+        " widths or vocab_size smaller.")
+  return found
 
 
 @functools.lru_cache(maxsize=32)  # A run asks several times, a search for each try.

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from transfer_gen import errors
-from transfer_gen.config import declare
 
 # Classes that a field may hold one of several of; JSON names these by "kind".
 KINDS: dict[str, type] = {}
@@ -81,7 +80,7 @@ def decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
   if "kind" not in value:
     return fields
   if not isinstance(value["kind"], str) or value["kind"] not in KINDS:
-    raise KeyError(f"{value['kind']!r} is not known to this version")
+    raise KeyError(f"kind {value['kind']!r} is not known to this version")
   return KINDS[value["kind"]](**fields)
 
 
@@ -92,23 +91,22 @@ def part(
   Args:
     name: What messages call it.
     kind: Its dataclass; None for a plain value.
-    value: JSON types.
+    value: JSON types. What is no object is returned as it is; the plan refuses it.
     stored: Arrays by their hash.
 
   Raises:
-    errors.UserError: If it is none.
+    errors.UserError: If an array, a kind or a field is unknown, or a field has a value
+      that it does not declare.
   """
   try:
     decoded = decode(value, stored)
+    if kind is None or not isinstance(decoded, dict):
+      return decoded
+    return kind(**decoded)
   except KeyError as error:
     raise errors.UserError(f"{name}: {error.args[0]}.") from error
-  if kind is None:
-    return decoded
-  if not isinstance(decoded, dict):
-    raise errors.UserError(
-        f"{name} is {declare.shown(value)}, must be an object with fields of a"
-        f" {kind.__name__}.")
-  return kind(**decoded)
+  except errors.UserError as error:
+    raise errors.UserError(f"{name}: {error}") from error
 
 
 def _stored(owner: Any, field: dataclasses.Field) -> Any:
