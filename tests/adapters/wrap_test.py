@@ -364,7 +364,7 @@ def test_only_lora_can_adapt_one_of_several_kernels():
     (LoRA, {"rank": 0}, "rank is 0"), (LoRA, {"dropout": 1.0}, "dropout is 1.0"),
     (LoRA, {"scaling": "sqrt"}, "scaling is 'sqrt'"),
     (LoRA, {"name": "a_b"}, "name is"),
-    (LoRA, {"params": "("}, "no regular expression"),
+    (LoRA, {"params": "("}, "must be text that is a regular"),
     (config.Bottleneck, {"activation": "swish"}, "activation is 'swish'")])
 def test_adapter_fields_out_of_range_are_refused(kind, fields, message):
   with pytest.raises(errors.UserError, match=message):

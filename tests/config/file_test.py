@@ -84,7 +84,7 @@ def test_a_study_with_an_empty_field_is_refused(tmp_path, changes, field):
       "whole = config.Study('q', {'a': config.Run()}, (('a', 'a'),))\n"
       f"get_study = lambda: dataclasses.replace(whole, {changes})\n"))
 
-  with pytest.raises(errors.UserError, match=f"{field} of the study .* is empty"):
+  with pytest.raises(errors.UserError, match=f"config.{field} is .* that is not empty"):
     file.load_study(path)
 
 
@@ -117,7 +117,7 @@ def test_an_override_must_name_an_existing_single_value(flag, message):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"optim": config.Optim(lr="x")}, "config.optim.lr is 'x', must be a number."),
+    ({"optim": config.Optim(lr="x")}, "config.optim.lr is 'x', must be a number"),
     ({"train": config.Train(steps=1.5)}, "config.train.steps is 1.5, must be a whole"),
     ({"source": "first"}, "must be a config.Source or None."),
     ({"sources": {"a": 3}}, "config.sources['a'] is 3, must be a config.Source."),

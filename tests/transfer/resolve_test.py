@@ -148,8 +148,6 @@ def test_all_misfits_are_reported_at_once():
 @pytest.mark.parametrize("changes, sentence", [
     (dict(axes=(On(axis="vocba", map=axes.MatchTokens()),)),
      "no leaf carries axis `vocba`; nearest: `vocab`."),
-    (dict(rules=(Rule(target="(", source=None), *FITS.rules)),
-     "rule 0: '(' is no regular expression"),
     (dict(rules=(*FITS.rules[:2],
                  Rule(target="(.*)", source=r"\1", checkpoint="other"))),
      "rule 2 reads \\1 from 'other', and the run has ''."),
@@ -227,7 +225,8 @@ def test_a_plan_round_trips_through_json():
 
 @pytest.mark.parametrize("make, message", [
     (lambda: Group(name="g", params=".*", lr_mult=0), "unfreeze_step=None"),
-    (lambda: Group(name="g", params=".*", unfreeze_step=-1), "step >= 0"),
+    (lambda: Group(name="g", params=".*", unfreeze_step=-1), "unfreeze_step is -1"),
+    (lambda: Rule(target="(", source=None), "target is '\\(', must be text that is a"),
     (lambda: Rule(target="a", source=None, fresh="twos"), "'zeros'"),
     (lambda: axes.MatchTokens(fresh="median"), "'mean', 'normal'"),
 ])

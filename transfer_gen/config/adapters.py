@@ -8,16 +8,19 @@ beside the kernel under the kernel's name, with `kernel` replaced.
 from collections.abc import Sequence
 import dataclasses
 import re
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from transfer_gen import errors
+from transfer_gen.config import declare, validate
 
 # Regex that matches the name of each kernel inside a layer of any model.
 LAYER_KERNELS = r"(.*/)?layer_\d+/.*kernel"
 # No underscore, because the one behind an adapter's name separates it from the part.
-_NAME = r"[a-z][a-z0-9]*"
+_Name = Annotated[str, declare.Holds(
+    lambda name: re.fullmatch("[a-z][a-z0-9]*", name) is not None,
+    "of small letters and digits that begins with a letter")]
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Adapter:
   """What all kinds have in common: the names of their leaves."""
@@ -25,8 +28,8 @@ class _Adapter:
   # `<name>_<part>`.
   PARTS: ClassVar[tuple[str, ...]] = ()
 
-  params: str
-  name: str
+  params: declare.Pattern
+  name: _Name
 
   @property
   def leaves(self) -> str:
@@ -45,24 +48,12 @@ class _Adapter:
     head, slash, last = kernel.rpartition("/")
     return head + slash + last.replace("kernel", f"{self.name}_{part}", 1)
 
-  def _check(self, **holds: tuple[bool, str]) -> None:
-    wrong = {field: what for field, (good, what) in holds.items() if not good}
-    if not re.fullmatch(_NAME, self.name):
-      wrong["name"] = "small letters and digits"
-    # Patterns are compiled now, since an error of `re` deep in a run names no field.
-    for pattern in (self.params, getattr(self, "inputs", "")):
-      try:
-        re.compile(pattern)
-      except re.error as error:
-        raise errors.UserError(
-            f"{type(self).__name__}: {pattern!r} is no regular expression:"
-            f" {error}.") from error
-    for field, what in wrong.items():
-      raise errors.UserError(
-          f"{type(self).__name__} {self.name!r}: {field} is {getattr(self, field)!r},"
-          f" must be {what}.")
+  # Now, since an error of `re` deep in a run would name no field.
+  def __post_init__(self):
+    validate.check(self, type(self).__name__)
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoRA(_Adapter):
   """Low rank: x W becomes x W + s (x A) B, with B zero at first (Hu et al., 2021).
@@ -82,21 +73,15 @@ class LoRA(_Adapter):
       `lora_a` f32[*inputs, r], `lora_b` f32[r, *outputs] and, with `dora`,
       `lora_magnitude` f32[*outputs].
   """
-  params: str
-  rank: int = 8
-  alpha: float = 16.0
-  dropout: float = 0.0
-  scaling: str = "standard"
+  params: declare.Pattern
+  rank: declare.Rank = 8
+  alpha: declare.Positive = 16.0
+  dropout: declare.Dropout = 0.0
+  scaling: Annotated[str, declare.OneOf("standard", "rslora")] = "standard"
   dora: bool = False
-  name: str = "lora"
+  name: _Name = "lora"
 
   PARTS = ("a", "b", "magnitude")
-
-  def __post_init__(self):
-    self._check(
-        rank=(self.rank > 0, "at least 1"), alpha=(self.alpha > 0, "positive"),
-        dropout=(0 <= self.dropout < 1, "in [0, 1)"),
-        scaling=(self.scaling in ("standard", "rslora"), "'standard' or 'rslora'"))
 
   @property
   def scale(self) -> float:
@@ -106,6 +91,7 @@ class LoRA(_Adapter):
     return self.alpha / (self.rank ** 0.5 if root else self.rank)
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IA3(_Adapter):
   """A learned factor on each feature, initialized to 1 (Liu et al., 2022).
@@ -120,16 +106,14 @@ class IA3(_Adapter):
   """
   # Keys, values and what the MLP's last kernel reads: the three places of the paper
   # (section 3.3).
-  params: str = r".*/attn/(key|value)/kernel"
-  inputs: str = r".*/mlp/down/kernel"
-  name: str = "ia3"
+  params: declare.Pattern = r".*/attn/(key|value)/kernel"
+  inputs: declare.Pattern = r".*/mlp/down/kernel"
+  name: _Name = "ia3"
 
   PARTS = ("scale",)
 
-  def __post_init__(self):
-    self._check()
 
-
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bottleneck(_Adapter):
   """A small hidden layer after a layer: y + up(act(down(y))) (Houlsby et al., 2019).
@@ -143,19 +127,15 @@ class Bottleneck(_Adapter):
       f32[*outputs, F], `bottleneck_up` f32[F, *outputs], which starts at 0, and their
       biases `bottleneck_down_bias` and `bottleneck_up_bias`.
   """
-  params: str = r".*/(attn/out|mlp/down)/kernel"
-  width: int = 64
-  activation: str = "gelu"
-  name: str = "bottleneck"
+  params: declare.Pattern = r".*/(attn/out|mlp/down)/kernel"
+  width: declare.Rank = 64
+  activation: Annotated[str, declare.OneOf("gelu", "relu", "silu", "tanh")] = "gelu"
+  name: _Name = "bottleneck"
 
   PARTS = ("down", "up")  # Names of biases continue these: `down_bias`.
 
-  def __post_init__(self):
-    known = ("gelu", "relu", "silu", "tanh")
-    self._check(width=(self.width > 0, "at least 1"), activation=(
-        self.activation in known, f"one of {', '.join(known)}"))
 
-
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prefix(_Adapter):
   """Learned keys and values that every position sees (Li and Liang, 2021).
@@ -171,14 +151,11 @@ class Prefix(_Adapter):
       `prefix_value` f32[P, G, K]. They belong to the attention, as in
       `layer_0/attn/prefix_key`.
   """
-  params: str = r".*/attn/key/kernel"
-  length: int = 16
-  name: str = "prefix"
+  params: declare.Pattern = r".*/attn/key/kernel"
+  length: declare.Rank = 16
+  name: _Name = "prefix"
 
   PARTS = ("key", "value")
-
-  def __post_init__(self):
-    self._check(length=(self.length > 0, "at least 1"))
 
   # One prefix serves the whole attention, so its leaves stand in the attention and not
   # beside the one kernel that names it.

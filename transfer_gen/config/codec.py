@@ -9,12 +9,19 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.config import adapters as config_adapters
+from transfer_gen.config import declare, validate
 from transfer_gen.config import models as config_models
 
 Run, Adapter = config_lib.Run, config_adapters.Adapter
 Decoding = config_lib.Decoding
 Model = config_lib.Decoder | config_lib.Recurrent
 CONFIG = "config.json"  # In a workdir.
+_PARTS = {
+    "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
+    "encoder_tokenizer": config_lib.Tokenizer, "optim": config_lib.Optim,
+    "train": config_lib.Train, "parallel": config_lib.Parallel,
+    "source": config_lib.Source, "strategy": config_lib.Strategy,
+    "features": config_lib.Features, "decoding": config_lib.Decoding}
 
 # Files keep the names that these fields had first, so that what earlier versions wrote
 # can be read, and stored features, whose folder is named by a hash of the model's
@@ -31,52 +38,58 @@ def run_to_json(run: config_lib.Run) -> dict[str, Any]:
   del fields["transfer"]
   # `asdict` forgets which class a value had. Model and adapters are of several, so they
   # are written with its name.
-  return {**fields, "model": model_to_json(run.model),
-          "adapters": [adapter_to_json(adapter) for adapter in run.adapters]}
+  return _plain({**fields, "model": model_to_json(run.model),
+                 "adapters": [adapter_to_json(adapter) for adapter in run.adapters]})
 
 
-# Some fields are looked up by `get`, because files of earlier versions lack those that
-# came later, which then have their defaults. A field that a dataclass does not have, as
-# in a file of a later version, raises a TypeError.
-def run_from_json(data: dict[str, Any]) -> config_lib.Run:
+# Files of earlier versions lack fields that came later, which then have their defaults.
+def run_from_json(data: Any) -> config_lib.Run:
   """Returns the run that `run_to_json` converted.
 
   Raises:
-    errors.UserError: If a field is unknown, as in files of another version.
+    errors.UserError: If a field is unknown, as in files of another version, or has a
+      value that it does not declare.
   """
-  parts: dict[str, Any] = {
-      "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
-      "encoder_tokenizer": config_lib.Tokenizer,
-      "optim": config_lib.Optim, "train": config_lib.Train,
-      "parallel": config_lib.Parallel, "source": config_lib.Source,
-      "strategy": config_lib.Strategy, "decoding": config_lib.Decoding}
-  values: dict[str, Any] = {**data, "model": model_from_json(data["model"])}
-  values["data"] = _data(data["data"])
-  try:
-    values["sources"] = {name: config_lib.Source(**source)
-                         for name, source in data.get("sources", {}).items()}
-    values["adapters"] = tuple(map(adapter_from_json, data.get("adapters", ())))
-    values["features"] = _part(config_lib.Features, data.get("features"))
-    values["distill"] = _distill(data.get("distill"))
-    fields: dict[str, Any] = {
-        name: parts[name](**_tuples(value)) if name in parts and value is not None
-        else value for name, value in values.items()}
-    return config_lib.Run(**fields)
-  except TypeError as error:
-    raise errors.UserError(f"config.json is of another version: {error}.") from error
+  _check_object(data, "config")
+  if "model" not in data:
+    raise errors.UserError("config has no field model, which every run has.")
+  values: dict[str, Any] = {**data, "model": _model(data["model"])}
+  values["data"] = _data(data.get("data", {}))
+  for name, kind in _PARTS.items():
+    # None stays None: it says that a run has no such part, unlike a part of defaults.
+    if values.get(name) is not None:
+      values[name] = _part(kind, values[name], f"config.{name}")
+  if values.get("distill") is not None:
+    values["distill"] = _distill(values["distill"])
+  if isinstance(values.get("sources"), dict):
+    values["sources"] = {
+        name: _part(config_lib.Source, source, f"config.sources[{name!r}]")
+        for name, source in values["sources"].items()}
+  if isinstance(values.get("adapters"), (list, tuple)):
+    values["adapters"] = tuple(map(adapter_from_json, values["adapters"]))
+  run = _part(config_lib.Run, values, "config")
+  validate.check(run)
+  return run
 
 
 def read_run(workdir: epath.PathLike) -> config_lib.Run:
   """Returns the config of the run in a workdir.
 
   Raises:
-    errors.UserError: If no run is there.
+    errors.UserError: If no run is there, or its config is damaged.
   """
   path = epath.Path(workdir) / CONFIG
   if not path.exists():
     raise errors.UserError(
         f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
-  return run_from_json(json.loads(path.read_text()))
+  try:
+    return run_from_json(json.loads(path.read_text()))
+  except errors.UserError as error:
+    raise errors.UserError(f"{path}: {error}") from error
+  # What is no text, no JSON, or nested more deeply than Python reads.
+  except (ValueError, RecursionError, OSError) as error:
+    raise errors.UserError(
+        f"{path}: is damaged, not the JSON of a config: {error}.") from error
 
 
 # All fields are written, those with their defaults too: a default that changes later
@@ -84,28 +97,20 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
 def model_to_json(model: config_models.Model) -> dict[str, Any]:
   """Returns a model's config as JSON types."""
   return {"family": type(model).__name__, **{
-      _STORED.get(name, name): value
+      _STORED.get(name, name): _plain(value)
       for name, value in dataclasses.asdict(model).items()}}
 
 
-def model_from_json(data: dict[str, Any]) -> config_models.Model:
+def model_from_json(data: Any) -> config_models.Model:
   """Returns the model that `model_to_json` converted.
 
   Raises:
-    errors.UserError: If its family or a field is unknown.
+    errors.UserError: If its family or a field is unknown, or a field has a value that
+      it does not declare.
   """
-  families = {kind.__name__: kind for kind in (
-      config_lib.Decoder, config_lib.EncoderDecoder, config_lib.Recurrent)}
-  names = {stored: name for name, stored in _STORED.items()}
-  fields = {names.get(name, name): value for name, value in data.items()}
-  family = fields.pop("family", None)
-  if family not in families:
-    raise errors.UserError(
-        f"model.family is {family!r}, must be one of {', '.join(families)}.")
-  try:
-    return families[family](**_tuples(fields))
-  except TypeError as error:
-    raise errors.UserError(f"The model is of another version: {error}.") from error
+  model = _model(data)
+  validate.check(model, "model")
+  return model
 
 
 def model_to_code(model: config_models.Model) -> str:
@@ -122,28 +127,31 @@ def adapter_to_json(adapter: config_adapters.Adapter) -> dict[str, Any]:
   return {"kind": type(adapter).__name__, **dataclasses.asdict(adapter)}
 
 
-def adapter_from_json(data: dict[str, Any]) -> config_adapters.Adapter:
+def adapter_from_json(data: Any) -> config_adapters.Adapter:
   """Returns the adapter that `adapter_to_json` converted.
 
   Raises:
-    errors.UserError: If its kind is unknown.
-    TypeError: If a field is unknown.
+    errors.UserError: If its kind or a field is unknown, or a field has a value that it
+      does not declare.
   """
+  _check_object(data, "An adapter")
   kinds = {kind.__name__: kind for kind in config_adapters.KINDS}
   fields = dict(data)
   kind = fields.pop("kind", None)
-  if kind not in kinds:
+  if not isinstance(kind, str) or kind not in kinds:
     raise errors.UserError(
-        f"An adapter's kind is {kind!r}, must be one of {', '.join(kinds)}.")
-  return kinds[kind](**fields)
+        f"An adapter's kind is {declare.shown(kind)}, must be one of"
+        f" {', '.join(kinds)}.")
+  return _part(kinds[kind], fields, f"The adapter {kind}")
 
 
-def _data(fields: dict[str, Any]) -> dict[str, Any]:
+def _data(fields: Any) -> dict[str, Any]:
   """Returns the fields of a data config; those of earlier versions mean what they did.
 
   There, two flags said what a document is, documents were split off by hash, pairs with
   an empty side were dropped, and each line was a document of its own in evaluation.
   """
+  _check_object(fields, "config.data")
   # Once, the documents of a language model were always joined.
   fields = {"packing": "joined", **fields}
   if "unit" in fields:
@@ -151,27 +159,63 @@ def _data(fields: dict[str, Any]) -> dict[str, Any]:
   left = {name: value for name, value in fields.items()
           if name not in ("whole_files", "paragraphs")}
   # The package's own data sets have all splits and neither empty nor equal inputs.
-  if fields["name"] in ("python_docs", "docstring_summary"):
+  if fields.get("name") in ("python_docs", "docstring_summary"):
     return left
   return {**left, "split": "hash", "drop_empty": True, "merge_references": False,
           "unit": ("file" if fields.get("whole_files") else
                    "paragraph" if fields.get("paragraphs") else "line")}
 
 
-# None stays None: it says that a run has no such part, unlike a part of defaults.
-def _part(kind: type, data: dict[str, Any] | None) -> Any:
-  return None if data is None else kind(**data)
+def _model(data: Any) -> config_models.Model:
+  """Returns a model whose values are not checked yet."""
+  _check_object(data, "model")
+  families = {kind.__name__: kind for kind in (
+      config_lib.Decoder, config_lib.EncoderDecoder, config_lib.Recurrent)}
+  names = {stored: name for name, stored in _STORED.items()}
+  fields = {names.get(name, name): value for name, value in data.items()}
+  family = fields.pop("family", None)
+  if not isinstance(family, str) or family not in families:
+    raise errors.UserError(
+        f"model.family is {declare.shown(family)}, must be one of"
+        f" {', '.join(families)}.")
+  return _part(families[family], fields, "model")
 
 
-def _distill(data: dict[str, Any] | None) -> config_lib.Distill | None:
-  if data is None:
-    return None
-  fields: dict[str, Any] = {
-      **data, "teacher": config_lib.Source(**data["teacher"]),
-      "layers": tuple(map(tuple, data["layers"]))}
-  return config_lib.Distill(**fields)
+def _distill(data: Any) -> config_lib.Distill:
+  _check_object(data, "config.distill")
+  teacher = data.get("teacher", {})
+  return _part(config_lib.Distill, {
+      **data, "teacher": _part(config_lib.Source, teacher, "config.distill.teacher")},
+      "config.distill")
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+def _part(kind: type, data: Any, name: str) -> Any:
+  """Returns a dataclass from its fields, which may be fewer than it has."""
+  _check_object(data, name)
+  names = [field.name for field in dataclasses.fields(kind)]
+  for field in data:
+    if field not in names:
+      raise errors.UserError(
+          f"{declare.unknown(name, field, names)} It is of another version, or was"
+          " changed by hand.")
+  return kind(**{field: _tuples(value) for field, value in data.items()})
+
+
+def _check_object(data: Any, name: str) -> None:
+  if not isinstance(data, dict):
+    raise errors.UserError(
+        f"{name} is {declare.shown(data)}, must be an object with its fields.")
+
+
+def _tuples(value: Any) -> Any:
   # JSON has no tuples, and models must be hashable.
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+  """Returns JSON types; a config may hold NumPy's numbers, which are none."""
+  if isinstance(value, dict):
+    return {name: _plain(part) for name, part in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(map(_plain, value))
+  return value.tolist() if hasattr(value, "tolist") else value

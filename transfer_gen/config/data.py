@@ -1,8 +1,12 @@
-"""Texts and tokenizers: where documents come from and how they become tokens."""
+"""Texts: where they come from, how they become tokens, and how models write them."""
 
 import dataclasses
+from typing import Annotated
+
+from transfer_gen.config import declare
 
 
+@declare.strict
 @dataclasses.dataclass
 class Data:
   r"""Where text comes from and how it becomes rows of tokens.
@@ -76,35 +80,37 @@ class Data:
     seed: Seed that picks the documents of `fraction` and of both limits. `Run.seed`
       decides the order in which training reads them. Default: 0.
   """
-  name: str = "python_docs"
+  name: declare.Filled = "python_docs"
   train: str = ""
   validation: str = ""
   test: str = ""
   input_field: str = ""
-  target_field: str = "text"
+  target_field: declare.Filled = "text"
   columns: str = ""
-  unit: str = "auto"
-  split: str = "auto"
+  unit: Annotated[str, declare.OneOf("auto", "line", "paragraph", "file")] = "auto"
+  split: Annotated[str, declare.OneOf("auto", "hash", "end")] = "auto"
   # One form for all texts: the same word in two forms would be two sequences of tokens.
-  normalize: str = "NFC"
-  newline: str = "fold"
-  min_chars: int = 1
-  max_chars: int = 0
+  normalize: Annotated[str, declare.OneOf("NFC", "NFKC", "NFD", "NFKD", "none")] = "NFC"
+  newline: Annotated[str, declare.OneOf("fold", "keep")] = "fold"
+  min_chars: declare.Count = 1
+  max_chars: declare.Count = 0
   drop_empty: bool = False
   merge_references: bool = True
-  length: int = 128
-  too_long: str = "drop"
-  packing: str = "separate"
-  template: str = "none"
+  length: Annotated[int, declare.Between(
+      2, 2**20, "0 to have it chosen", also=0)] = 128
+  too_long: Annotated[str, declare.OneOf("drop", "cut", "refuse")] = "drop"
+  packing: Annotated[str, declare.OneOf("separate", "joined")] = "separate"
+  template: Annotated[str, declare.OneOf("none", "chat")] = "none"
   # Each length is a shape of its own, for which every program is compiled once more.
-  buckets: tuple[int, ...] = ()
-  fraction: float = 1.0
-  max_validation: int = 0
-  max_test: int = 0
+  buckets: tuple[Annotated[int, declare.Between(2, 2**20)], ...] = ()
+  fraction: Annotated[float, declare.Between(0, 1, ends="(]")] = 1.0
+  max_validation: declare.Count = 0
+  max_test: declare.Count = 0
   # Not `Run.seed`, which a study varies: its repetitions all read the same documents.
-  seed: int = 0
+  seed: declare.Seed = 0
 
 
+@declare.strict
 @dataclasses.dataclass
 class Tokenizer:
   """How text becomes tokens.
@@ -118,6 +124,74 @@ class Tokenizer:
       0 means chosen from the amount of text. Default: 2048.
     path: For `file` and `alphabet`: path of the file or folder. Default: empty.
   """
-  kind: str = "bpe"
-  size: int = 2048
+  kind: Annotated[str, declare.OneOf(
+      "bytes", "characters", "bpe", "file", "alphabet", "source")] = "bpe"
+  size: Annotated[int, declare.Between(
+      260, 2**24, "0 to have it chosen", also=0)] = 2048
   path: str = ""
+
+
+@declare.strict
+@dataclasses.dataclass
+class Decoding:
+  """How a model continues prompts or answers inputs.
+
+  Attributes:
+    max_tokens: Largest number of new tokens, the end token included, at least 0; 0, the
+      default, means 64 for a language model, and `data.length` for a model of pairs.
+    min_tokens: Number of new tokens before a text may end, at least 0. Default: 0.
+    beams: Number of beams of a beam search, at least 1; 1, the default, means no
+      search.
+    num: Number of texts for each input, at least 1, and at most `beams` in a beam
+      search. Default: 1.
+    length_penalty: For a beam search: exponent of the length by which a text's log
+      probability is divided. Default: 1.0.
+    early_stopping: For a beam search: when the search of an input stops. `no`, the
+      default: as soon as its best running text, scored at its present length, is no
+      better than the worst of `beams` ended texts. `yes`: also as soon as `beams` texts
+      have ended. `never`: as `no`, with the best score that the text could still reach.
+      These are False, True and "never" in Hugging Face Transformers.
+    temperature: Logits are divided by it before a token is drawn, at least 0; 0, the
+      default, means that the likeliest token is always taken.
+    top_k: Number of likeliest tokens that are drawn from, at least 0; 0, the default,
+      means all.
+    top_p: Tokens are drawn from the smallest set of likeliest ones whose total
+      probability reaches this, in (0, 1] (Holtzman et al., 2020). Default: 1.0.
+    min_p: Tokens are drawn from those at least this many times as likely as the
+      likeliest, in [0, 1] (Nguyen et al., 2025). Default: 0.0.
+    repetition_penalty: Positive logits of tokens that occurred before are divided by
+      it and negative ones multiplied, above 0 (Keskar et al., 2019). Default: 1.0.
+    no_repeat_ngram: Length in tokens of sequences that may not occur twice, at least 0;
+      0, the default, allows all.
+    first_token: Id of the token that every new text begins with; -1, the default,
+      means none.
+    last_token: Id of the token that a text of `max_tokens` tokens ends with; -1, the
+      default, means none.
+    end_tokens: Ids of tokens that end a text. If (), the default, it is the
+      tokenizer's eos.
+    suppress: Ids of tokens that are never written. Default: ().
+    stop: Texts before which a new text is cut off. Default: ().
+    too_long: What happens to an input that is longer than the model can read: `report`:
+      its answer is empty and the input is counted; `cut`: the input is shortened.
+      Default: `report`.
+    seed: Seed of what is drawn; from 0 to 2**32 - 1. Default: 0.
+  """
+  max_tokens: Annotated[int, declare.Between(0, 2**20)] = 0
+  min_tokens: Annotated[int, declare.Between(0, 2**20)] = 0
+  beams: Annotated[int, declare.Between(1, 2**12)] = 1
+  num: Annotated[int, declare.Between(1, 2**12)] = 1
+  length_penalty: Annotated[float, declare.Between(-1e3, 1e3)] = 1.0
+  early_stopping: Annotated[str, declare.OneOf("no", "yes", "never")] = "no"
+  temperature: Annotated[float, declare.Between(0, 1e6)] = 0.0
+  top_k: declare.Count = 0
+  top_p: Annotated[float, declare.Between(0, 1, ends="(]")] = 1.0
+  min_p: declare.Share = 0.0
+  repetition_penalty: declare.Positive = 1.0
+  no_repeat_ngram: declare.Count = 0
+  first_token: declare.NoToken = -1
+  last_token: declare.NoToken = -1
+  end_tokens: tuple[declare.Count, ...] = ()
+  suppress: tuple[declare.Count, ...] = ()
+  stop: tuple[declare.Filled, ...] = ()
+  too_long: Annotated[str, declare.OneOf("report", "cut")] = "report"
+  seed: declare.Seed = 0

@@ -94,15 +94,9 @@ def load_study(given: str) -> run_config.Study:
   """Returns what `get_study(ARG)` of a Python file returns; see `load_run`.
 
   Raises:
-    errors.UserError: As `load_run`, or if the study has nothing to compare.
+    errors.UserError: As `load_run`, also if the study has nothing to compare.
   """
-  study = _typed(given, "get_study", run_config.Study)
-  for field in ("runs", "pairs", "seeds"):
-    if not getattr(study, field):
-      raise errors.UserError(
-          f"--config: {field} of the study in {given} is empty, must have at least one"
-          " entry.")
-  return study
+  return _typed(given, "get_study", run_config.Study)
 
 
 # A word `--noconfig.a.b` is how absl spells False for a boolean field. Flags that do

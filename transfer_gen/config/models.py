@@ -6,10 +6,29 @@ nor flags contain them.
 """
 
 import dataclasses
+from typing import Annotated
+
+from transfer_gen.config import declare
+
+# Far beyond any model that was ever trained. A number that is a slip, such as 2**63,
+# would keep a process busy until its memory is full.
+_Layers = Annotated[int, declare.Between(1, 1000)]
+_Width = Annotated[int, declare.Between(1, 2**20)]
+_Width0 = Annotated[int, declare.Between(0, 2**20)]  # 0 is derived, or none.
+_Hidden = Annotated[int, declare.Between(0, 2**22)]
+_Heads = Annotated[int, declare.Between(1, 2**16)]
+_Positions = Annotated[int, declare.Between(1, 2**24)]
+_Vocabulary = Annotated[int, declare.Between(0, 2**24)]
+_Init = Annotated[str, declare.OneOf(
+    "truncated_normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal",
+    "lecun_uniform", "lecun_normal")]
+_Marks = Annotated[str, declare.OneOf("none", "eos", "both")]
+_Dtype = Annotated[str, declare.OneOf("float32", "bfloat16", "float16")]
 
 
 # Hashable, because a model is a static argument of jit, and yet not frozen, because
 # flags of the command line set single fields.
+@declare.strict
 @dataclasses.dataclass(unsafe_hash=True)
 class Decoder:
   """A decoder-only Transformer.
@@ -98,50 +117,55 @@ class Decoder:
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
       Default: `float32`.
   """
-  vocab_size: int = 0
-  num_layers: int = 4
-  width: int = 256
-  num_heads: int = 4
-  num_kv_heads: int = 0
-  head_dim: int = 0
-  mlp_width: int = 0
-  position: str = "learned"
-  max_length: int = 256
-  position_offset: int = 0
-  windows: tuple[int, ...] = ()
-  block: str = "serial"
-  norm: str = "layer"
-  norm_order: str = "pre"
-  norm_epsilon: float = 1e-5
-  norm_offset: float = 0.0
+  vocab_size: _Vocabulary = 0
+  num_layers: _Layers = 4
+  width: _Width = 256
+  num_heads: _Heads = 4
+  num_kv_heads: Annotated[int, declare.Between(0, 2**16)] = 0
+  head_dim: _Width0 = 0
+  mlp_width: _Hidden = 0
+  position: Annotated[str, declare.OneOf(
+      "learned", "sinusoidal", "rotary", "relative")] = "learned"
+  max_length: _Positions = 256
+  position_offset: Annotated[int, declare.Between(0, 2**24)] = 0
+  windows: tuple[declare.Count, ...] = ()
+  block: Annotated[str, declare.OneOf(
+      "serial", "parallel", "parallel_one_norm")] = "serial"
+  norm: Annotated[str, declare.OneOf("layer", "rms")] = "layer"
+  norm_order: Annotated[str, declare.OneOf("pre", "post", "both")] = "pre"
+  norm_epsilon: declare.Positive = 1e-5
+  norm_offset: declare.Real = 0.0
   final_norm: bool = True
   query_norm: bool = False
-  activation: str = "gelu"
+  activation: Annotated[str, declare.OneOf(
+      "gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu", "geglu_exact")] = "gelu"
   tied: bool = True
   bias: bool = True
-  unbiased: tuple[str, ...] = ()
-  init: str = "truncated_normal"
-  dropout: float = 0.0
-  attention_scale: float = 0.0
-  attention_softcap: float = 0.0
-  embed_scale: float = 1.0
-  logit_scale: float = 1.0
-  logit_softcap: float = 0.0
-  rotary_base: float = 10000.0
-  rotary_base_window: float = 0.0
-  rotary_dim: int = 0
-  rotary_scaling: str = "none"
-  rotary_factor: float = 1.0
-  rotary_ramp: tuple[float, float] = (1.0, 4.0)
-  rotary_length: int = 0
-  rotary_magnitude: float = 1.0
-  sinusoid_width: int = 0
+  unbiased: tuple[Annotated[str, declare.OneOf(
+      "query", "key", "value", "out", "up", "gate", "down", "norm")], ...] = ()
+  init: _Init = "truncated_normal"
+  dropout: declare.Dropout = 0.0
+  attention_scale: declare.Real = 0.0
+  attention_softcap: declare.Weight = 0.0
+  embed_scale: declare.Real = 1.0
+  logit_scale: declare.Real = 1.0
+  logit_softcap: declare.Weight = 0.0
+  rotary_base: declare.Positive = 10000.0
+  rotary_base_window: declare.Weight = 0.0
+  rotary_dim: _Width0 = 0
+  rotary_scaling: Annotated[str, declare.OneOf(
+      "none", "linear", "llama3", "yarn")] = "none"
+  rotary_factor: declare.Positive = 1.0
+  rotary_ramp: tuple[declare.Positive, declare.Positive] = (1.0, 4.0)
+  rotary_length: declare.Count = 0
+  rotary_magnitude: declare.Real = 1.0
+  sinusoid_width: _Width0 = 0
   sinusoid_halves: bool = False
-  relative_buckets: int = 32
-  relative_distance: int = 128
+  relative_buckets: Annotated[int, declare.Between(4, 2**20)] = 32
+  relative_distance: declare.Number = 128
   embed_norm: bool = False
   logit_bias: bool = False
-  dtype: str = "float32"
+  dtype: _Dtype = "float32"
 
   @property
   def encodes(self) -> bool:
@@ -200,6 +224,7 @@ class Decoder:
     return self.windows[layer % len(self.windows)] if self.windows else 0
 
 
+@declare.strict
 @dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
 class EncoderDecoder(Decoder):
   """A Transformer with an encoder that reads one text and a decoder that answers it.
@@ -215,10 +240,10 @@ class EncoderDecoder(Decoder):
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
       `both`, bos before it and eos after it. Default: `eos`.
   """
-  encoder_layers: int = 0
-  encoder_vocab_size: int = 0
-  start_token: int = -1
-  encoder_marks: str = "eos"
+  encoder_layers: Annotated[int, declare.Between(0, 1000)] = 0
+  encoder_vocab_size: _Vocabulary = 0
+  start_token: declare.NoToken = -1
+  encoder_marks: _Marks = "eos"
 
   @property
   def encodes(self) -> bool:
@@ -236,6 +261,7 @@ class EncoderDecoder(Decoder):
     return self.encoder_vocab_size or self.vocab_size
 
 
+@declare.strict
 @dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
 class Recurrent:
   """A recurrent model: embedding, cells, an optional dense layer, output.
@@ -292,31 +318,34 @@ class Recurrent:
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
       Default: `float32`.
   """
-  vocab_size: int = 0
-  cell: str = "lstm"
-  num_layers: int = 2
-  embed_width: int = 256
-  hidden_width: int = 256
-  hidden_widths: tuple[int, ...] = ()
-  dense_width: int = 0
-  dense_activation: str = "relu"
+  vocab_size: _Vocabulary = 0
+  cell: Annotated[str, declare.OneOf("rnn", "gru", "lstm")] = "lstm"
+  # Unlike blocks they may all differ, so each is traced by itself.
+  num_layers: Annotated[int, declare.Between(1, 100)] = 2
+  embed_width: _Width0 = 256
+  hidden_width: _Width = 256
+  hidden_widths: tuple[_Width, ...] = ()
+  dense_width: _Width0 = 0
+  dense_activation: Annotated[str, declare.OneOf(
+      "relu", "tanh", "sigmoid", "gelu", "linear")] = "relu"
   bias: bool = True
   recurrent_bias: bool = False
-  forget_bias: float = 1.0
-  gate: str = "sigmoid"
+  forget_bias: declare.Real = 1.0
+  gate: Annotated[str, declare.OneOf(
+      "sigmoid", "hard_sigmoid", "hard_sigmoid_3")] = "sigmoid"
   reset_after: bool = True
   bidirectional: bool = False
   attention: bool = False
-  window: int = 0
-  pad_token: int = 0
+  window: Annotated[int, declare.Between(0, 2**20)] = 0
+  pad_token: declare.Count = 0
   encoder: bool = False
-  encoder_vocab_size: int = 0
-  encoder_length: int = 0
-  start_token: int = -1
-  encoder_marks: str = "eos"
-  init: str = "xavier_uniform"
-  dropout: float = 0.0
-  dtype: str = "float32"
+  encoder_vocab_size: _Vocabulary = 0
+  encoder_length: Annotated[int, declare.Between(0, 2**20)] = 0
+  start_token: declare.NoToken = -1
+  encoder_marks: _Marks = "eos"
+  init: _Init = "xavier_uniform"
+  dropout: declare.Dropout = 0.0
+  dtype: _Dtype = "float32"
 
   @property
   def encodes(self) -> bool:

@@ -5,12 +5,11 @@ A config file's `get_config(arg)` returns a `Run`; flags override its fields
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
-from transfer_gen.config import models
+from transfer_gen.config import declare, models
 from transfer_gen.config.adapters import Adapter
-from transfer_gen.config.data import Data, Tokenizer
-from transfer_gen.config.decoding import Decoding
+from transfer_gen.config.data import Data, Decoding, Tokenizer
 from transfer_gen.config.sources import Distill, Features, Source
 from transfer_gen.config.training import Optim, Parallel, Strategy, Train
 
@@ -24,6 +23,7 @@ OPEN = {("tokenizer", "size"): 0, ("data", "length"): 0, ("train", "batch_size")
 _ALONG = {("data", "length"): "buckets", ("train", "batch_size"): "batch_tokens"}
 
 
+@declare.strict
 @dataclasses.dataclass
 class Run:
   """One training run.
@@ -69,7 +69,8 @@ class Run:
   # Any, because what is assembled always has a model here: `source` is replaced when
   # the inputs are read.
   model: Any = dataclasses.field(
-      default_factory=models.Decoder, metadata={"type": models.Model | str})
+      default_factory=models.Decoder,
+      metadata={"type": models.Model | Annotated[str, declare.OneOf("source")]})
   model_changes: dict[str, Any] = dataclasses.field(default_factory=dict)
   data: Data = dataclasses.field(default_factory=Data)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
@@ -86,9 +87,11 @@ class Run:
   features: Features | None = None
   distill: Distill | None = None
   # Any, because `transfer` imports this folder, which cannot import its plans in turn.
-  transfer: Any = None
+  transfer: Annotated[Any, declare.Holds(
+      lambda plan: plan is None or callable(plan) or dataclasses.is_dataclass(plan),
+      "that is a TransferPlan, or a function that returns one, or None")] = None
   decoding: Decoding = dataclasses.field(default_factory=Decoding)
-  seed: int = 0
+  seed: declare.Seed = 0
 
   def all_sources(self) -> dict[str, Source]:
     """Every source by its name in the plan; "" is the one without a name."""
@@ -118,6 +121,7 @@ class Run:
     return run
 
 
+@declare.strict
 @dataclasses.dataclass
 class Study:
   """Runs that answer a question together.
@@ -144,11 +148,11 @@ class Study:
       it each run forgot. If None, the default, forgetting is not measured.
   """
   question: str
-  runs: dict[str, Run]
-  pairs: tuple[tuple[str, str], ...]
-  seeds: tuple[int, ...] = (0,)
-  lrs: tuple[float, ...] = ()
-  samples: int = 3
+  runs: Annotated[dict[declare.Folder, Run], declare.FILLED]
+  pairs: Annotated[tuple[tuple[str, str], ...], declare.FILLED]
+  seeds: Annotated[tuple[declare.Seed, ...], declare.FILLED] = (0,)
+  lrs: tuple[declare.Positive, ...] = ()
+  samples: declare.Count = 3
   accounts: bool = False
-  metrics: tuple[str, ...] = ()
+  metrics: tuple[declare.Filled, ...] = ()
   remembered: Data | None = None

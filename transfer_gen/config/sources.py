@@ -1,8 +1,12 @@
 """What a run may read beside its data: checkpoints, stored features, a teacher."""
 
 import dataclasses
+from typing import Annotated
+
+from transfer_gen.config import declare
 
 
+@declare.strict
 @dataclasses.dataclass
 class Source:
   """A checkpoint that a transfer reads.
@@ -36,15 +40,16 @@ class Source:
   """
   path: str = ""
   map: str = ""
-  vocabulary: str = "refuse"
+  vocabulary: Annotated[str, declare.OneOf("refuse", "repair")] = "refuse"
   tokenizer: str = ""
   unused: tuple[str, ...] = ()
   idle_fields: tuple[str, ...] = ()
   run: str = ""
-  step: int = -1
+  step: declare.NoToken = -1
   moments: bool = False
 
 
+@declare.strict
 @dataclasses.dataclass
 class Features:
   """Hidden states of the model's frozen beginning, computed once and read from disk.
@@ -63,12 +68,13 @@ class Features:
       Default: 0.01.
   """
   path: str = ""
-  dtype: str = "float32"
+  dtype: Annotated[str, declare.OneOf("float32", "bfloat16")] = "float32"
   # A stored state that no longer belongs to the model would train without any error, so
   # a share is computed again at each start.
-  check: float = 0.01
+  check: declare.Share = 0.01
 
 
+@declare.strict
 @dataclasses.dataclass
 class Distill:
   """A trained teacher, and what the model learns from it.
@@ -105,12 +111,12 @@ class Distill:
       al., 2024). Default: `same`.
   """
   teacher: Source = dataclasses.field(default_factory=Source)
-  ce: float = 0.3
-  logits: float = 0.7
-  temperature: float = 2.0
-  hidden: float = 0.0
-  hidden_loss: str = "mse"
-  attention: float = 0.0
+  ce: declare.Weight = 0.3
+  logits: declare.Weight = 0.7
+  temperature: declare.Positive = 2.0
+  hidden: declare.Weight = 0.0
+  hidden_loss: Annotated[str, declare.OneOf("mse", "cosine")] = "mse"
+  attention: declare.Weight = 0.0
   # Pairs and not a function, so that a run can be written to JSON and read back.
-  layers: tuple[tuple[int, int], ...] = ()
-  vocabularies: str = "same"
+  layers: tuple[tuple[declare.Count, declare.Count], ...] = ()
+  vocabularies: Annotated[str, declare.OneOf("same", "uld", "mined")] = "same"

@@ -1,8 +1,16 @@
 """How a model is trained: optimizer, length, devices, and what learns."""
 
 import dataclasses
+from typing import Annotated
+
+from transfer_gen.config import declare
+
+Schedule = Annotated[
+    str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
+_Devices = Annotated[int, declare.Between(1, 2**20)]
 
 
+@declare.strict
 @dataclasses.dataclass
 class Optim:
   """How the learning leaves are updated.
@@ -36,19 +44,21 @@ class Optim:
       a time is in memory; at least 1 and a divisor of `Train.batch_size`. The update is
       that of the whole batch. Default: 1.
   """
-  name: str = "adamw"
-  lr: float = 1e-3
-  schedule: str = "cosine"
-  warmup_steps: int = 50
-  end_factor: float = 0.1
-  weight_decay: float = 0.01
-  b1: float = 0.9
+  name: Annotated[str, declare.OneOf("adamw", "adafactor", "sgd", "lion")] = "adamw"
+  lr: Annotated[float, declare.Between(0, 1e3, "0 to have it chosen")] = 1e-3
+  schedule: Schedule = "cosine"
+  warmup_steps: Annotated[int, declare.Between(
+      -1, declare.MOST, "-1 to have it chosen")] = 50
+  end_factor: declare.Weight = 0.1
+  weight_decay: declare.Weight = 0.01
+  b1: declare.Decay = 0.9
   # As in Vaswani et al. (2017, section 5.3), below the 0.999 of Kingma and Ba (2015).
-  b2: float = 0.98
-  clip_norm: float = 1.0
-  accumulate: int = 1
+  b2: declare.Decay = 0.98
+  clip_norm: declare.Weight = 1.0
+  accumulate: declare.Number = 1
 
 
+@declare.strict
 @dataclasses.dataclass
 class Train:
   """How long a run trains, and how often it reports, validates and saves.
@@ -78,15 +88,15 @@ class Train:
     metric_documents: Number of documents of validation, the first ones, that such a
       metric looks at, at least 0; 0 means all. Default: 200.
   """
-  steps: int = 1000
-  batch_size: int = 16
-  batch_tokens: int = 0
-  log_every: int = 50
-  eval_every: int = 200
-  checkpoint_every: int = 200
-  patience: int = 0
-  metric: str = "loss"
-  metric_documents: int = 200
+  steps: declare.Chosen = 1000
+  batch_size: Annotated[int, declare.Between(0, 2**20, "0 to have it chosen")] = 16
+  batch_tokens: declare.Chosen = 0
+  log_every: declare.Chosen = 50
+  eval_every: declare.Chosen = 200
+  checkpoint_every: declare.Chosen = 200
+  patience: declare.Count = 0
+  metric: declare.Filled = "loss"
+  metric_documents: declare.Count = 200
 
   def rows(self, length: int) -> int:
     """Returns B for rows of a length in tokens."""
@@ -94,6 +104,7 @@ class Train:
     return self.batch_size or max(8, self.batch_tokens // length // 8 * 8)
 
 
+@declare.strict
 @dataclasses.dataclass
 class Parallel:
   """How work is divided over devices.
@@ -108,13 +119,14 @@ class Parallel:
     tensor: Number of devices that divide heads, hidden units and vocabulary, at least
       1. Default: 1.
   """
-  mode: str = "jit"
+  mode: Annotated[str, declare.OneOf("jit", "pmap")] = "jit"
   # 0 takes what is left, so that one config runs on any number of devices.
-  data: int = 0
-  fsdp: int = 1
-  tensor: int = 1
+  data: Annotated[int, declare.Between(0, 2**20)] = 0
+  fsdp: _Devices = 1
+  tensor: _Devices = 1
 
 
+@declare.strict
 @dataclasses.dataclass
 class Strategy:
   """A published way to learn from a source; it writes a run's groups and objective.
@@ -154,14 +166,16 @@ class Strategy:
       least 0; 0, the default, means `Train.steps`. The steps of the chosen candidate,
       over a third of them, are at the same time the first steps of the run.
   """
-  name: str = ""
-  lr_mult: float = 0.0
-  frozen: int = 0
-  learn: tuple[str, ...] = ()
-  factor: float = 2.6
-  every: int = 0
-  alpha: float = 1e-3
-  beta: float = 1e-3
-  rank: int = 16
+  name: Annotated[str, declare.OneOf(
+      "", "fine_tune", "feature_extraction", "surgical", "discriminative",
+      "gradual_unfreezing", "l2_sp", "lora", "distill", "auto")] = ""
+  lr_mult: declare.Weight = 0.0
+  frozen: declare.Count = 0
+  learn: tuple[declare.Filled, ...] = ()
+  factor: declare.Positive = 2.6
+  every: declare.Count = 0
+  alpha: declare.Weight = 1e-3
+  beta: declare.Weight = 1e-3
+  rank: declare.Rank = 16
   # Steps and not candidates, so that the cost of a search is known before it starts.
-  budget: int = 0
+  budget: declare.Count = 0

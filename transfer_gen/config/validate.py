@@ -1,86 +1,110 @@
-"""Checks that the fields of a config have the types that they are declared with."""
+"""Checks that the fields of a config hold what they are declared with."""
 
 from collections.abc import Iterator
-import dataclasses
 import numbers
-import types
 import typing
 from typing import Any
 
 from transfer_gen import errors
-from transfer_gen.config import models
+from transfer_gen.config import declare
 
+_Rules = tuple[declare.Rule, ...]
 # NumPy's numbers are as good as Python's, and a whole number is as good as a real one.
-_PLAIN = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
-          float: (numbers.Real, "a number"), str: (str, "text"),
-          type(None): (type(None), "None")}
+_PLAIN = {bool: "True or False", int: "a whole number", float: "a number",
+          str: "text", type(None): "None"}
 
 
 # Python checks no annotations, and values come from files of users and from flags. All
 # misfits are listed at once, so that a config is corrected in one go.
 def check(config: Any, name: str = "config") -> None:
-  """Refuses a config with values of other types than its fields declare.
-
-  The fields of a model are left to `models.registry.build`, which also converts them.
+  """Refuses a config with values that its fields do not declare.
 
   Args:
-    config: A dataclass of `transfer_gen.config`.
+    config: A dataclass whose annotations `declare` understands.
     name: What the messages call it.
 
   Raises:
-    errors.UserError: With every field that has the wrong type.
+    errors.UserError: With every field that has a wrong value.
   """
   if misfits := list(_fields(config, name)):
     raise errors.UserError(
-        "\n  ".join(["The config has values of the wrong type:", *misfits]))
+        misfits[0] if len(misfits) == 1 else
+        "\n  ".join([f"{len(misfits)} values do not fit:", *misfits]))
 
 
 def _fields(config: Any, name: str) -> Iterator[str]:
-  hints = typing.get_type_hints(type(config))
-  for field in dataclasses.fields(config):
-    # A field that is annotated wider than what may be written has its type beside it.
-    hint = field.metadata.get("type", hints[field.name])
-    yield from _misfits(getattr(config, field.name), hint, f"{name}.{field.name}")
+  hints = declare.hints(type(config))
+  # `strict` refuses such a name already; a copy that was made otherwise may have it.
+  for extra in sorted(vars(config).keys() - hints.keys()):
+    yield str(declare.unknown(name, extra, list(hints)))
+  for field, hint in hints.items():
+    yield from _misfits(getattr(config, field), hint, f"{name}.{field}")
 
 
 # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
-# `Run.transfer` is Any, so a plan, which is a dataclass too, is not walked here: its
-# classes check their own fields.
+# A frozen dataclass was checked when it was made, and is not walked again.
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
-  hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-  fitting = next((h for h in hints if _fits(value, h)), None)
-  if fitting is None:
-    yield (f"{name} is {value!r}, must be"
-           f" {' or '.join(dict.fromkeys(map(_described, hints)))}.")
-  elif typing.get_origin(fitting) is tuple:
-    inner = typing.get_args(fitting)
+  allowed = list(declare.split(hint))
+  fitting = [(kind, rules) for kind, rules in allowed if _fits(value, kind)]
+  if not any(all(rule.holds(value) for rule in rules) for _, rules in fitting):
+    texts = dict.fromkeys(_described(*one) for one in allowed)
+    yield f"{name} is {declare.shown(value)}, must be {' or '.join(texts)}."
+    return
+  kind = fitting[0][0]
+  if typing.get_origin(kind) is tuple:
+    inner = typing.get_args(kind)
     inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
     if len(inner) != len(value):
-      yield f"{name} is {value!r}, must have {len(inner)} elements."
+      yield f"{name} is {declare.shown(value)}, must have {len(inner)} elements."
     for i, (element, hint_) in enumerate(zip(value, inner)):
       yield from _misfits(element, hint_, f"{name}[{i}]")
-  elif typing.get_origin(fitting) is dict:
+  elif typing.get_origin(kind) is dict:
+    of_keys, of_values = typing.get_args(kind)
     for key, element in value.items():
-      yield from _misfits(element, typing.get_args(fitting)[1], f"{name}[{key!r}]")
-  elif dataclasses.is_dataclass(value) and fitting is not Any:
-    if not isinstance(value, (models.Decoder, models.EncoderDecoder, models.Recurrent)):
-      yield from _fields(value, name)
+      yield from _misfits(key, of_keys, f"{name}: the name {declare.shown(key)}")
+      yield from _misfits(element, of_values, f"{name}[{declare.shown(key)}]")
+  elif _is_open(value) and kind is not Any:
+    yield from _fields(value, name)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _is_open(value: Any) -> bool:
+  """Whether a value is a dataclass whose fields can be set."""
+  params = getattr(value, "__dataclass_params__", None)
+  return params is not None and not params.frozen
+
+
+def _fits(value: Any, kind: Any) -> bool:
   """Whether a value is of a type, whatever its elements or fields are."""
-  if hint is Any:
+  if kind is Any:
     return True
-  if hint in _PLAIN:
-    return isinstance(value, _PLAIN[hint][0])
-  origin = typing.get_origin(hint) or hint
+  # A truth value is an int to Python, and where a number is wanted it is a mistake.
+  if kind in (int, float) and isinstance(value, bool):
+    return False
+  if kind is int:
+    return isinstance(value, numbers.Integral)
+  if kind is float:  # Fractions are real numbers, too, and nothing here computes them.
+    return isinstance(value, numbers.Real) and (
+        isinstance(value, numbers.Integral) or not isinstance(value, numbers.Rational))
+  if kind is str:  # Paths cannot have the zero character.
+    return isinstance(value, str) and "\0" not in value
+  if getattr(kind, "_is_protocol", False):
+    wanted = [name for name in vars(kind) if not name.startswith("_")]
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in wanted)
+  origin = typing.get_origin(kind) or kind
   # Config files may spell a tuple as a list.
   return isinstance(value, (tuple, list) if origin is tuple else origin)
 
 
-def _described(hint: Any) -> str:
-  if hint in _PLAIN:
-    return _PLAIN[hint][1]
-  if origin := typing.get_origin(hint):
-    return f"a {origin.__name__}"
-  return f"a config.{hint.__name__}"
+def _described(kind: Any, rules: _Rules) -> str:
+  if kind in _PLAIN:
+    text = _PLAIN[kind]
+  elif origin := typing.get_origin(kind):
+    text = f"a {origin.__name__}"
+  else:
+    inside = kind.__module__.startswith("transfer_gen.config")
+    word = "array" if kind.__name__ == "ndarray" else kind.__name__
+    article = "an" if word[0].lower() in "aeio" or word[:2] == "L2" else "a"
+    text = (f"a config.{word}" if inside else
+            "a value" if kind is Any else f"{article} {word}")
+  return " ".join([text, *(rule.text for rule in rules)])

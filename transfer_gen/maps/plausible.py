@@ -1,10 +1,9 @@
 """Checks whether the sizes that a checkpoint claims for its model can be true."""
 
-import dataclasses
 import math
-import typing
 from typing import Any
 
+from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.maps import architecture
@@ -24,29 +23,14 @@ def specs(raw: architecture.Raw, model: Any, name: str) -> dict[str, tree.Spec]:
     name: Name or path of the map.
 
   Raises:
-    errors.UserError: If a field has another type than it is declared with, or claims
+    errors.UserError: If a field has a value that it does not declare, or claims
       more layers or a larger size than the checkpoint has numbers for.
   """
-  _check_types(raw, model)
+  # First, since sizes are compared next.
+  config_lib.check(model, f"{raw.path}: model")
   _check_sizes(raw, model)
   with architecture.understood(raw, f"model of map {name}"):
     return registry.specs(registry.build(model))
-
-
-def _check_types(raw: architecture.Raw, model: Any) -> None:
-  """Checks types, since a checkpoint or a map file may give values of any type."""
-  for field in dataclasses.fields(model):
-    value = getattr(model, field.name)
-    wanted = typing.get_origin(field.type) or field.type
-    parts = value if isinstance(value, tuple) else (value,)
-    # `type(...)` and not `isinstance`, because a bool counts as an int there.
-    inner = (typing.get_args(field.type) or (field.type,))[0]
-    known = (int, float) if inner is float else (inner,)
-    if not (isinstance(value, tuple) == (wanted is tuple)
-            and all(type(part) in known for part in parts)):
-      raise errors.UserError(
-          f"{raw.path}: model.{field.name} would be {value!r:.60}, must be of type"
-          f" {getattr(wanted, '__name__', wanted)}.")
 
 
 def _check_sizes(raw: architecture.Raw, model: Any) -> None:

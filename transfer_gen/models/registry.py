@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
-import numbers
-import typing
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -34,10 +33,8 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     config_lib.Recurrent: recurrent.constants,
 }
 
-# Abstract numbers and not `float`: 1 may stand for 1.0, as in Python itself.
-_KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
-          float: (numbers.Real, "a number"), str: (str, "a text")}
-
+# More than any machine holds. It is a slip, and would only show when memory is full.
+_MOST_PARAMS = 10**13
 # What a call of a model may take from a batch beside `inputs`.
 _READ = ("positions", "encoder_inputs", "encoder_counts")
 
@@ -53,16 +50,18 @@ def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
   module is first used, by `specs`.
 
   Raises:
-    errors.UserError: If the kind of config is unknown, or a field has another type than
-      declared.
+    errors.UserError: If the kind of config is unknown, or a field has a value that it
+      does not declare.
   """
   if type(config) not in _MODULES:
     raise errors.UserError(
         f"The model is a {type(config).__name__}, must be one of"
         f" {', '.join(kind.__name__ for kind in _MODULES)} of transfer_gen.config.")
-  kinds = typing.get_type_hints(type(config))
-  return _MODULES[type(config)](dataclasses.replace(config, **{
-      name: _plain(name, value, kinds[name]) for name, value in vars(config).items()}))
+  plain = dataclasses.replace(config, **{
+      field.name: _plain(getattr(config, field.name))
+      for field in dataclasses.fields(config)})
+  config_lib.check(plain, "model")
+  return _MODULES[type(config)](plain)
 
 
 def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
@@ -112,10 +111,18 @@ def specs(module: extended.Model) -> dict[str, tree.Spec]:
     module: What `build` returned, or a module with adapters, whose params are included.
 
   Raises:
-    errors.UserError: If the config of the model or of an adapter is not valid.
+    errors.UserError: If the config of the model or of an adapter is not valid, or the
+      model has more than 10**13 params.
   """
   # A copy: callers may change it, and `_specs` keeps its own for the next one.
-  return dict(_specs(module))
+  found = dict(_specs(module))
+  if (count := sum(math.prod(spec.shape) for spec in found.values())) > _MOST_PARAMS:
+    largest = max(found, key=lambda name: math.prod(found[name].shape))
+    raise errors.UserError(
+        f"The model would have {count:.1e} params, more than {_MOST_PARAMS:.0e}; the"
+        f" largest leaf is {largest} {found[largest].shape}. Make num_layers, the"
+        " widths or vocab_size smaller.")
+  return found
 
 
 @functools.lru_cache(maxsize=32)  # A run asks several times, a search for each try.
@@ -205,21 +212,11 @@ def _in_order(specs):
   return dict(sorted(specs.items(), key=lambda item: item[0].split("/")))
 
 
-# An array of two or more dimensions is no value of any field. It is left as it is for
-# the error message.
-def _plain(name, value, kind):
+def _plain(value: Any) -> Any:
   """Returns a field's value converted to a plain Python value."""
-  if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim < 2:
+  if isinstance(value, (np.generic, np.ndarray, jax.Array)):
     value = value.tolist()
-  several = typing.get_origin(kind) is tuple
-  if several and isinstance(value, (list, tuple)):
-    value = tuple(value)
-  abstract, wanted = _KINDS[typing.get_args(kind)[0] if several else kind]
-  if several != isinstance(value, tuple) or not all(
-      isinstance(one, abstract) for one in (value if several else (value,))):
-    raise errors.UserError(
-        f"model.{name} is {value!r}, must be {'a tuple, each ' * several}{wanted}.")
-  return value
+  return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=32)

@@ -217,7 +217,7 @@ def from_json(data: Mapping[str, Any]) -> Audit:
                 {k: v for k, v in spec.items() if k != "name"})
             for spec in specs} for checkpoint, specs in data["left"].items()},
         differ=data.get("differ", {}))
-  except (KeyError, TypeError, AttributeError) as error:
+  except (KeyError, TypeError, AttributeError, errors.UserError) as error:
     raise errors.UserError(
         f"Not an audit that this version of the package can read: {error}.") from error
 

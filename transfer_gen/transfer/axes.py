@@ -10,10 +10,11 @@ An axis map is put in a plan with `plan.On(axis=..., map=...)`. `bind` is called
 """
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
-from transfer_gen import errors
+from transfer_gen.config import declare, validate
 from transfer_gen.transfer import mixtures
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
@@ -50,12 +51,11 @@ class MatchTokens:
       `mixtures.focus` or `mixtures.wechsel`. Other tokens are copied or start fresh as
       without it.
   """
-  fresh: str = "normal"
+  fresh: Annotated[str, declare.OneOf(*plan_lib.FRESH, "pieces")] = "normal"
   mixture: plan_lib.Mixture | None = None
 
   def __post_init__(self) -> None:
-    if self.fresh != "pieces":
-      _check_fresh(self)
+    validate.check(self, "MatchTokens")
     if self.mixture is not None:
       mixtures.check(self.mixture)
 
@@ -121,12 +121,11 @@ class Grow:
       zero, so that the function is kept.
     approximate: Whether the function may change where it cannot be kept.
   """
-  noise: float = 0.0
+  noise: declare.Weight = 0.0
   approximate: bool = False
 
   def __post_init__(self) -> None:
-    if not self.noise >= 0:
-      raise errors.UserError(f"Grow: noise is {self.noise}, must be >= 0.")
+    validate.check(self, "Grow")
 
   def bind(self, sizes: plan_lib.AxisSizes) -> plan_lib.Binding:
     """Repeats entries.
@@ -165,7 +164,10 @@ class Select:
     index: i32[target], entries of the source, as a tuple or an array.
       `importance.by_weights` chooses them by value.
   """
-  index: np.ndarray | tuple[int, ...]
+  index: Annotated[np.ndarray, plan_lib.ENTRIES] | tuple[declare.Count, ...]
+
+  def __post_init__(self) -> None:
+    validate.check(self, "Select")
 
   def bind(self, sizes: plan_lib.AxisSizes) -> plan_lib.Binding:
     """Takes the entries.
@@ -228,14 +230,11 @@ class Extend:
       them and adds fresh entries.
     fresh: How fresh entries are filled, one of `plan.FRESH`, see `plan.Binding`.
   """
-  how: str = "fresh"
-  fresh: str = "normal"
+  how: Annotated[str, declare.OneOf("fresh", "repeat", "interpolate")] = "fresh"
+  fresh: Annotated[str, declare.OneOf(*plan_lib.FRESH)] = "normal"
 
   def __post_init__(self) -> None:
-    _check_fresh(self)
-    if self.how not in ("fresh", "repeat", "interpolate"):
-      raise errors.UserError(
-          f"Extend: how is {self.how!r}, must be 'fresh', 'repeat' or 'interpolate'.")
+    validate.check(self, "Extend")
 
   def bind(self, sizes: plan_lib.AxisSizes) -> plan_lib.Binding:
     """Adds entries.
@@ -348,10 +347,3 @@ def _stretched(source: int, target: int) -> tuple[np.ndarray, plan_lib.Mixture]:
 def _divisor(size: int, near: int) -> int:
   return min((d for d in range(1, size + 1) if size % d == 0),
              key=lambda d: abs(d - near))
-
-
-def _check_fresh(axis_map: "MatchTokens | Extend") -> None:
-  if axis_map.fresh not in plan_lib.FRESH:
-    raise errors.UserError(
-        f"{type(axis_map).__name__}: fresh is {axis_map.fresh!r}, must be one of"
-        f" {plan_lib.FRESH}.")

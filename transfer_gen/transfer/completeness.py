@@ -54,17 +54,6 @@ def mistakes(
   ["two groups are named 'all'; names must differ."]
   """
   lines = []
-  patterns = [
-      *((f"rule {i}", rule.target) for i, rule in enumerate(plan.rules)),
-      *((f"group {group.name!r}", pattern) for group in plan.groups
-        for pattern in (group.params, group.no_decay)),
-      *((f"axis map {i}", on.params) for i, on in enumerate(plan.axes)),
-      *(("unused_source", pattern) for pattern in plan.unused_source)]
-  for owner, pattern in patterns:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      lines.append(f"{owner}: {pattern!r} is no regular expression: {error}.")
   # Axes by the target alone: sources may carry more, in leaves that stay behind.
   axes = {axis for spec in target.values() for axis in spec.axes}
   for axis in dict.fromkeys(on.axis for on in plan.axes):

@@ -14,6 +14,7 @@ import functools
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.config import validate
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
@@ -216,9 +217,10 @@ def check(mixture: plan_lib.Mixture) -> None:
     errors.UserError: If shapes disagree, a row occurs twice, or the weights of a row do
       not sum to one.
   """
-  arrays = [np.asarray(x) for x in (mixture.rows, mixture.index, mixture.weights)]
-  rows, index, weights = arrays
-  if rows.ndim != 1 or index.shape != weights.shape or index.shape[:-1] != rows.shape:
+  # Not where a mixture is made, which compiled programs do as well.
+  validate.check(mixture, "Mixture")
+  rows, index, weights = mixture.rows, mixture.index, mixture.weights
+  if index.shape != weights.shape or index.shape[:-1] != rows.shape:
     raise errors.UserError(
         f"Mixture: rows {rows.shape}, index {index.shape} and weights"
         f" {weights.shape}; they must be [M], [M, K] and [M, K].")

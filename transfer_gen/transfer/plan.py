@@ -13,24 +13,33 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.config import declare, training, validate
 from transfer_gen.transfer import plan_json
 
-_Kind = TypeVar("_Kind")
+_Kind = TypeVar("_Kind", bound=type)
 
 
-def axis_map(kind: type[_Kind]) -> type[_Kind]:
+def axis_map(kind: _Kind) -> _Kind:
   """Registers a dataclass that plans hold, so that it can be read back from JSON.
 
   It is a class decorator for axis maps, and for layouts and whatever else stands in
   `On.map`. The name of the class becomes part of the file format.
   """
-  plan_json.KINDS[kind.__name__] = kind
+  plan_json.KINDS[kind.__name__] = declare.strict(kind)
   return kind
+
+
+def _entries(text: str, *shape: str) -> declare.Holds:
+  """Returns the rule of an array of indices of entries with some dimensions."""
+  return declare.Holds(
+      lambda x: x.dtype.kind in "iu" and x.ndim == len(shape) and (
+          not x.size or 0 <= x.min() <= x.max() <= declare.MOST),
+      f"of whole numbers from 0, [{', '.join(shape)}], the {text}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,11 +75,13 @@ class Mixture:
     index: i32[M, K], the source entries that each is made of.
     weights: f32[M, K], their weights; 0 where an entry has fewer than K parts.
   """
-  rows: np.ndarray
-  index: np.ndarray
-  weights: np.ndarray
+  rows: Annotated[np.ndarray, _entries("target entries", "M")]
+  index: Annotated[np.ndarray, _entries("source entries", "M", "K")]
+  weights: Annotated[np.ndarray, declare.Holds(
+      lambda x: x.dtype.kind == "f" and x.ndim == 2, "of real numbers, [M, K]")]
 
 
+ENTRIES = _entries("entries", "N")
 FRESH_ROWS = "fresh"  # A value of `Group.table_rows`.
 PADDED = -2  # In `Binding.index`: an entry beyond the target's tokens.
 FRESH = ("mean", "normal", "covariance", "zeros", "init")  # Of `Binding.fresh`.
@@ -113,6 +124,7 @@ class AxisMap(Protocol):
     ...
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
   r"""Says where leaves come from; the first rule that matches a leaf owns it.
@@ -129,18 +141,15 @@ class Rule:
     count: Number of leaves that the rule must own. If None, at least one.
     why: One line for the audit, such as a citation.
   """
-  target: str
-  source: str | tuple[str, ...] | None
-  fresh: str = "init"
+  target: declare.Pattern
+  source: str | Annotated[tuple[str, ...], declare.FILLED] | None
+  fresh: Annotated[str, declare.OneOf("init", "zeros", "ones")] = "init"
   checkpoint: str = ""
-  count: int | None = None
+  count: declare.Number | None = None
   why: str = ""
 
   def __post_init__(self) -> None:
-    if self.fresh not in ("init", "zeros", "ones"):
-      raise errors.UserError(
-          f"Rule {self.target!r}: fresh is {self.fresh!r}, must be 'init', 'zeros'"
-          " or 'ones'.")
+    validate.check(self, f"Rule {declare.shown(self.target)}")
 
   @property
   def sources(self) -> tuple[str, ...]:
@@ -150,6 +159,7 @@ class Rule:
     return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class On:
   """Applies an axis map to an axis; the first `On` that matches a leaf wins.
@@ -159,9 +169,12 @@ class On:
     map: The axis map.
     params: Regex for the whole names of the leaves that it acts on.
   """
-  axis: str
+  axis: declare.Filled
   map: AxisMap
-  params: str = ".*"
+  params: declare.Pattern = ".*"
+
+  def __post_init__(self) -> None:
+    validate.check(self, f"On {declare.shown(self.axis)}")
 
 
 @axis_map
@@ -177,12 +190,11 @@ class L2SP:
     alpha: Strength of the pull towards the source, at least 0.
     beta: Strength of the pull of fresh entries towards zero, at least 0.
   """
-  alpha: float
-  beta: float = 0.0
+  alpha: declare.Weight
+  beta: declare.Weight = 0.0
 
   def __post_init__(self) -> None:
-    _at_least("L2SP", "alpha", self.alpha)
-    _at_least("L2SP", "beta", self.beta)
+    validate.check(self, "L2SP")
 
 
 @axis_map
@@ -197,11 +209,11 @@ class EWC:
     strength: Factor on the penalty, at least 0; weight decay applies in addition.
     fisher: Path of the source's diagonal Fisher information F, see `train.fisher`.
   """
-  strength: float
-  fisher: str
+  strength: declare.Weight
+  fisher: declare.Filled
 
   def __post_init__(self) -> None:
-    _at_least("EWC", "strength", self.strength)
+    validate.check(self, "EWC")
 
 
 @axis_map
@@ -216,17 +228,17 @@ class Mixout:
   Attributes:
     p: Probability, from 0 up to but not including 1.
   """
-  p: float
+  p: declare.Dropout
 
   def __post_init__(self) -> None:
-    if not 0 <= self.p < 1:
-      raise errors.UserError(f"Mixout: p is {self.p}, must be in [0, 1).")
+    validate.check(self, "Mixout")
 
 
 ANCHORS = (L2SP, EWC, Mixout)
 NO_DECAY = r"(.*/)?(bias|recurrent_bias|scale)"  # Names of norms and biases.
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
   """Says how leaves learn; the first group that matches a leaf owns it.
@@ -248,34 +260,28 @@ class Group:
     anchor: A penalty or mixing that keeps the group near its source, one of
       `ANCHORS`. If None, nothing does.
   """
-  name: str
-  params: str
-  lr_mult: float = 1.0
-  unfreeze_step: int | None = 0
-  schedule: str | None = None
-  weight_decay: float | None = None
-  no_decay: str = NO_DECAY
-  table_rows: str | tuple[int, ...] | np.ndarray | None = None
+  name: declare.Filled
+  params: declare.Pattern
+  lr_mult: Annotated[float, declare.Between(
+      1e-12, 1e12, "to freeze a group, set unfreeze_step=None")] = 1.0
+  unfreeze_step: declare.Count | None = 0
+  schedule: training.Schedule | None = None
+  weight_decay: declare.Weight | None = None
+  no_decay: declare.Pattern = NO_DECAY
+  table_rows: (
+      Annotated[str, declare.OneOf(FRESH_ROWS)]
+      | Annotated[tuple[declare.Count, ...], declare.FILLED]
+      | Annotated[np.ndarray, ENTRIES, declare.FILLED] | None) = None
   anchor: L2SP | EWC | Mixout | None = None
 
   def __post_init__(self) -> None:
-    if not self.lr_mult > 0:
-      raise errors.UserError(
-          f"Group {self.name!r}: lr_mult is {self.lr_mult}, must be > 0."
-          " To freeze a group, set unfreeze_step=None.")
-    if self.unfreeze_step is not None and self.unfreeze_step < 0:
-      raise errors.UserError(
-          f"Group {self.name!r}: unfreeze_step is {self.unfreeze_step}, must be a"
-          " step >= 0, or None to freeze the group.")
-    if self.weight_decay is not None:
-      _at_least(f"Group {self.name!r}", "weight_decay", self.weight_decay)
-    if not isinstance(self.anchor, (*ANCHORS, type(None))):
-      raise errors.UserError(
-          f"Group {self.name!r}: anchor is {self.anchor!r}, must be one of"
-          f" {', '.join(kind.__name__ for kind in ANCHORS)}.")
-    if self.table_rows is not None:
+    if isinstance(self.table_rows, range):
+      object.__setattr__(self, "table_rows", tuple(self.table_rows))
+    validate.check(self, f"Group {declare.shown(self.name)}")
+    if self.table_rows is not None and not isinstance(self.table_rows, str):
       # A tuple, unlike an array, can be compared and hashed with the group.
-      object.__setattr__(self, "table_rows", _row_ids(self.name, self.table_rows))
+      object.__setattr__(
+          self, "table_rows", tuple(np.unique(self.table_rows).tolist()))
     given = [name for name in ("schedule", "weight_decay", "table_rows", "anchor")
              if getattr(self, name) is not None]
     if self.unfreeze_step is None and given:
@@ -284,6 +290,7 @@ class Group:
           " how it does. Remove one of them.")
 
 
+@declare.strict
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferPlan:
   """What reaches each leaf of the target from the sources, and what learns.
@@ -301,8 +308,11 @@ class TransferPlan:
   rules: tuple[Rule, ...]
   groups: tuple[Group, ...]
   axes: tuple[On, ...] = ()
-  unused_source: tuple[str, ...] = ()
-  may_differ: tuple[str, ...] = ()
+  unused_source: tuple[declare.Pattern, ...] = ()
+  may_differ: tuple[declare.Filled, ...] = ()
+
+  def __post_init__(self) -> None:
+    validate.check(self, "plan")
 
 
 SCRATCH = TransferPlan(
@@ -337,7 +347,7 @@ def arrays(plan: TransferPlan) -> dict[str, np.ndarray]:
 
 
 def from_json(
-    data: Mapping[str, Any], stored: Mapping[str, np.ndarray] | None = None
+    data: Any, stored: Mapping[str, np.ndarray] | None = None
 ) -> TransferPlan:
   """Returns the plan that `to_json` wrote.
 
@@ -346,25 +356,29 @@ def from_json(
     stored: The `arrays` of the plan; may be None if it has none.
 
   Raises:
-    errors.UserError: If a field, a kind of axis map or anchor, or an array is unknown.
+    errors.UserError: If a field, a kind of axis map or anchor, or an array is unknown,
+      or a field has a value that it does not declare.
   """
-  stored = stored or {}
   fields = {field.name for field in dataclasses.fields(TransferPlan)}
+  if not isinstance(data, Mapping) or not {"rules", "groups"} <= data.keys():
+    raise errors.UserError(
+        "Not a transfer plan: it must be an object with rules and groups.")
   if data.get("format", 1) != 1 or data.keys() - fields - {"format"}:
     unknown = ", ".join(sorted(data.keys() - fields - {"format"})) or "format"
     raise errors.UserError(
         "The plan was written by a newer version of transfer_gen: this version does"
         f" not know {unknown}.")
-  decode = lambda parts: [plan_json.decode(part, stored) for part in parts]
-  try:
-    return TransferPlan(
-        rules=tuple(Rule(**rule) for rule in decode(data["rules"])),
-        groups=tuple(Group(**group) for group in decode(data["groups"])),
-        axes=tuple(On(**on) for on in decode(data.get("axes", ()))),
-        unused_source=tuple(data.get("unused_source", ())),
-        may_differ=tuple(data.get("may_differ", ())))
-  except (KeyError, TypeError) as error:
-    raise errors.UserError(f"Not a transfer plan: {error}") from error
+  values = {}
+  for name, kind in (("rules", Rule), ("groups", Group), ("axes", On),
+                     ("unused_source", None), ("may_differ", None)):
+    parts = data.get(name, [])
+    if not isinstance(parts, list):
+      raise errors.UserError(
+          f"plan.{name} is {declare.shown(parts)}, must be a list.")
+    values[name] = tuple(
+        plan_json.part(f"plan.{name}[{i}]", kind, part, stored or {})
+        for i, part in enumerate(parts))
+  return TransferPlan(**values)
 
 
 def fingerprint(plan: TransferPlan) -> str:
@@ -376,19 +390,3 @@ def fingerprint(plan: TransferPlan) -> str:
   # Sorted, so that the order of fields in the classes is no part of the format.
   text = json.dumps(to_json(plan), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _row_ids(group: str, table_rows: Any) -> str | tuple[int, ...]:
-  if isinstance(table_rows, str) and table_rows == FRESH_ROWS:
-    return FRESH_ROWS
-  ids = np.asarray(table_rows)
-  if ids.dtype.kind not in "iu" or ids.ndim != 1 or not ids.size or ids.min() < 0:
-    raise errors.UserError(
-        f"Group {group!r}: table_rows is {table_rows!r}, must be {FRESH_ROWS!r} or"
-        " indices of rows, at least one.")
-  return tuple(np.unique(ids).tolist())
-
-
-def _at_least(owner: str, field: str, value: float) -> None:
-  if not value >= 0:  # Written so that NaN fails, too.
-    raise errors.UserError(f"{owner}: {field} is {value}, must be >= 0.")

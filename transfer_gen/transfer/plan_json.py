@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from transfer_gen import errors
+
 # Classes that a field may hold one of several of; JSON names these by "kind".
 KINDS: dict[str, type] = {}
 # Fields whose tuples of integers are stored as arrays, because they may be long.
@@ -62,7 +64,8 @@ def decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
 
   Raises:
     KeyError: If an array is not in `stored` or a kind is not registered.
-    TypeError: If a kind lacks a field or has one that its class does not know.
+    errors.UserError: If a kind lacks a field, has one that its class does not know, or
+      a field has a value that it does not declare.
   """
   # Plans hold tuples, which can be hashed, and JSON knows lists only.
   if isinstance(value, list):
@@ -70,15 +73,40 @@ def decode(value: Any, stored: Mapping[str, np.ndarray]) -> Any:
   if not isinstance(value, Mapping):
     return value
   if "array" in value:
-    if value["array"] not in stored:
+    if not isinstance(value["array"], str) or value["array"] not in stored:
       raise KeyError(f"array {value['array']} is not stored with it")
     return stored[value["array"]]
   fields = {k: decode(v, stored) for k, v in value.items() if k != "kind"}
   if "kind" not in value:
     return fields
-  if value["kind"] not in KINDS:
-    raise KeyError(f"{value['kind']!r} is not known to this version")
+  if not isinstance(value["kind"], str) or value["kind"] not in KINDS:
+    raise KeyError(f"kind {value['kind']!r} is not known to this version")
   return KINDS[value["kind"]](**fields)
+
+
+def part(
+    name: str, kind: Any, value: Any, stored: Mapping[str, np.ndarray]) -> Any:
+  """Returns a part of a plan that is no `kind` of several classes.
+
+  Args:
+    name: What messages call it.
+    kind: Its dataclass; None for a plain value.
+    value: JSON types. What is no object is returned as it is; the plan refuses it.
+    stored: Arrays by their hash.
+
+  Raises:
+    errors.UserError: If an array, a kind or a field is unknown, or a field has a value
+      that it does not declare.
+  """
+  try:
+    decoded = decode(value, stored)
+    if kind is None or not isinstance(decoded, dict):
+      return decoded
+    return kind(**decoded)
+  except KeyError as error:
+    raise errors.UserError(f"{name}: {error.args[0]}.") from error
+  except errors.UserError as error:
+    raise errors.UserError(f"{name}: {error}") from error
 
 
 def _stored(owner: Any, field: dataclasses.Field) -> Any:
