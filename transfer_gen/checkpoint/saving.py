@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from transfer_gen import lock
 from transfer_gen import plain_path
 from transfer_gen import tree
+from transfer_gen import untrusted
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import layout
 
@@ -77,7 +78,8 @@ class Checkpoints:
     # Orbax writes the JSON of an item to this file. Renaming replaces it in one step,
     # where saving the item again would first delete it.
     path = epath.Path(self._last.directory) / str(step) / layout.FACTS / "metadata"
-    _, kept = digests.unseal(json.loads(path.read_text()))
+    with digests.reading(path.parent):
+      _, kept = digests.unseal(untrusted.read_json(path))
     fresh = path.parent / "metadata.new"
     fresh.write_text(json.dumps(digests.seal(facts, kept)))
     fresh.replace(path)

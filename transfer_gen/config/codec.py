@@ -1,15 +1,16 @@
 """Conversion of configs to JSON types and back, as in the config.json of a workdir."""
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import sealed
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import models as config_models
+from transfer_gen.config import validate
 
 Run, Adapter = config_lib.Run, config_adapters.Adapter
 Decoding = config_lib.Decoding
@@ -70,13 +71,23 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
   """Returns the config of the run in a workdir.
 
   Raises:
-    errors.UserError: If no run is there.
+    errors.UserError: If no run is there, or its config is damaged.
   """
   path = epath.Path(workdir) / CONFIG
   if not path.exists():
     raise errors.UserError(
         f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
-  return run_from_json(json.loads(path.read_text()))
+  data = sealed.read_json(path)
+  try:
+    run = run_from_json(data)
+    validate.check(run)
+  except errors.UserError as error:
+    raise errors.UserError(f"{path}: {error} {sealed.INSTEAD}") from error
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    raise errors.UserError(
+        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
+        f" {str(error)[:200]}). {sealed.INSTEAD}") from error
+  return run
 
 
 # All fields are written, those with their defaults too: a default that changes later

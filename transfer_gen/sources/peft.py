@@ -13,7 +13,6 @@ Format: https://huggingface.co/docs/peft/developer_guides/checkpoint.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import json
 import re
 from typing import Any
 
@@ -91,7 +90,8 @@ class Adapter(source_lib.Source):
     with architecture.malformed(where, "adapter"):
       _check_fields(fields)
       self._modules = _modules(raw)
-      self._blocks = json.loads(raw.facts["metadata"].get(peft_modules.BLOCKS, "{}"))
+      self._blocks = architecture.parse_json(
+          raw.facts["metadata"].get(peft_modules.BLOCKS, "{}"))
       places = peft_modules.find(model, self._modules)
       self._rows: dict[str, _Row] = {}
       for kernel, place in places.items():
