@@ -7,6 +7,7 @@ reader ever sees a part of it.
 from collections.abc import Callable, Iterator
 import contextlib
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -88,6 +89,7 @@ def write_text(path: epath.PathLike, text: str) -> None:
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes a file."""
   path = epath.Path(path)
+  check_output(path)
   # In the same folder, because a rename is atomic only within one file system.
   partial = path.parent / f"{path.name}{_PARTIAL}"
   with writing(path):
@@ -99,6 +101,21 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
       with contextlib.suppress(OSError):
         partial.unlink(missing_ok=True)
       raise
+
+
+def check_output(path: epath.PathLike) -> None:
+  """Checks that a path to write to is free, or a file that may be replaced.
+
+  Raises:
+    errors.UserError: If it is a folder, a device or a pipe, or cannot be looked at.
+  """
+  path = epath.Path(path)
+  with writing(path):
+    # Of `os`: for etils all is a file that is no folder.
+    if path.exists() and "://" not in str(path) and not os.path.isfile(path):
+      raise errors.UserError(
+          f"{path}: it is {'a folder' if path.is_dir() else 'a device or a pipe'}, and"
+          " a file is to be written. Give another path.")
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ def write(
       other inputs or settings were being answered into the same file.
   """
   output = epath.Path(output)
+  whole.check_output(output)
   as_json = output.suffix == prompts_lib.JSON
   if decoding.num > 1 and not as_json:
     raise errors.UserError(

@@ -2,18 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 import json
+import os
+import time
 from typing import Any
 
 from etils import epath
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
 from transfer_gen import errors
 from transfer_gen import untrusted
 from transfer_gen.formats import whole
 from transfer_gen.train import score as score_lib
 
+_PROTO: Any = event_pb2  # Its classes are made when it is imported.
 METRICS = "metrics.jsonl"  # In a workdir.
 _FIELDS = ("step", "loss")
+_FLUSH = 60  # Seconds between two flushes of events, which wait for the disk.
 _TRAINING = (*_FIELDS, "tokens_per_second", "seconds")
 
 
@@ -36,10 +42,7 @@ class MetricsWriter:
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     with whole.writing(workdir):
       self._file = self._path.open("a")
-      self._events = tensorboardX.SummaryWriter(
-          # TensorBoard hides events from this step on that an earlier process has
-          # written.
-          str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
+      self._events = _Events(epath.Path(workdir) / "tensorboard", step + 1)
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Adds one line."""
@@ -48,15 +51,47 @@ class MetricsWriter:
       # Flushed line by line, so that a run can be watched, and a killed one keeps its
       # lines.
       self._file.flush()
-    for name, value in metrics.items():
-      self._events.add_scalar(f"{split}/{name}", value, step)
+      self._events.write(
+          step, {f"{split}/{name}": value for name, value in metrics.items()})
 
   def close(self) -> None:
     """Closes both files."""
     with whole.writing(self._path):
       self._file.close()
-    with whole.writing(self._path.parent / "tensorboard"):
       self._events.close()
+
+
+class _Events:
+  """Writes events for TensorBoard, in the thread of the caller.
+
+  The writer that tensorboardX offers for this has a thread and a queue. Where the disk
+  is full, the thread ends and the queue has no end.
+  """
+
+  def __init__(self, folder: epath.Path, first: int):
+    """Hides events from the step `first` on that an earlier process has written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = event_file_writer.EventsWriter(os.fspath(folder / "events"))
+    self._add(first, session_log=_PROTO.SessionLog(
+        status=_PROTO.SessionLog.START))
+    self._flushed = time.monotonic()
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds an event with all values."""
+    self._add(step, summary=summary.Summary(value=[
+        value for name, number in values.items()
+        for value in summary.scalar(name, number).value]))
+    if time.monotonic() - self._flushed > _FLUSH:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._writer.close()
+
+  def _add(self, step: int, **content: Any) -> None:
+    self._writer.write_event(
+        _PROTO.Event(wall_time=time.time(), step=step, **content))
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
