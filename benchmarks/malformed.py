@@ -16,7 +16,7 @@ that has already imported the modules. The last line is JSON:
       checked for them.
   unclear: mutants that raised another exception.
   crashed: mutants that killed the process.
-  hung: mutants that took more than 5 s.
+  hung: mutants that took more than 10 s.
   slowest_s: the longest time of a mutant, in seconds.
   peak_over_file: peak memory over file size for files of 8 MB, above the memory of a
       process that has read a good file. All leaves are held at once.
@@ -49,7 +49,7 @@ from transfer_gen.formats import raw
 
 _SMALL, _LARGE = 8, 8192  # Rows of the largest array, of 1 KB each.
 _MANY, _FEW, _CONVERTED = 1112, 30, 40  # Mutants per format.
-_SECONDS, _LONGEST = 5, 1000  # Limits of time, and of characters in an error.
+_SECONDS, _LONGEST = 10, 1000  # Limits of time, and of characters in an error.
 _OUTPUT = "output"
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in glibc's malloc.h.
 

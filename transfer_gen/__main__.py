@@ -57,22 +57,29 @@ def run(argv: Sequence[str] | None = None) -> None:
 def _run_command(name: str, words: Sequence[str]) -> None:
   try:
     values = flags.parse(name, words)
-    # Orbax logs each step of a save through absl.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax logs each step of a save through absl, and also errors that it raises.
+    logging.set_verbosity(logging.FATAL)
     # By name, and only now: the modules of the commands import JAX.
     importlib.import_module(f"transfer_gen.commands.{name}").run(values)
+    sys.stdout.flush()  # Here, where a full disk still gives a message.
   except errors.UserError as error:
     _fail(str(error))
-  except (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError,
-          IsADirectoryError) as error:
-    _fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
   except BrokenPipeError:
-    # The reader of our output has left, as `head` does. Python flushes stdout when it
-    # exits, which would fail once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()  # The reader of our output has left, as `head` does.
+  except OSError as error:
+    # What opens and writes files names them; without a name, it was the output.
+    if not error.filename:
+      _drop_output()
+    _fail(f"{error.filename or 'the output'}: {error.strerror or error}. Give another"
+          " path, or make room there.")
   except interrupt.Interrupted as signal:
     print(f"transfer-gen: {signal}", file=sys.stderr)
     sys.exit(signal.code)
+
+
+def _drop_output() -> None:
+  # Python flushes stdout when it exits, which would fail once more.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _finish(text: str) -> NoReturn:

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests import paths
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import catalog
@@ -17,6 +18,7 @@ from transfer_gen.data import documents
 
 SCRIPT = """
 import sys
+from tests import paths
 from transfer_gen import config
 from transfer_gen.data import documents
 for name, fields in (("python_docs", {}), ("docstring_summary", {
@@ -251,3 +253,24 @@ def test_an_unwritable_data_folder_is_named_in_the_error(tmp_path, monkeypatch):
 
   with pytest.raises(errors.UserError, match="file.*Set TFDS_DATA_DIR"):
     catalog.read("python_docs")
+
+
+def test_no_warning_of_tfds_reaches_the_user(foreign, tmp_path):
+  """Both kinds that it writes: of a folder that is no data set, of a config of ours."""
+  (foreign.parent / "half_copied" / "2.0.1").mkdir(parents=True)
+  program = f"""
+import numpy as np
+from etils import epath
+from transfer_gen.data import catalog
+from transfer_gen.data.datasets import hidden_states
+print(*catalog.read("tfds:foreign_set")[0])
+folder = epath.Path({str(tmp_path / "hidden")!r})
+hidden_states.HiddenStates("part_0", (2, 3), np.dtype("float32"), folder)
+"""
+
+  done = subprocess.run(
+      [sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True, text=True,
+      check=True)
+
+  assert done.stdout.split() == ["train", "validation", "test"]
+  assert "absl" not in done.stderr and "WARNING" not in done.stderr

@@ -80,7 +80,7 @@ def _save(path, allow_pickle=False):
     (lambda path: path.write_bytes(path.read_bytes()[:99]), "is damaged"),
     (lambda path: path.write_text("no arrays"), "is damaged"),
     (lambda path: _save(path), "was changed"),
-    (lambda path: _save(path, allow_pickle=True), "is damaged: Object arrays")])
+    (lambda path: _save(path, allow_pickle=True), "is damaged: .* only numbers")])
 def test_damaged_plan_arrays_are_refused(tmp_path, damage, message):
   plan_files.write_audit(ARRAY, tmp_path)
   damage(tmp_path / "plan_arrays.npz")
@@ -134,5 +134,5 @@ def test_a_plan_of_a_newer_version_is_refused(tmp_path, changes, message):
 def test_a_plan_file_that_is_not_json_is_refused(tmp_path):
   (tmp_path / "plan.json").write_text("{ cut")
 
-  with pytest.raises(errors.UserError, match="plan.json: Expecting"):
+  with pytest.raises(errors.UserError, match="plan.json: not JSON: Expecting"):
     ownership.read_plan(tmp_path)

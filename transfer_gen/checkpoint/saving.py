@@ -12,6 +12,7 @@ from transfer_gen import lock
 from transfer_gen import plain_path
 from transfer_gen import tree
 from transfer_gen.checkpoint import digests
+from transfer_gen.checkpoint import failures
 from transfer_gen.checkpoint import layout
 
 _LOCK = ".lock"
@@ -27,21 +28,23 @@ class Checkpoints:
       is kept besides.
 
   Raises:
-    errors.UserError: If another process has them open to write.
+    errors.UserError: If another process has them open to write, or if nothing can be
+      written there.
   """
 
   def __init__(self, workdir: epath.PathLike, keep: int = 2):
     # Orbax needs an absolute path.
     folder = epath.Path(workdir).resolve() / layout.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    self._lock = contextlib.ExitStack()
-    self._lock.enter_context(lock.hold(
-        folder / _LOCK, f"{workdir}: another command trains in it"))
-    layout.configure()
-    # Two managers: `keep` counts the newest steps, and one manager would delete the
-    # best step once it is old.
-    self._last = _manager(folder, keep)
-    self._best = _manager(folder / layout.BEST, 1)
+    with failures.writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      self._lock = contextlib.ExitStack()
+      self._lock.enter_context(lock.hold(
+          folder / _LOCK, f"{workdir}: another command trains in it"))
+      layout.configure()
+      # Two managers: `keep` counts the newest steps, and one manager would delete the
+      # best step once it is old.
+      self._last = _manager(folder, keep)
+      self._best = _manager(folder / layout.BEST, 1)
 
   def save(
       self, step: int, params: Mapping[str, Any], opt_state: Any,
@@ -55,14 +58,12 @@ class Checkpoints:
       opt_state: The optimizer state.
       facts: JSON types to store beside the arrays.
     """
-    # The caller decides when to save: without `force`, Orbax's own policy would ask
-    # whether the step is due.
-    self._last.save(step, args=ocp.args.Composite(
+    self._save(self._last, step, ocp.args.Composite(
         params=ocp.args.StandardSave(tree.unflatten(params)),
         opt_state=ocp.args.StandardSave(opt_state),
         facts=ocp.args.JsonSave(digests.seal(facts, {
             layout.PARAMS: digests.of(params),
-            layout.STATE: digests.of(digests.leaves(opt_state))}))), force=True)
+            layout.STATE: digests.of(digests.leaves(opt_state))}))))
 
   def amend(self, step: int, facts: Mapping[str, Any]) -> None:
     """Replaces the facts of a checkpoint, once it is complete.
@@ -73,15 +74,17 @@ class Checkpoints:
       step: Step of a checkpoint that `save` has begun to write.
       facts: As of `save`.
     """
-    self._last.wait_until_finished()
+    self._wait(self._last)
     folder = epath.Path(self._last.directory) / str(step)
-    _, kept = digests.unseal(layout.read_facts(folder))
+    with digests.reading(folder):
+      _, kept = digests.unseal(layout.read_facts(folder))
     # Renaming replaces the file in one step, where saving the item again would first
     # delete it.
     path = layout.facts_path(folder)
     fresh = path.parent / "metadata.new"
-    fresh.write_text(json.dumps(digests.seal(facts, kept)))
-    fresh.replace(path)
+    with failures.writing(path):
+      fresh.write_text(json.dumps(digests.seal(facts, kept)))
+      fresh.replace(path)
 
   def save_best(
       self, step: int, params: Mapping[str, Any], facts: Mapping[str, Any]
@@ -91,10 +94,10 @@ class Checkpoints:
     # step and arrives here again, with the same params.
     if step in self._best.all_steps():
       return
-    self._best.save(step, args=ocp.args.Composite(
+    self._save(self._best, step, ocp.args.Composite(
         params=ocp.args.StandardSave(tree.unflatten(params)),
         facts=ocp.args.JsonSave(digests.seal(
-            facts, {layout.PARAMS: digests.of(params)}))), force=True)
+            facts, {layout.PARAMS: digests.of(params)}))))
 
   def last_step(self) -> int | None:
     """Returns the step of the newest complete checkpoint, or None."""
@@ -168,15 +171,30 @@ class Checkpoints:
       return digests.unseal(layout.read_facts(folder))
 
   def wait(self) -> None:
-    """Waits until everything that was saved is on disk."""
-    self._last.wait_until_finished()
-    self._best.wait_until_finished()
+    """Waits until everything that was saved is on disk.
+
+    Raises:
+      errors.UserError: If it cannot be written there. What was complete before is kept.
+    """
+    self._wait(self._last)
+    self._wait(self._best)
 
   def close(self) -> None:
-    """Waits, and lets other processes write."""
+    """Waits, and lets other processes write; raises as `wait`."""
     with self._lock:
-      self._last.close()
-      self._best.close()
+      for manager in (self._last, self._best):
+        with failures.writing(manager.directory):
+          manager.close()
+
+  def _save(self, manager: ocp.CheckpointManager, step: int, what: Any) -> None:
+    # The caller decides when to save: without `force`, Orbax's own policy would ask
+    # whether the step is due.
+    with failures.writing(manager.directory):
+      manager.save(step, args=what, force=True)
+
+  def _wait(self, manager: ocp.CheckpointManager) -> None:
+    with failures.writing(manager.directory):
+      manager.wait_until_finished()
 
 
 def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:

@@ -1,13 +1,13 @@
 """Conversion of configs to JSON types and back, as in the config.json of a workdir."""
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import sealed
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import declare, validate
 from transfer_gen.config import models as config_models
@@ -82,14 +82,15 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
   if not path.exists():
     raise errors.UserError(
         f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
+  data = sealed.read_json(path)
   try:
-    return run_from_json(json.loads(path.read_text()))
+    return run_from_json(data)
   except errors.UserError as error:
-    raise errors.UserError(f"{path}: {error}") from error
-  # What is no text, no JSON, or nested more deeply than Python reads.
-  except (ValueError, RecursionError, OSError) as error:
+    raise errors.UserError(f"{path}: {error} {sealed.INSTEAD}") from error
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
     raise errors.UserError(
-        f"{path}: is damaged, not the JSON of a config: {error}.") from error
+        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
+        f" {str(error)[:200]}). {sealed.INSTEAD}") from error
 
 
 # All fields are written, those with their defaults too: a default that changes later

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import contextlib
 import fcntl
 import io
-import logging
 import os
 import pathlib
 import socket
@@ -20,6 +19,7 @@ import urllib.request
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen.data import datasets
 
 PREFIX = "tfds:"
 _OURS = ("python_docs", "docstring_summary")
@@ -75,6 +75,7 @@ def read(name: str) -> tuple[dict[str, Iterator[Example]], str]:
     errors.UserError: If there is no such data set, or if it is not prepared and cannot
       be prepared here.
   """
+  datasets.hush()
   folder = epath.Path(os.environ.get("TFDS_DATA_DIR") or _FOLDER).expanduser()
   builder = (
       _open_ours(name, folder) if not name.startswith(PREFIX)
@@ -120,8 +121,6 @@ def _make(name: str, folder: epath.Path) -> Any:
     from transfer_gen.data.datasets import docstring_summary
     return docstring_summary.DocstringSummary(**given)
   from transfer_gen.data.datasets import cldr_translation
-  # It warns of each config that is no constant of the builder's class.
-  logging.getLogger("absl").setLevel(logging.ERROR)
   return cldr_translation.CldrTranslation(
       config=cldr_translation.config(name.removeprefix(_CLDR)), **given)
 

@@ -130,8 +130,8 @@ def read(folder: epath.Path) -> Template | None:
   """
   config, old, tokens = map(special_tokens.read_json, (
       folder / _CONFIG, folder / "chat_template.json", folder / _TOKENS))
-  if (folder / _FILE).exists():
-    text = (folder / _FILE).read_bytes().decode("utf-8")
+  if special_tokens.exists(folder / _FILE):
+    text = special_tokens.read_text(folder / _FILE)
   else:
     text = config.get("chat_template", old.get("chat_template"))
   if isinstance(text, list):

@@ -5,7 +5,6 @@ whole.
 """
 
 import dataclasses
-import os
 
 from etils import epath
 
@@ -87,8 +86,6 @@ def text(path: str) -> str:
   Raises:
     errors.UserError: If the file is missing or not UTF-8.
   """
-  if not os.path.isfile(path):
-    raise errors.UserError(f"{path}: there is no such file.")
   return blobs.Blob(epath.Path(path)).text()
 
 

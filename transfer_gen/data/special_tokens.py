@@ -7,18 +7,20 @@ in the former or in `added_tokens.json`, and ids by role in the model's `config.
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-import json
 import re
 from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import sealed
+from transfer_gen import untrusted
 
 CONFIG = "tokenizer_config.json"
 MAP = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 _MODEL = "config.json"
+exists = sealed.exists
 # BERT names the tokens around a text cls and sep.
 _FIELDS = {"pad": ("pad",), "bos": ("bos", "cls"), "eos": ("eos", "sep"),
            "sep": ("sep",), "unk": ("unk",)}
@@ -111,12 +113,30 @@ def read_json(path: epath.Path) -> dict[str, Any]:
   Raises:
     errors.UserError: If the file holds anything else.
   """
-  if not path.exists():
+  if not sealed.exists(path):
     return {}
-  value = json.loads(path.read_bytes())
+  value = sealed.read_json(path)
   if not isinstance(value, dict):
     raise errors.UserError(f"{path}: it holds no JSON object.")
   return value
+
+
+def read_text(path: epath.Path) -> str:
+  """Returns the text of a file of a tokenizer's folder, in UTF-8.
+
+  Raises:
+    errors.UserError: If it is none, too large, or a link out of the folder.
+  """
+  data = sealed.read(path)
+  try:
+    return untrusted.decoded(data)
+  except UnicodeDecodeError as error:
+    raise errors.UserError(f"{path}: not UTF-8 ({error}). Fetch it again.") from error
+
+
+def read_bytes(path: epath.Path) -> bytes:
+  """Returns the bytes of a file of a tokenizer's folder; raises as `read_text`."""
+  return sealed.read(path)
 
 
 def _roles(config, named, model) -> dict[str, str | int | None]:

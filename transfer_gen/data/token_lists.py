@@ -17,13 +17,13 @@ which white space separates, and punctuation is split off.
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import re
 from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.data import tokenizer_kinds as kinds
 
 _LARGEST = 2**24  # Bytes of a file, and ids.
@@ -67,8 +67,8 @@ def recognizes(path: epath.Path) -> bool:
   if path.stat().length > _LARGEST:
     return False  # A tokenizer.json may be larger.
   try:
-    data = json.loads(path.read_bytes())
-  except (ValueError, RecursionError):
+    data = untrusted.read_json(path)
+  except errors.UserError:
     return False
   # The `model` of a tokenizer.json is an object; a word's id is a number.
   return not (isinstance(data, dict) and isinstance(data.get("model"), dict))
@@ -84,13 +84,18 @@ def read(path: epath.Path) -> Listed:
   """
   if path.stat().length > _LARGEST:
     raise errors.UserError(f"{path}: larger than 16 MiB, which no list of tokens is.")
+  text = untrusted.text(path)
   try:
-    text = path.read_bytes().decode("utf-8")
-    data = json.loads(text, object_pairs_hook=_object) if path.suffix == ".json" else (
+    return _read(
+        _parsed(text) if path.suffix == ".json" else
         text.removesuffix("\n").split("\n"))
-    return _read(data)
-  except (ValueError, RecursionError) as error:  # Also errors of JSON and of UTF-8.
+  except ValueError as error:
     raise errors.UserError(f"{path}: no list of tokens: {error}") from error
+
+
+def _parsed(text: str) -> Any:
+  # `_rows` names the token that is half of a pair, and `_object` all doubled names.
+  return untrusted.parse_json(text, pairs=_object, whole=False)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def _of_keras(config: Any) -> Listed:
   """Reads the config of a Keras `Tokenizer`, which holds JSON in strings."""
   if not isinstance(config, dict) or not isinstance(config.get("word_index"), str):
     raise ValueError("a Keras tokenizer without word_index.")
-  index = json.loads(config["word_index"], object_pairs_hook=_object)
+  index = _parsed(config["word_index"])
   # Keras counts all words, and writes only those below the limit.
   if limit := config.get("num_words"):
     index = {word: i for word, i in index.items() if type(i) is not int or i < limit}

@@ -52,7 +52,7 @@ def _saved(folder, saved) -> Any:
     return pieces.load(folder)
   if kind == tokenizer_sentencepiece.KIND:
     return SentencePiece(
-        (folder / "tokenizer.model").read_bytes(), added=saved.get("added"),
+        special_tokens.read_bytes(folder / "tokenizer.model"), added=saved.get("added"),
         special=saved.get("special", ()), roles=saved.get("roles"))
   return kinds.HuggingFace(_json(folder / "tokenizer.json"), saved.get("roles"))
 
@@ -79,7 +79,7 @@ def _found(folder, rows) -> Any:
 
 def _file(path) -> Any:
   if path.suffix == ".model":
-    return SentencePiece(path.read_bytes())
+    return SentencePiece(special_tokens.read_bytes(path))
   if token_lists.recognizes(path):
     return token_lists.read(path).tokenizer
   if path.suffix == ".json":
@@ -111,7 +111,7 @@ def _named(tokenizer, named) -> kinds.HuggingFace:
 
 
 def _sentencepiece(path, named, rows) -> SentencePiece:
-  model = path.read_bytes()
+  model = special_tokens.read_bytes(path)
   usual = SentencePiece(model)
   extra = special_tokens.extra_ids(named.special, usual.size)
   added = {**{name: row for name, row in extra.items() if row < rows}, **named.added}
@@ -122,8 +122,7 @@ def _sentencepiece(path, named, rows) -> SentencePiece:
 
 def _json(path, rows=MANY):
   import tokenizers  # Here, because only some kinds need the library.
-  text = _text(path)
-  described = json.loads(text)
+  text, described = special_tokens.read_text(path), special_tokens.read_json(path)
   kept = [token for token in described.get("added_tokens", ()) if token["id"] < rows]
   if len(kept) < len(described.get("added_tokens", ())):
     text = json.dumps({**described, "added_tokens": kept})
@@ -135,9 +134,9 @@ def _gpt2(vocab, merges):
   import tokenizers  # Here, because only some kinds need the library.
   # The first line of merges.txt is a version; each other line holds two pieces.
   pairs: Any = [
-      tuple(line.split(" ")) for line in _text(merges).split("\n")
+      tuple(line.split(" ")) for line in special_tokens.read_text(merges).split("\n")
       if line and not line.startswith("#version")]
-  ids = json.loads(_text(vocab))
+  ids = special_tokens.read_json(vocab)
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=pairs))
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
       add_prefix_space=False)
@@ -149,7 +148,7 @@ def _gpt2(vocab, merges):
 def _bert(folder):
   """Returns pieces of words from the file in which BERT was published."""
   import tokenizers  # Here, because only some kinds need the library.
-  lines = _text(folder / "vocab.txt").removesuffix("\n").split("\n")
+  lines = special_tokens.read_text(folder / "vocab.txt").removesuffix("\n").split("\n")
   config = special_tokens.read_json(folder / special_tokens.CONFIG)
   ids = {line.rstrip("\r"): i for i, line in enumerate(lines)}
   tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(
@@ -168,7 +167,3 @@ def _mark_usual(tokenizer, ids) -> None:
   """Makes the tokens special that usually are."""
   usual = (name for names in kinds.USUAL.values() for name in names)
   tokenizer.add_special_tokens([name for name in (*usual, "[MASK]") if name in ids])
-
-
-def _text(path) -> str:
-  return path.read_bytes().decode("utf-8")  # `read_text` would use the locale.

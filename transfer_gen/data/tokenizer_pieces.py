@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import sealed
 from transfer_gen.data import tokenizer_kinds as kinds
 
 KIND, BOTH = "pieces", "both_sides"
@@ -146,8 +147,8 @@ def load(folder: epath.Path) -> Pieces:
   Raises:
     errors.UserError: If `vocab.json` does not map pieces to ids.
   """
-  read, written, ids = ((folder / name).read_bytes() for name in FILES)
-  ids = json.loads(ids)
+  read, written = (sealed.read(folder / name) for name in FILES[:2])
+  ids = sealed.read_json(folder / FILES[2])
   # `type` and not `isinstance`, for which JSON's true and false are ints as well.
   if not all(type(i) is int for i in ids.values()):
     raise errors.UserError(f"{folder / FILES[2]}: an id is not a whole number.")

@@ -96,6 +96,6 @@ def write_back(
   hugging_face_arrays.write(folder, family, source.model, params, dtypes)
   for file in (*_CONFIGS, *hugging_face.FILES):
     if path := architecture.beside(raw, file):
-      (folder / file).write_bytes(path.read_bytes())
+      (folder / file).write_bytes(architecture.read_bytes(path))
   notes = () if source.tokenizer else (merged.NO_TOKENIZER,)
   return (_WRITTEN.format(family.name), *notes)

@@ -6,6 +6,7 @@ import zipfile
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # Signature, lengths of name and extra.
 # Deflate expands a byte to at most 1032; the rest is room for very short members.
@@ -19,7 +20,7 @@ def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
     errors.UserError: If two have one name, one is encrypted, or a size cannot be true.
   """
   found = {}
-  with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+  with untrusted.opened(path) as file, zipfile.ZipFile(file) as archive:
     for info in archive.infolist():
       if info.is_dir():
         continue
@@ -33,7 +34,7 @@ def members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
 
 def read(path: epath.Path, info: zipfile.ZipInfo) -> bytes:
   """Reads a whole member into memory; it must be small."""
-  with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+  with untrusted.opened(path) as file, zipfile.ZipFile(file) as archive:
     return archive.read(info)
 
 
@@ -49,7 +50,7 @@ def offset(path: epath.Path, info: zipfile.ZipInfo) -> int:
     errors.UserError: If there is no such member at the place that the archive gives.
   """
   assert stored(info)
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     file.seek(info.header_offset)
     # The lengths come from the local header: its extra field may be longer than the one
     # in the directory, since PyTorch pads it to align the storages.

@@ -51,7 +51,7 @@ def opener_of(path: epath.PathLike) -> Callable[[], Raw] | None:
 def _opener_of_folder(path: epath.Path) -> Callable[[], Raw] | None:
   for name in _IN_FOLDERS:
     if (path / name).exists():
-      return _opener_of_file(path / name)
+      return _opener_of_file(raw.inside(path / name))
   if (path / manifest.FILE).exists():
     return lambda: manifest.open_folder(path)
   if any(file.suffix == ".npy" for file in path.iterdir()):

@@ -16,6 +16,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import archive
 from transfer_gen.formats import hdf5
 from transfer_gen.formats import hdf5_chunks
@@ -53,7 +54,7 @@ class _Chunked:
 
   def read(self) -> np.ndarray:
     """Reads the array from its chunks."""
-    with self.path.open("rb") as file:
+    with untrusted.opened(self.path) as file:
       value = hdf5_chunks.read(hdf5.File(file, self.start), self.dataset)
     return value.astype(self.dtype.newbyteorder("="), copy=False)
 
@@ -78,7 +79,7 @@ def open_file(path: epath.Path) -> raw.Raw:
       if "config.json" in found:
         facts["model_config"] = raw.parse_json(
             archive.read(path, found["config.json"]))
-    with path.open("rb") as opened:
+    with untrusted.opened(path) as opened:
       file = hdf5.File(opened, start)
       if config := file.texts(file.root, "model_config"):
         facts["model_config"] = raw.parse_json(config[0].encode())

@@ -12,6 +12,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import raw
 
 KIND = "llama2.c checkpoint"
@@ -47,7 +48,7 @@ def open_file(path: epath.Path) -> raw.Raw:
 
 def _header(path: epath.Path) -> tuple[dict[str, int | bool], int, int]:
   """Returns the sizes, where the tensors begin, and the version."""
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     head = file.read(_VERSION_1_BYTES)
   # Version 0 begins with the width, which is never as large as the magic number
   # (`ak42`, read as an integer) of later versions.

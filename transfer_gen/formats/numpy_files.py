@@ -12,6 +12,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import archive
 from transfer_gen.formats import raw
 
@@ -47,7 +48,7 @@ class _Compressed:
 
   def read(self) -> np.ndarray:
     """Decompresses the member and checks its checksum."""
-    with (self.path.open("rb") as file, zipfile.ZipFile(file) as zipped,
+    with (untrusted.opened(self.path) as file, zipfile.ZipFile(file) as zipped,
           zipped.open(self.info) as member):
       # The header is read and dropped: a compressed member has no address to go to.
       raw.fill(member, self.extent.offset)
@@ -72,7 +73,7 @@ def open_folder(path: epath.Path) -> raw.Raw:
   Raises:
     errors.UserError: If a file is malformed or no array of numbers.
   """
-  leaves = {file.name.removesuffix(".npy"): leaf(file)
+  leaves = {file.name.removesuffix(".npy"): leaf(untrusted.inside(file))
             for file in sorted(path.iterdir()) if file.suffix == ".npy"}
   return raw.Raw(path, FOLDER, leaves)
 
@@ -85,7 +86,7 @@ def leaf(path: epath.Path) -> raw.Extent:
   """
   with raw.malformed(path, ".npy file"):
     length = path.stat().length
-    with path.open("rb") as file:
+    with untrusted.opened(path) as file:
       return _header(file, path, length)
 
 
@@ -94,10 +95,10 @@ def _member(path: epath.Path, name: str, info: zipfile.ZipInfo) -> raw.Leaf:
     raise errors.UserError(f"{name} is no array.")
   if archive.stored(info):
     start = archive.offset(path, info)
-    with path.open("rb") as file:
+    with untrusted.opened(path) as file:
       file.seek(start)
       return _header(file, path, start + info.file_size)
-  with (path.open("rb") as file, zipfile.ZipFile(file) as zipped,
+  with (untrusted.opened(path) as file, zipfile.ZipFile(file) as zipped,
         zipped.open(info) as member):
     return _Compressed(
         path=path, info=info, extent=_header(member, path, info.file_size))

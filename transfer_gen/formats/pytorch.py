@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import archive
 from transfer_gen.formats import pickles
 from transfer_gen.formats import raw
@@ -66,7 +67,7 @@ def open_file(path: epath.Path) -> raw.Raw:
       which is named.
   """
   with raw.malformed(path, KIND):
-    with path.open("rb") as file:
+    with untrusted.opened(path) as file:
       old = file.read(4) == _OLD
     value, place, length = _one_after_the_other(path) if old else _zipped(path)
     tensors, facts = _flatten(value, length)
@@ -77,7 +78,7 @@ def open_file(path: epath.Path) -> raw.Raw:
 
 def looks_like(path: epath.Path) -> bool:
   """Returns whether a file begins as PyTorch files of either form do."""
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     return file.read(4) in (_ZIP, _OLD)
 
 
@@ -122,7 +123,7 @@ def _one_after_the_other(path: epath.Path) -> tuple[Any, _Place, int]:
     itemsizes[storage.key] = storage.dtype.itemsize
     return storage
 
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     magic, version, system = (pickles.load(file, {}, None) for _ in range(3))
     if (magic, version, system["little_endian"]) != (_MAGIC, 1001, True):
       raise errors.UserError("it is of a form, or a byte order, that is not read.")

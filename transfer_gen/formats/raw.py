@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import re
 import struct
@@ -22,10 +21,11 @@ import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen import untrusted
 
+inside = untrusted.inside
 _POINTER = b"version https://git-lfs.github.com/"
 _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
-_JSON_BYTES = 100 * 2**20
 _AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
 _ALIGNMENT = 64  # Of buffers, so that a device on the host can take them as they are.
 # What parsers of NumPy, zipfile, zlib and JSON raise on hostile bytes. AssertionError
@@ -85,7 +85,7 @@ class Extent:
 
   def read(self) -> np.ndarray:
     """Reads only the bytes of this leaf."""
-    with self.path.open("rb") as file:
+    with untrusted.opened(self.path) as file:
       file.seek(self.offset)
       return assemble(file, self)
 
@@ -167,7 +167,7 @@ def opened(open_file: Callable[[epath.Path], "Raw"], path: epath.Path) -> "Raw":
   Raises:
     errors.UserError: If it is a pointer of Git LFS, or `open_file` raises.
   """
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     if file.read(len(_POINTER)) == _POINTER:
       raise errors.UserError(
           f"{path}: it is a pointer of Git LFS and not the file itself. Fetch that with"
@@ -265,20 +265,19 @@ def beside(folder: epath.Path, name: Any) -> epath.Path:
         " its listing.")
   if not (folder / name).is_file():
     raise errors.UserError(f"its listing names {name}, which is not there. Fetch it.")
-  return folder / name
+  return untrusted.inside(folder / name)
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-  """Parses a JSON object and refuses doubled keys.
+  """Parses a JSON object of finite numbers and refuses doubled keys.
 
   Raises:
     errors.UserError: If it is no such object.
   """
   try:
-    # By default the last of doubled keys wins in silence; other parsers may differ.
-    data = json.loads(text, object_pairs_hook=_unique)
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(f"its JSON is broken: {str(error)[:200]}.") from error
+    data = untrusted.parse_json(text, finite=True)
+  except errors.UserError as error:
+    raise errors.UserError(f"its JSON is broken: {error}") from error
   if not isinstance(data, dict):
     raise errors.UserError(f"its JSON is a {type(data).__name__}, not an object.")
   return data
@@ -290,14 +289,8 @@ def read_json(path: epath.Path) -> dict[str, Any]:
   Raises:
     errors.UserError: If it holds anything else, or is too large.
   """
-  if path.stat().length > _JSON_BYTES:
-    raise errors.UserError(f"{path.name} is larger than {_JSON_BYTES} bytes.")
-  return parse_json(path.read_bytes())
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-  names = dict(pairs)
-  if len(names) < len(pairs):
-    twice = next(n for i, (n, _) in enumerate(pairs) if n in dict(pairs[:i]))
-    raise ValueError(f"{twice[:100]!r} stands there twice")
-  return names
+  data = untrusted.read(untrusted.inside(path), untrusted.JSON_BYTES)
+  try:
+    return parse_json(data)
+  except errors.UserError as error:
+    raise errors.UserError(f"{path}: {error}") from error

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import raw
 
 KIND = "safetensors file"
@@ -75,7 +76,7 @@ def write_file(
 
 def _header(path: epath.Path) -> tuple[dict, int]:
   """Returns the header, and where the tensors begin, in bytes."""
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     length, = struct.unpack("<Q", raw.fill(file, 8).tobytes())
     # Checked before the read, which takes that much memory.
     if length > min(_HEADER_BYTES, path.stat().length - 8):

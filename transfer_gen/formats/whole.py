@@ -7,14 +7,21 @@ reader ever sees a part of it.
 from collections.abc import Callable, Iterator
 import contextlib
 import json
+import os
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import lock
+from transfer_gen import sealed
+from transfer_gen import untrusted
+from transfer_gen.formats import numpy_files
+from transfer_gen.formats import raw
 
 _PARTIAL = ".partial"
+read_bytes, parse_json, seal = untrusted.read, untrusted.parse_json, sealed.write
 
 
 def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
@@ -31,10 +38,42 @@ def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
   if not path.exists():
     raise errors.UserError(
         f"{path.parent}: has no {path.name}; `plan` and `train` write one.")
+  data = sealed.read_json(path)
+  with damaged(path):
+    return parse(data)
+
+
+def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
+  """Reads the arrays that a run left; raises a `UserError` that names the path."""
   try:
-    return parse(json.loads(path.read_text()))
-  except (errors.UserError, UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise errors.UserError(f"{path}: {error}") from error
+    found = numpy_files.open_npz(raw.inside(path))
+    return dict(found.read(list(found.leaves)))
+  except errors.UserError as error:
+    raise errors.UserError(
+        f"{path}: is damaged: {error} {sealed.INSTEAD}") from error
+
+
+@contextlib.contextmanager
+def damaged(path: epath.PathLike) -> Iterator[None]:
+  """Turns what code raises that stumbles over a damaged file into one message.
+
+  Args:
+    path: The file, which a run wrote.
+
+  Raises:
+    errors.UserError: If the body raises an error of arithmetic, look-up, type or value.
+  """
+  try:
+    yield
+  except errors.UserError as error:
+    # Others may have named it already.
+    named = str(error).startswith(str(path))
+    raise errors.UserError(f"{'' if named else f'{path}: '}{error}") from error
+  except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+          ValueError) as error:
+    raise errors.UserError(
+        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
+        f" {str(error)[:200]}). {sealed.INSTEAD}") from error
 
 
 def write_json(path: epath.PathLike, data: Any) -> None:
@@ -50,10 +89,54 @@ def write_text(path: epath.PathLike, text: str) -> None:
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes a file."""
   path = epath.Path(path)
+  check_output(path)
   # In the same folder, because a rename is atomic only within one file system.
   partial = path.parent / f"{path.name}{_PARTIAL}"
-  partial.write_bytes(data)
-  partial.replace(path)
+  with writing(path):
+    try:
+      partial.write_bytes(data)
+      partial.replace(path)
+    except OSError:
+      # On a full disk, it would take the place that others need.
+      with contextlib.suppress(OSError):
+        partial.unlink(missing_ok=True)
+      raise
+
+
+def check_output(path: epath.PathLike) -> None:
+  """Checks that a path to write to is free, or a file that may be replaced.
+
+  Raises:
+    errors.UserError: If it is a folder, a device or a pipe, or cannot be looked at.
+  """
+  path = epath.Path(path)
+  with writing(path):
+    # Of `os`: for etils all is a file that is no folder.
+    if path.exists() and "://" not in str(path) and not os.path.isfile(path):
+      raise errors.UserError(
+          f"{path}: it is {'a folder' if path.is_dir() else 'a device or a pipe'}, and"
+          " a file is to be written. Give another path.")
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[None]:
+  """Turns what a full, broken or read-only disk raises into one message.
+
+  Args:
+    path: What is written.
+
+  Raises:
+    errors.UserError: If the body raises an OSError.
+  """
+  try:
+    yield
+  except (BrokenPipeError, InterruptedError):
+    raise
+  except OSError as error:
+    part = f" ({error.filename})" if error.filename else ""
+    raise errors.UserError(
+        f"{path}: cannot be written: {error.strerror or error}{part}. Make room"
+        " there, or give another path; what was complete before is kept.") from error
 
 
 @contextlib.contextmanager
@@ -70,20 +153,22 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
   Raises:
     errors.UserError: If another process is writing it.
   """
-  output.parent.mkdir(parents=True, exist_ok=True)
+  with writing(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.parent / f"{output.name}{_PARTIAL}"
   with lock.hold(output.parent / f"{output.name}{_PARTIAL}.lock",
                  f"{output}: another command writes it"):
-    if partial.exists():
-      partial.rmtree()
-    partial.mkdir()
-    try:
-      yield partial
-      partial.rename(output)
-    # KeyboardInterrupt as well, or each Ctrl-C would leave a folder.
-    except BaseException:
-      partial.rmtree()
-      raise
+    with writing(output):
+      if partial.exists():
+        partial.rmtree()
+      partial.mkdir()
+      try:
+        yield partial
+        partial.rename(output)
+      # KeyboardInterrupt as well, or each Ctrl-C would leave a folder.
+      except BaseException:
+        partial.rmtree()
+        raise
 
 
 def final_name(partial: epath.Path) -> epath.Path:

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import mapped
 
@@ -29,6 +30,7 @@ from transfer_gen.maps import mapped
 Line, Map = mapped.Line, mapped.Map
 Extent, Raw = raw_lib.Extent, raw_lib.Raw
 read_json, malformed = raw_lib.read_json, raw_lib.malformed
+read_bytes, parse_json = untrusted.read, untrusted.parse_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,14 @@ class Architecture:
 
 
 def beside(raw: raw_lib.Raw, name: str) -> epath.Path | None:
-  """Returns the file of a name beside a checkpoint, or None."""
+  """Returns the file of a name beside a checkpoint, or None.
+
+  Raises:
+    errors.UserError: If it is a link that leads out of the folder.
+  """
   # A checkpoint is a file with others around it, or the folder that holds them all.
   folder = raw.path if raw.path.is_dir() else raw.path.parent
-  return folder / name if (folder / name).is_file() else None
+  return untrusted.inside(folder / name) if (folder / name).is_file() else None
 
 
 def require(

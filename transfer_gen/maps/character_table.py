@@ -4,12 +4,12 @@ A line end is a character like others: "\r" stays "\r".
 """
 
 from collections.abc import Collection
-import json
 from typing import Any
 
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import raw
 
 
@@ -44,7 +44,7 @@ def read(
       raise errors.UserError("it is larger than 16 MiB.")
     # A list of pairs keeps doubled keys, of which a dict would drop all but the last; a
     # list in the JSON itself has no tuples.
-    pairs = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=list)
+    pairs = untrusted.read_json(path, pairs=list, whole=False)
     if not isinstance(pairs, list) or not all(isinstance(p, tuple) for p in pairs):
       raise errors.UserError("its JSON is no object from characters to rows.")
   rows, named, wrong = _sorted_out(pairs, size, special)

@@ -74,7 +74,7 @@ def _pieces(path: epath.Path, size: int) -> list[tuple[str, float]]:
   if path.stat().length > _BYTES:
     raise errors.UserError(f"it is larger than {_BYTES} bytes.")
   # The first four bytes give the length of the longest token, which only C needs.
-  data, at, pieces = path.read_bytes(), 4, []
+  data, at, pieces = architecture.read_bytes(path), 4, []
   for _ in range(size):
     score, length = struct.unpack_from("<fi", data, at)
     at += 8 + length

@@ -42,6 +42,7 @@ def write(
       other inputs or settings were being answered into the same file.
   """
   output = epath.Path(output)
+  whole.check_output(output)
   as_json = output.suffix == prompts_lib.JSON
   if decoding.num > 1 and not as_json:
     raise errors.UserError(
@@ -66,26 +67,37 @@ def _kept(
   header = (json.dumps(identity) + "\n").encode()
   complete = 0  # Bytes of lines that are whole: a killed process may cut its last one.
   if path.exists():
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = whole.read_bytes(path).splitlines(keepends=True)
     lines = [line for line in lines if line.endswith(b"\n")]
     if lines and lines[0] != header:
       raise errors.UserError(
           f"{path}: it holds {len(lines) - 1} answers to other inputs, with other"
           " settings or of another checkpoint. Repeat that command to complete them, or"
           " delete the file to start anew.")
-    known = {line["index"]: line["texts"] for line in map(json.loads, lines[1:])}
+    with whole.damaged(path):
+      known = dict(map(_answer, lines[1:]))
     complete = sum(map(len, lines))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("ab") as file:
-    file.truncate(complete)
-    if not complete:
-      file.write(header)
+  with whole.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+      file.truncate(complete)
+      if not complete:
+        file.write(header)
 
-    def keep(index, texts):
-      file.write((json.dumps({"index": index, "texts": texts}) + "\n").encode())
-      file.flush()
+      def keep(index, texts):
+        file.write((json.dumps({"index": index, "texts": texts}) + "\n").encode())
+        file.flush()
 
-    yield known, keep
+      yield known, keep
+
+
+def _answer(line: bytes) -> tuple[int, list[str]]:
+  """Parses a line of a file of progress; raises an error that `damaged` knows."""
+  found = whole.parse_json(line)
+  index, texts = found["index"], found["texts"]
+  if type(index) is not int or not all(isinstance(text, str) for text in texts):
+    raise ValueError(f"{str(found)[:80]} is no answer")
+  return index, texts
 
 
 def _identity(trained, texts, decoding) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 import io
 import json
 from typing import Any
-import zipfile
 
 from etils import epath
 import numpy as np
@@ -28,8 +27,11 @@ def is_claimed(workdir: epath.PathLike) -> bool:
 
 
 def claim(workdir: epath.Path, assembled: assembled_lib.Assembled) -> None:
-  """Makes a workdir belong to a run, by writing its config.json."""
+  """Makes a workdir belong to a run, by writing and sealing its config.json."""
   whole.write_json(workdir / codec.CONFIG, codec.run_to_json(assembled.run))
+  # What the answers of the run depend on. Plan and audit are compared with those of the
+  # run when it goes on, and are then written again.
+  whole.seal(workdir, codec.CONFIG, DATA)
 
 
 def check(
@@ -45,7 +47,6 @@ def check(
   Raises:
     errors.UserError: If its config, plan or texts are others; lists what differs.
   """
-  read = lambda name: json.loads((workdir / name).read_text())
   # JSON has no tuples: after a round trip, both sides hold lists and can be compared.
   of_json = lambda data: json.loads(json.dumps(data))
   differ = list(_differences(
@@ -64,7 +65,8 @@ def check(
         "No row differs, but what the plan says does:",
         *_differences(plan_lib.to_json(theirs), plan_lib.to_json(assembled.plan))])
   if differ := list(_differences(
-      read(DATA)["fingerprint"], assembled.data.facts["fingerprint"],
+      whole.read_json(workdir / DATA, lambda data: data["fingerprint"]),
+      assembled.data.facts["fingerprint"],
       "data (the texts themselves)")):
     raise _of_another("config", workdir, differ)
 
@@ -89,13 +91,7 @@ def read_plan(workdir: epath.PathLike) -> plan_lib.TransferPlan:
   workdir = epath.Path(workdir)
   arrays = {}
   if (workdir / ARRAYS).exists():
-    try:
-      # From bytes, because NumPy opens no gs:// paths. No pickle, which could run code.
-      with np.load(io.BytesIO((workdir / ARRAYS).read_bytes()),
-                   allow_pickle=False) as stored:
-        arrays = dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-      raise errors.UserError(f"{workdir / ARRAYS}: is damaged: {error}.") from error
+    arrays = whole.read_npz(workdir / ARRAYS)
   plan = whole.read_json(workdir / PLAN, lambda data: plan_lib.from_json(data, arrays))
   if plan_lib.arrays(plan).keys() - arrays.keys():
     raise errors.UserError(f"{workdir / ARRAYS}: was changed after {PLAN} was written.")

@@ -5,6 +5,7 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import sealed
 from transfer_gen.data import pipeline
 from transfer_gen.formats import whole
 from transfer_gen.run import ownership
@@ -26,18 +27,18 @@ def texts(workdir: epath.Path, run: Run, reader: Reader) -> Texts:
       changed since the run began.
   """
   path = workdir / ownership.DATA
-  if not path.exists():
+  if not has_data(workdir):
     raise errors.UserError(
         f"{workdir}: this checkpoint was converted, and no data belongs to it. Give"
         " --data=FILE.")
   found, facts = reader.texts(run.data)
-  record = whole.read_json(path, dict)
+  record = whole.read_json(path, _Record)
   # Splits of changed files may test a run on documents that it was trained on.
-  if record.get("fingerprint") != facts["fingerprint"]:
+  if record.fingerprint != facts["fingerprint"]:
     raise errors.UserError(
-        f"{workdir}: its data changed since it was trained: {_counted(record)} then,"
-        f" {_counted(facts)} now. Restore the files that its {path.name} names, or give"
-        " --data=FILE.")
+        f"{workdir}: its data changed since it was trained: {record.counted} then,"
+        f" {_Record(facts).counted} now. Restore the files that its {path.name} names,"
+        " or give --data=FILE.")
   return found
 
 
@@ -54,13 +55,26 @@ def tokenized(
   return reader.data(run.data, tokenizer, run.model), found
 
 
-def _counted(facts: dict[str, Any]) -> str:
-  """Returns the number of documents of each split, and the start of the fingerprint."""
-  counts = ", ".join(
-      f"{split['kept']} {name}" for name, split in facts["splits"].items())
-  return f"{counts} documents ({facts['fingerprint'][:8]})"
+class _Record:
+  """What data.json says of texts.
+
+  Attributes:
+    fingerprint: Hash of the texts.
+    counted: The number of documents of each split, and the start of the fingerprint.
+  """
+
+  def __init__(self, facts: dict[str, Any]):
+    """Raises a LookupError or TypeError if something is missing."""
+    self.fingerprint = facts["fingerprint"]
+    counts = ", ".join(
+        f"{split['kept']} {name}" for name, split in facts["splits"].items())
+    self.counted = f"{counts} documents ({self.fingerprint[:8]})"
 
 
 def has_data(workdir: epath.PathLike) -> bool:
-  """Whether data belong to a run, as they do unless it was converted."""
-  return (epath.Path(workdir) / ownership.DATA).exists()
+  """Whether data belong to a run, as they do unless it was converted.
+
+  Raises:
+    errors.UserError: If their record was lost.
+  """
+  return sealed.exists(epath.Path(workdir) / ownership.DATA)

@@ -2,15 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 import json
+import os
+import time
 from typing import Any
 
 from etils import epath
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
+from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.formats import whole
 from transfer_gen.train import score as score_lib
 
+_PROTO: Any = event_pb2  # Its classes are made when it is imported.
 METRICS = "metrics.jsonl"  # In a workdir.
+_FIELDS = ("step", "loss")
+_FLUSH = 60  # Seconds between two flushes of events, which wait for the disk.
+_TRAINING = (*_FIELDS, "tokens_per_second", "seconds")
 
 
 class MetricsWriter:
@@ -30,34 +40,89 @@ class MetricsWriter:
     kept = [line for line in read_metrics(workdir)
             if at(line) <= step + validated / 2]
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-    self._file = self._path.open("a")
-    self._events = tensorboardX.SummaryWriter(
-        # TensorBoard hides events from this step on that an earlier process has
-        # written.
-        str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
+    with whole.writing(workdir):
+      self._file = self._path.open("a")
+      self._events = _Events(epath.Path(workdir) / "tensorboard", step + 1)
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Adds one line."""
-    self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-    # Flushed line by line, so that a run can be watched, and a killed one keeps its
-    # lines.
-    self._file.flush()
-    for name, value in metrics.items():
-      self._events.add_scalar(f"{split}/{name}", value, step)
+    with whole.writing(self._path):
+      self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+      # Flushed line by line, so that a run can be watched, and a killed one keeps its
+      # lines.
+      self._file.flush()
+      self._events.write(
+          step, {f"{split}/{name}": value for name, value in metrics.items()})
 
   def close(self) -> None:
     """Closes both files."""
-    self._file.close()
-    self._events.close()
+    with whole.writing(self._path):
+      self._file.close()
+      self._events.close()
+
+
+class _Events:
+  """Writes events for TensorBoard, in the thread of the caller.
+
+  The writer that tensorboardX offers for this has a thread and a queue. Where the disk
+  is full, the thread ends and the queue has no end.
+  """
+
+  def __init__(self, folder: epath.Path, first: int):
+    """Hides events from the step `first` on that an earlier process has written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = event_file_writer.EventsWriter(os.fspath(folder / "events"))
+    self._add(first, session_log=_PROTO.SessionLog(
+        status=_PROTO.SessionLog.START))
+    self._flushed = time.monotonic()
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds an event with all values."""
+    self._add(step, summary=summary.Summary(value=[
+        value for name, number in values.items()
+        for value in summary.scalar(name, number).value]))
+    if time.monotonic() - self._flushed > _FLUSH:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._writer.close()
+
+  def _add(self, step: int, **content: Any) -> None:
+    self._writer.write_event(
+        _PROTO.Event(wall_time=time.time(), step=step, **content))
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """Returns the complete lines of a run's metrics, in order."""
+  """Returns the complete lines of a run's metrics, in order.
+
+  Raises:
+    errors.UserError: If a line is damaged, which the message names.
+  """
   path = epath.Path(workdir) / METRICS
   if not path.exists():
     return []
-  lines = path.read_text().split("\n")[:-1]  # A killed run may cut its last line.
-  return [json.loads(line) for line in lines]
+  # A killed run may cut its last line.
+  lines = untrusted.read(untrusted.inside(path)).split(b"\n")[:-1]
+  return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+  """Returns a line of metrics, which has what `MetricsWriter` gives every line."""
+  try:
+    line = untrusted.parse_json(text)
+    wanted = _TRAINING if line["split"] == "train" else _FIELDS
+    if isinstance(line["split"], str) and all(
+        isinstance(line[name], (int, float)) for name in wanted) and all(
+        isinstance(value, (int, float, str, type(None))) for value in line.values()):
+      return line
+    cause = "a field is of another type"
+  except (errors.UserError, LookupError, TypeError, AttributeError) as error:
+    cause = f"{type(error).__name__}: {str(error)[:200]}"
+  raise errors.UserError(
+      f"{where}: it is no line of metrics ({cause}). Remove the line, or restore the"
+      " file from a copy.")
 
 
 def add_samples(
@@ -69,7 +134,7 @@ def add_samples(
             **{name: values[i] for name, values in more.items()}}
            for i, (prompt, text) in enumerate(zip(prompts, texts))]
   path = epath.Path(workdir) / "samples.jsonl"
-  with path.open("a") as file:
+  with whole.writing(path), path.open("a") as file:
     file.writelines(json.dumps(line) + "\n" for line in lines)
   return lines
 

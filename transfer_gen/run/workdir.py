@@ -39,5 +39,6 @@ def claim(
     tokenizer.save(folder / (f"source_{name}" if name else "source"))
   whole.write_json(workdir / ownership.DATA, assembled.data.facts)
   whole.write_json(workdir / "environment.json", environment.describe())
+  whole.seal(folder)
   # Last: with it, the workdir is claimed.
   ownership.claim(workdir, assembled)

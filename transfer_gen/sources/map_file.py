@@ -19,7 +19,7 @@ does not give is taken from there. `renamed` gives leaves the names that lines r
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
 
@@ -28,7 +28,7 @@ from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.maps import architecture
 from transfer_gen.sources import source as source_lib
-from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import plan_json
 
 DETECT = "auto"  # Instead of the name of a map.
 _FIELDS = {"map", "model", "lines", "unused", "copies", "renamed", "tokenizer"}
@@ -123,10 +123,7 @@ def to_json(
     >>> to_json(config.Recurrent(vocab_size=3), how)["lines"]
     [{'target': '(.*)', 'source': 'net/\\1'}]
   """
-  # A plan holds a map in the form that its file has.
-  on = plan_lib.On(axis="", map=cast(Any, how))
-  plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
-  found = plan["axes"][0]["map"]
+  found = plan_json.encode(how)
   return {**({"map": base} if base else {}),
           "model": codec.model_to_json(model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
@@ -137,14 +134,10 @@ def to_json(
 def _lines(
     lines: Sequence[Mapping[str, Any]], copies: Sequence[Sequence[str]]
 ) -> architecture.Map:
-  """The map that a plan holds in this form, see `to_json`."""
-  # The parser of plans is used again, so that a layout is written in one way in both
-  # files. A plan with the map as its only content is wrapped around it for that.
-  how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
-         "copies": copies}
-  plan = plan_lib.from_json(
-      {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
-  how = plan.axes[0].map
+  """The map that is written in this form, see `to_json`."""
+  how = plan_json.decode(
+      {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
+       "copies": copies}, {})
   assert isinstance(how, architecture.Map)  # As its kind says.
   for index, line in enumerate(how.lines):
     if not line.sources or not all(isinstance(s, str) for s in line.sources):

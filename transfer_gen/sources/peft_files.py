@@ -7,7 +7,6 @@ along, biases) and rows of tables (`trainable_token_indices`).
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import json
 import re
 from typing import Any
 
@@ -61,7 +60,8 @@ class Files:
     """
     self.raw, self.fields = raw, architecture.read_json(_config(raw))
     _check_fields(self.fields, raw.idle)
-    self.blocks = json.loads(raw.facts["metadata"].get(peft_modules.BLOCKS, "{}"))
+    self.blocks = architecture.parse_json(
+        raw.facts["metadata"].get(peft_modules.BLOCKS, "{}"))
     self.factors: dict[str, dict[str, str]] = {}
     self.tables: dict[str, dict[str, str]] = {}
     self.rows: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """What a search leaves in a workdir: its losses so far, its evidence, its decision."""
 
-from collections.abc import Mapping
-import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -16,12 +15,12 @@ DECISION, LOSSES = "decision.json", "losses.json"
 
 def read(workdir: epath.PathLike) -> dict[str, Any]:
   """Returns what a search in a workdir decided; empty if none has."""
-  return _read(epath.Path(workdir) / FOLDER / DECISION)
+  return _read(epath.Path(workdir) / FOLDER / DECISION, _decided)
 
 
 def losses(workdir: epath.PathLike) -> dict[str, Any]:
   """Returns budget and losses of a search that was cut; empty if none has begun."""
-  return _read(epath.Path(workdir) / FOLDER / LOSSES)
+  return _read(epath.Path(workdir) / FOLDER / LOSSES, _begun)
 
 
 def write_losses(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
@@ -39,6 +38,7 @@ def write(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
   for name in facts["losses"].keys() - {facts["winner"]}:
     (folder / name / "checkpoints").rmtree(missing_ok=True)  # Their metrics stay.
   whole.write_json(folder / DECISION, facts)
+  whole.seal(folder, DECISION)
 
 
 def mark_best(workdir: epath.PathLike) -> None:
@@ -46,5 +46,24 @@ def mark_best(workdir: epath.PathLike) -> None:
   best_link.write(epath.Path(workdir) / FOLDER, epath.Path(workdir))
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
-  return json.loads(path.read_text()) if path.exists() else {}
+def _read(path: epath.Path, parse: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+  return whole.read_json(path, parse) if path.exists() else {}
+
+
+def _losses(losses: Mapping[str, Mapping[str, float]]) -> None:
+  """Raises a TypeError or ValueError for what are no losses by candidate and step."""
+  for found in losses.values():
+    for step, loss in found.items():
+      if int(step) < 0 or not isinstance(loss, (int, float)):
+        raise ValueError(f"{step}: {loss} is no loss of a step")
+
+
+def _decided(facts: Any) -> dict[str, Any]:
+  _losses(facts["losses"])
+  facts["losses"][facts["winner"]]  # One of the candidates, or a KeyError.
+  return facts
+
+
+def _begun(facts: Any) -> dict[str, Any]:
+  _losses(facts["losses"])
+  return {"budget": facts["budget"], "losses": facts["losses"]}

@@ -75,6 +75,12 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
 
 
+def data_title(workdir: epath.Path) -> str:
+  """Returns the name, the version and the fingerprint of the data of a run."""
+  return whole.read_json(workdir / "data.json", lambda data: (
+      f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}"))
+
+
 def write(
     workdir: epath.PathLike, facts: Mapping[str, Any],
     curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

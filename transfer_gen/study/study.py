@@ -1,6 +1,5 @@
 """Runs with controls: trains what is not finished, tests, compares and reports."""
 
-import json
 import time
 from typing import Any
 
@@ -62,10 +61,9 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       "seconds": round(time.time() - start, 1),
   }
   sources = {job.name: outcome.cost(job) for job in todo if job.name not in chosen}
-  data = json.loads((todo[-1].workdir / "data.json").read_text())
   facts = {"question": study.question, "summary": summary, "sources": sources,
            "environment": environment.describe(),
-           "data": f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}",
+           "data": report.data_title(todo[-1].workdir),
            "comparisons": comparisons,
            # Scores are arrays, and are stored in each run's scores_test.json.
            # Validations are in its metrics.

@@ -7,13 +7,13 @@ Axes: N words of a file, V tokens of a vocabulary, D width.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.transfer import vocabulary
 
 _SPACE = "\u2581".encode()  # What SentencePiece writes for a space.
@@ -72,7 +72,7 @@ def text_shape(path: epath.PathLike) -> tuple[int, int]:
     errors.UserError: If there is no such file, or its format is another.
   """
   path = _checked(path)
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     first = file.readline().split()
     if path.suffix == ".vec":
       if len(first) != 2 or not all(part.isdigit() for part in first):
@@ -117,7 +117,7 @@ def read_dictionary(path: epath.PathLike) -> tuple[tuple[bytes, bytes], ...]:
   if not path.exists():
     raise errors.UserError(f"{path}: there is no such file.")
   pairs = []
-  for number, line in enumerate(path.read_bytes().splitlines(), 1):
+  for number, line in enumerate(untrusted.read(path).splitlines(), 1):
     pair = line.split(b"\t") if b"\t" in line else line.split()
     if len(pair) not in (0, 2):
       raise errors.UserError(
@@ -297,7 +297,7 @@ def _lines(
 ) -> Iterator[tuple[int, bytes, list[bytes]]]:
   """Yields the first `count` lines: line number, word, and its numbers as text."""
   headed, done = path.suffix == ".vec", 0
-  with path.open("rb") as file:
+  with untrusted.opened(path) as file:
     if headed:
       file.readline()
     for number, line in enumerate(file, 1 + headed):
@@ -345,7 +345,7 @@ def _no_vector(
 
 def _read_array(path: epath.Path, words: epath.Path, limit: int | None) -> Vectors:
   try:
-    with path.open("rb") as file:
+    with untrusted.opened(path) as file:
       values = np.load(file, allow_pickle=False)  # A pickle would run code.
   except (ValueError, EOFError) as error:
     raise errors.UserError(f"{path}: no array of numbers ({error}).") from error
@@ -360,14 +360,14 @@ def _read_array(path: epath.Path, words: epath.Path, limit: int | None) -> Vecto
 
 
 def _read_words(path: epath.Path) -> list[bytes]:
-  data = path.read_bytes()
+  data = untrusted.read(path)
   if path.suffix != ".json":
     lines = data.replace(b"\r\n", b"\n").split(b"\n")
     return lines[:-1] if lines[-1] == b"" else lines
   try:
-    listed = json.loads(data)
-  except ValueError as error:
-    raise errors.UserError(f"{path}: no JSON ({error}).") from error
+    listed = untrusted.parse_json(data)
+  except errors.UserError as error:
+    raise errors.UserError(f"{path}: {error}") from error
   if not isinstance(listed, list) or not all(isinstance(w, str) for w in listed):
     raise errors.UserError(f"{path}: no JSON list of words.")
   return [word.encode() for word in listed]

@@ -5,6 +5,9 @@ import io
 import random
 import zipfile
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 from tests.data import making
@@ -91,12 +94,36 @@ def test_a_file_that_inflates_without_end_is_refused_before_memory_is_full(
     tmp_path, ending):
   bomb = making.COMPRESSED[ending](bytes(2**25))
 
-  refused(tmp_path, f"a.txt{ending}", bomb, "inflate to more than")
+  refused(tmp_path, f"a.txt{ending}", bomb, "bytes inflate to .* or more")
+
+
+@pytest.mark.parametrize("ending", making.COMPRESSED)
+def test_a_file_of_endless_lines_is_refused_before_memory_is_full(tmp_path, ending):
+  bomb = making.COMPRESSED[ending](b"a\n" * 2**20)
+
+  refused(tmp_path, f"a.txt{ending}", bomb, "lines, objects or rows, and at most")
+
+
+def test_a_table_whose_rows_share_one_text_is_refused_before_they_are_made(tmp_path):
+  shared = pa.DictionaryArray.from_arrays(
+      np.zeros(2**12, np.int32), ["x" * 2**14]).cast(pa.string())
+  for ending, write in (("parquet", parquet.write_table),):
+    file = io.BytesIO()
+    write(pa.table({"text": shared}), file)
+    refused(tmp_path, f"a.{ending}", file.getvalue(), "inflate to .* or more")
+
+
+def test_members_that_share_their_bytes_are_counted_together(tmp_path):
+  data = bytearray(making.zipped({"a.txt": b"ab" * 2**20, "b.txt": b"cd" * 2**20}))
+  many = making.zipped({f"{i}.txt": bytes(2**20) for i in range(40)})
+
+  assert read(tmp_path, "a.zip", bytes(data))
+  refused(tmp_path, "b.zip", many, "bytes inflate to 41,943,040 or more")
 
 
 def test_an_archive_that_claims_to_inflate_without_end_is_refused(tmp_path):
   refused(tmp_path, "a.zip", making.zipped({"a.txt": bytes(2**25)}),
-          "would inflate .* bytes to 33554432")
+          "bytes inflate to 33,554,432 or more")
 
 
 @pytest.mark.parametrize("name", [

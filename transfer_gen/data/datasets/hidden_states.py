@@ -10,6 +10,8 @@ from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
 
+from transfer_gen.data import datasets
+
 _SPLIT = "rows"
 
 
@@ -30,6 +32,7 @@ class HiddenStates(tfds.core.GeneratorBasedBuilder):
       data_dir: Folder that holds the parts.
       rows: Returns an iterator over the rows. None if the part is already written.
     """
+    datasets.hush()
     self._shape, self._dtype, self._rows = shape, np.dtype(dtype), rows
     super().__init__(
         config=tfds.core.BuilderConfig(name=part, version=self.VERSION),

@@ -17,6 +17,8 @@ from typing import Any, IO
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import free_memory
+from transfer_gen import untrusted
 from transfer_gen.formats import archive
 from transfer_gen.formats import raw
 
@@ -26,11 +28,19 @@ Example = tuple[str, dict[str, Any]]
 
 UNITS = ("auto", "line", "paragraph", "file")
 
-# Text shrinks to a third or a tenth of its size, and repetitive tables to a hundredth.
+# Text shrinks to a third or a tenth of its size, and repetitive tables to a thirtieth.
 # What inflates much further is no text, but was made to fill the memory.
-_RATIO, _FREE = 200, 16 * 2**20  # The second in bytes, for short files.
+_RATIO, _FREE = 50, 16 * 2**20  # The second in bytes, for short files.
+# Bytes of memory that documents take: for each byte of a text, read, split, cleaned and
+# tokenized; and for each line, object or list, however short.
+_PER_BYTE, _PER_PART = 8, 800
+# Lines, objects or rows that differ take half a byte at least, however well they are
+# compressed. The second is allowed to every file.
+_PARTS, _FREE_PARTS = 2, 2**17
+_AT_ONCE = 2**20  # Bytes that are inflated at a time.
 
 # By ending: the first bytes of such a file, and what inflates it.
+_MAGIC = 16  # Bytes that tell how a file is compressed.
 _COMPRESSED: dict[str, tuple[re.Pattern[bytes], Callable[[IO[bytes]], Any]]] = {
     ".gz": (re.compile(rb"\x1f\x8b\x08"), lambda file: gzip.GzipFile(fileobj=file)),
     ".bz2": (re.compile(rb"BZh[1-9]1AY&SY"), bz2.BZ2File),
@@ -56,15 +66,28 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class Zip:
+  """An open archive, whose directory is parsed once for all of its members."""
+  members: dict[str, archive.zipfile.ZipInfo]
+  file: archive.zipfile.ZipFile
+
+  def read(self, name: str) -> bytes:
+    """Returns the bytes of a member, inflated."""
+    return self.file.read(self.members[name])
+
+
+@dataclasses.dataclass(frozen=True)
 class Blob:
   """The bytes of a file, or of a member of a zip archive.
 
   Attributes:
     path: The file.
     member: Name of the member; empty for the file itself.
+    opened: The archive; None for a file.
   """
   path: epath.Path
   member: str = ""
+  opened: Zip | None = None
 
   def __str__(self) -> str:
     """The path as the user may write it, for messages."""
@@ -84,19 +107,29 @@ class Blob:
     Raises:
       errors.UserError: If the file is damaged, or inflates without end.
     """
-    if self.member:
-      # The archive's directory is read again for each member, which costs little
-      # beside the member itself.
-      info = zip_members(self.path)[self.member]
+    if self.opened:
       with raw.malformed(self.path, "zip archive"):
-        data = archive.read(self.path, info)
+        file = io.BytesIO(self.opened.read(self.member))
     else:
-      data = self.path.read_bytes()
-    for ending, (magic, opened) in _COMPRESSED.items():
-      # Files that end otherwise are known by their first bytes.
-      if str(self).lower().endswith(ending) or magic.match(data):
-        return _inflate(str(self), ending, data, opened)
-    return data
+      file = untrusted.opened(self.path)
+    with file:
+      length = file.seek(0, io.SEEK_END)
+      file.seek(0)
+      check_memory(self, length)
+      start = file.read(_MAGIC)
+      file.seek(0)
+      for ending, (magic, opened) in _COMPRESSED.items():
+        # Files that end otherwise are known by their first bytes.
+        if str(self).lower().endswith(ending) or magic.match(start):
+          return _inflate(self, ending, length, opened(file))
+      return file.read()
+
+  @property
+  def _stored(self) -> int:
+    """Number of bytes that it takes on the disk."""
+    if self.opened:
+      return self.opened.members[self.member].compress_size
+    return self.path.stat().length
 
   def text(self) -> str:
     """Returns the contents as text, without a byte order mark at its start.
@@ -105,8 +138,11 @@ class Blob:
       errors.UserError: As `read`, or if it is not UTF-8.
     """
     data = self.read()
+    parts = sum(map(data.count, (b"\n", b"{", b"[")))
+    check_parts(self, self._stored, parts)
+    check_memory(self, len(data), parts)
     try:
-      return data.decode("utf-8").removeprefix("\ufeff")
+      return untrusted.decoded(data)
     except UnicodeDecodeError as error:
       line = data.count(b"\n", 0, error.start) + 1
       raise errors.UserError(
@@ -129,7 +165,8 @@ def members(path: epath.Path, pattern: str = "") -> list[Blob]:
   Raises:
     errors.UserError: If the archive is damaged or hostile, or no member matches.
   """
-  names = sorted(name for name in zip_members(path)
+  opened = _opened_zip(path)
+  names = sorted(name for name in opened.members
                  if not any(part in name for part in _CLUTTER))
   if pattern:
     found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
@@ -138,43 +175,103 @@ def members(path: epath.Path, pattern: str = "") -> list[Blob]:
           f"{path}: no member matches {pattern}. It holds {', '.join(names[:6])}"
           f"{', ...' if names[6:] else ''}.")
     names = found
-  return [Blob(path, name) for name in names]
+  return [Blob(path, name, opened) for name in names]
 
 
-def zip_members(path: epath.Path) -> dict[str, archive.zipfile.ZipInfo]:
-  """Returns the files in a zip archive by name, after checks of what it claims.
+def _opened_zip(path: epath.Path) -> Zip:
+  """Opens a zip archive, after checks of what it claims.
 
   Raises:
     errors.UserError: If it is damaged or hostile.
   """
   with raw.malformed(path, "zip archive"):
-    found = archive.members(path)
+    found, length = archive.members(path), path.stat().length
+    total = sum(info.file_size for info in found.values())
+    if total > _limit(length):
+      # Members may share their bytes, so that none of them alone claims too much.
+      raise errors.UserError(_no_text(length, total))
     for name, info in found.items():
       if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
         raise errors.UserError(
             f"its member {name[:100]!r} would lie outside of a folder. Pack the files"
             " again.")
       if info.file_size > _limit(info.compress_size):
-        raise errors.UserError(
-            f"{name} would inflate {info.compress_size} bytes to {info.file_size},"
-            " which no text does. If it is your own, inflate it and give the files.")
-  return found
+        claim = _no_text(info.compress_size, info.file_size)
+        raise errors.UserError(f"{name}: {claim}")
+    check_memory(path, total)
+    return Zip(found, archive.zipfile.ZipFile(untrusted.opened(path)))
 
 
-def _inflate(
-    name: str, ending: str, data: bytes, opened: Callable[[IO[bytes]], Any]
-) -> bytes:
-  limit = _limit(len(data))
-  with raw.malformed(epath.Path(name), f"{ending[1:]} file"):
+def check_memory(where: Any, length: int, parts: int = 0) -> None:
+  """Checks that what a file holds fits into memory as documents.
+
+  Args:
+    where: The file, for messages.
+    length: Number of bytes that it holds, inflated.
+    parts: Number of lines, objects or rows in it.
+
+  Raises:
+    errors.UserError: If less memory is free than they take.
+  """
+  needed, free = _PER_BYTE * length + _PER_PART * parts, free_memory.available()
+  if needed > free:
+    raise errors.UserError(
+        f"{where}: {length:,} bytes in {parts:,} parts take about"
+        f" {needed / 2**30:.1f} GiB of memory as documents, and"
+        f" {free / 2**30:.1f} GiB are free. Give fewer or smaller files.")
+
+
+def check_ratio(where: Any, length: int, held: int) -> None:
+  """Checks that a file does not unfold to more than texts do.
+
+  Args:
+    where: The file, for messages.
+    length: Number of its bytes.
+    held: Number of bytes that they unfold to, at least.
+
+  Raises:
+    errors.UserError: If they are too many.
+  """
+  if held > _limit(length):
+    raise errors.UserError(f"{where}: {_no_text(length, held)}")
+
+
+def check_parts(where: Any, length: int, parts: int) -> None:
+  """Checks that a file does not hold more lines, objects or rows than texts do.
+
+  Args:
+    where: The file, for messages.
+    length: Number of its bytes as it is stored.
+    parts: Their number.
+
+  Raises:
+    errors.UserError: If they are too many.
+  """
+  most = _FREE_PARTS + _PARTS * length
+  if parts > most:
+    raise errors.UserError(
+        f"{where}: its {length:,} bytes hold {parts:,} lines, objects or rows, and at"
+        f" most {most:,} are read: most must be equal or empty. Leave these out.")
+
+
+def _inflate(blob: Blob, ending: str, length: int, stream: Any) -> bytes:
+  inflated = bytearray()
+  with raw.malformed(str(blob), f"{ending[1:]} file"):
     try:
-      inflated = opened(io.BytesIO(data)).read(limit + 1)
+      while part := stream.read(_AT_ONCE):
+        inflated += part
+        if len(inflated) > _limit(length):
+          raise errors.UserError(_no_text(length, len(inflated)))
     except lzma.LZMAError as error:  # Of no class that the others share.
       raise ValueError(str(error)) from error
-    if len(inflated) > limit:
-      raise errors.UserError(
-          f"{len(data)} bytes inflate to more than {limit}, which no text does. If it"
-          " is your own, inflate it and give the inflated file.")
-  return inflated
+  check_memory(blob, len(inflated))
+  return bytes(inflated)
+
+
+def _no_text(length: int, inflated: int) -> str:
+  return (f"its {length:,} bytes inflate to {inflated:,} or more, and at most"
+          f" {_limit(length):,} are read: no text shrinks so far. If it is your own,"
+          " inflate it and give what comes out.")
 
 
 def _limit(compressed: int) -> int:

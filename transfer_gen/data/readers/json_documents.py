@@ -1,10 +1,10 @@
 """JSON: lines of objects, or one array of objects."""
 
 from collections.abc import Iterator
-import json
 from typing import Any
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.data.readers import blobs
 from transfer_gen.data.readers import plain
 
@@ -33,14 +33,13 @@ def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
   del options
   text, name = blob.text(), str(blob)
   try:
-    value = json.loads(text) if text.strip() else []
-  # Brackets nested some thousand deep raise a RecursionError.
-  except (json.JSONDecodeError, RecursionError) as error:
+    value = untrusted.parse_json(text, whole=False) if text.strip() else []
+  except errors.UserError as error:
     if _starts_with_object(text):
       yield from _lines(name, text)
       return
     raise errors.UserError(
-        f"{name}: not JSON ({error}). It must be an array of objects, or one object on"
+        f"{name}: {error} It must be an array of objects, or one object on"
         " each line.") from error
   for number, item in enumerate(_array(value), 1):
     # The parser reports no lines, so elements are counted.
@@ -65,8 +64,8 @@ def _starts_with_object(text: str) -> bool:
   """Whether the first line alone is an object, as in files of JSON lines."""
   first = next((line for line in plain.split_lines(text) if line.strip()), "")
   try:
-    return isinstance(json.loads(first), dict)
-  except (json.JSONDecodeError, RecursionError):
+    return isinstance(untrusted.parse_json(first, whole=False), dict)
+  except errors.UserError:
     return False
 
 
@@ -75,10 +74,9 @@ def _lines(name: str, text: str) -> Iterator[Example]:
     if not line.strip():
       continue
     try:
-      columns = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-      raise errors.UserError(
-          f"{name}:{number}: not JSON ({error}). {_ADVICE}") from error
+      columns = untrusted.parse_json(line, whole=False)
+    except errors.UserError as error:
+      raise errors.UserError(f"{name}:{number}: {error} {_ADVICE}") from error
     if not isinstance(columns, dict):
       raise errors.UserError(
           f"{name}:{number}: a {type(columns).__name__}, not an object. {_ADVICE}")

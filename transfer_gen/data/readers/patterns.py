@@ -18,6 +18,7 @@ import re
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.data.readers import blobs
 
 _WEIGHTED = re.compile(r"(.+?)\s*\*\s*(\d+\.?\d*|\.\d+)")
@@ -68,6 +69,8 @@ def expand(item: str, field: str) -> list[blobs.Blob]:
   path = epath.Path(item).expanduser()
   if path.is_file():
     return _opened(path)
+  if path.exists() and not path.is_dir():
+    untrusted.check(path)
   archive = _archive(path)
   if archive is not None:
     return blobs.members(archive, path.relative_to(archive).as_posix())

@@ -1,9 +1,9 @@
 """Recognizes the format of files whose ending says nothing, by how they begin."""
 
 from collections.abc import Collection
-import json
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 from transfer_gen.data.readers import blobs
 
 # First bytes of formats that are not text.
@@ -56,7 +56,7 @@ def _is_json(text: str) -> bool:
   if first.strip() in ("[", "{", "[{"):
     return True
   try:
-    value = json.loads(first)
-  except (json.JSONDecodeError, RecursionError):
+    value = untrusted.parse_json(first, whole=False)
+  except errors.UserError:
     return False
   return isinstance(value, dict)

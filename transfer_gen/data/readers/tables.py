@@ -1,5 +1,6 @@
 """Tables as text: `.csv` and `.tsv`, with a line that names the columns or without."""
 
+import collections
 from collections.abc import Iterator, Sequence
 import csv
 import io
@@ -57,7 +58,8 @@ def _table(
 
 
 def _check_header(where: str, header: Sequence[str]) -> None:
-  if twice := sorted({name for name in header if header.count(name) > 1}):
+  counts = collections.Counter(header)
+  if twice := sorted(name for name, count in counts.items() if count > 1):
     raise errors.UserError(
         f"{where}: {len(header)} columns, of which several are named"
         f" {', '.join(map(repr, twice))}. Give each its own name; if the first line is"

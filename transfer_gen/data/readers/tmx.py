@@ -42,7 +42,7 @@ def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
       yield f"{blob}:unit {number}", _columns(element)
       element.clear()
   except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError,
-          LookupError) as error:
+          LookupError, RecursionError) as error:
     raise errors.UserError(
         f"{blob}: no whole TMX file, after unit {number}: {type(error).__name__}:"
         f" {str(error)[:200]}. Fetch or export it again.") from error

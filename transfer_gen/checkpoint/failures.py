@@ -1,0 +1,49 @@
+"""What a disk that is full, broken or read-only does to the saving of a checkpoint."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import re
+from typing import Any
+
+from transfer_gen import errors
+
+# TensorStore reports what the system said inside the text of a ValueError.
+_OF_SYSTEM = re.compile(r"os_error_code='(\d+)'")
+
+
+@contextlib.contextmanager
+def writing(folder: Any) -> Iterator[None]:
+  """Turns what Orbax raises where it cannot write into one message.
+
+  Checkpoints are written to a temporary folder and renamed, so that those that were
+  complete stay whole.
+
+  Args:
+    folder: Where checkpoints are written, for the message.
+
+  Raises:
+    errors.UserError: If the body raises an OSError, or an error that comes from one.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except Exception as error:
+    if (cause := _cause(error)) is None:
+      raise
+    raise errors.UserError(
+        f"{folder}: the checkpoint cannot be written: {cause}. Make room there, and"
+        " give the same command again: it goes on from the last complete checkpoint."
+    ) from error
+
+
+def _cause(error: BaseException | None) -> str | None:
+  """Returns what the system said, or None if the error does not come from it."""
+  while error is not None:
+    if isinstance(error, OSError):
+      return error.strerror or str(error)[:200]
+    if found := _OF_SYSTEM.search(str(error)):
+      return os.strerror(int(found[1]))
+    error = error.__cause__ or error.__context__
+  return None

@@ -1,0 +1,95 @@
+"""Files of a run that must stay as they were written, and how damage to them shows.
+
+A sealed folder holds `digests.json`, with the XXH3 digest of each file. A file that has
+none is read as it is: earlier versions sealed nothing.
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+import xxhash
+
+from transfer_gen import errors
+from transfer_gen import untrusted
+
+FILE = "digests.json"
+INSTEAD = "Restore it from a copy, or train again in a new --workdir."
+
+
+def write(folder: epath.PathLike, *names: str) -> None:
+  """Seals files of a folder.
+
+  Args:
+    folder: The folder.
+    *names: Its files; without any, all that are there, and those of folders in it.
+  """
+  folder = epath.Path(folder)
+  for inner in folder.iterdir() if not names else ():
+    if inner.is_dir():
+      write(inner)
+  names = names or tuple(sorted(
+      path.name for path in folder.iterdir() if path.is_file() and path.name != FILE))
+  partial = folder / f"{FILE}.partial"
+  partial.write_text(json.dumps(
+      {name: _digest(untrusted.read(folder / name)) for name in names}, indent=2))
+  partial.replace(folder / FILE)
+
+
+def exists(path: epath.Path) -> bool:
+  """Returns whether there is a file.
+
+  Raises:
+    errors.UserError: If there is none, and its folder was sealed with it.
+  """
+  if path.exists():
+    return True
+  if path.name in _digests(path):
+    raise errors.UserError(f"{path}: it is missing. {INSTEAD}")
+  return False
+
+
+def read(path: epath.Path) -> bytes:
+  """Returns the bytes of a file in a folder that may be sealed.
+
+  Raises:
+    errors.UserError: As `untrusted.read`, if the file is a link out of its folder, or
+      if it is not the one that was sealed.
+  """
+  data = untrusted.read(untrusted.inside(path), untrusted.JSON_BYTES)
+  if _digests(path).get(path.name, _digest(data)) != _digest(data):
+    raise errors.UserError(
+        f"{path}: it is damaged, or was edited after it was written. {INSTEAD} If it is"
+        f" meant to be so, remove {path.parent / FILE}.")
+  return data
+
+
+def read_json(path: epath.Path) -> Any:
+  """Returns what a JSON file in a folder that may be sealed holds.
+
+  Raises:
+    errors.UserError: As `read`, or if it is no JSON; the message begins with the path.
+  """
+  data = read(path)
+  try:
+    return untrusted.parse_json(data)
+  except errors.UserError as error:
+    raise errors.UserError(f"{path}: {error} {INSTEAD}") from error
+
+
+def _digests(path: epath.Path) -> dict[str, Any]:
+  seal = path.parent / FILE
+  if not seal.exists():
+    return {}
+  try:
+    digests = untrusted.read_json(untrusted.inside(seal))
+    if isinstance(digests, dict):
+      return digests
+    cause = f"{seal}: not an object."
+  except errors.UserError as error:
+    cause = str(error)
+  raise errors.UserError(f"{cause} Remove it to go on without digests.")
+
+
+def _digest(data: bytes) -> str:
+  return xxhash.xxh3_64_hexdigest(data)
