@@ -89,6 +89,9 @@ def test_the_ends_of_ranges_can_be_planned(tmp_path):
   for number in range(2):
     whole = trust_configs.base(tmp_path, number)
     for _, path, name, hint in trust_configs.fields(whole):
+      # All other parts are those of the first one.
+      if number and not path.startswith("model."):
+        continue
       for _, rules in declare.split(hint):
         for rule in rules:
           if not isinstance(rule, declare.Between) or rule.ends != "[]":

@@ -29,7 +29,8 @@ class Rule(Protocol):
   """Part of an annotation: what must hold of a value that has the type.
 
   Attributes:
-    text: How a message ends the sentence "must be a whole number ...".
+    text: How a message ends the sentence "must be a whole number ...". That of a list
+      says what type its values have, and needs no "text" before it.
   """
   @property
   def text(self) -> str:
@@ -87,7 +88,7 @@ class OneOf:
   @property
   def text(self) -> str:
     """What a message says of it."""
-    return f"that is one of {', '.join(map(repr, self.values))}"
+    return f"one of {', '.join(value or repr(value) for value in self.values)}"
 
   def holds(self, value: Any) -> bool:
     """Whether a text is in the list."""

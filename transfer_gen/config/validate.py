@@ -107,4 +107,5 @@ def _described(kind: Any, rules: _Rules) -> str:
     article = "an" if word[0].lower() in "aeio" or word[:2] == "L2" else "a"
     text = (f"a config.{word}" if inside else
             "a value" if kind is Any else f"{article} {word}")
-  return " ".join([text, *(rule.text for rule in rules)])
+  listed = any(isinstance(rule, declare.OneOf) for rule in rules)
+  return " ".join([*([] if listed else [text]), *(rule.text for rule in rules)])
