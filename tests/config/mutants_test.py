@@ -50,6 +50,13 @@ def test_every_number_has_a_range_and_every_field_is_documented(whole):
         pending += [one for one in typing.get_args(kind) if one is not ...]
 
 
+@pytest.mark.parametrize("text", [
+    "* ``batch_size``: a whole number from 0 to 1048576 (0 to have it chosen).",
+    "* ``metric``: text that is not empty."])
+def test_the_docstring_of_a_config_gives_the_ranges_that_are_checked(text):
+  assert text in config.Train.__doc__.split("\n")
+
+
 @pytest.mark.parametrize("whole", CONFIGS + PARTS, ids=_name)
 def test_wrong_values_are_refused_with_the_name_of_their_field(whole):
   for name, hint in declare.hints(type(whole)).items():
