@@ -24,9 +24,8 @@ _PLAIN = {bool: "True or False", int: "a whole number", float: "a number",
 
 # Counts are i32 in compiled programs and in the arrays of optimizers.
 MOST = 2**31 - 1
-# Values are f32 in compiled programs. Far inside its range, products of a few such
-# values neither overflow nor become 0.
-_LARGE, _SMALL = 1e12, 1e-12
+# Values are f32 in compiled programs. Inside of its range none becomes infinite or 0.
+LARGE, SMALL = 1e30, 1e-30
 
 
 class Rule(Protocol):
@@ -139,9 +138,9 @@ Chosen = Annotated[int, Between(0, MOST, "0 to have it chosen")]
 Seed = Annotated[int, Between(0, 2**32 - 1)]  # NumPy's generators take no others.
 Token = Annotated[int, Between(0, MOST)]
 NoToken = Annotated[int, Between(-1, MOST)]  # -1 means none, or a default.
-Real = Annotated[float, Between(-_LARGE, _LARGE)]
-Weight = Annotated[float, Between(0, _LARGE)]
-Positive = Annotated[float, Between(_SMALL, _LARGE)]
+Real = Annotated[float, Between(-LARGE, LARGE)]
+Weight = Annotated[float, Between(0, LARGE)]
+Positive = Annotated[float, Between(SMALL, LARGE)]
 Rank = Annotated[int, Between(1, 2**20)]  # Of factors beside kernels.
 Share = Annotated[float, Between(0, 1)]
 Dropout = Annotated[float, Between(0, 1, ends="[)")]

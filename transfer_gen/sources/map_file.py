@@ -13,7 +13,7 @@ file, as `Tokenizer.path`) may be left out. Nothing in the file runs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
 
@@ -22,7 +22,7 @@ from transfer_gen.config import codec
 from transfer_gen.data import tokenizers
 from transfer_gen.maps import architecture
 from transfer_gen.sources import source as source_lib
-from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import plan_json
 
 _FIELDS = {"model", "lines", "unused", "tokenizer"}
 
@@ -104,10 +104,8 @@ def to_json(source: source_lib.Source) -> dict[str, Any]:
     '(.*)'
   """
   assert source.view is not None and source.model is not None  # It has a map.
-  on = plan_lib.On(  # A plan holds a map in the form that its file has.
-      axis="", map=cast(Any, source.view.how))
-  plan = plan_lib.to_json(plan_lib.TransferPlan(rules=(), groups=(), axes=(on,)))
-  how = plan["axes"][0]["map"]
+  # The form in which plans hold what they are made of.
+  how = plan_json.encode(source.view.how)
   return {"model": codec.model_to_json(source.model),
           "lines": [{k: v for k, v in line.items() if k != "kind"}
                     for line in how["lines"]],
@@ -116,14 +114,12 @@ def to_json(source: source_lib.Source) -> dict[str, Any]:
 
 def _lines(
     lines: Sequence[Mapping[str, Any]], unused: Sequence[str]) -> architecture.Map:
-  """The map that a plan holds in this form, see `to_json`."""
+  """The map that has this form, see `to_json`."""
   # The parser of plans is used again, so that a layout is written in one way in both
-  # files. A plan with the map as its only content is wrapped around it for that.
-  how = {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
-         "unused": unused}
-  plan = plan_lib.from_json(
-      {"rules": [], "groups": [], "axes": [{"axis": "", "map": how}]})
-  how = plan.axes[0].map
+  # files.
+  how = plan_json.decode(
+      {"kind": "Map", "lines": [{**line, "kind": "Line"} for line in lines],
+       "unused": unused}, {})
   assert isinstance(how, architecture.Map)  # As its kind says.
   for index, line in enumerate(how.lines):
     if not line.sources or not all(isinstance(s, str) for s in line.sources):
