@@ -28,7 +28,8 @@ def axis_map(kind: _Kind) -> _Kind:
   """Registers a dataclass that plans hold, so that it can be read back from JSON.
 
   It is a class decorator for axis maps, and for layouts and maps of checkpoints, which
-  map files write in the same way. The name of the class becomes part of the file format.
+  map files write in the same way. The name of the class becomes part of the file
+  format.
   """
   plan_json.KINDS[kind.__name__] = declare.strict(kind)
   return kind
