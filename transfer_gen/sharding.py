@@ -33,10 +33,6 @@ def make_mesh(data: int = 0, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mes
     errors.UserError: If the product is not the number of devices.
   """
   count = jax.device_count()
-  if min(fsdp, tensor) < 1 or data < 0:
-    raise errors.UserError(
-        f"parallel: data={data} fsdp={fsdp} tensor={tensor}; fsdp and tensor must be"
-        " at least 1, data at least 0.")
   # At least 1, so that the message below does not say that the product is 0.
   data = data or max(count // (fsdp * tensor), 1)
   if data * fsdp * tensor != count:

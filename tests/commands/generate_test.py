@@ -159,7 +159,7 @@ def test_a_killed_command_continues_after_its_last_answer(inside, capsys):
     (["--prompt=a", "--early_stopping=now", "--beams=2"],
      "early_stopping is 'now', must be one of no, yes, never"),
     (["--prompt=a", "--temperature=hot"], "--temperature is 'hot', must be a number"),
-    (["--prompt=a", "--min_p=2", "--temperature=1"], "min_p is 2.0, must be in [0, 1]"),
+    (["--prompt=a", "--min_p=2", "--temperature=1"], "min_p is 2.0, must be a number"),
     (["--prompt="], "Prompt 1 is empty, but this model answers an input")])
 def test_wrong_flags_give_one_message_and_no_file(inside, capsys, words, message):
   assert message in cli.refused(capsys, "generate", "--workdir=w", *words)

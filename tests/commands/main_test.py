@@ -49,8 +49,9 @@ def test_a_non_finite_loss_stops_the_run(folder, capsys):
   assert "The checkpoint of step 1, which led there, was removed." in message
   assert "There is no good checkpoint." in message
   message = cli.refused(
-      capsys, "train", "--config=config.py", "--workdir=v", "--config.optim.lr=1e39",
-      "--config.optim.clip_norm=0", "--config.train.steps=9")
+      capsys, "train", "--config=config.py", "--workdir=v", "--config.optim.lr=1e30",
+      "--config.optim.weight_decay=1e20", "--config.optim.clip_norm=0",
+      "--config.train.steps=9")
   assert "After step 1, " in message and "There is no good checkpoint." in message
   for workdir in ("w", "v"):
     assert not [*(folder / workdir / "checkpoints").glob("**/[0-9]*")]

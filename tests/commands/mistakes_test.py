@@ -60,7 +60,7 @@ QUICKSTART = paths.EXPERIMENTS / "quickstart.py"
     (["plan", "--config=config.py", "--workdir=w", "--config.optim.name=adam"],
      "adamw, adafactor, sgd, lion"),
     (["plan", "--config=config.py", "--workdir=w", "--config.seed=-1"],
-     "seed is -1, must be from 0 to 2**32 - 1"),
+     "seed is -1, must be a whole number from 0 to 4294967295"),
     (["generate", "--workdir=w", "--prompt=a", f"--seed={2 ** 32}"],
      "must be at most 4294967295"),
     (["train", "--config=config.py", "--workdir=w", "--config.train.steps=-1"],

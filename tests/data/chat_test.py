@@ -307,7 +307,7 @@ def test_templates_that_do_not_fit_are_refused(_headers, tmp_path, template, mes
 
 def test_another_value_than_none_and_chat_is_refused(_headers):
   wrong = config.Data(name="files", train="x.tsv", template="chatml")
-  with pytest.raises(errors.UserError, match="data.template='chatml': must be none or"):
+  with pytest.raises(errors.UserError, match="template is 'chatml', must be one of"):
     pipeline.prepare(wrong, {}, tokenizers.load(_headers[0]), {})
 
 

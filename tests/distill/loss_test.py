@@ -306,7 +306,7 @@ def test_a_teacher_with_another_vocabulary_is_matched_by_alignment(kind, folder)
     (LSTM, {"layers": ((1, 0),), "hidden": 1.0}, "below 1 and 2"),
     (DECODER, {"layers": ((1, 0), (1, 1)), "hidden": 1.0}, "twice"),
     (LSTM, {"temperature": 0.0}, "distill.temperature is 0.0"),
-    (LSTM, {"hidden_loss": "l1"}, "'mse' or 'cosine'"),
+    (LSTM, {"hidden_loss": "l1"}, "must be one of mse, cosine"),
     (LSTM, {"logits": 0.0}, "no say"),
     (dataclasses.replace(LSTM, window=3), {"hidden": 1.0}, "window"),
 ], ids=range(8))

@@ -147,9 +147,9 @@ def test_specs_of_a_deep_model_match_its_params(name):
 @pytest.mark.parametrize("fields, message", [
     (dict(windows=(3,)), "model.windows is .3,., must be .. with an encoder"),
     (dict(block="parallel"), "model.block is 'parallel', must be 'serial' with an"),
-    (dict(encoder_layers=-1), "encoder_layers is -1, must be positive, or 0"),
-    (dict(encoder_vocab_size=-1), "encoder_vocab_size is -1, must be positive, or 0"),
-    (dict(encoder_marks="model"), "encoder_marks is 'model', must be one of both, eos"),
+    (dict(encoder_layers=-1), "encoder_layers is -1, must be a whole number"),
+    (dict(encoder_vocab_size=-1), "encoder_vocab_size is -1, must be a whole"),
+    (dict(encoder_marks="model"), "encoder_marks is 'model', must be one of none, eos"),
     (dict(position="relative", relative_buckets=5), "relative_buckets is 5, must be e"),
     (dict(position="relative", relative_distance=16), "relative_distance is 16, must"),
 ], ids=str)

@@ -225,12 +225,12 @@ def test_the_model_computes_in_the_configured_dtype():
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"cell": "ltsm"}, "model.cell is 'ltsm', must be one of gru, lstm, rnn"),
+    ({"cell": "ltsm"}, "model.cell is 'ltsm', must be one of rnn, gru, lstm"),
     ({"dense_activation": "swish"}, "model.dense_activation is 'swish'"),
     ({"init": "glorot"}, "model.init is 'glorot'"),
-    ({"hidden_width": 0}, "model.hidden_width is 0, must be positive"),
-    ({"dense_width": -1}, "model.dense_width is -1, must be positive, or 0"),
-    ({"dropout": 1.0}, r"model.dropout is 1.0, must be in \[0, 1\)"),
+    ({"hidden_width": 0}, "model.hidden_width is 0, must be a whole number"),
+    ({"dense_width": -1}, "model.dense_width is -1, must be a whole number"),
+    ({"dropout": 1.0}, r"model.dropout is 1.0, must be a number in \[0, 1\)"),
     ({"vocab_size": 0}, "model.vocab_size is 0, must be positive")])
 def test_an_invalid_config_field_is_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):

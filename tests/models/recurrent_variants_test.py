@@ -309,7 +309,7 @@ def test_greedy_generation_picks_the_most_likely_tokens(name):
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"gate": "hard"}, "model.gate is 'hard', must be one of hard_sigmoid"),
+    ({"gate": "hard"}, "model.gate is 'hard', must be one of sigmoid, hard_sigmoid"),
     ({"bidirectional": True}, "model.window is 0, must be positive, for who reads"),
     ({"attention": True, "embed_width": 0}, "model.embed_width is 0, must be pos"),
     ({"hidden_widths": (3,)}, "model.hidden_widths is .3,., must be one positive"),

@@ -166,7 +166,8 @@ def test_a_config_field_of_the_wrong_type_is_refused_by_name():
   for field, value, says in (
       ("windows", ("a",), r"model.windows\[0\] is 'a', must be a whole number"),
       ("windows", 3, "must be a tuple"), ("width", 8.5, "must be a whole number"),
-      ("norm", 1, "model.norm is 1, must be text"), ("tied", "no", "True or False"),
+      ("norm", 1, "model.norm is 1, must be one of layer, rms"),
+      ("tied", "no", "True or False"),
       ("dropout", None, "must be a number")):
     with pytest.raises(errors.UserError, match=says):
       registry.build(dataclasses.replace(CONFIG, **{field: value}))

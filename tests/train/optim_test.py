@@ -140,7 +140,7 @@ def test_each_optimizer_lowers_the_loss(name):
 @pytest.mark.parametrize("fields, message", [
     (dict(name="adam"), "adamw, adafactor, sgd, lion"),
     (dict(schedule="step"), "optim.schedule is 'step'"),
-    (dict(lr=-1.0), "optim.lr is -1.0, must be > 0"),
+    (dict(lr=-1.0), "optim.lr is -1.0, must be a number"),
     (dict(lr=float("nan")), "optim.lr is nan"),
     (dict(accumulate=0), "optim.accumulate is 0"),
 ])
@@ -262,7 +262,7 @@ def test_a_group_can_set_its_own_weight_decay(name, fields, kernel, bias):
 
 
 @pytest.mark.parametrize("fields, message", [
-    (dict(schedule="step"), "Group 'x': schedule is 'step', must be one of cosine"),
+    (dict(schedule="step"), "Group 'x'.schedule is 'step', must be one of cosine"),
     (dict(unfreeze_step=100), "Group 'x': unfreeze_step is 100, and the run ends"),
 ])
 def test_an_invalid_group_is_refused_by_name(fields, message):

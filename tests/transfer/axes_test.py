@@ -160,7 +160,7 @@ def test_a_map_that_cannot_give_the_size_is_refused(axis_map, axis, sizes, sente
 
 @pytest.mark.parametrize("make, message", [
     (lambda: axes.Grow(noise=-1), "noise is -1, must be"),
-    (lambda: axes.Extend(how="twice"), "'interpolate'"),
+    (lambda: axes.Extend(how="twice"), "one of fresh, repeat, interpolate"),
     (lambda: axes.Extend(fresh="none"), "covariance"),
 ])
 def test_invalid_axis_map_arguments_are_refused(make, message):

@@ -66,7 +66,7 @@ def test_json_omits_defaults_and_stores_row_ids_as_arrays():
 
 @pytest.mark.parametrize("fields, sentence", [
     (dict(weight_decay=-1.0), "weight_decay is -1.0, must be a number from 0"),
-    (dict(table_rows="new"), "table_rows is 'new', must be .*'fresh' or a tuple"),
+    (dict(table_rows="new"), "table_rows is 'new', must be one of fresh or a tuple"),
     (dict(table_rows=()), "table_rows is .., must be .* not empty"),
     (dict(table_rows=(0.5,)), r"table_rows\[0\] is 0.5, must be a whole number"),
     (dict(table_rows=(-1, 3)), r"table_rows\[0\] is -1, must be a whole number"),

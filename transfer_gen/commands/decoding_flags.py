@@ -23,7 +23,8 @@ def override(
     values: Flags of a command that has `declarations.DECODING` among its flags.
 
   Raises:
-    errors.UserError: If a list of tokens is no list, or flags contradict each other.
+    errors.UserError: If a list of tokens is no list, a setting has a value that it does
+      not declare, or flags contradict each other.
   """
   given = {flag.name: getattr(values, flag.name) for flag in declarations.DECODING
            if getattr(values, flag.name) is not None}
@@ -34,6 +35,7 @@ def override(
   if given.get("beams", 1) > 1 and "temperature" not in given:
     given["temperature"] = 0.0  # A search was asked for, whatever the run does.
   found = dataclasses.replace(decoding, **given)
+  config_lib.check(found, "decoding")
   _refuse_without_effect(found, given.keys() - (
       {"temperature"} if values.temperature is None else set()))
   return found

@@ -97,12 +97,12 @@ class Data:
   drop_empty: bool = False
   merge_references: bool = True
   length: Annotated[int, declare.Between(
-      2, 2**20, "0 to have it chosen", also=0)] = 128
+      2, 2**18, "0 to have it chosen", also=0)] = 128
   too_long: Annotated[str, declare.OneOf("drop", "cut", "refuse")] = "drop"
   packing: Annotated[str, declare.OneOf("separate", "joined")] = "separate"
   template: Annotated[str, declare.OneOf("none", "chat")] = "none"
   # Each length is a shape of its own, for which every program is compiled once more.
-  buckets: tuple[Annotated[int, declare.Between(2, 2**20)], ...] = ()
+  buckets: tuple[Annotated[int, declare.Between(2, 2**18)], ...] = ()
   fraction: Annotated[float, declare.Between(0, 1, ends="(]")] = 1.0
   max_validation: declare.Count = 0
   max_test: declare.Count = 0

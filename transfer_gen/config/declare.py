@@ -1,13 +1,15 @@
 """What fields may hold, declared in their annotations; classes that know their fields.
 
 A field is annotated with a type of this module, such as `steps: declare.Chosen = 1000`.
-`validate` reads the annotations and nothing else.
+`validate` reads the annotations, and `strict` writes them into the docstring of the
+class, so that what is documented is what is checked.
 """
 
 from collections.abc import Callable, Iterator
 import dataclasses
 import difflib
 import functools
+import inspect
 import re
 import reprlib
 import types
@@ -17,19 +19,21 @@ from typing import Annotated, Any, Protocol, TypeVar
 from transfer_gen import errors
 
 _Class = TypeVar("_Class", bound=type)
+_PLAIN = {bool: "True or False", int: "a whole number", float: "a number",
+          str: "text", type(None): "None"}
 
 # Counts are i32 in compiled programs and in the arrays of optimizers.
 MOST = 2**31 - 1
-# Values are f32 in compiled programs. Far inside its range, products of a few such
-# values neither overflow nor become 0.
-_LARGE, _SMALL = 1e12, 1e-12
+# Values are f32 in compiled programs. Inside of its range none becomes infinite or 0.
+LARGE, SMALL = 1e30, 1e-30
 
 
 class Rule(Protocol):
   """Part of an annotation: what must hold of a value that has the type.
 
   Attributes:
-    text: How a message ends the sentence "must be a whole number ...".
+    text: How a message ends the sentence "must be a whole number ...". That of a list
+      says what type its values have, and needs no "text" before it.
   """
   @property
   def text(self) -> str:
@@ -61,8 +65,11 @@ class Between:
   @property
   def text(self) -> str:
     """What a message says of it."""
-    inside = (f"from {self.least} to {self.most}" if self.ends == "[]" else
-              f"in {self.ends[0]}{self.least}, {self.most}{self.ends[1]}")
+    # Whole numbers as they are, since `g` keeps six digits.
+    least, most = (f"{end:g}" if isinstance(end, float) else f"{end}"
+                   for end in (self.least, self.most))
+    inside = (f"from {least} to {most}" if self.ends == "[]" else
+              f"in {self.ends[0]}{least}, {most}{self.ends[1]}")
     also = "" if self.also is None else f", or {self.also}"
     return f"{inside}{also}" + (f" ({self.note})" if self.note else "")
 
@@ -87,7 +94,7 @@ class OneOf:
   @property
   def text(self) -> str:
     """What a message says of it."""
-    return f"that is one of {', '.join(map(repr, self.values))}"
+    return f"one of {', '.join(value or repr(value) for value in self.values)}"
 
   def holds(self, value: Any) -> bool:
     """Whether a text is in the list."""
@@ -131,9 +138,9 @@ Chosen = Annotated[int, Between(0, MOST, "0 to have it chosen")]
 Seed = Annotated[int, Between(0, 2**32 - 1)]  # NumPy's generators take no others.
 Token = Annotated[int, Between(0, MOST)]
 NoToken = Annotated[int, Between(-1, MOST)]  # -1 means none, or a default.
-Real = Annotated[float, Between(-_LARGE, _LARGE)]
-Weight = Annotated[float, Between(0, _LARGE)]
-Positive = Annotated[float, Between(_SMALL, _LARGE)]
+Real = Annotated[float, Between(-LARGE, LARGE)]
+Weight = Annotated[float, Between(0, LARGE)]
+Positive = Annotated[float, Between(SMALL, LARGE)]
 Rank = Annotated[int, Between(1, 2**20)]  # Of factors beside kernels.
 Share = Annotated[float, Between(0, 1)]
 Dropout = Annotated[float, Between(0, 1, ends="[)")]
@@ -154,7 +161,7 @@ def shown(value: Any) -> str:
 
 
 def strict(kind: _Class) -> _Class:
-  """Makes a dataclass refuse fields that it does not have.
+  """Makes a dataclass refuse fields that it does not have, and document its ranges.
 
   Python itself would keep a misspelt attribute beside the fields, and answer a misspelt
   keyword with an error that offers no other name.
@@ -185,10 +192,47 @@ def strict(kind: _Class) -> _Class:
 
   owner: Any = kind
   owner.__init__ = init
+  owner.__doc__ = inspect.cleandoc(kind.__doc__ or "") + "".join(_ranges(kind))
   # The attributes of a frozen one cannot be set at all.
   if not owner.__dataclass_params__.frozen:
     owner.__setattr__ = set_field
   return kind
+
+
+def described(hint: Any) -> str:
+  """Returns what a hint allows, as messages and docstrings say it."""
+  texts = dict.fromkeys(_described(*one) for one in split(hint))
+  return " or ".join(texts)
+
+
+def _described(kind: Any, rules: tuple[Rule, ...]) -> str:
+  if kind in _PLAIN:
+    text = _PLAIN[kind]
+  elif kind is Any:
+    text = "a value"
+  elif origin := typing.get_origin(kind):
+    text = f"a {origin.__name__}"
+  elif kind.__module__.startswith("transfer_gen.config"):
+    text = f"a config.{kind.__name__}"
+  else:
+    word = "array" if kind.__name__ == "ndarray" else kind.__name__
+    vowel = word[0].lower() in "aeio" or word.startswith("L2")
+    text = f"{'an' if vowel else 'a'} {word}"
+  listed = any(isinstance(rule, OneOf) for rule in rules)
+  return " ".join([*([] if listed else [text]), *(rule.text for rule in rules)])
+
+
+def _ranges(kind: type) -> Iterator[str]:
+  """Yields the end of a docstring: the fields that have rules, with what they say."""
+  ruled = {name: hint for name, hint in hints(kind).items()
+           if any(rules for _, rules in split(hint)) or typing.get_args(hint)}
+  if ruled:
+    yield "\n\nValues that are allowed:\n\n"
+  for name, hint in ruled.items():
+    inner = [one for one in typing.get_args(hint) if one is not ...]
+    each = (f", each {described(inner[-1])}"
+            if typing.get_origin(hint) in (tuple, dict) else "")
+    yield f"* ``{name}``: {described(hint)}{each}.\n"
 
 
 def unknown(owner: str, name: Any, names: list[str]) -> errors.UserError:

@@ -36,7 +36,7 @@ class Decoder:
   Attributes:
     vocab_size: V, the vocabulary size in tokens, at least 1. 0, the default, means the
       tokenizer's size.
-    num_layers: Number of blocks, at least 1. Default: 4.
+    num_layers: Number of blocks, from 1 to 1000. Default: 4.
     width: D, the number of features of the residual stream, at least 1. Default: 256.
     num_heads: H, the number of query heads, at least 1. It divides D unless `head_dim`
       is set. Default: 4.
@@ -273,7 +273,7 @@ class Recurrent:
     vocab_size: V, the vocabulary size in tokens, at least 1. 0, the default, means the
       tokenizer's size.
     cell: Kind of the recurrent cells: `rnn`, `gru` or `lstm`. Default: `lstm`.
-    num_layers: Number of recurrent layers, at least 1. Default: 2.
+    num_layers: Number of recurrent layers, from 1 to 100. Default: 2.
     embed_width: D, the number of features of the embedding. 0 means no embedding: the
       first layer reads one-hot tokens. Default: 256.
     hidden_width: U, the number of units of each layer, at least 1. Default: 256.

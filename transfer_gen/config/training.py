@@ -45,7 +45,7 @@ class Optim:
       that of the whole batch. Default: 1.
   """
   name: Annotated[str, declare.OneOf("adamw", "adafactor", "sgd", "lion")] = "adamw"
-  lr: Annotated[float, declare.Between(0, 1e3, "0 to have it chosen")] = 1e-3
+  lr: Annotated[float, declare.Between(0, declare.LARGE, "0 to have it chosen")] = 1e-3
   schedule: Schedule = "cosine"
   warmup_steps: Annotated[int, declare.Between(
       -1, declare.MOST, "-1 to have it chosen")] = 50

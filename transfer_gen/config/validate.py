@@ -8,11 +8,6 @@ from typing import Any
 from transfer_gen import errors
 from transfer_gen.config import declare
 
-_Rules = tuple[declare.Rule, ...]
-# NumPy's numbers are as good as Python's, and a whole number is as good as a real one.
-_PLAIN = {bool: "True or False", int: "a whole number", float: "a number",
-          str: "text", type(None): "None"}
-
 
 # Python checks no annotations, and values come from files of users and from flags. All
 # misfits are listed at once, so that a config is corrected in one go.
@@ -44,13 +39,12 @@ def _fields(config: Any, name: str) -> Iterator[str]:
 # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
 # A frozen dataclass was checked when it was made, and is not walked again.
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
-  allowed = list(declare.split(hint))
-  fitting = [(kind, rules) for kind, rules in allowed if _fits(value, kind)]
-  if not any(all(rule.holds(value) for rule in rules) for _, rules in fitting):
-    texts = dict.fromkeys(_described(*one) for one in allowed)
-    yield f"{name} is {declare.shown(value)}, must be {' or '.join(texts)}."
+  fitting = [kind for kind, rules in declare.split(hint) if _fits(value, kind)
+             and all(rule.holds(value) for rule in rules)]
+  if not fitting:
+    yield f"{name} is {declare.shown(value)}, must be {declare.described(hint)}."
     return
-  kind = fitting[0][0]
+  kind = fitting[0]
   if typing.get_origin(kind) is tuple:
     inner = typing.get_args(kind)
     inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
@@ -73,6 +67,7 @@ def _is_open(value: Any) -> bool:
   return params is not None and not params.frozen
 
 
+# NumPy's numbers are as good as Python's, and a whole number is as good as a real one.
 def _fits(value: Any, kind: Any) -> bool:
   """Whether a value is of a type, whatever its elements or fields are."""
   if kind is Any:
@@ -94,17 +89,3 @@ def _fits(value: Any, kind: Any) -> bool:
   origin = typing.get_origin(kind) or kind
   # Config files may spell a tuple as a list.
   return isinstance(value, (tuple, list) if origin is tuple else origin)
-
-
-def _described(kind: Any, rules: _Rules) -> str:
-  if kind in _PLAIN:
-    text = _PLAIN[kind]
-  elif origin := typing.get_origin(kind):
-    text = f"a {origin.__name__}"
-  else:
-    inside = kind.__module__.startswith("transfer_gen.config")
-    word = "array" if kind.__name__ == "ndarray" else kind.__name__
-    article = "an" if word[0].lower() in "aeio" or word[:2] == "L2" else "a"
-    text = (f"a config.{word}" if inside else
-            "a value" if kind is Any else f"{article} {word}")
-  return " ".join([text, *(rule.text for rule in rules)])

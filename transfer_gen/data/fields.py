@@ -7,17 +7,15 @@ from transfer_gen import errors
 from transfer_gen.data import catalog
 from transfer_gen.data import document as document_lib
 from transfer_gen.data import files
-from transfer_gen.data import splitting
 
-_FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
 SEPARATE, JOINED = "separate", "joined"
 CHAT = "chat"
-_TOO_LONG = ("drop", "cut", "refuse")
 Document = document_lib.Document
 
 
 def check(config: config_lib.Data) -> None:
   """Raises one `UserError` that lists all fields of a config that are out of range."""
+  config_lib.check(config, "data")
   # All misfits are collected, so that a user corrects the config once.
   if misfits := [*_wrong_sources(config), *_wrong_values(config)]:
     raise errors.UserError("The data config does not fit: " + "; ".join(misfits) + ".")
@@ -65,8 +63,6 @@ def _wrong_sources(config: config_lib.Data) -> Iterator[str]:
   if not own and (config.train or config.validation or config.test):
     yield ("data.train, validation and test are only read if data.name=files, and it"
            f" is {name!r}")
-  if not config.target_field:
-    yield "data.target_field is empty: name the column of the text to learn"
   named = _columns(config)
   if len(set(named)) < len(named) or "" in named:
     yield (f"data.columns={config.columns!r}: each column needs a name of its own,"
@@ -74,30 +70,13 @@ def _wrong_sources(config: config_lib.Data) -> Iterator[str]:
 
 
 def _wrong_values(config: config_lib.Data) -> Iterator[str]:
-  """Yields the fields that are out of their range."""
+  """Yields the fields that do not go with others."""
   buckets = tuple(config.buckets)
-  for field, allowed in (
-      ("unit", files.UNITS), ("split", splitting.KINDS), ("normalize", _FORMS),
-      ("newline", (document_lib.FOLD, document_lib.KEEP)), ("too_long", _TOO_LONG)):
-    if getattr(config, field) not in allowed:
-      yield (f"data.{field}={getattr(config, field)!r}: must be one of"
-             f" {', '.join(allowed)}")
   for wrong, message in (
-      (not 0 < config.fraction <= 1,
-       f"data.fraction={config.fraction}: must be above 0 and at most 1"),
-      *((getattr(config, field) < 0,
-         f"data.{field}={getattr(config, field)}: must be >= 0")
-        for field in ("min_chars", "max_validation", "max_test")),
-      (config.max_chars < 0 or 0 < config.max_chars < config.min_chars,
+      (0 < config.max_chars < config.min_chars,
        f"data.max_chars={config.max_chars}: must be 0 (no limit) or at least"
        f" min_chars={config.min_chars}"),
-      (config.packing not in (SEPARATE, JOINED),
-       f"data.packing={config.packing!r}: must be {SEPARATE} or {JOINED}"),
-      (config.template not in (CHAT, "none"),
-       f"data.template={config.template!r}: must be none or {CHAT}"),
-      (config.length < 2 and config.length != 0,
-       f"data.length={config.length}: must be at least 2, or 0 to have it chosen"),
-      (any(not 2 <= bucket <= config.length for bucket in buckets),
+      (any(bucket > config.length for bucket in buckets),
        f"data.buckets={buckets}: each must be between 2 and"
        f" length={config.length}"),
       (bool(buckets) and not is_pairs(config),

@@ -16,7 +16,6 @@ from transfer_gen.data.readers import plain
 from transfer_gen.data.readers import sniffing
 
 Example, Options = blobs.Example, blobs.Options
-UNITS = blobs.UNITS
 AUTO, LINE, FILE = "auto", "line", "file"
 
 

@@ -25,7 +25,7 @@ def build(
   Raises:
     errors.UserError: If the two do not go together. The message says what does.
   """
-  _check_numbers(distill)
+  _check_terms(distill)
   module, tokenizer = _model(source), source.tokenizer
   _check_pair(distill, source, module.config, model)
   if tokenizer is None and distill.vocabularies != SAME:
@@ -71,17 +71,7 @@ def _spread(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
   return tuple((i, layer) for i, layer in pairs if layer >= 0)
 
 
-def _check_numbers(distill: config_lib.Distill) -> None:
-  for field, holds, what in (
-      *((name, getattr(distill, name) >= 0, "at least 0")
-        for name in ("ce", "logits", "hidden", "attention")),
-      ("temperature", distill.temperature > 0, "above 0"),
-      ("hidden_loss", distill.hidden_loss in ("mse", "cosine"), "'mse' or 'cosine'"),
-      ("vocabularies", distill.vocabularies in (SAME, ULD, MINED),
-       f"{SAME!r}, {ULD!r} or {MINED!r}")):
-    if not holds:
-      raise errors.UserError(
-          f"distill.{field} is {getattr(distill, field)!r}, must be {what}.")
+def _check_terms(distill: config_lib.Distill) -> None:
   if not any((distill.logits, distill.hidden, distill.attention)):
     raise errors.UserError(
         "distill: logits, hidden and attention are all 0: the teacher would have no"

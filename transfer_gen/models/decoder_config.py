@@ -11,8 +11,6 @@ from flax import linen as nn
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.models import layers
-from transfer_gen.models import positions
 
 _Decoder = TypeVar("_Decoder", bound=config_lib.Decoder)
 
@@ -21,44 +19,23 @@ _EXACT = functools.partial(nn.gelu, approximate=False)
 ACTIVATIONS = {
     "gelu": nn.gelu, "gelu_exact": _EXACT, "relu": nn.relu, "silu": nn.silu}
 GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer, 2020.
-MARKS = ("none", "eos", "both")  # Marks around what an encoder reads.
 # What `unbiased` may name: kernels by their own names, and `norm` for all norms.
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
-# Only the keys count, since `layers.choose` looks names up in a dict.
-_POSITIONS = {"learned": 0, "sinusoidal": 0, "rotary": 0, "relative": 0}
-_ORDERS = {"pre": 0, "post": 0, "both": 0}
-_BLOCKS = {"serial": 0, "parallel": 0, "parallel_one_norm": 0}
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
 Config, PairConfig = config_lib.Decoder, config_lib.EncoderDecoder
 
 
-# The first misfit raises, because later checks rely on those before them: a width is
-# divided by `num_heads` only after that is known to be positive. Modules call this in
-# `setup`, before any shape is computed.
+# Each field by itself was checked by `registry.build`. The first misfit raises, because
+# later checks rely on those before them. Modules call this in `setup`, before any shape
+# is computed.
 def check(config: config_lib.Decoder) -> None:
-  """Refuses configs that no model can be built from.
+  """Refuses configs whose fields do not go together.
 
   Raises:
     errors.UserError: One message: which field, its value, what it must be.
   """
-  layers.choose("position", config.position, _POSITIONS)
-  layers.choose("norm", config.norm, {"layer": 0, "rms": 0})
-  layers.choose("norm_order", config.norm_order, _ORDERS)
-  layers.choose("block", config.block, _BLOCKS)
-  layers.choose("activation", config.activation, ACTIVATIONS | GATES)
-  for part in config.unbiased:
-    layers.choose("unbiased", part, dict.fromkeys(PARTS))
-  layers.initializer(config.init, 0, 1)
-  layers.computation_dtype(config.dtype)
-  for field in ("vocab_size", "num_layers", "width", "num_heads", "max_length"):
-    _require(getattr(config, field) > 0, config, field, "positive")
-  for field in ("num_kv_heads", "head_dim", "mlp_width", "rotary_dim"):
-    _require(getattr(config, field) >= 0, config, field,
-             "positive, or 0 for its default")
-  _require(0 <= config.dropout < 1, config, "dropout", "in [0, 1)")
-  _require(config.norm_epsilon > 0, config, "norm_epsilon", "positive")
-  _require(config.rotary_base > 0, config, "rotary_base", "positive")
+  _require(config.vocab_size > 0, config, "vocab_size", "positive")
   _require(
       config.head_dim or config.width % config.num_heads == 0, config, "num_heads",
       f"a divisor of width, {config.width}; or set model.head_dim")
@@ -68,19 +45,13 @@ def check(config: config_lib.Decoder) -> None:
   _require(
       config.sinusoid_width == 0 or config.width % config.sinusoid_width == 0, config,
       "sinusoid_width", f"a divisor of width, {config.width}, or 0")
-  for field in ("attention_softcap", "logit_softcap", "position_offset",
-                "rotary_base_window"):
-    _require(getattr(config, field) >= 0, config, field, "positive, or 0 for none")
-  _require(all(window >= 0 for window in config.windows), config, "windows",
-           "positive, or 0 for none, each")
   _require(
       config.block == "serial" or config.norm_order == "pre", config, "block",
       f"'serial' where norm_order is {config.norm_order!r}")
   if config.position == "rotary":
     _check_rotary(config)
   if config.position == "relative":
-    _require(config.relative_buckets >= 4 and config.relative_buckets % 2 == 0, config,
-             "relative_buckets", "even, at least 4")
+    _require(config.relative_buckets % 2 == 0, config, "relative_buckets", "even")
     _require(config.relative_distance > config.relative_buckets // 2, config,
              "relative_distance", "above half of relative_buckets")
   if isinstance(config, config_lib.EncoderDecoder):
@@ -161,14 +132,10 @@ def num_layers(config: config_lib.Decoder, side: str) -> int:
 
 
 def _check_sides(config):
-  for field in ("encoder_layers", "encoder_vocab_size"):
-    _require(getattr(config, field) >= 0, config, field,
-             "positive, or 0 for its default")
   _require(config.block == "serial", config, "block", "'serial' with an encoder")
   # A window bounds how far back a position sees, and an encoder would still see all
   # that comes later.
   _require(not any(config.windows), config, "windows", "() with an encoder")
-  layers.choose("encoder_marks", config.encoder_marks, dict.fromkeys(MARKS))
 
 
 def _idle(config: config_lib.Decoder) -> dict[str, Any]:
@@ -179,8 +146,6 @@ def _idle(config: config_lib.Decoder) -> dict[str, Any]:
           if names.get(field.name, config.position) != config.position}
 
 
-# The table of scalings is that of `positions`, which computes them, so that no scaling
-# is accepted here that is unknown there.
 def _check_rotary(config):
   if config.rotary_size % 2:
     raise errors.UserError(
@@ -189,13 +154,10 @@ def _check_rotary(config):
         " model.rotary_dim to an even one.")
   _require(config.rotary_dim <= config.head_size, config, "rotary_dim",
            f"at most the heads' {config.head_size}")
-  _require(config.rotary_factor > 0, config, "rotary_factor", "positive")
-  layers.choose("rotary_scaling", config.rotary_scaling, positions.SCALINGS)
   if config.rotary_scaling in _RAMPS:
     _require(config.rotary_length > 0, config, "rotary_length",
              f"positive for rotary_scaling={config.rotary_scaling!r}")
-    _require(len(config.rotary_ramp) == 2 and
-             0 < config.rotary_ramp[0] < config.rotary_ramp[1], config, "rotary_ramp",
+    _require(config.rotary_ramp[0] < config.rotary_ramp[1], config, "rotary_ramp",
              "two rising positive numbers")
 
 

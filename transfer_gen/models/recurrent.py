@@ -26,31 +26,22 @@ _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
 Cache = dict[str, Any]
 
 
-# A table of what must hold, in order: later lines rely on positive sizes. A window and
+# Each field by itself was checked by `registry.build`. A window and
 # an encoder exclude each other, because every window is read from an empty state, which
 # leaves no room for what the encoder found.
 def check(config: config_lib.Recurrent) -> None:
-  """Refuses configs that no recurrent model can be built from.
+  """Refuses configs whose fields do not go together.
 
   Raises:
     errors.UserError: One message: which field, its value, what it must be.
   """
-  layers.choose("cell", config.cell, cells.KINDS)
-  layers.choose("gate", config.gate, cells.GATES)
-  layers.choose("dense_activation", config.dense_activation, _ACTIVATIONS)
-  layers.initializer(config.init, 0, 1)
-  layers.computation_dtype(config.dtype)
-  sizes = ("vocab_size", "num_layers", "hidden_width")
   widths, alone = config.hidden_widths, config.bidirectional and not config.encoder
   for field, holds, what in (
-      *((size, getattr(config, size) > 0, "positive") for size in sizes),
-      ("embed_width", config.embed_width >= 0, "positive, or 0 for one-hot tokens"),
+      ("vocab_size", config.vocab_size > 0, "positive"),
       ("embed_width", config.embed_width or not config.attention,
        "positive, for the attention reads it"),
-      ("hidden_widths", len(widths) in (0, config.num_layers) and all(
-          width > 0 for width in widths), "one positive width a layer, or ()"),
-      ("dense_width", config.dense_width >= 0, "positive, or 0 for no dense layer"),
-      ("window", config.window >= 0, "positive, or 0 for all that came before"),
+      ("hidden_widths", len(widths) in (0, config.num_layers),
+       "one positive width a layer, or ()"),
       ("window", config.window or not alone,
        "positive, for who reads both ways sees what is to be predicted"),
       ("window", not (config.window and config.encoder), "0 behind an encoder"),
@@ -59,9 +50,6 @@ def check(config: config_lib.Recurrent) -> None:
       ("hidden_width", not (config.encoder and config.bidirectional) or all(
           width % 2 == 0 for width in config.widths),
        "even, for half of the state comes from each way"),
-      ("pad_token", 0 <= config.pad_token, "a token"),
-      ("encoder_length", config.encoder_length >= 0, "positive, or 0 for any"),
-      ("dropout", 0 <= config.dropout < 1, "in [0, 1)"),
   ):
     if not holds:
       raise errors.UserError(

@@ -51,10 +51,6 @@ def _check(run: config_lib.Run) -> None:
   chain = not any(getattr(model, field, False) for field in (
       "window", "attention", "bidirectional"))
   for wrong, why in (
-      (features.dtype not in ("float32", "bfloat16"),
-       f"features.dtype is {features.dtype!r}, must be 'float32' or 'bfloat16'"),
-      (not 0 <= features.check <= 1,
-       f"features.check is {features.check}, must be in [0, 1]"),
       (model.dropout > 0,
        f"features: model.dropout is {model.dropout}, and what is stored once cannot"
        " be dropped anew in each epoch. Set it to 0, or features=None"),

@@ -280,27 +280,17 @@ def _tx(
 
 
 def _check(config: config_lib.Optim) -> None:
-  for field, choices in (
-      ("name", ("adamw", "adafactor", "sgd", "lion")),
-      ("schedule", _SCHEDULES)):
-    if getattr(config, field) not in choices:
+  config_lib.check(config, "optim")
+  # What a run leaves open is chosen before.
+  for field, given in (
+      ("lr", config.lr > 0), ("warmup_steps", config.warmup_steps >= 0)):
+    if not given:
       raise errors.UserError(
-          f"optim.{field} is {getattr(config, field)!r}, must be one of"
-          f" {', '.join(choices)}.")
-  for field, low in (("lr", 0), ("warmup_steps", 0), ("weight_decay", 0),
-                     ("clip_norm", 0), ("end_factor", 0), ("accumulate", 1)):
-    value = getattr(config, field)
-    # Written as `not >=`, so that NaN is refused as well.
-    if not value >= low or (field == "lr" and not value > 0):
-      bound = "> 0" if field == "lr" else f">= {low}"
-      raise errors.UserError(f"optim.{field} is {value}, must be {bound}.")
+          f"optim.{field} is {getattr(config, field)}, which a run replaces by a number"
+          " that it chooses; here one must be given.")
 
 
 def _check_group(group: plan_lib.Group, start: int, steps: int) -> None:
-  if group.schedule not in (None, *_SCHEDULES):
-    raise errors.UserError(
-        f"Group {group.name!r}: schedule is {group.schedule!r}, must be one of"
-        f" {', '.join(_SCHEDULES)}, or None for the run's.")
   if start >= steps:
     raise errors.UserError(
         f"Group {group.name!r}: unfreeze_step is {start}, and the run"

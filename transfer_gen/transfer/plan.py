@@ -27,8 +27,9 @@ _Kind = TypeVar("_Kind", bound=type)
 def axis_map(kind: _Kind) -> _Kind:
   """Registers a dataclass that plans hold, so that it can be read back from JSON.
 
-  It is a class decorator for axis maps, and for layouts and whatever else stands in
-  `On.map`. The name of the class becomes part of the file format.
+  It is a class decorator for axis maps, and for layouts and maps of checkpoints, which
+  map files write in the same way. The name of the class becomes part of the file
+  format.
   """
   plan_json.KINDS[kind.__name__] = declare.strict(kind)
   return kind
@@ -263,7 +264,7 @@ class Group:
   name: declare.Filled
   params: declare.Pattern
   lr_mult: Annotated[float, declare.Between(
-      1e-12, 1e12, "to freeze a group, set unfreeze_step=None")] = 1.0
+      declare.SMALL, declare.LARGE, "to freeze a group, set unfreeze_step=None")] = 1.0
   unfreeze_step: declare.Count | None = 0
   schedule: training.Schedule | None = None
   weight_decay: declare.Weight | None = None

@@ -26,7 +26,6 @@ from transfer_gen.formats import raw
 # text, bytes, lists of these, None, or dicts of further columns.
 Example = tuple[str, dict[str, Any]]
 
-UNITS = ("auto", "line", "paragraph", "file")
 
 # Text shrinks to a third or a tenth of its size, and repetitive tables to a thirtieth.
 # What inflates much further is no text, but was made to fill the memory.
