@@ -30,18 +30,3 @@ def keep_compiled_programs() -> None:
       "JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "transfer_gen", "xla"))
   # JAX's own limit, a second, would leave out many programs of small models.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
-
-def hide_closed_loops() -> None:
-  """Hides what Python prints where a read of TensorStore ends after its event loop.
-
-  That happens where a damaged array ends the reading of a checkpoint early. Python
-  cannot raise it anywhere, and prints a traceback beside our own message.
-  """
-  show = sys.unraisablehook
-
-  def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-      show(unraisable)
-
-  sys.unraisablehook = hook

@@ -171,6 +171,7 @@ def _rows(data: Any) -> list[str | None]:
   if not rows:
     raise ValueError("there is no token in it.")
   size = len(data) if isinstance(data, list) else max(rows) + 1
+  kinds.check_gaps(size, len(pairs))
   return [rows.get(i) for i in range(size)]
 
 

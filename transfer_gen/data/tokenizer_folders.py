@@ -32,7 +32,13 @@ def read(path: epath.Path, rows: int) -> Any:
   if not path.is_dir():
     return _file(path)
   saved = special_tokens.read_json(path / kinds.KIND_FILE)
+  if saved:
+    special_tokens.check_saved(saved)
   tokenizer = _saved(path, saved) if saved else _found(path, rows)
+  if saved and not all(row < tokenizer.size for row in tokenizer.roles.values()):
+    raise errors.UserError(
+        f"{path / kinds.KIND_FILE}: a role has an id that the tokenizer lacks. Restore"
+        " the file from a copy.")
   if isinstance(tokenizer, (kinds.HuggingFace, SentencePiece)):
     tokenizer.load_chat(path)
   return tokenizer

@@ -1,6 +1,7 @@
 """The kinds of tokenizers; `tokenizers.Tokenizer` documents their methods."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import functools
 import json
 from typing import Any
@@ -27,7 +28,49 @@ USUAL = {
 _WORD_SPLITTERS = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer"}
 _CLOSING = frozenset(".,;:!?)]}%")
 KIND_FILE = "tokenizer_kind.json"
+_GAPS = 2**17  # Ids without a token that every vocabulary may have.
 _CHUNK = 512  # Texts that are encoded at a time.
+
+
+# The libraries raise bare `Exception`s. Where Rust code has a bug, which a damaged file
+# may reach, it panics: that is a BaseException, of a class that cannot be imported.
+@contextlib.contextmanager
+def sound() -> Iterator[None]:
+  """Turns what a tokenizer library raises for a damaged file into one message.
+
+  Raises:
+    errors.UserError: If the body raises anything that comes from the library.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except BaseException as error:
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise  # Ctrl-C, for example.
+    raise errors.UserError(
+        f"the tokenizer cannot be used ({' '.join(str(error).split())[:200]}). Its file"
+        " is damaged, or no tokenizer.json, SentencePiece .model or other form that is"
+        " read. Fetch it again."
+    ) from error
+
+
+def check_gaps(size: int, count: int) -> None:
+  """Checks that ids reach not much further than there are tokens.
+
+  Tables have a row for each id, so that one damaged id could fill the memory.
+
+  Args:
+    size: One more than the largest id.
+    count: Number of tokens.
+
+  Raises:
+    errors.UserError: If most ids would stand for nothing.
+  """
+  if size > _GAPS + 2 * count:
+    raise errors.UserError(
+        f"its {count:,} tokens have ids up to {str(size - 1)[:30]}: one is damaged."
+        " Fetch or write it again.")
 
 
 class Bytes:
@@ -134,6 +177,7 @@ class HuggingFace:
     # Not the size of the vocabulary: its ids may have gaps.
     self.size = len(self.tokens)
 
+  @sound()
   def encode(self, text: str) -> list[int]:
     # Special tokens are left to `rows`: a file's own template would add them twice.
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -143,6 +187,7 @@ class HuggingFace:
         if i == unk for c in text[start:end]})
     return encoding.ids
 
+  @sound()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     ids = []
     # In chunks, because an `Encoding` takes about 50 times the memory of its ids.
@@ -151,6 +196,7 @@ class HuggingFace:
           texts[start:start + _CHUNK], add_special_tokens=False)]
     return ids
 
+  @sound()
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     self._tokenizer.encode_special_tokens = False
@@ -159,6 +205,7 @@ class HuggingFace:
     finally:
       self._tokenizer.encode_special_tokens = True
 
+  @sound()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._tokenizer.decode(
@@ -213,7 +260,9 @@ def _surfaces(
   added = {token["id"]: token for token in description["added_tokens"]}
   surface_fn = _surface_fn(description)
   surfaces = []
-  for i in range(max(tokenizer.get_vocab().values(), default=-1) + 1):
+  ids = tokenizer.get_vocab().values()
+  check_gaps(max(ids, default=-1) + 1, len(ids))
+  for i in range(max(ids, default=-1) + 1):
     token = tokenizer.id_to_token(i)
     if token is None or i in roles.values() or added.get(i, {}).get("special"):
       surfaces.append(b"")

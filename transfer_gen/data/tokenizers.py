@@ -127,13 +127,12 @@ def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
         " tokenizer.json, a SentencePiece .model, a list of tokens, or a folder with"
         " one of the first two.")
   try:
-    return tokenizer_folders.read(path, rows)
-  except errors.UserError:
-    raise
-  except Exception as error:  # The tokenizer libraries raise bare `Exception`s.
-    raise errors.UserError(
-        f"{path}: the tokenizer cannot be read ({str(error)[:200]}). Give a"
-        " tokenizer.json or a SentencePiece .model.") from error
+    with kinds.sound():
+      return tokenizer_folders.read(path, rows)
+  except errors.UserError as error:
+    if str(path) in str(error):
+      raise
+    raise errors.UserError(f"{path}: {error}") from error
 
 
 def for_encoder(tokenizer: Tokenizer) -> Tokenizer:
