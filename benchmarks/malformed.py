@@ -31,8 +31,6 @@ import ctypes
 import json
 import os
 import pathlib
-import select
-import signal
 import sys
 import tempfile
 import time
@@ -40,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import forking
 from benchmarks import malformed_files as files
 from benchmarks import timing
 from transfer_gen import errors
@@ -49,7 +48,7 @@ from transfer_gen.formats import raw
 
 _SMALL, _LARGE = 8, 8192  # Rows of the largest array, of 1 KB each.
 _MANY, _FEW, _CONVERTED = 1112, 30, 40  # Mutants per format.
-_SECONDS, _LONGEST = 10, 1000  # Limits of time, and of characters in an error.
+_LONGEST = 1000  # Characters of an error.
 _OUTPUT = "output"
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in glibc's malloc.h.
 
@@ -115,7 +114,7 @@ def main() -> None:
       good = f"{folder}/small/{name}"
       small += (found := _spoil(good, good, _MANY))
       large += (big := _spoil(f"{folder}/large/{name}", good, _FEW))
-      floor += [_alone(read, good, good, ()) for _ in range(3)]
+      floor += [forking.alone(read, good, good, ()) for _ in range(3)]
       counts = {kind: sum(result["outcome"] == kind for result in found)
                 for kind in ("refused", "loaded")}
       slowest = max(result["seconds"] for result in found)
@@ -149,7 +148,7 @@ def _spoil(path: str, good: str, count: int) -> list[dict[str, Any]]:
     made = files.mutant(data, seed)
     target.write_bytes(made.data)
     # Peaks are compared with the size of the good file, as a mutant may be empty.
-    found.append(_alone(read, str(target), path if path == good else good, (
+    found.append(forking.alone(read, str(target), path if path == good else good, (
         made.touched if path == good else None)) | {"size": len(data)})
     if found[-1]["outcome"] not in ("refused", "loaded"):
       print(f"{path}, seed {seed}: {found[-1]['outcome']}", flush=True)
@@ -165,30 +164,8 @@ def _convert(folder: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=folder) as own:
       path = pathlib.Path(own, "llama2c.bin")
       path.write_bytes(files.mutant(data, seed).data)
-      found.append(_alone(converted, str(path), "safetensors", seconds=60))
+      found.append(forking.alone(converted, str(path), "safetensors", seconds=60))
   return found
-
-
-def _alone(function, *given, seconds: float = _SECONDS) -> dict[str, Any]:
-  """Runs a function in a forked process, so that a crash does not affect this one."""
-  receive, send = os.pipe()
-  child = os.fork()
-  if not child:
-    os.close(receive)
-    try:
-      os.write(send, json.dumps(function(*given)).encode())
-    finally:
-      os._exit(0)
-  os.close(send)
-  ready, _, _ = select.select([receive], [], [], seconds)
-  answer = os.read(receive, 4096) if ready else b""
-  if not ready:
-    os.kill(child, signal.SIGKILL)
-  os.close(receive)
-  os.waitpid(child, 0)
-  if answer:
-    return json.loads(answer)
-  return {"outcome": "crashed" if ready else "hung", "seconds": seconds, "peak": 0}
 
 
 def _known(good: str) -> dict[str, tuple[raw.Leaf, np.ndarray]]:

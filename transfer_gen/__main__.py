@@ -48,7 +48,6 @@ def run(argv: Sequence[str] | None = None) -> None:
   if argv is None:
     if declarations.COMMANDS[name].computes:
       process.use_large_pages()
-    process.hide_dropped_errors()
     interrupt.listen()
   process.keep_compiled_programs()
   _run_command(name, words)

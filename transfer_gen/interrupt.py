@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import NoReturn
@@ -35,6 +36,14 @@ def listen() -> None:
   """
   for number in _SIGNALS:
     signal.signal(number, _hear)
+  show = sys.unraisablehook
+
+  def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+    # What is raised while an object is being deleted is raised again by `deferred`.
+    if not isinstance(unraisable.exc_value, Interrupted):
+      show(unraisable)
+
+  sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ def test_the_workdir_contains_the_documented_files(folder):
 
   assert names >= {
       "config.json", "plan.json", "audit.txt", "audit.json", "data.json",
-      "environment.json", "tokenizer", "metrics.jsonl", "checkpoints",
+      "environment.json", "tokenizer", "digests.json", "metrics.jsonl", "checkpoints",
       "tensorboard", "report.html"}
   data = json.loads((folder / "whole" / "data.json").read_text())
   assert data["fingerprint"]

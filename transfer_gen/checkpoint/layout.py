@@ -1,7 +1,9 @@
 """Where a run keeps its checkpoints, and how this package sets Orbax up."""
 
+import functools
 import json
 import logging
+import sys
 from typing import Any
 
 from etils import epath
@@ -23,8 +25,25 @@ def configure() -> None:
   # Orbax would write a line about each step of each save to the user's log, and where
   # one fails, a traceback from each of its threads. It raises the error as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
+  _hide_closed_loops()
   ocp.type_handlers.register_type_handler(jax.Array, ocp.type_handlers.ArrayHandler(
       min_slice_bytes_for_replica_parallel=_SLICE), override=True)
+
+
+@functools.cache
+def _hide_closed_loops() -> None:
+  """Hides what Python prints where a read of TensorStore ends after its event loop.
+
+  That happens where a damaged array ends the reading of a checkpoint early. Python
+  cannot raise it anywhere, and prints a traceback beside our own message.
+  """
+  show = sys.unraisablehook
+
+  def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      show(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def steps(folder: epath.Path) -> dict[int, epath.Path]:

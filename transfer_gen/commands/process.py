@@ -3,8 +3,6 @@
 import os
 import sys
 
-from transfer_gen import interrupt
-
 
 def use_large_pages() -> None:
   """Restarts this process with large pages for malloc, on Linux.
@@ -32,20 +30,3 @@ def keep_compiled_programs() -> None:
       "JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "transfer_gen", "xla"))
   # JAX's own limit, a second, would leave out many programs of small models.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
-
-def hide_dropped_errors() -> None:
-  """Hides two errors that Python prints because it cannot raise them anywhere.
-
-  The reading of a damaged checkpoint ends before TensorStore has finished with its
-  event loop, and a signal may arrive while an object is being deleted; for both, this
-  package prints a message of its own.
-  """
-  show = sys.unraisablehook
-
-  def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-    if not (str(unraisable.exc_value) == "Event loop is closed"
-            or isinstance(unraisable.exc_value, interrupt.Interrupted)):
-      show(unraisable)
-
-  sys.unraisablehook = hook

@@ -10,7 +10,6 @@ from transfer_gen import errors
 from transfer_gen import sealed
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.config import declare, validate
-from transfer_gen.config import models as config_models
 
 Run, Adapter = config_lib.Run, config_adapters.Adapter
 Decoding = config_lib.Decoding
@@ -95,14 +94,14 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
 
 # All fields are written, those with their defaults too: a default that changes later
 # does not change what a stored model is.
-def model_to_json(model: config_models.Model) -> dict[str, Any]:
+def model_to_json(model: Model) -> dict[str, Any]:
   """Returns a model's config as JSON types."""
   return {"family": type(model).__name__, **{
       _STORED.get(name, name): _plain(value)
       for name, value in dataclasses.asdict(model).items()}}
 
 
-def model_from_json(data: Any) -> config_models.Model:
+def model_from_json(data: Any) -> Model:
   """Returns the model that `model_to_json` converted.
 
   Raises:
@@ -114,7 +113,7 @@ def model_from_json(data: Any) -> config_models.Model:
   return model
 
 
-def model_to_code(model: config_models.Model) -> str:
+def model_to_code(model: Model) -> str:
   """Returns a model's config as Python, without the fields at their defaults."""
   fields = ", ".join(
       f"{field.name}={getattr(model, field.name)!r}"
@@ -167,7 +166,7 @@ def _data(fields: Any) -> dict[str, Any]:
                    "paragraph" if fields.get("paragraphs") else "line")}
 
 
-def _model(data: Any) -> config_models.Model:
+def _model(data: Any) -> Model:
   """Returns a model whose values are not checked yet."""
   _check_object(data, "model")
   families = {kind.__name__: kind for kind in (

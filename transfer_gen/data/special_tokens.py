@@ -121,6 +121,22 @@ def read_json(path: epath.Path) -> dict[str, Any]:
   return value
 
 
+def check_saved(saved: Mapping[str, Any]) -> None:
+  """Checks the types of what was saved with a tokenizer of this package.
+
+  Raises:
+    ValueError: If a field holds something else, or an id is out of range.
+  """
+  for field in ("roles", "added"):
+    ids = saved.get(field)
+    if ids is not None and not (isinstance(ids, dict) and all(
+        type(row) is int and 0 <= row < _LARGEST_ID for row in ids.values())):
+      raise ValueError(f"its {field} are no ids of tokens")
+  special = saved.get("special", [])
+  if not isinstance(special, list) or not all(isinstance(s, str) for s in special):
+    raise ValueError("its special tokens are no list of texts")
+
+
 def read_text(path: epath.Path) -> str:
   """Returns the text of a file of a tokenizer's folder, in UTF-8.
 

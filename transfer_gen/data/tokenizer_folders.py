@@ -8,6 +8,7 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen.data import special_tokens
 from transfer_gen.data import token_lists
+from transfer_gen.data import tokenizer_damage
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 from transfer_gen.data import tokenizer_sentencepiece
@@ -18,6 +19,7 @@ _FORMS = ("tokenizer.json, a SentencePiece .model, vocab.json with merges.txt, o
           " vocab.txt")
 
 
+@tokenizer_damage.told()
 def read(path: epath.Path, rows: int) -> Any:
   """Returns the tokenizer of a file or a folder.
 
@@ -32,7 +34,13 @@ def read(path: epath.Path, rows: int) -> Any:
   if not path.is_dir():
     return _file(path)
   saved = special_tokens.read_json(path / kinds.KIND_FILE)
+  if saved:
+    special_tokens.check_saved(saved)
   tokenizer = _saved(path, saved) if saved else _found(path, rows)
+  if saved and not all(row < tokenizer.size for row in tokenizer.roles.values()):
+    raise errors.UserError(
+        f"{path / kinds.KIND_FILE}: a role has an id that the tokenizer lacks. Restore"
+        " the file from a copy.")
   if isinstance(tokenizer, (kinds.HuggingFace, SentencePiece)):
     tokenizer.load_chat(path)
   return tokenizer

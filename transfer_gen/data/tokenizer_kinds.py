@@ -10,6 +10,7 @@ import numpy as np
 
 from transfer_gen import errors
 from transfer_gen.data import chat as chat_lib
+from transfer_gen.data import tokenizer_damage
 from transfer_gen.transfer import vocabulary
 
 ROLES = ("pad", "bos", "eos", "sep")
@@ -134,6 +135,7 @@ class HuggingFace:
     # Not the size of the vocabulary: its ids may have gaps.
     self.size = len(self.tokens)
 
+  @tokenizer_damage.told()
   def encode(self, text: str) -> list[int]:
     # Special tokens are left to `rows`: a file's own template would add them twice.
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -143,6 +145,7 @@ class HuggingFace:
         if i == unk for c in text[start:end]})
     return encoding.ids
 
+  @tokenizer_damage.told()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     ids = []
     # In chunks, because an `Encoding` takes about 50 times the memory of its ids.
@@ -151,6 +154,7 @@ class HuggingFace:
           texts[start:start + _CHUNK], add_special_tokens=False)]
     return ids
 
+  @tokenizer_damage.told()
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     self._tokenizer.encode_special_tokens = False
@@ -159,6 +163,7 @@ class HuggingFace:
     finally:
       self._tokenizer.encode_special_tokens = True
 
+  @tokenizer_damage.told()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._tokenizer.decode(
@@ -252,7 +257,9 @@ def _surfaces(
   added = {token["id"]: token for token in description["added_tokens"]}
   surface_fn = _surface_fn(description)
   surfaces = []
-  for i in range(max(tokenizer.get_vocab().values(), default=-1) + 1):
+  ids = tokenizer.get_vocab().values()
+  tokenizer_damage.check_gaps(max(ids, default=-1) + 1, len(ids))
+  for i in range(max(ids, default=-1) + 1):
     token = tokenizer.id_to_token(i)
     if token is None or i in roles.values() or added.get(i, {}).get("special"):
       surfaces.append(b"")

@@ -128,12 +128,10 @@ def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
         " one of the first two.")
   try:
     return tokenizer_folders.read(path, rows)
-  except errors.UserError:
-    raise
-  except Exception as error:  # The tokenizer libraries raise bare `Exception`s.
-    raise errors.UserError(
-        f"{path}: the tokenizer cannot be read ({str(error)[:200]}). Give a"
-        " tokenizer.json or a SentencePiece .model.") from error
+  except errors.UserError as error:
+    if str(path) in str(error):
+      raise
+    raise errors.UserError(f"{path}: {error}") from error
 
 
 def within(tokenizer: Tokenizer, rows: int) -> Tokenizer:
