@@ -24,7 +24,6 @@ from etils import epath
 
 from transfer_gen import errors
 from transfer_gen import untrusted
-from transfer_gen.data import tokenizer_damage
 from transfer_gen.data import tokenizer_kinds as kinds
 
 _LARGEST = 2**24  # Bytes of a file, and ids.
@@ -172,7 +171,7 @@ def _rows(data: Any) -> list[str | None]:
   if not rows:
     raise ValueError("there is no token in it.")
   size = len(data) if isinstance(data, list) else max(rows) + 1
-  tokenizer_damage.check_gaps(size, len(pairs))
+  kinds.check_gaps(size, len(pairs))
   return [rows.get(i) for i in range(size)]
 
 

@@ -8,7 +8,6 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen.data import special_tokens
 from transfer_gen.data import token_lists
-from transfer_gen.data import tokenizer_damage
 from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 from transfer_gen.data import tokenizer_sentencepiece
@@ -19,7 +18,7 @@ _FORMS = ("tokenizer.json, a SentencePiece .model, vocab.json with merges.txt, o
           " vocab.txt")
 
 
-@tokenizer_damage.told()
+@kinds.told()
 def read(path: epath.Path, rows: int) -> Any:
   """Returns the tokenizer of a file or a folder.
 

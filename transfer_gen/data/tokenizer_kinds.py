@@ -1,6 +1,7 @@
 """The kinds of tokenizers; `tokenizers.Tokenizer` documents their methods."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import functools
 import json
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from transfer_gen import errors
 from transfer_gen.data import chat as chat_lib
-from transfer_gen.data import tokenizer_damage
 from transfer_gen.transfer import vocabulary
 
 ROLES = ("pad", "bos", "eos", "sep")
@@ -28,7 +28,43 @@ USUAL = {
 _WORD_SPLITTERS = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer"}
 _CLOSING = frozenset(".,;:!?)]}%")
 KIND_FILE = "tokenizer_kind.json"
+_GAPS = 2**17  # Ids without a token that every vocabulary may have.
 _CHUNK = 512  # Texts that are encoded at a time.
+
+
+# The libraries raise bare `Exception`s. Where Rust code has a bug, which a damaged file
+# may reach, it panics: that is a BaseException, of a class that cannot be imported.
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+  """Turns what a tokenizer library raises for a damaged file into one message.
+
+  Raises:
+    errors.UserError: If the body raises anything that comes from the library.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except BaseException as error:
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise  # Ctrl-C, for example.
+    raise errors.UserError(
+        f"the tokenizer cannot be used ({' '.join(str(error).split())[:200]}). Its file"
+        " is damaged, or no tokenizer.json, SentencePiece .model or other known form."
+    ) from error
+
+
+def check_gaps(size: int, count: int) -> None:
+  """Refuses `count` tokens whose ids reach up to `size` if most stand for nothing.
+
+  Tables have a row for each id, so that one damaged id could fill the memory.
+
+  Raises:
+    errors.UserError: If they do.
+  """
+  if size > _GAPS + 2 * count:
+    raise errors.UserError(
+        f"its {count:,} tokens have ids up to {str(size - 1)[:30]}: one is damaged.")
 
 
 class Bytes:
@@ -135,7 +171,7 @@ class HuggingFace:
     # Not the size of the vocabulary: its ids may have gaps.
     self.size = len(self.tokens)
 
-  @tokenizer_damage.told()
+  @told()
   def encode(self, text: str) -> list[int]:
     # Special tokens are left to `rows`: a file's own template would add them twice.
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -145,7 +181,7 @@ class HuggingFace:
         if i == unk for c in text[start:end]})
     return encoding.ids
 
-  @tokenizer_damage.told()
+  @told()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     ids = []
     # In chunks, because an `Encoding` takes about 50 times the memory of its ids.
@@ -154,7 +190,7 @@ class HuggingFace:
           texts[start:start + _CHUNK], add_special_tokens=False)]
     return ids
 
-  @tokenizer_damage.told()
+  @told()
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     self._tokenizer.encode_special_tokens = False
@@ -163,7 +199,7 @@ class HuggingFace:
     finally:
       self._tokenizer.encode_special_tokens = True
 
-  @tokenizer_damage.told()
+  @told()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._tokenizer.decode(
@@ -258,7 +294,7 @@ def _surfaces(
   surface_fn = _surface_fn(description)
   surfaces = []
   ids = tokenizer.get_vocab().values()
-  tokenizer_damage.check_gaps(max(ids, default=-1) + 1, len(ids))
+  check_gaps(max(ids, default=-1) + 1, len(ids))
   for i in range(max(ids, default=-1) + 1):
     token = tokenizer.id_to_token(i)
     if token is None or i in roles.values() or added.get(i, {}).get("special"):

@@ -10,7 +10,6 @@ from etils import epath
 
 from transfer_gen import errors
 from transfer_gen import sealed
-from transfer_gen.data import tokenizer_damage
 from transfer_gen.data import tokenizer_kinds as kinds
 
 KIND, BOTH = "pieces", "both_sides"
@@ -49,7 +48,7 @@ class Pieces:
       raise errors.UserError(
           "vocab.json: <unk> is missing, or an id is below 0. Convert the tokenizer"
           " again.")
-    tokenizer_damage.check_gaps(max(self._ids.values()) + 1, len(self._ids))
+    kinds.check_gaps(max(self._ids.values()) + 1, len(self._ids))
     # Not the number of pieces: ids may have gaps, and tables have a row for each id.
     self.size = max(self._ids.values()) + 1
     self._pieces = {i: piece for piece, i in self._ids.items()}
@@ -62,7 +61,7 @@ class Pieces:
   def for_encoder(self) -> "Pieces":
     return Pieces(self._read, self._ids)
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def encode(self, text: str) -> list[int]:
     pieces, unk = self._split(text), self.roles["unk"]
     ids = [self._ids.get(piece, unk) for piece in pieces]
@@ -72,13 +71,13 @@ class Pieces:
         c for i, piece in zip(ids, pieces) if i == unk for c in piece})
     return ids
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     unk = self.roles["unk"]
     return [[self._ids.get(piece, unk) for piece in self._split(text)]
             for text in texts]
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._processor.decode_pieces(

@@ -6,7 +6,6 @@ from typing import Any
 from etils import epath
 
 from transfer_gen.data import chat as chat_lib
-from transfer_gen.data import tokenizer_damage
 from transfer_gen.data import tokenizer_kinds as kinds
 
 KIND = "sentencepiece"
@@ -43,7 +42,7 @@ class SentencePiece:
     self.added = {name: row for name, row in (added or {}).items()
                   if self._ids.get(name) != row}
     self.size = max([count, *(row + 1 for row in self.added.values())])
-    tokenizer_damage.check_gaps(self.size, count + len(self.added))
+    kinds.check_gaps(self.size, count + len(self.added))
     controls = {name: i for name, i in self._ids.items() if processor.is_control(i)}
     self.special = controls | {
         name: row for name in special if (row := self.find(name)) is not None}
@@ -74,7 +73,7 @@ class SentencePiece:
     """Returns the id of a token by its spelling, None if there is none."""
     return self.added.get(spelling, self._ids.get(spelling))
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def encode(self, text: str) -> list[int]:
     # Both forms, because only pieces show which characters an unknown id stands for.
     unk, unknown, found = self.roles.get("unk"), set(), []
@@ -89,19 +88,19 @@ class SentencePiece:
     kinds.refuse_unknown(text, unknown)
     return found
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     if not self._plain:  # In one call, which uses all cores.
       return self._processor.encode(list(texts), out_type=int)
     return [self._encoded(text, self._plain) for text in texts]
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     # SentencePiece itself reads them as text, so a text is divided at them.
     return [self._encoded(text, {**self._plain, **self.special}) for text in texts]
 
-  @tokenizer_damage.told()
+  @kinds.told()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     names = {row: name for name, row in self._plain.items()}
