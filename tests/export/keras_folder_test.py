@@ -42,12 +42,14 @@ def test_keras_loads_the_file_and_computes_the_same_logits(name, tmp_path):
   config = dataclasses.replace(BASE, **MODELS[name])
   module, params = random_models.build(config)
 
-  keras_folder.write(tmp_path / "out" / "a.weights.h5", config, params)
+  keras_folder.write_folder(tmp_path, config, params, None)
 
   with jax.numpy_rank_promotion("allow"):
-    theirs = keras.models.model_from_json(
-        (tmp_path / "out" / "config.json").read_text())
-    theirs.load_weights(tmp_path / "out" / "a.weights.h5")
+    theirs = keras.models.load_model(tmp_path / "model.keras")
+    also = keras.models.model_from_json((tmp_path / "config.json").read_text())
+    also.load_weights(tmp_path / "model.weights.h5")
+    for one, other in zip(theirs.get_weights(), also.get_weights(), strict=True):
+      np.testing.assert_array_equal(one, other)
     texts = [READ, INPUTS] if config.encoder else [INPUTS]
     if not config.embed_width:
       texts = [np.eye(size, dtype=np.float32)[x] for size, x in zip(
@@ -64,10 +66,11 @@ def test_written_files_read_back_bit_for_bit(name, tmp_path):
   config = dataclasses.replace(BASE, **MODELS[name])
   _, params = random_models.build(config)
 
-  keras_folder.write(tmp_path / "a.weights.h5", config, params)
-  source = sources.open(tmp_path / "a.weights.h5")
+  keras_folder.write_folder(tmp_path, config, params, None)
 
-  assert_same_bits(dict(source.read(list(source.specs))), params)
+  for file in ("model.weights.h5", "model.keras"):
+    source = sources.open(tmp_path / file)
+    assert_same_bits(dict(source.read(list(source.specs))), params)
 
 
 @pytest.mark.parametrize("fields, message", [

@@ -147,3 +147,23 @@ def test_what_is_shown_while_it_is_written_has_no_rows_without_a_token():
   decode.stream(_model(tokenizer), "a", config.Decoding(max_tokens=4), shown.append)
 
   assert "".join(shown) == "aaaa"
+
+
+@pytest.mark.parametrize("name", [
+    "bpe", "word_piece", "unigram", "word_level", "sentencepiece_bpe",
+    "sentencepiece_unigram", "sentencepiece_with_a_gap", "pieces_with_a_gap"])
+def test_a_tokenizer_without_its_last_token_reads_and_writes_with_the_others(
+    name, tmp_path):
+  tokenizer = KINDS[name](tmp_path)
+  rows = tokenizer.size - 1
+  lost = tokenizer.tokens[rows].decode()
+
+  cut = tokenizers.within(tokenizer, rows)
+
+  assert cut.size <= rows and cut.tokens == tokenizer.tokens[:cut.size]
+  assert cut.roles == tokenizer.roles
+  ids = cut.encode_batch(["a bad cab", lost])
+  assert all(i < rows for text in ids for i in text)
+  assert cut.decode(cut.encode("a")) == tokenizer.decode(tokenizer.encode("a"))
+  cut.save(epath.Path(tmp_path / "saved"))
+  assert tokenizers.load(tmp_path / "saved").tokens == cut.tokens

@@ -22,7 +22,7 @@ def convert(
     output: A folder that is not there yet.
     form: `orbax`: a workdir whose checkpoint is the source's, to transfer from or to
       generate with. `safetensors`: a folder that Hugging Face Transformers loads.
-      `keras`: one with a recurrent model's weights and config, see `keras_folder`. In
+      `keras`: one with a recurrent model as Keras loads it, see `keras_folder`. In
       all of these a run's adapters are merged into its kernels. `peft`: they alone, see
       `peft_folder`; beside them `base`, what they stand beside, in safetensors, unless
       that is the run's source as it is.

@@ -56,7 +56,12 @@ def write(
   if isinstance(model, config_lib.EncoderDecoder):
     ids["decoder_start_token_id"] = model.start_token
   written = {} if decoding is None else hugging_face.generation_fields(decoding)
-  for file, data in zip(_CONFIGS, (fields | ids, ids | written)):
+  # Where several tokens end a text, both files of a language model list them; in the
+  # config of a pair, models of Transformers compare tokens with the one.
+  ends = {"eos_token_id": written["eos_token_id"]} if (
+      "eos_token_id" in written and isinstance(model, config_lib.Decoder)
+      and not isinstance(model, config_lib.EncoderDecoder)) else {}
+  for file, data in zip(_CONFIGS, (fields | ids | ends, ids | written)):
     whole.write_json(folder / file, data)
   notes = hugging_face_tokenizer.write(folder, model, tokenizer)
   return (_WRITTEN.format(family.name), *notes)

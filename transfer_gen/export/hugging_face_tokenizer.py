@@ -50,11 +50,10 @@ def write(
     pairs = isinstance(model, config_lib.EncoderDecoder)
     if pairs:  # As T5's is called.
       (folder / "tokenizer.model").rename(folder / "spiece.model")
-    if not tokenizer.added:
-      return ()
     if not (pairs or tokenizer.is_bpe):
-      return (f"Transformers reads no Unigram tokenizer with added tokens here:"
-              f" {', '.join(tokenizer.added)} are not in what was written.",)
+      return () if not tokenizer.added else (
+          f"Transformers reads no Unigram tokenizer with added tokens here:"
+          f" {', '.join(tokenizer.added)} are not in what was written.",)
     whole.write_json(folder / "tokenizer_config.json", _with_added(tokenizer, pairs))
     return ()
   if not (folder / "tokenizer.json").exists():
@@ -69,21 +68,32 @@ def write(
     whole.write_json(folder / "tokenizer.json", described)
   whole.write_json(folder / "tokenizer_config.json", {
       "tokenizer_class": "PreTrainedTokenizerFast",
-      **{f"{role}_token": names[index] for role, index in tokenizer.roles.items()
-         if index in names}})
+      **_named(tokenizer, names)})
   return ()
+
+
+def _named(tokenizer, names: Mapping[int, str]) -> dict[str, Any]:
+  """Names special tokens by their role, and those that have none."""
+  return {
+      **{f"{role}_token": names[row] for role, row in tokenizer.roles.items()
+         if row in names},
+      # By the name that all versions of Transformers read.
+      "additional_special_tokens": [
+          names[row] for row in sorted(tokenizer.special.values())
+          if row in names and row not in tokenizer.roles.values()]}
 
 
 def _with_added(tokenizer, pairs) -> dict[str, Any]:
   """Names what was added to a SentencePiece model, as tokenizer_config.json has it."""
   names = {row: name for name, row in tokenizer.special.items()}
+  if "unk" in tokenizer.roles:  # A role, and no special token of the model.
+    names.setdefault(tokenizer.roles["unk"], "<unk>")
   # Without a class, Transformers takes the model for one of tiktoken.
   kind = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0} if pairs else {
-      "tokenizer_class": "LlamaTokenizer"}
+      "tokenizer_class": "LlamaTokenizer", "add_bos_token": "bos" in tokenizer.roles}
   return {
       **kind,
-      **{f"{role}_token": names[row] for role, row in tokenizer.roles.items()
-         if row in names},
+      **_named(tokenizer, names),
       "added_tokens_decoder": {
           str(row): {"content": name, "special": name in tokenizer.special,
                      "lstrip": False, "rstrip": False, "normalized": False,

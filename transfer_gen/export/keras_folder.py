@@ -1,11 +1,13 @@
 """Writes recurrent models for Keras, each with its config beside it.
 
-By habit as Keras 3's `.weights.h5`; a textgenrnn as its own `.hdf5`, Keras 2's form.
+By habit as Keras 3's `.weights.h5` and as the `.keras` archive with the same weights; a
+textgenrnn as its own `.hdf5`, Keras 2's form.
 """
 
 from collections.abc import Mapping
 import json
 from typing import Any
+import zipfile
 
 from etils import epath
 
@@ -17,6 +19,8 @@ from transfer_gen.maps import keras_out
 from transfer_gen.maps import textgenrnn_out
 
 SUFFIX, CONFIG = ".weights.h5", "config.json"
+ARCHIVE = "model.keras"
+_METADATA = {"keras_version": "3.0.0", "date_saved": "1980-01-01@00:00:00"}
 # Keras takes a file without its version for one of Keras 1 and converts the weights.
 _KERAS_2 = {"keras_version": "2.1.5", "backend": "tensorflow"}
 
@@ -53,11 +57,13 @@ def write_folder(
     folder: epath.PathLike, model: keras_out.Model, params: Mapping[str, Any],
     tokenizer: tokenizers.Tokenizer | None,
 ) -> tuple[str, ...]:
-  """Writes `model.weights.h5` and `config.json`, or a textgenrnn's three files.
+  """Writes what Keras loads: two files with one model, or a textgenrnn's three files.
 
-  The latter are what `textgenrnn(weights_path=, config_path=, vocab_path=)` reads:
-  weights with their `weight_names` and, of a model with `recurrent_bias`, in cuDNN's
-  layout. Each number is ours, unchanged.
+  `keras.models.load_model` opens `model.keras`, and `load_weights` takes
+  `model.weights.h5` for a model made from `config.json`. A textgenrnn's files are what
+  `textgenrnn(weights_path=, config_path=, vocab_path=)` reads: weights with their
+  `weight_names` and, of a model with `recurrent_bias`, in cuDNN's layout. Each number
+  is ours, unchanged.
 
   Args:
     folder: Where to; it is made.
@@ -78,7 +84,20 @@ def write_folder(
   if textgenrnn_out.has(model):
     return _write_textgenrnn(folder, model, params, tokenizer)
   write(folder / f"model{SUFFIX}", model, params)
+  _write_archive(folder)
   return ()
+
+
+# Members are stored as they are, as Keras does, so that weights can be read in place;
+# all have one date, so that equal models give equal files.
+def _write_archive(folder: epath.Path) -> None:
+  """Writes the archive of the two files that lie in a folder."""
+  members = {"metadata.json": json.dumps(_METADATA).encode(),
+             "config.json": (folder / CONFIG).read_bytes(),
+             f"model{SUFFIX}": (folder / f"model{SUFFIX}").read_bytes()}
+  with (folder / ARCHIVE).open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+    for name, data in members.items():
+      archive.writestr(zipfile.ZipInfo(name), data)
 
 
 # Keras 2 finds weights by their order: `layer_names` and `weight_names` list them,

@@ -27,7 +27,9 @@ SUFFIXES = tuple(_FILES)
 # behind. An adapter comes last, because a model beside it is what is meant.
 _IN_FOLDERS = (
     "model.safetensors", "model.safetensors.index.json",
-    "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors")
+    "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors",
+    # Of TensorFlow, whose leaves can be listed alone.
+    "tf_model.h5")
 
 
 def opener_of(path: epath.PathLike) -> Callable[[], Raw] | None:

@@ -4,7 +4,9 @@ A line end is a character like others: "\r" stays "\r".
 """
 
 from collections.abc import Collection
+import html
 from typing import Any
+import unicodedata
 
 from etils import epath
 
@@ -12,6 +14,8 @@ from transfer_gen import errors
 from transfer_gen import untrusted
 from transfer_gen.formats import raw
 
+_TIMES = 3  # How often a text may have been decoded wrongly.
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\", r"\"": '"', r"\'": "'"}
 
 def read(
     path: epath.Path, size: int, special: Collection[str] = (),
@@ -21,8 +25,10 @@ def read(
 
   An entry is damaged if it is not one character, or no row of the table; doubled if
   its character or its row stands in another one as well; a row may have none. Repaired,
-  a character whose UTF-8 was read as Latin-1 is itself again, sound entries go before
-  repaired ones and later before earlier ones, and a row that is left has no text.
+  a character that was written in another form (see `_mended`) is itself again, sound
+  entries go before repaired ones and later before earlier ones. If then a single
+  character has no row and a single row no character, they belong together; any other
+  row that is left has no text.
 
   Args:
     path: The vocabulary's file.
@@ -55,7 +61,21 @@ def read(
         f"{path}: {len(wrong)} entries are damaged or doubled:\n  "
         + "\n  ".join(wrong) + "\nSet source.vocabulary=repair to leave rows that"
         " nobody can tell without text, or mend the file.")
-  return rows, named, tuple(wrong)
+  return rows, named, (*wrong, *_last_one(pairs, rows, named, empty))
+
+
+def _last_one(pairs, rows: list[str | None], named, empty) -> tuple[str, ...]:
+  """Gives the only row that is left to the only character that is, and says so."""
+  texts = dict.fromkeys(
+      text if _is_character(text) else _mended(text) for text, _ in pairs
+      if text not in named)
+  characters = [text for text in texts if text is not None and text not in rows]
+  left = [row for row, text in enumerate(rows)
+          if text is None and row not in empty and row not in named.values()]
+  if len(characters) != 1 or len(left) != 1:
+    return tuple(f"{text!r} has no row" for text in characters)
+  rows[left[0]] = characters[0]
+  return (f"{characters[0]!r} is row {left[0]}: no other was left for it",)
 
 
 def _sorted_out(pairs, size: int, special: Collection[str]):
@@ -72,7 +92,7 @@ def _sorted_out(pairs, size: int, special: Collection[str]):
       sound.append((text, row))
     else:
       character = _mended(text)
-      hint = f"; read as Latin-1, it was {character!r}" if character else ""
+      hint = f"; before it was damaged, it was {character!r}" if character else ""
       wrong.append(f"{text!r} of row {row} is no character{hint}")
       mended += [(character, row)] if character else []
   rows: list[str | None] = [None] * size
@@ -97,17 +117,43 @@ def _is_character(text: str) -> bool:
 
 
 def _mended(text: str) -> str | None:
-  """Returns the character whose UTF-8 bytes were decoded one by one, or None."""
-  # Both are what programs have taken for the encoding of a text by default; they differ
-  # in 0x80 to 0x9f alone.
-  for encoding in ("latin-1", "cp1252"):
+  """Returns the one character that a text was before programs changed it, or None.
+
+  They write a character as two (e and an accent), as an escape or an entity of HTML,
+  put a mark of the byte order before it, keep its bytes as halves of surrogates, or
+  decode its UTF-8 byte by byte, some of them twice.
+  """
+  text = unicodedata.normalize("NFC", text.removeprefix("\ufeff"))
+  if _is_character(text):
+    return text
+  plain = _ESCAPES.get(text) or html.unescape(text)
+  if _is_character(plain):
+    return plain
+  for _ in range(_TIMES):
     try:
-      character = text.encode(encoding).decode("utf-8")
+      text = _bytes(text).decode("utf-8")
     except UnicodeError:
-      continue
-    if _is_character(character):
-      return character
+      return None
+    if _is_character(text):
+      return text
   return None
+
+
+def _bytes(text: str) -> bytes:
+  """Returns the bytes that a text is if each was decoded alone."""
+  found = b""
+  for letter in text:
+    # A byte that is none in UTF-8 is half of a surrogate in Python.
+    if "\udc80" <= letter <= "\udcff":
+      found += letter.encode("utf-8", "surrogateescape")
+      continue
+    # Code page 1252 differs from Latin-1 in 0x80 to 0x9f, and has gaps there, which
+    # programs fill with Latin-1: a quotation mark comes out as a mixture of both.
+    try:
+      found += letter.encode("cp1252")
+    except UnicodeError:
+      found += letter.encode("latin-1")
+  return found
 
 
 def _shown(value: Any) -> str:

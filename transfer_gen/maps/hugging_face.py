@@ -222,7 +222,14 @@ def tokenizer_beside(
     fitting, which = tokenizers.within(fitting, model.vocab_size), ""
   return fitting, (
       f"{found[0]}: {count} of its {which}tokens have no row in the model and are left"
-      " out.",)
+      f" out{_shown(tokenizer, model.vocab_size)}.",)
+
+
+def _shown(tokenizer: tokenizers.Tokenizer, rows: int) -> str:
+  """Names the texts that lose their token."""
+  texts = [text.decode("utf-8", "replace") for text in tokenizer.tokens[rows:] if text]
+  more = ", ..." if texts[8:] else ""
+  return f": {', '.join(map(repr, texts[:8]))}{more}" if texts else ""
 
 
 def type_of(raw: architecture_lib.Raw) -> str:

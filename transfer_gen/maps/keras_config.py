@@ -17,6 +17,11 @@ from transfer_gen.maps import keras_cells
 CELLS = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm", "CuDNNGRU": "gru",
          "CuDNNLSTM": "lstm"}
 _NUMBERED = re.compile(r"(.*/)?layers/.*/vars/\d+")
+# How weights of a graph of Python objects are named, by versions of Keras and of
+# TensorFlow: by the attributes that lead to them, which only the model's code knows.
+_GRAPH = re.compile(
+    r"(.*/)?(_layer_checkpoint_dependencies|_self_\w+|layer(_with_weights)?-\d+|"
+    r"\.ATTRIBUTES|_CHECKPOINTABLE_OBJECT_GRAPH)(/.*)?|.*/vars/\d+")
 # Acts in training alone, or says how and not what is computed.
 _SILENT = {
     "name", "trainable", "dtype", "dropout", "recurrent_dropout", "seed", "rate",
@@ -102,6 +107,7 @@ def weights(
     way: `forward` or `backward` for a Bidirectional layer, else "".
   """
   if not any(_NUMBERED.fullmatch(name) for name in raw.specs):
+    _refuse_graph(raw, layer)
     return keras_cells.weights(raw.specs, layer.name, way)
   # Keras 3 stores weights by number alone, in the order in which the layer creates
   # them.
@@ -114,6 +120,17 @@ def weights(
   if not layer.fields.get("use_bias", True):
     names = names[:-1]
   return {name: "/".join([*parts, str(i)]) for i, name in enumerate(names)}
+
+
+def _refuse_graph(raw: architecture.Raw, layer: Layer) -> None:
+  """Raises if weights have no names of layers, which would be a misfit for each."""
+  graph = next((name for name in raw.specs if _GRAPH.fullmatch(name)), None)
+  if graph and not any(name.startswith(f"{layer.name}/") for name in raw.specs):
+    raise errors.UserError(
+        f"{raw.path}: its weights have the names of a graph of objects, such as"
+        f" {graph}, and not those of the model's layers. Load it with the code that"
+        " wrote it and save the whole model (model.save('model.keras') with Keras 3, or"
+        " model.save('model.h5')), a Sequential or a functional one.")
 
 
 def table(

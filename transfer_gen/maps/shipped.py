@@ -32,6 +32,7 @@ FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY
             t5.FAMILY, bart.FAMILY, marian.FAMILY)
 
 
+_TENSORFLOW = (".h5", ".hdf5", ".keras")
 _RENAMED = '{"map": NAME, "renamed": {"(.*)/weights": "\\\\1/kernel"}}'
 
 
@@ -53,6 +54,7 @@ def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
       raise errors.UserError(
           f"There is no map {name!r}. Give the path of a .json file, or one"
           f" of\n{known}")
+    _check_form(raw, found[0])
     _check_named(raw, found[0])
     return found[0]
   with architecture.understood(raw, raw.kind):
@@ -62,7 +64,22 @@ def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
         f"{raw.path}: a {raw.kind}, and no map recognizes it. Its config file must lie"
         f" beside it; or name a map of your own (.json), which may be one of these with"
         f" other names of leaves ({_RENAMED}). There are\n{known}")
+  _check_form(raw, found[0])
   return found[0]
+
+
+# Models of TensorFlow have other names and arrangements than those of PyTorch,
+# and each leaf would be a misfit of its own.
+def _check_form(raw: raw_lib.Raw, chosen: architecture.Architecture) -> None:
+  """Refuses weights that Transformers wrote for TensorFlow."""
+  if raw.path.suffix in _TENSORFLOW and chosen.name in {f.name for f in FAMILIES}:
+    raise errors.UserError(
+        f"{raw.path}: weights of {chosen.name} that Transformers saved for"
+        " TensorFlow, and only those for PyTorch are read"
+        " (model.safetensors, pytorch_model.bin). Fetch these, which most models have"
+        " as well; or save them with Transformers 4 and TensorFlow: load the folder"
+        " with AutoModel.from_pretrained(FOLDER, from_tf=True), then"
+        " save_pretrained(NEW_FOLDER).")
 
 
 # Whoever names a family may know better than the type in its config, which is why only
