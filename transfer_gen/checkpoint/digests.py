@@ -142,7 +142,7 @@ def reading(folder: Any) -> Iterator[None]:
   # Orbax, TensorStore and JSON raise a dozen types for damaged files, Orbax a plain
   # `Exception` among them.
   except Exception as error:
-    if isinstance(error, errors.UserError):
+    if isinstance(error, Damaged):
       raise
     raise Damaged(
         f"{folder}: not a complete checkpoint of transfer_gen ({type(error).__name__}:"

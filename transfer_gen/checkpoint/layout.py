@@ -1,7 +1,6 @@
 """Where a run keeps its checkpoints, and how this package sets Orbax up."""
 
 import functools
-import json
 import logging
 import sys
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from transfer_gen import plain_path
+from transfer_gen import untrusted
 
 FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
 PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
@@ -76,4 +76,4 @@ def facts_path(folder: epath.Path) -> epath.Path:
 def read_facts(folder: epath.Path) -> dict[str, Any]:
   """Returns the JSON that was saved beside the arrays of a checkpoint."""
   # Not by Orbax, whose reader keeps 20 KB of memory for each call.
-  return json.loads(facts_path(folder).read_text())
+  return untrusted.read_json(facts_path(folder))
