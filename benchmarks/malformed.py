@@ -1,6 +1,7 @@
 """Checks that corrupted checkpoints are refused clearly or read correctly.
 
-Run: python -m benchmarks.malformed (about 5 minutes on 2 cores; extra `benchmarks`).
+Run: python -m benchmarks.malformed [MUTANTS] (about 5 minutes on 2 cores; extra
+`benchmarks`). MUTANTS of small files are read for each format, 1112 by default.
 Files of every supported format are truncated, overwritten, or gain or lose bytes. Each
 mutant is opened and read completely in a process of its own, which is forked from one
 that has already imported the modules. The last line is JSON:
@@ -99,8 +100,8 @@ def converted(path: str, form: str) -> dict[str, Any]:
           "peak": 0}
 
 
-def main() -> None:
-  """Reads and converts all mutants, and prints the counts."""
+def main(many: int = _MANY) -> None:
+  """Reads and converts mutants, `many` for each format, and prints the counts."""
   # Makes malloc return freed blocks to the system at once. Otherwise, forked processes
   # would reuse blocks that this one has freed, and their memory would be undercounted.
   ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**16)
@@ -112,8 +113,9 @@ def main() -> None:
     small, large, floor = [], [], []
     for name in files.FORMATS:
       good = f"{folder}/small/{name}"
-      small += (found := _spoil(good, good, _MANY))
-      large += (big := _spoil(f"{folder}/large/{name}", good, _FEW))
+      small += (found := _spoil(good, good, many))
+      large += (big := _spoil(
+          f"{folder}/large/{name}", good, min(_FEW, many)))
       floor += [forking.alone(read, good, good, ()) for _ in range(3)]
       counts = {kind: sum(result["outcome"] == kind for result in found)
                 for kind in ("refused", "loaded")}
@@ -122,7 +124,7 @@ def main() -> None:
       print(f"{name:24} {counts['refused']:5} refused {counts['loaded']:5} loaded"
             f"  slowest {slowest:.2f} s, of 8 MB a peak of {peak:.2f} x the file",
             flush=True)
-    moved = _convert(folder)
+    moved = _convert(folder, min(_CONVERTED, many))
   every = [*small, *large]
   count = lambda kind: sum(result["outcome"] == kind for result in every)
   print(json.dumps({
@@ -156,11 +158,11 @@ def _spoil(path: str, good: str, count: int) -> list[dict[str, Any]]:
   return found
 
 
-def _convert(folder: str) -> list[dict[str, Any]]:
-  """Converts mutants of a file that a map recognizes, each in a folder of its own."""
+def _convert(folder: str, count: int) -> list[dict[str, Any]]:
+  """Converts `count` mutants of a file that a map recognizes, each in its own folder."""
   data = pathlib.Path(folder, "small", "llama2c.bin").read_bytes()
   found = []
-  for seed in range(_CONVERTED):
+  for seed in range(count):
     with tempfile.TemporaryDirectory(dir=folder) as own:
       path = pathlib.Path(own, "llama2c.bin")
       path.write_bytes(files.mutant(data, seed).data)
@@ -202,4 +204,4 @@ def _is_wrong(source, loaded, known, touched) -> bool:
 
 
 if __name__ == "__main__":
-  main()
+  main(*map(int, sys.argv[1:2]))
