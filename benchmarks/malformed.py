@@ -159,7 +159,7 @@ def _spoil(path: str, good: str, count: int) -> list[dict[str, Any]]:
 
 
 def _convert(folder: str, count: int) -> list[dict[str, Any]]:
-  """Converts `count` mutants of a file that a map recognizes, each in its own folder."""
+  """Converts `count` mutants of a file of a known map, each in a folder of its own."""
   data = pathlib.Path(folder, "small", "llama2c.bin").read_bytes()
   found = []
   for seed in range(count):

@@ -63,7 +63,8 @@ def run(folder: pathlib.Path) -> dict[str, Any]:
         print(f"{family}, {name}: {error}", flush=True)
         failures += 1
         continue
-      losses, params = (_distance(folder, family, name, of) for of in (_losses, _params))
+      losses, params = (
+          _distance(folder, family, name, of) for of in (_losses, _params))
       largest = max(largest, losses)
       if max(losses, params) > 1e-5:
         print(f"{family}, {name}: losses differ by {losses}, params by {params}")

@@ -182,11 +182,18 @@ def test_a_batch_not_divisible_over_the_devices_is_refused():
     parallel.make_runner(config.Parallel(mode="pmap", tensor=2), SPECS, 16, 1)
 
 
-def _drawn(accumulate=1, steps=2, **devices):
-  """Returns the loss of each step where it is a number drawn with the step's key."""
+def _drawn(accumulate=1, steps=2, each=False, **devices):
+  """Returns the loss of each step where it is a number drawn with the step's key.
+
+  With `each`, one is drawn for each token, and later tokens weigh more.
+  """
   def nll(params, batch, key):
     del params
-    return jax.random.uniform(key) * jnp.ones_like(batch["weights"])
+    shape = batch["weights"].shape
+    if each:
+      order = jnp.arange(shape[0] * shape[1]).reshape(shape)
+      return jax.random.uniform(key, shape) * order
+    return jax.random.uniform(key) * jnp.ones(shape)
 
   optimizer, state = _setup()
   runner = parallel.make_runner(
@@ -225,3 +232,12 @@ def test_devices_of_pmap_draw_dropout_masks_of_their_own():
 
   assert len(set(numbers)) == 8
   assert _drawn(mode="pmap", steps=1) == [pytest.approx(np.mean(numbers))]
+
+
+def test_dropout_masks_of_jit_do_not_depend_on_the_mesh():
+  key = jax.random.fold_in(jax.random.key(0), 0)
+  numbers = np.asarray(jax.random.uniform(key, (16, 8)), np.float64)
+  want = (numbers * np.arange(128).reshape(16, 8)).mean()
+
+  for devices in (dict(), dict(fsdp=2, tensor=4), dict(data=2, fsdp=4)):
+    assert _drawn(each=True, steps=1, **devices) == [pytest.approx(want, rel=1e-6)]

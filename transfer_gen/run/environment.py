@@ -9,22 +9,15 @@ from typing import Any
 from etils import epath
 import jax
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-             "tensorflow-datasets", "tokenizers", "numpy", "transfer_gen")
-
 
 def describe() -> dict[str, Any]:
-  """Returns versions, devices, the git commit and a hash of uncommitted changes."""
-  versions: dict[str, str | None] = {}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = None
+  """Returns versions of all packages, devices, the commit and uncommitted changes."""
   difference = _git("diff", "HEAD")
   return {
       "python": platform.python_version(), "machine": platform.machine(),
-      "versions": versions,
+      "system": platform.platform(),
+      "versions": {package.name: package.version for package in sorted(
+          importlib.metadata.distributions(), key=lambda package: package.name)},
       "devices": [str(device) for device in jax.devices()],
       "commit": _git("rev-parse", "HEAD").strip() or None,
       "uncommitted": hashlib.sha256(difference.encode()).hexdigest()[:16]
