@@ -227,8 +227,8 @@ def test_a_plan_round_trips_through_json():
     (lambda: Group(name="g", params=".*", lr_mult=0), "unfreeze_step=None"),
     (lambda: Group(name="g", params=".*", unfreeze_step=-1), "unfreeze_step is -1"),
     (lambda: Rule(target="(", source=None), "target is '\\(', must be text that is a"),
-    (lambda: Rule(target="a", source=None, fresh="twos"), "'zeros'"),
-    (lambda: axes.MatchTokens(fresh="median"), "'mean', 'normal'"),
+    (lambda: Rule(target="a", source=None, fresh="twos"), "init, zeros, ones"),
+    (lambda: axes.MatchTokens(fresh="median"), "mean, normal, cov"),
 ])
 def test_plan_values_out_of_range_are_refused(make, message):
   with pytest.raises(ValueError, match=message):

@@ -46,7 +46,7 @@ def _tokenizer(raw: maps.Raw, model: config_lib.EncoderDecoder, repair: bool):
     return None, ("it has two vocabularies, vocab.json and target_vocab.json, and a"
                   " tokenizer here has one: none is taken.",)
   files = {name: maps.beside(raw, name) for name in tokenizer_pieces.FILES}
-  if not all(files.values()):
+  if not all(files.values()) and maps.beside(raw, "tokenizer.json") is None:
     return None, (", ".join(sorted(n for n, path in files.items() if path is None))
                   + " is not there: no tokenizer is taken.",)
   return hugging_face.tokenizer_beside(raw, model, repair)
