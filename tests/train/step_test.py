@@ -182,38 +182,40 @@ def test_a_batch_not_divisible_over_the_devices_is_refused():
     parallel.make_runner(config.Parallel(mode="pmap", tensor=2), SPECS, 16, 1)
 
 
-def _drawn(accumulate=1, steps=2, each=False, **devices):
-  """Returns the loss of each step where it is a number drawn with the step's key.
+def _number(each, params, batch, key):
+  """A number drawn with the step's key, or one for each token, later ones larger."""
+  del params
+  shape = batch["weights"].shape
+  if each:
+    order = jnp.arange(shape[0] * shape[1]).reshape(shape)
+    return jax.random.uniform(key, shape) * order
+  return jax.random.uniform(key) * jnp.ones(shape)
 
-  With `each`, one is drawn for each token, and later tokens weigh more.
-  """
-  def nll(params, batch, key):
-    del params
-    shape = batch["weights"].shape
-    if each:
-      order = jnp.arange(shape[0] * shape[1]).reshape(shape)
-      return jax.random.uniform(key, shape) * order
-    return jax.random.uniform(key) * jnp.ones(shape)
 
+def _whole():
+  """A batch in which all targets count, so that devices and parts weigh the same."""
+  return _batch(0) | {"weights": np.ones((16, 8), np.float32)}
+
+
+def _drawn(steps=1, each=False, **devices):
+  """Returns the loss of each step where it is `_number`."""
   optimizer, state = _setup()
   runner = parallel.make_runner(
-      config.Parallel(**devices), SPECS, 16, accumulate, optimizer=optimizer,
-      nll_fn=nll)
+      config.Parallel(**devices), SPECS, 16, 1, optimizer=optimizer,
+      nll_fn=functools.partial(_number, each))
   state, losses = runner.place(state), []
   for _ in range(steps):
-    # All targets count, so that devices and parts of a batch weigh the same.
-    batch = _batch(0) | {"weights": np.ones((16, 8), np.float32)}
-    state, metrics = runner.step(state, runner.put(batch), jax.random.key(0))
+    state, metrics = runner.step(state, runner.put(_whole()), jax.random.key(0))
     total, count = jax.device_get(metrics["loss"])
     losses.append(float(np.ravel(total)[0] / np.ravel(count)[0]))
   return losses
 
 
 def test_each_step_draws_dropout_masks_of_its_own():
-  first, second = _drawn()
+  first, second = _drawn(steps=2)
 
   assert first != second
-  assert _drawn() == [first, second]  # And the same ones if it is taken again.
+  assert _drawn(steps=2) == [first, second]  # And the same ones if it is taken again.
 
 
 def test_parts_of_a_batch_draw_dropout_masks_of_their_own():
@@ -221,8 +223,16 @@ def test_parts_of_a_batch_draw_dropout_masks_of_their_own():
   numbers = [float(jax.random.uniform(jax.random.fold_in(key, part)))
              for part in range(2)]
 
+  optimizer, state = _setup()
+  # On one device: XLA's CPU backend now and then aborts where simulated devices meet in
+  # a loop whose gradients are all 0.
+  _, metrics = jax.jit(functools.partial(
+      step_lib.train_step, nll_fn=functools.partial(_number, False),
+      optimizer=optimizer, key=jax.random.key(0), accumulate=2))(state, _whole())
+
   assert numbers[0] != numbers[1]
-  assert _drawn(accumulate=2, steps=1) == [pytest.approx(np.mean(numbers))]
+  total, count = metrics["loss"]
+  assert total / count == pytest.approx(np.mean(numbers))
 
 
 def test_devices_of_pmap_draw_dropout_masks_of_their_own():
@@ -231,7 +241,7 @@ def test_devices_of_pmap_draw_dropout_masks_of_their_own():
              for device in range(jax.device_count())]
 
   assert len(set(numbers)) == 8
-  assert _drawn(mode="pmap", steps=1) == [pytest.approx(np.mean(numbers))]
+  assert _drawn(mode="pmap") == [pytest.approx(np.mean(numbers))]
 
 
 def test_dropout_masks_of_jit_do_not_depend_on_the_mesh():
@@ -240,4 +250,4 @@ def test_dropout_masks_of_jit_do_not_depend_on_the_mesh():
   want = (numbers * np.arange(128).reshape(16, 8)).mean()
 
   for devices in (dict(), dict(fsdp=2, tensor=4), dict(data=2, fsdp=4)):
-    assert _drawn(each=True, steps=1, **devices) == [pytest.approx(want, rel=1e-6)]
+    assert _drawn(each=True, **devices) == [pytest.approx(want, rel=1e-6)]
