@@ -256,7 +256,7 @@ def test_a_stored_checkpoint_computes_what_transformers_does(tmp_path, name, for
   auto = (transformers.AutoModelForSeq2SeqLM if name in PAIRS
           else transformers.AutoModelForCausalLM)
   theirs = auto.from_pretrained(tmp_path, dtype=torch.float32).eval()
-  # Not by `AutoTokenizer`, which puts the usual rules of Qwen's tokenizers, for example,
+  # Not by `AutoTokenizer`, which puts the usual rules of Qwen's tokenizers, say,
   # in the place of those that the file has.
   ids = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)(
       TEXT, add_special_tokens=False).input_ids
