@@ -20,7 +20,7 @@ def test_the_first_signal_waits_until_the_body_has_ended(number):
 
   assert done == [number] and raised.value.code == 128 + number
   assert signal.getsignal(number) is before
-  with interrupt.deferred() as arrived:  # It is not told twice.
+  with interrupt.deferred() as arrived:  # It is reported once only.
     assert arrived() == 0
 
 

@@ -18,7 +18,7 @@ _FORMS = ("tokenizer.json, a SentencePiece .model, vocab.json with merges.txt, o
           " vocab.txt")
 
 
-@kinds.told()
+@kinds.as_user_errors()
 def read(path: epath.Path, rows: int) -> Any:
   """Returns the tokenizer of a file or a folder.
 

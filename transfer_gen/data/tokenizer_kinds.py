@@ -35,7 +35,7 @@ _CHUNK = 512  # Texts that are encoded at a time.
 # The libraries raise bare `Exception`s. Where Rust code has a bug, which a damaged file
 # may reach, it panics: that is a BaseException, of a class that cannot be imported.
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def as_user_errors() -> Iterator[None]:
   """Turns what a tokenizer library raises for a damaged file into one message.
 
   Raises:
@@ -171,7 +171,7 @@ class HuggingFace:
     # Not the size of the vocabulary: its ids may have gaps.
     self.size = len(self.tokens)
 
-  @told()
+  @as_user_errors()
   def encode(self, text: str) -> list[int]:
     # Special tokens are left to `rows`: a file's own template would add them twice.
     encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -181,7 +181,7 @@ class HuggingFace:
         if i == unk for c in text[start:end]})
     return encoding.ids
 
-  @told()
+  @as_user_errors()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     ids = []
     # In chunks, because an `Encoding` takes about 50 times the memory of its ids.
@@ -190,7 +190,7 @@ class HuggingFace:
           texts[start:start + _CHUNK], add_special_tokens=False)]
     return ids
 
-  @told()
+  @as_user_errors()
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     self._tokenizer.encode_special_tokens = False
@@ -199,7 +199,7 @@ class HuggingFace:
     finally:
       self._tokenizer.encode_special_tokens = True
 
-  @told()
+  @as_user_errors()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._tokenizer.decode(

@@ -61,7 +61,7 @@ class Pieces:
   def for_encoder(self) -> "Pieces":
     return Pieces(self._read, self._ids)
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def encode(self, text: str) -> list[int]:
     pieces, unk = self._split(text), self.roles["unk"]
     ids = [self._ids.get(piece, unk) for piece in pieces]
@@ -71,13 +71,13 @@ class Pieces:
         c for i, piece in zip(ids, pieces) if i == unk for c in piece})
     return ids
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     unk = self.roles["unk"]
     return [[self._ids.get(piece, unk) for piece in self._split(text)]
             for text in texts]
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     return self._processor.decode_pieces(

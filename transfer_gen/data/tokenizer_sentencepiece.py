@@ -73,7 +73,7 @@ class SentencePiece:
     """Returns the id of a token by its spelling, None if there is none."""
     return self.added.get(spelling, self._ids.get(spelling))
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def encode(self, text: str) -> list[int]:
     # Both forms, because only pieces show which characters an unknown id stands for.
     unk, unknown, found = self.roles.get("unk"), set(), []
@@ -88,19 +88,19 @@ class SentencePiece:
     kinds.refuse_unknown(text, unknown)
     return found
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     if not self._plain:  # In one call, which uses all cores.
       return self._processor.encode(list(texts), out_type=int)
     return [self._encoded(text, self._plain) for text in texts]
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of texts in which special tokens are spelled."""
     # SentencePiece itself reads them as text, so a text is divided at them.
     return [self._encoded(text, {**self._plain, **self.special}) for text in texts]
 
-  @kinds.told()
+  @kinds.as_user_errors()
   def decode(self, ids: Iterable[int]) -> str:
     special = set(self.roles.values())
     names = {row: name for name, row in self._plain.items()}

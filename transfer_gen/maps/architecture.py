@@ -122,7 +122,7 @@ def refuse_unknown(
 
 
 def as_idle(names: Sequence[str]) -> str:
-  """Returns the sentence that tells how to pass over fields of a config."""
+  """Returns the sentence that says how to pass over fields of a config."""
   flags = " ".join(f"--idle_field={name}" for name in names)
   listed = ", ".join(f"{name!r}" for name in names)
   return (f"If it changes nothing that the model computes, say so: {flags[:300]} of"
