@@ -21,6 +21,7 @@ from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen import sharding
 from transfer_gen import sources
+from transfer_gen.formats import detect
 from transfer_gen.export import hugging_face_folder
 from transfer_gen.models import registry
 
@@ -71,7 +72,9 @@ def _imported(folder: str) -> dict[str, jax.Array]:
 
 def _read(folder: str) -> list[jax.Array]:
   """Reads the same bytes tensor by tensor, without any conversion."""
-  leaves = sources.open(folder).leaves
+  opener = detect.opener_of(folder)
+  assert opener is not None  # A folder with model.safetensors.
+  leaves = opener().leaves
   arrays = []
   # Without a buffer, each tensor is read straight into its array.
   with open(next(iter(leaves.values())).path, "rb", buffering=0) as file:
