@@ -21,8 +21,8 @@ from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen import sharding
 from transfer_gen import sources
-from transfer_gen.formats import detect
 from transfer_gen.export import hugging_face_folder
+from transfer_gen.formats import detect
 from transfer_gen.models import registry
 
 _GPT2 = config_lib.Decoder(

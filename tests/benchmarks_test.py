@@ -18,10 +18,12 @@ pytest.importorskip("transformers")
 
 from benchmarks import decoder_peer
 from benchmarks import frozen
+from benchmarks import importing
 from benchmarks import low_rank
 from benchmarks import lstm_peer
 from benchmarks import stored_features
 from benchmarks import translation
+from benchmarks import trust_flips
 
 NAMES = sorted(path.stem for path in (paths.ROOT / "benchmarks").glob("*.py")
                if path.stem != "__init__")
@@ -100,3 +102,22 @@ def test_the_stored_features_comparison_runs(monkeypatch):
   found = stored_features.stored_features_share(rounds=1)
 
   assert found.ratio > 0 and found.ours > 0 and found.peer > 0
+
+
+def test_the_importing_comparison_reads_the_same_bytes(tmp_path, monkeypatch):
+  monkeypatch.setattr(importing, "_GPT2", DECODER)
+  monkeypatch.setattr(importing, "_ROUNDS", 1)
+  importing._write(tmp_path)
+
+  assert importing.timed(tmp_path)["import_over_read"] > 0
+  ours = importing._imported(tmp_path)
+  assert sum(x.nbytes for x in importing._read(tmp_path)) == sum(
+      x.nbytes for x in ours.values())
+
+
+def test_flipped_bits_are_counted():
+  found = trust_flips.run(6, seed=1)
+
+  assert found["failures"] == 0 and found["noticed"] > 0
+  assert found["noticed"] + found["without_effect"] == found["flips"] == 6
+  assert 0 < trust_flips.share_of_time(8, 1)
