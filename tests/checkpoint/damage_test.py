@@ -14,6 +14,7 @@ from transfer_gen import checkpoint
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.run import loop
+from transfer_gen.run import trained as trained_lib
 from transfer_gen.transfer import plan as plan_lib
 
 SHAPES = {"body/kernel": (40, 30), "body/bias": (30,), "head": (7, 5, 3)}
@@ -129,6 +130,27 @@ def runs(tmp_path_factory):
   loop.train(run, folder / "whole")
   loop.train(run, folder / "cut", stop=4)
   return folder, run
+
+
+def test_a_damaged_best_checkpoint_is_read_from_its_other_copy(runs, tmp_path, capsys):
+  folder, _ = runs
+  shutil.copytree(folder / "whole", tmp_path / "run")
+  best = tmp_path / "run" / "checkpoints" / "best" / "6"
+  path = max((path for path in (best / "params").rglob("*") if path.is_file()),
+             key=lambda path: path.stat().st_size)
+  data = path.read_bytes()  # Of one leaf or another, whatever lies where.
+  half = len(data) // 2
+  path.write_bytes(data[:half] + bytes(255 - byte for byte in data[half:]))
+
+  trained = trained_lib.open(tmp_path / "run")
+
+  assert trained.step == 6
+  assert_same_bits(trained.params, small_runs.params(folder / "whole", 6))
+  error = capsys.readouterr().err
+  assert f"{best}: the checkpoint is damaged" in error and "6: step 6 is read" in error
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+  with pytest.raises(checkpoint.Damaged, match="--step=N"):
+    trained_lib.open(tmp_path / "run")
 
 
 @pytest.mark.parametrize("damage", ["flip", "facts", "folder"])

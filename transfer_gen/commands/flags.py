@@ -1,6 +1,7 @@
 """The one door to absl flags: the words behind a command become typed values."""
 
 from collections.abc import Callable, Mapping, Sequence
+import os
 import re
 import types
 from typing import Any
@@ -77,6 +78,8 @@ def _parse(
     value = getattr(values, flag.name)
     if flag.required and not value:
       raise _mistake(name, f"`{name}` needs --{flag.name}={flag.value}.")
+    if flag.value == "DIR" and value and os.path.isfile(value):
+      raise _mistake(name, f"--{flag.name}={value} is a file. Give a folder.")
     if flag.minimum is not None and value is not None and value < flag.minimum:
       raise _mistake(
           name, f"--{flag.name} is {value}, must be at least {flag.minimum}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import sys
 from typing import Any
 
 from etils import epath
@@ -116,10 +117,17 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
   run = source.require_run()
   try:
     params = dict(source.read(list(source.specs)))
-  except errors.UserError:
-    if step < 0 and source.path != workdir and source.stored.is_replaced:
-      return open(workdir)  # A training goes on in the workdir.
-    raise
+  except errors.UserError as damage:
+    if step >= 0 or source.path == workdir:
+      raise
+    if source.stored.is_replaced:  # A training goes on in the workdir.
+      return open(workdir)
+    # The same params may lie among the newest checkpoints as well.
+    other = sources_lib.open_own(workdir, source.step)
+    if other.path == source.path:
+      raise
+    print(f"transfer-gen: {damage} Instead, {other.title} is read.", file=sys.stderr)
+    return open(workdir, source.step)
   return Trained(
       workdir=workdir, run=run, step=source.step,
       # Without the projections of a distillation: `checkpoint.find` leaves them out, as
