@@ -4,6 +4,8 @@ A sealed folder holds `digests.json`, with the XXH3 digest of each file. A file 
 none is read as it is: earlier versions sealed nothing.
 """
 
+from collections.abc import Iterator
+import contextlib
 import json
 from typing import Any
 
@@ -75,6 +77,29 @@ def read_json(path: epath.Path) -> Any:
     return untrusted.parse_json(data)
   except errors.UserError as error:
     raise errors.UserError(f"{path}: {error} {INSTEAD}") from error
+
+
+@contextlib.contextmanager
+def damaged(path: epath.PathLike) -> Iterator[None]:
+  """Turns what code raises that stumbles over a damaged file into one message.
+
+  Args:
+    path: The file, which a run wrote.
+
+  Raises:
+    errors.UserError: If the body raises an error of arithmetic, look-up, type or value.
+  """
+  try:
+    yield
+  except errors.UserError as error:
+    # Others may have named it already.
+    named = str(error).startswith(str(path))
+    raise errors.UserError(f"{'' if named else f'{path}: '}{error}") from error
+  except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+          ValueError) as error:
+    raise errors.UserError(
+        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
+        f" {str(error)[:200]}). {INSTEAD}") from error
 
 
 def _digests(path: epath.Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tests that a damaged checkpoint is noticed, and that the one before is used."""
 
+import dataclasses
 import random
 import shutil
 
@@ -105,6 +106,19 @@ def test_flipped_bits_of_arrays_name_the_leaf_when_it_is_read(saved, tmp_path):
       for name, value in params.items():
         np.testing.assert_array_equal(read[name], value)
   assert damaged
+
+
+def test_moments_of_another_shape_are_refused_before_memory_is_taken(saved):
+  folder, _, _ = saved
+  stored = checkpoint.find(folder, 2)
+  digests = {**stored.digests, "opt_state": {
+      **stored.digests["opt_state"], "all/mu/head": "bfloat16[7,5,2] 0"}}
+
+  assert ("all", "mu", "head") in stored.read_state({("all", "mu", "head"): None})
+  with pytest.raises(checkpoint.Damaged, match=(
+      r"all/mu/head was saved as bfloat16\[7,5,2\] and is bfloat16\[7,5,3\] now")):
+    dataclasses.replace(stored, digests=digests).read_state(
+        {("all", "mu", "head"): None})
 
 
 def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(

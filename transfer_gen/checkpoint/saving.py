@@ -155,8 +155,6 @@ class Checkpoints:
     _, saved = self._unseal(step)
     folder = epath.Path(self._last.directory) / str(step)
     with digests.reading(folder):
-      digests.check_kinds(tree.flatten(layout.shapes(folder / layout.PARAMS)),
-                          saved[layout.PARAMS], folder)
       restored = self._last.restore(step, args=ocp.args.Composite(
           params=ocp.args.StandardRestore(tree.unflatten(params)),
           opt_state=ocp.args.StandardRestore(opt_state)))

@@ -82,14 +82,8 @@ def read_run(workdir: epath.PathLike) -> config_lib.Run:
     raise errors.UserError(
         f"{workdir}: not the workdir of a run: it has no {CONFIG}. Train there first.")
   data = sealed.read_json(path)
-  try:
+  with sealed.damaged(path):
     return run_from_json(data)
-  except errors.UserError as error:
-    raise errors.UserError(f"{path}: {error} {sealed.INSTEAD}") from error
-  except (AttributeError, LookupError, TypeError, ValueError) as error:
-    raise errors.UserError(
-        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
-        f" {str(error)[:200]}). {sealed.INSTEAD}") from error
 
 
 # All fields are written, those with their defaults too: a default that changes later

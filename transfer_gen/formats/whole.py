@@ -22,6 +22,7 @@ from transfer_gen.formats import raw
 
 _PARTIAL = ".partial"
 read_bytes, parse_json, seal = untrusted.read, untrusted.parse_json, sealed.write
+damaged = sealed.damaged
 
 
 def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
@@ -51,29 +52,6 @@ def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
   except errors.UserError as error:
     raise errors.UserError(
         f"{path}: is damaged: {error} {sealed.INSTEAD}") from error
-
-
-@contextlib.contextmanager
-def damaged(path: epath.PathLike) -> Iterator[None]:
-  """Turns what code raises that stumbles over a damaged file into one message.
-
-  Args:
-    path: The file, which a run wrote.
-
-  Raises:
-    errors.UserError: If the body raises an error of arithmetic, look-up, type or value.
-  """
-  try:
-    yield
-  except errors.UserError as error:
-    # Others may have named it already.
-    named = str(error).startswith(str(path))
-    raise errors.UserError(f"{'' if named else f'{path}: '}{error}") from error
-  except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
-          ValueError) as error:
-    raise errors.UserError(
-        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
-        f" {str(error)[:200]}). {sealed.INSTEAD}") from error
 
 
 def write_json(path: epath.PathLike, data: Any) -> None:
