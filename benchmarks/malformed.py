@@ -17,7 +17,7 @@ that has already imported the modules. The last line is JSON:
       checked for them.
   unclear: mutants that raised another exception.
   crashed: mutants that killed the process.
-  hung: mutants that took more than 10 s.
+  hung: mutants that took more than 10 s of the processor, or two minutes in all.
   slowest_s: the longest time of a mutant, in seconds.
   peak_over_file: peak memory over file size for files of 8 MB, above the memory of a
       process that has read a good file. All leaves are held at once.

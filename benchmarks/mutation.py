@@ -53,6 +53,9 @@ def main(count: int = 300, seed: int = 0) -> None:
     _copy(root, copy)
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy)
+    # Python compares compiled files by seconds and sizes, which mutants may share.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
     measured = _measured(copy)
     found = sorted(_mutants(copy), key=str)
     chosen = random.Random(seed).sample(found, min(count, len(found)))
@@ -74,6 +77,9 @@ def _copy(root: pathlib.Path, copy: pathlib.Path) -> None:
   for name in names:
     (copy / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(root / name, copy / name)
+  # Some tests read real files that lie beside a checkout.
+  if (root.parent / "shared").exists():
+    (copy.parent / "shared").symlink_to(root.parent / "shared")
 
 
 def _measured(copy: pathlib.Path) -> tuple[_Lines, dict[str, float]]:

@@ -46,7 +46,7 @@ def _raise(path):
     (_crash, "crashed"), (_hang, "hung"), (_raise, "unclear"), (_fill, "large"),
     (lambda path: "wrong", "wrong")])
 def test_each_kind_of_failure_is_counted(read, kind):
-  result = forking.alone(forking.attempt, "a", read, seconds=2)
+  result = forking.alone(forking.attempt, "a", read, seconds=0.3)
 
   found = forking.summary([result | {"size": 10}])
 
