@@ -46,7 +46,8 @@ def _raise(path):
     (_crash, "crashed"), (_hang, "hung"), (_raise, "unclear"), (_fill, "large"),
     (lambda path: "wrong", "wrong")])
 def test_each_kind_of_failure_is_counted(read, kind):
-  result = forking.alone(forking.attempt, "a", read, seconds=0.3)
+  result = forking.alone(
+      forking.attempt, "a", read, seconds=0.2 if kind == "hung" else 10)
 
   found = forking.summary([result | {"size": 10}])
 
