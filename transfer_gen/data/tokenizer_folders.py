@@ -121,7 +121,9 @@ def _sentencepiece(path, named, rows) -> SentencePiece:
   model = special_tokens.read_bytes(path)
   usual = SentencePiece(model)
   extra = special_tokens.extra_ids(named.special, usual.size)
-  added = {**{name: row for name, row in extra.items() if row < rows}, **named.added}
+  # Some of them would have other numbers than those that the model was trained with.
+  extra = extra if max(extra.values(), default=0) < rows else {}
+  added = {**extra, **named.added}
   with_added = SentencePiece(model, added=added, special=named.special)
   roles = named.resolved(usual.roles, with_added.special)
   return SentencePiece(model, added=added, special=named.special, roles=roles)
