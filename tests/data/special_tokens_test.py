@@ -167,6 +167,19 @@ def test_transformers_reads_what_was_added_or_we_say_that_it_cannot(
       made.encode_marked(["<|user|> hello dog"])[0])
 
 
+def test_of_several_sentencepiece_models_the_usual_name_is_taken_or_all_are_named(
+    tmp_path):
+  size = write_pieces(tmp_path)
+  (tmp_path / "language.model").write_bytes(b"no tokenizer")
+
+  assert tokenizers.load(tmp_path).size == size
+
+  (tmp_path / "tokenizer.model").rename(tmp_path / "one.model")
+  with pytest.raises(errors.UserError, match=(
+      "or several: .*Several are language.model, one.model")):
+    tokenizers.load(tmp_path)
+
+
 @pytest.mark.parametrize("beside, count", [
     ({"tokenizer_config": {"tokenizer_class": "T5Tokenizer", "extra_ids": 7}}, 7),
     ({"tokenizer_config": {"tokenizer_class": "T5TokenizerFast",
