@@ -1,6 +1,8 @@
 """Where a run keeps its checkpoints, and how this package sets Orbax up."""
 
+from collections.abc import Mapping
 import functools
+import json
 import logging
 import sys
 from typing import Any
@@ -14,6 +16,7 @@ from transfer_gen import untrusted
 
 FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
 PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
+_JSON = "metadata"  # In `facts/`, where Orbax keeps it.
 # Bytes. Of arrays that all devices hold, each device writes a slice, which takes a
 # program for each slice. One device writes those whose slices would be smaller: runs of
 # small models on eight devices then took a fifth less time.
@@ -68,12 +71,17 @@ def shapes(folder: epath.Path) -> Any:
     return reader.metadata(plain_path.of(folder)).item_metadata.tree
 
 
-def facts_path(folder: epath.Path) -> epath.Path:
-  """Returns the file in which Orbax keeps the JSON of a checkpoint."""
-  return folder / FACTS / "metadata"
-
-
 def read_facts(folder: epath.Path) -> dict[str, Any]:
   """Returns the JSON that was saved beside the arrays of a checkpoint."""
   # Not by Orbax, whose reader keeps 20 KB of memory for each call.
-  return untrusted.read_json(facts_path(folder))
+  return untrusted.read_json(folder / FACTS / _JSON)
+
+
+def write_facts(folder: epath.Path, facts: Mapping[str, Any]) -> None:
+  """Replaces the JSON of a checkpoint."""
+  path, fresh = folder / FACTS / _JSON, folder / FACTS / f"{_JSON}.new"
+  untrusted.make_way(fresh)
+  fresh.write_text(json.dumps(facts))
+  # Renaming replaces the file in one step, where saving the item again would first
+  # delete it.
+  fresh.replace(path)
