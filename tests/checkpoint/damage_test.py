@@ -123,6 +123,15 @@ def test_moments_of_another_shape_are_refused_before_memory_is_taken(saved):
         {("all", "mu", "head"): None})
 
 
+@pytest.mark.parametrize("name", ["\u00b2", "\u0663", "007", "1.5", "9" * 30])
+def test_a_folder_that_no_step_names_is_no_checkpoint(saved, tmp_path, name):
+  folder, _, _ = saved
+  shutil.copytree(folder, tmp_path / "run")
+  shutil.copytree(folder / "checkpoints" / "1", tmp_path / "run" / "checkpoints" / name)
+
+  assert checkpoint.find(tmp_path / "run").step == 2
+
+
 def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(
     saved, tmp_path, capsys):
   folder, _, _ = saved

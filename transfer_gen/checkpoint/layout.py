@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import functools
 import json
 import logging
+import re
 import sys
 from typing import Any
 
@@ -51,10 +52,15 @@ def _hide_closed_loops() -> None:
 
 def steps(folder: epath.Path) -> dict[int, epath.Path]:
   """Returns the checkpoints in a folder by their steps."""
-  # The folder of a step is named by its number alone. While Orbax writes it, the name
-  # ends in `.orbax-checkpoint-tmp`, so an unfinished checkpoint is never found here.
-  return {int(path.name): path for path in folder.iterdir() if path.name.isdigit()
+  return {int(path.name): path for path in folder.iterdir() if is_step(path.name)
           } if folder.is_dir() else {}
+
+
+def is_step(name: str) -> bool:
+  """Returns whether a folder of this name may hold a checkpoint."""
+  # A step's number alone, as Orbax writes it: not "007", nor other digits of Unicode.
+  # While a folder is being written, its name ends in `.orbax-checkpoint-tmp`.
+  return re.fullmatch("0|[1-9][0-9]{0,18}", name) is not None
 
 
 def is_replaced(folder: epath.Path) -> bool:
