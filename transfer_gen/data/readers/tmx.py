@@ -35,7 +35,7 @@ def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
     # Event by event, because the tree of a large memory takes ten times its size.
     # `defusedxml` refuses entities, which can grow without end or read other files.
     for _, element in safe.iterparse(
-        io.BytesIO(blob.read()), events=("end",), forbid_dtd=False):
+        io.BytesIO(blob.read_parts(b"</tu>", b"/>")), events=("end",), forbid_dtd=False):
       if _name(element) != "tu":
         continue
       number += 1
