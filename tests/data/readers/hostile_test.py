@@ -257,5 +257,6 @@ def test_columns_of_many_types_are_read(tmp_path):
 def test_a_translation_memory_of_empty_units_is_refused_before_they_are_made(tmp_path):
   data = gzip.compress(b"<tmx><body>" + b"<tu/>" * 300_000 + b"</body></tmx>")
 
-  with pytest.raises(errors.UserError, match="lines, objects or rows"):
+  with pytest.raises(errors.UserError, match="lines, objects or rows") as refused:
     read(tmp_path, "a.tmx.gz", data)
+  assert "no whole TMX" not in str(refused.value)
