@@ -12,10 +12,14 @@ import pytest
 
 from tests import house
 from transfer_gen import errors
+from transfer_gen import lock
+from transfer_gen import sealed
 from transfer_gen import sources
 from transfer_gen import untrusted
 from transfer_gen.data import files
 from transfer_gen.data import tokenizers
+from transfer_gen.formats import whole
+from transfer_gen.run import records
 
 # Modules that parse what they wrote themselves a moment before.
 _OWN_JSON = {"untrusted", "run.ownership", "data.tokenizer_kinds",
@@ -147,3 +151,24 @@ except errors.UserError as error:
   assert right == "True"
   assert "a.txt: 1,966,080 bytes in 131,072 parts take about 0.1 GiB" in message
   assert "0.1 GiB are free" in message
+
+
+def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path):
+  kept = tmp_path / "kept"
+  kept.write_text("mine")
+  folder = tmp_path / "run"
+  folder.mkdir()
+  for name in ("a.json.partial", "digests.json.partial", "x.lock", "samples.jsonl"):
+    (folder / name).symlink_to(kept)
+  os.mkfifo(folder / "b.json.partial")
+
+  whole.write_json(folder / "a.json", {})
+  whole.write_json(folder / "b.json", {})
+  sealed.write(folder, "a.json")
+  with lock.hold(epath.Path(folder / "x.lock"), "busy"):
+    pass
+  with pytest.raises(errors.UserError, match="a link that leads out of its folder"):
+    records.add_samples(folder, ["a"], ["b"])
+
+  assert kept.read_text() == "mine"
+  assert (folder / "b.json").read_text() == "{}\n"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import importlib
 from importlib import metadata
+import io
 import os
 import sys
 from typing import NoReturn
@@ -49,6 +50,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if declarations.COMMANDS[name].computes:
       process.use_large_pages()
     interrupt.listen()
+    _show_all()
   process.keep_compiled_programs()
   _run_command(name, words)
 
@@ -74,6 +76,13 @@ def _run_command(name: str, words: Sequence[str]) -> None:
   except interrupt.Interrupted as signal:
     print(f"transfer-gen: {signal}", file=sys.stderr)
     sys.exit(signal.code)
+
+
+def _show_all() -> None:
+  """Lets the output show characters that its encoding lacks, as escapes."""
+  # Python would end in the middle of a text, with a traceback.
+  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

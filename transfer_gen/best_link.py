@@ -9,8 +9,10 @@ import os
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 
 NAME = "best"
+_LONGEST = 2**14  # Bytes of a path.
 
 
 def write(folder: epath.PathLike, workdir: epath.PathLike) -> None:
@@ -60,10 +62,22 @@ def follow(path: epath.PathLike) -> epath.Path:
   if os.path.islink(link):
     target = os.readlink(link)
   elif link.is_file():
-    target = link.read_text().strip()
+    target = _read(link)
   else:
+    target = ""
+  if not target:
     return path
   workdir = path.parent if target == ".." else path / target
-  # A run that was moved, or an unrelated file of that name: the reader of `path` then
-  # reports what it finds there.
-  return workdir if workdir.is_dir() else path
+  # A run that was moved, or an unrelated file or link of that name: the reader of
+  # `path` then reports what it finds there.
+  is_ours = target == ".." or os.path.abspath(workdir).startswith(
+      os.path.join(os.path.abspath(path), ""))
+  return workdir if is_ours and workdir.is_dir() else path
+
+
+def _read(link: epath.Path) -> str:
+  """Returns the path in a text file; "" if the file is of another kind."""
+  try:
+    return untrusted.text(link, _LONGEST).strip()
+  except errors.UserError:
+    return ""

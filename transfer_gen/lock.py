@@ -10,6 +10,7 @@ from typing import TextIO
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import untrusted
 
 
 @contextlib.contextmanager
@@ -44,6 +45,7 @@ def hold(path: epath.Path, busy: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(path: epath.Path, busy: str) -> Iterator[TextIO]:
   while True:
+    untrusted.make_way(path)
     with open(path, "a+", encoding="utf-8") as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

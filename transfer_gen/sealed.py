@@ -33,6 +33,7 @@ def write(folder: epath.PathLike, *names: str) -> None:
   names = names or tuple(sorted(
       path.name for path in folder.iterdir() if path.is_file() and path.name != FILE))
   partial = folder / f"{FILE}.partial"
+  untrusted.make_way(partial)
   partial.write_text(json.dumps(
       {name: _digest(untrusted.read(folder / name)) for name in names}, indent=2))
   partial.replace(folder / FILE)

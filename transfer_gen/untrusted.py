@@ -126,6 +126,19 @@ def inside(path: epath.Path) -> epath.Path:
   return path
 
 
+def make_way(path: epath.PathLike) -> None:
+  """Removes what stands where a new file is to be written, if it is no regular one.
+
+  Through a link, what is written would replace a file elsewhere, and a pipe would wait
+  for a reader without end. Folders stay.
+  """
+  if "://" in os.fspath(path) or not os.path.lexists(path):
+    return
+  mode = os.lstat(path).st_mode
+  if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    os.unlink(path)
+
+
 def read_json(path: epath.PathLike, **how: Any) -> Any:
   """Returns what a JSON file holds.
 

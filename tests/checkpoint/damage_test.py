@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import resource
 import shutil
 
 import jax
@@ -14,6 +15,7 @@ from tests.comparing import assert_same_bits
 from transfer_gen import checkpoint
 from transfer_gen import errors
 from transfer_gen import tree
+from transfer_gen.checkpoint import digests as digests_lib
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.transfer import plan as plan_lib
@@ -121,6 +123,15 @@ def test_moments_of_another_shape_are_refused_before_memory_is_taken(saved):
         {("all", "mu", "head"): None})
 
 
+@pytest.mark.parametrize("name", ["\u00b2", "\u0663", "007", "1.5", "9" * 30])
+def test_a_folder_that_no_step_names_is_no_checkpoint(saved, tmp_path, name):
+  folder, _, _ = saved
+  shutil.copytree(folder, tmp_path / "run")
+  shutil.copytree(folder / "checkpoints" / "1", tmp_path / "run" / "checkpoints" / name)
+
+  assert checkpoint.find(tmp_path / "run").step == 2
+
+
 def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(
     saved, tmp_path, capsys):
   folder, _, _ = saved
@@ -132,6 +143,40 @@ def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(
   assert stored.step == 1
   error = capsys.readouterr().err
   assert "checkpoints/2: not a complete" in error and "step 1 is read" in error
+
+
+def test_what_this_process_lacks_is_no_damage(saved, tmp_path):
+  folder, params, _ = saved
+  shutil.copytree(folder, tmp_path / "run")
+  checkpoints = checkpoint.Checkpoints(tmp_path / "run")
+  stored = checkpoint.find(tmp_path / "run", 2)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+  try:
+    with pytest.raises(errors.UserError) as restoring:
+      _restore(checkpoints, params)
+    with pytest.raises(errors.UserError) as reading:
+      dict(stored.read(list(stored.specs)))
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+  # Of the class that is not set aside.
+  assert restoring.type is reading.type is errors.UserError
+  assert "cannot be read now: Too many open files" in str(restoring.value)
+  assert _restore(checkpoints, params)[0] == stored.facts
+  checkpoints.close()
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), PermissionError(13, "Permission denied"),
+    # Their forms in TensorStore and JAX.
+    ValueError("PERMISSION_DENIED: Error opening [os_error_code='13']"),
+    RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")])
+def test_a_lack_of_memory_or_permission_is_no_damage(tmp_path, error):
+  with pytest.raises(errors.UserError, match=f"{tmp_path}: .*cannot be read now") as (
+      raised), digests_lib.reading(tmp_path):
+    raise error
+  assert raised.type is errors.UserError
 
 
 @pytest.fixture(scope="module")

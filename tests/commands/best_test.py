@@ -95,3 +95,24 @@ def test_a_folder_in_the_place_of_the_link_is_refused(runs):
 
   with pytest.raises(ValueError, match="best: is a folder. Rename it"):
     best_link.write(runs, runs / "one")
+
+
+@pytest.mark.parametrize("target", [
+    "../elsewhere", "{}/elsewhere", "one/../../elsewhere"])
+@pytest.mark.parametrize("link", [True, False])
+def test_best_never_leads_out_of_its_folder(tmp_path, target, link):
+  for name in ("study/one", "elsewhere/checkpoints"):
+    (tmp_path / name).mkdir(parents=True)
+  target = target.format(tmp_path)
+  if link:
+    (tmp_path / "study" / "best").symlink_to(target)
+  else:
+    (tmp_path / "study" / "best").write_text(target)
+
+  assert best_link.follow(tmp_path / "study") == tmp_path / "study"
+
+
+def test_a_file_best_that_names_no_run_is_passed_over(tmp_path):
+  for content in (b"", b"\xff\xfe\0", b"no such run\n", b"x" * 10**5):
+    (tmp_path / "best").write_bytes(content)
+    assert best_link.follow(tmp_path) == tmp_path

@@ -1,13 +1,16 @@
 """Tests for `--help`, `--version` and usage errors, and for their imports."""
 
 import importlib
+import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from tests import paths
 from tests.commands import cli
 from transfer_gen.commands import declarations
 
@@ -52,6 +55,18 @@ def test_help_and_usage_errors_do_not_import_jax(words):
       check=True).stdout
 
   assert printed.splitlines()[-1] == "False False"
+
+
+def test_what_the_encoding_of_the_output_lacks_is_printed_as_an_escape(tmp_path):
+  np.savez(tmp_path / "a.npz", **{"\u20ac": np.zeros(3)})
+
+  done = subprocess.run(
+      [sys.executable, "-m", "transfer_gen", "inspect",
+       f"--source={tmp_path / 'a.npz'}"], cwd=paths.ROOT, capture_output=True,
+      text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "latin-1"})
+
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "\n\\u20ac " in done.stdout
 
 
 def test_version_prints_the_package_version(capsys):

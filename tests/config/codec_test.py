@@ -6,7 +6,7 @@ import pytest
 
 from transfer_gen import config
 from transfer_gen import errors
-from transfer_gen.config import codec
+from transfer_gen.config import codec, validate
 
 MODELS = (
     config.EncoderDecoder(encoder_vocab_size=11, encoder_marks="both", windows=(4, 0)),
@@ -73,3 +73,11 @@ def test_documents_of_a_config_without_packing_are_joined():
   del stored["data"]["packing"]
 
   assert codec.run_from_json(stored).data.packing == "joined"
+
+
+@pytest.mark.parametrize("name", ["a\0.txt", "b\udcff.txt"])
+def test_a_path_that_no_json_can_hold_is_refused_before_it_is_stored(name):
+  with pytest.raises(errors.UserError, match=(
+      "config.data.train is '.*', which is not UTF-8 or has a zero character.*link")):
+    validate.check(config.Run(
+        model=config.Decoder(), data=config.Data(train=name)))

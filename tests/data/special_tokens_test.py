@@ -167,6 +167,39 @@ def test_transformers_reads_what_was_added_or_we_say_that_it_cannot(
       made.encode_marked(["<|user|> hello dog"])[0])
 
 
+def test_of_several_sentencepiece_models_the_usual_name_is_taken_or_all_are_named(
+    tmp_path):
+  size = write_pieces(tmp_path)
+  (tmp_path / "language.model").write_bytes(b"no tokenizer")
+
+  assert tokenizers.load(tmp_path).size == size
+
+  (tmp_path / "tokenizer.model").rename(tmp_path / "one.model")
+  with pytest.raises(errors.UserError, match=(
+      "or several: .*Several are language.model, one.model")):
+    tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("beside, count", [
+    ({"tokenizer_config": {"tokenizer_class": "T5Tokenizer", "extra_ids": 7}}, 7),
+    ({"tokenizer_config": {"tokenizer_class": "T5TokenizerFast",
+                           "additional_special_tokens": None}}, 100),
+    ({"config": {"model_type": "t5"}}, 100),
+    ({"tokenizer_config": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}}, 0)])
+def test_extra_ids_of_t5_that_are_only_counted_are_those_of_transformers(
+    tmp_path, beside, count):
+  size = write_pieces(tmp_path, "spiece.model")
+  write(tmp_path, **beside)
+
+  made = tokenizers.load(tmp_path)
+
+  peer = transformers.T5Tokenizer.from_pretrained(tmp_path)
+  extra = [f"<extra_id_{i}>" for i in range(count)]
+  assert made.size == size + count
+  assert [made.special[name] for name in extra] == [
+      peer.convert_tokens_to_ids(name) for name in extra]
+
+
 def test_extra_ids_of_t5_are_those_of_transformers(tmp_path):
   size = write_pieces(tmp_path, "spiece.model")
   extra = [f"<extra_id_{i}>" for i in range(7)]

@@ -195,8 +195,34 @@ def test_unsupported_peft_adapters_are_refused_by_name(bases, tmp_path):
   refused("bias is 'some'", bias="some")
   refused("lora_bias=True", lora_bias=True)
   refused("relative to kernels", use_dora=True)
+  refused("has the rank 3, and adapter_config.json says 8", r=8)
+  refused("no repeated group", rank_pattern={"(.|.)*x": 1})
+  refused("at most 4 repeats", alpha_pattern={".*.*.*.*.*x": 1})
   other = sources.open(bases["llama"]).model
   refused("c_attn is no module with a kernel", model=other)
+
+
+def test_an_adapter_that_changes_its_base_is_refused(bases, tmp_path):
+  # PEFT takes the largest singular vectors out of each kernel when it loads this.
+  model = _made_by_peft(bases["gpt2"], tmp_path, "gpt2", init_lora_weights="pissa")
+  source = sources.open(bases["gpt2"])
+
+  with pytest.raises(errors.UserError, match=(
+      r"init_lora_weights is 'pissa': PEFT then changes .*"
+      "--idle_field=init_lora_weights")):
+    sources.open(tmp_path, model=source.model, base=source)
+
+  # Who has the changed base gives that, and says so.
+  model.unload().save_pretrained(tmp_path / "base")
+  base = sources.open(tmp_path / "base")
+  stored = sources.open(tmp_path, model=base.model, base=base,
+                        idle_fields=["init_lora_weights"])
+  kernels = {row.rpartition("/")[0] + "/kernel" for row in stored.specs}
+  adapter = config.LoRA(params="|".join(sorted(kernels)), rank=3, alpha=7.0)
+  params = dict(base.read(list(base.specs))) | dict(stored.read(list(stored.specs)))
+  theirs = peft_lib.PeftModel.from_pretrained(
+      transformers.AutoModelForCausalLM.from_pretrained(bases["gpt2"]), tmp_path)
+  _near(_ours(base, (adapter,), params), _theirs(theirs.eval()))
 
 
 def test_writing_an_adapter_other_than_lora_is_refused(bases, tmp_path):

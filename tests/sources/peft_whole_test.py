@@ -161,6 +161,19 @@ def test_whole_tensors_that_do_not_fit_are_refused_with_what_to_do(bases, tmp_pa
   refused("Merge the adapter with PEFT", more={f"{name}norm.vera_x": ones(2)})
 
 
+def test_factors_of_a_table_with_another_config_are_refused_when_opened(
+    bases, tmp_path):
+  _trained(bases["untied"], tmp_path, "untied", also=["embed_tokens"])
+  where = tmp_path / "adapter_config.json"
+  fields = json.loads(where.read_text())
+
+  for change, message in (({"r": 4, "rank_pattern": {"q_proj": 2}}, "has the rank 2"),
+                          ({"lora_alpha": None}, "no whole adapter")):
+    where.write_text(json.dumps(fields | change))
+    with pytest.raises(errors.UserError, match=message):
+      _opened(bases["untied"], tmp_path)
+
+
 def test_tables_of_an_adapter_may_have_more_rows_than_the_base(bases, tmp_path):
   _trained(bases["untied"], tmp_path, "untied", modules_to_save=["embed_tokens"])
   path = tmp_path / "adapter_model.safetensors"

@@ -88,6 +88,16 @@ def test_text_that_is_not_word2vec_is_refused_with_its_line(text, message, tmp_p
     vectors.read(tmp_path / "x.vec")
 
 
+@pytest.mark.parametrize("header", [
+    "9" * 5000 + " 2", "2 " + "9" * 5000, "999999999999 300", "2 99999999999"])
+def test_sizes_that_the_file_cannot_hold_are_refused_before_they_are_used(
+    header, tmp_path):
+  (tmp_path / "x.vec").write_text(f"{header}\na 1 2\n")
+
+  with pytest.raises(errors.UserError, match="too short. Is the file cut off"):
+    vectors.text_shape(tmp_path / "x.vec")
+
+
 def test_invalid_or_pickled_arrays_are_refused(tmp_path):
   np.save(tmp_path / "x.npy", np.zeros((3, 2)))
   np.save(tmp_path / "flat.npy", np.zeros(3))

@@ -8,6 +8,7 @@ from transfer_gen.checkpoint.digests import Damaged
 from transfer_gen.checkpoint.finding import find
 from transfer_gen.checkpoint.layout import BEST
 from transfer_gen.checkpoint.layout import FOLDER
+from transfer_gen.checkpoint.layout import is_step
 from transfer_gen.checkpoint.saving import Checkpoints
 from transfer_gen.checkpoint.stored import axes_facts
 from transfer_gen.checkpoint.stored import OWN
@@ -16,4 +17,4 @@ from transfer_gen.checkpoint.stored import Stored
 
 __all__ = (
     "BEST", "Checkpoints", "Damaged", "FOLDER", "OWN", "Specs", "Stored", "axes_facts",
-    "find")
+    "find", "is_step")

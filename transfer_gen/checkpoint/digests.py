@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from transfer_gen import errors
+from transfer_gen.checkpoint import failures
 
 INSTEAD = "Take another step with --step=N, or train again in a new --workdir."
 
@@ -136,6 +137,8 @@ def reading(folder: Any) -> Iterator[None]:
 
   Raises:
     Damaged: If something in the folder is missing or cannot be read.
+    errors.UserError: If this process lacks memory, permission or the like. That is not
+      damage: a checkpoint that is whole must not be set aside for it.
   """
   try:
     yield
@@ -144,6 +147,10 @@ def reading(folder: Any) -> Iterator[None]:
   except Exception as error:
     if isinstance(error, Damaged):
       raise
+    if cause := failures.passing(error):
+      raise errors.UserError(
+          f"{folder}: the checkpoint cannot be read now: {cause}. It was left as it is."
+          " Mend that, and give the same command again.") from error
     raise Damaged(
         f"{folder}: not a complete checkpoint of transfer_gen ({type(error).__name__}:"
         f" {' '.join(str(error).split())[:200]})."

@@ -72,7 +72,7 @@ def _folders(path: epath.Path, step: int) -> list[epath.Path]:
   """Returns the folder that is meant, and those that may stand for it if damaged."""
   if not path.exists():
     raise errors.UserError(f"{path}: there is no such file or folder.")
-  if (path / layout.PARAMS).exists() and path.name.isdigit():
+  if (path / layout.PARAMS).exists() and layout.is_step(path.name):
     return [path]
   root = path / layout.FOLDER if (path / layout.FOLDER).exists() else path
   if not root.is_dir():

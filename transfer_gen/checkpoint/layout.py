@@ -1,7 +1,10 @@
 """Where a run keeps its checkpoints, and how this package sets Orbax up."""
 
+from collections.abc import Mapping
 import functools
+import json
 import logging
+import re
 import sys
 from typing import Any
 
@@ -14,6 +17,7 @@ from transfer_gen import untrusted
 
 FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
 PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
+_JSON = "metadata"  # In `facts/`, where Orbax keeps it.
 # Bytes. Of arrays that all devices hold, each device writes a slice, which takes a
 # program for each slice. One device writes those whose slices would be smaller: runs of
 # small models on eight devices then took a fifth less time.
@@ -48,10 +52,15 @@ def _hide_closed_loops() -> None:
 
 def steps(folder: epath.Path) -> dict[int, epath.Path]:
   """Returns the checkpoints in a folder by their steps."""
-  # The folder of a step is named by its number alone. While Orbax writes it, the name
-  # ends in `.orbax-checkpoint-tmp`, so an unfinished checkpoint is never found here.
-  return {int(path.name): path for path in folder.iterdir() if path.name.isdigit()
+  return {int(path.name): path for path in folder.iterdir() if is_step(path.name)
           } if folder.is_dir() else {}
+
+
+def is_step(name: str) -> bool:
+  """Returns whether a folder of this name may hold a checkpoint."""
+  # A step's number alone, as Orbax writes it: not "007", nor other digits of Unicode.
+  # While a folder is being written, its name ends in `.orbax-checkpoint-tmp`.
+  return re.fullmatch("0|[1-9][0-9]{0,18}", name) is not None
 
 
 def is_replaced(folder: epath.Path) -> bool:
@@ -68,12 +77,17 @@ def shapes(folder: epath.Path) -> Any:
     return reader.metadata(plain_path.of(folder)).item_metadata.tree
 
 
-def facts_path(folder: epath.Path) -> epath.Path:
-  """Returns the file in which Orbax keeps the JSON of a checkpoint."""
-  return folder / FACTS / "metadata"
-
-
 def read_facts(folder: epath.Path) -> dict[str, Any]:
   """Returns the JSON that was saved beside the arrays of a checkpoint."""
   # Not by Orbax, whose reader keeps 20 KB of memory for each call.
-  return untrusted.read_json(facts_path(folder))
+  return untrusted.read_json(folder / FACTS / _JSON)
+
+
+def write_facts(folder: epath.Path, facts: Mapping[str, Any]) -> None:
+  """Replaces the JSON of a checkpoint."""
+  path, fresh = folder / FACTS / _JSON, folder / FACTS / f"{_JSON}.new"
+  untrusted.make_way(fresh)
+  fresh.write_text(json.dumps(facts))
+  # Renaming replaces the file in one step, where saving the item again would first
+  # delete it.
+  fresh.replace(path)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import contextlib
-import json
 from typing import Any
 
 from etils import epath
@@ -78,13 +77,8 @@ class Checkpoints:
     folder = epath.Path(self._last.directory) / str(step)
     with digests.reading(folder):
       _, kept = digests.unseal(layout.read_facts(folder))
-    # Renaming replaces the file in one step, where saving the item again would first
-    # delete it.
-    path = layout.facts_path(folder)
-    fresh = path.parent / "metadata.new"
-    with failures.writing(path):
-      fresh.write_text(json.dumps(digests.seal(facts, kept)))
-      fresh.replace(path)
+    with failures.writing(folder):
+      layout.write_facts(folder, digests.seal(facts, kept))
 
   def save_best(
       self, step: int, params: Mapping[str, Any], facts: Mapping[str, Any]

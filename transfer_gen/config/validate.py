@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import numbers
+import re
 import typing
 from typing import Any
 
@@ -41,6 +42,10 @@ def _fields(config: Any, name: str) -> Iterator[str]:
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
   fitting = [kind for kind, rules in declare.split(hint) if _fits(value, kind)
              and all(rule.holds(value) for rule in rules)]
+  if isinstance(value, str) and not _is_plain(value):
+    yield (f"{name} is {declare.shown(value)}, which is not UTF-8 or has a zero"
+           " character. If it is a path, rename it, or give a link to it.")
+    return
   if not fitting:
     yield f"{name} is {declare.shown(value)}, must be {declare.described(hint)}."
     return
@@ -59,6 +64,12 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
       yield from _misfits(element, of_values, f"{name}[{declare.shown(key)}]")
   elif _is_open(value) and kind is not Any:
     yield from _fields(value, name)
+
+
+def _is_plain(text: str) -> bool:
+  """Whether a text can be stored, and be the name of a file."""
+  # Python has halves of characters where a file's name is not UTF-8.
+  return not re.search("[\0\ud800-\udfff]", text)
 
 
 def _is_open(value: Any) -> bool:
@@ -80,8 +91,8 @@ def _fits(value: Any, kind: Any) -> bool:
   if kind is float:  # Fractions are real numbers, too, and nothing here computes them.
     return isinstance(value, numbers.Real) and (
         isinstance(value, numbers.Integral) or not isinstance(value, numbers.Rational))
-  if kind is str:  # Paths cannot have the zero character.
-    return isinstance(value, str) and "\0" not in value
+  if kind is str:
+    return isinstance(value, str) and _is_plain(value)
   if getattr(kind, "_is_protocol", False):
     wanted = [name for name in vars(kind) if not name.startswith("_")]
     return not isinstance(value, type) and all(

@@ -5,7 +5,7 @@ in `tokenizer_config.json` or `special_tokens_map.json`, the ids of what was add
 in the former or in `added_tokens.json`, and ids by role in the model's `config.json`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import dataclasses
 import re
 from typing import Any
@@ -25,7 +25,9 @@ exists = sealed.exists
 _FIELDS = {"pad": ("pad",), "bos": ("bos", "cls"), "eos": ("eos", "sep"),
            "sep": ("sep",), "unk": ("unk",)}
 _MORE = ("additional_special_tokens", "extra_special_tokens")
-_EXTRA = re.compile(r"<extra_id_(\d+)>")  # T5's, numbered down to the last of its ids.
+# T5's, numbered down to the last of its ids; how many, where no file says it; and the
+# largest number that is believed.
+_EXTRA, _USUAL_EXTRA, _MOST_EXTRA = re.compile(r"<extra_id_(\d+)>"), 100, 2**16
 _LARGEST_ID = 2**24
 
 
@@ -87,10 +89,11 @@ def read(folder: epath.Path) -> Named:
     for name in _MORE:
       more = fields.get(name) or ()
       special |= set(map(_content, more.values() if isinstance(more, dict) else more))
+  special = set(filter(None, special))
   return Named(
       roles=_roles(config, named, model),
       added={str(name): _id(row, folder) for name, row in ids.items()},
-      special=frozenset(filter(None, special)))
+      special=frozenset(special | _counted(config, model, special, folder)))
 
 
 def extra_ids(special: Iterable[str], size: int) -> dict[str, int]:
@@ -153,6 +156,20 @@ def read_text(path: epath.Path) -> str:
 def read_bytes(path: epath.Path) -> bytes:
   """Returns the bytes of a file of a tokenizer's folder; raises as `read_text`."""
   return sealed.read(path)
+
+
+def _counted(config, model, special: Collection[str], folder: epath.Path) -> set[str]:
+  """Returns the names of T5's extra ids if a folder only counts them."""
+  kind = str(config.get("tokenizer_class") or model.get("model_type"))
+  is_t5 = kind.removesuffix("Fast") in ("T5Tokenizer", "t5")
+  count = config.get("extra_ids", _USUAL_EXTRA if is_t5 else 0)
+  if type(count) is not int or not 0 <= count <= _MOST_EXTRA:
+    raise errors.UserError(
+        f"{folder / CONFIG}: extra_ids is {count!r:.40}, must be from 0 to"
+        f" {_MOST_EXTRA}.")
+  if any(map(_EXTRA.fullmatch, special)):
+    return set()
+  return {f"<extra_id_{number}>" for number in range(count)}
 
 
 def _roles(config, named, model) -> dict[str, str | int | None]:

@@ -14,7 +14,9 @@ from transfer_gen.data import tokenizer_sentencepiece
 
 SentencePiece = tokenizer_sentencepiece.SentencePiece
 MANY = 2**31  # More rows than any model has.
-_FORMS = ("tokenizer.json, a SentencePiece .model, vocab.json with merges.txt, or"
+# The SentencePiece models that Transformers looks for, of which a folder has one.
+_MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_FORMS = ("tokenizer.json, one SentencePiece .model, vocab.json with merges.txt, or"
           " vocab.txt")
 
 
@@ -73,15 +75,18 @@ def _found(folder, rows) -> Any:
   models = sorted(path for path in folder.iterdir() if path.suffix == ".model")
   if (folder / "tokenizer.json").exists():
     return _named(_json(folder / "tokenizer.json", rows), named)
-  if len(models) == 1:
-    return _sentencepiece(models[0], named, rows)
+  usual = [path for path in models if path.name in _MODELS]
+  for chosen in (usual, models):
+    if len(chosen) == 1:
+      return _sentencepiece(chosen[0], named, rows)
   if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
     return _named(_gpt2(folder / "vocab.json", folder / "merges.txt"), named)
   if (folder / "vocab.txt").exists():
     return _named(_bert(folder), named)
+  several = f" Several are {', '.join(path.name for path in models)}." if models else ""
   raise errors.UserError(
-      f"{folder}: the folder holds no tokenizer: no {_FORMS}. Give the path of the file"
-      " itself.")
+      f"{folder}: the folder holds no tokenizer, or several: one of {_FORMS} is wanted."
+      f"{several} Give the path of the file itself.")
 
 
 def _file(path) -> Any:
@@ -121,7 +126,9 @@ def _sentencepiece(path, named, rows) -> SentencePiece:
   model = special_tokens.read_bytes(path)
   usual = SentencePiece(model)
   extra = special_tokens.extra_ids(named.special, usual.size)
-  added = {**{name: row for name, row in extra.items() if row < rows}, **named.added}
+  # Some of them would have other numbers than those that the model was trained with.
+  extra = extra if max(extra.values(), default=0) < rows else {}
+  added = {**extra, **named.added}
   with_added = SentencePiece(model, added=added, special=named.special)
   roles = named.resolved(usual.roles, with_added.special)
   return SentencePiece(model, added=added, special=named.special, roles=roles)

@@ -72,6 +72,7 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
   partial = path.parent / f"{path.name}{_PARTIAL}"
   with writing(path):
     try:
+      untrusted.make_way(partial)
       partial.write_bytes(data)
       partial.replace(path)
     except OSError:

@@ -133,7 +133,8 @@ def add_samples(
   lines = [{"prompt": prompt, "text": text,
             **{name: values[i] for name, values in more.items()}}
            for i, (prompt, text) in enumerate(zip(prompts, texts))]
-  path = epath.Path(workdir) / "samples.jsonl"
+  path = untrusted.inside(epath.Path(workdir) / "samples.jsonl")
+  whole.check_output(path)
   with whole.writing(path), path.open("a") as file:
     file.writelines(json.dumps(line) + "\n" for line in lines)
   return lines

@@ -205,6 +205,6 @@ def is_run(path: epath.Path) -> bool:
   folders = (path, path / checkpoint.BEST, path / checkpoint.FOLDER,
              path / checkpoint.FOLDER / checkpoint.BEST)
   steps = (step for folder in folders if folder.is_dir() for step in folder.iterdir()
-           if step.name.isdecimal())
+           if checkpoint.is_step(step.name))
   return any((step / "params").exists() for step in (
-      *steps, *([path] if path.name.isdecimal() else [])))
+      *steps, *([path] if checkpoint.is_step(path.name) else [])))

@@ -31,11 +31,17 @@ _OTHERS = re.compile(r"(^|\.)(lora|ia3|vera|oft|boft|hada|lokr|ada|fourierft|pro
 # Fields that change nothing that a stored adapter computes.
 _IDLE = frozenset((
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "exclude_modules",
-    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "eva_config", "fan_in_fan_out", "inference_mode", "layers_pattern",
     "layers_to_transform", "lora_dropout", "peft_version", "qalora_group_size",
     "revision", "runtime_config", "target_modules", "task_type", "megatron_core",
     "loftq_config", "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern",
     "use_rslora", "use_dora", "bias", "modules_to_save", "trainable_token_indices"))
+# How factors may begin without a change to the kernels beside them.
+_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+# What a regex for names of modules may repeat. Repeated groups, and many repeats in a
+# row, can take years to find that a name does not match.
+_REPEATED, _GROUP_REPEATED = re.compile(r"[*+?{]"), re.compile(r"\)[*+{]")
+_MOST = 4
 
 
 class Files:
@@ -93,9 +99,20 @@ class Files:
     return list(found)
 
   def scale(self, module: str) -> float:
-    """Returns the factor of a product of low rank."""
+    """Returns the factor of a product of low rank.
+
+    Raises:
+      errors.UserError: If the config says another rank than the file has.
+    """
     rank = _of_module(self.fields, "rank_pattern", "r", module)
     alpha = _of_module(self.fields, "alpha_pattern", "lora_alpha", module)
+    first = next(name for kind in (self.factors, self.tables)
+                 for part, name in kind.get(module, {}).items() if part.endswith("a"))
+    # A config that was left behind by another adapter would scale this one wrongly.
+    if (stored := self.raw.specs[first].shape[0]) != rank:
+      raise errors.UserError(
+          f"{module} has the rank {stored}, and {peft_modules.CONFIG} says"
+          f" {rank!r:.40}. Fetch both files of the same adapter.")
     # rsLoRA divides by the root of the rank (Kalajdzievski, 2023).
     return alpha / (rank ** 0.5 if self.fields.get("use_rslora") else rank)
 
@@ -158,11 +175,24 @@ def _config(raw: architecture.Raw) -> epath.Path:
 def _check_fields(fields: Mapping[str, Any], idle: dict[str, bool]) -> None:
   architecture.require(peft_modules.CONFIG, {"peft_type": None} | dict(fields), {
       "peft_type": ("LORA",), "bias": ("none", "all", "lora_only")})
-  architecture.refuse_unknown(peft_modules.CONFIG, fields, _IDLE, idle)
+  begun = fields.get("init_lora_weights")
+  known = {*_IDLE, *(("init_lora_weights",) if begun in _BEGINNINGS else ())}
+  if not known & {"init_lora_weights"} and "init_lora_weights" not in idle:
+    raise errors.UserError(
+        f"init_lora_weights is {begun!r:.40}: PEFT then changes the base's kernels too."
+        " Save the adapter with path_initial_model_for_weight_conversion, or merge it"
+        " (merge_and_unload, then save_pretrained). If the base that you give has the"
+        f" changed kernels: {architecture.as_idle(['init_lora_weights'])}")
+  architecture.refuse_unknown(peft_modules.CONFIG, fields, known, idle)
 
 
 def _of_module(fields, pattern, plain, module):
   for key, value in (fields.get(pattern) or {}).items():
+    if (len(_REPEATED.findall(key.replace("(?", "("))) > _MOST
+        or _GROUP_REPEATED.search(key)):
+      raise errors.UserError(
+          f"{pattern} has {key[:100]!r}: at most {_MOST} repeats (* + ? {{) are read,"
+          " and no repeated group. Write the names of modules out.")
     # PEFT matches a key of `rank_pattern` as a regex against the end of a module's
     # name, from a dot on.
     if module == key or re.fullmatch(rf"(.*\.)?({key})", module):

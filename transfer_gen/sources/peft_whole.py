@@ -164,3 +164,4 @@ class Whole:
         raise errors.UserError(
             f"{module}: factors {a} and {b} do not fit the table"
             f" {table}. Give the model that it was trained on.")
+      files.scale(module)  # Now, where what is wrong with it names the config.

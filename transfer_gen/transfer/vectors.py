@@ -16,6 +16,7 @@ from transfer_gen import errors
 from transfer_gen import untrusted
 from transfer_gen.transfer import vocabulary
 
+_DIGITS = 13  # A number of more than these is more than any file holds.
 _SPACE = "\u2581".encode()  # What SentencePiece writes for a space.
 
 
@@ -79,7 +80,14 @@ def text_shape(path: epath.PathLike) -> tuple[int, int]:
         raise errors.UserError(
             f"{path}: the first line must say how many words and how wide, as in"
             " '2000000 300'. Put it there.")
-      return int(first[0]), int(first[1])
+      count, width = (int(part) if len(part) < _DIGITS else 2**64 for part in first)
+      # A number takes a byte at least.
+      if count * width > path.stat().length:
+        raise errors.UserError(
+            f"{path}: the first line says {first[0][:_DIGITS].decode()} words of"
+            f" {first[1][:_DIGITS].decode()} numbers, for which it is too short. Is the"
+            " file cut off?")
+      return count, width
     if len(first) < 2 or not all(map(_is_number, first[1:])):
       raise errors.UserError(
           f"{path}: {b' '.join(first)[:60]!r} is no word with numbers.")

@@ -1,8 +1,10 @@
 """Damaged or hostile files: one clear error, or the right rows, never a crash."""
 
+import decimal
 import gzip
 import io
 import random
+import struct
 import zipfile
 
 import numpy as np
@@ -192,3 +194,69 @@ def test_a_gzip_with_an_honest_ratio_is_read(tmp_path):
   data = making.json_lines([{"a": "the same line"}] * 20_000)
 
   assert len(read(tmp_path, "a.jsonl.gz", gzip.compress(data))) == 20_000
+
+
+_COUNT, _LONG = 20_000, "x" * 20_000
+_ONCE = pa.DictionaryArray.from_arrays(pa.array([0] * _COUNT, pa.int32()), [_LONG])
+_EACH = pa.array(range(_COUNT + 1), pa.int32())
+_VIEW = struct.pack("<i4sii", len(_LONG), _LONG[:4].encode(), 0, 0)
+# Arrays that hold one text, and of which each row is made of it.
+SHARED = {
+    "dictionary": _ONCE,
+    "struct": pa.StructArray.from_arrays([_ONCE], ["en"]),
+    "list": pa.ListArray.from_arrays(_EACH, _ONCE),
+    "map": pa.MapArray.from_arrays(_EACH, ["k"] * _COUNT, _ONCE),
+    "lists in a dictionary": pa.DictionaryArray.from_arrays(
+        pa.array([0] * _COUNT, pa.int32()), pa.array([["a"] * 10_000])),
+    "runs": pa.RunEndEncodedArray.from_arrays(
+        pa.array([_COUNT], pa.int32()), pa.array([_LONG])),
+    "views": pa.Array.from_buffers(pa.string_view(), _COUNT, [
+        None, pa.py_buffer(_VIEW * _COUNT), pa.py_buffer(_LONG.encode())]),
+    "views of a list": pa.ListViewArray.from_arrays(
+        pa.array([0] * _COUNT, pa.int32()), pa.array([10_000] * _COUNT, pa.int32()),
+        pa.array(["a"] * 10_000)),
+    "union": pa.UnionArray.from_dense(
+        pa.array([0] * _COUNT, pa.int8()), pa.array([0] * _COUNT, pa.int32()),
+        [pa.array([_LONG])]),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_text_that_an_arrow_file_stores_once_for_many_rows_is_counted_for_each(
+    kind, tmp_path):
+  batch = pa.record_batch([SHARED[kind]], names=["text"])
+  buffer = io.BytesIO()
+  with pa.ipc.new_file(buffer, batch.schema) as writer:
+    writer.write_batch(batch)
+
+  with pytest.raises(errors.UserError, match="no text shrinks so far|no text has"):
+    read(tmp_path, "a.arrow", buffer.getvalue())
+
+
+def test_columns_of_many_types_are_read(tmp_path):
+  columns = {
+      "text": pa.array(["a", None, "ccc"], pa.string_view()),
+      "kind": pa.array(["x", None, "x"]).dictionary_encode(),
+      "runs": pa.RunEndEncodedArray.from_arrays(
+          pa.array([2, 3], pa.int32()), ["p", "q"]),
+      "list": pa.array([["a", "b"], None, []]), "no": pa.nulls(3),
+      "pair": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int8(), 2)),
+      "more": pa.array([{"a": "b"}, None, {"a": None}]),
+      "price": pa.array([decimal.Decimal("1.5")] * 3), "yes": pa.array([True] * 3),
+      "large": pa.array([b"1", b"22", None], pa.large_binary())}
+  batch = pa.record_batch(list(columns.values()), names=list(columns))
+  buffer = io.BytesIO()
+  with pa.ipc.new_file(buffer, batch.schema) as writer:
+    writer.write_batch(batch.slice(1))
+    writer.write_batch(batch.slice(0, 1))
+
+  assert read(tmp_path, "a.arrow", buffer.getvalue()) == [
+      *batch.slice(1).to_pylist(), *batch.slice(0, 1).to_pylist()]
+
+
+def test_a_translation_memory_of_empty_units_is_refused_before_they_are_made(tmp_path):
+  data = gzip.compress(b"<tmx><body>" + b"<tu/>" * 300_000 + b"</body></tmx>")
+
+  with pytest.raises(errors.UserError, match="lines, objects or rows") as refused:
+    read(tmp_path, "a.tmx.gz", data)
+  assert "no whole TMX" not in str(refused.value)

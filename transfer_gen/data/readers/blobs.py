@@ -123,6 +123,21 @@ class Blob:
           return _inflate(self, ending, length, opened(file))
       return file.read()
 
+  def read_parts(self, *marks: bytes) -> bytes:
+    """Returns the contents, inflated.
+
+    Args:
+      *marks: What lines, objects or rows of its format begin or end with.
+
+    Raises:
+      errors.UserError: As `read`, or if there are more of these than in texts.
+    """
+    data = self.read()
+    parts = sum(map(data.count, marks))
+    check_parts(self, self._stored, parts)
+    check_memory(self, len(data), parts)
+    return data
+
   @property
   def _stored(self) -> int:
     """Number of bytes that it takes on the disk."""
@@ -136,10 +151,7 @@ class Blob:
     Raises:
       errors.UserError: As `read`, or if it is not UTF-8.
     """
-    data = self.read()
-    parts = sum(map(data.count, (b"\n", b"{", b"[")))
-    check_parts(self, self._stored, parts)
-    check_memory(self, len(data), parts)
+    data = self.read_parts(b"\n", b"{", b"[")
     try:
       return untrusted.decoded(data)
     except UnicodeDecodeError as error:

@@ -3,11 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
+from transfer_gen import errors
 from transfer_gen.data.readers import blobs
 from transfer_gen.formats import raw
 
 Example = blobs.Example
 _AT_ONCE = 1024  # Rows; Python's objects take several times the memory of columns.
+# A view on a text: its length, and either itself or where it lies.
+_VIEW = np.dtype([("length", "<i4"), ("text", "V12")])
 _FILE = b"ARROW1"  # What an Arrow file begins with; a stream begins otherwise.
 
 
@@ -82,16 +87,63 @@ def _arrow(data: bytes) -> Iterator[Any]:
 
 
 def _unfolded(batch: Any) -> int:
-  """Returns the bytes of a batch where each row holds its own text."""
+  """Returns the bytes of a batch where each row holds its own values."""
+  return sum(int(_sizes(column).sum()) for column in batch.columns)
+
+
+# Arrow has many ways to store a value once for many rows. What is made of a row holds
+# its values again, so they are counted for each row, at whatever depth they lie.
+def _sizes(array: Any) -> np.ndarray:
+  """Returns the bytes of each entry of an array, i64[N]; its type is in Arrow's words.
+
+  Raises:
+    errors.UserError: If its type is not one that texts come in.
+  """
   import pyarrow as pa  # Here, since it takes long to import.
-  from pyarrow import compute as compute_lib
-  compute: Any = compute_lib  # Its functions are made when it is imported.
-  total = batch.nbytes
-  for column in batch.columns:
-    if pa.types.is_dictionary(column.type) and len(column.dictionary) and (
-        pa.types.is_string(column.type.value_type)
-        or pa.types.is_large_string(column.type.value_type)
-        or pa.types.is_binary(column.type.value_type)):
-      lengths = compute.binary_length(column.dictionary)
-      total += compute.sum(lengths.take(column.indices)).as_py() or 0
-  return total
+  kind, is_a = array.type, pa.types
+  if isinstance(array, pa.ExtensionArray):
+    return _sizes(array.storage)
+  if is_a.is_dictionary(kind):
+    # At index -1, the size of what is null.
+    sizes = np.append(_sizes(array.dictionary), 0)
+    return sizes[array.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+  if is_a.is_run_end_encoded(kind):
+    ends = array.run_ends.to_numpy(zero_copy_only=False).astype(np.int64) - array.offset
+    ends = ends.clip(0, len(array))
+    return np.repeat(_sizes(array.values), np.diff(ends, prepend=0))
+  if is_a.is_struct(kind):
+    return sum(map(_sizes, array.flatten()), np.zeros(len(array), np.int64))
+  if is_a.is_map(kind):
+    return _between(_sizes(array.keys) + _sizes(array.items), array.offsets)
+  if is_a.is_list(kind) or is_a.is_large_list(kind):
+    return _between(_sizes(array.values), array.offsets)
+  if is_a.is_fixed_size_list(kind):
+    sizes = _sizes(array.values).reshape(-1, max(kind.list_size, 1))
+    return sizes[array.offset:array.offset + len(array)].sum(-1)
+  if is_a.is_null(kind):
+    return np.zeros(len(array), np.int64)
+  if is_a.is_string(kind) or is_a.is_binary(kind):
+    return np.diff(_numbers(array, np.int32, 1))
+  if is_a.is_large_string(kind) or is_a.is_large_binary(kind):
+    return np.diff(_numbers(array, np.int64, 1))
+  if is_a.is_string_view(kind) or is_a.is_binary_view(kind):
+    return _numbers(array, _VIEW, 0)["length"].astype(np.int64)
+  if (is_a.is_primitive(kind) or is_a.is_fixed_size_binary(kind)
+      or is_a.is_decimal(kind)):
+    return np.full(len(array), max(kind.bit_width // 8, 1), np.int64)
+  raise errors.UserError(f"it has a column of type {str(kind)[:60]}, which no text has."
+                         " Save it without that column.")
+
+
+def _between(sizes: np.ndarray, offsets: Any) -> np.ndarray:
+  """Returns the sizes of lists, i64[N], from those of all values and i[N + 1]."""
+  before = np.append(0, np.cumsum(sizes))
+  return np.diff(before[offsets.to_numpy(zero_copy_only=False)])
+
+
+def _numbers(array: Any, dtype: Any, more: int) -> np.ndarray:
+  """Returns the entries of an array's second buffer, and `more` behind them."""
+  buffer = array.buffers()[1]
+  if not len(array) or buffer is None:
+    return np.zeros(len(array) + more, dtype)
+  return np.frombuffer(buffer, dtype)[array.offset:array.offset + len(array) + more]
