@@ -74,8 +74,9 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     try:
       partial.write_bytes(data)
       partial.replace(path)
-    except OSError:
-      # On a full disk, it would take the place that others need.
+    # KeyboardInterrupt as well; and on a full disk, it would take the place that others
+    # need.
+    except BaseException:
       with contextlib.suppress(OSError):
         partial.unlink(missing_ok=True)
       raise
@@ -134,8 +135,7 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
   with writing(output):
     output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.parent / f"{output.name}{_PARTIAL}"
-  with lock.hold(output.parent / f"{output.name}{_PARTIAL}.lock",
-                 f"{output}: another command writes it"):
+  with lock.hold(_lock_of(output), f"{output}: another command writes it"):
     with writing(output):
       if partial.exists():
         partial.rmtree()
@@ -147,6 +147,25 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
       except BaseException:
         partial.rmtree()
         raise
+
+
+def check_new(output: epath.Path) -> None:
+  """Checks that nothing is there yet where `folder` is to write.
+
+  Raises:
+    errors.UserError: If something is.
+  """
+  if output.exists():
+    left = _lock_of(output)
+    # Of a process that was killed after its last step, so that nothing is left to do.
+    if left.exists():
+      with contextlib.suppress(errors.UserError, OSError), lock.hold(left, ""):
+        pass
+    raise errors.UserError(f"{output}: is there already. Take another --output.")
+
+
+def _lock_of(output: epath.Path) -> epath.Path:
+  return output.parent / f"{output.name}{_PARTIAL}.lock"
 
 
 def final_name(partial: epath.Path) -> epath.Path:

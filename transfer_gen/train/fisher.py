@@ -14,6 +14,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen.formats import whole
 from transfer_gen.train import objectives
 
 _Batch = Mapping[str, jax.Array]
@@ -59,7 +60,7 @@ def save(path: epath.PathLike, fisher: Mapping[str, jax.Array]) -> None:
   # NumPy writes to local files or buffers; `path` may name a bucket.
   # pyrefly: ignore[bad-argument-type]
   np.savez(buffer, **{name: np.asarray(x) for name, x in fisher.items()})
-  epath.Path(path).write_bytes(buffer.getvalue())
+  whole.write_bytes(path, buffer.getvalue())
 
 
 def _add(nll_fn, total, params, batch):
