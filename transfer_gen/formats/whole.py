@@ -132,10 +132,8 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
   Raises:
     errors.UserError: If another process is writing it.
   """
-  with writing(output):
-    output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.parent / f"{output.name}{_PARTIAL}"
-  with lock.hold(_lock_of(output), f"{output}: another command writes it"):
+  with alone(output):
     with writing(output):
       if partial.exists():
         partial.rmtree()
@@ -147,6 +145,22 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
       except BaseException:
         partial.rmtree()
         raise
+
+
+@contextlib.contextmanager
+def alone(output: epath.Path) -> Iterator[None]:
+  """Lets no other process write a file or folder while the body runs.
+
+  Args:
+    output: The file or folder; that in which it will lie is made.
+
+  Raises:
+    errors.UserError: If another process is writing it, or its folder cannot be made.
+  """
+  with writing(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+  with lock.hold(_lock_of(output), f"{output}: another command writes it"):
+    yield
 
 
 def check_new(output: epath.Path) -> None:
