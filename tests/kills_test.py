@@ -2,7 +2,7 @@
 
 Each is killed at a point that is chosen: with files written beside their places, half
 of a folder written, or all of it and not renamed. `python -m benchmarks.trust kills`
-kills at random moments.
+kills at random moments. What a full disk ends goes the same way.
 """
 
 import shutil
@@ -19,6 +19,7 @@ CONVERT = ("convert", "--source=done", "--to=safetensors", "--output=out")
 GENERATE = ("generate", "--workdir=done", "--prompts=prompts.txt", "--temperature=1",
             "--max_tokens=5", "--batch_size=8", "--output=out")
 STUDY = ("study", "--config=config.py", "--workdir=out")
+PLAN = ("plan", "--config=config.py", "--workdir=out")
 PREPARE = ("plan", "--config=config.py:phrases", "--workdir=out/plan")
 TRAIN = ("train", "--config=config.py", "--workdir=done", "--config.train.steps=2")
 COMMANDS = {"convert": CONVERT, "generate": GENERATE}
@@ -86,6 +87,37 @@ def test_a_command_that_was_killed_after_its_last_step_is_done(folder, capsys):
   assert not killing.left(folder)
 
 
+# The disk is full from a point on: what is named, what is left, and when it is tried.
+FULL = [
+    (CONVERT, "open out.partial/model.safetensors", "out", []),
+    pytest.param(CONVERT, "open out.partial/config.json.partial", "out", [],
+                 marks=LATER),
+    pytest.param(("convert", "--source=convert", "--to=orbax", "--output=out"),
+                 "os.mkdir out.partial", "out", [], marks=LATER),
+    (GENERATE, "open out.progress", "out.progress", ["out.progress"]),
+    pytest.param(GENERATE, "open out.partial", "out", ["out.progress"], marks=LATER),
+    pytest.param(PLAN, "open out/plan.json.partial", "out/plan.json", ["out"],
+                 marks=LATER),
+    (PLAN, "open out/audit.txt.partial", "out/audit.txt",
+     ["out", "out/audit.json", "out/plan.json"]),
+]
+
+
+@pytest.mark.parametrize("words, point, named, left", FULL)
+def test_a_full_disk_is_one_message_and_nothing_half_written(
+    folder, capsys, words, point, named, left):
+  message = killing.fill(folder, point, *words)
+
+  assert message.startswith(f"transfer-gen: {named}: cannot be written: File too large")
+  assert left == sorted(
+      str(path.relative_to(folder)) for out in folder.glob("out*")
+      for path in (out, *out.rglob("*")))
+  cli.run(capsys, *words)  # With room, the same command succeeds.
+  assert not killing.left(folder)
+  if words == GENERATE:
+    assert trust_kills.files(folder / "out") == trust_kills.files(folder / "generate")
+
+
 @pytest.fixture(scope="module", name="studied")
 def _studied(made):
   killing.finish(made, *STUDY[:-1], "--workdir=study")
@@ -115,6 +147,18 @@ def test_a_killed_study_goes_on_and_finds_what_a_whole_one_does(
 
   assert (trust_kills.studied(folder / "out"), _samples(folder / "out")) == studied
   assert not killing.left(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("file", ["result.json", "report.html"])
+def test_a_study_whose_report_finds_no_room_is_reported_when_there_is(
+    folder, studied, file):
+  message = killing.fill(folder, f"open out/{file}.partial", *STUDY)
+
+  assert message.startswith(f"transfer-gen: out/{file}: cannot be written: File too")
+  assert not (folder / "out" / file).exists() and not killing.left(folder)
+  killing.finish(folder, *STUDY)
+  assert (trust_kills.studied(folder / "out"), _samples(folder / "out")) == studied
 
 
 @pytest.fixture(scope="module", name="prepared")

@@ -105,7 +105,7 @@ def writing(path: epath.PathLike) -> Iterator[None]:
     path: What is written.
 
   Raises:
-    errors.UserError: If the body raises an OSError.
+    errors.Unwritable: If the body raises an OSError.
   """
   try:
     yield
@@ -113,9 +113,13 @@ def writing(path: epath.PathLike) -> Iterator[None]:
     raise
   except OSError as error:
     part = f" ({error.filename})" if error.filename else ""
-    raise errors.UserError(
-        f"{path}: cannot be written: {error.strerror or error}{part}. Make room"
-        " there, or give another path; what was complete before is kept.") from error
+    raise _unwritable(path, f"{error.strerror or error}{part}") from error
+
+
+def _unwritable(path: epath.PathLike, cause: str) -> errors.Unwritable:
+  return errors.Unwritable(
+      f"{path}: cannot be written: {cause}. Make room there, or give another path; what"
+      " was complete before is kept.", cause)
 
 
 @contextlib.contextmanager
@@ -130,7 +134,7 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
     output: The folder to write. It must not exist yet.
 
   Raises:
-    errors.UserError: If another process is writing it.
+    errors.UserError: If another process is writing it, or it cannot be written.
   """
   partial = output.parent / f"{output.name}{_PARTIAL}"
   with alone(output):
@@ -142,8 +146,11 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
         yield partial
         partial.rename(output)
       # KeyboardInterrupt as well, or each Ctrl-C would leave a folder.
-      except BaseException:
+      except BaseException as error:
         partial.rmtree()
+        if isinstance(error, errors.Unwritable):
+          # It names a file of the folder that was removed here.
+          raise _unwritable(output, error.cause) from error
         raise
 
 
