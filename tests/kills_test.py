@@ -69,7 +69,7 @@ def test_a_killed_command_is_given_again_and_leaves_what_a_whole_one_does(
 
   left = killing.left(folder)
   if number == KILL:
-    assert left and not printed
+    assert left
   else:  # It can still remove what nobody will use; answers are kept.
     assert f"Interrupted by {number.name}" in printed
     assert left == (["out.progress"] if name == "generate" else [])
