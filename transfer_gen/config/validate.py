@@ -1,6 +1,7 @@
 """Checks that the fields of a config hold what they are declared with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import difflib
 import numbers
 import typing
 from typing import Any
@@ -39,13 +40,16 @@ def _fields(config: Any, name: str) -> Iterator[str]:
 # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
 # A frozen dataclass was checked when it was made, and is not walked again.
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
-  fitting = [kind for kind, rules in declare.split(hint) if _fits(value, kind)
-             and all(rule.holds(value) for rule in rules)]
+  fitting = [(kind, rules) for kind, rules in declare.split(hint)
+             if _fits(value, kind) and all(rule.holds(value) for rule in rules)]
   if not fitting:
-    yield f"{name} is {declare.shown(value)}, must be {declare.described(hint)}."
+    yield (f"{name} is {declare.shown(value)}, must be {declare.described(hint)}."
+           f"{_nearest(value, hint)}")
     return
-  kind = fitting[0]
-  if typing.get_origin(kind) is tuple:
+  kind, rules = fitting[0]
+  if of := [rule for rule in rules if isinstance(rule, declare.FieldsOf)]:
+    yield from _changes(value, of[0].kinds, name)
+  elif typing.get_origin(kind) is tuple:
     inner = typing.get_args(kind)
     inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
     if len(inner) != len(value):
@@ -59,6 +63,30 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
       yield from _misfits(element, of_values, f"{name}[{declare.shown(key)}]")
   elif _is_open(value) and kind is not Any:
     yield from _fields(value, name)
+
+
+def _nearest(value: Any, hint: Any) -> str:
+  """Returns a sentence with the text of a list that a value may be meant for."""
+  listed = [text for _, rules in declare.split(hint) for rule in rules
+            if isinstance(rule, declare.OneOf) for text in rule.values]
+  near = difflib.get_close_matches(value, listed, 1) if isinstance(value, str) else []
+  return f" Nearest: {near[0]}." if near else ""
+
+
+def _changes(
+    changes: dict[str, Any], kinds: Sequence[type], name: str) -> Iterator[str]:
+  """Yields what is wrong with values by the names of fields of some dataclasses."""
+  hints: dict[str, list[Any]] = {}
+  for kind in kinds:
+    for field, hint in declare.hints(kind).items():
+      hints.setdefault(field, []).append(hint)
+  for field, value in changes.items():
+    if field not in hints:
+      yield str(declare.unknown(name, field, list(hints)))
+      continue
+    # Which of them it is shows later, so a value of any is taken here.
+    found = [[*_misfits(value, hint, f"{name}[{field!r}]")] for hint in hints[field]]
+    yield from [] if [] in found else found[0]
 
 
 def _is_open(value: Any) -> bool:
