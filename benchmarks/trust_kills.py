@@ -71,13 +71,15 @@ def _params(workdir: pathlib.Path) -> dict[str, str]:
           for name, value in source.read(list(source.specs))}
 
 
-def _trained(workdir: pathlib.Path) -> Any:
+def trained(workdir: pathlib.Path) -> Any:
+  """Returns what a training left, without what a clock decides."""
   return _params(workdir), [
       {key: value for key, value in line.items() if key not in _CLOCKS}
       for line in records.read_metrics(workdir)]
 
 
-def _studied(workdir: pathlib.Path) -> Any:
+def studied(workdir: pathlib.Path) -> Any:
+  """Returns what a study found, without what a clock decides."""
   data = json.loads((workdir / "result.json").read_text())
   return [_without_clocks(data[part]) for part in ("runs", "comparisons")]
 
@@ -89,28 +91,29 @@ def _without_clocks(data: Any) -> Any:
   return [_without_clocks(value) for value in data] if isinstance(data, list) else data
 
 
-def _files(folder: pathlib.Path) -> dict[str, str]:
+def files(folder: pathlib.Path) -> dict[str, str]:
   """Returns the digest of each file of a folder or of one file."""
-  files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+  found = [folder] if folder.is_file() else sorted(folder.rglob("*"))
   return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-          for path in files if path.is_file()}
+          for path in found if path.is_file()}
 
 
-def _prepared(folder: pathlib.Path) -> Any:
+def prepared(folder: pathlib.Path) -> Any:
+  """Returns what a plan counted, and the files of the data that was prepared for it."""
   return json.loads((folder / "plan" / "audit.json").read_text())["totals"], sorted(
       path.name for path in folder.rglob("*.array_record*"))
 
 
 KINDS = {
-    "train": _Kind(("train", "--config=config.py", "--workdir={out}"), _trained),
-    "study": _Kind(("study", "--config=config.py", "--workdir={out}"), _studied),
+    "train": _Kind(("train", "--config=config.py", "--workdir={out}"), trained),
+    "study": _Kind(("study", "--config=config.py", "--workdir={out}"), studied),
     "convert": _Kind(("convert", "--source=done", "--to=safetensors",
-                      "--output={out}"), _files),
+                      "--output={out}"), files),
     "generate": _Kind(("generate", "--workdir=done", "--prompts=prompts.txt",
                        "--temperature=1", "--max_tokens=9", "--batch_size=8",
-                       "--output={out}.jsonl"), _files),
+                       "--output={out}.jsonl"), files),
     "prepare": _Kind(("plan", "--config=config.py:phrases", "--workdir={out}/plan"),
-                     _prepared),
+                     prepared),
 }
 
 
@@ -180,10 +183,15 @@ def _command(
 
 def prepare(folder: pathlib.Path) -> None:
   """Writes data and a config into a folder, and trains the run `done` there."""
+  write(folder)
+  code, error = _command(folder, "train", folder / "done")
+  assert not code, error
+
+
+def write(folder: pathlib.Path) -> None:
+  """Writes data, prompts and a config into a folder."""
   (folder / "config.py").write_text(_CONFIG)
   words = [f"{'abcdefgh'[i % 8]}{'lmnop'[i % 5]}{i}" for i in range(240)]
   (folder / "pairs.tsv").write_text(
       "a\tb\n" + "".join(f"{word}\t{word[::-1]}\n" for word in words))
   (folder / "prompts.txt").write_text("".join(f"a{i}\n" for i in range(200)))
-  code, error = _command(folder, "train", folder / "done")
-  assert not code, error

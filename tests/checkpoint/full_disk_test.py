@@ -42,7 +42,7 @@ refused(checkpoints.close)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit))
 refused(lambda: writer.write(1, "train", {"loss": 1.0}))
 refused(lambda: whole.write_text(f"{folder}/a.json", "text"))
-refused(lambda: records.add_samples(folder, ["a"], ["b"]))
+refused(lambda: records.write_samples(folder, ["a"], ["b"]))
 refused(writer.close)
 """
 

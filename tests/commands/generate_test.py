@@ -141,6 +141,30 @@ def test_a_killed_command_continues_after_its_last_answer(inside, capsys):
   assert (inside / "many.jsonl").read_text() == (inside / "whole.jsonl").read_text()
 
 
+def test_a_file_that_another_command_answers_into_is_left_to_it(inside, capsys):
+  (inside / "both.txt").write_text("".join(f"number {i}\n" for i in range(60)))
+  words = ["generate", "--workdir=w", "--prompts=both.txt", "--max_tokens=5"]
+  first = subprocess.Popen(
+      [sys.executable, "-m", "transfer_gen", *words, "--output=both.jsonl"],
+      env={**os.environ, "PYTHONPATH": str(paths.ROOT)}, stdout=subprocess.PIPE)
+  progress = inside / "both.jsonl.progress"
+  while first.poll() is None and not progress.exists():
+    pass
+  first.send_signal(signal.SIGSTOP)
+  before = progress.read_bytes()
+
+  message = cli.refused(capsys, *words, "--output=both.jsonl")
+  cli.run(capsys, *words, "--output=alone.jsonl")
+
+  assert f"both.jsonl: another command writes it (process {first.pid} on" in message
+  assert progress.read_bytes() == before
+  first.send_signal(signal.SIGCONT)
+  first.communicate()
+  assert first.returncode == 0
+  assert (inside / "both.jsonl").read_bytes() == (inside / "alone.jsonl").read_bytes()
+  assert not [*inside.glob("both.jsonl.*")]
+
+
 @pytest.mark.parametrize("words, message", [
     (["--prompts=pairs.txt"], "pairs.txt: there is no such file"),
     (["--prompt=a", "--output=o.txt"], "--output is for the answers to --prompts"),

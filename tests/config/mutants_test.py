@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import importlib
 import pickle
+import pkgutil
 import random
 import typing
 
@@ -13,7 +15,8 @@ from tests import small_runs
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.commands import flags
-from transfer_gen.config import codec, declare
+from transfer_gen.config import codec, declare, metric_names
+from transfer_gen.metrics import measures
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
 from transfer_gen.transfer import axes
@@ -34,6 +37,64 @@ PARTS = (
 # What is the value of no field, whatever its type; 2**63 is a real number.
 NEVER = (float("nan"), float("inf"), -float("inf"), 2**63, 10**400, b"a", 3 + 4j, "a\0")
 _name = lambda value: type(value).__name__
+# Texts that may be anything: paths, columns of a table, and what a person writes.
+FREE = {
+    "Data.train", "Data.validation", "Data.test", "Data.input_field", "Data.columns",
+    "Tokenizer.path", "Source.path", "Source.map", "Source.tokenizer", "Source.run",
+    "Features.path", "Study.question", "Study.pairs"}
+
+
+def _leaves(hint):
+  """Yields the types that a hint ends in, with their rules."""
+  for kind, rules in declare.split(hint):
+    inner = [one for one in typing.get_args(kind) if one is not ...]
+    # The values of a dict by fields are checked as those fields.
+    if inner and not any(isinstance(rule, declare.FieldsOf) for rule in rules):
+      for one in inner:
+        yield from _leaves(one)
+    else:
+      yield kind, rules
+
+
+def test_every_field_of_every_config_declares_what_it_may_hold():
+  found = {kind for module in pkgutil.iter_modules(config.__path__)
+           for kind in vars(importlib.import_module(f"{config.__name__}.{module.name}")
+                            ).values()
+           if dataclasses.is_dataclass(kind) and kind.__module__ == (
+               f"{config.__name__}.{module.name}") and module.name != "declare"}
+  tried = {kind for whole in CONFIGS for kind in type(whole).__mro__
+           if dataclasses.is_dataclass(kind)}
+
+  bare = {f"{kind.__name__}.{name}" for kind in found
+          for name, hint in declare.hints(kind).items()
+          for one, rules in _leaves(hint) if one in (str, typing.Any, int, float, dict)
+          and not rules}
+  # `sources` is a dict by names of its own; rules of the plan name them.
+  assert bare - {"Run.sources"} == FREE
+  assert found == tried
+
+
+def test_a_config_knows_the_names_of_all_metrics():
+  of_texts = {name for name, metric in measures.METRICS.items()
+              if metric.needs in (measures.OUTPUTS, measures.REFERENCES)}
+
+  assert set(metric_names.TEXTS) == of_texts
+  assert set(metric_names.GROUPS) == set(measures.GROUPS)
+  names = {*metric_names.LOSSES, *metric_names.TEXTS, metric_names.NOVELTY}
+  assert names == set(measures.METRICS)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"widht": 3}, "config.model_changes has no field 'widht'. Nearest: width"),
+    ({"width": "3"}, "model_changes..width.. is '3', must be a whole number from 1"),
+    ({"width": 8, "dropout": 2}, "model_changes..dropout.. is 2, must be a number in"),
+    ({3: 4}, "has no field 3"), ([], "must be a dict by fields of Decoder, ")])
+def test_changes_of_the_model_of_a_source_are_checked_as_its_fields(changes, message):
+  with pytest.raises(errors.UserError, match=message):
+    config.check(config.Run(model="source", model_changes=changes))
+
+  # Each of a model of its own kind; which one the source has is not known here.
+  config.check(config.Run(model="source", model_changes={"width": 8, "cell": "gru"}))
 
 
 @pytest.mark.parametrize("whole", CONFIGS + PARTS, ids=_name)
@@ -52,7 +113,7 @@ def test_every_number_has_a_range_and_every_field_is_documented(whole):
 
 @pytest.mark.parametrize("text", [
     "* ``batch_size``: a whole number from 0 to 1048576 (0 to have it chosen).",
-    "* ``metric``: text that is not empty."])
+    "* ``eval_every``: a whole number from 0 to 2147483647 (0 to have it chosen)."])
 def test_the_docstring_of_a_config_gives_the_ranges_that_are_checked(text):
   assert text in config.Train.__doc__.split("\n")
 

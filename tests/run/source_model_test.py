@@ -80,7 +80,9 @@ def test_another_tokenizer_leaves_the_size_of_the_vocabulary_open(there):
 
 @pytest.mark.parametrize("words, message", [
     (["--config.source.path=first", "--config.model.widht=3"],
-     "model.widht: a Decoder has no such field. Nearest: width"),
+     "config.model_changes has no field 'widht'. Nearest: width"),
+    (["--config.source.path=first", "--config.model.cell=gru"],
+     "model.cell: a Decoder has no such field. Nearest:"),
     (["--config.source.path=nowhere"], "nowhere"),
 ])
 def test_a_wrong_source_or_field_is_refused(there, capsys, words, message):
@@ -93,7 +95,7 @@ def test_a_wrong_field_is_refused_also_where_there_is_no_source(folder, capsys):
   message = cli.refused(
       capsys, "plan", "--config=source.py", "--config.model.widht=3", "--workdir=w")
 
-  assert "model.widht: a Decoder has no such field. Nearest: width" in message
+  assert "config.model_changes has no field 'widht'. Nearest: width" in message
 
 
 def test_changes_without_the_model_of_a_source_are_refused():

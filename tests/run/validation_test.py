@@ -66,7 +66,7 @@ def test_patience_counts_validations_by_the_metric(tmp_path):
 
 
 @pytest.mark.parametrize("fields, message", [
-    (dict(metric="blue"), "Did you mean 'bleu'"),
+    (dict(metric="blue"), "'blue', must be one of .* Nearest: bleu."),
     (dict(metric="rouge"), "must be one of .*rougeL"),
     (dict(metric="novelty"), "train.metric is 'novelty', must be one of"),
     (dict(metric="bleu", metric_documents=-1), "metric_documents is -1")])

@@ -29,7 +29,7 @@ def writing(folder: Any) -> Iterator[None]:
     folder: Where checkpoints are written, for the message.
 
   Raises:
-    errors.UserError: If the body raises an OSError, or an error that comes from one.
+    errors.Unwritable: If the body raises an OSError, or an error that comes from one.
   """
   try:
     yield
@@ -38,10 +38,10 @@ def writing(folder: Any) -> Iterator[None]:
   except Exception as error:
     if (cause := _cause(error)) is None:
       raise
-    raise errors.UserError(
+    raise errors.Unwritable(
         f"{folder}: the checkpoint cannot be written: {cause}. Make room there, and"
-        " give the same command again: it goes on from the last complete checkpoint."
-    ) from error
+        " give the same command again: it goes on from the last complete checkpoint.",
+        cause) from error
 
 
 def passing(error: BaseException | None) -> str | None:

@@ -117,6 +117,25 @@ class Holds:
     return self.test(value)
 
 
+@dataclasses.dataclass(frozen=True)
+class FieldsOf:
+  """Values by the names of fields of one of several dataclasses.
+
+  Attributes:
+    kinds: The dataclasses. A value must fit the field of one of them.
+  """
+  kinds: tuple[type, ...]
+
+  @property
+  def text(self) -> str:
+    """What a message says of it."""
+    return f"by fields of {', '.join(kind.__name__ for kind in self.kinds)}"
+
+  def holds(self, value: Any) -> bool:
+    """Whether a dict may be looked at value by value, as `validate` does."""
+    return isinstance(value, dict)
+
+
 def _compiles(pattern: str) -> bool:
   try:
     re.compile(pattern)

@@ -11,7 +11,7 @@ from transfer_gen.config import declare, models
 from transfer_gen.config.adapters import Adapter
 from transfer_gen.config.data import Data, Decoding, Tokenizer
 from transfer_gen.config.sources import Distill, Features, Source
-from transfer_gen.config.training import Optim, Parallel, Strategy, Train
+from transfer_gen.config.training import Metric, Optim, Parallel, Strategy, Train
 
 # Fields that a config may leave open, and the value that says so, by part and name.
 # `run.choices` fills them in.
@@ -71,7 +71,9 @@ class Run:
   model: Any = dataclasses.field(
       default_factory=models.Decoder,
       metadata={"type": models.Model | Annotated[str, declare.OneOf("source")]})
-  model_changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+  model_changes: Annotated[dict[str, Any], declare.FieldsOf((
+      models.Decoder, models.EncoderDecoder, models.Recurrent))] = dataclasses.field(
+          default_factory=dict)
   data: Data = dataclasses.field(default_factory=Data)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
   encoder_tokenizer: Tokenizer | None = None
@@ -154,5 +156,5 @@ class Study:
   lrs: tuple[declare.Positive, ...] = ()
   samples: declare.Count = 3
   accounts: bool = False
-  metrics: tuple[declare.Filled, ...] = ()
+  metrics: tuple[Metric, ...] = ()
   remembered: Data | None = None

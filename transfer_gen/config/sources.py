@@ -42,8 +42,8 @@ class Source:
   map: str = ""
   vocabulary: Annotated[str, declare.OneOf("refuse", "repair")] = "refuse"
   tokenizer: str = ""
-  unused: tuple[str, ...] = ()
-  idle_fields: tuple[str, ...] = ()
+  unused: tuple[declare.Pattern, ...] = ()
+  idle_fields: tuple[declare.Filled, ...] = ()
   run: str = ""
   step: declare.NoToken = -1
   moments: bool = False

@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare
+from transfer_gen.config import declare, metric_names
 
 Schedule = Annotated[
     str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
+Metric = metric_names.Named
 _Devices = Annotated[int, declare.Between(1, 2**20)]
 
 
@@ -95,7 +96,7 @@ class Train:
   eval_every: declare.Chosen = 200
   checkpoint_every: declare.Chosen = 200
   patience: declare.Count = 0
-  metric: declare.Filled = "loss"
+  metric: metric_names.Judge = metric_names.LOSS
   metric_documents: declare.Count = 200
 
   def rows(self, length: int) -> int:

@@ -1,6 +1,7 @@
 """Checks that the fields of a config hold what they are declared with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import difflib
 import numbers
 import re
 import typing
@@ -40,17 +41,20 @@ def _fields(config: Any, name: str) -> Iterator[str]:
 # `tuple[X, ...]` has one type for all elements, `tuple[X, Y]` one for each.
 # A frozen dataclass was checked when it was made, and is not walked again.
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
-  fitting = [kind for kind, rules in declare.split(hint) if _fits(value, kind)
-             and all(rule.holds(value) for rule in rules)]
+  fitting = [(kind, rules) for kind, rules in declare.split(hint)
+             if _fits(value, kind) and all(rule.holds(value) for rule in rules)]
   if isinstance(value, str) and not _is_plain(value):
     yield (f"{name} is {declare.shown(value)}, which is not UTF-8 or has a zero"
            " character. If it is a path, rename it, or give a link to it.")
     return
   if not fitting:
-    yield f"{name} is {declare.shown(value)}, must be {declare.described(hint)}."
+    yield (f"{name} is {declare.shown(value)}, must be {declare.described(hint)}."
+           f"{_nearest(value, hint)}")
     return
-  kind = fitting[0]
-  if typing.get_origin(kind) is tuple:
+  kind, rules = fitting[0]
+  if of := [rule for rule in rules if isinstance(rule, declare.FieldsOf)]:
+    yield from _changes(value, of[0].kinds, name)
+  elif typing.get_origin(kind) is tuple:
     inner = typing.get_args(kind)
     inner = inner[:1] * len(value) if inner[1:] == (...,) else inner
     if len(inner) != len(value):
@@ -70,6 +74,30 @@ def _is_plain(text: str) -> bool:
   """Whether a text can be stored, and be the name of a file."""
   # Python has halves of characters where a file's name is not UTF-8.
   return not re.search("[\0\ud800-\udfff]", text)
+
+
+def _nearest(value: Any, hint: Any) -> str:
+  """Returns a sentence with the text of a list that a value may be meant for."""
+  listed = [text for _, rules in declare.split(hint) for rule in rules
+            if isinstance(rule, declare.OneOf) for text in rule.values]
+  near = difflib.get_close_matches(value, listed, 1) if isinstance(value, str) else []
+  return f" Nearest: {near[0]}." if near else ""
+
+
+def _changes(
+    changes: dict[str, Any], kinds: Sequence[type], name: str) -> Iterator[str]:
+  """Yields what is wrong with values by the names of fields of some dataclasses."""
+  hints: dict[str, list[Any]] = {}
+  for kind in kinds:
+    for field, hint in declare.hints(kind).items():
+      hints.setdefault(field, []).append(hint)
+  for field, value in changes.items():
+    if field not in hints:
+      yield str(declare.unknown(name, field, list(hints)))
+      continue
+    # Which of them it is shows later, so a value of any is taken here.
+    found = [[*_misfits(value, hint, f"{name}[{field!r}]")] for hint in hints[field]]
+    yield from [] if [] in found else found[0]
 
 
 def _is_open(value: Any) -> bool:

@@ -102,6 +102,9 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
     # meanwhile, and a builder only looks for its files when it is made.
     with _lock(folder, name), quiet():
       builder = _make(name, folder)
+      # What a killed process was preparing: TFDS gives each try a folder of its own.
+      for left in epath.Path(builder.data_path).parent.glob("incomplete.*"):
+        left.rmtree()
       builder.download_and_prepare()
   except OSError as error:
     raise errors.UserError(

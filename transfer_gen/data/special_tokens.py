@@ -96,6 +96,17 @@ def read(folder: epath.Path) -> Named:
       special=frozenset(special | _counted(config, model, special, folder)))
 
 
+def starts_once(folder: epath.Path) -> bool:
+  """Returns whether a text that follows a special token is no start of a text.
+
+  Transformers reads a SentencePiece model by the class that the config names. Llama's
+  puts a space in front of the start of a text alone, unless `legacy` says otherwise.
+  """
+  config = read_json(folder / CONFIG)
+  return (str(config.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
+          and not config.get("legacy"))
+
+
 def extra_ids(special: Iterable[str], size: int) -> dict[str, int]:
   """Returns the ids of T5's `<extra_id_0>` and so on, by their spelling.
 
@@ -135,6 +146,8 @@ def check_saved(saved: Mapping[str, Any]) -> None:
     if ids is not None and not (isinstance(ids, dict) and all(
         type(row) is int and 0 <= row < _LARGEST_ID for row in ids.values())):
       raise ValueError(f"its {field} are no ids of tokens")
+  if type(saved.get("start_only", False)) is not bool:
+    raise ValueError("its start_only is neither true nor false")
   special = saved.get("special", [])
   if not isinstance(special, list) or not all(isinstance(s, str) for s in special):
     raise ValueError("its special tokens are no list of texts")

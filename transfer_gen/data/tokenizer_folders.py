@@ -62,7 +62,8 @@ def _saved(folder, saved) -> Any:
   if kind == tokenizer_sentencepiece.KIND:
     return SentencePiece(
         special_tokens.read_bytes(folder / "tokenizer.model"), added=saved.get("added"),
-        special=saved.get("special", ()), roles=saved.get("roles"))
+        special=saved.get("special", ()), roles=saved.get("roles"),
+        start_only=saved.get("start_only", False))
   return kinds.HuggingFace(_json(folder / "tokenizer.json"), saved.get("roles"))
 
 
@@ -131,7 +132,8 @@ def _sentencepiece(path, named, rows) -> SentencePiece:
   added = {**extra, **named.added}
   with_added = SentencePiece(model, added=added, special=named.special)
   roles = named.resolved(usual.roles, with_added.special)
-  return SentencePiece(model, added=added, special=named.special, roles=roles)
+  return SentencePiece(model, added=added, special=named.special, roles=roles,
+                       start_only=special_tokens.starts_once(path.parent))
 
 
 def _json(path, rows=MANY):

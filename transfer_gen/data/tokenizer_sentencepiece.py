@@ -17,12 +17,15 @@ class SentencePiece:
   Attributes:
     added: Ids of tokens that are not in the model, by their spelling.
     special: Ids of its special tokens by their spelling.
+    start_only: Whether a word begins only at the start of a text, and not also behind
+      each token that divides it.
     chat: The chat template that came with it, if any.
   """
 
   def __init__(
       self, model: bytes, *, added: Mapping[str, int] | None = None,
-      special: Iterable[str] = (), roles: Mapping[str, int] | None = None):
+      special: Iterable[str] = (), roles: Mapping[str, int] | None = None,
+      start_only: bool = False):
     """Initializes the tokenizer.
 
     Args:
@@ -30,11 +33,19 @@ class SentencePiece:
       added: Ids of tokens that the model need not have, by their spelling.
       special: Spellings of special tokens, beside those that the model names so.
       roles: Ids of special tokens by role, by default those of the model.
+      start_only: Whether a text that continues behind an added or special token gets
+        no space in front, as in Llama's tokenizer of Transformers.
     """
     self.chat: chat_lib.Template | None = None
     import sentencepiece  # Here, because only this kind needs it.
     self._model = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self.start_only = start_only
+    without = _without_prefix(model) if start_only else model
+    # What encodes and decodes a text that continues.
+    self._continued = sentencepiece.SentencePieceProcessor(model_proto=without)
+    # Where each part has a space in front, decoding drops it.
+    self._between = " " if _parsed(without).normalizer_spec.add_dummy_prefix else ""
     processor = self._processor
     count = processor.get_piece_size()
     pieces = [processor.id_to_piece(i) for i in range(count)]
@@ -64,9 +75,7 @@ class SentencePiece:
   @property
   def is_bpe(self) -> bool:
     """Whether the model merges pairs; otherwise it weighs pieces (Unigram)."""
-    from sentencepiece import sentencepiece_model_pb2 as proto  # As above.
-    messages: Any = proto  # Its classes are made when it is imported.
-    trainer = messages.ModelProto.FromString(self._model).trainer_spec
+    trainer = _parsed(self._model).trainer_spec
     return trainer.model_type == trainer.BPE
 
   def find(self, spelling: str) -> int | None:
@@ -77,12 +86,12 @@ class SentencePiece:
   def encode(self, text: str) -> list[int]:
     # Both forms, because only pieces show which characters an unknown id stands for.
     unk, unknown, found = self.roles.get("unk"), set(), []
-    for part in self._parts(text, self._plain):
+    for part, processor in self._parts(text, self._plain):
       if isinstance(part, int):
         found.append(part)
         continue
-      ids = self._processor.encode(part, out_type=int)
-      pieces = self._processor.encode(part, out_type=str)
+      ids = processor.encode(part, out_type=int)
+      pieces = processor.encode(part, out_type=str)
       unknown |= {c for i, piece in zip(ids, pieces) if i == unk for c in piece}
       found += ids
     kinds.refuse_unknown(text, unknown)
@@ -105,27 +114,25 @@ class SentencePiece:
     special = set(self.roles.values())
     names = {row: name for name, row in self._plain.items()}
     parts, pieces = [], []
+    decode = lambda: (self._continued if parts else self._processor).decode(pieces)
     # A model may have more rows than there are tokens, and draw one of them.
     for i in (int(i) for i in ids if i not in special and i < self.size):
       if i in names:
-        parts += [self._processor.decode(pieces), names[i]]
+        parts += [decode(), names[i]]
         pieces = []
       elif i < len(self._ids):
         pieces.append(i)
-    # SentencePiece drops spaces at the ends of a text.
-    parts.append(self._processor.decode(pieces))
-    return " ".join(part for part in parts if part)
+    parts.append(decode())
+    return self._between.join(part for part in parts if part)
 
   def within(self, rows: int) -> "SentencePiece":
     """Returns the tokenizer without the tokens whose id is `rows` or more."""
-    from sentencepiece import sentencepiece_model_pb2 as proto  # As above.
-    messages: Any = proto  # As above.
-    model = messages.ModelProto.FromString(self._model)
+    model = _parsed(self._model)
     del model.pieces[rows:]
     keep = lambda ids: {name: i for name, i in ids.items() if i < rows}
     found = SentencePiece(
         model.SerializeToString(), added=keep(self.added), special=keep(self.special),
-        roles=keep(self.roles))
+        roles=keep(self.roles), start_only=self.start_only)
     found.chat = self.chat
     return found
 
@@ -136,21 +143,26 @@ class SentencePiece:
   def save(self, folder: epath.Path) -> None:
     kinds.write_kind(folder, {
         "kind": KIND, "roles": self.roles, "added": self.added,
-        "special": sorted(self.special)})
+        "special": sorted(self.special), "start_only": self.start_only})
     if self.chat is not None:
       chat_lib.write(self.chat, folder)
     (folder / "tokenizer.model").write_bytes(self._model)
 
   def _encoded(self, text: str, names: Mapping[str, int]) -> list[int]:
     """Returns the ids of a text, which is divided at the names of some tokens."""
-    encode = self._processor.encode
-    return [i for part in self._parts(text, names) for i in (
-        [part] if isinstance(part, int) else encode(part, out_type=int))]
+    return [i for part, processor in self._parts(text, names) for i in (
+        [part] if isinstance(part, int) else processor.encode(part, out_type=int))]
 
-  def _parts(self, text: str, names: Mapping[str, int]) -> Iterator[str | int]:
-    """Yields the parts of a text: ids where a name stands, and text between them."""
+  def _parts(
+      self, text: str, names: Mapping[str, int]) -> Iterator[tuple[str | int, Any]]:
+    """Yields the parts of a text: ids where a name stands, and text between them.
+
+    Each comes with what encodes it.
+    """
+    processor = self._processor
     for part in filter(None, chat_lib.spelled(names).split(text)):
-      yield names.get(part, part)
+      yield names.get(part, part), processor
+      processor = self._continued
 
   def _surface(self, i: int, piece: str) -> bytes:
     processor = self._processor
@@ -159,3 +171,15 @@ class SentencePiece:
     if processor.is_byte(i):
       return bytes([int(piece[3:5], 16)])
     return piece.replace("\u2581", " ").encode("utf-8")
+
+
+def _parsed(model: bytes) -> Any:
+  from sentencepiece import sentencepiece_model_pb2 as proto  # As above.
+  messages: Any = proto  # Its classes are made when it is imported.
+  return messages.ModelProto.FromString(model)
+
+
+def _without_prefix(model: bytes) -> bytes:
+  parsed = _parsed(model)
+  parsed.normalizer_spec.add_dummy_prefix = False
+  return parsed.SerializeToString()

@@ -45,8 +45,7 @@ def convert(
         f"--to is {form!r}, must be one of {', '.join(forms.FORMS)}.")
   output = epath.Path(output)
   # Before the source is opened, so that a wrong command fails at once.
-  if output.exists():
-    raise errors.UserError(f"{output}: is there already. Take another --output.")
+  whole.check_new(output)
   # A run is read without a map: there the name says which map it is written through.
   foreign = sources.is_foreign(path)
   source = sources.open(

@@ -90,7 +90,8 @@ def _with_added(tokenizer, pairs) -> dict[str, Any]:
     names.setdefault(tokenizer.roles["unk"], "<unk>")
   # Without a class, Transformers takes the model for one of tiktoken.
   kind = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0} if pairs else {
-      "tokenizer_class": "LlamaTokenizer", "add_bos_token": "bos" in tokenizer.roles}
+      "tokenizer_class": "LlamaTokenizer", "add_bos_token": "bos" in tokenizer.roles,
+      "legacy": not tokenizer.start_only}
   return {
       **kind,
       **_named(tokenizer, names),

@@ -75,8 +75,9 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
       untrusted.make_way(partial)
       partial.write_bytes(data)
       partial.replace(path)
-    except OSError:
-      # On a full disk, it would take the place that others need.
+    # KeyboardInterrupt as well; and on a full disk, it would take the place that others
+    # need.
+    except BaseException:
       with contextlib.suppress(OSError):
         partial.unlink(missing_ok=True)
       raise
@@ -105,7 +106,7 @@ def writing(path: epath.PathLike) -> Iterator[None]:
     path: What is written.
 
   Raises:
-    errors.UserError: If the body raises an OSError.
+    errors.Unwritable: If the body raises an OSError.
   """
   try:
     yield
@@ -113,9 +114,13 @@ def writing(path: epath.PathLike) -> Iterator[None]:
     raise
   except OSError as error:
     part = f" ({error.filename})" if error.filename else ""
-    raise errors.UserError(
-        f"{path}: cannot be written: {error.strerror or error}{part}. Make room"
-        " there, or give another path; what was complete before is kept.") from error
+    raise _unwritable(path, f"{error.strerror or error}{part}") from error
+
+
+def _unwritable(path: epath.PathLike, cause: str) -> errors.Unwritable:
+  return errors.Unwritable(
+      f"{path}: cannot be written: {cause}. Make room there, or give another path; what"
+      " was complete before is kept.", cause)
 
 
 @contextlib.contextmanager
@@ -130,13 +135,10 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
     output: The folder to write. It must not exist yet.
 
   Raises:
-    errors.UserError: If another process is writing it.
+    errors.UserError: If another process is writing it, or it cannot be written.
   """
-  with writing(output):
-    output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.parent / f"{output.name}{_PARTIAL}"
-  with lock.hold(output.parent / f"{output.name}{_PARTIAL}.lock",
-                 f"{output}: another command writes it"):
+  with alone(output):
     with writing(output):
       if partial.exists():
         partial.rmtree()
@@ -145,9 +147,47 @@ def folder(output: epath.Path) -> Iterator[epath.Path]:
         yield partial
         partial.rename(output)
       # KeyboardInterrupt as well, or each Ctrl-C would leave a folder.
-      except BaseException:
+      except BaseException as error:
         partial.rmtree()
+        if isinstance(error, errors.Unwritable):
+          # It names a file of the folder that was removed here.
+          raise _unwritable(output, error.cause) from error
         raise
+
+
+@contextlib.contextmanager
+def alone(output: epath.Path) -> Iterator[None]:
+  """Lets no other process write a file or folder while the body runs.
+
+  Args:
+    output: The file or folder; that in which it will lie is made.
+
+  Raises:
+    errors.UserError: If another process is writing it, or its folder cannot be made.
+  """
+  with writing(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+  with lock.hold(_lock_of(output), f"{output}: another command writes it"):
+    yield
+
+
+def check_new(output: epath.Path) -> None:
+  """Checks that nothing is there yet where `folder` is to write.
+
+  Raises:
+    errors.UserError: If something is.
+  """
+  if output.exists():
+    left = _lock_of(output)
+    # Of a process that was killed after its last step, so that nothing is left to do.
+    if left.exists():
+      with contextlib.suppress(errors.UserError, OSError), lock.hold(left, ""):
+        pass
+    raise errors.UserError(f"{output}: is there already. Take another --output.")
+
+
+def _lock_of(output: epath.Path) -> epath.Path:
+  return output.parent / f"{output.name}{_PARTIAL}.lock"
 
 
 def final_name(partial: epath.Path) -> epath.Path:

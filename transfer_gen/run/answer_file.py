@@ -38,8 +38,9 @@ def write(
     **how: See `decode.answers`.
 
   Raises:
-    errors.UserError: If a file of lines is asked for several texts for an input, or if
-      other inputs or settings were being answered into the same file.
+    errors.UserError: If a file of lines is asked for several texts for an input, if
+      other inputs or settings were being answered into the same file, or if another
+      process is answering into it.
   """
   output = epath.Path(output)
   whole.check_output(output)
@@ -50,12 +51,13 @@ def write(
         f" {decoding.num}. Give it the ending {prompts_lib.JSON}, or lower num.")
   texts = [prompt.text for prompt in prompts]
   progress = output.with_name(output.name + PROGRESS)
-  with _kept(progress, _identity(trained, texts, decoding)) as (known, keep):
-    answers = trained.answers(texts, decoding, known=known, keep=keep, **how)
-  whole.write_text(output, prompts_lib.format_lines(
-      prompts, answers.texts, answers.too_long, as_json))
-  # Only now: if writing fails, all answers are still in the file of progress.
-  progress.unlink()
+  with whole.alone(output):
+    with _kept(progress, _identity(trained, texts, decoding)) as (known, keep):
+      answers = trained.answers(texts, decoding, known=known, keep=keep, **how)
+    whole.write_text(output, prompts_lib.format_lines(
+        prompts, answers.texts, answers.too_long, as_json))
+    # Only now: if writing fails, all answers are still in the file of progress.
+    progress.unlink()
   return answers
 
 
@@ -78,7 +80,6 @@ def _kept(
       known = dict(map(_answer, lines[1:]))
     complete = sum(map(len, lines))
   with whole.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
       file.truncate(complete)
       if not complete:

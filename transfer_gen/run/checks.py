@@ -2,8 +2,6 @@
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.metrics import measures
-from transfer_gen.run import best
 from transfer_gen.run import strategies
 
 
@@ -24,17 +22,3 @@ def check(run: config_lib.Run) -> None:
     raise errors.UserError(
         "encoder_tokenizer is set, and the model has no encoder. Leave it out, or"
         " choose a model with one.")
-  _check_metric(run)
-
-
-def _check_metric(run: config_lib.Run) -> None:
-  """Checks what validations are compared by."""
-  train = run.train
-  # A validation during training looks at outputs and references alone. Novelty would
-  # read the text of training again each time.
-  known = {name for name, metric in measures.METRICS.items()
-           if metric.needs in (measures.OUTPUTS, measures.REFERENCES)} | {best.LOSS}
-  # A name that is no metric at all gets an error with the nearest one.
-  if measures.names([train.metric]) != (train.metric,) or train.metric not in known:
-    raise errors.UserError(
-        f"train.metric is {train.metric!r}, must be one of {', '.join(sorted(known))}.")

@@ -58,7 +58,7 @@ def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
       max_tokens=trained.run.decoding.max_tokens or _ANSWER)
   prompts = [prompt for prompt, _ in pairs[:count]]
   answers = [texts[0] for texts in trained.answers(prompts, decoding).texts]
-  return records.add_samples(
+  return records.write_samples(
       job.workdir, prompts, answers, reference=[
           "".join(right[:1]) for _, right in pairs[:count]])
 

@@ -5,8 +5,8 @@ import contextlib
 
 from etils import epath
 
+from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.metrics import measures
 from transfer_gen.run import open_sources
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import auto
@@ -30,7 +30,7 @@ def check(
     errors.UserError: If something is wrong in a run, which the message names, or a
       metric is unknown.
   """
-  measures.names(study.metrics)
+  config_lib.check(study)
   # All configs first: they need nothing but themselves.
   for job in jobs:
     with naming(f"run {job.name!r}"):
