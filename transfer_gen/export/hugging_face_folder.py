@@ -61,7 +61,9 @@ def write(
   ends = {"eos_token_id": written["eos_token_id"]} if (
       "eos_token_id" in written and isinstance(model, config_lib.Decoder)
       and not isinstance(model, config_lib.EncoderDecoder)) else {}
-  for file, data in zip(_CONFIGS, (fields | ids | ends, ids | written)):
+  # What the family wrote is part of what the model computes: a RoBERTa counts positions
+  # by its padding token.
+  for file, data in zip(_CONFIGS, (ids | fields | ends, ids | written)):
     whole.write_json(folder / file, data)
   notes = hugging_face_tokenizer.write(folder, model, tokenizer)
   return (_WRITTEN.format(family.name), *notes)

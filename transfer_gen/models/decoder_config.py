@@ -23,7 +23,12 @@ GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer,
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
-Config, PairConfig = config_lib.Decoder, config_lib.EncoderDecoder
+# An encoder that has no output, so these fields have no effect.
+_WITHOUT_HEAD: dict[str, Any] = {
+    "head": False, "tied": True, "transform": False, "logit_bias": False}
+
+Config, EncoderConfig = config_lib.Decoder, config_lib.Encoder
+PairConfig = config_lib.EncoderDecoder
 
 
 # Each field by itself was checked by `registry.build`. The first misfit raises, because
@@ -46,6 +51,9 @@ def check(config: config_lib.Decoder) -> None:
       config.sinusoid_width == 0 or config.width % config.sinusoid_width == 0, config,
       "sinusoid_width", f"a divisor of width, {config.width}, or 0")
   _require(
+      not config.transform or config.activation in ACTIVATIONS, config, "activation",
+      f"one of {', '.join(ACTIVATIONS)} where model.transform is True")
+  _require(
       config.block == "serial" or config.norm_order == "pre", config, "block",
       f"'serial' where norm_order is {config.norm_order!r}")
   if config.position == "rotary":
@@ -56,6 +64,17 @@ def check(config: config_lib.Decoder) -> None:
              "relative_distance", "above half of relative_buckets")
   if isinstance(config, config_lib.EncoderDecoder):
     _check_sides(config)
+    if config.encoder is not None:
+      check(side_of(config, "encoder"))
+
+
+def side_of(config: PairConfig, side: str) -> config_lib.Decoder:
+  """Returns the config of a side's blocks and embeddings, `encoder` or `decoder`."""
+  if side != "encoder" or config.encoder is None:
+    return config
+  return dataclasses.replace(
+      config.encoder, vocab_size=config.encoder_tokens, dropout=config.dropout,
+      dtype=config.dtype, init=config.init, **_WITHOUT_HEAD)
 
 
 # Sizes that the shapes of params show are absent. So are `init`, `dropout` and `dtype`,
@@ -70,10 +89,9 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
   `undivided` lists axes that a product contracts although no leaf can be divided to
   compensate for their growth.
   """
-  undivided = ["embed"] if config.tied and (
-      config.norm_offset or not (config.final_norm or config.norm_order == "post")
-  ) else []
-  found = {
+  normed = config.transform or config.final_norm or config.norm_order == "post"
+  undivided = ["embed"] if config.tied and (config.norm_offset or not normed) else []
+  found: dict[str, Any] = {
       "attention_scale": config.score_scale,
       "rotary": config.position == "rotary",
       "windows": [config.window(i) for i in range(config.num_layers)],
@@ -90,6 +108,8 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
         "rotary_base_window": config.window_rotary_base,
         **{name: getattr(config, name) for name in (
             "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
+  if isinstance(config, PairConfig) and config.encoder is not None:
+    found["encoder"] = constants(side_of(config, "encoder"))
   return found | {name: getattr(config, name) for name in (
       "position", "position_offset", "norm", "norm_order", "norm_epsilon",
       "norm_offset", "final_norm", "query_norm", "embed_norm", "block", "activation",
@@ -110,8 +130,14 @@ def explicit(config: _Decoder) -> _Decoder:
   biased -= {"norm"} if config.norm == "rms" else set()
   windows = tuple(config.window(i) for i in range(config.num_layers))
   sides: dict[str, Any] = {}
-  if isinstance(config, config_lib.EncoderDecoder):
-    sides["encoder_layers"] = num_layers(config, "encoder")
+  if isinstance(config, PairConfig):
+    usual: Any = config_lib.Encoder()  # Of the fields that are the pair's.
+    own = config.encoder and explicit(dataclasses.replace(
+        config.encoder, vocab_size=config.encoder_tokens, dropout=usual.dropout,
+        dtype=usual.dtype, init=usual.init, **_WITHOUT_HEAD))
+    sides = {"encoder": own, "encoder_layers": 0 if own else config.encoder_depth}
+  if isinstance(config, config_lib.Encoder) and not config.head:
+    sides = _WITHOUT_HEAD
   return dataclasses.replace(
       config, head_dim=config.head_size, num_kv_heads=config.kv_heads,
       mlp_width=config.mlp_size, attention_scale=config.score_scale,
@@ -125,8 +151,7 @@ def explicit(config: _Decoder) -> _Decoder:
 
 def num_layers(config: config_lib.Decoder, side: str) -> int:
   """Returns the number of blocks of a side, see `transformer.Stack`."""
-  if side == "encoder":
-    assert isinstance(config, config_lib.EncoderDecoder)
+  if side == "encoder" and isinstance(config, PairConfig):
     return config.encoder_depth
   return config.num_layers
 
@@ -136,6 +161,22 @@ def _check_sides(config):
   # A window bounds how far back a position sees, and an encoder would still see all
   # that comes later.
   _require(not any(config.windows), config, "windows", "() with an encoder")
+  if config.shared:
+    for name in ("encoder", "encoder_layers", "encoder_vocab_size"):
+      _require(not getattr(config, name), config, name,
+               "left out where model.shared is True: both sides have the same blocks")
+    # One table for distances to both sides cannot be that of the past alone.
+    _require(config.position != "relative", config, "position",
+             "another than 'relative' where model.shared is True")
+  if config.encoder is None:
+    return
+  _require(not config.encoder_layers, config, "encoder_layers",
+           "0 where model.encoder has num_layers of its own")
+  _require(config.encoder.block == "serial" and not any(config.encoder.windows),
+           config, "encoder", "without windows, and its block 'serial'")
+  _require(config.encoder.width == config.width or config.encoder_vocab_size, config,
+           "encoder_vocab_size", f"above 0: a table of width {config.width} does not"
+           f" serve an encoder of width {config.encoder.width}")
 
 
 def _idle(config: config_lib.Decoder) -> dict[str, Any]:
