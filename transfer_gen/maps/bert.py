@@ -10,10 +10,10 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.maps import architecture
 from transfer_gen.maps import hugging_face
-from transfer_gen.maps import hugging_face_fields as fields_lib
 from transfer_gen.maps import hugging_face_lines
 from transfer_gen.models import decoder_config
 
+linear = hugging_face_lines.linear
 TABLE = "embeddings.word_embeddings.weight"
 # Until 2019 norms had the names of TensorFlow.
 OLDER = {".gamma": ".weight", ".beta": ".bias"}
@@ -30,7 +30,7 @@ _IDLE = ("attention_probs_dropout_prob", "directionality", "hidden_dropout_prob"
 
 
 def sizes(
-    fields: fields_lib.Fields, head: bool, decodes: bool = False) -> dict[str, Any]:
+    fields: hugging_face.Fields, head: bool, decodes: bool = False) -> dict[str, Any]:
   """Returns the fields of our config, of a BERT or RoBERTa without its positions.
 
   Args:
@@ -64,13 +64,13 @@ def sizes(
       "token_types": fields.get("type_vocab_size", 2), **output(fields, head)}
 
 
-def output(fields: fields_lib.Fields, head: bool) -> dict[str, Any]:
+def output(fields: hugging_face.Fields, head: bool) -> dict[str, Any]:
   """Returns the fields of our config for an output with a layer before it."""
   tied = fields.get("tie_word_embeddings", True)
   return {"tied": tied or not head, "transform": head, "logit_bias": head}
 
 
-def has_head(fields: fields_lib.Fields, *leaves: str) -> bool:
+def has_head(fields: hugging_face.Fields, *leaves: str) -> bool:
   """Returns whether a checkpoint has an output over tokens, or says that it has.
 
   Args:
@@ -153,7 +153,7 @@ def classes(model: Any, name: str) -> Mapping[str, Any]:
   return {} if model.head else {"architectures": [name]}
 
 
-def _model(fields: fields_lib.Fields, kind: str) -> config_lib.Encoder:
+def _model(fields: hugging_face.Fields, kind: str) -> config_lib.Encoder:
   del kind
   has = has_head(fields, f"{_HEAD}.bias", f"{_HEAD}.transform.dense.weight")
   return config_lib.Encoder(

@@ -7,7 +7,7 @@ from transfer_gen import errors
 from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import basic_lstm
-from transfer_gen.maps import encoders
+from transfer_gen.maps import encoder_maps
 from transfer_gen.maps import gemma
 from transfer_gen.maps import gpt2
 from transfer_gen.maps import gpt_neox
@@ -18,17 +18,17 @@ from transfer_gen.maps import llama
 from transfer_gen.maps import llama2c
 from transfer_gen.maps import mapped
 from transfer_gen.maps import opt
-from transfer_gen.maps import pairs
+from transfer_gen.maps import pair_maps
 from transfer_gen.maps import textgenrnn
 
 # The first map that recognizes a checkpoint reads it, so special ones come first:
 # `keras_stack` takes every Keras file that has a config.
 MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
-        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, *encoders.MAPS, *pairs.MAPS,
-        llama2c.MAP)
+        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, *encoder_maps.MAPS,
+        *pair_maps.MAPS, llama2c.MAP)
 # Those that Hugging Face Transformers loads; the first that can hold a model writes it.
 FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY,
-            *encoders.FAMILIES, *pairs.FAMILIES)
+            *encoder_maps.FAMILIES, *pair_maps.FAMILIES)
 
 
 _TENSORFLOW = (".h5", ".hdf5", ".keras")
