@@ -199,7 +199,7 @@ def test_blocks_that_are_stored_twice_must_be_equal_to_be_shared(tmp_path):
     ("bert2bert", dict(decoder={"cross_attention_hidden_size": 24}), "cross_attention"),
     ("bert2bert", dict(encoder={"foo": 1}), "encoder: foo=1: no model here has such"),
     ("bert2bert", dict(encoder={"num_hidden_layers": 10**9}), "num_hidden_layers is 1"),
-    ("bert2bert", dict(encoder={"intermediate_size": 10**9}), "model.encoder.mlp_width is"),
+    ("bert2bert", dict(encoder={"intermediate_size": 10**9}), "encoder.mlp_width is"),
     ("bert2bert", dict(tie_encoder_decoder=True), "True, and the sides differ in nu"),
     ("bert2bert", dict(encoder=None), "encoder is None, no config"),
 ], ids=str)

@@ -36,6 +36,8 @@ KEY_KERNEL = r"(.*/)?attn/key/kernel"
 # Within a layer: the products that write to the stream. While they are zeros, the layer
 # changes nothing.
 BRANCH_ENDS = r"(attn|cross_attn)/out|mlp/down"
+# The layer from an encoder to a decoder of another width.
+BRIDGE = "bridge/.*"
 # Leaves of cross-attention, of any layer; and each part of it beside the part of
 # self-attention that has the same shapes.
 CROSS = rf"{DECODER}{_LAYER}\d+/cross_(attn|norm)/.*"

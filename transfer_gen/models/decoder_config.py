@@ -23,6 +23,7 @@ GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer,
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
+ENCODER_SIDE = "encoder_side"  # A constant: those of an encoder with its own fields.
 # An encoder that has no output, so these fields have no effect.
 _WITHOUT_HEAD: dict[str, Any] = {
     "head": False, "tied": True, "transform": False, "logit_bias": False}
@@ -77,6 +78,55 @@ def side_of(config: PairConfig, side: str) -> config_lib.Decoder:
       dtype=config.dtype, init=config.init, **_WITHOUT_HEAD)
 
 
+def pair_of(encoder: Any, decoder: Any) -> PairConfig:
+  """Returns the pair whose sides are two models, each with the fields that it has.
+
+  Args:
+    encoder: Config of a model with one side. Its output is left out.
+    decoder: Config of a model with one side. Where it is an encoder without a head,
+      its table of tokens is the output.
+
+  Raises:
+    errors.UserError: If a model has two sides.
+  """
+  for side, model in (("encoder", encoder), ("decoder", decoder)):
+    if type(model) not in (Config, EncoderConfig):
+      raise errors.UserError(
+          f"The {side} of a pair cannot be made of a model of type"
+          f" {type(model).__name__}: give a Transformer that reads one text, such as"
+          " BERT or GPT-2.")
+  of = lambda model: {field.name: getattr(model, field.name)
+                      for field in dataclasses.fields(Config)}
+  headless = isinstance(decoder, EncoderConfig) and not decoder.head
+  own = {name: value for name, value in _WITHOUT_HEAD.items() if name != "head"}
+  return PairConfig(
+      **{**of(decoder), **(own if headless else {})}, encoder=EncoderConfig(
+          **{**of(encoder), **_WITHOUT_HEAD}),
+      encoder_vocab_size=encoder.vocab_size,
+      # As encoders are trained: [CLS] text [SEP].
+      encoder_marks="both" if isinstance(encoder, EncoderConfig) else "eos")
+
+
+def sharing(config: PairConfig) -> PairConfig:
+  """Returns a pair whose encoder runs the decoder's blocks, out of one with its own.
+
+  Raises:
+    errors.UserError: If the two sides are not alike.
+  """
+  if config.encoder is None:
+    return dataclasses.replace(config, shared=True, encoder_layers=0)
+  own, decoder = explicit(side_of(config, "encoder")), explicit(config)
+  skipped = {*_WITHOUT_HEAD, "dropout", "dtype", "init"}
+  differ = [field.name for field in dataclasses.fields(Config)
+            if field.name not in skipped
+            and getattr(own, field.name) != getattr(decoder, field.name)]
+  if differ:
+    raise errors.UserError(
+        "model.shared is True, and the encoder is not as the decoder is: they differ in"
+        f" {', '.join(differ)}. Take both from one checkpoint, or leave shared out.")
+  return dataclasses.replace(config, shared=True, encoder=None, encoder_vocab_size=0)
+
+
 # Sizes that the shapes of params show are absent. So are `init`, `dropout` and `dtype`,
 # in which a transfer may differ.
 #
@@ -109,7 +159,7 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
         **{name: getattr(config, name) for name in (
             "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
   if isinstance(config, PairConfig) and config.encoder is not None:
-    found["encoder"] = constants(side_of(config, "encoder"))
+    found[ENCODER_SIDE] = constants(side_of(config, "encoder"))
   return found | {name: getattr(config, name) for name in (
       "position", "position_offset", "norm", "norm_order", "norm_epsilon",
       "norm_offset", "final_norm", "query_norm", "embed_norm", "block", "activation",

@@ -42,6 +42,7 @@ _READ = ("positions", "encoder_inputs", "encoder_counts", "counts")
 
 Config = config_lib.Decoder | config_lib.Recurrent
 Model = extended.Model
+pair_of, sharing = decoder_config.pair_of, decoder_config.sharing
 
 
 def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
