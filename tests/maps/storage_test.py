@@ -52,11 +52,17 @@ MODELS = {
     "gemma": ("Gemma", GROUPED | dict(head_dim=8)),
     "gemma2": ("Gemma2", GROUPED | dict(head_dim=8, sliding_window=5)),
     "gemma3": ("Gemma3", GROUPED | dict(head_dim=8, sliding_window=5)),
+    "bert": ("Bert", SIZES),
+    "roberta": ("Roberta", SIZES | dict(type_vocab_size=1)),
+    "distilbert": ("DistilBert", dict(
+        vocab_size=TOKENS, dim=24, n_layers=2, n_heads=4, hidden_dim=28,
+        max_position_embeddings=96)),
     "t5": ("T5", dict(vocab_size=TOKENS, d_model=24, d_kv=6, d_ff=28, num_layers=1,
                       num_heads=3, decoder_start_token_id=1)),
     "bart": ("Bart", PAIR),
     "marian": ("Marian", PAIR),
 }
+ENCODERS = ("bert", "roberta", "distilbert")
 PAIRS = {"t5": transformers.T5ForConditionalGeneration,
          "bart": transformers.BartForConditionalGeneration,
          "marian": transformers.MarianMTModel}
@@ -136,6 +142,10 @@ def model(name):
         **fields, pad_token_id=1, eos_token_id=2, bos_token_id=None)).eval()
     # Marian's positions are sinusoids that we compute, so noise there would be lost.
     transformers_models.add_noise(made, 1, but=lambda name: "embed_positions" in name)
+  elif name in ENCODERS:
+    torch.manual_seed(0)
+    made = transformers_models.add_noise(transformers.AutoModelForMaskedLM.from_config(
+        getattr(transformers, f"{kind}Config")(**fields, pad_token_id=1)).eval(), 1)
   else:
     made = transformers_models.decoder(kind, fields, special_tokens=dict(
         bos_token_id=None, eos_token_id=2, pad_token_id=1))
@@ -235,7 +245,7 @@ FORMS = {
 }
 # OPT and the models of pairs keep all tensors below one prefix that their head shares.
 WITHOUT_PREFIX = ("gpt2", "llama", "neox", "mistral", "qwen2", "qwen3", "gemma",
-                  "gemma2", "gemma3")
+                  "gemma2", "gemma3", *ENCODERS)
 CASES = [(name, form) for name in MODELS for form in FORMS
          if form != "without_prefix" or name in WITHOUT_PREFIX]
 # By default, all forms of GPT-2 and the tied Llama, and two of each other one.
@@ -259,6 +269,7 @@ def test_a_stored_checkpoint_computes_what_transformers_does(tmp_path, name, for
   names.save_pretrained(tmp_path)
   FORMS[form](tmp_path, made)
   auto = (transformers.AutoModelForSeq2SeqLM if name in PAIRS
+          else transformers.AutoModelForMaskedLM if name in ENCODERS
           else transformers.AutoModelForCausalLM)
   theirs = auto.from_pretrained(tmp_path, dtype=torch.float32).eval()
   # Not by `AutoTokenizer`, which puts the usual rules of Qwen's tokenizers, say,

@@ -109,8 +109,10 @@ def model_from_json(data: Any) -> Model:
 
 def model_to_code(model: Model) -> str:
   """Returns a model's config as Python, without the fields at their defaults."""
+  code = lambda value: (
+      model_to_code(value) if dataclasses.is_dataclass(value) else repr(value))
   fields = ", ".join(
-      f"{field.name}={getattr(model, field.name)!r}"
+      f"{field.name}={code(getattr(model, field.name))}"
       for field in dataclasses.fields(model)
       if getattr(model, field.name) != field.default)
   return f"config.{type(model).__name__}({fields})"
@@ -164,7 +166,8 @@ def _model(data: Any) -> Model:
   """Returns a model whose values are not checked yet."""
   _check_object(data, "model")
   families = {kind.__name__: kind for kind in (
-      config_lib.Decoder, config_lib.EncoderDecoder, config_lib.Recurrent)}
+      config_lib.Decoder, config_lib.Encoder, config_lib.EncoderDecoder,
+      config_lib.Recurrent)}
   names = {stored: name for name, stored in _STORED.items()}
   fields = {names.get(name, name): value for name, value in data.items()}
   family = fields.pop("family", None)
@@ -172,6 +175,8 @@ def _model(data: Any) -> Model:
     raise errors.UserError(
         f"model.family is {declare.shown(family)}, must be one of"
         f" {', '.join(families)}.")
+  if isinstance(fields.get("encoder"), dict):  # A truth value in a Recurrent.
+    fields["encoder"] = _part(config_lib.Encoder, fields["encoder"], "model.encoder")
   return _part(families[family], fields, "model")
 
 

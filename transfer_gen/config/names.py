@@ -13,7 +13,7 @@ ENCODER, DECODER = "encoder/", "decoder/"
 
 # First parts of names of leaves that read what the last layer returns. `distill` are
 # the projections of a run with a teacher.
-AFTER_LAYERS = ("final_norm", "head", "dense", "distill")
+AFTER_LAYERS = ("final_norm", "head", "transform", "dense", "distill")
 
 # An encoder with a table of its own has it below `encoder/`.
 TOKEN_TABLE = "embed/embedding"
@@ -24,7 +24,7 @@ LAYER = rf"((?:.*/)?){_LAYER}(\d+)/.*"
 LAYER_START = rf"(.*/)?{_LAYER}\d+/"
 # Kernels of the output, of a model whose token table is not the output, too (untied).
 OUTPUT = r"(.*/)?head/.*kernel.*"
-POSITION = r"(.*/)?(position|relative|embed_norm)/.*"
+POSITION = r"(.*/)?(position|token_type|relative|embed_norm)/.*"
 INPUT = rf"(.*/)?embed/.*|{POSITION}"
 ENCODER_TABLE = rf".*{ENCODER}embed/.*"  # For a vocabulary other than the output's.
 FINAL_NORM = "final_norm/"
@@ -36,6 +36,8 @@ KEY_KERNEL = r"(.*/)?attn/key/kernel"
 # Within a layer: the products that write to the stream. While they are zeros, the layer
 # changes nothing.
 BRANCH_ENDS = r"(attn|cross_attn)/out|mlp/down"
+# The layer from an encoder to a decoder of another width.
+BRIDGE = "bridge/.*"
 # Leaves of cross-attention, of any layer; and each part of it beside the part of
 # self-attention that has the same shapes.
 CROSS = rf"{DECODER}{_LAYER}\d+/cross_(attn|norm)/.*"
@@ -74,8 +76,9 @@ def outline(model: models.Decoder | models.Recurrent) -> list[str]:
   layers = [f"{layer(i)}/" for i in range(model.num_layers)]
   if isinstance(model, models.EncoderDecoder):
     layers = [f"{DECODER}{name}" for name in layers]
-    layers += [f"{ENCODER}{layer(i)}/" for i in range(model.encoder_depth)]
-    if model.ends_with_norm:
+    if not model.shared:
+      layers += [f"{ENCODER}{layer(i)}/" for i in range(model.encoder_depth)]
+    if (model.encoder or model).ends_with_norm and not model.shared:
       layers.append(f"{ENCODER}{FINAL_NORM}scale")
   if isinstance(model, models.Recurrent):
     layers += [f"{ENCODER}{name}" for name in layers] if model.encoder else []

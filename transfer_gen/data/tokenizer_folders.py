@@ -81,7 +81,7 @@ def _found(folder, rows) -> Any:
     if len(chosen) == 1:
       return _sentencepiece(chosen[0], named, rows)
   if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-    return _named(_gpt2(folder / "vocab.json", folder / "merges.txt"), named)
+    return _named(_gpt2(folder), named)
   if (folder / "vocab.txt").exists():
     return _named(_bert(folder), named)
   several = f" Several are {', '.join(path.name for path in models)}." if models else ""
@@ -145,17 +145,19 @@ def _json(path, rows=MANY):
   return tokenizers.Tokenizer.from_str(text)
 
 
-def _gpt2(vocab, merges):
+def _gpt2(folder):
   """Returns byte-level BPE from the two files in which GPT-2 was published."""
   import tokenizers  # Here, because only some kinds need the library.
+  merges = folder / "merges.txt"
+  config = special_tokens.read_json(folder / special_tokens.CONFIG)
   # The first line of merges.txt is a version; each other line holds two pieces.
   pairs: Any = [
       tuple(line.split(" ")) for line in special_tokens.read_text(merges).split("\n")
       if line and not line.startswith("#version")]
-  ids = special_tokens.read_json(vocab)
+  ids = special_tokens.read_json(folder / "vocab.json")
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=pairs))
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-      add_prefix_space=False)
+      add_prefix_space=bool(config.get("add_prefix_space", False)))
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
   _mark_usual(tokenizer, ids)
   return tokenizer
@@ -182,4 +184,5 @@ def _bert(folder):
 def _mark_usual(tokenizer, ids) -> None:
   """Makes the tokens special that usually are."""
   usual = (name for names in kinds.USUAL.values() for name in names)
-  tokenizer.add_special_tokens([name for name in (*usual, "[MASK]") if name in ids])
+  tokenizer.add_special_tokens([
+      name for name in (*usual, "[MASK]", "<mask>") if name in ids])

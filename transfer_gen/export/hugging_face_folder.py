@@ -50,6 +50,7 @@ def write(
   # -1 means the tokenizer's bos here, and Transformers wants a number.
   if isinstance(model, config_lib.EncoderDecoder) and model.start_token == -1:
     model = dataclasses.replace(model, start_token=roles.get("bos", -1))
+  model, params, apart = hugging_face_arrays.unshared(model, params)
   family, fields = shipped.family_of(model, name)
   hugging_face_arrays.write(folder, family, model, params, {})
   ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
@@ -61,10 +62,12 @@ def write(
   ends = {"eos_token_id": written["eos_token_id"]} if (
       "eos_token_id" in written and isinstance(model, config_lib.Decoder)
       and not isinstance(model, config_lib.EncoderDecoder)) else {}
-  for file, data in zip(_CONFIGS, (fields | ids | ends, ids | written)):
+  # What the family wrote is part of what the model computes: a RoBERTa counts positions
+  # by its padding token.
+  for file, data in zip(_CONFIGS, (ids | fields | ends, ids | written)):
     whole.write_json(folder / file, data)
   notes = hugging_face_tokenizer.write(folder, model, tokenizer)
-  return (_WRITTEN.format(family.name), *notes)
+  return (_WRITTEN.format(family.name), *apart, *notes)
 
 
 def came_from_there(source: merged.Source) -> bool:
@@ -94,7 +97,9 @@ def write_back(
   raw: Any = view.raw  # A file of Transformers: it has a path and facts too.
   assert shipped.writes_back(view), "only what came from there goes back as it was"
   family = next(family for family in shipped.FAMILIES if family.name == view.name)
-  if hugging_face.type_of(raw) in family.inside:  # Its files say of others.
+  # The files say of others, or that blocks are shared, which not all versions do.
+  if hugging_face.type_of(raw) in family.inside or getattr(
+      source.model, "shared", False):
     return write(folder, source.model, params, source.tokenizer, family.name)
   dtypes = {name: view.raw.specs[row.sources[0]].dtype
             for name, row in view.rows.items()}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import extended
@@ -68,6 +69,9 @@ def find_misfits(
   """
   found: list[str] = []
   longest = registry.longest(module)
+  if isinstance(module.config, config_lib.Encoder):
+    return ["the model is an Encoder, which sees what comes after a token too and so"
+            " writes no text. Warm-start a pair from it: --config=recipe:warm_start"]
   if registry.encodes(module.config) != (encoder_inputs is not None):
     found.append(
         "the model has an encoder and needs encoder_inputs" if encoder_inputs is None
@@ -85,6 +89,7 @@ def find_misfits(
   # An encoder may read nothing: an empty input that has no marks.
   found += _find_bad_tokens(
       "encoder input", [text or [0] for text in encoder_inputs or ()], size)
+  longest = registry.longest_input(module)
   return found + [
       f"encoder input {i} has {len(text)} tokens; the model reads at most {longest}"
       for i, text in enumerate(encoder_inputs or ())
@@ -116,7 +121,7 @@ def pad_rows(
   rows = {"inputs": inputs, "counts": counts, "budgets": np.array(budgets, np.int32)}
   if encoder_inputs is None:
     return rows
-  inputs, counts = pad(encoder_inputs, registry.longest(module))
+  inputs, counts = pad(encoder_inputs, registry.longest_input(module))
   return rows | {"encoder_inputs": inputs, "encoder_counts": counts}
 
 

@@ -31,7 +31,6 @@ FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "voc
          "chat_template.jinja", "chat_template.json")
 _TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
           "vocab.txt")
-_OUTPUTS = ("lm_head.weight", "embed_out.weight")
 # Constants that older versions saved with the weights: positions counted from 0, angles
 # that follow from the config, and the number that stands for minus infinity.
 _BUFFERS = r"(.*\.)?(position_ids|(original_)?inv_freq|masked_bias)"
@@ -61,6 +60,9 @@ class Family:
       text with images): the field of its config that holds the model's own config, and
       defaults for fields that it leaves out.
     others: Regexes for leaves of those other models, by their whole names.
+    outputs: Names of a tied output, under which the table of tokens may be stored too.
+    copies: Takes a model and returns further groups of names of one leaf.
+    older: Ends of names that older versions wrote, with what they are now.
     tokenizer: As the field of that name in `architecture_lib.Architecture`. By default
       it reads the files beside the checkpoint.
   """
@@ -78,6 +80,9 @@ class Family:
   inside: Mapping[str, tuple[str, Mapping[str, Any]]] = dataclasses.field(
       default_factory=dict)
   others: tuple[str, ...] = ()
+  outputs: tuple[str, ...] = ("lm_head.weight", "embed_out.weight")
+  copies: Callable[[Any], tuple[tuple[str, ...], ...]] = lambda model: ()
+  older: Mapping[str, str] = dataclasses.field(default_factory=dict)
   tokenizer: Callable[[architecture_lib.Raw, Any, bool], _Tokenizer] = (
       lambda raw, model, repair: tokenizer_beside(raw, model, repair))
 
@@ -127,7 +132,7 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
         f"{family.name} is a {family.kind.__name__}, and the model a"
         f" {type(model).__name__}.")
   fields = family.config(model)
-  fields["architectures"] = [family.types[fields["model_type"]]]
+  fields.setdefault("architectures", [family.types[fields["model_type"]]])
   names = {source for line in lines(family, model).lines for source in line.sources}
   # Reading back is the check: whatever the written config does not express shows as a
   # difference, so that no list of unsupported fields has to be kept.
@@ -147,22 +152,26 @@ def lines(
   prefix = next((p for p in family.prefixes if p + family.anchor in names), None)
   if prefix is None:  # The embedding may be stored under another name.
     prefix = next((p for p in family.prefixes if p and any(
-        name.startswith(p) for name in names)), family.prefixes[-1 if names else 0])
+        name.startswith(p) for name in names)), family.prefixes[
+            -1 if names or not getattr(model, "head", True) else 0])
   unused = (prefix.replace(".", r"\.") + pattern for pattern in family.unused)
   found = tuple(family.lines(decoder_config.explicit(model), prefix))
+  older = tuple(
+      (name.removesuffix(end) + now, name) for name in names
+      for end, now in family.older.items() if name.endswith(end))
   return architecture_lib.Map(
       lines=found, unused=(*unused, *family.others, _BUFFERS),
-      copies=_copies(model, prefix, found))
+      copies=(*_copies(family, model, prefix, found), *family.copies(model), *older))
 
 
-def _copies(model, prefix, found) -> tuple[tuple[str, ...], ...]:
+def _copies(family, model, prefix, found) -> tuple[tuple[str, ...], ...]:
   """Returns the names that the table of tokens may have in a file, as one group."""
   table = next((line.sources for line in found if line.target == "embed/embedding"), ())
   both = isinstance(model, config_lib.EncoderDecoder) and not model.encoder_vocab_size
   names = (
       *table, *(f"{prefix}{side}.embed_tokens.weight" for side in (
           "encoder", "decoder") if both),
-      *(_OUTPUTS if model.tied else ()))
+      *(family.outputs if model.tied else ()))
   return (tuple(dict.fromkeys(names)),) if table else ()
 
 

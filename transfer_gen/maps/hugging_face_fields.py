@@ -75,6 +75,7 @@ class Fields:
       most: Largest number of layers. By default any number is accepted.
       idle: See `architecture.refuse_unknown`.
     """
+    self.where = where
     self._where, self._fields, self._names, self._most = where, fields, names, most
     self._idle = {} if idle is None else idle
     self._asked = set(_IDLE)
@@ -104,6 +105,24 @@ class Fields:
           f"{self._where}: {name} is {value!r:.60}, and the checkpoint has"
           f" {self._most} tensors.")
     return value
+
+  def ignore(self, *names: str) -> None:
+    """Takes note of fields that change nothing which the architecture computes."""
+    self._asked.update(names)
+
+  def inside(self, name: str) -> "Fields":
+    """Returns the fields of a part's own config, whose tensors begin with its name.
+
+    Raises:
+      errors.UserError: If there is no such config.
+    """
+    found = self.get(name)
+    if not isinstance(found, dict):
+      raise errors.UserError(f"{self._where}: {name} is {found!r:.60}, no config.")
+    return Fields(
+        f"{self._where}: {name}", found, {
+            n.removeprefix(f"{name}.") for n in self._names if n.startswith(f"{name}.")
+        }, self._most, self._idle)
 
   def stored(self, name: str) -> bool:
     """Returns whether the checkpoint has an optional tensor."""

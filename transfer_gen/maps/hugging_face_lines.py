@@ -1,5 +1,7 @@
 """Lines for the layers of which models of Hugging Face Transformers are made."""
 
+from collections.abc import Mapping
+
 from transfer_gen import config as config_lib
 from transfer_gen.maps import architecture
 from transfer_gen.maps import layouts
@@ -35,6 +37,30 @@ def norm(target: str, source: str, biased: bool) -> list[architecture.Line]:
   """Returns lines for a norm."""
   return [architecture.Line(target=f"{target}/scale", source=f"{source}.weight")] + [
       architecture.Line(target=f"{target}/bias", source=f"{source}.bias")] * biased
+
+
+def block(
+    target: str, source: str, linears: Mapping[str, str], norms: Mapping[str, str],
+    heads: tuple[int, int]) -> list[architecture.Line]:
+  """Returns lines for a block of `Linear`s and LayerNorms that have biases.
+
+  Args:
+    target: Our name of the block.
+    source: Their name.
+    linears: Names of the linear layers there by ours, such as `attn/query`.
+    norms: Names of the norms there by ours.
+    heads: (H, K).
+  """
+  found: list[architecture.Line] = []
+  for ours, theirs in linears.items():
+    part = ours.rpartition("/")[2]
+    found += linear(
+        f"{target}/{ours}", f"{source}.{theirs}", True,
+        heads=heads if part in ("query", "key", "value") else (),
+        mixed=heads if part == "out" else ())
+  for ours, theirs in norms.items():
+    found += norm(f"{target}/{ours}", f"{source}.{theirs}", True)
+  return found
 
 
 def head(model: config_lib.Decoder, source: str) -> list[architecture.Line]:

@@ -10,7 +10,7 @@ from transfer_gen.maps import architecture
 from transfer_gen.models import registry
 
 _LAYERS = ("num_layers", "encoder_layers")
-_SIZES = ("width", "num_heads", "num_kv_heads", "head_dim", "rotary_dim",
+_SIZES = ("width", "token_types", "num_heads", "num_kv_heads", "head_dim", "rotary_dim",
           "sinusoid_width", "relative_buckets")
 
 
@@ -35,6 +35,8 @@ def specs(raw: architecture.Raw, model: Any, name: str) -> dict[str, tree.Spec]:
 
 def _check_sizes(raw: architecture.Raw, model: Any) -> None:
   """Checks sizes, since a few bytes could claim a model that fills all memory."""
+  if (own := getattr(model, "encoder", None)) and not isinstance(own, bool):
+    _check_sizes(raw, own)
   # Each of these sizes is a dimension of some tensor, or less, so no honest one is
   # larger than the numbers of the largest.
   largest = max((math.prod(spec.shape) for spec in raw.specs.values()), default=0)

@@ -6,8 +6,8 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
-from transfer_gen.maps import bart
 from transfer_gen.maps import basic_lstm
+from transfer_gen.maps import encoder_maps
 from transfer_gen.maps import gemma
 from transfer_gen.maps import gpt2
 from transfer_gen.maps import gpt_neox
@@ -17,19 +17,18 @@ from transfer_gen.maps import keras_stack
 from transfer_gen.maps import llama
 from transfer_gen.maps import llama2c
 from transfer_gen.maps import mapped
-from transfer_gen.maps import marian
 from transfer_gen.maps import opt
-from transfer_gen.maps import t5
+from transfer_gen.maps import pair_maps
 from transfer_gen.maps import textgenrnn
 
 # The first map that recognizes a checkpoint reads it, so special ones come first:
 # `keras_stack` takes every Keras file that has a config.
 MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
-        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, t5.MAP, bart.MAP, marian.MAP,
-        llama2c.MAP)
+        opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, *encoder_maps.MAPS,
+        *pair_maps.MAPS, llama2c.MAP)
 # Those that Hugging Face Transformers loads; the first that can hold a model writes it.
 FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY,
-            t5.FAMILY, bart.FAMILY, marian.FAMILY)
+            *encoder_maps.FAMILIES, *pair_maps.FAMILIES)
 
 
 _TENSORFLOW = (".h5", ".hdf5", ".keras")

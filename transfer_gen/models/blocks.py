@@ -1,6 +1,7 @@
-"""Blocks of a Transformer: attention and a hidden layer.
+"""Blocks of a Transformer, attention and a hidden layer each; and its output.
 
-Axes: B batch, T position, S position that is seen, D width, F hidden width.
+Axes: B batch, T position, S position that is seen, D width, F hidden width, V
+vocabulary.
 """
 
 import functools
@@ -95,8 +96,8 @@ class Block(nn.Module):
       y = x + drop(mixed)
       return y + drop(self.mlp(seen if one else self.mlp_norm(x))), kept
     x = self._added("attn", x, mixed, train)
-    if self.crosses:
-      assert memory is not None
+    # Without a memory, blocks that both sides share run for the encoder.
+    if self.crosses and memory is not None:
       # Padding of what the encoder read is hidden from all T positions alike.
       keys, valid = memory
       looked = self.cross_attn.look(self._seen("cross", x), keys, valid[:, None])
@@ -172,4 +173,63 @@ def stack(config: config_lib.Decoder, side: str) -> list[Block]:
 
 def output_reads(config: config_lib.Decoder) -> tuple[str, ...]:
   """Returns the axes that the last norm declares for an output without a kernel."""
-  return ("embed",) if config.tied else ()
+  return ("embed",) if config.tied and not config.transform else ()
+
+
+class Output(nn.Module):
+  """The output over tokens, with the layer before it if there is one.
+
+  Attributes:
+    config: The model's config.
+
+  Params: transform/dense, transform/norm (if used), head; a tied output has no kernel.
+  """
+  config: decoder_config.Config
+
+  def setup(self) -> None:
+    """Creates the submodules and params."""
+    if self.config.transform:
+      self.transform = Transform(self.config)
+    self.head = _head(self.config)
+
+  def __call__(self, embed: layers.Embed, x: jax.Array) -> jax.Array:
+    """Maps a stack's output dtype[B, T, D] to logits dtype[B, T, V]."""
+    config = self.config
+    x = self.transform(x) if config.transform else x
+    # The softcap comes last, because it bounds what the loss sees (Gemma 2).
+    y = embed.attend(x) if config.tied else x
+    y = self.head(y) if self.head is not None else y
+    return attention.capped(y * config.logit_scale, config.logit_softcap)
+
+
+class Transform(nn.Module):
+  """A dense layer, the activation and a norm, as BERT has them before its output.
+
+  Attributes:
+    config: The model's config.
+
+  Params: dense kernel f32[D, D], bias f32[D]; norm.
+  """
+  config: decoder_config.Config
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """dtype[B, T, D] to the same."""
+    config = self.config
+    x = layers.Dense(
+        (config.width,), axes=("embed", "embed"), reads=("embed",),
+        kernel_init=config.init, bias=config.bias, dtype=x.dtype, name="dense")(x)
+    x = decoder_config.ACTIVATIONS[config.activation](x)
+    reads = ("embed",) if config.tied else ()  # The tied output has no leaf to say so.
+    return attention.norm(config, reads, name="norm")(x)
+
+
+# A tied table is the kernel already, and only what it lacks becomes a module.
+def _head(config: decoder_config.Config) -> nn.Module | None:
+  """Returns the output layer: a kernel, or with a tied table at most a bias."""
+  if config.tied:
+    return layers.Bias(config.vocab_size, "vocab") if config.logit_bias else None
+  return layers.Dense(
+      (config.vocab_size,), axes=("embed", "vocab"), reads=("embed",),
+      kernel_init=config.init, bias=config.logit_bias,
+      dtype=layers.computation_dtype(config.dtype))

@@ -23,7 +23,13 @@ GATES = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_exact": _EXACT}  # Shazeer,
 PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
-Config, PairConfig = config_lib.Decoder, config_lib.EncoderDecoder
+ENCODER_SIDE = "encoder_side"  # A constant: those of an encoder with its own fields.
+# An encoder that has no output, so these fields have no effect.
+_WITHOUT_HEAD: dict[str, Any] = {
+    "head": False, "tied": True, "transform": False, "logit_bias": False}
+
+Config, EncoderConfig = config_lib.Decoder, config_lib.Encoder
+PairConfig = config_lib.EncoderDecoder
 
 
 # Each field by itself was checked by `registry.build`. The first misfit raises, because
@@ -46,6 +52,9 @@ def check(config: config_lib.Decoder) -> None:
       config.sinusoid_width == 0 or config.width % config.sinusoid_width == 0, config,
       "sinusoid_width", f"a divisor of width, {config.width}, or 0")
   _require(
+      not config.transform or config.activation in ACTIVATIONS, config, "activation",
+      f"one of {', '.join(ACTIVATIONS)} where model.transform is True")
+  _require(
       config.block == "serial" or config.norm_order == "pre", config, "block",
       f"'serial' where norm_order is {config.norm_order!r}")
   if config.position == "rotary":
@@ -56,6 +65,66 @@ def check(config: config_lib.Decoder) -> None:
              "relative_distance", "above half of relative_buckets")
   if isinstance(config, config_lib.EncoderDecoder):
     _check_sides(config)
+    if config.encoder is not None:
+      check(side_of(config, "encoder"))
+
+
+def side_of(config: PairConfig, side: str) -> config_lib.Decoder:
+  """Returns the config of a side's blocks and embeddings, `encoder` or `decoder`."""
+  if side != "encoder" or config.encoder is None:
+    return config
+  return dataclasses.replace(
+      config.encoder, vocab_size=config.encoder_tokens, dropout=config.dropout,
+      dtype=config.dtype, init=config.init, **_WITHOUT_HEAD)
+
+
+def pair_of(encoder: Any, decoder: Any) -> PairConfig:
+  """Returns the pair whose sides are two models, each with the fields that it has.
+
+  Args:
+    encoder: Config of a model with one side. Its output is left out.
+    decoder: Config of a model with one side. Where it is an encoder without a head,
+      its table of tokens is the output.
+
+  Raises:
+    errors.UserError: If a model has two sides.
+  """
+  for side, model in (("encoder", encoder), ("decoder", decoder)):
+    if type(model) not in (Config, EncoderConfig):
+      raise errors.UserError(
+          f"The {side} of a pair cannot be made of a model of type"
+          f" {type(model).__name__}: give a Transformer that reads one text, such as"
+          " BERT or GPT-2.")
+  of = lambda model: {field.name: getattr(model, field.name)
+                      for field in dataclasses.fields(Config)}
+  headless = isinstance(decoder, EncoderConfig) and not decoder.head
+  own = {name: value for name, value in _WITHOUT_HEAD.items() if name != "head"}
+  return PairConfig(
+      **{**of(decoder), **(own if headless else {})}, encoder=EncoderConfig(
+          **{**of(encoder), **_WITHOUT_HEAD}),
+      encoder_vocab_size=encoder.vocab_size,
+      # As encoders are trained: [CLS] text [SEP].
+      encoder_marks="both" if isinstance(encoder, EncoderConfig) else "eos")
+
+
+def sharing(config: PairConfig) -> PairConfig:
+  """Returns a pair whose encoder runs the decoder's blocks, out of one with its own.
+
+  Raises:
+    errors.UserError: If the two sides are not alike.
+  """
+  if config.encoder is None:
+    return dataclasses.replace(config, shared=True, encoder_layers=0)
+  own, decoder = explicit(side_of(config, "encoder")), explicit(config)
+  skipped = {*_WITHOUT_HEAD, "dropout", "dtype", "init"}
+  differ = [field.name for field in dataclasses.fields(Config)
+            if field.name not in skipped
+            and getattr(own, field.name) != getattr(decoder, field.name)]
+  if differ:
+    raise errors.UserError(
+        "model.shared is True, and the encoder is not as the decoder is: they differ in"
+        f" {', '.join(differ)}. Take both from one checkpoint, or leave shared out.")
+  return dataclasses.replace(config, shared=True, encoder=None, encoder_vocab_size=0)
 
 
 # Sizes that the shapes of params show are absent. So are `init`, `dropout` and `dtype`,
@@ -70,10 +139,9 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
   `undivided` lists axes that a product contracts although no leaf can be divided to
   compensate for their growth.
   """
-  undivided = ["embed"] if config.tied and (
-      config.norm_offset or not (config.final_norm or config.norm_order == "post")
-  ) else []
-  found = {
+  normed = config.transform or config.final_norm or config.norm_order == "post"
+  undivided = ["embed"] if config.tied and (config.norm_offset or not normed) else []
+  found: dict[str, Any] = {
       "attention_scale": config.score_scale,
       "rotary": config.position == "rotary",
       "windows": [config.window(i) for i in range(config.num_layers)],
@@ -90,6 +158,8 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
         "rotary_base_window": config.window_rotary_base,
         **{name: getattr(config, name) for name in (
             "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
+  if isinstance(config, PairConfig) and config.encoder is not None:
+    found[ENCODER_SIDE] = constants(side_of(config, "encoder"))
   return found | {name: getattr(config, name) for name in (
       "position", "position_offset", "norm", "norm_order", "norm_epsilon",
       "norm_offset", "final_norm", "query_norm", "embed_norm", "block", "activation",
@@ -110,8 +180,14 @@ def explicit(config: _Decoder) -> _Decoder:
   biased -= {"norm"} if config.norm == "rms" else set()
   windows = tuple(config.window(i) for i in range(config.num_layers))
   sides: dict[str, Any] = {}
-  if isinstance(config, config_lib.EncoderDecoder):
-    sides["encoder_layers"] = num_layers(config, "encoder")
+  if isinstance(config, PairConfig):
+    usual: Any = config_lib.Encoder()  # Of the fields that are the pair's.
+    own = config.encoder and explicit(dataclasses.replace(
+        config.encoder, vocab_size=config.encoder_tokens, dropout=usual.dropout,
+        dtype=usual.dtype, init=usual.init, **_WITHOUT_HEAD))
+    sides = {"encoder": own, "encoder_layers": 0 if own else config.encoder_depth}
+  if isinstance(config, config_lib.Encoder) and not config.head:
+    sides = _WITHOUT_HEAD
   return dataclasses.replace(
       config, head_dim=config.head_size, num_kv_heads=config.kv_heads,
       mlp_width=config.mlp_size, attention_scale=config.score_scale,
@@ -125,8 +201,7 @@ def explicit(config: _Decoder) -> _Decoder:
 
 def num_layers(config: config_lib.Decoder, side: str) -> int:
   """Returns the number of blocks of a side, see `transformer.Stack`."""
-  if side == "encoder":
-    assert isinstance(config, config_lib.EncoderDecoder)
+  if side == "encoder" and isinstance(config, PairConfig):
     return config.encoder_depth
   return config.num_layers
 
@@ -136,6 +211,22 @@ def _check_sides(config):
   # A window bounds how far back a position sees, and an encoder would still see all
   # that comes later.
   _require(not any(config.windows), config, "windows", "() with an encoder")
+  if config.shared:
+    for name in ("encoder", "encoder_layers", "encoder_vocab_size"):
+      _require(not getattr(config, name), config, name,
+               "left out where model.shared is True: both sides have the same blocks")
+    # One table for distances to both sides cannot be that of the past alone.
+    _require(config.position != "relative", config, "position",
+             "another than 'relative' where model.shared is True")
+  if config.encoder is None:
+    return
+  _require(not config.encoder_layers, config, "encoder_layers",
+           "0 where model.encoder has num_layers of its own")
+  _require(config.encoder.block == "serial" and not any(config.encoder.windows),
+           config, "encoder", "without windows, and its block 'serial'")
+  _require(config.encoder.width == config.width or config.encoder_vocab_size, config,
+           "encoder_vocab_size", f"above 0: a table of width {config.width} does not"
+           f" serve an encoder of width {config.encoder.width}")
 
 
 def _idle(config: config_lib.Decoder) -> dict[str, Any]:

@@ -1,20 +1,18 @@
-"""A Transformer with an encoder and a decoder (Vaswani et al., 2017).
+"""Transformers with an encoder: with a decoder (Vaswani et al., 2017), or alone.
 
-Axes: B batch, T position, S position in what the encoder reads, V vocabulary.
+Axes: B batch, T position, S position in what the encoder reads, D width, V vocabulary.
 """
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.models import attention
 from transfer_gen.models import caches
 from transfer_gen.models import decoder_config
 from transfer_gen.models import transformer
 
-Cache = attention.Cache
+Cache = transformer.Cache
 
 
 class EncoderDecoder(nn.Module):
@@ -23,20 +21,26 @@ class EncoderDecoder(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: embed, encoder and decoder (a `transformer.Stack` each), head (if not tied,
-  or if it has a bias).
+  Params: embed, encoder (unless the decoder's blocks serve it) and decoder (a
+  `transformer.Stack` each), bridge (if their widths differ), those of a
+  `blocks.Output`.
   """
-  config: config_lib.EncoderDecoder
+  config: decoder_config.PairConfig
 
   def setup(self) -> None:
     """Creates the submodules and params."""
-    decoder_config.check(self.config)
+    config, own = self.config, decoder_config.side_of(self.config, "encoder")
+    decoder_config.check(config)
     # One table serves both sides and the tied output (Vaswani et al., 2017, section
     # 3.4). An encoder with a vocabulary of its own makes a second one inside its stack.
-    self.embed = transformer.table(self.config, self.config.vocab_size)
-    self.encoder = transformer.Stack(self.config, "encoder")
-    self.decoder = transformer.Stack(self.config, "decoder")
-    self.head = transformer.head(self.config)
+    self.embed = transformer.table(config, config.vocab_size)
+    self.decoder = transformer.Stack(config, "decoder")
+    if not config.shared:
+      self.encoder = transformer.Stack(own, "encoder", config.encoder_vocab_size)
+    if own.width != config.width:
+      self.bridge = transformer.bridge(config)
+    self.output = transformer.Output(config)
+    nn.share_scope(self, self.output)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False,
@@ -62,7 +66,7 @@ class EncoderDecoder(nn.Module):
     """
     memory = self._read(encoder_inputs, encoder_counts, train)
     x = self.decoder(inputs, self.embed, train, memory=memory)
-    return transformer.logits(self.config, self.embed, self.head, x)
+    return self.output(self.embed, x)
 
   # The encoder runs once for each answer. What it read becomes the keys and values of
   # each decoder layer here, so that `extend` multiplies no encoder output again.
@@ -99,7 +103,7 @@ class EncoderDecoder(nn.Module):
       Logits dtype[B, V] after each row's last token, and the cache that follows.
     """
     x, kept = self.decoder.extend(inputs, counts, cache, self.embed)
-    y = transformer.logits(self.config, self.embed, self.head, x)[:, 0]
+    y = self.output(self.embed, x)[:, 0]
     return y, caches.advanced(kept, inputs, counts)
 
   def lengthen(self, cache: Cache, slots: int) -> Cache:
@@ -115,7 +119,7 @@ class EncoderDecoder(nn.Module):
   ) -> tuple[jax.Array, Cache]:
     """Reads the next token of each branch, as `transformer.Decoder.branch`."""
     x, kept = self.decoder.branch(tokens, parents, cache, self.embed)
-    y = transformer.logits(self.config, self.embed, self.head, x)
+    y = self.output(self.embed, x)
     return y, caches.advanced(kept, tokens, jnp.int32(1))
 
   # Counts become a mask at this one place, so that training and generation hide the
@@ -128,5 +132,55 @@ class EncoderDecoder(nn.Module):
       counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
     steps = jnp.arange(encoder_inputs.shape[1], dtype=jnp.int32)[None]
     valid = steps < counts[:, None]  # [B, S]
-    x = self.encoder(encoder_inputs, self.embed, train, valid=valid)
+    side = self.decoder if self.config.shared else self.encoder
+    x = side(encoder_inputs, self.embed, train, valid=valid)
+    x = self.bridge(x) if x.shape[-1] != self.config.width else x
     return self.decoder.read(x, valid)
+
+
+class Encoder(nn.Module):
+  """Tokens to logits of the token at each position.
+
+  Attributes:
+    config: The model's config, with `vocab_size` set.
+
+  Params: embed, those of a `transformer.Stack` and of a `blocks.Output`.
+  """
+  config: decoder_config.EncoderConfig
+
+  def setup(self) -> None:
+    """Creates the submodules and params."""
+    decoder_config.check(self.config)
+    self.embed = transformer.table(self.config, self.config.vocab_size)
+    self.stack = transformer.Stack(self.config)
+    nn.share_scope(self, self.stack)
+    if self.config.head:
+      self.output = transformer.Output(self.config)
+      nn.share_scope(self, self.output)
+
+  def __call__(
+      self, inputs: jax.Array, train: bool = False, positions: jax.Array | None = None,
+      counts: jax.Array | None = None) -> jax.Array:
+    """Reads whole rows.
+
+    Args:
+      inputs: i32[B, T], padded on the right. Where a token is to be found, there is the
+        tokenizer's mask.
+      train: Whether dropout acts; it draws from the key `dropout`.
+      positions: i32[B, T], for rows that hold several documents, as for a
+        `transformer.Decoder`.
+      counts: i32[B], in [0, T]: the number of each row's inputs that are not padding.
+        If None, T.
+
+    Returns:
+      Logits dtype[B, T, V]; without a head, what the last layer returns, dtype[B, T,
+      D].
+
+    Raises:
+      errors.UserError: If T is above `max_length` of learned positions.
+    """
+    steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]
+    valid = (steps < counts[:, None] if counts is not None
+             else jnp.ones(inputs.shape, bool))  # [B, T]
+    x = self.stack(inputs, self.embed, train, valid=valid, positions=positions)
+    return self.output(self.embed, x) if self.config.head else x

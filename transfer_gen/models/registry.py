@@ -24,11 +24,13 @@ from transfer_gen.models import transformer
 # one.
 _MODULES: dict[type, Callable[[Any], nn.Module]] = {
     config_lib.Decoder: transformer.Decoder,
+    config_lib.Encoder: encoder_decoder.Encoder,
     config_lib.EncoderDecoder: encoder_decoder.EncoderDecoder,
     config_lib.Recurrent: recurrent.Recurrent,
 }
 _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     config_lib.Decoder: decoder_config.constants,
+    config_lib.Encoder: decoder_config.constants,
     config_lib.EncoderDecoder: decoder_config.constants,
     config_lib.Recurrent: recurrent.constants,
 }
@@ -36,10 +38,11 @@ _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
 # More than any machine holds. It is a slip, and would only show when memory is full.
 _MOST_PARAMS = 10**13
 # What a call of a model may take from a batch beside `inputs`.
-_READ = ("positions", "encoder_inputs", "encoder_counts")
+_READ = ("positions", "encoder_inputs", "encoder_counts", "counts")
 
 Config = config_lib.Decoder | config_lib.Recurrent
 Model = extended.Model
+pair_of, sharing = decoder_config.pair_of, decoder_config.sharing
 
 
 def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
@@ -132,14 +135,13 @@ def _specs(module):
     return _in_order(found | module.added(found))
   config = module.config
   depth = _depth(config)
-  small = {field: min(count, 2) for field, (_, count) in depth.items()}
-  if all(small[field] == count for field, (_, count) in depth.items()):
+  if all(count <= 2 for count in depth.values()):
     return tree.specs(jax.eval_shape(lambda: _init(module, jax.random.key(0))))
   # All layers but the last are alike, so two are traced, however deep the model is.
   found = {}
-  for name, spec in specs(build(dataclasses.replace(config, **small))).items():
+  for name, spec in specs(build(_shallow(config))).items():
     names = [name]
-    for prefix, count in depth.values():
+    for prefix, count in depth.items():
       first, last = f"{prefix}layer_0/", f"{prefix}layer_1/"
       if name.startswith(first) and count > 2:
         rest = name.removeprefix(first)
@@ -179,6 +181,11 @@ def longest(module: extended.Model) -> int | None:
   return module.config.longest
 
 
+def longest_input(module: extended.Model) -> int | None:
+  """Returns the same for what its encoder reads; None without an encoder, too."""
+  return getattr(module.config, "encoder_longest", None)
+
+
 def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
   """Whether a model has an encoder, which reads a text first.
 
@@ -196,13 +203,20 @@ def reads(batch: Mapping[str, Any]) -> dict[str, Any]:
 # Layers of a recurrent model may differ in width, so they are not taken for alike, and
 # the model is traced as it is.
 def _depth(config):
-  """Returns each field that counts layers, with their names' prefix and the count."""
+  """Returns the number of layers of each side, by the prefix of their names."""
   if isinstance(config, config_lib.EncoderDecoder):
-    return {"num_layers": ("decoder/", config.num_layers),
-            "encoder_layers": ("encoder/", config.encoder_depth)}
-  if isinstance(config, config_lib.Decoder):
-    return {"num_layers": ("", config.num_layers)}
-  return {}
+    return {"decoder/": config.num_layers, "encoder/": config.encoder_depth}
+  return {"": config.num_layers} if isinstance(config, config_lib.Decoder) else {}
+
+
+def _shallow(config):
+  """Returns a Transformer's config with at most two layers on each side."""
+  own: dict[str, Any] = {"num_layers": min(config.num_layers, 2)}
+  if isinstance(config, config_lib.EncoderDecoder) and config.encoder is not None:
+    own["encoder"] = _shallow(config.encoder)
+  elif isinstance(config, config_lib.EncoderDecoder) and not config.shared:
+    own["encoder_layers"] = min(config.encoder_depth, 2)
+  return dataclasses.replace(config, **own)
 
 
 # JAX sorts each dict by its keys, so names are sorted part by part and not as whole

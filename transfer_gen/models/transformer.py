@@ -16,7 +16,7 @@ from transfer_gen.models import decoder_config
 from transfer_gen.models import layers
 from transfer_gen.models import positions as positions_lib
 
-Cache = attention.Cache
+Cache, Output = attention.Cache, blocks.Output
 
 
 class Decoder(nn.Module):
@@ -25,7 +25,7 @@ class Decoder(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: embed, those of a `Stack`, head.
+  Params: embed, those of a `Stack`, transform (if used), head.
   """
   config: decoder_config.Config
 
@@ -37,7 +37,8 @@ class Decoder(nn.Module):
     # The params are `layer_0/...` and not `stack/layer_0/...`: plans and checkpoints
     # contain these names.
     nn.share_scope(self, self.stack)
-    self.head = head(self.config)
+    self.output = Output(self.config)
+    nn.share_scope(self, self.output)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False, positions: jax.Array | None = None
@@ -59,7 +60,7 @@ class Decoder(nn.Module):
       errors.UserError: If T is above `max_length` of learned positions.
     """
     x = self.stack(inputs, self.embed, train, positions=positions)
-    return logits(self.config, self.embed, self.head, x)
+    return self.output(self.embed, x)
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """Returns an empty cache for `extend`, see `caches.empty`."""
@@ -79,7 +80,7 @@ class Decoder(nn.Module):
       Logits dtype[B, V] after each row's last token, and the cache that follows.
     """
     x, kept = self.stack.extend(inputs, counts, cache, self.embed)
-    y = logits(self.config, self.embed, self.head, x)[:, 0]
+    y = self.output(self.embed, x)[:, 0]
     return y, caches.advanced(kept, inputs, counts)
 
   def lengthen(self, cache: Cache, slots: int) -> Cache:
@@ -104,7 +105,7 @@ class Decoder(nn.Module):
       Logits dtype[B, K, V], and the cache that follows.
     """
     x, kept = self.stack.branch(tokens, parents, cache, self.embed)
-    y = logits(self.config, self.embed, self.head, x)
+    y = self.output(self.embed, x)
     return y, caches.advanced(kept, tokens, jnp.int32(1))
 
 
@@ -112,24 +113,27 @@ class Stack(nn.Module):
   """A stack of blocks, with what comes before the first and after the last.
 
   Attributes:
-    config: The model's config.
+    config: The config of the model, or of the side if it has one of its own.
     side: "encoder"; "decoder", which reads an encoder's memory; or "" for a model with
-      one side. An encoder also sees later positions.
+      one side.
+    rows: Number of rows of a token table of its own. 0, the default, means none.
 
-  Params: embed (in an encoder with its own vocabulary), position (if learned), relative
-  (if positions are relative), embed_norm (if used), layer_0 ..., final_norm (with
-  `norm_order="post"` the last block ends with its own norm instead).
+  Params: embed (if it has its own), position (if learned), relative (if positions are
+  relative), token_type (if there are kinds of tokens), embed_norm (if used), layer_0
+  ..., final_norm (with `norm_order="post"` the last block ends with its own norm
+  instead).
   """
   config: decoder_config.Config
   side: str = ""
+  rows: int = 0
 
   # All layers share one table of relative positions, as in T5 (Raffel et al., 2020,
   # section 2.1). It stays float32, because it is added to scores that are.
   def setup(self) -> None:
     """Creates the submodules and params."""
     config, encodes = self.config, self.side == "encoder"
-    if encodes and self._encoder_vocab_size():
-      self.embed = table(config, self._encoder_vocab_size())
+    if self.rows:
+      self.embed = table(config, self.rows)
     if config.position == "learned":
       self.position = table(
           config, config.max_length + config.position_offset, "position")
@@ -137,6 +141,8 @@ class Stack(nn.Module):
       self.relative = layers.Embed(
           config.relative_buckets, config.num_heads, axis="buckets",
           feature_axis="heads")
+    if config.token_types:
+      self.token_type = table(config, config.token_types, "types")
     if config.embed_norm:
       self.embed_norm = attention.norm(config)
     self.embed_dropout = nn.Dropout(config.dropout)
@@ -155,7 +161,8 @@ class Stack(nn.Module):
       inputs: i32[B, T].
       embed: Embedding table, used unless this side has its own.
       train: Whether dropout acts.
-      valid: For an encoder: bool[B, T], True where inputs are not padding.
+      valid: bool[B, T], True where inputs are not padding; each position then sees
+        later ones as well. By default it sees those before it.
       memory: For a decoder with an encoder: what `read` returned.
       positions: As for `Decoder`.
 
@@ -179,7 +186,7 @@ class Stack(nn.Module):
       positions = steps
     else:
       begins = steps - positions  # i32[B, T], where the document of each step begins.
-      mask &= steps[:, None, :] >= begins[:, :, None]  # [B, T, T]
+      mask &= begins[:, None, :] == begins[:, :, None]  # [B, T, T]
     # Windows and relative positions are distances, which are the same between steps of
     # the row as between positions in a document, and then the same in all rows.
     masks = _masks(self.config, mask, steps, lambda: steps)
@@ -271,19 +278,14 @@ class Stack(nn.Module):
           _of(cache.get(caches.MEMORY), block))
     return x, kept
 
-  def _encoder_vocab_size(self) -> int:
-    """Returns the rows of an encoder's own table; 0 if both sides share one."""
-    config = self.config
-    return config.encoder_vocab_size if isinstance(
-        config, decoder_config.PairConfig) else 0
-
   def _embedded(self, inputs, embed, positions, train):
     config = self.config
-    if self.side == "encoder" and self._encoder_vocab_size():
-      embed = self.embed
+    embed = self.embed if self.rows else embed
     # Positions are added after this factor, unscaled (Vaswani et al., 2017, section
     # 3.4).
     x = embed(inputs) * config.embed_scale
+    if config.token_types:  # Before positions, as in BERT, so that sums are its sums.
+      x += self.token_type(jnp.zeros((1, 1), jnp.int32))
     if config.position == "learned":
       x += self.position(
           positions + config.position_offset if config.position_offset else positions)
@@ -302,7 +304,8 @@ class Stack(nn.Module):
     if self.config.position != "relative":
       return None
     index = positions_lib.buckets(
-        self.config, positions, seen(), both_ways=self.side == "encoder")
+        self.config, positions, seen(), both_ways=self.side == "encoder" or isinstance(
+            self.config, decoder_config.EncoderConfig))
     return self.relative(index).transpose(0, 3, 1, 2)
 
   # For the encoder too: its output is normalized once here, and not in each layer that
@@ -319,25 +322,11 @@ def table(
       size, config.width, axis=axis, dtype=layers.computation_dtype(config.dtype))
 
 
-# A tied table is the kernel already, and only what it lacks becomes a module.
-def head(config: decoder_config.Config) -> nn.Module | None:
-  """Returns the output layer: a kernel, or with a tied table at most a bias."""
-  if config.tied:
-    return layers.Bias(config.vocab_size, "vocab") if config.logit_bias else None
+def bridge(config: decoder_config.Config) -> layers.Dense:
+  """Returns the layer from what an encoder of another width read to this width."""
   return layers.Dense(
-      (config.vocab_size,), axes=("embed", "vocab"), reads=("embed",),
-      kernel_init=config.init, bias=config.logit_bias,
-      dtype=layers.computation_dtype(config.dtype))
-
-
-def logits(
-    config: decoder_config.Config, embed: layers.Embed, output: nn.Module | None,
-    x: jax.Array) -> jax.Array:
-  """Maps a stack's output dtype[B, T, D] to logits; `output` comes from `head`."""
-  # The softcap comes last, because it bounds what the loss sees (Gemma 2).
-  y = embed.attend(x) if config.tied else x
-  y = output(y) if output is not None else y
-  return attention.capped(y * config.logit_scale, config.logit_softcap)
+      (config.width,), axes=("embed", "embed"), reads=("embed",),
+      kernel_init=config.init, dtype=layers.computation_dtype(config.dtype))
 
 
 def _masks(config, mask, positions, seen):

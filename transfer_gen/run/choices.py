@@ -109,7 +109,9 @@ def lengths(
   """
   if ("data", "length") not in run.open_fields():
     return run
-  longest = run.model.longest or math.inf
+  # The lengths of rows are those of both sides.
+  longest = min(side or math.inf for side in (
+      run.model.longest, getattr(run.model, "encoder_longest", None)))
   some = texts[::math.ceil(len(texts) / _SAMPLE)]
   counts = _counts(some, pipeline.Encoding(
       run.data, tokenizer, run.model if run.model.encodes else None))

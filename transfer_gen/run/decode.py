@@ -182,19 +182,21 @@ def _read(model, inputs, decoding, strict) -> tuple[bulk.Inputs, list[int]]:
   encoder_inputs, prompts = _tokens(model, inputs, strict)
   longest = registry.longest(model.module)
   budgets, too_long = [decoding.max_tokens] * len(inputs), []
-  if longest is not None:
+  # A prompt must leave room for a new token.
+  limit = registry.longest_input(model.module) if encoder_inputs else (
+      longest and longest - 1)
+  if limit is not None:
     lengths = [len(text) for text in encoder_inputs or prompts]
-    # A prompt must leave room for a new token.
-    limit = longest if encoder_inputs else longest - 1
     too_long = [i for i, length in enumerate(lengths) if length > limit]
     # Half of what the model reads is left to the prompt, however much it may write.
-    room = limit if encoder_inputs else longest - min(
+    room = limit if encoder_inputs or longest is None else longest - min(
         decoding.max_tokens, longest // 2)
     shorter = _tokens(model, [inputs[i] for i in too_long], strict, room)
     for rows, cut in zip((encoder_inputs, prompts), shorter):
       for i, ids in zip(too_long, cut or ()):
         assert rows is not None, "as many kinds of rows as were cut"
         rows[i] = ids
+  if longest is not None:
     budgets = [min(decoding.max_tokens, longest - len(one)) for one in prompts]
   return bulk.Inputs(
       prompts=prompts, encoder_inputs=encoder_inputs, budgets=budgets), too_long

@@ -85,6 +85,8 @@ def replaced(model: registry.Config, changes: Mapping[str, Any]) -> registry.Con
     errors.UserError: If there is no such field, with the nearest names.
   """
   names = [field.name for field in dataclasses.fields(model)]
+  if changes.get("shared") and isinstance(model, config_lib.EncoderDecoder):
+    model = registry.sharing(model)
   for name in changes:
     if name not in names:
       near = difflib.get_close_matches(name, names, n=2) or names

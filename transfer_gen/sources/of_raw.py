@@ -9,7 +9,7 @@ from transfer_gen.sources import given as given_lib
 from transfer_gen.sources import own
 from transfer_gen.sources import peft
 
-REFUSE = foreign.REFUSE
+NONE, REFUSE, REPAIR = foreign.NONE, foreign.REFUSE, foreign.REPAIR
 
 
 def view(

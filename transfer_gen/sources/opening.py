@@ -11,6 +11,8 @@ from transfer_gen.sources import of_raw
 from transfer_gen.sources import own
 from transfer_gen.sources import word_vectors
 
+NONE, REFUSE, REPAIR = of_raw.NONE, of_raw.REFUSE, of_raw.REPAIR
+
 
 # What lies at a path decides how it is opened, and not an argument: workdirs, foreign
 # checkpoints and word vectors are all given as `config.Source.path`. Adapters need the
@@ -49,18 +51,6 @@ def open(
   Raises:
     errors.UserError: If nothing is there that can be read, or an argument does not
       apply to what is there.
-
-  Example:
-    >>> import pathlib, tempfile
-    >>> from transfer_gen import sources
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "words.vec"
-    >>> _ = path.write_text("2 3\ncat 1 0 0\ndog 0 1 0\n")
-    >>> source = sources.open(path)
-    >>> source.specs["embed/embedding"].shape
-    (2, 3)
-    >>> [(name, array)] = source.read(["embed/embedding"])
-    >>> array.tolist()
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
   """
   path = epath.Path(path)
   opener, vectors = _opener_of(path), word_vectors.recognizes(path)

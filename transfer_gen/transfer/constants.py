@@ -8,14 +8,15 @@ constants no longer compute what they were trained for, although every shape fit
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from transfer_gen.config import names
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
 Constants = Mapping[str, Any]
 # What says nothing of the function alone: another family is another structure, which
-# the rules relate; the next two follow from `position` and from sizes; and an id of one
-# vocabulary says nothing in another.
-_IMPLIED = ("family", "rotary", "undivided", "pad_token")
+# the rules relate; the next two follow from `position` and from sizes; an id of one
+# vocabulary says nothing in another; and an encoder is compared by itself.
+_IMPLIED = ("family", "rotary", "undivided", "pad_token", "encoder_side")
 
 
 def differences(source: Constants, target: Constants) -> dict[str, tuple[Any, Any]]:
@@ -59,15 +60,29 @@ def of_rows(
   """
   target = constants.get(vocabulary.TARGET, {})
   found: dict[str, dict[str, tuple[Any, Any]]] = {}
+  compared = set()
   for row in rows:
     if not row.sources or set(row.spec.axes) & set(vocabulary.TABLES):
       continue
-    if row.checkpoint not in found:
-      found[row.checkpoint] = differences(constants.get(row.checkpoint, {}), target)
+    sides = row.checkpoint, _in_encoder(row.sources[0]), _in_encoder(row.name)
+    if sides not in compared:
+      compared.add(sides)
+      found.setdefault(row.checkpoint, {}).update(differences(
+          _of_side(constants.get(row.checkpoint, {}), sides[1]),
+          _of_side(target, sides[2])))
     # Heads of another width have another scale by default, which axis maps check.
     if any(row.spec.axes[change.dim] == "kv" for change in row.changes):
       found[row.checkpoint].pop("attention_scale", None)
   return {name: differ for name, differ in found.items() if differ}
+
+
+def _in_encoder(name: str) -> bool:
+  return name.startswith(names.ENCODER)
+
+
+def _of_side(constants: Constants, encoder: bool) -> Constants:
+  """Returns the constants of a side, which an encoder may have of its own."""
+  return constants.get("encoder_side", constants) if encoder else constants
 
 
 def misfits(

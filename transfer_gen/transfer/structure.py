@@ -228,6 +228,43 @@ def encoder_decoder(
   return (*crosses, *sides, plan_lib.Rule(target="(.*)", source=r"\1"))
 
 
+def warm_start(
+    model: config_lib.EncoderDecoder, cross: str = "fresh"
+) -> tuple[plan_lib.Rule, ...]:
+  r"""Returns rules for a pair from its two sides, see `sources.Pair`.
+
+  Each leaf comes from the leaf of its name. The cross-attention is new, as in Rothe et
+  al. (2020), and so is the layer between sides of different widths.
+
+  >>> pair = config_lib.EncoderDecoder(encoder=config_lib.Encoder(width=64))
+  >>> for rule in warm_start(pair):
+  ...   print(rule.target, rule.source)
+  decoder/layer_\d+/cross_(attn|norm)/.* None
+  bridge/.* None
+  (.*) \1
+
+  Args:
+    model: Config of the pair.
+    cross: "fresh" draws the cross-attention; "self" copies it and its norm from the
+      decoder's self-attention.
+
+  Raises:
+    errors.UserError: If `cross` is neither.
+  """
+  if cross not in ("self", "fresh"):
+    raise errors.UserError(
+        f"warm_start: cross is {cross!r}, must be 'self' or 'fresh'.")
+  found = [plan_lib.Rule(target=names.CROSS, source=None, why="new between two models")]
+  if cross == "self":
+    found = [plan_lib.Rule(target=part, source=rf"{names.DECODER}{own}")
+             for part, own in names.CROSS_PARTS.items()]
+  if model.encoder is not None and model.encoder.width != model.width:
+    found.append(plan_lib.Rule(
+        target=names.BRIDGE, source=None, why="from one width to the other"))
+  return (*found, plan_lib.Rule(
+      target="(.*)", source=r"\1", why="the leaf of its name"))
+
+
 def _explicit(
     model: config_lib.Decoder | config_lib.Recurrent
 ) -> config_lib.Decoder | config_lib.Recurrent:

@@ -1,0 +1,179 @@
+"""Two checkpoints as the sides of an encoder-decoder that is warm-started from them.
+
+Rothe et al. (2020): encoder, decoder or both begin as BERT, RoBERTa or GPT-2, and only
+the cross-attention between them is new.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+import jax
+
+from transfer_gen import errors
+from transfer_gen.config import names as names_lib
+from transfer_gen.data import tokenizers
+from transfer_gen.models import registry
+from transfer_gen.sources import opening
+from transfer_gen.sources import source as source_lib
+
+_ENCODER, _DECODER = names_lib.ENCODER, names_lib.DECODER
+# Leaves that stand beside the sides; all but the first are of the output alone.
+_BESIDE = ("embed/", "head/", "transform/")
+
+
+class Pair(source_lib.Source):
+  """An encoder-decoder whose sides are two sources, without its cross-attention.
+
+  Attributes:
+    encoder: The source of the encoder; its output over tokens is left out.
+    decoder: The source of the decoder and of the output.
+  """
+
+  def __init__(self, encoder: source_lib.Source, decoder: source_lib.Source):
+    """Relates names; reads no array.
+
+    Args:
+      encoder: A source with one side.
+      decoder: A source with one side.
+
+    Raises:
+      errors.UserError: If a source does not say what its model is, or it cannot be a
+        side.
+    """
+    self.encoder, self.decoder = encoder, decoder
+    for side, source in (("encoder", encoder), ("decoder", decoder)):
+      if source.model is None or source.adapters:
+        raise errors.UserError(
+            f"{source.path}: it cannot be the {side} of a pair: "
+            + ("it does not say what its model is." if source.model is None else
+               "it has adapters. Merge them first: `convert` writes the merged model."))
+    self._model = registry.pair_of(encoder.model, decoder.model)
+    self._places = {**_placed(encoder.specs, _ENCODER),
+                    **_placed(decoder.specs, _DECODER)}
+    specs = registry.specs(registry.build(self._model))
+    self._specs = {name: spec for name, spec in specs.items() if name in self._places}
+
+  @property
+  def path(self) -> epath.Path | None:
+    """Where the encoder was opened from."""
+    return self.encoder.path
+
+  @property
+  def title(self) -> str:
+    """One line for people."""
+    return f"encoder: {self.encoder.title}; decoder: {self.decoder.title}"
+
+  @property
+  def specs(self) -> Mapping[str, Any]:
+    """Spec of each leaf of the pair that one of the sources has."""
+    return self._specs
+
+  @property
+  def constants(self) -> Mapping[str, Any]:
+    """Constants of the pair."""
+    return registry.constants(self._model)
+
+  @property
+  def model(self) -> source_lib.Model:
+    """Config of the pair."""
+    return self._model
+
+  @property
+  def tokenizer(self) -> source_lib.Tokenizer | None:
+    """The tokenizer of both sides, which is one if they have the same tokens."""
+    inputs, targets = self.encoder.tokenizer, self.decoder.tokenizer
+    if inputs is None or targets is None:
+      return None
+    if (inputs.tokens, inputs.roles) == (targets.tokens, targets.roles):
+      return targets
+    return tokenizers.for_both_sides(inputs, targets)
+
+  def read(
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+  ) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, array), placed where `shardings` says."""
+    for side, source in ((_ENCODER, self.encoder), (_DECODER, self.decoder)):
+      mine = {self._places[name][1]: name for name in names
+              if self._places[name][0] == side}
+      where = shardings and {own: shardings[name] for own, name in mine.items()}
+      for own, array in source.read(list(mine), where):
+        yield mine[own], array
+
+
+def open(
+    path: epath.PathLike, step: int = -1, *, map_name: str = "",
+    vocabulary: str = opening.REFUSE, tokenizer: str = "",
+    unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
+    model: source_lib.Model | None = None, base: source_lib.Source | None = None,
+) -> source_lib.Source:
+  r"""Opens a checkpoint under our names, or two as the sides of a pair; reads no array.
+
+  Args:
+    path: A run's workdir or one of its checkpoints; a file or folder of another
+      framework, whose format shows in its suffix and its files; a folder that PEFT
+      wrote; or a file of word vectors. Or two such paths, `ENCODER|DECODER`, see
+      `Pair`; they may be the same.
+    step: Which checkpoint of a run. -1 means the best, or the last if none was
+      validated.
+    map_name: For a checkpoint of another framework: name of its architecture, or path
+      of a map file. If empty, the architecture is detected.
+    vocabulary: For a checkpoint of another framework: "refuse" or "repair" a vocabulary
+      with damaged or duplicate entries, or "none" to read the weights alone.
+    tokenizer: For a checkpoint of another framework: path of its vocabulary, see
+      `sources.given`. If empty, the one that lies beside it, if any.
+    unused: For a checkpoint of another framework: regexes for whole names of leaves in
+      it that are read as if they were not there.
+    idle_fields: For a checkpoint of another framework: fields of its config that its
+      map does not know and that change nothing which the model computes.
+    model: For a folder that PEFT wrote: config of the model that it adapts, if `base`
+      has none.
+    base: For a folder that PEFT wrote: source of the model that it adapts.
+
+  Returns:
+    The source.
+
+  Raises:
+    errors.UserError: If nothing is there that can be read, or an argument does not
+      apply to what is there.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from transfer_gen import sources
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "words.vec"
+    >>> _ = path.write_text("2 3\ncat 1 0 0\ndog 0 1 0\n")
+    >>> source = sources.open(path)
+    >>> source.specs["embed/embedding"].shape
+    (2, 3)
+    >>> [(name, array)] = source.read(["embed/embedding"])
+    >>> array.tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+  """
+  given = {"step": step >= 0, "map": map_name, "tokenizer": tokenizer,
+           "unused": unused, "idle_fields": idle_fields}
+  parts = str(path).split("|")
+  # A path that exists is a path, whatever characters it has.
+  if len(parts) != 2 or epath.Path(path).exists():
+    return opening.open(
+        path, step, map_name=map_name, vocabulary=vocabulary, tokenizer=tokenizer,
+        unused=unused, idle_fields=idle_fields, model=model, base=base)
+  if wrong := [name for name, value in given.items() if value]:
+    raise errors.UserError(
+        f"{path}: two checkpoints, and {', '.join(wrong)} is of one. Convert that one"
+        " with it first, and give the workdir that `convert` writes in its place.")
+  if not all(map(str.strip, parts)):
+    raise errors.UserError(f"{path}: a side is missing; give ENCODER|DECODER.")
+  encoder, decoder = (
+      opening.open(part.strip(), vocabulary=vocabulary) for part in parts)
+  return Pair(encoder, decoder)
+
+
+def _placed(names: Iterable[str], side: str) -> dict[str, tuple[str, str]]:
+  """Returns where leaves of the pair lie: the side, and their name in its source."""
+  found = {}
+  for name in names:
+    if side == _DECODER:
+      found[name if name.startswith(_BESIDE) else f"{side}{name}"] = side, name
+    elif not name.startswith(_BESIDE[1:]):
+      found[f"{side}{name}"] = side, name
+  return found
