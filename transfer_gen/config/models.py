@@ -1,4 +1,4 @@
-"""The models that a run can train: Transformers and recurrent models.
+"""The models that a run can train: Transformers, and recurrent models by their name.
 
 Fields hold what the user chose, and many allow 0 for "derived from other fields".
 The properties return the values that then hold; they are no fields, so neither JSON
@@ -8,22 +8,7 @@ nor flags contain them.
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare
-
-# Far beyond any model that was ever trained. A number that is a slip, such as 2**63,
-# would keep a process busy until its memory is full.
-_Layers = Annotated[int, declare.Between(1, 1000)]
-_Width = Annotated[int, declare.Between(1, 2**20)]
-_Width0 = Annotated[int, declare.Between(0, 2**20)]  # 0 is derived, or none.
-_Hidden = Annotated[int, declare.Between(0, 2**22)]
-_Heads = Annotated[int, declare.Between(1, 2**16)]
-_Positions = Annotated[int, declare.Between(1, 2**24)]
-_Vocabulary = Annotated[int, declare.Between(0, 2**24)]
-_Init = Annotated[str, declare.OneOf(
-    "truncated_normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal",
-    "lecun_uniform", "lecun_normal")]
-_Marks = Annotated[str, declare.OneOf("none", "eos", "both")]
-_Dtype = Annotated[str, declare.OneOf("float32", "bfloat16", "float16")]
+from transfer_gen.config import declare, ranges, recurrent_model
 
 
 # Hashable, because a model is a static argument of jit, and yet not frozen, because
@@ -117,16 +102,16 @@ class Decoder:
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
       Default: `float32`.
   """
-  vocab_size: _Vocabulary = 0
-  num_layers: _Layers = 4
-  width: _Width = 256
-  num_heads: _Heads = 4
+  vocab_size: ranges.Vocabulary = 0
+  num_layers: ranges.Layers = 4
+  width: ranges.Width = 256
+  num_heads: ranges.Heads = 4
   num_kv_heads: Annotated[int, declare.Between(0, 2**16)] = 0
-  head_dim: _Width0 = 0
-  mlp_width: _Hidden = 0
+  head_dim: ranges.Width0 = 0
+  mlp_width: ranges.Hidden = 0
   position: Annotated[str, declare.OneOf(
       "learned", "sinusoidal", "rotary", "relative")] = "learned"
-  max_length: _Positions = 256
+  max_length: ranges.Positions = 256
   position_offset: Annotated[int, declare.Between(0, 2**24)] = 0
   windows: tuple[declare.Count, ...] = ()
   block: Annotated[str, declare.OneOf(
@@ -143,7 +128,7 @@ class Decoder:
   bias: bool = True
   unbiased: tuple[Annotated[str, declare.OneOf(
       "query", "key", "value", "out", "up", "gate", "down", "norm")], ...] = ()
-  init: _Init = "truncated_normal"
+  init: ranges.Init = "truncated_normal"
   dropout: declare.Dropout = 0.0
   attention_scale: declare.Real = 0.0
   attention_softcap: declare.Weight = 0.0
@@ -152,20 +137,20 @@ class Decoder:
   logit_softcap: declare.Weight = 0.0
   rotary_base: declare.Positive = 10000.0
   rotary_base_window: declare.Weight = 0.0
-  rotary_dim: _Width0 = 0
+  rotary_dim: ranges.Width0 = 0
   rotary_scaling: Annotated[str, declare.OneOf(
       "none", "linear", "llama3", "yarn")] = "none"
   rotary_factor: declare.Positive = 1.0
   rotary_ramp: tuple[declare.Positive, declare.Positive] = (1.0, 4.0)
   rotary_length: declare.Count = 0
   rotary_magnitude: declare.Real = 1.0
-  sinusoid_width: _Width0 = 0
+  sinusoid_width: ranges.Width0 = 0
   sinusoid_halves: bool = False
   relative_buckets: Annotated[int, declare.Between(4, 2**20)] = 32
   relative_distance: declare.Number = 128
   embed_norm: bool = False
   logit_bias: bool = False
-  dtype: _Dtype = "float32"
+  dtype: ranges.Dtype = "float32"
 
   @property
   def encodes(self) -> bool:
@@ -241,9 +226,9 @@ class EncoderDecoder(Decoder):
       `both`, bos before it and eos after it. Default: `eos`.
   """
   encoder_layers: Annotated[int, declare.Between(0, 1000)] = 0
-  encoder_vocab_size: _Vocabulary = 0
+  encoder_vocab_size: ranges.Vocabulary = 0
   start_token: declare.NoToken = -1
-  encoder_marks: _Marks = "eos"
+  encoder_marks: ranges.Marks = "eos"
 
   @property
   def encodes(self) -> bool:
@@ -261,111 +246,6 @@ class EncoderDecoder(Decoder):
     return self.encoder_vocab_size or self.vocab_size
 
 
-@declare.strict
-@dataclasses.dataclass(unsafe_hash=True)  # A static argument of jit.
-class Recurrent:
-  """A recurrent model: embedding, cells, an optional dense layer, output.
-
-  It is a language model, or with `encoder` a model that first reads a text and whose
-  answer starts from the states after that text.
-
-  Attributes:
-    vocab_size: V, the vocabulary size in tokens, at least 1. 0, the default, means the
-      tokenizer's size.
-    cell: Kind of the recurrent cells: `rnn`, `gru` or `lstm`. Default: `lstm`.
-    num_layers: Number of recurrent layers, from 1 to 100. Default: 2.
-    embed_width: D, the number of features of the embedding. 0 means no embedding: the
-      first layer reads one-hot tokens. Default: 256.
-    hidden_width: U, the number of units of each layer, at least 1. Default: 256.
-    hidden_widths: Number of units of each layer, where they differ; one number for each
-      layer. (), the default, means `hidden_width` for all.
-    dense_width: F, the number of units of a dense layer before the output. 0, the
-      default, means no such layer.
-    dense_activation: Activation of that layer: `relu`, `tanh`, `sigmoid`, `gelu` or
-      `linear`. Default: `relu`.
-    bias: Whether cells, dense layer and output have biases. Default: True.
-    recurrent_bias: Whether the product with the state has a second bias, as in cuDNN. A
-      GRU with `reset_after` has it whenever `bias` is True. Default: False.
-    forget_bias: For `lstm`: number that is added to the forget gate when it is used, of
-      any sign. Default: 1.0.
-    gate: Gate function: `sigmoid`; `hard_sigmoid`, clip(0.2 x + 0.5, 0, 1), as in Keras
-      1 and 2; or `hard_sigmoid_3`, clip(x / 6 + 0.5, 0, 1), as in Keras 3.
-      Default: `sigmoid`.
-    reset_after: For `gru`: whether the reset gate acts after the product with the state
-      (as in cuDNN) or on the state before it. Default: True.
-    bidirectional: Whether cells read in both directions: those of the encoder, each
-      direction with U / 2 units, or those of a language model with a `window`, each
-      with U. Default: False.
-    attention: Whether the output reads a weighted average over time of the embedding
-      and all layers, in place of the last layer's state. Default: False.
-    window: Number of tokens that each prediction reads, from an empty state; shorter
-      texts are padded on the left with `pad_token`. 0, the default, means all tokens
-      before it.
-    pad_token: Id of the token that pads windows, and encoder inputs up to
-      `encoder_length`; at least 0. Default: 0.
-    encoder: Whether an encoder with as many layers reads a text first. Default: False.
-    encoder_vocab_size: Vocabulary size of the encoder in tokens. 0, the default, means
-      V.
-    encoder_length: Length in tokens up to which shorter encoder inputs are padded on
-      the right; the encoder reads this padding. 0, the default, means no such padding.
-    start_token: Id of the token that each answer begins with. -1, the default, means
-      the tokenizer's bos.
-    encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
-      `both`, bos before it and eos after it. Default: `eos`.
-    init: Initializer of the kernels, see `models.layers.initializer`.
-      Default: `xavier_uniform`.
-    dropout: Dropout rate of the input of each layer, in [0, 1). Default: 0.0.
-    dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
-      Default: `float32`.
-  """
-  vocab_size: _Vocabulary = 0
-  cell: Annotated[str, declare.OneOf("rnn", "gru", "lstm")] = "lstm"
-  # Unlike blocks they may all differ, so each is traced by itself.
-  num_layers: Annotated[int, declare.Between(1, 100)] = 2
-  embed_width: _Width0 = 256
-  hidden_width: _Width = 256
-  hidden_widths: tuple[_Width, ...] = ()
-  dense_width: _Width0 = 0
-  dense_activation: Annotated[str, declare.OneOf(
-      "relu", "tanh", "sigmoid", "gelu", "linear")] = "relu"
-  bias: bool = True
-  recurrent_bias: bool = False
-  forget_bias: declare.Real = 1.0
-  gate: Annotated[str, declare.OneOf(
-      "sigmoid", "hard_sigmoid", "hard_sigmoid_3")] = "sigmoid"
-  reset_after: bool = True
-  bidirectional: bool = False
-  attention: bool = False
-  window: Annotated[int, declare.Between(0, 2**20)] = 0
-  pad_token: declare.Count = 0
-  encoder: bool = False
-  encoder_vocab_size: _Vocabulary = 0
-  encoder_length: Annotated[int, declare.Between(0, 2**20)] = 0
-  start_token: declare.NoToken = -1
-  encoder_marks: _Marks = "eos"
-  init: _Init = "xavier_uniform"
-  dropout: declare.Dropout = 0.0
-  dtype: _Dtype = "float32"
-
-  @property
-  def encodes(self) -> bool:
-    """Whether the model has an encoder, which reads a text first."""
-    return self.encoder
-
-  @property
-  def longest(self) -> int | None:
-    """Length in tokens of the longest text that the model can read: any."""
-    return None
-
-  @property
-  def widths(self) -> tuple[int, ...]:
-    """Number of units of each layer."""
-    return self.hidden_widths or (self.hidden_width,) * self.num_layers
-
-  @property
-  def encoder_tokens(self) -> int:
-    """Number of tokens that the encoder knows."""
-    return self.encoder_vocab_size or self.vocab_size
-
-
+# Its fields fill a file of their own; it is one of the models, so it is named here.
+Recurrent = recurrent_model.Recurrent
 Model = Decoder | Recurrent  # An EncoderDecoder is a Decoder.
