@@ -8,6 +8,7 @@ from tests.commands import cli
 from transfer_gen import config
 from transfer_gen.config import file as config_file
 from transfer_gen.study import from_run
+from transfer_gen.transfer import audit as audit_lib
 
 FIELDS = {"translate": ("input", "target"), "summarize": ("document", "summary"),
           "instruct": ("prompt", "answer")}
@@ -32,7 +33,7 @@ def test_the_list_has_one_line_for_each_recipe(capsys):
   printed = cli.run(capsys, "recipes").split("\n\n")[0].splitlines()
 
   assert [line.split()[0] for line in printed] == sorted(config_file.recipes())
-  assert max(map(len, printed)) <= 100 and len(printed) == 7
+  assert max(map(len, printed)) <= 100 and len(printed) == 8
 
 
 def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):
@@ -131,3 +132,83 @@ def test_scratch_has_the_model_and_the_tokens_of_its_pair():
   assert scratch.transfer.rules[0].source is None
   assert (scratch.model, scratch.tokenizer, scratch.data, scratch.optim) == (
       transfer.model, transfer.tokenizer, transfer.data, transfer.optim)
+
+
+def _language_model(folder, capsys, name, texts):
+  """Trains a small LSTM that writes texts, for one step."""
+  (folder / f"{name}.txt").write_text("".join(f"{text}\n" for text in texts))
+  (folder / f"{name}.py").write_text(f"""
+from transfer_gen.config import Data, Recurrent, Run, Tokenizer, Train
+def get_config():
+  return Run(model=Recurrent(num_layers=2, embed_width=6, hidden_width=8),
+             data=Data(name="files", train="{name}.txt", length=32),
+             tokenizer=Tokenizer(kind="characters"),
+             train=Train(steps=1, batch_size=8, eval_every=1, checkpoint_every=1))
+""")
+  cli.run(capsys, "train", f"--config={name}.py", f"--workdir={name}")
+
+
+def _pairs(folder):
+  (folder / "train.a").write_text("".join(f"{i} green apples\n" for i in range(60)))
+  (folder / "train.b").write_text("".join(f"{i} gruene Birnen\n" for i in range(60)))
+  return ("--config=recipe:attention", "--config.data.train=train.a|train.b",
+          "--config.model.embed_width=6", "--config.model.hidden_width=8",
+          "--config.tokenizer.kind=characters", "--config.data.length=32")
+
+
+def test_the_attention_recipe_goes_from_two_files_to_bleu(folder, capsys):
+  words = _pairs(folder)
+
+  lines = cli.run(capsys, "train", *words, "--workdir=w", "--config.train.steps=1",
+                  "--config.model.num_layers=1", "--config.decoding.beams=1",
+                  "--evaluate").splitlines()
+
+  scores = json.loads(lines[-1])
+  assert {"bleu", "chrf"} <= scores.keys() and scores["intervals"]["bleu"]
+
+
+def test_language_models_begin_the_sides_of_the_attention_recipe(folder, capsys):
+  words = _pairs(folder)
+  _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
+  _language_model(folder, capsys, "b", (f"{i} gruene Pflaumen" for i in range(60)))
+  def planned(*more):
+    cli.run(capsys, "plan", *words, "--workdir=w", *more)
+    data = json.loads((folder / "w" / "audit.json").read_text())
+    audit = audit_lib.from_json(data)
+    left = {f"{name}:{leaf}" for name, specs in audit.left.items() for leaf in specs}
+    return {row.name: row for row in audit.rows}, left, data["coverage"]
+
+  sources = {side: f"--config.sources.{side}.path={name}"
+             for side, name in (("encoder", "a"), ("decoder", "b"))}
+  rows, left, share = planned(*sources.values())
+  one, _, _ = planned("--config.source.path=a")
+  _, _, less = planned(sources["decoder"])
+  _, fewer, _ = planned(*sources.values(), "--config.model.attention_output=context",
+                        "--config.model.input_feeding=false")
+
+  assert rows["encoder/layer_1/cell/recurrent_kernel"].checkpoint == "encoder"
+  assert rows["layer_1/cell/input_kernel"].checkpoint == "decoder"
+  assert rows["layer_0/cell/input_kernel_feed"].how == "zeros"
+  assert rows["encoder/layer_1/cell/input_kernel_backward"].how == "zeros"
+  for drawn in ("encoder/layer_0/backward/input_kernel", "attention/key/kernel",
+                "layer_0/bridge_h/kernel", "head/kernel"):
+    assert rows[drawn].how == "init", drawn
+  came = lambda rows: {name for name, row in rows.items() if row.sources}
+  assert came(one) == came(rows)
+  assert 0 < less < share < 1
+  # The heads are read by nothing, unless the output reads the state itself.
+  assert left == {f"{side}:head/{leaf}" for side in sources
+                  for leaf in ("bias", "kernel")}
+  assert fewer == {"encoder:head/bias", "encoder:head/kernel"}
+
+
+@pytest.mark.parametrize("more, message", [
+    (("--config.sources.encoder.path=a", "--config.model.hidden_width=4"),
+     "sources.encoder has layers"),
+    (("--config.sources.left.path=a",), "knows the sources sources.encoder, "),
+    (("--config.sources.encoder.pth=a",), "has no field 'pth'. Nearest: path")])
+def test_a_source_that_begins_no_side_is_refused(folder, capsys, more, message):
+  words = _pairs(folder)
+  _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
+
+  assert message in cli.refused(capsys, "plan", *words, "--workdir=w", *more)

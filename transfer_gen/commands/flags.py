@@ -100,6 +100,7 @@ def _define_run(
   if not given:
     raise _mistake(name, f"`{name}` needs --config=FILE.py[:ARG].")
   run = config_file.load_run(given)
+  words = config_file.take_sources(run, words)
   config_file.build_parts(run, words)
   if isinstance(run.model, str):
     changes, words = config_file.take_model_changes(words)

@@ -13,12 +13,14 @@ import typing
 from typing import Any, TypeVar
 
 from transfer_gen import errors
-from transfer_gen.config import models, validate
+from transfer_gen.config import models, sources, validate
 from transfer_gen.config import run as run_config
 
 _T = TypeVar("_T")
 RECIPE = "recipe:"  # How the name of a recipe begins in place of a file's.
 _RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
+_SOURCE = re.compile(
+    r"--?(no)?config\.sources\.(\w+)\.(\w+)(?:=(.*))?", re.DOTALL)
 _MODEL = re.compile(r"--?(no)?config\.model\.(\w+)(?:=(.*))?", re.DOTALL)
 
 
@@ -75,6 +77,38 @@ def take_model_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]
     else:
       rest.append(word)
   return changes, rest
+
+
+def take_sources(run: run_config.Run, words: Sequence[str]) -> list[str]:
+  """Sets fields of named sources, `--config.sources.NAME.FIELD=VALUE`.
+
+  A name that the config does not have adds a source. Values that a field does not
+  declare are found by `validate.check`.
+
+  Args:
+    run: The run, whose `sources` are changed.
+    words: Words of a command line.
+
+  Returns:
+    The other words.
+
+  Raises:
+    errors.UserError: If a source has no such field, with the nearest names.
+  """
+  rest = []
+  for word in words:
+    found = _SOURCE.fullmatch(word)
+    if found is None:
+      rest.append(word)
+      continue
+    no, name, field, value = found.groups()
+    source = run.sources.get(name, sources.Source())
+    _check_field(word.partition("=")[0], source, f"config.sources.{name}", field)
+    text = isinstance(getattr(source, field), str)
+    changes: dict[str, Any] = {
+        field: not no if value is None else value if text else _literal(value)}
+    run.sources[name] = dataclasses.replace(source, **changes)
+  return rest
 
 
 def has_study(given: str) -> bool:

@@ -1,4 +1,4 @@
-"""The models that a run can train: Transformers and recurrent models.
+"""The models that a run can train: Transformers, and recurrent models by their name.
 
 Fields hold what the user chose, and many allow 0 for "derived from other fields".
 The properties return the values that then hold; they are no fields, so neither JSON
@@ -8,9 +8,10 @@ nor flags contain them.
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare, recurrent_models, sizes
+from transfer_gen.config import declare, recurrent_model, sizes
 
-Recurrent = recurrent_models.Recurrent
+# Its fields fill a file of their own; it is one of the models, so it is named here.
+Recurrent = recurrent_model.Recurrent
 
 
 # Hashable, because a model is a static argument of jit, and yet not frozen, because

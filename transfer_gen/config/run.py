@@ -45,7 +45,7 @@ class Run:
     source: The checkpoint that the transfer reads. If None, the default, and without
       `sources`, the run starts from scratch.
     sources: Further checkpoints, by the names that rules give them (`Rule.checkpoint`).
-      By default there are none.
+      A flag `--config.sources.NAME.path=W` adds one. By default there are none.
     adapters: Small params beside kernels, see `config.adapters`; by default none. They
       are leaves like any other, owned by the plan's rules and groups; see
       `transfer.groups.low_rank`.

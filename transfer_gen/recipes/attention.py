@@ -1,0 +1,135 @@
+"""Translates with an LSTM that attends: from scratch, or from language models.
+
+A language model of the inputs' language may begin the encoder, and one of the targets'
+language the decoder (Ramachandran et al., 2017): `--config.sources.encoder.path=A` and
+`--config.sources.decoder.path=B`. `--config.source.path=A` begins both sides, or with
+an earlier run of this recipe the whole model. The rest is drawn, and new inputs of the
+language models' cells begin at zero, so that these compute what they did.
+"""
+
+from transfer_gen import errors
+from transfer_gen.config import Data, Decoding, Optim, Recurrent, Run, Tokenizer, Train
+from transfer_gen.run import open_sources
+from transfer_gen.transfer.axes import MatchTokens
+from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
+
+_SIDES = ("encoder", "decoder")
+_ALL = (Group(name="all", params=".*"),)
+
+
+def get_config() -> Run:
+  """Returns the run; `data.train` has to be set, e.g. to `corpus.en|corpus.de`."""
+  return Run(
+      # As Luong et al. (2015), with an encoder that reads both ways.
+      model=Recurrent(
+          cell="lstm", num_layers=2, embed_width=256, hidden_width=256, encoder=True,
+          bidirectional=True, bridge="linear", encoder_attention="general",
+          input_feeding=True, dropout=0.3),
+      tokenizer=Tokenizer(kind="bpe", size=0), transfer=plan,
+      data=Data(name="files", input_field="input", target_field="target", length=0),
+      optim=Optim(lr=0, warmup_steps=-1),
+      train=Train(steps=0, batch_size=0, log_every=0, eval_every=0, checkpoint_every=0,
+                  patience=5),
+      decoding=Decoding(beams=4))
+
+
+def plan(run: Run) -> TransferPlan | None:
+  """Returns the plan that begins each side with its language model, if it has one.
+
+  Raises:
+    errors.UserError: If a source can begin no side of the model.
+  """
+  models = {name: open_sources.one(_field(name), one).model
+            for name, one in run.all_sources().items()}
+  if not models:
+    return TransferPlan(rules=(Rule(target=".*", source=None, why="drawn"),),
+                        groups=_ALL)
+  if set(models) == {""} and getattr(models[""], "encoder", False):
+    return None  # An earlier run of this kind: every leaf from the leaf of its name.
+  _check(run, models)
+  rules: list[Rule] = []
+  unused: list[str] = []
+  for side in _SIDES:
+    name = side if side in models else ""
+    if name in models:
+      write = _encoder if side == "encoder" else _decoder
+      mine, left = write(run.model, models[name], name)
+      rules += mine
+      # What one side leaves, the other one may read, if both begin with one model.
+      unused += left if name or side == "decoder" else ()
+  return TransferPlan(
+      rules=(*rules, Rule(target=".*", source=None, why="drawn")), groups=_ALL,
+      axes=() if run.tokenizer.kind == "source" else (
+          On(axis="vocab", map=MatchTokens()),),
+      unused_source=tuple(unused), may_differ=("encoder", "bidirectional"))
+
+
+def _check(run, models):
+  """Refuses sources that can begin no side of the model."""
+  known = [_field(side) for side in _SIDES]
+  for name, model in models.items():
+    field = _field(name)
+    if name not in ("", *_SIDES):
+      raise errors.UserError(
+          f"recipe:attention knows the sources {', '.join(known)} and not {field}.")
+    alone = isinstance(model, Recurrent) and not (
+        model.encoder or model.window or model.attention)
+    if not alone:
+      raise errors.UserError(
+          f"recipe:attention: {field} is no recurrent language model that reads text"
+          " once from left to right, so it can begin no side of the model.")
+    mine, theirs = ([(m.cell, m.embed_width, width) for width in widths]
+                    for m, widths in ((run.model, _widths(run.model, name)),
+                                      (model, model.widths)))
+    if mine != theirs:
+      raise errors.UserError(
+          f"recipe:attention: {field} has layers (cell, embed_width, width) {theirs},"
+          f" and the model {mine}. Set model.cell, model.num_layers, model.embed_width"
+          " and model.hidden_width to those of the source.")
+  if {"", *_SIDES} <= set(models):
+    raise errors.UserError(
+        "recipe:attention: source is read by neither side, since sources.encoder and"
+        " sources.decoder are set. Leave it out.")
+
+
+def _field(name):
+  return f"sources.{name}" if name else "source"
+
+
+def _widths(model, name):
+  return model.encoder_widths if name == "encoder" else model.widths
+
+
+def _encoder(model, source, name):
+  """Returns rules for the encoder, and what it leaves of its source."""
+  rules = [Rule(target=r"encoder/(embed/.*|layer_\d+/cell/(?!input_kernel_b).*)",
+                source=r"\1", checkpoint=name, why="a language model of the inputs")]
+  if model.bidirectional and model.num_layers > 1:
+    rules.append(Rule(
+        target=r"encoder/layer_\d+/cell/input_kernel_backward", source=None,
+        fresh="zeros", why="what the language model did not read"))
+  return rules, [_named(name, r"(head|dense)/.*")]
+
+
+def _decoder(model, source, name):
+  """Returns rules for the decoder, and what it leaves of its source."""
+  rules = [Rule(target=r"(embed/.*|layer_\d+/cell/(?!input_kernel_[cf]).*)",
+                source=r"\1", checkpoint=name, why="a language model of the targets")]
+  if model.input_feeding or model.encoder_attention == "additive":
+    rules.append(Rule(
+        target=r"layer_0/cell/input_kernel_(context|feed)", source=None, fresh="zeros",
+        why="what the language model did not read"))
+  # Its output reads the last state. It fits where the model's output does so, too.
+  reads_state = model.attention_output != "hidden" and not model.dense_width
+  if reads_state and not source.dense_width:
+    rules.append(Rule(target="(head/(kernel|bias))", source=r"\1", checkpoint=name,
+                      why="a language model of the targets"))
+    if model.attention_output != "state":
+      rules.append(Rule(target="head/kernel_(context|embed)", source=None,
+                        fresh="zeros", why="what the language model did not read"))
+    return rules, []
+  return rules, [_named(name, r"(head|dense)/.*")]
+
+
+def _named(checkpoint, pattern):
+  return f"{checkpoint}:{pattern}" if checkpoint else pattern
