@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare, metric_names
+from transfer_gen.config import declare, metric_names, objective
 
+# Named here, so that a run finds all that is about training in one module.
+Objective, Term = objective.Objective, objective.Term
 Schedule = Annotated[
     str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
 Metric = metric_names.Named

@@ -148,6 +148,9 @@ def check_saved(saved: Mapping[str, Any]) -> None:
       raise ValueError(f"its {field} are no ids of tokens")
   if type(saved.get("start_only", False)) is not bool:
     raise ValueError("its start_only is neither true nor false")
+  sentinels = saved.get("sentinels", 1)
+  if type(sentinels) is not int or not 0 < sentinels < _LARGEST_ID:
+    raise ValueError("its sentinels are no number of tokens")
   special = saved.get("special", [])
   if not isinstance(special, list) or not all(isinstance(s, str) for s in special):
     raise ValueError("its special tokens are no list of texts")
