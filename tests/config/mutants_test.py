@@ -27,7 +27,7 @@ CONFIGS = (
     config.Run(), config.Data(), config.Tokenizer(), config.Decoding(), config.Optim(),
     config.Train(), config.Parallel(), config.Strategy(), config.Source(),
     config.Features(), config.Distill(), config.Decoder(), config.EncoderDecoder(),
-    config.Recurrent(), _STUDY, config.LoRA(params=".*"), config.IA3(),
+    config.Encoder(), config.Recurrent(), _STUDY, config.LoRA(params=".*"), config.IA3(),
     config.Bottleneck(), config.Prefix(), config.Objective(), config.Term(),
     config.Corrupt())
 PARTS = (
