@@ -12,6 +12,7 @@ import transformers
 
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen.data import chat
 from transfer_gen.data import document
 from transfer_gen.data import encoding
 from transfer_gen.data import pipeline
@@ -292,6 +293,29 @@ def test_without_a_template_rows_have_the_usual_marks(tmp_path):
     ("{{ 9 ** 9999999 }}", "SecurityError"),
     ("{% for i in range(99999) %}{{ messages[0].content }}aaaaaaaaaaa{% endfor %}",
      "more than"),
+    *(("{% set n = namespace(s='aa', l=[1]) %}{% for i in range(60) %}{% set "
+       f"{change} %}}{{% endfor %}}{{{{ n.s|length }}}}", "long text|too many steps")
+      for change in (
+          "n.s = n.s ~ n.s", "n.s = n.s + n.s", "n.s = n.s.replace('a', n.s)",
+          "n.s = n.s|replace('a', n.s)", "n.s = [n.s, n.s]|join",
+          "n.s = ''.join([n.s, n.s])", "n.s = n.s.join('abc')",
+          "n.s = [n.s, n.s]|map('upper')|join(n.s)", "n.l = n.l + n.l",
+          "x %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = x",
+          "n.s = '%s%s' % (n.s, n.s)")),
+    *(("{% set n = namespace(l=[1]) %}{% for i in range(60) %}{% set n.l = [n.l, n.l]"
+       f" %}}{{% endfor %}}{{{{ n.l{shown} }}}}", "long text")
+      for shown in ("", "|string", "|tojson", "|join", "|length")),
+    *((f"{{{{ ({made})|length }}}}", "long text|undefined") for made in (
+        "'%3000000000d' % 1", "'a'.ljust(3000000000)", "'a'|center(3000000000)",
+        "'{:>3000000000}'.format(1)", "'%3000000000d'|format(1)", "'a'|indent(10**9)",
+        "[1]|tojson(indent=10**9)", "'1'.zfill(10**9)", "[1]|batch(10**9, 0)|list",
+        "[1]|slice(10**9)|list", "lipsum(n=10**9)")),
+    ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+     "too many steps"),
+    ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+     "{{ f(40) }}", "too many steps"),
+    ("{% set n = namespace(i=10) %}{% for i in range(60) %}{% set n.i = n.i * n.i %}"
+     "{% endfor %}", "small numbers"),
     ("{% if %}", "TemplateSyntaxError"),
     ("{{ raise_exception('system first') }}", "system first"),
     ("{{ messages[0].content }}{{ messages | length }}", "writes the prompt otherwise"),
@@ -303,6 +327,24 @@ def test_templates_that_do_not_fit_are_refused(_headers, tmp_path, template, mes
   (tmp_path / "chat_template.jinja").write_text(template)
   with pytest.raises(errors.UserError, match=message):
     _encoding(tmp_path).pairs(["a"], ["b"])
+
+
+def test_what_templates_do_with_texts_stays_possible():
+  template = chat.Template(
+      "{% for m in messages %}{{ '<' + m['role'] + '>' ~ m.content | trim ~ '\n' }}"
+      "{% endfor %}{% set x %}{{ bos_token }}!{% endset %}{{ x }}"
+      "{{ messages | map(attribute='role') | join(', ') }}"
+      "{{ 'a,b'.split(',') | join('-') }}{{ 'abc'.replace('b', 'x') }}"
+      "{{ '%s' | format('q') }}{{ 'a%s' % 'b' }}{{ '{}!'.format('f') }}"
+      "{{ 'l\nm' | indent(2) }}"
+      "{{ missing | default('d') }}{{ 7 % 4 + 2 * 3 }}"
+      "{{ {'k': [1]} | tojson }}{{ messages[0].content.find('o', 0) }}",
+      {"bos_token": "^"})
+  long = "long text " * 30_000
+
+  assert template.render(long).startswith(f"<user>{long.strip()}\n^!")
+  assert template.render("hello") == (
+      "<user>hello\n^!usera-baxcqabf!l\n  md9{\"k\": [1]}4")
 
 
 def test_another_value_than_none_and_chat_is_refused(_headers):

@@ -3,7 +3,7 @@
 A template is a text in the language of Jinja that comes with a checkpoint (Hugging Face
 Transformers, "Chat templates"). It writes special tokens and names of speakers around
 the messages, and a model that was trained with them answers only where they stand.
-Templates are rendered in Jinja's sandbox, which has no access to Python.
+Templates are rendered in a sandbox, see `chat_sandbox`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ from etils import epath
 import jinja2
 from jinja2 import ext
 from jinja2 import nodes
-from jinja2 import sandbox
 
 from transfer_gen import errors
+from transfer_gen.data import chat_sandbox
 from transfer_gen.data import special_tokens
 
 _FILE = "chat_template.jinja"
@@ -85,8 +85,10 @@ class Template:
     """
     messages = [{"role": ("user", "assistant")[i % 2], "content": content}
                 for i, content in enumerate(contents)]
-    limit = _LARGEST + 4 * sum(map(len, contents))
+    given = sum(map(len, contents))
+    limit = _LARGEST + 4 * given
     parts, size = [], 0
+    self._environment.begin(limit, 4 * _LARGEST + 64 * given)
     try:
       for part in self._compiled.generate(
           messages=messages, add_generation_prompt=len(contents) % 2 == 1, tools=None,
@@ -107,12 +109,14 @@ class Template:
     return "".join(parts)
 
   @functools.cached_property
-  def _compiled(self) -> jinja2.Template:
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True,
+  def _environment(self) -> chat_sandbox.Environment:
+    return chat_sandbox.Environment(
+        filters={"tojson": _to_json}, trim_blocks=True, lstrip_blocks=True,
         extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = _to_json
-    return environment.from_string(
+
+  @functools.cached_property
+  def _compiled(self) -> jinja2.Template:
+    return self._environment.from_string(
         self.text, globals={"raise_exception": _refuse, "strftime_now": _date})
 
 
@@ -264,18 +268,6 @@ def end_token(tokenizer: Tokenizer) -> int:
       is no eos, or it cannot be rendered.
   """
   return _end(tokenizer)[1]
-
-
-class _Environment(sandbox.ImmutableSandboxedEnvironment):
-  """Jinja's sandbox, in which no short expression makes a text of gigabytes."""
-  intercepted_binops = frozenset({"*", "**"})
-
-  def call_binop(
-      self, context: Any, operator: str, left: Any, right: Any) -> Any:
-    if not all(isinstance(one, (int, float)) for one in (left, right)) or (
-        operator == "**" and abs(right) > 64):
-      raise sandbox.SecurityError(f"{operator} is for small numbers only")
-    return super().call_binop(context, operator, left, right)
 
 
 class _Generation(ext.Extension):
