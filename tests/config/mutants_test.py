@@ -27,8 +27,8 @@ CONFIGS = (
     config.Run(), config.Data(), config.Tokenizer(), config.Decoding(), config.Optim(),
     config.Train(), config.Parallel(), config.Strategy(), config.Source(),
     config.Features(), config.Distill(), config.Decoder(), config.EncoderDecoder(),
-    config.Encoder(), config.Recurrent(), _STUDY, config.LoRA(params=".*"), config.IA3(),
-    config.Bottleneck(), config.Prefix(), config.Objective(), config.Term(),
+    config.Encoder(), config.Recurrent(), _STUDY, config.LoRA(params=".*"),
+    config.IA3(), config.Bottleneck(), config.Prefix(), config.Objective(), config.Term(),
     config.Corrupt())
 PARTS = (
     plan_lib.SCRATCH, plan_lib.SCRATCH.rules[0], plan_lib.SCRATCH.groups[0],
