@@ -100,3 +100,16 @@ def test_moments_that_cannot_be_used_are_refused(folder, step, groups, optim, se
     assemble.build(_run(folder, _source(folder, step), plan, **optim), folder / "new")
 
   assert sentence in str(error.value)
+
+
+def test_moments_of_two_sources_are_refused_for_one_group(folder):
+  rules = (Rule(target="head/.*", source=None),
+           Rule(target="(layer_0/attn/.*)", source=r"\1", checkpoint="second"),
+           Rule(target="(.*)", source=r"\1"))
+  plan = plan_lib.TransferPlan(
+      rules=rules, groups=PLAN.groups, unused_source=(".*",))
+  run = _run(folder, _source(folder), plan)
+  run.sources = {"second": _source(folder)}
+
+  with pytest.raises(ValueError, match="its leaves come from '', 'second'"):
+    assemble.build(run, folder / "new")

@@ -135,6 +135,14 @@ def test_a_mixture_is_a_weighted_sum_of_entries():
   np.testing.assert_allclose(mixed[:, 3], exact.mean(1), rtol=1e-5, atol=1e-6)
 
 
+def test_heads_that_share_bits_with_their_groups_are_averaged():
+  value = _random(6, 2)
+
+  means = _apply(value, _bind(axes.MeanGroups(), "kv_heads", 6, 3))
+
+  np.testing.assert_allclose(means, value.reshape(3, 2, 2).mean(1), rtol=1e-6)
+
+
 def test_select_takes_entries_in_the_given_order():
   value = _random(2, 5)
 
@@ -152,6 +160,7 @@ def test_select_takes_entries_in_the_given_order():
     (axes.Cut(), "position", (4, 8), "Extend can"),
     (axes.Extend(), "position", (8, 4), "Cut can"),
     (axes.MeanGroups(), "kv_heads", (6, 4), "take 3"),
+    (axes.MeanGroups(), "kv_heads", (5, 2), "equal groups of 5; take 1"),
 ])
 def test_a_map_that_cannot_give_the_size_is_refused(axis_map, axis, sizes, sentence):
   with pytest.raises(ValueError, match=sentence):

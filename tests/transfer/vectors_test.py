@@ -144,6 +144,15 @@ def test_by_ngrams_sums_the_ngrams_of_a_token():
   assert found[:, 0].tolist() == [111, 1, 1000, 0, 0, 0]
 
 
+def test_by_ngrams_takes_three_to_six_characters_at_any_place():
+  words = (b"abc", b"bcde", b"cdefg", b"abcdef", b"ab", b"fg", b"g", b"abcdefg")
+  made = Vectors(words=words, values=2.0 ** np.arange(8, dtype=np.float32)[:, None])
+
+  found = vectors.by_ngrams(made, (b"abcdefg",))
+
+  assert found.tolist() == [[1 + 2 + 4 + 8 + 128]]  # Two letters are no n-gram.
+
+
 def test_by_words_averages_words_weighted_by_inverse_rank():
   made = Vectors(words=(b"dogs", b"cats", b"dog"), values=np.float32([[6], [12], [30]]))
   pieces = vocabulary.Vocabulary(tokens=(b" dog", b" cat", b"s", b"", b"q"))
