@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from tests import transformers_models
+from tests.commands import cli
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
@@ -197,6 +198,20 @@ def test_unsupported_peft_adapters_are_refused_by_name(bases, tmp_path):
   refused("relative to kernels", use_dora=True)
   other = sources.open(bases["llama"]).model
   refused("c_attn is no module with a kernel", model=other)
+
+
+def test_adapters_without_their_model_are_refused_with_what_to_give(
+    bases, tmp_path, capsys):
+  _made_by_peft(bases["gpt2"], tmp_path / "lora", "gpt2")
+  words = ("convert", f"--source={tmp_path / 'lora'}", f"--output={tmp_path / 'w'}")
+
+  for more, message in (
+      ((), "need the model that they adapt, and that is not in the folder. Give both"),
+      (("--tokenizer=t.json",), "source.tokenizer (--tokenizer) is 't.json'"),
+      (("--vocabulary=repair",), "source.vocabulary (--vocabulary) is 'repair'"),
+      (("--map=gpt2",), "a map is given: 'gpt2'")):
+    assert message in cli.refused(capsys, *words, *more)
+  assert not (tmp_path / "w").exists()
 
 
 def test_writing_an_adapter_other_than_lora_is_refused(bases, tmp_path):
