@@ -16,6 +16,7 @@ from transfer_gen import config
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
+from benchmarks import commands
 from benchmarks import decoder_peer
 from benchmarks import frozen
 from benchmarks import generation
@@ -86,3 +87,14 @@ def test_what_a_learning_part_costs_is_printed(small, capsys):
   found = _printed(capsys)
   assert len(found) == 15 and all(0 < x < math.inf for x in found.values())
   assert found["unfrozen_update_norm"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.long
+def test_the_time_of_commands_is_printed(monkeypatch, capsys):
+  monkeypatch.setattr(commands, "_ROUNDS", 1)
+  monkeypatch.setattr(commands, "_SIZES", dict(
+      num_layers=1, width=8, num_heads=2, max_length=64))
+
+  commands.main()
+
+  assert all(x > 0 for x in _printed(capsys).values())
