@@ -19,6 +19,7 @@ from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
 
 _ROUNDS = 3
+_SIZES = dict(num_layers=12, width=768, num_heads=12, max_length=1024)
 # The target has another vocabulary, so that the plan has to match tokens.
 _CONFIG = '''
 from transfer_gen.config import Data, Decoder, Run, Source, Tokenizer
@@ -27,7 +28,7 @@ from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 
 def get_config():
   return Run(
-      model=Decoder(num_layers=12, width=768, num_heads=12, max_length=1024),
+      model=Decoder(**SIZES),
       data=Data(name="python_docs"), tokenizer=Tokenizer(size=4096),
       source=Source(path="source"),
       transfer=TransferPlan(
@@ -41,7 +42,7 @@ def main() -> None:
   """Measures both commands and prints the median times."""
   with tempfile.TemporaryDirectory() as folder:
     params = _write_source(pathlib.Path(folder) / "source")
-    (pathlib.Path(folder) / "config.py").write_text(_CONFIG)
+    (pathlib.Path(folder) / "config.py").write_text(f"SIZES = {_SIZES}\n{_CONFIG}")
     seconds = {
         "help_seconds": _time(folder, "train", "--help"),
         "plan_100m_seconds": _time(
@@ -52,8 +53,7 @@ def main() -> None:
 
 def _write_source(folder: pathlib.Path) -> int:
   """Writes a workdir with a random checkpoint, and returns its number of params."""
-  module = registry.build(config_lib.Decoder(
-      vocab_size=20_480, num_layers=12, width=768, num_heads=12, max_length=1024))
+  module = registry.build(config_lib.Decoder(vocab_size=20_480, **_SIZES))
   specs = registry.specs(module)
   checkpoints = checkpoint.Checkpoints(folder)
   checkpoints.save_best(

@@ -142,6 +142,31 @@ def test_convert_asks_for_a_vocabulary_and_then_takes_it(folder, capsys):
   assert trained.open("with").tokenizer.encode("ab") == [1, 2]
 
 
+@pytest.mark.parametrize("vocabulary", ["repair", "none"])
+@pytest.mark.parametrize("name, tokenizer", [
+    ("net", "vocab.json"), ("pairs", "inputs.json|targets.json")])
+def test_a_vocabulary_that_is_named_is_neither_repaired_nor_left_out(
+    folder, capsys, name, tokenizer, vocabulary):
+  words = ("convert", f"--source={name}.npz", f"--map={name}_map.json", "--output=w",
+           f"--tokenizer={tokenizer}")
+
+  refused = cli.refused(capsys, *words, f"--vocabulary={vocabulary}")
+
+  assert f"{name}.npz: source.tokenizer (--tokenizer) names the vocabulary" in refused
+  assert f"(--vocabulary) is '{vocabulary}'. Leave one of them out" in refused
+  assert not (folder / "w").exists()
+  cli.run(capsys, *words, "--vocabulary=refuse")
+
+
+@pytest.mark.parametrize("path", ["run", "words.vec"])
+def test_what_would_be_repaired_in_vain_is_refused(folder, path):
+  (folder / "run" / "checkpoints").mkdir(parents=True)
+  (folder / "words.vec").write_text("1 2\na 0 1\n")
+
+  with pytest.raises(errors.UserError, match="vocabulary. is 'repair', which is for"):
+    sources.open(path, vocabulary="repair")
+
+
 def test_a_plan_that_matches_tokens_names_the_files_beside_the_source(folder, capsys):
   (folder / "text.txt").write_text("".join(f"cab {i} a b\n" for i in range(99)))
   (folder / "config.py").write_text(CONFIG)

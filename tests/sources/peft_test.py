@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from tests import transformers_models
+from tests.commands import cli
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
@@ -223,6 +224,20 @@ def test_an_adapter_that_changes_its_base_is_refused(bases, tmp_path):
   theirs = peft_lib.PeftModel.from_pretrained(
       transformers.AutoModelForCausalLM.from_pretrained(bases["gpt2"]), tmp_path)
   _near(_ours(base, (adapter,), params), _theirs(theirs.eval()))
+
+
+def test_adapters_without_their_model_are_refused_with_what_to_give(
+    bases, tmp_path, capsys):
+  _made_by_peft(bases["gpt2"], tmp_path / "lora", "gpt2")
+  words = ("convert", f"--source={tmp_path / 'lora'}", f"--output={tmp_path / 'w'}")
+
+  for more, message in (
+      ((), "need the model that they adapt, and that is not in the folder. Give both"),
+      (("--tokenizer=t.json",), "source.tokenizer (--tokenizer) is 't.json'"),
+      (("--vocabulary=repair",), "source.vocabulary (--vocabulary) is 'repair'"),
+      (("--map=gpt2",), "a map is given: 'gpt2'")):
+    assert message in cli.refused(capsys, *words, *more)
+  assert not (tmp_path / "w").exists()
 
 
 def test_writing_an_adapter_other_than_lora_is_refused(bases, tmp_path):

@@ -11,6 +11,7 @@ import transformers
 
 from tests import transformers_models
 from tests.commands import cli
+from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
@@ -257,3 +258,5 @@ def test_more_tokens_than_rows_are_refused_left_out_or_not_read(theirs, made, ca
   _check(alone, made)
   assert repaired.tokenizer.size == V and alone.tokenizer is None
   assert repaired.tokenizer.encode("a") == [1]
+  for vocabulary in ("repair", "none"):  # A config takes what a flag does.
+    config.check(config.Source(path="theirs", vocabulary=vocabulary))

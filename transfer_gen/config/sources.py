@@ -40,7 +40,7 @@ class Source:
   """
   path: str = ""
   map: str = ""
-  vocabulary: Annotated[str, declare.OneOf("refuse", "repair")] = "refuse"
+  vocabulary: Annotated[str, declare.OneOf("refuse", "repair", "none")] = "refuse"
   tokenizer: str = ""
   unused: tuple[declare.Pattern, ...] = ()
   idle_fields: tuple[declare.Filled, ...] = ()

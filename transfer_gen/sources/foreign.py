@@ -144,6 +144,11 @@ def view(
     raise errors.UserError(
         f"source.vocabulary is {vocabulary!r}, must be {REFUSE!r}, {REPAIR!r} or"
         f" {NONE!r}.")
+  if given_fn is not None and vocabulary != REFUSE:
+    raise errors.UserError(
+        f"{raw.path}: source.tokenizer (--tokenizer) names the vocabulary, which is"
+        f" read as it is, and source.vocabulary (--vocabulary) is {vocabulary!r}. Leave"
+        " one of them out; to repair a list of tokens, edit its file.")
   found = chosen_map.read(raw, name)
   if given_fn is not None:
     given = given_fn(found.model)

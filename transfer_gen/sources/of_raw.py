@@ -45,13 +45,21 @@ def _view(
   if not peft.recognizes(raw):
     return foreign.view(raw, map_name, vocabulary, (
         lambda model: given_lib.read(tokenizer, model)) if tokenizer else None)
-  if tokenizer:
+  if tokenizer or vocabulary != REFUSE:
+    field, value = ("tokenizer", tokenizer) if tokenizer else ("vocabulary", vocabulary)
     raise errors.UserError(
         f"{raw.path}: adapters have the vocabulary of the model that they adapt, and"
-        f" source.tokenizer is {tokenizer!r}. Leave it empty.")
+        f" source.{field} (--{field}) is {value!r}. Leave it out.")
+  if map_name:
+    raise errors.UserError(
+        f"{raw.path}: adapters are read as the model that they adapt, and a map is"
+        f" given: {map_name!r}. Leave it out.")
   adapted = model if base is None or base.model is None else base.model
   if adapted is None:
     raise errors.UserError(
         f"{raw.path}: holds adapters that PEFT wrote, which need the model that they"
-        " adapt. Use them as one of a run's sources, beside that model.")
+        " adapt, and that is not in the folder. Give both to a run: the model as its"
+        " `source`, the adapters among its `sources`. Or merge them with PEFT"
+        " (`merge_and_unload`, `save_pretrained`), and give the folder that this"
+        " writes.")
   return peft.Adapter(raw, adapted, base)

@@ -53,39 +53,56 @@ def open(
       apply to what is there.
   """
   path = epath.Path(path)
-  opener, vectors = _opener_of(path), word_vectors.recognizes(path)
-  # An argument that would be ignored is an error: somebody who gives a map believes
-  # that it is used.
-  if opener is None and map_name:
+  opener = _opener_of(path)
+  if opener is not None:
+    _check_no_step(path, step)
+    return of_raw.view(
+        opener(), map_name, vocabulary, tokenizer, unused, idle_fields, model, base)
+  _check_of_others(path, map_name, vocabulary, tokenizer, (*unused, *idle_fields))
+  if word_vectors.recognizes(path):
+    _check_no_step(path, step)
+    return word_vectors.WordVectors(path)
+  # A missing path falls through to `open_own`, which reports that there is no such file
+  # or folder.
+  if path.is_file():
+    raise errors.UserError(
+        f"{path}: not a checkpoint by its name. Supported are files that end in"
+        f" {', '.join((*detect.SUFFIXES, *word_vectors.SUFFIXES))} or .index.json,"
+        " and folders.")
+  return own.open_own(path, step)
+
+
+def _check_no_step(path: epath.Path, step: int) -> None:
+  if step >= 0:
+    raise errors.UserError(
+        f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
+
+
+# An argument that would be ignored is an error: somebody who gives a map believes that
+# it is used.
+def _check_of_others(
+    path: epath.Path, map_name: str, vocabulary: str, tokenizer: str,
+    left_out: Sequence[str]) -> None:
+  """Refuses arguments for checkpoints of other frameworks, where there is none."""
+  vectors = word_vectors.recognizes(path)
+  if map_name:
     kind = "word vectors need" if vectors else "a checkpoint of ours needs"
     raise errors.UserError(f"{path}: {kind} no map, and {map_name!r} is given.")
-  if opener is None and tokenizer:
+  if tokenizer:
     kind = "word vectors hold their own" if vectors else (
         "a checkpoint of ours takes that of its workdir")
     raise errors.UserError(
         f"{path}: {kind}, and source.tokenizer is {tokenizer!r}. Leave it empty; if the"
         " checkpoint was converted without one, convert it again with --tokenizer.")
-  if opener is None and (unused or idle_fields):
+  if vocabulary != of_raw.REFUSE:
+    raise errors.UserError(
+        f"{path}: source.vocabulary (--vocabulary) is {vocabulary!r}, which is for"
+        " checkpoints of other frameworks, and this is none. Leave it out.")
+  if left_out:
     raise errors.UserError(
         f"{path}: unused and idle_fields (--unused, --idle_field) are for checkpoints"
         " of other frameworks, and this is none. Remove them; what a transfer does not"
         " need is listed in its plan's unused_source.")
-  if opener is None and not vectors:
-    # A missing path falls through to `open_own`, which reports that there is no such
-    # file or folder.
-    if path.is_file():
-      raise errors.UserError(
-          f"{path}: not a checkpoint by its name. Supported are files that end in"
-          f" {', '.join((*detect.SUFFIXES, *word_vectors.SUFFIXES))} or .index.json,"
-          " and folders.")
-    return own.open_own(path, step)
-  if step >= 0:
-    raise errors.UserError(
-        f"{path}: step {step} was asked for, and only checkpoints of runs have steps.")
-  if opener is None:
-    return word_vectors.WordVectors(path)
-  return of_raw.view(
-      opener(), map_name, vocabulary, tokenizer, unused, idle_fields, model, base)
 
 
 def leaves(

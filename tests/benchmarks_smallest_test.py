@@ -1,0 +1,100 @@
+"""Tests that the mains of benchmarks run, at their smallest.
+
+Their parts have tests of their own in `benchmarks_test.py`. The numbers mean nothing at
+this size.
+"""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from tests import small_runs
+from transfer_gen import config
+
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+from benchmarks import commands
+from benchmarks import decoder_peer
+from benchmarks import frozen
+from benchmarks import generation
+from benchmarks import loop_overhead
+from benchmarks import low_rank
+from benchmarks import lstm_peer
+from benchmarks import stored_features
+from benchmarks import timing
+from benchmarks import training
+from benchmarks import what_learns
+
+DECODER = config.Decoder(
+    vocab_size=64, num_layers=1, width=8, num_heads=2, max_length=160)
+
+
+@pytest.fixture(name="small")
+def _small(monkeypatch, tmp_path):
+  """Makes all models tiny, and runs in this process what has one of its own."""
+  set_ = monkeypatch.setattr
+  set_(timing, "alone", lambda function, *given: function(*given))
+  set_(timing, "in_turns", lambda ours, peer, rounds, calls=1, measure=timing.in_turns:
+       measure(ours, peer, 1))
+  for name in ("GPT2_SMALL", "DECODER_256"):
+    set_(decoder_peer, name, DECODER)
+  # Eight devices divide the rows.
+  set_(decoder_peer, "_compare_steps", lambda model, shape, rounds,
+       compare=decoder_peer._compare_steps: compare(model, (8, 8), 1))
+  set_(lstm_peer, "LSTM_512", dataclasses.replace(
+      lstm_peer.LSTM_512, vocab_size=32, embed_width=8, hidden_width=8))
+  set_(lstm_peer, "ROWS", 8)
+  set_(lstm_peer, "LENGTH", 8)
+  set_(low_rank, "_SHAPE", (8, 8))
+  tiny = dict(vocab_size=300, width=8, num_heads=2)
+  # As many layers as there are: the groups of its parts name them.
+  set_(frozen, "MODEL", dataclasses.replace(frozen.MODEL, **tiny))
+  set_(stored_features, "_MODEL", dataclasses.replace(
+      stored_features._MODEL, num_layers=2, **tiny))
+  text = tmp_path / "text.txt"
+  small_runs.write_lines(text)
+  set_(loop_overhead, "_run", lambda: small_runs.configure(
+      text, small_runs.DECODER, steps=6, log_every=2))
+  for name, value in (("_STEPS", 6), ("_WINDOW", 2), ("_ROUNDS", 1), ("_BATCHES", 8)):
+    set_(loop_overhead, name, value)
+
+
+def _printed(capsys):
+  """Returns the last line that was printed, which holds all results."""
+  return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module, names", [
+    (training, {
+        "gpt2_small_over_torch", "decoder_256_over_torch", "lstm_512_over_torch",
+        "loop_over_step", "data_over_training"}),
+    (generation, {"generate_256_over_hf", "generate_gpt2_small_over_hf"})])
+def test_comparisons_with_peers_print_their_ratios(small, capsys, module, names):
+  module.main()
+
+  found = _printed(capsys)
+  assert found.keys() == names and all(0 < x < math.inf for x in found.values())
+
+
+@pytest.mark.long
+def test_what_a_learning_part_costs_is_printed(small, capsys):
+  what_learns.main()
+
+  found = _printed(capsys)
+  assert len(found) == 15 and all(0 < x < math.inf for x in found.values())
+  assert found["unfrozen_update_norm"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.long
+def test_the_time_of_commands_is_printed(monkeypatch, capsys):
+  monkeypatch.setattr(commands, "_ROUNDS", 1)
+  monkeypatch.setattr(commands, "_SIZES", dict(
+      num_layers=1, width=8, num_heads=2, max_length=64))
+
+  commands.main()
+
+  assert all(x > 0 for x in _printed(capsys).values())
