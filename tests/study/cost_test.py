@@ -6,6 +6,7 @@ import pytest
 
 from transfer_gen import config as config_lib
 from transfer_gen.models import registry
+from transfer_gen.study import candidates
 from transfer_gen.study import cost
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
@@ -72,6 +73,15 @@ def test_only_table_rows_that_learn_are_counted():
             plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
 
   assert _of(LSTM, groups, 2, 4).learning == 2 * 32
+
+
+def test_the_steepest_half_of_the_layers_is_tried_alone_and_at_least_one():
+  learned = lambda gradients: candidates.candidates(gradients)["part"][0].learn
+
+  assert learned({"head": 1.0}) == ("head",)
+  assert learned({"head": 1.0, "layer_1": 3.0, "layer_0": 2.0}) == ("layer_1",)
+  assert learned({"head": 1.0, "layer_1": 3.0, "layer_0": 2.0, "embed": 0.5}) == (
+      "layer_1", "layer_0")
 
 
 def test_dead_code_is_not_counted():

@@ -121,7 +121,7 @@ def test_a_section_of_results_holds_the_command_the_rates_and_the_environment():
 
   assert found.startswith("## Does <it> help?\n\n```\nbash run.sh\n```\n\nmoved agai")
   assert "| moved | 0 | 0.003 | 40 | 2.5000 | 2.0000 | 1.250 | 123,456 | 13 |" in found
-  assert "| --- | ---: | ---: |" in found
+  assert f"\n| ---{' | ---:' * 8} |\n" in found
   assert found.endswith(
       "Learning rate chosen by mean validation loss: moved 0.003, scratch 0.01.\n"
       "Python 3.11, jax 1, flax 2, optax 3; cpu (2); 34 s in the last call; commit"

@@ -123,6 +123,14 @@ def test_schedules_warm_up_and_decay(name, middle):
   assert rate(110) == pytest.approx(ends[name], rel=1e-3)
 
 
+def test_a_schedule_that_is_shorter_than_its_warm_up_still_reaches_its_peak():
+  for steps in (1, 2, 5):
+    rate = optim.schedule(config.Optim(warmup_steps=10), steps, 2.0)
+
+    assert rate(steps - 1) == pytest.approx(2.0)
+    assert rate(0) == pytest.approx(2.0 / steps)
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion"])
 def test_each_optimizer_lowers_the_loss(name):
   optimizer = _build(name=name, lr=0.05, warmup_steps=0)

@@ -117,6 +117,81 @@ def _spec(*shape_and_axes):
                    axes=shape_and_axes[half:], reads=(False,) * half)
 
 
+def test_the_printed_plan_of_a_renamed_source_for_a_larger_target():
+  source = {("enc/" if "layer_0" in name else "") + _renamed(name): spec
+            for name, spec in _decoder().items()}
+  target = _decoder(num_layers=3, width=16, num_heads=4, head_dim=4, vocab_size=30)
+
+  text = suggest.snippet(suggest.plan(source, target), ["of a test"])
+
+  assert text == r"""# A first plan, from names, axes and shapes alone: read it, then edit it.
+# of a test
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan
+
+
+def transfer(run):
+  del run  # The config, where sizes should follow from it.
+  return plan.TransferPlan(
+      rules=(
+          plan.Rule(target="layer_(0|2)/.*",
+              source=None,
+              why="the source has no layer of this number; structure.depth copies one"),
+          plan.Rule(target="embed/embedding", source="wte/weight"),
+          plan.Rule(target=r"layer_(\d+)/attn/query/(.*)", source=r"h_\1/attention/q_proj/\2"),
+          plan.Rule(target=r"layer_(\d+)/attn/value/(.*)", source=r"h_\1/attention/v_proj/\2"),
+          plan.Rule(target=r"layer_(\d+)/attn/key/(.*)", source=r"h_\1/attention/k_proj/\2"),
+          plan.Rule(target=r"layer_(\d+)/attn/out/(.*)", source=r"h_\1/attention/o_proj/\2"),
+          plan.Rule(target=r"layer_(\d+)/mlp/down/(.*)", source=r"h_\1/ffn/wo/\2"),
+          plan.Rule(target=r"layer_(\d+)/mlp/up/(.*)", source=r"h_\1/ffn/wi/\2"),
+          plan.Rule(target=r"layer_(\d+)/(.*)", source=r"h_\1/\2"),
+          plan.Rule(target="final_norm/(.*)", source=r"ln_f/\1"),
+          plan.Rule(target="(.*)", source=r"\1"),
+      ),
+      axes=(
+          # By token; fresh= says how other tokens start. Needs both tokenizers.
+          plan.On(axis="vocab", map=axes.MatchTokens()),
+          # Keeps the function; noise= lets the copies learn apart.
+          plan.On(axis="embed", map=axes.Grow()),
+          # Keeps the function; noise= lets the copies learn apart.
+          plan.On(axis="kv_heads", map=axes.Grow()),
+          # Keeps the function; noise= lets the copies learn apart.
+          plan.On(axis="heads", map=axes.Grow()),
+          # Keeps the function; noise= lets the copies learn apart.
+          plan.On(axis="mlp", map=axes.Grow()),
+      ),
+      groups=(
+          plan.Group(name="new", params="layer_(0|2)/.*|embed/.*"),
+          # lr_mult=0.1 slows a group down, unfreeze_step=None freezes it.
+          plan.Group(name="body", params=".*"),
+      ),
+      unused_source=(
+          "enc/.*",
+      ))
+"""  # noqa: E501
+
+
+def test_what_a_smaller_target_leaves_is_listed_in_few_patterns():
+  source, target = _decoder(num_layers=3), _decoder(num_layers=1, norm="rms")
+
+  assert suggest.plan(source, target).unused_source == (
+      "final_norm/bias", r"layer_\d+/attn_norm/bias", r"layer_\d+/mlp_norm/bias",
+      "layer_(1|2)/attn/.*", "layer_(1|2)/attn_norm/scale", "layer_(1|2)/mlp/.*",
+      "layer_(1|2)/mlp_norm/scale")
+
+
+def test_without_a_leaf_to_keep_as_it_is_all_learn_alike():
+  source = registry.specs(registry.build(config_lib.Recurrent(vocab_size=20)))
+
+  plan = suggest.plan(source, _decoder())
+
+  assert [group.name for group in plan.groups] == ["all"]
+  assert [(rule.target, rule.source) for rule in plan.rules] == [
+      ("final_norm/.*", None), (r"layer_\d+/.*", None), ("position/.*", None),
+      ("(.*)", r"\1")]
+  assert "map=axes.Select(index=tuple(range(8)))" in suggest.snippet(plan, [])
+
+
 _LEAVES = st.dictionaries(
     st.builds("/".join, st.lists(
         st.sampled_from(("a", "b_0", "b_1", "b_2", "conv1d", "w.x", "q", "k")),
