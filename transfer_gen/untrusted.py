@@ -17,6 +17,7 @@ from typing import Any, IO
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import system
 
 JSON_BYTES = 100 * 2**20  # More than any vocabulary, index or record takes.
 _DEPTH = 100  # Of brackets in JSON; what walks a value calls itself once for each.
@@ -40,6 +41,7 @@ def check(path: epath.PathLike) -> None:
   except FileNotFoundError as error:
     raise errors.UserError(f"{path}: there is no such file.") from error
   except (OSError, ValueError) as error:
+    system.check(path, error)
     raise errors.UserError(f"{path}: {_reason(error)}. Give another file.") from error
   if not stat.S_ISREG(mode):
     raise errors.UserError(
@@ -57,6 +59,7 @@ def opened(path: epath.PathLike) -> IO[bytes]:
   try:
     return epath.Path(path).open("rb")
   except OSError as error:
+    system.check(path, error)
     raise errors.UserError(f"{path}: {_reason(error)}. Give another file.") from error
 
 
@@ -77,11 +80,8 @@ def read(path: epath.PathLike, limit: int | None = None) -> bytes:
           f"{path}: it has {length:,} bytes, and a file of this kind has at most"
           f" {limit:,}.")
     file.seek(0)
-    try:
+    with system.reading(path):
       return file.read()
-    except OSError as error:
-      raise errors.UserError(
-          f"{path}: cannot be read: {_reason(error)}.") from error
 
 
 def text(path: epath.PathLike, limit: int | None = None) -> str:

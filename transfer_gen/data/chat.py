@@ -20,6 +20,7 @@ from jinja2 import ext
 from jinja2 import nodes
 
 from transfer_gen import errors
+from transfer_gen import system
 from transfer_gen.data import chat_sandbox
 from transfer_gen.data import special_tokens
 
@@ -103,9 +104,10 @@ class Template:
       raise
     # Templates call methods and filters of any kind, each with errors of its own.
     except Exception as error:
+      system.check("chat template", error)
       raise errors.UserError(
-          f"chat template: {type(error).__name__}: {str(error)[:300]}. Correct the"
-          f" template, or set data.template=none.") from error
+          f"chat template: {errors.cause(error)}. Correct the template, or set"
+          " data.template=none.") from error
     return "".join(parts)
 
   @functools.cached_property

@@ -20,10 +20,11 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import system
 from transfer_gen import tree
 from transfer_gen import untrusted
 
-inside = untrusted.inside
+inside, check_system = untrusted.inside, system.check
 _POINTER = b"version https://git-lfs.github.com/"
 _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
 _AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
@@ -144,17 +145,20 @@ class Raw:
 
 @contextlib.contextmanager
 def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
-  """Turns errors of the body into one `UserError` that blames the file."""
+  """Turns errors of the body into one `UserError` that blames the file.
+
+  What the system says of this process, see `system`, is blamed on no file.
+  """
   try:
     yield
   except errors.UserError as error:
+    system.check(path, error)
     raise errors.UserError(f"{path}: no whole {kind}: {error}") from error
   except _MALFORMED as error:
-    # Some libraries write several lines.
-    cause = " ".join(str(error).split())[:200]
+    system.check(path, error)
     raise errors.UserError(
-        f"{path}: no whole {kind}: {type(error).__name__}: {cause}."
-        " Fetch or save it again.") from error
+        f"{path}: no whole {kind}: {errors.cause(error)}. Fetch or save it again."
+    ) from error
 
 
 def opened(open_file: Callable[[epath.Path], "Raw"], path: epath.Path) -> "Raw":

@@ -50,6 +50,7 @@ def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
     found = numpy_files.open_npz(raw.inside(path))
     return dict(found.read(list(found.leaves)))
   except errors.UserError as error:
+    raw.check_system(path, error)
     raise errors.UserError(
         f"{path}: is damaged: {error} {sealed.INSTEAD}") from error
 
