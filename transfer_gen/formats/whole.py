@@ -22,7 +22,7 @@ from transfer_gen.formats import raw
 
 _PARTIAL = ".partial"
 read_bytes, parse_json, seal = untrusted.read, untrusted.parse_json, sealed.write
-damaged = sealed.damaged
+damaged, make_way = sealed.damaged, untrusted.make_way
 
 
 def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
