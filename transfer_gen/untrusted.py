@@ -101,7 +101,7 @@ def decoded(data: bytes) -> str:
   return data.decode("utf-8").removeprefix("\ufeff")
 
 
-def inside(path: epath.Path) -> epath.Path:
+def inside(path: epath.Path, root: epath.Path | None = None) -> epath.Path:
   """Returns a path in a folder, unless it is a link that leads out of the folder.
 
   The folder may itself be a link. Links into `blobs/` from `snapshots/` of the same
@@ -109,13 +109,15 @@ def inside(path: epath.Path) -> epath.Path:
 
   Args:
     path: What a folder of somebody else holds; need not exist.
+    root: The folder, of which `path` may lie in one of its own. By default that in
+      which `path` lies; who goes down into folders of a folder looks at each of them.
 
   Raises:
     errors.UserError: If it leads elsewhere.
   """
-  if "://" in os.fspath(path) or not os.path.islink(path):
+  if "://" in os.fspath(path) or root is None and not os.path.islink(path):
     return path
-  folder = pathlib.Path(os.path.realpath(path.parent))
+  folder = pathlib.Path(os.path.realpath(root or path.parent))
   real = pathlib.Path(os.path.realpath(path))
   blobs = [pathlib.Path(os.path.realpath(above.parent / "blobs"))
            for above in (folder, *folder.parents) if above.name == "snapshots"]

@@ -20,7 +20,7 @@ CONFIG = "tokenizer_config.json"
 MAP = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 _MODEL = "config.json"
-exists = sealed.exists
+exists, inside = sealed.exists, untrusted.inside
 # BERT names the tokens around a text cls and sep.
 _FIELDS = {"pad": ("pad",), "bos": ("bos", "cls"), "eos": ("eos", "sep"),
            "sep": ("sep",), "unk": ("unk",)}

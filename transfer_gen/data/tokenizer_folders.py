@@ -12,6 +12,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 from transfer_gen.data import tokenizer_sentencepiece
 
+inside = special_tokens.inside
 SentencePiece = tokenizer_sentencepiece.SentencePiece
 MANY = 2**31  # More rows than any model has.
 # The SentencePiece models that Transformers looks for, of which a folder has one.
@@ -56,9 +57,9 @@ def _saved(folder, saved) -> Any:
   if kind == "characters":
     return kinds.Characters(saved["characters"], saved.get("roles"))
   if kind == pieces.BOTH:
-    return pieces.BothSides(*(read(folder / side, MANY) for side in pieces.SIDES))
+    return pieces.BothSides(*(_inner(folder / side) for side in pieces.SIDES))
   if kind == pieces.MARKED:
-    return pieces.Marked(read(folder / pieces.MARKED, MANY), saved["sentinels"])
+    return pieces.Marked(_inner(folder / pieces.MARKED), saved["sentinels"])
   if kind == pieces.KIND:
     return pieces.load(folder)
   if kind == tokenizer_sentencepiece.KIND:
@@ -67,6 +68,10 @@ def _saved(folder, saved) -> Any:
         special=saved.get("special", ()), roles=saved.get("roles"),
         start_only=saved.get("start_only", False))
   return kinds.HuggingFace(_json(folder / "tokenizer.json"), saved.get("roles"))
+
+
+def _inner(folder) -> Any:
+  return read(inside(folder), MANY)
 
 
 # Marian's files come before GPT-2's, because both have a vocab.json.

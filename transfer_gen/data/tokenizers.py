@@ -140,6 +140,16 @@ def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
     raise errors.UserError(f"{path}: {error}") from error
 
 
+def of_run(workdir: epath.Path) -> Tokenizer | None:
+  """Loads the tokenizer of a workdir; None if it has none.
+
+  Raises:
+    errors.UserError: As `load`, or if its folder is a link that leads elsewhere.
+  """
+  folder = workdir / FOLDER
+  return load(tokenizer_folders.inside(folder)) if folder.exists() else None
+
+
 def within(tokenizer: Tokenizer, rows: int) -> Tokenizer:
   """Returns a tokenizer without the tokens whose id is `rows` or more.
 
