@@ -98,6 +98,17 @@ def test_of_two_lists_of_added_tokens_transformers_and_we_read_the_same(tmp_path
   assert theirs.convert_tokens_to_ids("<y>") is None
 
 
+@pytest.mark.parametrize("said, name", [
+    ("XLMRobertaTokenizer", "sentencepiece.bpe.model"),
+    (None, "sentencepiece.bpe.model"), ("PegasusTokenizer", "spiece.model")])
+def test_pieces_that_a_class_counts_otherwise_are_refused(tmp_path, said, name):
+  write_pieces(tmp_path, name)
+  write(tmp_path, tokenizer_config={"tokenizer_class": said} if said else {})
+
+  with pytest.raises(errors.UserError, match="other ids than the pieces"):
+    tokenizers.load(tmp_path)
+
+
 OWN = dict(bos="<BOS>", eos="<EOS>", pad="<PAD>")
 
 

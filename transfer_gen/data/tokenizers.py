@@ -16,6 +16,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
+MODELS = tokenizer_folders.MODELS
 FOLDER = "tokenizer"  # Name of the folder in a workdir.
 _OWN = ("bytes", "characters", "bpe")  # Kinds whose tokens are decided here.
 
