@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import tokenize
-from typing import Any, IO, Protocol
+from typing import Any, IO, NoReturn, Protocol
 import zipfile
 import zlib
 
@@ -177,6 +177,22 @@ def opened(open_file: Callable[[epath.Path], "Raw"], path: epath.Path) -> "Raw":
           f"{path}: it is a pointer of Git LFS and not the file itself. Fetch that with"
           " `git lfs pull`, or download it again.")
   return open_file(path)
+
+
+def refuse_both(model: epath.Path, adapter: epath.Path) -> NoReturn:
+  """Refuses a folder with a model and an adapter, of which either would be a guess.
+
+  Transformers 5 loads both, and earlier versions the base that the adapter's config
+  names.
+
+  Raises:
+    errors.UserError: Always.
+  """
+  raise errors.UserError(
+      f"{model.parent}: it holds a model and an adapter, which Transformers loads onto"
+      f" a model. Give {model} for the model alone, or {adapter} for the adapter, which"
+      " is read onto the model of a run. For both in one, merge them with PEFT"
+      " (merge_and_unload, then save_pretrained).")
 
 
 def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
