@@ -26,7 +26,7 @@ from transfer_gen.data import special_tokens
 
 _FILE = "chat_template.jinja"
 _TOKENS, _CONFIG = special_tokens.MAP, special_tokens.CONFIG
-_LARGEST = 2**20  # Characters that a template may write around the messages.
+_LARGEST = 2**18  # Characters that a template may write around the messages.
 _PROBE = "qzxj"  # Stands for an answer; no template writes it itself.
 # A text in which a special token is spelled does not get that token: an invisible
 # character that forbids a line break (U+2060) then stands behind the first letter.
