@@ -62,6 +62,14 @@ def test_many_unread_leaves_are_counted_and_the_first_are_named():
     _resolve(FITS, source)
 
 
+def test_leaves_with_one_cause_are_counted_and_the_first_are_named():
+  leaves = lambda size: {
+      f"{letter * 2}/w": _spec((size,), "position") for letter in "abcdefgh"}
+
+  with pytest.raises(resolve.PlanError, match="aa/w, bb/w, cc/w and 5 more"):
+    _resolve(FITS, SOURCE | leaves(4), TARGET | leaves(6))
+
+
 def _misfit(**changes):
   fields = {"rules": FITS.rules, "groups": FITS.groups, "axes": FITS.axes,
             "unused_source": FITS.unused_source} | changes
