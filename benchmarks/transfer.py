@@ -42,6 +42,8 @@ _ALL = (plan_lib.Group(name="all", params=".*"),)
 _MEDIUM = config_lib.Decoder(  # 125 million params, 500 MB.
     vocab_size=20_480, num_layers=20, width=640, num_heads=10, mlp_width=3072,
     max_length=256)
+_GROWN = config_lib.Decoder(  # Which `grown` makes twice as wide.
+    vocab_size=8192, num_layers=12, width=768, num_heads=12, max_length=128)
 _ROUNDS = 5
 
 
@@ -106,8 +108,7 @@ def read_share(folder: str) -> dict[str, float]:
 
 def grown() -> dict[str, float]:
   """Doubles the width of a 12-layer Decoder and compares the logits."""
-  old = config_lib.Decoder(
-      vocab_size=8192, num_layers=12, width=768, num_heads=12, max_length=128)
+  old = _GROWN
   module = registry.build(old)
   params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
   source = sources.Memory(registry.specs(module), {
@@ -115,7 +116,8 @@ def grown() -> dict[str, float]:
       for i, (name, value) in enumerate(sorted(params.items()))})
   # The noise above leaves no bias at zero, where a mistake with it would not show.
   start = time.perf_counter()
-  new, plan = structure.grow(old, width=1536, num_heads=24, mlp_width=6144)
+  new, plan = structure.grow(old, width=2 * old.width, num_heads=2 * old.num_heads,
+                             mlp_width=8 * old.width)
   target = registry.build(new)
   rows = resolve.resolve(
       plan, {"": source.specs}, registry.specs(target),

@@ -7,9 +7,12 @@ this size.
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
+from tests import paths
 from tests import small_runs
 from transfer_gen import config
 
@@ -26,6 +29,10 @@ from benchmarks import lstm_peer
 from benchmarks import stored_features
 from benchmarks import timing
 from benchmarks import training
+from benchmarks import transfer
+from benchmarks import trust_devices
+from benchmarks import trust_kills
+from benchmarks import trust_soak
 from benchmarks import what_learns
 
 DECODER = config.Decoder(
@@ -54,6 +61,9 @@ def _small(monkeypatch, tmp_path):
   set_(frozen, "MODEL", dataclasses.replace(frozen.MODEL, **tiny))
   set_(stored_features, "_MODEL", dataclasses.replace(
       stored_features._MODEL, num_layers=2, **tiny))
+  set_(transfer, "_MEDIUM", dataclasses.replace(
+      transfer._MEDIUM, mlp_width=16, **tiny))
+  set_(transfer, "_GROWN", dataclasses.replace(transfer._GROWN, num_layers=2, **tiny))
   text = tmp_path / "text.txt"
   small_runs.write_lines(text)
   set_(loop_overhead, "_run", lambda: small_runs.configure(
@@ -67,7 +77,6 @@ def _printed(capsys):
   return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("module, names", [
     (training, {
         "gpt2_small_over_torch", "decoder_256_over_torch", "lstm_512_over_torch",
@@ -90,6 +99,17 @@ def test_what_a_learning_part_costs_is_printed(small, capsys):
 
 
 @pytest.mark.long
+def test_what_a_transfer_costs_is_printed(small, capsys):
+  transfer.main()
+
+  found = _printed(capsys)
+  assert found.keys() == {
+      "plan_7b_seconds", "plan_7b_mb", "restore_over_orbax", "restore_peak_over_target",
+      "read_share", "grow_max_relative_difference", "grow_seconds"}
+  assert found["grow_max_relative_difference"] < 1e-4
+
+
+@pytest.mark.long
 def test_the_time_of_commands_is_printed(monkeypatch, capsys):
   monkeypatch.setattr(commands, "_ROUNDS", 1)
   monkeypatch.setattr(commands, "_SIZES", dict(
@@ -98,3 +118,46 @@ def test_the_time_of_commands_is_printed(monkeypatch, capsys):
   commands.main()
 
   assert all(x > 0 for x in _printed(capsys).values())
+
+
+@pytest.mark.long
+def test_one_mutant_of_each_format_is_refused_or_read():
+  # In a process of its own: it forks, and changes how malloc works.
+  done = subprocess.run(
+      [sys.executable, "-m", "benchmarks.malformed", "1"], cwd=paths.ROOT,
+      capture_output=True, text=True, check=True)
+
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found["mutants"] == found["refused"] + found["loaded"] > 10
+  assert found["converted"] == 1 and found["left_outside"] == 0
+
+
+@pytest.fixture(scope="module", name="trained")
+def _trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("trust")
+  trust_kills.prepare(folder)
+  return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", trust_kills.KINDS)
+def test_a_command_that_is_killed_at_a_random_moment_is_counted(trained, kind):
+  assert trust_kills.run(1, 0, trained, kind) == {"kills": 1, "failures": 0}
+
+
+@pytest.mark.long
+def test_commands_beside_a_training_are_counted(trained):
+  found = trust_soak.run(0.01, trained)
+
+  assert found["failures"] == 0 and found["steps"] > 0
+  assert found["evaluations"] == found["generations"] == 1
+
+
+@pytest.mark.long
+def test_one_family_is_compared_on_one_device_and_on_eight(tmp_path, monkeypatch):
+  monkeypatch.setattr(trust_devices, "FAMILIES", ("rnn",))
+
+  found = trust_devices.run(tmp_path)
+
+  assert found["failures"] == 0 and found["families"] == 1
+  assert found["largest_difference"] < 1e-5
