@@ -1,11 +1,12 @@
 """Counts which small changes of the code no test notices (mutation testing).
 
-Run: python -m benchmarks.mutation [MUTANTS [SEED]] (about 2 hours on 2 cores; needs
-`pip install cosmic-ray pytest-cov` beside the extra `test`). Cosmic Ray makes the
-mutants: an operator, a comparison, a number, a decorator, an exception, a loop or a
-truth value is replaced. MUTANTS of them, 300 by default, are drawn from the engine of
-transfers, the optimizer, the score and the study. The default suite runs once, and
-notes which test runs which line. Each mutant then meets the tests that run its line,
+Run: python -m benchmarks.mutation [MUTANTS [SEED [TESTS ...]]] (about 2 hours on 2
+cores; needs `pip install cosmic-ray pytest-cov` beside the extra `test`). Cosmic Ray
+makes the mutants: an operator, a comparison, a number, a decorator, an exception, a
+loop or a truth value is replaced. MUTANTS of them, 300 by default, are drawn from the
+engine of transfers, the optimizer, the score and the study. The default suite, or the
+files TESTS, runs once, and it is noted which test runs which line; files of which no
+line runs have no mutants. Each mutant then meets the tests that run its line,
 in a copy of the repository: those of its own folder first, and short ones before long
 ones, until their times add up to `_SECONDS`. So a mutant that survives here might still
 be killed by the whole suite: the score is a lower bound.
@@ -45,8 +46,14 @@ _WARM = ("jax", "flax.linen", "optax", "orbax.checkpoint", "tensorflow_datasets"
 _Lines = Mapping[str, Mapping[int, Sequence[str]]]  # Tests by file and line.
 
 
-def main(count: int = 300, seed: int = 0) -> None:
-  """Draws mutants, runs their tests and prints the score."""
+def main(count: int = 300, seed: int = 0, tests: Sequence[str] = ()) -> None:
+  """Draws mutants, runs their tests and prints the score.
+
+  Args:
+    count: Number of mutants.
+    seed: Decides which.
+    tests: Files of tests; if there are none, the default suite.
+  """
   root = pathlib.Path(__file__).parents[1]
   with tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder, "copy")
@@ -56,8 +63,8 @@ def main(count: int = 300, seed: int = 0) -> None:
     # Python compares compiled files by seconds and sizes, which mutants may share.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
-    measured = _measured(copy)
-    found = sorted(_mutants(copy), key=str)
+    measured = _measured(copy, tests)
+    found = sorted(_mutants(copy, measured[0]), key=str)
     chosen = random.Random(seed).sample(found, min(count, len(found)))
     print(f"{len(chosen)} of {len(found)} mutants", flush=True)
     _warm(copy)
@@ -82,14 +89,15 @@ def _copy(root: pathlib.Path, copy: pathlib.Path) -> None:
     (copy.parent / "shared").symlink_to(root.parent / "shared")
 
 
-def _measured(copy: pathlib.Path) -> tuple[_Lines, dict[str, float]]:
+def _measured(
+    copy: pathlib.Path, tests: Sequence[str]) -> tuple[_Lines, dict[str, float]]:
   """Runs the suite; returns the tests by file and line, and the seconds of each."""
   import coverage
   (copy / ".coveragerc").write_text(
       "[run]\ninclude =\n" + "".join(f"  {pattern}\n" for pattern in _MUTATED))
   done = subprocess.run(
-      [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-q", "--cov",
-       "--cov-context=test", "--cov-report=", "--durations=0"],
+      [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--cov",
+       "--cov-context=test", "--cov-report=", "--durations=0", "-vv", *tests],
       capture_output=True, text=True, cwd=copy)
   print(done.stdout[-200:], flush=True)
   if done.returncode:
@@ -116,14 +124,16 @@ def _seconds(printed: str) -> dict[str, float]:
   return found
 
 
-def _mutants(copy: pathlib.Path) -> Iterator[tuple[str, str, int, tuple[int, int]]]:
+def _mutants(
+    copy: pathlib.Path, tests: _Lines
+) -> Iterator[tuple[str, str, int, tuple[int, int]]]:
   """Yields file, operator, number of the occurrence, and first and last line."""
   from cosmic_ray import ast as trees
   from cosmic_ray import plugins
   operators = {name: plugins.get_operator(name) for name in plugins.operator_names()}
   operators = {name: kind() for name, kind in sorted(operators.items())
                if not kind.arguments()}
-  for path in sorted(path for pattern in _MUTATED for path in copy.glob(pattern)):
+  for path in sorted(copy / name for name in tests):
     passive = _annotations(path.read_text())
     nodes = list(trees.ast_nodes(trees.get_ast_from_path(path)))
     for name, operator in operators.items():
@@ -217,4 +227,4 @@ def _fails(tests: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
-  main(*map(int, sys.argv[1:3]))
+  main(*map(int, sys.argv[1:3]), tests=sys.argv[3:])

@@ -161,3 +161,17 @@ def test_one_family_is_compared_on_one_device_and_on_eight(tmp_path, monkeypatch
 
   assert found["failures"] == 0 and found["families"] == 1
   assert found["largest_difference"] < 1e-5
+
+
+@pytest.mark.long
+def test_mutants_of_a_module_meet_its_tests():
+  pytest.importorskip("cosmic_ray")
+  pytest.importorskip("pytest_cov")
+
+  done = subprocess.run(
+      [sys.executable, "-m", "benchmarks.mutation", "3", "0",
+       "tests/transfer/fold_test.py"], cwd=paths.ROOT, capture_output=True, text=True,
+      check=True)
+
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found["mutants"] == 3 and 0 <= found["killed"] <= 3
