@@ -2,7 +2,7 @@
 
 from transfer_gen.config.adapters import Bottleneck, IA3, LoRA, Prefix
 from transfer_gen.config.data import Data, Decoding, Tokenizer
-from transfer_gen.config.models import Decoder, EncoderDecoder, Recurrent
+from transfer_gen.config.models import Decoder, dropouts, EncoderDecoder, Recurrent
 from transfer_gen.config.run import Run, Study
 from transfer_gen.config.sources import Distill, Features, Source
 from transfer_gen.config.training import Optim, Parallel, Strategy, Train
@@ -11,4 +11,4 @@ from transfer_gen.config.validate import check
 __all__ = (
     "Bottleneck", "Data", "Decoder", "Decoding", "Distill", "EncoderDecoder",
     "Features", "IA3", "LoRA", "Optim", "Parallel", "Prefix", "Recurrent", "Run",
-    "Source", "Strategy", "Study", "Tokenizer", "Train", "check")
+    "Source", "Strategy", "Study", "Tokenizer", "Train", "check", "dropouts")

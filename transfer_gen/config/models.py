@@ -283,6 +283,8 @@ class Recurrent:
       default, means no such layer.
     dense_activation: Activation of that layer: `relu`, `tanh`, `sigmoid`, `gelu` or
       `linear`. Default: `relu`.
+    tied: Whether the output uses the embedding table as its kernel, and so reads D
+      features: those of the last layer, or of the dense layer. Default: False.
     bias: Whether cells, dense layer and output have biases. Default: True.
     recurrent_bias: Whether the product with the state has a second bias, as in cuDNN. A
       GRU with `reset_after` has it whenever `bias` is True. Default: False.
@@ -315,6 +317,14 @@ class Recurrent:
     init: Initializer of the kernels, see `models.layers.initializer`.
       Default: `xavier_uniform`.
     dropout: Dropout rate of the input of each layer, in [0, 1). Default: 0.0.
+    embed_dropout: Rate at which tokens are dropped, each wherever it stands in a batch.
+      This and the next four are those of AWD-LSTM (Merity et al., 2018). Default: 0.0.
+    input_dropout: Rate at which features of the embedding are dropped, for all
+      positions of a row alike. Default: 0.0.
+    hidden_dropout: The same for what each layer above the first reads. Default: 0.0.
+    output_dropout: The same for what the output reads. Default: 0.0.
+    weight_dropout: Rate at which entries of the recurrent kernels are dropped, for a
+      whole batch alike. Default: 0.0.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
       Default: `float32`.
   """
@@ -328,6 +338,7 @@ class Recurrent:
   dense_width: _Width0 = 0
   dense_activation: Annotated[str, declare.OneOf(
       "relu", "tanh", "sigmoid", "gelu", "linear")] = "relu"
+  tied: bool = False
   bias: bool = True
   recurrent_bias: bool = False
   forget_bias: declare.Real = 1.0
@@ -345,6 +356,11 @@ class Recurrent:
   encoder_marks: _Marks = "eos"
   init: _Init = "xavier_uniform"
   dropout: declare.Dropout = 0.0
+  embed_dropout: declare.Dropout = 0.0
+  input_dropout: declare.Dropout = 0.0
+  hidden_dropout: declare.Dropout = 0.0
+  output_dropout: declare.Dropout = 0.0
+  weight_dropout: declare.Dropout = 0.0
   dtype: _Dtype = "float32"
 
   @property
@@ -369,3 +385,9 @@ class Recurrent:
 
 
 Model = Decoder | Recurrent  # An EncoderDecoder is a Decoder.
+
+
+def dropouts(model: Model) -> dict[str, float]:
+  """Returns the rates of dropout that are above 0, by the names of their fields."""
+  return {name: rate for name, rate in vars(model).items()
+          if name.endswith("dropout") and rate > 0}

@@ -12,58 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
-from transfer_gen import errors
 from transfer_gen.config import names
 from transfer_gen.models import cells
 from transfer_gen.models import layers
+from transfer_gen.models import recurrent_config
 from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.
 _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
                 "gelu": nn.gelu, "linear": lambda x: x}
 
+constants = recurrent_config.constants
+
 # Of fixed size, whatever the length of the text: what a Transformer's cache is not.
 Cache = dict[str, Any]
-
-
-# Each field by itself was checked by `registry.build`. A window and
-# an encoder exclude each other, because every window is read from an empty state, which
-# leaves no room for what the encoder found.
-def check(config: config_lib.Recurrent) -> None:
-  """Refuses configs whose fields do not go together.
-
-  Raises:
-    errors.UserError: One message: which field, its value, what it must be.
-  """
-  widths, alone = config.hidden_widths, config.bidirectional and not config.encoder
-  for field, holds, what in (
-      ("vocab_size", config.vocab_size > 0, "positive"),
-      ("embed_width", config.embed_width or not config.attention,
-       "positive, for the attention reads it"),
-      ("hidden_widths", len(widths) in (0, config.num_layers),
-       "one positive width a layer, or ()"),
-      ("window", config.window or not alone,
-       "positive, for who reads both ways sees what is to be predicted"),
-      ("window", not (config.window and config.encoder), "0 behind an encoder"),
-      ("attention", not (config.attention and config.encoder),
-       "False behind an encoder"),
-      ("hidden_width", not (config.encoder and config.bidirectional) or all(
-          width % 2 == 0 for width in config.widths),
-       "even, for half of the state comes from each way"),
-  ):
-    if not holds:
-      raise errors.UserError(
-          f"model.{field} is {getattr(config, field)}, must be {what}.")
-
-
-def constants(config: config_lib.Recurrent) -> dict[str, Any]:
-  """Returns what a recurrent model computes beside its params and their sizes."""
-  # Checkpoints store these and are compared by them, so `source_length` keeps the name
-  # under which earlier versions stored it.
-  return {"source_length": config.encoder_length} | {
-      name: getattr(config, name) for name in (
-          "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
-          "window", "pad_token", "bidirectional", "encoder")}
 
 
 class Recurrent(nn.Module):
@@ -73,7 +35,7 @@ class Recurrent(nn.Module):
     config: The model's config, with `vocab_size` set.
 
   Params: embed (if it has a width), layer_0 ..., attention and encoder (if there is
-  one), dense (if it has a width), head.
+  one), dense (if it has a width), head (with a tied table at most its bias).
   """
   config: config_lib.Recurrent
 
@@ -82,13 +44,15 @@ class Recurrent(nn.Module):
   def setup(self) -> None:
     """Creates the submodules and params."""
     config = self.config
-    check(config)
+    recurrent_config.check(config)
     if config.embed_width:
       self.embed = layers.Embed(
           config.vocab_size, config.embed_width,
           dtype=layers.computation_dtype(config.dtype))
     self.blocks = _stack(config, config.vocab_size)
     self.dropout = nn.Dropout(config.dropout)
+    self.embed_dropout = nn.Dropout(config.embed_dropout)
+    self.output_dropout = nn.Dropout(config.output_dropout, broadcast_dims=(1,))
     if config.encoder:
       self.encoder = Encoder(config)
     top = self.blocks[-1].outputs()
@@ -100,7 +64,7 @@ class Recurrent(nn.Module):
     if config.dense_width:
       self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
       top = (recurrent_layers.Input("", "mlp", config.dense_width),)
-    self.head = recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
+    self.head = _output(config, top)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False,
@@ -249,12 +213,12 @@ class Recurrent(nn.Module):
 
   # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
   # with a kernel is a row of it, which the cell looks up.
-  def _embedded(self, tokens):
-    return {"": self.embed(tokens) if self.config.embed_width else tokens}
+  def _embedded(self, tokens, train=False):
+    return _embedded(self, self.config.vocab_size, tokens, train)
 
   def _read(self, tokens, train, carries, begins=None):
     """i32[T, B] to the outputs of the last layer, and those of all by name."""
-    x = self._embedded(tokens)
+    x = self._embedded(tokens, train)
     seen = {"embed": x[""]}
     for i, (block, carry) in enumerate(zip(self.blocks, carries)):
       x = block(x, train, carry, begins)
@@ -292,9 +256,7 @@ class Recurrent(nn.Module):
         for name, x in top.items()}, train)
 
   def _encoded(self, encoder_inputs, counts, train):
-    if encoder_inputs is None:
-      raise errors.UserError(
-          "model.encoder is True, and there are no encoder_inputs to read.")
+    recurrent_config.check_encoder(encoder_inputs)
     if counts is None:
       counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
     return self.encoder(encoder_inputs, counts, train)
@@ -307,7 +269,16 @@ class Recurrent(nn.Module):
     if self.config.dense_width:
       x = self.dense(drop(parts))
       parts = {"": _ACTIVATIONS[self.config.dense_activation](x)}
-    return self.head(drop(parts))
+    parts = {name: self._locked(x, train) for name, x in drop(parts).items()}
+    if not self.config.tied:
+      return self.head(parts)
+    logits = self.embed.attend(parts[""])
+    return self.head(logits) if self.head else logits
+
+  # A window is read for one prediction: its output has no positions to share a mask.
+  def _locked(self, x, train):
+    rows = x if x.ndim == 3 else x[:, None]
+    return self.output_dropout(rows, deterministic=not train).reshape(x.shape)
 
 
 class Encoder(nn.Module):
@@ -327,6 +298,7 @@ class Encoder(nn.Module):
     if config.embed_width:
       self.embed = layers.Embed(
           size, config.embed_width, dtype=layers.computation_dtype(config.dtype))
+    self.embed_dropout = nn.Dropout(config.embed_dropout)
     self.blocks = _stack(config, size, ways=1 + config.bidirectional)
 
   def __call__(
@@ -351,11 +323,32 @@ class Encoder(nn.Module):
     steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
     tokens = jnp.where(steps < counts[None], tokens, config.pad_token)
     valid = steps < jnp.maximum(counts, config.encoder_length)[None]
-    x, carries = {"": self.embed(tokens) if config.embed_width else tokens}, []
+    x, carries = _embedded(self, config.encoder_tokens, tokens, train), []
     for block in self.blocks:
       carry, x = block.summarize(x, valid, train)
       carries.append(carry)
     return carries
+
+
+# A tied table is the kernel already, and only what it lacks becomes a module.
+def _output(config, top) -> Any:
+  """Returns the output layer: a kernel, or with a tied table at most a bias."""
+  if config.tied:
+    return layers.Bias(config.vocab_size, "vocab") if config.bias else None
+  return recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
+
+
+# A token that is dropped is dropped wherever it stands, as if its row of the table were
+# zeros (Merity et al., 2018, section 4.3). A tied output still reads the whole table.
+def _embedded(module, size, tokens, train):
+  """Returns what the first layer of a module reads for i32[...], as its parts."""
+  if not module.config.embed_width:
+    return {"": tokens}
+  x = module.embed(tokens)
+  if train and module.config.embed_dropout:
+    kept = module.embed_dropout(jnp.ones((size,), x.dtype), deterministic=False)
+    x *= jnp.take(kept, tokens, mode="clip")[..., None]
+  return {"": x}
 
 
 # An encoder with two ways halves its cells, because the two states together begin the

@@ -182,7 +182,12 @@ class Layer(nn.Module):
 
   def setup(self) -> None:
     """Creates the submodules and params."""
-    self.dropout = nn.Dropout(self.config.dropout)
+    config = self.config
+    self.dropout = nn.Dropout(config.dropout)
+    # One mask for all positions, which are the first axis (Gal and Ghahramani, 2016).
+    first = self.inputs[0].axis == "embed"
+    self.locked_dropout = nn.Dropout(
+        config.input_dropout if first else config.hidden_dropout, broadcast_dims=(0,))
     self.cell = Cell(self.config, self.inputs, self.width)
     if self.both:
       self.backward = Cell(self.config, self.inputs, self.width)
@@ -212,10 +217,10 @@ class Layer(nn.Module):
       dtype[T, B, U] each.
     """
     x = self._dropped(x, train)
-    out = {"": self.cell(x, carry, begins)}
+    out = {"": self.cell(x, carry, begins, train)}
     if self.both:
       assert begins is None
-      out[BACKWARD] = self.backward(_turned(x), None)[::-1]
+      out[BACKWARD] = self.backward(_turned(x), None, train=train)[::-1]
     return out
 
   def extend(
@@ -239,18 +244,20 @@ class Layer(nn.Module):
     """
     x = self._dropped(x, train)
     batch, dtype = valid.shape[1], layers.computation_dtype(self.config.dtype)
-    carry, h = self.cell.extend(x, valid, self.cell.start(batch, dtype))
+    carry, h = self.cell.extend(x, valid, self.cell.start(batch, dtype), train)
     if not self.both:
       return carry, {"": h}
     back, turned = self.backward.extend(
-        _turned(x), valid[::-1], self.backward.start(batch, dtype))
+        _turned(x), valid[::-1], self.backward.start(batch, dtype), train)
     carry = tuple(jnp.stack(pair, axis=-1).reshape(batch, -1)
                   for pair in zip(carry, back))
     return carry, {"": h, BACKWARD: turned[::-1]}
 
   # Tokens are indices, which dropout would turn into other tokens.
   def _dropped(self, x, train):
-    return {name: self.dropout(part, deterministic=not train)
+    drop = lambda part: self.locked_dropout(
+        self.dropout(part, deterministic=not train), deterministic=not train)
+    return {name: drop(part)
             if jnp.issubdtype(part.dtype, jnp.floating) else part
             for name, part in x.items()}
 
@@ -303,6 +310,7 @@ class Cell(nn.Module):
         "recurrent_kernel",
         layers.boxed(_orthonormal, "hidden", "gates", "hidden", reads=("hidden",)),
         (width, gates, width))
+    self.weight_dropout = nn.Dropout(config.weight_dropout)
     zeros = layers.boxed(nn.initializers.zeros, "gates", "hidden")
     self.bias = self.param("bias", zeros, (gates, width)) if config.bias else None
     self.recurrent_bias = None
@@ -314,15 +322,17 @@ class Cell(nn.Module):
     return (jnp.zeros((batch, self.width), dtype),) * self._kind().states
 
   def __call__(
-      self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None = None
+      self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None = None,
+      train: bool = False,
   ) -> jax.Array:
     """dtype[T, B, D] each to h dtype[T, B, U]; arguments as for `Layer`."""
     a = self._inputs(x)
     carry = self.start(a.shape[1], a.dtype) if carry is None else carry
-    return cells.unroll(self._kind(), carry, a, *self._recurrent(a.dtype), begins)
+    return cells.unroll(
+        self._kind(), carry, a, *self._recurrent(a.dtype, train), begins)
 
   def extend(
-      self, x: Parts, valid: jax.Array, carry: cells.Carry
+      self, x: Parts, valid: jax.Array, carry: cells.Carry, train: bool = False
   ) -> tuple[cells.Carry, jax.Array]:
     """Continues from a carry.
 
@@ -330,12 +340,13 @@ class Cell(nn.Module):
       x: dtype[T, B, D] each.
       valid: bool[T, B]; the carry stands still where it is False.
       carry: The state before.
+      train: Whether dropout acts on the recurrent kernel.
 
     Returns:
       The state after, and h dtype[T, B, U].
     """
     a = self._inputs(x)
-    return cells.read(self._kind(), carry, a, *self._recurrent(a.dtype), valid)
+    return cells.read(self._kind(), carry, a, *self._recurrent(a.dtype, train), valid)
 
   def _kind(self):
     config = self.config
@@ -364,10 +375,12 @@ class Cell(nn.Module):
     return total.reshape(*x[part].shape[:2], *shape)
 
   # A method of its own, like `_inputs`, so that adapters can intercept it and hand the
-  # loop a kernel with a low-rank part.
-  def _recurrent(self, dtype):
+  # loop a kernel with a low-rank part. One mask holds for all steps and rows, so the
+  # loop sees a plain kernel (DropConnect: Wan et al., 2013).
+  def _recurrent(self, dtype, train):
     bias = self.recurrent_bias
-    return (self.recurrent_kernel.astype(dtype),
+    kernel = self.weight_dropout(self.recurrent_kernel, deterministic=not train)
+    return (kernel.astype(dtype),
             None if bias is None else bias.astype(dtype))
 
 
