@@ -6,7 +6,7 @@ from typing import Annotated
 from transfer_gen.config import declare
 
 Schedule = Annotated[
-    str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
+    str, declare.OneOf("cosine", "linear", "slanted", "inverse_sqrt", "constant")]
 _Devices = Annotated[int, declare.Between(1, 2**20)]
 
 
@@ -21,14 +21,18 @@ class Optim:
     lr: Peak learning rate, at least 0. Each group multiplies it by its `lr_mult`. 0
       means that it is chosen, for `adamw`, from the width of the model and from whether
       anything is transferred, see `run.choices`. Default: 0.001.
-    schedule: Decay after the warm-up: `cosine`, `linear`, `inverse_sqrt` or `constant`.
-      Each group's schedule spans from its first update to the end of the run.
-      Default: `cosine`.
+    schedule: Decay after the warm-up: `cosine`, `linear`, `slanted`, `inverse_sqrt` or
+      `constant`. Each group's schedule spans from its first update to the end of the
+      run. `slanted` is linear on both sides of its peak, and begins as low as it ends
+      (Howard and Ruder, 2018, section 3.2, with a warm-up of a tenth of the steps and
+      `end_factor=1/32`); of a group that starts late, the warm-up is as short as the
+      rest of the run. Default: `cosine`.
     warmup_steps: Number of steps in which the learning rate rises linearly to its peak,
       at least 0. The first update already uses lr / (warmup_steps + 1). 0 means no
-      warm-up, and -1 a twentieth of `Train.steps`, at most 1000. Default: 50.
-    end_factor: Share of the peak at which the schedules `cosine` and `linear` end, at
-      least 0: they end at `lr * end_factor`. Default: 0.1.
+      warm-up, and -1 a twentieth of `Train.steps`, at most 1000; a tenth for `slanted`,
+      whose first update uses `lr * end_factor`. Default: 50.
+    end_factor: Share of the peak at which the schedules `cosine`, `linear` and
+      `slanted` end, at least 0: they end at `lr * end_factor`. Default: 0.1.
     weight_decay: Strength of the weight decay, at least 0. With `adamw` and `lion` each
       step takes this share, times the learning rate, off a value; with `sgd` it enters
       the gradient, before the momentum; with `adafactor` the learning rate does not

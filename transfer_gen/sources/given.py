@@ -24,11 +24,12 @@ from transfer_gen.sources import source as source_lib
 
 _FORMS = (
     "a tokenizer.json, a SentencePiece .model, a folder with one, a JSON object from"
-    " each token to its row, or a list of tokens (.json or .txt); for two alphabets"
-    " inputs|targets")
+    " each token to its row, or a list of tokens (.json, .txt or fastai's .pkl); for two"
+    " alphabets inputs|targets")
 # Parts of the names of files that may hold a vocabulary, and their suffixes.
-_PARTS = ("vocab", "token", "char", "word", "index", "alphabet", "spiece", "dict")
-_SUFFIXES = (".json", ".txt", ".model", ".spm", ".tokens", ".vocab")
+_PARTS = ("vocab", "token", "char", "word", "index", "alphabet", "spiece", "dict",
+          "itos")
+_SUFFIXES = (".json", ".txt", ".model", ".spm", ".tokens", ".vocab", ".pkl", ".pickle")
 _SHOWN = 8
 _MARKS = {"bos": "\t", "eos": "\n"}
 
