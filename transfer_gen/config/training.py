@@ -145,11 +145,11 @@ class Strategy:
       last layer learns. `surgical`: only the groups in `learn` (Lee et al., 2023).
       `discriminative`: each layer learns more slowly than the one above it (Howard and
       Ruder, 2018, section 3.2). `gradual_unfreezing`: layers start to learn one after
-      another, from the top (section 3.3). `l2_sp`: all leaves learn, under a penalty on
-      their distance from the source (Li et al., 2018). `lora`: low-rank factors learn
-      (Hu et al., 2021). `distill`: all leaves learn, with the source as teacher (Hinton
-      et al., 2015). `auto`: what a search finds best, see `study.auto`. If empty, the
-      plan's own groups hold. Default: empty.
+      another, from the top (section 3.3). `ulmfit`: both at once. `l2_sp`: all leaves
+      learn, under a penalty on their distance from the source (Li et al., 2018).
+      `lora`: low-rank factors learn (Hu et al., 2021). `distill`: all leaves learn,
+      with the source as teacher (Hinton et al., 2015). `auto`: what a search finds
+      best, see `study.auto`. If empty, the plan's own groups hold. Default: empty.
     lr_mult: Factor on the run's learning rate, at least 0; 0, the default, means 10 for
       `lora`, whose best rate is about that much higher (Schulman et al., 2025), and 1
       for all others.
@@ -157,10 +157,12 @@ class Strategy:
       them, at least 0; the embedding counts as one. Default: 0.
     learn: For `surgical`: names of the groups that learn, such as `head`, `layer_3` or
       `embed`. Default: ().
-    factor: For `discriminative`: ratio of the learning rates of neighboring layers,
-      above 0. Default: 2.6, as in the paper.
-    every: For `gradual_unfreezing`: steps from one layer's start to the next, at least
-      0; 0, the default, means that all layers learn from the middle of the run on.
+    factor: For `discriminative` and `ulmfit`: ratio of the learning rates of
+      neighboring layers, above 0. Default: 2.6, as in the paper.
+    every: For `gradual_unfreezing` and `ulmfit`: steps from one layer's start to the
+      next, at least 0; 0, the default, means that all layers learn from the middle of
+      the run on, and for `ulmfit` at the latest: there it is a tenth of the steps,
+      which is one pass over the data where `Train.steps` is chosen for a source.
     alpha: For `l2_sp`: strength of the penalty on leaves that have a source, at least
       0. Default: 0.001.
     beta: For `l2_sp`: strength of the penalty on all other leaves, at least 0.
@@ -172,7 +174,7 @@ class Strategy:
   """
   name: Annotated[str, declare.OneOf(
       "", "fine_tune", "feature_extraction", "surgical", "discriminative",
-      "gradual_unfreezing", "l2_sp", "lora", "distill", "auto")] = ""
+      "gradual_unfreezing", "ulmfit", "l2_sp", "lora", "distill", "auto")] = ""
   lr_mult: declare.Weight = 0.0
   frozen: declare.Count = 0
   learn: tuple[declare.Filled, ...] = ()

@@ -47,8 +47,6 @@ _NAMES = {
 }
 _CONTENT = ("tokens", "roles", "length")
 _PICKLES = (".pkl", ".pickle")
-# What fastai fills a vocabulary with up to a multiple of 8 rows.
-_FILLING = "xxfake"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +147,7 @@ def _read(data: Any) -> Listed:
   if type(length) is not int or not 0 <= length <= _LARGEST:
     raise ValueError(f"length is {length!r}, must be a whole number of tokens.")
   if isinstance(data, list):
-    data = ["" if token == _FILLING else token for token in data]
+    data = ["" if token == tokenizer_words.FILLING else token for token in data]
   rows = _rows(data)
   if roles and tokenizer_words.UNK in rows:
     raise ValueError("the roles of fastai's tokens follow from their names. Leave roles"

@@ -24,6 +24,8 @@ UNK, PAD, BOS = "xxunk", "xxpad", "xxbos"
 _REP, _WREP, _UP, _MAJ = "xxrep", "xxwrep", "xxup", "xxmaj"
 # In the order in which fastai puts them at the beginning of a vocabulary.
 SPECIAL = (UNK, PAD, BOS, "xxeos", "xxfld", _REP, _WREP, _UP, _MAJ)
+# What fastai fills a vocabulary with up to a multiple of 8 rows.
+FILLING = "xxfake"
 _LEAST = 3  # How often a word must occur to get a row, as in fastai.
 
 _CONTRACTION = r"'(?:s|m|re|ve|ll|d)\b"
@@ -45,7 +47,13 @@ class Words:
 
   Texts end where the next one begins, with `xxbos`: fastai trains no `xxeos`, so that
   is a special token without a role.
+
+  Attributes:
+    NOTE: What a user is told of it.
   """
+  NOTE = ("words are split by rules of this package and not by spaCy, as fastai does:"
+          " abbreviations, addresses and emoticons come out in other pieces. HTML stays"
+          " as it is.")
 
   def __init__(self, words: Sequence[str | None]):
     """Initializes from the word of each row.
@@ -87,6 +95,10 @@ class Words:
     hidden = {self.special.get(w) for w in SPECIAL if w not in (_REP, _WREP, _UP, _MAJ)}
     words = (self._words[i] for i in ids if i < self.size and i not in hidden)
     return _joined([w for w in words if w is not None])
+
+  def itos(self) -> list[str]:
+    """Returns the word of each row, as fastai keeps them."""
+    return [FILLING if word is None else word for word in self._words]
 
   def save(self, folder: epath.Path) -> None:
     kinds.write_kind(folder, {"kind": KIND, "words": self._words})
