@@ -8,7 +8,6 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
-from transfer_gen import tree
 from transfer_gen.export import arrays as arrays_lib
 from transfer_gen.export import merged
 from transfer_gen.formats import safetensors
@@ -36,12 +35,9 @@ def write(folder: epath.Path, source: merged.Source) -> tuple[str, ...]:
   """
   model: Any = source.model
   _check(source.title, model)
-  dtypes = _dtypes(source)
-  theirs = {name: tree.Spec(shape=shape, dtype=dtypes.get(name, np.dtype(np.float32)),
-                            axes=(), reads=())
-            for name, shape in awd_lstm.shapes(model).items()}
   arrays = arrays_lib.export(
-      awd_lstm.map_of(model), theirs, model, merged.params(source))
+      awd_lstm.map_of(model), awd_lstm.specs(model, _dtypes(source)), model,
+      merged.params(source))
   safetensors.write_file(
       folder / "model.safetensors", awd_lstm.whole(model, arrays), {"format": "pt"})
   if source.tokenizer is None:

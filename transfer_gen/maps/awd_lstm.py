@@ -7,7 +7,7 @@ makes `module.weight_hh_l0` of it: with dropout in training, as it is in evaluat
 file may hold both; the raw one is read, as fastai itself does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import tree
 from transfer_gen.data import token_lists
 from transfer_gen.maps import architecture
 from transfer_gen.maps import layouts
@@ -82,8 +83,13 @@ def map_of(model: Model, prefix: str = "") -> architecture.Map:
       stale=tuple(stale))
 
 
-def shapes(model: Model) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of the tensors that fastai keeps of a model, by name."""
+def specs(model: Model, dtypes: Mapping[str, np.dtype]) -> dict[str, tree.Spec]:
+  """Returns the tensors that fastai keeps of a model, by name.
+
+  Args:
+    model: What `model_of` returned.
+    dtypes: Dtypes by name; others are float32.
+  """
   table = (model.vocab_size, model.embed_width)
   found: dict[str, tuple[int, ...]] = {
       _TABLE: table, _COPY: table, _OUTPUT: (model.vocab_size, model.widths[-1]),
@@ -93,7 +99,8 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     name = _LAYER.format(layer)
     found |= {name + _RAW: (4 * units, units), name + _INPUT: (4 * units, below),
               **{name + bias: (4 * units,) for bias in _BIASES.values()}}
-  return found
+  return {name: tree.Spec(shape=shape, dtype=dtypes.get(name, np.dtype(np.float32)),
+                          axes=(), reads=()) for name, shape in found.items()}
 
 
 def whole(model: Model, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
