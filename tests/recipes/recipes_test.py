@@ -7,7 +7,6 @@ import pytest
 
 from tests import fastai_models
 from tests.commands import cli
-from transfer_gen import __main__ as main
 from transfer_gen import config
 from transfer_gen.config import file as config_file
 from transfer_gen.run import assemble
@@ -171,10 +170,8 @@ ULMFIT = ("--config=recipe:ulmfit", "--config.source.path=lm.pth",
 def test_ulmfit_learns_from_the_top_at_slanted_rates(folder, capsys, general):
   del general  # The files are what counts.
 
-  # Not by `cli.run`: the pattern of a tied model's head is one long line of code.
-  main.run(["transfer-gen", "plan", *ULMFIT])
+  printed = cli.run(capsys, "plan", *ULMFIT)
 
-  printed = capsys.readouterr().out
   plan = json.loads((folder / "w" / "plan.json").read_text())
   assert [(g["name"], g.get("unfreeze_step", 0), round(1 / g.get("lr_mult", 1), 3))
           for g in plan["groups"]] == [
