@@ -63,6 +63,13 @@ def test_special_tokens_have_roles_and_no_text():
   assert tokenizers.resolve_roles(words)[0]["eos"] == 2
 
 
+def test_a_count_that_no_text_has_is_only_a_word():
+  words = tokenizer_words.Words(["xxunk", "xxrep", "9999999", "a", "3"])
+
+  assert words.decode([1, 2, 3]) == "9999999 a"
+  assert words.decode([1, 4, 3]) == "aaa" and words.decode([3, 1, 4]) == "a"
+
+
 def test_unknown_words_become_unk_or_are_named():
   words = tokenizer_words.Words(ITOS)
 

@@ -141,6 +141,12 @@ def test_locked_masks_are_the_same_at_all_positions_and_differ_by_row():
   assert masks["layer_1/cell/weight_dropout"].shape == (5, 4, 5)
 
 
+def test_rates_of_dropout_are_found_in_every_model():
+  assert config_lib.dropouts(AWD) == {}
+  assert config_lib.dropouts(dataclasses.replace(AWD, **RATES)) == RATES
+  assert config_lib.dropouts(config_lib.Decoder(dropout=0.1)) == {"dropout": 0.1}
+
+
 def test_evaluation_ignores_every_rate():
   config = dataclasses.replace(AWD, **RATES)
   module, params = random_models.build(config)
