@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from tests import fastai_models
 from tests.commands import cli
 from transfer_gen import config
 from transfer_gen.config import file as config_file
+from transfer_gen.run import assemble
+from transfer_gen.run import initial
 from transfer_gen.study import from_run
 from transfer_gen.transfer import audit as audit_lib
 
@@ -55,6 +59,8 @@ def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):
      "needs a teacher"),
     (["plan", "--config=recipe:new_vocabulary", "--workdir=w",
       "--config.data.train=text.txt"], "needs a model to start from"),
+    (["plan", "--config=recipe:ulmfit", "--workdir=w", "--config.data.train=text.txt"],
+     "has no source to learn from"),
     (["study", "--config=recipe:translate", "--workdir=w"], "nothing to compare"),
 ])
 def test_a_mistake_is_answered_in_one_message(folder, capsys, words, message):
@@ -100,6 +106,41 @@ def test_a_recipe_takes_a_source_and_needs_no_python(
   assert message in printed
 
 
+@pytest.fixture(name="general")
+def _general(folder):
+  """Writes a small model of fastai with its vocabulary, and a target text."""
+  torch = pytest.importorskip("torch")
+  net = fastai_models.network(torch, len(fastai_models.ITOS), (4, 6, 4))
+  table = fastai_models.save(
+      torch, net, folder / "lm.pth", "learn", fastai_models.ITOS)["0.encoder.weight"]
+  # "zebras" is new, and the numbers are too rare for rows.
+  (folder / "text.txt").write_text("".join(
+      f"The cat {('sat', 'and the zebras')[i % 2]} on a mat {i + 1000}\n"
+      for i in range(60)))
+  return table
+
+
+def test_ulmfit_matches_words_and_starts_new_ones_as_the_mean(folder, general):
+  run = config_file.load_run("recipe:ulmfit")
+  run.source, run.data.train = config.Source(path="lm.pth"), "text.txt"
+  run.train.steps, run.data.length = 20, 16
+
+  made = assemble.build(run, folder / "w")
+
+  tokens = [token.decode().strip() for token in made.data.tokenizer.tokens]
+  table = np.asarray(initial.params(made)["embed/embedding"])
+  mean = np.float64(general).mean(0)
+  for word in ("the", "cat", "sat", "on", "a", "mat", "and"):
+    np.testing.assert_array_equal(
+        table[tokens.index(word)], general[fastai_models.ITOS.index(word)])
+  np.testing.assert_allclose(table[tokens.index("zebras")], mean, rtol=1e-5)
+  special = made.data.tokenizer.special
+  for word in ("xxunk", "xxbos", "xxeos", "xxmaj"):
+    np.testing.assert_array_equal(
+        table[special[word]], general[fastai_models.ITOS.index(word)])
+  assert made.run.model.weight_dropout == 0.5 and made.run.model.tied
+
+
 def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, capsys):
   cli.train_source(folder, capsys)
   (folder / "text.txt").write_text("".join(
@@ -120,6 +161,34 @@ def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, 
   # A control learns at the rate of a new model.
   assert summary["lrs"]["scratch"] == pytest.approx(
       3 * summary["lrs"]["transfer"], rel=0.05)
+
+
+ULMFIT = ("--config=recipe:ulmfit", "--config.source.path=lm.pth",
+          "--config.data.train=text.txt", "--config.data.length=16", "--workdir=w",
+          "--config.train.batch_size=8", "--config.train.steps=20")
+
+
+def test_ulmfit_learns_from_the_top_at_slanted_rates(folder, capsys, general):
+  del general  # The files are what counts.
+
+  printed = cli.run(capsys, "plan", *ULMFIT)
+
+  plan = json.loads((folder / "w" / "plan.json").read_text())
+  assert [(g["name"], g.get("unfreeze_step", 0), round(1 / g.get("lr_mult", 1), 3))
+          for g in plan["groups"]] == [
+              ("head", 0, 1.0), ("layer_1", 2, 2.6), ("layer_0", 4, 6.76)]
+  audit = json.loads((folder / "w" / "audit.json").read_text())
+  # All but the row of the one new word and its bias, of 17 words.
+  layers = [4 * units * (below + units + 2) for below, units in ((4, 6), (6, 4))]
+  assert audit["coverage"] == pytest.approx(1 - 5 / (17 * 5 + sum(layers)))
+  assert "optim.warmup_steps=2" in printed and "16 of 17 matched" in printed
+
+
+@pytest.mark.long
+def test_ulmfit_trains(folder, capsys, general):
+  result = cli.train(capsys, *ULMFIT)
+
+  assert result["step"] == 20
 
 
 def test_scratch_has_the_model_and_the_tokens_of_its_pair():

@@ -148,19 +148,21 @@ class Tokenizer:
   """How text becomes tokens.
 
   Attributes:
-    kind: `bytes`; `characters` or `bpe`, trained on the training split; `file`: a
-      `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
+    kind: `bytes`; `characters` or `bpe`, trained on the training split; `words`: those
+      of the training split that occur at least three times, by fastai's rules; `file`:
+      a `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
       `alphabet`: the characters of a text file and no special tokens; or `source`: that
       of the run's source. Default: `bpe`.
-    size: For `bpe`: vocabulary size in tokens, special tokens included; at least 260.
-      0 means chosen from the amount of text. Default: 2048.
+    size: For `bpe` and `words`: vocabulary size in tokens, special tokens included; at
+      least 260, and of `words` the largest. 0 means chosen from the amount of text.
+      Default: 2048.
     path: For `file` and `alphabet`: path of the file or folder. Default: empty.
     sentinels: For `bytes`, `characters` and `bpe`: number of sentinels, `<extra_id_0>`
       and so on, that are added for `Data.corrupt`, and with them a `<mask>`; at least
       0. Default: 0.
   """
   kind: Annotated[str, declare.OneOf(
-      "bytes", "characters", "bpe", "file", "alphabet", "source")] = "bpe"
+      "bytes", "characters", "bpe", "words", "file", "alphabet", "source")] = "bpe"
   size: Annotated[int, declare.Between(
       260, 2**24, "0 to have it chosen", also=0)] = 2048
   path: str = ""

@@ -289,3 +289,9 @@ class EncoderDecoder(Decoder):
 
 
 Model = Decoder | Recurrent  # An Encoder or EncoderDecoder is a Decoder.
+
+
+def dropouts(model: Model) -> dict[str, float]:
+  """Returns the rates of dropout that are above 0, by the names of their fields."""
+  return {name: rate for name, rate in vars(model).items()
+          if name.endswith("dropout") and rate > 0}

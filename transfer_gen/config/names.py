@@ -85,7 +85,7 @@ def outline(model: models.Decoder | models.Recurrent) -> list[str]:
   if isinstance(model, models.Recurrent):
     layers += [f"{ENCODER}{name}" for name in layers] if model.encoder else []
     inputs = [TOKEN_TABLE] if model.embed_width else []
-    return [*layers, "head/kernel", *inputs]
+    return [*layers, *([] if model.tied else ["head/kernel"]), *inputs]
   return [*layers, TOKEN_TABLE,
           *([] if model.tied else ["head/kernel"]),
           *([f"{ENCODER}{TOKEN_TABLE}"]

@@ -28,6 +28,9 @@ class Recurrent:
       default, means no such layer.
     dense_activation: Activation of that layer: `relu`, `tanh`, `sigmoid`, `gelu` or
       `linear`. Default: `relu`.
+    tied: Whether the output uses the embedding table as its kernel, and so reads D
+      features: those of the last layer or of an attention's `attention_output`, or of
+      the dense layer. Default: False.
     bias: Whether cells, dense layer and output have biases. Default: True.
     recurrent_bias: Whether the product with the state has a second bias, as in cuDNN. A
       GRU with `reset_after` has it whenever `bias` is True. Default: False.
@@ -85,6 +88,15 @@ class Recurrent:
     init: Initializer of the kernels, see `models.layers.initializer`.
       Default: `xavier_uniform`.
     dropout: Dropout rate of the input of each layer, in [0, 1). Default: 0.0.
+    embed_dropout: Rate at which tokens are dropped, each wherever it stands in a batch.
+      This and the next four are those of AWD-LSTM (Merity et al., 2018). Default: 0.0.
+    input_dropout: Rate at which features of the embedding are dropped, for all
+      positions of a row alike. Default: 0.0.
+    hidden_dropout: The same for what layers read beside it: the outputs of the layer
+      below, and in the first layer what an attention feeds it. Default: 0.0.
+    output_dropout: The same for what the output reads. Default: 0.0.
+    weight_dropout: Rate at which entries of the recurrent kernels are dropped, for a
+      whole batch alike. Default: 0.0.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
       Default: `float32`.
   """
@@ -98,6 +110,7 @@ class Recurrent:
   dense_width: sizes.Width0 = 0
   dense_activation: Annotated[str, declare.OneOf(
       "relu", "tanh", "sigmoid", "gelu", "linear")] = "relu"
+  tied: bool = False
   bias: bool = True
   recurrent_bias: bool = False
   forget_bias: declare.Real = 1.0
@@ -125,6 +138,11 @@ class Recurrent:
   encoder_marks: sizes.Marks = "eos"
   init: sizes.Init = "xavier_uniform"
   dropout: declare.Dropout = 0.0
+  embed_dropout: declare.Dropout = 0.0
+  input_dropout: declare.Dropout = 0.0
+  hidden_dropout: declare.Dropout = 0.0
+  output_dropout: declare.Dropout = 0.0
+  weight_dropout: declare.Dropout = 0.0
   dtype: sizes.Dtype = "float32"
 
   @property

@@ -13,6 +13,7 @@ from transfer_gen.data import tokenizer_pieces as pieces
 from transfer_gen.data import tokenizer_sentencepiece
 
 SentencePiece = tokenizer_sentencepiece.SentencePiece
+train_words = token_lists.train_words
 MANY = 2**31  # More rows than any model has.
 # The SentencePiece models that Transformers looks for, of which a folder has one.
 _MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -55,6 +56,8 @@ def _saved(folder, saved) -> Any:
     return kinds.Bytes()
   if kind == "characters":
     return kinds.Characters(saved["characters"], saved.get("roles"))
+  if kind == token_lists.KIND:
+    return token_lists.Words(saved["words"])
   if kind == pieces.BOTH:
     return pieces.BothSides(*(read(folder / side, MANY) for side in pieces.SIDES))
   if kind == pieces.MARKED:

@@ -26,25 +26,7 @@ _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
 Cache = dict[str, Any]
 _MEMORY = encoder_attention.MEMORY
 
-
-def constants(config: config_lib.Recurrent) -> dict[str, Any]:
-  """Returns what a recurrent model computes beside its params and their sizes."""
-  # Checkpoints store these and are compared by them, so `source_length` keeps the name
-  # under which earlier versions stored it.
-  found = {"source_length": config.encoder_length} | {
-      name: getattr(config, name) for name in (
-          "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
-          "window", "pad_token", "bidirectional", "encoder")}
-  # Only of models that have them: what a bridge or an attention is added to, lacks
-  # their leaves, and no leaf of its own means something else.
-  if config.bridge != "none":
-    found["bridge"] = config.bridge
-  if config.attends:
-    found |= {"encoder_attention": config.encoder_attention,
-              "attention_output": config.attention_output}
-  if config.encoder_attention == "dot":
-    found["undivided"] = ("hidden", "memory")
-  return found
+constants = recurrent_encoder.constants
 
 
 class Recurrent(nn.Module):
@@ -54,7 +36,8 @@ class Recurrent(nn.Module):
     config: The model's config, with `vocab_size` set.
 
   Params: embed (if it has a width), layer_0 ..., attention (of either kind) and encoder
-  (if there is one), dense (if it has a width), head.
+  (if there is one), dense (if it has a width), head (with a tied table at most its
+  bias).
   """
   config: config_lib.Recurrent
 
@@ -64,13 +47,14 @@ class Recurrent(nn.Module):
     """Creates the submodules and params."""
     config = self.config
     recurrent_encoder.check(config)
-    if config.embed_width:
-      self.embed = recurrent_encoder.table(config, config.vocab_size)
+    self.embed: Any = recurrent_encoder.table(config, config.vocab_size)
     self.blocks = recurrent_encoder.stack(
         config, config.vocab_size, config.widths,
         both=config.bidirectional and not config.encoder,
         fed=encoder_attention.fed(config), bridged=config.bridge != "none")
     self.dropout = nn.Dropout(config.dropout)
+    self.embed_dropout = nn.Dropout(config.embed_dropout)
+    self.output_dropout = nn.Dropout(config.output_dropout, broadcast_dims=(1,))
     if config.encoder:
       self.encoder = recurrent_encoder.Encoder(config)
     top, attention = self.blocks[-1].outputs(), None
@@ -83,10 +67,11 @@ class Recurrent(nn.Module):
       top = encoder_attention.outputs(config)
       attention = encoder_attention.Attention(config)
     self.attention: Any = attention
+    self.tops = tuple(read.part for read in top)
     if config.dense_width:
       self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
       top = (recurrent_layers.Input("", "mlp", config.dense_width),)
-    self.head = recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
+    self.head = recurrent_encoder.output(config, top)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False,
@@ -258,14 +243,12 @@ class Recurrent(nn.Module):
         name: jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), part)
         for name, part in kept.items() if name != _MEMORY}
 
-  # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
-  # with a kernel is a row of it, which the cell looks up.
-  def _embedded(self, tokens):
-    return {"": self.embed(tokens) if self.config.embed_width else tokens}
+  def _embedded(self, tokens, train=False):
+    return recurrent_encoder.embedded(self.embed, self.embed_dropout, tokens, train)
 
   def _read(self, tokens, train, carries, begins=None):
     """i32[T, B] to the outputs of the last layer, and those of all by name."""
-    x = self._embedded(tokens)
+    x = self._embedded(tokens, train)
     seen = {"embed": x[""]}
     for i, (block, carry) in enumerate(zip(self.blocks, carries)):
       x = block(x, train, carry, begins)
@@ -311,10 +294,10 @@ class Recurrent(nn.Module):
   def _attended(self, tokens, train, carries, memory):
     """i32[T, B] to what the output reads, dtype[T, B, ...] by part."""
     if self.attention.stepwise:
-      x = self._embedded(tokens)
+      x = self._embedded(tokens, train)
       _, found = self.attention.run(
           self.blocks, x, {"states": carries, **self.attention.start(memory)}, memory,
-          dropout=self.dropout if train and self.config.dropout else None)
+          train=train)
       return found | {"embed": x[""]}
     top, seen = self._read(tokens, train, carries)
     return self.attention(top[""], memory) | {"embed": seen["embed"]}
@@ -338,11 +321,19 @@ class Recurrent(nn.Module):
   # Dropout acts on what a layer reads, the dense layer and the output included, as in
   # `recurrent_layers.Layer`.
   def _logits(self, parts, train):
-    read = (self.dense if self.config.dense_width else self.head).inputs
-    parts = {part.part: parts[part.part] for part in read}
+    parts = {name: parts[name] for name in self.tops}
     drop = lambda parts: {
         name: self.dropout(x, deterministic=not train) for name, x in parts.items()}
     if self.config.dense_width:
       x = self.dense(drop(parts))
       parts = {"": _ACTIVATIONS[self.config.dense_activation](x)}
-    return self.head(drop(parts))
+    parts = {name: self._locked(x, train) for name, x in drop(parts).items()}
+    if not self.config.tied:
+      return self.head(parts)
+    logits = self.embed.attend(parts[""])
+    return self.head(logits) if self.head else logits
+
+  # A window is read for one prediction: its output has no positions to share a mask.
+  def _locked(self, x, train):
+    rows = x if x.ndim == 3 else x[:, None]
+    return self.output_dropout(rows, deterministic=not train).reshape(x.shape)

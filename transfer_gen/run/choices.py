@@ -147,7 +147,9 @@ def schedule(run: Run, data: pipeline.Prepared) -> Run:
   chosen = {("train", "eval_every"): max(10, steps // 20),
             ("train", "log_every"): max(1, steps // 50),
             ("train", "checkpoint_every"): max(10, steps // 20),
-            ("optim", "warmup_steps"): min(steps // 20, 1000)}
+            ("optim", "warmup_steps"): (
+                steps // 10 if run.optim.schedule == "slanted"  # `cut_frac` of ULMFiT.
+                else min(steps // 20, 1000))}
   for part, name in run.open_fields():
     if (part, name) in chosen:
       run = run.with_values(part, **{name: chosen[part, name]})

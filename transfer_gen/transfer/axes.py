@@ -312,7 +312,8 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
       return (f"encoder_attention='dot' contracts `{axis}`, and no leaf can be divided"
               " for it")
     return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
-            " scale has an offset (norm_offset), or there is none (final_norm)")
+            " scale has an offset (norm_offset), or there is none (final_norm, or a"
+            " recurrent model with a tied table)")
   # Constants of a source that states none are unknown and cannot be compared.
   for name in _CONSTANTS.get(axis, ()):
     old, new = (constants.get(name) for constants in
