@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 from etils import epath
 import pytest
@@ -53,6 +54,22 @@ def test_what_a_killed_process_left_is_no_obstacle(owner, tmp_path):
 
   assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
   assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["new"]
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_released(tmp_path):
+  path, entered = epath.Path(tmp_path / "lock"), threading.Event()
+
+  def wait():
+    with lock.hold(path, "", wait=True):
+      entered.set()
+
+  with lock.hold(path, "busy"):
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not entered.wait(0.2)
+  waiting.join(10)
+
+  assert entered.is_set() and not path.exists()
 
 
 def test_a_lock_is_released_and_removed_by_an_error(tmp_path):

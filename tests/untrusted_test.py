@@ -16,7 +16,9 @@ from transfer_gen import lock
 from transfer_gen import sealed
 from transfer_gen import sources
 from transfer_gen import untrusted
+from transfer_gen.checkpoint import layout
 from transfer_gen.data import files
+from transfer_gen.data import tokenizer_kinds
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
 from transfer_gen.run import records
@@ -85,6 +87,69 @@ def test_a_link_out_of_a_folder_is_not_followed(tmp_path):
   for opened in (sources.leaves, sources.open, tokenizers.load):
     with pytest.raises(errors.UserError, match="leads out of its folder"):
       opened(folder)
+
+
+def test_a_folder_in_a_folder_may_be_no_link_that_leads_out(tmp_path):
+  sides = tokenizers.for_both_sides(
+      tokenizer_kinds.Characters(["a"]), tokenizer_kinds.Characters(["b"]))
+  folder = tmp_path / "run" / "tokenizer"
+  sides.save(epath.Path(folder))
+  assert tokenizers.of_run(epath.Path(folder.parent)).size == sides.size
+  (folder / "inputs").rename(tmp_path / "elsewhere")
+  (folder / "inputs").symlink_to(tmp_path / "elsewhere")
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "tokenizer").symlink_to(folder)
+  (tmp_path / "steps").mkdir()
+  (tmp_path / "steps" / "3").symlink_to(tmp_path / "elsewhere")
+
+  for opened in (lambda: tokenizers.load(folder),
+                 lambda: tokenizers.of_run(epath.Path(tmp_path / "other")),
+                 lambda: layout.steps(epath.Path(tmp_path / "steps"))):
+    with pytest.raises(errors.UserError, match="leads out of its folder"):
+      opened()
+  # One that stays in the folder is followed.
+  (folder / "inputs").unlink()
+  (tmp_path / "elsewhere").rename(folder / "moved")
+  (folder / "inputs").symlink_to("moved")
+  assert tokenizers.load(folder).size == sides.size
+
+
+def test_what_a_pattern_finds_stays_in_its_folder_and_a_named_file_may_be_a_link(
+    tmp_path):
+  (tmp_path / "secret.txt").write_text("secret")
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "b.txt").write_text("b")
+  folder = tmp_path / "texts"
+  folder.mkdir()
+  (folder / "a.txt").write_text("a")
+  (folder / "same.txt").symlink_to("a.txt")
+  os.symlink(folder, tmp_path / "named")
+  read = lambda name: [columns["text"] for _, columns in files.read(
+      str(tmp_path / name), files.Options(), "train").examples]
+
+  assert read("texts/*.txt") == read("named/*.txt") == ["a", "a"]
+  (folder / "link.txt").symlink_to("../secret.txt")
+  (folder / "inner").symlink_to("../out")
+
+  assert read("texts/link.txt") == ["secret"] and read("texts/inner/b.txt") == ["b"]
+  assert read("texts/inner/*.txt") == ["b"]
+  assert read("t*/../secret.txt") == ["secret"]
+  for pattern in ("texts/*.txt", "named/l*", "texts/*/b.txt", "texts/**/*.txt"):
+    with pytest.raises(errors.UserError, match=(
+        "data.train: .*leads out of its folder.*without a pattern")):
+      read(pattern)
+
+
+def test_patterns_find_what_the_hugging_face_cache_keeps(tmp_path):
+  snapshot = tmp_path / "datasets--a" / "snapshots" / "01" / "data"
+  snapshot.mkdir(parents=True)
+  (tmp_path / "datasets--a" / "blobs").mkdir()
+  (tmp_path / "datasets--a" / "blobs" / "ab").write_text("text")
+  (snapshot / "a.txt").symlink_to("../../../blobs/ab")
+
+  found = files.read(str(snapshot / "*.txt"), files.Options(), "train")
+
+  assert [columns["text"] for _, columns in found.examples] == ["text"]
 
 
 def test_links_of_the_hugging_face_cache_and_of_whole_folders_are_followed(tmp_path):

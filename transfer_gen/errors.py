@@ -1,5 +1,7 @@
 """The exception for everything that a user can get wrong."""
 
+_SHOWN = 200  # Characters of a cause that a message quotes.
+
 
 class UserError(ValueError):
   """Bad input; the message says what is wrong, where, and how to fix it.
@@ -18,3 +20,16 @@ class Unwritable(UserError):
   def __init__(self, message: str, cause: str):
     super().__init__(message)
     self.cause = cause
+
+
+def cause(error: BaseException) -> str:
+  """Returns what an error says, in one line without a full stop, for another message.
+
+  Errors of Python and of libraries say little without the name of their class; a
+  `UserError` is a whole sentence, and its class tells a user nothing.
+  """
+  # Some libraries write several lines.
+  text = " ".join(str(error).split())
+  if isinstance(error, UserError):
+    return text[:_SHOWN].rstrip(".")
+  return f"{type(error).__name__}: {text[:_SHOWN]}".rstrip(".: ")

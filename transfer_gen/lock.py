@@ -14,7 +14,7 @@ from transfer_gen import untrusted
 
 
 @contextlib.contextmanager
-def hold(path: epath.Path, busy: str) -> Iterator[None]:
+def hold(path: epath.Path, busy: str, wait: bool = False) -> Iterator[None]:
   """Holds a lock file while the body runs, and removes it afterwards.
 
   The operating system opens the lock when its owner ends, by whatever signal, so that a
@@ -24,14 +24,15 @@ def hold(path: epath.Path, busy: str) -> Iterator[None]:
     path: The lock file; its folder exists.
     busy: What another process reads if it finds the lock held: `W: another command
       trains in it`.
+    wait: Whether to wait for another process that holds it, and not to raise.
 
   Raises:
-    errors.UserError: If another process holds it.
+    errors.UserError: If another process holds it and `wait` is false.
   """
   if "://" in str(path):
     yield
     return
-  with _locked(path, busy) as file:
+  with _locked(path, busy, wait) as file:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
@@ -43,12 +44,12 @@ def hold(path: epath.Path, busy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: epath.Path, busy: str) -> Iterator[TextIO]:
+def _locked(path: epath.Path, busy: str, wait: bool) -> Iterator[TextIO]:
   while True:
     untrusted.make_way(path)
     with open(path, "a+", encoding="utf-8") as file:
       try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
       except BlockingIOError:
         file.seek(0)
         owner = file.read() or "another process"

@@ -99,8 +99,8 @@ def damaged(path: epath.PathLike) -> Iterator[None]:
   except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
           ValueError) as error:
     raise errors.UserError(
-        f"{path}: it is damaged, or of another version ({type(error).__name__}:"
-        f" {str(error)[:200]}). {INSTEAD}") from error
+        f"{path}: it is damaged, or of another version ({errors.cause(error)})."
+        f" {INSTEAD}") from error
 
 
 def _digests(path: epath.Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, IO
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import system
 
 JSON_BYTES = 100 * 2**20  # More than any vocabulary, index or record takes.
 _DEPTH = 100  # Of brackets in JSON; what walks a value calls itself once for each.
@@ -40,6 +41,7 @@ def check(path: epath.PathLike) -> None:
   except FileNotFoundError as error:
     raise errors.UserError(f"{path}: there is no such file.") from error
   except (OSError, ValueError) as error:
+    system.check(path, error)
     raise errors.UserError(f"{path}: {_reason(error)}. Give another file.") from error
   if not stat.S_ISREG(mode):
     raise errors.UserError(
@@ -57,6 +59,7 @@ def opened(path: epath.PathLike) -> IO[bytes]:
   try:
     return epath.Path(path).open("rb")
   except OSError as error:
+    system.check(path, error)
     raise errors.UserError(f"{path}: {_reason(error)}. Give another file.") from error
 
 
@@ -77,11 +80,8 @@ def read(path: epath.PathLike, limit: int | None = None) -> bytes:
           f"{path}: it has {length:,} bytes, and a file of this kind has at most"
           f" {limit:,}.")
     file.seek(0)
-    try:
+    with system.reading(path):
       return file.read()
-    except OSError as error:
-      raise errors.UserError(
-          f"{path}: cannot be read: {_reason(error)}.") from error
 
 
 def text(path: epath.PathLike, limit: int | None = None) -> str:
@@ -101,7 +101,7 @@ def decoded(data: bytes) -> str:
   return data.decode("utf-8").removeprefix("\ufeff")
 
 
-def inside(path: epath.Path) -> epath.Path:
+def inside(path: epath.Path, root: epath.Path | None = None) -> epath.Path:
   """Returns a path in a folder, unless it is a link that leads out of the folder.
 
   The folder may itself be a link. Links into `blobs/` from `snapshots/` of the same
@@ -109,13 +109,15 @@ def inside(path: epath.Path) -> epath.Path:
 
   Args:
     path: What a folder of somebody else holds; need not exist.
+    root: The folder, of which `path` may lie in one of its own. By default that in
+      which `path` lies; who goes down into folders of a folder looks at each of them.
 
   Raises:
     errors.UserError: If it leads elsewhere.
   """
-  if "://" in os.fspath(path) or not os.path.islink(path):
+  if "://" in os.fspath(path) or root is None and not os.path.islink(path):
     return path
-  folder = pathlib.Path(os.path.realpath(path.parent))
+  folder = pathlib.Path(os.path.realpath(root or path.parent))
   real = pathlib.Path(os.path.realpath(path))
   blobs = [pathlib.Path(os.path.realpath(above.parent / "blobs"))
            for above in (folder, *folder.parents) if above.name == "snapshots"]

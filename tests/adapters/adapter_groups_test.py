@@ -33,6 +33,14 @@ def test_lora_plus_trains_the_b_factors_at_a_higher_rate():
                      if "lora" in name or "prefix" in name else "rest"), name
 
 
+def test_factors_b_may_learn_more_slowly_and_at_the_same_rate_have_no_group():
+  chosen = (LoRA(params=".*", rank=2),)
+
+  assert [(group.name, group.lr_mult) for group in groups_lib.low_rank(
+      chosen, ratio=0.5)] == [("lora_plus", 0.5), ("adapters", 1.0), ("rest", 1.0)]
+  assert [group.name for group in groups_lib.low_rank(chosen)] == ["adapters", "rest"]
+
+
 def test_bitfit_trains_exactly_the_biases():
   owners = _owners(groups_lib.bitfit(), registry.build(LSTM))
 

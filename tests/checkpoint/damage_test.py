@@ -143,6 +143,7 @@ def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(
   assert stored.step == 1
   error = capsys.readouterr().err
   assert "checkpoints/2: not a complete" in error and "step 1 is read" in error
+  assert "metadata: there is no such file" in error and "UserError" not in error
 
 
 def test_what_this_process_lacks_is_no_damage(saved, tmp_path):

@@ -48,6 +48,8 @@ def _inside(run, monkeypatch):
 def test_a_file_of_lines_gives_a_line_for_each_also_for_a_blank_one(inside, capsys):
   (inside / "asked.txt").write_text("number 1\n\nnumber\\n2\nnumber 1\n")
   before = {path: path.stat().st_mtime_ns for path in (inside / "w").rglob("*")}
+  (inside / "kept").write_text("mine")
+  (inside / "out.txt.progress").symlink_to("kept")
 
   printed = cli.run(capsys, "generate", "--workdir=w", "--prompts=asked.txt",
                     "--output=out.txt", "--max_tokens=5")
@@ -63,7 +65,7 @@ def test_a_file_of_lines_gives_a_line_for_each_also_for_a_blank_one(inside, caps
   assert all(len(line["outputs"]) == 2 and line["outputs"][0] == line["output"]
              for line in found)
   assert before == {path: path.stat().st_mtime_ns for path in (inside / "w").rglob("*")}
-  assert not [*inside.glob("*.progress")]
+  assert not [*inside.glob("*.progress")] and (inside / "kept").read_text() == "mine"
 
 
 def test_a_table_gives_its_references_back(inside, capsys):

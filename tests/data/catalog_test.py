@@ -33,6 +33,9 @@ PAIRS = {"input_field": "body", "target_field": "summary"}
 def prepared(tmp_path_factory):
   """Prepares a data folder in two processes at once; returns it and their outputs."""
   folder = tmp_path_factory.mktemp("tfds")
+  kept = tmp_path_factory.mktemp("kept") / "kept"
+  kept.write_text("mine")
+  (folder / ".python_docs.lock").symlink_to(kept)
   processes = [
       subprocess.Popen(
           [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True,
@@ -40,6 +43,8 @@ def prepared(tmp_path_factory):
       for _ in range(2)]
   printed = [process.communicate()[0] for process in processes]
   assert [process.returncode for process in processes] == [0, 0]
+  # Nothing was written through the link, and no lock is left.
+  assert kept.read_text() == "mine" and not list(folder.glob(".*.lock"))
   return folder, printed
 
 

@@ -289,9 +289,9 @@ def test_without_a_template_rows_have_the_usual_marks(tmp_path):
 @pytest.mark.parametrize("template, message", [
     ("{{ messages.pop() }}", "SecurityError"),
     ("{{ ''.__class__.__mro__ }}", "SecurityError"),
-    ("{{ 'a' * 9999999999 }}", "SecurityError"),
+    ("{{ 'a' * 9999999999 }}", "long text"),
     ("{{ 9 ** 9999999 }}", "SecurityError"),
-    ("{% for i in range(99999) %}{{ messages[0].content }}aaaaaaaaaaa{% endfor %}",
+    ("{% for i in range(9999) %}{{ messages[0].content }}" + "a" * 40 + "{% endfor %}",
      "more than"),
     *(("{% set n = namespace(s='aa', l=[1]) %}{% for i in range(60) %}{% set "
        f"{change} %}}{{% endfor %}}{{{{ n.s|length }}}}", "long text|too many steps")
@@ -309,7 +309,7 @@ def test_without_a_template_rows_have_the_usual_marks(tmp_path):
         "'%3000000000d' % 1", "'a'.ljust(3000000000)", "'a'|center(3000000000)",
         "'{:>3000000000}'.format(1)", "'%3000000000d'|format(1)", "'a'|indent(10**9)",
         "[1]|tojson(indent=10**9)", "'1'.zfill(10**9)", "[1]|batch(10**9, 0)|list",
-        "[1]|slice(10**9)|list", "lipsum(n=10**9)")),
+        "[1]|slice(10**9)|list", "lipsum(n=10**9)", "10**9 * 'a'", "[1] * 10**9")),
     ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
      "too many steps"),
     ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
@@ -318,6 +318,13 @@ def test_without_a_template_rows_have_the_usual_marks(tmp_path):
      "{% endfor %}", "small numbers"),
     ("{% if %}", "TemplateSyntaxError"),
     ("{{ raise_exception('system first') }}", "system first"),
+])
+def test_templates_that_do_harm_or_fail_are_refused(template, message):
+  with pytest.raises(errors.UserError, match=message):
+    chat.Template(template, {}).render("a")
+
+
+@pytest.mark.parametrize("template, message", [
     ("{{ messages[0].content }}{{ messages | length }}", "writes the prompt otherwise"),
     ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "as it is"),
 ])

@@ -271,6 +271,15 @@ def test_each_epoch_contains_every_row_once_in_a_new_order(pairs):
           != first["inputs"]).any()
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_batches_of_one_row_give_the_rows_of_larger_ones(pairs):
+  _, prepared = prepare(pairs=pairs, length=48)
+  rows = lambda size, count: np.concatenate([
+      batch["inputs"] for batch in take(prepared.train_batches(size, seed=3), count)])
+
+  np.testing.assert_array_equal(rows(1, 24), rows(4, 6))
+
+
 def test_buckets_are_drawn_in_proportion_to_their_rows():
   _, prepared = prepare(pairs=True, count=200, length=48, buckets=(16, 24))
   rows = prepared.facts["splits"]["train"]["rows"]

@@ -61,6 +61,54 @@ def names(**tokens):
   return {f"{role}_token": name for role, name in tokens.items()}
 
 
+@pytest.mark.parametrize("files, message", [
+    (dict(tokenizer_config={"added_tokens_decoder": {"5": "<x>"}}),
+     "added_tokens_decoder: at '5' stands '<x>', must be an object"),
+    (dict(tokenizer_config={"added_tokens_decoder": {"5": {"lstrip": False}}}),
+     "must be an object such as"),
+    (dict(tokenizer_config={"added_tokens_decoder": [{"content": "<x>"}]}),
+     "added_tokens_decoder: at 'all' stands"),
+    (dict(tokenizer_config={"added_tokens_decoder": {
+        "300": {"content": "<x>"}, "0300": {"content": "<y>"}}}),
+     "'<x>' and '<y>' both have the id 300"),
+    (dict(tokenizer_config={"added_tokens_decoder": {
+        "300": {"content": "<x>"}, "301": {"content": "<x>"}}}),
+     "'<x>' has the ids 300 and 301"),
+    (dict(added_tokens={"<x>": 300, "<y>": 300}), "both have the id 300"),
+    (dict(added_tokens={"<x>": [300]}), "the id of an added token is"),
+])
+def test_added_tokens_that_are_unclear_are_refused(tmp_path, files, message):
+  write(tmp_path, byte_level(), **files)
+
+  with pytest.raises(errors.UserError, match=message):
+    tokenizers.load(tmp_path)
+
+
+def test_of_two_lists_of_added_tokens_transformers_and_we_read_the_same(tmp_path):
+  made = byte_level()
+  size = made.get_vocab_size()
+  write(tmp_path, made, added_tokens={"<y>": size}, tokenizer_config={
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "added_tokens_decoder": {str(size): {"content": "<x>", "special": True}}})
+
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+
+  assert tokenizers.load(tmp_path).special.get("<x>") == size
+  assert theirs.convert_tokens_to_ids("<x>") == size
+  assert theirs.convert_tokens_to_ids("<y>") is None
+
+
+@pytest.mark.parametrize("said, name", [
+    ("XLMRobertaTokenizer", "sentencepiece.bpe.model"),
+    (None, "sentencepiece.bpe.model"), ("PegasusTokenizer", "spiece.model")])
+def test_pieces_that_a_class_counts_otherwise_are_refused(tmp_path, said, name):
+  write_pieces(tmp_path, name)
+  write(tmp_path, tokenizer_config={"tokenizer_class": said} if said else {})
+
+  with pytest.raises(errors.UserError, match="other ids than the pieces"):
+    tokenizers.load(tmp_path)
+
+
 OWN = dict(bos="<BOS>", eos="<EOS>", pad="<PAD>")
 
 

@@ -225,7 +225,8 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
   main.run(["transfer_gen", "convert", *flags, "--to=safetensors"])
   _, *lines, asked = capsys.readouterr().out.splitlines()
   assert lines == [
-      "Its architecture there: gpt2.", "No tokenizer lies beside it: none was written."]
+      "Its architecture there: gpt2.",
+      "No tokenizer was written: the checkpoint was read without one."]
   assert "holds no vocabulary: give source.tokenizer" in asked
   with pytest.raises(SystemExit) as stopped:
     main.run(["transfer_gen", "convert", *flags])

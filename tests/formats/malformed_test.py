@@ -3,21 +3,29 @@
 `python -m benchmarks.malformed` tries 10,000 more, each in a process of its own.
 """
 
+import errno
 import io
 import json
+import os
 import random
 import resource
 import struct
 import time
 import zipfile
 
+from etils import epath
 import h5py
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from transfer_gen import errors
+from transfer_gen import system
+from transfer_gen.data import files
+from transfer_gen.data import tokenizer_kinds
 from transfer_gen.formats import detect
+from transfer_gen.formats import raw
+from transfer_gen.formats import whole
 
 
 def _arrays():
@@ -257,3 +265,62 @@ def test_a_zip_bomb_is_refused(tmp_path):
 
   with pytest.raises(errors.UserError, match="would take 4000000128 bytes"):
     detect.opener_of(tmp_path / "x.npz")()
+
+
+def test_too_many_open_files_are_the_fault_of_no_file(tmp_path):
+  for name, made in FORMATS.items():
+    (tmp_path / name).write_bytes(made())
+  (tmp_path / "text.txt").write_text("a")
+  tries = {name: detect.opener_of(tmp_path / name) for name in FORMATS}
+  read = {name: open_() for name, open_ in tries.items()}
+  tries |= {f"{name} read": lambda one=one: dict(one.read(list(one.leaves)))
+            for name, one in read.items()}
+  tries["text"] = lambda: files.text(str(tmp_path / "text.txt"))
+  tries["arrays of a run"] = lambda: whole.read_npz(epath.Path(tmp_path / "x.npz"))
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  said = {}
+  for name, attempt in tries.items():
+    # Not around all: what fails is shown with the help of files.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+      attempt()
+    except errors.UserError as error:
+      said[name] = str(error)
+    finally:
+      resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+  assert said.keys() == tries.keys()
+  for name, message in said.items():
+    assert str(tmp_path) in message, name
+    assert message.endswith(
+        "cannot be read now: Too many open files. Mend that, and give the same command"
+        " again."), (name, message)
+
+
+@pytest.mark.parametrize("error, cause", [
+    (MemoryError(), "not enough memory"),
+    *((OSError(number, os.strerror(number)), os.strerror(number))
+      for number in (errno.EACCES, errno.EIO, errno.ENOMEM, errno.EMFILE))])
+def test_what_the_system_refuses_is_not_blamed_on_the_file(error, cause):
+  for outer in (raw.malformed("f", "npz archive"), tokenizer_kinds.as_user_errors()):
+    with pytest.raises(errors.UserError, match=f"cannot be read now: {cause}"):
+      # Within another message, as readers of archives raise it.
+      with outer, raw.malformed("f", "member"):
+        raise error
+
+
+def test_a_device_that_fails_is_named_and_no_damage():
+  # The first page of a process is no memory, and Linux says EIO of it.
+  with pytest.raises(errors.UserError, match=(
+      "^disk: cannot be read now: Input/output error")):
+    with system.reading("disk"), open("/proc/self/mem", "rb", buffering=0) as file:
+      file.read(1)
+
+
+def test_what_is_wrong_with_a_file_itself_stays_its_fault(tmp_path):
+  with pytest.raises(errors.UserError, match="no whole member: OSError: .*Invalid"):
+    with raw.malformed("f", "member"):
+      raise OSError(errno.EINVAL, "Invalid seek")
+  (tmp_path / "a.npz").write_bytes(b"PK")
+  with pytest.raises(errors.UserError, match="no whole .*BadZipFile"):
+    detect.opener_of(tmp_path / "a.npz")()

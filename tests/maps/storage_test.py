@@ -28,6 +28,7 @@ from tests import transformers_models
 from tests.comparing import distance
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.data import tokenizers
 from transfer_gen.models import registry
 
 TOKENS, ROWS = 300, 320  # An added token makes it 301 tokens; the table is padded.
@@ -332,6 +333,16 @@ def write_pieces(folder, name, beside):
     names = {**names, "added_tokens_decoder": {str(new): token}}
   (folder / "tokenizer_config.json").write_text(json.dumps(names))
   return new
+
+
+def test_a_sentencepiece_model_is_found_under_each_of_its_usual_names(tmp_path):
+  model("llama").save_pretrained(tmp_path)
+  new = write_pieces(tmp_path, "llama", True)
+  file = tmp_path / "tokenizer.model"
+
+  for name in tokenizers.MODELS:
+    file = file.rename(tmp_path / name)
+    assert sources.open(tmp_path).tokenizer.size == new + 1, name
 
 
 @pytest.mark.parametrize("name, beside", [

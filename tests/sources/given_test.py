@@ -138,6 +138,7 @@ def test_convert_asks_for_a_vocabulary_and_then_takes_it(folder, capsys):
 
   assert "net.npz holds no vocabulary: give source.tokenizer (--tokenizer" in asked
   assert "Beside it lie vocab.json." in asked
+  assert "No tokenizer was written" in asked and "lies beside it" not in asked
   assert "convert it again with --tokenizer=PATH" in refused
   assert trained.open("with").tokenizer.encode("ab") == [1, 2]
 

@@ -244,3 +244,36 @@ def test_writing_an_adapter_other_than_lora_is_refused(bases, tmp_path):
   source = sources.open(bases["gpt2"])
   with pytest.raises(errors.UserError, match="IA3 'ia3' is not written for PEFT"):
     peft_folder.write(tmp_path, source.model, {}, (config.IA3(),))
+
+
+def test_a_model_and_an_adapter_in_one_folder_are_refused_with_both_ways_out(
+    bases, tmp_path):
+  folder = tmp_path / "both"
+  alone = transformers.AutoModelForCausalLM.from_pretrained(bases["llama"])
+  _randomize(alone, 0.1)
+  alone.save_pretrained(folder)
+  before = _theirs(alone)
+  adapted = peft_lib.get_peft_model(alone, peft_lib.LoraConfig(
+      r=2, target_modules=["q_proj"], init_lora_weights=False))
+  adapted.save_pretrained(folder)
+  # Transformers puts the adapter onto the model beside it, whatever base is named.
+  fields = json.loads((folder / "adapter_config.json").read_text())
+  assert fields["base_model_name_or_path"] == str(bases["llama"])
+  loaded = _theirs(transformers.AutoModelForCausalLM.from_pretrained(folder))
+  _near(loaded, _theirs(adapted))
+  assert np.abs(loaded - before).max() > 1e-3
+
+  for attempt in (sources.open, sources.leaves):
+    with pytest.raises(errors.UserError, match=(
+        "both: it holds a model and an adapter.*model.safetensors for the model"
+        ".*adapter_model.safetensors for the adapter")):
+      attempt(folder)
+
+  base = sources.open(folder / "model.safetensors")
+  params = dict(base.read(list(base.specs)))
+  _near(_ours(base, (), params), before)
+  found = sources.open(folder / "adapter_model.safetensors", base=base)
+  assert {name.split("/")[-1] for name in found.specs} == {"lora_a", "lora_b"}
+  # Without its config, nobody takes it for an adapter.
+  (folder / "adapter_config.json").unlink()
+  assert sources.open(folder).specs == base.specs

@@ -1,11 +1,15 @@
 """Tests for the cost of a training step: FLOPs, learning params and state."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from tests import small_runs
 from transfer_gen import config as config_lib
 from transfer_gen.models import registry
+from transfer_gen.run import assemble
 from transfer_gen.study import candidates
 from transfer_gen.study import cost
 from transfer_gen.train import objectives
@@ -73,6 +77,24 @@ def test_only_table_rows_that_learn_are_counted():
             plan_lib.Group(name="rest", params=".*", unfreeze_step=None))
 
   assert _of(LSTM, groups, 2, 4).learning == 2 * 32
+
+
+def test_a_group_that_starts_at_the_last_step_counts_in_it(tmp_path):
+  small_runs.write_lines(tmp_path / "text.txt")
+  late = (plan_lib.Group(name="late", params="layer_0/.*", unfreeze_step=9), *HEAD)
+  plan = lambda groups: plan_lib.TransferPlan(
+      rules=plan_lib.SCRATCH.rules, groups=groups)
+  build = lambda groups, steps: assemble.build(small_runs.configure(
+      tmp_path / "text.txt", dataclasses.replace(small_runs.DECODER, tied=False),
+      steps=steps, transfer=plan(groups)), tmp_path / "run")
+  setup = build(late, 10)
+  batch = next(setup.data.train_batches(8, 0))
+
+  learns = cost.of_last_step(setup, batch, 10).learning
+
+  assert learns == sum(spec.size for name, spec in setup.specs.items()
+                       if name.startswith(("layer_0/", "head/")))
+  assert cost.of_last_step(setup, batch, 9).learning < learns
 
 
 def test_the_steepest_half_of_the_layers_is_tried_alone_and_at_least_one():

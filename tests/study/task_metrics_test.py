@@ -10,8 +10,10 @@ import sacrebleu
 from tests import small_runs
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen.metrics import measures
 from transfer_gen.study import report
 from transfer_gen.study import study
+from transfer_gen.study import task_metrics
 
 _SEEDS = (0, 1)
 
@@ -63,7 +65,10 @@ def test_a_pair_is_compared_by_each_metric_over_all_seeds(done):
       _outputs(folder, "fast"), _outputs(folder, "slow"))]
   assert found["difference"] == pytest.approx(whole[0] - whole[1])
   assert found["low"] <= found["difference"] <= found["high"]
-  assert 0 <= found["seeds_ahead"] <= len(_SEEDS)
+  runs = facts["runs"]
+  assert found["seeds_ahead"] == sum(
+      runs["fast"][seed]["metrics"]["chrf"] > runs["slow"][seed]["metrics"]["chrf"]
+      for seed in _SEEDS)
   assert facts["summary"]["gain_chrf"]["difference"] == found["difference"]
 
 
@@ -80,6 +85,38 @@ def test_tables_and_pages_show_metrics_beside_losses(done):
     assert f"{score:.2f} (" in text and "fast against slow, chrf: " in text
   stored = json.loads((folder / "w" / "result.json").read_text())
   assert stored["runs"]["fast"][0]["metrics"]["chrf"] == score
+
+
+@pytest.mark.parametrize("low, high, better, verdict", [
+    (0.5, 2.0, True, "better"), (-2.0, -0.5, False, "worse"),
+    (-0.5, 2.0, True, "no clear difference"),
+    (-0.75, 0.0, False, "no clear difference"),
+    (1.0, 1.0, True, "no clear difference")])  # One document has no interval.
+def test_only_an_interval_without_zero_is_called_a_difference(
+    low, high, better, verdict):
+  one = {"difference": (low + high) / 2, "low": low, "high": high, "better": better,
+         "p_randomization": 0.25, "seeds_ahead": 1}
+
+  line, = task_metrics.verdicts(
+      {"treated": "a", "control": "b", "metrics": {"chrf": one}}, 2)
+
+  sign = lambda value: f"{'+' if value > 0 else ''}{value:.2f}"
+  assert line == (
+      f"a against b, chrf: {sign(one['difference'])} (95% interval {sign(low)} to"
+      f" {sign(high)}; p = 0.2500 by paired randomization), {verdict}; ahead on 1 of 2"
+      " seeds.")
+
+
+def test_seeds_are_ahead_by_the_direction_of_the_metric():
+  written = measures.Evidence(outputs=["a b"], references=[["a b"]])
+  run = lambda score: {"metrics": {"chrf": score, "ter": score}, "measured": {
+      name: measures.METRICS[name].measure(written) for name in ("chrf", "ter")}}
+
+  found = task_metrics.compare(
+      [run(3.0), run(3.5), run(2.0), run(1.0)],
+      [run(2.5), run(2.5), run(2.5), run(None)])
+
+  assert found["chrf"]["seeds_ahead"] == 2 and found["ter"]["seeds_ahead"] == 1
 
 
 def test_an_unknown_metric_is_refused_before_anything_trains(done, tmp_path):

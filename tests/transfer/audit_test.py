@@ -294,4 +294,5 @@ def test_leaves_present_in_only_one_audit_are_reported():
       _audit(), _audit(target={**TARGET, "new/bias": _spec(embed=4)}))
 
   assert len(lines) == 2 and lines[1].split()[0] == "new/bias"
-  assert "no such leaf" in lines[1] and "fresh (ones)" in lines[1]
+  assert lines[1].split("  ", 1)[1].split() == (
+      "1 no such leaf (4) float32, fresh (ones), group new".split())

@@ -52,3 +52,9 @@ def test_long_number_lists_without_a_pattern_are_shortened():
 
   assert fold.fold(lines, linked=2) == [
       (48, ("a_{0..47}", "b_{0,0,1,1,2,2,..,23}"))]
+
+
+def test_only_the_names_may_differ_unless_more_cells_are_linked():
+  lines = [("a_0", "x_0"), ("a_1", "x_0"), ("a_2", "x_1")]
+
+  assert fold.fold(lines) == [(2, ("a_{0,1}", "x_0")), (1, ("a_2", "x_1"))]

@@ -52,6 +52,24 @@ def _resolve(plan, source=None, target=None, vocabularies=None):
       VOCABULARIES if vocabularies is None else vocabularies)
 
 
+def test_many_unread_leaves_are_counted_and_the_first_are_named():
+  names = [letter * 2 for letter in "abcdefghij"]
+  source = SOURCE | {name: _spec((4,), "embed") for name in names}
+
+  with pytest.raises(resolve.PlanError, match=(
+      "10 source leaves are read by no rule: aa, bb, cc, dd, ee, ff, gg, hh and 2"
+      " more. Add a rule")):
+    _resolve(FITS, source)
+
+
+def test_leaves_with_one_cause_are_counted_and_the_first_are_named():
+  leaves = lambda size: {
+      f"{letter * 2}/w": _spec((size,), "position") for letter in "abcdefgh"}
+
+  with pytest.raises(resolve.PlanError, match="aa/w, bb/w, cc/w and 5 more"):
+    _resolve(FITS, SOURCE | leaves(4), TARGET | leaves(6))
+
+
 def _misfit(**changes):
   fields = {"rules": FITS.rules, "groups": FITS.groups, "axes": FITS.axes,
             "unused_source": FITS.unused_source} | changes

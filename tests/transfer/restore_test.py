@@ -117,6 +117,34 @@ def test_a_mapped_leaf_does_not_depend_on_the_mesh():
   np.testing.assert_array_equal(one["head"], four["head"])
 
 
+def test_an_axis_that_is_mapped_is_read_whole_however_the_target_is_divided():
+  mesh = sharding.make_mesh(data=1, tensor=8)
+  names = {"head": ("embed", "vocab")}
+  arrays = {"head": _random(1, 64, 5)}  # Eight devices do not divide five words.
+  source = sources.from_tree(arrays, names)
+  specs = tree.specs({"head": jnp.zeros((64, 8))}, names)
+  plan = plan_lib.TransferPlan(
+      rules=(Rule(target="(.*)", source=r"\1"),), groups=ALL,
+      axes=(On(axis="vocab", map=axes.Extend(how="repeat")),))
+  rows = resolve.resolve(plan, {"": source.specs}, specs)
+  asked = []
+
+  class Asked:
+    specs = source.specs
+    path = source.path
+
+    def read(self, names, shardings=None):
+      asked.append(shardings["head"].spec)
+      return source.read(names, shardings)
+
+  params = restore.restore(
+      rows, {"": Asked()}, lambda names: {}, sharding.of_params(specs, mesh))
+
+  assert asked[0][1] is None and params["head"].sharding.spec[1] == "tensor"
+  np.testing.assert_array_equal(
+      params["head"], arrays["head"][:, [0, 1, 2, 3, 4, 0, 1, 2]])
+
+
 def test_only_the_leaves_named_in_rows_are_read_from_disk(tmp_path):
   big = {"body": _random(0, 8, 2), "old_head": _random(1, 1000, 1000)}
   stored = _store(tmp_path, big)

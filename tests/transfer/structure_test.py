@@ -336,6 +336,22 @@ def test_pruning_by_importance_removes_negligible_units():
   np.testing.assert_array_equal(again.axes[0].map.index, chosen.index)
 
 
+@pytest.mark.parametrize("axis", ["embed", "mlp", "heads"])
+def test_importance_adds_the_shares_of_squares_along_one_axis(axis):
+  _, source = _source(config.Decoder(**DECODER | dict(num_layers=1)))
+  shares = []
+  for name, spec in source.specs.items():
+    for dim in [dim for dim, other in enumerate(spec.axes) if other == axis]:
+      squares = np.moveaxis(np.asarray(source.arrays[name], np.float64) ** 2, dim, 0)
+      shares.append(squares.reshape(len(squares), -1).sum(1))
+  total = sum(share / share.sum() for share in shares if share.any())
+  size = len(total) // 2
+
+  chosen = importance.by_weights(source, axis, size)
+
+  assert list(chosen.index) == sorted(np.argsort(-total, kind="stable")[:size])
+
+
 def test_importance_over_an_unknown_axis_is_refused():
   _, source = _source(config.Decoder(**DECODER))
   with pytest.raises(ValueError, match=r"axis `mpl` at no sizes"):

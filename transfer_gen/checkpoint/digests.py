@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from transfer_gen import errors
-from transfer_gen.checkpoint import failures
+from transfer_gen import system
 
 INSTEAD = "Take another step with --step=N, or train again in a new --workdir."
 
@@ -147,11 +147,10 @@ def reading(folder: Any) -> Iterator[None]:
   except Exception as error:
     if isinstance(error, Damaged):
       raise
-    if cause := failures.passing(error):
+    if cause := system.passing(error):
       raise errors.UserError(
           f"{folder}: the checkpoint cannot be read now: {cause}. It was left as it is."
-          " Mend that, and give the same command again.") from error
+          f" {system.AGAIN}") from error
     raise Damaged(
-        f"{folder}: not a complete checkpoint of transfer_gen ({type(error).__name__}:"
-        f" {' '.join(str(error).split())[:200]})."
-        f" {INSTEAD}") from error
+        f"{folder}: not a complete checkpoint of transfer_gen"
+        f" ({errors.cause(error)}). {INSTEAD}") from error

@@ -1,21 +1,12 @@
-"""What the system refuses while a checkpoint is saved or read, which is no damage."""
+"""What the system refuses while a checkpoint is saved."""
 
 from collections.abc import Iterator
 import contextlib
-import errno
 import os
-import re
 from typing import Any
 
 from transfer_gen import errors
-
-# TensorStore reports what the system said inside the text of a ValueError.
-_OF_SYSTEM = re.compile(r"os_error_code='(\d+)'")
-_NO_MEMORY = "RESOURCE_EXHAUSTED"  # How errors of JAX and TensorStore begin.
-# What the system says of this process and not of what lies on the disk.
-_PASSING = frozenset((
-    errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN,
-    errno.EINTR, errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN))
+from transfer_gen import system
 
 
 @contextlib.contextmanager
@@ -44,35 +35,12 @@ def writing(folder: Any) -> Iterator[None]:
         cause) from error
 
 
-def passing(error: BaseException | None) -> str | None:
-  """Returns why a file could not be read, if that says nothing of what it holds.
-
-  Such as a lack of memory or of permission: the same file may be read later.
-  """
-  while error is not None:
-    if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
-      return "not enough memory"
-    number = _number(error)
-    if number in _PASSING:
-      return os.strerror(number)
-    error = error.__cause__ or error.__context__
-  return None
-
-
 def _cause(error: BaseException | None) -> str | None:
   """Returns what the system said, or None if the error does not come from it."""
   while error is not None:
-    if number := _number(error):
+    if number := system.number(error):
       return os.strerror(number)
     if isinstance(error, OSError):
       return str(error)[:200]
     error = error.__cause__ or error.__context__
   return None
-
-
-def _number(error: BaseException) -> int | None:
-  """Returns the system's number of an error, or None if it has none."""
-  if isinstance(error, OSError):
-    return error.errno
-  found = _OF_SYSTEM.search(str(error))
-  return int(found[1]) if found else None

@@ -52,8 +52,8 @@ def _hide_closed_loops() -> None:
 
 def steps(folder: epath.Path) -> dict[int, epath.Path]:
   """Returns the checkpoints in a folder by their steps."""
-  return {int(path.name): path for path in folder.iterdir() if is_step(path.name)
-          } if folder.is_dir() else {}
+  return {int(path.name): untrusted.inside(path) for path in folder.iterdir()
+          if is_step(path.name)} if folder.is_dir() else {}
 
 
 def is_step(name: str) -> bool:
@@ -80,7 +80,7 @@ def shapes(folder: epath.Path) -> Any:
 def read_facts(folder: epath.Path) -> dict[str, Any]:
   """Returns the JSON that was saved beside the arrays of a checkpoint."""
   # Not by Orbax, whose reader keeps 20 KB of memory for each call.
-  return untrusted.read_json(folder / FACTS / _JSON)
+  return untrusted.read_json(untrusted.inside(folder / FACTS / _JSON, folder))
 
 
 def write_facts(folder: epath.Path, facts: Mapping[str, Any]) -> None:

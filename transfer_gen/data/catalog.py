@@ -7,10 +7,8 @@ tfrecord files are read.
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import io
 import os
-import pathlib
 import socket
 from typing import Any
 import urllib.parse
@@ -100,7 +98,7 @@ def _open_ours(name: str, folder: epath.Path) -> Any:
   try:
     # The builder is made anew under the lock: another process may have prepared the set
     # meanwhile, and a builder only looks for its files when it is made.
-    with _lock(folder, name), quiet():
+    with datasets.alone(folder, name), quiet():
       builder = _make(name, folder)
       # What a killed process was preparing: TFDS gives each try a folder of its own.
       for left in epath.Path(builder.data_path).parent.glob("incomplete.*"):
@@ -137,7 +135,7 @@ def _open(name: str, folder: epath.Path) -> Any:
     if builder.is_prepared():
       return builder
     _check_reachable(builder)
-    with _lock(folder, name):
+    with datasets.alone(folder, name):
       builder = tfds.builder(
           name, data_dir=folder, file_format="array_record")
       builder.download_and_prepare()
@@ -189,26 +187,6 @@ def _examples(builder: Any, split: str) -> Iterator[Example]:
     records = grain.experimental.TFRecordIterDataset(os.fspath(path))
     for record in records:
       yield builder.info.features.deserialize_example_np(record)
-
-
-@contextlib.contextmanager
-def _lock(folder: epath.Path, name: str) -> Iterator[None]:
-  """Lets only one process of this machine at a time prepare a data set.
-
-  Folders in a bucket have no locks. There, TFDS's own renaming of the finished folder
-  must be enough.
-  """
-  if "://" in os.fspath(folder):
-    yield
-    return
-  # `flock` needs a local file. The system frees it when the process dies, however that
-  # happens, so no stale lock can block later runs.
-  local = pathlib.Path(folder)
-  local.mkdir(parents=True, exist_ok=True)
-  file = local / f".{name.replace('/', '_').replace(':', '_')}.lock"
-  with file.open("w") as handle:
-    fcntl.flock(handle, fcntl.LOCK_EX)  # Freed when the file closes.
-    yield
 
 
 @contextlib.contextmanager

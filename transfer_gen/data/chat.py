@@ -20,12 +20,13 @@ from jinja2 import ext
 from jinja2 import nodes
 
 from transfer_gen import errors
+from transfer_gen import system
 from transfer_gen.data import chat_sandbox
 from transfer_gen.data import special_tokens
 
 _FILE = "chat_template.jinja"
 _TOKENS, _CONFIG = special_tokens.MAP, special_tokens.CONFIG
-_LARGEST = 2**20  # Characters that a template may write around the messages.
+_LARGEST = 2**18  # Characters that a template may write around the messages.
 _PROBE = "qzxj"  # Stands for an answer; no template writes it itself.
 # A text in which a special token is spelled does not get that token: an invisible
 # character that forbids a line break (U+2060) then stands behind the first letter.
@@ -103,9 +104,10 @@ class Template:
       raise
     # Templates call methods and filters of any kind, each with errors of its own.
     except Exception as error:
+      system.check("chat template", error)
       raise errors.UserError(
-          f"chat template: {type(error).__name__}: {str(error)[:300]}. Correct the"
-          f" template, or set data.template=none.") from error
+          f"chat template: {errors.cause(error)}. Correct the template, or set"
+          " data.template=none.") from error
     return "".join(parts)
 
   @functools.cached_property

@@ -105,6 +105,8 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
       self._check_format(left, right)
     elif operator == "+":
       self._fit(self._pass(left) + self._pass(right))
+    elif operator == "*" and numbers:  # How often a text or a list is repeated.
+      self._fit(self._pass(right if numbers[0] is left else left) * int(numbers[0]))
     else:
       raise sandbox.SecurityError(f"{operator} is for small numbers only")
     return super().call_binop(context, operator, left, right)

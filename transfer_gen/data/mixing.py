@@ -26,6 +26,9 @@ Noise = noise_lib.Noise
 # Lays out the documents in a range: rows of each length, and bool[N], which of the
 # documents they contain.
 LayOut = Callable[[slice], tuple[list[rows_lib.Rows], np.ndarray]]
+# Rows of an order without end. Grain's own number for that is the largest index, and
+# rounded up, as for batches of one row, it is none.
+_ENDLESS = 2**60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +199,8 @@ def _rows(
   ends = np.cumsum(counts)
   orders: list[Any] = [
       # Shuffled before `repeat`, which gives each epoch its own order.
-      grain.MapDataset.range(int(end - count), int(end)).shuffle(seed=seed).repeat()
+      grain.MapDataset.range(int(end - count), int(end)).shuffle(seed=seed).repeat(
+          _ENDLESS // int(count))
       for count, end in zip(counts, ends) if count]
   if epochs:
     orders = [order.map_with_index(functools.partial(_with_epoch, int(count)))

@@ -20,7 +20,7 @@ CONFIG = "tokenizer_config.json"
 MAP = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 _MODEL = "config.json"
-exists = sealed.exists
+exists, inside = sealed.exists, untrusted.inside
 # BERT names the tokens around a text cls and sep.
 _FIELDS = {"pad": ("pad",), "bos": ("bos", "cls"), "eos": ("eos", "sep"),
            "sep": ("sep",), "unk": ("unk",)}
@@ -80,8 +80,10 @@ def read(folder: epath.Path) -> Named:
   """
   config, named, added, model = (
       read_json(folder / name) for name in (CONFIG, MAP, ADDED, _MODEL))
-  decoder = config.get("added_tokens_decoder") or {}
-  ids = {**{_content(token): row for row, token in decoder.items()}, **added}
+  decoder = _decoder(config, folder)
+  # Of both lists, Transformers reads the first alone.
+  listed = [(str(_content(token)), row)
+            for row, token in decoder.items()] or list(added.items())
   special = {_content(token) for token in decoder.values() if token.get("special")}
   for fields in (config, named):
     special |= {_content(value) for name, value in fields.items()
@@ -92,7 +94,7 @@ def read(folder: epath.Path) -> Named:
   special = set(filter(None, special))
   return Named(
       roles=_roles(config, named, model),
-      added={str(name): _id(row, folder) for name, row in ids.items()},
+      added=_unique(listed, folder),
       special=frozenset(special | _counted(config, model, special, folder)))
 
 
@@ -206,6 +208,37 @@ def _content(token: Any) -> str | None:
   """Returns the spelling of a token, which stands alone or among settings."""
   spelled = token.get("content") if isinstance(token, dict) else token
   return spelled if isinstance(spelled, str) else None
+
+
+def _decoder(config: Mapping[str, Any], folder: epath.Path) -> dict[str, Any]:
+  """Returns added tokens by their ids, of which each is an object with a spelling."""
+  found = config.get("added_tokens_decoder") or {}
+  tokens = found.items() if isinstance(found, dict) else [("all", found)]
+  for row, token in tokens:
+    if not isinstance(token, dict) or _content(token) is None:
+      raise errors.UserError(
+          f"{folder / CONFIG}: added_tokens_decoder: at {str(row)[:40]!r} stands"
+          f" {token!r:.60}, must be an object such as {{\"content\": \"<x>\"}}. Write"
+          " it so, or fetch the file again.")
+  return found
+
+
+def _unique(
+    listed: Iterable[tuple[str, Any]], folder: epath.Path) -> dict[str, int]:
+  """Returns ids by spelling, if no spelling and no id stands there twice."""
+  found: dict[str, int] = {}
+  names: dict[int, str] = {}
+  for name, given in listed:
+    row = _id(given, folder)
+    if (other := names.setdefault(row, name)) != name:
+      raise errors.UserError(
+          f"{folder}: the added tokens {other!r:.60} and {name!r:.60} both have the id"
+          f" {row}. Correct {CONFIG} or {ADDED}.")
+    if (first := found.setdefault(name, row)) != row:
+      raise errors.UserError(
+          f"{folder}: the added token {name!r:.60} has the ids {first} and {row}."
+          f" Correct {CONFIG} or {ADDED}.")
+  return found
 
 
 def _id(row: Any, folder: epath.Path) -> int:

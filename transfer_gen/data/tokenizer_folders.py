@@ -1,6 +1,7 @@
 """Finds and reads the files of tokenizers, in a folder or by name."""
 
 import json
+import re
 from typing import Any
 
 from etils import epath
@@ -12,11 +13,18 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 from transfer_gen.data import tokenizer_sentencepiece
 
+inside = special_tokens.inside
 SentencePiece = tokenizer_sentencepiece.SentencePiece
 train_words = token_lists.train_words
 MANY = 2**31  # More rows than any model has.
 # The SentencePiece models that Transformers looks for, of which a folder has one.
-_MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+MODELS = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+# Classes of Transformers that count a model's pieces otherwise than it does itself, as
+# Fairseq did; a model of the name below belongs to one of them if nothing is said.
+_SHIFTED = re.compile(
+    r"(XLMRoberta|Camembert|MBart|MBart50|Nllb|XGLM|Barthez|PLBart|M2M100|Pegasus)"
+    r"Tokenizer(Fast)?")
+_OF_SHIFTED = "sentencepiece.bpe.model"
 _FORMS = ("tokenizer.json, one SentencePiece .model, vocab.json with merges.txt, or"
           " vocab.txt")
 
@@ -59,9 +67,9 @@ def _saved(folder, saved) -> Any:
   if kind == token_lists.KIND:
     return token_lists.Words(saved["words"])
   if kind == pieces.BOTH:
-    return pieces.BothSides(*(read(folder / side, MANY) for side in pieces.SIDES))
+    return pieces.BothSides(*(_inner(folder / side) for side in pieces.SIDES))
   if kind == pieces.MARKED:
-    return pieces.Marked(read(folder / pieces.MARKED, MANY), saved["sentinels"])
+    return pieces.Marked(_inner(folder / pieces.MARKED), saved["sentinels"])
   if kind == pieces.KIND:
     return pieces.load(folder)
   if kind == tokenizer_sentencepiece.KIND:
@@ -70,6 +78,10 @@ def _saved(folder, saved) -> Any:
         special=saved.get("special", ()), roles=saved.get("roles"),
         start_only=saved.get("start_only", False))
   return kinds.HuggingFace(_json(folder / "tokenizer.json"), saved.get("roles"))
+
+
+def _inner(folder) -> Any:
+  return read(inside(folder), MANY)
 
 
 # Marian's files come before GPT-2's, because both have a vocab.json.
@@ -81,7 +93,7 @@ def _found(folder, rows) -> Any:
   models = sorted(path for path in folder.iterdir() if path.suffix == ".model")
   if (folder / "tokenizer.json").exists():
     return _named(_json(folder / "tokenizer.json", rows), named)
-  usual = [path for path in models if path.name in _MODELS]
+  usual = [path for path in models if path.name in MODELS]
   for chosen in (usual, models):
     if len(chosen) == 1:
       return _sentencepiece(chosen[0], named, rows)
@@ -129,6 +141,14 @@ def _named(tokenizer, named) -> kinds.HuggingFace:
 
 
 def _sentencepiece(path, named, rows) -> SentencePiece:
+  said = special_tokens.read_json(path.parent / special_tokens.CONFIG).get(
+      "tokenizer_class")
+  if _SHIFTED.fullmatch(str(said)) or (said is None and path.name == _OF_SHIFTED):
+    raise errors.UserError(
+        f"{path}: {said or 'its class'} has other ids than the pieces of the model"
+        " (tokenizer_class says which, if it is none of Fairseq's). Let Transformers"
+        " write a tokenizer.json (AutoTokenizer.from_pretrained, save_pretrained), and"
+        " put it beside the model.")
   model = special_tokens.read_bytes(path)
   usual = SentencePiece(model)
   extra = special_tokens.extra_ids(named.special, usual.size)

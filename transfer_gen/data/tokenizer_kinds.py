@@ -10,6 +10,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import system
 from transfer_gen.data import chat as chat_lib
 from transfer_gen.transfer import vocabulary
 
@@ -48,10 +49,10 @@ def as_user_errors() -> Iterator[None]:
   except BaseException as error:
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise  # Ctrl-C, for example.
+    system.check("the tokenizer", error)
     raise errors.UserError(
-        f"the tokenizer cannot be used ({' '.join(str(error).split())[:200]}). Its file"
-        " is damaged, or no tokenizer.json, SentencePiece .model or other known form."
-    ) from error
+        f"the tokenizer cannot be used ({errors.cause(error)}). Its file is damaged, or"
+        " no tokenizer.json, SentencePiece .model or other known form.") from error
 
 
 def check_gaps(size: int, count: int) -> None:
@@ -217,7 +218,7 @@ class HuggingFace:
       found = tokenizers.Tokenizer.from_str(json.dumps(described))
     except Exception as error:  # The library raises bare `Exception`s.
       raise errors.UserError(
-          f"a tokenizer cut to {rows} tokens cannot be read: {error}") from error
+          f"cut to {rows} tokens, it cannot be read: {errors.cause(error)}.") from error
     cut = HuggingFace(found, {r: i for r, i in self.roles.items() if i < rows})
     cut.chat = self.chat
     return cut

@@ -16,6 +16,7 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
+MODELS = tokenizer_folders.MODELS
 FOLDER = "tokenizer"  # Name of the folder in a workdir.
 _OWN = ("bytes", "characters", "bpe")  # Kinds whose tokens are decided here.
 
@@ -140,6 +141,16 @@ def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
     if str(path) in str(error):
       raise
     raise errors.UserError(f"{path}: {error}") from error
+
+
+def of_run(workdir: epath.Path) -> Tokenizer | None:
+  """Loads the tokenizer of a workdir; None if it has none.
+
+  Raises:
+    errors.UserError: As `load`, or if its folder is a link that leads elsewhere.
+  """
+  folder = workdir / FOLDER
+  return load(tokenizer_folders.inside(folder)) if folder.exists() else None
 
 
 def within(tokenizer: Tokenizer, rows: int) -> Tokenizer:

@@ -8,7 +8,7 @@ from transfer_gen.adapters import merge
 from transfer_gen.models import registry
 
 Source = sources.Source
-NO_TOKENIZER = "No tokenizer lies beside it: none was written."
+NO_TOKENIZER = "No tokenizer was written: the checkpoint was read without one."
 
 
 def specs(source: sources.Source) -> dict[str, tree.Spec]:

@@ -19,15 +19,16 @@ _FILES = {
     ".keras": keras_h5.open_file, ".bin": pytorch.open_file,
     ".pt": pytorch.open_file, ".pth": pytorch.open_file,
 }
+_ADAPTER, _ADAPTED = "adapter_model.safetensors", "adapter_config.json"
 Raw = raw.Raw
 SUFFIXES = tuple(_FILES)
 # The first of these files that a folder holds is the checkpoint, as in Transformers.
 # Many folders have the same tensors twice: safetensors come before pickles because
 # their format is stricter, and whole files before an index, which may have been left
-# behind. An adapter comes last, because a model beside it is what is meant.
+# behind.
 _IN_FOLDERS = (
     "model.safetensors", "model.safetensors.index.json",
-    "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors",
+    "pytorch_model.bin", "pytorch_model.bin.index.json", _ADAPTER,
     # Of TensorFlow, whose leaves can be listed alone.
     "tf_model.h5")
 
@@ -53,6 +54,8 @@ def opener_of(path: epath.PathLike) -> Callable[[], Raw] | None:
 def _opener_of_folder(path: epath.Path) -> Callable[[], Raw] | None:
   for name in _IN_FOLDERS:
     if (path / name).exists():
+      if name != _ADAPTER and (path / _ADAPTED).exists():
+        return lambda: raw.refuse_both(path / name, path / _ADAPTER)
       return _opener_of_file(raw.inside(path / name))
   if (path / manifest.FILE).exists():
     return lambda: manifest.open_folder(path)

@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import tokenize
-from typing import Any, IO, Protocol
+from typing import Any, IO, NoReturn, Protocol
 import zipfile
 import zlib
 
@@ -20,10 +20,11 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import system
 from transfer_gen import tree
 from transfer_gen import untrusted
 
-inside = untrusted.inside
+inside, check_system = untrusted.inside, system.check
 _POINTER = b"version https://git-lfs.github.com/"
 _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
 _AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
@@ -144,17 +145,20 @@ class Raw:
 
 @contextlib.contextmanager
 def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
-  """Turns errors of the body into one `UserError` that blames the file."""
+  """Turns errors of the body into one `UserError` that blames the file.
+
+  What the system says of this process, see `system`, is blamed on no file.
+  """
   try:
     yield
   except errors.UserError as error:
+    system.check(path, error)
     raise errors.UserError(f"{path}: no whole {kind}: {error}") from error
   except _MALFORMED as error:
-    # Some libraries write several lines.
-    cause = " ".join(str(error).split())[:200]
+    system.check(path, error)
     raise errors.UserError(
-        f"{path}: no whole {kind}: {type(error).__name__}: {cause}."
-        " Fetch or save it again.") from error
+        f"{path}: no whole {kind}: {errors.cause(error)}. Fetch or save it again."
+    ) from error
 
 
 def opened(open_file: Callable[[epath.Path], "Raw"], path: epath.Path) -> "Raw":
@@ -173,6 +177,22 @@ def opened(open_file: Callable[[epath.Path], "Raw"], path: epath.Path) -> "Raw":
           f"{path}: it is a pointer of Git LFS and not the file itself. Fetch that with"
           " `git lfs pull`, or download it again.")
   return open_file(path)
+
+
+def refuse_both(model: epath.Path, adapter: epath.Path) -> NoReturn:
+  """Refuses a folder with a model and an adapter, of which either would be a guess.
+
+  Transformers 5 loads both, and earlier versions the base that the adapter's config
+  names.
+
+  Raises:
+    errors.UserError: Always.
+  """
+  raise errors.UserError(
+      f"{model.parent}: it holds a model and an adapter, which Transformers loads onto"
+      f" a model. Give {model} for the model alone, or {adapter} for the adapter, which"
+      " is read onto the model of a run. For both in one, merge them with PEFT"
+      " (merge_and_unload, then save_pretrained).")
 
 
 def fill(file: IO[bytes], nbytes: int) -> np.ndarray:

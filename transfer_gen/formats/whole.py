@@ -22,7 +22,7 @@ from transfer_gen.formats import raw
 
 _PARTIAL = ".partial"
 read_bytes, parse_json, seal = untrusted.read, untrusted.parse_json, sealed.write
-damaged = sealed.damaged
+damaged, make_way = sealed.damaged, untrusted.make_way
 
 
 def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
@@ -50,6 +50,7 @@ def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
     found = numpy_files.open_npz(raw.inside(path))
     return dict(found.read(list(found.leaves)))
   except errors.UserError as error:
+    raw.check_system(path, error)
     raise errors.UserError(
         f"{path}: is damaged: {error} {sealed.INSTEAD}") from error
 

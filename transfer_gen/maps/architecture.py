@@ -153,4 +153,4 @@ def understood(raw: raw_lib.Raw, what: str) -> Iterator[None]:
           ValueError) as error:
     raise errors.UserError(
         f"{raw.path}: what lies there does not make sense ({what}):"
-        f" {type(error).__name__}: {str(error)[:200]}.") from error
+        f" {errors.cause(error)}.") from error

@@ -25,12 +25,11 @@ from transfer_gen.models import decoder_config
 Fields, activation, rope = fields_lib.Fields, fields_lib.activation, fields_lib.rope
 decoding = fields_lib.decoding
 generation_fields = fields_lib.generation_fields
-FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "vocab.txt",
-         "target.spm", "vocab.json", "target_vocab.json", "merges.txt",
+FILES = ("tokenizer.json", *tokenizers.MODELS, "source.spm", "vocab.txt", "target.spm",
+         "vocab.json", "target_vocab.json", "merges.txt",
          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
          "chat_template.jinja", "chat_template.json")
-_TEXTS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
-          "vocab.txt")
+_TEXTS = ("tokenizer.json", *tokenizers.MODELS, "vocab.json", "vocab.txt")
 # Constants that older versions saved with the weights: positions counted from 0, angles
 # that follow from the config, and the number that stands for minus infinity.
 _BUFFERS = r"(.*\.)?(position_ids|(original_)?inv_freq|masked_bias)"

@@ -68,6 +68,7 @@ def _kept(
   known: dict[int, list[str]] = {}
   header = (json.dumps(identity) + "\n").encode()
   complete = 0  # Bytes of lines that are whole: a killed process may cut its last one.
+  whole.make_way(path)
   if path.exists():
     lines = whole.read_bytes(path).splitlines(keepends=True)
     lines = [line for line in lines if line.endswith(b"\n")]

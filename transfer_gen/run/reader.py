@@ -111,8 +111,8 @@ class Reader:
   def _tokenizer(
       self, run: config_lib.Run, workdir: epath.Path, sources: open_sources.Sources,
   ) -> tokenizers.Tokenizer:
-    if (workdir / tokenizers.FOLDER).exists():
-      return tokenizers.load(workdir / tokenizers.FOLDER)
+    if found := tokenizers.of_run(workdir):
+      return found
     if run.tokenizer.kind == source_model.SOURCE:
       return source_model.tokenizer(sources)
     key = (repr((run.tokenizer, run.encoder_tokenizer)), _texts_key(run.data))

@@ -119,7 +119,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
       return line
     cause = "a field is of another type"
   except (errors.UserError, LookupError, TypeError, AttributeError) as error:
-    cause = f"{type(error).__name__}: {str(error)[:200]}"
+    cause = errors.cause(error)
   raise errors.UserError(
       f"{where}: it is no line of metrics ({cause}). Remove the line, or restore the"
       " file from a copy.")

@@ -121,9 +121,7 @@ class Own(source_lib.Source):
     """Tokenizer of the run."""
     # Searched on its own and not in `workdir`, so that a copied checkpoint with a
     # tokenizer beside it keeps its tokens.
-    folder = next((parent / tokenizers.FOLDER for parent in self.path.parents
-                   if (parent / tokenizers.FOLDER).exists()), None)
-    return None if folder is None else tokenizers.load(folder)
+    return next(filter(None, map(tokenizers.of_run, self.path.parents)), None)
 
   @functools.cached_property
   def moments(self) -> source_lib.Moments | None:

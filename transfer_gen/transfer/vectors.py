@@ -13,7 +13,9 @@ from etils import epath
 import numpy as np
 
 from transfer_gen import errors
+from transfer_gen import system
 from transfer_gen import untrusted
+from transfer_gen.formats import numpy_files
 from transfer_gen.transfer import vocabulary
 
 _DIGITS = 13  # A number of more than these is more than any file holds.
@@ -73,7 +75,7 @@ def text_shape(path: epath.PathLike) -> tuple[int, int]:
     errors.UserError: If there is no such file, or its format is another.
   """
   path = _checked(path)
-  with untrusted.opened(path) as file:
+  with untrusted.opened(path) as file, system.reading(path):
     first = file.readline().split()
     if path.suffix == ".vec":
       if len(first) != 2 or not all(part.isdigit() for part in first):
@@ -305,7 +307,7 @@ def _lines(
 ) -> Iterator[tuple[int, bytes, list[bytes]]]:
   """Yields the first `count` lines: line number, word, and its numbers as text."""
   headed, done = path.suffix == ".vec", 0
-  with untrusted.opened(path) as file:
+  with untrusted.opened(path) as file, system.reading(path):
     if headed:
       file.readline()
     for number, line in enumerate(file, 1 + headed):
@@ -352,11 +354,7 @@ def _no_vector(
 
 
 def _read_array(path: epath.Path, words: epath.Path, limit: int | None) -> Vectors:
-  try:
-    with untrusted.opened(path) as file:
-      values = np.load(file, allow_pickle=False)  # A pickle would run code.
-  except (ValueError, EOFError) as error:
-    raise errors.UserError(f"{path}: no array of numbers ({error}).") from error
+  values = numpy_files.leaf(path).read()
   if values.ndim != 2 or values.dtype.kind not in "fiu":
     raise errors.UserError(
         f"{path}: {values.dtype}{list(values.shape)} is no table of numbers[N, D].")

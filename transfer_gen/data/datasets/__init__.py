@@ -1,6 +1,11 @@
 """Data sets that the package builds itself, with TensorFlow Datasets (TFDS)."""
 
+import contextlib
 import logging
+
+from etils import epath
+
+from transfer_gen import lock
 
 
 def hush() -> None:
@@ -11,3 +16,15 @@ def hush() -> None:
   """
   # Before each use, because what imports absl after us may set another level.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def alone(
+    folder: epath.Path, name: str) -> contextlib.AbstractContextManager[None]:
+  """Lets only one process of this machine at a time prepare a data set.
+
+  Folders in a bucket have no locks. There, TFDS's own renaming of the finished folder
+  must be enough.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  return lock.hold(
+      folder / f".{name.replace('/', '_').replace(':', '_')}.lock", "", wait=True)

@@ -18,6 +18,7 @@ from etils import epath
 
 from transfer_gen import errors
 from transfer_gen import free_memory
+from transfer_gen import system
 from transfer_gen import untrusted
 from transfer_gen.formats import archive
 from transfer_gen.formats import raw
@@ -111,7 +112,7 @@ class Blob:
         file = io.BytesIO(self.opened.read(self.member))
     else:
       file = untrusted.opened(self.path)
-    with file:
+    with file, system.reading(self):
       length = file.seek(0, io.SEEK_END)
       file.seek(0)
       check_memory(self, length)

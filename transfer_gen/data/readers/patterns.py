@@ -126,4 +126,11 @@ def _glob(path: epath.Path, item: str, field: str) -> list[epath.Path]:
     raise errors.UserError(
         f"data.{field}: no file matches {item} (in {os.getcwd()}). Give a path or"
         " a glob of existing files.")
-  return found
+  # Who names a file himself may name a link. What is only found must not lead to
+  # another place than the one that was named; `..` in the pattern names one above.
+  root = base.joinpath(*[".."] * path.parts[first:].count(".."))
+  try:
+    return [untrusted.inside(one, root) for one in found]
+  except errors.UserError as error:
+    raise errors.UserError(
+        f"data.{field}: {error} Or give its path without a pattern.") from error

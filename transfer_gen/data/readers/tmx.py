@@ -43,8 +43,8 @@ def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
   except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError,
           LookupError, RecursionError) as error:
     raise errors.UserError(
-        f"{blob}: no whole TMX file, after unit {number}: {type(error).__name__}:"
-        f" {str(error)[:200]}. Fetch or export it again.") from error
+        f"{blob}: no whole TMX file, after unit {number}: {errors.cause(error)}."
+        " Fetch or export it again.") from error
 
 
 def _columns(unit: Any) -> dict[str, Any]:
