@@ -27,7 +27,7 @@ MODEL = config_lib.Recurrent(
     vocab_size=8000, num_layers=2, embed_width=256, hidden_width=256, forget_bias=0.0,
     encoder=True, bidirectional=True, encoder_attention="general", start_token=1)
 ROWS, LENGTH = 64, 30
-SENTENCES, MAX_TOKENS, BEAMS, BATCH = 1000, 30, 4, 64
+SENTENCES, BEAMS, BATCH = 1000, 4, 64
 ROUNDS = 15
 THREADS = 2
 
@@ -43,23 +43,29 @@ def feeding_over_torch() -> timing.Comparison:
 
 
 def beam_over_torch() -> timing.Comparison:
-  """Compares a beam search over sentences of 5 to 25 tokens, 30 tokens each."""
+  """Compares a beam search over sentences of 5 to 25 tokens.
+
+  A model that was never trained ends no text by itself, so each text ends when it has
+  as many tokens as its sentence, up to 8 less or more, and at least 3.
+  """
   torch.set_num_threads(THREADS)
   module, params, peer = _sides(MODEL)
   rng = np.random.default_rng(1)
   sentences = [rng.integers(2, MODEL.vocab_size, rng.integers(5, 26)).tolist()
                for _ in range(SENTENCES)]
+  budgets = [max(3, len(one) + int(rng.integers(-8, 9))) for one in sentences]
   inputs = bulk.Inputs(
       prompts=[[MODEL.start_token]] * len(sentences), encoder_inputs=sentences,
-      budgets=[MAX_TOKENS] * len(sentences))
-  decoding = config_lib.Decoding(max_tokens=MAX_TOKENS, beams=BEAMS, end_tokens=(0,))
+      budgets=budgets)
+  decoding = config_lib.Decoding(
+      max_tokens=max(budgets), beams=BEAMS, end_tokens=(0,))
 
   def ours():
     found = dict(bulk.write(module, params, inputs, decoding, batch_size=BATCH))
     return [found[i][0] for i in range(len(sentences))]
 
   def theirs():
-    return _search(peer, sentences)
+    return _search(peer, sentences, budgets)
 
   same = np.mean([a == b for a, b in zip(ours(), theirs())])
   # Sums in another order may change which of two beams with nearly equal scores wins.
@@ -172,8 +178,8 @@ def _weights(config, p):
 def _sides(config):
   module = registry.build(config)
   params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
-  # Tokens of a model that was never trained have almost equal probabilities, and which
-  # of two beams wins would depend on the order of sums.
+  # Its tokens have almost equal probabilities, and which of two beams wins would depend
+  # on the order of sums.
   params["head/kernel"] *= 30
   peer = Peer(config, {name: np.asarray(value) for name, value in params.items()})
   _check_same(module, params, peer)
@@ -223,19 +229,20 @@ def _peer_step(peer, batch) -> Callable[[], float]:
   return run
 
 
-def _search(peer, sentences):
+def _search(peer, sentences, budgets):
   """Returns the best text of each sentence, in batches of similar length."""
   order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
   found = {}
   with torch.inference_mode():
     for start in range(0, len(order), BATCH):
       chosen = order[start:start + BATCH]
-      for i, text in zip(chosen, _search_batch(peer, [sentences[i] for i in chosen])):
-        found[i] = text
+      texts = _search_batch(peer, [sentences[i] for i in chosen],
+                            torch.tensor([budgets[i] for i in chosen]))
+      found |= zip(chosen, texts)
   return [found[i] for i in range(len(order))]
 
 
-def _search_batch(peer, rows):
+def _search_batch(peer, rows, budgets):
   """Returns the best texts by a beam search over a batch, as `generate.beam` does."""
   counts = torch.tensor([*map(len, rows)])
   ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True)
@@ -248,23 +255,29 @@ def _search_batch(peer, rows):
   scores = torch.full((batch, BEAMS), -torch.inf)
   scores[:, 0] = 0
   texts = torch.zeros((batch, BEAMS, 0), dtype=torch.long)
-  done = [[] for _ in rows]
-  for step in range(MAX_TOKENS):
+  ended: list[list] = [[] for _ in rows]
+  done = torch.zeros(batch, dtype=torch.bool)
+  for step in range(int(budgets.max())):
     h, states = peer.decoder(peer.target(tokens.view(-1, 1)), states)
     h = peer.attend(h.view(batch, BEAMS, -1), memory)
     totals = (scores[:, :, None] + peer.head(h).log_softmax(-1)).view(batch, -1)
     best, index = totals.topk(2 * BEAMS)
     parents, token = index // size, index % size
-    ends = (token == 0) | (step + 1 == MAX_TOKENS)
-    if ends.any():
-      for row, place in ends[:, :BEAMS].nonzero().tolist():
-        text = [*texts[row, parents[row, place]].tolist(), int(token[row, place])]
-        done[row].append((float(best[row, place]) / (step + 1), text))
+    ends = (token == 0) | (step + 1 >= budgets)[:, None]
+    for row, place in (ends & ~done[:, None])[:, :BEAMS].nonzero().tolist():
+      text = [*texts[row, parents[row, place]].tolist(), int(token[row, place])]
+      ended[row] = sorted(
+          [*ended[row], (float(best[row, place]) / (step + 1), text)])[-BEAMS:]
     scores, kept = best.masked_fill(ends, -torch.inf).topk(BEAMS)
     tokens, parents = token.gather(1, kept), parents.gather(1, kept)
     texts = torch.cat([texts.gather(1, parents[:, :, None].expand(
         -1, -1, texts.shape[2])), tokens[:, :, None]], 2)
+    worst = torch.tensor([
+        one[0][0] if len(one) == BEAMS else -torch.inf for one in ended])
+    done |= scores[:, 0] / (step + 1) <= worst
+    if done.all():
+      break
     flat = (parents + BEAMS * torch.arange(batch)[:, None]).view(-1)
     states = tuple(s[:, flat] for s in states)
-  best = [max(one)[1] for one in done]
+  best = [max(one)[1] for one in ended]
   return [text[:text.index(0)] if 0 in text else text for text in best]

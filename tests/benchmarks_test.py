@@ -62,8 +62,8 @@ def test_the_lstm_training_comparison_runs(monkeypatch):
     "attention_over_torch", "beam_over_torch",
     pytest.param("feeding_over_torch", marks=pytest.mark.long)])
 def test_the_comparisons_of_attention_run(monkeypatch, name):
-  for field, value in dict(ROWS=8, LENGTH=4, ROUNDS=1, SENTENCES=3, MAX_TOKENS=3,
-                           BATCH=4, THREADS=1).items():
+  for field, value in dict(
+      ROWS=8, LENGTH=4, ROUNDS=1, SENTENCES=3, BATCH=4, THREADS=1).items():
     monkeypatch.setattr(attention_peer, field, value)
   monkeypatch.setattr(attention_peer, "MODEL", dataclasses.replace(
       attention_peer.MODEL, vocab_size=32, embed_width=8, hidden_width=8))
