@@ -190,6 +190,13 @@ class Recurrent:
     return self.encoder_attention != "none"
 
   @property
+  def stepwise(self) -> bool:
+    """Whether each step of the decoder needs what the step before attended to."""
+    # Otherwise all states are known before any of them attends.
+    return self.attends and bool(
+        self.encoder_attention == "additive" or self.input_feeding or self.coverage)
+
+  @property
   def score_width(self) -> int:
     """A, the number of hidden units of the attention's scores."""
     return self.attention_width or self.widths[-1]

@@ -111,13 +111,6 @@ class Attention(nn.Module):
       found[SEEN] = jnp.zeros((rows, places))
     return found
 
-  # Where no step needs what the step before attended to, all queries are known at once.
-  @property
-  def stepwise(self) -> bool:
-    """Whether training needs a loop, and not one product of all steps."""
-    config = self.config
-    return bool(fed(config)) or config.coverage
-
   def __call__(self, top: jax.Array, memory: dict[str, jax.Array]) -> Parts:
     """Attends from all steps at once: dtype[T, B, U] to dtype[T, B, ...] by part."""
     query = self.query({"": top}) if self._adds else top

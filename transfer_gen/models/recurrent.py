@@ -293,7 +293,7 @@ class Recurrent(nn.Module):
 
   def _attended(self, tokens, train, carries, memory):
     """i32[T, B] to what the output reads, dtype[T, B, ...] by part."""
-    if self.attention.stepwise:
+    if self.config.stepwise:
       x = self._embedded(tokens, train)
       _, found = self.attention.run(
           self.blocks, x, {"states": carries, **self.attention.start(memory)}, memory,
