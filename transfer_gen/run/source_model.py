@@ -32,11 +32,13 @@ def of_run(
 
   Raises:
     errors.UserError: If the model is the source's and no source knows it, if a change
-      names no field, or if the vocabulary does not fit.
+      names no field, if the model cannot learn the next token, or if the vocabulary
+      does not fit.
   """
-  own = tokenizers.own_encoder(tokenizer_)
+  own, model = tokenizers.own_encoder(tokenizer_), _model(run, sources)
+  registry.require_next_token(model)
   return registry.with_vocabulary(
-      _model(run, sources), tokenizer_.size, own.size if own else 0)
+      model, tokenizer_.size, own.size if own else 0)
 
 
 def _model(

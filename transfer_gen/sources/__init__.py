@@ -4,13 +4,13 @@ from transfer_gen.sources.given import ask
 from transfer_gen.sources.memory import from_tree
 from transfer_gen.sources.memory import Memory
 from transfer_gen.sources.opening import is_foreign
-from transfer_gen.sources.opening import leaves
 from transfer_gen.sources.opening import NONE
 from transfer_gen.sources.opening import REFUSE
 from transfer_gen.sources.opening import REPAIR
 from transfer_gen.sources.opening import write_map
 from transfer_gen.sources.own import best_run
 from transfer_gen.sources.own import open_own
+from transfer_gen.sources.pair import leaves
 from transfer_gen.sources.pair import open
 from transfer_gen.sources.pair import Pair
 from transfer_gen.sources.source import Source

@@ -18,7 +18,8 @@ _LEARNS = (plan_lib.Group(name="all", params=".*"),)
 _DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
             "num_kv_heads": "kv_heads", "head_dim": "kv"}
 _SIZES = {
-    config_lib.Decoder: _DECODER, config_lib.EncoderDecoder: _DECODER,
+    config_lib.Decoder: _DECODER, config_lib.Encoder: _DECODER,
+    config_lib.EncoderDecoder: _DECODER,
     config_lib.Recurrent: {
         "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp"},
 }
