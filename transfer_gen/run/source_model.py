@@ -93,9 +93,14 @@ def replaced(model: registry.Config, changes: Mapping[str, Any]) -> registry.Con
     if name not in names:
       near = difflib.get_close_matches(name, names, n=2) or names
       raise errors.UserError(
-          f"model.{name}: a {type(model).__name__} has no such field. Nearest:"
+          f"model.{name}: {_article(model)} has no such field. Nearest:"
           f" {', '.join(near)}.")
   return dataclasses.replace(model, **changes)
+
+
+def _article(model: registry.Config) -> str:
+  kind = type(model).__name__
+  return f"{'an' if kind.startswith('E') else 'a'} {kind}"
 
 
 def _changed(model: registry.Config, changes: Mapping[str, Any]) -> registry.Config:
