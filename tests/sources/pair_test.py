@@ -221,12 +221,23 @@ def test_sides_keep_one_tokenizer_if_they_have_the_same(tmp_path):
   assert opened("bert", "gpt2").tokenizer is None  # Neither has one.
 
 
-def test_a_decoder_without_a_head_uses_its_table(tmp_path):
+def test_a_decoder_without_a_head_uses_its_table_or_draws_one(tmp_path):
   with_pieces(tmp_path)
 
-  model = sources.open(f"{tmp_path}|{tmp_path}").model
+  pair = sources.open(f"{tmp_path}|{tmp_path}")
+  model = dataclasses.replace(
+      pair.model, transform=True, logit_bias=True, tied=False)
 
-  assert model.tied and not model.transform and not model.logit_bias
+  rules = structure.warm_start(model, source=pair.model)
+  rows = resolve.resolve(
+      plan_lib.TransferPlan(rules=rules, groups=LEARNS), {"": pair.specs},
+      registry.specs(registry.build(model)))
+
+  assert (pair.model.tied, pair.model.transform, pair.model.logit_bias) == (
+      True, False, False)
+  assert {row.name for row in rows if not row.sources and "cross" not in row.name} == {
+      "head/bias", "head/kernel", "transform/dense/bias", "transform/dense/kernel",
+      "transform/norm/bias", "transform/norm/scale"}
 
 
 @pytest.mark.parametrize("path, fields, message", [

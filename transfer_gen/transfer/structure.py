@@ -230,7 +230,8 @@ def encoder_decoder(
 
 
 def warm_start(
-    model: config_lib.EncoderDecoder, cross: str = "fresh"
+    model: config_lib.EncoderDecoder, cross: str = "fresh",
+    source: config_lib.EncoderDecoder | None = None,
 ) -> tuple[plan_lib.Rule, ...]:
   r"""Returns rules for a pair from its two sides, see `sources.Pair`.
 
@@ -248,6 +249,8 @@ def warm_start(
     model: Config of the pair.
     cross: "fresh" draws the cross-attention; "self" copies it and its norm from the
       decoder's self-attention.
+    source: Config of the source, if the model has parts of an output that it lacks;
+      these are drawn.
 
   Raises:
     errors.UserError: If `cross` is neither.
@@ -262,6 +265,13 @@ def warm_start(
   if model.encoder is not None and model.encoder.width != model.width:
     found.append(plan_lib.Rule(
         target=names.BRIDGE, source=None, why="from one width to the other"))
+  source = source or model
+  found += [
+      plan_lib.Rule(target=part, source=None, why="the source has none")
+      for part, is_new in (
+          (names.TRANSFORM, model.transform and not source.transform),
+          (names.LOGIT_BIAS, model.logit_bias and not source.logit_bias),
+          (names.OUTPUT, source.tied and not model.tied)) if is_new]
   return (*found, plan_lib.Rule(
       target="(.*)", source=r"\1", why="the leaf of its name"))
 
