@@ -13,10 +13,12 @@ from transfer_gen.sources.own import open_own
 from transfer_gen.sources.pair import leaves
 from transfer_gen.sources.pair import open
 from transfer_gen.sources.pair import Pair
+from transfer_gen.sources.pair import sides
 from transfer_gen.sources.source import Source
 from transfer_gen.sources.source import Specs
 from transfer_gen.sources.source import Tokenizer
 
 __all__ = (
     "Memory", "NONE", "Pair", "REFUSE", "REPAIR", "Source", "Specs", "Tokenizer", "ask",
-    "best_run", "from_tree", "is_foreign", "leaves", "open", "open_own", "write_map")
+    "best_run", "from_tree", "is_foreign", "leaves", "open", "open_own", "sides",
+    "write_map")

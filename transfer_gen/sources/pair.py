@@ -151,8 +151,8 @@ def open(
   """
   given = {"step": step >= 0, "map": map_name, "tokenizer": tokenizer,
            "unused": unused, "idle_fields": idle_fields}
-  parts = _sides(path)
-  if not parts:
+  parts = sides(path)
+  if not parts[1:]:
     return opening.open(
         path, step, map_name=map_name, vocabulary=vocabulary, tokenizer=tokenizer,
         unused=unused, idle_fields=idle_fields, model=model, base=base)
@@ -160,10 +160,10 @@ def open(
     raise errors.UserError(
         f"{path}: two checkpoints, and {', '.join(wrong)} is of one. Convert that one"
         " with it first, and give the workdir that `convert` writes in its place.")
-  if not all(map(str.strip, parts)):
+  if not all(parts):
     raise errors.UserError(f"{path}: a side is missing; give ENCODER|DECODER.")
   encoder, decoder = (
-      opening.open(part.strip(), vocabulary=vocabulary) for part in parts)
+      opening.open(part, vocabulary=vocabulary) for part in parts)
   return Pair(encoder, decoder)
 
 
@@ -190,17 +190,25 @@ def leaves(path: epath.PathLike, step: int = -1) -> tuple[str, source_lib.Specs]
     >>> {name: spec.shape for name, spec in specs.items()}
     {'lstm.0.bias': (8,)}
   """
-  if not _sides(path):
+  if not sides(path)[1:]:
     return opening.leaves(path, step)
   found = open(path, step)
   return found.title, found.specs
 
 
-def _sides(path: epath.PathLike) -> list[str]:
-  """Returns the paths of the sides; none if it is one path."""
+def sides(path: epath.PathLike) -> tuple[str, ...]:
+  """Returns the paths of the two sides of a pair, or the one path that it is.
+
+  Example:
+    >>> from transfer_gen import sources
+    >>> sources.sides("bert | gpt2"), sources.sides("bert")
+    (('bert', 'gpt2'), ('bert',))
+  """
   parts = str(path).split("|")
   # A path that exists is a path, whatever characters it has.
-  return [] if len(parts) != 2 or epath.Path(path).exists() else parts
+  if len(parts) != 2 or epath.Path(path).exists():
+    return (str(path),)
+  return parts[0].strip(), parts[1].strip()
 
 
 def _placed(names: Iterable[str], side: str) -> dict[str, tuple[str, str]]:
