@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import transformers
 
 from tests import fastai_models
 from tests.commands import cli
@@ -15,7 +16,7 @@ from transfer_gen.study import from_run
 from transfer_gen.transfer import audit as audit_lib
 
 FIELDS = {"translate": ("input", "target"), "summarize": ("document", "summary"),
-          "instruct": ("prompt", "answer")}
+          "instruct": ("prompt", "answer")}  # What trains from pairs without a source.
 SHORT = ("--config.train.steps=2", "--config.model.width=8",
          "--config.model.num_heads=2", "--config.model.num_layers=1",
          "--config.tokenizer.kind=bytes", "--config.data.length=32")
@@ -158,6 +159,67 @@ def test_a_denoiser_is_a_source_for_summaries(folder, capsys):
       capsys, "plan", "--config=recipe:denoise", "--config.data.train=text.txt",
       "--config.source.path=first", "--workdir=v", "--config.tokenizer.sentinels=3")
   assert "keeps the tokens that it has" in refused
+
+
+def _bert(folder):
+  """Saves a BERT with a vocabulary of letters."""
+  transformers.BertForMaskedLM(transformers.BertConfig(
+      vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+      intermediate_size=8, max_position_embeddings=32)).save_pretrained(folder)
+  (folder / "vocab.txt").write_text("\n".join(
+      ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"aples0123456789",
+       *(f"##{c}" for c in "aples0123456789")]))
+
+
+def _pairs(folder):
+  (folder / "pairs.jsonl").write_text("".join(
+      json.dumps({"input": f"{i} apples", "target": f"apples {i}"}) + "\n"
+      for i in range(60)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_warm_start_draws_the_cross_attention_alone(folder, capsys, shared):
+  _bert(folder / "bert")
+  _pairs(folder)
+
+  words = ("plan", "--config=recipe:warm_start", "--config.data.train=pairs.jsonl")
+  cli.run(capsys, *words, "--config.source.path=bert|bert", "--workdir=w",
+          f"--config.model.shared={shared}")
+
+  totals = json.loads((folder / "w" / "audit.json").read_text())["totals"]
+  # Four kernels of 8 x 8 with their biases, and a norm.
+  assert totals["fresh"]["params"] == 4 * (64 + 8) + 16
+  # All of one side: its tables, their norm, and its block.
+  side = (40 + 32 + 2 + 2) * 8 + 4 * (64 + 8) + 2 * 64 + 16 + 2 * 16
+  assert totals["left_behind"]["params"] == (side if shared else 0)
+  assert "--config.source.path='ENCODER|DECODER'" in cli.refused(
+      capsys, *words, "--config.source.path=bert", "--workdir=v")
+
+
+@pytest.mark.long
+def test_a_warm_started_pair_learns_and_writes(folder, capsys):
+  _bert(folder / "bert")
+  _pairs(folder)
+  cli.train_source(folder, capsys)
+
+  lines = cli.run(
+      capsys, "train", "--config=recipe:warm_start",
+      "--config.source.path=bert|first", "--config.data.train=pairs.jsonl",
+      "--config.data.length=16", "--workdir=w", "--config.train.steps=2",
+      "--evaluate").splitlines()
+
+  assert {"bleu", "chrf"} <= json.loads(lines[-1]).keys()
+
+
+def test_an_encoder_alone_learns_no_texts(folder, capsys):
+  _bert(folder / "bert")
+
+  refused = cli.refused(
+      capsys, "train", "--config=recipe:language_model", "--config.source.path=bert",
+      "--config.data.train=text.txt", "--workdir=v")
+
+  assert "model is an Encoder" in refused and "recipe:warm_start" in refused
+  assert not (folder / "v").exists()
 
 
 def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, capsys):

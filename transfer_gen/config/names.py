@@ -24,6 +24,7 @@ LAYER = rf"((?:.*/)?){_LAYER}(\d+)/.*"
 LAYER_START = rf"(.*/)?{_LAYER}\d+/"
 # Kernels of the output, of a model whose token table is not the output, too (untied).
 OUTPUT = r"(.*/)?head/.*kernel.*"
+LOGIT_BIAS, TRANSFORM = "head/bias", "transform/.*"  # What stands around it.
 POSITION = r"(.*/)?(position|token_type|relative|embed_norm)/.*"
 INPUT = rf"(.*/)?embed/.*|{POSITION}"
 ENCODER_TABLE = rf".*{ENCODER}embed/.*"  # For a vocabulary other than the output's.

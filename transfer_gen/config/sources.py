@@ -13,7 +13,8 @@ class Source:
 
   Attributes:
     path: A run's workdir, or one of its checkpoints; or a checkpoint of another
-      framework, see `sources`; or word vectors, see `sources.word_vectors`.
+      framework, see `sources`; or word vectors, see `sources.word_vectors`; or two
+      paths as the sides of a pair, `ENCODER|DECODER`, see `sources.Pair`.
       Default: empty.
     map: For a checkpoint of another framework: name of its architecture, or path of
       your own map file, see `sources.foreign`. If empty, the architecture is detected

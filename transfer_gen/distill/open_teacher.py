@@ -80,6 +80,7 @@ def _check_terms(distill: config_lib.Distill) -> None:
 
 def _check_pair(distill, source, theirs, own) -> None:
   """Whether what is asked for can be matched between two models."""
+  registry.require_next_token(theirs)
   families = f"{type(theirs).__name__} to {type(own).__name__}"
   transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
   # A model with a window computes each position from the tokens of its window alone, so

@@ -56,6 +56,10 @@ def convert(
     raise errors.UserError(
         f"{source.title}: nothing says which model this is, so it cannot be converted."
         " Give the workdir of a run, or a checkpoint that has a map.")
+  if isinstance(source, sources.Pair):
+    raise errors.UserError(
+        f"{source.title}: a pair is whole only with a cross-attention, which neither"
+        " has. Train it first: --config=recipe:warm_start.")
   with whole.folder(output) as folder:
     notes = forms.FORMS[form](source, folder, "" if foreign else name)
   if source.tokenizer is None and foreign and vocabulary != sources.NONE:

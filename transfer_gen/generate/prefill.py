@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import extended
@@ -66,12 +65,13 @@ def find_misfits(
     prompts: Token ids of each prompt.
     encoder_inputs: Token ids of each encoder input; None if there are none.
     budgets: Number of tokens by which each prompt may grow.
+
+  Raises:
+    errors.UserError: If the model writes no texts at all.
   """
   found: list[str] = []
   longest = registry.longest(module)
-  if isinstance(module.config, config_lib.Encoder):
-    return ["the model is an Encoder, which sees what comes after a token too and so"
-            " writes no text. Warm-start a pair from it: --config=recipe:warm_start"]
+  registry.require_next_token(module.config)
   if registry.encodes(module.config) != (encoder_inputs is not None):
     found.append(
         "the model has an encoder and needs encoder_inputs" if encoder_inputs is None

@@ -35,6 +35,7 @@ def score(
     errors.UserError: If the documents do not fit the run, or all are too long.
   """
   run: Any = trained.run
+  registry.require_next_token(run.model)
   encoder = run.model if registry.encodes(run.model) else None
   data = pipeline.prepare(
       run.data, {_SPLIT: documents}, trained.tokenizer, {}, encoder)
