@@ -5,10 +5,18 @@ from transfer_gen.config.data import Data, Decoding, Tokenizer
 from transfer_gen.config.models import Decoder, Encoder, EncoderDecoder, Recurrent
 from transfer_gen.config.run import Run, Study
 from transfer_gen.config.sources import Distill, Features, Source
-from transfer_gen.config.training import Optim, Parallel, Strategy, Train
+from transfer_gen.config.training import (
+    Objective,
+    Optim,
+    Parallel,
+    Strategy,
+    Term,
+    Train,
+)
 from transfer_gen.config.validate import check
 
 __all__ = (
     "Bottleneck", "Data", "Decoder", "Decoding", "Distill", "Encoder",
-    "EncoderDecoder", "Features", "IA3", "LoRA", "Optim", "Parallel", "Prefix",
-    "Recurrent", "Run", "Source", "Strategy", "Study", "Tokenizer", "Train", "check")
+    "EncoderDecoder", "Features", "IA3", "LoRA", "Objective", "Optim", "Parallel",
+    "Prefix", "Recurrent", "Run", "Source", "Strategy", "Study", "Term", "Tokenizer",
+    "Train", "check")

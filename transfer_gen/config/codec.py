@@ -18,6 +18,7 @@ CONFIG = "config.json"  # In a workdir.
 _PARTS = {
     "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
     "encoder_tokenizer": config_lib.Tokenizer, "optim": config_lib.Optim,
+    "objective": config_lib.Objective, "distill": config_lib.Distill,
     "train": config_lib.Train, "parallel": config_lib.Parallel,
     "source": config_lib.Source, "strategy": config_lib.Strategy,
     "features": config_lib.Features, "decoding": config_lib.Decoding}
@@ -58,8 +59,6 @@ def run_from_json(data: Any) -> config_lib.Run:
     # None stays None: it says that a run has no such part, unlike a part of defaults.
     if values.get(name) is not None:
       values[name] = _part(kind, values[name], f"config.{name}")
-  if values.get("distill") is not None:
-    values["distill"] = _distill(values["distill"])
   if isinstance(values.get("sources"), dict):
     values["sources"] = {
         name: _part(config_lib.Source, source, f"config.sources[{name!r}]")
@@ -180,14 +179,6 @@ def _model(data: Any) -> Model:
   return _part(families[family], fields, "model")
 
 
-def _distill(data: Any) -> config_lib.Distill:
-  _check_object(data, "config.distill")
-  teacher = data.get("teacher", {})
-  return _part(config_lib.Distill, {
-      **data, "teacher": _part(config_lib.Source, teacher, "config.distill.teacher")},
-      "config.distill")
-
-
 def _part(kind: type, data: Any, name: str) -> Any:
   """Returns a dataclass from its fields, which may be fewer than it has."""
   _check_object(data, name)
@@ -197,7 +188,13 @@ def _part(kind: type, data: Any, name: str) -> Any:
       raise errors.UserError(
           f"{declare.unknown(name, field, names)} It is of another version, or was"
           " changed by hand.")
-  return kind(**{field: _tuples(value) for field, value in data.items()})
+  # Parts of a part, such as the teacher of a distillation.
+  inner = {field: found for field, hint in declare.hints(kind).items()
+           for found, _ in declare.split(hint)
+           if dataclasses.is_dataclass(found) and isinstance(data.get(field), dict)}
+  return kind(**{
+      field: _part(inner[field], value, f"{name}.{field}") if field in inner
+      else _tuples(value) for field, value in data.items()})
 
 
 def _check_object(data: Any, name: str) -> None:

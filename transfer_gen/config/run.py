@@ -11,7 +11,7 @@ from transfer_gen.config import declare, models
 from transfer_gen.config.adapters import Adapter
 from transfer_gen.config.data import Data, Decoding, Tokenizer
 from transfer_gen.config.sources import Distill, Features, Source
-from transfer_gen.config.training import Optim, Parallel, Strategy, Train
+from transfer_gen.config.training import Objective, Optim, Parallel, Strategy, Train
 
 # Fields that a config may leave open, and the value that says so, by part and name.
 # `run.choices` fills them in.
@@ -38,6 +38,8 @@ class Run:
     encoder_tokenizer: For a model with an encoder: how inputs become tokens, with ids
       of their own; targets are those of `tokenizer`. If None, the default, both sides
       have the same tokenizer.
+    objective: What is minimized: terms and their weights. Default: `Objective()`, the
+      cross-entropy alone.
     optim: How the learning leaves are updated. Default: `Optim()`.
     train: How long the run trains, and how often it reports, validates and saves.
       Default: `Train()`.
@@ -75,6 +77,7 @@ class Run:
   data: Data = dataclasses.field(default_factory=Data)
   tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
   encoder_tokenizer: Tokenizer | None = None
+  objective: Objective = dataclasses.field(default_factory=Objective)
   optim: Optim = dataclasses.field(default_factory=Optim)
   train: Train = dataclasses.field(default_factory=Train)
   parallel: Parallel = dataclasses.field(default_factory=Parallel)

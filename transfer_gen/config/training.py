@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare
+from transfer_gen.config import declare, objective
 
+# Named here, so that a run finds all that is about training in one module.
+Objective, Term = objective.Objective, objective.Term
 Schedule = Annotated[
     str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
 _Devices = Annotated[int, declare.Between(1, 2**20)]

@@ -1,10 +1,9 @@
-"""The loss of a run with a teacher: a weighted sum of terms.
+"""The terms of the loss of a run with a teacher.
 
 Axes: B batch, T position, V tokens, D width of the model's layer, E of the teacher's,
 H heads, K head width, R relation heads.
 """
 
-from collections.abc import Mapping
 import math
 from typing import Any
 
@@ -12,59 +11,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen import tree
+from transfer_gen import config as config_lib
 from transfer_gen.distill import student
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import taps
-from transfer_gen.train import objectives
-from transfer_gen.train import step as step_lib
+from transfer_gen.train import combined
 
-_Specs = Mapping[str, tree.Spec]
 _FLOOR = -1e9  # Of scores; finite, so that no row becomes NaN.
 
 
 def objective(
-    teacher: teacher_lib.Teacher | None, module: Any, train: bool, first: int = 0
-) -> step_lib.NllFn:
-  """Returns the loss of a run, for `step.train_step`.
+    teacher: teacher_lib.Teacher | None, module: Any, train: bool, first: int = 0,
+    terms: config_lib.Objective | None = None,
+) -> combined.NllFn:
+  """Returns the terms of the loss of a run, for `step.train_step`.
 
   Args:
-    teacher: The teacher. If None, the loss is the cross-entropy on the data.
+    teacher: The teacher, or None.
     module: The model.
     train: Whether dropout is drawn.
     first: As of `objectives.next_token`.
+    terms: The objective of the run; None stands for the cross-entropy alone.
 
   Returns:
-    With a teacher, a function that returns terms f32[B, T] by name. `loss` is their sum
-    with the weights of `config.Distill`, and `ce` is always among them. With another
-    vocabulary, `aligned` is 1 where the teacher contributes.
+    A function that returns terms f32[B, T] by name, which `combined.weigher` gives
+    weights; `ce` is always among them. With another vocabulary, `aligned` is 1 where
+    the teacher contributes. If the cross-entropy alone is minimized, it is what
+    `objectives.next_token` returns.
   """
+  own = terms or config_lib.Objective()
   if teacher is None:
-    return objectives.next_token(module, train, first)
-  # The weights are Python numbers, so that a term of weight 0 is left out of the
-  # compiled program instead of being computed and multiplied by 0.
-  weights = {name: getattr(teacher.distill, name)
-             for name in ("ce", "logits", "hidden", "attention")}
+    return combined.training(module, own, train, first)
+  # A term of weight 0 is left out of the compiled program instead of being computed and
+  # multiplied by 0.
+  counted = combined.weights(own, teacher.distill)
 
   def nll_fn(params, batch, key):
     with taps.listening(hidden=[a for a, _ in teacher.hidden],
                         related=[a for a, _ in teacher.related]) as seen:
-      logits = objectives.logits(module, params, batch, train, key, first)
-    terms = {"ce": objectives.cross_entropy(logits, batch["targets"])}
+      terms, logits = combined.compute(own, module, params, batch, train, key, first)
     # A teacher with the student's tokens has read the same text at every position. One
     # with other tokens has done so only where tokens end after the same byte, and
     # elsewhere its entries of the batch are zeros, which would count as a target.
     heard = batch.get(teacher_lib.READ, jnp.ones(terms["ce"].shape))
-    if weights["logits"]:
+    if "logits" in counted:
       terms["logits"] = _logits(teacher, logits, batch) * heard
-    if teacher.hidden:
+    if "hidden" in counted:
       terms["hidden"] = _hidden(teacher, params, seen, batch) * heard
-    if teacher.related:
+    if "attention" in counted:
       # No mask: `open_teacher` allows attention only between equal vocabularies.
       terms["attention"] = _attention(teacher, seen, batch)
-    loss = sum(weights[name] * term for name, term in terms.items())
     aligned = {"aligned": heard} if teacher_lib.READ in batch else {}
-    return {"loss": loss, **terms, **aligned}
+    return {**terms, **aligned}
   return nll_fn
 
 

@@ -6,9 +6,9 @@ from etils import epath
 
 from transfer_gen.run import add_adapters
 from transfer_gen.run import add_features
+from transfer_gen.run import add_objective
 from transfer_gen.run import add_optimizer
 from transfer_gen.run import add_plan
-from transfer_gen.run import add_teacher
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.run import reader
 
@@ -20,7 +20,7 @@ Assembled = assembled_lib.Assembled
 # Adapters and projections are leaves too, so they join the model before it. Features
 # and the optimizer depend on what learns, which only the rows say.
 STEPS: tuple[Callable[[Assembled], Assembled], ...] = (
-    add_plan.add, add_adapters.wrap, add_teacher.add, add_plan.resolve,
+    add_plan.add, add_adapters.wrap, add_objective.add, add_plan.resolve,
     add_adapters.check_scales, add_features.find_first_layer, add_optimizer.build)
 
 

@@ -5,6 +5,7 @@ from transfer_gen import errors
 from transfer_gen.metrics import measures
 from transfer_gen.run import best
 from transfer_gen.run import strategies
+from transfer_gen.train import combined
 
 
 def check(run: config_lib.Run) -> None:
@@ -16,6 +17,11 @@ def check(run: config_lib.Run) -> None:
   """
   config_lib.check(run)
   strategies.check(run)
+  # A strategy may write anchors and a teacher; what it does not write is found when
+  # the run is assembled.
+  combined.check(
+      run.objective, run.train.steps, anchored=True, distill=run.distill or (
+          config_lib.Distill(hidden=1.0, attention=1.0) if run.strategy.name else None))
   if run.train.batch_size % run.optim.accumulate:
     raise errors.UserError(
         f"train.batch_size is {run.train.batch_size} and optim.accumulate"

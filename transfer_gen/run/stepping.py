@@ -5,6 +5,7 @@ import math
 from transfer_gen.adapters import scales
 from transfer_gen.distill import loss
 from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.train import combined
 from transfer_gen.train import parallel
 
 Runner = parallel.Runner
@@ -21,7 +22,9 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
   return parallel.make_runner(
       run.parallel, assembled.specs, _rows(assembled), run.optim.accumulate,
       nll_fn=loss.objective(
-          assembled.teacher, assembled.model, drops, assembled.first_layer),
+          assembled.teacher, assembled.model, drops, assembled.first_layer,
+          run.objective),
+      weigh=combined.weigher(run.objective, run.train.steps, run.distill),
       optimizer=assembled.optimizer)
 
 

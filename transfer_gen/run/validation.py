@@ -10,7 +10,7 @@ from transfer_gen.data import pipeline
 from transfer_gen.metrics import measures
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.run import writing
-from transfer_gen.train import objectives
+from transfer_gen.train import combined
 from transfer_gen.train import score as score_lib
 
 _Params = Mapping[str, jax.Array]
@@ -28,8 +28,10 @@ def make(
     put: Moves a batch from the host to the devices.
   """
   run = assembled.run
-  score = score_lib.make_scorer(
-      objectives.next_token(assembled.model, False, assembled.first_layer))
+  # The loss is the plain cross-entropy whatever a run minimizes, so that runs with
+  # different objectives can be compared.
+  score = score_lib.make_scorer(combined.validating(
+      assembled.model, run.objective, assembled.first_layer))
   # Under pmap, validation runs on one device with params that the runner has taken from
   # it, so its batches must not be split over devices.
   place = put if run.parallel.mode == "jit" else lambda batch: jax.tree.map(

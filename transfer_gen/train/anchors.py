@@ -8,13 +8,13 @@ exact. Groups without an anchor keep no copy.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import zlib
 
 from etils import epath
 import jax
 from jax import numpy as jnp
 import numpy as np
-import optax
 
 from transfer_gen import errors
 from transfer_gen.formats import numpy_files
@@ -33,12 +33,14 @@ class Anchor:
   """The anchor of one group.
 
   Attributes:
-    tx: A transformation whose state holds the source's values. It adds the gradient of
-      the penalty, if there is one.
-    mix: (params, state of `tx`, key) -> replacements, by name, for the leaves that the
+    keep: Params of the group -> the arrays that are kept of them.
+    penalty: (params, kept arrays) -> f32[], what the anchor adds to the loss; None if
+      it adds nothing.
+    mix: (params, kept arrays, key) -> replacements, by name, for the leaves that the
       loss must see with other values; {} if there are none.
   """
-  tx: optax.GradientTransformation
+  keep: Callable[[_Params], State]
+  penalty: Callable[[_Params, State], jax.Array] | None = None
   mix: Callable[[_Params, State, jax.Array], dict[str, jax.Array]] = (
       lambda params, state, key: {})
 
@@ -58,70 +60,70 @@ def build(group: plan_lib.Group, rows: Sequence[resolve.Row]) -> Anchor:
   fresh = {row.name: fresh_entries(row) for row in rows}
   anchor = group.anchor
   if isinstance(anchor, plan_lib.L2SP):
-    return Anchor(tx=l2_sp(anchor.alpha, anchor.beta, fresh))
+    return Anchor(keep=_keeper(fresh), penalty=functools.partial(
+        l2_sp, alpha=anchor.alpha, beta=anchor.beta, fresh=fresh))
   if all(entries.all() for entries in fresh.values()):
     raise errors.UserError(
         f"Group {group.name!r}: anchor is {anchor!r}, but nothing in the group comes"
         " from a source. Remove the anchor.")
   if isinstance(anchor, plan_lib.EWC):
-    return Anchor(tx=ewc(anchor.strength, _fisher(group, anchor.fisher, rows)))
+    return Anchor(
+        keep=functools.partial(
+            _keep_fisher, read=_fisher(group, anchor.fisher, rows)),
+        penalty=functools.partial(ewc, strength=anchor.strength))
   assert isinstance(anchor, plan_lib.Mixout), anchor
   # Mixout has no penalty: gradients pass unchanged, and the values are only kept.
-  return Anchor(tx=_keep_sources(fresh, lambda name, grad, param, held: grad),
-                mix=lambda params, state, key: mixout(
-                    params, state, key, anchor.p, fresh))
+  return Anchor(keep=_keeper(fresh), mix=lambda params, state, key: mixout(
+      params, state, key, anchor.p, fresh))
 
 
-def l2_sp(alpha: float, beta: float, fresh: _Fresh) -> optax.GradientTransformation:
-  """Adds the gradient of the L2-SP penalty.
+def l2_sp(
+    params: _Params, held: State, alpha: float, beta: float, fresh: _Fresh
+) -> jax.Array:
+  """Computes the L2-SP penalty, f32[].
 
-  The penalty is alpha / 2 ||w - w0||^2 over entries that came from a source with value
-  w0, and beta / 2 ||w||^2 over the fresh ones (Li et al., 2018, "Explicit Inductive
-  Bias for Transfer Learning with Convolutional Networks").
+  It is alpha / 2 ||w - w0||^2 over entries that came from a source with value w0, and
+  beta / 2 ||w||^2 over the fresh ones (Li et al., 2018, "Explicit Inductive Bias for
+  Transfer Learning with Convolutional Networks").
 
   Args:
+    params: w, by name.
+    held: w0, of the leaves that are not fresh as a whole.
     alpha: Strength for entries from a source, at least 0.
     beta: Strength for fresh entries, at least 0.
     fresh: Which entries are fresh, by leaf name.
   """
-  def pulled(name, grad, param, held):
-    if held is None:
-      return grad + beta * param
-    pull = alpha * (param - held["source"])
+  total = jnp.zeros(())
+  for name, param in params.items():
+    if name not in held:
+      total += 0.5 * beta * _squares(param)
+      continue
+    apart = param - held[name]["source"]
     # Leaves that are copied whole skip the `where`, and its array of their size.
     if fresh[name].any():
-      pull = jnp.where(fresh[name], beta * param, pull)
-    return grad + pull
+      total += 0.5 * beta * _squares(jnp.where(fresh[name], param, 0))
+      apart = jnp.where(fresh[name], 0, apart)
+    total += 0.5 * alpha * _squares(apart)
+  return total
 
-  return _keep_sources(fresh, pulled)
 
+def ewc(params: _Params, held: State, strength: float) -> jax.Array:
+  """Computes the penalty of elastic weight consolidation, f32[].
 
-def ewc(
-    strength: float, read: Callable[[str], np.ndarray]
-) -> optax.GradientTransformation:
-  """Adds the gradient of the elastic weight consolidation penalty.
-
-  The penalty is strength / 2 sum F (w - w0)^2, where F is the diagonal of the Fisher
-  information at the source w0 (Kirkpatrick et al., 2017, "Overcoming catastrophic
-  forgetting in neural networks").
+  It is strength / 2 sum F (w - w0)^2, where F is the diagonal of the Fisher information
+  at the source w0 (Kirkpatrick et al., 2017, "Overcoming catastrophic forgetting in
+  neural networks").
 
   Args:
+    params: w, by name.
+    held: w0 and F of each leaf, in its shape.
     strength: Factor of the penalty, at least 0.
-    read: Returns F for a leaf name, in the leaf's shape. It is called once per leaf,
-      when the group starts to learn.
   """
-  def init(params):
-    # A copy, for the same reason as in `_keep_sources`. F takes the dtype of the
-    # param, so that the penalty does not promote the gradient to another one.
-    return {name: {"source": jnp.copy(x), "fisher": jnp.asarray(read(name), x.dtype)}
-            for name, x in params.items()}
-
-  def update(updates, state, params=None):
-    assert params is not None  # Optax makes them optional; a penalty needs them.
-    return {name: grad + strength * state[name]["fisher"] * (
-        params[name] - state[name]["source"]) for name, grad in updates.items()}, state
-
-  return optax.GradientTransformation(init, update)
+  total = jnp.zeros(())
+  for name, param in params.items():
+    apart = param - held[name]["source"]
+    total += 0.5 * strength * _squares(apart, held[name]["fisher"])
+  return total
 
 
 def mixout(
@@ -135,7 +137,7 @@ def mixout(
 
   Args:
     params: Values of the group's leaves, by name.
-    state: The source's values, as the state of an `Anchor.tx`.
+    state: The source's values, as `Anchor.keep` returns them.
     key: Decides which entries are replaced.
     p: Probability of replacing an entry, in [0, 1).
     fresh: Which entries are fresh, by leaf name.
@@ -178,27 +180,27 @@ def fresh_entries(row: resolve.Row) -> np.ndarray:
   return fresh
 
 
-def _keep_sources(
-    fresh: _Fresh, pulled: Callable[..., jax.Array]
-) -> optax.GradientTransformation:
-  """Returns a transformation that keeps the values of leaves with a source.
+def _keeper(fresh: _Fresh) -> Callable[[_Params], State]:
+  """Returns what keeps the values of leaves of which not all entries are fresh."""
+  # Copies, because a step donates the buffers of its params, and the kept values must
+  # not lie in them.
+  return lambda params: {name: {"source": jnp.copy(x)} for name, x in params.items()
+                         if not fresh[name].all()}
 
-  Args:
-    fresh: Leaves whose entries are all fresh are not kept.
-    pulled: (name, gradient, param, kept values or None) -> the new gradient.
-  """
-  def init(params):
-    # Copies, because a step donates the buffers of its params, and the kept values must
-    # not lie in them.
-    return {name: {"source": jnp.copy(x)} for name, x in params.items()
-            if not fresh[name].all()}
 
-  def update(updates, state, params=None):
-    assert params is not None  # Optax makes them optional; a penalty needs them.
-    return {name: pulled(name, grad, params[name], state.get(name))
-            for name, grad in updates.items()}, state
+def _keep_fisher(
+    params: _Params, read: Callable[[str], np.ndarray]) -> State:
+  """Keeps values and Fisher information of leaves, which `read` returns by name."""
+  # A copy, for the same reason as in `_keeper`. F takes the dtype of the param, so that
+  # the penalty does not promote the gradient to another one.
+  return {name: {"source": jnp.copy(x), "fisher": jnp.asarray(read(name), x.dtype)}
+          for name, x in params.items()}
 
-  return optax.GradientTransformation(init, update)
+
+def _squares(x: jax.Array, factor: jax.Array | None = None) -> jax.Array:
+  """Returns the sum of the squares of a leaf, each times a factor, in f32."""
+  squares = jnp.square(x.astype(jnp.float32))
+  return (squares if factor is None else squares * factor.astype(jnp.float32)).sum()
 
 
 def _fisher(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from transfer_gen import tree
 from transfer_gen.models import extended
+from transfer_gen.models import outputs
 from transfer_gen.models import registry
 from transfer_gen.models import taps
 from transfer_gen.train import step as step_lib
@@ -104,14 +105,38 @@ def logits(
     >>> objectives.logits(module, params, batch, train=False, key=None).shape
     (1, 3, 5)
   """
+  return _applied(module, params, batch, train, key, first)
+
+
+def with_outputs(
+    module: extended.Model, params: Mapping[str, jax.Array], batch: step_lib.Batch,
+    train: bool, key: jax.Array | None, first: int = 0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Computes the logits of a batch, and all else that the model gives by name.
+
+  Args:
+    module: As for `next_token`.
+    params: Flat params, by name.
+    batch: As for `logits`.
+    train: As for `logits`.
+    key: As for `logits`.
+    first: As for `next_token`.
+
+  Returns:
+    The logits dtype[B, T, V], and what the model has handed to `outputs.give`.
+  """
+  found, state = _applied(
+      module, params, batch, train, key, first, mutable=[outputs.COLLECTION])
+  return found, outputs.given(state)
+
+
+def _applied(module, params, batch, train, key, first, **more) -> Any:
   given: dict[str, Any] = {"train": train, "rngs": {"dropout": key} if train else None,
-           **registry.reads(batch)}
+           **registry.reads(batch), **more}
   variables = {"params": tree.unflatten(params)}
   if "hidden" in batch:
     return taps.resume(
         module, variables, batch["hidden"], first, batch["inputs"], **given)
-  # Flax returns a tuple only if `mutable` is set.
-  # pyrefly: ignore[bad-return]
   return module.apply(variables, batch["inputs"], **given)
 
 

@@ -8,6 +8,7 @@ learn, the state has slots for those rows only.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -68,7 +69,7 @@ class Optimizer:
         mine = {n: self._part(n, params[n]) for n in self.members[group]}
         # Anchors copy the params now, before the group's first update changes them.
         chain: Any = self.txs[group].init(mine)
-        held = (self.anchors[group].tx.init(mine),) if group in self.anchors else ()
+        held = (self.anchors[group].keep(mine),) if group in self.anchors else ()
         added[group] = chain + held
     return {**state, **added} if added else state
 
@@ -103,8 +104,19 @@ class Optimizer:
         learning = {**learning, **anchor.mix(mine, state[group][-1], key)}
     return learning
 
+  def penalties(self, params: _Params, state: State) -> dict[str, jax.Array]:
+    """Returns `anchor`, the sum of the anchors' penalties; {} if there are none.
+
+    Args:
+      params: Values of the leaves that learn, as `split` returns them.
+      state: The optimizer state, which holds the source's values.
+    """
+    found = [penalty({name: params[name] for name in self.members[group]},
+                     state[group][-1]) for group, penalty in self._penalized(state)]
+    return {"anchor": functools.reduce(jnp.add, found)} if found else {}
+
   def update(
-      self, grads: _Params, state: State, params: _Params
+      self, grads: _Params, state: State, params: _Params, strength: Any = 1.0
   ) -> tuple[dict[str, jax.Array], State, jax.Array]:
     """Updates the learning leaves once.
 
@@ -112,13 +124,14 @@ class Optimizer:
       grads: Gradients of the leaves that learn, by name.
       state: The optimizer state; its keys are the groups that learn.
       params: Values of the same leaves, as `split` returns them.
+      strength: Factor of the anchors' penalties, a number or f32[].
 
     Returns:
       The new values, the new state, and the global norm of the gradient, which
       includes the anchors' penalties and is taken before clipping.
     """
     # Penalties are part of the loss in the papers, so they are clipped with it.
-    grads = self._anchored(grads, state, params)
+    grads = self._anchored(grads, state, params, strength)
     norm = optax.tree.norm(grads)
     grads = self._clipped(grads, norm)
     new_params, new_state = {}, {}
@@ -136,13 +149,21 @@ class Optimizer:
       new_params |= updated
     return new_params, new_state, norm
 
-  def _anchored(self, grads, state, params):
-    for group, anchor in self.anchors.items():
-      if group in state:
-        mine = {name: grads[name] for name in self.members[group]}
-        result: Any = anchor.tx.update(mine, state[group][-1], params)
-        grads = {**grads, **result[0]}
+  # Not a part of the loss that the step differentiates: that is divided over devices
+  # and micro-batches, and penalties would be added once for each.
+  def _anchored(self, grads, state, params, strength):
+    for group, penalty in self._penalized(state):
+      mine = {name: params[name] for name in self.members[group]}
+      pulls = jax.grad(penalty)(mine, state[group][-1])
+      grads = {**grads, **{
+          name: grads[name] + (strength * pull).astype(pull.dtype)
+          for name, pull in pulls.items()}}
     return grads
+
+  def _penalized(self, state):
+    """Returns the groups that learn now and have a penalty, with it."""
+    return [(group, anchor.penalty) for group, anchor in self.anchors.items()
+            if group in state and anchor.penalty is not None]
 
   def _clipped(self, grads, norm):
     # Not by `optax.clip_by_global_norm` in each chain, which would see the norm of one

@@ -21,13 +21,15 @@ class Scores:
     nats: f64[N], negative log-likelihood of the target tokens of each document.
     tokens: i64[N], number of those tokens.
     text_bytes: i64[N], UTF-8 bytes of the target text.
+    terms: Further terms of the loss by name, per target token.
   """
   nats: np.ndarray
   tokens: np.ndarray
   text_bytes: np.ndarray
+  terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def metrics(self) -> dict[str, float]:
-    """Returns the loss in nats per token, bits per byte, perplexity and the counts."""
+    """Returns the loss in nats per token, bits per byte, perplexity, counts, terms."""
     total, count = float(self.nats.sum()), int(self.tokens.sum())
     text_bytes = int(self.text_bytes[self.tokens > 0].sum())
     # Every token weighs the same, as in training: a mean over documents would give
@@ -38,7 +40,7 @@ class Scores:
         "bits_per_byte": total / math.log(2) / max(text_bytes, 1),
         # exp overflows a float just above 709; a diverged run must still report.
         "perplexity": math.exp(min(total / max(count, 1), 700.0)),
-        "tokens": count, "documents": int((self.tokens > 0).sum()),
+        "tokens": count, "documents": int((self.tokens > 0).sum()), **self.terms,
     }
 
 
@@ -69,7 +71,8 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
 
   Args:
     nll_fn: Loss without dropout; it receives a fixed key, from which it must not draw.
-      Calls with the same function return the same scorer.
+      Of several terms by name, `loss` is that of the documents, in nats. Calls with
+      the same function return the same scorer.
   """
   key = jax.random.key(0)
   nll = jax.jit(lambda params, batch: nll_fn(params, batch, key))
@@ -82,15 +85,24 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
     text_bytes = data.document_bytes(split)
     size = len(text_bytes)
     nats, tokens = np.zeros(size), np.zeros(size, np.int64)
+    totals: dict[str, float] = {}
     for batch in data.evaluation_batches(split, batch_size):
       documents = batch.pop("documents")
       counted = documents >= 0
       # Sums are in float64: over millions of tokens float32 would lose digits.
-      values = np.asarray(nll(params, put(batch)), np.float64)
+      found = nll(params, put(batch))
+      found = dict(found) if isinstance(found, Mapping) else {"loss": found}
+      values = np.asarray(found.pop("loss"), np.float64)
       nats += np.bincount(documents[counted], values[counted], size)
+      for name, term in found.items():
+        total = np.asarray(term, np.float64)[counted].sum()
+        totals[name] = totals.get(name, 0.0) + float(total)
       tokens += np.bincount(documents[counted], minlength=size)
       advance(int(counted.any(1).sum()))  # Without the rows that fill a batch up.
-    return Scores(nats=nats, tokens=tokens, text_bytes=text_bytes)
+    return Scores(
+        nats=nats, tokens=tokens, text_bytes=text_bytes,
+        terms={name: total / max(int(tokens.sum()), 1)
+               for name, total in totals.items()})
 
   return score
 

@@ -13,6 +13,9 @@ Batch = Mapping[str, jax.Array]
 # (params, batch, key) -> nll f32[B, T], or several such terms by name, of which `loss`
 # is minimized and the others are only reported. The key draws dropout.
 NllFn = Callable[[dict[str, jax.Array], Batch, jax.Array], Any]
+# step i32[] -> the weight of each term that is minimized, a number or f32[], by name.
+Weigh = Callable[[jax.Array], Mapping[str, Any]]
+ANCHOR = "anchor"  # Name of the anchors' penalties among terms and weights.
 
 
 @struct.dataclass
@@ -36,6 +39,7 @@ def train_step(
     nll_fn: NllFn,
     optimizer: optim_lib.Optimizer,
     key: jax.Array,
+    weigh: Weigh | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, tuple[jax.Array, jax.Array]]]:
@@ -43,7 +47,8 @@ def train_step(
 
   Those are the leaves of the groups that `opt_state` holds. Frozen leaves, and frozen
   rows of a table, are never differentiated, so clipping, norms and weight decay cannot
-  see them. The reported loss does not include the penalty of an anchor.
+  see them. The reported loss does not include the penalty of an anchor, which is a
+  metric of its own.
 
   The caller owns jit, shardings and donation. The step number is folded into the run's
   key, so a resumed run draws what an uninterrupted one would have drawn.
@@ -55,19 +60,23 @@ def train_step(
     nll_fn: Negative log-likelihood of each target, in nats, or several terms by name.
     optimizer: The optimizer of the leaves that learn.
     key: The run's dropout key.
+    weigh: Weights of the terms, whose weighted sum is minimized. If None, the term
+      `loss` is.
     accumulate: Number of micro-batches; they are computed one after another to save
       memory. It must divide B.
     axis_name: Under pmap, the name of the device axis; None otherwise.
 
   Returns:
     The state after the step, and metrics as (total, count): each term over the targets
-    that count, and `grad_norm`. Add both up over steps before dividing them.
+    that count, `loss`, the weights that change (`NAME_weight`), the penalty `anchor`
+    of groups that have one, and `grad_norm`. Add both up over steps before dividing.
   """
   total_over = lambda x: jax.lax.psum(x, axis_name) if axis_name else x
   learning, frozen = optimizer.split(state.params, state.opt_state)
   # The count is over all devices and micro-batches, so that each token weighs the same
   # however the batch is divided: a mean of means would not.
   count = total_over(batch["weights"].sum())
+  weights = weigh(state.step) if weigh else {}
   step_key = jax.random.fold_in(key, state.step)
   if axis_name:  # Otherwise all devices would draw the same dropout masks.
     step_key = jax.random.fold_in(step_key, jax.lax.axis_index(axis_name))
@@ -78,17 +87,24 @@ def train_step(
     terms = nll_fn(optimizer.join(seen, frozen), batch, key)
     terms = terms if isinstance(terms, Mapping) else {"loss": terms}
     totals = {name: (term * batch["weights"]).sum() for name, term in terms.items()}
+    if weights:
+      totals["loss"] = sum(weight * totals[name] for name, weight in weights.items()
+                           if name != ANCHOR)
     # A batch of padding alone has count 0; its loss must be 0 and not NaN.
     return totals["loss"] / jnp.maximum(count, 1.0), totals
 
   # A sum and no mean, because each device has already divided by the total count.
   grads, totals = total_over(
       _grads(loss_fn, learning, batch, step_key, accumulate))
-  updated, opt_state, norm = optimizer.update(grads, state.opt_state, learning)
+  updated, opt_state, norm = optimizer.update(
+      grads, state.opt_state, learning, weights.get(ANCHOR, 1.0))
+  once = {**{f"{name}_weight": weight for name, weight in weights.items()
+             if isinstance(weight, jax.Array)},
+          **optimizer.penalties(learning, state.opt_state), "grad_norm": norm}
   return TrainState(
       step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state
   ), {**{name: (total, count) for name, total in totals.items()},
-      "grad_norm": (norm, jnp.ones(()))}
+      **{name: (value, jnp.ones(())) for name, value in once.items()}}
 
 
 def _grads(loss_fn, learning, batch, key, accumulate):
