@@ -16,7 +16,7 @@ _AXES = ("data", "fsdp", "tensor")
 # in a recurrent kernel, so the names are mapped here.
 _RULES = {
     "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor",
-    "hidden": "tensor", "embed": "fsdp",
+    "hidden": "tensor", "memory": "tensor", "embed": "fsdp",
 }
 
 

@@ -383,3 +383,39 @@ def test_bottlenecks_and_prefixes_cannot_be_merged():
 def test_adapters_round_trip_through_config_json(case):
   run = config.Run(adapters=(CASES | OTHERS)[case][1])
   assert codec.run_from_json(codec.run_to_json(run)).adapters == run.adapters
+
+
+@pytest.mark.parametrize("fields", [
+    dict(encoder_attention="additive", bridge="tanh", cell="gru",
+         attention_output="context"),
+    pytest.param(dict(encoder_attention="general", input_feeding=True),
+                 marks=pytest.mark.long)], ids=["additive", "general"])
+def test_low_rank_inside_the_loop_of_an_attention_equals_merged_kernels(fields):
+  model = config.Recurrent(vocab_size=31, num_layers=2, embed_width=6, hidden_width=8,
+                           encoder=True, start_token=1, **fields)
+  chosen = (LoRA(params=".*kernel", rank=2),)
+  params, own = _moved(adapters.wrap(registry.build(model), chosen))
+  wrapped, plain = adapters.wrap(registry.build(model), chosen), registry.build(model)
+  apply = lambda module, params, *args, **kwargs: module.apply(
+      {"params": tree.unflatten(params)}, *args, **kwargs)
+  read = {"encoder_inputs": TOKENS[:, :4], "encoder_counts": np.array([4, 2])}
+
+  merged = merge.merge(params, chosen, own)
+  want = apply(plain, merged, TOKENS, **read)
+  whole = apply(wrapped, params, TOKENS, **read)
+  cache = apply(wrapped, params, *read.values(), 7, method="encode")
+  last, _ = apply(wrapped, params, TOKENS, np.full(2, 7), cache, method="extend")
+
+  _near(whole, want)
+  _near(last, want[:, -1])
+
+
+def test_other_adapters_than_low_rank_are_refused_inside_the_loop_of_an_attention():
+  model = config.Recurrent(vocab_size=31, num_layers=1, embed_width=6, hidden_width=8,
+                           encoder=True, encoder_attention="additive")
+
+  for name in ("attention/query/kernel", "attention/combine/kernel"):
+    for adapter in (config.IA3(params=name, inputs=name), LoRA(params=name, dora=True),
+                    config.Bottleneck(params=name)):
+      with pytest.raises(errors.UserError, match=f"{name} is one of several in its"):
+        registry.specs(adapters.wrap(registry.build(model), (adapter,)))

@@ -28,7 +28,8 @@ def test_json_uses_the_old_encoder_field_names_and_accepts_both(model):
   assert data["source_vocab_size"] == model.encoder_vocab_size
   assert data["source_marks"] == model.encoder_marks
   assert not any(name.startswith("encoder_") for name in data
-                 if name != "encoder_layers")
+                 if name not in (
+                     "encoder_layers", "encoder_width", "encoder_attention"))
   renamed = {name.replace("source_", "encoder_"): value for name, value in data.items()}
   assert codec.model_from_json(renamed) == model
 

@@ -29,6 +29,15 @@ MODELS = {
     "rnn_window": config.Recurrent(**CELLS, cell="rnn", window=3, bidirectional=True),
     "lstm_pair": config.Recurrent(
         **CELLS, cell="lstm", encoder=True, bidirectional=True, start_token=1),
+    "lstm_luong": config.Recurrent(
+        **CELLS, encoder=True, bidirectional=True, start_token=1, input_feeding=True,
+        encoder_attention="general"),
+    "gru_bahdanau": config.Recurrent(
+        **CELLS, cell="gru", encoder=True, bridge="tanh", start_token=1, coverage=True,
+        encoder_attention="additive", attention_output="context"),
+    "lstm_concat": config.Recurrent(
+        **CELLS | {"num_layers": 2}, encoder=True, start_token=1, bridge="linear",
+        encoder_attention="concat", dense_width=5),
 }
 PROMPTS = [[3, 1, 4, 1, 5], [9]]
 READ = [[2, 6, 5], [8, 7, 9, 3, 2, 3]]
@@ -52,7 +61,7 @@ def whole_pass(module, params, prompts, texts):
 
 
 @pytest.mark.parametrize("name", [
-    name if name in ("windows", "pair", "gru_attention", "lstm_pair")
+    name if name in ("windows", "pair", "gru_attention", "lstm_luong", "gru_bahdanau")
     else pytest.param(name, marks=pytest.mark.long) for name in MODELS])
 def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
   module, params = random_models.build(MODELS[name], noise=1.0, seed=3)
@@ -77,7 +86,7 @@ def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
 
 
 @pytest.mark.parametrize("name, beams", [
-    case if case in (("windows", 1), ("pair", 3), ("lstm_pair", 3))
+    case if case in (("windows", 1), ("pair", 3), ("lstm_luong", 3))
     else pytest.param(*case, marks=pytest.mark.long)
     for case in itertools.product(MODELS, (1, 3))])
 def test_a_resized_batch_writes_the_same(name, beams):

@@ -109,6 +109,9 @@ _MODELS = {
                              dense_width=4),
     "encoder": config.Recurrent(vocab_size=9, hidden_width=8, embed_width=4,
                                 num_layers=1, encoder=True),
+    "attention": config.Recurrent(
+        vocab_size=9, hidden_width=8, embed_width=4, num_layers=1, encoder=True,
+        bridge="tanh", encoder_attention="additive", coverage=True),
 }
 _LAYERS = {
     "untied": ["head", "layer_1", "layer_0", "embed"],
@@ -116,6 +119,7 @@ _LAYERS = {
     "rotary": ["head", "layer_1", "layer_0"],
     "lstm": ["head", "layer_1", "layer_0", "embed"],
     "encoder": ["head", "layer_0", "encoder/layer_0", "embed"],
+    "attention": ["head", "layer_0", "encoder/layer_0", "embed"],
 }
 
 
@@ -136,6 +140,9 @@ def test_groups_by_layer_contain_every_leaf_once(name):
   assert owner["embed/embedding"] == (
       "head" if name in ("tied", "rotary") else "embed")
   assert owner.get("position/embedding", "embed") == "embed"
+  if name == "attention":
+    assert owner["layer_0/bridge_h/kernel"] == "layer_0"
+    assert owner["attention/key/kernel"] == "head"
 
 
 def test_discriminative_rates_and_gradual_unfreezing_follow_ulmfit():

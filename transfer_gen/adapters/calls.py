@@ -215,7 +215,7 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
   """Returns a dense layer's outputs; each input of the layer has its own kernel."""
   dtype = layers.computation_dtype(layer.config.dtype)
   kernels = {read.part: list(self.places(
-      layer, read.named("kernel"), read.axis, layer.axis, reads=(read.axis,),
+      layer, read.named("kernel"), read.axis, layer.axis, reads=layer.reads(read),
       shape=(read.size, layer.features))) for read in layer.inputs}
   if not any(kernels.values()):
     return call(parts)
@@ -240,8 +240,11 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
 def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
   """Returns what the inputs add to the gates of a cell, dtype[T, B, G, U]."""
   total = call(x)
-  # A row that is looked up is not contracted, so a table of tokens reads no axis.
+  # A row that is looked up is not contracted, so a table of tokens reads no axis. Some
+  # inputs may come later, see `_around_later`.
   for read in cell.inputs:
+    if read.part not in x:
+      continue
     for place in self.places(
         cell, read.named("input_kernel"), read.axis, "gates", "hidden",
         reads=() if read.axis == "vocab" else (read.axis,),
@@ -251,6 +254,36 @@ def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
       flat = part.reshape((-1,) if tokens else (-1, read.size))
       total += place.low_rank(flat, total.dtype).reshape(total.shape)
   return total
+
+
+# No dropout in what follows either: what A reads exists only inside a loop.
+def _around_later(self, cell: recurrent_layers.Cell, call, known, dtype):
+  """Returns the input kernels that a loop multiplies with, by part."""
+  kernels = call(known, dtype)
+  for read in cell.inputs:
+    if read.part in kernels:
+      kernels[read.part] = _with_low_rank(kernels[read.part], self.places(
+          cell, read.named("input_kernel"), read.axis, "gates", "hidden",
+          reads=(read.axis,), shape=kernels[read.part].shape))
+  return kernels
+
+
+def _around_weights(self, layer: recurrent_layers.Affine, call, dtype):
+  """Returns the kernels and the bias of a dense layer for a loop."""
+  kernels, bias = call(dtype)
+  for read in layer.inputs:
+    kernels[read.part] = _with_low_rank(kernels[read.part], self.places(
+        layer, read.named("kernel"), read.axis, layer.axis, reads=layer.reads(read),
+        shape=(read.size, layer.features)))
+  return kernels, bias
+
+
+def _with_low_rank(kernel, places):
+  """Returns a kernel [I, ...] with the products of the adapters added."""
+  for place in places:
+    a, b = place._factors(place.params(kernel.dtype))
+    kernel = kernel + lax.dot(a * place.adapter.scale, b).reshape(kernel.shape)
+  return kernel
 
 
 # No dropout here: what A reads is the state, which exists only inside the loop. The
@@ -310,6 +343,8 @@ _AROUND: dict[tuple[type, str], Callable[..., Any]] = {
     (layers.Dense, "__call__"): _around_dense,
     (recurrent_layers.Affine, "__call__"): _around_affine,
     (recurrent_layers.Cell, "_inputs"): _around_inputs,
+    (recurrent_layers.Affine, "weights"): _around_weights,
+    (recurrent_layers.Cell, "_later"): _around_later,
     (recurrent_layers.Cell, "_recurrent"): _around_recurrent,
     (attention.Attention, "__call__"): _around_attention,
 }

@@ -8,9 +8,9 @@ nor flags contain them.
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare, recurrent_models, sizes
+from transfer_gen.config import declare, recurrent_model, sizes
 
-Recurrent = recurrent_models.Recurrent
+Recurrent = recurrent_model.Recurrent
 
 
 # Hashable, because a model is a static argument of jit, and yet not frozen, because

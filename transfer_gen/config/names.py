@@ -33,6 +33,8 @@ ENCODER_END = rf"(.*{ENCODER}){FINAL_NORM}.*"
 BIAS = r"(.*/)?(bias|recurrent_bias)"
 # Keys of attention within one text, not of cross-attention.
 KEY_KERNEL = r"(.*/)?attn/key/kernel"
+# The kernel of queries of a recurrent decoder, which multiply in its loop over time.
+LOOP_KERNEL = r"attention/query/kernel"
 # Within a layer: the products that write to the stream. While they are zeros, the layer
 # changes nothing.
 BRANCH_ENDS = r"(attn|cross_attn)/out|mlp/down"

@@ -182,6 +182,8 @@ def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
       pull=pull and functools.partial(pull, GATES[gate]))
 
 
+# The arrays of a carry. Cells with one state have the first of them.
+STATES = ("h", "c")
 # The numbers of gates and of states depend on the cell alone. Who needs only these
 # finds them here, without a gate function.
 KINDS = {cell: kind(cell) for cell in ("rnn", "gru", "lstm")}
@@ -208,17 +210,27 @@ def unroll(
   if kind.pull is None:
     return read(kind, carry, a, kernel, bias, jnp.ones(a.shape[:2], bool), begins)[1]
   if begins is None:
-    return _unroll(kind, carry, a, kernel, bias, None)
+    return _unroll(kind, carry, a, kernel, bias, None, None)[0]
   # A state is cleared as it is written, in the one pass over it that each step makes.
   # So the first state is cleared here, and each step knows whether the next one begins.
   carry = tuple(jnp.where(begins[0][:, None], 0, state) for state in carry)
   remains = 1 - jnp.pad(begins[1:], ((0, 1), (0, 0))).astype(a.dtype)
-  return _unroll(kind, carry, a, kernel, bias, remains)
+  return _unroll(kind, carry, a, kernel, bias, remains, None)[0]
+
+
+def summarize(
+    kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel, bias: jax.Array | None,
+    valid: jax.Array) -> tuple[Carry, jax.Array]:
+  """As `read`, of whole texts and in the fast way of `unroll`."""
+  if kind.pull is None:
+    return read(kind, carry, a, kernel, bias, valid)
+  h, end = _unroll(kind, carry, a, kernel, bias, None, valid)
+  return end, h
 
 
 # Rows that have ended compute along, and `valid` discards what they computed: shapes
 # cannot depend on data. Low-rank parts act in each step here, where `_flat` adds them
-# up once. JAX derives the gradient of this loop, through which an encoder learns.
+# up once. JAX derives the gradient of this loop.
 def read(
     kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel,
     bias: jax.Array | None, valid: jax.Array, begins: jax.Array | None = None,
@@ -253,57 +265,62 @@ def read(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _unroll(kind, carry, a, kernel, bias, remains):
+def _unroll(kind, carry, a, kernel, bias, remains, valid):
   """`unroll` with a backward loop that carries only the gradient of the state.
 
   `remains` is dtype[T, B], 0 after steps whose state is cleared and else 1, or None.
+  `valid` is bool[T, B], False at steps that change no state, or None. Beside the
+  states h of all steps it returns the last carry.
 
   The loop collects the gradients of the gates. The gradient of the recurrent kernel is
   then one product over all steps, which is faster than a sum over the loop.
   """
-  return _forward(kind, carry, a, kernel, bias, remains)[0]
+  return _forward(kind, carry, a, kernel, bias, remains, valid)[0]
 
 
 # Inside the loops units come before rows: the kernel is then the left factor of each
 # product. XLA's CPU backend reads a left factor in place and would repack a right one.
 
 
-def _forward(kind, carry, a, kernel, bias, remains):
+def _forward(kind, carry, a, kernel, bias, remains, valid):
   turned = _flat(kernel).T  # [G * U, U]
   units_first = lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
 
   def step(carry, inputs):
-    a, remain = inputs
+    a, remain, moves = inputs
     r = (turned @ carry[0]).reshape(-1, *carry[0].shape)
     if bias is not None:
       r += bias[..., None]
     moved, kept = kind.advance(carry, a.reshape(r.shape), r)
+    moved = _chosen(moves, moved, carry)
     return _cleared(moved, remain), (moved[0], kept)
 
   first = tuple(state.T for state in carry)
-  _, (h, kept) = lax.scan(step, first, (units_first(a), remains))
-  h = h.swapaxes(1, 2)
-  return h, (carry, h, kept, kernel, bias, remains)
+  end, (h, kept) = lax.scan(step, first, (units_first(a), remains, valid))
+  h, end = h.swapaxes(1, 2), tuple(state.T for state in end)
+  return (h, end), (carry, h, kept, kernel, bias, remains, valid)
 
 
 # The kernel multiplied the state from before each step, so its gradient pairs d_r with
 # h moved back by one step, with the first carry in front. Where a and r have the same
 # gradient, the loop collects it once.
 def _backward(kind, saved, d_out):
-  carry, h, kept, kernel, bias, remains = saved
+  carry, h, kept, kernel, bias, remains, valid = saved
+  d_out, d_end = d_out
   flat = _flat(kernel)
 
   def step(d_carry, inputs):
-    d_h, kept, remain = inputs
+    d_h, kept, remain, moves = inputs
     d_carry = _cleared(d_carry, remain)
-    d_carry, d_r, d_a = kind.pull((d_carry[0] + d_h, *d_carry[1:]), kept)
-    d_r = jnp.concatenate(d_r)  # [G * U, B]
-    d_a = None if d_a is None else jnp.concatenate(d_a)
-    return (d_carry[0] + flat @ d_r, *d_carry[1:]), (d_r, d_a)
+    d_carry = (d_carry[0] + d_h, *d_carry[1:])
+    pulled, d_r, d_a = kind.pull(d_carry, kept)
+    # [G * U, B]. A step that changed no state has no gradient of its gates.
+    d_r, d_a = (_gathered(d, moves) for d in (d_r, d_a))
+    return _chosen(moves, (pulled[0] + flat @ d_r, *pulled[1:]), d_carry), (d_r, d_a)
 
-  zeros = tuple(jnp.zeros_like(state.T) for state in carry)
   d_carry, gathered = lax.scan(
-      step, zeros, (d_out.swapaxes(1, 2), kept, remains), reverse=True)
+      step, tuple(state.T for state in d_end),
+      (d_out.swapaxes(1, 2), kept, remains, valid), reverse=True)
   # [T, B, G * U] each, or None.
   d_r, d_a = jax.tree.map(lambda d: d.swapaxes(1, 2), gathered)
   if remains is not None:
@@ -313,12 +330,33 @@ def _backward(kind, saved, d_out):
       kernel, before.reshape(-1, before.shape[-1]), d_r.reshape(-1, d_r.shape[-1]))
   d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
   d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], -1, before.shape[-1])
-  return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias, None
+  return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias, None, None
+
+
+def _chosen(moves: jax.Array | None, moved: Carry, stood: Carry) -> Carry:
+  """Returns states dtype[U, B] of the first where bool[B], of the second elsewhere."""
+  return moved if moves is None else tuple(
+      jnp.where(moves[None], one, other) for one, other in zip(moved, stood))
+
+
+def _gathered(d: _Gates | None, moves: jax.Array | None) -> jax.Array | None:
+  """Returns the gradients of the gates dtype[G * U, B], 0 where bool[B] is False."""
+  if d is None:
+    return None
+  whole = jnp.concatenate(d)
+  return whole if moves is None else jnp.where(moves[None], whole, 0)
 
 
 def _cleared(carry: Carry, remain: jax.Array | None) -> Carry:
   """Returns the states dtype[U, B], or their gradients, times `remain` dtype[B]."""
   return carry if remain is None else tuple(state * remain[None] for state in carry)
+
+
+def whole(kernel: Kernel) -> jax.Array:
+  """Returns a kernel dtype[U, G, U] with its low-rank part added."""
+  if isinstance(kernel, LowRank):
+    return _flat(kernel).reshape(kernel.whole.shape)
+  return kernel
 
 
 # A low-rank part is added once for all T steps, so the loops are the same with and

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
-from transfer_gen import errors
 from transfer_gen.config import names
-from transfer_gen.models import cells
-from transfer_gen.models import layers
+from transfer_gen.models import averages
+from transfer_gen.models import encoder_attention
+from transfer_gen.models import recurrent_encoder
 from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.
@@ -24,46 +24,27 @@ _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
 
 # Of fixed size, whatever the length of the text: what a Transformer's cache is not.
 Cache = dict[str, Any]
-
-
-# Each field by itself was checked by `registry.build`. A window and
-# an encoder exclude each other, because every window is read from an empty state, which
-# leaves no room for what the encoder found.
-def check(config: config_lib.Recurrent) -> None:
-  """Refuses configs whose fields do not go together.
-
-  Raises:
-    errors.UserError: One message: which field, its value, what it must be.
-  """
-  widths, alone = config.hidden_widths, config.bidirectional and not config.encoder
-  for field, holds, what in (
-      ("vocab_size", config.vocab_size > 0, "positive"),
-      ("embed_width", config.embed_width or not config.attention,
-       "positive, for the attention reads it"),
-      ("hidden_widths", len(widths) in (0, config.num_layers),
-       "one positive width a layer, or ()"),
-      ("window", config.window or not alone,
-       "positive, for who reads both ways sees what is to be predicted"),
-      ("window", not (config.window and config.encoder), "0 behind an encoder"),
-      ("attention", not (config.attention and config.encoder),
-       "False behind an encoder"),
-      ("hidden_width", not (config.encoder and config.bidirectional) or all(
-          width % 2 == 0 for width in config.widths),
-       "even, for half of the state comes from each way"),
-  ):
-    if not holds:
-      raise errors.UserError(
-          f"model.{field} is {getattr(config, field)}, must be {what}.")
+_MEMORY = encoder_attention.MEMORY
 
 
 def constants(config: config_lib.Recurrent) -> dict[str, Any]:
   """Returns what a recurrent model computes beside its params and their sizes."""
   # Checkpoints store these and are compared by them, so `source_length` keeps the name
   # under which earlier versions stored it.
-  return {"source_length": config.encoder_length} | {
+  found = {"source_length": config.encoder_length} | {
       name: getattr(config, name) for name in (
           "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
           "window", "pad_token", "bidirectional", "encoder")}
+  # Only of models that have them: what a bridge or an attention is added to, lacks
+  # their leaves, and no leaf of its own means something else.
+  if config.bridge != "none":
+    found["bridge"] = config.bridge
+  if config.attends:
+    found |= {"encoder_attention": config.encoder_attention,
+              "attention_output": config.attention_output}
+  if config.encoder_attention == "dot":
+    found["undivided"] = ("hidden", "memory")
+  return found
 
 
 class Recurrent(nn.Module):
@@ -72,8 +53,8 @@ class Recurrent(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: embed (if it has a width), layer_0 ..., attention and encoder (if there is
-  one), dense (if it has a width), head.
+  Params: embed (if it has a width), layer_0 ..., attention (of either kind) and encoder
+  (if there is one), dense (if it has a width), head.
   """
   config: config_lib.Recurrent
 
@@ -82,21 +63,26 @@ class Recurrent(nn.Module):
   def setup(self) -> None:
     """Creates the submodules and params."""
     config = self.config
-    check(config)
+    recurrent_encoder.check(config)
     if config.embed_width:
-      self.embed = layers.Embed(
-          config.vocab_size, config.embed_width,
-          dtype=layers.computation_dtype(config.dtype))
-    self.blocks = _stack(config, config.vocab_size)
+      self.embed = recurrent_encoder.table(config, config.vocab_size)
+    self.blocks = recurrent_encoder.stack(
+        config, config.vocab_size, config.widths,
+        both=config.bidirectional and not config.encoder,
+        fed=encoder_attention.fed(config), bridged=config.bridge != "none")
     self.dropout = nn.Dropout(config.dropout)
     if config.encoder:
-      self.encoder = Encoder(config)
-    top = self.blocks[-1].outputs()
+      self.encoder = recurrent_encoder.Encoder(config)
+    top, attention = self.blocks[-1].outputs(), None
     if config.attention:
       top = (recurrent_layers.Input("embed", "embed", config.embed_width), *(
           part for i, block in enumerate(self.blocks)
           for part in block.outputs(names.layer(i))))
-      self.attention = recurrent_layers.Average(top)
+      attention = averages.Average(top)
+    if config.attends:
+      top = encoder_attention.outputs(config)
+      attention = encoder_attention.Attention(config)
+    self.attention: Any = attention
     if config.dense_width:
       self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
       top = (recurrent_layers.Input("", "mlp", config.dense_width),)
@@ -119,20 +105,29 @@ class Recurrent(nn.Module):
         are not padding. If None, S.
       positions: i32[B, T], for rows that hold several documents: the number of inputs
         before each one that belong to the same document. Each document is read from an
-        empty state. If None, each row is one document.
+        empty state. If None, each row is one document. Not for models with an encoder,
+        which reads one text for each row.
 
     Returns:
       Logits dtype[B, T, V].
+
+    Raises:
+      errors.UserError: If there are no encoder inputs, or positions beside them.
     """
     if self.config.window:
       return self._by_windows(inputs, train, positions)
-    carries = [None] * len(self.blocks)
+    carries: list[Any] = [None] * len(self.blocks)
     if self.config.encoder:
-      carries = self._encoded(encoder_inputs, encoder_counts, train)
+      recurrent_encoder.check_one_document(positions)
+      carries, memory = self._encoded(encoder_inputs, encoder_counts, train)
+      if self.config.attends:
+        top = self._attended(inputs.T, train, carries, memory)
+        return self._logits(
+            {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
     begins = None if positions is None else positions.T == 0  # [T, B]
     top, seen = self._read(inputs.T, train, carries, begins)
     if self.config.attention:
-      start = recurrent_layers.nothing_averaged(
+      start = averages.nothing_averaged(
           self.attention.inputs, inputs.shape[0])
       _, top = self.attention.extend(
           seen, jnp.ones(inputs.T.shape, bool), start, begins)
@@ -148,11 +143,18 @@ class Recurrent(nn.Module):
       encoder_counts: i32[B], in [0, S]: the number of each row's encoder inputs that
         are not padding.
       length: Number of later inputs; ignored, since a state has a fixed size.
+
+    Returns:
+      As `init_cache`, and with an attention over what was read `memory` and what its
+      steps keep, see `encoder_attention.Attention`.
     """
     del length
-    carries = self._encoded(encoder_inputs, encoder_counts, train=False)
-    return {"position": jnp.zeros(encoder_inputs.shape[:1], jnp.int32),
-            **{names.layer(i): carry for i, carry in enumerate(carries)}}
+    carries, memory = self._encoded(encoder_inputs, encoder_counts, train=False)
+    cache = {"position": jnp.zeros(encoder_inputs.shape[:1], jnp.int32),
+             **{names.layer(i): carry for i, carry in enumerate(carries)}}
+    if not self.config.attends:
+      return cache
+    return cache | {_MEMORY: memory, **self.attention.start(memory)}
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """Returns an empty cache for `extend`.
@@ -172,12 +174,10 @@ class Recurrent(nn.Module):
     if config.window:
       return cache | {"window": jnp.full(
           (batch, config.window), config.pad_token, jnp.int32)}
-    dtype = layers.computation_dtype(config.dtype)
-    states = cells.KINDS[config.cell].states
-    for i, width in enumerate(config.widths):
-      cache[names.layer(i)] = (jnp.zeros((batch, width), dtype),) * states
+    for i, carry in enumerate(recurrent_encoder.empty(config, batch)):
+      cache[names.layer(i)] = carry
     if config.attention:
-      cache["attention"] = recurrent_layers.nothing_averaged(
+      cache["attention"] = averages.nothing_averaged(
           self.attention.inputs, batch)
     return cache
 
@@ -204,6 +204,9 @@ class Recurrent(nn.Module):
       return self._after_window(kept["window"], train=False), kept
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)
     valid = steps[:, None] < counts[None]  # [T, B]
+    if self.config.attends:
+      logits, after = self._extended(inputs.T, counts, cache)
+      return logits, kept | after
     x = self._embedded(inputs.T)
     seen = {"embed": x[""]}
     for i, block in enumerate(self.blocks):
@@ -221,8 +224,13 @@ class Recurrent(nn.Module):
     return cache
 
   def fork(self, cache: Cache, branches: int) -> Cache:
-    """Returns a cache whose rows branch into K texts, with states dtype[B, K, ...]."""
-    return jax.tree.map(lambda x: jnp.repeat(x[:, None], branches, axis=1), cache)
+    """Returns a cache whose rows branch into K texts, with states dtype[B, K, ...].
+
+    What an encoder read is not repeated: all branches of a row attend to it.
+    """
+    forked = lambda x: jnp.repeat(x[:, None], branches, axis=1)
+    return {name: kept if name == _MEMORY else jax.tree.map(forked, kept)
+            for name, kept in cache.items()}
 
   def branch(
       self, tokens: jax.Array, parents: jax.Array, cache: Cache
@@ -241,11 +249,14 @@ class Recurrent(nn.Module):
       return jax.vmap(lambda row, index: row[index])(x, parents).reshape(
           -1, *x.shape[2:])
 
+    memory = {name: kept for name, kept in cache.items() if name == _MEMORY}
+    own = {name: kept for name, kept in cache.items() if name != _MEMORY}
     logits, kept = self.extend(
         tokens.reshape(-1, 1), jnp.ones(tokens.size, jnp.int32),
-        jax.tree.map(continued, cache))
-    return logits.reshape(*tokens.shape, -1), jax.tree.map(
-        lambda x: x.reshape(*tokens.shape, *x.shape[1:]), kept)
+        jax.tree.map(continued, own) | memory)
+    return logits.reshape(*tokens.shape, -1), memory | {
+        name: jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), part)
+        for name, part in kept.items() if name != _MEMORY}
 
   # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
   # with a kernel is a row of it, which the cell looks up.
@@ -292,83 +303,46 @@ class Recurrent(nn.Module):
         for name, x in top.items()}, train)
 
   def _encoded(self, encoder_inputs, counts, train):
-    if encoder_inputs is None:
-      raise errors.UserError(
-          "model.encoder is True, and there are no encoder_inputs to read.")
-    if counts is None:
-      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
-    return self.encoder(encoder_inputs, counts, train)
+    """Returns each layer's first carry, and the memory; {} if nothing attends to it."""
+    carries, top, valid = self.encoder(encoder_inputs, counts, train)
+    carries = [block.first(carry) for block, carry in zip(self.blocks, carries)]
+    return carries, self.attention.read(top, valid) if self.config.attends else {}
+
+  def _attended(self, tokens, train, carries, memory):
+    """i32[T, B] to what the output reads, dtype[T, B, ...] by part."""
+    if self.attention.stepwise:
+      x = self._embedded(tokens)
+      _, found = self.attention.run(
+          self.blocks, x, {"states": carries, **self.attention.start(memory)}, memory,
+          dropout=self.dropout if train and self.config.dropout else None)
+      return found | {"embed": x[""]}
+    top, seen = self._read(tokens, train, carries)
+    return self.attention(top[""], memory) | {"embed": seen["embed"]}
+
+  # The outputs of rows that have ended are those of steps which count for nothing.
+  def _extended(self, tokens, counts, cache):
+    """i32[T, R] to logits dtype[R, V], and what changes in the cache."""
+    valid = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None] < counts[None]
+    layers = [names.layer(i) for i in range(len(self.blocks))]
+    x, memory = self._embedded(tokens), cache[_MEMORY]
+    after, found = self.attention.run(
+        self.blocks, x, {**cache, "states": [cache[name] for name in layers]}, memory,
+        valid)
+    rows = jnp.arange(tokens.shape[1])
+    last = {name: part[counts - 1, rows]
+            for name, part in {**found, "embed": x[""]}.items()}
+    states = after.pop("states")
+    return self._logits(last, train=False), {
+        _MEMORY: memory, **after, **dict(zip(layers, states))}
 
   # Dropout acts on what a layer reads, the dense layer and the output included, as in
   # `recurrent_layers.Layer`.
   def _logits(self, parts, train):
+    read = (self.dense if self.config.dense_width else self.head).inputs
+    parts = {part.part: parts[part.part] for part in read}
     drop = lambda parts: {
         name: self.dropout(x, deterministic=not train) for name, x in parts.items()}
     if self.config.dense_width:
       x = self.dense(drop(parts))
       parts = {"": _ACTIVATIONS[self.config.dense_activation](x)}
     return self.head(drop(parts))
-
-
-class Encoder(nn.Module):
-  """Maps encoder inputs to the states after them.
-
-  Attributes:
-    config: Of the model.
-
-  Params: embed (if it has a width), layer_0 ....
-  """
-  config: config_lib.Recurrent
-
-  def setup(self) -> None:
-    """Creates the submodules and params."""
-    config = self.config
-    size = config.encoder_tokens
-    if config.embed_width:
-      self.embed = layers.Embed(
-          size, config.embed_width, dtype=layers.computation_dtype(config.dtype))
-    self.blocks = _stack(config, size, ways=1 + config.bidirectional)
-
-  def __call__(
-      self, encoder_inputs: jax.Array, counts: jax.Array, train: bool
-  ) -> list[cells.Carry]:
-    """Reads encoder inputs.
-
-    Args:
-      encoder_inputs: i32[B, S], padded on the right.
-      counts: i32[B]: how many of a row's are no padding; up to `encoder_length`,
-        `pad_token` is read in its place.
-      train: Whether dropout acts.
-
-    Returns:
-      A layer, its carry, dtype[B, U] each.
-    """
-    config = self.config
-    # Some published encoders were trained without a mask and have read their padding.
-    # Up to `encoder_length` it is read here too, and beyond that never.
-    more = max(0, config.encoder_length - encoder_inputs.shape[1])
-    tokens = jnp.pad(encoder_inputs, ((0, 0), (0, more))).T  # [S, B]
-    steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
-    tokens = jnp.where(steps < counts[None], tokens, config.pad_token)
-    valid = steps < jnp.maximum(counts, config.encoder_length)[None]
-    x, carries = {"": self.embed(tokens) if config.embed_width else tokens}, []
-    for block in self.blocks:
-      carry, x = block.summarize(x, valid, train)
-      carries.append(carry)
-    return carries
-
-
-# An encoder with two ways halves its cells, because the two states together begin the
-# decoder's, which has the full width.
-def _stack(config, vocab_size, ways=1):
-  """Returns the layers; each reads the outputs of the one below it."""
-  both = ways == 2 or (config.bidirectional and not config.encoder)
-  inputs = (recurrent_layers.Input("", "embed", config.embed_width),)
-  if not config.embed_width:
-    inputs = (recurrent_layers.Input("", "vocab", vocab_size),)
-  blocks = []
-  for i, width in enumerate(config.widths):
-    blocks.append(recurrent_layers.Layer(
-        config, inputs, width // ways, both, name=names.layer(i)))
-    inputs = blocks[-1].outputs()
-  return blocks

@@ -19,7 +19,6 @@ from transfer_gen.models import layers
 
 Parts = dict[str, jax.Array]
 BACKWARD = "backward"
-_FLOOR = -1e30  # Below any score; finite, so that nothing becomes NaN.
 
 
 class Input(NamedTuple):
@@ -41,14 +40,6 @@ class Input(NamedTuple):
     return f"{param}_{self.part}" if self.part else param
 
 
-# The peak begins below every score: the factor on the empty sums is then exp of a huge
-# negative number, which is 0, and no step is a special case.
-def nothing_averaged(inputs: tuple[Input, ...], batch: int) -> dict[str, Any]:
-  """Returns the empty state of `Average.extend`: peak, total f32[B]; sums f32[B, D]."""
-  return {"peak": jnp.full((batch,), _FLOOR), "total": jnp.zeros((batch,)),
-          "sums": {read.part: jnp.zeros((batch, read.size)) for read in inputs}}
-
-
 class Affine(nn.Module):
   """An affine map of several inputs, equal to one of their concatenation.
 
@@ -57,6 +48,9 @@ class Affine(nn.Module):
     features: F, the number of outputs.
     axis: Logical axis of the output.
     config: The model's config.
+    bias: Whether it has a bias; if None, as the config says.
+    contracted: Whether a product without a leaf of its own contracts the output. Such
+      a layer has no bias.
 
   Params: for each input a kernel f32[D, F], `kernel` or `kernel_<part>`; bias f32[F].
   """
@@ -64,106 +58,69 @@ class Affine(nn.Module):
   features: int
   axis: str
   config: config_lib.Recurrent
+  bias: bool | None = None
+  contracted: bool = False
 
   # Each kernel is initialized by its own fans, and not by those of a concatenation that
   # is never formed.
-  @nn.compact
+  def setup(self) -> None:
+    """Creates the params."""
+    kernel = layers.initializer(self.config.init, 0, 1)
+    self.kernels = {
+        read.part: self.param(
+            read.named("kernel"),
+            layers.boxed(kernel, read.axis, self.axis, reads=self.reads(read)),
+            (read.size, self.features)) for read in self.inputs}
+    biased = self.config.bias if self.bias is None else self.bias
+    self.offset = self.param(
+        "bias", layers.boxed(nn.initializers.zeros, self.axis), (self.features,)
+    ) if biased else None
+
+  def reads(self, read: Input) -> tuple[str, ...]:
+    """Returns the axes that the kernel of an input contracts, itself or later."""
+    return (read.axis, self.axis) if self.contracted else (read.axis,)
+
   def __call__(self, parts: Parts) -> jax.Array:
     """dtype[..., D] each to dtype[..., F]."""
     dtype = layers.computation_dtype(self.config.dtype)
     total: Any = 0
     for read in self.inputs:
-      kernel = self.param(
-          read.named("kernel"),
-          layers.boxed(layers.initializer(self.config.init, 0, 1),
-                       read.axis, self.axis, reads=(read.axis,)),
-          (read.size, self.features))
       x = parts[read.part].astype(dtype)
-      total += lax.dot(x.reshape(-1, read.size), kernel.astype(dtype))
-    if self.config.bias:
-      bias = self.param("bias", layers.boxed(nn.initializers.zeros, self.axis),
-                        (self.features,))
-      total += bias.reshape(1, -1).astype(dtype)
+      total += lax.dot(
+          x.reshape(-1, read.size), self.kernels[read.part].astype(dtype))
+    if self.offset is not None:
+      total += self.offset.reshape(1, -1).astype(dtype)
     batch = parts[self.inputs[0].part].shape[:-1]
     return total.reshape(*batch, self.features)
 
+  # A loop multiplies with the kernels itself. This is a method, so that adapters can
+  # intercept it and add what they learned.
+  def weights(self, dtype: jnp.dtype) -> tuple[Parts, jax.Array | None]:
+    """Returns the kernels by the part that they read, dtype[D, F], and the bias."""
+    return ({part: kernel.astype(dtype) for part, kernel in self.kernels.items()},
+            None if self.offset is None else self.offset.astype(dtype))
 
-class Average(nn.Module):
-  """An average over time, weighted by the softmax of one score per step.
 
-  As in DeepMoji (Felbo et al., 2017, section 3.3); the scores read all inputs. The
-  arithmetic is float32.
+class Vector(nn.Module):
+  """One weight for each feature.
 
   Attributes:
-    inputs: The inputs that it reads and averages.
+    size: D, the number of features.
+    axis: Logical axis of the features.
+    reads: Whether a product contracts the features.
 
-  Params: for each input a kernel f32[D], `kernel` or `kernel_<part>`.
+  Params: kernel f32[D].
   """
-  inputs: tuple[Input, ...]
+  size: int
+  axis: str
+  reads: bool = True
 
-  def setup(self) -> None:
-    """Creates the submodules and params."""
-    self.kernels = {
-        read.part: self.param(
-            read.named("kernel"),
-            layers.boxed(nn.initializers.uniform(), read.axis, reads=(read.axis,)),
-            (read.size,)) for read in self.inputs}
-
-  def __call__(self, parts: Parts) -> Parts:
-    """dtype[T, B, D] each to their averages, dtype[B, D]."""
-    weights = jax.nn.softmax(self._scores(parts), axis=0)  # [T, B]
-    return {name: jnp.einsum("tb,tbd->bd", weights, x.astype(jnp.float32))
-            .astype(x.dtype) for name, x in parts.items()}
-
-  # An associative scan, because the average at every step is needed in training: it
-  # takes a number of rounds logarithmic in T, where a loop takes T. Sums are kept
-  # relative to the largest score so far, as in an online softmax, so that no
-  # exponential overflows.
-  def extend(
-      self, parts: Parts, valid: jax.Array, kept: dict[str, Any],
-      begins: jax.Array | None = None,
-  ) -> tuple[dict[str, Any], Parts]:
-    """Averages over all steps up to each.
-
-    Args:
-      parts: dtype[T, B, D] each.
-      valid: bool[T, B]; steps where it is False have no weight.
-      kept: The state of all earlier steps.
-      begins: bool[T, B], True at steps whose average leaves out all steps before, as
-        do those of the steps behind them. None: at none.
-
-    Returns:
-      The state after these steps, and the averages, dtype[T, B, D] each.
-    """
-    steps = {"peak": jnp.where(valid, self._scores(parts), _FLOOR),
-             "total": jnp.ones(valid.shape),
-             "sums": {name: x.astype(jnp.float32) for name, x in parts.items()}}
-    steps = jax.tree.map(
-        lambda old, new: jnp.concatenate([old[None], new]), kept, steps)
-    if begins is not None:
-      begins = jnp.pad(begins, ((1, 0), (0, 0)))  # What was kept comes first.
-
-    def join(earlier, later):
-      (a, begins), (b, b_begins) = earlier, later
-      if b_begins is not None:
-        # The floor takes all weight from what came before.
-        a = a | {"peak": jnp.where(b_begins, _FLOOR, a["peak"])}
-        begins |= b_begins
-      peak = jnp.maximum(a["peak"], b["peak"])
-      a, b = (jax.tree.map(lambda x, side=side: x * _like(
-          jnp.exp(side["peak"] - peak), x), side) for side in (a, b))
-      return {"peak": peak, "total": a["total"] + b["total"],
-              "sums": jax.tree.map(jnp.add, a["sums"], b["sums"])}, begins
-
-    steps, _ = lax.associative_scan(join, (steps, begins))
-    total = steps["total"][1:, :, None]
-    return jax.tree.map(lambda x: x[-1], steps), {
-        name: (x[1:] / total).astype(parts[name].dtype)
-        for name, x in steps["sums"].items()}
-
-  def _scores(self, parts):
-    return sum(jnp.einsum("tbd,d->tb", parts[name].astype(jnp.float32), kernel)
-               for name, kernel in self.kernels.items())
+  @nn.compact
+  def __call__(self) -> jax.Array:
+    """Returns the weights, f32[D]."""
+    return self.param("kernel", layers.boxed(
+        nn.initializers.uniform(), self.axis, reads=(self.axis,) * self.reads),
+        (self.size,))
 
 
 class Layer(nn.Module):
@@ -174,18 +131,36 @@ class Layer(nn.Module):
     inputs: The inputs that it reads.
     width: U, the number of units of each direction.
     both: Whether a second cell reads backwards.
+    bridged: Number of units of an encoder's state that a bridge leads to the first
+      state; 0 if there is no bridge.
   """
   config: config_lib.Recurrent
   inputs: tuple[Input, ...]
   width: int
   both: bool = False
+  bridged: int = 0
 
   def setup(self) -> None:
     """Creates the submodules and params."""
-    self.dropout = nn.Dropout(self.config.dropout)
-    self.cell = Cell(self.config, self.inputs, self.width)
+    config = self.config
+    self.dropout = nn.Dropout(config.dropout)
+    self.cell = Cell(config, self.inputs, self.width)
     if self.both:
-      self.backward = Cell(self.config, self.inputs, self.width)
+      self.backward = Cell(config, self.inputs, self.width)
+    if self.bridged:
+      read = (Input("", "memory", self.bridged),)
+      self.bridge = [
+          Affine(read, self.width, "hidden", config, name=f"bridge_{state}")
+          for state in cells.STATES[:cells.KINDS[config.cell].states]]
+
+  def first(self, carry: cells.Carry) -> cells.Carry:
+    """Returns the first carry after an encoder's last one, dtype[B, U] each."""
+    if not self.bridged:
+      return carry
+    mapped = tuple(bridge({"": state}) for bridge, state in zip(self.bridge, carry))
+    if self.config.bridge == "tanh":
+      return tuple(jnp.tanh(state) for state in mapped)
+    return mapped
 
   def outputs(self, prefix: str = "") -> tuple[Input, ...]:
     """Returns the outputs as inputs of a layer above, with names behind `prefix`."""
@@ -225,6 +200,10 @@ class Layer(nn.Module):
     carry, h = self.cell.extend(x, valid, carry)
     return carry, {"": h}
 
+  def looped(self, x: Parts, train: bool) -> tuple[Any, ...]:
+    """As `Cell.looped`, with dropout of what is read before the loop."""
+    return self.cell.looped(self._dropped(x, train))
+
   # Turned around, padding comes first. The carry stands still there, so the backward
   # cell begins at each row's last token.
   def summarize(
@@ -237,13 +216,11 @@ class Layer(nn.Module):
       their units alternate, so that wider directions widen the state without a change
       of order. And the outputs, dtype[T, B, U] each.
     """
-    x = self._dropped(x, train)
-    batch, dtype = valid.shape[1], layers.computation_dtype(self.config.dtype)
-    carry, h = self.cell.extend(x, valid, self.cell.start(batch, dtype))
+    x, batch = self._dropped(x, train), valid.shape[1]
+    carry, h = self.cell.summarize(x, valid)
     if not self.both:
       return carry, {"": h}
-    back, turned = self.backward.extend(
-        _turned(x), valid[::-1], self.backward.start(batch, dtype))
+    back, turned = self.backward.summarize(_turned(x), valid[::-1])
     carry = tuple(jnp.stack(pair, axis=-1).reshape(batch, -1)
                   for pair in zip(carry, back))
     return carry, {"": h, BACKWARD: turned[::-1]}
@@ -337,6 +314,31 @@ class Cell(nn.Module):
     a = self._inputs(x)
     return cells.read(self._kind(), carry, a, *self._recurrent(a.dtype), valid)
 
+  def summarize(
+      self, x: Parts, valid: jax.Array) -> tuple[cells.Carry, jax.Array]:
+    """As `extend`, of whole texts, which begin from an empty carry."""
+    a = self._inputs(x)
+    start = self.start(a.shape[1], a.dtype)
+    return cells.summarize(self._kind(), start, a, *self._recurrent(a.dtype), valid)
+
+  # What an attention reads exists only inside its loop over time, which therefore
+  # multiplies by itself.
+  def looped(
+      self, x: Parts
+  ) -> tuple[jax.Array, Parts, cells.Kernel, jax.Array | None]:
+    """Returns what a loop needs that reads some of the inputs step by step.
+
+    Args:
+      x: dtype[T, B, D] each: the inputs that are known for all steps, if any.
+
+    Returns:
+      What these inputs and the bias add to the gates, dtype[T, B, G, U], or
+      dtype[1, 1, G, U] without inputs; the kernels of the other inputs, dtype[D, G, U]
+      by part; the recurrent kernel, and its bias.
+    """
+    a = self._inputs(x)
+    return a, self._later(tuple(x), a.dtype), *self._recurrent(a.dtype)
+
   def _kind(self):
     config = self.config
     return cells.kind(config.cell, config.gate, config.reset_after)
@@ -345,26 +347,36 @@ class Cell(nn.Module):
   # small ones that each read the kernel again. A bias is added here for the same
   # reason.
   def _inputs(self, x):
-    """Products of the inputs of all steps at once, [T, B, G, U]."""
+    """Products of the inputs of all steps at once, and the bias, [T, B, G, U]."""
     dtype = layers.computation_dtype(self.config.dtype)
-    total: Any = 0
+    shape, steps, total = self.recurrent_kernel.shape[1:], (1, 1), None
     for part, kernel in self.input_kernels.items():
-      flat = kernel.reshape(kernel.shape[0], -1)
+      if part not in x:
+        continue
+      flat, steps = kernel.reshape(kernel.shape[0], -1), x[part].shape[:2]
       if jnp.issubdtype(x[part].dtype, jnp.integer):
         rows = jnp.take(flat, x[part].reshape(-1), axis=0, mode="clip")
-        total += rows.astype(dtype)
+        product = rows.astype(dtype)
       else:
-        total += x[part].reshape(-1, kernel.shape[0]) @ flat.astype(dtype)
-    bias, shape = self.bias, kernel.shape[1:]
+        product = x[part].reshape(-1, kernel.shape[0]) @ flat.astype(dtype)
+      total = product if total is None else total + product
+    bias = self.bias
     if self.config.cell == "lstm" and self.config.forget_bias:
       bias = jnp.zeros(shape) if bias is None else jnp.asarray(bias)
       bias = bias.at[1].add(self.config.forget_bias)
+    if total is None:
+      total = jnp.zeros((1, shape[0] * shape[1]), dtype)
     if bias is not None:
       total += bias.reshape(1, -1).astype(dtype)
-    return total.reshape(*x[part].shape[:2], *shape)
+    return total.reshape(*steps, *shape)
 
-  # A method of its own, like `_inputs`, so that adapters can intercept it and hand the
-  # loop a kernel with a low-rank part.
+  def _later(self, known, dtype):
+    """Returns the kernels of the inputs whose parts are not among the known ones."""
+    return {part: kernel.astype(dtype) for part, kernel in self.input_kernels.items()
+            if part not in known}
+
+  # A method of its own, like `_inputs` and `_later`, so that adapters can intercept it
+  # and hand the loop a kernel with a low-rank part.
   def _recurrent(self, dtype):
     bias = self.recurrent_bias
     return (self.recurrent_kernel.astype(dtype),
@@ -373,11 +385,6 @@ class Cell(nn.Module):
 
 def _turned(x: Parts) -> Parts:
   return {name: part[::-1] for name, part in x.items()}
-
-
-def _like(factor: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns a factor per row with axes added, so that it scales all features of x."""
-  return factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
 
 
 # The whole [U, G U] matrix has orthonormal rows, as in Keras. G square matrices that

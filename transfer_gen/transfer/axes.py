@@ -105,10 +105,10 @@ class Grow:
   number of copies (Net2WiderNet, Chen et al., 2016, section 2.2). The paper draws which
   entries are copied; here they are taken in turns.
 
-  The function is kept for `mlp` at any size; for `embed`, `hidden`, `heads` and
-  `kv_heads` at whole multiples, where norms and groups of heads see every entry equally
-  often; and for `kv` at whole multiples, if positions are not rotary and the attention
-  scale stays.
+  The function is kept for `mlp` at any size; for `embed`, `hidden`, `memory`, `heads`
+  and `kv_heads` at whole multiples, where norms and groups of heads see every entry
+  equally often; and for `kv` at whole multiples, if positions are not rotary and the
+  attention scale stays.
 
   >>> binding = Grow().bind(plan_lib.AxisSizes(axis="mlp", source=2, target=3))
   >>> binding.index.tolist(), binding.share.tolist(), binding.note
@@ -294,7 +294,7 @@ class MeanGroups:
 def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
   """Returns why growing an axis changes the function; None if it does not."""
   axis, source, target = sizes.axis, sizes.source, sizes.target
-  known = ("mlp", "embed", "hidden", "heads", "kv_heads", "kv")
+  known = ("mlp", "embed", "hidden", "memory", "heads", "kv_heads", "kv")
   if axis not in known:
     return f"growing `{axis}` does not keep the function, as for {', '.join(known)}"
   # A norm averages over an axis, so each entry needs equally many copies to keep the
@@ -308,6 +308,9 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
     return ("rotary positions rotate the features of `kv` by angles that depend on its"
             " size, so growing it changes the function; grow `heads` instead")
   if axis in sizes.source_constants.get("undivided", ()):
+    if axis in ("hidden", "memory"):
+      return (f"encoder_attention='dot' contracts `{axis}`, and no leaf can be divided"
+              " for it")
     return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
             " scale has an offset (norm_offset), or there is none (final_norm)")
   # Constants of a source that states none are unknown and cannot be compared.

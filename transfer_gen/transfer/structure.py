@@ -20,8 +20,13 @@ _DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
 _SIZES = {
     config_lib.Decoder: _DECODER, config_lib.EncoderDecoder: _DECODER,
     config_lib.Recurrent: {
-        "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp"},
+        "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp",
+        "encoder_width": "memory", "attention_width": "mlp"},
 }
+# Where an axis has several sizes in one model, the leaves that each field is about.
+_ENCODER, _ATTENTION = f"{names.ENCODER}.*", "attention/.*"
+_WHERE = {"hidden_width": f"(?!{_ENCODER}).*", "dense_width": f"(?!{_ATTENTION}).*",
+          "attention_width": _ATTENTION}
 Layers = Mapping[int, int | tuple[int, ...] | None]
 
 
@@ -59,7 +64,8 @@ def grow(
     groups: What learns; by default, everything.
     **sizes: New values of fields of the config: `width`, `mlp_width`, `num_heads`,
       `num_kv_heads` (grows with `num_heads` by default) and `head_dim` of a Decoder;
-      `embed_width`, `hidden_width` and `dense_width` of a Recurrent.
+      `embed_width`, `hidden_width`, `dense_width`, `encoder_width` (behind a bridge)
+      and `attention_width` of a Recurrent.
 
   Returns:
     The new config and the plan. `resolve` reports sizes that do not fit.
@@ -81,8 +87,8 @@ def grow(
   changes: dict[str, Any] = dict(sizes)  # Field names are checked above.
   new = dataclasses.replace(old, **changes)
   grown = tuple(
-      plan_lib.On(axis=axis, map=axes_lib.Grow(noise=noise))
-      for field, axis in known.items() if getattr(new, field) != getattr(old, field))
+      plan_lib.On(axis=axis, map=axes_lib.Grow(noise=noise), params=params)
+      for axis, params in _grown(old, new))
   rules: tuple[plan_lib.Rule, ...] = ()
   for field, count in (("num_layers", num_layers), ("encoder_layers", encoder_layers)):
     if count is not None and count != getattr(old, field, None):
@@ -228,12 +234,30 @@ def encoder_decoder(
   return (*crosses, *sides, plan_lib.Rule(target="(.*)", source=r"\1"))
 
 
+def _grown(old: Any, new: Any) -> list[tuple[str, str]]:
+  """Returns each axis that grows, with a pattern for the leaves where it does."""
+  two_sided = isinstance(new, config_lib.Recurrent) and new.encoder
+  where = _WHERE if two_sided else {}
+  found = [(axis, where.get(field, ".*")) for field, axis in _SIZES[type(new)].items()
+           if axis != "memory" and getattr(new, field) != getattr(old, field)]
+  if two_sided and new.encoder_widths != old.encoder_widths:
+    found.append(("hidden", _ENCODER))
+    # The decoder reads what the encoder returns in a bridge and in its attention.
+    if new.attends or new.bridge != "none":
+      found.append(("memory", ".*"))
+  return found
+
+
 def _explicit(
     model: config_lib.Decoder | config_lib.Recurrent
 ) -> config_lib.Decoder | config_lib.Recurrent:
   """Returns the config with every size and constant that it derives spelled out."""
   if isinstance(model, config_lib.Recurrent):
-    return model
+    adds = model.encoder_attention in ("additive", "concat")
+    led = model.bridge != "none" and not model.hidden_widths
+    return dataclasses.replace(
+        model, attention_width=model.score_width if adds else 0,
+        encoder_width=model.encoder_widths[0] if led else model.encoder_width)
   if isinstance(model, config_lib.EncoderDecoder):
     model = dataclasses.replace(
         model, encoder_layers=model.encoder_depth)

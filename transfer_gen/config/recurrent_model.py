@@ -1,4 +1,4 @@
-"""The recurrent models that a run can train; see `config.models` for the others."""
+"""The recurrent models that a run can train."""
 
 import dataclasses
 from typing import Annotated
@@ -39,10 +39,11 @@ class Recurrent:
     reset_after: For `gru`: whether the reset gate acts after the product with the state
       (as in cuDNN) or on the state before it. Default: True.
     bidirectional: Whether cells read in both directions: those of the encoder, each
-      direction with U / 2 units, or those of a language model with a `window`, each
-      with U. Default: False.
+      direction with U / 2 units, or U with a `bridge`; or those of a language model
+      with a `window`, each with U. Default: False.
     attention: Whether the output reads a weighted average over time of the embedding
-      and all layers, in place of the last layer's state. Default: False.
+      and all layers, in place of the last layer's state: an average over the model's
+      own past, not over what an encoder read. Default: False.
     window: Number of tokens that each prediction reads, from an empty state; shorter
       texts are padded on the left with `pad_token`. 0, the default, means all tokens
       before it.
@@ -53,6 +54,30 @@ class Recurrent:
       V.
     encoder_length: Length in tokens up to which shorter encoder inputs are padded on
       the right; the encoder reads this padding. 0, the default, means no such padding.
+    encoder_width: Number of units of each direction of the encoder's layers, where a
+      `bridge` leads to the decoder. 0, the default, means that of the decoder's layer.
+    bridge: What leads from the encoder's last states to the decoder's first ones:
+      `none`, the states themselves; `linear`, an affine map for each layer and state,
+      which reads both directions; or `tanh`, the tanh of one. Default: `none`.
+    encoder_attention: How the decoder attends to what the encoder read: `none`;
+      `additive`, v tanh(W h + M m) with the state h before the step, whose context is
+      read by the first layer (Bahdanau et al., 2015); or with the state after the step
+      (Luong et al., 2015) `dot`, h m; `general`, h W m; or `concat`, the score of
+      `additive`. Default: `none`.
+    attention_width: A, the number of hidden units of the scores `additive` and
+      `concat`. 0, the default, means U of the last layer.
+    attention_bias: Which products of the scores `additive` and `concat` have a bias:
+      `none`; `key`, the one of what the encoder read; or `both`, also the one of the
+      state. Default: `none`.
+    attention_output: What the output reads: `hidden`, tanh(W h + C c) of state and
+      context (Luong et al., 2015, equation 5); `state`, the state after an `additive`
+      context; `context`, state and context; or `embed`, the embedding of the last
+      token beside both (Bahdanau et al., 2015). Default: `hidden`.
+    input_feeding: Whether the first layer also reads the `hidden` output of the step
+      before (Luong et al., 2015, section 3.3). Default: False.
+    coverage: Whether the scores `additive` and `concat` read the sum of the weights
+      that each place was given before (See et al., 2017, equation 11).
+      Default: False.
     start_token: Id of the token that each answer begins with. -1, the default, means
       the tokenizer's bos.
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
@@ -86,6 +111,16 @@ class Recurrent:
   encoder: bool = False
   encoder_vocab_size: sizes.Vocabulary = 0
   encoder_length: Annotated[int, declare.Between(0, 2**20)] = 0
+  encoder_width: sizes.Width0 = 0
+  bridge: Annotated[str, declare.OneOf("none", "linear", "tanh")] = "none"
+  encoder_attention: Annotated[str, declare.OneOf(
+      "none", "additive", "dot", "general", "concat")] = "none"
+  attention_width: sizes.Width0 = 0
+  attention_bias: Annotated[str, declare.OneOf("none", "key", "both")] = "none"
+  attention_output: Annotated[str, declare.OneOf(
+      "hidden", "state", "context", "embed")] = "hidden"
+  input_feeding: bool = False
+  coverage: bool = False
   start_token: declare.NoToken = -1
   encoder_marks: sizes.Marks = "eos"
   init: sizes.Init = "xavier_uniform"
@@ -111,3 +146,32 @@ class Recurrent:
   def encoder_tokens(self) -> int:
     """Number of tokens that the encoder knows."""
     return self.encoder_vocab_size or self.vocab_size
+
+  @property
+  def encoder_ways(self) -> int:
+    """Number of directions in which each of the encoder's layers reads."""
+    return 1 + (self.encoder and self.bidirectional)
+
+  @property
+  def encoder_widths(self) -> tuple[int, ...]:
+    """Number of units of each direction of each of the encoder's layers."""
+    # Without a bridge the states of both directions together begin the decoder's, which
+    # has the full width.
+    if self.bridge == "none":
+      return tuple(width // self.encoder_ways for width in self.widths)
+    return tuple(self.encoder_width or width for width in self.widths)
+
+  @property
+  def memory_width(self) -> int:
+    """M, the number of features of what the encoder returns at each place."""
+    return self.encoder_widths[-1] * self.encoder_ways
+
+  @property
+  def attends(self) -> bool:
+    """Whether the decoder attends to what the encoder read."""
+    return self.encoder_attention != "none"
+
+  @property
+  def score_width(self) -> int:
+    """A, the number of hidden units of the attention's scores."""
+    return self.attention_width or self.widths[-1]
