@@ -14,7 +14,9 @@ from transfer_gen.models import cells
 from transfer_gen.models import layers
 from transfer_gen.models import recurrent_layers
 
-Parts = recurrent_layers.Parts
+Parts, Input, Affine = (
+    recurrent_layers.Parts, recurrent_layers.Input, recurrent_layers.Affine)
+BACKWARD = recurrent_layers.BACKWARD
 
 
 # Each field by itself was checked by `registry.build`. A window and
@@ -45,6 +47,10 @@ def check(config: config_lib.Recurrent) -> None:
       ("bridge", config.bridge == "none" or config.encoder, "none without an encoder"),
       ("encoder_width", not config.encoder_width or config.bridge != "none",
        "0 without a bridge, which leads to states of another width"),
+      ("latent_width", config.encoder or not config.latent_width,
+       "0 without an encoder, which gives the latent"),
+      ("bridge", config.bridge == "none" or not config.latent_width,
+       "none with a latent, which leads to the first states itself"),
       *_of_attention(config),
   ):
     if not holds:
@@ -59,6 +65,8 @@ def _of_attention(config):
   return (
       ("encoder_attention", config.encoder or kind == "none",
        "none without an encoder"),
+      ("encoder_attention", kind == "none" or not config.latent_width,
+       "none with a latent, beside which the decoder would read the text itself"),
       ("encoder_attention", kind != "dot" or config.memory_width == config.widths[-1],
        f"another one than dot, whose product needs equal widths: the encoder returns"
        f" {config.memory_width} features and the last layer {config.widths[-1]}"),
@@ -136,11 +144,7 @@ class Encoder(nn.Module):
       errors.UserError: If there are no encoder inputs.
     """
     config = self.config
-    if encoder_inputs is None:
-      raise errors.UserError(
-          "model.encoder is True, and there are no encoder_inputs to read.")
-    if counts is None:
-      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+    encoder_inputs, counts = counted(encoder_inputs, counts)
     # Some published encoders were trained without a mask and have read their padding.
     # Up to `encoder_length` it is read here too, and beyond that never.
     more = max(0, config.encoder_length - encoder_inputs.shape[1])
@@ -153,6 +157,22 @@ class Encoder(nn.Module):
       carry, x = block.summarize(x, valid, train)
       carries.append(carry)
     return carries, x, valid
+
+
+def counted(
+    encoder_inputs: jax.Array | None, counts: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns both arguments of an `Encoder`, with counts where there were none.
+
+  Raises:
+    errors.UserError: If there are no encoder inputs.
+  """
+  if encoder_inputs is None:
+    raise errors.UserError(
+        "model.encoder is True, and there are no encoder_inputs to read.")
+  if counts is None:
+    counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+  return encoder_inputs, counts
 
 
 def table(config: config_lib.Recurrent, size: int) -> layers.Embed:

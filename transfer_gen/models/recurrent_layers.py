@@ -18,7 +18,7 @@ from transfer_gen.models import cells
 from transfer_gen.models import layers
 
 Parts = dict[str, jax.Array]
-BACKWARD = "backward"
+BACKWARD, LATENT = "backward", "latent"
 
 
 class Input(NamedTuple):
@@ -26,7 +26,7 @@ class Input(NamedTuple):
 
   Attributes:
     part: Name of the array in the dict; "" for the only or first one.
-    axis: Logical axis of its features: `embed`, `hidden`, or `vocab` for tokens.
+    axis: Logical axis of its features, such as `embed`, or `vocab` for tokens.
     size: Number of its features.
   """
   part: str
@@ -225,10 +225,11 @@ class Layer(nn.Module):
                   for pair in zip(carry, back))
     return carry, {"": h, BACKWARD: turned[::-1]}
 
-  # Tokens are indices, which dropout would turn into other tokens.
+  # Tokens are indices, which dropout would turn into other tokens. A latent has noise
+  # already, the same at all steps.
   def _dropped(self, x, train):
     return {name: self.dropout(part, deterministic=not train)
-            if jnp.issubdtype(part.dtype, jnp.floating) else part
+            if jnp.issubdtype(part.dtype, jnp.floating) and name != LATENT else part
             for name, part in x.items()}
 
 
