@@ -15,7 +15,7 @@ from transfer_gen.data import pipeline
 from transfer_gen.models import registry
 from transfer_gen.run import decode
 from transfer_gen.run import recorded
-from transfer_gen.train import objectives
+from transfer_gen.train import combined
 from transfer_gen.train import score as evaluate
 
 Reader, Texts = recorded.Reader, recorded.Texts
@@ -139,4 +139,4 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
 def scorer(model: registry.Model) -> evaluate.Scorer:
   """Returns the function that scores params of a model on a split."""
   # Both are cached by the model, so tests of several seeds compile its program once.
-  return evaluate.make_scorer(objectives.next_token(model, False))
+  return evaluate.make_scorer(combined.scoring(model))
