@@ -25,7 +25,8 @@ CONFIGS = (
     config.Train(), config.Parallel(), config.Strategy(), config.Source(),
     config.Features(), config.Distill(), config.Decoder(), config.EncoderDecoder(),
     config.Recurrent(), _STUDY, config.LoRA(params=".*"), config.IA3(),
-    config.Bottleneck(), config.Prefix(), config.Objective(), config.Term())
+    config.Bottleneck(), config.Prefix(), config.Objective(), config.Term(),
+    config.Corrupt())
 PARTS = (
     plan_lib.SCRATCH, plan_lib.SCRATCH.rules[0], plan_lib.SCRATCH.groups[0],
     plan_lib.On(axis="mlp", map=axes.Cut()), plan_lib.L2SP(alpha=0.1),

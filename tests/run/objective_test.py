@@ -2,21 +2,27 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tests import small_runs
+from tests.comparing import assert_same_bits
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.run import assemble
 from transfer_gen.run import evaluation
 from transfer_gen.run import loop
+from transfer_gen.run import stepping
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.transfer import plan as plan_lib
 
 Objective, Term = config.Objective, config.Term
 MIXED = Objective(
     label_smoothing=0.2, z_loss=Term(weight=1e-2, schedule="linear", last_step=4))
+
+
+DENOISER = config.EncoderDecoder(num_layers=1, width=8, num_heads=2, max_length=32)
 
 
 @pytest.fixture(name="text", scope="module")
@@ -96,3 +102,55 @@ def test_configs_of_objectives_survive_the_workdir(text, tmp_path):
   back = codec.run_from_json(codec.run_to_json(run))
 
   assert back == run and isinstance(back.objective.kl, Term)
+
+
+def _denoising(text, steps=6):
+  run = small_runs.configure(
+      text, DENOISER, steps=steps, length=24, checkpoint_every=3, eval_every=3,
+      tokenizer=config.Tokenizer(kind="characters", sentinels=4),
+      objective=Objective(unlikelihood=Term(schedule="linear")))
+  run.data.corrupt = config.Corrupt(noise=("spans",), word_dropout=0.2)
+  return run
+
+
+def test_a_stopped_denoiser_goes_on_as_if_it_had_not_stopped(text, tmp_path):
+  run = _denoising(text)
+  loop.train(run, tmp_path / "whole")
+  loop.train(run, tmp_path / "stopped", stop=3)
+  loop.train(run, tmp_path / "stopped")
+
+  whole, stopped = ([{name: value for name, value in line.items() if name not in (
+      "seconds", "tokens_per_second")} for line in small_runs.metrics(tmp_path / name)]
+                    for name in ("whole", "stopped"))
+  assert stopped == whole
+  assert_same_bits(*(small_runs.params(tmp_path / name, 6)
+                     for name in ("whole", "stopped")))
+  # Validations read the same corrupted texts, and so does `evaluate`.
+  own = trained_lib.open(tmp_path / "whole", 6)
+  documents = assemble.build(own.run, tmp_path / "whole").inputs.validation
+  found = evaluation.evaluate(own, documents, (), own.run.decoding)
+  assert found.scores.metrics()["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("devices", [
+    config.Parallel(), config.Parallel(fsdp=2, tensor=4), config.Parallel(mode="pmap")],
+    ids=["data", "fsdp_tensor", "pmap"])
+def test_noise_is_the_same_on_any_devices(text, tmp_path, devices):
+  setup = assemble.build(_denoising(text), tmp_path)
+  host, again = (setup.data.train_batches(8, 0) for _ in range(2))
+  runner = stepping.runner(setup.replace(run=dataclasses.replace(
+      setup.run, parallel=devices)))
+
+  for _ in range(3):
+    batch = next(again)
+    for name, value in runner.put(next(host)).items():
+      np.testing.assert_array_equal(
+          np.asarray(value).reshape(batch[name].shape), batch[name])
+
+
+def test_stored_features_of_dropped_words_are_refused(text, tmp_path):
+  run = _run(text, features=config.Features())
+  run.data.corrupt = config.Corrupt(word_dropout=0.1)
+
+  with pytest.raises(errors.UserError, match="word_dropout changes what the model"):
+    assemble.build(run, tmp_path)

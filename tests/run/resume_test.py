@@ -17,7 +17,8 @@ from tests.commands import cli
 from tests.comparing import assert_same_bits
 from transfer_gen.run import records
 
-# A late group, dropout and buckets: each has a state that resuming must restore.
+# A late group, dropout, buckets, noise and a weight that changes: each has a state that
+# resuming must restore.
 CONFIG = '''
 from transfer_gen import config
 from transfer_gen.transfer import plan
@@ -28,7 +29,10 @@ def get_config(steps="40"):
       model=config.Decoder(num_layers=1, width=16, num_heads=2, max_length=32,
                            dropout=0.1),
       data=config.Data(name="files", train="pairs.tsv", input_field="a",
-                       target_field="b", length=24, buckets=(12,)),
+                       target_field="b", length=24, buckets=(12,),
+                       corrupt=config.Corrupt(word_dropout=0.2)),
+      objective=config.Objective(label_smoothing=0.1, z_loss=config.Term(
+          weight=1e-3, schedule="cyclic")),
       tokenizer=config.Tokenizer(kind="characters"),
       optim=config.Optim(warmup_steps=2),
       train=config.Train(steps=int(steps), batch_size=8, log_every=5,

@@ -8,6 +8,36 @@ from transfer_gen.config import declare
 
 @declare.strict
 @dataclasses.dataclass
+class Corrupt:
+  """How texts are corrupted before a model reads them; targets never are.
+
+  What is drawn depends on the seed of the run, the document and the epoch alone.
+  Validation and test are corrupted in the same way each time.
+
+  Attributes:
+    noise: For a text of a language model, and a model with an encoder: what is done to
+      the text that the encoder reads, in this order; the decoder learns to write the
+      text itself. `masking` replaces tokens by `<mask>`, `deletion` removes them,
+      `infilling` replaces spans of them, also empty ones, by one `<mask>` each, and
+      `sentences` shuffles the sentences (BART: Lewis et al., 2020). `spans`, which
+      stands alone, replaces spans by sentinels, and the decoder writes the spans behind
+      their sentinels (T5: Raffel et al., 2020). By default there is no noise.
+    density: Share of the tokens that each kind of noise but `sentences` touches, in
+      [0, 1]; 0, the default, means 0.3 for `infilling` and 0.15 for all others.
+    mean_span: Mean length in tokens of the spans of `infilling` and `spans`, at least
+      1. Default: 3.0.
+    word_dropout: Share of the tokens of an answer or text that a decoder in training
+      reads as unknown, in [0, 1) (Bowman et al., 2016). Default: 0.0.
+  """
+  noise: tuple[Annotated[str, declare.OneOf(
+      "masking", "deletion", "infilling", "sentences", "spans")], ...] = ()
+  density: declare.Share = 0.0
+  mean_span: Annotated[float, declare.Between(1, 2**18)] = 3.0
+  word_dropout: declare.Dropout = 0.0
+
+
+@declare.strict
+@dataclasses.dataclass
 class Data:
   r"""Where text comes from and how it becomes rows of tokens.
 
@@ -72,6 +102,7 @@ class Data:
       the chat template that comes with the tokenizer, and `none` where it has none.
     buckets: For pairs: row lengths in tokens that pairs are padded to, each from 2 to
       `length`, e.g. (32, 64). `length` itself always is a bucket. Default: ().
+    corrupt: Noise in what a model reads. By default there is none.
     fraction: Share of the training documents that is used, in (0, 1]. Shares are
       nested: the documents of 0.1 are among those of 0.3. Default: 1.0.
     max_validation: Largest number of documents that validation keeps, chosen like those
@@ -103,6 +134,7 @@ class Data:
   template: Annotated[str, declare.OneOf("none", "chat")] = "none"
   # Each length is a shape of its own, for which every program is compiled once more.
   buckets: tuple[Annotated[int, declare.Between(2, 2**18)], ...] = ()
+  corrupt: Corrupt = dataclasses.field(default_factory=Corrupt)
   fraction: Annotated[float, declare.Between(0, 1, ends="(]")] = 1.0
   max_validation: declare.Count = 0
   max_test: declare.Count = 0
@@ -123,12 +155,16 @@ class Tokenizer:
     size: For `bpe`: vocabulary size in tokens, special tokens included; at least 260.
       0 means chosen from the amount of text. Default: 2048.
     path: For `file` and `alphabet`: path of the file or folder. Default: empty.
+    sentinels: For `bytes`, `characters` and `bpe`: number of sentinels, `<extra_id_0>`
+      and so on, that are added for `Data.corrupt`, and with them a `<mask>`; at least
+      0. Default: 0.
   """
   kind: Annotated[str, declare.OneOf(
       "bytes", "characters", "bpe", "file", "alphabet", "source")] = "bpe"
   size: Annotated[int, declare.Between(
       260, 2**24, "0 to have it chosen", also=0)] = 2048
   path: str = ""
+  sentinels: Annotated[int, declare.Between(0, 2**16)] = 0
 
 
 @declare.strict

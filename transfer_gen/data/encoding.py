@@ -65,7 +65,13 @@ class Encoding:
   def check(self) -> None:
     """Raises a `UserError` if the config is out of range or does not fit the model."""
     fields.check(self.config)
-    pairs = fields.is_pairs(self.config)
+    noisy = bool(self.config.corrupt.noise)
+    pairs = fields.is_pairs(self.config) or noisy
+    if noisy and self.encoder is None:
+      raise errors.UserError(
+          "data.corrupt.noise makes a pair of each text, whose corrupted side an"
+          " encoder reads, and the model has no encoder. Choose an EncoderDecoder, or"
+          " leave it out.")
     if self.encoder is not None and not pairs:
       raise errors.UserError(
           "The model has an encoder, which reads inputs, but the data has none. Set"
@@ -79,7 +85,10 @@ class Encoding:
           " (data.input_field='').")
 
   def notes(self) -> list[str]:
-    """Returns what became of a chat template that the config asks for."""
+    """Returns what becomes of texts, or of a chat template that the config asks for."""
+    if self.config.corrupt.noise:
+      return ["each text becomes a pair: corrupted by"
+              f" {', '.join(self.config.corrupt.noise)}, and what restores it"]
     if not self._asks_chat:
       return []
     if self.encoder is not None:

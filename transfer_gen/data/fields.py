@@ -71,7 +71,7 @@ def _wrong_sources(config: config_lib.Data) -> Iterator[str]:
 
 def _wrong_values(config: config_lib.Data) -> Iterator[str]:
   """Yields the fields that do not go with others."""
-  buckets = tuple(config.buckets)
+  buckets, noise = tuple(config.buckets), tuple(config.corrupt.noise)
   for wrong, message in (
       (0 < config.max_chars < config.min_chars,
        f"data.max_chars={config.max_chars}: must be 0 (no limit) or at least"
@@ -81,7 +81,14 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
        f" length={config.length}"),
       (bool(buckets) and not is_pairs(config),
        f"data.buckets={buckets}: buckets are for pairs; a language model (empty"
-       " input_field) is packed to `length`. Leave buckets=() or set input_field")):
+       " input_field) is packed to `length`. Leave buckets=() or set input_field"),
+      (bool(noise) and is_pairs(config),
+       f"data.corrupt.noise={noise}: noise makes pairs of texts, and the data are pairs"
+       " already. Leave it out, or read one column (input_field='')"),
+      (len(set(noise)) < len(noise),
+       f"data.corrupt.noise={noise}: each kind can be named once"),
+      ("spans" in noise and len(noise) > 1,
+       f"data.corrupt.noise={noise}: spans has targets of its own and stands alone")):
     if wrong:
       yield message
 

@@ -8,6 +8,7 @@ small part with a large share is read several times while a large one is read on
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -18,8 +19,10 @@ from transfer_gen import errors
 from transfer_gen.data import document
 from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import fields
+from transfer_gen.data import noise as noise_lib
 from transfer_gen.data import rows as rows_lib
 
+Noise = noise_lib.Noise
 # Lays out the documents in a range: rows of each length, and bool[N], which of the
 # documents they contain.
 LayOut = Callable[[slice], tuple[list[rows_lib.Rows], np.ndarray]]
@@ -36,6 +39,7 @@ class Part:
     facts: For data.json.
     inputs: Token ids of the inputs that are in rows.
     targets: Token ids of their targets.
+    noise: How training corrupts the rows; None if it does not.
   """
   rows: Sequence[rows_lib.Rows]
   bytes: np.ndarray
@@ -43,6 +47,7 @@ class Part:
   facts: dict[str, Any]
   inputs: Sequence[np.ndarray]
   targets: Sequence[np.ndarray]
+  noise: noise_lib.Noise | None = None
 
 
 def part(
@@ -61,16 +66,19 @@ def part(
     errors.UserError: If no row is left, or pairs are too long and the config refuses
       such.
   """
-  config = encoding.config
+  config, noise = encoding.config, noise_lib.build(encoding)
   texts = [text.target for text in documents]
   inputs, targets, cut = encoding.pairs(
       [text.input for text in documents], texts)
   rows, kept, counts = lay_out(
       [text.part for text in documents],
-      layout(inputs, targets, encoding))
+      layout(inputs, targets, encoding, noise))
   # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
   sizes = np.array([len(text.encode()) for text in texts], np.int64) * kept
-  if not fields.is_pairs(config) and config.packing == fields.SEPARATE:
+  if noise_lib.SPANS in config.corrupt.noise:
+    sizes = _written(rows[0], encoding.tokenizer.tokens, len(texts))
+  elif encoding.encoder is None and not fields.is_pairs(config) and (
+      config.packing == fields.SEPARATE):
     sizes -= rows_lib.unpredicted(targets, encoding.roles, encoding.tokenizer.tokens)
   if not kept.any():
     raise errors.UserError(
@@ -82,7 +90,7 @@ def part(
   in_rows = lambda ids: list(itertools.compress(ids, kept))
   return Part(
       rows=rows, bytes=sizes, counts=counts,
-      inputs=in_rows(inputs), targets=in_rows(targets),
+      inputs=in_rows(inputs), targets=in_rows(targets), noise=noise,
       facts=dict(facts) | ({"cut": cut} if cut else {}) | {
           "kept": int(kept.sum()), "dropped": dropped,
           "rows": {str(r.inputs.shape[1]): len(r) for r in rows},
@@ -93,6 +101,7 @@ def part(
 
 def layout(
     inputs: rows_lib.Texts, targets: rows_lib.Texts, encoding: encoding_lib.Encoding,
+    noise: noise_lib.Noise | None = None,
 ) -> LayOut:
   """Returns what lays out a range of the documents, for `lay_out`.
 
@@ -101,9 +110,12 @@ def layout(
     targets: Token ids of the targets.
     encoding: How they became ids; `length`, `buckets` and `packing` of its config are
       read here.
+    noise: How texts are corrupted, if they are.
   """
   config, roles, encoder = encoding.config, encoding.roles, encoding.encoder
   lengths = sorted({*config.buckets, config.length})
+  if noise is not None and config.corrupt.noise:
+    return lambda part: noise.lay_out(targets[part])
   if encoder is not None:
     return lambda part: rows_lib.pad_both(
         inputs[part], targets[part], roles, lengths, encoder,
@@ -141,7 +153,7 @@ def lay_out(
 
 
 def order(
-    counts: np.ndarray, shares: Sequence[float], seed: int
+    counts: np.ndarray, shares: Sequence[float], seed: int, epochs: bool = False
 ) -> list[tuple[grain.MapDataset, float]]:
   """Returns the endless order in which the rows of each length are read.
 
@@ -149,6 +161,7 @@ def order(
     counts: i64[lengths, parts], as `lay_out` returns them.
     shares: Share of the rows that is of each part, adding up to 1.
     seed: Seed of the order.
+    epochs: Whether pairs of the epoch and the row number are wanted.
 
   Returns:
     For each length the row numbers, in an order that repeats without end, and the share
@@ -157,7 +170,7 @@ def order(
   # Parts fill lengths differently. With these weights each part has its share over all
   # lengths together, and reads its rows of all lengths equally often.
   weights = counts / counts.sum(0) * np.asarray(shares)  # [lengths, parts]
-  return [(_rows(row, weight, seed), float(weight.sum())) if weight.any() else
+  return [(_rows(row, weight, seed, epochs), float(weight.sum())) if weight.any() else
           (grain.MapDataset.range(0), 0.0) for row, weight in zip(counts, weights)]
 
 
@@ -178,16 +191,33 @@ def batch_size(size: int | Callable[[int], int], rows: rows_lib.Rows) -> int:
 
 
 def _rows(
-    counts: np.ndarray, weights: np.ndarray, seed: int) -> grain.MapDataset:
+    counts: np.ndarray, weights: np.ndarray, seed: int, epochs: bool
+) -> grain.MapDataset:
   ends = np.cumsum(counts)
-  orders = [
+  orders: list[Any] = [
       # Shuffled before `repeat`, which gives each epoch its own order.
       grain.MapDataset.range(int(end - count), int(end)).shuffle(seed=seed).repeat()
       for count, end in zip(counts, ends) if count]
+  if epochs:
+    orders = [order.map_with_index(functools.partial(_with_epoch, int(count)))
+              for order, count in zip(orders, counts[counts > 0])]
   if not orders[1:]:
     return orders[0]
   shares = weights[counts > 0] / weights.sum()
   return grain.MapDataset.mix(orders, weights=shares.tolist())
+
+
+def _with_epoch(count: int, index: int, row: int) -> tuple[int, int]:
+  return index // count, row
+
+
+def _written(
+    rows: rows_lib.Rows, surfaces: Sequence[bytes], count: int) -> np.ndarray:
+  """Returns i64[N], the bytes of the targets of each document."""
+  sizes = np.array([len(surface) for surface in surfaces], np.int64)
+  counted = rows.documents >= 0
+  return np.bincount(rows.documents[counted], sizes[rows.targets[counted]],
+                     count).astype(np.int64)
 
 
 def _moved(rows: rows_lib.Rows, start: int) -> rows_lib.Rows:

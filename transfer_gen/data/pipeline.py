@@ -10,6 +10,7 @@ worker processes, and nothing has to be closed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 from typing import Any, Protocol
 
@@ -73,6 +74,7 @@ class Prepared:
   _rows: Mapping[str, Sequence[rows_lib.Rows]]
   _bytes: Mapping[str, np.ndarray]
   _counts: np.ndarray  # i64[lengths, parts], number of training rows.
+  _noise: mixing.Noise | None = None  # Of training.
 
   @property
   def encoder_tokenizer(self) -> tokenizers.Tokenizer | None:
@@ -84,11 +86,12 @@ class Prepared:
 
     All rows of a batch are from one bucket. Buckets alternate in proportion to their
     numbers of batches. A batch may span the end of an epoch, so no row is left out. The
-    parts of a mixture have epochs of their own, and their shares of the rows.
+    parts of a mixture have epochs of their own, and their shares of the rows. With
+    `corrupt` each row is corrupted anew in each epoch, see `noise`.
 
     Args:
       batch_size: B.
-      seed: Seed of the order.
+      seed: Seed of the order, and of noise.
 
     Returns:
       An iterator over dicts of `inputs` and `targets` i32[B, T] and `weights`
@@ -97,14 +100,18 @@ class Prepared:
       several documents that do not see each other, also `positions` i32[B, T], the
       number of inputs before each one that belong to the same document.
     """
-    orders = mixing.order(self._counts, self.facts.get("shares", [1.0]), seed)
+    noise = self._noise
+    orders = mixing.order(self._counts, self.facts.get("shares", [1.0]), seed,
+                          epochs=noise is not None)
     # Batching after the orders were repeated lets a batch span two epochs. The orders
     # hold row numbers only, so that a batch is one gather from the rows in memory.
     batches, weights = [], []
     for rows, (order, share) in zip(self._rows["train"], orders):
       if share:
         size = mixing.batch_size(batch_size, rows)
-        batches.append(order.batch(size, batch_fn=np.asarray).map(rows.batch))
+        batches.append(order.batch(size, batch_fn=np.asarray).map(
+            rows.batch if noise is None else functools.partial(
+                noise.batch, rows, seed)))
         weights.append(share / size)
     # In proportion to their batches, so buckets end their epochs about together.
     mixed = batches[0] if len(batches) == 1 else grain.MapDataset.mix(
@@ -184,11 +191,13 @@ def prepare(
 
   For a model with an encoder, a pair becomes two rows: the input with the special
   tokens that the model asks for, and `[start] target [eos]`. Both are padded to
-  the shortest bucket that holds the longer one.
+  the shortest bucket that holds the longer one. With `corrupt.noise` a text becomes
+  such pairs: a corrupted text, and what restores it. Here it is corrupted with a fixed
+  key, as evaluation reads it.
 
   Args:
-    config: The data config; `length`, `packing`, `template`, `buckets` and `too_long`
-      are read here.
+    config: The data config; `corrupt`, `length`, `packing`, `template`, `buckets` and
+      `too_long` are read here.
     documents: Documents by split, as `documents.load` returns them.
     tokenizer: The tokenizer to use.
     facts: The facts that `documents.load` returned.
@@ -223,7 +232,8 @@ def prepare(
           "tokenizer": described, **({"encoder_tokenizer": reader} if own else {})},
       _rows={split: part.rows for split, part in parts.items()},
       _bytes={split: part.bytes for split, part in parts.items()},
-      _counts=train.counts if train else _NO_ROWS)
+      _counts=train.counts if train else _NO_ROWS,
+      _noise=train.noise if train else None)
 
 
 def _count(size: int, *sides: Sequence[np.ndarray]) -> np.ndarray:

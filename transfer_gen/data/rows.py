@@ -36,6 +36,9 @@ class Rows:
     positions: i32[N, T], the number of inputs before each one that belong to the same
       document. It is 0 where a document begins, and models see nothing before that.
       None if each row is read as one text.
+    clean: i32[N, L], the texts of rows that are corrupted anew in each epoch, filled up
+      with -1; None for all others.
+    starts: i32[N], where these texts begin in their documents, in tokens.
   """
   inputs: np.ndarray
   targets: np.ndarray
@@ -44,6 +47,8 @@ class Rows:
   encoder_counts: np.ndarray | None = None
   hidden: Any = None
   positions: np.ndarray | None = None
+  clean: np.ndarray | None = None
+  starts: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.inputs)

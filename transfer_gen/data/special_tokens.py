@@ -132,6 +132,9 @@ def check_saved(saved: Mapping[str, Any]) -> None:
     if ids is not None and not (isinstance(ids, dict) and all(
         type(row) is int and 0 <= row < _LARGEST_ID for row in ids.values())):
       raise ValueError(f"its {field} are no ids of tokens")
+  sentinels = saved.get("sentinels", 1)
+  if type(sentinels) is not int or not 0 < sentinels < _LARGEST_ID:
+    raise ValueError("its sentinels are no number of tokens")
   special = saved.get("special", [])
   if not isinstance(special, list) or not all(isinstance(s, str) for s in special):
     raise ValueError("its special tokens are no list of texts")

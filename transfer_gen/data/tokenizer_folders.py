@@ -55,6 +55,8 @@ def _saved(folder, saved) -> Any:
     return kinds.Characters(saved["characters"], saved.get("roles"))
   if kind == pieces.BOTH:
     return pieces.BothSides(*(read(folder / side, MANY) for side in pieces.SIDES))
+  if kind == pieces.MARKED:
+    return pieces.Marked(read(folder / pieces.MARKED, MANY), saved["sentinels"])
   if kind == pieces.KIND:
     return pieces.load(folder)
   if kind == tokenizer_sentencepiece.KIND:

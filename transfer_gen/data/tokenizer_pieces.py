@@ -1,4 +1,4 @@
-"""Tokenizers of translation models: one for the source language, one for the target."""
+"""Tokenizers made of others: of two languages, of two sides, with marks for noise."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
@@ -12,7 +12,7 @@ from transfer_gen import errors
 from transfer_gen import sealed
 from transfer_gen.data import tokenizer_kinds as kinds
 
-KIND, BOTH = "pieces", "both_sides"
+KIND, BOTH, MARKED = "pieces", "both_sides", "marked"
 SIDES = ("inputs", "targets")  # Folders of a saved `BothSides`.
 FILES = ("source.spm", "target.spm", "vocab.json")
 _LANGUAGE = re.compile(r">>.+?<<")
@@ -143,6 +143,42 @@ class BothSides:
     kinds.write_kind(folder, {"kind": BOTH})
     for name, side in zip(SIDES, (self.for_encoder, self._targets)):
       side.save(folder / name)
+
+
+class Marked:
+  """A tokenizer of ours with the special tokens that noise puts into texts.
+
+  They come after its own tokens, whose ids stay: `<mask>`, `<extra_id_0>` and so on.
+  `tokenizers.Tokenizer` says what each method does.
+  """
+
+  def __init__(self, own: Any, sentinels: int):
+    """Adds `sentinels` sentinels, at least 1, to a tokenizer of bytes or characters."""
+    self._own, self._sentinels = own, sentinels
+    names = mark_names(sentinels)
+    self.roles = own.roles
+    self.special = {**own.special, **{
+        name: own.size + i for i, name in enumerate(names)}}
+    self.tokens = own.tokens + (b"",) * len(names)
+    self.size = len(self.tokens)
+
+  def encode(self, text: str) -> list[int]:
+    return self._own.encode(text)
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return self._own.encode_batch(texts)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self._own.decode(i for i in ids if i < self._own.size)
+
+  def save(self, folder: epath.Path) -> None:
+    kinds.write_kind(folder, {"kind": MARKED, "sentinels": self._sentinels})
+    self._own.save(folder / MARKED)
+
+
+def mark_names(sentinels: int) -> list[str]:
+  """Returns the spellings of the tokens that noise needs; none for 0 sentinels."""
+  return ["<mask>", *(f"<extra_id_{i}>" for i in range(sentinels))] if sentinels else []
 
 
 def load(folder: epath.Path) -> Pieces:

@@ -17,6 +17,7 @@ from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
 FOLDER = "tokenizer"  # Name of the folder in a workdir.
+_OWN = ("bytes", "characters", "bpe")  # Kinds whose tokens are decided here.
 
 
 class Tokenizer(Protocol):
@@ -88,12 +89,17 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     >>> tokenizer.decode(tokenizer.encode("baa"))
     'baa'
   """
+  if config.sentinels and config.kind not in _OWN:
+    raise errors.UserError(
+        f"tokenizer.sentinels is {config.sentinels}, and tokenizer.kind={config.kind}"
+        f" keeps the tokens that it has. Set it to 0, or choose {', '.join(_OWN)}.")
   if config.kind == "bytes":
-    return kinds.Bytes()
+    return _marked(kinds.Bytes(), config.sentinels)
   if config.kind == "characters":
-    return kinds.Characters(sorted(set().union(*map(set, texts))))
+    found = kinds.Characters(sorted(set().union(*map(set, texts))))
+    return _marked(found, config.sentinels)
   if config.kind == "bpe":
-    return _train_bpe(config.size, texts)
+    return _train_bpe(config.size, config.sentinels, texts)
   if config.kind == "alphabet":
     path = _path(config, "a text file that holds all characters")
     return kinds.Characters(sorted(set(files.text(path))), {})
@@ -203,14 +209,19 @@ def _path(config: config_lib.Tokenizer, what: str) -> str:
   return config.path
 
 
-def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
+def _marked(tokenizer: Tokenizer, sentinels: int) -> Tokenizer:
+  return pieces.Marked(tokenizer, sentinels) if sentinels else tokenizer
+
+
+def _train_bpe(size: int, sentinels: int, texts: Iterable[str]) -> kinds.HuggingFace:
   """Trains byte-level BPE, which can encode every text and decodes it exactly."""
   import tokenizers  # Here, because only some kinds need the library.
-  smallest = len(kinds.OWN) + 256
+  special = [*kinds.OWN.values(), *pieces.mark_names(sentinels)]
+  smallest = len(special) + 256
   if size < smallest:
     raise errors.UserError(
         f"tokenizer.size={size}: byte-level BPE needs at least {smallest} tokens (256"
-        f" bytes and {len(kinds.OWN)} special ones).")
+        f" bytes and {len(special)} special ones).")
   # All 256 bytes are in the alphabet, also those that the training texts lack: then
   # there is no unknown token. Special tokens come first and so get the ids 0 to 3.
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -218,6 +229,6 @@ def _train_bpe(size: int, texts: Iterable[str]) -> kinds.HuggingFace:
       add_prefix_space=False)
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
   tokenizer.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
-      vocab_size=size, show_progress=False, special_tokens=list(kinds.OWN.values()),
+      vocab_size=size, show_progress=False, special_tokens=special,
       initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
   return kinds.HuggingFace(tokenizer)

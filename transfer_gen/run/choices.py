@@ -83,7 +83,7 @@ def model(run: Run, texts: Sequence[pipeline.Document]) -> Run:
   if isinstance(run.model, str) and not run.all_sources():
     sizes, dropout = (_SMALL_MODEL, 0.3) if len(texts) < _SMALL else (_MODEL, 0.1)
     kind = (config_lib.EncoderDecoder if fields.is_pairs(run.data)
-            else config_lib.Decoder)
+            or run.data.corrupt.noise else config_lib.Decoder)
     small = kind(**sizes, dropout=dropout)
     run = dataclasses.replace(
         run, model=source_model.replaced(small, run.model_changes), model_changes={})

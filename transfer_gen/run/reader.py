@@ -134,8 +134,10 @@ def _build(
 
 
 def _texts_key(config: config_lib.Data) -> str:
-  # Lengths act on tokens: data sets that differ in them alone share their texts.
-  return repr(dataclasses.replace(config, length=2, buckets=()))
+  # Lengths and noise act on tokens: data sets that differ in them alone share their
+  # texts.
+  return repr(dataclasses.replace(
+      config, length=2, buckets=(), corrupt=config_lib.Corrupt()))
 
 
 def _fingerprint(tokenizer: tokenizers.Tokenizer) -> str:

@@ -54,6 +54,9 @@ def _check(run: config_lib.Run) -> None:
       (model.dropout > 0,
        f"features: model.dropout is {model.dropout}, and what is stored once cannot"
        " be dropped anew in each epoch. Set it to 0, or features=None"),
+      (run.data.corrupt.word_dropout > 0,
+       "features: data.corrupt.word_dropout changes what the model reads in each epoch,"
+       " and what is stored once stays. Set it to 0, or features=None"),
       (model.encodes,
        "features: the model has an encoder, and only a chain of layers has a"
        " beginning. Set features=None"),
