@@ -161,12 +161,15 @@ def noise(
       lambda salt: jax.random.normal(jax.random.fold_in(key, salt), (width,)))(salts)
 
 
-def prior(key: jax.Array, first: int, count: int, width: int) -> jax.Array:
-  """Draws latents f32[N, Z] from the prior N(0, I), the `first` one and those after it.
+def prior(key: jax.Array, count: int, width: int) -> jax.Array:
+  """Draws latents f32[N, Z] from the prior N(0, I); each depends on its number alone.
 
-  Each depends on the key and its number alone.
+  Args:
+    key: The random key.
+    count: N.
+    width: Z.
   """
-  numbers = jnp.arange(first, first + count, dtype=jnp.uint32)
+  numbers = jnp.arange(count, dtype=jnp.uint32)
   return jax.vmap(lambda number: jax.random.normal(
       jax.random.fold_in(key, number), (width,)))(numbers)
 

@@ -26,6 +26,7 @@ TEACHER = ("logits", "hidden", "attention")  # Computed in `distill.loss`.
 _VALUES = "values"  # In a batch: f32[B, T, D].
 Objective, Batch, NllFn = config_lib.Objective, step_lib.Batch, step_lib.NllFn
 Values = Mapping[str, jax.Array]
+likeliest = objectives.likeliest  # Beside `scoring`, for who evaluates.
 
 
 @dataclasses.dataclass(frozen=True)

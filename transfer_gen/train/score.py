@@ -71,8 +71,9 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
 
   Args:
     nll_fn: Loss without dropout; it receives a fixed key, from which only a latent may
-      draw, and the same for a text wherever it stands. Of several terms by name, `loss` is that of the documents, in nats. Calls with
-      the same function return the same scorer.
+      draw, and the same for a text wherever it stands. Of several terms by name, `loss`
+      is that of the documents, in nats. Calls with the same function return the same
+      scorer.
   """
   key = jax.random.key(0)
   nll = jax.jit(lambda params, batch: nll_fn(params, batch, key))
