@@ -26,8 +26,9 @@ def facts(found: Sequence[evaluation.Evaluated], split: str) -> dict[str, Any]:
   Returns:
     `split`, `step`, each metric by name, `tokens` and `documents`, `intervals`,
     `signatures`; of a model that draws a latent `loss_is_bound`, `reconstruction` and
-    `kl` per token, and `kl_per_document`; with another run also `against`: its `workdir`, metrics, intervals,
-    and `differences` by metric, see `bootstrap.compare`.
+    `kl` per token, and `kl_per_document`; with another run also `against`: its
+    `workdir`, metrics, intervals, and `differences` by metric, see
+    `bootstrap.compare`.
   """
   result = {"split": split, **_of_run(found[0])}
   if found[1:]:
