@@ -7,7 +7,7 @@ from tests import small_runs
 from transfer_gen import config
 from transfer_gen.run import loop
 
-# Texts of one letter each: whoever reads the letters before needs no latent.
+# Texts of one letter each and two digits: who reads what stands before needs no latent.
 MODEL = config.Recurrent(
     cell="gru", num_layers=1, embed_width=8, hidden_width=24, encoder=True,
     latent_width=4)
@@ -31,8 +31,10 @@ def _kl(folder, text, **fields):
 def test_a_latent_collapses_without_annealing_and_word_dropout_and_not_with_them(
     tmp_path):
   text = tmp_path / "text.txt"
-  letters = np.random.default_rng(0).choice(list("abcdefghijklmnop"), 400)
-  text.write_text("".join(f"{letter * 10}\n" for letter in letters))
+  draw = np.random.default_rng(0)
+  text.write_text("".join(
+      f"{letter * 8}{draw.integers(10, 100)}\n"
+      for letter in draw.choice(list("abcdefghijklmnop"), 500)))
   plain = config.Objective(kl=config.Term())
   helped = config.Objective(
       kl=config.Term(schedule="linear", last_step=200), free_bits=0.1)
