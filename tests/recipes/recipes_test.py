@@ -99,6 +99,25 @@ def test_a_recipe_takes_a_source_and_needs_no_python(
   assert message in printed
 
 
+def test_a_denoiser_is_a_source_for_summaries(folder, capsys):
+  small = [word for word in SHORT if "bytes" not in word]
+  printed = cli.run(capsys, "train", "--config=recipe:denoise", "--workdir=first",
+                    "--config.data.train=text.txt", *small)
+
+  assert "model=config.EncoderDecoder(" in printed
+  assert "tokenizer.sentinels=32" in printed
+  (folder / "pairs.jsonl").write_text("".join(json.dumps(
+      {"document": f"{i} apples", "summary": f"apples {i}"}) + "\n" for i in range(60)))
+  planned = cli.run(
+      capsys, "plan", "--config=recipe:summarize", "--config.data.train=pairs.jsonl",
+      "--config.source.path=first", "--workdir=w")
+  assert "100.0% of the target's params come from a source" in planned
+  refused = cli.refused(
+      capsys, "plan", "--config=recipe:denoise", "--config.data.train=text.txt",
+      "--config.source.path=first", "--workdir=v", "--config.tokenizer.sentinels=3")
+  assert "keeps the tokens that it has" in refused
+
+
 def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, capsys):
   cli.train_source(folder, capsys)
   (folder / "text.txt").write_text("".join(
