@@ -21,13 +21,13 @@ from transfer_gen.config import (
 from transfer_gen.run import open_sources
 from transfer_gen.transfer import autoencoder
 from transfer_gen.transfer.axes import MatchTokens
-from transfer_gen.transfer.plan import SCRATCH, Group, On, Rule, TransferPlan
+from transfer_gen.transfer.plan import Group, On, Rule, SCRATCH, TransferPlan
 
 
-# Without help the decoder learns to do without the latent, and the KL becomes 0. Against
-# that its inputs are dropped (Bowman et al., 2016), the weight of the KL rises from 0
-# several times (Fu et al., 2019), and the first nats of each feature are free (Kingma
-# et al., 2016).
+# Without help the decoder learns to do without the latent, and the KL becomes 0.
+# Against that its inputs are dropped (Bowman et al., 2016), the weight of the KL rises
+# from 0 several times (Fu et al., 2019), and the first nats of each feature are free
+# (Kingma et al., 2016).
 def get_config() -> Run:
   """Returns the run; `data.train` has to be set, and `source.path` may be."""
   return Run(
