@@ -122,8 +122,8 @@ def test_the_bound_of_a_document_does_not_depend_on_the_others(runs):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["vae", "--interpolate=3", "--prompt=a"], "give --prompt twice, and not 1 time."),
-    (["vae", "--interpolate=3", "--prior"], "give --prompt twice, and not no times."),
+    (["vae", "--interpolate=3", "--prompt=a"], "give --prompt twice. It is given 1 "),
+    (["vae", "--interpolate=3", "--prior"], "give --prompt twice. It is given 0 "),
     (["vae", "--interpolate=1", "--prompt=a", "--prompt=b"], "must be at least 2"),
     (["vae", "--interpolate=3", "--prompt=a", "--prompt=b", "--num=2"], "remove --num"),
     (["vae", "--prior", "--prompt=a"], "either --prompt=TEXT or --prompts=FILE, or"),
@@ -140,13 +140,33 @@ def test_a_flag_that_makes_no_sense_is_refused(runs, capsys, words, message):
       capsys, "generate", f"--workdir={runs / words[0]}", *words[1:])
 
 
+@pytest.mark.parametrize("source, found", [
+    ("", "0.0% of the target's params come from a source"),
+    ("language", "new: the latent"), ("vae", "100.0% of the target's params")])
+def test_the_recipe_begins_from_scratch_a_language_model_or_an_autoencoder(
+    runs, capsys, monkeypatch, source, found):
+  monkeypatch.chdir(runs)
+
+  printed = cli.run(
+      capsys, "plan", "--config=recipe:autoencode", "--workdir=w",
+      "--config.data.train=text.txt", "--config.data.length=32",
+      "--config.model.cell=rnn", "--config.model.embed_width=4",
+      "--config.model.hidden_width=8", "--config.model.latent_width=3",
+      *([f"--config.source.path={source}", "--config.tokenizer.kind=source",
+         "--config.tokenizer.sentinels=0", "--config.data.corrupt.word_dropout=0"]
+        if source else ["--config.tokenizer.kind=characters"]))
+
+  assert found in printed
+  assert "latent/mean/bias" in printed
+
+
 @pytest.mark.parametrize("words, message", [
     (["vae", "--config.objective.kl.weight=0"], "objective.kl, which keeps what it"),
     (["plain", "--config.objective.kl.weight=1"], "kl needs latent_log_var, which the"),
     (["language", "--config.objective.kl.weight=1"], "kl needs latent_mean"),
     (["vae", "--config.data.corrupt.noise=()"], "data.corrupt.noise=('copy',)"),
     (["vae", "--config.data.corrupt.noise=('copy', 'masking')"], "stands alone"),
-    (["vae", "--config.model.encoder=False"], "the model has no encoder"),
+    (["vae", "--config.model.encoder=False"], " an encoder"),
     (["vae", "--config.model.latent_width=-1"], "latent_width is -1, must be"),
 ])
 def test_a_config_that_makes_no_sense_is_refused(

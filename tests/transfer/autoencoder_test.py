@@ -35,11 +35,13 @@ def source_of(model, seed):
   return sources.Memory(registry.specs(module), params)
 
 
-def transfer(plan, model, **given):
-  """Returns rows and params of a model out of sources by name."""
+def transfer(plan, model, old, **given):
+  """Returns rows and params of a model out of sources by name, which are all `old`."""
   module = registry.build(model)
   rows = resolve.resolve(
-      plan, {name: one.specs for name, one in given.items()}, registry.specs(module))
+      plan, {name: one.specs for name, one in given.items()}, registry.specs(module),
+      constants={"target": registry.constants(model), **dict.fromkeys(
+          given, registry.constants(old))})
   return rows, restore.restore(rows, given, registry.fresh(module, jax.random.key(7)))
 
 
@@ -57,7 +59,7 @@ def without_latent(params):
 def test_a_decoder_alone_is_the_language_model_that_it_contains(model):
   source, plan = source_of(model, 0), autoencoder.decoder_of(model)
 
-  rows, params = transfer(plan, LANGUAGE[model], **{"": source})
+  rows, params = transfer(plan, LANGUAGE[model], model, **{"": source})
 
   assert distance(logits(LANGUAGE[model], params), logits(
       model, without_latent(source.arrays), encoder_inputs=READ)) < 1e-5
@@ -75,7 +77,7 @@ def test_both_sides_of_an_autoencoder_begin_as_language_models(model):
       autoencoder.from_stacks(model, encoder="reads", decoder="writes"),
       unused_source=("reads:embed/.*" if model is ADDED else "reads:head/.*",))
 
-  rows, params = transfer(plan, model, **given)
+  rows, params = transfer(plan, model, language, **given)
 
   assert distance(logits(model, without_latent(params), encoder_inputs=READ), logits(
       language, given["writes"].arrays)) < 1e-5
@@ -92,7 +94,8 @@ def test_both_sides_of_an_autoencoder_begin_as_language_models(model):
 def test_an_encoder_alone_becomes_that_of_a_model_of_pairs(model):
   pair, source = dataclasses.replace(model, latent_width=0), source_of(model, 3)
 
-  rows, params = transfer(autoencoder.encoder_of(model), pair, **{"": source})
+  rows, params = transfer(
+      autoencoder.encoder_of(model), pair, model, **{"": source})
 
   read = {row.name for row in rows if row.sources}
   assert read == {name for name in params if name.startswith("encoder/") or (
@@ -108,7 +111,7 @@ def test_a_grown_latent_keeps_the_mean_and_the_logits(model, draws):
   source = source_of(old, 4)
 
   new, plan = structure.grow(old, latent_width=6)
-  rows, params = transfer(plan, new, **{"": source})
+  rows, params = transfer(plan, new, old, **{"": source})
 
   assert distance(logits(new, params, encoder_inputs=READ),
                   logits(old, source.arrays, encoder_inputs=READ)) < 1e-5
@@ -124,7 +127,7 @@ def test_a_wider_autoencoder_keeps_the_logits():
     source = source_of(old, 5)
 
     new, plan = structure.grow(old, **sizes)
-    _, params = transfer(plan, new, **{"": source})
+    _, params = transfer(plan, new, old, **{"": source})
 
     assert distance(logits(new, params, encoder_inputs=READ),
                     logits(old, source.arrays, encoder_inputs=READ)) < 1e-5
@@ -138,13 +141,13 @@ def test_a_latent_of_another_width_is_one_misfit():
   source = source_of(LSTM, 0)
 
   with pytest.raises(resolve.PlanError) as refused:
-    transfer(plan, wider, **{"": source})
+    transfer(plan, wider, LSTM, **{"": source})
   mapped = dataclasses.replace(
       plan, axes=(plan_lib.On(axis="latent", map=axes.Extend(fresh="zeros")),))
 
   message = str(refused.value)
   assert "(1 misfit)" in message and "`latent` is 4" in message, message
-  assert transfer(mapped, wider, **{"": source})[1]
+  assert transfer(mapped, wider, LSTM, **{"": source})[1]
 
 
 @pytest.mark.parametrize("write, model, message", [

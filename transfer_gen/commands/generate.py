@@ -50,10 +50,9 @@ def _check(values: flags.Values) -> None:
         "`generate` needs either --prompt=TEXT or --prompts=FILE, or for a model with a"
         " latent --prior.")
   if values.interpolate is not None and len(values.prompt or ()) != 2:
-    count = len(values.prompt or ())
     raise errors.UserError(
-        "--interpolate goes from one text to another: give --prompt twice, and not"
-        f" {count or 'no'} time{'s' * (count != 1)}.")
+        "--interpolate goes from one text to another: give --prompt twice. It is given"
+        f" {len(values.prompt or ())} time(s).")
   if values.interpolate is not None and values.num is not None:
     raise errors.UserError(
         "--interpolate writes one text for each latent: remove --num.")

@@ -165,7 +165,7 @@ def validating(
     A function of the form of `objectives.next_token`; it returns terms by name unless
     the objective has no other than the cross-entropy.
   """
-  draws = module.config.draws
+  draws = objectives.draws(module)
   if draws:  # Free bits and weights below 1 would make it no bound.
     objective = dataclasses.replace(objective, kl=config_lib.Term(), free_bits=0.0)
   elif not used(objective) and not objective.label_smoothing:

@@ -7,6 +7,8 @@ from transfer_gen.transfer import plan as plan_lib
 
 _LEARNS = (plan_lib.Group(name="all", params=".*"),)
 _Model = config_lib.EncoderDecoder | config_lib.Recurrent
+# What a recurrent model computes otherwise with an encoder is the point of these plans.
+_DIFFERS = ("encoder",)
 
 
 def from_stacks(
@@ -49,7 +51,8 @@ def from_stacks(
   if isinstance(model, config_lib.EncoderDecoder):
     rules.append(_side(names.DECODER, decoder))
   rules.append(_side("", decoder))
-  return plan_lib.TransferPlan(rules=tuple(rules), groups=_LEARNS)
+  return plan_lib.TransferPlan(
+      rules=tuple(rules), groups=_LEARNS, may_differ=_DIFFERS)
 
 
 def decoder_of(model: _Model) -> plan_lib.TransferPlan:
@@ -71,7 +74,7 @@ def decoder_of(model: _Model) -> plan_lib.TransferPlan:
   if isinstance(model, config_lib.Recurrent):
     return plan_lib.TransferPlan(
         rules=(plan_lib.Rule(target="(.*)", source=r"\1"),), groups=_LEARNS,
-        unused_source=(*unused, names.LATENT, names.LATENT_INPUT))
+        unused_source=(*unused, names.LATENT, names.LATENT_INPUT), may_differ=_DIFFERS)
   return plan_lib.TransferPlan(
       rules=(plan_lib.Rule(target="(embed|head|transform)/.*", source=r"\g<0>"),
              plan_lib.Rule(target="(.*)", source=rf"{names.DECODER}\1")),
