@@ -79,7 +79,8 @@ class Features:
 class Distill:
   """A trained teacher, and what the model learns from it.
 
-  The loss is a weighted sum of terms; a weight of 0 leaves its term out. By default the
+  The loss is a weighted sum of terms; a weight of 0 leaves its term out. Factors that
+  change over the steps are in `Run.objective`, under the same names. By default the
   teacher's soft targets weigh more than the data's hard targets, as in Hinton et al.
   (2015) and, with temperature 2, in DistilBERT (Sanh et al., 2019: 5 to 2).
 

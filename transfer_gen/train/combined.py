@@ -296,6 +296,11 @@ def check(
   if terms[ANCHOR] != config_lib.Term() and not anchored:
     wrong.append("objective.anchor is a factor on the penalty of anchors, and no group"
                  " has an anchor with one. Give it one, or leave it out")
+  if distill and any(getattr(distill, name) for name in TEACHER) and not (
+      counted.keys() & set(TEACHER)):
+    wrong.append("the factors of all that is learned from the teacher are 0, so that it"
+                 " would have no say. Raise one of objective.logits, hidden and"
+                 " attention, or set distill=None")
   if not counted.keys() - {ANCHOR}:
     wrong.append("the weights of all terms are 0, so that nothing would be minimized."
                  " Give objective.ce.weight, or another term, a weight above 0")
