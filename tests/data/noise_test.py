@@ -109,6 +109,19 @@ def test_targets_restore_the_whole_text(corrupt):
   assert found == {i: one.target for i, one in enumerate(made["validation"])}
 
 
+def test_a_copy_is_what_the_decoder_is_to_write_of_which_it_reads_a_part():
+  copy = config.Corrupt(noise=("copy",), word_dropout=0.5)
+
+  rows, _ = _rows(_prepare(copy)[1])
+
+  dropped = 0
+  for row in rows:
+    count = int(sum(row["weights"]))
+    assert row["encoder_inputs"][:row["encoder_counts"]] == row["targets"][:count]
+    dropped += row["inputs"][1:count] != row["targets"][:count - 1]
+  assert dropped > len(rows) / 2
+
+
 def _merged(read, written, names):
   """Puts the spans behind sentinels into their places."""
   spans, key = {}, None

@@ -200,15 +200,21 @@ COMMANDS: Mapping[str, Command] = {
         computes=True,
         flags=(
             _WORKDIR,
-            Flag(name="prompt", value="TEXT",
-                 meaning="Prompt, or the input of a model that was trained on pairs;"
-                 " the answer is shown while it is written."),
+            Flag(name="prompt", value="TEXT", kind=list,
+                 meaning="Prompt, or what the encoder of a model reads; the answer is"
+                 " shown while it is written. May be repeated."),
             Flag(name="prompts", value="FILE",
                  meaning="File of prompts instead: one on each line, also blank ones,"
                  " in which \\n is a line end; or any data file that training reads."),
             Flag(name="output", value="FILE",
                  meaning="File for the answers to --prompts, which continues one that"
                  " was cut: .jsonl with inputs and references, or else a line each."),
+            Flag(name="prior", default=False,
+                 meaning="Writes --num texts for latents that are drawn from the prior,"
+                 " with a model that has a latent; --seed decides them."),
+            Flag(name="interpolate", kind=int, value="N", minimum=2,
+                 meaning="Writes N texts for latents on a straight line between those"
+                 " of two --prompt, both ends included."),
             Flag(name="input_field", value="NAME",
                  meaning="Column of the prompts in a table; by default the run's."),
             Flag(name="target_field", value="NAME",

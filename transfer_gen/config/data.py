@@ -21,7 +21,9 @@ class Corrupt:
       `infilling` replaces spans of them, also empty ones, by one `<mask>` each, and
       `sentences` shuffles the sentences (BART: Lewis et al., 2020). `spans`, which
       stands alone, replaces spans by sentinels, and the decoder writes the spans behind
-      their sentinels (T5: Raffel et al., 2020). By default there is no noise.
+      their sentinels (T5: Raffel et al., 2020). `copy`, which stands alone, too, lets
+      the encoder read the text as it is: an autoencoder. By default there is no noise,
+      and the texts are no pairs.
     density: Share of the tokens that each kind of noise but `sentences` touches, in
       [0, 1]; 0, the default, means 0.3 for `infilling` and 0.15 for all others.
     mean_span: Mean length in tokens of the spans of `infilling` and `spans`, at least
@@ -30,7 +32,7 @@ class Corrupt:
       reads as unknown, in [0, 1) (Bowman et al., 2016). Default: 0.0.
   """
   noise: tuple[Annotated[str, declare.OneOf(
-      "masking", "deletion", "infilling", "sentences", "spans")], ...] = ()
+      "masking", "deletion", "infilling", "sentences", "spans", "copy")], ...] = ()
   density: declare.Share = 0.0
   mean_span: Annotated[float, declare.Between(1, 2**18)] = 3.0
   word_dropout: declare.Dropout = 0.0

@@ -81,6 +81,13 @@ class Recurrent:
     coverage: Whether the scores `additive` and `concat` read the sum of the weights
       that each place was given before (See et al., 2017, equation 11).
       Default: False.
+    latent_width: Z, the number of features of a latent between encoder and decoder, see
+      `models.latent`. It takes the place of the encoder's last states: the decoder's
+      first states are made of it, and its first layer reads it at each step (Bowman et
+      al., 2016). 0, the default, means no latent.
+    variational: Whether the latent is drawn from a Gaussian that the encoder gives
+      (Kingma and Welling, 2014). If False, it is that Gaussian's mean: an autoencoder,
+      which has no prior to draw from. Default: True.
     start_token: Id of the token that each answer begins with. -1, the default, means
       the tokenizer's bos.
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
@@ -134,6 +141,8 @@ class Recurrent:
       "hidden", "state", "context", "embed")] = "hidden"
   input_feeding: bool = False
   coverage: bool = False
+  latent_width: sizes.Width0 = 0
+  variational: bool = True
   start_token: declare.NoToken = -1
   encoder_marks: sizes.Marks = "eos"
   init: sizes.Init = "xavier_uniform"
@@ -149,6 +158,11 @@ class Recurrent:
   def encodes(self) -> bool:
     """Whether the model has an encoder, which reads a text first."""
     return self.encoder
+
+  @property
+  def draws(self) -> bool:
+    """Whether the model draws a latent, so that its loss is a bound."""
+    return self.latent_width > 0 and self.variational
 
   @property
   def longest(self) -> int | None:

@@ -127,7 +127,7 @@ class Noise:
         read = corruption.masked(read, density, self._mask, generator)
       elif kind == "infilling":
         read = corruption.infilled(read, density, mean, self._mask, generator)
-      else:
+      elif kind == SPANS:
         noise = corruption.noise_spans(len(ids), density, mean, generator)
         read, written = corruption.span_corrupted(ids, noise, self.sentinels)
     return read, written

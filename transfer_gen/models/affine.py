@@ -23,7 +23,7 @@ class Input(NamedTuple):
 
   Attributes:
     part: Name of the array in the dict; "" for the only or first one.
-    axis: Logical axis of its features: `embed`, `hidden`, or `vocab` for tokens.
+    axis: Logical axis of its features, such as `embed`, or `vocab` for tokens.
     size: Number of its features.
   """
   part: str

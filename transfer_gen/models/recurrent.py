@@ -15,8 +15,8 @@ from transfer_gen import config as config_lib
 from transfer_gen.config import names
 from transfer_gen.models import averages
 from transfer_gen.models import encoder_attention
+from transfer_gen.models import latent as latent_lib
 from transfer_gen.models import recurrent_encoder
-from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.
 _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
@@ -35,9 +35,9 @@ class Recurrent(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: embed (if it has a width), layer_0 ..., attention (of either kind) and encoder
-  (if there is one), dense (if it has a width), head (with a tied table at most its
-  bias).
+  Params: embed (if it has a width), layer_0 ..., attention (of either kind), encoder
+  and latent (if there is one), dense (if it has a width), head (with a tied table at
+  most its bias).
   """
   config: config_lib.Recurrent
 
@@ -51,15 +51,18 @@ class Recurrent(nn.Module):
     self.blocks = recurrent_encoder.stack(
         config, config.vocab_size, config.widths,
         both=config.bidirectional and not config.encoder,
-        fed=encoder_attention.fed(config), bridged=config.bridge != "none")
+        fed=(*encoder_attention.fed(config), *latent_lib.fed(config)),
+        bridged=config.bridge != "none")
     self.dropout = nn.Dropout(config.dropout)
     self.embed_dropout = nn.Dropout(config.embed_dropout)
     self.output_dropout = nn.Dropout(config.output_dropout, broadcast_dims=(1,))
     if config.encoder:
       self.encoder = recurrent_encoder.Encoder(config)
+    if config.latent_width:
+      self.latent = latent_lib.Recurrent(config)
     top, attention = self.blocks[-1].outputs(), None
     if config.attention:
-      top = (recurrent_layers.Input("embed", "embed", config.embed_width), *(
+      top = (recurrent_encoder.Input("embed", "embed", config.embed_width), *(
           part for i, block in enumerate(self.blocks)
           for part in block.outputs(names.layer(i))))
       attention = averages.Average(top)
@@ -69,8 +72,8 @@ class Recurrent(nn.Module):
     self.attention: Any = attention
     self.tops = tuple(read.part for read in top)
     if config.dense_width:
-      self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
-      top = (recurrent_layers.Input("", "mlp", config.dense_width),)
+      self.dense = recurrent_encoder.Affine(top, config.dense_width, "mlp", config)
+      top = (recurrent_encoder.Input("", "mlp", config.dense_width),)
     self.head = recurrent_encoder.output(config, top)
 
   def __call__(
@@ -102,7 +105,12 @@ class Recurrent(nn.Module):
     if self.config.window:
       return self._by_windows(inputs, train, positions)
     carries: list[Any] = [None] * len(self.blocks)
-    if self.config.encoder:
+    latents = None
+    if self.config.latent_width:
+      recurrent_encoder.check_one_document(positions)
+      latents = self.posterior(encoder_inputs, encoder_counts, train)
+      carries = self.latent.start(latents)
+    elif self.config.encoder:
       recurrent_encoder.check_one_document(positions)
       carries, memory = self._encoded(encoder_inputs, encoder_counts, train)
       if self.config.attends:
@@ -110,7 +118,7 @@ class Recurrent(nn.Module):
         return self._logits(
             {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
     begins = None if positions is None else positions.T == 0  # [T, B]
-    top, seen = self._read(inputs.T, train, carries, begins)
+    top, seen = self._read(inputs.T, train, carries, begins, latents)
     if self.config.attention:
       start = averages.nothing_averaged(
           self.attention.inputs, inputs.shape[0])
@@ -131,15 +139,41 @@ class Recurrent(nn.Module):
 
     Returns:
       As `init_cache`, and with an attention over what was read `memory` and what its
-      steps keep, see `encoder_attention.Attention`.
+      steps keep, see `encoder_attention.Attention`; or `latent`, see `begin`.
     """
-    del length
+    if self.config.latent_width:
+      return self.begin(self.posterior(encoder_inputs, encoder_counts), length)
     carries, memory = self._encoded(encoder_inputs, encoder_counts, train=False)
     cache = {"position": jnp.zeros(encoder_inputs.shape[:1], jnp.int32),
              **{names.layer(i): carry for i, carry in enumerate(carries)}}
     if not self.config.attends:
       return cache
     return cache | {_MEMORY: memory, **self.attention.start(memory)}
+
+  def posterior(
+      self, encoder_inputs: jax.Array | None, encoder_counts: jax.Array | None,
+      train: bool = False) -> jax.Array:
+    """Returns the latent of what the encoder reads, dtype[B, Z], see `latent`."""
+    tokens, counts = recurrent_encoder.counted(encoder_inputs, encoder_counts)
+    carries, _, _ = self.encoder(tokens, counts, train)
+    return self.latent(carries, tokens, counts)
+
+  def begin(self, latents: jax.Array, length: int) -> Cache:
+    """Returns the cache with which the text of each latent begins.
+
+    Args:
+      latents: float[B, Z].
+      length: Number of later inputs; ignored, since a state has a fixed size.
+
+    Returns:
+      As `init_cache`, and `latent` dtype[B, Z].
+    """
+    del length
+    latents = self.latent.cast(latents)
+    return {"position": jnp.zeros(latents.shape[:1], jnp.int32),
+            latent_lib.NAME: latents,
+            **{names.layer(i): carry
+               for i, carry in enumerate(self.latent.start(latents))}}
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """Returns an empty cache for `extend`.
@@ -192,7 +226,8 @@ class Recurrent(nn.Module):
     if self.config.attends:
       logits, after = self._extended(inputs.T, counts, cache)
       return logits, kept | after
-    x = self._embedded(inputs.T)
+    x = self._embedded(inputs.T, latents=cache.get(latent_lib.NAME))
+    kept |= {name: cache[name] for name in cache if name == latent_lib.NAME}
     seen = {"embed": x[""]}
     for i, block in enumerate(self.blocks):
       name = names.layer(i)
@@ -243,12 +278,14 @@ class Recurrent(nn.Module):
         name: jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), part)
         for name, part in kept.items() if name != _MEMORY}
 
-  def _embedded(self, tokens, train=False):
-    return recurrent_encoder.embedded(self.embed, self.embed_dropout, tokens, train)
+  def _embedded(self, tokens, train=False, latents=None):
+    x = recurrent_encoder.embedded(self.embed, self.embed_dropout, tokens, train)
+    return x if latents is None else x | {
+        latent_lib.NAME: jnp.broadcast_to(latents[None], (len(tokens), *latents.shape))}
 
-  def _read(self, tokens, train, carries, begins=None):
+  def _read(self, tokens, train, carries, begins=None, latents=None):
     """i32[T, B] to the outputs of the last layer, and those of all by name."""
-    x = self._embedded(tokens, train)
+    x = self._embedded(tokens, train, latents)
     seen = {"embed": x[""]}
     for i, (block, carry) in enumerate(zip(self.blocks, carries)):
       x = block(x, train, carry, begins)
@@ -282,7 +319,7 @@ class Recurrent(nn.Module):
     if self.config.attention:
       return self._logits(self.attention(seen), train)
     return self._logits({
-        name: x[0 if name == recurrent_layers.BACKWARD else -1]
+        name: x[0 if name == recurrent_encoder.BACKWARD else -1]
         for name, x in top.items()}, train)
 
   def _encoded(self, encoder_inputs, counts, train):

@@ -37,6 +37,10 @@ def check(config: config_lib.Recurrent) -> None:
       ("tied", not config.tied or 0 < config.embed_width == _output_width(config),
        f"False, or the output must read embed_width ({config.embed_width}) features of"
        " one layer"),
+      ("latent_width", config.encoder or not config.latent_width,
+       "0 without an encoder, which gives the latent"),
+      ("bridge", config.bridge == "none" or not config.latent_width,
+       "none with a latent, which leads to the first states itself"),
       *_of_attention(config),
   ):
     if not holds:
@@ -97,6 +101,8 @@ def _of_attention(config):
   return (
       ("encoder_attention", config.encoder or kind == "none",
        "none without an encoder"),
+      ("encoder_attention", kind == "none" or not config.latent_width,
+       "none with a latent, beside which the decoder would read the text itself"),
       ("encoder_attention", kind != "dot" or config.memory_width == config.widths[-1],
        f"another one than dot, whose product needs equal widths: the encoder returns"
        f" {config.memory_width} features and the last layer {config.widths[-1]}"),

@@ -16,7 +16,9 @@ from transfer_gen.models import layers
 from transfer_gen.models import recurrent_config
 from transfer_gen.models import recurrent_layers
 
-Parts = recurrent_layers.Parts
+Parts, Input, Affine = (
+    recurrent_layers.Parts, recurrent_layers.Input, recurrent_layers.Affine)
+BACKWARD = recurrent_layers.BACKWARD
 # Passed on, so that a model takes all that both sides share from one module.
 check, constants = recurrent_config.check, recurrent_config.constants
 check_one_document = recurrent_config.check_one_document
@@ -66,10 +68,7 @@ class Encoder(nn.Module):
       errors.UserError: If there are no encoder inputs.
     """
     config = self.config
-    recurrent_config.check_encoder(encoder_inputs)
-    assert encoder_inputs is not None
-    if counts is None:
-      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+    encoder_inputs, counts = counted(encoder_inputs, counts)
     # Some published encoders were trained without a mask and have read their padding.
     # Up to `encoder_length` it is read here too, and beyond that never.
     more = max(0, config.encoder_length - encoder_inputs.shape[1])
@@ -82,6 +81,21 @@ class Encoder(nn.Module):
       carry, x = block.summarize(x, valid, train)
       carries.append(carry)
     return carries, x, valid
+
+
+def counted(
+    encoder_inputs: jax.Array | None, counts: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns both arguments of an `Encoder`, with counts where there were none.
+
+  Raises:
+    errors.UserError: If there are no encoder inputs.
+  """
+  recurrent_config.check_encoder(encoder_inputs)
+  assert encoder_inputs is not None
+  if counts is None:
+    counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+  return encoder_inputs, counts
 
 
 def table(config: config_lib.Recurrent, size: int) -> layers.Embed | None:
@@ -117,16 +131,16 @@ def embedded(
 
 # A tied table is the kernel already, and only what it lacks becomes a module.
 def output(
-    config: config_lib.Recurrent, top: tuple[recurrent_layers.Input, ...]) -> Any:
+    config: config_lib.Recurrent, top: tuple[Input, ...]) -> Any:
   """Returns the output layer: a kernel, or with a tied table at most a bias."""
   if config.tied:
     return layers.Bias(config.vocab_size, "vocab") if config.bias else None
-  return recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
+  return Affine(top, config.vocab_size, "vocab", config)
 
 
 def stack(
     config: config_lib.Recurrent, vocab_size: int, widths: tuple[int, ...],
-    both: bool = False, fed: tuple[recurrent_layers.Input, ...] = (),
+    both: bool = False, fed: tuple[Input, ...] = (),
     bridged: bool = False,
 ) -> list[recurrent_layers.Layer]:
   """Returns layers, each of which reads the outputs of the one below it.
@@ -139,9 +153,9 @@ def stack(
     fed: What the first layer reads beside the token.
     bridged: Whether a bridge leads to the first states.
   """
-  inputs = (recurrent_layers.Input("", "embed", config.embed_width),)
+  inputs = (Input("", "embed", config.embed_width),)
   if not config.embed_width:
-    inputs = (recurrent_layers.Input("", "vocab", vocab_size),)
+    inputs = (Input("", "vocab", vocab_size),)
   inputs += fed
   blocks = []
   for i, width in enumerate(widths):

@@ -18,7 +18,7 @@ from transfer_gen.models import layers
 # Named here, too: who reads a layer's outputs needs them.
 Parts, Input, Affine, Vector = (
     affine.Parts, affine.Input, affine.Affine, affine.Vector)
-BACKWARD = "backward"
+BACKWARD, LATENT = "backward", "latent"
 
 
 class Layer(nn.Module):
@@ -144,12 +144,13 @@ class Layer(nn.Module):
                   for pair in zip(carry, back))
     return carry, {"": h, BACKWARD: turned[::-1]}
 
-  # Tokens are indices, which dropout would turn into other tokens.
+  # Tokens are indices, which dropout would turn into other tokens. A latent has noise
+  # already, the same at all steps.
   def _dropped(self, x, train):
     drop = lambda name, part: self._locked(name)(
         self.dropout(part, deterministic=not train), deterministic=not train)
     return {name: drop(name, part)
-            if jnp.issubdtype(part.dtype, jnp.floating) else part
+            if jnp.issubdtype(part.dtype, jnp.floating) and name != LATENT else part
             for name, part in x.items()}
 
   def _locked(self, part):

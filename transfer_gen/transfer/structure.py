@@ -19,10 +19,11 @@ _DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
             "num_kv_heads": "kv_heads", "head_dim": "kv"}
 _SIZES = {
     config_lib.Decoder: _DECODER, config_lib.Encoder: _DECODER,
-    config_lib.EncoderDecoder: _DECODER,
+    config_lib.EncoderDecoder: _DECODER | {"latent_width": "latent"},
     config_lib.Recurrent: {
         "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp",
-        "encoder_width": "memory", "attention_width": "mlp"},
+        "encoder_width": "memory", "attention_width": "mlp",
+        "latent_width": "latent"},
 }
 # Where an axis has several sizes in one model, the leaves that each field is about.
 _ENCODER, _ATTENTION = f"{names.ENCODER}.*", "attention/.*"
@@ -88,7 +89,7 @@ def grow(
   changes: dict[str, Any] = dict(sizes)  # Field names are checked above.
   new = dataclasses.replace(old, **changes)
   grown = tuple(
-      plan_lib.On(axis=axis, map=axes_lib.Grow(noise=noise), params=params)
+      plan_lib.On(axis=axis, map=_map_of(axis, old, noise), params=params)
       for axis, params in _grown(old, new))
   rules: tuple[plan_lib.Rule, ...] = ()
   for field, count in (("num_layers", num_layers), ("encoder_layers", encoder_layers)):
@@ -294,6 +295,14 @@ def _grown(old: Any, new: Any) -> list[tuple[str, str]]:
     if new.attends or new.bridge != "none":
       found.append(("memory", ".*"))
   return found
+
+
+def _map_of(axis: str, old: Any, noise: float) -> plan_lib.AxisMap:
+  # Copies of what is drawn would draw apart. New features of a latent that nothing
+  # gives and nothing reads are draws of the prior, whose KL is 0.
+  if axis == "latent" and old.draws:
+    return axes_lib.Extend(how="fresh", fresh="zeros")
+  return axes_lib.Grow(noise=noise)
 
 
 def _explicit(
