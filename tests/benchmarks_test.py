@@ -16,6 +16,7 @@ from transfer_gen import config
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
+from benchmarks import attention_peer
 from benchmarks import decoder_peer
 from benchmarks import frozen
 from benchmarks import importing
@@ -55,6 +56,19 @@ def test_the_lstm_training_comparison_runs(monkeypatch):
   monkeypatch.setattr(lstm_peer, "LENGTH", 8)
 
   assert lstm_peer.lstm_512_over_torch().ratio > 0
+
+
+@pytest.mark.parametrize("name", [
+    "attention_over_torch", "beam_over_torch",
+    pytest.param("feeding_over_torch", marks=pytest.mark.long)])
+def test_the_comparisons_of_attention_run(monkeypatch, name):
+  for field, value in dict(
+      ROWS=8, LENGTH=4, ROUNDS=1, SENTENCES=3, BATCH=4, THREADS=1).items():
+    monkeypatch.setattr(attention_peer, field, value)
+  monkeypatch.setattr(attention_peer, "MODEL", dataclasses.replace(
+      attention_peer.MODEL, vocab_size=32, embed_width=8, hidden_width=8))
+
+  assert getattr(attention_peer, name)().ratio > 0
 
 
 def test_the_low_rank_comparison_with_peft_runs(monkeypatch):

@@ -1,5 +1,6 @@
 """Tests that experiments can be read without a device, and run at their smallest."""
 
+import dataclasses
 import gzip
 import importlib
 import json
@@ -43,8 +44,8 @@ def test_reading_an_experiment_initializes_no_device():
   assert read.returncode == 0, read.stderr
 
 
-@pytest.mark.long
-def test_the_translation_experiment_runs_on_a_few_pairs(tmp_path, monkeypatch, capsys):
+def _few_pairs(tmp_path, monkeypatch):
+  """Writes few pairs in the place of Multi30k, and makes their runs short."""
   from experiments import translation
   for half in ("data", "multi30k"):
     (tmp_path / half).mkdir()
@@ -59,6 +60,11 @@ def test_the_translation_experiment_runs_on_a_few_pairs(tmp_path, monkeypatch, c
       ("_FILES", str(tmp_path)), ("_RUNS", str(tmp_path)), ("_PARENT_STEPS", 15),
       ("_STEPS", {"10": 15}), ("_PARTS", {"few": ("10",), "many": ()})):
     monkeypatch.setattr(translation, name, value)
+
+
+@pytest.mark.long
+def test_the_translation_experiment_runs_on_a_few_pairs(tmp_path, monkeypatch, capsys):
+  _few_pairs(tmp_path, monkeypatch)
   (tmp_path / "config.py").write_text(
       "from experiments.translation import get_config\n"
       "def get_study(part):\n"
@@ -72,3 +78,29 @@ def test_the_translation_experiment_runs_on_a_few_pairs(tmp_path, monkeypatch, c
   summary = json.loads(printed.splitlines()[-1])
   assert {"transfer_10_test_loss", "scratch_10_test_loss"} < summary.keys()
   assert summary["seeds"] == 3 and "bleu" in printed
+
+
+@pytest.mark.long
+def test_the_attention_experiment_runs_on_a_few_pairs(tmp_path, monkeypatch, capsys):
+  from experiments import attention
+  _few_pairs(tmp_path, monkeypatch)
+  for name, value in (("_RUNS", str(tmp_path)), ("_LSTM", dataclasses.replace(
+      attention._LSTM, embed_width=8, hidden_width=8, num_layers=1))):
+    monkeypatch.setattr(attention, name, value)
+  (tmp_path / "config.py").write_text(
+      "from experiments import attention\n"
+      "from experiments.attention import get_config\n"
+      "def get_study():\n"
+      "  import dataclasses\n"
+      "  return dataclasses.replace(attention.get_study(), seeds=(0,))\n")
+  words = f"--config={tmp_path}/config.py"
+
+  for name in ("transformer_parent", "lstm_parent"):
+    cli.run(capsys, "train", f"{words}:{name}",
+            f"--workdir={tmp_path}/{name.removeprefix('transformer_')}")
+  printed = cli.run(capsys, "study", words, f"--workdir={tmp_path}/study")
+
+  summary = json.loads(printed.splitlines()[-1])
+  assert {f"{kind}_{start}_test_loss" for kind in ("lstm", "transformer")
+          for start in ("transfer", "scratch")} < summary.keys()
+  assert "bleu" in printed

@@ -9,7 +9,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 
 _AXES = ("data", "fsdp", "tensor")
-# Mesh axis by logical axis. `gates`, `kv` and `position` are never divided.
+# Mesh axis by logical axis. `gates`, `kv`, `latent` and `position` are never divided.
 # `tensor` divides what a block produces and contracts again by itself (Megatron-LM,
 # Shoeybi et al., 2019); `fsdp` divides `embed`, which nearly every large leaf carries.
 # Flax's own logical_to_mesh_axes raises if an axis name occurs twice, as `hidden` does

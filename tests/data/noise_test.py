@@ -8,6 +8,8 @@ import pytest
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.data import documents
+from transfer_gen.data import encoding
+from transfer_gen.data import noise
 from transfer_gen.data import pipeline
 from transfer_gen.data import special_tokens
 from transfer_gen.data import tokenizers
@@ -107,6 +109,19 @@ def test_targets_restore_the_whole_text(corrupt):
   assert found == {i: one.target for i, one in enumerate(made["validation"])}
 
 
+def test_a_copy_is_what_the_decoder_is_to_write_of_which_it_reads_a_part():
+  copy = config.Corrupt(noise=("copy",), word_dropout=0.5)
+
+  rows, _ = _rows(_prepare(copy)[1])
+
+  dropped = 0
+  for row in rows:
+    count = int(sum(row["weights"]))
+    assert row["encoder_inputs"][:row["encoder_counts"]] == row["targets"][:count]
+    dropped += row["inputs"][1:count] != row["targets"][:count - 1]
+  assert dropped > len(rows) / 2
+
+
 def _merged(read, written, names):
   """Puts the spans behind sentinels into their places."""
   spans, key = {}, None
@@ -187,6 +202,9 @@ def test_word_dropout_leaves_prompts_alone():
     (SPANS, dict(input_field="q"), "the data are pairs already"),
     (config.Corrupt(noise=("spans", "masking")), {}, "stands alone"),
     (config.Corrupt(noise=("masking", "masking")), {}, "named once"),
+    (config.Corrupt(noise=("deletion",)), dict(
+        length=2, encoder=dataclasses.replace(MODEL, encoder_marks="both")),
+     "2 are marks of the encoder's input, which leaves 0"),
     (config.Corrupt(noise=("dropping",)), {}, "must be one of masking, deletion"),
 ])
 def test_noise_that_cannot_be_made_is_refused(corrupt, fields, sentence):
@@ -218,6 +236,38 @@ def test_sentinels_follow_or_precede_the_tokens_and_survive_saving(tmp_path, kin
     assert marked.size == plain.size + 3
 
 
+@pytest.mark.parametrize("density, mean", [
+    (0.01, 1.0), (0.15, 3.0), (0.5, 1.0), (0.5, 10.0), (1.0, 2.0)])
+@pytest.mark.parametrize("kind", ["spans", "infilling"])
+def test_the_longest_texts_fill_their_rows_and_fit(kind, density, mean):
+  tokenizer = tokenizers.build(config.Tokenizer(kind="bytes", sentinels=80), ())
+  for length in (2, 3, 5, 24, 61):
+    made = noise.Noise(encoding.Encoding(config.Data(
+        length=length, corrupt=config.Corrupt(
+            noise=(kind,), density=density, mean_span=mean)), tokenizer, MODEL))
+    made.check()
+
+    ids = np.arange(4, 4 + made.longest, dtype=np.int32)
+    sides = [made.pair(ids, (seed,)) for seed in range(20)]
+
+    # The encoder's eos, and the decoder's start, take a position each.
+    assert max(len(read) for read, _ in sides) + 1 <= length
+    assert max(len(written) for _, written in sides) + 1 <= length
+    assert made.longest == 1 or made.longest >= length - 2
+
+
+def test_texts_without_tokens_are_counted():
+  made = {"train": [documents.Document("", text) for text in ("abc", "", "de")]}
+  tokenizer = tokenizers.build(config.Tokenizer(kind="bytes", sentinels=3), ())
+  data = config.Data(length=T, corrupt=SPANS)
+
+  facts = pipeline.prepare(data, made, tokenizer, {}, MODEL).facts["splits"]["train"]
+
+  assert facts["dropped"] == {"without_tokens": 1} and facts["kept"] == 2
+  with pytest.raises(errors.UserError, match="no document of train has any token"):
+    pipeline.prepare(data, {"train": made["train"][1:2]}, tokenizer, {}, MODEL)
+
+
 def test_sentinels_are_refused_for_tokenizers_of_others(tmp_path):
   with pytest.raises(errors.UserError, match="keeps the tokens that it has"):
     tokenizers.build(config.Tokenizer(kind="file", path="x", sentinels=3), ())
@@ -229,9 +279,6 @@ def test_sentinels_are_refused_for_tokenizers_of_others(tmp_path):
 
 
 def test_the_sentinels_of_t5_are_found_in_their_order():
-  from transfer_gen.data import encoding
-  from transfer_gen.data import noise
-
   class T5(dataclasses.make_dataclass("T5", ["special", "roles", "tokens"])):
     size = 110
 

@@ -38,6 +38,12 @@ MODELS = {
     "lstm_concat": config.Recurrent(
         **CELLS | {"num_layers": 2}, encoder=True, start_token=1, bridge="linear",
         encoder_attention="concat", dense_width=5),
+    "lstm_latent": config.Recurrent(
+        **CELLS | {"num_layers": 2}, encoder=True, start_token=1, latent_width=4),
+    "latent_prefix": config.EncoderDecoder(
+        **SIZES, position="relative", start_token=1, latent_width=4, latent_prefix=3),
+    "latent_added": config.EncoderDecoder(
+        **SIZES, position="rotary", start_token=1, latent_width=4, latent="added"),
 }
 PROMPTS = [[3, 1, 4, 1, 5], [9]]
 READ = [[2, 6, 5], [8, 7, 9, 3, 2, 3]]
@@ -61,7 +67,8 @@ def whole_pass(module, params, prompts, texts):
 
 
 @pytest.mark.parametrize("name", [
-    name if name in ("windows", "pair", "gru_attention", "lstm_luong", "gru_bahdanau")
+    name if name in ("windows", "pair", "gru_attention", "lstm_luong", "gru_bahdanau",
+                    "lstm_latent", "latent_prefix")
     else pytest.param(name, marks=pytest.mark.long) for name in MODELS])
 def test_cached_tokens_and_beams_equal_those_of_whole_passes(name):
   module, params = random_models.build(MODELS[name], noise=1.0, seed=3)

@@ -45,6 +45,10 @@ CASES = {
         hidden_act="gelu_new", layer_norm_eps=1e-5, tie_word_embeddings=False))),
 }
 NAMES = pytest.mark.parametrize("name", CASES)
+# What takes longer runs for one pair by default; the others are marked `long`.
+SHORT = pytest.mark.parametrize("name", [
+    name if name == "bert2gpt2" else pytest.param(name, marks=pytest.mark.long)
+    for name in CASES])
 RNG = np.random.default_rng(0)
 COUNTS = np.array([11, 4, 7], np.int32)
 VALID = np.arange(11)[None] < COUNTS[:, None]
@@ -95,7 +99,7 @@ def test_logits_match_transformers(name):
   assert ("bridge/kernel" in params) == (name == "bert2gpt2")
 
 
-@NAMES
+@SHORT
 def test_greedy_generation_matches_transformers(name):
   model, source, params = opened(name)
 
@@ -124,7 +128,7 @@ def test_reading_and_writing_back_keeps_every_bit(name):
   round_trip.assert_bits_are_kept(again, params)
 
 
-@NAMES
+@SHORT
 def test_a_checkpoint_is_exported_unchanged(name, tmp_path):
   model, source, _ = opened(name)
 

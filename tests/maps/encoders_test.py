@@ -4,6 +4,7 @@ Every param is random, also norms and biases: a mistake with a param that is 0 o
 would not show.
 """
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -23,12 +24,16 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.data import tokenizer_kinds
 from transfer_gen.export import convert
 from transfer_gen.export import hugging_face_folder
 from transfer_gen.formats import detect
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
 from transfer_gen.train import objectives
+from transfer_gen.transfer import resolve
+from transfer_gen.transfer import restore
+from transfer_gen.transfer import structure
 
 V, PAD = 37, 1
 BERT = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
@@ -48,6 +53,10 @@ CASES = {
         sinusoidal_pos_embds=True, activation="relu", tie_word_embeddings=False)),
 }
 NAMES = pytest.mark.parametrize("name", CASES)
+# Exports take longer, and run for some of them by default.
+SHORT = pytest.mark.parametrize("name", [
+    name if name in ("bert_untied", "bert_headless", "roberta", "distilbert")
+    else pytest.param(name, marks=pytest.mark.long) for name in CASES])
 # What has leaves that no output over tokens needs is written without them.
 LOST = ("pooler.dense", "seq_relationship")
 WHOLE = [name for name, case in CASES.items()
@@ -75,9 +84,9 @@ def opened(name):
   return theirs(name), *transformers_models.opened(theirs(name))
 
 
-def ours(model, params, inputs=INPUTS, counts=COUNTS):
+def ours(model, params, inputs=INPUTS, **rows):
   return np.asarray(jax.jit(registry.build(model).apply)(
-      {"params": tree.unflatten(params)}, inputs, counts=counts))
+      {"params": tree.unflatten(params)}, inputs, **(rows or {"counts": COUNTS})))
 
 
 def their_outputs(model):
@@ -116,11 +125,10 @@ def test_documents_of_one_row_do_not_see_each_other():
   _, source, params = opened("bert")
   positions = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]], np.int32)
 
-  packed = np.asarray(registry.build(source.model).apply(
-      {"params": tree.unflatten(params)}, INPUTS[:1], positions=positions))
+  packed = ours(source.model, params, INPUTS[:1], positions=positions)
 
   for part in (slice(0, 4), slice(4, 9)):
-    alone = ours(source.model, params, INPUTS[:1, part], None)
+    alone = ours(source.model, params, INPUTS[:1, part], positions=positions[:, part])
     assert distance(packed[:, part], alone) <= 1e-6
 
 
@@ -133,7 +141,7 @@ def test_the_loss_of_masked_tokens_is_that_of_transformers():
         attention_mask=torch.tensor(VALID, dtype=torch.int64),
         labels=torch.tensor(labels, dtype=torch.int64)).loss.item()
 
-  nll = objectives.next_token(registry.build(source.model), False)(
+  nll = jax.jit(objectives.next_token(registry.build(source.model), False))(
       params, {"inputs": INPUTS, "targets": np.maximum(labels, 0), "counts": COUNTS},
       jax.random.key(0))
 
@@ -147,7 +155,7 @@ def test_reading_and_writing_back_keeps_every_bit(name):
   round_trip.assert_bits_are_kept(source, params)
 
 
-@NAMES
+@SHORT
 def test_a_checkpoint_is_exported_unchanged(name, tmp_path):
   kind, head, _ = CASES[name]
   model, source, _ = opened(name)
@@ -223,6 +231,51 @@ def test_an_encoder_does_not_write_texts():
   with pytest.raises(errors.UserError, match="Encoder.*recipe:warm_start"):
     sampling.generate(registry.build(source.model), params, [[3, 4]],
                       decoding=config.Decoding(max_tokens=4))
+
+
+def test_a_wider_encoder_computes_the_same():
+  _, source, params = opened("bert")
+  new, plan = structure.grow(
+      source.model, width=48, num_heads=6, mlp_width=70)
+  module = registry.build(new)
+  rows = resolve.resolve(
+      plan, {"": source.specs}, registry.specs(module), constants={
+          "": source.constants, resolve.TARGET: registry.constants(new)})
+
+  grown = restore.restore(
+      rows, {"": source}, registry.fresh(module, jax.random.key(0)))
+
+  found, before = ours(new, grown), ours(source.model, params)
+  assert distance(found[VALID], before[VALID]) <= 1e-5
+  assert grown["transform/dense/kernel"].shape == (48, 48)
+
+
+def test_the_tokenizer_is_converted_with_its_marks_and_its_mask(tmp_path):
+  (tmp_path / "in").mkdir()
+  changed("bert", tmp_path / "in", dict(pad_token_id=0))
+  (tmp_path / "in" / "vocab.txt").write_text("\n".join(
+      ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat"]))
+  theirs = transformers.BertTokenizer.from_pretrained(tmp_path / "in")
+
+  convert.convert(tmp_path / "in", tmp_path / "ours", "orbax")
+  convert.convert(tmp_path / "ours", tmp_path / "out", "safetensors")
+
+  again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+  text = "The cats [MASK]"
+  assert again(text).input_ids == theirs(text).input_ids == [2, 5, 6, 7, 4, 3]
+  for name in ("mask", "cls", "sep", "pad", "unk"):
+    assert getattr(again, f"{name}_token_id") == getattr(theirs, f"{name}_token_id")
+
+
+def test_a_table_whose_positions_another_padding_would_move_is_refused(tmp_path):
+  """Transformers counts positions of a RoBERTa by its padding token."""
+  _, source, params = opened("roberta")
+  tokenizer = tokenizer_kinds.Bytes()  # Its padding is token 0.
+  model = dataclasses.replace(source.model, vocab_size=300)
+
+  with pytest.raises(errors.UserError, match="must be 1, and the tokenizer's is 0"):
+    hugging_face_folder.write(epath.Path(tmp_path), model, params, tokenizer)
+  assert not list(tmp_path.iterdir())
 
 
 def changed(name, folder, fields, drop=()):

@@ -2,16 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
+import transformers
 
+from tests import fastai_models
 from tests.commands import cli
 from transfer_gen import config
 from transfer_gen.config import file as config_file
+from transfer_gen.run import assemble
+from transfer_gen.run import initial
 from transfer_gen.study import from_run
 from transfer_gen.transfer import audit as audit_lib
 
 FIELDS = {"translate": ("input", "target"), "summarize": ("document", "summary"),
-          "instruct": ("prompt", "answer")}
+          "instruct": ("prompt", "answer")}  # What trains from pairs without a source.
 SHORT = ("--config.train.steps=2", "--config.model.width=8",
          "--config.model.num_heads=2", "--config.model.num_layers=1",
          "--config.tokenizer.kind=bytes", "--config.data.length=32")
@@ -33,7 +38,7 @@ def test_the_list_has_one_line_for_each_recipe(capsys):
   printed = cli.run(capsys, "recipes").split("\n\n")[0].splitlines()
 
   assert [line.split()[0] for line in printed] == sorted(config_file.recipes())
-  assert max(map(len, printed)) <= 100 and len(printed) == 8
+  assert max(map(len, printed)) <= 100 and len(printed) == 9
 
 
 def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):
@@ -55,6 +60,8 @@ def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):
      "needs a teacher"),
     (["plan", "--config=recipe:new_vocabulary", "--workdir=w",
       "--config.data.train=text.txt"], "needs a model to start from"),
+    (["plan", "--config=recipe:ulmfit", "--workdir=w", "--config.data.train=text.txt"],
+     "has no source to learn from"),
     (["study", "--config=recipe:translate", "--workdir=w"], "nothing to compare"),
 ])
 def test_a_mistake_is_answered_in_one_message(folder, capsys, words, message):
@@ -100,6 +107,121 @@ def test_a_recipe_takes_a_source_and_needs_no_python(
   assert message in printed
 
 
+@pytest.fixture(name="general")
+def _general(folder):
+  """Writes a small model of fastai with its vocabulary, and a target text."""
+  torch = pytest.importorskip("torch")
+  net = fastai_models.network(torch, len(fastai_models.ITOS), (4, 6, 4))
+  table = fastai_models.save(
+      torch, net, folder / "lm.pth", "learn", fastai_models.ITOS)["0.encoder.weight"]
+  # "zebras" is new, and the numbers are too rare for rows.
+  (folder / "text.txt").write_text("".join(
+      f"The cat {('sat', 'and the zebras')[i % 2]} on a mat {i + 1000}\n"
+      for i in range(60)))
+  return table
+
+
+def test_ulmfit_matches_words_and_starts_new_ones_as_the_mean(folder, general):
+  run = config_file.load_run("recipe:ulmfit")
+  run.source, run.data.train = config.Source(path="lm.pth"), "text.txt"
+  run.train.steps, run.data.length = 20, 16
+
+  made = assemble.build(run, folder / "w")
+
+  tokens = [token.decode().strip() for token in made.data.tokenizer.tokens]
+  table = np.asarray(initial.params(made)["embed/embedding"])
+  mean = np.float64(general).mean(0)
+  for word in ("the", "cat", "sat", "on", "a", "mat", "and"):
+    np.testing.assert_array_equal(
+        table[tokens.index(word)], general[fastai_models.ITOS.index(word)])
+  np.testing.assert_allclose(table[tokens.index("zebras")], mean, rtol=1e-5)
+  special = made.data.tokenizer.special
+  for word in ("xxunk", "xxbos", "xxeos", "xxmaj"):
+    np.testing.assert_array_equal(
+        table[special[word]], general[fastai_models.ITOS.index(word)])
+  assert made.run.model.weight_dropout == 0.5 and made.run.model.tied
+
+
+def test_a_denoiser_is_a_source_for_summaries(folder, capsys):
+  small = [word for word in SHORT if "bytes" not in word]
+  printed = cli.run(capsys, "train", "--config=recipe:denoise", "--workdir=first",
+                    "--config.data.train=text.txt", *small)
+
+  assert "model=config.EncoderDecoder(" in printed
+  assert "tokenizer.sentinels=32" in printed
+  (folder / "pairs.jsonl").write_text("".join(json.dumps(
+      {"document": f"{i} apples", "summary": f"apples {i}"}) + "\n" for i in range(60)))
+  planned = cli.run(
+      capsys, "plan", "--config=recipe:summarize", "--config.data.train=pairs.jsonl",
+      "--config.source.path=first", "--workdir=w")
+  assert "100.0% of the target's params come from a source" in planned
+  refused = cli.refused(
+      capsys, "plan", "--config=recipe:denoise", "--config.data.train=text.txt",
+      "--config.source.path=first", "--workdir=v", "--config.tokenizer.sentinels=3")
+  assert "keeps the tokens that it has" in refused
+
+
+def _bert(folder):
+  """Saves a BERT with a vocabulary of letters."""
+  transformers.BertForMaskedLM(transformers.BertConfig(
+      vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+      intermediate_size=8, max_position_embeddings=32)).save_pretrained(folder)
+  (folder / "vocab.txt").write_text("\n".join(
+      ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"aples0123456789",
+       *(f"##{c}" for c in "aples0123456789")]))
+
+
+def _pairs(folder):
+  (folder / "pairs.jsonl").write_text("".join(
+      json.dumps({"input": f"{i} apples", "target": f"apples {i}"}) + "\n"
+      for i in range(60)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_warm_start_draws_the_cross_attention_alone(folder, capsys, shared):
+  _bert(folder / "bert")
+  _pairs(folder)
+
+  words = ("plan", "--config=recipe:warm_start", "--config.data.train=pairs.jsonl")
+  cli.run(capsys, *words, "--config.source.path=bert|bert", "--workdir=w",
+          f"--config.model.shared={shared}")
+
+  totals = json.loads((folder / "w" / "audit.json").read_text())["totals"]
+  # Four kernels of 8 x 8 with their biases, and a norm.
+  assert totals["fresh"]["params"] == 4 * (64 + 8) + 16
+  # All of one side: its tables, their norm, and its block.
+  side = (40 + 32 + 2 + 2) * 8 + 4 * (64 + 8) + 2 * 64 + 16 + 2 * 16
+  assert totals["left_behind"]["params"] == (side if shared else 0)
+  assert "--config.source.path='ENCODER|DECODER'" in cli.refused(
+      capsys, *words, "--config.source.path=bert", "--workdir=v")
+
+
+@pytest.mark.long
+def test_a_warm_started_pair_learns_and_writes(folder, capsys):
+  _bert(folder / "bert")
+  _pairs(folder)
+  cli.train_source(folder, capsys)
+
+  lines = cli.run(
+      capsys, "train", "--config=recipe:warm_start",
+      "--config.source.path=bert|first", "--config.data.train=pairs.jsonl",
+      "--config.data.length=16", "--workdir=w", "--config.train.steps=2",
+      "--evaluate").splitlines()
+
+  assert {"bleu", "chrf"} <= json.loads(lines[-1]).keys()
+
+
+def test_an_encoder_alone_learns_no_texts(folder, capsys):
+  _bert(folder / "bert")
+
+  refused = cli.refused(
+      capsys, "train", "--config=recipe:language_model", "--config.source.path=bert",
+      "--config.data.train=text.txt", "--workdir=v")
+
+  assert "model is an Encoder" in refused and "recipe:warm_start" in refused
+  assert not (folder / "v").exists()
+
+
 def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, capsys):
   cli.train_source(folder, capsys)
   (folder / "text.txt").write_text("".join(
@@ -120,6 +242,34 @@ def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, 
   # A control learns at the rate of a new model.
   assert summary["lrs"]["scratch"] == pytest.approx(
       3 * summary["lrs"]["transfer"], rel=0.05)
+
+
+ULMFIT = ("--config=recipe:ulmfit", "--config.source.path=lm.pth",
+          "--config.data.train=text.txt", "--config.data.length=16", "--workdir=w",
+          "--config.train.batch_size=8", "--config.train.steps=20")
+
+
+def test_ulmfit_learns_from_the_top_at_slanted_rates(folder, capsys, general):
+  del general  # The files are what counts.
+
+  printed = cli.run(capsys, "plan", *ULMFIT)
+
+  plan = json.loads((folder / "w" / "plan.json").read_text())
+  assert [(g["name"], g.get("unfreeze_step", 0), round(1 / g.get("lr_mult", 1), 3))
+          for g in plan["groups"]] == [
+              ("head", 0, 1.0), ("layer_1", 2, 2.6), ("layer_0", 4, 6.76)]
+  audit = json.loads((folder / "w" / "audit.json").read_text())
+  # All but the row of the one new word and its bias, of 17 words.
+  layers = [4 * units * (below + units + 2) for below, units in ((4, 6), (6, 4))]
+  assert audit["coverage"] == pytest.approx(1 - 5 / (17 * 5 + sum(layers)))
+  assert "optim.warmup_steps=2" in printed and "16 of 17 matched" in printed
+
+
+@pytest.mark.long
+def test_ulmfit_trains(folder, capsys, general):
+  result = cli.train(capsys, *ULMFIT)
+
+  assert result["step"] == 20
 
 
 def test_scratch_has_the_model_and_the_tokens_of_its_pair():

@@ -1,5 +1,7 @@
 """Tests for the loop of training: checkpoints before validations, and pmap."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,19 @@ def lines(workdir):
   return [{key: value for key, value in line.items()
            if key not in ("seconds", "tokens_per_second")}
           for line in small_runs.metrics(workdir)]
+
+
+def test_any_rate_of_dropout_acts_in_training(tmp_path):
+  small_runs.write_lines(tmp_path / "a.txt")
+  losses = []
+  for rate in (0.0, 0.9):
+    model = dataclasses.replace(small_runs.RNN, input_dropout=rate)
+    loop.train(small_runs.configure(tmp_path / "a.txt", model, steps=1),
+               tmp_path / str(rate))
+    losses.append(next(line["loss"] for line in lines(tmp_path / str(rate))
+                       if "loss" in line))
+
+  assert losses[0] != losses[1]
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ MIXED = Objective(
     label_smoothing=0.2, z_loss=Term(weight=1e-2, schedule="linear", last_step=4))
 
 
-DENOISER = config.EncoderDecoder(num_layers=1, width=8, num_heads=2, max_length=32)
+DENOISER = config.Recurrent(
+    cell="rnn", encoder=True, num_layers=1, embed_width=8, hidden_width=8)
 
 
 @pytest.fixture(name="text", scope="module")
@@ -104,9 +105,9 @@ def test_configs_of_objectives_survive_the_workdir(text, tmp_path):
   assert back == run and isinstance(back.objective.kl, Term)
 
 
-def _denoising(text, steps=6):
+def _denoising(text):
   run = small_runs.configure(
-      text, DENOISER, steps=steps, length=24, checkpoint_every=3, eval_every=3,
+      text, DENOISER, steps=6, length=24, checkpoint_every=3,
       tokenizer=config.Tokenizer(kind="characters", sentinels=4),
       objective=Objective(unlikelihood=Term(schedule="linear")))
   run.data.corrupt = config.Corrupt(noise=("spans",), word_dropout=0.2)

@@ -110,6 +110,28 @@ def test_discriminative_rates_fall_from_the_top():
   assert groups["layer_0"].lr_mult == 0.375
 
 
+def test_ulmfit_slows_lower_layers_and_starts_them_later():
+  run, *_ = _written(model=UNTIED, name="ulmfit")
+
+  # 80 steps and 5 groups; a tenth of the steps comes first.
+  assert [(g.name, g.unfreeze_step, round(1 / g.lr_mult, 3))
+          for g in run.transfer.groups] == [
+      ("head", 0, 1.0), ("layer_2", 8, 2.6), ("layer_1", 16, 6.76),
+      ("layer_0", 24, 17.576), ("embed", 32, 45.698)]
+  run, *_ = _written(model=UNTIED, name="ulmfit", every=3, factor=2.0, frozen=1)
+  groups = _groups(run)
+  assert groups["layer_0"].unfreeze_step == 9 and groups["layer_0"].lr_mult == 1 / 8
+  assert groups["embed"].unfreeze_step is None
+
+
+def test_ulmfit_starts_the_lowest_of_many_layers_by_the_middle_of_the_run():
+  deep = dataclasses.replace(UNTIED, num_layers=9)
+
+  run, *_ = _written(model=deep, name="ulmfit")
+
+  assert [g.unfreeze_step for g in run.transfer.groups] == [*range(0, 31, 3)]
+
+
 def test_gradual_unfreezing_ends_by_the_middle_of_the_run():
   run, *_ = _written(name="gradual_unfreezing")
 

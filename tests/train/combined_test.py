@@ -255,6 +255,14 @@ def test_weights_that_say_nothing_are_refused(objective, sentence):
   combined.check(Objective(), 100, anchored=False)
 
 
+def test_a_teacher_without_a_say_is_refused():
+  objective = Objective(logits=Term(weight=0))
+
+  with pytest.raises(errors.UserError, match="would have no say"):
+    combined.check(objective, 10, False, config.Distill())
+  combined.check(objective, 10, False, config.Distill(hidden=1.0))
+
+
 def test_a_teacher_takes_its_weights_from_both_configs():
   distill = config.Distill(ce=0.25, logits=0.5, attention=0.0)
   objective = Objective(ce=Term(weight=2.0), logits=Term(schedule="linear"))

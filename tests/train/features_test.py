@@ -198,11 +198,13 @@ def test_damaged_features_are_refused(dtype, text, tmp_path):
     ({"transfer": _plan("embed/.*")}, "embed/embedding learns from step 0 .*'top'"),
     ({"transfer": _plan("layer_0/.*", 3)}, "layer_0/.* learns from step 3"),
     ({"model": dataclasses.replace(DECODER, dropout=0.1)}, "dropout is 0.1"),
+    ({"model": dataclasses.replace(RECURRENT, weight_dropout=0.2),
+      "transfer": _plan("head/.*")}, "model.weight_dropout is 0.2"),
     ({"features": config_lib.Features(dtype="float16")}, "features.dtype"),
     ({"features": config_lib.Features(check=2.0)}, "features.check"),
     ({"model": dataclasses.replace(RECURRENT, window=4),
       "transfer": _plan("head/.*")}, "only a chain of layers"),
-], ids=range(6))
+], ids=range(7))
 def test_features_that_cannot_be_stored_are_refused(fields, message, text, tmp_path):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(_run(text, **fields), tmp_path)

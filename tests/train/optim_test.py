@@ -109,7 +109,8 @@ def test_a_late_group_starts_with_fresh_optimizer_state():
 
 
 @pytest.mark.parametrize("name, middle", [
-    ("cosine", 0.55), ("linear", 0.55), ("constant", 1.0), ("inverse_sqrt", None)])
+    ("cosine", 0.55), ("linear", 0.55), ("slanted", 0.55), ("constant", 1.0),
+    ("inverse_sqrt", None)])
 def test_schedules_warm_up_and_decay(name, middle):
   rate = optim.schedule(
       config.Optim(schedule=name, warmup_steps=10, end_factor=0.1), 110, 2.0)
@@ -119,7 +120,8 @@ def test_schedules_warm_up_and_decay(name, middle):
     assert rate(40) == pytest.approx(2.0 * (10 / 40) ** 0.5)
   else:
     assert rate(60) == pytest.approx(2.0 * middle)
-  ends = {"cosine": 0.2, "linear": 0.2, "constant": 2.0, "inverse_sqrt": 0.603}
+  ends = {"cosine": 0.2, "linear": 0.2, "slanted": 0.2, "constant": 2.0,
+          "inverse_sqrt": 0.603}
   assert rate(110) == pytest.approx(ends[name], rel=1e-3)
 
 
@@ -129,6 +131,36 @@ def test_a_schedule_that_is_shorter_than_its_warm_up_still_reaches_its_peak():
 
     assert rate(steps - 1) == pytest.approx(2.0)
     assert rate(0) == pytest.approx(2.0 / steps)
+
+
+def test_slanted_is_the_formula_of_its_paper():
+  steps, ratio, cut_frac, peak = 200, 32, 0.1, 0.01
+  rate = optim.schedule(
+      config.Optim(schedule="slanted", warmup_steps=20, end_factor=1 / ratio), steps,
+      peak)
+
+  cut = int(steps * cut_frac)  # Howard and Ruder (2018), equation 3.
+  for t in range(0, steps, 7):
+    p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+    assert rate(t) == pytest.approx(peak * (1 + p * (ratio - 1)) / ratio, rel=1e-5), t
+  assert rate(0) == pytest.approx(peak / ratio) and rate(cut) == pytest.approx(peak)
+
+
+def test_the_slanted_warm_up_of_a_late_group_is_a_share_of_what_is_left():
+  late = [plan_lib.Group(name="head", params="head/.*"),
+          plan_lib.Group(name="body", params=".*", unfreeze_step=50)]
+  optimizer = _build(late, schedule="slanted", warmup_steps=20, lr=0.01, clip_norm=0.0,
+                     weight_decay=0.0, end_factor=0.0, name="sgd", b1=0.0)
+  state = {"body": optimizer.extend({}, PARAMS, 50)["body"]}
+  params, moved = {name: PARAMS[name] for name in optimizer.members["body"]}, []
+  grads = {name: GRADS[name] for name in params}
+
+  for _ in range(12):
+    new, state, _ = optimizer.update(grads, state, params)
+    moved.append(float(abs(new["body/kernel"] - params["body/kernel"]).max()))
+    params = new
+
+  assert moved.index(max(moved)) == 10  # Of 50 steps that are left of 100.
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion"])

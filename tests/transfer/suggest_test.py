@@ -50,6 +50,19 @@ def _of_snippet(plan):
   return names["transfer"](None)
 
 
+@pytest.mark.parametrize("shift", range(3))
+def test_long_patterns_are_several_lines_of_the_same_text(shift):
+  pattern = "x" * shift + r"(a\d+/|b\\\./)" * 20 + ".*"
+  plan = plan_lib.TransferPlan(
+      rules=(plan_lib.Rule(target=pattern, source=None, why="because " * 30),),
+      groups=(plan_lib.Group(name="all", params=pattern),))
+
+  code = suggest.snippet(plan)
+
+  assert max(map(len, code.splitlines())) <= 100
+  assert _of_snippet(plan) == plan
+
+
 def test_equal_trees_need_only_one_rule():
   specs = _decoder()
 

@@ -288,9 +288,9 @@ def _with_low_rank(kernel, places):
 
 # No dropout here: what A reads is the state, which exists only inside the loop. The
 # scale goes into A, so that the loop knows nothing of it.
-def _around_recurrent(self, cell: recurrent_layers.Cell, call, dtype):
+def _around_recurrent(self, cell: recurrent_layers.Cell, call, dtype, train):
   """Returns the recurrent kernel and the bias for the loop over time."""
-  kernel, bias = call(dtype)
+  kernel, bias = call(dtype, train)
   low = [place.params(dtype) | {"scale": place.adapter.scale} for place in self.places(
       cell, "recurrent_kernel", "hidden", "gates", "hidden", reads=("hidden",),
       shape=kernel.shape)]

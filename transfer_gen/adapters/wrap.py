@@ -27,6 +27,8 @@ from transfer_gen.adapters import places
 from transfer_gen.models import extended
 from transfer_gen.models import registry
 
+Model = extended.Model
+
 _Adapters = tuple[adapter_leaves.Adapter, ...]
 _Specs = Mapping[str, tree.Spec]
 

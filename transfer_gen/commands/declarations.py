@@ -42,8 +42,8 @@ class Command:
     flags: Its flags, in the order of `--help`.
     argument: What stands for the one word that may follow the command, e.g. NAME; if
       empty, only flags may.
-    overrides: Whether `--config` is a run, whose fields further flags may override
-      (`--config.optim.lr=3e-4`).
+    overrides: Whether `--config`, where it is given, is a run, whose fields further
+      flags may override (`--config.optim.lr=3e-4`).
     computes: Whether it computes enough to gain from a process with large pages.
   """
   summary: str
@@ -200,15 +200,21 @@ COMMANDS: Mapping[str, Command] = {
         computes=True,
         flags=(
             _WORKDIR,
-            Flag(name="prompt", value="TEXT",
-                 meaning="Prompt, or the input of a model that was trained on pairs;"
-                 " the answer is shown while it is written."),
+            Flag(name="prompt", value="TEXT", kind=list,
+                 meaning="Prompt, or what the encoder of a model reads; the answer is"
+                 " shown while it is written. May be repeated."),
             Flag(name="prompts", value="FILE",
                  meaning="File of prompts instead: one on each line, also blank ones,"
                  " in which \\n is a line end; or any data file that training reads."),
             Flag(name="output", value="FILE",
                  meaning="File for the answers to --prompts, which continues one that"
                  " was cut: .jsonl with inputs and references, or else a line each."),
+            Flag(name="prior", default=False,
+                 meaning="Writes --num texts for latents that are drawn from the prior,"
+                 " with a model that has a latent; --seed decides them."),
+            Flag(name="interpolate", kind=int, value="N", minimum=2,
+                 meaning="Writes N texts for latents on a straight line between those"
+                 " of two --prompt, both ends included."),
             Flag(name="input_field", value="NAME",
                  meaning="Column of the prompts in a table; by default the run's."),
             Flag(name="target_field", value="NAME",
@@ -235,9 +241,18 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="copy", value="FILE.py",
                  meaning="Writes the recipe to this file, as a config to edit."),)),
     "inspect": Command(
-        summary="Lists the leaves of any checkpoint; reads no array.",
+        summary="Lists the leaves of any checkpoint, or shows rows of a run's data.",
+        overrides=True,
         flags=(
-            _SOURCE,
+            dataclasses.replace(_SOURCE, required=False),
+            Flag(name="data", default=False,
+                 meaning="Shows rows of the data of --config as the model sees them:"
+                 " inputs and targets, with special tokens, noise and what counts."),
+            dataclasses.replace(_RUN, required=False),
+            Flag(name="split", value="NAME", default="train",
+                 meaning="With --data: the split, train, validation or test."),
+            Flag(name="rows", value="N", default=3, minimum=1,
+                 meaning="With --data: number of rows."),
             Flag(name="map", value="NAME", default="",
                  meaning="Lists the leaves under the names of transfer_gen: name or"
                  " file of the map, or auto to detect it from the files."),

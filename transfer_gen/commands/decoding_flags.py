@@ -15,12 +15,14 @@ _SEARCHES = ("length_penalty", "early_stopping")
 # A flag without effect is an error: who sets a temperature for a beam search believes
 # that it acts.
 def override(
-    decoding: config_lib.Decoding, values: flags.Values) -> config_lib.Decoding:
+    decoding: config_lib.Decoding, values: flags.Values, seeded: bool = False
+) -> config_lib.Decoding:
   """Returns settings of a run with those of the command line in place of its own.
 
   Args:
     decoding: Settings of the run.
     values: Flags of a command that has `declarations.DECODING` among its flags.
+    seeded: Whether the seed decides more than tokens.
 
   Raises:
     errors.UserError: If a list of tokens is no list, a setting has a value that it does
@@ -36,7 +38,7 @@ def override(
     given["temperature"] = 0.0  # A search was asked for, whatever the run does.
   found = dataclasses.replace(decoding, **given)
   config_lib.check(found, "decoding")
-  _refuse_without_effect(found, given.keys() - (
+  _refuse_without_effect(found, given.keys() - ({"seed"} if seeded else set()) - (
       {"temperature"} if values.temperature is None else set()))
   return found
 

@@ -53,6 +53,12 @@ def parse(name: str, words: Sequence[str]) -> Values:
     raise _mistake(name, _in_plain_words(str(error))) from error
 
 
+def changed(name: str, values: Values) -> list[str]:
+  """Returns the flags of a command that do not have their defaults."""
+  return [flag.name for flag in declarations.COMMANDS[name].flags
+          if getattr(values, flag.name) != flag.default]
+
+
 def _parse(
     name: str, command: declarations.Command, words: Sequence[str]
 ) -> Values:
@@ -60,7 +66,7 @@ def _parse(
   # once in a process.
   parsed = flags.FlagValues()
   words = parsed.read_flags_from_files(words, force_gnu=False)  # --flagfile=FILE.
-  given, runs = words, command.overrides and not _is_study(name, words)
+  given, runs = words, command.overrides and _is_run(name, command, words)
   for flag in command.flags:
     # `--config` of a run is defined by ml_collections below, with one flag per field.
     if not (runs and flag.name == "config"):
@@ -112,9 +118,13 @@ def _define_run(
   return words
 
 
-def _is_study(name: str, words: Sequence[str]) -> bool:
-  """Whether a command is given a study, whose fields no flag overrides."""
-  return name == "study" and config_file.has_study(_split_config(words)[0])
+def _is_run(
+    name: str, command: declarations.Command, words: Sequence[str]) -> bool:
+  """Whether `--config` is a run: no study, whose fields no flag overrides."""
+  given = _split_config(words)[0]
+  needed = any(flag.name == "config" and flag.required for flag in command.flags)
+  return (needed or bool(given)) and not (
+      name == "study" and config_file.has_study(given))
 
 
 def _split_config(words: Sequence[str]) -> tuple[str, list[str]]:

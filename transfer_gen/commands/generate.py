@@ -1,4 +1,4 @@
-"""`transfer-gen generate`: continues prompts, or answers inputs, with a trained run."""
+"""`transfer-gen generate`: continues prompts, answers inputs, or decodes latents."""
 
 import dataclasses
 import sys
@@ -20,9 +20,12 @@ def run(values: flags.Values) -> None:
   # Not on stdout, which holds the answers and nothing else.
   if trained.workdir != epath.Path(values.workdir):
     print(f"{values.workdir}: its best run, {trained.workdir}", file=sys.stderr)
+  if values.prior or values.interpolate is not None:
+    _show_all(_from_latents(values, trained))
+    return
   decoding = decoding_flags.override(trained.run.decoding, values)
-  if values.prompts is None and decoding.num == 1:
-    trained.stream(values.prompt, decoding, _show)
+  if values.prompts is None and len(values.prompt) == 1 and decoding.num == 1:
+    trained.stream(values.prompt[0], decoding, _show)
     print()
     return
   prompts = _prompts(values, trained)
@@ -30,7 +33,7 @@ def run(values: flags.Values) -> None:
              batch_size=values.batch_size, strict=values.prompts is None)
   if values.output is None:
     answers = trained.answers([prompt.text for prompt in prompts], decoding, **how)
-    _print(answers)
+    _show_all([text for found in answers.texts for text in found])
   else:
     answers = answer_file.write(trained, prompts, decoding, values.output, **how)
     print(f"{values.output}: {len(prompts)} answers.")
@@ -41,8 +44,18 @@ def run(values: flags.Values) -> None:
 
 
 def _check(values: flags.Values) -> None:
-  if (values.prompt is None) == (values.prompts is None):
-    raise errors.UserError("`generate` needs either --prompt=TEXT or --prompts=FILE.")
+  given = [values.prompt is not None, values.prompts is not None, values.prior]
+  if sum(given) != 1:
+    raise errors.UserError(
+        "`generate` needs either --prompt=TEXT or --prompts=FILE, or for a model with a"
+        " latent --prior.")
+  if values.interpolate is not None and len(values.prompt or ()) != 2:
+    raise errors.UserError(
+        "--interpolate goes from one text to another: give --prompt twice. It is given"
+        f" {len(values.prompt or ())} time(s).")
+  if values.interpolate is not None and values.num is not None:
+    raise errors.UserError(
+        "--interpolate writes one text for each latent: remove --num.")
   if values.prompts is None and values.output is not None:
     raise errors.UserError("--output is for the answers to --prompts=FILE.")
   if values.prompts is not None:
@@ -51,15 +64,26 @@ def _check(values: flags.Values) -> None:
 
 def _prompts(values, trained) -> list[prompts_lib.Prompt]:
   if values.prompts is None:
-    return [prompts_lib.Prompt(values.prompt)]
+    return [prompts_lib.Prompt(prompt) for prompt in values.prompt]
   fields = {name: value for name in ("input_field", "target_field")
             if (value := getattr(values, name)) is not None}
   return prompts_lib.read(
       values.prompts, dataclasses.replace(trained.run.data, **fields))
 
 
-def _print(answers) -> None:
-  texts = [text for found in answers.texts for text in found]
+def _from_latents(values, trained) -> list[str]:
+  """Returns texts out of latents that no input gave."""
+  # With a prior, `num` is the number of latents, which no beam search limits.
+  decoding = decoding_flags.override(
+      trained.run.decoding, flags.Values(**{**vars(values), "num": 1}),
+      seeded=values.prior)
+  how = dict(parallel=trained.run.parallel, batch_size=values.batch_size)
+  if values.prior:
+    return trained.sample(values.num or 1, decoding, **how)
+  return trained.interpolate(*values.prompt, values.interpolate, decoding, **how)
+
+
+def _show_all(texts) -> None:
   for number, text in enumerate(texts, 1):
     print(f"--- {number} of {len(texts)}\n{text}" if texts[1:] else text)
 

@@ -27,7 +27,7 @@ def command(name: str) -> str:
   needed = [f"[{declared.argument}]"] if declared.argument else []
   needed += [f"--{flag.name}={flag.value}" for flag in declared.flags if flag.required]
   return "\n".join([
-      f"usage: transfer-gen {name} {' '.join(needed)} [--flag=value ...]", "",
+      " ".join(["usage: transfer-gen", name, *needed, "[--flag=value ...]"]), "",
       declared.summary, "", *_flag_lines(declared)])
 
 

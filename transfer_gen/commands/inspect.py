@@ -1,17 +1,50 @@
-"""`transfer-gen inspect`: lists the leaves of a checkpoint."""
+"""`transfer-gen inspect`: lists the leaves of a checkpoint, or shows rows of data."""
 
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.commands import flags
 from transfer_gen.config import codec
+from transfer_gen.run import examples
 from transfer_gen.transfer import table
 
 # A word of its own, because an empty `--map` means the file's own names.
 _DETECT = "auto"
 
 
+_OF_DATA = ("data", "config", "split", "rows")
+
+
 def run(values: flags.Values) -> None:
-  """Prints the title, with a map also the model's config, and a line per leaf."""
+  """Prints rows of data; or a title, with a map the model's config, and the leaves."""
+  if values.data:
+    _show_data(values)
+    return
+  if not values.source:
+    raise errors.UserError(
+        "`inspect` needs --source=PATH, or --data and --config=FILE.py[:ARG].\n"
+        "See `transfer-gen inspect --help`.")
+  if given := [flag for flag in flags.changed("inspect", values) if flag in _OF_DATA]:
+    raise errors.UserError(
+        f"--{given[0]} is about rows of data: add --data and remove --source, or remove"
+        f" --{given[0]} to list the leaves of --source.")
+  _list_leaves(values)
+
+
+def _show_data(values: flags.Values) -> None:
+  changed = flags.changed("inspect", values)
+  if given := [flag for flag in changed if flag not in _OF_DATA]:
+    raise errors.UserError(
+        f"--data shows rows of the data of --config, and --{given[0]} is about a"
+        " checkpoint. Remove one of them.")
+  if not values.given_config:
+    raise errors.UserError(
+        "--data needs --config=FILE.py[:ARG], whose data are shown.\n"
+        "See `transfer-gen inspect --help`.")
+  for line in examples.of_run(values.config, values.split, values.rows):
+    print(line)
+
+
+def _list_leaves(values: flags.Values) -> None:
   # Without a map, the leaves are listed as the file names them, which also works for
   # architectures that are not known here.
   for flag in ("tokenizer", "output", "unused", "idle_field"):

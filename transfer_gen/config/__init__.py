@@ -2,7 +2,13 @@
 
 from transfer_gen.config.adapters import Bottleneck, IA3, LoRA, Prefix
 from transfer_gen.config.data import Corrupt, Data, Decoding, Tokenizer
-from transfer_gen.config.models import Decoder, Encoder, EncoderDecoder, Recurrent
+from transfer_gen.config.models import (
+    Decoder,
+    dropouts,
+    Encoder,
+    EncoderDecoder,
+    Recurrent,
+)
 from transfer_gen.config.run import Run, Study
 from transfer_gen.config.sources import Distill, Features, Source
 from transfer_gen.config.training import (
@@ -19,4 +25,4 @@ __all__ = (
     "Bottleneck", "Corrupt", "Data", "Decoder", "Decoding", "Distill", "Encoder",
     "EncoderDecoder", "Features", "IA3", "LoRA", "Objective", "Optim", "Parallel",
     "Prefix", "Recurrent", "Run", "Source", "Strategy", "Study", "Term", "Tokenizer",
-    "Train", "check")
+    "Train", "check", "dropouts")

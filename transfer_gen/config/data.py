@@ -21,7 +21,9 @@ class Corrupt:
       `infilling` replaces spans of them, also empty ones, by one `<mask>` each, and
       `sentences` shuffles the sentences (BART: Lewis et al., 2020). `spans`, which
       stands alone, replaces spans by sentinels, and the decoder writes the spans behind
-      their sentinels (T5: Raffel et al., 2020). By default there is no noise.
+      their sentinels (T5: Raffel et al., 2020). `copy`, which stands alone, too, lets
+      the encoder read the text as it is: an autoencoder. By default there is no noise,
+      and the texts are no pairs.
     density: Share of the tokens that each kind of noise but `sentences` touches, in
       [0, 1]; 0, the default, means 0.3 for `infilling` and 0.15 for all others.
     mean_span: Mean length in tokens of the spans of `infilling` and `spans`, at least
@@ -30,7 +32,7 @@ class Corrupt:
       reads as unknown, in [0, 1) (Bowman et al., 2016). Default: 0.0.
   """
   noise: tuple[Annotated[str, declare.OneOf(
-      "masking", "deletion", "infilling", "sentences", "spans")], ...] = ()
+      "masking", "deletion", "infilling", "sentences", "spans", "copy")], ...] = ()
   density: declare.Share = 0.0
   mean_span: Annotated[float, declare.Between(1, 2**18)] = 3.0
   word_dropout: declare.Dropout = 0.0
@@ -148,19 +150,21 @@ class Tokenizer:
   """How text becomes tokens.
 
   Attributes:
-    kind: `bytes`; `characters` or `bpe`, trained on the training split; `file`: a
-      `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
+    kind: `bytes`; `characters` or `bpe`, trained on the training split; `words`: those
+      of the training split that occur at least three times, by fastai's rules; `file`:
+      a `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
       `alphabet`: the characters of a text file and no special tokens; or `source`: that
       of the run's source. Default: `bpe`.
-    size: For `bpe`: vocabulary size in tokens, special tokens included; at least 260.
-      0 means chosen from the amount of text. Default: 2048.
+    size: For `bpe` and `words`: vocabulary size in tokens, special tokens included; at
+      least 260, and of `words` the largest. 0 means chosen from the amount of text.
+      Default: 2048.
     path: For `file` and `alphabet`: path of the file or folder. Default: empty.
     sentinels: For `bytes`, `characters` and `bpe`: number of sentinels, `<extra_id_0>`
       and so on, that are added for `Data.corrupt`, and with them a `<mask>`; at least
       0. Default: 0.
   """
   kind: Annotated[str, declare.OneOf(
-      "bytes", "characters", "bpe", "file", "alphabet", "source")] = "bpe"
+      "bytes", "characters", "bpe", "words", "file", "alphabet", "source")] = "bpe"
   size: Annotated[int, declare.Between(
       260, 2**24, "0 to have it chosen", also=0)] = 2048
   path: str = ""

@@ -1,4 +1,4 @@
-"""The models that a run can train: Transformers, and recurrent models by their name.
+"""The models that a run can train: Transformers and recurrent models.
 
 Fields hold what the user chose, and many allow 0 for "derived from other fields".
 The properties return the values that then hold; they are no fields, so neither JSON
@@ -168,6 +168,16 @@ class Decoder:
     return False
 
   @property
+  def draws(self) -> bool:
+    """Whether the model draws a latent, so that its loss is a bound."""
+    return False
+
+  @property
+  def prefix(self) -> int:
+    """Number of positions before those of tokens."""
+    return 0
+
+  @property
   def longest(self) -> int | None:
     """Length in tokens of the longest text that the model can read; None if any."""
     return self.max_length if self.position == "learned" else None
@@ -257,6 +267,14 @@ class EncoderDecoder(Decoder):
       the tokenizer's bos.
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
       `both`, bos before it and eos after it. Default: `eos`.
+    latent_width: Z, the number of features of a latent between encoder and decoder, see
+      `models.latent`. It is made of the mean of what the encoder returns, and the
+      decoder sees it in place of what the encoder read. 0, the default, means no
+      latent.
+    variational: As for `Recurrent`. Default: True.
+    latent: How the decoder sees the latent: `prefix`, as positions before its tokens;
+      or `added`, to each of its inputs. Default: `prefix`.
+    latent_prefix: For `prefix`: number of these positions, at least 1. Default: 1.
   """
   encoder: Encoder | None = None
   shared: bool = False
@@ -264,11 +282,25 @@ class EncoderDecoder(Decoder):
   encoder_vocab_size: sizes.Vocabulary = 0
   start_token: declare.NoToken = -1
   encoder_marks: sizes.Marks = "eos"
+  latent_width: sizes.Width0 = 0
+  variational: bool = True
+  latent: Annotated[str, declare.OneOf("prefix", "added")] = "prefix"
+  latent_prefix: Annotated[int, declare.Between(1, 1024)] = 1
 
   @property
   def encodes(self) -> bool:
     """Whether the model has an encoder, which reads a text first."""
     return True
+
+  @property
+  def draws(self) -> bool:
+    """Whether the model draws a latent, so that its loss is a bound."""
+    return self.latent_width > 0 and self.variational
+
+  @property
+  def prefix(self) -> int:
+    """Number of positions before those of tokens."""
+    return self.latent_prefix if self.latent_width and self.latent == "prefix" else 0
 
   @property
   def encoder_depth(self) -> int:
@@ -289,3 +321,9 @@ class EncoderDecoder(Decoder):
 
 
 Model = Decoder | Recurrent  # An Encoder or EncoderDecoder is a Decoder.
+
+
+def dropouts(model: Model) -> dict[str, float]:
+  """Returns the rates of dropout that are above 0, by the names of their fields."""
+  return {name: rate for name, rate in vars(model).items()
+          if name.endswith("dropout") and rate > 0}

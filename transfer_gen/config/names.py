@@ -24,6 +24,7 @@ LAYER = rf"((?:.*/)?){_LAYER}(\d+)/.*"
 LAYER_START = rf"(.*/)?{_LAYER}\d+/"
 # Kernels of the output, of a model whose token table is not the output, too (untied).
 OUTPUT = r"(.*/)?head/.*kernel.*"
+LOGIT_BIAS, TRANSFORM = "head/bias", "transform/.*"  # What stands around it.
 POSITION = r"(.*/)?(position|token_type|relative|embed_norm)/.*"
 INPUT = rf"(.*/)?embed/.*|{POSITION}"
 ENCODER_TABLE = rf".*{ENCODER}embed/.*"  # For a vocabulary other than the output's.
@@ -35,6 +36,8 @@ BIAS = r"(.*/)?(bias|recurrent_bias)"
 KEY_KERNEL = r"(.*/)?attn/key/kernel"
 # The kernel of queries of a recurrent decoder, which multiply in its loop over time.
 LOOP_KERNEL = r"attention/query/kernel"
+# Leaves of a latent, and the kernel through which a recurrent decoder reads it.
+LATENT, LATENT_INPUT = "latent/.*", r"layer_0/cell/input_kernel_latent"
 # Within a layer: the products that write to the stream. While they are zeros, the layer
 # changes nothing.
 BRANCH_ENDS = r"(attn|cross_attn)/out|mlp/down"
@@ -76,6 +79,7 @@ def outline(model: models.Decoder | models.Recurrent) -> list[str]:
   ['layer_0/', 'embed/embedding', 'head/kernel']
   """
   layers = [f"{layer(i)}/" for i in range(model.num_layers)]
+  latent = ["latent/mean/bias"] if getattr(model, "latent_width", 0) else []
   if isinstance(model, models.EncoderDecoder):
     layers = [f"{DECODER}{name}" for name in layers]
     if not model.shared:
@@ -85,8 +89,9 @@ def outline(model: models.Decoder | models.Recurrent) -> list[str]:
   if isinstance(model, models.Recurrent):
     layers += [f"{ENCODER}{name}" for name in layers] if model.encoder else []
     inputs = [TOKEN_TABLE] if model.embed_width else []
-    return [*layers, "head/kernel", *inputs]
-  return [*layers, TOKEN_TABLE,
+    return [
+        *layers, *([] if model.tied else ["head/kernel"]), *inputs, *latent]
+  return [*layers, TOKEN_TABLE, *latent,
           *([] if model.tied else ["head/kernel"]),
           *([f"{ENCODER}{TOKEN_TABLE}"]
             if getattr(model, "encoder_vocab_size", 0) else []),

@@ -28,6 +28,9 @@ class Recurrent:
       default, means no such layer.
     dense_activation: Activation of that layer: `relu`, `tanh`, `sigmoid`, `gelu` or
       `linear`. Default: `relu`.
+    tied: Whether the output uses the embedding table as its kernel, and so reads D
+      features: those of the last layer or of an attention's `attention_output`, or of
+      the dense layer. Default: False.
     bias: Whether cells, dense layer and output have biases. Default: True.
     recurrent_bias: Whether the product with the state has a second bias, as in cuDNN. A
       GRU with `reset_after` has it whenever `bias` is True. Default: False.
@@ -78,6 +81,13 @@ class Recurrent:
     coverage: Whether the scores `additive` and `concat` read the sum of the weights
       that each place was given before (See et al., 2017, equation 11).
       Default: False.
+    latent_width: Z, the number of features of a latent between encoder and decoder, see
+      `models.latent`. It takes the place of the encoder's last states: the decoder's
+      first states are made of it, and its first layer reads it at each step (Bowman et
+      al., 2016). 0, the default, means no latent.
+    variational: Whether the latent is drawn from a Gaussian that the encoder gives
+      (Kingma and Welling, 2014). If False, it is that Gaussian's mean: an autoencoder,
+      which has no prior to draw from. Default: True.
     start_token: Id of the token that each answer begins with. -1, the default, means
       the tokenizer's bos.
     encoder_marks: Marks around what the encoder reads: `none`; `eos`, after it; or
@@ -85,6 +95,15 @@ class Recurrent:
     init: Initializer of the kernels, see `models.layers.initializer`.
       Default: `xavier_uniform`.
     dropout: Dropout rate of the input of each layer, in [0, 1). Default: 0.0.
+    embed_dropout: Rate at which tokens are dropped, each wherever it stands in a batch.
+      This and the next four are those of AWD-LSTM (Merity et al., 2018). Default: 0.0.
+    input_dropout: Rate at which features of the embedding are dropped, for all
+      positions of a row alike. Default: 0.0.
+    hidden_dropout: The same for what layers read beside it: the outputs of the layer
+      below, and in the first layer what an attention feeds it. Default: 0.0.
+    output_dropout: The same for what the output reads. Default: 0.0.
+    weight_dropout: Rate at which entries of the recurrent kernels are dropped, for a
+      whole batch alike. Default: 0.0.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
       Default: `float32`.
   """
@@ -98,6 +117,7 @@ class Recurrent:
   dense_width: sizes.Width0 = 0
   dense_activation: Annotated[str, declare.OneOf(
       "relu", "tanh", "sigmoid", "gelu", "linear")] = "relu"
+  tied: bool = False
   bias: bool = True
   recurrent_bias: bool = False
   forget_bias: declare.Real = 1.0
@@ -121,16 +141,28 @@ class Recurrent:
       "hidden", "state", "context", "embed")] = "hidden"
   input_feeding: bool = False
   coverage: bool = False
+  latent_width: sizes.Width0 = 0
+  variational: bool = True
   start_token: declare.NoToken = -1
   encoder_marks: sizes.Marks = "eos"
   init: sizes.Init = "xavier_uniform"
   dropout: declare.Dropout = 0.0
+  embed_dropout: declare.Dropout = 0.0
+  input_dropout: declare.Dropout = 0.0
+  hidden_dropout: declare.Dropout = 0.0
+  output_dropout: declare.Dropout = 0.0
+  weight_dropout: declare.Dropout = 0.0
   dtype: sizes.Dtype = "float32"
 
   @property
   def encodes(self) -> bool:
     """Whether the model has an encoder, which reads a text first."""
     return self.encoder
+
+  @property
+  def draws(self) -> bool:
+    """Whether the model draws a latent, so that its loss is a bound."""
+    return self.latent_width > 0 and self.variational
 
   @property
   def longest(self) -> int | None:
@@ -170,6 +202,13 @@ class Recurrent:
   def attends(self) -> bool:
     """Whether the decoder attends to what the encoder read."""
     return self.encoder_attention != "none"
+
+  @property
+  def stepwise(self) -> bool:
+    """Whether each step of the decoder needs what the step before attended to."""
+    # Otherwise all states are known before any of them attends.
+    return self.attends and bool(
+        self.encoder_attention == "additive" or self.input_feeding or self.coverage)
 
   @property
   def score_width(self) -> int:

@@ -13,7 +13,8 @@ class Source:
 
   Attributes:
     path: A run's workdir, or one of its checkpoints; or a checkpoint of another
-      framework, see `sources`; or word vectors, see `sources.word_vectors`.
+      framework, see `sources`; or word vectors, see `sources.word_vectors`; or two
+      paths as the sides of a pair, `ENCODER|DECODER`, see `sources.Pair`.
       Default: empty.
     map: For a checkpoint of another framework: name of its architecture, or path of
       your own map file, see `sources.foreign`. If empty, the architecture is detected
@@ -79,7 +80,8 @@ class Features:
 class Distill:
   """A trained teacher, and what the model learns from it.
 
-  The loss is a weighted sum of terms; a weight of 0 leaves its term out. By default the
+  The loss is a weighted sum of terms; a weight of 0 leaves its term out. Factors that
+  change over the steps are in `Run.objective`, under the same names. By default the
   teacher's soft targets weigh more than the data's hard targets, as in Hinton et al.
   (2015) and, with temperature 2, in DistilBERT (Sanh et al., 2019: 5 to 2).
 

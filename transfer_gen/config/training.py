@@ -8,7 +8,7 @@ from transfer_gen.config import declare, metric_names, objective
 # Named here, so that a run finds all that is about training in one module.
 Objective, Term = objective.Objective, objective.Term
 Schedule = Annotated[
-    str, declare.OneOf("cosine", "linear", "inverse_sqrt", "constant")]
+    str, declare.OneOf("cosine", "linear", "slanted", "inverse_sqrt", "constant")]
 Metric = metric_names.Named
 _Devices = Annotated[int, declare.Between(1, 2**20)]
 
@@ -24,14 +24,18 @@ class Optim:
     lr: Peak learning rate, at least 0. Each group multiplies it by its `lr_mult`. 0
       means that it is chosen, for `adamw`, from the width of the model and from whether
       anything is transferred, see `run.choices`. Default: 0.001.
-    schedule: Decay after the warm-up: `cosine`, `linear`, `inverse_sqrt` or `constant`.
-      Each group's schedule spans from its first update to the end of the run.
-      Default: `cosine`.
+    schedule: Decay after the warm-up: `cosine`, `linear`, `slanted`, `inverse_sqrt` or
+      `constant`. Each group's schedule spans from its first update to the end of the
+      run. `slanted` is linear on both sides of its peak, and begins as low as it ends
+      (Howard and Ruder, 2018, section 3.2, with a warm-up of a tenth of the steps and
+      `end_factor=1/32`); of a group that starts late, the warm-up is as short as the
+      rest of the run. Default: `cosine`.
     warmup_steps: Number of steps in which the learning rate rises linearly to its peak,
       at least 0. The first update already uses lr / (warmup_steps + 1). 0 means no
-      warm-up, and -1 a twentieth of `Train.steps`, at most 1000. Default: 50.
-    end_factor: Share of the peak at which the schedules `cosine` and `linear` end, at
-      least 0: they end at `lr * end_factor`. Default: 0.1.
+      warm-up, and -1 a twentieth of `Train.steps`, at most 1000; a tenth for `slanted`,
+      whose first update uses `lr * end_factor`. Default: 50.
+    end_factor: Share of the peak at which the schedules `cosine`, `linear` and
+      `slanted` end, at least 0: they end at `lr * end_factor`. Default: 0.1.
     weight_decay: Strength of the weight decay, at least 0. With `adamw` and `lion` each
       step takes this share, times the learning rate, off a value; with `sgd` it enters
       the gradient, before the momentum; with `adafactor` the learning rate does not
@@ -144,11 +148,11 @@ class Strategy:
       last layer learns. `surgical`: only the groups in `learn` (Lee et al., 2023).
       `discriminative`: each layer learns more slowly than the one above it (Howard and
       Ruder, 2018, section 3.2). `gradual_unfreezing`: layers start to learn one after
-      another, from the top (section 3.3). `l2_sp`: all leaves learn, under a penalty on
-      their distance from the source (Li et al., 2018). `lora`: low-rank factors learn
-      (Hu et al., 2021). `distill`: all leaves learn, with the source as teacher (Hinton
-      et al., 2015). `auto`: what a search finds best, see `study.auto`. If empty, the
-      plan's own groups hold. Default: empty.
+      another, from the top (section 3.3). `ulmfit`: both at once. `l2_sp`: all leaves
+      learn, under a penalty on their distance from the source (Li et al., 2018).
+      `lora`: low-rank factors learn (Hu et al., 2021). `distill`: all leaves learn,
+      with the source as teacher (Hinton et al., 2015). `auto`: what a search finds
+      best, see `study.auto`. If empty, the plan's own groups hold. Default: empty.
     lr_mult: Factor on the run's learning rate, at least 0; 0, the default, means 10 for
       `lora`, whose best rate is about that much higher (Schulman et al., 2025), and 1
       for all others.
@@ -156,10 +160,12 @@ class Strategy:
       them, at least 0; the embedding counts as one. Default: 0.
     learn: For `surgical`: names of the groups that learn, such as `head`, `layer_3` or
       `embed`. Default: ().
-    factor: For `discriminative`: ratio of the learning rates of neighboring layers,
-      above 0. Default: 2.6, as in the paper.
-    every: For `gradual_unfreezing`: steps from one layer's start to the next, at least
-      0; 0, the default, means that all layers learn from the middle of the run on.
+    factor: For `discriminative` and `ulmfit`: ratio of the learning rates of
+      neighboring layers, above 0. Default: 2.6, as in the paper.
+    every: For `gradual_unfreezing` and `ulmfit`: steps from one layer's start to the
+      next, at least 0; 0, the default, means that all layers learn from the middle of
+      the run on, and for `ulmfit` at the latest: there it is a tenth of the steps,
+      which is one pass over the data where `Train.steps` is chosen for a source.
     alpha: For `l2_sp`: strength of the penalty on leaves that have a source, at least
       0. Default: 0.001.
     beta: For `l2_sp`: strength of the penalty on all other leaves, at least 0.
@@ -171,7 +177,7 @@ class Strategy:
   """
   name: Annotated[str, declare.OneOf(
       "", "fine_tune", "feature_extraction", "surgical", "discriminative",
-      "gradual_unfreezing", "l2_sp", "lora", "distill", "auto")] = ""
+      "gradual_unfreezing", "ulmfit", "l2_sp", "lora", "distill", "auto")] = ""
   lr_mult: declare.Weight = 0.0
   frozen: declare.Count = 0
   learn: tuple[declare.Filled, ...] = ()

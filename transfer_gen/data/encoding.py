@@ -70,13 +70,14 @@ class Encoding:
     if noisy and self.encoder is None:
       raise errors.UserError(
           "data.corrupt.noise makes a pair of each text, whose corrupted side an"
-          " encoder reads, and the model has no encoder. Choose an EncoderDecoder, or"
+          " encoder reads, and the model has no encoder. Choose a model with one, or"
           " leave it out.")
     if self.encoder is not None and not pairs:
       raise errors.UserError(
           "The model has an encoder, which reads inputs, but the data has none. Set"
-          " data.input_field (or two files, input|target, as data.train), or choose a"
-          " model without an encoder.")
+          " data.input_field (or two files, input|target, as data.train), let it read"
+          " the texts themselves (data.corrupt.noise=('copy',)), or choose a model"
+          " without an encoder.")
     # An answer without an end would have none to learn, and generation would run on.
     if pairs and "eos" not in self.roles:
       raise errors.UserError(
@@ -86,6 +87,8 @@ class Encoding:
 
   def notes(self) -> list[str]:
     """Returns what becomes of texts, or of a chat template that the config asks for."""
+    if "copy" in self.config.corrupt.noise:
+      return ["each text becomes a pair: the encoder reads what the decoder writes"]
     if self.config.corrupt.noise:
       return ["each text becomes a pair: corrupted by"
               f" {', '.join(self.config.corrupt.noise)}, and what restores it"]

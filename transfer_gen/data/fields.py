@@ -88,7 +88,9 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
       (len(set(noise)) < len(noise),
        f"data.corrupt.noise={noise}: each kind can be named once"),
       ("spans" in noise and len(noise) > 1,
-       f"data.corrupt.noise={noise}: spans has targets of its own and stands alone")):
+       f"data.corrupt.noise={noise}: spans has targets of its own and stands alone"),
+      ("copy" in noise and len(noise) > 1,
+       f"data.corrupt.noise={noise}: copy leaves the text as it is and stands alone")):
     if wrong:
       yield message
 

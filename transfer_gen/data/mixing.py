@@ -83,13 +83,17 @@ def part(
   elif encoding.encoder is None and not fields.is_pairs(config) and (
       config.packing == fields.SEPARATE):
     sizes -= rows_lib.unpredicted(targets, encoding.roles, encoding.tokenizer.tokens)
+  if not kept.any() and config.corrupt.noise:
+    raise errors.UserError(f"data: no document of {split} has any token to corrupt.")
   if not kept.any():
     raise errors.UserError(
         f"data: all {len(documents)} pairs of {split} are longer than"
         f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
   dropped = dict(facts.get("dropped", {}))
   if not kept.all():
-    dropped["too_many_tokens"] = int((~kept).sum())
+    # Noise cuts long texts into pieces, and only what has no token is in no row.
+    cause = "without_tokens" if config.corrupt.noise else "too_many_tokens"
+    dropped[cause] = int((~kept).sum())
   in_rows = lambda ids: list(itertools.compress(ids, kept))
   return Part(
       rows=rows, bytes=sizes, counts=counts,

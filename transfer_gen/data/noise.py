@@ -48,6 +48,11 @@ class Noise:
       raise errors.UserError(
           "data.corrupt.noise: inputs and targets are the same texts, and the tokenizer"
           " reads inputs with tokens of their own. Choose a tokenizer of one side.")
+    if kinds and (room := self.encoding.config.length - self._marks) < 1:
+      raise errors.UserError(
+          f"data.corrupt.noise: of data.length={self.encoding.config.length} tokens"
+          f" {self._marks} are marks of the encoder's input, which leaves {room} for a"
+          " text. Raise data.length.")
     if {"masking", "infilling"} & set(kinds) and self.mask is None:
       raise errors.UserError(
           f"data.corrupt.noise={kinds}: the tokenizer has no mask"
@@ -92,9 +97,7 @@ class Noise:
   @functools.cached_property
   def longest(self) -> int:
     """The largest number of tokens of a text that both sides of a row hold."""
-    length, encoder = self.encoding.config.length, self.encoding.encoder
-    assert encoder is not None
-    marks = len(rows_lib.encoder_row([], self.encoding.encoder_roles, encoder))
+    length, marks = self.encoding.config.length, self._marks
     if SPANS not in self.config.noise:
       return min(length - marks, length - 1)
     # Sentinels are fewer than what they stand for, so texts may be longer than rows.
@@ -124,7 +127,7 @@ class Noise:
         read = corruption.masked(read, density, self._mask, generator)
       elif kind == "infilling":
         read = corruption.infilled(read, density, mean, self._mask, generator)
-      else:
+      elif kind == SPANS:
         noise = corruption.noise_spans(len(ids), density, mean, generator)
         read, written = corruption.span_corrupted(ids, noise, self.sentinels)
     return read, written
@@ -192,10 +195,18 @@ class Noise:
   def _rows(self, pairs) -> rows_lib.Rows:
     encoding = self.encoding
     assert encoding.encoder is not None
-    (rows,), _ = rows_lib.pad_both(
+    (rows,), kept = rows_lib.pad_both(
         [read for read, _ in pairs], [written for _, written in pairs], encoding.roles,
         [encoding.config.length], encoding.encoder, encoding.encoder_roles)
+    assert kept.all(), "texts are cut to `longest`"
     return rows
+
+  @property
+  def _marks(self) -> int:
+    """Number of special tokens around the encoder's input."""
+    encoding = self.encoding
+    assert encoding.encoder is not None
+    return len(rows_lib.encoder_row([], encoding.encoder_roles, encoding.encoder))
 
   def _density(self, kind: str) -> float:
     return self.config.density or _DENSITY.get(kind, 0.15)

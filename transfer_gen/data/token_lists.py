@@ -7,16 +7,19 @@ A file holds one of these, in UTF-8:
 - what `Tokenizer.to_json` of Keras returned;
 - a JSON list of tokens; an id is a position, and "" stands for a row without text;
 - a text file with one token in each line, likewise;
+- a pickle of a plain list of tokens, as fastai keeps its `itos`, which runs no code;
 - a JSON object with the list or object as `tokens` and, where they do not follow from
   it, `roles`, e.g. `{"bos": "\t", "eos": "\n"}`, and `length`: the number of tokens up
   to which the texts that an encoder read were filled with the role `pad`.
 
 Tokens of one character each make a tokenizer of characters. Otherwise they are words,
-which white space separates, and punctuation is split off.
+which white space separates, and punctuation is split off; a list with fastai's `xxunk`
+is read by fastai's rules, see `tokenizer_words`.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import io
 import re
 from typing import Any
 
@@ -25,6 +28,12 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen import untrusted
 from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizer_words
+from transfer_gen.formats import pickles
+from transfer_gen.formats import raw
+
+Words = tokenizer_words.Words
+train_words, KIND = tokenizer_words.train, tokenizer_words.KIND
 
 _LARGEST = 2**24  # Bytes of a file, and ids.
 # Names of special tokens beside `kinds.USUAL`, in lower case. Whether "\t" or another
@@ -37,6 +46,7 @@ _NAMES = {
     "unk": {"<unk>", "[unk]", "<oov>", "[oov]"},
 }
 _CONTENT = ("tokens", "roles", "length")
+_PICKLES = (".pkl", ".pickle")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +58,7 @@ class Listed:
     size: Number of rows that the file describes, those without text included.
     length: Number of tokens up to which an encoder's texts were filled; 0 if unknown.
   """
-  tokenizer: kinds.Characters | kinds.HuggingFace
+  tokenizer: kinds.Characters | kinds.HuggingFace | Words
   size: int
   length: int = 0
 
@@ -63,7 +73,7 @@ class _Words:
 def recognizes(path: epath.Path) -> bool:
   """Whether a file looks like a list of tokens, by its name and form."""
   if path.suffix != ".json":
-    return path.suffix in (".txt", ".tokens", ".vocab")
+    return path.suffix in (".txt", ".tokens", ".vocab", *_PICKLES)
   if path.stat().length > _LARGEST:
     return False  # A tokenizer.json may be larger.
   try:
@@ -84,13 +94,30 @@ def read(path: epath.Path) -> Listed:
   """
   if path.stat().length > _LARGEST:
     raise errors.UserError(f"{path}: larger than 16 MiB, which no list of tokens is.")
-  text = untrusted.text(path)
   try:
-    return _read(
-        _parsed(text) if path.suffix == ".json" else
-        text.removesuffix("\n").split("\n"))
+    return _read(_unpickled(path) if path.suffix in _PICKLES else
+                 _content(untrusted.text(path), path.suffix))
   except ValueError as error:
     raise errors.UserError(f"{path}: no list of tokens: {error}") from error
+
+
+def _content(text: str, suffix: str) -> Any:
+  return _parsed(text) if suffix == ".json" else text.removesuffix("\n").split("\n")
+
+
+def _unpickled(path: epath.Path) -> list[str]:
+  """Returns the list of texts of a pickle."""
+  try:
+    with raw.malformed(path, "list of tokens"):
+      found = pickles.load(io.BytesIO(untrusted.read(path, _LARGEST)), {}, None)
+  except errors.UserError as error:
+    raise errors.UserError(
+        f"{error} A vocabulary must be a plain list of texts:"
+        " pickle.dump(list(itos), file).") from error
+  if type(found) is not list or not all(type(token) is str for token in found):
+    raise ValueError(f"it is a pickle of a {type(found).__name__}, and not of a plain"
+                     " list of texts.")
+  return found
 
 
 def _parsed(text: str) -> Any:
@@ -119,7 +146,12 @@ def _read(data: Any) -> Listed:
     roles, length, data = data.get("roles", {}), data.get("length", 0), data["tokens"]
   if type(length) is not int or not 0 <= length <= _LARGEST:
     raise ValueError(f"length is {length!r}, must be a whole number of tokens.")
+  if isinstance(data, list):
+    data = ["" if token == tokenizer_words.FILLING else token for token in data]
   rows = _rows(data)
+  if roles and tokenizer_words.UNK in rows:
+    raise ValueError("the roles of fastai's tokens follow from their names. Leave roles"
+                     " out.")
   roles = _roles(rows, roles)
   if length and "pad" not in roles:
     raise ValueError("length needs the role pad: the token that texts are filled with.")
@@ -199,7 +231,9 @@ def _roles(rows: list[str | None], given: Any) -> dict[str, int]:
 
 def _tokenizer(
     rows: list[str | None], roles: Mapping[str, int], words: _Words
-) -> kinds.Characters | kinds.HuggingFace:
+) -> kinds.Characters | kinds.HuggingFace | Words:
+  if tokenizer_words.UNK in rows:
+    return Words(rows)
   # A pad token may be a character of texts, as in the example of Keras.
   marks = {i for role, i in roles.items() if role != "pad" or len(rows[i] or "") > 1}
   texts = [None if i in marks else token for i, token in enumerate(rows)]

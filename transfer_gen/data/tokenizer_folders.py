@@ -15,6 +15,7 @@ from transfer_gen.data import tokenizer_sentencepiece
 
 inside = special_tokens.inside
 SentencePiece = tokenizer_sentencepiece.SentencePiece
+train_words = token_lists.train_words
 MANY = 2**31  # More rows than any model has.
 # The SentencePiece models that Transformers looks for, of which a folder has one.
 MODELS = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
@@ -63,6 +64,8 @@ def _saved(folder, saved) -> Any:
     return kinds.Bytes()
   if kind == "characters":
     return kinds.Characters(saved["characters"], saved.get("roles"))
+  if kind == token_lists.KIND:
+    return token_lists.Words(saved["words"])
   if kind == pieces.BOTH:
     return pieces.BothSides(*(_inner(folder / side) for side in pieces.SIDES))
   if kind == pieces.MARKED:

@@ -77,8 +77,8 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
 
   Args:
     config: Its kind, and the size or path that the kind needs.
-    texts: Training texts. The kinds "characters" and "bpe" are learned from them; the
-      same texts in the same order give the same tokenizer.
+    texts: Training texts. The kinds "characters", "bpe" and "words" are learned from
+      them; the same texts in the same order give the same tokenizer.
 
   Raises:
     errors.UserError: If the kind is unknown, the size too small, or the file missing.
@@ -101,6 +101,8 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     return _marked(found, config.sentinels)
   if config.kind == "bpe":
     return _train_bpe(config.size, config.sentinels, texts)
+  if config.kind == "words":
+    return tokenizer_folders.train_words(config.size, texts)
   if config.kind == "alphabet":
     path = _path(config, "a text file that holds all characters")
     return kinds.Characters(sorted(set(files.text(path))), {})
@@ -110,7 +112,7 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     return load(epath.Path(path).expanduser())
   raise errors.UserError(
       f"tokenizer.kind={config.kind!r}: must be bytes, characters, bpe,"
-      " alphabet or file.")
+      " words, alphabet or file.")
 
 
 def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:

@@ -80,6 +80,7 @@ def _check_terms(distill: config_lib.Distill) -> None:
 
 def _check_pair(distill, source, theirs, own) -> None:
   """Whether what is asked for can be matched between two models."""
+  registry.require_next_token(theirs)
   families = f"{type(theirs).__name__} to {type(own).__name__}"
   transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
   # A model with a window computes each position from the tokens of its window alone, so
@@ -104,6 +105,10 @@ def _check_pair(distill, source, theirs, own) -> None:
       (distill.hidden and not layered,
        "a model with a window has no hidden states of a whole row. Set"
        " distill.hidden=0"),
+      # Its layers are parts of one loop, and none of them is called by itself.
+      (distill.hidden and any(getattr(c, "stepwise", False) for c in (theirs, own)),
+       "the layers of a decoder that attends in each step (additive, input_feeding,"
+       " coverage) hand out no hidden states. Set distill.hidden=0"),
       (len({a for a, _ in distill.layers}) < len(distill.layers),
        "layers names one of the model's twice")):
     if wrong:

@@ -21,11 +21,12 @@ def convert(
     path: A run's workdir, or one of its checkpoints; or a foreign checkpoint.
     output: A folder that is not there yet.
     form: `orbax`: a workdir whose checkpoint is the source's, to transfer from or to
-      generate with. `safetensors`: a folder that Hugging Face Transformers loads.
-      `keras`: one with a recurrent model as Keras loads it, see `keras_folder`. In
-      all of these a run's adapters are merged into its kernels. `peft`: they alone, see
-      `peft_folder`; beside them `base`, what they stand beside, in safetensors, unless
-      that is the run's source as it is.
+      generate with. `safetensors`: a folder that Hugging Face Transformers loads, or of
+      a recurrent model the names of fastai, see `fastai_folder`. `keras`: one with a
+      recurrent model as Keras loads it, see `keras_folder`. In all of these a run's
+      adapters are merged into its kernels. `peft`: they alone, see `peft_folder`;
+      beside them `base`, what they stand beside, in safetensors, unless that is the
+      run's source as it is.
     name: Of a map: how a foreign checkpoint is read; for one of ours, as what it is
       written. "": found out.
     step: Which checkpoint of a run. -1: the best.
@@ -55,6 +56,10 @@ def convert(
     raise errors.UserError(
         f"{source.title}: nothing says which model this is, so it cannot be converted."
         " Give the workdir of a run, or a checkpoint that has a map.")
+  if isinstance(source, sources.Pair):
+    raise errors.UserError(
+        f"{source.title}: a pair is whole only with a cross-attention, which neither"
+        " has. Train it first: --config=recipe:warm_start.")
   with whole.folder(output) as folder:
     notes = forms.FORMS[form](source, folder, "" if foreign else name)
   if source.tokenizer is None and foreign and vocabulary != sources.NONE:

@@ -6,10 +6,10 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.export import adapted
-from transfer_gen.export import hugging_face_folder
 from transfer_gen.export import keras_folder
 from transfer_gen.export import merged
 from transfer_gen.export import orbax_folder
+from transfer_gen.export import safetensors_folder
 
 
 def to_orbax(
@@ -41,33 +41,6 @@ def to_orbax(
   return notes if source.tokenizer else (*notes, merged.NO_TOKENIZER)
 
 
-def to_safetensors(
-    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
-  """Writes a Transformer with its tokenizer; files of Transformers go along unchanged.
-
-  Args:
-    source: The checkpoint.
-    folder: Empty folder to write into.
-    name: Name of the architecture. If empty, the first that can hold the model.
-
-  Returns:
-    Sentences about what could not be written.
-
-  Raises:
-    errors.UserError: If no architecture of Transformers can hold the model.
-  """
-  if not isinstance(source.model, config_lib.Decoder):
-    raise errors.UserError(
-        f"{source.title}: Transformers has no {type(source.model).__name__}. Take"
-        " --to=keras.")
-  params = merged.params(source)
-  # Files that Transformers itself wrote are surer than new ones made from our fields.
-  if hugging_face_folder.came_from_there(source):
-    return hugging_face_folder.write_back(folder, source, params)
-  return hugging_face_folder.write(
-      folder, source.model, params, source.tokenizer, name, source.decoding[0])
-
-
 def to_keras(
     source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
   """Writes a recurrent model with its config and tokenizer.
@@ -95,5 +68,5 @@ def to_keras(
 
 
 # By the values of `--to`; `convert` lists them where another one is given.
-FORMS = {"orbax": to_orbax, "safetensors": to_safetensors, "keras": to_keras,
-         "peft": adapted.write}
+FORMS = {"orbax": to_orbax, "safetensors": safetensors_folder.write,
+         "keras": to_keras, "peft": adapted.write}

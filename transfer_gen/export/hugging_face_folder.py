@@ -52,6 +52,7 @@ def write(
     model = dataclasses.replace(model, start_token=roles.get("bos", -1))
   model, params, apart = hugging_face_arrays.unshared(model, params)
   family, fields = shipped.family_of(model, name)
+  hugging_face.check_padding(fields, roles)
   hugging_face_arrays.write(folder, family, model, params, {})
   ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
   if isinstance(model, config_lib.EncoderDecoder):

@@ -16,6 +16,7 @@ from transfer_gen.formats import whole
 Tokenizer = tokenizers.Tokenizer
 # In Transformers the tokenizer puts these marks, and with us the model's config says
 # which there are.
+_MASKS = ("[MASK]", "<mask>")
 _MARKS = {"eos": ((), ("eos",)), "both": (("bos",), ("eos",))}  # Around a source.
 
 
@@ -60,7 +61,7 @@ def write(
     return ("Transformers has no tokenizer of its kind: none was written.",)
   described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
   names = {token["id"]: token["content"] for token in described["added_tokens"]}
-  marks = _MARKS.get(getattr(model, "encoder_marks", ""), ((), ()))
+  marks = _MARKS.get(_marks(model, described), ((), ()))
   known = {role: (names[index], index) for role, index in tokenizer.roles.items()
            if index in names}
   if any(role in known for side in marks for role in side):
@@ -68,8 +69,27 @@ def write(
     whole.write_json(folder / "tokenizer.json", described)
   whole.write_json(folder / "tokenizer_config.json", {
       "tokenizer_class": "PreTrainedTokenizerFast",
-      **_named(tokenizer, names)})
+      **_named(tokenizer, names),
+      **(_of_masks(tokenizer, names) if isinstance(model, config_lib.Encoder) else {})})
   return ()
+
+
+def _marks(model: config_lib.Decoder, described: Mapping[str, Any]) -> str:
+  """Returns which marks the tokenizer puts around a text, a key of `_MARKS`."""
+  if isinstance(model, config_lib.Encoder):
+    # As BERT was trained. A template that came with the file is better: RoBERTa's has
+    # two marks between the texts of a pair.
+    return "" if described.get("post_processor") else "both"
+  return getattr(model, "encoder_marks", "")
+
+
+def _of_masks(tokenizer, names: Mapping[int, str]) -> dict[str, str]:
+  """Names the special tokens that only encoders have."""
+  masks = [name for name in _MASKS if tokenizer.special.get(name) in names]
+  roles = {"cls_token": "bos", "sep_token": "eos"}
+  return {**{field: names[tokenizer.roles[role]] for field, role in roles.items()
+             if tokenizer.roles.get(role) in names},
+          **({"mask_token": masks[0]} if masks else {})}
 
 
 def _named(tokenizer, names: Mapping[int, str]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def search(
     *,
     decoding: config_lib.Decoding,
     encoder_inputs: prefill.Texts | None = None,
+    latents: np.ndarray | None = None,
     budgets: Sequence[int] | None = None,
     place: prefill.PlaceFn = lambda rows: rows,
     resize: bool = False,
@@ -70,6 +71,8 @@ def search(
     decoding: How texts are written; `max_tokens` must be set, and no token ends a text
       if `end_tokens` is empty. One beam means greedy decoding.
     encoder_inputs: Token ids that the encoder reads; only for a model with an encoder.
+    latents: f32[B, Z], in place of what the encoder reads; only for a model with a
+      latent, and with prompts.
     budgets: Maximum number of new tokens of each row, at most `decoding.max_tokens`,
       which it is by default.
     place: Puts arrays, whose first axis is B, on devices.
@@ -88,11 +91,11 @@ def search(
   vocab_size = module.config.vocab_size
   prefill.raise_misfits([
       *settings.find_misfits(decoding, vocab_size),
-      *prefill.find_misfits(module, prompts, encoder_inputs, budgets)])
+      *prefill.find_misfits(module, prompts, encoder_inputs, budgets, latents)])
   if not prompts:
     return []
   switches, limits = settings.bind(decoding, vocab_size)
-  rows = place(prefill.pad_rows(module, prompts, encoder_inputs, budgets))
+  rows = place(prefill.pad_rows(module, prompts, encoder_inputs, budgets, latents))
   ends = (vocab_size, *decoding.end_tokens)
   method = running.Method(
       begin=begin, advance=advance, texts=("texts", "finished"),

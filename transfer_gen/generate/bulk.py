@@ -31,17 +31,21 @@ class Inputs:
     encoder_inputs: Token ids that the encoder reads for each prompt; None for a model
       without an encoder.
     budgets: Maximum number of new tokens for each prompt.
+    latents: f32[N, Z], a latent for each prompt in place of encoder inputs; None if
+      there are none.
   """
   prompts: Texts
   encoder_inputs: Texts | None
   budgets: list[int]
+  latents: np.ndarray | None = None
 
   def take(self, index: list[int]) -> "Inputs":
     """Returns some of the inputs."""
     of = lambda rows: [rows[i] for i in index]
     return Inputs(
         prompts=of(self.prompts), budgets=of(self.budgets),
-        encoder_inputs=self.encoder_inputs and of(self.encoder_inputs))
+        encoder_inputs=self.encoder_inputs and of(self.encoder_inputs),
+        latents=None if self.latents is None else self.latents[index])
 
   @property
   def lengths(self) -> list[int]:
@@ -85,7 +89,7 @@ def write(
   """
   # Here, so that a misfit is found before the first batch is written.
   prefill.raise_misfits(prefill.find_misfits(
-      module, inputs.prompts, inputs.encoder_inputs, inputs.budgets))
+      module, inputs.prompts, inputs.encoder_inputs, inputs.budgets, inputs.latents))
   # Only drawn texts differ from each other.
   copies = decoding.num if decoding.temperature > 0 else 1
   order = sorted(range(len(inputs.prompts)) if only is None else only,
@@ -103,8 +107,9 @@ def write(
     batch = inputs.take(index + index[:1] * (size - len(index)))
     budgets = batch.budgets[:len(index)] + [1] * (size - len(index))
     arguments: Any = dict(
-        prompts=batch.prompts, encoder_inputs=batch.encoder_inputs, budgets=budgets,
-        decoding=decoding, place=place, resize=widths.count(width) >= _MANY)
+        prompts=batch.prompts, encoder_inputs=batch.encoder_inputs,
+        latents=batch.latents, budgets=budgets, decoding=decoding, place=place,
+        resize=widths.count(width) >= _MANY)
     if decoding.beams > 1:
       found = [[one.tokens for one in row[:decoding.num]] for row in beam.search(
           module, placed, **arguments)]

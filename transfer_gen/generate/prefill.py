@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.models import extended
@@ -57,7 +56,7 @@ def default_prompts(
 # must be among them: on the device it would read the last row without a word.
 def find_misfits(
     module: extended.Model, prompts: Texts, encoder_inputs: Texts | None,
-    budgets: Sequence[int],
+    budgets: Sequence[int], latents: np.ndarray | None = None,
 ) -> list[str]:
   """Returns what is wrong with the texts, one sentence for each misfit.
 
@@ -66,13 +65,21 @@ def find_misfits(
     prompts: Token ids of each prompt.
     encoder_inputs: Token ids of each encoder input; None if there are none.
     budgets: Number of tokens by which each prompt may grow.
+    latents: f32[B, Z], a latent for each prompt in place of encoder inputs; None if
+      there are none.
+
+  Raises:
+    errors.UserError: If the model writes no texts at all.
   """
   found: list[str] = []
   longest = registry.longest(module)
-  if isinstance(module.config, config_lib.Encoder):
-    return ["the model is an Encoder, which sees what comes after a token too and so"
-            " writes no text. Warm-start a pair from it: --config=recipe:warm_start"]
-  if registry.encodes(module.config) != (encoder_inputs is not None):
+  registry.require_next_token(module.config)
+  if latents is not None:
+    width = getattr(module.config, "latent_width", 0)
+    if latents.shape != (len(prompts), width) or not width:
+      found.append(f"latents are {latents.shape}, and the model takes"
+                   f" {(len(prompts), width) if width else 'none'}")
+  elif registry.encodes(module.config) != (encoder_inputs is not None):
     found.append(
         "the model has an encoder and needs encoder_inputs" if encoder_inputs is None
         else "the model has no encoder, and encoder_inputs are given")
@@ -104,7 +111,7 @@ def raise_misfits(misfits: Sequence[str]) -> None:
 
 def pad_rows(
     module: extended.Model, prompts: Texts, encoder_inputs: Texts | None,
-    budgets: Sequence[int]) -> Rows:
+    budgets: Sequence[int], latents: np.ndarray | None = None) -> Rows:
   """Returns what programs read of each row, padded.
 
   Args:
@@ -112,13 +119,16 @@ def pad_rows(
     prompts: Token ids of each prompt.
     encoder_inputs: Token ids of each encoder input; None if there are none.
     budgets: Number of tokens by which each prompt may grow.
+    latents: As for `find_misfits`.
 
   Returns:
     `inputs` i32[B, P], `counts` i32[B] and `budgets` i32[B]; with an encoder also
-    `encoder_inputs` i32[B, S] and `encoder_counts` i32[B].
+    `encoder_inputs` i32[B, S] and `encoder_counts` i32[B], or `latents` f32[B, Z].
   """
   inputs, counts = pad(prompts)
   rows = {"inputs": inputs, "counts": counts, "budgets": np.array(budgets, np.int32)}
+  if latents is not None:
+    return rows | {"latents": np.asarray(latents, np.float32)}
   if encoder_inputs is None:
     return rows
   inputs, counts = pad(encoder_inputs, registry.longest_input(module))
@@ -204,7 +214,9 @@ def prefill(
   batch, length = rows["inputs"].shape
   variables = {"params": params}
   # An empty cache depends on sizes alone and needs no params.
-  if "encoder_inputs" in rows:
+  if "latents" in rows:
+    cache = module.apply(variables, rows["latents"], length + size, method="begin")
+  elif "encoder_inputs" in rows:
     cache = module.apply(
         variables, rows["encoder_inputs"], rows["encoder_counts"], length + size,
         method="encode")

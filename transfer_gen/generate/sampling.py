@@ -32,6 +32,7 @@ def generate(
     *,
     decoding: config_lib.Decoding,
     encoder_inputs: prefill.Texts | None = None,
+    latents: np.ndarray | None = None,
     budgets: Sequence[int] | None = None,
     salts: np.ndarray | None = None,
     place: prefill.PlaceFn = lambda rows: rows,
@@ -54,6 +55,8 @@ def generate(
       if `end_tokens` is empty. Fields of beam search, `num`, `stop` and `too_long` are
       not read.
     encoder_inputs: Token ids that the encoder reads; only for a model with an encoder.
+    latents: f32[B, Z], in place of what the encoder reads; only for a model with a
+      latent, and with prompts.
     budgets: Maximum number of new tokens of each row, at most `decoding.max_tokens`,
       which it is by default.
     salts: u32[B, 2], which with `decoding.seed` decide what is drawn in a row. By
@@ -75,13 +78,13 @@ def generate(
     budgets = [decoding.max_tokens] * len(prompts)
   prefill.raise_misfits([
       *settings.find_misfits(decoding, module.config.vocab_size),
-      *prefill.find_misfits(module, prompts, encoder_inputs, budgets)])
+      *prefill.find_misfits(module, prompts, encoder_inputs, budgets, latents)])
   if not prompts:
     return []
   if salts is None:
     salts = row_salts(prompts, encoder_inputs)
   switches, limits = settings.bind(decoding, module.config.vocab_size)
-  rows = place(prefill.pad_rows(module, prompts, encoder_inputs, budgets) | {
+  rows = place(prefill.pad_rows(module, prompts, encoder_inputs, budgets, latents) | {
       "salts": salts})
   ends = (module.config.vocab_size, *decoding.end_tokens)
   method = running.Method(

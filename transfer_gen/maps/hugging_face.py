@@ -142,6 +142,26 @@ def write(family: Family, model: config_lib.Decoder) -> dict[str, Any]:
   return fields | {"dtype": "float32", "use_cache": True}
 
 
+def check_padding(fields: Mapping[str, Any], roles: Mapping[str, int]) -> None:
+  """Refuses a model whose positions Transformers would count otherwise.
+
+  Args:
+    fields: The `config.json` that is written.
+    roles: Ids of the tokenizer's special tokens.
+
+  Raises:
+    errors.UserError: If the padding of the tokenizer is not that of the model.
+  """
+  for part in (fields, *(fields.get(side) or {} for side in ("encoder", "decoder"))):
+    wanted, own = part.get("pad_token_id"), roles.get("pad")
+    if wanted is not None and own is not None and wanted != own:
+      raise errors.UserError(
+          f"In Transformers a {part['model_type']} counts positions by its padding"
+          f" token, which must be {wanted}, and the tokenizer's is {own}: texts with"
+          f" token {wanted} would be read otherwise there. Keep the source's tokenizer,"
+          " or write --to=orbax.")
+
+
 def lines(
     family: Family, model: config_lib.Decoder, names: Collection[str] = ()
 ) -> architecture_lib.Map:

@@ -7,6 +7,7 @@ that is what a plan's axis maps are for.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import logging
 import os.path
 import re
 from typing import Any, Protocol
@@ -61,10 +62,13 @@ class Map:
       masks that are saved with the weights. Such leaves may be missing.
     copies: Groups of names of one leaf of the checkpoint. It may be stored under any of
       them, and if it is under several, these must be equal.
+    stale: Pairs of a leaf that is read and an unused one that the other framework makes
+      of it while it runs. Where the two differ, that is logged.
   """
   lines: tuple[Line, ...]
   unused: tuple[str, ...] = ()
   copies: tuple[tuple[str, ...], ...] = ()
+  stale: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,7 @@ class Mapped:
     """
     waiting = _by_source([self.rows[name] for name in names])
     self._compare_copies(waiting)
+    self._tell_stale(waiting)
     held, done = {}, set()
     for source, value in self.raw.read(list(waiting)):
       held[source] = np.asarray(value)
@@ -173,6 +178,15 @@ class Mapped:
               " config describes, and differ. If one of them is not in use, say so:"
               f" --unused='{re.escape(other)}' of `inspect` and `convert`, or"
               " source.unused in a config.")
+
+
+  def _tell_stale(self, names) -> None:
+    """Logs which of two leaves is read, where the other one has other numbers."""
+    for pair in self.how.stale:
+      if pair[0] in names and pair[1] in self.raw.specs and not np.array_equal(
+          *(array for _, array in self.raw.read(pair)), equal_nan=True):
+        logging.getLogger(__name__).warning(
+            "%s and %s differ: the first is read, the second was made of it.", *pair)
 
 
 def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:

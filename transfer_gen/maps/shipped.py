@@ -4,8 +4,8 @@ from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen.formats import raw as raw_lib
 from transfer_gen.maps import architecture
+from transfer_gen.maps import awd_lstm
 from transfer_gen.maps import basic_lstm
 from transfer_gen.maps import encoder_maps
 from transfer_gen.maps import gemma
@@ -16,7 +16,6 @@ from transfer_gen.maps import keras_seq2seq
 from transfer_gen.maps import keras_stack
 from transfer_gen.maps import llama
 from transfer_gen.maps import llama2c
-from transfer_gen.maps import mapped
 from transfer_gen.maps import opt
 from transfer_gen.maps import pair_maps
 from transfer_gen.maps import textgenrnn
@@ -25,7 +24,7 @@ from transfer_gen.maps import textgenrnn
 # `keras_stack` takes every Keras file that has a config.
 MAPS = (basic_lstm.MAP, textgenrnn.MAP, keras_seq2seq.MAP, keras_stack.MAP, gpt2.MAP,
         opt.MAP, gpt_neox.MAP, llama.MAP, gemma.MAP, *encoder_maps.MAPS,
-        *pair_maps.MAPS, llama2c.MAP)
+        *pair_maps.MAPS, llama2c.MAP, awd_lstm.MAP)
 # Those that Hugging Face Transformers loads; the first that can hold a model writes it.
 FAMILIES = (gpt2.FAMILY, opt.FAMILY, gpt_neox.FAMILY, llama.FAMILY, gemma.FAMILY,
             *encoder_maps.FAMILIES, *pair_maps.FAMILIES)
@@ -35,7 +34,7 @@ _TENSORFLOW = (".h5", ".hdf5", ".keras")
 _RENAMED = '{"map": NAME, "renamed": {"(.*)/weights": "\\\\1/kernel"}}'
 
 
-def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
+def choose(raw: architecture.Raw, name: str = "") -> architecture.Architecture:
   """Chooses the map of a checkpoint.
 
   Args:
@@ -69,7 +68,7 @@ def choose(raw: raw_lib.Raw, name: str = "") -> architecture.Architecture:
 
 # Models of TensorFlow have other names and arrangements than those of PyTorch,
 # and each leaf would be a misfit of its own.
-def _check_form(raw: raw_lib.Raw, chosen: architecture.Architecture) -> None:
+def _check_form(raw: architecture.Raw, chosen: architecture.Architecture) -> None:
   """Refuses weights that Transformers wrote for TensorFlow."""
   if raw.path.suffix in _TENSORFLOW and chosen.name in {f.name for f in FAMILIES}:
     raise errors.UserError(
@@ -83,7 +82,7 @@ def _check_form(raw: raw_lib.Raw, chosen: architecture.Architecture) -> None:
 
 # Whoever names a family may know better than the type in its config, which is why only
 # the others are checked: they find out by names of leaves what they read.
-def _check_named(raw: raw_lib.Raw, chosen: architecture.Architecture) -> None:
+def _check_named(raw: architecture.Raw, chosen: architecture.Architecture) -> None:
   if chosen.name in {family.name for family in FAMILIES}:
     return
   with architecture.understood(raw, chosen.what):
@@ -125,7 +124,7 @@ def family_of(
 
 
 def decoding(
-    raw: raw_lib.Raw, name: str, model: Any
+    raw: architecture.Raw, name: str, model: Any
 ) -> tuple[config_lib.Decoding, tuple[str, ...]]:
   """Returns how a checkpoint writes texts, as the files beside it say.
 
@@ -145,6 +144,6 @@ def decoding(
   return hugging_face.decoding(raw, model)
 
 
-def writes_back(view: mapped.Mapped | None) -> bool:
+def writes_back(view: architecture.Mapped | None) -> bool:
   """Returns whether a checkpoint was read by the map of one of the families."""
   return view is not None and view.name in {family.name for family in FAMILIES}

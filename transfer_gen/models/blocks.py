@@ -165,9 +165,10 @@ def stack(config: config_lib.Decoder, side: str) -> list[Block]:
   Call it in `setup` of the module that owns the blocks.
   """
   count = decoder_config.num_layers(config, side)
+  crosses = side == "decoder" and not decoder_config.latent_width(config)
   return [
       Block(config, last=i == count - 1 and side != "encoder", window=config.window(i),
-            crosses=side == "decoder", name=names.layer(i))
+            crosses=crosses, name=names.layer(i))
       for i in range(count)]
 
 

@@ -17,6 +17,8 @@ Cache = attention.Cache
 
 # The entry of a cache that holds what an encoder read.
 MEMORY = "memory"
+# The entry that holds what a latent adds to each input, dtype[B, 1, D].
+LATENT = "latent"
 # Entries of a cache whose rows have branches, see `fork`.
 SEEN, AT = "seen", "at"
 
@@ -72,7 +74,7 @@ def advanced(cache: Cache, inputs: jax.Array, counts: jax.Array) -> Cache:
           "used": cache["used"] + inputs.shape[1]}
 
 
-def fork(cache: Cache, branches: int) -> Cache:
+def fork(cache: Cache, branches: int, prefix: int = 0) -> Cache:
   """Returns a cache whose rows branch into K texts that go on from the same beginning.
 
   Branches share the slots of their row, and a mask says which branch sees which slot.
@@ -82,6 +84,7 @@ def fork(cache: Cache, branches: int) -> Cache:
   Args:
     cache: A cache that holds prompts and, for each later token, K unused slots.
     branches: K.
+    prefix: As for `positions_of`.
 
   Returns:
     The cache, with `seen` bool[B, K, S], and `at` i32[B, S], the position of the token
@@ -91,7 +94,8 @@ def fork(cache: Cache, branches: int) -> Cache:
   slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None]
   later = position[:, None] + (slots - cache["used"]) // branches
   return {**cache, SEEN: jnp.repeat(valid[:, None], branches, axis=1),
-          AT: jnp.where(slots < cache["used"], positions_of(valid), later)}
+          AT: jnp.where(
+              slots < cache["used"], positions_of(valid, prefix), later)}
 
 
 def lengthened(cache: Cache, slots: int) -> Cache:
@@ -128,8 +132,17 @@ def branched(cache: Cache, parents: jax.Array) -> Cache:
   return {**cache, SEEN: lax.dynamic_update_slice(seen, own, (0, 0, cache["used"]))}
 
 
-def positions_of(valid: jax.Array) -> jax.Array:
-  """Returns i32[B, S], the positions of the tokens in slots; bool[B, S] says if any."""
+def positions_of(valid: jax.Array, prefix: int = 0) -> jax.Array:
+  """Returns the positions of the tokens in slots.
+
+  Args:
+    valid: bool[B, S], which slots hold a token.
+    prefix: Number of the first slots that stand before the tokens, at positions below
+      0, see `transformer.Stack.begin`.
+
+  Returns:
+    i32[B, S].
+  """
   # The number of valid slots before a slot. An invalid one repeats its neighbour's, and
   # is masked.
-  return jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+  return jnp.cumsum(valid, axis=1, dtype=jnp.int32) - (1 + prefix)

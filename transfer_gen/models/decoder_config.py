@@ -185,7 +185,8 @@ def explicit(config: _Decoder) -> _Decoder:
     own = config.encoder and explicit(dataclasses.replace(
         config.encoder, vocab_size=config.encoder_tokens, dropout=usual.dropout,
         dtype=usual.dtype, init=usual.init, **_WITHOUT_HEAD))
-    sides = {"encoder": own, "encoder_layers": 0 if own else config.encoder_depth}
+    sides = {"encoder": own, "encoder_layers": 0 if own else config.encoder_depth,
+             **_explicit_latent(config)}
   if isinstance(config, config_lib.Encoder) and not config.head:
     sides = _WITHOUT_HEAD
   return dataclasses.replace(
@@ -204,6 +205,11 @@ def num_layers(config: config_lib.Decoder, side: str) -> int:
   if side == "encoder" and isinstance(config, PairConfig):
     return config.encoder_depth
   return config.num_layers
+
+
+def latent_width(config: config_lib.Decoder) -> int:
+  """Returns the number of features of a latent between two sides; 0 without one."""
+  return config.latent_width if isinstance(config, PairConfig) else 0
 
 
 def _check_sides(config):
@@ -250,6 +256,14 @@ def _check_rotary(config):
              f"positive for rotary_scaling={config.rotary_scaling!r}")
     _require(config.rotary_ramp[0] < config.rotary_ramp[1], config, "rotary_ramp",
              "two rising positive numbers")
+
+
+def _explicit_latent(config: PairConfig) -> dict[str, Any]:
+  """Defaults of the fields that have no effect with this latent, or without one."""
+  idle = {"variational", "latent"} if not config.latent_width else set()
+  idle |= {"latent_prefix"} if not config.prefix else set()
+  return {field.name: field.default for field in dataclasses.fields(config)
+          if field.name in idle}
 
 
 # A window's base that equals the plain one still matters where a scaling or a magnitude

@@ -111,13 +111,6 @@ class Attention(nn.Module):
       found[SEEN] = jnp.zeros((rows, places))
     return found
 
-  # Where no step needs what the step before attended to, all queries are known at once.
-  @property
-  def stepwise(self) -> bool:
-    """Whether training needs a loop, and not one product of all steps."""
-    config = self.config
-    return bool(fed(config)) or config.coverage
-
   def __call__(self, top: jax.Array, memory: dict[str, jax.Array]) -> Parts:
     """Attends from all steps at once: dtype[T, B, U] to dtype[T, B, ...] by part."""
     query = self.query({"": top}) if self._adds else top
@@ -131,7 +124,7 @@ class Attention(nn.Module):
   def run(
       self, blocks: Sequence[recurrent_layers.Layer], x: Parts, cache: dict[str, Any],
       memory: dict[str, jax.Array], valid: jax.Array | None = None,
-      dropout: nn.Dropout | None = None,
+      train: bool = False,
   ) -> tuple[dict[str, Any], Parts]:
     """Reads tokens one after the other.
 
@@ -142,21 +135,14 @@ class Attention(nn.Module):
         or the last call.
       memory: What `read` returned, of B rows; R is a multiple of B.
       valid: bool[T, R]; where it is False, the cache does not change. None: everywhere.
-      dropout: In training, what drops features of the inputs of layers.
+      train: Whether dropout acts.
 
     Returns:
       The cache that follows, and what the output reads, dtype[T, R, ...] by part.
     """
     config, rows = self.config, memory["value"].shape[0]
     kind = cells.kind(config.cell, config.gate, config.reset_after)
-    kernels, shared, inputs = self._prepared(blocks, x, kind, dropout is not None)
-    steps, texts = inputs.shape[0], inputs.shape[-1]
-    kept = {}
-    if dropout is not None:
-      like = lambda kernel: jnp.ones((steps, kernel.shape[1], texts), kernel.dtype)
-      kept = {name: dropout(like(kernel), deterministic=False)
-              for name, kernel in kernels.items()
-              if name[0].isdigit() and "recurrent" not in name}
+    kernels, shared, inputs, kept = self._prepared(blocks, x, kind, train)
     carry = {"states": jax.tree.map(jnp.transpose, tuple(cache["states"]))}
     if config.input_feeding:
       carry[FEED] = cache[FEED].T
@@ -177,15 +163,22 @@ class Attention(nn.Module):
     return found, {name: part.swapaxes(1, 2) for name, part in y.items()}
 
   def _prepared(self, blocks, x, kind, train):
-    """Returns what the loop multiplies with, what it shares, and the first inputs."""
+    """Returns what the loop multiplies with, what it shares, and what differs by step.
+
+    The latter are the first inputs, and the factors of dropout by name of the kernel.
+    """
     config, dtype = self.config, layers.computation_dtype(self.config.dtype)
     flat = lambda kernel: kernel.reshape(kernel.shape[0], -1).T
-    kernels, biases, known = {}, [], []
+    kernels, biases, known, kept = {}, [], [], {}
     for i, block in enumerate(blocks):
       a, later, recurrent, bias = block.looped({} if i else x, train)
       known.append(jnp.moveaxis(a, 1, -1))  # [T, G, U, R]
       biases.append(None if bias is None else bias[..., None])
       kernels |= {f"{i}/{part}": flat(kernel) for part, kernel in later.items()}
+      if train:
+        factors = {f"{i}/{part}": block.factors(part, *known[0].shape[::3])
+                   for part in later}
+        kept |= {name: one for name, one in factors.items() if one is not None}
       whole = cells.whole(recurrent)
       gates = {"": slice(None)} if kind.pull else {"_0": slice(2), "_2": slice(2, 3)}
       kernels |= {f"{i}/recurrent{name}": flat(whole[:, part])
@@ -201,7 +194,7 @@ class Attention(nn.Module):
     if config.attention_output == "hidden":
       parts, shared["combine"] = _turned(self.combine.weights(dtype))
       kernels |= {f"combine/{part}": kernel for part, kernel in parts.items()}
-    return kernels, shared, known[0]
+    return kernels, shared, known[0], kept
 
   @property
   def _adds(self):

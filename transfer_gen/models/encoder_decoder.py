@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from transfer_gen import errors
 from transfer_gen.models import caches
 from transfer_gen.models import decoder_config
+from transfer_gen.models import latent as latent_lib
 from transfer_gen.models import transformer
 
 Cache = transformer.Cache
@@ -22,8 +23,8 @@ class EncoderDecoder(nn.Module):
     config: The model's config, with `vocab_size` set.
 
   Params: embed, encoder (unless the decoder's blocks serve it) and decoder (a
-  `transformer.Stack` each), bridge (if their widths differ), those of a
-  `blocks.Output`.
+  `transformer.Stack` each), latent (if there is one, in place of cross-attention) or
+  bridge (if their widths differ), those of a `blocks.Output`.
   """
   config: decoder_config.PairConfig
 
@@ -37,7 +38,9 @@ class EncoderDecoder(nn.Module):
     self.decoder = transformer.Stack(config, "decoder")
     if not config.shared:
       self.encoder = transformer.Stack(own, "encoder", config.encoder_vocab_size)
-    if own.width != config.width:
+    if config.latent_width:
+      self.latent = latent_lib.Pooled(config)
+    elif own.width != config.width:
       self.bridge = transformer.bridge(config)
     self.output = transformer.Output(config)
     nn.share_scope(self, self.output)
@@ -64,8 +67,12 @@ class EncoderDecoder(nn.Module):
       errors.UserError: If there are no encoder_inputs, or S or T is above
         `max_length` of learned positions.
     """
-    memory = self._read(encoder_inputs, encoder_counts, train)
-    x = self.decoder(inputs, self.embed, train, memory=memory)
+    if self.config.latent_width:
+      latents = self.posterior(encoder_inputs, encoder_counts, train)
+      x = self.decoder(inputs, self.embed, train, latent=self.latent.start(latents))
+    else:
+      memory = self._read(encoder_inputs, encoder_counts, train)
+      x = self.decoder(inputs, self.embed, train, memory=memory)
     return self.output(self.embed, x)
 
   # The encoder runs once for each answer. What it read becomes the keys and values of
@@ -82,11 +89,34 @@ class EncoderDecoder(nn.Module):
 
     Returns:
       The entries of `caches.empty`; and `memory`, what the decoder's layers read of the
-      encoder, see `transformer.Stack.read`.
+      encoder, see `transformer.Stack.read`. With a latent, as `begin`.
     """
+    if self.config.latent_width:
+      return self.begin(self.posterior(encoder_inputs, encoder_counts), length)
     memory = self._read(encoder_inputs, encoder_counts, train=False)
     return {**caches.empty(self.config, encoder_inputs.shape[0], length),
             caches.MEMORY: memory}
+
+  def posterior(
+      self, encoder_inputs: jax.Array | None, encoder_counts: jax.Array | None,
+      train: bool = False) -> jax.Array:
+    """Returns the latent of what the encoder reads, dtype[B, Z], see `latent`."""
+    x, counts = self._encoded(encoder_inputs, encoder_counts, train)
+    assert encoder_inputs is not None, "checked"
+    return self.latent(x, encoder_inputs, counts)
+
+  def begin(self, latents: jax.Array, length: int) -> Cache:
+    """Returns the cache with which the text of each latent begins.
+
+    Args:
+      latents: float[B, Z].
+      length: As for `encode`.
+
+    Returns:
+      The entries of `caches.empty`, see `transformer.Stack.begin`.
+    """
+    cache = caches.empty(self.config, len(latents), length + self.config.prefix)
+    return self.decoder.begin(self.latent.start(latents), cache)
 
   def extend(
       self, inputs: jax.Array, counts: jax.Array, cache: Cache
@@ -108,11 +138,11 @@ class EncoderDecoder(nn.Module):
 
   def lengthen(self, cache: Cache, slots: int) -> Cache:
     """Returns a cache with more slots, see `caches.lengthened`."""
-    return caches.lengthened(cache, slots)
+    return caches.lengthened(cache, slots + self.config.prefix)
 
   def fork(self, cache: Cache, branches: int) -> Cache:
     """Returns a cache for `branch`, see `caches.fork`."""
-    return caches.fork(cache, branches)
+    return caches.fork(cache, branches, self.config.prefix)
 
   def branch(
       self, tokens: jax.Array, parents: jax.Array, cache: Cache
@@ -122,20 +152,30 @@ class EncoderDecoder(nn.Module):
     y = self.output(self.embed, x)
     return y, caches.advanced(kept, tokens, jnp.int32(1))
 
-  # Counts become a mask at this one place, so that training and generation hide the
-  # padding of what the encoder reads alike.
   def _read(self, encoder_inputs, counts, train):
+    """Returns the memory of the decoder."""
+    x, counts = self._encoded(encoder_inputs, counts, train)
+    x = self.bridge(x) if x.shape[-1] != self.config.width else x
+    return self.decoder.read(x, _valid(encoder_inputs, counts))
+
+  def _encoded(self, encoder_inputs, counts, train):
+    """Returns what the encoder returns, dtype[B, S, D], and counts."""
     if encoder_inputs is None:
       raise errors.UserError(
           "The model is an EncoderDecoder, and there are no encoder_inputs to read.")
     if counts is None:
       counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
-    steps = jnp.arange(encoder_inputs.shape[1], dtype=jnp.int32)[None]
-    valid = steps < counts[:, None]  # [B, S]
     side = self.decoder if self.config.shared else self.encoder
-    x = side(encoder_inputs, self.embed, train, valid=valid)
-    x = self.bridge(x) if x.shape[-1] != self.config.width else x
-    return self.decoder.read(x, valid)
+    valid = _valid(encoder_inputs, counts)
+    return side(encoder_inputs, self.embed, train, valid=valid), counts
+
+
+# Counts become a mask at this one place, so that training and generation hide the
+# padding of what the encoder reads alike.
+def _valid(encoder_inputs, counts):
+  """Returns bool[B, S], which of i32[B, S] are no padding."""
+  steps = jnp.arange(encoder_inputs.shape[1], dtype=jnp.int32)[None]
+  return steps < counts[:, None]
 
 
 class Encoder(nn.Module):

@@ -15,8 +15,8 @@ from transfer_gen import config as config_lib
 from transfer_gen.config import names
 from transfer_gen.models import averages
 from transfer_gen.models import encoder_attention
+from transfer_gen.models import latent as latent_lib
 from transfer_gen.models import recurrent_encoder
-from transfer_gen.models import recurrent_layers
 
 # GELU is the tanh approximation, as in the decoder.
 _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
@@ -26,25 +26,7 @@ _ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid,
 Cache = dict[str, Any]
 _MEMORY = encoder_attention.MEMORY
 
-
-def constants(config: config_lib.Recurrent) -> dict[str, Any]:
-  """Returns what a recurrent model computes beside its params and their sizes."""
-  # Checkpoints store these and are compared by them, so `source_length` keeps the name
-  # under which earlier versions stored it.
-  found = {"source_length": config.encoder_length} | {
-      name: getattr(config, name) for name in (
-          "cell", "gate", "reset_after", "dense_activation", "forget_bias", "attention",
-          "window", "pad_token", "bidirectional", "encoder")}
-  # Only of models that have them: what a bridge or an attention is added to, lacks
-  # their leaves, and no leaf of its own means something else.
-  if config.bridge != "none":
-    found["bridge"] = config.bridge
-  if config.attends:
-    found |= {"encoder_attention": config.encoder_attention,
-              "attention_output": config.attention_output}
-  if config.encoder_attention == "dot":
-    found["undivided"] = ("hidden", "memory")
-  return found
+constants = recurrent_encoder.constants
 
 
 class Recurrent(nn.Module):
@@ -53,8 +35,9 @@ class Recurrent(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: embed (if it has a width), layer_0 ..., attention (of either kind) and encoder
-  (if there is one), dense (if it has a width), head.
+  Params: embed (if it has a width), layer_0 ..., attention (of either kind), encoder
+  and latent (if there is one), dense (if it has a width), head (with a tied table at
+  most its bias).
   """
   config: config_lib.Recurrent
 
@@ -64,18 +47,22 @@ class Recurrent(nn.Module):
     """Creates the submodules and params."""
     config = self.config
     recurrent_encoder.check(config)
-    if config.embed_width:
-      self.embed = recurrent_encoder.table(config, config.vocab_size)
+    self.embed: Any = recurrent_encoder.table(config, config.vocab_size)
     self.blocks = recurrent_encoder.stack(
         config, config.vocab_size, config.widths,
         both=config.bidirectional and not config.encoder,
-        fed=encoder_attention.fed(config), bridged=config.bridge != "none")
+        fed=(*encoder_attention.fed(config), *latent_lib.fed(config)),
+        bridged=config.bridge != "none")
     self.dropout = nn.Dropout(config.dropout)
+    self.embed_dropout = nn.Dropout(config.embed_dropout)
+    self.output_dropout = nn.Dropout(config.output_dropout, broadcast_dims=(1,))
     if config.encoder:
       self.encoder = recurrent_encoder.Encoder(config)
+    if config.latent_width:
+      self.latent = latent_lib.Recurrent(config)
     top, attention = self.blocks[-1].outputs(), None
     if config.attention:
-      top = (recurrent_layers.Input("embed", "embed", config.embed_width), *(
+      top = (recurrent_encoder.Input("embed", "embed", config.embed_width), *(
           part for i, block in enumerate(self.blocks)
           for part in block.outputs(names.layer(i))))
       attention = averages.Average(top)
@@ -83,10 +70,11 @@ class Recurrent(nn.Module):
       top = encoder_attention.outputs(config)
       attention = encoder_attention.Attention(config)
     self.attention: Any = attention
+    self.tops = tuple(read.part for read in top)
     if config.dense_width:
-      self.dense = recurrent_layers.Affine(top, config.dense_width, "mlp", config)
-      top = (recurrent_layers.Input("", "mlp", config.dense_width),)
-    self.head = recurrent_layers.Affine(top, config.vocab_size, "vocab", config)
+      self.dense = recurrent_encoder.Affine(top, config.dense_width, "mlp", config)
+      top = (recurrent_encoder.Input("", "mlp", config.dense_width),)
+    self.head = recurrent_encoder.output(config, top)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False,
@@ -117,7 +105,12 @@ class Recurrent(nn.Module):
     if self.config.window:
       return self._by_windows(inputs, train, positions)
     carries: list[Any] = [None] * len(self.blocks)
-    if self.config.encoder:
+    latents = None
+    if self.config.latent_width:
+      recurrent_encoder.check_one_document(positions)
+      latents = self.posterior(encoder_inputs, encoder_counts, train)
+      carries = self.latent.start(latents)
+    elif self.config.encoder:
       recurrent_encoder.check_one_document(positions)
       carries, memory = self._encoded(encoder_inputs, encoder_counts, train)
       if self.config.attends:
@@ -125,7 +118,7 @@ class Recurrent(nn.Module):
         return self._logits(
             {name: x.swapaxes(0, 1) for name, x in top.items()}, train)
     begins = None if positions is None else positions.T == 0  # [T, B]
-    top, seen = self._read(inputs.T, train, carries, begins)
+    top, seen = self._read(inputs.T, train, carries, begins, latents)
     if self.config.attention:
       start = averages.nothing_averaged(
           self.attention.inputs, inputs.shape[0])
@@ -146,15 +139,41 @@ class Recurrent(nn.Module):
 
     Returns:
       As `init_cache`, and with an attention over what was read `memory` and what its
-      steps keep, see `encoder_attention.Attention`.
+      steps keep, see `encoder_attention.Attention`; or `latent`, see `begin`.
     """
-    del length
+    if self.config.latent_width:
+      return self.begin(self.posterior(encoder_inputs, encoder_counts), length)
     carries, memory = self._encoded(encoder_inputs, encoder_counts, train=False)
     cache = {"position": jnp.zeros(encoder_inputs.shape[:1], jnp.int32),
              **{names.layer(i): carry for i, carry in enumerate(carries)}}
     if not self.config.attends:
       return cache
     return cache | {_MEMORY: memory, **self.attention.start(memory)}
+
+  def posterior(
+      self, encoder_inputs: jax.Array | None, encoder_counts: jax.Array | None,
+      train: bool = False) -> jax.Array:
+    """Returns the latent of what the encoder reads, dtype[B, Z], see `latent`."""
+    tokens, counts = recurrent_encoder.counted(encoder_inputs, encoder_counts)
+    carries, _, _ = self.encoder(tokens, counts, train)
+    return self.latent(carries, tokens, counts)
+
+  def begin(self, latents: jax.Array, length: int) -> Cache:
+    """Returns the cache with which the text of each latent begins.
+
+    Args:
+      latents: float[B, Z].
+      length: Number of later inputs; ignored, since a state has a fixed size.
+
+    Returns:
+      As `init_cache`, and `latent` dtype[B, Z].
+    """
+    del length
+    latents = self.latent.cast(latents)
+    return {"position": jnp.zeros(latents.shape[:1], jnp.int32),
+            latent_lib.NAME: latents,
+            **{names.layer(i): carry
+               for i, carry in enumerate(self.latent.start(latents))}}
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """Returns an empty cache for `extend`.
@@ -207,7 +226,8 @@ class Recurrent(nn.Module):
     if self.config.attends:
       logits, after = self._extended(inputs.T, counts, cache)
       return logits, kept | after
-    x = self._embedded(inputs.T)
+    x = self._embedded(inputs.T, latents=cache.get(latent_lib.NAME))
+    kept |= {name: cache[name] for name in cache if name == latent_lib.NAME}
     seen = {"embed": x[""]}
     for i, block in enumerate(self.blocks):
       name = names.layer(i)
@@ -258,14 +278,14 @@ class Recurrent(nn.Module):
         name: jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), part)
         for name, part in kept.items() if name != _MEMORY}
 
-  # Without an embedding, tokens stay whole numbers: the product of a one-hot vector
-  # with a kernel is a row of it, which the cell looks up.
-  def _embedded(self, tokens):
-    return {"": self.embed(tokens) if self.config.embed_width else tokens}
+  def _embedded(self, tokens, train=False, latents=None):
+    x = recurrent_encoder.embedded(self.embed, self.embed_dropout, tokens, train)
+    return x if latents is None else x | {
+        latent_lib.NAME: jnp.broadcast_to(latents[None], (len(tokens), *latents.shape))}
 
-  def _read(self, tokens, train, carries, begins=None):
+  def _read(self, tokens, train, carries, begins=None, latents=None):
     """i32[T, B] to the outputs of the last layer, and those of all by name."""
-    x = self._embedded(tokens)
+    x = self._embedded(tokens, train, latents)
     seen = {"embed": x[""]}
     for i, (block, carry) in enumerate(zip(self.blocks, carries)):
       x = block(x, train, carry, begins)
@@ -299,7 +319,7 @@ class Recurrent(nn.Module):
     if self.config.attention:
       return self._logits(self.attention(seen), train)
     return self._logits({
-        name: x[0 if name == recurrent_layers.BACKWARD else -1]
+        name: x[0 if name == recurrent_encoder.BACKWARD else -1]
         for name, x in top.items()}, train)
 
   def _encoded(self, encoder_inputs, counts, train):
@@ -310,11 +330,11 @@ class Recurrent(nn.Module):
 
   def _attended(self, tokens, train, carries, memory):
     """i32[T, B] to what the output reads, dtype[T, B, ...] by part."""
-    if self.attention.stepwise:
-      x = self._embedded(tokens)
+    if self.config.stepwise:
+      x = self._embedded(tokens, train)
       _, found = self.attention.run(
           self.blocks, x, {"states": carries, **self.attention.start(memory)}, memory,
-          dropout=self.dropout if train and self.config.dropout else None)
+          train=train)
       return found | {"embed": x[""]}
     top, seen = self._read(tokens, train, carries)
     return self.attention(top[""], memory) | {"embed": seen["embed"]}
@@ -338,11 +358,19 @@ class Recurrent(nn.Module):
   # Dropout acts on what a layer reads, the dense layer and the output included, as in
   # `recurrent_layers.Layer`.
   def _logits(self, parts, train):
-    read = (self.dense if self.config.dense_width else self.head).inputs
-    parts = {part.part: parts[part.part] for part in read}
+    parts = {name: parts[name] for name in self.tops}
     drop = lambda parts: {
         name: self.dropout(x, deterministic=not train) for name, x in parts.items()}
     if self.config.dense_width:
       x = self.dense(drop(parts))
       parts = {"": _ACTIVATIONS[self.config.dense_activation](x)}
-    return self.head(drop(parts))
+    parts = {name: self._locked(x, train) for name, x in drop(parts).items()}
+    if not self.config.tied:
+      return self.head(parts)
+    logits = self.embed.attend(parts[""])
+    return self.head(logits) if self.head else logits
+
+  # A window is read for one prediction: its output has no positions to share a mask.
+  def _locked(self, x, train):
+    rows = x if x.ndim == 3 else x[:, None]
+    return self.output_dropout(rows, deterministic=not train).reshape(x.shape)

@@ -1,95 +1,27 @@
-"""The encoder of a recurrent model, the stacks of both sides, and what goes together.
+"""The encoder of a recurrent model, and the stacks, tables and outputs of both sides.
 
 Axes: B batch, S position in what the encoder reads, U hidden width.
 """
+
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
-from transfer_gen import errors
 from transfer_gen.config import names
 from transfer_gen.models import cells
 from transfer_gen.models import layers
+from transfer_gen.models import recurrent_config
 from transfer_gen.models import recurrent_layers
 
-Parts = recurrent_layers.Parts
-
-
-# Each field by itself was checked by `registry.build`. A window and
-# an encoder exclude each other, because every window is read from an empty state, which
-# leaves no room for what the encoder found.
-def check(config: config_lib.Recurrent) -> None:
-  """Refuses configs whose fields do not go together.
-
-  Raises:
-    errors.UserError: One message: which field, its value, what it must be.
-  """
-  widths, alone = config.hidden_widths, config.bidirectional and not config.encoder
-  for field, holds, what in (
-      ("vocab_size", config.vocab_size > 0, "positive"),
-      ("embed_width", config.embed_width or not config.attention,
-       "positive, for the attention reads it"),
-      ("hidden_widths", len(widths) in (0, config.num_layers),
-       "one positive width a layer, or ()"),
-      ("window", config.window or not alone,
-       "positive, for who reads both ways sees what is to be predicted"),
-      ("window", not (config.window and config.encoder), "0 behind an encoder"),
-      ("attention", not (config.attention and config.encoder),
-       "False behind an encoder; encoder_attention attends to what it read"),
-      ("hidden_width", config.bridge != "none" or not (
-          config.encoder and config.bidirectional) or all(
-              width % 2 == 0 for width in config.widths),
-       "even, for half of the state comes from each way; or set bridge"),
-      ("bridge", config.bridge == "none" or config.encoder, "none without an encoder"),
-      ("encoder_width", not config.encoder_width or config.bridge != "none",
-       "0 without a bridge, which leads to states of another width"),
-      *_of_attention(config),
-  ):
-    if not holds:
-      raise errors.UserError(
-          f"model.{field} is {getattr(config, field)}, must be {what}.")
-
-
-def _of_attention(config):
-  """Returns the fields of the attention over what an encoder read, as `check`."""
-  kind, output = config.encoder_attention, config.attention_output
-  adds = kind in ("additive", "concat")
-  return (
-      ("encoder_attention", config.encoder or kind == "none",
-       "none without an encoder"),
-      ("encoder_attention", kind != "dot" or config.memory_width == config.widths[-1],
-       f"another one than dot, whose product needs equal widths: the encoder returns"
-       f" {config.memory_width} features and the last layer {config.widths[-1]}"),
-      ("attention_width", adds or not config.attention_width,
-       "0, for only the scores additive and concat have hidden units"),
-      ("attention_bias", config.attention_bias == "none" or adds,
-       "none: but for additive and concat, a bias adds the same to every score"),
-      ("coverage", adds or not config.coverage,
-       "False, for only the scores additive and concat can read it"),
-      ("attention_output", output == "hidden" or kind != "none",
-       "hidden, the default, without encoder_attention"),
-      ("attention_output", output != "state" or kind == "additive",
-       "another one than state: only an additive context reaches the state"),
-      ("attention_output", output != "embed" or config.embed_width,
-       "another one than embed without an embedding"),
-      ("input_feeding", not config.input_feeding or (
-          kind in ("dot", "general", "concat") and output == "hidden"),
-       "False: it feeds the hidden output of dot, general or concat"),
-  )
-
-
-def check_one_document(positions: jax.Array | None) -> None:
-  """Refuses rows of several documents, of which an encoder reads one input.
-
-  Raises:
-    errors.UserError: If there are positions.
-  """
-  if positions is not None:
-    raise errors.UserError(
-        "model.encoder is True, and rows hold several documents (positions), although"
-        " the encoder reads one text for each row. Do not pack them.")
+Parts, Input, Affine = (
+    recurrent_layers.Parts, recurrent_layers.Input, recurrent_layers.Affine)
+BACKWARD = recurrent_layers.BACKWARD
+# Passed on, so that a model takes all that both sides share from one module.
+check, constants = recurrent_config.check, recurrent_config.constants
+check_one_document = recurrent_config.check_one_document
 
 
 def empty(config: config_lib.Recurrent, batch: int) -> list[cells.Carry]:
@@ -113,8 +45,8 @@ class Encoder(nn.Module):
     """Creates the submodules and params."""
     config = self.config
     size = config.encoder_tokens
-    if config.embed_width:
-      self.embed = table(config, size)
+    self.embed = table(config, size)
+    self.embed_dropout = nn.Dropout(config.embed_dropout)
     self.blocks = stack(config, size, config.encoder_widths, both=config.bidirectional)
 
   def __call__(
@@ -136,11 +68,7 @@ class Encoder(nn.Module):
       errors.UserError: If there are no encoder inputs.
     """
     config = self.config
-    if encoder_inputs is None:
-      raise errors.UserError(
-          "model.encoder is True, and there are no encoder_inputs to read.")
-    if counts is None:
-      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+    encoder_inputs, counts = counted(encoder_inputs, counts)
     # Some published encoders were trained without a mask and have read their padding.
     # Up to `encoder_length` it is read here too, and beyond that never.
     more = max(0, config.encoder_length - encoder_inputs.shape[1])
@@ -148,22 +76,71 @@ class Encoder(nn.Module):
     steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
     tokens = jnp.where(steps < counts[None], tokens, config.pad_token)
     valid = steps < jnp.maximum(counts, config.encoder_length)[None]
-    x, carries = {"": self.embed(tokens) if config.embed_width else tokens}, []
+    x, carries = embedded(self.embed, self.embed_dropout, tokens, train), []
     for block in self.blocks:
       carry, x = block.summarize(x, valid, train)
       carries.append(carry)
     return carries, x, valid
 
 
-def table(config: config_lib.Recurrent, size: int) -> layers.Embed:
-  """Returns the embedding of a side that has some tokens."""
+def counted(
+    encoder_inputs: jax.Array | None, counts: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns both arguments of an `Encoder`, with counts where there were none.
+
+  Raises:
+    errors.UserError: If there are no encoder inputs.
+  """
+  recurrent_config.check_encoder(encoder_inputs)
+  assert encoder_inputs is not None
+  if counts is None:
+    counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+  return encoder_inputs, counts
+
+
+def table(config: config_lib.Recurrent, size: int) -> layers.Embed | None:
+  """Returns the embedding of a side that has some tokens; None if nothing embeds."""
   return layers.Embed(
-      size, config.embed_width, dtype=layers.computation_dtype(config.dtype))
+      size, config.embed_width, dtype=layers.computation_dtype(config.dtype)
+  ) if config.embed_width else None
+
+
+# Without an embedding, tokens stay whole numbers: the product of a one-hot vector with
+# a kernel is a row of it, which the cell looks up. A token that is dropped is dropped
+# wherever it stands, as if its row of the table were zeros (Merity et al., 2018,
+# section 4.3). A tied output still reads the whole table.
+def embedded(
+    embed: layers.Embed | None, dropout: nn.Dropout, tokens: jax.Array, train: bool
+) -> Parts:
+  """Returns what the first layer of a side reads.
+
+  Args:
+    embed: What `table` returned.
+    dropout: What drops tokens.
+    tokens: i32[...].
+    train: Whether it acts.
+  """
+  if embed is None:
+    return {"": tokens}
+  x = embed(tokens)
+  if train and dropout.rate:
+    kept = dropout(jnp.ones((embed.size,), x.dtype), deterministic=False)
+    x *= jnp.take(kept, tokens, mode="clip")[..., None]
+  return {"": x}
+
+
+# A tied table is the kernel already, and only what it lacks becomes a module.
+def output(
+    config: config_lib.Recurrent, top: tuple[Input, ...]) -> Any:
+  """Returns the output layer: a kernel, or with a tied table at most a bias."""
+  if config.tied:
+    return layers.Bias(config.vocab_size, "vocab") if config.bias else None
+  return Affine(top, config.vocab_size, "vocab", config)
 
 
 def stack(
     config: config_lib.Recurrent, vocab_size: int, widths: tuple[int, ...],
-    both: bool = False, fed: tuple[recurrent_layers.Input, ...] = (),
+    both: bool = False, fed: tuple[Input, ...] = (),
     bridged: bool = False,
 ) -> list[recurrent_layers.Layer]:
   """Returns layers, each of which reads the outputs of the one below it.
@@ -176,9 +153,9 @@ def stack(
     fed: What the first layer reads beside the token.
     bridged: Whether a bridge leads to the first states.
   """
-  inputs = (recurrent_layers.Input("", "embed", config.embed_width),)
+  inputs = (Input("", "embed", config.embed_width),)
   if not config.embed_width:
-    inputs = (recurrent_layers.Input("", "vocab", vocab_size),)
+    inputs = (Input("", "vocab", vocab_size),)
   inputs += fed
   blocks = []
   for i, width in enumerate(widths):

@@ -1,126 +1,24 @@
-"""Parts of recurrent models: cells over time, and layers that read several inputs.
+"""Parts of recurrent models: cells over time, and layers of them.
 
 Axes: B batch, T position, D width of an input, U hidden width, G gates. All
-arrays are time-major. Features are never concatenated: layers pass a dict of arrays,
-and a layer that reads it has a kernel for each array and adds the products. Each kernel
-then has one logical axis, along which it can grow or be copied.
+arrays are time-major. What a layer reads is a dict of arrays, see `affine`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
+from transfer_gen.models import affine
 from transfer_gen.models import cells
 from transfer_gen.models import layers
 
-Parts = dict[str, jax.Array]
-BACKWARD = "backward"
-
-
-class Input(NamedTuple):
-  """One of the arrays that a layer reads.
-
-  Attributes:
-    part: Name of the array in the dict; "" for the only or first one.
-    axis: Logical axis of its features: `embed`, `hidden`, or `vocab` for tokens.
-    size: Number of its features.
-  """
-  part: str
-  axis: str
-  size: int
-
-  # An input without a name adds no suffix, so that a layer of one input has the plain
-  # names, such as `kernel`, which plans and checkpoints contain.
-  def named(self, param: str) -> str:
-    """Returns the name of a param that belongs to this input."""
-    return f"{param}_{self.part}" if self.part else param
-
-
-class Affine(nn.Module):
-  """An affine map of several inputs, equal to one of their concatenation.
-
-  Attributes:
-    inputs: The inputs that it reads.
-    features: F, the number of outputs.
-    axis: Logical axis of the output.
-    config: The model's config.
-    bias: Whether it has a bias; if None, as the config says.
-    contracted: Whether a product without a leaf of its own contracts the output. Such
-      a layer has no bias.
-
-  Params: for each input a kernel f32[D, F], `kernel` or `kernel_<part>`; bias f32[F].
-  """
-  inputs: tuple[Input, ...]
-  features: int
-  axis: str
-  config: config_lib.Recurrent
-  bias: bool | None = None
-  contracted: bool = False
-
-  # Each kernel is initialized by its own fans, and not by those of a concatenation that
-  # is never formed.
-  def setup(self) -> None:
-    """Creates the params."""
-    kernel = layers.initializer(self.config.init, 0, 1)
-    self.kernels = {
-        read.part: self.param(
-            read.named("kernel"),
-            layers.boxed(kernel, read.axis, self.axis, reads=self.reads(read)),
-            (read.size, self.features)) for read in self.inputs}
-    biased = self.config.bias if self.bias is None else self.bias
-    self.offset = self.param(
-        "bias", layers.boxed(nn.initializers.zeros, self.axis), (self.features,)
-    ) if biased else None
-
-  def reads(self, read: Input) -> tuple[str, ...]:
-    """Returns the axes that the kernel of an input contracts, itself or later."""
-    return (read.axis, self.axis) if self.contracted else (read.axis,)
-
-  def __call__(self, parts: Parts) -> jax.Array:
-    """dtype[..., D] each to dtype[..., F]."""
-    dtype = layers.computation_dtype(self.config.dtype)
-    total: Any = 0
-    for read in self.inputs:
-      x = parts[read.part].astype(dtype)
-      total += lax.dot(
-          x.reshape(-1, read.size), self.kernels[read.part].astype(dtype))
-    if self.offset is not None:
-      total += self.offset.reshape(1, -1).astype(dtype)
-    batch = parts[self.inputs[0].part].shape[:-1]
-    return total.reshape(*batch, self.features)
-
-  # A loop multiplies with the kernels itself. This is a method, so that adapters can
-  # intercept it and add what they learned.
-  def weights(self, dtype: jnp.dtype) -> tuple[Parts, jax.Array | None]:
-    """Returns the kernels by the part that they read, dtype[D, F], and the bias."""
-    return ({part: kernel.astype(dtype) for part, kernel in self.kernels.items()},
-            None if self.offset is None else self.offset.astype(dtype))
-
-
-class Vector(nn.Module):
-  """One weight for each feature.
-
-  Attributes:
-    size: D, the number of features.
-    axis: Logical axis of the features.
-    reads: Whether a product contracts the features.
-
-  Params: kernel f32[D].
-  """
-  size: int
-  axis: str
-  reads: bool = True
-
-  @nn.compact
-  def __call__(self) -> jax.Array:
-    """Returns the weights, f32[D]."""
-    return self.param("kernel", layers.boxed(
-        nn.initializers.uniform(), self.axis, reads=(self.axis,) * self.reads),
-        (self.size,))
+# Named here, too: who reads a layer's outputs needs them.
+Parts, Input, Affine, Vector = (
+    affine.Parts, affine.Input, affine.Affine, affine.Vector)
+BACKWARD, LATENT = "backward", "latent"
 
 
 class Layer(nn.Module):
@@ -144,6 +42,9 @@ class Layer(nn.Module):
     """Creates the submodules and params."""
     config = self.config
     self.dropout = nn.Dropout(config.dropout)
+    # One mask for all positions, which are the first axis (Gal and Ghahramani, 2016).
+    self.input_dropout = nn.Dropout(config.input_dropout, broadcast_dims=(0,))
+    self.hidden_dropout = nn.Dropout(config.hidden_dropout, broadcast_dims=(0,))
     self.cell = Cell(config, self.inputs, self.width)
     if self.both:
       self.backward = Cell(config, self.inputs, self.width)
@@ -187,10 +88,10 @@ class Layer(nn.Module):
       dtype[T, B, U] each.
     """
     x = self._dropped(x, train)
-    out = {"": self.cell(x, carry, begins)}
+    out = {"": self.cell(x, carry, begins, train)}
     if self.both:
       assert begins is None
-      out[BACKWARD] = self.backward(_turned(x), None)[::-1]
+      out[BACKWARD] = self.backward(_turned(x), None, train=train)[::-1]
     return out
 
   def extend(
@@ -202,7 +103,25 @@ class Layer(nn.Module):
 
   def looped(self, x: Parts, train: bool) -> tuple[Any, ...]:
     """As `Cell.looped`, with dropout of what is read before the loop."""
-    return self.cell.looped(self._dropped(x, train))
+    return self.cell.looped(self._dropped(x, train), train)
+
+  def factors(self, part: str, steps: int, texts: int) -> jax.Array | None:
+    """Returns the dropout of an input that exists only inside a loop.
+
+    Args:
+      part: Name of the input.
+      steps: T.
+      texts: R, the number of rows.
+
+    Returns:
+      Factors dtype[T, D, R] for training, or None if nothing is dropped.
+    """
+    read = next(read for read in self.inputs if read.part == part)
+    if not (self.dropout.rate or self._locked(part).rate):
+      return None
+    like = jnp.ones((steps, read.size, texts),
+                    layers.computation_dtype(self.config.dtype))
+    return self._dropped({part: like}, train=True)[part]
 
   # Turned around, padding comes first. The carry stands still there, so the backward
   # cell begins at each row's last token.
@@ -217,19 +136,26 @@ class Layer(nn.Module):
       of order. And the outputs, dtype[T, B, U] each.
     """
     x, batch = self._dropped(x, train), valid.shape[1]
-    carry, h = self.cell.summarize(x, valid)
+    carry, h = self.cell.summarize(x, valid, train)
     if not self.both:
       return carry, {"": h}
-    back, turned = self.backward.summarize(_turned(x), valid[::-1])
+    back, turned = self.backward.summarize(_turned(x), valid[::-1], train)
     carry = tuple(jnp.stack(pair, axis=-1).reshape(batch, -1)
                   for pair in zip(carry, back))
     return carry, {"": h, BACKWARD: turned[::-1]}
 
-  # Tokens are indices, which dropout would turn into other tokens.
+  # Tokens are indices, which dropout would turn into other tokens. A latent has noise
+  # already, the same at all steps.
   def _dropped(self, x, train):
-    return {name: self.dropout(part, deterministic=not train)
-            if jnp.issubdtype(part.dtype, jnp.floating) else part
+    drop = lambda name, part: self._locked(name)(
+        self.dropout(part, deterministic=not train), deterministic=not train)
+    return {name: drop(name, part)
+            if jnp.issubdtype(part.dtype, jnp.floating) and name != LATENT else part
             for name, part in x.items()}
+
+  def _locked(self, part):
+    axes = {read.part: read.axis for read in self.inputs}
+    return self.input_dropout if axes[part] == "embed" else self.hidden_dropout
 
 
 class Cell(nn.Module):
@@ -280,6 +206,7 @@ class Cell(nn.Module):
         "recurrent_kernel",
         layers.boxed(_orthonormal, "hidden", "gates", "hidden", reads=("hidden",)),
         (width, gates, width))
+    self.weight_dropout = nn.Dropout(config.weight_dropout)
     zeros = layers.boxed(nn.initializers.zeros, "gates", "hidden")
     self.bias = self.param("bias", zeros, (gates, width)) if config.bias else None
     self.recurrent_bias = None
@@ -291,12 +218,14 @@ class Cell(nn.Module):
     return (jnp.zeros((batch, self.width), dtype),) * self._kind().states
 
   def __call__(
-      self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None = None
+      self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None = None,
+      train: bool = False,
   ) -> jax.Array:
     """dtype[T, B, D] each to h dtype[T, B, U]; arguments as for `Layer`."""
     a = self._inputs(x)
     carry = self.start(a.shape[1], a.dtype) if carry is None else carry
-    return cells.unroll(self._kind(), carry, a, *self._recurrent(a.dtype), begins)
+    return cells.unroll(
+        self._kind(), carry, a, *self._recurrent(a.dtype, train), begins)
 
   def extend(
       self, x: Parts, valid: jax.Array, carry: cells.Carry
@@ -312,24 +241,27 @@ class Cell(nn.Module):
       The state after, and h dtype[T, B, U].
     """
     a = self._inputs(x)
-    return cells.read(self._kind(), carry, a, *self._recurrent(a.dtype), valid)
+    kernel, bias = self._recurrent(a.dtype, train=False)
+    return cells.read(self._kind(), carry, a, kernel, bias, valid)
 
   def summarize(
-      self, x: Parts, valid: jax.Array) -> tuple[cells.Carry, jax.Array]:
+      self, x: Parts, valid: jax.Array, train: bool) -> tuple[cells.Carry, jax.Array]:
     """As `extend`, of whole texts, which begin from an empty carry."""
     a = self._inputs(x)
     start = self.start(a.shape[1], a.dtype)
-    return cells.summarize(self._kind(), start, a, *self._recurrent(a.dtype), valid)
+    return cells.summarize(
+        self._kind(), start, a, *self._recurrent(a.dtype, train), valid)
 
   # What an attention reads exists only inside its loop over time, which therefore
   # multiplies by itself.
   def looped(
-      self, x: Parts
+      self, x: Parts, train: bool
   ) -> tuple[jax.Array, Parts, cells.Kernel, jax.Array | None]:
     """Returns what a loop needs that reads some of the inputs step by step.
 
     Args:
       x: dtype[T, B, D] each: the inputs that are known for all steps, if any.
+      train: Whether dropout acts on the recurrent kernel.
 
     Returns:
       What these inputs and the bias add to the gates, dtype[T, B, G, U], or
@@ -337,7 +269,7 @@ class Cell(nn.Module):
       by part; the recurrent kernel, and its bias.
     """
     a = self._inputs(x)
-    return a, self._later(tuple(x), a.dtype), *self._recurrent(a.dtype)
+    return a, self._later(tuple(x), a.dtype), *self._recurrent(a.dtype, train)
 
   def _kind(self):
     config = self.config
@@ -376,10 +308,12 @@ class Cell(nn.Module):
             if part not in known}
 
   # A method of its own, like `_inputs` and `_later`, so that adapters can intercept it
-  # and hand the loop a kernel with a low-rank part.
-  def _recurrent(self, dtype):
+  # and hand the loop a kernel with a low-rank part. One mask holds for all steps and
+  # rows, so the loop sees a plain kernel (DropConnect: Wan et al., 2013).
+  def _recurrent(self, dtype, train):
     bias = self.recurrent_bias
-    return (self.recurrent_kernel.astype(dtype),
+    kernel = self.weight_dropout(self.recurrent_kernel, deterministic=not train)
+    return (kernel.astype(dtype),
             None if bias is None else bias.astype(dtype))
 
 

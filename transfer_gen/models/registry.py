@@ -194,6 +194,19 @@ def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
   return config.encodes
 
 
+def require_next_token(config: Config) -> None:
+  """Refuses a model that cannot be asked for the next token.
+
+  Raises:
+    errors.UserError: If it sees the tokens that it would have to predict.
+  """
+  if isinstance(config, config_lib.Encoder):
+    raise errors.UserError(
+        "The model is an Encoder, such as BERT: it sees the tokens after each one too,"
+        " so it can neither learn, score nor write the next token. Warm-start a pair"
+        " from it: --config=recipe:warm_start --config.source.path='ENCODER|DECODER'.")
+
+
 def reads(batch: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what models read of a batch beside its inputs, as arguments of a call."""
   # Models do not accept the keys of other kinds of models, so absent ones are left out.

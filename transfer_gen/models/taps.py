@@ -53,16 +53,20 @@ def listening(
   """
   hidden, related = frozenset(hidden), frozenset(related)
   seen = Seen(hidden={}, related={layer: {} for layer in related})
+  before = 0  # Positions of a latent, which stand before those of tokens.
 
   def listen(call, args, kwargs, context):
+    nonlocal before
+    if isinstance(context.module, blocks.Block):
+      before = context.module.config.prefix
     result, path = call(*args, **kwargs), context.module.path
     if context.method_name != "__call__":
       return result
     if (layer := _layer(context.module)) in hidden:
-      seen.hidden[layer] = _output(result)
+      seen.hidden[layer] = _output(result)[:, before:]
     elif (isinstance(context.module, layers.Dense) and path[-2:-1] == ("attn",)
           and path[-1] in _RELATED and (layer := _number(path[:-2])) in seen.related):
-      seen.related[layer][path[-1]] = result
+      seen.related[layer][path[-1]] = result[:, before:]
     return result
 
   with nn.intercept_methods(listen):

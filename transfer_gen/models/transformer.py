@@ -154,7 +154,8 @@ class Stack(nn.Module):
   def __call__(
       self, inputs: jax.Array, embed: layers.Embed, train: bool,
       valid: jax.Array | None = None, memory: Cache | None = None,
-      positions: jax.Array | None = None) -> jax.Array:
+      positions: jax.Array | None = None, latent: jax.Array | None = None
+  ) -> jax.Array:
     """Reads whole rows.
 
     Args:
@@ -165,6 +166,7 @@ class Stack(nn.Module):
         later ones as well. By default it sees those before it.
       memory: For a decoder with an encoder: what `read` returned.
       positions: As for `Decoder`.
+      latent: What the decoder sees of a latent, see `latent.Pooled.start`.
 
     Returns:
       dtype[B, T, D].
@@ -173,9 +175,10 @@ class Stack(nn.Module):
       errors.UserError: If T is above `max_length` of learned positions.
     """
     caches.check_length(self.config, inputs.shape[1])
+    before = 0 if latent is None else self.config.prefix
     # An axis of size 1, not B: masks, rotations and biases are then computed once for
     # all rows.
-    steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
+    steps = jnp.arange(-before, inputs.shape[1], dtype=jnp.int32)[None]  # [1, T]
     if valid is None:
       mask = steps[:, :, None] >= steps[:, None, :]  # [1, T, T]
     else:
@@ -190,12 +193,34 @@ class Stack(nn.Module):
     # Windows and relative positions are distances, which are the same between steps of
     # the row as between positions in a document, and then the same in all rows.
     masks = _masks(self.config, mask, steps, lambda: steps)
-    x = self._embedded(inputs, embed, positions, train)
+    x = self._embedded(inputs, embed, positions[:, before:], train)
+    if latent is not None:
+      x = jnp.concatenate([latent, x], axis=1) if before else x + latent
     bias = self._bias(steps, lambda: steps)
     for block in self.blocks:
       x, _ = block(
           x, positions, masks[block.window], None, train, bias, _of(memory, block))
-    return self._finished(x)
+    return self._finished(x[:, before:])
+
+  def begin(self, latent: jax.Array, cache: Cache) -> Cache:
+    """Returns a cache in which a latent stands before the tokens, or is added to them.
+
+    Args:
+      latent: dtype[B, P, D] or dtype[B, 1, D], see `latent.Pooled.start`.
+      cache: An empty cache with P slots more than there are tokens.
+    """
+    count = self.config.prefix
+    if not count:
+      return {**cache, caches.LATENT: latent}
+    # Below 0, so that tokens have the positions that they have without a latent.
+    steps = jnp.arange(count, dtype=jnp.int32)[None]
+    slots = jnp.arange(cache["valid"].shape[1], dtype=jnp.int32)[None]
+    mask = jnp.broadcast_to(  # [B, P, S]
+        slots[:, None] <= steps[:, :, None], (len(latent), count, slots.shape[1]))
+    _, kept = self._read_on(
+        latent, steps - count, mask, lambda: slots - count, cache)
+    valid = jnp.broadcast_to(slots < count, cache["valid"].shape)
+    return {**kept, "valid": valid, "used": jnp.int32(count)}
 
   def read(self, encoded: jax.Array, valid: jax.Array) -> Cache:
     """Returns the memory of a decoder: keys and values of what the encoder read.
@@ -233,7 +258,8 @@ class Stack(nn.Module):
     slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None]  # [1, 1, S]
     mask = valid[:, None] & (slots <= (cache["used"] + steps)[:, :, None])  # [B, T, S]
     x, kept = self._read_on(
-        inputs, positions, mask, lambda: caches.positions_of(valid), cache, embed)
+        self._seen(inputs, positions, cache, embed), positions, mask,
+        lambda: caches.positions_of(valid, self.config.prefix), cache)
     # The output is the widest product, so it is computed for one position per row.
     x = jnp.take_along_axis(x, (counts - 1)[:, None, None], axis=1)  # [B, 1, D]
     return self._finished(x), {**kept, "valid": valid}
@@ -250,25 +276,29 @@ class Stack(nn.Module):
     # All branches of a row are equally long.
     positions = jnp.broadcast_to(cache["position"][:, None], tokens.shape)
     x, kept = self._read_on(
-        tokens, positions, cache[caches.SEEN], lambda: cache[caches.AT], cache, embed)
+        self._seen(tokens, positions, cache, embed), positions, cache[caches.SEEN],
+        lambda: cache[caches.AT], cache)
     return self._finished(x), kept
 
-  def _read_on(self, inputs, positions, mask, seen, cache, embed):
+  def _seen(self, inputs, positions, cache, embed):
+    """Returns what the first block reads of inputs that continue a cache."""
+    x = self._embedded(inputs, embed, positions, train=False)
+    return x + cache[caches.LATENT] if caches.LATENT in cache else x
+
+  def _read_on(self, x, positions, mask, seen, cache):
     """Runs the blocks on inputs that continue a cache.
 
     Args:
-      inputs: i32[B, T].
-      positions: i32[B, T].
+      x: dtype[B, T, D], what the first block reads.
+      positions: i32[B or 1, T].
       mask: bool[B, T, S].
       seen: Returns the positions i32[B, S] of what is in the slots.
       cache: The cache.
-      embed: Embedding table.
 
     Returns:
       dtype[B, T, D] before the last norm, and the cache with new keys and values.
     """
     masks = _masks(self.config, mask, positions, seen)
-    x = self._embedded(inputs, embed, positions, train=False)
     bias = self._bias(positions, seen)
     kept = dict(cache)
     for block in self.blocks:

@@ -5,6 +5,8 @@ and GPT-2 (Rothe et al., 2020). The cross-attention between them is new. With on
 encoder on both sides, `--config.model.shared=True` lets them share their blocks.
 """
 
+from typing import Any
+
 from transfer_gen import errors
 from transfer_gen.config import Data, Decoding, Optim, Run, Tokenizer, Train
 from transfer_gen.run import open_sources
@@ -31,10 +33,11 @@ def plan(run: Run) -> TransferPlan:
         "recipe:warm_start needs the two models to start from: set"
         " --config.source.path='ENCODER|DECODER'.")
   pair = open_sources.one("source", run.source)
+  source: Any = pair.model
   shared = getattr(run.model, "shared", False)
   return TransferPlan(
       # "self" in place of "fresh" copies the cross-attention from the self-attention.
-      rules=structure.warm_start(run.model, cross="fresh"),
+      rules=structure.warm_start(run.model, cross="fresh", source=source),
       # Another vocabulary than the sources' is matched by token.
       axes=() if run.tokenizer.kind == "source" else (
           On(axis="vocab", map=MatchTokens(fresh="pieces")),),

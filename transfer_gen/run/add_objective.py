@@ -22,6 +22,11 @@ def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
           group.anchor, (plan_lib.L2SP, plan_lib.EWC)) for group in groups),
       run.distill)
   _check_needs(assembled)
+  if run.model.draws and not run.objective.kl.is_used:
+    raise errors.UserError(
+        "The model draws its latent, and objective.kl, which keeps what it draws from"
+        " near the prior, has a weight of 0. Set objective.kl.weight=1; or for an"
+        " autoencoder without a prior model.variational=False.")
   return assembled
 
 

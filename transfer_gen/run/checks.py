@@ -28,3 +28,7 @@ def check(run: config_lib.Run) -> None:
     raise errors.UserError(
         "encoder_tokenizer is set, and the model has no encoder. Leave it out, or"
         " choose a model with one.")
+  if run.tokenizer.sentinels and run.tokenizer.kind == "source" and run.all_sources():
+    raise errors.UserError(
+        f"tokenizer.sentinels is {run.tokenizer.sentinels}, and the tokenizer of the"
+        " source keeps the tokens that it has. Set it to 0, or tokenizer.kind to bpe.")

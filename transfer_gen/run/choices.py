@@ -48,6 +48,8 @@ _EPOCHS = {"scratch": 30, "transfer": 10}
 # equation 3), it falls with the square root of the width. What is transferred would be
 # forgotten at that rate.
 _RATE = {"scratch": 3e-3, "transfer": 1e-3}
+# Enough for the spans of T5's noise in rows of twice the length that is chosen.
+_SENTINELS = 32
 _WIDTH = 100  # Columns of what is printed.
 # Rotary positions have no params and no longest text, so lengths stay free.
 _MODEL: dict[str, Any] = dict(
@@ -88,7 +90,9 @@ def model(run: Run, texts: Sequence[pipeline.Document]) -> Run:
     run = dataclasses.replace(
         run, model=source_model.replaced(small, run.model_changes), model_changes={})
     if run.tokenizer.kind == "source":
-      run = run.with_values("tokenizer", kind="bpe", size=0)
+      run = run.with_values(
+          "tokenizer", kind="bpe", size=0, sentinels=run.tokenizer.sentinels or (
+              _SENTINELS if run.data.corrupt.noise else 0))
   if ("tokenizer", "size") in run.open_fields():
     chars = sum(len(text.input) + len(text.target) for text in texts)
     run = run.with_values("tokenizer", size=_between(
@@ -147,7 +151,9 @@ def schedule(run: Run, data: pipeline.Prepared) -> Run:
   chosen = {("train", "eval_every"): max(10, steps // 20),
             ("train", "log_every"): max(1, steps // 50),
             ("train", "checkpoint_every"): max(10, steps // 20),
-            ("optim", "warmup_steps"): min(steps // 20, 1000)}
+            ("optim", "warmup_steps"): (
+                steps // 10 if run.optim.schedule == "slanted"  # `cut_frac` of ULMFiT.
+                else min(steps // 20, 1000))}
   for part, name in run.open_fields():
     if (part, name) in chosen:
       run = run.with_values(part, **{name: chosen[part, name]})

@@ -1,6 +1,6 @@
 """Texts in, texts out: lets a model answer or continue any number of inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 from typing import Any
@@ -101,14 +101,33 @@ def answers(
   with contextlib.ExitStack() as stack:
     work = progress and stack.enter_context(progress_lib.track(
         "writing", len(inputs), progress, done=len(done)))
-    for i, tokens in bulk.write(
-        model.module, model.params, read, _written(model, decoding), only=left,
-        parallel=parallel, batch_size=batch_size, watch=_stopper(model, decoding.stop)):
-      done[i] = [_cut(model.tokenizer.decode(one), decoding.stop) for one in tokens]
-      keep(i, done[i])
+    for i, texts in written(model, read, decoding, only=left, parallel=parallel,
+                            batch_size=batch_size):
+      done[i] = texts
+      keep(i, texts)
       if work:
         work.advance()
   return Answers(texts=[done[i] for i in range(len(inputs))], too_long=too_long)
+
+
+def written(
+    model: TextModel, inputs: bulk.Inputs, decoding: Decoding, **how: Any
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields texts for tokens or latents, as soon as they are written.
+
+  Args:
+    model: The model.
+    inputs: What texts are written for.
+    decoding: What `resolved` returned.
+    **how: Further arguments of `bulk.write`.
+
+  Yields:
+    The index of an input, and its texts as of `Answers`.
+  """
+  for i, tokens in bulk.write(
+      model.module, model.params, inputs, _written(model, decoding),
+      watch=_stopper(model, decoding.stop), **how):
+    yield i, [_cut(model.tokenizer.decode(one), decoding.stop) for one in tokens]
 
 
 def stream(

@@ -9,7 +9,7 @@ from transfer_gen import progress
 from transfer_gen.data import pipeline
 from transfer_gen.models import registry
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.train import objectives
+from transfer_gen.train import combined
 from transfer_gen.train import score as score_lib
 
 Scores = score_lib.Scores
@@ -35,13 +35,14 @@ def score(
     errors.UserError: If the documents do not fit the run, or all are too long.
   """
   run: Any = trained.run
+  registry.require_next_token(run.model)
   encoder = run.model if registry.encodes(run.model) else None
   data = pipeline.prepare(
       run.data, {_SPLIT: documents}, trained.tokenizer, {}, encoder)
   rows = sum(data.facts["splits"][_SPLIT]["rows"].values())
-  functions = [objectives.next_token(trained.model, False)]
+  functions = [combined.scoring(trained.model)]
   # A pass of its own, so that evaluating without this metric costs no more.
-  functions += [objectives.likeliest(trained.model)] if with_hits else []
+  functions += [combined.likeliest(trained.model)] if with_hits else []
   with progress.track("scoring", rows * len(functions), "row") as work:
     found = [score_lib.make_scorer(function)(
         trained.params, data, _SPLIT, run.train.rows, advance=work.advance)

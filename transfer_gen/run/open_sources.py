@@ -30,6 +30,11 @@ def of_run(run: config_lib.Run) -> dict[str, sources_lib.Source]:
   return found
 
 
+def paths(source: config_lib.Source) -> tuple[str, ...]:
+  """Returns the paths that a source is read from: one, or those of a pair's sides."""
+  return sources_lib.sides(source.path)
+
+
 def one(
     field: str, source: config_lib.Source, model: registry.Config | None = None,
     base: sources_lib.Source | None = None,

@@ -25,8 +25,10 @@ def facts(found: Sequence[evaluation.Evaluated], split: str) -> dict[str, Any]:
 
   Returns:
     `split`, `step`, each metric by name, `tokens` and `documents`, `intervals`,
-    `signatures`; with another run also `against`: its `workdir`, metrics, intervals,
-    and `differences` by metric, see `bootstrap.compare`.
+    `signatures`; of a model that draws a latent `loss_is_bound`, `reconstruction` and
+    `kl` per token, and `kl_per_document`; with another run also `against`: its
+    `workdir`, metrics, intervals, and `differences` by metric, see
+    `bootstrap.compare`.
   """
   result = {"split": split, **_of_run(found[0])}
   if found[1:]:
@@ -56,6 +58,12 @@ def lines(
           f"{one.written.too_long} inputs were longer than the model can read; see"
           " decoding.too_long.")
     result += page.aligned(summary.table(own, list(one.measured)))
+    if own.get("loss_is_bound"):
+      result.append(
+          "loss is a bound from above, the negative ELBO in nats per token:"
+          f" {own['loss']:.4f} = reconstruction {own['reconstruction']:.4f} + KL"
+          f" {own['kl']:.4f}; bits_per_byte and the perplexities follow from it. KL is"
+          f" {own['kl_per_document']:.2f} nats per document.")
     result += [f"{name}: {how}" for name, how in own["signatures"].items()]
   if found[1:]:
     names = sheet.names([one.trained.workdir for one in found])
@@ -112,7 +120,10 @@ def keep(one: evaluation.Evaluated, numbers: Mapping[str, Any]) -> None:
 
 
 def _of_run(one: evaluation.Evaluated) -> dict[str, Any]:
-  losses = {} if one.scores is None else one.scores.metrics()
+  losses: dict[str, Any] = {} if one.scores is None else one.scores.metrics()
+  if one.trained.model.config.draws and losses:
+    losses |= {"loss_is_bound": True, "kl_per_document": losses["kl"] * losses[
+        "tokens"] / max(losses["documents"], 1)}
   return {"step": one.trained.step, **summary.numbers(one.measured), **losses}
 
 

@@ -32,11 +32,13 @@ def of_run(
 
   Raises:
     errors.UserError: If the model is the source's and no source knows it, if a change
-      names no field, or if the vocabulary does not fit.
+      names no field, if the model cannot learn the next token, or if the vocabulary
+      does not fit.
   """
-  own = tokenizers.own_encoder(tokenizer_)
+  own, model = tokenizers.own_encoder(tokenizer_), _model(run, sources)
+  registry.require_next_token(model)
   return registry.with_vocabulary(
-      _model(run, sources), tokenizer_.size, own.size if own else 0)
+      model, tokenizer_.size, own.size if own else 0)
 
 
 def _model(
@@ -91,9 +93,14 @@ def replaced(model: registry.Config, changes: Mapping[str, Any]) -> registry.Con
     if name not in names:
       near = difflib.get_close_matches(name, names, n=2) or names
       raise errors.UserError(
-          f"model.{name}: a {type(model).__name__} has no such field. Nearest:"
+          f"model.{name}: {_article(model)} has no such field. Nearest:"
           f" {', '.join(near)}.")
   return dataclasses.replace(model, **changes)
+
+
+def _article(model: registry.Config) -> str:
+  kind = type(model).__name__
+  return f"{'an' if kind.startswith('E') else 'a'} {kind}"
 
 
 def _changed(model: registry.Config, changes: Mapping[str, Any]) -> registry.Config:

@@ -2,6 +2,7 @@
 
 import math
 
+from transfer_gen import config as config_lib
 from transfer_gen.adapters import scales
 from transfer_gen.distill import loss
 from transfer_gen.run import assembled as assembled_lib
@@ -18,7 +19,7 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
     errors.UserError: If the devices cannot be divided as the config says.
   """
   run = assembled.run
-  drops = run.model.dropout > 0 or scales.has_dropout(run.adapters)
+  drops = bool(config_lib.dropouts(run.model)) or scales.has_dropout(run.adapters)
   return parallel.make_runner(
       run.parallel, assembled.specs, _rows(assembled), run.optim.accumulate,
       nll_fn=loss.objective(

@@ -179,9 +179,23 @@ def _discriminative(run, rows):
 def _gradual_unfreezing(run, rows):
   del rows
   groups = groups_lib.by_layer(run.model)
-  # By default, the last group starts to learn in the middle of the run at the latest.
-  every = run.strategy.every or max(1, run.train.steps // (2 * len(groups)))
+  every = run.strategy.every or _latest(run, groups)
   return groups_lib.gradual_unfreezing(groups, every), {}
+
+
+# A tenth is one pass over the data, as `run.choices` chooses the steps. Of a model with
+# many layers, the lowest would start too late.
+def _ulmfit(run, rows):
+  del rows
+  groups = groups_lib.discriminative(run.model, run.strategy.factor)
+  every = run.strategy.every or max(
+      1, min(run.train.steps // 10, _latest(run, groups)))
+  return groups_lib.gradual_unfreezing(groups, every), {}
+
+
+def _latest(run: config_lib.Run, groups: _Groups) -> int:
+  """Steps between two groups if the last one starts in the middle of the run."""
+  return max(1, run.train.steps // (2 * len(groups)))
 
 
 def _l2_sp(run, rows):
@@ -219,8 +233,8 @@ def _distill(run, rows):
 _WRITERS: Mapping[str, Callable[..., tuple[_Groups, dict[str, Any]]]] = {
     "fine_tune": _fine_tune, "feature_extraction": _feature_extraction,
     "surgical": _surgical, "discriminative": _discriminative,
-    "gradual_unfreezing": _gradual_unfreezing, "l2_sp": _l2_sp, LORA: _lora,
-    "distill": _distill}
+    "gradual_unfreezing": _gradual_unfreezing, "ulmfit": _ulmfit, "l2_sp": _l2_sp,
+    LORA: _lora, "distill": _distill}
 
 
 # What each reads of the fields of `config.Strategy`.
@@ -229,6 +243,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
     "surgical": ("lr_mult", "frozen", "learn"),
     "discriminative": ("lr_mult", "frozen", "factor"),
     "gradual_unfreezing": ("lr_mult", "frozen", "every"),
+    "ulmfit": ("lr_mult", "frozen", "factor", "every"),
     "l2_sp": ("lr_mult", "frozen", "alpha", "beta"), LORA: ("lr_mult", "rank"),
     "distill": ("lr_mult",), AUTO: ("budget",)}
 

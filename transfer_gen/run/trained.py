@@ -12,10 +12,10 @@ from transfer_gen import errors
 from transfer_gen import sources as sources_lib
 from transfer_gen.adapters import wrap
 from transfer_gen.data import pipeline
-from transfer_gen.models import registry
 from transfer_gen.run import decode
+from transfer_gen.run import latents
 from transfer_gen.run import recorded
-from transfer_gen.train import objectives
+from transfer_gen.train import combined
 from transfer_gen.train import score as evaluate
 
 Reader, Texts = recorded.Reader, recorded.Texts
@@ -37,7 +37,7 @@ class Trained:
   workdir: epath.Path
   run: recorded.Run
   step: int
-  model: registry.Model
+  model: wrap.Model
   params: dict[str, jax.Array]
   tokenizer: sources_lib.Tokenizer
 
@@ -93,6 +93,17 @@ class Trained:
     """Answers or continues one text and shows it as it grows, see `decode.stream`."""
     return decode.stream(self.texts, text, decoding, show)
 
+  def sample(
+      self, count: int, decoding: decode.Decoding, **how: Any) -> list[str]:
+    """Writes texts for latents out of the prior, see `latents.sample`."""
+    return latents.sample(self.texts, count, decoding, **how)
+
+  def interpolate(
+      self, first: str, second: str, count: int, decoding: decode.Decoding, **how: Any
+  ) -> list[str]:
+    """Writes texts for latents between two texts, see `latents.interpolate`."""
+    return latents.interpolate(self.texts, (first, second), count, decoding, **how)
+
   @property
   def texts(self) -> decode.TextModel:
     """What it takes to read and write texts with it."""
@@ -136,7 +147,7 @@ def open(workdir: epath.PathLike, step: int = -1) -> Trained:
       params=params, tokenizer=source.require_tokenizer())
 
 
-def scorer(model: registry.Model) -> evaluate.Scorer:
+def scorer(model: wrap.Model) -> evaluate.Scorer:
   """Returns the function that scores params of a model on a split."""
   # Both are cached by the model, so tests of several seeds compile its program once.
-  return evaluate.make_scorer(objectives.next_token(model, False))
+  return evaluate.make_scorer(combined.scoring(model))

@@ -50,15 +50,19 @@ def write(
 
   Args:
     model: The model.
-    documents: Pairs to answer, or texts to continue. A text that ends within its first
-      eight words is left out.
+    documents: Pairs to answer, or texts: to restore if the model has learned to, and
+      else to continue. A text that ends within its first eight words is left out where
+      it would be continued.
     decoding: How texts are written. Of several for an input, the best counts.
 
   Raises:
     errors.UserError: If nothing is left to write, or as `decode.answers`.
   """
+  restores = bool(model.data.corrupt.noise)
   asked = [(given, right) for document in documents
-           for given, right in [prompt(document)] if document.input or right]
+           for given, right in [
+               (document.target, (document.target,)) if restores else prompt(document)]
+           if document.input or right]
   if not asked:
     raise errors.UserError(
         f"All {len(documents)} texts end within their first {_WORDS} words, so that"

@@ -9,7 +9,6 @@ alphabet of the targets has a tab and a line break, these are its marks: so they
 the sequence-to-sequence example of Keras, which adds them to each target.
 """
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -24,11 +23,12 @@ from transfer_gen.sources import source as source_lib
 
 _FORMS = (
     "a tokenizer.json, a SentencePiece .model, a folder with one, a JSON object from"
-    " each token to its row, or a list of tokens (.json or .txt); for two alphabets"
-    " inputs|targets")
+    " each token to its row, or a list of tokens (.json, .txt, fastai's .pkl); for two"
+    " alphabets inputs|targets")
 # Parts of the names of files that may hold a vocabulary, and their suffixes.
-_PARTS = ("vocab", "token", "char", "word", "index", "alphabet", "spiece", "dict")
-_SUFFIXES = (".json", ".txt", ".model", ".spm", ".tokens", ".vocab")
+_PARTS = ("vocab", "token", "char", "word", "index", "alphabet", "spiece", "dict",
+          "itos")
+_SUFFIXES = (".json", ".txt", ".model", ".spm", ".tokens", ".vocab", ".pkl", ".pickle")
 _SHOWN = 8
 _MARKS = {"bos": "\t", "eos": "\n"}
 
@@ -60,11 +60,12 @@ def read(spec: str, model: source_lib.Model) -> source_lib.Given:
           f"source.tokenizer is {spec!r}, and the model has no encoder: it has one"
           " vocabulary. Give one path.")
     _check(parts[0], sides[0], model.vocab_size, "")
-    return source_lib.Given(tokenizer=sides[0].tokenizer, model=model, notes=())
+    notes = (whole.NOTE,) if isinstance(whole, token_lists.Words) else ()
+    return source_lib.Given(tokenizer=whole, model=model, notes=notes)
   both: Any = model  # Models with an encoder have the field.
   _check(parts[0], sides[0], both.encoder_tokens, "encoder's ")
   _check(parts[-1], sides[-1], model.vocab_size, "decoder's ")
-  notes: Sequence[str] = ()
+  notes = ()
   tokenizer = whole
   if sides[1:] and own is None:
     targets, notes = _marked(*(side.tokenizer for side in sides))

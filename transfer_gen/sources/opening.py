@@ -119,16 +119,6 @@ def leaves(
 
   Raises:
     errors.UserError: As `open`.
-
-  Example:
-    >>> import pathlib, tempfile
-    >>> import numpy as np
-    >>> from transfer_gen import sources
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.npz"
-    >>> np.savez(path, **{"lstm.0.bias": np.zeros(8, np.float32)})
-    >>> title, specs = sources.leaves(path)
-    >>> {name: spec.shape for name, spec in specs.items()}
-    {'lstm.0.bias': (8,)}
   """
   opener = _opener_of(epath.Path(path))
   # A step goes through `open`, so that one given for a checkpoint of another framework

@@ -151,9 +151,8 @@ def open(
   """
   given = {"step": step >= 0, "map": map_name, "tokenizer": tokenizer,
            "unused": unused, "idle_fields": idle_fields}
-  parts = str(path).split("|")
-  # A path that exists is a path, whatever characters it has.
-  if len(parts) != 2 or epath.Path(path).exists():
+  parts = sides(path)
+  if not parts[1:]:
     return opening.open(
         path, step, map_name=map_name, vocabulary=vocabulary, tokenizer=tokenizer,
         unused=unused, idle_fields=idle_fields, model=model, base=base)
@@ -161,11 +160,55 @@ def open(
     raise errors.UserError(
         f"{path}: two checkpoints, and {', '.join(wrong)} is of one. Convert that one"
         " with it first, and give the workdir that `convert` writes in its place.")
-  if not all(map(str.strip, parts)):
+  if not all(parts):
     raise errors.UserError(f"{path}: a side is missing; give ENCODER|DECODER.")
   encoder, decoder = (
-      opening.open(part.strip(), vocabulary=vocabulary) for part in parts)
+      opening.open(part, vocabulary=vocabulary) for part in parts)
   return Pair(encoder, decoder)
+
+
+def leaves(path: epath.PathLike, step: int = -1) -> tuple[str, source_lib.Specs]:
+  """Lists a checkpoint's leaves under its own names; reads no array.
+
+  Args:
+    path: As of `open`. The leaves of two checkpoints are listed as those of the pair.
+    step: As of `open`.
+
+  Returns:
+    A line that describes the checkpoint, and the spec of each leaf.
+
+  Raises:
+    errors.UserError: As `open`.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from transfer_gen import sources
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.npz"
+    >>> np.savez(path, **{"lstm.0.bias": np.zeros(8, np.float32)})
+    >>> title, specs = sources.leaves(path)
+    >>> {name: spec.shape for name, spec in specs.items()}
+    {'lstm.0.bias': (8,)}
+  """
+  if not sides(path)[1:]:
+    return opening.leaves(path, step)
+  found = open(path, step)
+  return found.title, found.specs
+
+
+def sides(path: epath.PathLike) -> tuple[str, ...]:
+  """Returns the paths of the two sides of a pair, or the one path that it is.
+
+  Example:
+    >>> from transfer_gen import sources
+    >>> sources.sides("bert | gpt2"), sources.sides("bert")
+    (('bert', 'gpt2'), ('bert',))
+  """
+  parts = str(path).split("|")
+  # A path that exists is a path, whatever characters it has.
+  if len(parts) != 2 or epath.Path(path).exists():
+    return (str(path),)
+  return parts[0].strip(), parts[1].strip()
 
 
 def _placed(names: Iterable[str], side: str) -> dict[str, tuple[str, str]]:

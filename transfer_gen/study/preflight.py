@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 import contextlib
+import itertools
 
 from etils import epath
 
@@ -58,9 +59,9 @@ def _check_files(
   reader.check_texts(job.run, job.workdir)
   sources = list(job.run.all_sources().values())
   # What other runs of the study write is not there yet.
-  if not any(source.path in made for source in sources):
+  if not any(path in made for source in sources for path in open_sources.paths(source)):
     open_sources.of_run(job.run)
   teacher = [job.run.distill.teacher] if job.run.distill else []
-  for source in [*sources, *teacher]:
-    if source.path not in made and not epath.Path(source.path).expanduser().exists():
-      raise errors.UserError(f"{source.path}: there is no such file or folder.")
+  for path in itertools.chain(*map(open_sources.paths, [*sources, *teacher])):
+    if path not in made and not epath.Path(path).expanduser().exists():
+      raise errors.UserError(f"{path}: there is no such file or folder.")

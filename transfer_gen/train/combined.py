@@ -8,6 +8,7 @@ Axes: B batch, T position, V vocabulary.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ TEACHER = ("logits", "hidden", "attention")  # Computed in `distill.loss`.
 _VALUES = "values"  # In a batch: f32[B, T, D].
 Objective, Batch, NllFn = config_lib.Objective, step_lib.Batch, step_lib.NllFn
 Values = Mapping[str, jax.Array]
+likeliest = objectives.likeliest  # Beside `scoring`, for who evaluates.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,10 @@ def given(module: Any, specs: Mapping[str, Any], batch: Mapping[str, Any]) -> se
 
 def validating(
     module: Any, objective: Objective, first: int = 0) -> NllFn:
-  """Returns what a validation computes: `loss`, the plain cross-entropy, and all terms.
+  """Returns what a validation computes: `loss`, which compares models, and all terms.
+
+  `loss` is the plain cross-entropy; of a model that draws a latent, whose likelihood
+  cannot be computed, it is the bound of `scoring`.
 
   Args:
     module: As for `objectives.next_token`.
@@ -160,13 +165,37 @@ def validating(
     A function of the form of `objectives.next_token`; it returns terms by name unless
     the objective has no other than the cross-entropy.
   """
-  if not used(objective) and not objective.label_smoothing:
+  draws = objectives.draws(module)
+  if draws:  # Free bits and weights below 1 would make it no bound.
+    objective = dataclasses.replace(objective, kl=config_lib.Term(), free_bits=0.0)
+  elif not used(objective) and not objective.label_smoothing:
     return objectives.next_token(module, False, first)
 
   def nll_fn(params, batch, key):
     found, _ = compute(objective, module, params, batch, False, key, first)
-    return {"loss": found.pop(CE), **found}
+    ce = found.pop(CE)
+    if draws:
+      return {"loss": ce + found["kl"], "reconstruction": ce, **found}
+    return {"loss": ce, **found}
   return nll_fn
+
+
+@functools.lru_cache(maxsize=32)  # As of `objectives.next_token`.
+def scoring(module: Any) -> NllFn:
+  """Returns what an evaluation computes: the loss of each target.
+
+  Of a model that draws a latent it is a bound on the loss (Kingma and Welling, 2014,
+  equation 3), the negative ELBO, of which each target of a row has its share: `loss` is
+  the sum of `reconstruction`, the cross-entropy given a latent that is drawn once, and
+  `kl`. What is drawn depends on the text alone.
+
+  Args:
+    module: As for `objectives.next_token`.
+
+  Returns:
+    As `validating`.
+  """
+  return validating(module, Objective())
 
 
 def weigher(
@@ -267,6 +296,11 @@ def check(
   if terms[ANCHOR] != config_lib.Term() and not anchored:
     wrong.append("objective.anchor is a factor on the penalty of anchors, and no group"
                  " has an anchor with one. Give it one, or leave it out")
+  if distill and any(getattr(distill, name) for name in TEACHER) and not (
+      counted.keys() & set(TEACHER)):
+    wrong.append("the factors of all that is learned from the teacher are 0, so that it"
+                 " would have no say. Raise one of objective.logits, hidden and"
+                 " attention, or set distill=None")
   if not counted.keys() - {ANCHOR}:
     wrong.append("the weights of all terms are 0, so that nothing would be minimized."
                  " Give objective.ce.weight, or another term, a weight above 0")

@@ -48,12 +48,14 @@ def first_layer(run: config_lib.Run, rows: Sequence[resolve.Row]) -> int:
 def _check(run: config_lib.Run) -> None:
   features, model = run.features, run.model
   assert features is not None
+  rates = [f"model.{name} is {rate}"
+           for name, rate in config_lib.dropouts(model).items()]
   chain = not any(getattr(model, field, False) for field in (
       "window", "attention", "bidirectional"))
   for wrong, why in (
-      (model.dropout > 0,
-       f"features: model.dropout is {model.dropout}, and what is stored once cannot"
-       " be dropped anew in each epoch. Set it to 0, or features=None"),
+      (rates,
+       f"features: {' and '.join(rates)}, and what is stored once cannot be dropped"
+       " anew in each epoch. Set it to 0, or features=None"),
       (run.data.corrupt.word_dropout > 0,
        "features: data.corrupt.word_dropout changes what the model reads in each epoch,"
        " and what is stored once stays. Set it to 0, or features=None"),

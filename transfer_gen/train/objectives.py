@@ -90,7 +90,8 @@ def logits(
     batch: `inputs` i32[B, T]; `positions` i32[B, T] if rows hold several documents; and
       what the encoder reads if the model has one.
     train: Whether dropout is applied.
-    key: Decides the dropout masks; not used unless `train`.
+    key: Decides the dropout masks if `train`, and what a latent draws. If None, a
+      latent is its mean.
     first: As for `next_token`.
 
   Example:
@@ -130,9 +131,16 @@ def with_outputs(
   return found, outputs.given(state)
 
 
+def draws(module: Any) -> bool:
+  """Returns whether a model draws a latent, so that its loss is only bounded."""
+  return getattr(getattr(module, "config", None), "draws", False)
+
+
 def _applied(module, params, batch, train, key, first, **more) -> Any:
-  given: dict[str, Any] = {"train": train, "rngs": {"dropout": key} if train else None,
-           **registry.reads(batch), **more}
+  # A latent draws in every loss, whether dropout acts or not.
+  rngs = {} if key is None else {"latent": key, **({"dropout": key} if train else {})}
+  given: dict[str, Any] = {
+      "train": train, "rngs": rngs, **registry.reads(batch), **more}
   variables = {"params": tree.unflatten(params)}
   if "hidden" in batch:
     return taps.resume(

@@ -23,7 +23,6 @@ from transfer_gen.train import anchors as anchors_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
-_SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 _Params = Mapping[str, jax.Array]
 # By group, the state of an `optax.chain` (a tuple), and behind it that of the anchor.
 State = dict[str, Any]
@@ -223,7 +222,8 @@ def build(
     _check_group(group, starts[name], steps)
   owned = {name: [row for row in rows if row.group == name] for name in learning}
   return Optimizer(
-      txs={name: _tx(_own(config, group), group, steps - starts[name])
+      txs={name: _tx(_own(config, group, 1 - starts[name] / steps), group,
+                     steps - starts[name])
            for name, group in learning.items()},
       members={name: tuple(row.name for row in mine) for name, mine in owned.items()},
       starts=starts,
@@ -248,11 +248,13 @@ def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedul
   decay = {
       "cosine": lambda: optax.cosine_decay_schedule(peak, rest, config.end_factor),
       "linear": lambda: optax.linear_schedule(peak, end, rest),
+      "slanted": lambda: optax.linear_schedule(peak, end, rest),
       "inverse_sqrt": lambda: _inverse_sqrt(peak, max(warmup, 1)),
       "constant": lambda: optax.constant_schedule(peak),
   }[config.schedule]()
   # The first update has count 0; a warm-up from 0 would waste it.
-  ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+  low = end if config.schedule == "slanted" else peak / (warmup + 1)
+  ramp = optax.linear_schedule(low, peak, warmup)
   return optax.join_schedules((ramp, decay), (warmup,)) if warmup else decay
 
 
@@ -267,10 +269,21 @@ def _at(table: resolve.Table) -> tuple[slice | np.ndarray, ...]:
   return (slice(None),) * table.dim + (table.index,)
 
 
-def _own(config: config_lib.Optim, group: plan_lib.Group) -> config_lib.Optim:
-  """Returns the run's settings, overridden by those that the group sets."""
-  own = {field: getattr(group, field) for field in ("schedule", "weight_decay")
-         if getattr(group, field) is not None}
+def _own(
+    config: config_lib.Optim, group: plan_lib.Group, left: float) -> config_lib.Optim:
+  """Returns the run's settings, overridden by those that the group sets.
+
+  Args:
+    config: The run's settings.
+    group: The group.
+    left: Share of the run in which the group learns, in (0, 1].
+  """
+  own: dict[str, Any] = {
+      field: getattr(group, field) for field in ("schedule", "weight_decay")
+      if getattr(group, field) is not None}
+  # The paper's warm-up is a share of the training, and so of what is left of it here.
+  if own.get("schedule", config.schedule) == "slanted":
+    own["warmup_steps"] = round(config.warmup_steps * left)
   return dataclasses.replace(config, lr=config.lr * group.lr_mult, **own)
 
 

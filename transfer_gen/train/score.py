@@ -70,9 +70,10 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
   """Returns a function that scores params; its program is compiled once.
 
   Args:
-    nll_fn: Loss without dropout; it receives a fixed key, from which it must not draw.
-      Of several terms by name, `loss` is that of the documents, in nats. Calls with
-      the same function return the same scorer.
+    nll_fn: Loss without dropout; it receives a fixed key, from which only a latent may
+      draw, and the same for a text wherever it stands. Of several terms by name, `loss`
+      is that of the documents, in nats. Calls with the same function return the same
+      scorer.
   """
   key = jax.random.key(0)
   nll = jax.jit(lambda params, batch: nll_fn(params, batch, key))

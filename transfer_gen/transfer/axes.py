@@ -105,10 +105,11 @@ class Grow:
   number of copies (Net2WiderNet, Chen et al., 2016, section 2.2). The paper draws which
   entries are copied; here they are taken in turns.
 
-  The function is kept for `mlp` at any size; for `embed`, `hidden`, `memory`, `heads`
-  and `kv_heads` at whole multiples, where norms and groups of heads see every entry
-  equally often; and for `kv` at whole multiples, if positions are not rotary and the
-  attention scale stays.
+  The function is kept for `mlp` at any size, and for `latent` where the latent is its
+  mean (where it is drawn, `Extend` keeps what is drawn, too); for `embed`, `hidden`,
+  `memory`, `heads` and `kv_heads` at whole multiples, where norms and groups of heads
+  see every entry equally often; and for `kv` at whole multiples, if positions are not
+  rotary and the attention scale stays.
 
   >>> binding = Grow().bind(plan_lib.AxisSizes(axis="mlp", source=2, target=3))
   >>> binding.index.tolist(), binding.share.tolist(), binding.note
@@ -294,12 +295,13 @@ class MeanGroups:
 def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
   """Returns why growing an axis changes the function; None if it does not."""
   axis, source, target = sizes.axis, sizes.source, sizes.target
-  known = ("mlp", "embed", "hidden", "memory", "heads", "kv_heads", "kv")
+  known = ("mlp", "latent", "embed", "hidden", "memory", "heads", "kv_heads", "kv")
   if axis not in known:
     return f"growing `{axis}` does not keep the function, as for {', '.join(known)}"
   # A norm averages over an axis, so each entry needs equally many copies to keep the
-  # statistics. No norm sees `mlp`: there, dividing by the number of copies is enough.
-  if axis != "mlp" and target % source:
+  # statistics. No norm sees the first two: there, dividing by the number of copies is
+  # enough.
+  if axis not in known[:2] and target % source:
     near = max(round(target / source), 1) * source
     return (f"growing `{axis}` from {source} keeps the function at whole multiples,"
             f" and {target} is none; the nearest is {near}")
@@ -312,7 +314,8 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
       return (f"encoder_attention='dot' contracts `{axis}`, and no leaf can be divided"
               " for it")
     return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
-            " scale has an offset (norm_offset), or there is none (final_norm)")
+            " scale has an offset (norm_offset), or there is none (final_norm, or a"
+            " recurrent model with a tied table)")
   # Constants of a source that states none are unknown and cannot be compared.
   for name in _CONSTANTS.get(axis, ()):
     old, new = (constants.get(name) for constants in

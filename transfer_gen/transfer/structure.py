@@ -18,10 +18,12 @@ _LEARNS = (plan_lib.Group(name="all", params=".*"),)
 _DECODER = {"width": "embed", "mlp_width": "mlp", "num_heads": "heads",
             "num_kv_heads": "kv_heads", "head_dim": "kv"}
 _SIZES = {
-    config_lib.Decoder: _DECODER, config_lib.EncoderDecoder: _DECODER,
+    config_lib.Decoder: _DECODER, config_lib.Encoder: _DECODER,
+    config_lib.EncoderDecoder: _DECODER | {"latent_width": "latent"},
     config_lib.Recurrent: {
         "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp",
-        "encoder_width": "memory", "attention_width": "mlp"},
+        "encoder_width": "memory", "attention_width": "mlp",
+        "latent_width": "latent"},
 }
 # Where an axis has several sizes in one model, the leaves that each field is about.
 _ENCODER, _ATTENTION = f"{names.ENCODER}.*", "attention/.*"
@@ -87,7 +89,7 @@ def grow(
   changes: dict[str, Any] = dict(sizes)  # Field names are checked above.
   new = dataclasses.replace(old, **changes)
   grown = tuple(
-      plan_lib.On(axis=axis, map=axes_lib.Grow(noise=noise), params=params)
+      plan_lib.On(axis=axis, map=_map_of(axis, old, noise), params=params)
       for axis, params in _grown(old, new))
   rules: tuple[plan_lib.Rule, ...] = ()
   for field, count in (("num_layers", num_layers), ("encoder_layers", encoder_layers)):
@@ -235,7 +237,8 @@ def encoder_decoder(
 
 
 def warm_start(
-    model: config_lib.EncoderDecoder, cross: str = "fresh"
+    model: config_lib.EncoderDecoder, cross: str = "fresh",
+    source: config_lib.EncoderDecoder | None = None,
 ) -> tuple[plan_lib.Rule, ...]:
   r"""Returns rules for a pair from its two sides, see `sources.Pair`.
 
@@ -253,6 +256,8 @@ def warm_start(
     model: Config of the pair.
     cross: "fresh" draws the cross-attention; "self" copies it and its norm from the
       decoder's self-attention.
+    source: Config of the source, if the model has parts of an output that it lacks;
+      these are drawn.
 
   Raises:
     errors.UserError: If `cross` is neither.
@@ -267,6 +272,13 @@ def warm_start(
   if model.encoder is not None and model.encoder.width != model.width:
     found.append(plan_lib.Rule(
         target=names.BRIDGE, source=None, why="from one width to the other"))
+  source = source or model
+  found += [
+      plan_lib.Rule(target=part, source=None, why="the source has none")
+      for part, is_new in (
+          (names.TRANSFORM, model.transform and not source.transform),
+          (names.LOGIT_BIAS, model.logit_bias and not source.logit_bias),
+          (names.OUTPUT, source.tied and not model.tied)) if is_new]
   return (*found, plan_lib.Rule(
       target="(.*)", source=r"\1", why="the leaf of its name"))
 
@@ -283,6 +295,14 @@ def _grown(old: Any, new: Any) -> list[tuple[str, str]]:
     if new.attends or new.bridge != "none":
       found.append(("memory", ".*"))
   return found
+
+
+def _map_of(axis: str, old: Any, noise: float) -> plan_lib.AxisMap:
+  # Copies of what is drawn would draw apart. New features of a latent that nothing
+  # gives and nothing reads are draws of the prior, whose KL is 0.
+  if axis == "latent" and old.draws:
+    return axes_lib.Extend(how="fresh", fresh="zeros")
+  return axes_lib.Grow(noise=noise)
 
 
 def _explicit(

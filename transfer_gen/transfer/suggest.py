@@ -21,6 +21,9 @@ from transfer_gen.transfer import suggest_axes
 _Specs = Mapping[str, tree.Spec]
 _Pattern = tuple[str, tuple[str, ...]]  # A name without its numbers, and its axes.
 _NUMBER = re.compile(r"\d+")
+_LONG = 70  # Characters of a text that is one line of code.
+# Of longer ones, what fits into a line and ends within no escape.
+_PARTS = re.compile(r"(?:\\.|[^\\]){1,35}", re.DOTALL)
 # Of at most 3.1, see `_alike`.
 _LIKELY = 1.6  # Leaves that are less similar than this are left for people to match.
 _DEEPER = "the source has no layer of this number; structure.depth copies one"
@@ -358,7 +361,10 @@ def _code(field: str, value: Sequence[Any]) -> str:
 def _call(value: Any, between: str = ", ") -> str:
   """Returns a dataclass as the call that makes it; patterns become raw strings."""
   if isinstance(value, str):
-    return f'r"{value}"' if "\\" in value else f'"{value}"'
+    # Python joins texts in a row; no part ends within an escape.
+    parts = _PARTS.findall(value) if len(value) > _LONG else [value]
+    return f"\n{' ' * 14}".join(
+        f'r"{part}"' if "\\" in part else f'"{part}"' for part in parts)
   if isinstance(value, tuple) and value == tuple(range(len(value))):
     return f"tuple(range({len(value)}))"
   if isinstance(value, tuple):

@@ -6,7 +6,8 @@ from transfer_gen import tree
 from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 
-_WIDTHS = ("embed", "mlp", "heads", "kv_heads", "kv", "hidden", "memory")
+_WIDTHS = ("embed", "mlp", "heads", "kv_heads", "kv", "hidden", "memory",
+           "latent")
 _REMARKS: dict[type, str] = {
     axes_lib.MatchTokens:
         "By token; fresh= says how other tokens start. Needs both tokenizers.",

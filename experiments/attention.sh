@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Trains two parents on English to French, an LSTM and a Transformer, and studies both on
+# English to Czech; experiments/attention.py says what is compared and what it costs. Makes
+# .venv if it is missing, and goes on where it was stopped.
+#   bash experiments/attention.sh [WORKDIR]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  --constraint constraints.txt --editable .
+data="${TRANSFER_GEN_DATA:-data}/multi30k"
+folder="${1:-runs/translation}"
+mkdir -p "$folder/data"
+# Odd lines for the parents and even ones for the children: no caption is in both halves.
+for side in en fr; do
+  gzip -dc "$data/train.$side.gz" | awk 'NR % 2 == 1' > "$folder/data/parent.$side"
+done
+for side in en cs; do
+  gzip -dc "$data/train.$side.gz" | awk 'NR % 2 == 0' > "$folder/data/child.$side"
+done
+export TRANSFER_GEN_RUNS="$folder"
+run=".venv/bin/python -m transfer_gen"
+$run train --config=experiments/translation.py:parent --workdir="$folder/parent"
+$run train --config=experiments/attention.py:lstm_parent --workdir="$folder/lstm_parent"
+$run study --config=experiments/attention.py --workdir="$folder/attention" \
+  --results=experiments/RESULTS.md
