@@ -58,7 +58,7 @@ WIDE = {
     "adapters.calls": 7, "config": 7, "distill.teacher": 8, "export.adapted": 8,
     "export.forms": 8, "export.hugging_face_folder": 8, "export.peft_folder": 8,
     "formats.detect": 8, "maps.hugging_face": 8, "maps.peft_modules": 8,
-    "maps.shipped": 19,
+    "maps.shipped": 17,
     "models.registry": 8, "run.assemble": 7, "run.loop": 16, "run.ownership": 7,
     "run.reader": 8, "run.strategies": 9, "run.trained": 9, "sources.foreign": 8,
     "study.auto": 9, "study.search": 8, "study.study": 8,
