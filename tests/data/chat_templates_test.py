@@ -367,7 +367,8 @@ def test_each_kind_of_template_gives_the_text_of_transformers(peer, name):
         theirs = theirs.replace(datetime.datetime.now().strftime(form), day)
 
       assert chat.Template(template, TOKENS).render(*contents) == theirs, before
-      assert contents[0].strip()[:5] in theirs
+      # Some templates write other ends of lines.
+      assert contents[0].split()[0] in theirs
 
 
 @pytest.mark.parametrize("name", ["brackets", "turns"])

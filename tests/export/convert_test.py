@@ -132,7 +132,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
   want = np.float64(logits(theirs))
   assert distance(ours, want) <= 1e-5
   assert theirs.config.model_type == kind
-  assert "none was written" in notes[-1]
+  assert "No tokenizer was written" in notes[-1]
 
 
 @pytest.mark.parametrize("fields, message", [

@@ -200,7 +200,7 @@ def test_a_model_trained_here_loads_in_transformers(model, kind, tmp_path):
 
   ours, want = logits_of(model, params), their_logits(loaded(tmp_path, kind))
   assert distance(ours, want) <= 1e-5
-  assert kind.lower() in lines[0] and "none was written" in lines[-1]
+  assert kind.lower() in lines[0] and "No tokenizer was written" in lines[-1]
 
 
 def test_a_model_that_fits_no_architecture_is_refused(tmp_path):

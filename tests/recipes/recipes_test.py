@@ -38,7 +38,7 @@ def test_the_list_has_one_line_for_each_recipe(capsys):
   printed = cli.run(capsys, "recipes").split("\n\n")[0].splitlines()
 
   assert [line.split()[0] for line in printed] == sorted(config_file.recipes())
-  assert max(map(len, printed)) <= 100 and len(printed) == 9
+  assert max(map(len, printed)) <= 100 and len(printed) == 12
 
 
 def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):
@@ -298,7 +298,7 @@ def get_config():
   cli.run(capsys, "train", f"--config={name}.py", f"--workdir={name}")
 
 
-def _pairs(folder):
+def _sentences(folder):
   (folder / "train.a").write_text("".join(f"{i} green apples\n" for i in range(60)))
   (folder / "train.b").write_text("".join(f"{i} gruene Birnen\n" for i in range(60)))
   return ("--config=recipe:attention", "--config.data.train=train.a|train.b",
@@ -307,7 +307,7 @@ def _pairs(folder):
 
 
 def test_the_attention_recipe_goes_from_two_files_to_bleu(folder, capsys):
-  words = _pairs(folder)
+  words = _sentences(folder)
 
   lines = cli.run(capsys, "train", *words, "--workdir=w", "--config.train.steps=1",
                   "--config.model.num_layers=1", "--config.decoding.beams=1",
@@ -318,7 +318,7 @@ def test_the_attention_recipe_goes_from_two_files_to_bleu(folder, capsys):
 
 
 def test_language_models_begin_the_sides_of_the_attention_recipe(folder, capsys):
-  words = _pairs(folder)
+  words = _sentences(folder)
   _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
   _language_model(folder, capsys, "b", (f"{i} gruene Pflaumen" for i in range(60)))
   def planned(*more):
@@ -358,7 +358,7 @@ def test_language_models_begin_the_sides_of_the_attention_recipe(folder, capsys)
     (("--config.sources.left.path=a",), "knows the sources sources.encoder, "),
     (("--config.sources.encoder.pth=a",), "has no field 'pth'. Nearest: path")])
 def test_a_source_that_begins_no_side_is_refused(folder, capsys, more, message):
-  words = _pairs(folder)
+  words = _sentences(folder)
   _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
 
   assert message in cli.refused(capsys, "plan", *words, "--workdir=w", *more)
