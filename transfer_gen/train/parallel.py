@@ -144,15 +144,22 @@ def _pmap(config, specs, step, rows) -> Runner:
   def one_step(state, batch, key):
     state, metrics = mapped(state, batch, key)
     # Metrics are summed over devices in the step: all copies are the same.
-    return state, jax.tree.map(lambda x: x[0], metrics)
+    return state, jax.tree.map(_first, metrics)
 
   return Runner(
       shardings=dict.fromkeys(specs, device),
       place=lambda state: jax.tree.map(lambda x: jax.device_put(
           jnp.broadcast_to(x[None], (count, *x.shape)), each), state),
       # All devices hold equal states, because gradients are summed before the update.
-      fetch=lambda state: jax.tree.map(lambda x: x[0], state),
+      fetch=lambda state: jax.tree.map(_first, state),
       put=put, step=one_step)
+
+
+# x[0] would be a program on all devices, for each shape. On a busy machine XLA's CPU
+# backend ends the process if one of them is late.
+def _first(x: jax.Array) -> jax.Array:
+  """Returns the copy that the first device holds of f[devices, ...]."""
+  return x.addressable_shards[0].data[0]
 
 
 def _divides(rows: int, devices: int) -> None:
