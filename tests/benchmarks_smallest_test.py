@@ -77,6 +77,7 @@ def _printed(capsys):
   return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module, names", [
     (training, {
         "gpt2_small_over_torch", "decoder_256_over_torch", "lstm_512_over_torch",
