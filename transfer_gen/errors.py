@@ -26,7 +26,7 @@ def cause(error: BaseException) -> str:
   """Returns what an error says, in one line without a full stop, for another message.
 
   Errors of Python and of libraries say little without the name of their class; a
-  `UserError` is a whole sentence, and its class tells a user nothing.
+  `UserError` is a whole sentence, and its class says nothing to a user.
   """
   # Some libraries write several lines.
   text = " ".join(str(error).split())

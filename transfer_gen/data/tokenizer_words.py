@@ -49,7 +49,7 @@ class Words:
   is a special token without a role.
 
   Attributes:
-    NOTE: What a user is told of it.
+    NOTE: What the user reads about it.
   """
   NOTE = ("words are split by rules of this package and not by spaCy, as fastai does:"
           " abbreviations, addresses and emoticons come out in other pieces. HTML stays"

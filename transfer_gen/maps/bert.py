@@ -174,7 +174,7 @@ FAMILY = hugging_face.Family(
     anchor=TABLE, prefixes=("bert.", ""), model=_model, config=_config, lines=_lines,
     kind=config_lib.Encoder, outputs=(f"{_HEAD}.decoder.weight",), older=OLDER,
     copies=lambda model: ((f"{_HEAD}.bias", f"{_HEAD}.decoder.bias"),) * model.tied,
-    # What tells whether a sentence follows another, or reads the first token alone; and
+    # What says whether a sentence follows another, or reads the first token alone; and
     # a bias that only tied outputs use.
     unused=(r"pooler\..*",), others=(r"cls\.seq_relationship\..*", rf"{_HEAD}\.bias"))
 MAP = hugging_face.architecture(FAMILY)

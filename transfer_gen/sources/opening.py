@@ -23,34 +23,9 @@ def open(
     unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
     model: own.Model | None = None, base: own.Source | None = None,
 ) -> own.Source:
-  r"""Opens a checkpoint under our names; reads no array.
+  """Opens one checkpoint under our names; reads no array.
 
-  Args:
-    path: A run's workdir or one of its checkpoints; a file or folder of another
-      framework, whose format shows in its suffix and its files; a folder that PEFT
-      wrote; or a file of word vectors.
-    step: Which checkpoint of a run. -1 means the best, or the last if none was
-      validated.
-    map_name: For a checkpoint of another framework: name of its architecture, or path
-      of a map file. If empty, the architecture is detected.
-    vocabulary: For a checkpoint of another framework: "refuse" or "repair" a vocabulary
-      with damaged or duplicate entries, or "none" to read the weights alone.
-    tokenizer: For a checkpoint of another framework: path of its vocabulary, see
-      `sources.given`. If empty, the one that lies beside it, if any.
-    unused: For a checkpoint of another framework: regexes for whole names of leaves in
-      it that are read as if they were not there.
-    idle_fields: For a checkpoint of another framework: fields of its config that its
-      map does not know and that change nothing which the model computes.
-    model: For a folder that PEFT wrote: config of the model that it adapts, if `base`
-      has none.
-    base: For a folder that PEFT wrote: source of the model that it adapts.
-
-  Returns:
-    The source.
-
-  Raises:
-    errors.UserError: If nothing is there that can be read, or an argument does not
-      apply to what is there.
+  The arguments, what is returned and what is raised are those of `pair.open`.
   """
   path = epath.Path(path)
   opener = _opener_of(path)
