@@ -8,16 +8,8 @@ cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
   --constraint constraints.txt --editable .
-data="${TRANSFER_GEN_DATA:-data}/multi30k"
 folder="${1:-runs/translation}"
-mkdir -p "$folder/data"
-# Odd lines for the parent and even ones for the child: no caption is in both halves.
-for side in en fr; do
-  gzip -dc "$data/train.$side.gz" | awk 'NR % 2 == 1' > "$folder/data/parent.$side"
-done
-for side in en cs; do
-  gzip -dc "$data/train.$side.gz" | awk 'NR % 2 == 0' > "$folder/data/child.$side"
-done
+. experiments/multi30k_halves.sh "$folder"
 export TRANSFER_GEN_RUNS="$folder"
 run=".venv/bin/python -m transfer_gen"
 $run train --config=experiments/translation.py:parent --workdir="$folder/parent"
