@@ -69,6 +69,21 @@ def _restore(checkpoints, params):
       2, abstract, {"all": {"mu": abstract, "count": of(jnp.int32(2))}})
 
 
+@pytest.mark.parametrize("old, new", [
+    ('"plan": "p"', '"plan": "q"'), ('"best": null', '"best": 1234'),
+    ('"digests": {', '"digests": {"x": "1", '), ('"digest": "', '"digest": "0')])
+def test_facts_that_are_still_json_and_differ_are_noticed(saved, tmp_path, old, new):
+  folder, params, _ = saved
+  shutil.copytree(folder, tmp_path / "run")
+  path = tmp_path / "run" / "checkpoints" / "2" / "facts" / "metadata"
+  changed = path.read_text().replace(old, new, 1)
+  assert changed != path.read_text()
+  path.write_text(changed)
+
+  with pytest.raises(checkpoint.Damaged, match="checkpoints/2: .*not those that were"):
+    _restore(checkpoint.Checkpoints(tmp_path / "run"), params)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_flipped_bit_is_noticed_or_without_effect(saved, tmp_path, seed):
   folder, params, facts = saved
