@@ -27,6 +27,7 @@ def make(
     batch: Mapping[str, np.ndarray],
     groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
     adapters: Sequence[config_adapters.Adapter] = (),
+    nll_fn: step_lib.NllFn | None = None, weigh: step_lib.Weigh | None = None,
 ) -> Callable[[], float]:
   """Makes a function that takes one step with AdamW, clipping and a logged norm.
 
@@ -35,6 +36,8 @@ def make(
     batch: The batch of every step.
     groups: Groups of params that learn. By default, all do.
     adapters: Adapters of the model. By default, there are none.
+    nll_fn: The loss; by default, that of the next token.
+    weigh: Weights of its terms, if it has several.
 
   Returns:
     A function that takes one step, and returns the loss when the step is done.
@@ -43,7 +46,7 @@ def make(
   specs = registry.specs(module)
   runner = parallel.make_runner(
       config_lib.Parallel(), specs, len(batch["inputs"]), 1, optimizer=optimizer,
-      nll_fn=objectives.next_token(module, False))
+      nll_fn=nll_fn or objectives.next_token(module, False), weigh=weigh)
   key = jax.random.key(0)
   # A step donates its state, so the only reference to it must be replaced each time.
   params = registry.fresh(module, jax.random.key(0), runner.shardings)(specs)

@@ -23,6 +23,7 @@ from benchmarks import importing
 from benchmarks import low_rank
 from benchmarks import lstm_peer
 from benchmarks import stored_features
+from benchmarks import strokes_peer
 from benchmarks import translation
 from benchmarks import trust_flips
 
@@ -69,6 +70,16 @@ def test_the_comparisons_of_attention_run(monkeypatch, name):
       attention_peer.MODEL, vocab_size=32, embed_width=8, hidden_width=8))
 
   assert getattr(attention_peer, name)().ratio > 0
+
+
+def test_the_comparison_of_drawings_runs(monkeypatch):
+  monkeypatch.setattr(strokes_peer, "STROKES", dataclasses.replace(
+      strokes_peer.STROKES, hidden_width=8, encoder_width=6, latent_width=4,
+      mixtures=2))
+  monkeypatch.setattr(strokes_peer, "ROWS", 8)
+  monkeypatch.setattr(strokes_peer, "LENGTH", 8)
+
+  assert strokes_peer.stroke_vae_over_torch().ratio > 0
 
 
 def test_the_low_rank_comparison_with_peft_runs(monkeypatch):

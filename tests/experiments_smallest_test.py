@@ -26,6 +26,7 @@ CASES = [
     ("bronte_to_shakespeare", (), "ml5_charrnn", ("bronte_1", "scratch_1"), None),
     ("textgenrnn", (), "textgenrnn", ("transfer", "scratch"), None),
     ("stories", (), "stories260K", ("transfer", "scratch"), None),
+    ("strokes", (), "sheep_strokes", ("moved_1", "scratch_1"), None),
 ]
 # The others are marked `long`: their models or their sources cannot be made smaller.
 DEFAULT = ("quickstart", "lstm_text", "strategies-summaries", "bronte_to_shakespeare")

@@ -11,7 +11,7 @@ from transfer_gen.config import codec, validate
 MODELS = (
     config.EncoderDecoder(encoder_vocab_size=11, encoder_marks="both", windows=(4, 0)),
     config.Recurrent(encoder=True, encoder_vocab_size=9, encoder_length=6),
-    config.Decoder(num_kv_heads=2))
+    config.Decoder(num_kv_heads=2), config.Sketch(encoder_width=7, mixtures=3))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)

@@ -29,7 +29,7 @@ CONFIGS = (
     config.Features(), config.Distill(), config.Decoder(), config.EncoderDecoder(),
     config.Encoder(), config.Recurrent(), _STUDY, config.LoRA(params=".*"),
     config.IA3(), config.Bottleneck(), config.Prefix(), config.Objective(),
-    config.Term(), config.Corrupt())
+    config.Term(), config.Corrupt(), config.Sketch())
 PARTS = (
     plan_lib.SCRATCH, plan_lib.SCRATCH.rules[0], plan_lib.SCRATCH.groups[0],
     plan_lib.On(axis="mlp", map=axes.Cut()), plan_lib.L2SP(alpha=0.1),

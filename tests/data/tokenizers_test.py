@@ -90,7 +90,8 @@ def test_unknown_characters_are_refused_in_a_prompt_and_counted_in_data():
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"kind": "word"}, "must be bytes, characters, bpe, words, alphabet or file"),
+    ({"kind": "word"},
+     "must be bytes, characters, bpe, words, strokes, alphabet or file"),
     ({"kind": "bpe", "size": 259}, "at least 260"),
     ({"kind": "file"}, "needs tokenizer.path"),
     ({"kind": "alphabet"}, "needs tokenizer.path"),

@@ -38,7 +38,7 @@ def test_the_list_has_one_line_for_each_recipe(capsys):
   printed = cli.run(capsys, "recipes").split("\n\n")[0].splitlines()
 
   assert [line.split()[0] for line in printed] == sorted(config_file.recipes())
-  assert max(map(len, printed)) <= 100 and len(printed) == 12
+  assert max(map(len, printed)) <= 100 and len(printed) == 13
 
 
 def test_a_recipe_shows_its_fields_and_what_is_chosen(capsys):

@@ -204,6 +204,8 @@ def test_the_default_objective_leaves_the_compiled_step_as_it_is():
 @pytest.mark.parametrize("term", [
     Term(weight=2.0, schedule="linear", start=0.5, first_step=10, last_step=70),
     Term(weight=0.0, schedule="linear", start=1.0),
+    Term(schedule="exponential", start=0.01, decay=0.9),
+    Term(schedule="exponential", decay=0.8, first_step=5, last_step=60),
     Term(schedule="cyclic"), Term(schedule="cyclic", rise=1.0, cycles=3, start=0.1),
     Term(schedule="cyclic", first_step=7, last_step=60, cycles=5)])
 def test_a_weight_follows_its_schedule_on_host_and_device(term):
@@ -220,6 +222,8 @@ def test_a_weight_follows_its_schedule_on_host_and_device(term):
     before, whole = max(step - term.first_step, 0), last - term.first_step
     if term.schedule == "linear":
       share = before / whole
+    elif term.schedule == "exponential":  # Ha and Eck (2018), section 3.2.
+      share = 1 - term.decay**before
     else:  # Fu et al. (2019), equations 6 and 7.
       share = min(before % math.ceil(whole / term.cycles) / (whole / term.cycles)
                   / term.rise, 1)
@@ -242,6 +246,8 @@ def test_a_weight_follows_its_schedule_on_host_and_device(term):
      "objective.kl.first_step is 9, and last_step is 9"),
     (Objective(z_loss=Term(start=0.5)), "objective.z_loss.start is read by"),
     (Objective(free_bits=0.5), "objective.free_bits is about kl"),
+    (Objective(kl_min=0.5), "objective.kl_min is about kl"),
+    (Objective(z_loss=Term(decay=0.5)), "objective.z_loss.decay is read by"),
     (Objective(label_smoothing=0.1, ce=Term(weight=0), z_loss=Term()),
      "objective.label_smoothing is about ce"),
     (Objective(logits=Term(weight=0.5)), "objective.logits is a factor on distill"),

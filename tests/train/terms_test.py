@@ -26,6 +26,7 @@ STATES = np.array([[0, 2, 1, 1, 0], [2, 2, 0, 1, 1]], np.int32)
 # Different for each target, so that no gradient hides behind another.
 TILT = 1 + np.arange(B * T).reshape(B, T) / 7
 LATENT = (_normal(B, L), _normal(B, L))
+LEAST = np.mean(0.5 * (LATENT[0] ** 2 + np.exp(LATENT[1]) - 1 - LATENT[1]))
 
 
 def _log_softmax(x):
@@ -109,6 +110,10 @@ CASES = {
     "kl_free_bits": (
         lambda m, v: (terms.kl(m, v, WEIGHTS, 0.5) * WEIGHTS).sum(-1), LATENT,
         functools.partial(_divergence, free=0.5)),
+    # Above the mean of one row and below that of the other.
+    "kl_least": (
+        lambda m, v: (terms.kl(m, v, WEIGHTS, least=LEAST) * WEIGHTS).sum(-1), LATENT,
+        lambda m, v: np.maximum(_divergence(m, v), LEAST * L)),
 }
 
 

@@ -208,13 +208,15 @@ COMMANDS: Mapping[str, Command] = {
                  " in which \\n is a line end; or any data file that training reads."),
             Flag(name="output", value="FILE",
                  meaning="File for the answers to --prompts, which continues one that"
-                 " was cut: .jsonl with inputs and references, or else a line each."),
+                 " was cut: .jsonl with inputs and references, or else a line each. Of"
+                 " a model of drawings, a new folder for pictures and points."),
             Flag(name="prior", default=False,
                  meaning="Writes --num texts for latents that are drawn from the prior,"
                  " with a model that has a latent; --seed decides them."),
-            Flag(name="interpolate", kind=int, value="N", minimum=2,
+            Flag(name="interpolate", kind=int, value="N", minimum=2, maximum=10_000,
                  meaning="Writes N texts for latents on a straight line between those"
-                 " of two --prompt, both ends included."),
+                 " of two --prompt, both ends included; or draws N times, on an arc"
+                 " between two drawings of --prompts."),
             Flag(name="input_field", value="NAME",
                  meaning="Column of the prompts in a table; by default the run's."),
             Flag(name="target_field", value="NAME",

@@ -25,6 +25,9 @@ def run(values: flags.Values) -> None:
   documents = first.documents(texts)
   for subject in subjects:
     subject.check(documents)
+  if first.trained.is_drawn:
+    asked = asked or []
+    evaluation.check_drawn(asked, _wanted(values))
   if asked is None:
     asked, why = evaluation.default_metrics(documents, bool(_wanted(values)))
     losses = ("losses",) if documents[0].target else ()

@@ -1,25 +1,28 @@
-"""`transfer-gen generate`: continues prompts, answers inputs, or decodes latents."""
+"""`transfer-gen generate`: continues prompts, answers, decodes latents, or draws."""
 
-import dataclasses
 import sys
 
 from etils import epath
 
-from transfer_gen import errors
 from transfer_gen.commands import decoding_flags
+from transfer_gen.commands import drawing
 from transfer_gen.commands import flags
-from transfer_gen.data import prompts as prompts_lib
+from transfer_gen.commands import prompt_flags
 from transfer_gen.run import answer_file
 from transfer_gen.run import trained as trained_lib
 
 
 def run(values: flags.Values) -> None:
   """Prints the answers, or writes them to a file; the workdir stays as it is."""
-  _check(values)
+  prompt_flags.check(values)
   trained = trained_lib.open(values.workdir, values.step)
   # Not on stdout, which holds the answers and nothing else.
   if trained.workdir != epath.Path(values.workdir):
     print(f"{values.workdir}: its best run, {trained.workdir}", file=sys.stderr)
+  if trained.is_drawn:
+    drawing.run(trained, values)
+    return
+  prompt_flags.check_text(values)
   if values.prior or values.interpolate is not None:
     _show_all(_from_latents(values, trained))
     return
@@ -28,7 +31,7 @@ def run(values: flags.Values) -> None:
     trained.stream(values.prompt[0], decoding, _show)
     print()
     return
-  prompts = _prompts(values, trained)
+  prompts = prompt_flags.read(values, trained.run.data)
   how = dict(progress="input", parallel=trained.run.parallel,
              batch_size=values.batch_size, strict=values.prompts is None)
   if values.output is None:
@@ -41,34 +44,6 @@ def run(values: flags.Values) -> None:
     done = "cut" if decoding.too_long == "cut" else "answered with nothing"
     print(f"{len(answers.too_long)} inputs were longer than the model can read, and"
           f" {done}; the first is number {answers.too_long[0] + 1}.", file=sys.stderr)
-
-
-def _check(values: flags.Values) -> None:
-  given = [values.prompt is not None, values.prompts is not None, values.prior]
-  if sum(given) != 1:
-    raise errors.UserError(
-        "`generate` needs either --prompt=TEXT or --prompts=FILE, or for a model with a"
-        " latent --prior.")
-  if values.interpolate is not None and len(values.prompt or ()) != 2:
-    raise errors.UserError(
-        "--interpolate goes from one text to another: give --prompt twice. It is given"
-        f" {len(values.prompt or ())} time(s).")
-  if values.interpolate is not None and values.num is not None:
-    raise errors.UserError(
-        "--interpolate writes one text for each latent: remove --num.")
-  if values.prompts is None and values.output is not None:
-    raise errors.UserError("--output is for the answers to --prompts=FILE.")
-  if values.prompts is not None:
-    prompts_lib.check(values.prompts)
-
-
-def _prompts(values, trained) -> list[prompts_lib.Prompt]:
-  if values.prompts is None:
-    return [prompts_lib.Prompt(prompt) for prompt in values.prompt]
-  fields = {name: value for name in ("input_field", "target_field")
-            if (value := getattr(values, name)) is not None}
-  return prompts_lib.read(
-      values.prompts, dataclasses.replace(trained.run.data, **fields))
 
 
 def _from_latents(values, trained) -> list[str]:

@@ -8,6 +8,7 @@ from transfer_gen.config.models import (
     Encoder,
     EncoderDecoder,
     Recurrent,
+    Sketch,
 )
 from transfer_gen.config.run import Run, Study
 from transfer_gen.config.sources import Distill, Features, Source
@@ -24,5 +25,5 @@ from transfer_gen.config.validate import check
 __all__ = (
     "Bottleneck", "Corrupt", "Data", "Decoder", "Decoding", "Distill", "Encoder",
     "EncoderDecoder", "Features", "IA3", "LoRA", "Objective", "Optim", "Parallel",
-    "Prefix", "Recurrent", "Run", "Source", "Strategy", "Study", "Term", "Tokenizer",
-    "Train", "check", "dropouts")
+    "Prefix", "Recurrent", "Run", "Sketch", "Source", "Strategy", "Study", "Term",
+    "Tokenizer", "Train", "check", "dropouts")

@@ -13,7 +13,7 @@ from transfer_gen.config import declare, validate
 
 Run, Adapter = config_lib.Run, config_adapters.Adapter
 Decoding = config_lib.Decoding
-Model = config_lib.Decoder | config_lib.Recurrent
+Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 CONFIG = "config.json"  # In a workdir.
 _PARTS = {
     "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
@@ -166,7 +166,7 @@ def _model(data: Any) -> Model:
   _check_object(data, "model")
   families = {kind.__name__: kind for kind in (
       config_lib.Decoder, config_lib.Encoder, config_lib.EncoderDecoder,
-      config_lib.Recurrent)}
+      config_lib.Recurrent, config_lib.Sketch)}
   names = {stored: name for name, stored in _STORED.items()}
   fields = {names.get(name, name): value for name, value in data.items()}
   family = fields.pop("family", None)

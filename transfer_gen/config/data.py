@@ -9,7 +9,7 @@ from transfer_gen.config import declare
 @declare.strict
 @dataclasses.dataclass
 class Corrupt:
-  """How texts are corrupted before a model reads them; targets never are.
+  """How texts are corrupted before a model reads them; targets of tokens never are.
 
   What is drawn depends on the seed of the run, the document and the epoch alone.
   Validation and test are corrupted in the same way each time.
@@ -30,12 +30,19 @@ class Corrupt:
       1. Default: 3.0.
     word_dropout: Share of the tokens of an answer or text that a decoder in training
       reads as unknown, in [0, 1) (Bowman et al., 2016). Default: 0.0.
+    stretch: For drawings, what they are also learned with: how far x and y are each
+      stretched at most, as a share of their size, in [0, 1) (0.1 in Ha and Eck, 2018).
+      Default: 0.0.
+    drop_points: For drawings, likewise: share of the points within lines that is left
+      out, in [0, 1) (0.1 in Ha and Eck, 2018). Default: 0.0.
   """
   noise: tuple[Annotated[str, declare.OneOf(
       "masking", "deletion", "infilling", "sentences", "spans", "copy")], ...] = ()
   density: declare.Share = 0.0
   mean_span: Annotated[float, declare.Between(1, 2**18)] = 3.0
   word_dropout: declare.Dropout = 0.0
+  stretch: declare.Dropout = 0.0
+  drop_points: declare.Dropout = 0.0
 
 
 @declare.strict
@@ -50,11 +57,12 @@ class Data:
     train: For `files`, which needs it: paths of the training data, separated by commas;
       globs are allowed. Files are plain text (`.txt`, see `unit`), `.jsonl`, `.json`,
       `.csv`, `.tsv`, `.tmx`, `.parquet` or `.arrow`, each also with `.gz`, `.bz2` or
-      `.xz`, or in a `.zip` (`corpora.zip/train.tsv` is one member). Two line-aligned
-      files are written `corpus.en|corpus.de`. `a.txt*0.3 + b.txt*0.7` mixes files: of
-      the rows that training reads, 30% and 70% are of each. Default: empty.
+      `.xz`, or in a `.zip` (`corpora.zip/train.tsv` is one member). Drawings are `.npz`
+      or `.ndjson`, see `data.readers.drawings`. Two line-aligned files are written
+      `corpus.en|corpus.de`. `a.txt*0.3 + b.txt*0.7` mixes files: of the rows that
+      training reads, 30% and 70% are of each. Default: empty.
     validation: The same for validation, without shares. If empty, the default, a part
-      of `train` is split off, see `split`.
+      of `train` is split off, see `split`, unless its files hold this split as well.
     test: The same for the test split.
     input_field: Column of a pair's input. If empty, the default, the data is for a
       language model and only `target_field` is read. Dots lead into nested columns
@@ -88,10 +96,10 @@ class Data:
       lists their lines.
     merge_references: Whether pairs of validation or test with the same input become one
       document with several references. Default: True.
-    length: T, the number of tokens per row, at least 2. Texts of a language model are
-      laid out in rows of this length, see `packing`; for longer pairs see `too_long`. 0
-      means that length and buckets are chosen from the data, see `run.choices`.
-      Default: 128.
+    length: T, the number of tokens per row, or of points of a drawing, at least 2.
+      Texts of a language model are laid out in rows of this length, see `packing`; for
+      longer pairs and drawings see `too_long`. 0 means that length and buckets are
+      chosen from the data, see `run.choices`. Default: 128.
     too_long: What happens to pairs with more than `length` tokens: `drop`, the default,
       leaves them out; `cut` cuts the end of the input and, if the target alone takes
       more than half of the row, that of the target; `refuse` is an error. All are
@@ -151,8 +159,10 @@ class Tokenizer:
 
   Attributes:
     kind: `bytes`; `characters` or `bpe`, trained on the training split; `words`: those
-      of the training split that occur at least three times, by fastai's rules; `file`:
-      a `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
+      of the training split that occur at least three times, by fastai's rules;
+      `strokes`, for drawings: states of a pen, with offsets beside them that are
+      divided by the standard deviation of those of the training split; `file`: a
+      `tokenizer.json`, a SentencePiece `.model` or the `tokenizer/` folder of a run;
       `alphabet`: the characters of a text file and no special tokens; or `source`: that
       of the run's source. Default: `bpe`.
     size: For `bpe` and `words`: vocabulary size in tokens, special tokens included; at
@@ -164,7 +174,8 @@ class Tokenizer:
       0. Default: 0.
   """
   kind: Annotated[str, declare.OneOf(
-      "bytes", "characters", "bpe", "words", "file", "alphabet", "source")] = "bpe"
+      "bytes", "characters", "bpe", "words", "strokes", "file", "alphabet",
+      "source")] = "bpe"
   size: Annotated[int, declare.Between(
       260, 2**24, "0 to have it chosen", also=0)] = 2048
   path: str = ""

@@ -8,10 +8,11 @@ nor flags contain them.
 import dataclasses
 from typing import Annotated
 
-from transfer_gen.config import declare, recurrent_model, sizes
+from transfer_gen.config import declare, recurrent_model, sizes, sketch_model
 
-# Its fields fill a file of their own; it is one of the models, so it is named here.
+# Their fields fill files of their own; they are models, too, so they are named here.
 Recurrent = recurrent_model.Recurrent
+Sketch = sketch_model.Sketch
 
 
 # Hashable, because a model is a static argument of jit, and yet not frozen, because
@@ -320,7 +321,7 @@ class EncoderDecoder(Decoder):
     return self.encoder_vocab_size or self.vocab_size
 
 
-Model = Decoder | Recurrent  # An Encoder or EncoderDecoder is a Decoder.
+Model = Decoder | Recurrent | Sketch  # An Encoder or EncoderDecoder is a Decoder.
 
 
 def dropouts(model: Model) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Annotated
 from transfer_gen.config import declare
 
 CONSTANT, LINEAR, CYCLIC = "constant", "linear", "cyclic"
+EXPONENTIAL = "exponential"
 
 
 @declare.strict
@@ -16,11 +17,15 @@ class Term:
   Attributes:
     weight: The weight at its peak, at least 0; with `constant`, 0 leaves the term out.
       Default: 1.0.
-    schedule: `constant`; `linear`: from `start` to `weight` between two steps; or
-      `cyclic`: from `start` to `weight` again and again (Fu et al., 2019, "Cyclical
-      Annealing Schedule"). Default: `constant`.
-    start: For `linear` and `cyclic`: the weight up to `first_step`, and at the
-      beginning of each cycle, at least 0. Default: 0.0.
+    schedule: `constant`; `linear`: from `start` to `weight` between two steps;
+      `exponential`: from `start` ever closer to `weight` (Ha and Eck, 2018, section 3.2
+      of "A Neural Representation of Sketch Drawings"); or `cyclic`: from `start` to
+      `weight` again and again (Fu et al., 2019, "Cyclical Annealing Schedule").
+      Default: `constant`.
+    start: For the others: the weight up to `first_step`, and at the beginning of each
+      cycle, at least 0. Default: 0.0.
+    decay: For `exponential`: factor on the distance from `weight` in each step, in
+      (0, 1). Default: 0.99995, as in the paper.
     first_step: Number of steps after which the weight begins to change, at least 0.
       Default: 0.
     last_step: Number of steps after which the weight stays what `weight` says; 0, the
@@ -30,8 +35,10 @@ class Term:
       rest it stays at its peak. Default: 0.5, as in the paper.
   """
   weight: declare.Weight = 1.0
-  schedule: Annotated[str, declare.OneOf(CONSTANT, LINEAR, CYCLIC)] = CONSTANT
+  schedule: Annotated[str, declare.OneOf(
+      CONSTANT, LINEAR, EXPONENTIAL, CYCLIC)] = CONSTANT
   start: declare.Weight = 0.0
+  decay: Annotated[float, declare.Between(0, 1, ends="()")] = 0.99995
   first_step: declare.Count = 0
   last_step: declare.Count = 0
   cycles: declare.Number = 4
@@ -52,6 +59,8 @@ class Term:
     done, span = max(step - self.first_step, 0), max(last - self.first_step, 1)
     if self.schedule == LINEAR:
       share = done / span
+    elif self.schedule == EXPONENTIAL:
+      share = 1 - self.decay**done
     else:
       # Whole steps in a cycle, as in equation 6 of the paper.
       share = min(done % -(-span // self.cycles) * self.cycles / span / self.rise, 1.0)
@@ -80,8 +89,9 @@ class Objective:
   By default it is the cross-entropy alone. Every other term is left out until it has a
   weight, `objective.z_loss.weight=1e-4`. Each that is used stands in metrics.jsonl
   under its name, per target token, and a weight that changes as NAME_weight. `loss` of
-  training is the whole sum but for the anchors; `loss` of validation always is the
-  plain cross-entropy. The formulas are in `train.terms`.
+  training is the whole sum but for the anchors. `loss` of validation does not depend on
+  the weights: it is the plain cross-entropy, and of a model of drawings, or one that
+  draws a latent, what `train.combined.scoring` says. The formulas are in `train.terms`.
 
   Attributes:
     ce: Cross-entropy of the tokens. Default: 1.
@@ -95,6 +105,8 @@ class Objective:
     kl: KL of a latent's posterior from N(0, I); for models with a latent. Default: 0.
     free_bits: Nats of each dimension of the latent that `kl` does not press below, at
       least 0 (Kingma et al., 2016). Default: 0.0.
+    kl_min: Nats of a dimension of the latent, on average over all of them, that `kl`
+      does not press below, at least 0 (Ha and Eck, 2018, equation 11). Default: 0.0.
     reconstruction: Squared error of values; for models that return values. Default: 0.
     gaussian: Negative log-likelihood of values under a Gaussian; for models that return
       one. Default: 0.
@@ -113,6 +125,7 @@ class Objective:
   unlikelihood: Term = dataclasses.field(default_factory=_unused)
   kl: Term = dataclasses.field(default_factory=_unused)
   free_bits: declare.Weight = 0.0
+  kl_min: declare.Weight = 0.0
   reconstruction: Term = dataclasses.field(default_factory=_unused)
   gaussian: Term = dataclasses.field(default_factory=_unused)
   mixture: Term = dataclasses.field(default_factory=_unused)

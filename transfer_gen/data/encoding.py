@@ -124,6 +124,10 @@ class Encoding:
     """
     if self.chat:
       return self._chats(self.chat, inputs, targets)
+    # Not all kinds of tokenizers have the method: that of drawings, of one side, has.
+    if fit := getattr(self.tokenizer, "fit", None):
+      drawings, cut = fit(_encode(self.tokenizer, targets), self.config)
+      return _arrays([()] * len(drawings)), drawings, cut
     found = _encode(self.reader, inputs), _encode(self.tokenizer, targets)
     if not fields.is_pairs(self.config):
       return *found, 0

@@ -61,6 +61,7 @@ def read(paths: str, options: Options, field: str) -> Found:
   sources = [[_source(item, field) for item in patterns.items(part)]
              for part, _ in mixture]
   _check_unit(sources, options, field)
+  options = dataclasses.replace(options, split=field)
   options, notes = _decided(
       [blob for part in sources for source in part for blob, reader in source
        if reader is kinds.PLAIN], options)
@@ -86,6 +87,15 @@ def text(path: str) -> str:
     errors.UserError: If the file is missing or not UTF-8.
   """
   return blobs.Blob(epath.Path(path)).text()
+
+
+def holds(paths: str, split: str) -> bool:
+  """Returns whether files that are given for training hold another split as well."""
+  found = [blob for part, _ in patterns.mixture(paths, "train")
+           for item in patterns.items(part) for side in patterns.sides(item)
+           for blob in patterns.expand(side, "train")]
+  return all(blob.ending in kinds.SPLITS and split in kinds.SPLITS[blob.ending](blob)
+             for blob in found)
 
 
 def is_table(paths: str) -> bool:

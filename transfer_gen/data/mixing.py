@@ -75,10 +75,12 @@ def part(
       [text.input for text in documents], texts)
   rows, kept, counts = lay_out(
       [text.part for text in documents],
-      layout(inputs, targets, encoding, noise))
+      layout(inputs, targets, encoding, noise, texts))
   # UTF-8 bytes, which all tokenizers have in common: the unit of bits per byte.
   sizes = np.array([len(text.encode()) for text in texts], np.int64) * kept
-  if noise_lib.SPANS in config.corrupt.noise:
+  if any(one.values is not None for one in rows):
+    sizes *= 0  # What lies beside tokens is no text, and nothing to count bits by.
+  elif noise_lib.SPANS in config.corrupt.noise:
     sizes = _written(rows[0], encoding.tokenizer.tokens, len(texts))
   elif encoding.encoder is None and not fields.is_pairs(config) and (
       config.packing == fields.SEPARATE):
@@ -87,7 +89,7 @@ def part(
     raise errors.UserError(f"data: no document of {split} has any token to corrupt.")
   if not kept.any():
     raise errors.UserError(
-        f"data: all {len(documents)} pairs of {split} are longer than"
+        f"data: all {len(documents)} documents of {split} are longer than"
         f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
   dropped = dict(facts.get("dropped", {}))
   if not kept.all():
@@ -108,7 +110,7 @@ def part(
 
 def layout(
     inputs: rows_lib.Texts, targets: rows_lib.Texts, encoding: encoding_lib.Encoding,
-    noise: noise_lib.Noise | None = None,
+    noise: noise_lib.Noise | None = None, texts: Sequence[str] = (),
 ) -> LayOut:
   """Returns what lays out a range of the documents, for `lay_out`.
 
@@ -118,9 +120,14 @@ def layout(
     encoding: How they became ids; `length`, `buckets` and `packing` of its config are
       read here.
     noise: How texts are corrupted, if they are.
+    texts: The targets as texts, which tell what is no token, such as offsets.
   """
   config, roles, encoder = encoding.config, encoding.roles, encoding.encoder
   lengths = sorted({*config.buckets, config.length})
+  # Not all kinds of tokenizers have the method: that of drawings has.
+  if draw := getattr(encoding.tokenizer, "rows", None):
+    return lambda part: draw(
+        texts[part], config.length, [len(one) for one in targets[part]])
   if noise is not None and config.corrupt.noise:
     return lambda part: noise.lay_out(targets[part])
   if encoder is not None:

@@ -10,6 +10,7 @@ Axes: N rows, B rows of a batch, T positions, L tokens of a text.
 from collections.abc import Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,10 @@ class Noise:
   def check(self) -> None:
     """Raises a `UserError` that names the tokens that are missing."""
     kinds = self.config.noise
+    if self.config.stretch or self.config.drop_points:
+      raise errors.UserError(
+          "data.corrupt: stretch and drop_points are for drawings, and these are texts."
+          " Leave them out, or choose tokenizer.kind=strokes.")
     if kinds and self.encoding.reader is not self.encoding.tokenizer:
       raise errors.UserError(
           "data.corrupt.noise: inputs and targets are the same texts, and the tokenizer"
@@ -223,14 +228,17 @@ class Noise:
                      if surface.rstrip(b" ").endswith(_ENDS))
 
 
-def build(encoding: encoding_lib.Encoding) -> Noise | None:
-  """Returns how texts are corrupted, None if the config asks for no noise.
+def build(encoding: encoding_lib.Encoding) -> Any:
+  """Returns a `Noise`, or what changes drawings; None if the config asks for neither.
 
   Raises:
     errors.UserError: If the tokenizer lacks a token that it needs.
   """
   if encoding.config.corrupt == config_lib.Corrupt():
     return None
+  # Not all kinds of tokenizers have the method: that of drawings has.
+  if of_drawings := getattr(encoding.tokenizer, "noise", None):
+    return of_drawings(encoding.config.corrupt)
   noise = Noise(encoding)
   noise.check()
   return noise

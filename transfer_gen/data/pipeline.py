@@ -218,7 +218,7 @@ def prepare(
   train = parts.get("train")
   inputs, targets = (train.inputs, train.targets) if train else ((), ())
   described, reader = (
-      {"size": one.size, "roles": roles, "notes": notes}
+      {"size": one.size, "roles": roles, "notes": notes, **getattr(one, "facts", {})}
       for one in (tokenizer, encoding.reader)
       for roles, notes in [tokenizers.resolve_roles(one)])
   return Prepared(

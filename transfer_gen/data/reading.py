@@ -65,7 +65,11 @@ def _files(
   """Reads the user's files, and adds to the facts; returns also the unit of text."""
   options, splits = fields.options(config), {}
   for split in document_lib.SPLITS:
-    if not (paths := getattr(config, split)):
+    paths = getattr(config, split)
+    if not paths and files.holds(config.train, split):
+      paths = config.train
+      facts["notes"].append(f"{split} is that of {paths}")
+    if not paths:
       continue
     found = files.read(paths, options, split)
     # What the training text decides holds for the others too, however short they are.

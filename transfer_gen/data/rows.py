@@ -39,6 +39,9 @@ class Rows:
     clean: i32[N, L], the texts of rows that are corrupted anew in each epoch, filled up
       with -1; None for all others.
     starts: i32[N], where these texts begin in their documents, in tokens.
+    values: f32[N, T, 2], the offset that leads to each point of a drawing; or None.
+    points: i32[N], the number of points; what stands behind has no value.
+    draws: u32[N], a number of each drawing, of which keys are made.
   """
   inputs: np.ndarray
   targets: np.ndarray
@@ -49,6 +52,9 @@ class Rows:
   positions: np.ndarray | None = None
   clean: np.ndarray | None = None
   starts: np.ndarray | None = None
+  values: Any = None
+  points: Any = None
+  draws: Any = None
 
   def __len__(self) -> int:
     return len(self.inputs)
@@ -67,14 +73,14 @@ class Rows:
         "inputs": self.inputs[index],
         "targets": self.targets[index],
         "weights": (self.documents[index] >= 0).astype(np.float32)}
-    if self.positions is not None:
-      batch["positions"] = self.positions[index]
-    if self.hidden is not None:
-      batch["hidden"] = self.hidden[index]
-    if self.encoder_inputs is None or self.encoder_counts is None:
-      return batch
-    return batch | {"encoder_inputs": self.encoder_inputs[index],
-                    "encoder_counts": self.encoder_counts[index]}
+    for name in ("positions", "hidden", "encoder_inputs", "encoder_counts"):
+      if (found := getattr(self, name)) is not None:
+        batch[name] = found[index]
+    if self.values is not None:
+      inside = np.arange(self.inputs.shape[1]) < self.points[index][:, None]
+      batch |= {"values": self.values[index], "pen_states": batch["targets"],
+                "value_weights": inside.astype(np.float32), "draws": self.draws[index]}
+    return batch
 
 
 def pack(texts: Texts, roles: Roles, length: int) -> Rows:
@@ -324,7 +330,7 @@ def fill_batch(
   # Whatever is not named in `empty` may hold any value, as its weight is 0.
   missing = batch_size - len(batch["inputs"])
   empty = {"weights": 0, "documents": -1, "encoder_counts": 1, "positions": 0,
-           "encoder_inputs": encoder_pad}
+           "encoder_inputs": encoder_pad, "values": 0, "value_weights": 0}
   return {
       name: np.pad(value, ((0, missing), *((0, 0),) * (value.ndim - 1)),
                    constant_values=empty.get(name, pad_token))

@@ -10,11 +10,11 @@ from transfer_gen import errors
 from transfer_gen.data import special_tokens
 from transfer_gen.data import token_lists
 from transfer_gen.data import tokenizer_kinds as kinds
+from transfer_gen.data import tokenizer_own
 from transfer_gen.data import tokenizer_pieces as pieces
-from transfer_gen.data import tokenizer_sentencepiece
 
 inside = special_tokens.inside
-SentencePiece = tokenizer_sentencepiece.SentencePiece
+SentencePiece, strokes = tokenizer_own.SentencePiece, tokenizer_own.strokes
 train_words = token_lists.train_words
 MANY = 2**31  # More rows than any model has.
 # The SentencePiece models that Transformers looks for, of which a folder has one.
@@ -56,28 +56,11 @@ def read(path: epath.Path, rows: int) -> Any:
   return tokenizer
 
 
-# Kinds that were saved before roles were stored have those of their usual names.
 def _saved(folder, saved) -> Any:
-  """Returns a tokenizer that was saved, from what its file of the kind says."""
-  kind = saved["kind"]
-  if kind == "bytes":
-    return kinds.Bytes()
-  if kind == "characters":
-    return kinds.Characters(saved["characters"], saved.get("roles"))
-  if kind == token_lists.KIND:
-    return token_lists.Words(saved["words"])
-  if kind == pieces.BOTH:
-    return pieces.BothSides(*(_inner(folder / side) for side in pieces.SIDES))
-  if kind == pieces.MARKED:
-    return pieces.Marked(_inner(folder / pieces.MARKED), saved["sentinels"])
-  if kind == pieces.KIND:
-    return pieces.load(folder)
-  if kind == tokenizer_sentencepiece.KIND:
-    return SentencePiece(
-        special_tokens.read_bytes(folder / "tokenizer.model"), added=saved.get("added"),
-        special=saved.get("special", ()), roles=saved.get("roles"),
-        start_only=saved.get("start_only", False))
-  return kinds.HuggingFace(_json(folder / "tokenizer.json"), saved.get("roles"))
+  """Returns a tokenizer that this package has saved."""
+  found = tokenizer_own.saved(folder, saved, _inner)
+  return kinds.HuggingFace(
+      _json(folder / "tokenizer.json"), saved.get("roles")) if found is None else found
 
 
 def _inner(folder) -> Any:

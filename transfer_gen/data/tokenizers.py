@@ -16,7 +16,8 @@ from transfer_gen.data import tokenizer_kinds as kinds
 from transfer_gen.data import tokenizer_pieces as pieces
 
 ROLES = kinds.ROLES
-MODELS = tokenizer_folders.MODELS
+MODELS, _strokes = tokenizer_folders.MODELS, tokenizer_folders.strokes
+is_drawn = _strokes.is_drawn
 FOLDER = "tokenizer"  # Name of the folder in a workdir.
 _OWN = ("bytes", "characters", "bpe")  # Kinds whose tokens are decided here.
 
@@ -103,6 +104,8 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     return _train_bpe(config.size, config.sentinels, texts)
   if config.kind == "words":
     return tokenizer_folders.train_words(config.size, texts)
+  if config.kind == _strokes.KIND:
+    return _strokes.build(texts)
   if config.kind == "alphabet":
     path = _path(config, "a text file that holds all characters")
     return kinds.Characters(sorted(set(files.text(path))), {})
@@ -112,7 +115,7 @@ def build(config: config_lib.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     return load(epath.Path(path).expanduser())
   raise errors.UserError(
       f"tokenizer.kind={config.kind!r}: must be bytes, characters, bpe,"
-      " words, alphabet or file.")
+      " words, strokes, alphabet or file.")
 
 
 def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:

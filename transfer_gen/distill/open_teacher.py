@@ -1,5 +1,7 @@
 """Opens the teacher of a run, and checks that a student can learn from it."""
 
+from typing import Any
+
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
@@ -11,7 +13,7 @@ SAME, ULD, MINED = teacher_lib.SAME, teacher_lib.ULD, teacher_lib.MINED
 
 
 def build(
-    distill: config_lib.Distill, source: sources_lib.Source, model: registry.Config,
+    distill: config_lib.Distill, source: sources_lib.Source, model: Any,
     data: teacher_lib.Prepared
 ) -> teacher_lib.Teacher:
   """Builds the teacher that a run names; reads no array.

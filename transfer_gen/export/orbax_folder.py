@@ -15,7 +15,7 @@ from transfer_gen.models import registry
 
 def write(
     folder: epath.Path,
-    model: config_lib.Decoder | config_lib.Recurrent,
+    model: config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch,
     params: Mapping[str, Any],
     specs: checkpoint.Specs,
     tokenizer: tokenizers.Tokenizer | None = None,

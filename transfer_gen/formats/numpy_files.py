@@ -55,6 +55,10 @@ class _Compressed:
       return raw.assemble(member, self.extent)
 
 
+class Objects(errors.UserError):
+  """A file of arrays holds one of objects, which is a pickle."""
+
+
 def open_npz(path: epath.Path) -> raw.Raw:
   """Opens an archive of arrays and reads only their headers.
 
@@ -110,7 +114,11 @@ def _header(file: IO[bytes], path: epath.Path, end: int) -> raw.Extent:
   if version not in _HEADERS:
     raise errors.UserError(f"an array of format {version}, which holds no numbers.")
   shape, fortran, dtype = _HEADERS[version](file)
-  # Objects would be unpickled, which runs code; NumPy writes bfloat16 as plain bytes
+  # Objects would be unpickled, which runs code.
+  if dtype.kind == "O":
+    raise Objects("an array of objects, which is a pickle, could run code, and is not"
+                  " read.")
+  # NumPy writes bfloat16 as plain bytes
   # (kind V), which could be anything.
   if dtype.kind not in "biuf":
     raise errors.UserError(

@@ -153,7 +153,8 @@ def malformed(path: epath.PathLike, kind: str) -> Iterator[None]:
     yield
   except errors.UserError as error:
     system.check(path, error)
-    raise errors.UserError(f"{path}: no whole {kind}: {error}") from error
+    # Of the same class, by which callers may know the cause.
+    raise type(error)(f"{path}: no whole {kind}: {error}") from error
   except _MALFORMED as error:
     system.check(path, error)
     raise errors.UserError(

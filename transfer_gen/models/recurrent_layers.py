@@ -221,7 +221,7 @@ class Cell(nn.Module):
       self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None = None,
       train: bool = False,
   ) -> jax.Array:
-    """dtype[T, B, D] each to h dtype[T, B, U]; arguments as for `Layer`."""
+    """dtype[T, B, D], or [1, B, D], each to h dtype[T, B, U]; others as for `Layer`."""
     a = self._inputs(x)
     carry = self.start(a.shape[1], a.dtype) if carry is None else carry
     return cells.unroll(
@@ -281,7 +281,7 @@ class Cell(nn.Module):
   def _inputs(self, x):
     """Products of the inputs of all steps at once, and the bias, [T, B, G, U]."""
     dtype = layers.computation_dtype(self.config.dtype)
-    shape, steps, total = self.recurrent_kernel.shape[1:], (1, 1), None
+    shape, total = self.recurrent_kernel.shape[1:], None
     for part, kernel in self.input_kernels.items():
       if part not in x:
         continue
@@ -291,16 +291,18 @@ class Cell(nn.Module):
         product = rows.astype(dtype)
       else:
         product = x[part].reshape(-1, kernel.shape[0]) @ flat.astype(dtype)
+      # What is the same at every step has one step, and is multiplied once.
+      product = product.reshape(*steps, -1)
       total = product if total is None else total + product
     bias = self.bias
     if self.config.cell == "lstm" and self.config.forget_bias:
       bias = jnp.zeros(shape) if bias is None else jnp.asarray(bias)
       bias = bias.at[1].add(self.config.forget_bias)
     if total is None:
-      total = jnp.zeros((1, shape[0] * shape[1]), dtype)
+      total = jnp.zeros((1, 1, shape[0] * shape[1]), dtype)
     if bias is not None:
-      total += bias.reshape(1, -1).astype(dtype)
-    return total.reshape(*steps, *shape)
+      total += bias.reshape(1, 1, -1).astype(dtype)
+    return total.reshape(*total.shape[:2], *shape)
 
   def _later(self, known, dtype):
     """Returns the kernels of the inputs whose parts are not among the known ones."""

@@ -14,10 +14,10 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
-from transfer_gen.models import decoder_config
 from transfer_gen.models import encoder_decoder
 from transfer_gen.models import extended
 from transfer_gen.models import recurrent
+from transfer_gen.models import sketch
 from transfer_gen.models import transformer
 
 # By the exact class, since an `EncoderDecoder` is a `Decoder` and would be built as
@@ -27,25 +27,29 @@ _MODULES: dict[type, Callable[[Any], nn.Module]] = {
     config_lib.Encoder: encoder_decoder.Encoder,
     config_lib.EncoderDecoder: encoder_decoder.EncoderDecoder,
     config_lib.Recurrent: recurrent.Recurrent,
+    config_lib.Sketch: sketch.Sketch,
 }
 _CONSTANTS: dict[type, Callable[[Any], dict[str, Any]]] = {
-    config_lib.Decoder: decoder_config.constants,
-    config_lib.Encoder: decoder_config.constants,
-    config_lib.EncoderDecoder: decoder_config.constants,
+    config_lib.Decoder: transformer.decoder_config.constants,
+    config_lib.Encoder: transformer.decoder_config.constants,
+    config_lib.EncoderDecoder: transformer.decoder_config.constants,
     config_lib.Recurrent: recurrent.constants,
+    config_lib.Sketch: sketch.constants,
 }
 
 # More than any machine holds. It is a slip, and would only show when memory is full.
 _MOST_PARAMS = 10**13
 # What a call of a model may take from a batch beside `inputs`.
-_READ = ("positions", "encoder_inputs", "encoder_counts", "counts")
+_READ = ("positions", "encoder_inputs", "encoder_counts", "counts", "values",
+         "pen_states", "draws")
 
-Config = config_lib.Decoder | config_lib.Recurrent
+Config = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 Model = extended.Model
-pair_of, sharing = decoder_config.pair_of, decoder_config.sharing
+pair_of = transformer.decoder_config.pair_of
+sharing = transformer.decoder_config.sharing
 
 
-def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
+def build(config: Config) -> nn.Module:
   """Returns the module of a config. The config is copied, so later changes are ignored.
 
   Lists become tuples, and NumPy or JAX scalars become Python numbers, so that modules
@@ -67,7 +71,7 @@ def build(config: config_lib.Decoder | config_lib.Recurrent) -> nn.Module:
   return _MODULES[type(config)](plain)
 
 
-def constants(config: config_lib.Decoder | config_lib.Recurrent) -> dict[str, Any]:
+def constants(config: Config) -> dict[str, Any]:
   """Returns what a model computes beside its params and their sizes, by name.
 
   A transfer that keeps the function needs these unchanged, see `transfer.axes`.
@@ -186,7 +190,7 @@ def longest_input(module: extended.Model) -> int | None:
   return getattr(module.config, "encoder_longest", None)
 
 
-def encodes(config: config_lib.Decoder | config_lib.Recurrent) -> bool:
+def encodes(config: Config) -> bool:
   """Whether a model has an encoder, which reads a text first.
 
   Then it is called with `encoder_inputs`, and has `encode` in place of `init_cache`.
@@ -205,6 +209,11 @@ def require_next_token(config: Config) -> None:
         "The model is an Encoder, such as BERT: it sees the tokens after each one too,"
         " so it can neither learn, score nor write the next token. Warm-start a pair"
         " from it: --config=recipe:warm_start --config.source.path='ENCODER|DECODER'.")
+
+
+def is_drawn(config: Config) -> bool:
+  """Whether a model is one of drawings, which has values beside its tokens."""
+  return isinstance(config, config_lib.Sketch)
 
 
 def reads(batch: Mapping[str, Any]) -> dict[str, Any]:

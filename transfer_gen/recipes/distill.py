@@ -34,16 +34,18 @@ def plan(run: Run) -> TransferPlan:
   # A config file cannot know how deep a source is, so the plan opens it and reads its
   # config. No array is read.
   large = None if run.source is None else open_sources.one("source", run.source).model
-  if large is None or not run.model.num_layers < large.num_layers:
+  # A model of drawings has no layers to count.
+  deep, own = (getattr(model, "num_layers", 0) for model in (large, run.model))
+  if not 0 < own < deep:
     raise errors.UserError(
         "recipe:distill needs a teacher, and fewer layers than it has: set"
         " --config.source.path=PATH and --config.model.num_layers=N.")
-  layers = structure.layer_map(large.num_layers, run.model.num_layers, "spread")
+  layers = structure.layer_map(deep, own, "spread")
   prefix = "decoder/" if isinstance(large, EncoderDecoder) else ""
   # Layers first: the last rule matches their leaves as well, and the first match wins.
   return TransferPlan(
       rules=(*structure.depth(layers, prefix=prefix),
              Rule(target="(.*)", source=r"\1", why="the leaf of its name")),
       # Leaves of a source that nobody reads are an error unless the plan names them.
-      unused_source=structure.unused_layers(layers, large.num_layers, prefix),
+      unused_source=structure.unused_layers(layers, deep, prefix),
       groups=(Group(name="all", params=".*"),))

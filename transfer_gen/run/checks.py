@@ -2,6 +2,7 @@
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.run import model_checks
 from transfer_gen.run import strategies
 from transfer_gen.train import combined
 
@@ -32,3 +33,4 @@ def check(run: config_lib.Run) -> None:
     raise errors.UserError(
         f"tokenizer.sentinels is {run.tokenizer.sentinels}, and the tokenizer of the"
         " source keeps the tokens that it has. Set it to 0, or tokenizer.kind to bpe.")
+  model_checks.check_drawn(run)

@@ -13,6 +13,7 @@ from transfer_gen.generate import bulk
 from transfer_gen.models import registry
 
 Decoding, Parallel = config_lib.Decoding, config_lib.Parallel
+is_drawn = registry.is_drawn
 _DEFAULT_LENGTH = 64  # New tokens of a language model, if `max_tokens` is 0.
 _LOST = "\ufffd"  # Stands for bytes that are no character, or none yet.
 

@@ -1,6 +1,6 @@
 """Scores of a run on documents: losses, and metrics of the texts that it writes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any
 
@@ -60,6 +60,22 @@ def default_metrics(
   return ("bleu", "chrf"), "pairs with targets about as long as their inputs"
 
 
+def check_drawn(asked: Iterable[str], wanted: Sequence[str] = ()) -> None:
+  """Refuses what looks at texts, for a run that draws.
+
+  Args:
+    asked: Names of metrics and groups.
+    wanted: Flags for written texts.
+
+  Raises:
+    errors.UserError: If there are any but the loss.
+  """
+  if wrong := [*wanted, *(name for name in asked if name != "loss")]:
+    raise errors.UserError(
+        f"{', '.join(wrong)}: for texts, and this run draws. Its loss and the terms of"
+        " it are all that is measured; `generate` makes pictures.")
+
+
 def check_outputs(wanted: Sequence[str], asked: Sequence[str]) -> None:
   """Refuses flags for written texts where no metric needs any: none are written.
 
@@ -96,6 +112,9 @@ def evaluate(
       cannot be read.
   """
   losses = ("losses",) if all(document.target for document in documents) else ()
+  if trained.is_drawn:
+    losses = ("loss",)
+    check_drawn(asked)
   chosen = measures.names((*losses, *asked))
   needs = measures.needed(chosen)
   if needs & {measures.LOSSES, measures.HITS} and not losses:
@@ -146,7 +165,9 @@ def comparable(first: Evaluated, second: Evaluated) -> dict[str, tuple[Any, Any]
   return found
 
 
-# Compared by content, because each run loads an object of its own.
-def _vocabulary(evaluated: Evaluated) -> tuple[Any, Mapping[str, int]]:
+# Compared by content, because each run loads an object of its own. Densities of
+# drawings depend on their scale as losses per token do on tokens.
+def _vocabulary(evaluated: Evaluated) -> tuple[Any, ...]:
   tokenizer = evaluated.trained.tokenizer
-  return tuple(tokenizer.tokens), dict(tokenizer.roles)
+  return (tuple(tokenizer.tokens), dict(tokenizer.roles),
+          getattr(tokenizer, "facts", None))

@@ -76,6 +76,9 @@ def _described(title, row, data) -> Iterator[str]:
     part = slice(begin, end)
     yield from _line("inputs", row["inputs"][part], written)
     yield from _line("targets", row["targets"][part], written)
+    if "values" in row:
+      found = row["values"][part][row["value_weights"][part] > 0]
+      yield from _wrapped("offsets", " ".join(f"{x:.2f},{y:.2f}" for x, y in found))
     if not counts[part].all():
       yield from _line("counted", row["targets"][part], written, counts[part])
 
@@ -94,6 +97,11 @@ def _line(name, ids, tokenizer, counts=None) -> Iterator[str]:
     text = " ".join(
         spelled(part, tokenizer) if counted[0] else ".." for part, counted in zip(
             np.split(ids, changes), np.split(counts, changes), strict=True))
+  yield from _wrapped(name, text)
+
+
+def _wrapped(name: str, text: str) -> Iterator[str]:
+  """Yields a name and a text, divided into lines."""
   width = _WIDTH - _INDENT
   # Not at spaces, which are tokens or parts of them.
   for start in range(0, max(len(text), 1), width):

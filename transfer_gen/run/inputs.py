@@ -74,7 +74,8 @@ class Inputs:
 
   def with_run(self, run: config_lib.Run) -> "Inputs":
     """Returns the same inputs for a run that reads the same and learns otherwise."""
-    checks.check(run)
     # Both read the same data, so what was chosen from it holds for either.
-    return dataclasses.replace(self, run=dataclasses.replace(
-        run.with_choices_of(self.run), model=self.run.model))
+    filled = dataclasses.replace(run.with_choices_of(self.run), model=self.run.model)
+    checks.check(run)
+    checks.check(filled)  # Its model is known, where `run` takes that of a source.
+    return dataclasses.replace(self, run=filled)

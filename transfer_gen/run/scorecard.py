@@ -58,12 +58,15 @@ def lines(
           f"{one.written.too_long} inputs were longer than the model can read; see"
           " decoding.too_long.")
     result += page.aligned(summary.table(own, list(one.measured)))
-    if own.get("loss_is_bound"):
+    if own.get("loss_is_bound") and "bits_per_byte" in own:
       result.append(
           "loss is a bound from above, the negative ELBO in nats per token:"
           f" {own['loss']:.4f} = reconstruction {own['reconstruction']:.4f} + KL"
           f" {own['kl']:.4f}; bits_per_byte and the perplexities follow from it. KL is"
           f" {own['kl_per_document']:.2f} nats per document.")
+    elif one.scores is not None and one.scores.terms:
+      result.append("in it, each per target: " + ", ".join(
+          f"{name} {value:.4f}" for name, value in one.scores.terms.items()))
     result += [f"{name}: {how}" for name, how in own["signatures"].items()]
   if found[1:]:
     names = sheet.names([one.trained.workdir for one in found])

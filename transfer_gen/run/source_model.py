@@ -37,8 +37,21 @@ def of_run(
   """
   own, model = tokenizers.own_encoder(tokenizer_), _model(run, sources)
   registry.require_next_token(model)
+  _check_drawn(model, tokenizers.is_drawn(tokenizer_))
   return registry.with_vocabulary(
       model, tokenizer_.size, own.size if own else 0)
+
+
+def _check_drawn(model: registry.Config, drawn: bool) -> None:
+  """Checks that a model of drawings, and no other one, learns drawings."""
+  if registry.is_drawn(model) != drawn:
+    kind = type(model).__name__
+    raise errors.UserError(
+        f"The model is a {kind}, and the tokenizer is "
+        + ("that of drawings, which a Sketch reads. Choose model=config.Sketch()"
+           if drawn else
+           "none of drawings. Choose tokenizer.kind=strokes")
+        + ", or the other for the kind of your data.")
 
 
 def _model(

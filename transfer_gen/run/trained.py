@@ -105,6 +105,11 @@ class Trained:
     return latents.interpolate(self.texts, (first, second), count, decoding, **how)
 
   @property
+  def is_drawn(self) -> bool:
+    """Whether it draws, and writes no texts."""
+    return decode.is_drawn(self.run.model)
+
+  @property
   def texts(self) -> decode.TextModel:
     """What it takes to read and write texts with it."""
     return decode.TextModel(

@@ -15,7 +15,7 @@ from transfer_gen.maps import mapped
 from transfer_gen.transfer import vocabulary as vocabulary_lib
 
 Shardings = Mapping[str, jax.sharding.Sharding]
-Model = config_lib.Decoder | config_lib.Recurrent
+Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 Specs = Mapping[str, tree.Spec]
 Tokenizer = tokenizers.Tokenizer
 StatePath = tuple[Any, ...]  # Keys on the way to a leaf of the optimizer state.

@@ -47,9 +47,14 @@ def describe(
   data = reader.data(remembered, trained.tokenizer, run.model)
   score = trained_lib.scorer(assembled.model)
   before, after = (
-      score(params, data, "test", run.train.rows).metrics()["bits_per_byte"]
+      _judged(score(params, data, "test", run.train.rows).metrics())
       # `before` is measured on the target as it starts, with the transferred
       # vocabulary, and not on the source itself: what the transfer lost is not counted
       # as forgotten.
       for params in (initial.params(assembled), trained.params))
   return found | {"before": before, "after": after, "forgetting": after - before}
+
+
+def _judged(metrics: dict[str, float]) -> float:
+  """Returns bits per byte, or of drawings the loss, which have no bytes."""
+  return metrics.get("bits_per_byte", metrics["loss"])

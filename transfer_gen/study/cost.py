@@ -14,7 +14,7 @@ import numpy as np
 from transfer_gen.models import taps
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.train import buckets
-from transfer_gen.train import objectives
+from transfer_gen.train import combined
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.train import step as step_lib
 
@@ -76,7 +76,7 @@ def of_last_step(
   """Returns the cost of the last of `steps` steps, if no features were stored."""
   return of_step(
       assembled.specs, assembled.optimizer,
-      objectives.next_token(assembled.model, False), batch, steps - 1)
+      combined.scoring(assembled.model), batch, steps - 1)
 
 
 def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
@@ -87,7 +87,7 @@ def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
   If features are stored, each training row counts once for the layers before them.
   """
   # Without dropout, whose masks take no matrix product.
-  nll_fn = objectives.next_token(assembled.model, False, assembled.first_layer)
+  nll_fn = combined.scoring(assembled.model, assembled.first_layer)
   # Batches of the same shapes cost the same, so each shape is traced only once.
   batches = _by_shape(assembled)
   # The cost of a step changes only where a group starts to learn.

@@ -9,7 +9,7 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 
-Run, Study = config_lib.Run, config_lib.Study
+Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

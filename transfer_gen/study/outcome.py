@@ -1,18 +1,16 @@
 """The outcome of one training of a study: scores, samples and cost."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.run import writing
 from transfer_gen.study import accounts
 from transfer_gen.study import jobs
+from transfer_gen.study import samples
 from transfer_gen.study import task_metrics
 
-_ANSWER = 48  # Largest number of tokens of a sample.
 # A control that was cut while it improved makes a gain look larger than it is.
 _STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
 
@@ -26,12 +24,11 @@ def test(
   scores = trained.score(data, "test")
   records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  pairs = [writing.prompt(texts["test"][i]) for i in fit]
   return {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
           "step": trained.step,
           "validation_loss": min(loss for _, loss in validations(job)),
           "validations": validations(job), "still_improving": _improving(job),
-          "samples": _sampled(job, trained, pairs, study.samples), "scores": scores,
+          "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
           **task_metrics.measure(study.metrics, trained, texts), **cost(job),
           **({"accounts": accounts.describe(
               job.run, job.workdir, trained, reader,
@@ -49,18 +46,6 @@ def validations(job: jobs.Job) -> list[tuple[int, float]]:
   return [(line["step"], line["loss"])
           for line in records.read_metrics(job.workdir)
           if line["split"] == "validation"]
-
-
-def _sampled(job, trained, pairs, count) -> list[dict[str, str]]:
-  """Continues the first prompts; what is too long for the model is cut."""
-  decoding = dataclasses.replace(
-      trained.run.decoding, num=1, too_long="cut",
-      max_tokens=trained.run.decoding.max_tokens or _ANSWER)
-  prompts = [prompt for prompt, _ in pairs[:count]]
-  answers = [texts[0] for texts in trained.answers(prompts, decoding).texts]
-  return records.write_samples(
-      job.workdir, prompts, answers, reference=[
-          "".join(right[:1]) for _, right in pairs[:count]])
 
 
 def _improving(job: jobs.Job) -> bool:

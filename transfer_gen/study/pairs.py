@@ -32,10 +32,14 @@ def judged_by(tested: Sequence[jobs.Job]) -> str:
   """Returns the metric by which trainings of several runs are compared.
 
   It is their `Train.metric` if they all have the same one. A loss is compared in bits
-  per byte, which unlike nats per token compare across tokenizers.
+  per byte, which unlike nats per token compare across tokenizers; drawings have none.
   """
   [metric, *others] = {job.run.train.metric for job in tested}
-  return "bits_per_byte" if others or metric == "loss" else metric
+  if not others and metric != "loss":
+    return metric
+  of_text = all("bits_per_byte" in line for job in tested
+                for line in outcome.metrics(job) if line["split"] == "validation")
+  return "bits_per_byte" if of_text else "loss"
 
 
 def mark_best(

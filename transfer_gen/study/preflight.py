@@ -32,6 +32,11 @@ def check(
       metric is unknown.
   """
   config_lib.check(study)
+  if study.metrics and any(
+      isinstance(job.run.model, jobs_lib.Sketch) for job in jobs):
+    raise errors.UserError(
+        f"metrics={study.metrics!r}: they look at texts, and a run of the study draws."
+        " Leave them out.")
   # All configs first: they need nothing but themselves.
   for job in jobs:
     with naming(f"run {job.name!r}"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import html
+import os
 from typing import Any
 
 from etils import epath
@@ -56,6 +57,7 @@ def study_page(
       *_html_table(_accounts(facts)), *_trade_off(facts),
       "<h2>Validation loss</h2>", page.plot(curves), *_metric_curves(curves),
       *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
+      *_pictures(facts),
       "</html>", ""])
 
 
@@ -92,6 +94,9 @@ def write(
     curves: Lines of metrics by the name of a run.
   """
   workdir = epath.Path(workdir)
+  for run in (run for runs in facts["runs"].values() for run in runs):
+    if "pictures" in run:  # Relative, so that the folder can be moved.
+      run["pictures"] = os.path.relpath(run["pictures"], workdir)
   whole.write_json(workdir / RESULT, facts)
   whole.write_text(workdir / "report.html", study_page(facts, curves))
 
@@ -124,7 +129,7 @@ def _table(facts) -> list[tuple[str, ...]]:
   for name, runs in facts["runs"].items():
     rows += [(name, str(run["seed"]), f"{run['lr']:g}", str(run["step"]),
               f"{run['validation_loss']:.4f}", f"{run['loss']:.4f}",
-              f"{run['bits_per_byte']:.3f}",
+              f"{run['bits_per_byte']:.3f}" if "bits_per_byte" in run else "-",
               *(task_metrics.cell(run, metric) for metric in metrics),
               f"{run['train_tokens']:,}",
               f"{run['train_seconds']:.0f}") for run in runs]
@@ -170,6 +175,16 @@ def _trade_off(facts) -> list[str]:
     return []
   axes.legend(fontsize="small")
   return ["<h2>Gain against forgetting</h2>", page.svg(canvas)]
+
+
+def _pictures(facts) -> list[str]:
+  """What the runs of the first seed drew, as files beside the page."""
+  shown = {name: runs[0]["pictures"] for name, runs in facts["runs"].items()
+           if "pictures" in runs[0]}
+  return ["<h2>Drawings</h2>", *(
+      f'<p>{html.escape(name)}</p><img src="{html.escape(path)}" width="800"'
+      f' alt="drawings of {html.escape(name)}">' for name, path in shown.items())
+          ] if shown else []
 
 
 def _metric_curves(curves) -> list[str]:

@@ -9,6 +9,7 @@ Axes: B batch, T position, V vocabulary.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ from transfer_gen.train import terms as terms_lib
 ANCHOR, CE, SMOOTHED = step_lib.ANCHOR, "ce", "label_smoothed"
 TEACHER = ("logits", "hidden", "attention")  # Computed in `distill.loss`.
 _VALUES = "values"  # In a batch: f32[B, T, D].
+# In a batch: f32[B, T], 0 where a target that counts has no value.
+_VALUE_WEIGHTS = "value_weights"
 Objective, Batch, NllFn = config_lib.Objective, step_lib.Batch, step_lib.NllFn
 Values = Mapping[str, jax.Array]
 likeliest = objectives.likeliest  # Beside `scoring`, for who evaluates.
@@ -56,7 +59,7 @@ TERMS: dict[str, Kind] = {
     "kl": Kind(
         lambda objective, logits, outputs, batch: terms_lib.kl(
             outputs["latent_mean"], outputs["latent_log_var"], batch["weights"],
-            objective.free_bits), ("latent_mean", "latent_log_var")),
+            objective.free_bits, objective.kl_min), ("latent_mean", "latent_log_var")),
     "reconstruction": Kind(
         lambda objective, logits, outputs, batch: terms_lib.reconstruction(
             outputs["reconstruction"], batch[_VALUES]),
@@ -114,6 +117,8 @@ def compute(
         logits, batch["targets"], objective.label_smoothing)
   for name, kind in kinds.items():
     found[name] = kind.compute(objective, logits, outputs, batch)
+    if _VALUES in kind.entries and _VALUE_WEIGHTS in batch:
+      found[name] *= batch[_VALUE_WEIGHTS]
   return found, logits
 
 
@@ -153,8 +158,8 @@ def validating(
     module: Any, objective: Objective, first: int = 0) -> NllFn:
   """Returns what a validation computes: `loss`, which compares models, and all terms.
 
-  `loss` is the plain cross-entropy; of a model that draws a latent, whose likelihood
-  cannot be computed, it is the bound of `scoring`.
+  `loss` is the plain cross-entropy; of a model of drawings, or one that draws a latent,
+  it is what `scoring` says.
 
   Args:
     module: As for `objectives.next_token`.
@@ -165,37 +170,48 @@ def validating(
     A function of the form of `objectives.next_token`; it returns terms by name unless
     the objective has no other than the cross-entropy.
   """
-  draws = objectives.draws(module)
-  if draws:  # Free bits and weights below 1 would make it no bound.
-    objective = dataclasses.replace(objective, kl=config_lib.Term(), free_bits=0.0)
+  values, draws = _likelihoods(getattr(module, "config", None))
+  if values or draws:  # Floors and weights other than 1 would make it no likelihood.
+    ones: dict[str, Any] = {name: config_lib.Term() for name in (*values, *draws)}
+    objective = dataclasses.replace(objective, free_bits=0.0, kl_min=0.0, **ones)
   elif not used(objective) and not objective.label_smoothing:
     return objectives.next_token(module, False, first)
 
   def nll_fn(params, batch, key):
     found, _ = compute(objective, module, params, batch, False, key, first)
     ce = found.pop(CE)
-    if draws:
-      return {"loss": ce + found["kl"], "reconstruction": ce, **found}
-    return {"loss": ce, **found}
+    if not values and not draws:
+      return {"loss": ce, **found}
+    reconstruction = sum((found[name] for name in values), ce)
+    return {"loss": sum((found[name] for name in draws), reconstruction),
+            "reconstruction": reconstruction, **({CE: ce} if values else {}), **found}
   return nll_fn
 
 
+def _likelihoods(config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Returns the terms that are likelihoods beside `ce`, and those that bound them."""
+  return (("bivariate",) if isinstance(config, config_lib.Sketch) else (),
+          ("kl",) if getattr(config, "draws", False) else ())
+
+
 @functools.lru_cache(maxsize=32)  # As of `objectives.next_token`.
-def scoring(module: Any) -> NllFn:
+def scoring(module: Any, first: int = 0) -> NllFn:
   """Returns what an evaluation computes: the loss of each target.
 
-  Of a model that draws a latent it is a bound on the loss (Kingma and Welling, 2014,
-  equation 3), the negative ELBO, of which each target of a row has its share: `loss` is
-  the sum of `reconstruction`, the cross-entropy given a latent that is drawn once, and
-  `kl`. What is drawn depends on the text alone.
+  Of a model of drawings, `reconstruction` is the negative log-likelihood of pens and
+  offsets for each of the T positions of a row, as Ha and Eck (2018, equation 9) state
+  theirs. Of a model that draws a latent, `loss` is a bound (Kingma and Welling, 2014,
+  equation 3), the negative ELBO: the sum of `reconstruction`, given a latent that is
+  drawn once, and `kl`. What is drawn depends on the document alone.
 
   Args:
     module: As for `objectives.next_token`.
+    first: As for `objectives.next_token`.
 
   Returns:
     As `validating`.
   """
-  return validating(module, Objective())
+  return validating(module, Objective(), first)
 
 
 def weigher(
@@ -259,6 +275,8 @@ def at(term: config_lib.Term, steps: int, step: jax.Array) -> Any:
   done = jnp.maximum(step - term.first_step, 0)
   if term.schedule == objective_config.LINEAR:
     share = done.astype(jnp.float32) / span
+  elif term.schedule == objective_config.EXPONENTIAL:
+    share = -jnp.expm1(done.astype(jnp.float32) * math.log(term.decay))
   else:
     # The remainder in whole numbers: float32 has too few digits for long runs.
     inside = (done % -(-span // term.cycles)).astype(jnp.float32)
@@ -285,7 +303,7 @@ def check(
   counted = weights(objective, distill)
   for name, term in terms.items():
     wrong += [f"objective.{name}{text}" for text in _misfits(term, steps)]
-  for field, name in (("free_bits", "kl"), ("label_smoothing", CE)):
+  for field, name in (("free_bits", "kl"), ("kl_min", "kl"), ("label_smoothing", CE)):
     if getattr(objective, field) and not terms[name].is_used:
       wrong.append(f"objective.{field} is about {name}, whose weight is 0. Set"
                    f" objective.{name}.weight")
@@ -312,9 +330,10 @@ def check(
 def _misfits(term: config_lib.Term, steps: int) -> list[str]:
   """Returns what is wrong about the schedule of a term."""
   if term.schedule == objective_config.CONSTANT:
-    given = [name for name in ("start", "first_step", "last_step", "cycles", "rise")
+    given = [name for name in (
+        "start", "decay", "first_step", "last_step", "cycles", "rise")
              if getattr(term, name) != getattr(config_lib.Term(), name)]
-    return [f".{given[0]} is read by the schedules linear and cyclic, and this one is"
+    return [f".{given[0]} is read by other schedules, and this one is"
             " constant. Set its schedule, or leave it out"] if given else []
   last = term.last_step or steps
   if last and term.first_step >= last:

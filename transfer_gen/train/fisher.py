@@ -15,7 +15,7 @@ import numpy as np
 
 from transfer_gen import errors
 from transfer_gen.formats import whole
-from transfer_gen.train import objectives
+from transfer_gen.train import combined
 
 _Batch = Mapping[str, jax.Array]
 
@@ -44,7 +44,7 @@ def estimate(
   # In float32 even for bfloat16 params: small squares would be lost in a large sum.
   total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), dict(params))
   count = 0
-  add = jax.jit(functools.partial(_add, objectives.next_token(model, False)))
+  add = jax.jit(functools.partial(_add, combined.scoring(model)))
   for batch in batches:
     total = add(total, dict(params), dict(batch))
     # Padding rows of the last batch have no gradient, and must not lower the mean.
@@ -68,7 +68,9 @@ def _add(nll_fn, total, params, batch):
   def likelihood(params, row):
     # The model expects a batch axis; the scan has taken it away.
     alone = jax.tree.map(lambda x: x[None], row)
-    return -(nll_fn(params, alone, None) * alone["weights"]).sum()
+    nll = nll_fn(params, alone, None)  # Several terms for a model of drawings.
+    nll = nll["loss"] if isinstance(nll, Mapping) else nll
+    return -(nll * alone["weights"]).sum()
 
   # The square must be taken row by row, before the sum. A scan does so with the memory
   # of one gradient, where `vmap` would hold one for each row.

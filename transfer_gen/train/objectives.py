@@ -131,11 +131,6 @@ def with_outputs(
   return found, outputs.given(state)
 
 
-def draws(module: Any) -> bool:
-  """Returns whether a model draws a latent, so that its loss is only bounded."""
-  return getattr(getattr(module, "config", None), "draws", False)
-
-
 def _applied(module, params, batch, train, key, first, **more) -> Any:
   # A latent draws in every loss, whether dropout acts or not.
   rngs = {} if key is None else {"latent": key, **({"dropout": key} if train else {})}

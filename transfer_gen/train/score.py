@@ -35,13 +35,21 @@ class Scores:
     # Every token weighs the same, as in training: a mean over documents would give
     # tokens of short documents more weight. Bits per byte are comparable between runs
     # with different tokenizers. Bytes of documents without scored tokens do not count.
-    return {
-        "loss": total / max(count, 1),
+    # What is no text, such as a drawing, has no bytes, and densities and no
+    # probabilities.
+    of_text = {
         "bits_per_byte": total / math.log(2) / max(text_bytes, 1),
         # exp overflows a float just above 709; a diverged run must still report.
-        "perplexity": math.exp(min(total / max(count, 1), 700.0)),
+        "perplexity": math.exp(min(total / max(count, 1), 700.0))}
+    return {
+        "loss": total / max(count, 1), **(of_text if self.of_text else {}),
         "tokens": count, "documents": int((self.tokens > 0).sum()), **self.terms,
     }
+
+  @property
+  def of_text(self) -> bool:
+    """Whether the documents are texts, which have bytes."""
+    return bool(self.text_bytes.any())
 
 
 class Scorer(Protocol):

@@ -173,7 +173,8 @@ def reconstruction(outputs: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def kl(
-    mean: jax.Array, log_var: jax.Array, weights: jax.Array, free_bits: float = 0.0
+    mean: jax.Array, log_var: jax.Array, weights: jax.Array, free_bits: float = 0.0,
+    least: float = 0.0,
 ) -> jax.Array:
   """Computes KL(N(m, s^2) || N(0, I)), of which each target of a row gets its share.
 
@@ -188,12 +189,15 @@ def kl(
     log_var: log s^2, f32[B, L].
     weights: f32[B, T], 0 for targets that do not count.
     free_bits: f, in nats.
+    least: Mean over dimensions that the KL is not taken below, in nats (Ha and Eck,
+      2018, "A Neural Representation of Sketch Drawings", equation 11; there the mean is
+      also over a batch).
 
   Returns:
     f32[B, T]. Times the weights, the sum over a row is the KL of that row.
   """
   each = 0.5 * (jnp.square(mean) + jnp.expm1(log_var) - log_var)
-  rows = jnp.maximum(each, free_bits).sum(-1)
+  rows = jnp.maximum(jnp.maximum(each, free_bits).sum(-1), least * mean.shape[-1])
   # Spread over the targets of its row, so that it is added to their likelihoods in one
   # unit: the sum of both is the bound on the likelihood of the row, per token.
   shares = rows / jnp.maximum(weights.sum(-1), 1.0)

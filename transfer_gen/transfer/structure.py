@@ -12,6 +12,7 @@ from transfer_gen.config import names
 from transfer_gen.transfer import axes as axes_lib
 from transfer_gen.transfer import plan as plan_lib
 
+_Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 _LEARNS = (plan_lib.Group(name="all", params=".*"),)
 # The axis that each size of a config belongs to. `axes.Grow` can keep the function on
 # these axes only; a vocabulary or a context needs another map.
@@ -24,16 +25,18 @@ _SIZES = {
         "embed_width": "embed", "hidden_width": "hidden", "dense_width": "mlp",
         "encoder_width": "memory", "attention_width": "mlp",
         "latent_width": "latent"},
+    config_lib.Sketch: {"hidden_width": "hidden", "encoder_width": "hidden"},
 }
 # Where an axis has several sizes in one model, the leaves that each field is about.
 _ENCODER, _ATTENTION = f"{names.ENCODER}.*", "attention/.*"
 _WHERE = {"hidden_width": f"(?!{_ENCODER}).*", "dense_width": f"(?!{_ATTENTION}).*",
           "attention_width": _ATTENTION}
+_OF_SKETCH = {"hidden_width": f"(?!{_ENCODER}).*", "encoder_width": _ENCODER}
 Layers = Mapping[int, int | tuple[int, ...] | None]
 
 
 def grow(
-    model: config_lib.Decoder | config_lib.Recurrent,
+    model: _Model,
     *,
     num_layers: int | None = None,
     encoder_layers: int | None = None,
@@ -67,7 +70,8 @@ def grow(
     **sizes: New values of fields of the config: `width`, `mlp_width`, `num_heads`,
       `num_kv_heads` (grows with `num_heads` by default) and `head_dim` of a Decoder;
       `embed_width`, `hidden_width`, `dense_width`, `encoder_width` (behind a bridge)
-      and `attention_width` of a Recurrent.
+      and `attention_width` of a Recurrent; `hidden_width` and `encoder_width` of a
+      Sketch.
 
   Returns:
     The new config and the plan. `resolve` reports sizes that do not fit.
@@ -286,7 +290,8 @@ def warm_start(
 def _grown(old: Any, new: Any) -> list[tuple[str, str]]:
   """Returns each axis that grows, with a pattern for the leaves where it does."""
   two_sided = isinstance(new, config_lib.Recurrent) and new.encoder
-  where = _WHERE if two_sided else {}
+  where = _OF_SKETCH if isinstance(new, config_lib.Sketch) else (
+      _WHERE if two_sided else {})
   found = [(axis, where.get(field, ".*")) for field, axis in _SIZES[type(new)].items()
            if axis != "memory" and getattr(new, field) != getattr(old, field)]
   if two_sided and new.encoder_widths != old.encoder_widths:
@@ -306,8 +311,8 @@ def _map_of(axis: str, old: Any, noise: float) -> plan_lib.AxisMap:
 
 
 def _explicit(
-    model: config_lib.Decoder | config_lib.Recurrent
-) -> config_lib.Decoder | config_lib.Recurrent:
+    model: _Model
+) -> _Model:
   """Returns the config with every size and constant that it derives spelled out."""
   if isinstance(model, config_lib.Recurrent):
     adds = model.encoder_attention in ("additive", "concat")
@@ -315,6 +320,8 @@ def _explicit(
     return dataclasses.replace(
         model, attention_width=model.score_width if adds else 0,
         encoder_width=model.encoder_widths[0] if led else model.encoder_width)
+  if not isinstance(model, config_lib.Decoder):
+    return model
   if isinstance(model, config_lib.EncoderDecoder):
     model = dataclasses.replace(
         model, encoder_layers=model.encoder_depth)
@@ -325,7 +332,7 @@ def _explicit(
 
 
 def _deeper(
-    model: config_lib.Decoder | config_lib.Recurrent, field: str, count: int
+    model: _Model, field: str, count: int
 ) -> tuple[config_lib.Decoder, tuple[plan_lib.Rule, ...]]:
   """Returns a config with more layers, and rules under which they change nothing."""
   # With a norm after the sum, a layer that adds zero would still normalize the stream.

@@ -60,9 +60,11 @@ class Options:
       blank lines behind it) or "file".
     columns: Names of the columns of `.csv` and `.tsv` files without a header; empty
       for files whose first line names them.
+    split: Which split is read of a file that holds several.
   """
   unit: str = "line"
   columns: tuple[str, ...] = ()
+  split: str = "train"
 
 
 @dataclasses.dataclass(frozen=True)

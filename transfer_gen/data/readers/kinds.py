@@ -7,6 +7,7 @@ line in `READERS`.
 from collections.abc import Callable, Iterator
 
 from transfer_gen.data.readers import columnar
+from transfer_gen.data.readers import drawings
 from transfer_gen.data.readers import json_documents
 from transfer_gen.data.readers import plain
 from transfer_gen.data.readers import tables
@@ -18,7 +19,8 @@ PLAIN: Reader = plain.read
 READERS: dict[str, Reader] = {
     ".txt": PLAIN,
     ".jsonl": json_documents.read_lines,
-    ".ndjson": json_documents.read_lines,
+    ".ndjson": drawings.read_lines,
+    ".npz": drawings.read_npz,
     ".json": json_documents.read,
     ".csv": tables.read_csv,
     ".tsv": tables.read_tsv,
@@ -27,3 +29,5 @@ READERS: dict[str, Reader] = {
     ".arrow": columnar.read_arrow,
     ".feather": columnar.read_arrow,
 }
+# What tells which splits a file of a format holds itself.
+SPLITS: dict[str, Callable[..., tuple[str, ...]]] = {".npz": drawings.splits}

@@ -1,0 +1,36 @@
+"""Checks that what a run asks for goes with its kind of model."""
+
+from transfer_gen import config as config_lib
+from transfer_gen import errors
+from transfer_gen.run import best
+
+_OF_ANY_MODEL = ("", "fine_tune", "l2_sp")  # Strategies that need no layers.
+
+
+def check_drawn(run: config_lib.Run) -> None:
+  """Checks a run of a model of drawings for what only texts and layers can have.
+
+  Args:
+    run: Config of the run. If its model is another one, or is not known yet, there is
+      nothing to check.
+
+  Raises:
+    errors.UserError: If it asks for such.
+  """
+  if not isinstance(run.model, config_lib.Sketch):
+    return
+  if not run.objective.bivariate.is_used:
+    raise errors.UserError(
+        "objective.bivariate.weight is 0, and then a model of drawings would learn the"
+        " states of the pen alone. Set it to 1.")
+  of_texts = {
+      "adapters": run.adapters, "distill": run.distill, "features": run.features,
+      "encoder_tokenizer": run.encoder_tokenizer,
+      "strategy.frozen": run.strategy.frozen,
+      "strategy.name": run.strategy.name not in _OF_ANY_MODEL,
+      "train.metric": run.train.metric != best.LOSS}
+  if wrong := [name for name, given in of_texts.items() if given]:
+    raise errors.UserError(
+        f"{', '.join(wrong)}: a model of drawings has neither layers nor texts that"
+        " these act on. Leave them out; groups and rules of a plan do act on it, and so"
+        f" do the strategies {', '.join(filter(None, _OF_ANY_MODEL))}.")
