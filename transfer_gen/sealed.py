@@ -24,7 +24,8 @@ def write(folder: epath.PathLike, *names: str) -> None:
 
   Args:
     folder: The folder.
-    *names: Its files; without any, all that are there, and those of folders in it.
+    *names: Its files, as paths in it; without any, all that are there, and those of
+      folders in it.
   """
   folder = epath.Path(folder)
   for inner in folder.iterdir() if not names else ():
@@ -37,6 +38,24 @@ def write(folder: epath.PathLike, *names: str) -> None:
   partial.write_text(json.dumps(
       {name: _digest(untrusted.read(folder / name)) for name in names}, indent=2))
   partial.replace(folder / FILE)
+
+
+def changed(folder: epath.Path, unread: str = "") -> Iterator[str]:
+  """Yields the names of sealed files that are missing or not those that were sealed.
+
+  Args:
+    folder: A folder that `write` was given, with its names.
+    unread: A folder in it whose files are left out.
+
+  Raises:
+    errors.UserError: If the seal, or a file, cannot be read.
+  """
+  for name, digest in _digests(folder / FILE).items():
+    path = folder / name
+    if name.split("/")[0] != unread and (
+        not path.exists()
+        or digest != _digest(untrusted.read(untrusted.inside(path, folder)))):
+      yield name
 
 
 def exists(path: epath.Path) -> bool:

@@ -8,7 +8,6 @@ from etils import epath
 
 from transfer_gen import best_link
 from transfer_gen import errors
-from transfer_gen import tree
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import layout
 from transfer_gen.checkpoint import stored
@@ -39,7 +38,7 @@ def find(path: epath.PathLike, step: int = -1) -> stored.Stored:
       step < 0 and folders[0] != path and layout.is_replaced(folders[0]))
   for folder in folders:
     try:
-      found = _read(folder)
+      found = stored.of(folder)
     except digests.Damaged as damage:
       damages.append(damage)
       continue
@@ -50,22 +49,6 @@ def find(path: epath.PathLike, step: int = -1) -> stored.Stored:
   if is_stale():
     return find(path, step)
   raise damages[0]
-
-
-def _read(folder: epath.Path) -> stored.Stored:
-  with digests.reading(folder):
-    facts, saved = digests.unseal(layout.read_facts(folder))
-    assert any((folder / layout.PARAMS).iterdir())
-    specs = {}
-    # Not from Orbax's own metadata: opening each array takes time, and TensorStore
-    # keeps some KB of memory for each.
-    for name, axes in facts["axes"].items():
-      if not name.startswith(stored.OWN):
-        dtype, shape = digests.spec(saved[layout.PARAMS][name])
-        specs[name] = tree.Spec(shape=shape, dtype=dtype, axes=tuple(axes["axes"]),
-                                reads=tuple(axes["reads"]))
-  return stored.Stored(path=folder, step=int(folder.name), specs=specs, facts=facts,
-                       digests=saved)
 
 
 def _folders(path: epath.Path, step: int) -> list[epath.Path]:

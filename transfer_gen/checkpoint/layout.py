@@ -50,6 +50,13 @@ def _hide_closed_loops() -> None:
   sys.unraisablehook = hook
 
 
+def manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
+  """Returns what writes checkpoints into a folder, and keeps the newest `keep`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+  return ocp.CheckpointManager(plain_path.of(folder), options=options)
+
+
 def steps(folder: epath.Path) -> dict[int, epath.Path]:
   """Returns the checkpoints in a folder by their steps."""
   return {int(path.name): untrusted.inside(path) for path in folder.iterdir()
@@ -77,15 +84,21 @@ def shapes(folder: epath.Path) -> Any:
     return reader.metadata(plain_path.of(folder)).item_metadata.tree
 
 
+def facts_path(folder: epath.Path) -> epath.Path:
+  """Returns where the JSON is that was saved beside the arrays of a checkpoint."""
+  return folder / FACTS / _JSON
+
+
 def read_facts(folder: epath.Path) -> dict[str, Any]:
   """Returns the JSON that was saved beside the arrays of a checkpoint."""
   # Not by Orbax, whose reader keeps 20 KB of memory for each call.
-  return untrusted.read_json(untrusted.inside(folder / FACTS / _JSON, folder))
+  return untrusted.read_json(untrusted.inside(facts_path(folder), folder))
 
 
 def write_facts(folder: epath.Path, facts: Mapping[str, Any]) -> None:
   """Replaces the JSON of a checkpoint."""
-  path, fresh = folder / FACTS / _JSON, folder / FACTS / f"{_JSON}.new"
+  path = facts_path(folder)
+  fresh = path.with_name(f"{_JSON}.new")
   untrusted.make_way(fresh)
   fresh.write_text(json.dumps(facts))
   # Renaming replaces the file in one step, where saving the item again would first

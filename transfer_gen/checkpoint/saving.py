@@ -8,11 +8,11 @@ from etils import epath
 import orbax.checkpoint as ocp
 
 from transfer_gen import lock
-from transfer_gen import plain_path
 from transfer_gen import tree
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import failures
 from transfer_gen.checkpoint import layout
+from transfer_gen.checkpoint import whole_files
 
 _LOCK = ".lock"
 _DAMAGED = ".damaged"  # Ending of the folder of a checkpoint that was set aside.
@@ -42,8 +42,8 @@ class Checkpoints:
       layout.configure()
       # Two managers: `keep` counts the newest steps, and one manager would delete the
       # best step once it is old.
-      self._last = _manager(folder, keep)
-      self._best = _manager(folder / layout.BEST, 1)
+      self._last = layout.manager(folder, keep)
+      self._best = layout.manager(folder / layout.BEST, 1)
 
   def save(
       self, step: int, params: Mapping[str, Any], opt_state: Any,
@@ -146,8 +146,9 @@ class Checkpoints:
     Raises:
       digests.Damaged: If something is missing or is not what was saved.
     """
-    _, saved = self._unseal(step)
     folder = epath.Path(self._last.directory) / str(step)
+    whole_files.check(folder)
+    _, saved = self._unseal(step)
     with digests.reading(folder):
       restored = self._last.restore(step, args=ocp.args.Composite(
           params=ocp.args.StandardRestore(tree.unflatten(params)),
@@ -175,10 +176,12 @@ class Checkpoints:
     """Waits, and lets other processes write; raises as `wait`."""
     with self._lock:
       for manager in (self._last, self._best):
+        self._wait(manager)
         with failures.writing(manager.directory):
           manager.close()
 
   def _save(self, manager: ocp.CheckpointManager, step: int, what: Any) -> None:
+    self._wait(manager)
     # The caller decides when to save: without `force`, Orbax's own policy would ask
     # whether the step is due.
     with failures.writing(manager.directory):
@@ -187,9 +190,5 @@ class Checkpoints:
   def _wait(self, manager: ocp.CheckpointManager) -> None:
     with failures.writing(manager.directory):
       manager.wait_until_finished()
-
-
-def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
-  folder.mkdir(parents=True, exist_ok=True)
-  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-  return ocp.CheckpointManager(plain_path.of(folder), options=options)
+      for step in manager.all_steps():
+        whole_files.seal(epath.Path(manager.directory) / str(step))

@@ -13,6 +13,7 @@ from transfer_gen import plain_path
 from transfer_gen import tree
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import layout
+from transfer_gen.checkpoint import whole_files
 
 Specs = Mapping[str, tree.Spec]
 OWN = "distill/"  # Leaves that only training reads; `find` leaves them out.
@@ -158,6 +159,28 @@ class Stored:
       size += self.specs[name].nbytes
     if batch:
       yield batch
+
+
+def of(folder: epath.Path) -> Stored:
+  """Returns the checkpoint in a folder whose name is its step.
+
+  Raises:
+    digests.Damaged: If something is missing, or a file is not the one that was saved.
+  """
+  whole_files.check(folder, unread=layout.STATE)
+  with digests.reading(folder):
+    facts, saved = digests.unseal(layout.read_facts(folder))
+    assert any((folder / layout.PARAMS).iterdir())
+    specs = {}
+    # Not from Orbax's own metadata: opening each array takes time, and TensorStore
+    # keeps some KB of memory for each.
+    for name, axes in facts["axes"].items():
+      if not name.startswith(OWN):
+        dtype, shape = digests.spec(saved[layout.PARAMS][name])
+        specs[name] = tree.Spec(shape=shape, dtype=dtype, axes=tuple(axes["axes"]),
+                                reads=tuple(axes["reads"]))
+  return Stored(path=folder, step=int(folder.name), specs=specs, facts=facts,
+                digests=saved)
 
 
 def axes_facts(specs: Mapping[str, tree.Spec]) -> dict[str, Any]:
