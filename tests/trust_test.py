@@ -16,8 +16,8 @@ from benchmarks import trust_tokenizers
 
 @pytest.mark.parametrize("module, count", [
     (trust_data, 15), (trust_tokenizers, 15),
-    # Its commands compile their models, which takes half a minute.
-    pytest.param(trust_runs, 8, marks=pytest.mark.long)])
+    # Its commands compile their models, which takes a minute.
+    pytest.param(trust_runs, 16, marks=pytest.mark.long)])
 def test_no_mutant_crashes_hangs_or_is_read_wrongly(module, count):
   found = module.run(count, seed=7)
 
