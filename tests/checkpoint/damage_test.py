@@ -16,6 +16,7 @@ from transfer_gen import checkpoint
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.checkpoint import digests as digests_lib
+from transfer_gen.checkpoint import stored as stored_lib
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.transfer import plan as plan_lib
@@ -168,6 +169,25 @@ def test_a_checkpoint_without_a_file_is_passed_over_when_a_run_is_read(
   error = capsys.readouterr().err
   assert "checkpoints/2: not a complete" in error and "step 1 is read" in error
   assert "metadata: there is no such file" in error and "UserError" not in error
+
+
+def test_a_checkpoint_that_a_training_replaces_meanwhile_gives_the_newer_one(
+    saved, tmp_path, monkeypatch, capsys):
+  folder, _, _ = saved
+  shutil.copytree(folder, tmp_path / "run")
+  checkpoints = tmp_path / "run" / "checkpoints"
+  read = stored_lib.of
+
+  def late(path):
+    # Between the look at the folder and the reading of its newest checkpoint.
+    if (checkpoints / "2").exists():
+      (checkpoints / "2").rename(checkpoints / "3")
+    return read(path)
+
+  monkeypatch.setattr(stored_lib, "of", late)
+
+  assert checkpoint.find(tmp_path / "run").step == 3
+  assert not capsys.readouterr().err
 
 
 def test_what_this_process_lacks_is_no_damage(saved, tmp_path):
