@@ -33,21 +33,19 @@ def find(path: epath.PathLike, step: int = -1) -> stored.Stored:
   layout.configure()
   path, damages = best_link.follow(epath.Path(path).resolve()), []
   folders = _folders(path, step)
-  # Others would be found now, if a training goes on meanwhile.
-  is_stale = lambda: (
-      step < 0 and folders[0] != path and layout.is_replaced(folders[0]))
   for folder in folders:
     try:
       found = stored.of(folder)
     except digests.Damaged as damage:
+      # A training goes on meanwhile, and has deleted what it has replaced.
+      if step < 0 and folders[0] != path and layout.is_replaced(folders[0]):
+        return find(path, step)
       damages.append(damage)
       continue
-    if damages and not is_stale():
+    if damages:
       print(f"transfer-gen: {damages[0]} Instead, {found.title} is read.",
             file=sys.stderr, flush=True)
     return found
-  if is_stale():
-    return find(path, step)
   raise damages[0]
 
 
