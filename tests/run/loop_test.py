@@ -1,6 +1,8 @@
 """Tests for the loop of training: checkpoints before validations, and pmap."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from tests import small_runs
 from tests.comparing import assert_same_bits
 from transfer_gen import checkpoint
+from transfer_gen import interrupt
+from transfer_gen.run import ledger
 from transfer_gen.run import loop
 from transfer_gen.run import validation
 
@@ -38,6 +42,32 @@ def test_any_rate_of_dropout_acts_in_training(tmp_path):
                        if "loss" in line))
 
   assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_checkpoint_of_the_step_in_which_it_arrives(
+    tmp_path, monkeypatch, number):
+  run = run_on(tmp_path, eval_every=6, checkpoint_every=6)
+  loop.train(run, tmp_path / "whole")
+  add = ledger.Ledger.add
+  steps = []
+
+  def add_and_signal(*arguments):
+    steps.append(len(steps) + 1)
+    if len(steps) == 3:
+      os.kill(os.getpid(), number)
+    return add(*arguments)
+
+  monkeypatch.setattr(ledger.Ledger, "add", add_and_signal)
+
+  with pytest.raises(interrupt.Interrupted, match="after step 3, with a checkpoint"):
+    loop.train(run, tmp_path / "run")
+
+  assert checkpoint.find(tmp_path / "run").step == 3
+  loop.train(run, tmp_path / "run")
+  assert len(steps) == 6
+  assert_same_bits(small_runs.params(tmp_path / "run", 6),
+                   small_runs.params(tmp_path / "whole", 6))
 
 
 @pytest.fixture
