@@ -48,6 +48,20 @@ def test_an_interval_holds_no_effect_exactly_if_p_is_not_below_a_twentieth():
   assert inside["low"] < 0 and 0.05 < inside["p"] < 0.06
 
 
+def test_seeds_that_agree_by_chance_and_share_nothing_still_have_an_interval():
+  values = _values(rest=1)
+  values -= values.mean(1, keepdims=True)  # All seeds have the same mean.
+  values -= 0.9 * values.mean(0)  # And documents vary less than the rest would have it.
+  shifted = 1e-3 * np.arange(3)[:, None] + values
+
+  found = nested.interval(shifted)
+
+  # The spread of the seeds is all that is known: Student's t of their means.
+  assert [found["low"], found["high"]] == pytest.approx(
+      _student(shifted.mean(1))[:2], rel=1e-3)
+  assert nested.interval(values)["low"] <= 0 <= nested.interval(values)["high"]
+
+
 def test_more_seeds_do_not_make_up_for_few_documents():
   few, many = (nested.interval(_values(documents=1, rest=0.1, shape=(seeds, 20)))
                for seeds in (3, 30))

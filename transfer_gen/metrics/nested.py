@@ -80,13 +80,14 @@ def interval(values: np.ndarray) -> dict[str, Any]:
   """Estimates the mean of values that vary by seed and by document, with an interval.
 
   The model is y_rn = mean + seed_r + document_n + rest_rn. A, B and E are the expected
-  mean squares of seeds, of documents and of the rest; the mean has the variance
-  V = (A + B - E) / (R N). Each of A, B and E is what was observed times f / chi2(f),
-  with its degrees of freedom f. So the error of the mean is distributed as Z sqrt(V),
-  with Z standard normal and V drawn, and the interval holds 95% of that distribution
-  (generalized confidence interval, Weerahandi, 1993; p-value, Tsui and Weerahandi,
-  1989). If only seeds vary it is Student's t interval of the R means, and if only
-  documents vary nearly that of the N means. With one seed it is that of the documents.
+  mean squares of seeds, of documents and of the rest; the mean has the variance V = (A
+  + max(B - E, 0)) / (R N), where B - E is R times the variance that seeds share. Each
+  of A, B and E is what was observed times f / chi2(f), with its degrees of freedom f.
+  So the error of the mean is distributed as Z sqrt(V), with Z standard normal and V
+  drawn, and the interval holds 95% of that distribution (generalized confidence
+  interval, Weerahandi, 1993; p-value, Tsui and Weerahandi, 1989). If only seeds vary it
+  is Student's t interval of the R means, and if only documents vary nearly that of the
+  N means. With one seed it is that of the documents.
 
   Args:
     values: f64[R, N], differences between two runs.
@@ -126,9 +127,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 # The normal factor is not drawn but summed over, which leaves little noise.
 def _beyond(size: float, deviations: np.ndarray) -> float:
   """Returns the probability of an error larger than `size`, for deviations f64[S]."""
-  scaled = np.divide(-size, deviations, out=np.full(len(deviations), -np.inf),
-                     where=deviations > 0)
-  return 2 * float(special.ndtr(scaled).mean())
+  # Not 0, for which the quotient would have no value.
+  least = deviations.max() * 1e-12
+  return 2 * float(special.ndtr(-size / np.maximum(deviations, least)).mean())
 
 
 def _variances(values: np.ndarray) -> np.ndarray:
@@ -145,7 +146,7 @@ def _variances(values: np.ndarray) -> np.ndarray:
   first, second, third = (
       total / freedom * drawn
       for total, freedom, drawn in zip(sums, freedoms, _spread(freedoms)))
-  return np.maximum(first + second - third, 0) / values.size
+  return (first + np.maximum(second - third, 0)) / values.size
 
 
 @functools.lru_cache

@@ -60,6 +60,27 @@ def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
   return result
 
 
+def sources(runs: Mapping[str, config_lib.Run], name: str) -> set[str] | None:
+  """Returns the runs that a run starts from or learns from, and those behind them.
+
+  None if one of them has a source that is no run of the study, whose cost is unknown.
+
+  Args:
+    runs: All runs by name.
+    name: Name of a run. It reads no sources if its plan takes every leaf from none.
+  """
+  read = _sources(runs[name])
+  if any(not source.run for source in read):
+    return None
+  found = {source.run for source in read}
+  for other in [*found]:
+    behind = sources(runs, other)
+    if behind is None:
+      return None
+    found |= behind
+  return found
+
+
 def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
   """Names of the runs, each after the runs that its sources name."""
   ordered: list[str] = []
@@ -84,9 +105,12 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
 
 def _read_by(run: config_lib.Run) -> list[str]:
   """Names of the runs that a run starts from or learns from."""
+  return [source.run for source in _sources(run) if source.run]
+
+
+def _sources(run: config_lib.Run) -> list[config_lib.Source]:
   teacher = [run.distill.teacher] if run.distill is not None else []
-  sources = [*run.all_sources().values(), *teacher]
-  return [source.run for source in sources if source.run]
+  return [*run.all_sources().values(), *teacher]
 
 
 # A deep copy, because configs are mutable and several jobs are made of one run.
