@@ -234,6 +234,14 @@ def test_accounts_report_cost_and_forgetting(done):
   # Losses before and after are of different tokens, but of the same text.
   assert accounts["forgetting"] == pytest.approx(accounts["after"] - accounts["before"])
   assert accounts["forgetting"] > 0
+  # Every validation measures it, the one of the best checkpoint among them.
+  best = facts["runs"]["moved"][0]["step"]
+  lines = {line["step"]: line for line in small_runs.metrics(
+      folder / "w" / "moved" / "seed_0" / f"lr_{facts['summary']['lrs']['moved']:g}")
+      if line["split"] == "validation"}
+  assert list(lines) == [2, 4, 6]
+  assert lines[best]["remembered"] == pytest.approx(accounts["after"])
+  assert len({line["remembered"] for line in lines.values()}) == 3
   # A run from scratch has no source that it could forget.
   assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]
   learning = sum(spec.size for spec in specs.values())
@@ -242,6 +250,9 @@ def test_accounts_report_cost_and_forgetting(done):
   assert accounts["gflops"] == pytest.approx(6 * accounts["gflops_a_step"])
   page = (folder / "w" / "report.html").read_text()
   assert "Gain against forgetting" in page and "learning params" in page
+  assert "Forgetting of the source" in page
+  scratch = small_runs.metrics(next((folder / "w" / "scratch").glob("*/*")))
+  assert not any("remembered" in line for line in scratch)
 
 
 def test_a_finished_study_trains_nothing_again(done, monkeypatch):

@@ -16,7 +16,6 @@ from transfer_gen.study import cost as cost_lib
 def describe(
     run: reader_lib.Run, workdir: epath.PathLike, trained: trained_lib.Trained,
     reader: reader_lib.Reader, steps: Sequence[int],
-    remembered: reader_lib.Data | None = None,
 ) -> dict[str, Any]:
   """Returns what a run cost, and what it forgot.
 
@@ -27,14 +26,12 @@ def describe(
     reader: Has read the data of the study's runs.
     steps: Numbers of steps after which its cost is asked for. The largest is the number
       of steps that the run took.
-    remembered: Text of the source. The loss on its test split is measured before and
-      after training. If None, it is not measured.
 
   Returns:
     `learning` (number of params, when most of them learn), `slot_bytes` (size of the
     optimizer state), `gflops_a_step` (mean), `gflops` (of all steps, and of storing
     features), `gflops_at` (of the first `steps`, each) and `search_gflops` (of what an
-    `auto` search tried beside the run). With `remembered`, in bits per byte, also
+    `auto` search tried beside the run). With `Run.remembered`, in bits per byte, also
     `before` (as transferred, at step 0), `after`, and `forgetting`, their difference.
   """
   assembled = assemble.assemble(reader.read(auto.decided(run, workdir), workdir))
@@ -45,9 +42,9 @@ def describe(
   found = {"learning": last.learning, "slot_bytes": last.slot_bytes,
            "gflops_a_step": max(at) / max(steps), "gflops": max(at), "gflops_at": at,
            "search_gflops": auto.searched(workdir) / 1e9}
-  if remembered is None or not run.all_sources():
+  data = assembled.inputs.remembered
+  if data is None:
     return found
-  data = reader.data(remembered, trained.tokenizer, run.model)
   score = trained_lib.scorer(assembled.model)
   before, after = (
       _judged(score(params, data, "test", run.train.rows).metrics())

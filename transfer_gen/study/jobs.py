@@ -56,7 +56,7 @@ def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
         if name in compared:
           folder = folder / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
         result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
-                          run=_with(run, seed, lr, epath.Path(workdir))))
+                          run=_with(run, seed, lr, study, epath.Path(workdir))))
   return result
 
 
@@ -114,12 +114,15 @@ def _sources(run: config_lib.Run) -> list[config_lib.Source]:
 
 
 # A deep copy, because configs are mutable and several jobs are made of one run.
-def _with(run, seed, lr, workdir) -> config_lib.Run:
+def _with(run, seed, lr, study, workdir) -> config_lib.Run:
   at = lambda source: dataclasses.replace(
       source, path=str(workdir / source.run), run="") if source.run else source
   found = {name: at(source) for name, source in run.all_sources().items()}
+  # A run from scratch has nothing that it could forget.
+  remembered = study.remembered if study.accounts and found else None
   return dataclasses.replace(
       copy.deepcopy(run), seed=seed, source=found.pop("", None), sources=found,
+      remembered=remembered or run.remembered,
       optim=dataclasses.replace(run.optim, lr=lr),
       distill=run.distill and dataclasses.replace(
           run.distill, teacher=at(run.distill.teacher)))

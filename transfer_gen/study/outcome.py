@@ -34,7 +34,7 @@ def test(
            "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
            **task_metrics.measure(study.metrics, trained, texts), **cost(job)}
   if study.accounts:
-    found["accounts"] = _accounts(job, trained, reader, study.remembered)
+    found["accounts"] = _accounts(job, trained, reader)
     for line, gflops in zip(curve, found["accounts"].pop("gflops_at")):
       line["gflops"] = gflops + found["accounts"]["search_gflops"]
   return found
@@ -74,12 +74,12 @@ def validations(job: jobs.Job) -> list[tuple[int, float]]:
           if line["split"] == "validation"]
 
 
-def _accounts(job, trained, reader, remembered=None) -> dict[str, Any]:
+def _accounts(job, trained, reader) -> dict[str, Any]:
   """The accounts of a training, at the steps of its validations and at its last one."""
   lines = metrics(job)
   steps = [*(line["step"] for line in lines if line["split"] == "validation"),
            max(line["step"] for line in lines)]
-  return accounts.describe(job.run, job.workdir, trained, reader, steps, remembered)
+  return accounts.describe(job.run, job.workdir, trained, reader, steps)
 
 
 def _improving(job: jobs.Job) -> bool:

@@ -57,6 +57,7 @@ def study_page(
       *(f"<p>{escape(line)}</p>" for line in sentences.costs(facts)),
       *_html_table(_accounts(facts)), *_trade_off(facts),
       "<h2>Validation loss</h2>", page.plot(curves), *_metric_curves(curves),
+      *_forgetting(curves),
       *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
       *_pictures(facts),
       "</html>", ""])
@@ -194,6 +195,14 @@ def _metric_curves(curves) -> list[str]:
   found = sorted({name for lines in curves.values() for name in page.metrics(lines)})
   return [part for name in found for part in (
       f"<h2>Validation {html.escape(name)}</h2>", page.plot(curves, name))]
+
+
+def _forgetting(curves) -> list[str]:
+  """Plots the loss on the source's text over the runs, if it was measured."""
+  kept = {name: lines for name, lines in curves.items()
+          if any("remembered" in line for line in lines)}
+  return ["<h2>Forgetting of the source's text</h2>",
+          page.plot(kept, "remembered")] if kept else []
 
 
 def _html_table(rows: Sequence[Sequence[str]]) -> list[str]:
