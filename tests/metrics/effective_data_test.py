@@ -128,3 +128,52 @@ def test_losses_that_do_not_fall_follow_no_law():
   found = effective_data.effective(rising, [1.0])
 
   assert found["method"] == "interpolation" and found["bound"] == ">"
+
+
+def test_a_floor_is_no_lower_than_0():
+  law = power_law.fit(_AMOUNTS, [np.array([6.0 - 0.5 * np.log(amount)])
+                                 for amount in _AMOUNTS])
+
+  # Straight over the logarithm would need a floor far below: a loss is not negative.
+  assert law.floor == 0 and law.amount(1.0) < np.inf
+  best, _ = optimize.curve_fit(
+      lambda log, scale, exponent: scale * np.exp(-exponent * log), np.log(_AMOUNTS),
+      6.0 - 0.5 * np.log(_AMOUNTS), p0=(10.0, 0.2))
+  assert (law.scale, law.exponent) == pytest.approx(best, rel=1e-3)
+
+
+def test_a_run_below_the_fitted_floor_is_compared_with_laws_that_it_could_lie_on():
+  generator = np.random.default_rng(0)
+  # A curve that is flat at its end, so that many amounts have nearly one loss.
+  control = [(amount, 1.5 + 3e3 / amount + 0.1 * generator.normal(size=3))
+             for amount in _AMOUNTS]
+  floor = power_law.fit(_AMOUNTS, [losses for _, losses in control]).floor
+  treated = floor - 0.1 + np.array([0.1, -0.1, 0.0])
+
+  found = effective_data.effective(control, treated)
+
+  losses = np.concatenate([*(losses for _, losses in control), treated])
+
+  def misfit(own):
+    """Fits all params by a general method, given the treated run's own amount."""
+    logs = np.log(np.concatenate([np.repeat(_AMOUNTS, 3), np.full(3, own)]))
+    return optimize.least_squares(
+        lambda x: x[0] * np.exp(-x[1] * (logs - 7)) + x[2] - losses, (3.0, 1.0, 1.5),
+        bounds=([0, 0.01, 0], 99), xtol=1e-12, ftol=1e-12).cost
+
+  # F at 95% with 1 and 17 degrees of freedom, from a table.
+  assert found["bound"] == ">" and found["high"] is None
+  assert found["low"] < 1e5
+  assert (misfit(found["low"]) / misfit(1e99) - 1) * 17 == pytest.approx(
+      4.451, rel=0.05)
+
+
+def test_losses_without_any_noise_have_an_interval_of_no_width():
+  # Several, because rounding decides whether the gap at the amount is exactly 0.
+  for last, loss, first, largest in np.random.default_rng(0).uniform(
+      [1.0, 2.5, 3.0, 500.0], [2.4, 2.9, 4.0, 9000.0], (30, 4)):
+    found = effective_data.effective(
+        [(100.0, [first] * 2), (largest, [last] * 2)], [loss] * 2)
+
+    assert found["low"] == pytest.approx(found["amount"], rel=0.03)
+    assert found["high"] == pytest.approx(found["amount"], rel=0.03)
