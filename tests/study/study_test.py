@@ -320,18 +320,40 @@ def test_an_inconsistent_study_is_refused(runs, pairs, message):
     jobs.jobs(asked, "w")
 
 
-def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
-  text = tmp_path / "t.txt"
+@pytest.fixture(scope="module", name="short")
+def _short(tmp_path_factory):
+  """Runs a study of a short model, whose control also trains on half of the data."""
+  folder = tmp_path_factory.mktemp("short")
+  text = folder / "t.txt"
   text.write_text("".join(f"{'so ' * (i % 3)}{i} dogs!\n" for i in range(60)))
   run = dataclasses.replace(
       _run(text), model=config.Decoder(
           num_layers=1, width=8, num_heads=2, max_length=20),
       data=config.Data(name="files", train=str(text), length=20))
-  asked = config.Study(
-      question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,),
-      samples=2)
+  half = dataclasses.replace(run, data=dataclasses.replace(run.data, fraction=0.5))
+  return folder, study.run(config.Study(
+      question="?", runs={"a": run, "b": run, "half": half},
+      pairs=(("a", "b"), ("a", "half")), seeds=(0,), samples=2), folder / "w")
 
-  facts = study.run(asked, tmp_path / "w")
+
+def test_controls_on_several_amounts_of_data_tell_the_effective_data(short):
+  folder, facts = short
+
+  amounts = [json.loads((
+      folder / "w" / name / "seed_0" / "lr_0.02" / "data.json").read_text())["splits"][
+          "train"]["bytes"] for name in ("half", "b")]
+  for pair in facts["comparisons"]:
+    found = pair["effective_data"]
+    assert found["controls"] == ["half", "b"] and found["unit"] == "bytes"
+    assert [found["smallest"], found["largest"]] == amounts
+    assert found["own"] == amounts[1] > 1.5 * amounts[0]
+  # The treated run is the control, so it is worth what it was trained on.
+  assert facts["comparisons"][0]["effective_data"]["transferred"] == pytest.approx(0)
+  assert "Effective data: a, trained on" in report.study_text(facts)
+
+
+def test_samples_leave_room_for_an_answer_in_a_short_model(short):
+  _, facts = short
 
   samples = facts["runs"]["a"][0]["samples"]
   assert len(samples) == 2 and all(len(sample["prompt"]) < 18 for sample in samples)
