@@ -27,6 +27,7 @@ from benchmarks import loop_overhead
 from benchmarks import low_rank
 from benchmarks import lstm_peer
 from benchmarks import stored_features
+from benchmarks import study
 from benchmarks import timing
 from benchmarks import training
 from benchmarks import transfer
@@ -108,6 +109,18 @@ def test_what_a_transfer_costs_is_printed(small, capsys):
       "plan_7b_seconds", "plan_7b_mb", "restore_over_orbax", "restore_peak_over_target",
       "read_share", "grow_max_relative_difference", "grow_seconds"}
   assert found["grow_max_relative_difference"] < 1e-4
+
+
+def test_shares_of_simulated_studies_are_printed(capsys):
+  study.main(["3"])
+
+  found = _printed(capsys)
+  assert found.keys() == {
+      "effective_data_error", "interpolation_error", "coverage", "gain_coverage",
+      "gain_coverage_of_3", "gain_coverage_of_4", "gain_coverage_of_5", "better",
+      "alarms", "alarms_of_three"}
+  assert found["effective_data_error"] < 0.5 and found["coverage"] > 0
+  assert 0 <= found["alarms"] <= 1
 
 
 @pytest.mark.long

@@ -38,6 +38,7 @@ DOORS = {
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
     "safetensors": set(),
+    "scipy": {"metrics"},
     "sentencepiece": {"data"},
     "tensorflow_datasets": {"data"},
     "torch": set(),

@@ -6,7 +6,6 @@ import pytest
 from transfer_gen import errors
 from transfer_gen.metrics import bootstrap
 from transfer_gen.metrics import measured
-from transfer_gen.metrics import measures
 
 
 def _mean(values):
@@ -70,11 +69,3 @@ def test_samples_without_anything_to_count_do_not_spoil_the_interval():
 def test_other_numbers_of_documents_are_refused():
   with pytest.raises(errors.UserError, match="3 documents of one run and 2 of the"):
     bootstrap.compare(_mean(np.ones(3)), _mean(np.ones(2)))
-
-
-def test_pooled_seeds_do_not_narrow_the_interval():
-  runs = [_mean(np.random.default_rng(seed).normal(0, 1, 300)) for seed in (3, 3, 3)]
-
-  assert measures.pooled(runs).score() == pytest.approx(runs[0].score())
-  assert bootstrap.interval(measures.pooled(runs)) == pytest.approx(
-      bootstrap.interval(runs[0]))

@@ -1,5 +1,6 @@
 """Tests for validation by a metric of texts during training."""
 
+import dataclasses
 import json
 import random
 
@@ -11,6 +12,7 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.run import loop
 from transfer_gen.run import trained
+from transfer_gen.transfer import plan as plan_lib
 
 
 def configured(folder, **train):
@@ -74,5 +76,50 @@ def test_a_metric_that_cannot_judge_is_refused_before_anything_is_read(
     tmp_path, fields, message):
   with pytest.raises(errors.UserError, match=message):
     loop.train(configured(tmp_path, **fields), tmp_path / "w")
+
+  assert not (tmp_path / "w").exists()
+
+
+def _remembering(folder, **fields):
+  """Configures a run with texts of a source, and returns these texts' config beside."""
+  for name, word in (("mine", "dogs"), ("theirs", "apples")):
+    (folder / f"{name}.txt").write_text("".join(
+        f"{i} {word} or {i % 9} more\n" for i in range(150)))
+  texts = config.Data(
+      name="files", train=str(folder / "theirs.txt"), packing="joined", length=0)
+  run = small_runs.configure(
+      folder / "mine.txt", dataclasses.replace(small_runs.DECODER, tied=False),
+      steps=4, eval_every=2, **fields)
+  run.remembered = texts
+  return run, texts
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_validation_measures_the_texts_of_the_source(tmp_path, stored):
+  head = plan_lib.TransferPlan(rules=plan_lib.SCRATCH.rules, groups=(
+      plan_lib.Group(name="head", params="head/.*"),
+      plan_lib.Group(name="body", params=".*", unfreeze_step=None)))
+  run, texts = _remembering(tmp_path, **(
+      dict(features=config.Features(), transfer=head) if stored else {}))
+
+  loop.train(run, tmp_path / "w")
+
+  lines = [line for line in small_runs.metrics(tmp_path / "w")
+           if line["split"] == "validation"]
+  opened = trained.open(tmp_path / "w", 4)
+  texts.length = run.data.length
+  data = trained.Reader().data(texts, opened.tokenizer, opened.run.model)
+  wanted = opened.score(data, "test").metrics()["bits_per_byte"]
+  assert lines[-1]["step"] == 4
+  assert lines[-1]["remembered"] == pytest.approx(wanted, rel=1e-4)
+  assert lines[-1]["remembered"] != pytest.approx(lines[-1]["bits_per_byte"], rel=1e-3)
+
+
+def test_a_mistake_in_the_texts_of_the_source_names_them(tmp_path):
+  run, texts = _remembering(tmp_path)
+  texts.train = "nowhere.txt"
+
+  with pytest.raises(errors.UserError, match="^remembered: data.train: there is no"):
+    loop.train(run, tmp_path / "w")
 
   assert not (tmp_path / "w").exists()

@@ -113,3 +113,19 @@ def test_dead_code_is_not_counted():
   assert cost.flops(lambda x: x @ x, square) == 2 * 8 ** 3
   assert cost.flops(lambda x: jax.lax.cond(
       x.sum() > 0, lambda: x, lambda: x @ x), square) == 2 * 8 ** 3
+
+
+def test_the_cost_of_several_numbers_of_steps_is_that_of_each(tmp_path):
+  small_runs.write_lines(tmp_path / "text.txt")
+  late = (plan_lib.Group(name="late", params="layer_0/.*", unfreeze_step=4), *HEAD)
+  setup = assemble.build(small_runs.configure(
+      tmp_path / "text.txt", dataclasses.replace(small_runs.DECODER, tied=False),
+      steps=10, transfer=plan_lib.TransferPlan(
+          rules=plan_lib.SCRATCH.rules, groups=late)), tmp_path / "run")
+
+  at = cost.of_steps(setup, [2, 4, 7, 10])
+
+  assert at == pytest.approx([cost.of_run(setup, steps) for steps in (2, 4, 7, 10)])
+  # Steps cost alike until the group starts, and more from then on.
+  assert at[1] == pytest.approx(2 * at[0])
+  assert at[3] - at[2] == pytest.approx(at[2] - at[1]) and at[2] - at[1] > 2 * at[0]

@@ -1,9 +1,5 @@
 """Tests for what the report of a study says, word by word."""
 
-import re
-
-import pytest
-
 from transfer_gen.study import report
 
 
@@ -19,8 +15,10 @@ def _run(seed, **changes):
 def _pair(**changes):
   return {
       "treated": "moved", "control": "scratch", "gain": 0.25, "low": 0.125,
-      "high": 0.375, "documents": 7, "wins": 0.714, "seeds_ahead": 2,
-      "reached": [10, None], "control_still_improving": 0} | changes
+      "high": 0.375, "documents": 7, "seeds": 2, "wins": 0.714, "seeds_ahead": 2,
+      "same_tokens": True, "reached": [10, None], "reached_after": [0, None],
+      "gap": 0.5, "alarm": {"raised": False}, "effective_data": {}, "payback": {},
+      "control_still_improving": 0} | changes
 
 
 def _facts(**changes):
@@ -54,11 +52,15 @@ scratch     0  0.003         60      2.5000  2.0000      1.250       123,456    
 scratch     1  0.003         80      2.5000  2.1250      1.250       123,456       13
 
 moved against scratch: +0.2500 nats per token (95% interval +0.1250 to +0.3750 \
-over 7 test documents), better; ahead on 2 of 2 seeds, on 71% of the documents.
-moved reached scratch's best validation loss on 1 of 2 seeds, after 10 steps on \
-average; scratch took 70.
+over 7 test documents and 2 seeds), better; ahead on 2 of 2 seeds, on 71% of the \
+documents.
+moved reached scratch's best validation loss on 1 of 2 seeds, at its first validation, \
+after 10 steps on average; scratch took 70. It may have been up to 10 steps sooner, as \
+none is validated between.
+Over the steps that both were validated in, moved's validation loss was lower by \
+0.5000 nats per token on average (the area between the curves).
 
-source cost 9,000 tokens in 5 s of training, before any gain.
+source cost 9,000 tokens in 5 s of training, before any target.
 
 Samples of the test split:
 
@@ -67,19 +69,6 @@ Samples of the test split:
   moved      {"t" * 100}
   scratch    {"t" * 100}
 """
-
-
-@pytest.mark.parametrize("changes, verdict", [
-    ({}, "better"), ({"low": -0.1}, "no clear difference"),
-    ({"low": 0.0}, "no clear difference"),
-    ({"gain": -0.2, "low": -0.3, "high": 0.0}, "no clear difference"),
-    ({"gain": -0.2, "low": -0.3, "high": -0.1}, "worse"),
-    ({"documents": 1}, "no clear difference")])
-def test_only_an_interval_without_zero_is_called_a_difference(changes, verdict):
-  text = report.study_text(_facts(comparisons=[_pair(**changes)]))
-
-  assert re.search(r"\), ([a-z ]+); ahead", text)[1] == verdict
-  assert ("so no interval" in text) == (changes.get("documents") == 1)
 
 
 def test_a_control_that_was_never_reached_or_still_improved_is_said_once():

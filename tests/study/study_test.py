@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from etils import epath
+import numpy as np
 import pytest
 
 from tests import counting
@@ -91,6 +92,10 @@ def test_the_summary_agrees_with_the_recorded_scores(done):
   assert summary["gain_nats_per_token"] == pytest.approx(
       summary["scratch_test_loss"] - summary["moved_test_loss"], abs=1e-9)
   assert summary["gain_low"] < summary["gain_nats_per_token"] < summary["gain_high"]
+  bits = summary["gain_bits_per_byte"]
+  assert bits["difference"] == pytest.approx(np.mean([
+      first["bits_per_byte"] - second["bits_per_byte"] for first, second in zip(
+          facts["runs"]["scratch"], facts["runs"]["moved"])]))
 
 
 def test_the_test_loss_of_a_study_is_that_of_the_test_split(done):
@@ -192,6 +197,35 @@ def test_rates_and_best_are_chosen_by_the_metric_that_a_run_is_validated_by(
   assert pairs.judged_by([*tried("bleu"), *tried("chrf")]) == "bits_per_byte"
 
 
+def test_every_validation_has_the_tokens_and_flops_up_to_it(done):
+  folder, asked, facts = done
+  cost, run = facts["comparisons"][0]["cost"], facts["runs"]["scratch"][0]
+  train = asked.runs["scratch"].train
+  assert train.steps == 6 and train.eval_every == 2
+
+  # The control still improves at its last step, up to which it took all that it cost.
+  assert [one["step"] for one in facts["runs"]["scratch"]] == [6, 6]
+  totals = [one["train_tokens"] for one in facts["runs"]["scratch"]]
+  assert cost["tokens"]["control"] == pytest.approx(sum(totals) / 2)
+  assert cost["gflops"]["control"] == pytest.approx(run["accounts"]["gflops"])
+  reached = facts["summary"]["reached"]
+  assert cost["gflops"]["treated"] == pytest.approx(
+      run["accounts"]["gflops"] * sum(reached) / 2 / 6, rel=0.05)
+
+
+def test_a_source_is_paid_for_by_the_targets_that_share_it(done):
+  _, _, facts = done
+  pair, source = facts["comparisons"][0], facts["sources"]["first"]
+
+  tokens, gflops = (pair["payback"][unit] for unit in ("tokens", "gflops"))
+
+  assert tokens["source"] == source["train_tokens"]
+  assert gflops["source"] == source["accounts"]["gflops"] > 0
+  saved = pair["cost"]["tokens"]["control"] - pair["cost"]["tokens"]["treated"]
+  assert tokens["pays_from"] == -(-tokens["source"] // saved)
+  assert facts["summary"]["pays_from"]["tokens"] == tokens["pays_from"]
+
+
 def test_accounts_report_cost_and_forgetting(done):
   folder, _, facts = done
   accounts = facts["runs"]["moved"][0]["accounts"]
@@ -200,6 +234,14 @@ def test_accounts_report_cost_and_forgetting(done):
   # Losses before and after are of different tokens, but of the same text.
   assert accounts["forgetting"] == pytest.approx(accounts["after"] - accounts["before"])
   assert accounts["forgetting"] > 0
+  # Every validation measures it, the one of the best checkpoint among them.
+  best = facts["runs"]["moved"][0]["step"]
+  lines = {line["step"]: line for line in small_runs.metrics(
+      folder / "w" / "moved" / "seed_0" / f"lr_{facts['summary']['lrs']['moved']:g}")
+      if line["split"] == "validation"}
+  assert list(lines) == [2, 4, 6]
+  assert lines[best]["remembered"] == pytest.approx(accounts["after"])
+  assert len({line["remembered"] for line in lines.values()}) == 3
   # A run from scratch has no source that it could forget.
   assert "forgetting" not in facts["runs"]["scratch"][0]["accounts"]
   learning = sum(spec.size for spec in specs.values())
@@ -208,6 +250,9 @@ def test_accounts_report_cost_and_forgetting(done):
   assert accounts["gflops"] == pytest.approx(6 * accounts["gflops_a_step"])
   page = (folder / "w" / "report.html").read_text()
   assert "Gain against forgetting" in page and "learning params" in page
+  assert "Forgetting of the source" in page
+  scratch = small_runs.metrics(next((folder / "w" / "scratch").glob("*/*")))
+  assert not any("remembered" in line for line in scratch)
 
 
 def test_a_finished_study_trains_nothing_again(done, monkeypatch):
@@ -261,31 +306,6 @@ def test_the_step_that_reaches_the_best_control_loss_is_reported(done):
     assert reached == (steps[0] if steps else None)
 
 
-def _verdicts(**changes):
-  pair = {
-      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
-      "documents": 9, "wins": 0.7, "seeds_ahead": 2, "control_still_improving": 1,
-      "reached": [20, 40], **changes}
-  facts = {"comparisons": [pair], "summary": {"seeds": 2},
-           "runs": {"b": [{"step": 100}, {"step": 200}]}}
-  return "\n".join(report._verdicts(facts))
-
-
-def test_the_verdict_reports_a_control_that_is_still_improving():
-  text = _verdicts()
-
-  assert "better" in text and "b was still improving" in text
-
-
-@pytest.mark.parametrize("reached, sentence", [
-    ([20, 40], "on 2 of 2 seeds, after 30 steps on average; b took 150"),
-    ([None, 40], "on 1 of 2 seeds, after 40 steps on average"),
-    ([None, None], "a never reached b's best validation loss"),
-])
-def test_the_verdict_reports_the_steps_to_reach_the_control(reached, sentence):
-  assert sentence in _verdicts(reached=reached)
-
-
 @pytest.mark.parametrize("runs, pairs, message", [
     ({"a": ("b", None), "b": ("a", None)}, (("a", "b"),), "go in a circle"),
     ({"a": ("c", None)}, (("a", "a"),), "source.run is 'c', which is none of a"),
@@ -300,18 +320,40 @@ def test_an_inconsistent_study_is_refused(runs, pairs, message):
     jobs.jobs(asked, "w")
 
 
-def test_samples_leave_room_for_an_answer_in_a_short_model(tmp_path):
-  text = tmp_path / "t.txt"
+@pytest.fixture(scope="module", name="short")
+def _short(tmp_path_factory):
+  """Runs a study of a short model, whose control also trains on half of the data."""
+  folder = tmp_path_factory.mktemp("short")
+  text = folder / "t.txt"
   text.write_text("".join(f"{'so ' * (i % 3)}{i} dogs!\n" for i in range(60)))
   run = dataclasses.replace(
       _run(text), model=config.Decoder(
           num_layers=1, width=8, num_heads=2, max_length=20),
       data=config.Data(name="files", train=str(text), length=20))
-  asked = config.Study(
-      question="?", runs={"a": run, "b": run}, pairs=(("a", "b"),), seeds=(0,),
-      samples=2)
+  half = dataclasses.replace(run, data=dataclasses.replace(run.data, fraction=0.5))
+  return folder, study.run(config.Study(
+      question="?", runs={"a": run, "b": run, "half": half},
+      pairs=(("a", "b"), ("a", "half")), seeds=(0,), samples=2), folder / "w")
 
-  facts = study.run(asked, tmp_path / "w")
+
+def test_controls_on_several_amounts_of_data_tell_the_effective_data(short):
+  folder, facts = short
+
+  amounts = [json.loads((
+      folder / "w" / name / "seed_0" / "lr_0.02" / "data.json").read_text())["splits"][
+          "train"]["bytes"] for name in ("half", "b")]
+  for pair in facts["comparisons"]:
+    found = pair["effective_data"]
+    assert found["controls"] == ["half", "b"] and found["unit"] == "bytes"
+    assert [found["smallest"], found["largest"]] == amounts
+    assert found["own"] == amounts[1] > 1.5 * amounts[0]
+  # The treated run is the control, so it is worth what it was trained on.
+  assert facts["comparisons"][0]["effective_data"]["transferred"] == pytest.approx(0)
+  assert "Effective data: a, trained on" in report.study_text(facts)
+
+
+def test_samples_leave_room_for_an_answer_in_a_short_model(short):
+  _, facts = short
 
   samples = facts["runs"]["a"][0]["samples"]
   assert len(samples) == 2 and all(len(sample["prompt"]) < 18 for sample in samples)

@@ -59,31 +59,3 @@ def test_a_dropped_document_is_not_counted():
   metrics = _scores([3.0, 0.0], tokens=[2, 0], text_bytes=[4, 0]).metrics()
 
   assert metrics["documents"] == 1 and metrics["loss"] == pytest.approx(1.5)
-
-
-def test_the_interval_detects_a_constant_gain_but_not_noise():
-  generator = np.random.default_rng(0)
-  control = generator.gamma(5.0, 10.0, 200)
-  noise = control + generator.normal(0.0, 5.0, 200)
-
-  better = evaluate.paired_difference(_scores(control - 1.0), _scores(control))
-  same = evaluate.paired_difference(_scores(noise), _scores(control))
-
-  assert better["gain"] == pytest.approx(0.1) and better["low"] > 0.099
-  assert better["wins"] == 1.0
-  assert same["low"] < 0 < same["high"]
-
-
-def test_the_interval_matches_the_normal_approximation():
-  generator = np.random.default_rng(1)
-  gains = generator.normal(2.0, 4.0, 400)
-  control = np.full(400, 50.0)
-
-  found = evaluate.paired_difference(_scores(control - gains), _scores(control))
-
-  # 95% of a normal distribution lie within 1.96 standard errors. A document has 10
-  # tokens, and the gain is per token.
-  half = 1.96 * gains.std() / 400 ** 0.5 / 10
-  assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.05)
-  assert (found["low"] + found["high"]) / 2 == pytest.approx(gains.mean() / 10,
-                                                            abs=0.02 * half + 1e-3)

@@ -70,6 +70,9 @@ class Run:
       every leaf. All leaves learn, unless a strategy is named: then see `Strategy`.
     decoding: How the trained model writes texts, unless flags of `generate` and
       `evaluate` say otherwise. Default: `Decoding()`.
+    remembered: Texts of the source. Each validation then also measures the loss on
+      their test split, as `remembered` in metrics.jsonl, in bits per byte: what the run
+      forgets while it learns. If None, the default, it is not measured.
     seed: Seed of the initialization, of the order of the data and of dropout; from 0 to
       2**32 - 1. Default: 0.
   """
@@ -103,6 +106,7 @@ class Run:
       lambda plan: plan is None or callable(plan) or dataclasses.is_dataclass(plan),
       "that is a TransferPlan, or a function that returns one, or None")] = None
   decoding: Decoding = dataclasses.field(default_factory=Decoding)
+  remembered: Data | None = None
   seed: declare.Seed = 0
 
   def all_sources(self) -> dict[str, Source]:
@@ -157,7 +161,8 @@ class Study:
       says, such as ("bleu", "chrf"); they stand beside the losses in the report, and
       the runs of a pair are compared by them. Default: ().
     remembered: With `accounts`: data of the source; the report then shows how much of
-      it each run forgot. If None, the default, forgetting is not measured.
+      it each run with a source forgot, and how, see `Run.remembered`. If None, the
+      default, forgetting is not measured.
   """
   question: str
   runs: Annotated[dict[declare.Folder, Run], declare.FILLED]

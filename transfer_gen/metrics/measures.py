@@ -178,15 +178,6 @@ def measure(chosen: Sequence[str], evidence: Evidence) -> dict[str, Measured]:
           for name in chosen}
 
 
-def pooled(runs: Sequence[Measured]) -> Measured:
-  """Returns one metric over several runs on the same documents, e.g. over seeds.
-
-  Statistics are added document by document. Seeds are not further documents, so an
-  interval does not shrink with their number.
-  """
-  return runs[0].with_statistics(np.sum([run.statistics for run in runs], 0))
-
-
 def shown(name: str, score: float) -> str:
   """Returns a score as people read it, with the digits that its library prints."""
   return f"{score:.{METRICS[name].digits}f}"

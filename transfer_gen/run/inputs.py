@@ -24,12 +24,14 @@ class Inputs:
     sources: Checkpoints by their names in the plan; no array was read.
     data: Tokenized splits, and the tokenizer.
     validation: The texts of the validation split.
+    remembered: Tokenized splits of `Run.remembered`; None if it names none.
     notes: Lines that show the user what was decided where the config is open.
   """
   run: config_lib.Run
   sources: Mapping[str, sources_lib.Source]
   data: pipeline.Prepared
   validation: Sequence[pipeline.Document] = ()
+  remembered: pipeline.Prepared | None = None
   notes: Sequence[str] = ()
 
   @property

@@ -1,11 +1,12 @@
-"""Opens the checkpoints that a config names."""
+"""Opens the checkpoints that a config names, and reads the texts of a source."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources as sources_lib
+from transfer_gen.data import pipeline
 from transfer_gen.models import registry
 
 Sources = Mapping[str, sources_lib.Source]
@@ -57,3 +58,25 @@ def one(
       source.path, source.step, map_name=source.map, vocabulary=source.vocabulary,
       tokenizer=source.tokenizer, unused=source.unused,
       idle_fields=source.idle_fields, model=model, base=base)
+
+
+def remembered(
+    run: config_lib.Run, read: Callable[[config_lib.Data], pipeline.Prepared]
+) -> pipeline.Prepared | None:
+  """Returns the texts of a run's source, `Run.remembered`; None if it names none.
+
+  Args:
+    run: Config of the run, with nothing left open.
+    read: Tokenizes a data set.
+
+  Raises:
+    errors.UserError: As `read` does; the message says that it is about these texts.
+  """
+  if run.remembered is None:
+    return None
+  # Rows of the run's own length, where the config of these texts leaves it open.
+  length = run.remembered.length or run.data.length
+  try:
+    return read(dataclasses.replace(run.remembered, length=length))
+  except errors.UserError as error:
+    raise errors.UserError(f"remembered: {error}") from error

@@ -19,6 +19,8 @@ padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{
 padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,
 th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}
 .gain{font-size:1.2rem}svg{max-width:100%;height:auto}"""
+_LABELS = {"loss": "loss, nats per token",
+           "remembered": "loss on the source's text, bits per byte"}
 
 
 def run_page(
@@ -83,7 +85,7 @@ def plot(
       axes.plot(*zip(*points), marker="." if split == "validation" else "",
                 label=name)
   axes.set_xlabel("step")
-  axes.set_ylabel("loss, nats per token" if metric == "loss" else metric)
+  axes.set_ylabel(_LABELS.get(metric, metric))
   axes.grid(alpha=0.3)
   axes.legend(fontsize="small")
   return svg(canvas)

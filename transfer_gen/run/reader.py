@@ -57,6 +57,8 @@ class Reader:
     run = choices.schedule(run, data)
     return inputs_lib.Inputs(
         run=run, sources=sources, data=data, validation=texts["validation"],
+        remembered=open_sources.remembered(
+            run, lambda config: self.data(config, tokenizer, run.model)),
         notes=choices.describe(asked, run, data))
 
   def texts(self, config: config_lib.Data) -> tuple[Texts, dict[str, Any]]:

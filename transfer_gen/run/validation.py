@@ -37,8 +37,16 @@ def make(
   place = put if run.parallel.mode == "jit" else lambda batch: jax.tree.map(
       jnp.asarray, batch)
 
+  # Of other texts no features are stored, so this runs all layers.
+  score_all = score_lib.make_scorer(
+      combined.validating(assembled.model, run.objective))
+  remembered = assembled.inputs.remembered
+
   def validate(params: _Params) -> dict[str, float]:
     scores = score(params, data, "validation", run.train.rows, place).metrics()
+    if remembered is not None:
+      kept = score_all(params, remembered, "test", run.train.rows, place).metrics()
+      scores["remembered"] = kept.get("bits_per_byte", kept["loss"])
     if run.train.metric not in scores:
       scores[run.train.metric] = _of_texts(assembled, params)
     return scores

@@ -1,6 +1,6 @@
 """What a training step costs, counted before it runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -80,7 +80,13 @@ def of_last_step(
 
 
 def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
-  """Returns the FLOPs of the first steps of a run, as `flops` counts them.
+  """Returns the FLOPs of the first steps of a run, as `of_steps` counts them."""
+  return of_steps(assembled, [steps])[0]
+
+
+def of_steps(
+    assembled: assembled_lib.Assembled, steps: Sequence[int]) -> list[float]:
+  """Returns the FLOPs of the first steps of a run, for several numbers of steps.
 
   Batches of each length count by their share of the first batches of an epoch, a group
   that starts late counts from its start on, and a teacher counts with what it computes.
@@ -91,16 +97,18 @@ def of_run(assembled: assembled_lib.Assembled, steps: int) -> float:
   # Batches of the same shapes cost the same, so each shape is traced only once.
   batches = _by_shape(assembled)
   # The cost of a step changes only where a group starts to learn.
-  starts = sorted({0, *assembled.optimizer.starts.values(), steps})
-  total = _storing(assembled)
-  for start, end in itertools.pairwise(s for s in starts if s <= steps):
+  starts = sorted({0, *assembled.optimizer.starts.values(), max(steps)})
+  totals = [_storing(assembled)] * len(steps)
+  for start, end in itertools.pairwise(s for s in starts if s <= max(steps)):
     for alike in batches:
       cost = of_step(
           assembled.specs, assembled.optimizer, nll_fn,
           _stored(assembled, alike[0]), start)
-      flops_a_step = cost.flops + _teaching(assembled.teacher, alike[0])
-      total += (end - start) * flops_a_step * len(alike) / _BATCHES
-  return total
+      flops_a_step = (cost.flops + _teaching(assembled.teacher, alike[0])) * len(
+          alike) / _BATCHES
+      totals = [total + max(min(end, done) - start, 0) * flops_a_step
+                for total, done in zip(totals, steps)]
+  return totals
 
 
 def flops(function: Callable[..., Any], *given: Any) -> float:

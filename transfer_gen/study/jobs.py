@@ -56,8 +56,29 @@ def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
         if name in compared:
           folder = folder / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
         result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
-                          run=_with(run, seed, lr, epath.Path(workdir))))
+                          run=_with(run, seed, lr, study, epath.Path(workdir))))
   return result
+
+
+def sources(runs: Mapping[str, config_lib.Run], name: str) -> set[str] | None:
+  """Returns the runs that a run starts from or learns from, and those behind them.
+
+  None if one of them has a source that is no run of the study, whose cost is unknown.
+
+  Args:
+    runs: All runs by name.
+    name: Name of a run. It reads no sources if its plan takes every leaf from none.
+  """
+  read = _sources(runs[name])
+  if any(not source.run for source in read):
+    return None
+  found = {source.run for source in read}
+  for other in [*found]:
+    behind = sources(runs, other)
+    if behind is None:
+      return None
+    found |= behind
+  return found
 
 
 def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
@@ -84,18 +105,24 @@ def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
 
 def _read_by(run: config_lib.Run) -> list[str]:
   """Names of the runs that a run starts from or learns from."""
+  return [source.run for source in _sources(run) if source.run]
+
+
+def _sources(run: config_lib.Run) -> list[config_lib.Source]:
   teacher = [run.distill.teacher] if run.distill is not None else []
-  sources = [*run.all_sources().values(), *teacher]
-  return [source.run for source in sources if source.run]
+  return [*run.all_sources().values(), *teacher]
 
 
 # A deep copy, because configs are mutable and several jobs are made of one run.
-def _with(run, seed, lr, workdir) -> config_lib.Run:
+def _with(run, seed, lr, study, workdir) -> config_lib.Run:
   at = lambda source: dataclasses.replace(
       source, path=str(workdir / source.run), run="") if source.run else source
   found = {name: at(source) for name, source in run.all_sources().items()}
+  # A run from scratch has nothing that it could forget.
+  remembered = study.remembered if study.accounts and found else None
   return dataclasses.replace(
       copy.deepcopy(run), seed=seed, source=found.pop("", None), sources=found,
+      remembered=remembered or run.remembered,
       optim=dataclasses.replace(run.optim, lr=lr),
       distill=run.distill and dataclasses.replace(
           run.distill, teacher=at(run.distill.teacher)))

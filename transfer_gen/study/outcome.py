@@ -24,16 +24,30 @@ def test(
   scores = trained.score(data, "test")
   records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  return {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
-          "step": trained.step,
-          "validation_loss": min(loss for _, loss in validations(job)),
-          "validations": validations(job), "still_improving": _improving(job),
-          "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
-          **task_metrics.measure(study.metrics, trained, texts), **cost(job),
-          **({"accounts": accounts.describe(
-              job.run, job.workdir, trained, reader,
-              max(line["step"] for line in metrics(job)), study.remembered)}
-             if study.accounts else {})}
+  curve = progress(job)
+  found = {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
+           "step": trained.step,
+           "validation_loss": min(line["loss"] for line in curve),
+           "validations": curve, "still_improving": _improving(job),
+           "train_data": {unit: data.facts["splits"]["train"][unit]
+                          for unit in ("bytes", "tokens")},
+           "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
+           **task_metrics.measure(study.metrics, trained, texts), **cost(job)}
+  if study.accounts:
+    found["accounts"] = _accounts(job, trained, reader)
+    for line, gflops in zip(curve, found["accounts"].pop("gflops_at")):
+      line["gflops"] = gflops + found["accounts"]["search_gflops"]
+  return found
+
+
+def source(
+    job: jobs.Job, study: jobs.Study, reader: trained_lib.Reader) -> dict[str, Any]:
+  """Returns what a training cost that is only a source; see `cost` and `accounts`."""
+  if not study.accounts:
+    return cost(job)
+  found = _accounts(job, trained_lib.open(job.workdir), reader)
+  del found["gflops_at"]
+  return {**cost(job), "accounts": found}
 
 
 def metrics(job: jobs.Job) -> list[dict[str, Any]]:
@@ -41,11 +55,31 @@ def metrics(job: jobs.Job) -> list[dict[str, Any]]:
   return records.read_metrics(job.workdir)
 
 
+def progress(job: jobs.Job) -> list[dict[str, Any]]:
+  """Returns the lines of the validations of a training, with the tokens up to each."""
+  tokens, found = 0, []
+  # Every validation comes right after a line of training.
+  for line in metrics(job):
+    if line["split"] == "train":
+      tokens += _tokens(line)
+    elif line["split"] == "validation":
+      found.append({**line, "tokens": tokens})
+  return found
+
+
 def validations(job: jobs.Job) -> list[tuple[int, float]]:
   """Returns step and loss of each validation of a training."""
   return [(line["step"], line["loss"])
           for line in records.read_metrics(job.workdir)
           if line["split"] == "validation"]
+
+
+def _accounts(job, trained, reader) -> dict[str, Any]:
+  """The accounts of a training, at the steps of its validations and at its last one."""
+  lines = metrics(job)
+  steps = [*(line["step"] for line in lines if line["split"] == "validation"),
+           max(line["step"] for line in lines)]
+  return accounts.describe(job.run, job.workdir, trained, reader, steps)
 
 
 def _improving(job: jobs.Job) -> bool:
@@ -61,8 +95,11 @@ def cost(job: jobs.Job) -> dict[str, Any]:
   """Returns the number of tokens and the seconds of a training."""
   lines = [line for line in records.read_metrics(job.workdir)
            if line["split"] == "train"]
-  # Metrics hold the rate and the seconds of each line, whose product is the whole
-  # number of tokens that were trained on.
-  return {"train_tokens": sum(round(line["tokens_per_second"] * line["seconds"])
-                              for line in lines),
+  return {"train_tokens": sum(map(_tokens, lines)),
           "train_seconds": round(sum(line["seconds"] for line in lines), 1)}
+
+
+# Metrics hold the rate and the seconds of each line, whose product is the whole number
+# of tokens that were trained on.
+def _tokens(line: dict[str, Any]) -> int:
+  return round(line["tokens_per_second"] * line["seconds"])

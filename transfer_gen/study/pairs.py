@@ -1,7 +1,6 @@
-"""Compares the runs of a pair, document by document."""
+"""Chooses the learning rate of each run of a study, and its best run."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
 import numpy as np
@@ -10,8 +9,6 @@ from transfer_gen import best_link
 from transfer_gen.metrics import measures
 from transfer_gen.study import jobs
 from transfer_gen.study import outcome
-from transfer_gen.study import task_metrics
-from transfer_gen.train import score as score_lib
 
 
 def best_lr(tried: list[jobs.Job]) -> float:
@@ -74,52 +71,3 @@ def _best(job: jobs.Job, metric: str) -> float:
   values = np.array([sign * line[metric] for line in outcome.metrics(job)
                      if line["split"] == "validation"])
   return float(np.nan_to_num(values, nan=np.inf).min())  # A NaN is never the best.
-
-
-def compare(
-    pair: tuple[str, str], results: Mapping[str, Sequence[dict[str, Any]]]
-) -> dict[str, Any]:
-  """Compares the first run of a pair with the second, documents pooled over seeds."""
-  treated, control = (results[name] for name in pair)
-  first, second = (
-      _pool([run["scores"] for run in runs]) for runs in (treated, control))
-  return {
-      "treated": pair[0], "control": pair[1],
-      **score_lib.paired_difference(first, second),
-      "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
-      "control_still_improving": sum(run["still_improving"] for run in control),
-      "reached": [_reached(t, c) for t, c in zip(treated, control)],
-      "metrics": task_metrics.compare(treated, control),
-  }
-
-
-def summary(
-    results: Mapping[str, Sequence[dict[str, Any]]], first: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns what a study's summary says of scores.
-
-  Args:
-    results: What `outcome.test` returned for each seed, by the name of the run.
-    first: What `compare` returned for the first pair.
-  """
-  return {
-      **{f"{name}_test_loss": float(np.mean([run["loss"] for run in runs]))
-         for name, runs in results.items()},
-      "gain_nats_per_token": first["gain"], "gain_low": first["low"],
-      "gain_high": first["high"], "seeds_ahead": first["seeds_ahead"],
-      "reached": first["reached"], **task_metrics.summary(results, first)}
-
-
-def _reached(treated: dict[str, Any], control: dict[str, Any]) -> int | None:
-  """First validated step at which the control's best validation loss was reached."""
-  return next((step for step, loss in treated["validations"]
-               if loss <= control["validation_loss"]), None)
-
-
-def _pool(scores: list[score_lib.Scores]) -> score_lib.Scores:
-  # Sums over seeds keep one entry per document. Seeds are not further documents, so the
-  # interval must not shrink with their number.
-  return score_lib.Scores(
-      nats=np.sum([s.nats for s in scores], 0),
-      tokens=np.sum([s.tokens for s in scores], 0),
-      text_bytes=np.sum([s.text_bytes for s in scores], 0))

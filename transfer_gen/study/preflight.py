@@ -15,8 +15,7 @@ from transfer_gen.study import jobs as jobs_lib
 
 
 def check(
-    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job], reader: reader_lib.Reader
-) -> None:
+    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job]) -> reader_lib.Reader:
   """Checks the configs and files of all runs.
 
   A mistake in the last run would otherwise show after hours. Texts are read as a whole,
@@ -25,7 +24,9 @@ def check(
   Args:
     study: The study.
     jobs: All its trainings.
-    reader: Reads the texts, and trains the tokenizers.
+
+  Returns:
+    A reader that has read the texts, and trained the tokenizers.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names, or a
@@ -41,13 +42,14 @@ def check(
   for job in jobs:
     with naming(f"run {job.name!r}"):
       auto.check(job.run)
-  made = {str(job.workdir) for job in jobs}
+  reader, made = reader_lib.Reader(), {str(job.workdir) for job in jobs}
   for job in jobs:
     with naming(f"run {job.name!r}"):
       _check_files(job, reader, made)
   if study.remembered is not None:
     with naming("remembered"):
       reader.texts(study.remembered)
+  return reader
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from matplotlib import figure
 
 from transfer_gen.formats import whole
 from transfer_gen.run import page
+from transfer_gen.study import sentences
 from transfer_gen.study import task_metrics
 
 RESULT = "result.json"  # In the workdir of a study.
@@ -19,7 +20,7 @@ def study_text(facts: Mapping[str, Any]) -> str:
   """Returns the summary of a study for a terminal."""
   lines = ["", facts["question"], ""]
   lines += page.aligned(_table(facts))
-  lines += ["", *_verdicts(facts), "", *_costs(facts)]
+  lines += ["", *sentences.verdicts(facts), "", *sentences.costs(facts)]
   if accounts := _accounts(facts):
     lines += ["", *page.aligned(accounts)]
   samples = _samples(facts)
@@ -51,11 +52,12 @@ def study_page(
       "<!doctype html><html lang=en><meta charset=utf-8>",
       f"<title>{escape(facts['question'])}</title><style>{page.STYLE}</style>",
       f"<h1>{escape(facts['question'])}</h1>",
-      *(f"<p class=gain>{escape(line)}</p>" for line in _verdicts(facts)),
+      *(f"<p class=gain>{escape(line)}</p>" for line in sentences.verdicts(facts)),
       *_html_table(_table(facts)),
-      *(f"<p>{escape(line)}</p>" for line in _costs(facts)),
+      *(f"<p>{escape(line)}</p>" for line in sentences.costs(facts)),
       *_html_table(_accounts(facts)), *_trade_off(facts),
       "<h2>Validation loss</h2>", page.plot(curves), *_metric_curves(curves),
+      *_forgetting(curves),
       *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
       *_pictures(facts),
       "</html>", ""])
@@ -68,7 +70,8 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
                        for name in ("jax", "flax", "optax"))
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
-      *(f"{shown}\n" for shown in [*_verdicts(facts), *_costs(facts)]),
+      *(f"{shown}\n"
+        for shown in [*sentences.verdicts(facts), *sentences.costs(facts)]),
       *_markdown_table(_table(facts)), *_markdown_table(_accounts(facts)),
       "Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
@@ -194,6 +197,14 @@ def _metric_curves(curves) -> list[str]:
       f"<h2>Validation {html.escape(name)}</h2>", page.plot(curves, name))]
 
 
+def _forgetting(curves) -> list[str]:
+  """Plots the loss on the source's text over the runs, if it was measured."""
+  kept = {name: lines for name, lines in curves.items()
+          if any("remembered" in line for line in lines)}
+  return ["<h2>Forgetting of the source's text</h2>",
+          page.plot(kept, "remembered")] if kept else []
+
+
 def _html_table(rows: Sequence[Sequence[str]]) -> list[str]:
   cells = lambda tag, row: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row)
   return ["<table>", *(f"<tr>{cells('td' if i else 'th', row)}</tr>"
@@ -204,55 +215,6 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
   line = lambda cells: "| " + " | ".join(cells) + " |"
   return [line(rows[0]), line(["---"] + ["---:"] * (len(rows[0]) - 1)),
           *map(line, rows[1:]), ""] if rows else []
-
-
-def _verdicts(facts) -> list[str]:
-  lines, warned = [], set()
-  for pair in facts["comparisons"]:
-    interval = (
-        f"95% interval {pair['low']:+.4f} to {pair['high']:+.4f} over"
-        f" {pair['documents']} test documents" if pair["documents"] > 1
-        else "one test document, so no interval")
-    lines.append(
-        f"{pair['treated']} against {pair['control']}: {pair['gain']:+.4f} nats per"
-        f" token ({interval}), {_sign(pair)}; ahead on"
-        f" {pair['seeds_ahead']} of {facts['summary']['seeds']} seeds, on"
-        f" {pair['wins']:.0%} of the documents.")
-    lines += task_metrics.verdicts(pair, facts["summary"]["seeds"])
-    lines.append(_when(pair, facts["runs"][pair["control"]]))
-    if pair["control_still_improving"] and pair["control"] not in warned:
-      warned.add(pair["control"])
-      lines.append(
-          f"{pair['control']} was still improving: its validation loss fell by more"
-          f" than 1% over the last fifth of {pair['control_still_improving']} of"
-          f" {facts['summary']['seeds']} runs. With more steps the gain may shrink.")
-  return lines
-
-
-def _sign(pair) -> str:
-  """Only an interval without 0 is called a difference."""
-  if pair["documents"] < 2:
-    return "no clear difference"
-  if pair["low"] > 0:
-    return "better"
-  return "worse" if pair["high"] < 0 else "no clear difference"
-
-
-def _when(pair, controls) -> str:
-  """How soon the control's best validation loss was reached."""
-  steps = [step for step in pair["reached"] if step is not None]
-  if not steps:
-    return f"{pair['treated']} never reached {pair['control']}'s best validation loss."
-  ended = sum(run["step"] for run in controls) / len(controls)
-  return (f"{pair['treated']} reached {pair['control']}'s best validation loss on"
-          f" {len(steps)} of {len(controls)} seeds, after {sum(steps) / len(steps):.0f}"
-          f" steps on average; {pair['control']} took {ended:.0f}.")
-
-
-def _costs(facts) -> list[str]:
-  return [f"{name} cost {cost['train_tokens']:,} tokens in"
-          f" {cost['train_seconds']:.0f} s of training, before any gain."
-          for name, cost in facts["sources"].items()]
 
 
 def _digits(value: float) -> str:

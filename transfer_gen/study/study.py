@@ -6,8 +6,8 @@ from typing import Any
 from etils import epath
 
 from transfer_gen.run import environment
-from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import auto
+from transfer_gen.study import findings
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import outcome
 from transfer_gen.study import pairs
@@ -24,19 +24,18 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
 
   Returns:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
-    (nats per token, mean over seeds), `gain_nats_per_token` of the first pair with its
-    interval, the same of `Study.metrics` (see `task_metrics.summary`), `reached` (for
-    each seed, the step at which the treated run reached the best validation loss of its
-    control), `best` (the training that the link `best` names, see `pairs.mark_best`)
-    and `seconds`.
+    (nats per token, mean over seeds), of the first pair the gain in nats per token, in
+    bits per byte and in `Study.metrics` with its interval, `reached` and `gap` (see
+    `comparison.compare`), `effective_data` and `pays_from` where they are known,
+    `alarms` (treated runs that may be worse than their control), `best` (the training
+    that the link `best` names, see `pairs.mark_best`) and `seconds`.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
   """
   start, workdir = time.time(), epath.Path(workdir)
   todo = jobs_lib.jobs(study, workdir)
-  reader = reader_lib.Reader()
-  preflight.check(study, todo, reader)
+  reader = preflight.check(study, todo)
   for number, job in enumerate(todo, 1):
     rate = f"lr {job.lr:g}" if job.lr else "lr chosen"
     print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, {rate}", flush=True)
@@ -50,26 +49,16 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   results = {name: [outcome.test(job, study, reader) for job in tested
                     if job.name == name]
              for name in chosen}
-  comparisons = [
-      pairs.compare(pair, results) for pair in study.pairs]
   best = pairs.mark_best(study.pairs, tested, workdir)
-  summary = {
-      **pairs.summary(results, comparisons[0]),
+  found = findings.of_study(study, todo, results, reader)
+  found["summary"] |= {
       "seeds": len(study.seeds),
       "lrs": {name: runs[0]["lr"] for name, runs in results.items()},
       "best": best,
-      "seconds": round(time.time() - start, 1),
-  }
-  sources = {job.name: outcome.cost(job) for job in todo if job.name not in chosen}
-  facts = {"question": study.question, "summary": summary, "sources": sources,
+      "seconds": round(time.time() - start, 1)}
+  facts = {"question": study.question, **found,
            "environment": environment.describe(),
-           "data": report.data_title(todo[-1].workdir),
-           "comparisons": comparisons,
-           # Scores are arrays, and are stored in each run's scores_test.json.
-           # Validations are in its metrics.
-           "runs": {name: [{k: v for k, v in r.items()
-                            if k not in ("scores", "validations", "measured")}
-                           for r in runs] for name, runs in results.items()}}
+           "data": report.data_title(todo[-1].workdir)}
   report.write(workdir, facts, {
       f"{job.name}, seed {job.seed}": outcome.metrics(job)
       for job in todo if job.lr == chosen.get(job.name, job.lr)})

@@ -7,6 +7,7 @@ from etils import epath
 import numpy as np
 
 from transfer_gen.metrics import measures
+from transfer_gen.metrics import nested
 from transfer_gen.metrics import summary as summary_lib
 from transfer_gen.run import evaluation
 from transfer_gen.run import sheet
@@ -43,26 +44,21 @@ def measure(
 def compare(
     treated: Sequence[Mapping[str, Any]], control: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-  """Compares two runs, documents pooled over seeds.
+  """Compares two runs, paired by seed and by document.
 
   Args:
     treated: What `outcome.test` returned for each seed of one run.
     control: The same of the other run.
 
   Returns:
-    For each metric what `bootstrap.compare` returns, and `seeds_ahead`, the number of
-    seeds on which the treated run is better.
+    For each metric what `nested.compare` returns. A metric that had nothing to count in
+    some run has no score there, and is left out.
   """
-  names = treated[0].get("measured", {})
-  found = summary_lib.differences({name: (
-      measures.pooled([run["measured"][name] for run in treated]),
-      measures.pooled([run["measured"][name] for run in control])) for name in names})
-  for name, one in found.items():
-    sign = 1 if measures.METRICS[name].higher else -1
-    one["seeds_ahead"] = sum(
-        sign * (_score(first, name) - _score(second, name)) > 0
-        for first, second in zip(treated, control))
-  return found
+  scored = [name for name in treated[0].get("measured", {}) if all(
+      run["metrics"][name] is not None for run in (*treated, *control))]
+  return {name: nested.compare([run["measured"][name] for run in treated],
+                               [run["measured"][name] for run in control])
+          for name in scored}
 
 
 def summary(
@@ -109,8 +105,8 @@ def verdicts(pair: Mapping[str, Any], seeds: int) -> list[str]:
              for key in ("difference", "low", "high")]
     lines.append(
         f"{pair['treated']} against {pair['control']}, {name}: {shown[0]} (95% interval"
-        f" {shown[1]} to {shown[2]}; p = {one['p_randomization']:.4f} by paired"
-        f" randomization), {verdict}; ahead on {one['seeds_ahead']} of {seeds} seeds.")
+        f" {shown[1]} to {shown[2]}; p = {one['p']:.4f}), {verdict}; ahead on"
+        f" {one['seeds_ahead']} of {seeds} seeds.")
   return lines
 
 

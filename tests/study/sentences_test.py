@@ -1,0 +1,117 @@
+"""Tests for what is said of a pair, by the signs of what was found."""
+
+import re
+
+import pytest
+
+from transfer_gen.study import sentences
+
+
+def _text(pairs=1, **changes):
+  pair = {
+      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
+      "documents": 9, "seeds": 2, "wins": 0.7, "seeds_ahead": 2, "same_tokens": True,
+      "control_still_improving": 0, "reached": [20, 40], "reached_after": [10, 30],
+      "gap": None, "alarm": {"raised": False}, "effective_data": {}, "payback": {},
+      **changes}
+  runs = {"b": [{"step": 100}, {"step": 200}]}
+  return "\n".join(sentences.verdicts({"comparisons": [pair] * pairs, "runs": runs}))
+
+
+@pytest.mark.parametrize("changes, verdict", [
+    ({}, "better"), ({"low": -0.1}, "no clear difference"),
+    ({"low": 0.0}, "no clear difference"),
+    ({"gain": -0.2, "low": -0.3, "high": 0.0}, "no clear difference"),
+    ({"gain": -0.2, "low": -0.3, "high": -0.1}, "worse"),
+    ({"documents": 1}, "no clear difference")])
+def test_only_an_interval_without_zero_is_called_a_difference(changes, verdict):
+  text = _text(**changes)
+
+  assert re.search(r"\), ([a-z ]+); ahead", text)[1] == verdict
+  assert ("so no interval" in text) == (changes.get("documents") == 1)
+
+
+def test_where_tokens_differ_the_gain_is_one_in_bits_per_byte():
+  bits = {"gain": -0.02, "low": -0.03, "high": -0.01, "documents": 9, "seeds": 2,
+          "seeds_ahead": 0}
+
+  text = _text(same_tokens=False, bits_per_byte=bits)
+
+  assert "-0.0200 bits per byte (95% interval -0.0300 to -0.0100 over 9 test" in text
+  assert "), worse; ahead on 0 of 2 seeds" in text and "nats" not in text
+
+
+@pytest.mark.parametrize("gain, sentence", [
+    (0.2, "With more steps the gain may shrink."),
+    (-0.2, "With more steps it may lead by more.")])
+def test_a_control_that_still_improves_is_reported_once_by_the_sign_of_the_gain(
+    gain, sentence):
+  text = _text(2, control_still_improving=1, gain=gain)
+
+  assert text.count("b was still improving") == 1 and sentence in text
+
+
+@pytest.mark.parametrize("reached, after, sentence", [
+    ([20, 40], [10, 30],
+     "on 2 of 2 seeds, after 30 steps on average; b took 150. It may have been up to 10"
+     " steps sooner"),
+    ([None, 40], [None, 0],
+     "on 1 of 2 seeds, at its first validation, after 40 steps on average; b took 150."
+     " It may have been up to 40 steps sooner"),
+    ([1, 1], [0, 0], "after 1 step on average"),
+    ([None, None], [None, None], "a never reached b's best validation loss"),
+])
+def test_steps_to_the_control_are_no_finer_than_validations(reached, after, sentence):
+  assert sentence in _text(reached=reached, reached_after=after)
+
+
+@pytest.mark.parametrize("gap, word", [(0.5, "lower"), (-0.5, "higher")])
+def test_the_area_between_the_curves_is_named_by_its_sign(gap, word):
+  assert f"validation loss was {word} by 0.5000 nats per token" in _text(gap=gap)
+
+
+def test_an_alarm_says_whether_the_interval_agrees():
+  raised = {"raised": True, "p": 0.031}
+
+  clear = _text(gain=-0.2, low=-0.3, high=-0.1, alarm=raised)
+  unclear = _text(2, gain=-0.2, low=-0.3, high=0.01, alarm=raised)
+
+  assert clear.startswith("Negative transfer: a is worse than b. If")
+  assert unclear.startswith("Negative transfer: a may be worse than b. If")
+  assert "of 0.031.\n" in clear and "of 0.031, for the worst of 2 pairs.\n" in unclear
+
+
+def _effective(**changes):
+  return {"method": "power law", "amounts": 5, "amount": 3e4, "low": 2e4, "high": 5e4,
+          "bound": "", "smallest": 1e3, "largest": 1e5, "unit": "bytes", "own": 1e4,
+          "transferred": 2e4, **changes}
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    ({}, "Effective data: a, trained on 10,000 bytes of target text, has the loss that"
+     " training as b needs 30,000 bytes for (95% interval 20,000 to 50,000; by a power"
+     " law through 5 amounts): 20,000 bytes transferred."),
+    ({"amount": 4e3, "transferred": -6e3}, "): 6,000 bytes lost by the transfer."),
+    ({"method": "interpolation", "low": None, "high": None},
+     "(no interval from single seeds; interpolated between 5 amounts)"),
+    ({"high": None}, "interval from 20,000 on, its end lies beyond what was measured"),
+    ({"amount": None, "transferred": None, "bound": ">", "low": 1e5, "high": None},
+     "needs more than the largest amount that was tried, > 100,000 bytes for (95%"
+     " interval from 100,000 on"),
+    ({"amount": None, "transferred": None, "bound": "<", "low": None, "high": 1e3},
+     "needs less than the smallest that was tried, < 1,000 bytes for (95% interval up"
+     " to 1,000"),
+])
+def test_effective_data_is_a_number_or_a_bound(changes, sentence):
+  assert sentence in _text(effective_data=_effective(**changes))
+
+
+def test_sources_pay_from_a_number_of_targets_or_never():
+  payback = {"tokens": {"over_control": 16.94, "pays_from": 18},
+             "gflops": {"over_control": 1.5, "pays_from": None}}
+
+  text = _text(payback=payback)
+
+  assert ("With its sources, a costs 16.9 times the tokens of b up to b's best"
+          " validation loss; shared by 18 targets or more, they pay.") in text
+  assert "a costs 1.5 times the GFLOPs of b" in text and "never pay" in text

@@ -1,0 +1,54 @@
+"""What a study finds out: comparisons, a summary, and what its sources cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transfer_gen.run import reader as reader_lib
+from transfer_gen.study import comparison
+from transfer_gen.study import effective
+from transfer_gen.study import jobs as jobs_lib
+from transfer_gen.study import outcome
+from transfer_gen.study import payback
+
+# Scores are arrays, and are stored in each run's scores_test.json. Validations are in
+# its metrics.
+_KEPT_ELSEWHERE = ("scores", "validations", "measured")
+
+
+def of_study(
+    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job],
+    results: Mapping[str, Sequence[dict[str, Any]]], reader: reader_lib.Reader,
+) -> dict[str, Any]:
+  """Returns what a study found.
+
+  Args:
+    study: The study.
+    jobs: All its trainings.
+    results: What `outcome.test` returned for each seed of the compared runs, by name.
+    reader: Has read the data of the runs.
+
+  Returns:
+    `comparisons`: for each pair what `comparison.compare` returns, its `alarm`,
+    `effective_data` and `payback`; `summary`, the numbers of the first pair; `sources`:
+    what each run cost that is only a source; `runs`: the results that are stored.
+  """
+  sources = {job.name: outcome.source(job, study, reader)
+             for job in jobs if job.name not in results}
+  comparisons = [comparison.compare(pair, results) for pair in study.pairs]
+  comparison.raise_alarms(comparisons)
+  read = payback.read(jobs)
+  costs = {**sources, **{name: runs[0] for name, runs in results.items()}}
+  for pair, one in zip(study.pairs, comparisons):
+    one["effective_data"] = effective.of_pair(pair, study, results)
+    one["payback"] = payback.of_pair(one, study, read, costs)
+  first = comparisons[0]
+  summary = {
+      **comparison.summary(results, first),
+      "effective_data": {key: first["effective_data"].get(key) for key in (
+          "amount", "low", "high", "bound")} if first["effective_data"] else None,
+      "pays_from": {unit: one["pays_from"] for unit, one in first["payback"].items()},
+      "alarms": [one["treated"] for one in comparisons if one["alarm"]["raised"]]}
+  return {"summary": summary, "sources": sources, "comparisons": comparisons,
+          "runs": {name: [{key: value for key, value in run.items()
+                           if key not in _KEPT_ELSEWHERE} for run in runs]
+                   for name, runs in results.items()}}

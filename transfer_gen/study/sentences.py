@@ -1,0 +1,148 @@
+"""What a study found, in sentences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transfer_gen.study import comparison
+from transfer_gen.study import task_metrics
+
+Facts = Mapping[str, Any]
+_UNITS = {"tokens": "tokens", "gflops": "GFLOPs"}
+
+
+def verdicts(facts: Facts) -> list[str]:
+  """Returns what is to be said of each pair; `facts` is what `study.run` returns."""
+  lines, warned = [], set()
+  for pair in facts["comparisons"]:
+    controls = facts["runs"][pair["control"]]
+    lines += [*_alarm(pair, len(facts["comparisons"])), _gain(pair)]
+    lines += task_metrics.verdicts(pair, pair["seeds"])
+    lines += [_when(pair, controls), *_gap(pair), *_effective(pair), *_payback(pair)]
+    if pair["control_still_improving"] and pair["control"] not in warned:
+      warned.add(pair["control"])
+      lines.append(_improving(pair))
+  return lines
+
+
+def costs(facts: Facts) -> list[str]:
+  """Returns what each source cost."""
+  return [f"{name} cost {cost['train_tokens']:,} tokens in"
+          f" {cost['train_seconds']:.0f} s of training, before any target."
+          for name, cost in facts["sources"].items()]
+
+
+def _gain(pair: Facts) -> str:
+  found = comparison.main(pair)
+  unit = "nats per token" if pair["same_tokens"] else "bits per byte"
+  spread = (f"95% interval {found['low']:+.4f} to {found['high']:+.4f} over"
+            f" {_count(found['documents'], 'test document')} and"
+            f" {_count(found['seeds'], 'seed')}" if found["documents"] > 1
+            else "one test document, so no interval")
+  return (f"{pair['treated']} against {pair['control']}: {found['gain']:+.4f} {unit}"
+          f" ({spread}), {_sign(found)}; ahead on {found['seeds_ahead']} of"
+          f" {_count(found['seeds'], 'seed')}, on {pair['wins']:.0%} of the documents.")
+
+
+def _sign(found: Facts) -> str:
+  """Only an interval without 0 is called a difference."""
+  if found["documents"] < 2:
+    return "no clear difference"
+  if found["low"] > 0:
+    return "better"
+  return "worse" if found["high"] < 0 else "no clear difference"
+
+
+def _alarm(pair: Facts, pairs: int) -> list[str]:
+  if not pair["alarm"]["raised"]:
+    return []
+  among = f", for the worst of {pairs} pairs" if pairs > 1 else ""
+  is_worse = "is" if _sign(comparison.main(pair)) == "worse" else "may be"
+  return [f"Negative transfer: {pair['treated']} {is_worse} worse than"
+          f" {pair['control']}. If it had no effect, chance would make it look so bad"
+          f" with a probability of {pair['alarm']['p']:.2g}{among}."]
+
+
+def _when(pair: Facts, controls: Sequence[Facts]) -> str:
+  """How soon the control's best validation loss was reached."""
+  found = [(after, by) for after, by in zip(pair["reached_after"], pair["reached"])
+           if by is not None]
+  if not found:
+    return f"{pair['treated']} never reached {pair['control']}'s best validation loss."
+  mean = lambda values: sum(values) / len(values)
+  ended = mean([run["step"] for run in controls])
+  by, apart = mean([by for _, by in found]), mean([by - after for after, by in found])
+  # What lies before the first validation is not known at all.
+  first = " at its first validation," if not any(after for after, _ in found) else ""
+  return (f"{pair['treated']} reached {pair['control']}'s best validation loss on"
+          f" {len(found)} of {_count(len(controls), 'seed')},{first} after"
+          f" {_count(round(by), 'step')} on average; {pair['control']} took"
+          f" {ended:.0f}. It may have been up to {_count(round(apart), 'step')}"
+          " sooner, as none is validated between.")
+
+
+def _gap(pair: Facts) -> list[str]:
+  if pair["gap"] is None:
+    return []
+  unit = "nats per token" if pair["same_tokens"] else "bits per byte"
+  return [f"Over the steps that both were validated in, {pair['treated']}'s validation"
+          f" loss was {'lower' if pair['gap'] >= 0 else 'higher'} by"
+          f" {abs(pair['gap']):.4f} {unit} on average (the area between the curves)."]
+
+
+def _effective(pair: Facts) -> list[str]:
+  """How much of the control's data brings the treated run's loss."""
+  found = pair["effective_data"]
+  if not found:
+    return []
+  amount = lambda size: f"{size:,.0f}"
+  treated, unit = pair["treated"], found["unit"]
+  low = "" if found["low"] is None else amount(found["low"])
+  high = "" if found["high"] is None else amount(found["high"])
+  interval = (
+      f"95% interval {low} to {high}" if low and high
+      else f"95% interval from {low} on, its end lies beyond what was measured" if low
+      else f"95% interval up to {high}, its begin lies below what was measured" if high
+      else "no interval from single seeds")
+  method = (f"by a power law through {found['amounts']} amounts"
+            if found["method"] == "power law"
+            else f"interpolated between {found['amounts']} amounts")
+  begin = (f"Effective data: {treated}, trained on {amount(found['own'])} {unit} of"
+           " target text, has the loss that training as")
+  if found["bound"]:
+    beyond = (
+        f"more than the largest amount that was tried, > {amount(found['largest'])}"
+        if found["bound"] == ">" else
+        f"less than the smallest that was tried, < {amount(found['smallest'])}")
+    return [f"{begin} {pair['control']} needs {beyond} {unit} for ({interval};"
+            f" {method})."]
+  more = found["transferred"]
+  return [f"{begin} {pair['control']} needs {amount(found['amount'])} {unit} for"
+          f" ({interval}; {method}): {amount(abs(more))} {unit}"
+          f" {'transferred' if more >= 0 else 'lost by the transfer'}."]
+
+
+def _payback(pair: Facts) -> list[str]:
+  """From how many targets on the sources pay."""
+  lines = []
+  for unit, found in pair["payback"].items():
+    begin = (f"With its sources, {pair['treated']} costs {found['over_control']:.3g}"
+             f" times the {_UNITS[unit]} of {pair['control']} up to"
+             f" {pair['control']}'s best validation loss;")
+    lines.append(
+        f"{begin} sources that many targets share never pay, as the steps after them"
+        " save none." if found["pays_from"] is None
+        else f"{begin} shared by {_count(found['pays_from'], 'target')} or more, they"
+        " pay.")
+  return lines
+
+
+def _improving(pair: Facts) -> str:
+  gain = comparison.main(pair)["gain"]
+  return (f"{pair['control']} was still improving: its validation loss fell by more"
+          f" than 1% over the last fifth of {pair['control_still_improving']} of"
+          f" {_count(pair['seeds'], 'run')}. With more steps"
+          f" {'the gain may shrink' if gain > 0 else 'it may lead by more'}.")
+
+
+def _count(number: int, what: str) -> str:
+  return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
