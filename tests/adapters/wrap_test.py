@@ -410,6 +410,33 @@ def test_low_rank_inside_the_loop_of_an_attention_equals_merged_kernels(fields):
   _near(last, want[:, -1])
 
 
+@pytest.mark.parametrize("model", [
+    config.Recurrent(
+        vocab_size=31, cell="gru", num_layers=2, embed_width=6, hidden_width=8,
+        encoder=True, latent_width=3),
+    config.EncoderDecoder(
+        vocab_size=31, num_layers=1, width=8, num_heads=2, max_length=16,
+        latent_width=3)], ids=["recurrent", "transformer"])
+def test_low_rank_beside_all_kernels_of_a_latent_equals_merged_kernels(model):
+  chosen = (LoRA(params="latent/.*kernel.*|.*kernel_latent", rank=2),)
+  module = adapters.wrap(registry.build(model), chosen)
+  params, own = _moved(module)
+  logits = jax.jit(lambda module, params: module.apply(
+      {"params": tree.unflatten(params)}, TOKENS, encoder_inputs=TOKENS[:, :4]),
+                   static_argnums=0)
+
+  merged = merge.merge(params, chosen, own)
+
+  found = logits(module, params)
+  _near(found, logits(registry.build(model), merged))
+  changed = {name for name in own if (merged[name] != params[name]).any()}
+  assert changed == {name for name in own if "latent" in name and "kernel" in name}
+  # Each of them matters, but for the variance, which is not drawn from here.
+  for name in changed:
+    without = logits(registry.build(model), merged | {name: params[name]})
+    assert "log_var" in name or np.abs(found - without).max() > 1e-4, name
+
+
 def test_other_adapters_than_low_rank_are_refused_inside_the_loop_of_an_attention():
   model = config.Recurrent(vocab_size=31, num_layers=1, embed_width=6, hidden_width=8,
                            encoder=True, encoder_attention="additive")

@@ -42,6 +42,12 @@ VARIANTS = {
         cell="gru", reset_after=False),
     "concat": dict(encoder_attention="concat", attention_output="context", bias=False,
                    num_layers=1),
+    "sum": dict(bidirectional=True, encoder_attention="sum", input_feeding=True),
+    "dot_factor": dict(encoder_attention="dot", attention_factor=True, cell="gru",
+                       attention_output="context"),
+    "general_factor": dict(
+        encoder_attention="general", attention_factor=True, num_layers=1,
+        bridge="linear", encoder_width=3),
 }
 
 
@@ -120,9 +126,12 @@ class Reference:
         if config.coverage:
           a = a + self.p["attention/coverage/kernel"] * seen[place]
         scores.append(np.tanh(a) @ self.p["attention/score/kernel"])
+      elif config.encoder_attention == "sum":
+        scores.append(np.tanh(h + m) @ self.p["attention/score/kernel"])
       else:
-        scores.append(h @ (m if config.encoder_attention == "dot" else
-                           self.dense("attention/key", {"": m})))
+        key = m if config.encoder_attention == "dot" else (
+            self.dense("attention/key", {"": m}))
+        scores.append(self.p.get("attention/factor", 1) * (h @ key))
     weights = np.exp(scores) / np.exp(scores).sum()
     return weights @ memory, seen + weights
 
@@ -308,7 +317,7 @@ def test_growing_is_refused_where_no_leaf_could_keep_the_scores():
   new, plan = structure.grow(old, hidden_width=8)
   specs = [registry.specs(registry.build(model)) for model in (old, new)]
 
-  with pytest.raises(resolve.PlanError, match="'dot' contracts `hidden`"):
+  with pytest.raises(resolve.PlanError, match="'dot' or 'sum' contracts `hidden`"):
     resolve.resolve(plan, {"": specs[0]}, specs[1], {}, {
         "": registry.constants(old), resolve.TARGET: registry.constants(new)})
 
@@ -318,6 +327,10 @@ def test_growing_is_refused_where_no_leaf_could_keep_the_scores():
      "model.encoder_attention is dot, must be none without an encoder"),
     ({"encoder_attention": "dot", "bridge": "linear", "encoder_width": 3},
      "must be another one than dot, .* returns 3 features and the last layer 4"),
+    ({"encoder_attention": "sum", "bridge": "linear", "encoder_width": 3},
+     "must be another one than sum, .* returns 3 features and the last layer 4"),
+    ({"encoder_attention": "sum", "attention_factor": True},
+     "attention_factor is True, must be False: only the scores dot and general"),
     ({"encoder_attention": "luong"}, "model.encoder_attention is 'luong', must be one"),
     ({"encoder_attention": "general", "attention_width": 3}, "attention_width is 3"),
     ({"encoder_attention": "general", "attention_bias": "key"},

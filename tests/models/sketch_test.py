@@ -104,7 +104,14 @@ def test_the_model_is_what_loops_over_points_compute(model):
   found = _computed(model, params, batch)
 
   expected = _by_hand(params, batch)
-  assert found.keys() == expected.keys() and len(found) == (7 if model is MODEL else 5)
+  chances = np.exp(expected["mixture_logits"])[..., None]
+  chances /= chances.sum(-2, keepdims=True)
+  means, scales = (expected[f"mixture_{name}"] for name in ("means", "log_scales"))
+  expected["output_mean"] = (chances * means).sum(-2)
+  expected["output_log_var"] = np.log(  # The mean of squares less the squared mean.
+      (chances * (np.exp(scales) ** 2 + means ** 2)).sum(-2)
+      - expected["output_mean"] ** 2)
+  assert found.keys() == expected.keys() and len(found) == (9 if model is MODEL else 7)
   for name, value in expected.items():
     np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
 

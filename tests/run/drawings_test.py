@@ -21,6 +21,7 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.config import codec
 from transfer_gen.data import notation
+from transfer_gen.export import convert
 from transfer_gen.formats import whole
 from transfer_gen.run import assemble
 from transfer_gen.run import drawn
@@ -47,7 +48,9 @@ def _run(folder, model=MODEL, steps=4, **fields):
       "data": config.Data(name="files", train=str(folder / "a.npz"), length=8,
                           corrupt=config.Corrupt(stretch=0.1, drop_points=0.1)),
       "tokenizer": config.Tokenizer(kind="strokes"),
-      "objective": config.Objective(bivariate=Term(), kl=KL, kl_min=0.01),
+      "objective": config.Objective(
+          bivariate=Term(), gaussian=Term(weight=0.2), squared_error=Term(weight=0.1),
+          kl=KL, kl_min=0.01),
       "optim": config.Optim(lr=1e-2, warmup_steps=1),
       "train": config.Train(steps=steps, batch_size=8, log_every=1, eval_every=2,
                             checkpoint_every=2), **fields})
@@ -93,7 +96,8 @@ def test_the_loss_is_the_bound_whatever_the_weights_are(folder):
     weight = 0.1 + 0.9 * (1 - 0.5**i)
     assert line["kl_weight"] == pytest.approx(weight, rel=1e-5)
     assert line["loss"] == pytest.approx(
-        line["ce"] + line["bivariate"] + weight * line["kl"], rel=1e-5)
+        line["ce"] + line["bivariate"] + 0.2 * line["gaussian"]
+        + 0.1 * line["squared_error"] + weight * line["kl"], rel=1e-5)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(folder, tmp_path):
@@ -232,6 +236,14 @@ def _places(path):
   return root, np.array([
       list(map(float, place.split())) for d in found
       for place in re.findall(r"[\d.]+ [\d.]+", d)])
+
+
+@pytest.mark.parametrize("form", ["keras", "orbax", "peft", "safetensors"])
+def test_a_model_of_drawings_has_no_other_form(folder, tmp_path, form):
+  with pytest.raises(errors.UserError, match="no other library .* has a Sketch"):
+    convert.convert(folder / "first", tmp_path / "new", form)
+
+  assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("points", [

@@ -292,6 +292,6 @@ def test_a_model_is_asked_for_what_it_gives():
   # Values of data that no pipeline has yet.
   batch = types.MappingProxyType(
       {**_batch(0), "values": np.ones((16, 6, 2), np.float32)})
-  kind = combined.TERMS["reconstruction"]
+  kind = combined.TERMS["squared_error"]
   assert kind.compute(Objective(), logits, {
-      "reconstruction": jnp.zeros((16, 6, 2))}, batch).tolist() == [[2.0] * 6] * 16
+      "output_mean": jnp.zeros((16, 6, 2))}, batch).tolist() == [[2.0] * 6] * 16

@@ -102,8 +102,8 @@ CASES = {
                 _log_softmax(x), STATES[..., None], -1)[..., 0]),
     "pen_lifted": (lambda x: terms.pen(x, np.minimum(STATES, 1)), (_normal(B, T, 1),),
                    _lifted),
-    "reconstruction": (
-        lambda x: terms.reconstruction(x, +VALUES), (_normal(B, T, D),),
+    "squared_error": (
+        lambda x: terms.squared_error(x, +VALUES), (_normal(B, T, D),),
         lambda x: np.linalg.norm(x - VALUES, axis=-1) ** 2),
     "kl": (lambda m, v: (terms.kl(m, v, WEIGHTS) * WEIGHTS).sum(-1), LATENT,
            _divergence),

@@ -107,7 +107,7 @@ class Objective:
       least 0 (Kingma et al., 2016). Default: 0.0.
     kl_min: Nats of a dimension of the latent, on average over all of them, that `kl`
       does not press below, at least 0 (Ha and Eck, 2018, equation 11). Default: 0.0.
-    reconstruction: Squared error of values; for models that return values. Default: 0.
+    squared_error: Squared error of values; for models that return values. Default: 0.
     gaussian: Negative log-likelihood of values under a Gaussian; for models that return
       one. Default: 0.
     mixture: The same under a mixture of diagonal Gaussians. Default: 0.
@@ -126,7 +126,7 @@ class Objective:
   kl: Term = dataclasses.field(default_factory=_unused)
   free_bits: declare.Weight = 0.0
   kl_min: declare.Weight = 0.0
-  reconstruction: Term = dataclasses.field(default_factory=_unused)
+  squared_error: Term = dataclasses.field(default_factory=_unused)
   gaussian: Term = dataclasses.field(default_factory=_unused)
   mixture: Term = dataclasses.field(default_factory=_unused)
   bivariate: Term = dataclasses.field(default_factory=_unused)

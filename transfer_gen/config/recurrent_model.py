@@ -65,13 +65,16 @@ class Recurrent:
     encoder_attention: How the decoder attends to what the encoder read: `none`;
       `additive`, v tanh(W h + M m) with the state h before the step, whose context is
       read by the first layer (Bahdanau et al., 2015); or with the state after the step
-      (Luong et al., 2015) `dot`, h m; `general`, h W m; or `concat`, the score of
-      `additive`. Default: `none`.
+      (Luong et al., 2015) `dot`, h m; `general`, h W m; `concat`, the score of
+      `additive`; or `sum`, that score without kernels, v tanh(h + m), as in Keras.
+      Default: `none`.
     attention_width: A, the number of hidden units of the scores `additive` and
       `concat`. 0, the default, means U of the last layer.
     attention_bias: Which products of the scores `additive` and `concat` have a bias:
       `none`; `key`, the one of what the encoder read; or `both`, also the one of the
       state. Default: `none`.
+    attention_factor: Whether a learned number multiplies the scores `dot` and
+      `general`, as in Keras. Default: False.
     attention_output: What the output reads: `hidden`, tanh(W h + C c) of state and
       context (Luong et al., 2015, equation 5); `state`, the state after an `additive`
       context; `context`, state and context; or `embed`, the embedding of the last
@@ -134,9 +137,10 @@ class Recurrent:
   encoder_width: sizes.Width0 = 0
   bridge: Annotated[str, declare.OneOf("none", "linear", "tanh")] = "none"
   encoder_attention: Annotated[str, declare.OneOf(
-      "none", "additive", "dot", "general", "concat")] = "none"
+      "none", "additive", "dot", "general", "concat", "sum")] = "none"
   attention_width: sizes.Width0 = 0
   attention_bias: Annotated[str, declare.OneOf("none", "key", "both")] = "none"
+  attention_factor: bool = False
   attention_output: Annotated[str, declare.OneOf(
       "hidden", "state", "context", "embed")] = "hidden"
   input_feeding: bool = False

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.export import forms
@@ -60,6 +61,10 @@ def convert(
     raise errors.UserError(
         f"{source.title}: a pair is whole only with a cross-attention, which neither"
         " has. Train it first: --config=recipe:warm_start.")
+  if isinstance(source.model, config_lib.Sketch):
+    raise errors.UserError(
+        f"{source.title}: no other library that is known here has a Sketch, so that it"
+        " has no other form than the workdir of its run.")
   with whole.folder(output) as folder:
     notes = forms.FORMS[form](source, folder, "" if foreign else name)
   if source.tokenizer is None and foreign and vocabulary != sources.NONE:

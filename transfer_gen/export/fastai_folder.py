@@ -60,7 +60,7 @@ def _check(title: str, model: Any) -> None:
   if wrong:
     raise errors.UserError(
         f"{title}: Transformers has no Recurrent, and fastai's AWD-LSTM is another one:"
-        f" {'; '.join(wrong)}. Take --to=keras.")
+        f" {'; '.join(wrong)}. Try --to=keras, which holds others.")
 
 
 def _dtypes(source: merged.Source) -> Mapping[str, np.dtype]:

@@ -53,13 +53,21 @@ def lines(
   found = [
       # Inputs are split last: in cuDNN's form, rows of several inputs are interleaved
       # until all of the kernel is relaid.
-      _line(f"{target}/input_kernel{end}", names["kernel"],
+      line(f"{target}/input_kernel{end}", names["kernel"],
             [split, *relaid, *_gates(model, 1), *part(sizes, i), *turn(2)])
       for i, (end, _) in enumerate(inputs)]
-  found.append(_line(
+  found.append(line(
       f"{target}/recurrent_kernel", names["recurrent_kernel"],
       [split, *transposed, *_gates(model, 1), *turn(0, 2)]))
   return found + _biases(target, names, model, units, cudnn, turn(1))
+
+
+def line(
+    target: str, source: str, parts: Sequence[layouts.Layout]
+) -> architecture.Line:
+  """Returns the line for one leaf of ours, by its name and that in the checkpoint."""
+  return architecture.Line(target=re.escape(target), source=source.replace("\\", r"\\"),
+                           layout=layouts.Chain(parts=tuple(parts)))
 
 
 def part(sizes: Sequence[int], index: int) -> list[layouts.Layout]:
@@ -74,17 +82,17 @@ def affine(
   """Returns lines for a Dense layer; the arguments are those of `lines`."""
   sizes = [size for _, size in inputs]
   turn = [layouts.Interleave(dim=0)] if turned else []
-  found = [_line(f"{target}/kernel{end}", names["kernel"], [*part(sizes, i), *turn])
+  found = [line(f"{target}/kernel{end}", names["kernel"], [*part(sizes, i), *turn])
            for i, (end, _) in enumerate(inputs)]
   if "bias" in names:
-    found.append(_line(f"{target}/bias", names["bias"], []))
+    found.append(line(f"{target}/bias", names["bias"], []))
   return found
 
 
 def average(target: str, source: str, inputs: Inputs) -> list[architecture.Line]:
   """Returns lines for the scores of an average: a column [D, 1] over all inputs."""
   sizes = [size for _, size in inputs]
-  return [_line(f"{target}/kernel{end}", source,
+  return [line(f"{target}/kernel{end}", source,
                 [*part(sizes, i), layouts.Unstack(dim=1, index=0)])
           for i, (end, _) in enumerate(inputs)]
 
@@ -126,7 +134,7 @@ def _biases(target, names, model, units, cudnn, turn) -> list[architecture.Line]
       split = [layouts.Part(dim=0, parts=2, index=index), *split]
     elif twice:
       split = [layouts.Unstack(index=index), *split]
-    found.append(_line(
+    found.append(line(
         f"{target}/{ours}", names["bias"], [*split, *_gates(model, 0), *turn]))
   return found
 
@@ -135,10 +143,3 @@ def _gates(model, dim) -> list[layouts.Layout]:
   index = _ORDER[model.cell]
   return [] if index == tuple(range(len(index))) else [
       layouts.Permute(dim=dim, index=index)]
-
-
-def _line(
-    target: str, source: str, parts: Sequence[layouts.Layout]
-) -> architecture.Line:
-  return architecture.Line(target=re.escape(target), source=source.replace("\\", r"\\"),
-                     layout=layouts.Chain(parts=tuple(parts)))

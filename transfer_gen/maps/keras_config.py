@@ -16,6 +16,8 @@ from transfer_gen.maps import keras_cells
 
 CELLS = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm", "CuDNNGRU": "gru",
          "CuDNNLSTM": "lstm"}
+ATTENTIONS = ("Attention", "AdditiveAttention")
+IDLE = ("Dropout", "SpatialDropout1D")  # Layers that act only in training.
 _NUMBERED = re.compile(r"(.*/)?layers/.*/vars/\d+")
 # How weights of a graph of Python objects are named, by versions of Keras and of
 # TensorFlow: by the attributes that lead to them, which only the model's code knows.
@@ -31,11 +33,15 @@ _SILENT = {
     "return_state"} | {f"{of}_{what}" for of in (
         "kernel", "recurrent", "bias", "embeddings", "activity")
         for what in ("initializer", "regularizer", "constraint")}
-_READ = {
+# Fields of what is known; layers of other classes are refused by their class.
+_READ: dict[str, set[str]] = {
+    "InputLayer": set(), **dict.fromkeys(IDLE, set()),
     "Embedding": {"input_dim", "output_dim"},
     "Dense": {"units", "activation", "use_bias"},
     "Activation": {"activation"},
     "Concatenate": {"axis"},
+    "Attention": {"use_scale", "score_mode"},
+    "AdditiveAttention": {"use_scale"},
     **dict.fromkeys(CELLS, {
         "units", "activation", "recurrent_activation", "use_bias", "reset_after"}),
 }
@@ -53,6 +59,8 @@ class Layer:
     place: Group of the layer in a Keras 3 file, e.g. `lstm_1`.
     inputs: (layer, output) of each tensor that it reads; in a Sequential model, the
       layer before it.
+    arguments: Names of arguments, other than tensors, with which it is called and which
+      are set.
   """
   name: str
   kind: str
@@ -60,6 +68,7 @@ class Layer:
   wrapper: str
   place: str
   inputs: tuple[tuple[str, int], ...]
+  arguments: frozenset[str]
 
   def __str__(self) -> str:
     return f"layer {self.name} ({self.kind})"
@@ -112,6 +121,7 @@ def weights(
   # Keras 3 stores weights by number alone, in the order in which the layer creates
   # them.
   names = ("embeddings",) if layer.kind == "Embedding" else (
+      "scale",) if layer.kind in ATTENTIONS else (
       "kernel", "recurrent_kernel", "bias") if layer.kind in CELLS else (
           "kernel", "bias")
   parts = ["layers", layer.place, *(["layer"] if layer.wrapper == "TimeDistributed"
@@ -219,7 +229,7 @@ def _layer(entry: Mapping[str, Any], count: dict[str, int]) -> Layer:
   if len(nodes) > 1:
     raise errors.UserError(f"layer {name} is used {len(nodes)} times.")
   return Layer(name=name, kind=kind, fields=fields, wrapper=wrapper, place=place,
-               inputs=tuple(_tensors(nodes)))
+               inputs=tuple(_tensors(nodes)), arguments=frozenset(_arguments(nodes)))
 
 
 def _place(kind: str, count: dict[str, int]) -> str:
@@ -251,15 +261,41 @@ def _tensors(node: Any) -> Iterator[tuple[str, int]]:
       yield from _tensors(value)
 
 
+# Keras 3: {"args": [...], "kwargs": {...}}. Keras 2: [[layer, call, output, {...}]].
+def _arguments(node: Any) -> Iterator[str]:
+  """Names of arguments that a call set to other values than tensors, False or None."""
+  if isinstance(node, Mapping):
+    if node.get("class_name") == "__keras_tensor__":
+      return
+    given = node.get("kwargs", {}) if "args" in node else node
+    yield from (name for name, value in given.items()
+                if value and not any(_tensors(value)))
+  elif isinstance(node, (list, tuple)):
+    for value in node:
+      yield from _arguments(value)
+
+
 def _check(raw: architecture.Raw, layer: Layer) -> None:
   # Masks, reversed time and other merges change results and leave all shapes alike, so
-  # nothing later would notice them. Axes -1 and 1 are the same for what is concatenated
-  # here, states [B, U].
+  # nothing later would notice them. Which axes may be concatenated depends on what is:
+  # states [B, U] or outputs [B, T, U].
   where = f"{raw.path}: {layer}"
+  if layer.kind not in _READ:
+    raise errors.UserError(
+        f"{where}: no model here has a layer of this class. Known are"
+        f" {', '.join(sorted(_READ))}, and Bidirectional and TimeDistributed around"
+        " some of them.")
+  # `training` makes dropout act for good, and a causal mask hides what was read.
+  called = sorted(layer.arguments - {"return_attention_scores"})
+  if called:
+    raise errors.UserError(
+        f"{where} is called with {', '.join(called)}, which changes what it computes in"
+        " a way that no model here has. Build the model without it, with the same"
+        " weights, and save that.")
   architecture.require(where, layer.fields, {
       "merge_mode": ("concat",), "mask_zero": (False,), "go_backwards": (False,),
-      "time_major": (False,), "axis": (-1, 1)} | ({"activation": ("tanh",)}
-                                 if layer.kind in CELLS else {}))
+      "time_major": (False,), "causal": (False,), "axis": (-1, 1, 2)} | (
+          {"activation": ("tanh",)} if layer.kind in CELLS else {}))
   if not is_float32(layer.fields.get("dtype")) and layer.kind != "InputLayer":
     raise errors.UserError(f"{where}: dtype is {layer.fields['dtype']!r}, and only"
                            " 'float32' is known here.")
@@ -268,7 +304,7 @@ def _check(raw: architecture.Raw, layer: Layer) -> None:
 
 @functools.cache
 def _known(kind: str) -> frozenset[str]:
-  return frozenset(_SILENT | _READ.get(kind, set()) | {"merge_mode"})
+  return frozenset(_SILENT | _READ[kind] | {"merge_mode"})
 
 
 def _gate(raw: architecture.Raw, cell: Layer) -> str:

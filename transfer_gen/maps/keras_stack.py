@@ -15,7 +15,7 @@ from transfer_gen.maps import keras_cells
 from transfer_gen.maps import keras_config
 
 _HIDDEN = ("relu", "tanh", "sigmoid", "linear")
-_IDLE = ("Dropout", "SpatialDropout1D", "InputLayer")
+_IDLE = (*keras_config.IDLE, "InputLayer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,13 @@ class Form(NamedTuple):
     cell: Kind of all cells.
     before: Whether the query is the state before the step, so that the first layer
       reads the context.
+    projects: Whether the query is a product with the state, and not the state itself.
     combines: Whether state and context become one hidden state.
     feeds: Whether the first layer reads that of the step before.
   """
   cell: cells.Kind
   before: bool
+  projects: bool
   combines: bool
   feeds: bool
 
@@ -94,7 +96,8 @@ def step(
   kept = lambda name, part: part * x["kept"][name] if name in x["kept"] else part
   parts: dict[str, jax.Array] = {}
   if form.before:
-    parts["context"], seen = _read(multiply, shared, states[-1][0], seen)
+    parts["context"], seen = _read(
+        form, multiply, shared, states[-1][0], seen)
   context = parts.get("context")
   if form.feeds:
     parts["feed"] = carry["feed"]
@@ -108,7 +111,7 @@ def step(
     parts = {"": moved[-1][0]}
   top = moved[-1][0]
   if context is None:
-    context, seen = _read(multiply, shared, top, seen)
+    context, seen = _read(form, multiply, shared, top, seen)
   if form.combines:
     top = multiply("combine/", top) + multiply("combine/context", context)
     top = jnp.tanh(top if shared["combine"] is None else top + shared["combine"])
@@ -138,10 +141,10 @@ def _advance(cell, multiply, bias, layer, state, a):
   return cell.advance(state, a, r)[0]
 
 
-def _read(multiply, shared, h, seen):
+def _read(form, multiply, shared, h, seen):
   """Returns the context dtype[M, R] of a state dtype[U, R], and the new `seen`."""
   memory, query = shared["memory"], h
-  if "score" in shared["vectors"]:
+  if form.projects:
     query = multiply("query", h)
     query = query if shared["query"] is None else query + shared["query"]
   rows = memory["value"].shape[0]

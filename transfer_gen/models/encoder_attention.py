@@ -57,10 +57,10 @@ class Attention(nn.Module):
     config: The model's config.
 
   Params: for `additive` and `concat` key/kernel f32[M, A], query/kernel f32[U, A],
-  score/kernel f32[A], and with coverage coverage/kernel f32[A]; for `general`
-  key/kernel f32[M, U]; biases of the former where `attention_bias` says so; for the
-  output `hidden` combine/kernel f32[U, U], combine/kernel_context f32[M, U] and
-  combine/bias.
+  score/kernel f32[A], and with coverage coverage/kernel f32[A]; for `sum` score/kernel
+  f32[U]; for `general` key/kernel f32[M, U]; biases of the first two where
+  `attention_bias` says so; factor f32[], if the config has it; for the output `hidden`
+  combine/kernel f32[U, U], combine/kernel_context f32[M, U] and combine/bias.
   """
   config: config_lib.Recurrent
 
@@ -81,6 +81,10 @@ class Attention(nn.Module):
     elif config.encoder_attention == "general":
       self.key = recurrent_layers.Affine(
           (memory,), state.size, "hidden", config, False, contracted=True)
+    elif config.encoder_attention == "sum":
+      self.score = recurrent_layers.Vector(state.size, "hidden")
+    if config.attention_factor:
+      self.factor = self.param("factor", layers.boxed(nn.initializers.ones), ())
     if config.attention_output == "hidden":
       self.combine = recurrent_layers.Affine(
           (state, memory._replace(part=_CONTEXT)), state.size, "hidden", config)
@@ -97,8 +101,12 @@ class Attention(nn.Module):
       both = jnp.stack([value, top[recurrent_layers.BACKWARD]], axis=-1)
       value = both.reshape(*value.shape[:2], -1)
     memory = {"value": value.swapaxes(0, 1), "valid": valid.T}
-    if self.config.encoder_attention != "dot":
+    if self.config.encoder_attention not in ("dot", "sum"):
       memory["key"] = self.key({"": memory["value"]})
+    # The product of a key and a query is as large as the factor makes the key.
+    if self.config.attention_factor:
+      key = memory.get("key", memory["value"])
+      memory["key"] = key * self.factor.astype(key.dtype)
     return memory
 
   def start(self, memory: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -114,8 +122,7 @@ class Attention(nn.Module):
   def __call__(self, top: jax.Array, memory: dict[str, jax.Array]) -> Parts:
     """Attends from all steps at once: dtype[T, B, U] to dtype[T, B, ...] by part."""
     query = self.query({"": top}) if self._adds else top
-    vectors = {"score": self.score()} if self._adds else {}
-    _, context = attention_step.attend(vectors, memory, query.swapaxes(0, 1))
+    _, context = attention_step.attend(self._vectors(), memory, query.swapaxes(0, 1))
     parts = {"": top, _CONTEXT: context.swapaxes(0, 1)}
     if self.config.attention_output == "hidden":
       return {"": jnp.tanh(self.combine(parts))}
@@ -149,7 +156,7 @@ class Attention(nn.Module):
     if config.coverage:
       carry[SEEN] = cache[SEEN].reshape(rows, -1, cache[SEEN].shape[-1])
     form = attention_step.Form(
-        cell=kind, before=config.encoder_attention == "additive",
+        cell=kind, before=config.encoder_attention == "additive", projects=self._adds,
         combines=config.attention_output == "hidden", feeds=config.input_feeding)
     after, y = deferred.scan(
         functools.partial(attention_step.step, form), kernels,
@@ -184,17 +191,23 @@ class Attention(nn.Module):
       kernels |= {f"{i}/recurrent{name}": flat(whole[:, part])
                   for name, part in gates.items()}
     shared = {"inputs": [one[0] for one in known[1:]], "biases": biases,
-              "vectors": {}, "query": None, "combine": None}
+              "vectors": self._vectors(), "query": None, "combine": None}
     if self._adds:
-      shared["vectors"]["score"] = self.score()
       parts, shared["query"] = _turned(self.query.weights(dtype))
       kernels["query"] = parts[""]
-      if config.coverage:
-        shared["vectors"]["coverage"] = self.coverage()
     if config.attention_output == "hidden":
       parts, shared["combine"] = _turned(self.combine.weights(dtype))
       kernels |= {f"combine/{part}": kernel for part, kernel in parts.items()}
     return kernels, shared, known[0], kept
+
+  def _vectors(self):
+    """Returns what scores are made with beside products, see `attention_step`."""
+    found = {}
+    if self._adds or self.config.encoder_attention == "sum":
+      found["score"] = self.score()
+    if self.config.coverage:
+      found["coverage"] = self.coverage()
+    return found
 
   @property
   def _adds(self):

@@ -64,8 +64,10 @@ def constants(config: config_lib.Recurrent) -> dict[str, Any]:
     found |= {"encoder_attention": config.encoder_attention,
               "attention_output": config.attention_output}
   # Products without a kernel of their own, so that no leaf could be divided when what
-  # they contract grows: of states and what was read, and with a tied table.
-  undivided = ["hidden", "memory"] if config.encoder_attention == "dot" else []
+  # they contract grows: of states and what was read, and with a tied table. Sums of
+  # states and what was read keep what they are only if both grow in the same way.
+  together = config.encoder_attention in ("dot", "sum")
+  undivided = ["hidden", "memory"] if together else []
   if config.tied:
     undivided = ["embed", "hidden", "mlp", *undivided]
   return found | ({"undivided": sorted(set(undivided))} if undivided else {})
@@ -103,13 +105,17 @@ def _of_attention(config):
        "none without an encoder"),
       ("encoder_attention", kind == "none" or not config.latent_width,
        "none with a latent, beside which the decoder would read the text itself"),
-      ("encoder_attention", kind != "dot" or config.memory_width == config.widths[-1],
-       f"another one than dot, whose product needs equal widths: the encoder returns"
+      ("encoder_attention",
+       kind not in ("dot", "sum") or config.memory_width == config.widths[-1],
+       f"another one than {kind}, which needs equal widths: the encoder returns"
        f" {config.memory_width} features and the last layer {config.widths[-1]}"),
       ("attention_width", adds or not config.attention_width,
        "0, for only the scores additive and concat have hidden units"),
       ("attention_bias", config.attention_bias == "none" or adds,
        "none: but for additive and concat, a bias adds the same to every score"),
+      ("attention_factor", kind in ("dot", "general") or not config.attention_factor,
+       "False: only the scores dot and general have it, and the others have a weight"
+       " for each hidden unit"),
       ("coverage", adds or not config.coverage,
        "False, for only the scores additive and concat can read it"),
       ("attention_output", output == "hidden" or kind != "none",
@@ -119,8 +125,8 @@ def _of_attention(config):
       ("attention_output", output != "embed" or config.embed_width,
        "another one than embed without an embedding"),
       ("input_feeding", not config.input_feeding or (
-          kind in ("dot", "general", "concat") and output == "hidden"),
-       "False: it feeds the hidden output of dot, general or concat"),
+          kind in ("dot", "general", "concat", "sum") and output == "hidden"),
+       "False: it feeds the hidden output of dot, general, concat or sum"),
   )
 
 

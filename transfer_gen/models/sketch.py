@@ -78,7 +78,8 @@ class Sketch(nn.Module):
     Returns:
       Logits f32[B, T, P] of the states of the pen behind each point. It gives (see
       `outputs.give`) mixture_logits and mixture_slants f32[B, T, M], mixture_means and
-      mixture_log_scales f32[B, T, M, 2] of the offsets, and if a latent is drawn,
+      mixture_log_scales f32[B, T, M, 2] of the offsets, their mean output_mean and the
+      logarithm of their variance output_log_var f32[B, T, 2], and if a latent is drawn,
       latent_mean and latent_log_var f32[B, Z].
     """
     if values is None or pen_states is None:
@@ -91,7 +92,7 @@ class Sketch(nn.Module):
         self._read(inputs, before, latent), self._first(latent, len(inputs)))
     pen, mixture = self.head(self.dropout(
         h.swapaxes(0, 1), deterministic=not train))
-    for name, value in mixture.items():
+    for name, value in {**mixture, **_moments(mixture)}.items():
       outputs.give(self, name, value)
     return pen
 
@@ -259,6 +260,17 @@ def drawn(key: jax.Array, numbers: jax.Array, width: int) -> jax.Array:
   """Returns f32[B, width], normal noise; a row's depends on its number u32[B] alone."""
   return jax.vmap(lambda number: jax.random.normal(
       jax.random.fold_in(key, number), (width,)))(numbers)
+
+
+def _moments(mixture: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Returns the mean and log variance f32[B, T, 2] of what a mixture draws."""
+  weights = jax.nn.softmax(mixture["mixture_logits"])[..., None]
+  means = mixture["mixture_means"]
+  mean = (weights * means).sum(-2)
+  # Of distances from the mean, since a difference of squares could be below 0.
+  variance = (weights * (jnp.exp(2 * mixture["mixture_log_scales"])
+                         + jnp.square(means - mean[..., None, :]))).sum(-2)
+  return {"output_mean": mean, "output_log_var": jnp.log(variance)}
 
 
 def _points(config: config_lib.Sketch) -> tuple[Input, ...]:

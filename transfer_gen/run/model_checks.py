@@ -4,6 +4,8 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import best
 
+# Terms by which a model learns the whole distribution from which it draws offsets.
+_LIKELIHOODS = ("bivariate", "mixture", "gaussian")
 _OF_ANY_MODEL = ("", "fine_tune", "l2_sp")  # Strategies that need no layers.
 
 
@@ -19,10 +21,12 @@ def check_drawn(run: config_lib.Run) -> None:
   """
   if not isinstance(run.model, config_lib.Sketch):
     return
-  if not run.objective.bivariate.is_used:
+  terms = run.objective.terms
+  if not any(terms[name].is_used for name in _LIKELIHOODS):
     raise errors.UserError(
-        "objective.bivariate.weight is 0, and then a model of drawings would learn the"
-        " states of the pen alone. Set it to 1.")
+        "objective.bivariate.weight is 0, and then a model of drawings would not learn"
+        " how far from its mean a point may be. Set it to 1, or give one of"
+        f" {', '.join(_LIKELIHOODS[1:])} a weight.")
   of_texts = {
       "adapters": run.adapters, "distill": run.distill, "features": run.features,
       "encoder_tokenizer": run.encoder_tokenizer,

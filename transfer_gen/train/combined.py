@@ -60,10 +60,10 @@ TERMS: dict[str, Kind] = {
         lambda objective, logits, outputs, batch: terms_lib.kl(
             outputs["latent_mean"], outputs["latent_log_var"], batch["weights"],
             objective.free_bits, objective.kl_min), ("latent_mean", "latent_log_var")),
-    "reconstruction": Kind(
-        lambda objective, logits, outputs, batch: terms_lib.reconstruction(
-            outputs["reconstruction"], batch[_VALUES]),
-        ("reconstruction",), (_VALUES,)),
+    "squared_error": Kind(
+        lambda objective, logits, outputs, batch: terms_lib.squared_error(
+            outputs["output_mean"], batch[_VALUES]),
+        ("output_mean",), (_VALUES,)),
     "gaussian": Kind(
         lambda objective, logits, outputs, batch: terms_lib.gaussian(
             outputs["output_mean"], outputs["output_log_var"], batch[_VALUES]),

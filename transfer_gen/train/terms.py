@@ -159,7 +159,7 @@ def pen(logits: jax.Array, states: jax.Array) -> jax.Array:
   return -jnp.take_along_axis(log_p, states[..., None], axis=-1)[..., 0]
 
 
-def reconstruction(outputs: jax.Array, values: jax.Array) -> jax.Array:
+def squared_error(outputs: jax.Array, values: jax.Array) -> jax.Array:
   """Computes sum_d (x_d - y_d)^2, the squared error of values.
 
   Up to a factor and a constant it is the negative log-likelihood under a Gaussian of

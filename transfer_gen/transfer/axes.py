@@ -311,8 +311,8 @@ def _why_not_kept(sizes: plan_lib.AxisSizes) -> str | None:
             " size, so growing it changes the function; grow `heads` instead")
   if axis in sizes.source_constants.get("undivided", ()):
     if axis in ("hidden", "memory"):
-      return (f"encoder_attention='dot' contracts `{axis}`, and no leaf can be divided"
-              " for it")
+      return (f"encoder_attention='dot' or 'sum' contracts `{axis}` with no kernel of"
+              " its own, so no leaf can be divided for it")
     return (f"a product contracts `{axis}` after a norm that cannot be divided: its"
             " scale has an offset (norm_offset), or there is none (final_norm, or a"
             " recurrent model with a tied table)")
