@@ -20,7 +20,8 @@ def _pair(**changes):
   return {
       "treated": "moved", "control": "scratch", "gain": 0.25, "low": 0.125,
       "high": 0.375, "documents": 7, "wins": 0.714, "seeds_ahead": 2,
-      "reached": [10, None], "control_still_improving": 0} | changes
+      "reached": [10, None], "control_still_improving": 0,
+      "least_fall": "1%"} | changes
 
 
 def _facts(**changes):

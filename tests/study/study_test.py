@@ -117,14 +117,19 @@ def test_a_source_costs_the_tokens_that_it_was_trained_on(done):
   assert facts["sources"]["first"]["train_tokens"] == tokens
 
 
-@pytest.mark.parametrize("losses, still", [
-    ([3.0, 2.0, 1.5, 1.4, 1.38], True),  # 1.4% over the last fifth.
-    ([3.0, 2.0, 1.5, 1.4, 1.389], False),  # 0.8%.
-    ([3.0, 2.0, 1.5, 1.4, 1.5], False),
-    ([3.0, 2.0, 1.5], False),  # It has stopped early, as nothing got better.
+@pytest.mark.parametrize("losses, still, drawn", [
+    ([3.0, 2.0, 1.5, 1.4, 1.38], True, False),  # 1.4% over the last fifth.
+    ([3.0, 2.0, 1.5, 1.4, 1.389], False, False),  # 0.8%.
+    ([3.0, 2.0, 1.5, 1.4, 1.5], False, False),
+    ([3.0, 2.0, 1.5], False, False),  # It has stopped early, as nothing got better.
+    # Losses of drawings have no zero: shares of them would say the opposite.
+    ([0.5, -0.2, -0.4, -0.5, -0.52], True, True),
+    ([0.5, -0.2, -0.4, -0.5, -0.48], False, True),
+    ([0.5, 0.4, 0.2, 0.1, 0.095], False, True),
+    ([0.5, 0.4, 0.2, 0.0, -0.1], True, True),
 ])
-def test_a_run_still_improves_if_its_last_fifth_brought_over_one_percent(
-    tmp_path, losses, still):
+def test_a_run_still_improves_if_its_last_fifth_brought_a_hundredth(
+    tmp_path, losses, still, drawn):
   lines = [{"step": 20 * (i + 1), "split": "validation", "loss": loss}
            for i, loss in enumerate(losses)]
   (tmp_path / "metrics.jsonl").write_text(
@@ -132,7 +137,8 @@ def test_a_run_still_improves_if_its_last_fifth_brought_over_one_percent(
   run = small_runs.configure("a.txt", small_runs.RNN, steps=100)
 
   assert outcome._improving(jobs.Job(
-      name="run", seed=0, lr=0.1, workdir=epath.Path(tmp_path), run=run)) == still
+      name="run", seed=0, lr=0.1, workdir=epath.Path(tmp_path), run=run),
+      drawn) == still
 
 
 def test_the_rate_with_the_lowest_validation_loss_is_reported(done):
@@ -265,6 +271,7 @@ def _verdicts(**changes):
   pair = {
       "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
       "documents": 9, "wins": 0.7, "seeds_ahead": 2, "control_still_improving": 1,
+      "least_fall": "0.01 nats per step",
       "reached": [20, 40], **changes}
   facts = {"comparisons": [pair], "summary": {"seeds": 2},
            "runs": {"b": [{"step": 100}, {"step": 200}]}}
@@ -275,6 +282,7 @@ def test_the_verdict_reports_a_control_that_is_still_improving():
   text = _verdicts()
 
   assert "better" in text and "b was still improving" in text
+  assert "fell by more than 0.01 nats per step over the last fifth of 1 of 2" in text
 
 
 @pytest.mark.parametrize("reached, sentence", [

@@ -88,6 +88,7 @@ def compare(
       **score_lib.paired_difference(first, second),
       "seeds_ahead": sum(t["loss"] < c["loss"] for t, c in zip(treated, control)),
       "control_still_improving": sum(run["still_improving"] for run in control),
+      "least_fall": control[0]["least_fall"],
       "reached": [_reached(t, c) for t, c in zip(treated, control)],
       "metrics": task_metrics.compare(treated, control),
   }

@@ -224,7 +224,8 @@ def _verdicts(facts) -> list[str]:
       warned.add(pair["control"])
       lines.append(
           f"{pair['control']} was still improving: its validation loss fell by more"
-          f" than 1% over the last fifth of {pair['control_still_improving']} of"
+          f" than {pair['least_fall']} over the last fifth of"
+          f" {pair['control_still_improving']} of"
           f" {facts['summary']['seeds']} runs. With more steps the gain may shrink.")
   return lines
 
