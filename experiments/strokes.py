@@ -16,10 +16,10 @@ Run:      python -m transfer_gen study --config=experiments/strokes.py \
 Runs:     letters, the source; then scratch and moved on 1%, 10% and all of the training
           sheep, each with seeds 0, 1, 2. A run stops when 5 of its 20 validations in a
           row bring nothing better; the study says which controls still improved.
-Cost:     about 25 minutes on 2 CPU cores, estimated and not measured: 23,400 steps of
-          4,096 positions at most, at 70 ms of CPU time. That is less than half of the
-          178 ms that `strokes_over_torch` measured for as many positions and twice the
-          width. Compiling 19 runs is some 5 of these minutes.
+Cost:     about 25 minutes on 2 CPU cores, estimated by the CPU time of a step, which
+          was 76 ms with sheep and 83 ms with letters: at most 21,600 and 1,800 steps
+          are 30 minutes of CPU time, and compiling, validating and drawing in 19 runs
+          some 8 more. Not measured as a whole.
 Result:   not run yet. The report shows drawings of each run beside its losses.
 """
 
