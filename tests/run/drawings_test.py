@@ -342,8 +342,8 @@ def test_what_does_not_go_with_drawings_is_refused(folder, fields, message):
 @pytest.mark.skipif(not (paths.DATA / "omniglot_strokes").exists(),
                     reason="needs letters")
 def test_annealing_keeps_the_latent_from_collapsing(tmp_path):
-  # Both end with a weight of 1.5, and the last quarter of their steps has it. They differ
-  # in nothing but how they reach it: at once, or over the steps before.
+  # Both end with a weight of 1.5, which the last quarter of their steps has. They
+  # differ in nothing but how they reach it: at once, or over the steps before.
   steps, length, found = 240, 40, {}
   for name, schedule in (
       ("at once", {}), ("annealed", dict(schedule="linear", last_step=180))):
