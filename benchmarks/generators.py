@@ -5,6 +5,7 @@ table, then one line of JSON with the ratios of times, ours over the peer's.
 """
 
 from benchmarks import attention_peer
+from benchmarks import strokes_peer
 from benchmarks import timing
 
 
@@ -12,7 +13,7 @@ def main() -> None:
   """Runs all comparisons and prints their results."""
   timing.report(
       attention_peer.attention_over_torch, attention_peer.feeding_over_torch,
-      attention_peer.beam_over_torch)
+      attention_peer.beam_over_torch, strokes_peer.strokes_over_torch)
 
 
 if __name__ == "__main__":

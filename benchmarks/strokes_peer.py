@@ -3,9 +3,12 @@
 Both sides have sketch-rnn's form with the same shapes and number of threads: an LSTM
 each way over drawings of different lengths, a latent that is drawn, an LSTM that reads
 it beside each point, and the negative log-likelihood of mixtures, pens and the latent's
-KL. PyTorch packs the encoder's rows, as is usual there, and gets the latent's noise
-ready-made. Gradients are clipped by their global norm, and both use AdamW. Before
-timing, both are checked to give the same loss where nothing is drawn.
+KL. PyTorch's side is what an engineer would write who has measured it: its encoder
+reads whole rows, those of the second direction turned around within their lengths,
+which makes a step twice as fast on a CPU as packed rows do; AdamW is fused, and the
+latent's noise is ready-made. Gradients are clipped by their global norm. Before timing,
+both sides are checked to give the same loss with the same weights where nothing is
+drawn.
 """
 
 from collections.abc import Callable
@@ -35,7 +38,7 @@ THREADS = 2
 _END = 2
 
 
-def stroke_vae_over_torch() -> timing.Comparison:
+def strokes_over_torch() -> timing.Comparison:
   """Compares the time of a training step."""
   torch.set_num_threads(THREADS)
   batch, module = _batch(), registry.build(STROKES)
@@ -71,8 +74,8 @@ class _Peer(nn.Module):
     super().__init__()
     config = STROKES
     read, parts = 5, ("", "_offset")
-    self.encoder = nn.LSTM(
-        read, config.encoder_width, batch_first=True, bidirectional=True)
+    self.ahead, self.back = (
+        nn.LSTM(read, config.encoder_width, batch_first=True) for _ in range(2))
     self.latent = nn.Linear(2 * config.encoder_width, 2 * config.latent_width)
     self.start = nn.Linear(config.latent_width, 2 * config.hidden_width)
     self.decoder = nn.LSTM(
@@ -95,8 +98,8 @@ class _Peer(nn.Module):
         "latent.bias": np.concatenate([
             params[f"encoder/{name}/bias"] for name in ("mean", "log_var")])}
     for prefix, ours, names in (
-        ("encoder.{}_l0", "encoder/forward", parts),
-        ("encoder.{}_l0_reverse", "encoder/backward", parts),
+        ("ahead.{}_l0", "encoder/forward", parts),
+        ("back.{}_l0", "encoder/backward", parts),
         ("decoder.{}_l0", "decoder", (*parts, "_latent"))):
       kernel = np.concatenate([params[f"{ours}/input_kernel{name}"] for name in names])
       linear |= {
@@ -111,11 +114,14 @@ class _Peer(nn.Module):
   def forward(self, batch, noise):
     """Returns the loss: negative log-likelihood and KL, per position."""
     eye, pens, values = torch.eye(3), batch["pen_states"], batch["values"]
-    packed = nn.utils.rnn.pack_padded_sequence(
-        torch.cat([eye[pens], values], -1), batch["counts"], batch_first=True,
-        enforce_sorted=False)
-    _, (ends, _) = self.encoder(packed)
-    mean, log_var = self.latent(torch.cat([ends[0], ends[1]], -1)).chunk(2, -1)
+    points, rows = torch.cat([eye[pens], values], -1), torch.arange(len(pens))
+    # Padding stands behind a drawing both ways, and is read after its last point.
+    last = batch["counts"] - 1
+    turned = (last[:, None] - torch.arange(pens.shape[1])).clamp(min=0)
+    ends = [cell(one)[0][rows, last] for cell, one in (
+        (self.ahead, points),
+        (self.back, points.take_along_dim(turned[..., None], 1)))]
+    mean, log_var = self.latent(torch.cat(ends, -1)).chunk(2, -1)
     latent = mean + torch.exp(log_var / 2) * noise
     first = torch.tanh(self.start(latent)).unflatten(-1, (2, -1))
     before = functional.pad(values[:, :-1], (0, 0, 1, 0))
@@ -153,11 +159,12 @@ def _check_same(module, params, peer, batch):
   with torch.no_grad():
     theirs = float(peer(_tensors(batch), torch.zeros(ROWS, STROKES.latent_width)))
   # Sums of float32 in another order differ by less than this.
-  assert abs(ours - theirs) < 1e-4 * abs(theirs), f"losses are {ours} and {theirs}"
+  assert abs(ours - theirs) < 1e-5 * abs(theirs), f"losses are {ours} and {theirs}"
 
 
 def _peer_step(peer, batch) -> Callable[[], float]:
-  optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, weight_decay=0.01)
+  optimizer = torch.optim.AdamW(
+      peer.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
   tensors, noise = _tensors(batch), torch.randn(ROWS, STROKES.latent_width)
 
   def run():

@@ -79,7 +79,7 @@ def test_the_comparison_of_drawings_runs(monkeypatch):
   monkeypatch.setattr(strokes_peer, "ROWS", 8)
   monkeypatch.setattr(strokes_peer, "LENGTH", 8)
 
-  assert strokes_peer.stroke_vae_over_torch().ratio > 0
+  assert strokes_peer.strokes_over_torch().ratio > 0
 
 
 def test_the_low_rank_comparison_with_peft_runs(monkeypatch):

@@ -213,6 +213,14 @@ def test_what_only_texts_can_be_is_refused(fields, message):
     _prepared(drawings.zigzags(3), length=9, **fields)
 
 
+def test_a_text_among_others_that_is_no_drawing_is_named():
+  texts = [notation.text(points) for points in drawings.zigzags(4)]
+  texts[2] = f"{texts[2]} 1 nan 0"
+
+  with pytest.raises(errors.UserError, match="drawing 2 .*: point .* nan"):
+    strokes.build(texts)
+
+
 def test_drawings_without_extent_have_no_scale():
   with pytest.raises(errors.UserError, match="all offsets of all drawings are equal"):
     strokes.build(["0 0 0 0 0 1"])

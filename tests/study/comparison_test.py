@@ -15,7 +15,8 @@ def _run(nats, curve=((10, 3.0),), tokens=10, bytes_each=40):
       "scores": score.Scores(
           nats=nats, tokens=np.broadcast_to(tokens, count),
           text_bytes=np.full(count, bytes_each)),
-      "loss": nats.sum() / (10 * count), "still_improving": False, "measured": {},
+      "loss": nats.sum() / (10 * count), "measured": {},
+      "still_improving": False, "least_fall": "1%",
       "validations": [
           {"step": step, "loss": loss, "bits_per_byte": loss / 4, "tokens": 100 * step}
           for step, loss in curve]}

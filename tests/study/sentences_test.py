@@ -11,7 +11,8 @@ def _text(pairs=1, **changes):
   pair = {
       "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
       "documents": 9, "seeds": 2, "wins": 0.7, "seeds_ahead": 2, "same_tokens": True,
-      "control_still_improving": 0, "reached": [20, 40], "reached_after": [10, 30],
+      "control_still_improving": 0, "least_fall": "0.01 nats per step",
+      "reached": [20, 40], "reached_after": [10, 30],
       "gap": None, "alarm": {"raised": False}, "effective_data": {}, "payback": {},
       **changes}
   runs = {"b": [{"step": 100}, {"step": 200}]}
@@ -49,6 +50,7 @@ def test_a_control_that_still_improves_is_reported_once_by_the_sign_of_the_gain(
   text = _text(2, control_still_improving=1, gain=gain)
 
   assert text.count("b was still improving") == 1 and sentence in text
+  assert "fell by more than 0.01 nats per step over the last fifth of 1 of 2" in text
 
 
 @pytest.mark.parametrize("reached, after, sentence", [

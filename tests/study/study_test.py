@@ -122,14 +122,19 @@ def test_a_source_costs_the_tokens_that_it_was_trained_on(done):
   assert facts["sources"]["first"]["train_tokens"] == tokens
 
 
-@pytest.mark.parametrize("losses, still", [
-    ([3.0, 2.0, 1.5, 1.4, 1.38], True),  # 1.4% over the last fifth.
-    ([3.0, 2.0, 1.5, 1.4, 1.389], False),  # 0.8%.
-    ([3.0, 2.0, 1.5, 1.4, 1.5], False),
-    ([3.0, 2.0, 1.5], False),  # It has stopped early, as nothing got better.
+@pytest.mark.parametrize("losses, still, drawn", [
+    ([3.0, 2.0, 1.5, 1.4, 1.38], True, False),  # 1.4% over the last fifth.
+    ([3.0, 2.0, 1.5, 1.4, 1.389], False, False),  # 0.8%.
+    ([3.0, 2.0, 1.5, 1.4, 1.5], False, False),
+    ([3.0, 2.0, 1.5], False, False),  # It has stopped early, as nothing got better.
+    # Losses of drawings have no zero: shares of them would say the opposite.
+    ([0.5, -0.2, -0.4, -0.5, -0.52], True, True),
+    ([0.5, -0.2, -0.4, -0.5, -0.48], False, True),
+    ([0.5, 0.4, 0.2, 0.1, 0.095], False, True),
+    ([0.5, 0.4, 0.2, 0.0, -0.1], True, True),
 ])
-def test_a_run_still_improves_if_its_last_fifth_brought_over_one_percent(
-    tmp_path, losses, still):
+def test_a_run_still_improves_if_its_last_fifth_brought_a_hundredth(
+    tmp_path, losses, still, drawn):
   lines = [{"step": 20 * (i + 1), "split": "validation", "loss": loss}
            for i, loss in enumerate(losses)]
   (tmp_path / "metrics.jsonl").write_text(
@@ -137,7 +142,8 @@ def test_a_run_still_improves_if_its_last_fifth_brought_over_one_percent(
   run = small_runs.configure("a.txt", small_runs.RNN, steps=100)
 
   assert outcome._improving(jobs.Job(
-      name="run", seed=0, lr=0.1, workdir=epath.Path(tmp_path), run=run)) == still
+      name="run", seed=0, lr=0.1, workdir=epath.Path(tmp_path), run=run),
+      drawn) == still
 
 
 def test_the_rate_with_the_lowest_validation_loss_is_reported(done):

@@ -3,7 +3,7 @@
 Axes: N rows, T points.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 import zlib
 
@@ -153,13 +153,23 @@ def build(texts: Iterable[str]) -> Strokes:
   Raises:
     errors.UserError: If a text is no drawing, or all offsets are equal.
   """
-  drawings = [notation.points_of(text)[:, :2] for text in texts]
+  drawings = [points[:, :2] for points in _numbered(texts)]
   scale = float(np.std(np.concatenate(drawings), dtype=np.float64))
   if not scale > _LEAST:
     raise errors.UserError(
         "data.train: all offsets of all drawings are equal, so that they have no"
         " scale. Give drawings with lines.")
   return Strokes(scale)
+
+
+def _numbered(texts: Iterable[str]) -> Iterator[np.ndarray]:
+  """Yields the points of training drawings; an error says which of them it is about."""
+  for i, text in enumerate(texts):
+    try:
+      yield notation.points_of(text)
+    except errors.UserError as error:
+      raise errors.UserError(
+          f"data.train, drawing {i} (counted from 0): {error}") from error
 
 
 def is_drawn(tokenizer: Any) -> bool:

@@ -30,9 +30,10 @@ def compare(
     `p_worse`, `seeds_ahead`, `documents` and `seeds`, see `nested.compare`; the same as
     `bits_per_byte`, for texts; `same_tokens`: whether both have the same tokens, and so
     nats per token compare; `wins`: share of the documents on which the treated loss is
-    lower, summed over seeds; `control_still_improving`: number of seeds; for each seed
-    `reached`, the validated step at which the treated run reached the control's best
-    validation, or None, and `reached_after`, the validation before; `gap`, see
+    lower, summed over seeds; `control_still_improving`: number of seeds whose validation
+    loss still fell by more than `least_fall`; for each seed `reached`, the validated
+    step at which the treated run reached the control's best validation, or None, and
+    `reached_after`, the validation before; `gap`, see
     `learning_curves.gap`; `cost`: see below; and `metrics`, by name.
 
     `cost` has for each known unit of `tokens` and `gflops` what the treated run and the
@@ -63,6 +64,7 @@ def compare(
       **({"bits_per_byte": _gain(*bits)} if scores[0][0].of_text else {}),
       "same_tokens": curve == "loss", "wins": float((first < second).mean()),
       "control_still_improving": sum(run["still_improving"] for run in control),
+      "least_fall": control[0]["least_fall"],
       **_along(treated, control, curve),
       "metrics": task_metrics.compare(treated, control),
   }

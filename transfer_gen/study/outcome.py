@@ -11,8 +11,10 @@ from transfer_gen.study import jobs
 from transfer_gen.study import samples
 from transfer_gen.study import task_metrics
 
-# A control that was cut while it improved makes a gain look larger than it is.
-_STILL_IMPROVING = 0.01  # Fall of the validation loss over the last fifth.
+# A control that was cut while it improved makes a gain look larger than it is. This is
+# the fall of the validation loss over the last fifth: a share of it, and in nats of
+# drawings, whose offsets have densities: their loss may be 0 or negative.
+_STILL_IMPROVING = 0.01
 
 
 def test(
@@ -28,7 +30,9 @@ def test(
   found = {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
            "step": trained.step,
            "validation_loss": min(line["loss"] for line in curve),
-           "validations": curve, "still_improving": _improving(job),
+           "validations": curve,
+           "still_improving": _improving(job, trained.is_drawn),
+           "least_fall": "0.01 nats per step" if trained.is_drawn else "1%",
            "train_data": {unit: data.facts["splits"]["train"][unit]
                           for unit in ("bytes", "tokens")},
            "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
@@ -82,13 +86,17 @@ def _accounts(job, trained, reader) -> dict[str, Any]:
   return accounts.describe(job.run, job.workdir, trained, reader, steps)
 
 
-def _improving(job: jobs.Job) -> bool:
-  """Whether validation loss still fell by over 1% in the last fifth of the run."""
+def _improving(job: jobs.Job, drawn: bool) -> bool:
+  """Whether validation loss still fell in the last fifth of the run.
+
+  That is by over 1%, and of a model of drawings by over 0.01 nats per step.
+  """
   curve = validations(job)
   until = 0.8 * job.run.train.steps
   # A run with few validations may have none that early, and its first one stands in.
   early = [loss for step, loss in curve if step <= until] or [curve[0][1]]
-  return (early[-1] - curve[-1][1]) / early[-1] > _STILL_IMPROVING
+  unit = 1.0 if drawn else early[-1]
+  return early[-1] - curve[-1][1] > _STILL_IMPROVING * unit
 
 
 def cost(job: jobs.Job) -> dict[str, Any]:

@@ -139,7 +139,8 @@ def _payback(pair: Facts) -> list[str]:
 def _improving(pair: Facts) -> str:
   gain = comparison.main(pair)["gain"]
   return (f"{pair['control']} was still improving: its validation loss fell by more"
-          f" than 1% over the last fifth of {pair['control_still_improving']} of"
+          f" than {pair['least_fall']} over the last fifth of"
+          f" {pair['control_still_improving']} of"
           f" {_count(pair['seeds'], 'run')}. With more steps"
           f" {'the gain may shrink' if gain > 0 else 'it may lead by more'}.")
 
