@@ -30,10 +30,10 @@ def compare(
     `p_worse`, `seeds_ahead`, `documents` and `seeds`, see `nested.compare`; the same as
     `bits_per_byte`, for texts; `same_tokens`: whether both have the same tokens, and so
     nats per token compare; `wins`: share of the documents on which the treated loss is
-    lower, summed over seeds; `control_still_improving`: number of seeds whose validation
-    loss still fell by more than `least_fall`; for each seed `reached`, the validated
-    step at which the treated run reached the control's best validation, or None, and
-    `reached_after`, the validation before; `gap`, see
+    lower, summed over seeds; `control_still_improving`: number of seeds whose
+    validation loss still fell by more than `least_fall`; for each seed `reached`, the
+    validated step at which the treated run reached the control's best validation, or
+    None, and `reached_after`, the validation before; `gap`, see
     `learning_curves.gap`; `cost`: see below; and `metrics`, by name.
 
     `cost` has for each known unit of `tokens` and `gflops` what the treated run and the
