@@ -209,7 +209,8 @@ def encoder_decoder(
 
   The source is a decoder or an encoder with leaves `layer_0/attn/...`. The target has
   the same names under `encoder/` and `decoder/`, and `cross_attn/...` and
-  `cross_norm/...` in the decoder's layers (Rothe et al., 2020).
+  `cross_norm/...` in the decoder's layers (Rothe et al., 2020). A target with a latent
+  has no such layers: its plan is `autoencoder.from_stacks`.
 
   >>> for rule in encoder_decoder(cross="fresh"):
   ...   print(rule.target, rule.source)
