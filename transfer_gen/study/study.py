@@ -63,7 +63,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
   sources = {job.name: outcome.cost(job) for job in todo if job.name not in chosen}
   facts = {"question": study.question, "summary": summary, "sources": sources,
            "environment": environment.describe(),
-           "data": report.data_title(todo[-1].workdir),
+           "data": report.data_title(job.workdir for job in tested),
            "comparisons": comparisons,
            # Scores are arrays, and are stored in each run's scores_test.json.
            # Validations are in its metrics.
