@@ -18,10 +18,10 @@ Run:      bash experiments/data_to_text.sh
           is {"mr": "...", "ref": "..."}.
 Runs:     texts, the source; then moved and scratch on each share, with seeds 0, 1, 2.
           All stop when five validations in a row are no better.
-Cost:     at most 31 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.16 s
-          for 16 rows of about 64 tokens: 2 for the source, 20 for all other runs if
-          none stops early, 5 to compile, and 10 seconds for each of 24 tests. Not
-          measured as a whole.
+Cost:     about 30 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.16 s
+          for 16 rows of about 64 tokens: 2 for the source, 19 for all other runs if
+          those on small shares stop halfway (27 if none stops early), 5 to compile, and
+          10 seconds for each of 24 tests. Not measured as a whole.
 Result:   not run yet.
 """
 
@@ -44,7 +44,7 @@ _FILES = os.environ.get("TRANSFER_GEN_DATA", "data")
 _RUNS = os.environ.get("TRANSFER_GEN_RUNS", "runs/data_to_text")
 _TEXT_STEPS = 1600
 # Most training steps by percentage of the pairs.
-_STEPS = {"1": 200, "3": 300, "10": 600, "100": 1500}
+_STEPS = {"1": 300, "3": 400, "10": 700, "100": 2000}
 _VALIDATIONS = 15
 
 
