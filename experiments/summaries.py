@@ -18,9 +18,9 @@ Run:      bash experiments/summaries.sh
           TRANSFER_GEN_DATA names.
 Runs:     denoise, the source; then moved and scratch on each kind of summary, with
           seeds 0, 1 and 2. All stop when five validations in a row are no better.
-Cost:     about 30 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.28 s
-          for 2048 tokens: 6 for the source, 14 for all other runs if they stop halfway
-          (27 if none stops early), 5 to compile, and 25 seconds for each of 12 tests.
+Cost:     about 25 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.2 s
+          for 2048 tokens: 5 for the source, 10 for all other runs if they stop halfway
+          (18 if none stops early), 5 to compile, and 25 seconds for each of 12 tests.
           Not measured as a whole.
 Result:   not run yet.
 """
