@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 import dataclasses
 import importlib
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,7 +30,11 @@ CASES = [
     ("textgenrnn", (), "textgenrnn", ("transfer", "scratch"), None),
     ("stories", (), "stories260K", ("transfer", "scratch"), None),
     ("strokes", (), "sheep_strokes", ("moved_1", "scratch_1"), None),
+    ("summaries", (), "scitldr", ("moved_papers", "scratch_papers"), None),
+    ("data_to_text", (), "e2e", ("moved_1", "scratch_1"), None),
 ]
+# The script that writes the files of its own that a study reads.
+FILES = {"summaries": "prose_file.sh", "data_to_text": "e2e_parts.sh"}
 # The others are marked `long`: their models or their sources cannot be made smaller.
 DEFAULT = ("quickstart", "lstm_text", "strategies-summaries", "bronte_to_shakespeare")
 SHALLOW = ("quickstart", "lstm_text", "strategies")  # Any depth fits their plans.
@@ -67,6 +74,11 @@ def test_an_experiment_runs_and_keeps_frozen_what_it_says(
     name, args, data, pair, frozen, tmp_path, monkeypatch):
   del data
   monkeypatch.setenv("TRANSFER_GEN_DATA", str(paths.DATA))
+  monkeypatch.setenv("TRANSFER_GEN_RUNS", str(tmp_path))
+  if name in FILES:
+    subprocess.run(
+        ["bash", "-c", f". {paths.EXPERIMENTS / FILES[name]} {tmp_path}"], check=True,
+        cwd=paths.ROOT, env={**os.environ, "python": sys.executable})
   importlib.reload(importlib.import_module(f"experiments.{name}"))
 
   summary = study_lib.run(_study(name, args, pair), tmp_path)["summary"]

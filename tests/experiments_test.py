@@ -44,6 +44,26 @@ def test_reading_an_experiment_initializes_no_device():
   assert read.returncode == 0, read.stderr
 
 
+def test_no_meaning_of_e2e_stands_in_both_parts_of_its_pairs(tmp_path):
+  pairs = [{"mr": f"name[{i % 37}], food[\"ref\"]", "ref": f"text {i}"}
+           for i in range(100)]
+  (tmp_path / "e2e").mkdir()
+  with gzip.open(tmp_path / "e2e" / "train.jsonl.gz", "wt") as file:
+    file.write("".join(f"{json.dumps(pair)}\n" for pair in pairs))
+
+  subprocess.run(
+      ["bash", "-c", f". {paths.EXPERIMENTS}/e2e_parts.sh {tmp_path}"], check=True,
+      env={**os.environ, "TRANSFER_GEN_DATA": str(tmp_path)})
+
+  parts = [[json.loads(line) for line in (
+      tmp_path / "data" / f"{name}.jsonl").read_text().splitlines()]
+           for name in ("train", "validation")]
+  assert sorted(pair["ref"] for part in parts for pair in part) == sorted(
+      pair["ref"] for pair in pairs)
+  train, validation = ({pair["mr"] for pair in part} for part in parts)
+  assert not train & validation and len(validation) == 3
+
+
 def _few_pairs(tmp_path, monkeypatch):
   """Writes few pairs in the place of Multi30k, and makes their runs short."""
   from experiments import translation

@@ -1,5 +1,7 @@
 """Tests for what the report of a study says, word by word."""
 
+import json
+
 from transfer_gen.study import report
 
 
@@ -115,6 +117,31 @@ def test_a_section_of_results_holds_the_command_the_rates_and_the_environment():
       "Learning rate chosen by mean validation loss: moved 0.003, scratch 0.01.\n"
       "Python 3.11, jax 1, flax 2, optax 3; cpu (2); 34 s in the last call; commit"
       " 0123456789; data files 1 abc.\n")
+
+
+def test_runs_on_other_data_show_samples_of_their_own():
+  other = {"prompt": "second", "reference": "right", "text": "wrong"}
+  runs = {"moved": [_run(0)], "scratch": [_run(0)], "docs": [_run(0, samples=[other])]}
+
+  text = report.study_text(_facts(runs=runs))
+
+  shown = text.partition("Samples of the test split:\n")[2]
+  assert [line.split()[0] for line in shown.splitlines() if line] == [
+      "input", "reference", "moved", "scratch", "input", "reference", "docs"]
+  assert shown.endswith("  input      second\n  reference  right\n  docs       wrong\n")
+
+
+def test_the_data_of_all_runs_are_named_once(tmp_path):
+  for run, facts in enumerate((
+      {"name": "docs", "version": "1.2", "fingerprint": "a" * 64},
+      {"name": "files", "version": None, "fingerprint": "b" * 64},
+      {"name": "docs", "version": "1.2", "fingerprint": "a" * 64})):
+    (tmp_path / str(run)).mkdir()
+    (tmp_path / str(run) / "data.json").write_text(json.dumps(facts))
+
+  title = report.data_title(tmp_path / str(run) for run in range(3))
+
+  assert title == f"docs 1.2 {'a' * 16}, files {'b' * 16}"
 
 
 def test_the_page_escapes_what_runs_are_called_and_write():

@@ -1,6 +1,6 @@
 """The page that answers a study's question; it opens without a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import html
 import os
 from typing import Any
@@ -80,10 +80,12 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
 
 
-def data_title(workdir: epath.Path) -> str:
-  """Returns the name, the version and the fingerprint of the data of a run."""
-  return whole.read_json(workdir / "data.json", lambda data: (
-      f"{data['name']} {data.get('version')} {data['fingerprint'][:16]}"))
+def data_title(workdirs: Iterable[epath.Path]) -> str:
+  """Returns name, version, if any, and fingerprint of each data set that runs read."""
+  title = lambda data: " ".join(map(str, filter(
+      None, (data["name"], data.get("version"), data["fingerprint"][:16]))))
+  return ", ".join(dict.fromkeys(
+      whole.read_json(workdir / "data.json", title) for workdir in workdirs))
 
 
 def write(
@@ -223,12 +225,14 @@ def _digits(value: float) -> str:
 
 
 def _samples(facts) -> list[dict[str, Any]]:
-  """Each prompt with what every run of the first seed answered."""
-  first = {name: runs[0]["samples"] for name, runs in facts["runs"].items()}
-  asked = next(iter(first.values()), ())
-  return [{**one, "texts": {
-      name: sample["text"] for name, samples in first.items() for sample in samples
-      if sample["prompt"] == one["prompt"]}} for one in asked]
+  """Each prompt with what every run of the first seed that read it answered."""
+  found: dict[tuple[str, str], dict[str, Any]] = {}
+  for name, runs in facts["runs"].items():
+    for sample in runs[0]["samples"]:
+      one = found.setdefault(
+          (sample["prompt"], sample["reference"]), {**sample, "texts": {}})
+      one["texts"][name] = sample["text"]
+  return list(found.values())
 
 
 def _short(text: str, limit: int = 100) -> str:

@@ -58,7 +58,7 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
       "seconds": round(time.time() - start, 1)}
   facts = {"question": study.question, **found,
            "environment": environment.describe(),
-           "data": report.data_title(todo[-1].workdir)}
+           "data": report.data_title(job.workdir for job in tested)}
   report.write(workdir, facts, {
       f"{job.name}, seed {job.seed}": outcome.metrics(job)
       for job in todo if job.lr == chosen.get(job.name, job.lr)})
