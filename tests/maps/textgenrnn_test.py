@@ -349,18 +349,19 @@ def theirs(keras, layers):
 @needs_real_files
 def test_titles_are_scored_as_by_the_published_code_in_keras(tmp_path, capsys):
   keras = pytest.importorskip("keras", reason="Keras is not installed")
-  # More than 40 characters in some, so that windows begin within a title, too.
-  titles = [
-      "TIL that the moon is moving away", "My cat", "I am a bot, ask me anything!",
-      "What is the best thing that you have ever seen in the state of Texas?", "Why",
-      "[Serious] People of the internet, how did you get here and what comes next?"]
+  # More than 40 characters in one, so that windows begin within a title, too.
+  titles = ["TIL that the moon is moving away", "My cat",
+            "What is the best thing that you have ever seen?", "Why"]
   for split, lines in {"train": ["a"], "validation": ["b"], "test": titles}.items():
     (tmp_path / f"{split}.txt").write_text("\n".join(lines))
   convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "run", "orbax")
+  # As many rows as there are: most of those that a user's batch has would be empty.
+  made = json.loads((tmp_path / "run" / "config.json").read_text())
+  made["train"]["batch_size"] = 2
+  (tmp_path / "run" / "config.json").write_text(json.dumps(made))
   run = trained.open(tmp_path / "run")
-  run.run.train.batch_size = 2  # As many rows as there are.
   files = config.Data(
-      name="files", unit="line", length=96, **{
+      name="files", unit="line", length=56, **{
           split: str(tmp_path / f"{split}.txt")
           for split in ("train", "validation", "test")})
 
