@@ -1,6 +1,6 @@
 """Settings of JAX and Hypothesis that all tests and examples share.
 
-Eight simulated CPU devices, an error where ranks are promoted, one cache of compiled
+Eight simulated CPU devices, an error where ranks are promoted, caches of compiled
 programs, and the same Hypothesis examples in each run.
 """
 
@@ -18,6 +18,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import hypothesis
 import jax
 
+from tests import programs
+
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
@@ -28,6 +30,8 @@ jax.config.update(
     str(pathlib.Path(__file__).parent / ".cache" / "xla"))
 # Writing and reading a program that compiles faster takes longer than compiling it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.6)
+
+programs.share()
 
 # Traces are many objects that live on: collecting more rarely saves time.
 gc.set_threshold(1_000_000)

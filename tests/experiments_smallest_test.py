@@ -44,7 +44,7 @@ def _smallest(run: config.Run, shallow: bool) -> config.Run:
   packed = run.data.packing == "joined"
   data = dataclasses.replace(
       run.data, fraction=min(run.data.fraction, 0.02), max_validation=4, max_test=4,
-      too_long="cut")
+      buckets=(), too_long="cut")  # Each bucket would have programs of its own.
   tokenizer = run.tokenizer
   if tokenizer.kind == "bpe":
     tokenizer = dataclasses.replace(tokenizer, size=400 if packed else 300)

@@ -6,14 +6,11 @@ on a machine of any speed. A limit on the size of files stands for the full disk
 system refuses what is written beyond it, and needs no mount for that.
 """
 
-import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 
-from tests import paths
+from tests import processes
 
 _PROGRAM = """
 import os, re, resource, sys
@@ -71,14 +68,12 @@ def finish(folder: pathlib.Path, *words: str) -> str:
 
 
 def _run(folder: pathlib.Path, *words: str) -> tuple[int, str]:
-  done = subprocess.run(
-      [sys.executable, "-c", _PROGRAM, *words], cwd=folder, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, text=True, timeout=600,
-      # With GLIBC_TUNABLES, the process does not replace itself. On a full disk, the
-      # cache of compiled programs, which others read, is no part of what fails.
-      env={**os.environ, "PYTHONPATH": str(paths.ROOT), "GLIBC_TUNABLES": "",
-           "JAX_ENABLE_COMPILATION_CACHE": str(words[0] != "full").lower()})
-  return done.returncode, done.stdout
+  # On a full disk, the cache of compiled programs, which others read, is no part of
+  # what fails.
+  process = processes.start(
+      _PROGRAM, *words, folder=folder, cache=words[0] != "full")
+  printed = process.stdout.read()
+  return process.wait(), printed
 
 
 def left(folder: pathlib.Path) -> list[str]:

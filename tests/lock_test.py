@@ -1,15 +1,12 @@
 """Tests for locks, and for folders that are written whole."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 
 from etils import epath
 import pytest
 
-from tests import paths
+from tests import processes
 from transfer_gen import errors
 from transfer_gen import lock
 from transfer_gen.formats import whole
@@ -27,12 +24,10 @@ with whole.folder(epath.Path(sys.argv[1])) as folder:
 
 @pytest.fixture
 def owner(tmp_path):
-  process = subprocess.Popen(
-      [sys.executable, "-c", OWNER, str(tmp_path / "out")], stdout=subprocess.PIPE,
-      text=True, env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
+  process = processes.start(OWNER, str(tmp_path / "out"), folder=tmp_path)
   assert process.stdout.readline() == "holds\n"
   yield process
-  process.kill()
+  process.send_signal(signal.SIGKILL)
   process.wait()
 
 

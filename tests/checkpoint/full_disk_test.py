@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests import paths
+from tests import processes
 from transfer_gen import checkpoint
 from transfer_gen import errors
 from transfer_gen.formats import whole
@@ -50,17 +51,18 @@ refused(writer.close)
 def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(tmp_path):
   (tmp_path / "a.json").write_text("before")
 
-  done = subprocess.run(
-      [sys.executable, "-c", _PROGRAM, str(tmp_path)], cwd=paths.ROOT,
-      capture_output=True, text=True, check=True)
+  process = processes.start(
+      _PROGRAM, str(tmp_path), folder=tmp_path, together=False)
+  printed, errors_ = process.stdout.read(), process.stderr.read()
 
-  messages = done.stdout.splitlines()
+  assert process.wait() == 0, errors_
+  messages = printed.splitlines()
   assert "checkpoints: the checkpoint cannot be written: File too large" in messages[0]
   written = {message.split(":")[0] for message in messages[1:]}
   assert written == {str(tmp_path / name) for name in (
       "metrics.jsonl", "a.json", "samples.jsonl")}
   assert all("File too large" in message for message in messages)
-  assert "Traceback" not in done.stderr and "ERROR" not in done.stderr
+  assert "Traceback" not in errors_ and "ERROR" not in errors_
   found = checkpoint.find(tmp_path)
   assert found.step == 1 and dict(found.read(["w"]))["w"].shape == (50_000,)
   assert (tmp_path / "a.json").read_text() == "before"

@@ -2,14 +2,12 @@
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 
-from tests import paths
+from tests import processes
 from tests.commands import cli
 from transfer_gen import __main__ as main
 
@@ -119,13 +117,12 @@ def test_a_killed_command_continues_after_its_last_answer(inside, capsys):
   (inside / "many.txt").write_text("".join(f"number {i}\n" for i in range(count)))
   words = ["generate", "--workdir=w", "--prompts=many.txt", "--temperature=1",
            "--max_tokens=9", "--batch_size=8"]
-  process = subprocess.Popen(
-      [sys.executable, "-m", "transfer_gen", *words, "--output=many.jsonl"],
-      env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
+  process = processes.start(
+      processes.COMMAND, *words, "--output=many.jsonl", folder=inside)
   progress = inside / "many.jsonl.progress"
-  while process.poll() is None and not (
+  while process.ended() is None and not (
       progress.exists() and len(progress.read_bytes().splitlines()) > 20):
-    pass
+    time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   process.wait()
   done = progress.read_bytes()
@@ -146,12 +143,11 @@ def test_a_killed_command_continues_after_its_last_answer(inside, capsys):
 def test_a_file_that_another_command_answers_into_is_left_to_it(inside, capsys):
   (inside / "both.txt").write_text("".join(f"number {i}\n" for i in range(60)))
   words = ["generate", "--workdir=w", "--prompts=both.txt", "--max_tokens=5"]
-  first = subprocess.Popen(
-      [sys.executable, "-m", "transfer_gen", *words, "--output=both.jsonl"],
-      env={**os.environ, "PYTHONPATH": str(paths.ROOT)}, stdout=subprocess.PIPE)
+  first = processes.start(
+      processes.COMMAND, *words, "--output=both.jsonl", folder=inside)
   progress = inside / "both.jsonl.progress"
-  while first.poll() is None and not progress.exists():
-    pass
+  while first.ended() is None and not progress.exists():
+    time.sleep(0.01)
   first.send_signal(signal.SIGSTOP)
   before = progress.read_bytes()
 
@@ -161,8 +157,7 @@ def test_a_file_that_another_command_answers_into_is_left_to_it(inside, capsys):
   assert f"both.jsonl: another command writes it (process {first.pid} on" in message
   assert progress.read_bytes() == before
   first.send_signal(signal.SIGCONT)
-  first.communicate()
-  assert first.returncode == 0
+  assert first.wait() == 0
   assert (inside / "both.jsonl").read_bytes() == (inside / "alone.jsonl").read_bytes()
   assert not [*inside.glob("both.jsonl.*")]
 

@@ -48,13 +48,14 @@ def prepared(tmp_path_factory):
   return folder, printed
 
 
-@pytest.fixture
-def data(prepared, monkeypatch):
-  monkeypatch.setenv("TFDS_DATA_DIR", str(prepared[0]))
-  return {
-      "python_docs": documents.load(config.Data(name="python_docs")),
-      "docstring_summary": documents.load(
-          config.Data(name="docstring_summary", **PAIRS))}
+@pytest.fixture(scope="module")
+def data(prepared):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TFDS_DATA_DIR", str(prepared[0]))
+    return {
+        "python_docs": documents.load(config.Data(name="python_docs")),
+        "docstring_summary": documents.load(
+            config.Data(name="docstring_summary", **PAIRS))}
 
 
 def collapse_spaces(text):

@@ -329,7 +329,9 @@ def theirs(keras, layers):
   x = keras.layers.Embedding(465, 100, name="embedding")(tokens)
   seen = [x]
   for name in ("rnn_1", "rnn_2"):
-    x = keras.layers.LSTM(128, return_sequences=True, name=name)(x)
+    # Orthogonal initial values, the default, would take long to compile.
+    x = keras.layers.LSTM(
+        128, return_sequences=True, recurrent_initializer="zeros", name=name)(x)
     seen.append(x)
   x = AttentionWeightedAverage(name="attention")(keras.layers.concatenate(seen))
   model = keras.Model(tokens, keras.layers.Dense(
@@ -347,18 +349,19 @@ def theirs(keras, layers):
 @needs_real_files
 def test_titles_are_scored_as_by_the_published_code_in_keras(tmp_path, capsys):
   keras = pytest.importorskip("keras", reason="Keras is not installed")
-  # More than 40 characters in some, so that windows begin within a title, too.
-  titles = [
-      "TIL that the moon is moving away", "My cat", "I am a bot, ask me anything!",
-      "What is the best thing that you have ever seen in the state of Texas?", "Why",
-      "[Serious] People of the internet, how did you get here and what comes next?"]
+  # More than 40 characters in one, so that windows begin within a title, too.
+  titles = ["TIL that the moon is moving away", "My cat",
+            "What is the best thing that you have ever seen?", "Why"]
   for split, lines in {"train": ["a"], "validation": ["b"], "test": titles}.items():
     (tmp_path / f"{split}.txt").write_text("\n".join(lines))
   convert.convert(REAL / "textgenrnn_weights.hdf5", tmp_path / "run", "orbax")
+  # As many rows as there are: most of those that a user's batch has would be empty.
+  made = json.loads((tmp_path / "run" / "config.json").read_text())
+  made["train"]["batch_size"] = 2
+  (tmp_path / "run" / "config.json").write_text(json.dumps(made))
   run = trained.open(tmp_path / "run")
-  run.run.train.batch_size = 2  # As many rows as there are.
   files = config.Data(
-      name="files", unit="line", length=96, **{
+      name="files", unit="line", length=56, **{
           split: str(tmp_path / f"{split}.txt")
           for split in ("train", "validation", "test")})
 
@@ -377,7 +380,7 @@ def test_titles_are_scored_as_by_the_published_code_in_keras(tmp_path, capsys):
   windows = [([0] * 40 + text[:end])[-40:]
              for text in texts for end in range(1, len(text))]
   with jax.numpy_rank_promotion("allow"):
-    chances = np.float64(theirs(keras, layers).predict(np.array(windows), verbose=0))
+    chances = np.float64(theirs(keras, layers).predict_on_batch(np.array(windows)))
   targets = np.concatenate([text[1:] for text in texts])
   wanted = np.split(-np.log(chances[np.arange(len(targets)), targets]),
                     np.cumsum([len(text) - 1 for text in texts])[:-1])

@@ -1,17 +1,14 @@
 """Tests that a run that was killed by a signal ends like an uninterrupted run."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests import paths
+from tests import processes
 from tests import small_runs
 from tests.commands import cli
 from tests.comparing import assert_same_bits
@@ -44,12 +41,15 @@ def get_config(steps="40"):
 '''
 
 
-def _start(folder, name, **environment):
-  return subprocess.Popen(
-      [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
-       f"--workdir={name}"], cwd=folder, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, text=True,
-      env={**os.environ, "PYTHONPATH": str(paths.ROOT), **environment})
+def _start(folder, name, *words, program=processes.COMMAND):
+  return processes.start(program, "train", "--config=config.py", f"--workdir={name}",
+                         *words, folder=folder)
+
+
+def _end(process):
+  """Returns the exit code of a process, and what it printed."""
+  log = process.stdout.read()
+  return process.wait(), log
 
 
 def _wait_for_step(folder, step):
@@ -71,29 +71,25 @@ def folder(tmp_path_factory):
   lines = ["a\tb"] + [f"{word}\t{word[::-1]}" for word in words]
   (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
   (folder / "config.py").write_text(CONFIG)
-  # Three processes compile the same programs; a shared cache saves two compilations.
-  cache = {"JAX_COMPILATION_CACHE_DIR": str(paths.ROOT / ".cache" / "xla"),
-           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-  whole = _start(folder, "whole", **cache)
-  assert whole.wait(timeout=600) == 0, whole.stdout.read()
-  killed = _start(folder, "killed", **cache)
+  code, log = _end(_start(folder, "whole"))
+  assert code == 0, log
+  killed = _start(folder, "killed")
   _wait_for_step(folder / "killed", 20)
   killed.send_signal(signal.SIGKILL)
   assert killed.wait() == -signal.SIGKILL
-  again = _start(folder, "killed", **cache)
-  log, _ = again.communicate(timeout=600)
-  assert again.returncode == 0, log
+  code, log = _end(_start(folder, "killed"))
+  assert code == 0, log
   (folder / "log.txt").write_text(log)
   for number in (signal.SIGTERM, signal.SIGINT):
     name = number.name
-    stopped = _start(folder, name, **cache)
+    stopped = _start(folder, name)
     _wait_for_step(folder / name, 10)
     stopped.send_signal(number)
-    log, _ = stopped.communicate(timeout=600)
+    code, log = _end(stopped)
     (folder / f"{name}.txt").write_text(log)
-    assert stopped.returncode in (0, 128 + number), log
-    again = _start(folder, name, **cache)
-    assert again.wait(timeout=600) == 0, again.stdout.read()
+    assert code in (0, 128 + number), log
+    code, log = _end(_start(folder, name))
+    assert code == 0, log
   return folder
 
 
@@ -177,18 +173,19 @@ def test_two_trainings_in_one_workdir_are_refused_until_the_first_ends(
     folder, monkeypatch, capsys):
   monkeypatch.chdir(folder)
   steps = "--config.train.steps=1000000"
-  first = subprocess.Popen(
-      [sys.executable, "-m", "transfer_gen", "train", "--config=config.py",
-       "--workdir=long", steps], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-      text=True, env={**os.environ, "PYTHONPATH": str(paths.ROOT)})
+  # Its steps would fill a pipe that nobody reads.
+  quiet = "import os, sys\nsys.stdout = open(os.devnull, 'w')\n" + processes.COMMAND
+  first = _start(folder, "long", steps, program=quiet)
   _wait_for_step(folder / "long", 10)
+  first.send_signal(signal.SIGSTOP)
 
   message = cli.refused(capsys, "train", "--config=config.py", "--workdir=long", steps)
 
   assert f"long: another command trains in it (process {first.pid} on" in message
   first.send_signal(signal.SIGTERM)
-  _, error = first.communicate(timeout=600)
-  assert first.returncode == 143
+  first.send_signal(signal.SIGCONT)
+  code, error = _end(first)
+  assert code == 143
   step = int(re.search(r"Interrupted after step (\d+), with a checkpoint", error)[1])
   # A step of its own, and nothing in the way of those that go on from there.
   assert (folder / "long" / "checkpoints" / str(step)).is_dir()
