@@ -14,12 +14,11 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["HF_HUB_OFFLINE"] = "1"  # All models are made here; no test needs a network.
 # Tests compile small programs and run them a few times: XLA's optimization passes would
 # take longer than they save, and its older way to emit fusions compiles twice as fast.
-# `XLA_FLAGS= bash tests/run.sh` compiles as users do.
-flags = ["--xla_backend_optimization_level=0"]
 # XLA ends a process that is given a flag of another version.
-if metadata.version("jaxlib").startswith("0.10."):
-  flags.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+# `XLA_FLAGS= bash tests/run.sh` compiles as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0" + (
+    " --xla_cpu_use_fusion_emitters=false"
+    if metadata.version("jaxlib").startswith("0.10.") else ""))
 
 import hypothesis
 import jax
