@@ -225,7 +225,7 @@ def _npy(header, data=b"\0" * 8):
     ("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", "takes 12 bytes"),
     ("{'descr': '<f4', 'fortran_order': False, 'shape': (-2,)}", "no shape"),
     ("{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 62,)}", "no whole"),
-    ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", "dtype object"),
+    ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", "an array of objects"),
     ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}", "no whole"),
     ("print('x')", "no whole"), ("(" * 90, "no whole"),
 ])

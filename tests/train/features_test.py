@@ -58,10 +58,11 @@ def _losses(workdir):
           for line in small_runs.metrics(workdir)]
 
 
+# Two programs, of which XLA may order the sums otherwise: float32 is not exact.
 @pytest.mark.parametrize("kind, dtype, off", [
-    ("decoder", "float32", 0),
+    ("decoder", "float32", 1e-6),
     pytest.param("decoder", "bfloat16", 1e-2, marks=pytest.mark.long),
-    pytest.param("recurrent", "float32", 0, marks=pytest.mark.long),
+    pytest.param("recurrent", "float32", 1e-6, marks=pytest.mark.long),
     pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
 def test_gradients_from_features_match_the_live_model(kind, dtype, off, text, tmp_path):
   run = _run(text, kind, features=config_lib.Features(dtype=dtype))

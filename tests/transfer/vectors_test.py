@@ -110,7 +110,7 @@ def test_invalid_or_pickled_arrays_are_refused(tmp_path):
   for name, words, message in (
       ("x.npy", "two.txt", "2 words for the 3 rows"),
       ("flat.npy", "two.txt", "no table of numbers"),
-      ("code.npy", "two.txt", "only numbers are read"),
+      ("code.npy", "two.txt", "an array of objects"),
       ("x.npy", "ints.json", "no JSON list of words"),
       ("x.npy", "bad.json", "no JSON list of words"),
       ("x.npy", None, "needs words="),
