@@ -278,26 +278,22 @@ def _unroll(kind, carry, a, kernel, bias, remains, valid):
   return _forward(kind, carry, a, kernel, bias, remains, valid)[0]
 
 
-# Inside the loops units come before rows: the kernel is then the left factor of each
-# product. XLA's CPU backend reads a left factor in place and would repack a right one.
-
-
+# Rows come before units inside the loops, as outside. With units first, products of an
+# XLA that packs kernels in each step were faster, but what all steps read and write had
+# to be turned around before and after a loop, which now costs more than it saves.
 def _forward(kind, carry, a, kernel, bias, remains, valid):
-  turned = _flat(kernel).T  # [G * U, U]
-  units_first = lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+  flat = _flat(kernel)
 
   def step(carry, inputs):
     a, remain, moves = inputs
-    r = (turned @ carry[0]).reshape(-1, *carry[0].shape)
+    r = (carry[0] @ flat).reshape(a.shape)
     if bias is not None:
-      r += bias[..., None]
-    moved, kept = kind.advance(carry, a.reshape(r.shape), r)
+      r += bias[None]
+    moved, kept = kind.advance(carry, a.swapaxes(0, 1), r.swapaxes(0, 1))
     moved = _chosen(moves, moved, carry)
     return _cleared(moved, remain), (moved[0], kept)
 
-  first = tuple(state.T for state in carry)
-  end, (h, kept) = lax.scan(step, first, (units_first(a), remains, valid))
-  h, end = h.swapaxes(1, 2), tuple(state.T for state in end)
+  end, (h, kept) = lax.scan(step, carry, (a, remains, valid))
   return (h, end), (carry, h, kept, kernel, bias, remains, valid)
 
 
@@ -307,22 +303,20 @@ def _forward(kind, carry, a, kernel, bias, remains, valid):
 def _backward(kind, saved, d_out):
   carry, h, kept, kernel, bias, remains, valid = saved
   d_out, d_end = d_out
-  flat = _flat(kernel)
+  turned = _flat(kernel).T  # [G * U, U]
 
   def step(d_carry, inputs):
     d_h, kept, remain, moves = inputs
     d_carry = _cleared(d_carry, remain)
     d_carry = (d_carry[0] + d_h, *d_carry[1:])
     pulled, d_r, d_a = kind.pull(d_carry, kept)
-    # [G * U, B]. A step that changed no state has no gradient of its gates.
+    # [B, G * U]. A step that changed no state has no gradient of its gates.
     d_r, d_a = (_gathered(d, moves) for d in (d_r, d_a))
-    return _chosen(moves, (pulled[0] + flat @ d_r, *pulled[1:]), d_carry), (d_r, d_a)
+    return _chosen(moves, (pulled[0] + d_r @ turned, *pulled[1:]), d_carry), (d_r, d_a)
 
-  d_carry, gathered = lax.scan(
-      step, tuple(state.T for state in d_end),
-      (d_out.swapaxes(1, 2), kept, remains, valid), reverse=True)
   # [T, B, G * U] each, or None.
-  d_r, d_a = jax.tree.map(lambda d: d.swapaxes(1, 2), gathered)
+  d_carry, (d_r, d_a) = lax.scan(
+      step, d_end, (d_out, kept, remains, valid), reverse=True)
   if remains is not None:
     h *= remains[..., None]
   before = jnp.concatenate((carry[0][None], h[:-1]))
@@ -330,26 +324,27 @@ def _backward(kind, saved, d_out):
       kernel, before.reshape(-1, before.shape[-1]), d_r.reshape(-1, d_r.shape[-1]))
   d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
   d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], -1, before.shape[-1])
-  return tuple(d.T for d in d_carry), d_a, d_kernel, d_bias, None, None
+  return d_carry, d_a, d_kernel, d_bias, None, None
 
 
 def _chosen(moves: jax.Array | None, moved: Carry, stood: Carry) -> Carry:
-  """Returns states dtype[U, B] of the first where bool[B], of the second elsewhere."""
+  """Returns states dtype[B, U] of the first where bool[B], of the second elsewhere."""
   return moved if moves is None else tuple(
-      jnp.where(moves[None], one, other) for one, other in zip(moved, stood))
+      jnp.where(moves[:, None], one, other) for one, other in zip(moved, stood))
 
 
 def _gathered(d: _Gates | None, moves: jax.Array | None) -> jax.Array | None:
-  """Returns the gradients of the gates dtype[G * U, B], 0 where bool[B] is False."""
+  """Returns the gradients of the gates dtype[B, G * U], 0 where bool[B] is False."""
   if d is None:
     return None
-  whole = jnp.concatenate(d)
-  return whole if moves is None else jnp.where(moves[None], whole, 0)
+  whole = jnp.concatenate(d, axis=-1)
+  return whole if moves is None else jnp.where(moves[:, None], whole, 0)
 
 
 def _cleared(carry: Carry, remain: jax.Array | None) -> Carry:
-  """Returns the states dtype[U, B], or their gradients, times `remain` dtype[B]."""
-  return carry if remain is None else tuple(state * remain[None] for state in carry)
+  """Returns the states dtype[B, U], or their gradients, times `remain` dtype[B]."""
+  return carry if remain is None else tuple(
+      state * remain[:, None] for state in carry)
 
 
 def whole(kernel: Kernel) -> jax.Array:
