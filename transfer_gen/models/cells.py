@@ -314,9 +314,10 @@ def _backward(kind, saved, d_out):
     d_r, d_a = (_gathered(d, moves) for d in (d_r, d_a))
     return _chosen(moves, (pulled[0] + d_r @ turned, *pulled[1:]), d_carry), (d_r, d_a)
 
-  # [T, B, G * U] each, or None.
+  # [T, B, G * U] each; d_a may be None.
   d_carry, (d_r, d_a) = lax.scan(
       step, d_end, (d_out, kept, remains, valid), reverse=True)
+  assert d_r is not None
   if remains is not None:
     h *= remains[..., None]
   before = jnp.concatenate((carry[0][None], h[:-1]))
