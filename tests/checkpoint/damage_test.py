@@ -100,6 +100,29 @@ def test_a_flipped_bit_is_noticed_in_every_file(saved, tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("content", [
+    '{"init_timestamp_nsecs": {}}', "[]", '{"item_handlers": 3}', "{", ""])
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_damaged_notes_of_orbax_do_not_hide_the_other_checkpoints(
+    saved, tmp_path, content, is_sealed):
+  folder, params, facts = saved
+  shutil.copytree(folder, tmp_path / "run")
+  damaged = tmp_path / "run" / "checkpoints" / "2"
+  (damaged / "_CHECKPOINT_METADATA").write_text(content)
+  if not is_sealed:
+    (damaged / "digests.json").unlink()
+
+  checkpoints = checkpoint.Checkpoints(tmp_path / "run")
+
+  assert checkpoints.last_step() == 2 and checkpoints.facts(1) == facts
+  if is_sealed:
+    with pytest.raises(checkpoint.Damaged, match="_CHECKPOINT_METADATA is missing"):
+      _restore(checkpoints, params)
+  else:  # They hold nothing that is restored.
+    assert _restore(checkpoints, params)[0] == facts
+  checkpoints.close()
+
+
 def test_a_missing_file_is_named(saved, tmp_path):
   folder, params, _ = saved
   shutil.copytree(folder, tmp_path / "run")

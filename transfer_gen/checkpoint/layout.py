@@ -13,11 +13,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from transfer_gen import plain_path
+from transfer_gen import sealed
 from transfer_gen import untrusted
 
 FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
 PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
 _JSON = "metadata"  # In `facts/`, where Orbax keeps it.
+_NOTES = "_CHECKPOINT_METADATA"  # Of Orbax, on when it has saved what.
 # Bytes. Of arrays that all devices hold, each device writes a slice, which takes a
 # program for each slice. One device writes those whose slices would be smaller: runs of
 # small models on eight devices then took a fifth less time.
@@ -53,8 +55,18 @@ def _hide_closed_loops() -> None:
 def manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
   """Returns what writes checkpoints into a folder, and keeps the newest `keep`."""
   folder.mkdir(parents=True, exist_ok=True)
-  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-  return ocp.CheckpointManager(plain_path.of(folder), options=options)
+  make = lambda: ocp.CheckpointManager(plain_path.of(folder), options=(
+      ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)))
+  try:
+    return make()
+  except (AttributeError, LookupError, TypeError, ValueError):
+    # Orbax reads its notes on all checkpoints, and stumbles over a damaged one. Nothing
+    # else reads them: without it Orbax goes on, and where files are sealed, a missing
+    # one still shows that the checkpoint is damaged.
+    for path in steps(folder).values():
+      if not (path / sealed.FILE).exists() or _NOTES in sealed.changed(path):
+        (path / _NOTES).unlink(missing_ok=True)
+    return make()
 
 
 def steps(folder: epath.Path) -> dict[int, epath.Path]:
