@@ -19,14 +19,17 @@ from transfer_gen import config
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
+from benchmarks import attention_peer
 from benchmarks import commands
 from benchmarks import decoder_peer
 from benchmarks import frozen
 from benchmarks import generation
+from benchmarks import generators
 from benchmarks import loop_overhead
 from benchmarks import low_rank
 from benchmarks import lstm_peer
 from benchmarks import stored_features
+from benchmarks import strokes_peer
 from benchmarks import study
 from benchmarks import timing
 from benchmarks import training
@@ -56,6 +59,15 @@ def _small(monkeypatch, tmp_path):
       lstm_peer.LSTM_512, vocab_size=32, embed_width=8, hidden_width=8))
   set_(lstm_peer, "ROWS", 8)
   set_(lstm_peer, "LENGTH", 8)
+  set_(attention_peer, "MODEL", dataclasses.replace(
+      attention_peer.MODEL, vocab_size=32, embed_width=8, hidden_width=8))
+  set_(strokes_peer, "STROKES", dataclasses.replace(
+      strokes_peer.STROKES, hidden_width=8, encoder_width=6, latent_width=4,
+      mixtures=2))
+  for peer in (attention_peer, strokes_peer):
+    set_(peer, "ROWS", 8)
+    set_(peer, "LENGTH", 4)
+  set_(attention_peer, "SENTENCES", 3)
   set_(low_rank, "_SHAPE", (8, 8))
   tiny = dict(vocab_size=300, width=8, num_heads=2)
   # As many layers as there are: the groups of its parts name them.
@@ -83,7 +95,9 @@ def _printed(capsys):
     (training, {
         "gpt2_small_over_torch", "decoder_256_over_torch", "lstm_512_over_torch",
         "loop_over_step", "data_over_training"}),
-    (generation, {"generate_256_over_hf", "generate_gpt2_small_over_hf"})])
+    (generation, {"generate_256_over_hf", "generate_gpt2_small_over_hf"}),
+    (generators, {"attention_over_torch", "feeding_over_torch", "beam_over_torch",
+                  "strokes_over_torch"})])
 def test_comparisons_with_peers_print_their_ratios(small, capsys, module, names):
   module.main()
 
