@@ -5,8 +5,10 @@ has imported it, has used no device, and forks: what it starts has its own memor
 signals and exit code, as a process that a user starts has.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import pathlib
@@ -121,6 +123,22 @@ def start(
              to_out, to_out if together else to_errors)
   os.close(to_out), os.close(to_errors)
   return Process(pid, open(out), open(errors))
+
+
+def call(function: Callable[..., None], *words: Any) -> None:
+  """Calls a function of a file of tests in a process of its own, on one device.
+
+  Args:
+    function: Any that can be imported.
+    *words: Its arguments, which it gets as texts.
+  """
+  module = pathlib.Path(inspect.getfile(function)).relative_to(paths.ROOT)
+  name = ".".join(module.with_suffix("").parts)
+  process = start(
+      f"import sys\nfrom {name} import {function.__name__} as function\n"
+      "function(*sys.argv[1:])", *map(str, words), folder=paths.ROOT)
+  printed = process.stdout.read()
+  assert process.wait() == 0, printed
 
 
 def _ask(order: dict[str, Any], *files: int) -> Any:

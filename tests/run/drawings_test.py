@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import paths
 from tests import small_runs
 from tests.commands import cli
 from tests.comparing import assert_same_bits
@@ -348,29 +347,3 @@ def test_flags_that_say_nothing_about_drawings_are_refused(
 def test_what_does_not_go_with_drawings_is_refused(folder, fields, message):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(_run(folder, **fields), folder / "none")
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not (paths.DATA / "omniglot_strokes").exists(),
-                    reason="needs letters")
-def test_annealing_keeps_the_latent_from_collapsing(tmp_path):
-  # Both end with a weight of 1.5, which the last quarter of their steps has. They
-  # differ in nothing but how they reach it: at once, or over the steps before.
-  steps, length, found = 240, 40, {}
-  for name, schedule in (
-      ("at once", {}), ("annealed", dict(schedule="linear", last_step=180))):
-    term = Term(weight=1.5, **schedule)
-    loop.train(_run(
-        tmp_path, dataclasses.replace(
-            MODEL, hidden_width=64, encoder_width=32, latent_width=8, mixtures=5),
-        data=config.Data(
-            name="files", length=length, fraction=0.1, max_validation=100, max_test=100,
-            train=str(paths.DATA / "omniglot_strokes" / "omniglot_strokes.npz")),
-        objective=config.Objective(bivariate=Term(), kl=term),
-        optim=config.Optim(lr=1e-2, warmup_steps=10),
-        train=config.Train(steps=steps, batch_size=32, log_every=50, eval_every=steps,
-                           checkpoint_every=steps)), tmp_path / name)
-    # Nats of a drawing, all of whose positions have a share.
-    found[name] = records.read_metrics(tmp_path / name)[-1]["kl"] * length
-
-  assert found["at once"] < 1 < found["annealed"], found
