@@ -23,6 +23,7 @@ from transfer_gen import errors
 from transfer_gen import system
 from transfer_gen import tree
 from transfer_gen import untrusted
+from transfer_gen.formats import finite
 
 inside, check_system = untrusted.inside, system.check
 _POINTER = b"version https://git-lfs.github.com/"
@@ -101,6 +102,7 @@ class Raw:
     facts: Other contents, such as a config, under the names that the format gives them.
     idle: Fields of its config that the user says change nothing, each with whether a
       map has met it. By default there are none.
+    looked_at: Leaves that were read, of which `finite.warn` says once what it finds.
     specs: Shape and dtype of each leaf, with empty axes.
   """
 
@@ -109,6 +111,7 @@ class Raw:
       facts: Mapping[str, Any] | None = None):
     self.path, self.kind, self.facts = path, kind, dict(facts or {})
     self.idle: dict[str, bool] = {}
+    self.looked_at: set[str] = set()
     self.leaves = dict(leaves)
     self.specs = {
         name: tree.Spec(shape=leaf.shape, dtype=leaf.dtype.newbyteorder("="), axes=(),
@@ -140,6 +143,9 @@ class Raw:
     for name in names:
       with malformed(self.path, self.kind):
         value = self.leaves[name].read()
+      if name not in self.looked_at:
+        self.looked_at.add(name)
+        finite.warn(self.path, name, value)
       yield name, value
 
 
