@@ -25,8 +25,8 @@ def test_what_is_not_finite_is_counted_and_located(dtype, caplog):
   finite.warn("a.npz", "x", value)
 
   [message] = caplog.messages
-  assert message.startswith("a.npz: x has values that are not finite, 2 of 12, the first"
-                            " at [1, 2].")
+  assert message.startswith(
+      "a.npz: x has values that are not finite, 2 of 12, the first at [1, 2].")
 
 
 @pytest.mark.parametrize("value", [
