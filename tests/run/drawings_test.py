@@ -280,11 +280,29 @@ def test_a_picture_is_svg_inside_of_its_box(points):
     assert np.ptp(places, axis=0).max() > 0.8 * pictures.SIZE
 
 
+def test_a_picture_shows_each_line_where_it_is_with_y_pointing_down():
+  points = np.array([[7, 7, 0], [10, 0, 0], [0, 5, 1], [2, 0, 1]], np.float32)
+  # From the first point; a dot is a line to where it begins.
+  lines = [[[0, 0], [10, 0], [10, 5]], [[12, 5], [12, 5]]]
+
+  root, _ = _places(pictures.svg(points))
+
+  [path] = root.iter("{http://www.w3.org/2000/svg}path")
+  drawn_lines = path.get("d").split("M")[1:]
+  factor = (pictures.SIZE - 24) / 12  # A margin on both sides of the longer side.
+  for found, line in zip(drawn_lines, lines, strict=True):
+    places = np.array(re.findall(r"[\d.]+", found), float).reshape(-1, 2)
+    np.testing.assert_allclose(  # The middle of the drawing is that of the box.
+        places, (np.array(line) - [6, 2.5]) * factor + pictures.SIZE / 2, atol=0.01)
+
+
 def test_a_sheet_holds_all_pictures_and_their_labels():
   root, _ = _places(pictures.sheet(drawings.zigzags(5), ["<&>"] * 5, columns=2))
 
   texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
   assert texts == ["<&>"] * 5
+  places = [one.get("transform") for one in root.iter("{http://www.w3.org/2000/svg}g")]
+  assert places == [f"translate({x} {y})" for y in (0, 218, 436) for x in (0, 200)][:5]
   assert (root.get("width"), root.get("height")) == ("400", str(3 * 218))
 
 

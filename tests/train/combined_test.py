@@ -15,6 +15,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.distill import loss
 from transfer_gen.models import outputs
+from transfer_gen.models import registry
 from transfer_gen.train import combined
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
@@ -295,3 +296,22 @@ def test_a_model_is_asked_for_what_it_gives():
   kind = combined.TERMS["squared_error"]
   assert kind.compute(Objective(), logits, {
       "output_mean": jnp.zeros((16, 6, 2))}, batch).tolist() == [[2.0] * 6] * 16
+
+
+def test_terms_of_offsets_leave_out_what_is_behind_a_drawing_and_the_pen_does_not():
+  module = registry.build(config.Sketch(
+      vocab_size=3, hidden_width=2, latent_width=0, mixtures=2))
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  pens = np.array([[0, 1, 2, 2]], np.int32)
+  inside = np.float32(pens < 2)
+  batch = {"inputs": np.pad(pens[:, :-1], ((0, 0), (1, 0))), "targets": pens,
+           "pen_states": pens, "values": np.ones((1, 4, 2), np.float32),
+           "value_weights": inside, "weights": np.ones((1, 4), np.float32)}
+  names = ("bivariate", "gaussian", "squared_error", "mixture")
+
+  found, _ = combined.compute(
+      Objective(**{name: Term() for name in names}), module, params, batch, False, None)
+
+  for name in names:
+    np.testing.assert_array_equal(found[name] != 0, inside > 0, err_msg=name)
+  assert (found["ce"] > 0).all()
