@@ -21,6 +21,7 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.config import codec
 from transfer_gen.data import notation
+from transfer_gen.data import stroke_tokenizer
 from transfer_gen.export import convert
 from transfer_gen.formats import whole
 from transfer_gen.run import assemble
@@ -244,8 +245,28 @@ def test_drawings_between_two_begin_and_end_with_them(trained):
   for one, other in zip((found[0], found[-1]), ends, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-3)
   assert len(found) == 4
+  # All with the same noise, so that they differ in their latents alone.
+  warm = dataclasses.replace(decoding, temperature=0.5)
+  alike = drawn.between(trained, texts[:1] * 2, 3, warm)
+  for one in alike[1:]:
+    np.testing.assert_allclose(one, alike[0], atol=1e-3)
   with pytest.raises(errors.UserError, match="has 1. Give a file with two"):
     drawn.between(trained, texts[:1], 4, decoding)
+
+
+def test_drawings_are_read_and_drawn_in_the_unit_of_the_data(trained):
+  twice = dataclasses.replace(
+      trained, tokenizer=stroke_tokenizer.Strokes(2 * trained.tokenizer.scale))
+  [points] = drawings.zigzags(1)
+
+  small, large = (
+      drawn.after(one, [notation.text(points * [size, size, 1])],
+                  config.Decoding(max_tokens=5))[0]
+      for one, size in ((trained, 1), (twice, 2)))
+
+  # Powers of two change no digit: the model reads and gives the same numbers.
+  np.testing.assert_array_equal(large, small * [2, 2, 1])
+  assert small[:, :2].any()
 
 
 def _places(path):
