@@ -59,12 +59,17 @@ def logits_of(config, params):
   return np.reshape(logits, (*INPUTS.shape, -1))
 
 
-def plain_unroll(kind, carry, a, kernel, bias):
+def plain_unroll(kind, carry, a, kernel, bias, begins=None):
   """Computes `cells.unroll` as a loop that JAX differentiates automatically."""
+  def product(h, gates=slice(None)):
+    r = jnp.einsum("bu,ugv->gbv", h, kernel[:, gates])
+    return r if bias is None else r + bias[gates, None]
+
   hs = []
-  for a_t in a:
-    r = jnp.einsum("bu,ugv->gbv", carry[0], kernel)
-    r += 0 if bias is None else bias[:, None]
+  for step, a_t in enumerate(a):
+    if begins is not None:
+      carry = tuple(state * ~begins[step][:, None] for state in carry)
+    r = product if kind.pull is None else product(carry[0])
     carry, _ = kind.advance(carry, a_t.swapaxes(0, 1), r)
     hs.append(carry[0])
   return jnp.stack(hs)
@@ -100,6 +105,33 @@ def test_gradients_match_automatic_differentiation_of_a_loop(cell):
   assert ours.keys() == plain.keys()
   for name, grad in ours.items():
     assert distance(grad, plain[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("cell, reset_after", [
+    ("rnn", True), ("gru", True), ("gru", False), ("lstm", True)])
+def test_no_state_and_no_gradient_passes_the_beginning_of_a_document(cell, reset_after):
+  kind, rng = cells.kind(cell, reset_after=reset_after), np.random.default_rng(3)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  carry = tuple(draw(3, 5) for _ in range(kind.states))
+  bias = draw(kind.gates, 5) if kind.recurrent_bias else None
+  args = (carry, draw(5, 3, kind.gates, 5), draw(5, kind.gates, 5), bias)
+  weights, begins = draw(5, 3, 5), np.zeros((5, 3), bool)
+  # The first row goes on with the state that it is given, the second one begins at
+  # once and has a document of one step, and the third one is of one document.
+  begins[[2, 0, 3, 4], [0, 1, 1, 1]] = True
+
+  def read(unroll):
+    def loss(*args):
+      h = unroll(kind, *args, begins)
+      return (h * weights).sum(), h
+    (_, h), grads = jax.jit(jax.value_and_grad(
+        loss, argnums=(0, 1, 2, 3), has_aux=True))(*args)
+    return tree.flatten({"h": h, "gradients": grads})
+
+  ours, plain = read(cells.unroll), read(plain_unroll)
+  assert ours.keys() == plain.keys()
+  for name, value in ours.items():
+    assert distance(value, plain[name]) < 1e-5, name
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

@@ -8,12 +8,14 @@ import pytest
 
 from transfer_gen import config
 from transfer_gen import tree
+from transfer_gen.models import cells
 from transfer_gen.models import outputs
 from transfer_gen.models import registry
 from transfer_gen.models import sketch
 
 MODEL = config.Sketch(
-    vocab_size=3, hidden_width=6, encoder_width=5, latent_width=4, mixtures=2)
+    vocab_size=3, hidden_width=6, encoder_width=5, latent_width=4, mixtures=2,
+    forget_bias=0.6)
 ALONE = dataclasses.replace(MODEL, latent_width=0)
 COUNTS = (7, 4, 1)
 GIVEN = ("mixture_logits", "mixture_means", "mixture_log_scales", "mixture_slants")
@@ -56,7 +58,7 @@ def _lstm(params, prefix, x, state):
     kernel = params[f"{prefix}/input_kernel{suffix}"]
     gates = gates + np.einsum("d,dgv->gv", part, kernel)
   i, f, g, o = gates + params[f"{prefix}/bias"]
-  c = _sigmoid(f + 1) * state[1] + _sigmoid(i) * np.tanh(g)
+  c = _sigmoid(f + MODEL.forget_bias) * state[1] + _sigmoid(i) * np.tanh(g)
   return _sigmoid(o) * np.tanh(c), c
 
 
@@ -122,7 +124,7 @@ def _torch_lstm(torch, params, prefix, names, **kind):
   width = kernels[0].shape[-1]
   cell = torch.nn.LSTM(sum(len(k) for k in kernels), width, batch_first=True, **kind)
   bias = params[f"{prefix}/bias"].copy()
-  bias[1] += 1  # Of the forget gate; PyTorch adds none.
+  bias[1] += MODEL.forget_bias  # PyTorch adds none.
   flat = lambda x: torch.from_numpy(x.reshape(len(x), -1).T.copy())
   cell.load_state_dict({
       "weight_ih_l0": flat(np.concatenate(kernels)),
@@ -167,10 +169,15 @@ def test_the_model_is_what_modules_of_pytorch_compute():
     np.testing.assert_allclose(found[name], value.numpy(), atol=1e-5, err_msg=name)
 
 
-def test_drawing_point_by_point_is_reading_the_whole():
-  params, batch = _params(MODEL), _batch()
-  module, variables = registry.build(MODEL), {"params": tree.unflatten(params)}
-  whole = _computed(MODEL, params, batch)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_drawing_point_by_point_is_reading_the_whole(cell):
+  model = dataclasses.replace(MODEL, cell=cell)
+  params, batch = _params(model), _batch()
+  module, variables = registry.build(model), {"params": tree.unflatten(params)}
+  whole = _computed(model, params, batch)
+  for prefix in ("decoder", "encoder/forward", "encoder/backward"):
+    gates = params[f"{prefix}/recurrent_kernel"].shape[1]
+    assert gates == cells.KINDS[cell].gates
 
   carry = module.apply(variables, whole["latent_mean"], 3, method="begin")
   offset = np.zeros((3, 2), np.float32)
@@ -224,3 +231,19 @@ def test_a_plain_autoencoder_has_no_width_of_its_latent_and_draws_nothing():
   assert not {"latent_mean", "latent_log_var"} & found.keys()
   assert not any("log_var" in name for name in _params(plain))
   np.testing.assert_array_equal(found["pen"], again["pen"])
+
+
+def test_dropout_in_training_acts_between_the_decoder_and_the_output_alone():
+  # As many states of the pen as units, and a kernel that shows the units as they are.
+  model = dataclasses.replace(ALONE, vocab_size=6, dropout=0.5)
+  params = _params(model) | {"head/kernel_pen": np.eye(6, dtype=np.float32),
+                             "head/bias_pen": np.zeros(6, np.float32)}
+  module, variables = registry.build(model), {"params": tree.unflatten(params)}
+
+  whole = np.asarray(module.apply(variables, **_batch()))
+  dropped = np.asarray(module.apply(
+      variables, **_batch(), train=True, rngs={"dropout": jax.random.key(0)}))
+
+  left = dropped != 0
+  assert 0.3 < left.mean() < 0.7
+  np.testing.assert_allclose(dropped[left], 2 * whole[left], atol=1e-6)

@@ -20,6 +20,7 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.config import codec
 from transfer_gen.data import notation
+from transfer_gen.data import stroke_tokenizer
 from transfer_gen.export import convert
 from transfer_gen.formats import whole
 from transfer_gen.run import assemble
@@ -243,8 +244,28 @@ def test_drawings_between_two_begin_and_end_with_them(trained):
   for one, other in zip((found[0], found[-1]), ends, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-3)
   assert len(found) == 4
+  # All with the same noise, so that they differ in their latents alone.
+  warm = dataclasses.replace(decoding, temperature=0.5)
+  alike = drawn.between(trained, texts[:1] * 2, 3, warm)
+  for one in alike[1:]:
+    np.testing.assert_allclose(one, alike[0], atol=1e-3)
   with pytest.raises(errors.UserError, match="has 1. Give a file with two"):
     drawn.between(trained, texts[:1], 4, decoding)
+
+
+def test_drawings_are_read_and_drawn_in_the_unit_of_the_data(trained):
+  twice = dataclasses.replace(
+      trained, tokenizer=stroke_tokenizer.Strokes(2 * trained.tokenizer.scale))
+  [points] = drawings.zigzags(1)
+
+  small, large = (
+      drawn.after(one, [notation.text(points * [size, size, 1])],
+                  config.Decoding(max_tokens=5))[0]
+      for one, size in ((trained, 1), (twice, 2)))
+
+  # Powers of two change no digit: the model reads and gives the same numbers.
+  np.testing.assert_array_equal(large, small * [2, 2, 1])
+  assert small[:, :2].any()
 
 
 def _places(path):
@@ -279,11 +300,29 @@ def test_a_picture_is_svg_inside_of_its_box(points):
     assert np.ptp(places, axis=0).max() > 0.8 * pictures.SIZE
 
 
+def test_a_picture_shows_each_line_where_it_is_with_y_pointing_down():
+  points = np.array([[7, 7, 0], [10, 0, 0], [0, 5, 1], [2, 0, 1]], np.float32)
+  # From the first point; a dot is a line to where it begins.
+  lines = [[[0, 0], [10, 0], [10, 5]], [[12, 5], [12, 5]]]
+
+  root, _ = _places(pictures.svg(points))
+
+  [path] = root.iter("{http://www.w3.org/2000/svg}path")
+  drawn_lines = path.get("d").split("M")[1:]
+  factor = (pictures.SIZE - 24) / 12  # A margin on both sides of the longer side.
+  for found, line in zip(drawn_lines, lines, strict=True):
+    places = np.array(re.findall(r"[\d.]+", found), float).reshape(-1, 2)
+    np.testing.assert_allclose(  # The middle of the drawing is that of the box.
+        places, (np.array(line) - [6, 2.5]) * factor + pictures.SIZE / 2, atol=0.01)
+
+
 def test_a_sheet_holds_all_pictures_and_their_labels():
   root, _ = _places(pictures.sheet(drawings.zigzags(5), ["<&>"] * 5, columns=2))
 
   texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
   assert texts == ["<&>"] * 5
+  places = [one.get("transform") for one in root.iter("{http://www.w3.org/2000/svg}g")]
+  assert places == [f"translate({x} {y})" for y in (0, 218, 436) for x in (0, 200)][:5]
   assert (root.get("width"), root.get("height")) == ("400", str(3 * 218))
 
 

@@ -15,6 +15,7 @@ from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.distill import loss
 from transfer_gen.models import outputs
+from transfer_gen.models import registry
 from transfer_gen.train import combined
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
@@ -295,3 +296,45 @@ def test_a_model_is_asked_for_what_it_gives():
   kind = combined.TERMS["squared_error"]
   assert kind.compute(Objective(), logits, {
       "output_mean": jnp.zeros((16, 6, 2))}, batch).tolist() == [[2.0] * 6] * 16
+
+
+def _drawings(latent):
+  """Returns a model of drawings, its params, and a batch of one with two points."""
+  module = registry.build(config.Sketch(
+      vocab_size=3, hidden_width=2, encoder_width=2, latent_width=latent, mixtures=2))
+  params = registry.fresh(module, jax.random.key(0))(registry.specs(module))
+  pens = np.array([[0, 1, 2, 2]], np.int32)
+  return module, params, {
+      "inputs": np.pad(pens[:, :-1], ((0, 0), (1, 0))), "targets": pens,
+      "pen_states": pens, "values": np.ones((1, 4, 2), np.float32),
+      "value_weights": np.float32(pens < 2), "weights": np.ones((1, 4), np.float32),
+      "draws": np.array([3], np.uint32)}
+
+
+def test_terms_of_offsets_leave_out_what_is_behind_a_drawing_and_the_pen_does_not():
+  module, params, batch = _drawings(latent=0)
+  names = ("bivariate", "gaussian", "squared_error", "mixture")
+
+  found, _ = combined.compute(
+      Objective(**{name: Term() for name in names}), module, params, batch, False, None)
+
+  for name in names:
+    np.testing.assert_array_equal(
+        found[name] != 0, batch["value_weights"] > 0, err_msg=name)
+  assert (found["ce"] > 0).all()
+
+
+def test_a_validation_of_drawings_has_neither_floors_nor_weights():
+  module, params, batch = _drawings(latent=2)
+  objective = Objective(bivariate=Term(weight=3.0), kl=Term(weight=5.0), kl_min=7.0)
+
+  found, plain, learned = (nll_fn(params, batch, jax.random.key(1)) for nll_fn in (
+      combined.validating(module, objective), combined.scoring(module),
+      combined.training(module, objective, False)))
+
+  assert found.keys() == plain.keys()
+  for name, value in plain.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+  np.testing.assert_allclose(
+      found["loss"], found["ce"] + found["bivariate"] + found["kl"], rtol=1e-6)
+  assert (learned["kl"] > 2 * found["kl"]).all()  # The floor is above what it is.

@@ -21,12 +21,12 @@ def check(values: flags.Values) -> None:
   given = sum((
       values.prompt is not None, values.prompts is not None, bool(values.prior)))
   if given > 1 or not given and values.output is None:
-    raise none_given()
+    raise _none_given()
   if values.prompt is not None and values.output is not None:
-    raise not_written()
+    raise _not_written()
   if values.interpolate is not None:
     if values.prompts is None and len(values.prompt or ()) != 2:
-      raise not_two(values)
+      raise _not_two(values)
     if values.num is not None:
       raise errors.UserError(
           "--interpolate writes or draws once for each latent: remove --num.")
@@ -41,26 +41,26 @@ def check_text(values: flags.Values) -> None:
     errors.UserError: If there is no prompt, or flags go together for drawings alone.
   """
   if values.prompt is None and values.prompts is None and not values.prior:
-    raise none_given()
+    raise _none_given()
   if values.prompts is None and values.output is not None:
-    raise not_written()
+    raise _not_written()
   if values.interpolate is not None and values.prompts is not None:
-    raise not_two(values)
+    raise _not_two(values)
 
 
-def none_given() -> errors.UserError:
+def _none_given() -> errors.UserError:
   """Returns the error for a command without prompts, or with two kinds of them."""
   return errors.UserError(
       "`generate` needs either --prompt=TEXT or --prompts=FILE, or for a model with a"
       " latent --prior; a model of drawings needs --output=DIR alone.")
 
 
-def not_written() -> errors.UserError:
+def _not_written() -> errors.UserError:
   """Returns the error for a file of answers without a file of prompts."""
   return errors.UserError("--output is for the answers to --prompts=FILE.")
 
 
-def not_two(values: flags.Values) -> errors.UserError:
+def _not_two(values: flags.Values) -> errors.UserError:
   """Returns the error for a path that has no two ends."""
   return errors.UserError(
       "--interpolate goes from one text to another: give --prompt twice. It is given"

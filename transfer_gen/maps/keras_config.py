@@ -18,6 +18,7 @@ CELLS = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm", "CuDNNGRU": "gru",
          "CuDNNLSTM": "lstm"}
 ATTENTIONS = ("Attention", "AdditiveAttention")
 IDLE = ("Dropout", "SpatialDropout1D")  # Layers that act only in training.
+HIDDEN = ("relu", "tanh", "sigmoid", "linear")  # Activations of a hidden layer.
 _NUMBERED = re.compile(r"(.*/)?layers/.*/vars/\d+")
 # How weights of a graph of Python objects are named, by versions of Keras and of
 # TensorFlow: by the attributes that lead to them, which only the model's code knows.

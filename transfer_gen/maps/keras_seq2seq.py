@@ -25,7 +25,6 @@ from transfer_gen.maps import keras_config
 
 _Layers = Mapping[str, keras_config.Layer]  # By name.
 _Tensor = tuple[str, int]  # A layer, and which of its outputs.
-_HIDDEN = ("relu", "tanh", "sigmoid", "linear")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   if pair.hidden:
     activation = pair.hidden.fields.get("activation", "linear")
     architecture.require(f"{raw.path}: {pair.hidden}", {"activation": activation},
-                 {"activation": _HIDDEN})
+                 {"activation": keras_config.HIDDEN})
     fields |= {"dense_width": pair.hidden.fields["units"],
                "dense_activation": activation}
   widths = {embedding.fields["output_dim"] if embedding else 0

@@ -14,7 +14,6 @@ from transfer_gen.maps import architecture
 from transfer_gen.maps import keras_cells
 from transfer_gen.maps import keras_config
 
-_HIDDEN = ("relu", "tanh", "sigmoid", "linear")
 _IDLE = (*keras_config.IDLE, "InputLayer")
 
 
@@ -77,7 +76,7 @@ def _model(raw: architecture.Raw) -> config_lib.Recurrent:
   if hidden:
     architecture.require(
         f"{raw.path}: {hidden[0]}", {"activation": stack.activations[0]},
-        {"activation": _HIDDEN})
+        {"activation": keras_config.HIDDEN})
   return config_lib.Recurrent(
       vocab_size=vocab_size, embed_width=embed["output_dim"],
       dense_width=hidden[0].fields["units"] if hidden else 0,

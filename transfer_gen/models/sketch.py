@@ -89,7 +89,7 @@ class Sketch(nn.Module):
     # What a point is drawn from knows the points before it alone.
     before = jnp.pad(values[:, :-1], ((0, 0), (1, 0), (0, 0)))
     h = self.decoder(
-        self._read(inputs, before, latent), self._first(latent, len(inputs)))
+        self._read(inputs, before, latent), self.begin(latent, len(inputs)))
     pen, mixture = self.head(self.dropout(
         h.swapaxes(0, 1), deterministic=not train))
     for name, value in {**mixture, **_moments(mixture)}.items():
@@ -126,7 +126,11 @@ class Sketch(nn.Module):
       latent: f32[B, Z]; None for a decoder alone.
       batch: B.
     """
-    return self._first(latent, batch)
+    dtype = layers.computation_dtype(self.config.dtype)
+    if latent is None:
+      return self.decoder.start(batch, dtype)
+    states = jnp.tanh(self.start(latent))
+    return tuple(states[:, i] for i in range(states.shape[1]))
 
   def extend(
       self, carry: cells.Carry, pen: jax.Array, offset: jax.Array,
@@ -149,13 +153,6 @@ class Sketch(nn.Module):
         jnp.ones((1, len(pen)), bool), carry)
     logits, mixture = self.head(h[0])
     return carry, logits, mixture
-
-  def _first(self, latent, batch):
-    dtype = layers.computation_dtype(self.config.dtype)
-    if latent is None:
-      return self.decoder.start(batch, dtype)
-    states = jnp.tanh(self.start(latent))
-    return tuple(states[:, i] for i in range(states.shape[1]))
 
   def _read(self, pens, offsets, latent):
     dtype = layers.computation_dtype(self.config.dtype)

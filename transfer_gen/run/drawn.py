@@ -13,10 +13,10 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.generate import drawing
+from transfer_gen.models import sketch
 from transfer_gen.run import trained as trained_lib
 
 Trained = trained_lib.Trained
-_END = 2  # State of the pen behind the end.
 
 
 def freely(
@@ -103,7 +103,7 @@ def _encoded(trained: trained_lib.Trained, texts: Sequence[str]) -> np.ndarray:
   # Rounded up, because each length is a program of its own.
   length = 1 << max(map(len, points)).bit_length()
   values = np.zeros((len(points), length, 2), np.float32)
-  pens = np.full((len(points), length), _END, np.int32)
+  pens = np.full((len(points), length), sketch.END, np.int32)
   for i, one in enumerate(points):
     values[i, :len(one)], pens[i, :len(one)] = one[:, :2], one[:, 2]
   encode = drawing.encoder(trained.model)
@@ -123,7 +123,7 @@ def _drawn(trained, latents, numbers, decoding, batch_size) -> list[np.ndarray]:
         variables, None if latents is None else jnp.asarray(latents)[rows], keys[rows],
         jnp.float32(decoding.temperature)))
     for i in range(min(batch_size, len(numbers) - start)):
-      count = int((pens[i] != _END).sum())
+      count = int((pens[i] != sketch.END).sum())
       found.append(np.concatenate(
           [offsets[i, :count] * scale, pens[i, :count, None]], 1).astype(np.float32))
   return found
