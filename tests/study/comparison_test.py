@@ -30,7 +30,7 @@ def _gammas(seed, count=200):
   return np.random.default_rng(seed).gamma(5.0, 10.0, count)
 
 
-def test_a_constant_gain_is_told_from_noise():
+def test_a_constant_gain_is_distinguished_from_noise():
   control = _gammas(0)
   noise = control + np.random.default_rng(1).normal(0.0, 5.0, 200)
 
@@ -38,7 +38,7 @@ def test_a_constant_gain_is_told_from_noise():
                   for nats in (control - 1.0, noise))
 
   assert better["gain"] == pytest.approx(0.1)
-  # All documents gain the same, and so nothing tells how much others would gain.
+  # All documents gain the same, and so nothing shows how much others would gain.
   assert better["low"] == pytest.approx(0.1) and better["wins"] == 1.0
   assert same["low"] < 0 < same["high"] and 0.3 < same["wins"] < 0.7
 

@@ -285,7 +285,7 @@ def _short(tmp_path_factory):
       pairs=(("a", "b"), ("a", "half")), seeds=(0,), samples=2), folder / "w")
 
 
-def test_controls_on_several_amounts_of_data_tell_the_effective_data(short):
+def test_controls_on_several_amounts_of_data_give_the_effective_data(short):
   folder, facts = short
 
   amounts = [json.loads((

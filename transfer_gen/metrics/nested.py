@@ -100,7 +100,7 @@ def interval(values: np.ndarray) -> dict[str, Any]:
   seeds, documents = values.shape
   mean = float(values.mean())
   deviations = np.sqrt(_variances(values)) if documents > 1 else np.zeros(1)
-  half, p = 0.0, 1.0  # Without any spread, no difference can be told from chance.
+  half, p = 0.0, 1.0  # Without any spread, the size of chance is unknown.
   if deviations.any():
     root: Any = optimize.brentq(
         lambda size: _beyond(size, deviations) - (1 - LEVEL), 0, 10 * deviations.max())

@@ -1,4 +1,4 @@
-"""The loss over a split, document by document, and paired comparisons of two runs."""
+"""The loss over a split, document by document."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
