@@ -89,25 +89,6 @@ def test_tables_and_pages_show_metrics_beside_losses(done):
   assert stored["runs"]["fast"][0]["metrics"]["chrf"] == score
 
 
-@pytest.mark.parametrize("low, high, better, verdict", [
-    (0.5, 2.0, True, "better"), (-2.0, -0.5, False, "worse"),
-    (-0.5, 2.0, True, "no clear difference"),
-    (-0.75, 0.0, False, "no clear difference"),
-    (1.0, 1.0, True, "no clear difference")])  # One document has no interval.
-def test_only_an_interval_without_zero_is_called_a_difference(
-    low, high, better, verdict):
-  one = {"difference": (low + high) / 2, "low": low, "high": high, "better": better,
-         "p": 0.25, "seeds_ahead": 1}
-
-  line, = task_metrics.verdicts(
-      {"treated": "a", "control": "b", "metrics": {"chrf": one}}, 2)
-
-  sign = lambda value: f"{'+' if value > 0 else ''}{value:.2f}"
-  assert line == (
-      f"a against b, chrf: {sign(one['difference'])} (95% interval {sign(low)} to"
-      f" {sign(high)}; p = 0.2500), {verdict}; ahead on 1 of 2 seeds.")
-
-
 def test_seeds_are_ahead_by_the_direction_of_the_metric():
   def run(*outputs):
     written = measures.Evidence(

@@ -68,7 +68,7 @@ def summary(
 
   Args:
     results: What `outcome.test` returned for each seed, by the name of the run.
-    first: What `pairs.compare` returned for the first pair.
+    first: What `comparison.compare` returned for the first pair.
 
   Returns:
     `<run>_test_<metric>`, the mean over seeds, and of the first pair `gain_<metric>`,
@@ -86,28 +86,6 @@ def names(facts: Mapping[str, Any]) -> list[str]:
   """Returns the metrics that a study measured; `facts` is what `study.run` returns."""
   first = next(iter(facts["runs"].values()))[0]
   return [name for name in first.get("metrics", {}) if name in measures.METRICS]
-
-
-def verdicts(pair: Mapping[str, Any], seeds: int) -> list[str]:
-  """Returns a sentence for each metric that a pair was compared by.
-
-  Args:
-    pair: What `pairs.compare` returned.
-    seeds: Number of seeds.
-  """
-  lines = []
-  for name, one in pair.get("metrics", {}).items():
-    # Only an interval without 0 is called a difference, and a single document has none.
-    apart = one["low"] < one["high"] and not one["low"] <= 0 <= one["high"]
-    verdict = "no clear difference" if not apart else (
-        "better" if one["better"] else "worse")
-    shown = [f"{'+' if one[key] > 0 else ''}{measures.shown(name, one[key])}"
-             for key in ("difference", "low", "high")]
-    lines.append(
-        f"{pair['treated']} against {pair['control']}, {name}: {shown[0]} (95% interval"
-        f" {shown[1]} to {shown[2]}; p = {one['p']:.4f}), {verdict}; ahead on"
-        f" {one['seeds_ahead']} of {seeds} seeds.")
-  return lines
 
 
 def cell(run: Mapping[str, Any], name: str) -> str:
