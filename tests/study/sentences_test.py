@@ -128,6 +128,12 @@ def test_effective_data_is_a_number_or_a_bound(changes, sentence):
   assert sentence in _text(effective_data=_effective(**changes))
 
 
+def test_effective_data_is_reported_once_for_the_controls_of_one_curve():
+  text = _text(2, effective_data=_effective())
+
+  assert text.count("a against b") == 2 and text.count("Effective data") == 1
+
+
 def test_sources_pay_from_a_number_of_targets_or_never():
   payback = {"tokens": {"over_control": 16.94, "pays_from": 18},
              "gflops": {"over_control": 1.5, "pays_from": None}}

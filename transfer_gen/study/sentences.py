@@ -12,11 +12,17 @@ _UNITS = {"tokens": "tokens", "gflops": "GFLOPs"}
 
 def verdicts(facts: Facts) -> list[str]:
   """Returns what is to be said of each pair; `facts` is what `study.run` returns."""
-  lines, warned = [], set()
+  lines, warned, measured = [], set(), []
   for pair in facts["comparisons"]:
     controls = facts["runs"][pair["control"]]
     lines += [*_alarm(pair, len(facts["comparisons"])), _gain(pair), *_metrics(pair)]
-    lines += [_when(pair, controls), *_gap(pair), *_effective(pair), *_payback(pair)]
+    lines += [_when(pair, controls), *_gap(pair)]
+    # Pairs with the controls of one curve have the same effective data.
+    effective = pair["treated"], pair["effective_data"]
+    if effective not in measured:
+      measured.append(effective)
+      lines += _effective(pair)
+    lines += _payback(pair)
     if pair["control_still_improving"] and pair["control"] not in warned:
       warned.add(pair["control"])
       lines.append(_improving(pair))
