@@ -51,6 +51,11 @@ class Scores:
     """Whether the documents are texts, which have bytes."""
     return bool(self.text_bytes.any())
 
+  @property
+  def across_tokens(self) -> float:
+    """Bits per byte, which compare across tokenizers; of what is no text, the loss."""
+    return self.metrics()["bits_per_byte" if self.of_text else "loss"]
+
 
 class Scorer(Protocol):
   """Scores params on a split of a data set."""
