@@ -109,7 +109,12 @@ def test_a_metric_that_one_seed_has_no_score_of_is_left_out():
   run = lambda ter: {"metrics": {"chrf": 1.0, "ter": ter}, "measured": {
       name: measures.METRICS[name].measure(written) for name in ("chrf", "ter")}}
 
-  assert list(task_metrics.compare([run(1.0), run(None)], [run(1.0)] * 2)) == ["chrf"]
+  found = task_metrics.compare([run(1.0), run(None)], [run(1.0)] * 2)
+  summary = task_metrics.summary(
+      {"a": [run(1.0), run(None)], "b": [run(1.0), run(3.0)]}, {"metrics": found})
+
+  assert list(found) == ["chrf"]
+  assert summary["a_test_ter"] is None and summary["b_test_ter"] == 2.0
 
 
 def test_an_unknown_metric_is_refused_before_anything_trains(done, tmp_path):

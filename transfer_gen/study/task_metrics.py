@@ -71,11 +71,11 @@ def summary(
     first: What `comparison.compare` returned for the first pair.
 
   Returns:
-    `<run>_test_<metric>`, the mean over seeds, and of the first pair `gain_<metric>`,
-    its difference with `low` and `high`.
+    `<run>_test_<metric>`, the mean over seeds, or None if one has no score, and of the
+    first pair `gain_<metric>`, its difference with `low` and `high`.
   """
   means = {
-      f"{run}_test_{name}": float(np.mean([_score(one, name) for one in seeds]))
+      f"{run}_test_{name}": _mean([one["metrics"][name] for one in seeds])
       for run, seeds in results.items() for name in seeds[0].get("measured", {})}
   return means | {
       f"gain_{name}": {key: one[key] for key in ("difference", "low", "high")}
@@ -97,7 +97,7 @@ def cell(run: Mapping[str, Any], name: str) -> str:
   return f"{measures.shown(name, score)} ({low} to {high})"
 
 
-# NaN compares as not greater, so a seed without a score is not counted as ahead.
-def _score(run: Mapping[str, Any], name: str) -> float:
-  score = run["metrics"][name]
-  return float("nan") if score is None else score
+# Not NaN, which JSON does not have.
+def _mean(scores: Sequence[float | None]) -> float | None:
+  known = [score for score in scores if score is not None]
+  return float(np.mean(known)) if len(known) == len(scores) else None
