@@ -113,3 +113,13 @@ def test_an_alarm_is_raised_for_harm_and_adjusted_for_the_number_of_pairs():
   assert [one["alarm"]["raised"] for one in pairs] == [True, False, False]
   assert pairs[1]["alarm"]["p"] == pytest.approx(2 * alone[0]["alarm"]["p"])
   assert alone[0]["alarm"]["p"] == pytest.approx(pairs[1]["p"] / 2)
+
+
+def test_where_tokens_differ_an_alarm_looks_at_bits_per_byte():
+  worse = [_run(_gammas(seed) * 1.5, tokens=20) for seed in range(3)]
+
+  pair = _compare(worse, [_run(_gammas(seed)) for seed in range(3)])
+  comparison.raise_alarms([pair])
+
+  # More tokens for the same text, so the loss of each is lower.
+  assert pair["gain"] > 0 and pair["alarm"]["raised"]
