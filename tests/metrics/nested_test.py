@@ -111,6 +111,7 @@ def test_the_same_run_twice_is_no_difference_and_one_document_has_no_interval():
 
   assert same["low"] == same["high"] == 0 and same["p"] == 1 and not same["better"]
   assert single["low"] == single["difference"] == single["high"] == -2.0
+  assert single["p"] == 1
 
 
 def test_other_numbers_of_documents_are_refused():
