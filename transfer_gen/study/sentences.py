@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transfer_gen.metrics import measures
+from transfer_gen.metrics import summary
 from transfer_gen.study import comparison
 
 Facts = Mapping[str, Any]
@@ -42,10 +43,10 @@ def _gain(pair: Facts) -> str:
             f" {_count(found['documents'], 'test document')} and"
             f" {_count(found['seeds'], 'seed')}" if found["documents"] > 1
             else "one test document, so no interval")
+  verdict = summary.verdict(found, found["gain"] > 0)
   return (f"{pair['treated']} against {pair['control']}: {found['gain']:+.4f}"
-          f" {_unit(pair)} ({spread}), {_sign(found, found['gain'] > 0)}; ahead on"
-          f" {found['seeds_ahead']} of {_count(found['seeds'], 'seed')}, on"
-          f" {pair['wins']:.0%} of the documents.")
+          f" {_unit(pair)} ({spread}), {verdict}; ahead on {found['seeds_ahead']} of"
+          f" {_count(found['seeds'], 'seed')}, on {pair['wins']:.0%} of the documents.")
 
 
 def _metrics(pair: Facts) -> list[str]:
@@ -54,19 +55,12 @@ def _metrics(pair: Facts) -> list[str]:
   for name, one in pair["metrics"].items():
     shown = [f"{'+' if one[key] > 0 else ''}{measures.shown(name, one[key])}"
              for key in ("difference", "low", "high")]
+    verdict = summary.verdict(one, one["better"])
     lines.append(
         f"{pair['treated']} against {pair['control']}, {name}: {shown[0]} (95% interval"
-        f" {shown[1]} to {shown[2]}; p = {one['p']:.4f}), {_sign(one, one['better'])};"
-        f" ahead on {one['seeds_ahead']} of {_count(one['seeds'], 'seed')}.")
+        f" {shown[1]} to {shown[2]}; p = {one['p']:.4f}), {verdict}; ahead on"
+        f" {one['seeds_ahead']} of {_count(one['seeds'], 'seed')}.")
   return lines
-
-
-def _sign(found: Facts, better: bool) -> str:
-  """Only an interval without 0 is called a difference."""
-  # Where nothing varies, as with a single document, there is no interval.
-  if found["low"] == found["high"] or found["low"] <= 0 <= found["high"]:
-    return "no clear difference"
-  return "better" if better else "worse"
 
 
 def _alarm(pair: Facts, pairs: int) -> list[str]:
