@@ -62,7 +62,7 @@ def test_durations_are_rounded_for_people():
       "0 s", "89 s", "2 min", "89 min", "1 h 30 min", "24 h 0 min"]
 
 
-def test_a_log_tells_when_a_large_program_compiles(capsys, monkeypatch):
+def test_a_log_says_when_a_large_program_compiles(capsys, monkeypatch):
   monkeypatch.setattr(progress, "_LARGE", 0.0)
   monkeypatch.setattr(progress, "_LONG", 0.0)
   scale = jax.jit(lambda x: x * 3)

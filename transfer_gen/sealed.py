@@ -79,7 +79,8 @@ def read(path: epath.Path) -> bytes:
       if it is not the one that was sealed.
   """
   data = untrusted.read(untrusted.inside(path), untrusted.JSON_BYTES)
-  if _digests(path).get(path.name, _digest(data)) != _digest(data):
+  digest = _digest(data)
+  if _digests(path).get(path.name, digest) != digest:
     raise errors.UserError(
         f"{path}: it is damaged, or was edited after it was written. {INSTEAD} If it is"
         f" meant to be so, remove {path.parent / FILE}.")

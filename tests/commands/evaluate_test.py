@@ -57,7 +57,7 @@ def _evaluated(capsys, *words):
   return json.loads(printed.splitlines()[-1]), printed
 
 
-def test_pairs_are_scored_by_losses_bleu_and_chrf_unless_told_otherwise(here, capsys):
+def test_pairs_are_scored_by_losses_bleu_and_chrf_by_default(here, capsys):
   facts, printed = _evaluated(
       capsys, "--workdir=w", "--output=out.jsonl", "--samples=1", "--sheet=sheet.md")
 

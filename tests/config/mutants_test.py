@@ -189,7 +189,7 @@ def test_the_first_misfit_of_a_plan_names_its_one_mistake():
   assert trust_configs.planted(36, seed=0) == 1.0
 
 
-def test_an_outcome_tells_a_traceback_from_a_refusal():
+def test_an_outcome_distinguishes_a_traceback_from_a_refusal():
   def fail():
     raise KeyError("x")
   def refuse():

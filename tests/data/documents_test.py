@@ -239,7 +239,7 @@ def test_the_fingerprint_is_the_sha256_of_lengths_and_texts(write):
   assert facts["fingerprint"] == want.hexdigest()
 
 
-def test_the_fingerprint_tells_references_and_their_order_apart():
+def test_the_fingerprint_differs_with_references_and_their_order():
   of = lambda *texts: document.fingerprint(
       {"test": [documents.Document("q", texts[0], texts[1:])]})
 

@@ -131,7 +131,7 @@ def test_text_beyond_the_teacher_length_is_not_aligned():
 @hypothesis.given(texts=st.lists(TEXT, min_size=1, max_size=4))
 @pytest.mark.parametrize("student, teacher", [(BPE, BYTES), (BARE, BPE), (BYTES, BARE)])
 def test_documents_of_a_packed_row_align_as_each_of_them_alone(student, teacher, texts):
-  """Without special tokens only `positions` tell where one begins."""
+  """Without special tokens only `positions` say where one begins."""
   texts = [text for text in texts if text] or ["a"]
   marks = {role for role in ("bos", "eos") if role in student.roles}
   bos, eos = ([student.roles[role]] if role in marks else [] for role in ("bos", "eos"))

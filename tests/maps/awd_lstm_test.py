@@ -69,7 +69,7 @@ def test_logits_and_greedy_words_match_pytorch(net, tmp_path, form):
       hidden_widths=(6, 5, 4), recurrent_bias=True, forget_bias=0.0, tied=True)
 
 
-def test_the_vocabulary_beside_it_is_read_and_its_limits_are_told(
+def test_the_vocabulary_beside_it_is_read_and_its_limits_are_named(
     net, tmp_path, caplog):
   path, _ = write(net, tmp_path)
 
@@ -81,7 +81,7 @@ def test_the_vocabulary_beside_it_is_read_and_its_limits_are_told(
   assert "not by spaCy" in caplog.text
 
 
-def test_the_raw_weight_is_read_and_a_copy_that_differs_is_told(net, tmp_path, caplog):
+def test_the_raw_weight_is_read_and_a_copy_that_differs_is_named(net, tmp_path, caplog):
   path, arrays = write(net, tmp_path, "fastai_1")
   raw, copy = "0.rnns.1.weight_hh_l0_raw", "0.rnns.1.module.weight_hh_l0"
   assert (arrays[raw] != arrays[copy]).any()

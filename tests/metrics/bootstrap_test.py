@@ -22,7 +22,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
   assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
-def test_a_shift_is_told_from_noise():
+def test_a_shift_is_distinguished_from_noise():
   generator = np.random.default_rng(1)
   values = generator.normal(0.0, 3.0, 200)
 
@@ -37,7 +37,7 @@ def test_a_shift_is_told_from_noise():
   assert min(noise["p_bootstrap"], noise["p_randomization"]) > 0.05
 
 
-def test_runs_that_score_the_same_are_not_told_apart():
+def test_runs_that_score_the_same_do_not_differ():
   same = bootstrap.compare(_mean(np.arange(9.0)), _mean(np.arange(9.0)))
 
   assert same["p_bootstrap"] == same["p_randomization"] == 1.0 and not same["better"]

@@ -113,11 +113,12 @@ def test_few_amounts_are_interpolated_over_the_logarithm():
 def test_a_curve_that_rises_is_made_flat_and_a_single_seed_has_no_interval():
   control = [(10.0, [3.0]), (20.0, [2.0]), (40.0, [2.4]), (80.0, [1.0])]
 
-  found = effective_data.interpolated(
-      np.array([10.0, 20, 40, 80]), [np.array(losses) for _, losses in control], 2.2)
+  found, above, below = (effective_data.interpolated(
+      np.array([10.0, 20, 40, 80]), [np.array(losses) for _, losses in control], loss)
+                         for loss in (2.2, 3.1, 0.9))
   single = effective_data.effective([*control[:2]], [2.5])
 
-  assert found == 20.0
+  assert (found, above, below) == (20.0, 0.0, np.inf)
   assert single["amount"] == pytest.approx(10 * 2 ** 0.5)
   assert single["low"] is None and single["high"] is None
 

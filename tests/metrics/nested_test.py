@@ -84,6 +84,12 @@ def test_the_parts_of_documents_have_the_score_as_mean_and_the_spread_of_a_quoti
   assert shares.std() == pytest.approx(linear.std(), rel=0.01)
 
 
+def test_a_document_that_holds_all_that_counts_leaves_every_part_finite():
+  found = measured.share("loss", [3.0, 0.0, 0.0], [2, 0, 0], higher=False)
+
+  assert nested.shares(found).tolist() == [1.5, 1.5, 1.5]
+
+
 def test_a_lower_loss_is_better_and_seeds_are_ahead_by_it():
   tokens = np.full(40, 10)
   losses = [np.random.default_rng(seed).gamma(50.0, 1.0, 40) for seed in range(3)]
@@ -105,6 +111,7 @@ def test_the_same_run_twice_is_no_difference_and_one_document_has_no_interval():
 
   assert same["low"] == same["high"] == 0 and same["p"] == 1 and not same["better"]
   assert single["low"] == single["difference"] == single["high"] == -2.0
+  assert single["p"] == 1
 
 
 def test_other_numbers_of_documents_are_refused():

@@ -14,7 +14,7 @@ from transfer_gen.run import loop
 from transfer_gen.run import records
 
 
-def test_each_line_of_a_log_tells_the_step_the_loss_the_rate_and_the_time_left(
+def test_each_line_of_a_log_has_the_step_the_loss_the_rate_and_the_time_left(
     tmp_path, capsys):
   small_runs.write_lines(tmp_path / "text.txt")
   run = small_runs.configure(

@@ -30,7 +30,7 @@ def _gammas(seed, count=200):
   return np.random.default_rng(seed).gamma(5.0, 10.0, count)
 
 
-def test_a_constant_gain_is_told_from_noise():
+def test_a_constant_gain_is_distinguished_from_noise():
   control = _gammas(0)
   noise = control + np.random.default_rng(1).normal(0.0, 5.0, 200)
 
@@ -38,7 +38,7 @@ def test_a_constant_gain_is_told_from_noise():
                   for nats in (control - 1.0, noise))
 
   assert better["gain"] == pytest.approx(0.1)
-  # All documents gain the same, and so nothing tells how much others would gain.
+  # All documents gain the same, and so nothing shows how much others would gain.
   assert better["low"] == pytest.approx(0.1) and better["wins"] == 1.0
   assert same["low"] < 0 < same["high"] and 0.3 < same["wins"] < 0.7
 
@@ -113,3 +113,13 @@ def test_an_alarm_is_raised_for_harm_and_adjusted_for_the_number_of_pairs():
   assert [one["alarm"]["raised"] for one in pairs] == [True, False, False]
   assert pairs[1]["alarm"]["p"] == pytest.approx(2 * alone[0]["alarm"]["p"])
   assert alone[0]["alarm"]["p"] == pytest.approx(pairs[1]["p"] / 2)
+
+
+def test_where_tokens_differ_an_alarm_looks_at_bits_per_byte():
+  worse = [_run(_gammas(seed) * 1.5, tokens=20) for seed in range(3)]
+
+  pair = _compare(worse, [_run(_gammas(seed)) for seed in range(3)])
+  comparison.raise_alarms([pair])
+
+  # More tokens for the same text, so the loss of each is lower.
+  assert pair["gain"] > 0 and pair["alarm"]["raised"]

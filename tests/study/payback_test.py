@@ -57,6 +57,8 @@ def test_what_the_control_reads_as_well_is_no_cost_of_the_treatment():
 def test_a_source_from_elsewhere_has_no_known_cost():
   assert _of_pair(moved=_run(path="gpt2")) == {}
   assert _of_pair(first=_run(path="gpt2")) == {}
+  assert _of_pair(read=(("moved", 1.0), ("scratch", 1.0)),
+                  scratch=_run(path="gpt2")) == {}
 
 
 def test_a_teacher_is_a_source():

@@ -13,7 +13,8 @@ def _text(pairs=1, **changes):
       "documents": 9, "seeds": 2, "wins": 0.7, "seeds_ahead": 2, "same_tokens": True,
       "control_still_improving": 0, "least_fall": "0.01 nats per step",
       "reached": [20, 40], "reached_after": [10, 30],
-      "gap": None, "alarm": {"raised": False}, "effective_data": {}, "payback": {},
+      "gap": None, "metrics": {}, "alarm": {"raised": False},
+      "effective_data": {}, "payback": {},
       **changes}
   runs = {"b": [{"step": 100}, {"step": 200}]}
   return "\n".join(sentences.verdicts({"comparisons": [pair] * pairs, "runs": runs}))
@@ -24,12 +25,31 @@ def _text(pairs=1, **changes):
     ({"low": 0.0}, "no clear difference"),
     ({"gain": -0.2, "low": -0.3, "high": 0.0}, "no clear difference"),
     ({"gain": -0.2, "low": -0.3, "high": -0.1}, "worse"),
-    ({"documents": 1}, "no clear difference")])
+    ({"low": 0.2}, "better"), ({"low": 0.2, "high": 0.2}, "no clear difference"),
+    ({"documents": 1, "low": 0.2, "high": 0.2}, "no clear difference")])
 def test_only_an_interval_without_zero_is_called_a_difference(changes, verdict):
   text = _text(**changes)
 
   assert re.search(r"\), ([a-z ]+); ahead", text)[1] == verdict
   assert ("so no interval" in text) == (changes.get("documents") == 1)
+
+
+@pytest.mark.parametrize("low, high, better, verdict", [
+    (0.5, 2.0, True, "better"), (-2.0, -0.5, False, "worse"),
+    (-0.5, 2.0, True, "no clear difference"),
+    (-0.75, 0.0, False, "no clear difference"),
+    (1.0, 1.0, True, "no clear difference")])  # One document has no interval.
+def test_of_a_metric_only_an_interval_without_zero_is_called_a_difference(
+    low, high, better, verdict):
+  one = {"difference": (low + high) / 2, "low": low, "high": high, "better": better,
+         "p": 0.25, "seeds_ahead": 1, "seeds": 2}
+
+  line = _text(metrics={"chrf": one}).splitlines()[1]
+
+  sign = lambda value: f"{'+' if value > 0 else ''}{value:.2f}"
+  assert line == (
+      f"a against b, chrf: {sign(one['difference'])} (95% interval {sign(low)} to"
+      f" {sign(high)}; p = 0.2500), {verdict}; ahead on 1 of 2 seeds.")
 
 
 def test_where_tokens_differ_the_gain_is_one_in_bits_per_byte():
@@ -106,6 +126,12 @@ def _effective(**changes):
 ])
 def test_effective_data_is_a_number_or_a_bound(changes, sentence):
   assert sentence in _text(effective_data=_effective(**changes))
+
+
+def test_effective_data_is_reported_once_for_the_controls_of_one_curve():
+  text = _text(2, effective_data=_effective())
+
+  assert text.count("a against b") == 2 and text.count("Effective data") == 1
 
 
 def test_sources_pay_from_a_number_of_targets_or_never():

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import pathlib
 
-from etils import epath
 import numpy as np
 import pytest
 
@@ -21,8 +20,6 @@ from transfer_gen.data import tokenizers
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import jobs
-from transfer_gen.study import outcome
-from transfer_gen.study import pairs
 from transfer_gen.study import report
 from transfer_gen.study import study
 from transfer_gen.transfer import axes
@@ -122,30 +119,6 @@ def test_a_source_costs_the_tokens_that_it_was_trained_on(done):
   assert facts["sources"]["first"]["train_tokens"] == tokens
 
 
-@pytest.mark.parametrize("losses, still, drawn", [
-    ([3.0, 2.0, 1.5, 1.4, 1.38], True, False),  # 1.4% over the last fifth.
-    ([3.0, 2.0, 1.5, 1.4, 1.389], False, False),  # 0.8%.
-    ([3.0, 2.0, 1.5, 1.4, 1.5], False, False),
-    ([3.0, 2.0, 1.5], False, False),  # It has stopped early, as nothing got better.
-    # Losses of drawings have no zero: shares of them would say the opposite.
-    ([0.5, -0.2, -0.4, -0.5, -0.52], True, True),
-    ([0.5, -0.2, -0.4, -0.5, -0.48], False, True),
-    ([0.5, 0.4, 0.2, 0.1, 0.095], False, True),
-    ([0.5, 0.4, 0.2, 0.0, -0.1], True, True),
-])
-def test_a_run_still_improves_if_its_last_fifth_brought_a_hundredth(
-    tmp_path, losses, still, drawn):
-  lines = [{"step": 20 * (i + 1), "split": "validation", "loss": loss}
-           for i, loss in enumerate(losses)]
-  (tmp_path / "metrics.jsonl").write_text(
-      "".join(json.dumps(line) + "\n" for line in lines))
-  run = small_runs.configure("a.txt", small_runs.RNN, steps=100)
-
-  assert outcome._improving(jobs.Job(
-      name="run", seed=0, lr=0.1, workdir=epath.Path(tmp_path), run=run),
-      drawn) == still
-
-
 def test_the_rate_with_the_lowest_validation_loss_is_reported(done):
   folder, _, facts = done
 
@@ -171,36 +144,6 @@ def test_the_link_best_names_the_reported_run_with_the_lowest_validation_loss(do
   assert facts["summary"]["best"] == best
   assert (folder / "w" / "best").readlink() == pathlib.Path(best)
   assert sources.open(folder / "w").path == sources.open(folder / "w" / best).path
-
-
-def test_only_runs_that_pairs_connect_compete_for_the_best(monkeypatch):
-  bits = {"a": 3.0, "b": 2.0, "c": 1.5, "x": 1.0, "y": 1.1}
-  monkeypatch.setattr(pairs.outcome, "metrics", lambda job: [
-      {"split": "validation", "bits_per_byte": bits[job.name]}])
-  monkeypatch.setattr(pairs.best_link, "write", lambda *args: None)
-  tested = [jobs.Job(name=name, seed=0, lr=1.0, workdir=epath.Path("w") / name,
-                     run=config.Run()) for name in bits]
-
-  # x and y may be of other texts, whose losses say nothing beside those of a to c.
-  assert pairs.mark_best((("a", "b"), ("x", "y"), ("c", "b")), tested, "w") == "c"
-
-
-def test_rates_and_best_are_chosen_by_the_metric_that_a_run_is_validated_by(
-    monkeypatch):
-  # Of each training the losses and the BLEU of two validations.
-  found = {0.1: ((2.0, 9.0), (1.5, 8.0)), 0.2: ((3.0, 7.0), (2.5, 10.0))}
-  monkeypatch.setattr(pairs.outcome, "metrics", lambda job: [
-      {"split": "validation", "loss": loss, "bits_per_byte": loss, "bleu": bleu}
-      for loss, bleu in found[job.lr]])
-  monkeypatch.setattr(pairs.best_link, "write", lambda *args: None)
-  tried = lambda metric: [jobs.Job(
-      name="a", seed=0, lr=lr, workdir=epath.Path("w") / str(lr),
-      run=config.Run(train=config.Train(metric=metric))) for lr in found]
-
-  assert pairs.best_lr(tried("bleu")) == 0.2 and pairs.best_lr(tried("loss")) == 0.1
-  assert pairs.mark_best([("a", "b")], tried("bleu"), "w") == "0.2"
-  assert pairs.mark_best([("a", "b")], tried("loss"), "w") == "0.1"
-  assert pairs.judged_by([*tried("bleu"), *tried("chrf")]) == "bits_per_byte"
 
 
 def test_every_validation_has_the_tokens_and_flops_up_to_it(done):
@@ -342,7 +285,7 @@ def _short(tmp_path_factory):
       pairs=(("a", "b"), ("a", "half")), seeds=(0,), samples=2), folder / "w")
 
 
-def test_controls_on_several_amounts_of_data_tell_the_effective_data(short):
+def test_controls_on_several_amounts_of_data_give_the_effective_data(short):
   folder, facts = short
 
   amounts = [json.loads((

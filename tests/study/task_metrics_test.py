@@ -89,25 +89,6 @@ def test_tables_and_pages_show_metrics_beside_losses(done):
   assert stored["runs"]["fast"][0]["metrics"]["chrf"] == score
 
 
-@pytest.mark.parametrize("low, high, better, verdict", [
-    (0.5, 2.0, True, "better"), (-2.0, -0.5, False, "worse"),
-    (-0.5, 2.0, True, "no clear difference"),
-    (-0.75, 0.0, False, "no clear difference"),
-    (1.0, 1.0, True, "no clear difference")])  # One document has no interval.
-def test_only_an_interval_without_zero_is_called_a_difference(
-    low, high, better, verdict):
-  one = {"difference": (low + high) / 2, "low": low, "high": high, "better": better,
-         "p": 0.25, "seeds_ahead": 1}
-
-  line, = task_metrics.verdicts(
-      {"treated": "a", "control": "b", "metrics": {"chrf": one}}, 2)
-
-  sign = lambda value: f"{'+' if value > 0 else ''}{value:.2f}"
-  assert line == (
-      f"a against b, chrf: {sign(one['difference'])} (95% interval {sign(low)} to"
-      f" {sign(high)}; p = 0.2500), {verdict}; ahead on 1 of 2 seeds.")
-
-
 def test_seeds_are_ahead_by_the_direction_of_the_metric():
   def run(*outputs):
     written = measures.Evidence(
@@ -128,7 +109,12 @@ def test_a_metric_that_one_seed_has_no_score_of_is_left_out():
   run = lambda ter: {"metrics": {"chrf": 1.0, "ter": ter}, "measured": {
       name: measures.METRICS[name].measure(written) for name in ("chrf", "ter")}}
 
-  assert list(task_metrics.compare([run(1.0), run(None)], [run(1.0)] * 2)) == ["chrf"]
+  found = task_metrics.compare([run(1.0), run(None)], [run(1.0)] * 2)
+  summary = task_metrics.summary(
+      {"a": [run(1.0), run(None)], "b": [run(1.0), run(3.0)]}, {"metrics": found})
+
+  assert list(found) == ["chrf"]
+  assert summary["a_test_ter"] is None and summary["b_test_ter"] == 2.0
 
 
 def test_an_unknown_metric_is_refused_before_anything_trains(done, tmp_path):

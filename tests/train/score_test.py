@@ -1,4 +1,4 @@
-"""Tests for scores by document and for the paired comparison of two models."""
+"""Tests for scores by document."""
 
 import math
 
@@ -59,3 +59,11 @@ def test_a_dropped_document_is_not_counted():
   metrics = _scores([3.0, 0.0], tokens=[2, 0], text_bytes=[4, 0]).metrics()
 
   assert metrics["documents"] == 1 and metrics["loss"] == pytest.approx(1.5)
+
+
+def test_texts_compare_across_tokens_in_bits_per_byte_and_drawings_by_their_loss():
+  text, drawing = (_scores([10.0, 1.0], tokens=[1, 9], text_bytes=text_bytes)
+                   for text_bytes in ([2, 20], [0, 0]))
+
+  assert text.across_tokens == pytest.approx(11 / math.log(2) / 22)
+  assert drawing.across_tokens == pytest.approx(11 / 10)

@@ -120,7 +120,7 @@ def layout(
     encoding: How they became ids; `length`, `buckets` and `packing` of its config are
       read here.
     noise: How texts are corrupted, if they are.
-    texts: The targets as texts, which tell what is no token, such as offsets.
+    texts: The targets as texts, which show what is no token, such as offsets.
   """
   config, roles, encoder = encoding.config, encoding.roles, encoding.encoder
   lengths = sorted({*config.buckets, config.length})

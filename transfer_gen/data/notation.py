@@ -23,7 +23,7 @@ def text(points: np.ndarray) -> str:
   """Returns the text of a drawing, f32[N, 3]; `points_of` returns the same numbers."""
   if np.array_equal(points, np.trunc(points)):
     return " ".join(map(str, points.astype(np.int64).reshape(-1).tolist()))
-  # Nine digits tell all numbers of float32 apart.
+  # Nine digits distinguish all numbers of float32.
   return " ".join(f"{value:.9g}" for value in points.reshape(-1).tolist())
 
 

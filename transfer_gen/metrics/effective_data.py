@@ -98,7 +98,7 @@ def interpolated(
 
 # The treated run is one more point on the law, of an unknown amount. The interval is
 # that of the profile likelihood (Bates and Watts, 1988, chapter 6), because the error
-# is skewed: a curve that flattens out tells large amounts apart less well.
+# is skewed: on a curve that flattens out, large amounts differ less in their losses.
 def _excess_of_law(
     law: power_law.Law, amounts: np.ndarray, losses: Sequence[np.ndarray],
     reached: np.ndarray, tried: np.ndarray) -> np.ndarray | None:

@@ -93,14 +93,15 @@ def interval(values: np.ndarray) -> dict[str, Any]:
     values: f64[R, N], differences between two runs.
 
   Returns:
-    `difference`, the mean; `low` and `high`, its 95% interval, both equal to the mean
-    if there is only one document; `p`, two-sided, that there is no difference, which is
-    below 0.05 exactly if the interval does not hold 0; `documents`, N; `seeds`, R.
+    `difference`, the mean; `low` and `high`, its 95% interval; `p`, two-sided, that
+    there is no difference, which is below 0.05 exactly if the interval does not hold 0;
+    `documents`, N; `seeds`, R. If nothing varies, as with a single document, `low` and
+    `high` are the mean, and `p` is 1.
   """
   seeds, documents = values.shape
   mean = float(values.mean())
   deviations = np.sqrt(_variances(values)) if documents > 1 else np.zeros(1)
-  half, p = 0.0, 1.0  # Without any spread, no difference can be told from chance.
+  half, p = 0.0, 1.0  # Without any spread, the size of chance is unknown.
   if deviations.any():
     root: Any = optimize.brentq(
         lambda size: _beyond(size, deviations) - (1 - LEVEL), 0, 10 * deviations.max())

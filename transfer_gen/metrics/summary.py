@@ -58,15 +58,27 @@ def differences_table(
       ("metric", "difference", "95% interval", "p (bootstrap)", "p (randomization)",
        "")]
   for name, one in found.items():
-    # Only an interval without 0 is called a difference, and a single document has none.
-    apart = one["low"] < one["high"] and not one["low"] <= 0 <= one["high"]
-    verdict = "better" if one["better"] else "worse"
     rows.append((
         name, f"{'+' if one['difference'] > 0 else ''}"
         f"{measures.shown(name, one['difference'])}",
         _between(name, (one["low"], one["high"])), f"{one['p_bootstrap']:.4f}",
-        f"{one['p_randomization']:.4f}", verdict if apart else "no clear difference"))
+        f"{one['p_randomization']:.4f}", verdict(one, one["better"])))
   return rows
+
+
+def verdict(found: Mapping[str, Any], better: bool) -> str:
+  """Returns whether a difference with an interval is one, and which.
+
+  Only an interval without 0 is called a difference. Where nothing varies, as with a
+  single document, there is no interval.
+
+  Args:
+    found: `low` and `high` of the interval.
+    better: Whether the difference is for the better.
+  """
+  if found["low"] == found["high"] or found["low"] <= 0 <= found["high"]:
+    return "no clear difference"
+  return "better" if better else "worse"
 
 
 def _between(name: str, interval: Sequence[float]) -> str:

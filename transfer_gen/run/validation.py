@@ -45,8 +45,8 @@ def make(
   def validate(params: _Params) -> dict[str, float]:
     scores = score(params, data, "validation", run.train.rows, place).metrics()
     if remembered is not None:
-      kept = score_all(params, remembered, "test", run.train.rows, place).metrics()
-      scores["remembered"] = kept.get("bits_per_byte", kept["loss"])
+      scores["remembered"] = score_all(
+          params, remembered, "test", run.train.rows, place).across_tokens
     if run.train.metric not in scores:
       scores[run.train.metric] = _of_texts(assembled, params)
     return scores

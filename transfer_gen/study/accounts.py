@@ -47,14 +47,9 @@ def describe(
     return found
   score = trained_lib.scorer(assembled.model)
   before, after = (
-      _judged(score(params, data, "test", run.train.rows).metrics())
+      score(params, data, "test", run.train.rows).across_tokens
       # `before` is measured on the target as it starts, with the transferred
       # vocabulary, and not on the source itself: what the transfer lost is not counted
       # as forgotten.
       for params in (initial.params(assembled), trained.params))
   return found | {"before": before, "after": after, "forgetting": after - before}
-
-
-def _judged(metrics: dict[str, float]) -> float:
-  """Returns bits per byte, or of drawings the loss, which have no bytes."""
-  return metrics.get("bits_per_byte", metrics["loss"])

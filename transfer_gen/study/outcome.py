@@ -1,5 +1,6 @@
 """The outcome of one training of a study: scores, samples and cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,18 @@ def test(
   scores = trained.score(data, "test")
   records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  curve = progress(job)
+  curve = _progress(job)
   found = {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
            "step": trained.step,
            "validation_loss": min(line["loss"] for line in curve),
            "validations": curve,
-           "still_improving": _improving(job, trained.is_drawn),
+           "still_improving": _improving(
+               curve, job.run.train.steps, trained.is_drawn),
            "least_fall": "0.01 nats per step" if trained.is_drawn else "1%",
            "train_data": {unit: data.facts["splits"]["train"][unit]
                           for unit in ("bytes", "tokens")},
            "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
-           **task_metrics.measure(study.metrics, trained, texts), **cost(job)}
+           **task_metrics.measure(study.metrics, trained, texts), **_cost(job)}
   if study.accounts:
     found["accounts"] = _accounts(job, trained, reader)
     for line, gflops in zip(curve, found["accounts"].pop("gflops_at")):
@@ -46,12 +48,15 @@ def test(
 
 def source(
     job: jobs.Job, study: jobs.Study, reader: trained_lib.Reader) -> dict[str, Any]:
-  """Returns what a training cost that is only a source; see `cost` and `accounts`."""
+  """Returns what a training cost that is only a source.
+
+  `train_tokens`, `train_seconds` and, if the study has them, its `accounts`.
+  """
   if not study.accounts:
-    return cost(job)
+    return _cost(job)
   found = _accounts(job, trained_lib.open(job.workdir), reader)
   del found["gflops_at"]
-  return {**cost(job), "accounts": found}
+  return {**_cost(job), "accounts": found}
 
 
 def metrics(job: jobs.Job) -> list[dict[str, Any]]:
@@ -59,7 +64,7 @@ def metrics(job: jobs.Job) -> list[dict[str, Any]]:
   return records.read_metrics(job.workdir)
 
 
-def progress(job: jobs.Job) -> list[dict[str, Any]]:
+def _progress(job: jobs.Job) -> list[dict[str, Any]]:
   """Returns the lines of the validations of a training, with the tokens up to each."""
   tokens, found = 0, []
   # Every validation comes right after a line of training.
@@ -71,13 +76,6 @@ def progress(job: jobs.Job) -> list[dict[str, Any]]:
   return found
 
 
-def validations(job: jobs.Job) -> list[tuple[int, float]]:
-  """Returns step and loss of each validation of a training."""
-  return [(line["step"], line["loss"])
-          for line in records.read_metrics(job.workdir)
-          if line["split"] == "validation"]
-
-
 def _accounts(job, trained, reader) -> dict[str, Any]:
   """The accounts of a training, at the steps of its validations and at its last one."""
   lines = metrics(job)
@@ -86,23 +84,21 @@ def _accounts(job, trained, reader) -> dict[str, Any]:
   return accounts.describe(job.run, job.workdir, trained, reader, steps)
 
 
-def _improving(job: jobs.Job, drawn: bool) -> bool:
-  """Whether validation loss still fell in the last fifth of the run.
+def _improving(curve: Sequence[dict[str, Any]], steps: int, drawn: bool) -> bool:
+  """Whether validation loss still fell in the last fifth of a run of so many steps.
 
   That is by over 1%, and of a model of drawings by over 0.01 nats per step.
   """
-  curve = validations(job)
-  until = 0.8 * job.run.train.steps
   # A run with few validations may have none that early, and its first one stands in.
-  early = [loss for step, loss in curve if step <= until] or [curve[0][1]]
-  unit = 1.0 if drawn else early[-1]
-  return early[-1] - curve[-1][1] > _STILL_IMPROVING * unit
+  early = [line["loss"] for line in curve if line["step"] <= 0.8 * steps]
+  before = early[-1] if early else curve[0]["loss"]
+  unit = 1.0 if drawn else before
+  return before - curve[-1]["loss"] > _STILL_IMPROVING * unit
 
 
-def cost(job: jobs.Job) -> dict[str, Any]:
+def _cost(job: jobs.Job) -> dict[str, Any]:
   """Returns the number of tokens and the seconds of a training."""
-  lines = [line for line in records.read_metrics(job.workdir)
-           if line["split"] == "train"]
+  lines = [line for line in metrics(job) if line["split"] == "train"]
   return {"train_tokens": sum(map(_tokens, lines)),
           "train_seconds": round(sum(line["seconds"] for line in lines), 1)}
 

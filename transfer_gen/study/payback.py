@@ -18,8 +18,7 @@ def of_pair(
     comparison: What `comparison.compare` returned.
     study: The study.
     read: Share of each run's params that were read from its sources, by name.
-    costs: What `outcome.cost` returned for each run, by name, and `accounts` beside it
-      if the study has them.
+    costs: `train_tokens` and, if the study has them, `accounts` of each run, by name.
 
   Returns:
     By unit, `tokens` or `gflops`: `source`, the cost of the sources that only the

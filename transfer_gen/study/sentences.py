@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transfer_gen.metrics import measures
+from transfer_gen.metrics import summary
 from transfer_gen.study import comparison
-from transfer_gen.study import task_metrics
 
 Facts = Mapping[str, Any]
 _UNITS = {"tokens": "tokens", "gflops": "GFLOPs"}
@@ -12,12 +13,17 @@ _UNITS = {"tokens": "tokens", "gflops": "GFLOPs"}
 
 def verdicts(facts: Facts) -> list[str]:
   """Returns what is to be said of each pair; `facts` is what `study.run` returns."""
-  lines, warned = [], set()
+  lines, warned, measured = [], set(), []
   for pair in facts["comparisons"]:
     controls = facts["runs"][pair["control"]]
-    lines += [*_alarm(pair, len(facts["comparisons"])), _gain(pair)]
-    lines += task_metrics.verdicts(pair, pair["seeds"])
-    lines += [_when(pair, controls), *_gap(pair), *_effective(pair), *_payback(pair)]
+    lines += [*_alarm(pair, len(facts["comparisons"])), _gain(pair), *_metrics(pair)]
+    lines += [_when(pair, controls), *_gap(pair)]
+    # Pairs with the controls of one curve have the same effective data.
+    effective = pair["treated"], pair["effective_data"]
+    if effective not in measured:
+      measured.append(effective)
+      lines += _effective(pair)
+    lines += _payback(pair)
     if pair["control_still_improving"] and pair["control"] not in warned:
       warned.add(pair["control"])
       lines.append(_improving(pair))
@@ -33,30 +39,35 @@ def costs(facts: Facts) -> list[str]:
 
 def _gain(pair: Facts) -> str:
   found = comparison.main(pair)
-  unit = "nats per token" if pair["same_tokens"] else "bits per byte"
   spread = (f"95% interval {found['low']:+.4f} to {found['high']:+.4f} over"
             f" {_count(found['documents'], 'test document')} and"
             f" {_count(found['seeds'], 'seed')}" if found["documents"] > 1
             else "one test document, so no interval")
-  return (f"{pair['treated']} against {pair['control']}: {found['gain']:+.4f} {unit}"
-          f" ({spread}), {_sign(found)}; ahead on {found['seeds_ahead']} of"
+  verdict = summary.verdict(found, found["gain"] > 0)
+  return (f"{pair['treated']} against {pair['control']}: {found['gain']:+.4f}"
+          f" {_unit(pair)} ({spread}), {verdict}; ahead on {found['seeds_ahead']} of"
           f" {_count(found['seeds'], 'seed')}, on {pair['wins']:.0%} of the documents.")
 
 
-def _sign(found: Facts) -> str:
-  """Only an interval without 0 is called a difference."""
-  if found["documents"] < 2:
-    return "no clear difference"
-  if found["low"] > 0:
-    return "better"
-  return "worse" if found["high"] < 0 else "no clear difference"
+def _metrics(pair: Facts) -> list[str]:
+  """A sentence for each metric of texts."""
+  lines = []
+  for name, one in pair["metrics"].items():
+    shown = [f"{'+' if one[key] > 0 else ''}{measures.shown(name, one[key])}"
+             for key in ("difference", "low", "high")]
+    verdict = summary.verdict(one, one["better"])
+    lines.append(
+        f"{pair['treated']} against {pair['control']}, {name}: {shown[0]} (95% interval"
+        f" {shown[1]} to {shown[2]}; p = {one['p']:.4f}), {verdict}; ahead on"
+        f" {one['seeds_ahead']} of {_count(one['seeds'], 'seed')}.")
+  return lines
 
 
 def _alarm(pair: Facts, pairs: int) -> list[str]:
   if not pair["alarm"]["raised"]:
     return []
   among = f", for the worst of {pairs} pairs" if pairs > 1 else ""
-  is_worse = "is" if _sign(comparison.main(pair)) == "worse" else "may be"
+  is_worse = "is" if comparison.main(pair)["high"] < 0 else "may be"
   return [f"Negative transfer: {pair['treated']} {is_worse} worse than"
           f" {pair['control']}. If it had no effect, chance would make it look so bad"
           f" with a probability of {pair['alarm']['p']:.2g}{among}."]
@@ -83,10 +94,10 @@ def _when(pair: Facts, controls: Sequence[Facts]) -> str:
 def _gap(pair: Facts) -> list[str]:
   if pair["gap"] is None:
     return []
-  unit = "nats per token" if pair["same_tokens"] else "bits per byte"
   return [f"Over the steps that both were validated in, {pair['treated']}'s validation"
           f" loss was {'lower' if pair['gap'] >= 0 else 'higher'} by"
-          f" {abs(pair['gap']):.4f} {unit} on average (the area between the curves)."]
+          f" {abs(pair['gap']):.4f} {_unit(pair)} on average (the area between the"
+          " curves)."]
 
 
 def _effective(pair: Facts) -> list[str]:
@@ -143,6 +154,10 @@ def _improving(pair: Facts) -> str:
           f" {pair['control_still_improving']} of"
           f" {_count(pair['seeds'], 'run')}. With more steps"
           f" {'the gain may shrink' if gain > 0 else 'it may lead by more'}.")
+
+
+def _unit(pair: Facts) -> str:
+  return "nats per token" if pair["same_tokens"] else "bits per byte"
 
 
 def _count(number: int, what: str) -> str:

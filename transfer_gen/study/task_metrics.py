@@ -68,14 +68,14 @@ def summary(
 
   Args:
     results: What `outcome.test` returned for each seed, by the name of the run.
-    first: What `pairs.compare` returned for the first pair.
+    first: What `comparison.compare` returned for the first pair.
 
   Returns:
-    `<run>_test_<metric>`, the mean over seeds, and of the first pair `gain_<metric>`,
-    its difference with `low` and `high`.
+    `<run>_test_<metric>`, the mean over seeds, or None if one has no score, and of the
+    first pair `gain_<metric>`, its difference with `low` and `high`.
   """
   means = {
-      f"{run}_test_{name}": float(np.mean([_score(one, name) for one in seeds]))
+      f"{run}_test_{name}": _mean([one["metrics"][name] for one in seeds])
       for run, seeds in results.items() for name in seeds[0].get("measured", {})}
   return means | {
       f"gain_{name}": {key: one[key] for key in ("difference", "low", "high")}
@@ -88,28 +88,6 @@ def names(facts: Mapping[str, Any]) -> list[str]:
   return [name for name in first.get("metrics", {}) if name in measures.METRICS]
 
 
-def verdicts(pair: Mapping[str, Any], seeds: int) -> list[str]:
-  """Returns a sentence for each metric that a pair was compared by.
-
-  Args:
-    pair: What `pairs.compare` returned.
-    seeds: Number of seeds.
-  """
-  lines = []
-  for name, one in pair.get("metrics", {}).items():
-    # Only an interval without 0 is called a difference, and a single document has none.
-    apart = one["low"] < one["high"] and not one["low"] <= 0 <= one["high"]
-    verdict = "no clear difference" if not apart else (
-        "better" if one["better"] else "worse")
-    shown = [f"{'+' if one[key] > 0 else ''}{measures.shown(name, one[key])}"
-             for key in ("difference", "low", "high")]
-    lines.append(
-        f"{pair['treated']} against {pair['control']}, {name}: {shown[0]} (95% interval"
-        f" {shown[1]} to {shown[2]}; p = {one['p']:.4f}), {verdict}; ahead on"
-        f" {one['seeds_ahead']} of {seeds} seeds.")
-  return lines
-
-
 def cell(run: Mapping[str, Any], name: str) -> str:
   """Returns a metric of a run with its 95% interval, for a table."""
   score, interval = run["metrics"][name], run["metrics"]["intervals"].get(name)
@@ -119,7 +97,7 @@ def cell(run: Mapping[str, Any], name: str) -> str:
   return f"{measures.shown(name, score)} ({low} to {high})"
 
 
-# NaN compares as not greater, so a seed without a score is not counted as ahead.
-def _score(run: Mapping[str, Any], name: str) -> float:
-  score = run["metrics"][name]
-  return float("nan") if score is None else score
+# Not NaN, which JSON does not have.
+def _mean(scores: Sequence[float | None]) -> float | None:
+  known = [score for score in scores if score is not None]
+  return float(np.mean(known)) if len(known) == len(scores) else None

@@ -1,4 +1,4 @@
-"""The loss over a split, document by document, and paired comparisons of two runs."""
+"""The loss over a split, document by document."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -50,6 +50,11 @@ class Scores:
   def of_text(self) -> bool:
     """Whether the documents are texts, which have bytes."""
     return bool(self.text_bytes.any())
+
+  @property
+  def across_tokens(self) -> float:
+    """Bits per byte, which compare across tokenizers; of what is no text, the loss."""
+    return self.metrics()["bits_per_byte" if self.of_text else "loss"]
 
 
 class Scorer(Protocol):

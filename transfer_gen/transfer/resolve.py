@@ -333,8 +333,8 @@ class _Binder:
       target: int,
   ) -> plan_lib.Binding:
     axis = self._plan.axes[on].axis
-    # All leaves share one object: the audit, its JSON and `completeness` tell bindings
-    # apart by identity, and matching a vocabulary anew for each leaf would take long.
+    # All leaves share one object: the audit, its JSON and `completeness` distinguish
+    # bindings by identity, and matching a vocabulary for each leaf would take long.
     # A reason is kept, too, so that all leaves give the same one and are folded.
     # A model may read other tokens than it writes, and each side is matched by its own.
     tokens = [words and words.of(leaf) for words, leaf in (

@@ -57,7 +57,7 @@ class Phrase:
 
   @property
   def key(self) -> str:
-    """Tells the phrase from all others of its two languages."""
+    """Distinguishes the phrase from all others of its two languages."""
     return f"{self.kind}|{self.template}|{self.value}"
 
 

@@ -40,7 +40,7 @@ _PARTS, _FREE_PARTS = 2, 2**17
 _AT_ONCE = 2**20  # Bytes that are inflated at a time.
 
 # By ending: the first bytes of such a file, and what inflates it.
-_MAGIC = 16  # Bytes that tell how a file is compressed.
+_MAGIC = 16  # Bytes that show how a file is compressed.
 _COMPRESSED: dict[str, tuple[re.Pattern[bytes], Callable[[IO[bytes]], Any]]] = {
     ".gz": (re.compile(rb"\x1f\x8b\x08"), lambda file: gzip.GzipFile(fileobj=file)),
     ".bz2": (re.compile(rb"BZh[1-9]1AY&SY"), bz2.BZ2File),

@@ -29,5 +29,5 @@ READERS: dict[str, Reader] = {
     ".arrow": columnar.read_arrow,
     ".feather": columnar.read_arrow,
 }
-# What tells which splits a file of a format holds itself.
+# Functions that return which splits a file of a format holds itself.
 SPLITS: dict[str, Callable[..., tuple[str, ...]]] = {".npz": drawings.splits}
