@@ -77,7 +77,10 @@ def _is_plain(text: str) -> bool:
 
 
 def _nearest(value: Any, hint: Any) -> str:
-  """Returns a sentence with the text of a list that a value may be meant for."""
+  """Returns a sentence with what a value may be meant for: of a list, or a number."""
+  if (isinstance(value, numbers.Integral) and abs(int(value)) > declare.MOST
+      and any(kind is float for kind, _ in declare.split(hint))):
+    return f" Above {declare.MOST}, write it as a real number, such as 1e10."
   listed = [text for _, rules in declare.split(hint) for rule in rules
             if isinstance(rule, declare.OneOf) for text in rule.values]
   near = difflib.get_close_matches(value, listed, 1) if isinstance(value, str) else []
@@ -116,9 +119,11 @@ def _fits(value: Any, kind: Any) -> bool:
     return False
   if kind is int:
     return isinstance(value, numbers.Integral)
-  if kind is float:  # Fractions are real numbers, too, and nothing here computes them.
-    return isinstance(value, numbers.Real) and (
-        isinstance(value, numbers.Integral) or not isinstance(value, numbers.Rational))
+  if kind is float:
+    # Compiled programs compute with whole numbers as i32, and with no fractions.
+    return (abs(int(value)) <= declare.MOST if isinstance(value, numbers.Integral)
+            else isinstance(value, numbers.Real)
+            and not isinstance(value, numbers.Rational))
   if kind is str:
     return isinstance(value, str) and _is_plain(value)
   if getattr(kind, "_is_protocol", False):
