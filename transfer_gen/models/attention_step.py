@@ -137,8 +137,8 @@ def _advance(cell, multiply, bias, layer, state, a):
   # The form whose reset gate acts before the product multiplies its gates one after
   # the other; their kernels are two then.
   r = (lambda h, gates: product(f"{layer}/recurrent_{gates.start}", h, gates)
-       ) if cell.pull is None else product(f"{layer}/recurrent", state[0], slice(None))
-  return cell.advance(state, a, r)[0]
+       ) if not cell.whole else product(f"{layer}/recurrent", state[0], slice(None))
+  return cell.advance(state, a, r)
 
 
 def _read(form, multiply, shared, h, seen):

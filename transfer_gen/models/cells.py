@@ -1,9 +1,9 @@
 """Recurrent cells, and the loop over time that all of them share.
 
 A cell has two parts: the product of the state with the recurrent kernel, which is the
-same for all cells, and the cell's own arithmetic on each unit, whose gradient is
-written out here. That arithmetic has the gates along the first axis and works for any
-order of the other axes. Axes: B batch, T position, U hidden width, G gates.
+same for all cells, and the cell's own arithmetic on each unit. That arithmetic takes
+one array for each gate, and works for any axes. Axes: B batch, T position, U hidden
+width, G gates.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,8 @@ from jax import lax
 import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]  # dtype[B, U] each; the first is the output, h.
-# What `advance` keeps for `pull` differs from cell to cell, so it has no narrower type.
-_Advance = Callable[[Carry, jax.Array, Any], tuple[Carry, Any]]
 _Gates = tuple[jax.Array, ...]
-_Pull = Callable[[Carry, Any], tuple[Carry, _Gates, _Gates | None]]
+_Squash = Callable[[jax.Array], jax.Array]
 
 
 class LowRank(NamedTuple):
@@ -41,18 +39,6 @@ Kernel = jax.Array | LowRank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gate:
-  """The function of a gate.
-
-  Attributes:
-    squash: Elementwise function to [0, 1].
-    slope: Derivative of `squash`, as a function of its output.
-  """
-  squash: Callable[[jax.Array], jax.Array]
-  slope: Callable[[jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
   """The properties of a kind of cell.
 
@@ -60,102 +46,79 @@ class Kind:
     gates: G, the number of gates.
     states: Number of arrays in the carry.
     recurrent_bias: Whether the product with the state always has its own bias.
-    advance: Function of (carry, a, r) that returns the carry after one step, and what
-      `pull` needs; a and r dtype[G, ...] are the products of the input and the state.
-    pull: Function of (gradient of the new carry, what `advance` kept) that returns the
-      gradients of the carry, of r and of a, the latter two by gate. The gradient of a
-      is None if it equals that of r. `pull` is None for a cell whose product needs more
-      than its state: then `advance` gets a function from a state and a slice of gates
-      to their product in place of r, and JAX differentiates it.
+    apart: Whether the last gate reads its product with the state for itself; the other
+      gates read the sum of their products with the input and with the state.
+    whole: Whether the product needs the state alone, so that all gates are multiplied
+      at once.
+    move: Function of (carry, gates, apart) that returns the next carry. For each gate
+      it gets the sum, or for the one that is apart the product with the input, and
+      `apart` is its product with the state. If `whole` is False, it gets the products
+      with the input, and `apart` is a function from a state and a slice of gates to
+      their product.
   """
   gates: int
   states: int
   recurrent_bias: bool
-  advance: _Advance
-  pull: _Pull | None
+  apart: bool
+  whole: bool
+  move: Callable[[Carry, _Gates, Any], Carry]
+
+  def advance(self, carry: Carry, a: jax.Array, r: Any) -> Carry:
+    """Returns the carry after one step.
+
+    Args:
+      carry: The carry before it; the units and rows may come in any order.
+      a: dtype[G, ...], the products with the input.
+      r: dtype[G, ...], those with the state; a function, if `whole` is False.
+    """
+    if not self.whole:
+      return self.move(carry, tuple(a), r)
+    alone = self.gates - self.apart
+    sums = (*(a[:alone] + r[:alone]), *a[alone:])
+    return self.move(carry, sums, r[-1] if self.apart else None)
 
 
-def _rnn(gate, carry, a, r):
-  del gate, carry  # The product with it is all that it sees.
-  h = jnp.tanh(a + r)[0]
-  return (h,), h
-
-
-# The derivative of tanh is 1 - tanh^2, so the output is all that has to be kept. The
-# carry's own gradient is zero here and in an LSTM's h: a state acts only through r, and
-# `_backward` adds that share with the kernel.
-def _rnn_pull(gate, d_carry, h):
-  del gate
-  d = d_carry[0] * (1 - h * h)
-  return (jnp.zeros_like(d),), (d,), None
+def _rnn(squash, carry, gates, apart):
+  del squash, carry, apart  # The sum is all that it sees.
+  return (jnp.tanh(gates[0]),)
 
 
 # z keeps the old state, as in Cho et al. (2014, equation 7), PyTorch and Keras. The sum
-# (1 - z) n + z h is written with one product: n + z (h - n).
-def _gru(gate, carry, a, r):
-  [h] = carry
-  reset, update = gate.squash(a[:2] + r[:2])
-  new = jnp.tanh(a[2] + reset * r[2])
-  return (new + update * (h - new),), (reset, update, new, h, r[2])
-
-
-# The reset gate stands between r and the candidate, so the candidate's gradients for r
-# and for a differ, and both are returned. In the other cells a and r are only added.
-def _gru_pull(gate, d_carry, kept):
-  [d_h], (reset, update, new, h, r) = d_carry, kept
-  d_new = d_h * (1 - update) * (1 - new * new)
-  d_update = d_h * (h - new) * gate.slope(update)
-  d_reset = d_new * r * gate.slope(reset)
-  return (
-      (d_h * update,), (d_reset, d_update, d_new * reset), (d_reset, d_update, d_new))
+# (1 - z) n + z h is written with one product: n + z (h - n). The reset gate stands
+# between the candidate's product with the state and its product with the input.
+def _gru(squash, carry, gates, apart):
+  [h], (reset, update, new) = carry, gates
+  new = jnp.tanh(new + squash(reset) * apart)
+  return (new + squash(update) * (h - new),)
 
 
 # The candidate's product needs the reset gate's result, so the state is multiplied
-# twice: first for the two gates, then for the candidate. No product of the whole state
-# can be made before, and nothing is kept, since JAX differentiates this form.
-def _gru_before(gate, carry, a, share):
+# twice: first for the two gates, then for the candidate.
+def _gru_before(squash, carry, gates, share):
   [h] = carry
-  reset, update = gate.squash(a[:2] + share(h, slice(0, 2)))
-  new = jnp.tanh(a[2] + share(reset * h, slice(2, 3))[0])
-  return (new + update * (h - new),), ()
+  first = share(h, slice(0, 2))
+  reset, update = squash(gates[0] + first[0]), squash(gates[1] + first[1])
+  new = jnp.tanh(gates[2] + share(reset * h, slice(2, 3))[0])
+  return (new + update * (h - new),)
 
 
-# The gates come in the order of PyTorch and Keras, so no map has to reorder them. The
-# tanh of the new state is kept, because the backward step needs it twice.
-def _lstm(gate, carry, a, r):
-  c = carry[1]
-  i, f, g, o = a + r
-  i, f, g, o = gate.squash(i), gate.squash(f), jnp.tanh(g), gate.squash(o)
-  new = f * c + i * g
-  out = jnp.tanh(new)
-  return (o * out, new), (i, f, g, o, c, out)
+# The gates come in the order of PyTorch and Keras, so no map has to reorder them.
+def _lstm(squash, carry, gates, apart):
+  del apart
+  (_, c), (i, f, g, o) = carry, gates
+  c = squash(f) * c + squash(i) * jnp.tanh(g)
+  return squash(o) * jnp.tanh(c), c
 
 
-# The cell state gets gradients on two ways: from the next step, and from this step's
-# output, which reads it through tanh.
-def _lstm_pull(gate, d_carry, kept):
-  (d_h, d_c), (i, f, g, o, c, out) = d_carry, kept
-  d_c += d_h * o * (1 - out * out)
-  d_gates = (d_c * g * gate.slope(i), d_c * c * gate.slope(f), d_c * i * (1 - g * g),
-             d_h * out * gate.slope(o))
-  return (jnp.zeros_like(d_h), d_c * f), d_gates, None
-
-
-# The slope follows from the output: where the clip acts, it is exactly 0 or 1, and its
-# derivative is 0.
-def _hard(slope: float) -> Gate:
+def _hard(slope: float) -> _Squash:
   """A hard sigmoid with this slope at 0."""
-  return Gate(
-      squash=lambda x: jnp.clip(x * slope + 0.5, 0, 1),
-      slope=lambda y: jnp.where((y > 0) & (y < 1), slope, 0).astype(y.dtype))
+  return lambda x: jnp.clip(x * slope + 0.5, 0, 1)
 
 
-# Keras up to 2 cuts a hard sigmoid at 2.5, Keras 3 at 3.
-GATES = {
-    "sigmoid": Gate(squash=jax.nn.sigmoid, slope=lambda y: y * (1 - y)),
-    "hard_sigmoid": _hard(0.2),
-    "hard_sigmoid_3": _hard(1 / 6),
-}
+# Functions of a gate to [0, 1]. Keras up to 2 cuts a hard sigmoid at 2.5, Keras 3 at 3.
+GATES: dict[str, _Squash] = {
+    "sigmoid": jax.nn.sigmoid, "hard_sigmoid": _hard(0.2),
+    "hard_sigmoid_3": _hard(1 / 6)}
 
 
 # Cached, because two `functools.partial` of one function are unequal, and so would be
@@ -170,16 +133,14 @@ def kind(cell: str, gate: str = "sigmoid", reset_after: bool = True) -> Kind:
     reset_after: GRU: whether the reset gate acts after the product with the state
       (cuDNN's form) or on the state before it (Cho et al., 2014).
   """
-  kinds: dict[str, tuple[Any, Any, int, int]] = {
-      "rnn": (_rnn, _rnn_pull, 1, 1), "gru": (_gru, _gru_pull, 3, 1),
-      "lstm": (_lstm, _lstm_pull, 4, 2)}
-  advance, pull, gates, states = kinds[cell]
-  if cell == "gru" and not reset_after:
-    advance, pull = _gru_before, None
+  kinds: dict[str, tuple[Any, int, int]] = {
+      "rnn": (_rnn, 1, 1), "gru": (_gru, 3, 1), "lstm": (_lstm, 4, 2)}
+  move, gates, states = kinds[cell]
+  after = cell == "gru" and reset_after
+  whole = cell != "gru" or reset_after
   return Kind(
-      gates=gates, states=states, recurrent_bias=cell == "gru" and reset_after,
-      advance=functools.partial(advance, GATES[gate]),
-      pull=pull and functools.partial(pull, GATES[gate]))
+      gates=gates, states=states, recurrent_bias=after, apart=after, whole=whole,
+      move=functools.partial(move if whole else _gru_before, GATES[gate]))
 
 
 # The arrays of a carry. Cells with one state have the first of them.
@@ -207,7 +168,7 @@ def unroll(
   Returns:
     h dtype[T, B, U] after each step.
   """
-  if kind.pull is None:
+  if not kind.whole:
     return read(kind, carry, a, kernel, bias, jnp.ones(a.shape[:2], bool), begins)[1]
   if begins is None:
     return _unroll(kind, carry, a, kernel, bias, None, None)[0]
@@ -222,7 +183,7 @@ def summarize(
     kind: Kind, carry: Carry, a: jax.Array, kernel: Kernel, bias: jax.Array | None,
     valid: jax.Array) -> tuple[Carry, jax.Array]:
   """As `read`, of whole texts and in the fast way of `unroll`."""
-  if kind.pull is None:
+  if not kind.whole:
     return read(kind, carry, a, kernel, bias, valid)
   h, end = _unroll(kind, carry, a, kernel, bias, None, valid)
   return end, h
@@ -256,8 +217,8 @@ def read(
     a, valid, begins = inputs
     if begins is not None:
       carry = tuple(jnp.where(begins[:, None], 0, state) for state in carry)
-    r = share if kind.pull is None else share(carry[0], slice(None))
-    moved, _ = kind.advance(carry, a.swapaxes(0, 1), r)
+    r = share(carry[0], slice(None)) if kind.whole else share
+    moved = kind.advance(carry, a.swapaxes(0, 1), r)
     carry = tuple(
         jnp.where(valid[:, None], new, old) for new, old in zip(moved, carry))
     return carry, carry[0]
@@ -278,68 +239,90 @@ def _unroll(kind, carry, a, kernel, bias, remains, valid):
   return _forward(kind, carry, a, kernel, bias, remains, valid)[0]
 
 
-# Rows come before units inside the loops, as outside. With units first, products of an
-# XLA that packs kernels in each step were faster, but what all steps read and write had
-# to be turned around before and after a loop, which now costs more than it saves.
+# All arrays of a step are copied out of those of all steps one step before: XLA's CPU
+# backend does not vectorize a loop that computes with slices, and the exponentials of
+# gates then take three times as long. The sums that gates read stand where the products
+# with the input stood, and later their gradients where the sums stood, so that one
+# array of this size is enough. It must be read after it is written, or it is copied.
 def _forward(kind, carry, a, kernel, bias, remains, valid):
-  flat = _flat(kernel)
+  flat, size = _flat(kernel), len(a)
 
-  def step(carry, inputs):
-    a, remain, moves = inputs
-    r = (carry[0] @ flat).reshape(a.shape)
+  def step(state, index):
+    carry, a, (now, remain, moves) = state
+    r = (carry[0] @ flat).reshape(now.shape)
     if bias is not None:
       r += bias[None]
-    moved, kept = kind.advance(carry, a.swapaxes(0, 1), r.swapaxes(0, 1))
-    moved = _chosen(moves, moved, carry)
-    return _cleared(moved, remain), (moved[0], kept)
+    sums, apart = _added(kind, now, r)
+    a = lax.dynamic_update_index_in_dim(a, sums, index, 0)
+    following = _at((a, remains, valid), jnp.minimum(index + 1, size - 1))
+    moved = _chosen(moves, kind.move(carry, _gates(sums), apart), carry)
+    return (_cleared(moved, remain), a, following), (moved[0], carry, apart)
 
-  end, (h, kept) = lax.scan(step, carry, (a, remains, valid))
-  return (h, end), (carry, h, kept, kernel, bias, remains, valid)
+  (end, sums, _), (h, before, apart) = lax.scan(
+      step, (carry, a, _at((a, remains, valid), 0)), jnp.arange(size))
+  return (h, end), (before, sums, apart, kernel, bias, remains, valid)
 
 
-# The kernel multiplied the state from before each step, so its gradient pairs d_r with
-# h moved back by one step, with the first carry in front. Where a and r have the same
-# gradient, the loop collects it once.
+# The gates are computed again from their sums. The kernel multiplied the state from
+# before each step, so its gradient pairs that one with d_r.
 def _backward(kind, saved, d_out):
-  carry, h, kept, kernel, bias, remains, valid = saved
-  d_out, d_end = d_out
-  turned = _flat(kernel).T  # [G * U, U]
+  before, sums, apart, kernel, bias, remains, valid = saved
+  d_h, d_end = d_out
+  turned, size = _flat(kernel).T, len(sums)  # [G * U, U]
+  others = (before, apart, d_h, remains, valid)
 
-  def step(d_carry, inputs):
-    d_h, kept, remain, moves = inputs
+  def step(state, index):
+    d_carry, sums, (now, (before, apart, d_h, remain, moves)) = state
     d_carry = _cleared(d_carry, remain)
     d_carry = (d_carry[0] + d_h, *d_carry[1:])
-    pulled, d_r, d_a = kind.pull(d_carry, kept)
-    # [B, G * U]. A step that changed no state has no gradient of its gates.
-    d_r, d_a = (_gathered(d, moves) for d in (d_r, d_a))
-    return _chosen(moves, (pulled[0] + d_r @ turned, *pulled[1:]), d_carry), (d_r, d_a)
+    _, pull = jax.vjp(kind.move, before, _gates(now), apart)
+    # A step that changed no state has no gradient of its gates.
+    pulled, d_gates, d_apart = pull(d_carry)
+    d_gates, d_apart = _chosen(
+        moves, (d_gates, d_apart), jax.tree.map(jnp.zeros_like, (d_gates, d_apart)))
+    d_r = jnp.concatenate(
+        d_gates if d_apart is None else (*d_gates[:-1], d_apart), axis=-1)
+    d_sums = d_r if d_apart is None else jnp.concatenate(d_gates, axis=-1)
+    sums = lax.dynamic_update_index_in_dim(sums, d_sums.reshape(now.shape), index, 0)
+    at = jnp.maximum(index - 1, 0)
+    return (_chosen(moves, (pulled[0] + d_r @ turned, *pulled[1:]), d_carry), sums,
+            (_at(sums, at), _at(others, at))), d_apart
 
-  # [T, B, G * U] each; d_a may be None.
-  d_carry, (d_r, d_a) = lax.scan(
-      step, d_end, (d_out, kept, remains, valid), reverse=True)
-  assert d_r is not None
-  if remains is not None:
-    h *= remains[..., None]
-  before = jnp.concatenate((carry[0][None], h[:-1]))
+  (d_carry, d_a, _), d_apart = lax.scan(
+      step, (d_end, sums, _at((sums, others), size - 1)), jnp.arange(size),
+      reverse=True)
+  d_r = d_a if d_apart is None else d_a.at[:, :, -1].set(d_apart)
+  h = before[0]
   d_kernel = _pull_kernel(
-      kernel, before.reshape(-1, before.shape[-1]), d_r.reshape(-1, d_r.shape[-1]))
-  d_bias = None if bias is None else d_r.sum((0, 1)).reshape(bias.shape)
-  d_a = (d_r if d_a is None else d_a).reshape(*d_r.shape[:2], -1, before.shape[-1])
+      kernel, h.reshape(-1, h.shape[-1]), d_r.reshape(h.shape[0] * h.shape[1], -1))
+  d_bias = None if bias is None else d_r.sum((0, 1))
   return d_carry, d_a, d_kernel, d_bias, None, None
 
 
-def _chosen(moves: jax.Array | None, moved: Carry, stood: Carry) -> Carry:
-  """Returns states dtype[B, U] of the first where bool[B], of the second elsewhere."""
-  return moved if moves is None else tuple(
-      jnp.where(moves[:, None], one, other) for one, other in zip(moved, stood))
+def _added(kind: Kind, a: jax.Array, r: jax.Array) -> tuple[jax.Array, Any]:
+  """Returns what gates read, dtype[B, G, U], and what the last one reads apart."""
+  if not kind.apart:
+    return a + r, None
+  last = jnp.arange(kind.gates) == kind.gates - 1
+  return a + jnp.where(last[:, None], 0, r), r[:, -1]
 
 
-def _gathered(d: _Gates | None, moves: jax.Array | None) -> jax.Array | None:
-  """Returns the gradients of the gates dtype[B, G * U], 0 where bool[B] is False."""
-  if d is None:
-    return None
-  whole = jnp.concatenate(d, axis=-1)
-  return whole if moves is None else jnp.where(moves[:, None], whole, 0)
+def _gates(sums: jax.Array) -> _Gates:
+  """Returns the gates dtype[B, U] of dtype[B, G, U]."""
+  flat = sums.reshape(len(sums), -1)
+  return tuple(jnp.split(flat, sums.shape[1], axis=1))
+
+
+def _at(arrays: Any, index: jax.Array | int) -> Any:
+  """Returns what arrays that begin with T have at one step."""
+  return jax.tree.map(
+      lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), arrays)
+
+
+def _chosen(moves: jax.Array | None, moved: Any, stood: Any) -> Any:
+  """Returns arrays dtype[B, U] of the first where bool[B], of the second elsewhere."""
+  return moved if moves is None else jax.tree.map(
+      lambda one, other: jnp.where(moves[:, None], one, other), moved, stood)
 
 
 def _cleared(carry: Carry, remain: jax.Array | None) -> Carry:

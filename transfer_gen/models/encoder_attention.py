@@ -187,7 +187,7 @@ class Attention(nn.Module):
                    for part in later}
         kept |= {name: one for name, one in factors.items() if one is not None}
       whole = cells.whole(recurrent)
-      gates = {"": slice(None)} if kind.pull else {"_0": slice(2), "_2": slice(2, 3)}
+      gates = {"": slice(None)} if kind.whole else {"_0": slice(2), "_2": slice(2, 3)}
       kernels |= {f"{i}/recurrent{name}": flat(whole[:, part])
                   for name, part in gates.items()}
     shared = {"inputs": [one[0] for one in known[1:]], "biases": biases,
