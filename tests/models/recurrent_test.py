@@ -108,7 +108,7 @@ def test_gradients_match_automatic_differentiation_of_a_loop(cell):
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_gates_and_their_gradients_share_the_memory_of_the_products_with_the_input(cell):
+def test_gates_and_their_gradients_share_the_memory_of_the_products(cell):
   kind, steps, batch, width = cells.KINDS[cell], 64, 8, 32
   carry = (jnp.zeros((batch, width)),) * kind.states
   shape = (steps, batch, kind.gates, width)
