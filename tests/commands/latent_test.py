@@ -149,17 +149,31 @@ def test_the_recipe_begins_from_scratch_a_language_model_or_an_autoencoder(
     runs, capsys, monkeypatch, source, found):
   monkeypatch.chdir(runs)
 
-  printed = cli.run(
-      capsys, "plan", "--config=recipe:autoencode", "--workdir=w",
-      "--config.data.train=text.txt", "--config.data.length=32",
-      "--config.model.cell=rnn", "--config.model.embed_width=4",
-      "--config.model.hidden_width=8", "--config.model.latent_width=3",
-      *([f"--config.source.path={source}", "--config.tokenizer.kind=source",
-         "--config.tokenizer.sentinels=0", "--config.data.corrupt.word_dropout=0"]
-        if source else ["--config.tokenizer.kind=characters"]))
+  words = ["--config=recipe:autoencode", f"--workdir=begun_{source}",
+           "--config.data.train=text.txt", "--config.data.length=32",
+           "--config.model.cell=rnn", "--config.model.embed_width=4",
+           "--config.model.hidden_width=8", "--config.model.latent_width=3",
+           *([f"--config.source.path={source}", "--config.tokenizer.kind=source",
+              "--config.tokenizer.sentinels=0", "--config.data.corrupt.word_dropout=0"]
+             if source else ["--config.tokenizer.kind=characters"])]
+
+  printed = cli.run(capsys, "plan", *words)
 
   assert found in printed
   assert "latent/mean/bias" in printed
+  if source == "language":
+    lines = cli.run(capsys, "train", *words, "--config.train.steps=8").splitlines()
+    learned = [json.loads(line) for line in lines if line.startswith("{")]
+    assert all("kl" in one for one in learned if "loss" in one)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "keras"])
+def test_a_latent_has_no_place_in_other_forms(runs, capsys, form):
+  message = cli.refused(capsys, "convert", f"--source={runs / 'vae'}", f"--to={form}",
+                        f"--output={runs / form}")
+
+  assert "latent_width" in message
+  assert not (runs / form).exists()
 
 
 @pytest.mark.parametrize("words, message", [

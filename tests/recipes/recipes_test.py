@@ -1,5 +1,6 @@
 """Tests for the config files that come with the package."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,9 +10,12 @@ import transformers
 from tests import fastai_models
 from tests.commands import cli
 from transfer_gen import config
+from transfer_gen import tree
 from transfer_gen.config import file as config_file
+from transfer_gen.models import recurrent_encoder
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
+from transfer_gen.run import trained
 from transfer_gen.study import from_run
 from transfer_gen.transfer import audit as audit_lib
 
@@ -352,9 +356,46 @@ def test_language_models_begin_the_sides_of_the_attention_recipe(folder, capsys)
   assert fewer == {"encoder:head/bias", "encoder:head/kernel"}
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_language_model_from_right_to_left_begins_what_reads_so(
+    folder, capsys, other):
+  _sentences(folder)
+  _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
+  run = config_file.load_run("recipe:attention")
+  run.model = dataclasses.replace(run.model, embed_width=6, hidden_width=8)
+  run.data.train, run.data.length, run.train.steps = "train.a|train.b", 32, 1
+  run.tokenizer = config.Tokenizer(kind="characters")
+  run.sources = {"backward": config.Source(path="a")}
+  if other:
+    run.sources["encoder"] = config.Source(path="a")
+
+  made = assemble.build(run, folder / "w")
+
+  came = {row.name: row.checkpoint for row in made.rows if row.sources}
+  assert came["encoder/embed/embedding"] == ("encoder" if other else "backward")
+  # Both read the same states: the encoder those of its text from right to left, and
+  # the language model those of the text that is turned around.
+  alone = trained.open(folder / "a")
+  text = np.array([made.data.tokenizer.encode("7 green")], np.int32)
+  turned = np.array([alone.tokenizer.encode("7 green"[::-1])], np.int32)
+  mine, theirs = (recurrent_encoder.Encoder(model).apply(
+      {"params": tree.unflatten(params)}, tokens, None, False)[1]
+      for model, params, tokens in (
+          (made.model.config, _below("encoder/", initial.params(made)), text),
+          (alone.model.config, alone.params, turned)))
+  np.testing.assert_allclose(mine["backward"][::-1], theirs[""], atol=1e-6)
+
+
+def _below(prefix, params):
+  return {name.removeprefix(prefix): value for name, value in params.items()
+          if name.startswith(prefix)}
+
+
 @pytest.mark.parametrize("more, message", [
     (("--config.sources.encoder.path=a", "--config.model.hidden_width=4"),
      "sources.encoder has layers"),
+    (("--config.sources.backward.path=a", "--config.model.bidirectional=False"),
+     "begins what reads from right to left"),
     (("--config.sources.left.path=a",), "knows the sources sources.encoder, "),
     (("--config.sources.encoder.pth=a",), "has no field 'pth'. Nearest: path")])
 def test_a_source_that_begins_no_side_is_refused(folder, capsys, more, message):

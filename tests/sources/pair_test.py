@@ -201,6 +201,15 @@ def test_an_encoder_that_computes_otherwise_than_its_source_is_refused():
   assert "norm_epsilon" not in str(error.value)  # GPT-2 has another than BERT.
 
 
+def test_kinds_of_tokens_that_a_target_does_not_know_are_refused():
+  pair = opened("bert", "gpt2")
+  other = dataclasses.replace(pair.model, encoder=dataclasses.replace(
+      pair.model.encoder, token_types=0))
+
+  with pytest.raises(resolve.PlanError, match="read by no rule: encoder/token_type"):
+    transferred(pair, other)
+
+
 def with_pieces(path, more=()):
   """Writes a BERT and a vocabulary into a folder."""
   made = transformers.BertModel(transformers.BertConfig(**BERT))

@@ -56,6 +56,28 @@ def test_restore_copies_only_the_leaves_named_by_rules():
   assert asked == ["head"]  # Leaves that are read are not initialized as well.
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_params_from_one_leaf_and_the_caller_own_an_array_each(devices):
+  mesh = sharding.make_mesh(data=1, fsdp=devices) if devices > 1 else jax.sharding.Mesh(
+      jax.devices()[:1], ("fsdp",))
+  where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+  mine = jax.device_put(_random(0, 8, 2), where)
+  source = sources.from_tree({"body": mine}, AXES)
+  specs = tree.specs({"first": mine, "second": mine}, {"first|second": AXES["body"]})
+  rows = resolve.resolve(plan_lib.TransferPlan(
+      rules=(Rule(target="first|second", source="body"),), groups=ALL),
+      {"": source.specs}, specs)
+
+  params = restore.restore(
+      rows, {"": source}, lambda names: {}, dict.fromkeys(specs, where))
+  # As a training step does with them.
+  step = lambda params: jax.tree.map(lambda x: x + 1, params)
+  jax.jit(step, donate_argnums=0)(params)
+
+  assert params["first"].is_deleted() and params["second"].is_deleted()
+  np.testing.assert_array_equal(mine, _random(0, 8, 2))
+
+
 @pytest.mark.parametrize("fill, value", [("zeros", 0.0), ("ones", 1.0)])
 def test_a_fresh_leaf_is_filled_as_its_rule_says(fill, value):
   specs = tree.specs({"body": jnp.zeros((8, 2))}, AXES)

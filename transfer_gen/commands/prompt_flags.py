@@ -57,7 +57,9 @@ def _none_given() -> errors.UserError:
 
 def _not_written() -> errors.UserError:
   """Returns the error for a file of answers without a file of prompts."""
-  return errors.UserError("--output is for the answers to --prompts=FILE.")
+  return errors.UserError(
+      "--output is for the answers to --prompts=FILE, or for what a model of drawings"
+      " draws of them or of none. Texts for --prompt and --prior are printed.")
 
 
 def _not_two(values: flags.Values) -> errors.UserError:

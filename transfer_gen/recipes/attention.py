@@ -2,10 +2,15 @@
 
 A language model of the inputs' language may begin the encoder, and one of the targets'
 language the decoder (Ramachandran et al., 2017): `--config.sources.encoder.path=A` and
-`--config.sources.decoder.path=B`. `--config.source.path=A` begins both sides, or with
-an earlier run of this recipe the whole model. The rest is drawn, and new inputs of the
-language models' cells begin at zero, so that these compute what they did.
+`--config.sources.decoder.path=B`. One that learned the inputs' language from right to
+left may begin the encoder's cells that read so: `--config.sources.backward.path=C`.
+`--config.source.path=A` begins the decoder and the encoder's cells that read from left
+to right, or with an earlier run of this recipe the whole model. The rest is drawn, and
+new inputs of the language models' cells begin at zero, so that these compute what they
+did.
 """
+
+import functools
 
 from transfer_gen import errors
 from transfer_gen.config import Data, Decoding, Optim, Recurrent, Run, Tokenizer, Train
@@ -13,7 +18,7 @@ from transfer_gen.run import open_sources
 from transfer_gen.transfer.axes import MatchTokens
 from transfer_gen.transfer.plan import Group, On, Rule, TransferPlan
 
-_SIDES = ("encoder", "decoder")
+_SIDES = ("encoder", "backward", "decoder")
 _ALL = (Group(name="all", params=".*"),)
 
 
@@ -49,11 +54,13 @@ def plan(run: Run) -> TransferPlan | None:
   _check(run, models)
   rules: list[Rule] = []
   unused: list[str] = []
+  write = {"encoder": _encoder, "decoder": _decoder, "backward": functools.partial(
+      _backward, reads_embed="encoder" not in models and "" not in models)}
   for side in _SIDES:
-    name = side if side in models else ""
+    # What reads from right to left begins with no model of the other direction.
+    name = side if side in models or side == "backward" else ""
     if name in models:
-      write = _encoder if side == "encoder" else _decoder
-      mine, left = write(run.model, models[name], name)
+      mine, left = write[side](run.model, models[name], name)
       rules += mine
       # What one side leaves, the other one may read, if both begin with one model.
       unused += left if name or side == "decoder" else ()
@@ -77,7 +84,7 @@ def _check(run, models):
     if not alone:
       raise errors.UserError(
           f"recipe:attention: {field} is no recurrent language model that reads text"
-          " once from left to right, so it can begin no side of the model.")
+          " once and in one direction, so it can begin no side of the model.")
     mine, theirs = ([(m.cell, m.embed_width, width) for width in widths]
                     for m, widths in ((run.model, _widths(run.model, name)),
                                       (model, model.widths)))
@@ -86,7 +93,11 @@ def _check(run, models):
           f"recipe:attention: {field} has layers (cell, embed_width, width) {theirs},"
           f" and the model {mine}. Set model.cell, model.num_layers, model.embed_width"
           " and model.hidden_width to those of the source.")
-  if {"", *_SIDES} <= set(models):
+  if "backward" in models and not run.model.bidirectional:
+    raise errors.UserError(
+        "recipe:attention: sources.backward begins what reads from right to left, and"
+        " with model.bidirectional=False nothing does. Leave one of them out.")
+  if {"", "encoder", "decoder"} <= set(models):
     raise errors.UserError(
         "recipe:attention: source is read by neither side, since sources.encoder and"
         " sources.decoder are set. Leave it out.")
@@ -97,7 +108,7 @@ def _field(name):
 
 
 def _widths(model, name):
-  return model.encoder_widths if name == "encoder" else model.widths
+  return model.widths if name in ("", "decoder") else model.encoder_widths
 
 
 def _encoder(model, source, name):
@@ -109,6 +120,28 @@ def _encoder(model, source, name):
         target=r"encoder/layer_\d+/cell/input_kernel_backward", source=None,
         fresh="zeros", why="what the language model did not read"))
   return rules, [_named(name, r"(head|dense)/.*")]
+
+
+def _backward(model, source, name, reads_embed):
+  """Returns rules for the cells that read backwards, and what they leave."""
+  del source
+  cell, why = r"encoder/layer_{}/backward/", "a language model from right to left"
+  rules = [
+      Rule(target=cell.format("(0)") + "(.*)", source=r"layer_\1/cell/\2",
+           checkpoint=name, why=why),
+      Rule(target=cell.format(r"(\d+)") + "(recurrent_kernel|bias)",
+           source=r"layer_\1/cell/\2", checkpoint=name, why=why)]
+  # Above the first layer, what read from right to left is the second input.
+  if model.num_layers > 1:
+    rules += [
+        Rule(target=cell.format(r"(\d+)") + "input_kernel_backward",
+             source=r"layer_\1/cell/input_kernel", checkpoint=name, why=why),
+        Rule(target=cell.format(r"\d+") + "input_kernel", source=None, fresh="zeros",
+             why="what the language model did not read")]
+  if reads_embed:
+    return [*rules, Rule(target="encoder/(embed/.*)", source=r"\1", checkpoint=name,
+                         why=why)], [_named(name, r"(head|dense)/.*")]
+  return rules, [_named(name, r"(head|dense|embed)/.*")]
 
 
 def _decoder(model, source, name):

@@ -35,10 +35,11 @@ class Memory(source_lib.Source):
   def read(
       self, names: Sequence[str], shardings: source_lib.Shardings | None = None
   ) -> Iterator[tuple[str, jax.Array]]:
-    """Yields (name, array), placed where `shardings` says."""
+    """Yields (name, array), a copy that is placed where `shardings` says."""
+    # Training steps donate what they are given, and these arrays are the caller's.
     for name in names:
       where = shardings[name] if shardings else None
-      yield name, jax.device_put(self.arrays[name], where)
+      yield name, jax.device_put(self.arrays[name], where, may_alias=False)
 
 
 def from_tree(arrays: Any, table: tree.AxesTable | None = None) -> Memory:

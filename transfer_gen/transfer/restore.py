@@ -107,7 +107,10 @@ def _read(
     for row in waiting[name]:
       if row.name not in done and all(n in held for n in row.sources):
         done.add(row.name)
-        yield row.name, _value(row, held, shardings[row.name], key, fresh)
+        param = _value(row, held, shardings[row.name], key, fresh)
+        # A step donates its params, so no two of them may be one array.
+        yield row.name, jax.device_put(
+            param, shardings[row.name], may_alias=len(waiting[name]) == 1)
     for n in [n for n in held if all(row.name in done for row in waiting[n])]:
       del held[n]
 
@@ -161,7 +164,7 @@ def _value(
          b.mixture and (b.mixture.rows, b.mixture.index, b.mixture.weights), b.share)
         for b in bindings]
     value = _mapped(how, sharding)(value, arrays, leaf_key, init)
-  return jax.device_put(value.astype(row.spec.dtype), sharding)
+  return value.astype(row.spec.dtype)
 
 
 _mean = jax.jit(lambda values: sum(values[1:], values[0]) / len(values))
