@@ -19,6 +19,7 @@ def _folder(tmp_path_factory):
   small_runs.write_lines(folder / "a.txt")
   (folder / "t.txt").write_text("line 1\nline 2\n")
   (folder / "u.txt").write_text("line 1\nline 3\n")
+  (folder / "v.txt").write_text("line 1\nline 2\nline 3\n")
   return folder
 
 
@@ -58,18 +59,18 @@ def _other_test(folder, name):
      "(?s)run 'moved': .*reads none/"),
     (lambda folder: {"moved": _moved(folder, model=dataclasses.replace(
         small_runs.RNN, hidden_width=12))}, "(?s)run 'moved': .* 8 .* 12"),
-    (lambda folder: {"first": _run(folder, data=config.Data(
-        name="files", train=str(folder / "a.txt"), length=4, too_long="refuse"))},
-     "run 'first': .*length"),
+    (lambda folder: {"scratch": _run(folder, model=dataclasses.replace(
+        small_runs.DECODER, max_length=8))},
+     "run 'scratch': .*longer than .*max_length=8"),
     (lambda folder: {"scratch": _run(folder).with_values("train", steps=5)},
      r"'moved' and 'scratch': train.steps is 4 and 5. Give both the same train.steps"),
     (lambda folder: {"scratch": _run(folder).with_values("train", batch_size=16)},
      "train.batch_size is 8 and 16"),
     (lambda folder: {"scratch": _other_test(folder, "u.txt")},
      r"(?s)number 2 is the first that differs.*data.test \(.*t.txt' and .*u.txt'\)"),
-    (lambda folder: {"scratch": _other_test(folder, "a.txt")}, "2 and 99 of them"),
+    (lambda folder: {"scratch": _other_test(folder, "v.txt")}, "2 and 3 of them"),
     (lambda folder: {"alone": _run(folder)}, "run 'alone' is in no pair"),
-    (lambda folder: {"scratch": _moved(folder, source=config.Source(run="moved"))},
+    (lambda folder: {"scratch": _run(folder, source=config.Source(run="moved"))},
      "source.run is 'moved', which a pair compares"),
     (lambda folder: {"First": _run(folder), "moved": _moved(
         folder, sources={"b": config.Source(run="First")})},

@@ -8,6 +8,7 @@ from transfer_gen.study import fairness
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import rehearsal
 from transfer_gen.study import run_files
+from transfer_gen.study import tracing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,5 +43,6 @@ def check(
   """
   reader = run_files.check(study, jobs)
   runs = rehearsal.rehearse(jobs, reader)
+  tracing.check(runs)
   fairness.check(study, runs, reader)
   return Checked(reader=reader, runs=runs, begun=claims.check(jobs, reader, force))
