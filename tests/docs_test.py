@@ -23,7 +23,8 @@ _FILE = re.compile(r"\b(?:transfer_gen|tests|benchmarks|experiments|docs)/[\w/]+
 _MODULE = re.compile(r"automodule:: ([\w.]+)|python -m (benchmarks[\w.]*|tests[\w.]*)")
 _COMMAND = re.compile(r"transfer-gen +([a-z]+)((?:[^\n`]|\n {20,})*)")
 _FLAG = re.compile(r"--([a-z_]+)(?![a-z_.])")
-_FIELD = re.compile(r"--config\.([a-z_.]+)")
+# Of a study, a flag names one run, or all.
+_FIELD = re.compile(r"--config\.(?:runs\.NAME\.|all\.)?([a-z_.]+)")
 _CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 # Placeholders in the pages, which name no real file.
 _PLACEHOLDERS = {"transfer_gen/maps/NAME.py"}

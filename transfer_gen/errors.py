@@ -1,5 +1,9 @@
 """The exception for everything that a user can get wrong."""
 
+from collections.abc import Iterator
+import contextlib
+import traceback
+
 _SHOWN = 200  # Characters of a cause that a message quotes.
 
 
@@ -33,3 +37,20 @@ def cause(error: BaseException) -> str:
   if isinstance(error, UserError):
     return text[:_SHOWN].rstrip(".")
   return f"{type(error).__name__}: {text[:_SHOWN]}".rstrip(".: ")
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+  """Puts what is wrong at the front of a `UserError` that is raised inside."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"{what}: {error}") from error
+
+
+def last_lines(error: BaseException, count: int = 3) -> list[str]:
+  """Returns the end of what Python prints of an error; of a `UserError` its message."""
+  if isinstance(error, UserError):
+    return str(error).splitlines()
+  text = "".join(traceback.format_exception(error))
+  return [line.rstrip()[:_SHOWN] for line in text.splitlines() if line.strip()][-count:]

@@ -52,7 +52,7 @@ def _done(tmp_path_factory):
       question="Do apples help with dogs?",
       runs={"moved": _run(second, "first", moved), "scratch": _run(second),
             "first": _run(first)},
-      pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), samples=2,
+      pairs=(("moved", "scratch"),), seeds=(0, 1), lrs=(0.01, 0.02), widen=0, samples=2,
       accounts=True, remembered=_run(first).data)
   with counting.calls((documents, "read_filtered"), (pipeline, "prepare"),
                       (tokenizers, "build")) as counts:

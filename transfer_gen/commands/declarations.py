@@ -61,7 +61,9 @@ _RUN = Flag(
 _STUDY = Flag(
     name="config", value="FILE.py[:ARG]", required=True,
     meaning="Python file whose function get_study(ARG) returns the study. A file with"
-    " get_config alone, or recipe:NAME, is compared with the same run from scratch.")
+    " get_config alone, or recipe:NAME, is compared with the same run from scratch."
+    " --config.runs.NAME.a.b=VALUE overrides a field of one run of a study, and"
+    " --config.all.a.b=VALUE that of all its runs.")
 _WORKDIR = Flag(
     name="workdir", value="DIR", required=True,
     meaning="Folder of the run, local or gs://.")
@@ -234,6 +236,16 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="seeds", value="N", default=0, minimum=0,
                  meaning="Repeats the compared runs with seeds 0 to N - 1; 0 keeps the"
                  " study's own."),
+            Flag(name="dry_run", default=False,
+                 meaning="Checks all runs and prints what would be trained, with steps,"
+                 " tokens, FLOPs and an estimate of the time; writes nothing."),
+            Flag(name="only", value="PATTERN", default="",
+                 meaning="Trains only the runs whose NAME or NAME/seed_S matches, such"
+                 " as 'scratch*' or '*/seed_0', and their sources. A pair is compared"
+                 " once all of its runs are there."),
+            Flag(name="force", default=False,
+                 meaning="Trains runs anew whose config has changed, and all that start"
+                 " from them; the old ones get another name."),
             Flag(name="results", value="FILE.md",
                  meaning="Markdown file that receives a section with the results."))),
     "recipes": Command(

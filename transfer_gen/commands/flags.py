@@ -31,8 +31,9 @@ class Values(types.SimpleNamespace):
   """The value of each flag of a command, as an attribute.
 
   `config` is the run, with all overrides, if the command's `overrides` is set and the
-  file is not that of a study; otherwise it is the text of the flag. `given_config` is
-  that text, and `argument` the word behind the command, or empty.
+  file is not that of a study; otherwise it is the text of the flag. `study` is that of
+  the file, with all overrides, or None. `given_config` is the text of `--config`, and
+  `argument` the word behind the command, or empty.
   """
 
 
@@ -67,6 +68,9 @@ def _parse(
   parsed = flags.FlagValues()
   words = parsed.read_flags_from_files(words, force_gnu=False)  # --flagfile=FILE.
   given, runs = words, command.overrides and _is_run(name, command, words)
+  study = None
+  if command.overrides and not runs and _split_config(words)[0]:
+    study, words = _override_study(name, words)
   for flag in command.flags:
     # `--config` of a run is defined by ml_collections below, with one flag per field.
     if not (runs and flag.name == "config"):
@@ -79,7 +83,7 @@ def _parse(
     raise _mistake(name, f"{rest[-1]!r} is not a flag.")
   values = Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
   values.argument = rest[0] if rest else ""
-  values.given_config = _split_config(given)[0]
+  values.given_config, values.study = _split_config(given)[0], study
   for flag in command.flags:
     value = getattr(values, flag.name)
     if flag.required and not value:
@@ -105,7 +109,16 @@ def _define_run(
   given, words = _split_config(words)
   if not given:
     raise _mistake(name, f"`{name}` needs --config=FILE.py[:ARG].")
-  run = config_file.load_run(given)
+  return _override(name, config_file.load_run(given), words, parsed)
+
+
+def _override(
+    name: str, run: config_file.run_config.Run, words: Sequence[str],
+    parsed: flags.FlagValues) -> list[str]:
+  """Defines a flag for each field of a run that words set; returns the other words.
+
+  Once these are parsed, the run has the values.
+  """
   words = config_file.take_sources(run, words)
   config_file.build_parts(run, words)
   if isinstance(run.model, str):
@@ -116,6 +129,24 @@ def _define_run(
   config_flags.DEFINE_config_dataclass(
       "config", run, flag_values=parsed, sys_argv=[name, *words])
   return words
+
+
+def _override_study(
+    name: str, words: Sequence[str]) -> tuple[config_file.run_config.Study, list[str]]:
+  """Loads a study and overrides fields of its runs; returns it and the other words."""
+  study = config_file.load_study(_split_config(words)[0])
+  study, mine, rest = config_file.take_runs(study, words)
+  for run, given in mine.items():
+    parsed = flags.FlagValues()
+    with errors.naming(f"run {run!r}"):
+      try:
+        parsed([name, *_override(name, study.runs[run], given, parsed)])
+        changed: Any = parsed["config"].value
+        study.runs[run] = changed
+      except flags.Error as error:
+        raise errors.UserError(_in_plain_words(str(error))) from error
+  validate.check(study)
+  return study, rest
 
 
 def _is_run(

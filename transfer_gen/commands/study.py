@@ -2,24 +2,48 @@
 
 import dataclasses
 import json
+import sys
+from typing import Any
 
 from transfer_gen.commands import flags
-from transfer_gen.config import file as config_file
+from transfer_gen.study import dry_run
 from transfer_gen.study import from_run
 from transfer_gen.study import report
 from transfer_gen.study import study as study_lib
 
 
 def run(values: flags.Values) -> None:
-  """Runs the study; the last line printed is its summary as JSON."""
+  """Runs the study; the last line printed is its summary as JSON.
+
+  Raises:
+    SystemExit: With code 1 if a run has failed. One that diverged at a learning rate is
+      no failure as long as each pair has a result.
+  """
   # The config is a run where the file has no study: that run is compared with scratch.
-  study = (config_file.load_study(values.config) if isinstance(values.config, str)
-           else from_run.study(values.config))
+  study = values.study or from_run.study(values.config)
   if values.seeds:
     study = dataclasses.replace(study, seeds=tuple(range(values.seeds)))
-  facts = study_lib.run(study, values.workdir)
-  if values.results:
+  if values.dry_run:
+    print(dry_run.describe(study, values.workdir, values.only))
+    return
+  facts = study_lib.run(study, values.workdir, values.only, values.force)
+  if values.results and "summary" in facts:
     report.write_section(
         values.results, "python -m transfer_gen study"
         f" --config={values.given_config} --workdir={values.workdir}", facts)
-  print(json.dumps(facts["summary"]))
+  print(json.dumps(facts.get("summary", {})), flush=True)
+  _end(facts)
+
+
+def _end(facts: dict[str, Any]) -> None:
+  """Says which pairs have no result, and exits with 1 if that is a failure."""
+  for treated, control in facts["missing"]:
+    print(f"transfer-gen: {treated} against {control} has no result: "
+          + _why(facts, (treated, control)), file=sys.stderr)
+  if any(facts["missing"] or not one["diverged"] for one in facts["failures"]):
+    sys.exit(1)
+
+
+def _why(facts: dict[str, Any], pair: tuple[str, str]) -> str:
+  failed = [one["run"] for one in facts["failures"] if one["name"] in pair]
+  return f"{'; '.join(failed)} failed." if failed else "not all its runs are trained."

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Mapping, Sequence
+import copy
 import dataclasses
 import difflib
 import os
@@ -21,6 +22,7 @@ RECIPE = "recipe:"  # How the name of a recipe begins in place of a file's.
 _RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 _SOURCE = re.compile(
     r"--?(no)?config\.sources\.(\w+)\.(\w+)(?:=(.*))?", re.DOTALL)
+_RUNS = re.compile(r"--?(no)?config\.(all|runs)\.([^=]*)(=.*)?", re.DOTALL)
 _MODEL = re.compile(r"--?(no)?config\.model\.(\w+)(?:=(.*))?", re.DOTALL)
 
 
@@ -130,7 +132,70 @@ def load_study(given: str) -> run_config.Study:
   Raises:
     errors.UserError: As `load_run`, also if the study has nothing to compare.
   """
+  _refuse_twice(given.partition(":")[0])
   return _typed(given, "get_study", run_config.Study)
+
+
+def take_runs(
+    study: run_config.Study, words: Sequence[str]
+) -> tuple[run_config.Study, dict[str, list[str]], list[str]]:
+  """Takes the flags out that override fields of the runs of a study.
+
+  Args:
+    study: The study.
+    words: Words of a command line: `--config.runs.NAME.FIELD=VALUE` for one run, and
+      `--config.all.FIELD=VALUE` for all of them. Of equal fields the last word counts.
+
+  Returns:
+    The study with copies of its runs, which may be changed; by name of a run the words
+    `--config.FIELD=VALUE`; and the other words.
+
+  Raises:
+    errors.UserError: If there is no such run, or a word overrides something else.
+  """
+  # Two runs may be one object, or share a part.
+  study = dataclasses.replace(
+      study, runs={name: copy.deepcopy(run) for name, run in study.runs.items()})
+  mine: dict[str, list[str]] = {}
+  rest: list[str] = []
+  for word in words:
+    found = _RUNS.fullmatch(word)
+    if found is None:
+      if re.match(r"--?(no)?config\.", word):
+        raise errors.UserError(
+            f"{word.partition('=')[0]}: of a study only its runs can be overridden:"
+            " --config.runs.NAME.FIELD=VALUE, or --config.all.FIELD=VALUE for all.")
+      rest.append(word)
+      continue
+    no, which, path, value = found.groups()
+    # A name may hold dots, and may begin another one.
+    names = [name for name in study.runs if path.startswith(f"{name}.")]
+    names = [*study.runs] if which == "all" else sorted(names, key=len)[-1:]
+    if not names:
+      raise errors.UserError(
+          f"{word.partition('=')[0]}: it begins with none of the runs"
+          f" {', '.join(study.runs)}.")
+    field = path if which == "all" else path[len(names[0]) + 1:]
+    for name in names:
+      mine.setdefault(name, []).append(f"--{no or ''}config.{field}{value or ''}")
+  return study, mine, rest
+
+
+def _refuse_twice(file: str) -> None:
+  """Refuses a file with a dict that names something twice: Python keeps one of them."""
+  try:
+    tree = ast.parse(pathlib.Path(file).read_bytes())
+  except (OSError, SyntaxError, ValueError):
+    return  # Loading it will say what is wrong.
+  for node in ast.walk(tree):
+    keys = [key for key in node.keys if isinstance(key, ast.Constant)] if (
+        isinstance(node, ast.Dict)) else []
+    values = [key.value for key in keys]
+    for key in keys:
+      if values.count(key.value) > 1:
+        raise errors.UserError(
+            f"--config: {file}:{key.lineno}: {key.value!r} stands twice in a dict, and"
+            " only one of both would count. Give each run a name of its own.")
 
 
 # A word `--noconfig.a.b` is how absl spells False for a boolean field. Flags that do

@@ -153,6 +153,9 @@ class Study:
       Default: (0,).
     lrs: Learning rates that each run of a pair tries; the one with the best validation
       by `Train.metric` is compared. If empty, the default, each run uses its own.
+    widen: How often such a grid is widened, by a rate three times beyond the edge at
+      which the best one of some run lies. All runs that pairs connect try the new rate.
+      0 means never, and a grid of a single rate has no edge. Default: 3.
     samples: Number of prompts of the test split that each compared run continues.
       Default: 3.
     accounts: Whether the report shows what each run cost: which leaves learned, the
@@ -169,6 +172,7 @@ class Study:
   pairs: Annotated[tuple[tuple[str, str], ...], declare.FILLED]
   seeds: Annotated[tuple[declare.Seed, ...], declare.FILLED] = (0,)
   lrs: tuple[declare.Positive, ...] = ()
+  widen: Annotated[int, declare.Between(0, 20)] = 3
   samples: declare.Count = 3
   accounts: bool = False
   metrics: tuple[Metric, ...] = ()

@@ -9,14 +9,21 @@ from transfer_gen import sources as sources_lib
 from transfer_gen.data import pipeline
 from transfer_gen.models import registry
 
-Sources = Mapping[str, sources_lib.Source]
+Source = sources_lib.Source
+Sources = Mapping[str, Source]
 
 
-def of_run(run: config_lib.Run) -> dict[str, sources_lib.Source]:
+def of_run(
+    run: config_lib.Run, known: Sources | None = None
+) -> dict[str, sources_lib.Source]:
   """Opens every source of a run, by its name in the plan.
 
   A folder that PEFT wrote adapts the model of the source without a name, or, if that is
   not known, the run's own model.
+
+  Args:
+    run: Config of the run.
+    known: Sources that stand for what is at a path, by path.
 
   Raises:
     errors.UserError: If a path is empty or holds nothing that can be read.
@@ -27,7 +34,8 @@ def of_run(run: config_lib.Run) -> dict[str, sources_lib.Source]:
       run.model, vocab_size=run.model.vocab_size or 1)
   for name, source in run.all_sources().items():
     field = f"sources[{name!r}]" if name else "source"
-    found[name] = one(field, source, own, found.get(""))
+    found[name] = (known or {}).get(source.path) or one(
+        field, source, own, found.get(""))
   return found
 
 

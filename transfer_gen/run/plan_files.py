@@ -38,6 +38,15 @@ def write_audit(
   return audit
 
 
+def check_owner(assembled: assembled_lib.Assembled, workdir: epath.PathLike) -> None:
+  """Checks that a claimed workdir belongs to a run; writes nothing.
+
+  Raises:
+    errors.UserError: If it belongs to another one; lists what differs.
+  """
+  ownership.check(epath.Path(workdir), assembled, _audit(assembled))
+
+
 def check_coverage(assembled: assembled_lib.Assembled, min_coverage: float) -> None:
   """Checks how much of the target comes from a source.
 

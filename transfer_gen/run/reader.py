@@ -27,9 +27,13 @@ class Reader:
 
   A search tries many strategies on one data set, and a study repeats runs over seeds
   and learning rates. What was read stays in memory as long as the reader does.
+
+  Attributes:
+    known: Sources that stand for what is at a path, by path.
   """
 
   def __init__(self):
+    self.known: dict[str, open_sources.Source] = {}
     self._whole: dict[str, tuple[documents.Splits, dict[str, Any]]] = {}
     self._texts: dict[str, tuple[Texts, dict[str, Any]]] = {}
     self._trained: dict[tuple[str, str], tokenizers.Tokenizer] = {}
@@ -47,7 +51,7 @@ class Reader:
         fit.
     """
     asked, run = run, choices.begin(run, workdir)
-    sources = open_sources.of_run(run)
+    sources = open_sources.of_run(run, self.known)
     texts, _ = self.texts(run.data)  # Reading fails before training begins.
     run = choices.model(run, texts["train"])
     tokenizer = self._tokenizer(run, epath.Path(workdir), sources)

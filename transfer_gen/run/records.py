@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from etils import epath
+import numpy as np
 from tensorboardX import event_file_writer
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
@@ -156,3 +157,31 @@ def write_scores(
       "step": step, **scores.metrics(), **(metrics or {}), "nats": scores.nats.tolist(),
       "document_tokens": scores.tokens.tolist(),
       "document_bytes": scores.text_bytes.tolist()})
+
+
+def read_scores(
+    workdir: epath.PathLike, split: str, step: int) -> score_lib.Scores | None:
+  """Returns what a study wrote of a checkpoint; None if it wrote nothing of it.
+
+  Args:
+    workdir: Workdir of the run.
+    split: Name of the split.
+    step: Step of the checkpoint.
+
+  Raises:
+    errors.UserError: If the file is damaged.
+  """
+  path = epath.Path(workdir) / f"scores_{split}.json"
+  if not path.exists():
+    return None
+
+  def scores(found: dict[str, Any]) -> score_lib.Scores | None:
+    # What `evaluate` scores may be a part of the split; only a study adds terms.
+    if found["step"] != step or "terms" not in found:
+      return None
+    return score_lib.Scores(
+        nats=np.array(found["nats"], np.float64),
+        tokens=np.array(found["document_tokens"], np.int64),
+        text_bytes=np.array(found["document_bytes"], np.int64), terms=found["terms"])
+
+  return whole.read_json(path, scores)

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import comparison
 from transfer_gen.study import effective
 from transfer_gen.study import jobs as jobs_lib
-from transfer_gen.study import outcome
 from transfer_gen.study import payback
 
 # Scores are arrays, and are stored in each run's scores_test.json. Validations are in
@@ -17,23 +15,23 @@ _KEPT_ELSEWHERE = ("scores", "validations", "measured")
 
 def of_study(
     study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job],
-    results: Mapping[str, Sequence[dict[str, Any]]], reader: reader_lib.Reader,
+    results: Mapping[str, Sequence[dict[str, Any]]],
+    sources: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
   """Returns what a study found.
 
   Args:
-    study: The study.
-    jobs: All its trainings.
+    study: The study, with the pairs that have results.
+    jobs: Its trainings that have ended.
     results: What `outcome.test` returned for each seed of the compared runs, by name.
-    reader: Has read the data of the runs.
+    sources: What `outcome.cost` returned for each run that is only a source, by name,
+      and its accounts if the study has them.
 
   Returns:
     `comparisons`: for each pair what `comparison.compare` returns, its `alarm`,
-    `effective_data` and `payback`; `summary`, the numbers of the first pair; `sources`:
-    what each run cost that is only a source; `runs`: the results that are stored.
+    `effective_data` and `payback`; `summary`, the numbers of the first pair; `sources`;
+    `runs`: the results that are stored.
   """
-  sources = {job.name: outcome.source(job, study, reader)
-             for job in jobs if job.name not in results}
   comparisons = [comparison.compare(pair, results) for pair in study.pairs]
   comparison.raise_alarms(comparisons)
   read = payback.read(jobs)
@@ -48,7 +46,7 @@ def of_study(
           "amount", "low", "high", "bound")} if first["effective_data"] else None,
       "pays_from": {unit: one["pays_from"] for unit, one in first["payback"].items()},
       "alarms": [one["treated"] for one in comparisons if one["alarm"]["raised"]]}
-  return {"summary": summary, "sources": sources, "comparisons": comparisons,
+  return {"summary": summary, "sources": dict(sources), "comparisons": comparisons,
           "runs": {name: [{key: value for key, value in run.items()
                            if key not in _KEPT_ELSEWHERE} for run in runs]
                    for name, runs in results.items()}}

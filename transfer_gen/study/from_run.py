@@ -25,12 +25,16 @@ def study(run: config_lib.Run) -> config_lib.Study:
     raise errors.UserError(
         "The run has no source, so there is nothing to compare it with: set"
         " source.path, or write a function get_study.")
-  # Leaves of a source that nobody reads are an error unless the plan names them.
-  plan = dataclasses.replace(plan_lib.SCRATCH, unused_source=(".*",))
-  scratch = dataclasses.replace(
-      run, transfer=plan, strategy=config_lib.Strategy(), adapters=(), features=None,
-      distill=None)
   path = next(iter(run.all_sources().values())).path
   return config_lib.Study(
       question=f"Is it worth it to start from {path}?",
-      runs={TRANSFER: run, SCRATCH: scratch}, pairs=((TRANSFER, SCRATCH),))
+      runs={TRANSFER: run, SCRATCH: scratch(run)}, pairs=((TRANSFER, SCRATCH),))
+
+
+def scratch(run: config_lib.Run) -> config_lib.Run:
+  """Returns the run that opens the same sources and reads none of their leaves."""
+  # Leaves of a source that nobody reads are an error unless the plan names them.
+  plan = dataclasses.replace(plan_lib.SCRATCH, unused_source=(".*",))
+  return dataclasses.replace(
+      run, transfer=plan, strategy=config_lib.Strategy(), adapters=(), features=None,
+      distill=None)

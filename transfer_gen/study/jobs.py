@@ -1,8 +1,9 @@
 """The trainings of a study: runs with seeds and learning rates, sources first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import copy
 import dataclasses
+import fnmatch
 
 from etils import epath
 
@@ -10,6 +11,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
+_FILES = ("best", "result.json", "report.html")  # Beside the folders of runs.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,35 +31,99 @@ class Job:
   workdir: epath.Path
   run: config_lib.Run
 
+  @property
+  def title(self) -> str:
+    """Name, seed and rate, for people."""
+    rate = f"lr {self.lr:g}" if self.lr else "lr chosen"
+    return f"{self.name}, seed {self.seed}, {rate}"
+
 
 def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
-  """Lists what a study trains; a source comes before the runs that read it.
+  """Lists what a study trains, pair by pair, the sources of a run before it.
 
   Raises:
-    errors.UserError: If a pair names no run, or sources form a circle.
+    errors.UserError: If a pair names no run, a run is in no pair and no source, sources
+      form a circle or name a run that a pair compares, or a name is not free.
   """
-  compared = {name for pair in study.pairs for name in pair}
-  if unknown := compared - study.runs.keys():
-    raise errors.UserError(
-        f"pairs name {', '.join(sorted(unknown))}, not among the runs"
-        f" {', '.join(study.runs)}.")
+  _check(study)
+  names = dict.fromkeys(name for pair in study.pairs for one in pair
+                        for name in in_order(study, one))
+  return [job for name in names for job in of_run(study, workdir, name)]
+
+
+def of_run(
+    study: config_lib.Study, workdir: epath.PathLike, name: str,
+    lrs: Sequence[float] = (),
+) -> list[Job]:
+  """Lists the trainings of one run of a study.
+
+  Args:
+    study: The study.
+    workdir: Its workdir.
+    name: Name of the run.
+    lrs: Learning rates that it tries; if empty, those of the study, or its own.
+  """
+  run, is_compared = study.runs[name], name in compared(study)
+  # A run that is only a source trains once: all compared runs start from the same one,
+  # and its chance is not what the study measures.
+  seeds = study.seeds if is_compared else study.seeds[:1]
+  lrs = lrs or (study.lrs if is_compared else ()) or (run.optim.lr,)
   result = []
-  for name in _in_order(study.runs):
-    run = study.runs[name]
-    # A run that is only a source trains once: all compared runs start from the same
-    # one, and its chance is not what the study measures.
-    seeds = study.seeds if name in compared else study.seeds[:1]
-    lrs = (study.lrs or (run.optim.lr,)) if name in compared else (run.optim.lr,)
-    for seed in seeds:
-      for lr in lrs:
-        folder = epath.Path(workdir) / name
-        # `:g` gives each rate a short name that is the same in every call, by which a
-        # study that goes on finds its runs.
-        if name in compared:
-          folder = folder / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
-        result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
-                          run=_with(run, seed, lr, study, epath.Path(workdir))))
+  for seed in seeds:
+    for lr in lrs:
+      folder = epath.Path(workdir) / name
+      # `:g` gives each rate a short name that is the same in every call, by which a
+      # study that goes on finds its runs.
+      if is_compared:
+        folder = folder / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
+      result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
+                        run=_with(run, seed, lr, study, epath.Path(workdir))))
   return result
+
+
+def selected(jobs: Sequence[Job], only: str) -> list[Job]:
+  """Returns the trainings that a pattern names, and the sources that they read.
+
+  Args:
+    jobs: Trainings, sources first.
+    only: Pattern of what is wanted, as of `fnmatch`: names of runs, or `NAME/seed_S`;
+      all if empty.
+  """
+  found: list[Job] = []
+  read: set[str] = set()
+  for job in reversed(jobs):  # From the last one on, so that sources come along.
+    names = (job.name, f"{job.name}/seed_{job.seed}")
+    if not only or str(job.workdir) in read or any(
+        fnmatch.fnmatchcase(name, only) for name in names):
+      found.append(job)
+      read |= {source.path for source in read_by(job.run)}
+  return found[::-1]
+
+
+def compared(study: config_lib.Study) -> list[str]:
+  """Returns the names of all runs that pairs compare, in the order of the pairs."""
+  return list(dict.fromkeys(name for pair in study.pairs for name in pair))
+
+
+def in_order(study: config_lib.Study, name: str) -> list[str]:
+  """Returns a run's name behind those of all runs that it reads, sources first."""
+  ordered: list[str] = []
+
+  def visit(one: str, path: tuple[str, ...]) -> None:
+    if one in path:
+      raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, one])}.")
+    if one in ordered:
+      return
+    for other in _runs_read(study.runs[one]):
+      if other not in study.runs:
+        raise errors.UserError(
+            f"run {one!r}: source.run is {other!r}, which is none of"
+            f" {', '.join(study.runs)}.")
+      visit(other, (*path, one))
+    ordered.append(one)
+
+  visit(name, ())
+  return ordered
 
 
 def sources(runs: Mapping[str, config_lib.Run], name: str) -> set[str] | None:
@@ -69,7 +135,7 @@ def sources(runs: Mapping[str, config_lib.Run], name: str) -> set[str] | None:
     runs: All runs by name.
     name: Name of a run. It reads no sources if its plan takes every leaf from none.
   """
-  read = _sources(runs[name])
+  read = read_by(runs[name])
   if any(not source.run for source in read):
     return None
   found = {source.run for source in read}
@@ -81,36 +147,42 @@ def sources(runs: Mapping[str, config_lib.Run], name: str) -> set[str] | None:
   return found
 
 
-def _in_order(runs: Mapping[str, config_lib.Run]) -> list[str]:
-  """Names of the runs, each after the runs that its sources name."""
-  ordered: list[str] = []
-
-  def visit(name: str, path: tuple[str, ...]) -> None:
-    if name in path:
-      raise errors.UserError(f"sources go in a circle: {' -> '.join([*path, name])}.")
-    if name in ordered:
-      return
-    for other in _read_by(runs[name]):
-      if other not in runs:
-        raise errors.UserError(
-            f"run {name!r}: source.run is {other!r}, which is none of"
-            f" {', '.join(runs)}.")
-      visit(other, (*path, name))
-    ordered.append(name)
-
-  for name in runs:
-    visit(name, ())
-  return ordered
-
-
-def _read_by(run: config_lib.Run) -> list[str]:
-  """Names of the runs that a run starts from or learns from."""
-  return [source.run for source in _sources(run) if source.run]
-
-
-def _sources(run: config_lib.Run) -> list[config_lib.Source]:
+def read_by(run: config_lib.Run) -> list[config_lib.Source]:
+  """Returns what a run starts from or learns from."""
   teacher = [run.distill.teacher] if run.distill is not None else []
   return [*run.all_sources().values(), *teacher]
+
+
+def _check(study: config_lib.Study) -> None:
+  """Checks names, pairs and sources of a study; see `jobs`."""
+  names = compared(study)
+  if unknown := {*names} - study.runs.keys():
+    raise errors.UserError(
+        f"pairs name {', '.join(sorted(unknown))}, not among the runs"
+        f" {', '.join(study.runs)}.")
+  used = {one for name in names for one in in_order(study, name)}
+  for name, run in study.runs.items():
+    in_order(study, name)  # Also of what is refused below: a circle is the cause.
+    if several := sorted({*_runs_read(run)} & {*names}):
+      raise errors.UserError(
+          f"run {name!r}: source.run is {several[0]!r}, which a pair compares, so that"
+          " there is one of each seed and learning rate. Give the study the same run"
+          " under another name, in no pair, as the source.")
+    if name not in used:
+      raise errors.UserError(
+          f"run {name!r} is in no pair, and no run of a pair starts from it. Compare it"
+          f" with its control, pairs=(..., ({name!r}, CONTROL)), or leave it out.")
+  # Some file systems do not tell small letters from capital ones.
+  taken = dict.fromkeys(_FILES, "a file of the study")
+  for name in study.runs:
+    if other := taken.get(name.casefold()):
+      raise errors.UserError(
+          f"run {name!r} has the folder of {other}. Give it another name.")
+    taken[name.casefold()] = f"run {name!r}"
+
+
+def _runs_read(run: config_lib.Run) -> list[str]:
+  return [source.run for source in read_by(run) if source.run]
 
 
 # A deep copy, because configs are mutable and several jobs are made of one run.

@@ -1,6 +1,6 @@
 """The outcome of one training of a study: scores, samples and cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,45 +18,65 @@ from transfer_gen.study import task_metrics
 _STILL_IMPROVING = 0.01
 
 
-def test(
-    job: jobs.Job, study: jobs.Study, reader: trained_lib.Reader
+def test(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:
+  """Scores the best checkpoint of a training on the test split.
+
+  What was scored by an earlier call is read from the workdir.
+  """
+  trained = trained_lib.open(job.workdir)
+  data, _ = trained.data(reader)
+  scores = records.read_scores(job.workdir, "test", trained.step)
+  if scores is None:
+    scores = trained.score(data, "test")
+    records.write_scores(job.workdir, "test", trained.step, scores,
+                         {"terms": dict(scores.terms)})
+  curve = _progress(job)
+  return {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
+          "step": trained.step,
+          "validation_loss": min(line["loss"] for line in curve),
+          "validations": curve,
+          "still_improving": _improving(
+              curve, job.run.train.steps, trained.is_drawn),
+          "least_fall": "0.01 nats per step" if trained.is_drawn else "1%",
+          "train_data": {unit: data.facts["splits"]["train"][unit]
+                         for unit in ("bytes", "tokens")},
+          "scores": scores, "samples": [], **cost(job)}
+
+
+def with_metrics(
+    job: jobs.Job, found: Mapping[str, Any], asked: Sequence[str],
+    reader: trained_lib.Reader) -> dict[str, Any]:
+  """Returns an outcome with metrics of texts; see `task_metrics.measure`."""
+  trained = trained_lib.open(job.workdir)
+  return {**found, **task_metrics.measure(asked, trained, trained.data(reader)[1])}
+
+
+def with_accounts(
+    job: jobs.Job, found: Mapping[str, Any], reader: trained_lib.Reader
 ) -> dict[str, Any]:
-  """Scores the best checkpoint of a training on the test split, and samples from it."""
+  """Returns an outcome with what the training cost and forgot; see `accounts`."""
+  described = _accounts(job, trained_lib.open(job.workdir), reader)
+  searched = described["search_gflops"]
+  curve = [{**line, "gflops": gflops + searched} for line, gflops in zip(
+      found["validations"], described.pop("gflops_at"))]
+  return {**found, "validations": curve, "accounts": described}
+
+
+def with_samples(
+    job: jobs.Job, found: Mapping[str, Any], count: int, reader: trained_lib.Reader
+) -> dict[str, Any]:
+  """Returns an outcome with what the training writes or draws; see `samples`."""
   trained = trained_lib.open(job.workdir)
   data, texts = trained.data(reader)
-  scores = trained.score(data, "test")
-  records.write_scores(job.workdir, "test", trained.step, scores)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  curve = _progress(job)
-  found = {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
-           "step": trained.step,
-           "validation_loss": min(line["loss"] for line in curve),
-           "validations": curve,
-           "still_improving": _improving(
-               curve, job.run.train.steps, trained.is_drawn),
-           "least_fall": "0.01 nats per step" if trained.is_drawn else "1%",
-           "train_data": {unit: data.facts["splits"]["train"][unit]
-                          for unit in ("bytes", "tokens")},
-           "scores": scores, **samples.of(trained, texts["test"], fit, study.samples),
-           **task_metrics.measure(study.metrics, trained, texts), **_cost(job)}
-  if study.accounts:
-    found["accounts"] = _accounts(job, trained, reader)
-    for line, gflops in zip(curve, found["accounts"].pop("gflops_at")):
-      line["gflops"] = gflops + found["accounts"]["search_gflops"]
-  return found
+  return {**found, **samples.of(trained, texts["test"], fit, count)}
 
 
-def source(
-    job: jobs.Job, study: jobs.Study, reader: trained_lib.Reader) -> dict[str, Any]:
-  """Returns what a training cost that is only a source.
-
-  `train_tokens`, `train_seconds` and, if the study has them, its `accounts`.
-  """
-  if not study.accounts:
-    return _cost(job)
+def source_accounts(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:
+  """Returns the accounts of a training that is only a source; see `accounts`."""
   found = _accounts(job, trained_lib.open(job.workdir), reader)
   del found["gflops_at"]
-  return {**_cost(job), "accounts": found}
+  return found
 
 
 def metrics(job: jobs.Job) -> list[dict[str, Any]]:
@@ -96,7 +116,7 @@ def _improving(curve: Sequence[dict[str, Any]], steps: int, drawn: bool) -> bool
   return before - curve[-1]["loss"] > _STILL_IMPROVING * unit
 
 
-def _cost(job: jobs.Job) -> dict[str, Any]:
+def cost(job: jobs.Job) -> dict[str, Any]:
   """Returns the number of tokens and the seconds of a training."""
   lines = [line for line in metrics(job) if line["split"] == "train"]
   return {"train_tokens": sum(map(_tokens, lines)),

@@ -11,18 +11,32 @@ from transfer_gen.study import jobs
 from transfer_gen.study import outcome
 
 
-def best_lr(tried: list[jobs.Job]) -> float:
+def best_lr(tried: Sequence[jobs.Job]) -> float:
   """Returns the learning rate with the best validation, mean over seeds.
 
   Args:
     tried: Trainings of one run of a study; its `Train.metric` decides.
   """
+  found = by_rate(tried)
+  return min(found, key=lambda lr: found[lr])
+
+
+def by_rate(tried: Sequence[jobs.Job]) -> dict[float, float]:
+  """Returns the best validation of each learning rate, mean over seeds, low is good."""
   # A mean over seeds: the best rate of each single seed would fit the noise of that
   # seed.
   found: dict[float, list[float]] = {}
   for job in tried:
     found.setdefault(job.lr, []).append(_best(job, job.run.train.metric))
-  return min(found, key=lambda lr: np.mean(found[lr]))
+  return {lr: float(np.mean(values)) for lr, values in found.items()}
+
+
+def connected(pairs: Sequence[tuple[str, str]], name: str) -> set[str]:
+  """Returns a run and all that pairs compare it with, directly or through others."""
+  found = {name}
+  for _ in pairs:
+    found |= {one for pair in pairs if found & {*pair} for one in pair}
+  return found
 
 
 def judged_by(tested: Sequence[jobs.Job]) -> str:
@@ -55,9 +69,7 @@ def mark_best(
   Returns:
     The path of the best training's workdir in that of the study.
   """
-  comparable: set[str] = set(pairs[0])
-  for _ in pairs:
-    comparable |= {name for pair in pairs if comparable & {*pair} for name in pair}
+  comparable = connected(pairs, pairs[0][0])
   metric = judged_by(tested)
   best = min((job for job in tested if job.name in comparable),
              key=lambda job: _best(job, metric))

@@ -1,74 +1,48 @@
 """Checks all runs of a study before the first one trains."""
 
-from collections.abc import Collection, Iterator, Sequence
-import contextlib
-import itertools
+from collections.abc import Collection, Mapping, Sequence
+import dataclasses
 
-from etils import epath
-
-from transfer_gen import config as config_lib
-from transfer_gen import errors
-from transfer_gen.run import open_sources
-from transfer_gen.run import reader as reader_lib
-from transfer_gen.study import auto
+from transfer_gen.study import claims
+from transfer_gen.study import fairness
 from transfer_gen.study import jobs as jobs_lib
+from transfer_gen.study import rehearsal
+from transfer_gen.study import run_files
+from transfer_gen.study import tracing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checked:
+  """What checking a study has found.
+
+  Attributes:
+    reader: Has read and tokenized the texts of all runs.
+    runs: The runs by name, assembled.
+    begun: Workdirs that belong to the training that the study wants there.
+  """
+  reader: run_files.Reader
+  runs: Mapping[str, rehearsal.assemble.Assembled]
+  begun: Collection[str]
 
 
 def check(
-    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job]) -> reader_lib.Reader:
-  """Checks the configs and files of all runs.
+    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job], force: bool = False
+) -> Checked:
+  """Checks configs, files, vocabularies, plans, lengths and pairs of all runs.
 
-  A mistake in the last run would otherwise show after hours. Texts are read as a whole,
-  and the reader keeps them, so that this costs no time later.
+  A mistake in the last run would otherwise show after hours.
 
   Args:
     study: The study.
     jobs: All its trainings.
-
-  Returns:
-    A reader that has read the texts, and trained the tokenizers.
+    force: Whether workdirs of changed runs are renamed, to train them anew.
 
   Raises:
-    errors.UserError: If something is wrong in a run, which the message names, or a
-      metric is unknown.
+    errors.UserError: If something is wrong in a run, which the message names, if a
+      metric is unknown, if a pair is not fair, or if a workdir belongs to another run.
   """
-  config_lib.check(study)
-  if study.metrics and any(
-      isinstance(job.run.model, jobs_lib.Sketch) for job in jobs):
-    raise errors.UserError(
-        f"metrics={study.metrics!r}: they look at texts, and a run of the study draws."
-        " Leave them out.")
-  # All configs first: they need nothing but themselves.
-  for job in jobs:
-    with naming(f"run {job.name!r}"):
-      auto.check(job.run)
-  reader, made = reader_lib.Reader(), {str(job.workdir) for job in jobs}
-  for job in jobs:
-    with naming(f"run {job.name!r}"):
-      _check_files(job, reader, made)
-  if study.remembered is not None:
-    with naming("remembered"):
-      reader.texts(study.remembered)
-  return reader
-
-
-@contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-  """Puts what is wrong at the front of an error that is raised inside."""
-  try:
-    yield
-  except errors.UserError as error:
-    raise errors.UserError(f"{what}: {error}") from error
-
-
-def _check_files(
-    job: jobs_lib.Job, reader: reader_lib.Reader, made: Collection[str]) -> None:
-  reader.check_texts(job.run, job.workdir)
-  sources = list(job.run.all_sources().values())
-  # What other runs of the study write is not there yet.
-  if not any(path in made for source in sources for path in open_sources.paths(source)):
-    open_sources.of_run(job.run)
-  teacher = [job.run.distill.teacher] if job.run.distill else []
-  for path in itertools.chain(*map(open_sources.paths, [*sources, *teacher])):
-    if path not in made and not epath.Path(path).expanduser().exists():
-      raise errors.UserError(f"{path}: there is no such file or folder.")
+  reader = run_files.check(study, jobs)
+  runs = rehearsal.rehearse(jobs, reader)
+  tracing.check(runs)
+  fairness.check(study, runs, reader)
+  return Checked(reader=reader, runs=runs, begun=claims.check(jobs, reader, force))

@@ -1,6 +1,6 @@
 """The page that answers a study's question; it opens without a network."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import html
 import os
 from typing import Any
@@ -23,6 +23,7 @@ def study_text(facts: Mapping[str, Any]) -> str:
   lines += ["", *sentences.verdicts(facts), "", *sentences.costs(facts)]
   if accounts := _accounts(facts):
     lines += ["", *page.aligned(accounts)]
+  lines += _troubles(facts)
   samples = _samples(facts)
   lines += ["", "Samples of the test split:"] if samples else []
   for sample in samples:
@@ -55,7 +56,9 @@ def study_page(
       *(f"<p class=gain>{escape(line)}</p>" for line in sentences.verdicts(facts)),
       *_html_table(_table(facts)),
       *(f"<p>{escape(line)}</p>" for line in sentences.costs(facts)),
-      *_html_table(_accounts(facts)), *_trade_off(facts),
+      *_html_table(_accounts(facts)),
+      *(f"<pre>{escape(line)}</pre>" for line in _troubles(facts) if line),
+      *_trade_off(facts),
       "<h2>Validation loss</h2>", page.plot(curves), *_metric_curves(curves),
       *_forgetting(curves),
       *(["<h2>Samples of the test split</h2>"] if samples else []), *samples,
@@ -72,6 +75,7 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       f"## {facts['question']}", "", "```", command, "```", "",
       *(f"{shown}\n"
         for shown in [*sentences.verdicts(facts), *sentences.costs(facts)]),
+      *(f"{line}\n" for line in _troubles(facts) if line),
       *_markdown_table(_table(facts)), *_markdown_table(_accounts(facts)),
       "Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
@@ -89,13 +93,15 @@ def data_title(workdirs: Iterable[epath.Path]) -> str:
 
 
 def write(
-    workdir: epath.PathLike, facts: Mapping[str, Any],
+    workdir: epath.PathLike, facts: Mapping[str, Any], show: Callable[..., Any],
     curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
   """Writes result.json and report.html of a study into its workdir.
 
   Args:
     workdir: Workdir of the study.
     facts: What `study.run` found.
+    show: Makes the page; a failure of that is no failure of the study, see
+      `trainings.Trainings.show`.
     curves: Lines of metrics by the name of a run.
   """
   workdir = epath.Path(workdir)
@@ -103,7 +109,8 @@ def write(
     if "pictures" in run:  # Relative, so that the folder can be moved.
       run["pictures"] = os.path.relpath(run["pictures"], workdir)
   whole.write_json(workdir / RESULT, facts)
-  whole.write_text(workdir / "report.html", study_page(facts, curves))
+  show("report.html", lambda: whole.write_text(
+      workdir / "report.html", study_page(facts, curves)), None)
 
 
 def write_section(
@@ -159,6 +166,16 @@ def _accounts(facts) -> list[tuple[str, ...]]:
             "GFLOPs, search in it", "source before, bits/byte", "after", "forgetting")
   return [header[:max(map(len, rows))], *(
       row + ("",) * (max(map(len, rows)) - len(row)) for row in rows)] if rows else []
+
+
+def _troubles(facts) -> list[str]:
+  """What has no result, what failed, and what could not be shown."""
+  lines = [f"{treated} against {control}: no result."
+           for treated, control in facts.get("missing", ())]
+  for failure in facts.get("failures", ()):
+    lines.append("\n  ".join([f"{failure['run']} failed:", *failure["lines"]]))
+  lines += facts.get("notes", ())
+  return ["", *lines] if lines else []
 
 
 def _trade_off(facts) -> list[str]:

@@ -1,26 +1,36 @@
 """Runs with controls: trains what is not finished, tests, compares and reports."""
 
+from collections.abc import Mapping, Sequence
+import dataclasses
 import time
 from typing import Any
 
 from etils import epath
 
 from transfer_gen.run import environment
-from transfer_gen.study import auto
 from transfer_gen.study import findings
+from transfer_gen.study import grid
 from transfer_gen.study import jobs as jobs_lib
-from transfer_gen.study import outcome
-from transfer_gen.study import pairs
 from transfer_gen.study import preflight
 from transfer_gen.study import report
+from transfer_gen.study import scoring as scoring_lib
+from transfer_gen.study import trainings
 
 
-def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
+def run(
+    study: jobs_lib.Study, workdir: epath.PathLike, only: str = "", force: bool = False
+) -> dict[str, Any]:
   """Trains, tests and compares runs; writes `result.json` and `report.html`.
+
+  The runs of a pair come before those of the next one, and both files are written after
+  each pair. What fails is reported, and the other runs go on.
 
   Args:
     study: Runs, pairs and seeds.
     workdir: Holds the workdir of each run. What is finished there is not done again.
+    only: Pattern of what is trained in this call: names of runs, or `NAME/seed_S`. A
+      pair is compared once all its trainings are finished.
+    force: Whether runs whose config changed are trained anew. The old ones are renamed.
 
   Returns:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
@@ -28,42 +38,102 @@ def run(study: jobs_lib.Study, workdir: epath.PathLike) -> dict[str, Any]:
     bits per byte and in `Study.metrics` with its interval, `reached` and `gap` (see
     `comparison.compare`), `effective_data` and `pays_from` where they are known,
     `alarms` (treated runs that may be worse than their control), `best` (the training
-    that the link `best` names, see `pairs.mark_best`) and `seconds`.
+    that the link `best` names, see `pairs.mark_best`) and `seconds`. Beside it,
+    `failures` and `notes` (see `trainings.Trainings`) and `missing`, the pairs without
+    a result. If no pair has one, only these are there, and nothing is written.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
   """
-  start, workdir = time.time(), epath.Path(workdir)
-  todo = jobs_lib.jobs(study, workdir)
-  reader = preflight.check(study, todo)
-  for number, job in enumerate(todo, 1):
-    rate = f"lr {job.lr:g}" if job.lr else "lr chosen"
-    print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, {rate}", flush=True)
-    with preflight.naming(f"run {job.name!r}"):
-      auto.train(job.run, job.workdir, reader=reader)
-  # Rates are chosen by validation, and only the chosen ones are scored on the test
-  # split.
-  chosen = {name: pairs.best_lr([job for job in todo if job.name == name])
-            for pair in study.pairs for name in pair}
-  tested = [job for job in todo if job.lr == chosen.get(job.name)]
-  results = {name: [outcome.test(job, study, reader) for job in tested
-                    if job.name == name]
-             for name in chosen}
-  best = pairs.mark_best(study.pairs, tested, workdir)
-  found = findings.of_study(study, todo, results, reader)
-  found["summary"] |= {
-      "seeds": len(study.seeds),
-      "lrs": {name: runs[0]["lr"] for name, runs in results.items()},
-      "best": best,
-      "seconds": round(time.time() - start, 1)}
-  facts = {"question": study.question, **found,
-           "environment": environment.describe(),
-           "data": report.data_title(job.workdir for job in tested)}
-  report.write(workdir, facts, {
-      f"{job.name}, seed {job.seed}": outcome.metrics(job)
-      for job in todo if job.lr == chosen.get(job.name, job.lr)})
-  print(report.study_text(facts))
-  metric = pairs.judged_by(tested).replace("bits_per_byte", "loss")
-  print(f"best run by validation {metric}: {workdir / best}, also at {workdir}/best")
-  print(f"report: {workdir / 'report.html'}")
+  call = _Call(study, epath.Path(workdir), only, force)
+  begun, facts = (), {}
+  for pair in study.pairs:
+    begun = tuple(dict.fromkeys((*begun, *pair)))
+    call.train(begun)
+    facts = call.report()
+  if "summary" in facts:
+    facts = call.illustrate()
+    print(report.study_text(facts))
+    metric = facts["judged_by"].replace("bits_per_byte", "loss")
+    best = f"{workdir}/{facts['summary']['best']}"
+    print(f"best run by validation {metric}: {best}, also at {workdir}/best")
+    print(f"report: {epath.Path(workdir) / 'report.html'}")
   return facts
+
+
+class _Call:
+  """One call of a study."""
+
+  def __init__(
+      self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool):
+    self._start, self._study, self._workdir = time.time(), study, workdir
+    planned = jobs_lib.jobs(study, workdir)
+    checked = preflight.check(study, planned, force)
+    self._work = trainings.Trainings(
+        checked.reader, checked.begun, only, total=len(planned))
+    self._grid = grid.Grid(study)
+    self.scoring = scoring_lib.Scoring(study, self._work, checked.reader)
+    self._jobs: dict[str, list[jobs_lib.Job]] = {}  # All trainings so far, by run.
+
+  def train(self, names: Sequence[str]) -> None:
+    """Trains some runs and what they read, until no grid has to be widened."""
+    ordered = dict.fromkeys(one for name in names
+                            for one in jobs_lib.in_order(self._study, name))
+    while True:
+      self._jobs = {name: jobs_lib.of_run(
+          self._study, self._workdir, name, self._grid.of(name)) for name in ordered}
+      self._work.train([job for jobs in self._jobs.values() for job in jobs])
+      if not self._grid.widen(self._whole()):
+        return
+
+  def report(self) -> dict[str, Any]:
+    """Scores what has ended, and writes what was found so far."""
+    return self._write(self.scoring.score(self._whole()))
+
+  def illustrate(self) -> dict[str, Any]:
+    """Adds what costs more and decides nothing, once all scores are written."""
+    if self._study.accounts:
+      self.scoring.add_accounts([
+          jobs[0] for name, jobs in self._jobs.items() if name in self.scoring.sources])
+      self._write(self.scoring.results())
+    self.scoring.add_samples()
+    return self._write(self.scoring.results())
+
+  def _whole(self) -> dict[str, list[jobs_lib.Job]]:
+    """By run, the trainings at those rates at which all seeds have ended."""
+    found = {}
+    for name, jobs in self._jobs.items():
+      ended = self._work.ended(jobs)
+      seeds = len({job.seed for job in jobs})
+      whole = [job for job in ended
+               if sum(other.lr == job.lr for other in ended) == seeds]
+      if whole:
+        found[name] = whole
+    return found
+
+  def _write(self, results: Mapping[str, Any]) -> dict[str, Any]:
+    complete = tuple(pair for pair in self._study.pairs if results.keys() >= {*pair})
+    rest = {"failures": self._work.failures, "notes": self._work.notes,
+            "missing": [pair for pair in self._study.pairs if pair not in complete]}
+    if not complete:
+      return rest
+    compared = {name for pair in complete for name in pair}
+    results = {name: runs for name, runs in results.items() if name in compared}
+    tested = [job for job in self.scoring.tested if job.name in compared]
+    jobs = [job for one in self._jobs.values() for job in self._work.ended(one)]
+    best = self.scoring.mark_best(complete, self._workdir)
+    found = findings.of_study(
+        dataclasses.replace(self._study, pairs=complete), jobs, results,
+        self.scoring.sources)
+    lrs = {name: runs[0]["lr"] for name, runs in results.items()}
+    found["summary"] |= {
+        "seeds": len(self._study.seeds), "lrs": lrs, "best": best.pop("best"),
+        "seconds": round(time.time() - self._start, 1)}
+    facts = {"question": self._study.question, **found, **rest, **best,
+             "environment": environment.describe(),
+             "data": report.data_title(job.workdir for job in tested)}
+    shown = [*tested, *(job for job in jobs if job.name in self.scoring.sources)]
+    report.write(self._workdir, facts, self._work.show, {
+        f"{job.name}, seed {job.seed}": scoring_lib.outcome.metrics(job)
+        for job in shown})
+    return facts

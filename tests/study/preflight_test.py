@@ -1,0 +1,105 @@
+"""Tests for what is refused before the first run of a study trains."""
+
+import dataclasses
+
+import pytest
+
+from tests import small_runs
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.study import dry_run
+from transfer_gen.study import study
+from transfer_gen.transfer import axes
+from transfer_gen.transfer import plan
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("preflight")
+  small_runs.write_lines(folder / "a.txt")
+  (folder / "t.txt").write_text("line 1\nline 2\n")
+  (folder / "u.txt").write_text("line 1\nline 3\n")
+  (folder / "v.txt").write_text("line 1\nline 2\nline 3\n")
+  return folder
+
+
+def _run(folder, **changes):
+  run = small_runs.configure(folder / "a.txt", small_runs.RNN, steps=4)
+  run.data.test = str(folder / "t.txt")
+  return dataclasses.replace(run, **changes)
+
+
+def _study(folder, **runs):
+  first = _run(folder)
+  return config.Study(question="?", pairs=(("moved", "scratch"),), runs={
+      "first": first, "moved": dataclasses.replace(
+          first, source=config.Source(run="first")), "scratch": first, **runs})
+
+
+def _plan(source):
+  return plan.TransferPlan(
+      rules=(plan.Rule(target="(.*)", source=source),),
+      axes=(plan.On(axis="vocab", map=axes.MatchTokens()),),
+      groups=(plan.Group(name="all", params=".*"),))
+
+
+def _moved(folder, **changes):
+  return _run(folder, source=config.Source(run="first"), **changes)
+
+
+def _other_test(folder, name):
+  run = _run(folder)
+  run.data.test = str(folder / name)
+  return run
+
+
+@pytest.mark.parametrize("runs, message", [
+    # Of a source that is not trained yet, all is known but its values.
+    (lambda folder: {"moved": _moved(folder, transfer=_plan(r"none/\1"))},
+     "(?s)run 'moved': .*reads none/"),
+    (lambda folder: {"moved": _moved(folder, model=dataclasses.replace(
+        small_runs.RNN, hidden_width=12))}, "(?s)run 'moved': .* 8 .* 12"),
+    (lambda folder: {"scratch": _run(folder, model=dataclasses.replace(
+        small_runs.DECODER, max_length=8))},
+     "run 'scratch': .*longer than .*max_length=8"),
+    (lambda folder: {"scratch": _run(folder).with_values("train", steps=5)},
+     r"'moved' and 'scratch': train.steps is 4 and 5. Give both the same train.steps"),
+    (lambda folder: {"scratch": _run(folder).with_values("train", batch_size=16)},
+     "train.batch_size is 8 and 16"),
+    (lambda folder: {"scratch": _other_test(folder, "u.txt")},
+     r"(?s)number 2 is the first that differs.*data.test \(.*t.txt' and .*u.txt'\)"),
+    (lambda folder: {"scratch": _other_test(folder, "v.txt")}, "2 and 3 of them"),
+    (lambda folder: {"alone": _run(folder)}, "run 'alone' is in no pair"),
+    (lambda folder: {"scratch": _run(folder, source=config.Source(run="moved"))},
+     "source.run is 'moved', which a pair compares"),
+    (lambda folder: {"First": _run(folder), "moved": _moved(
+        folder, sources={"b": config.Source(run="First")})},
+     "run 'First' has the folder of run 'first'"),
+])
+def test_what_is_wrong_in_a_study_is_refused_before_any_run_trains(
+    runs, message, folder, tmp_path):
+  asked = _study(folder, **runs(folder))
+
+  with pytest.raises(errors.UserError, match=message):
+    study.run(asked, tmp_path / "w")
+
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
+  asked = dataclasses.replace(
+      _study(folder), seeds=(0, 1, 2), lrs=(0.1, 0.2))
+
+  lines = dry_run.describe(asked, tmp_path / "w").splitlines()
+
+  rows = {line.split()[0]: line.split()[1:] for line in lines[:4]}
+  assert list(rows) == ["run", "first", "moved", "scratch"]
+  assert rows["moved"][:3] == ["3", "2", "4"] and rows["first"][:3] == ["1", "1", "4"]
+  # 8 rows of at most 16 tokens in each of 4 steps.
+  assert rows["moved"][3] == rows["scratch"][3]
+  assert 100 < int(rows["moved"][3].replace(",", "")) <= 512
+  assert float(rows["moved"][4]) > 0 and float(rows["moved"][5]) > 0
+  assert "13 trainings" in lines[5] and "widened, 3 times at most" in lines[-1]
+  assert not (tmp_path / "w").exists()
+  one = dry_run.describe(asked, tmp_path / "w", "scratch/seed_0")
+  assert "\n2 trainings" in one and "moved" not in one

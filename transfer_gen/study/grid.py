@@ -1,0 +1,71 @@
+"""The learning rates that the runs of a study try."""
+
+from collections.abc import Mapping, Sequence
+import math
+
+from transfer_gen.study import jobs as jobs_lib
+from transfer_gen.study import pairs as pairs_lib
+
+_FACTOR = 3  # Between the edge of a grid and the rate beyond it.
+# A best rate that is better than its neighbor by a smaller share is as good as that.
+_EQUAL = 1e-4
+
+
+class Grid:
+  """The learning rates of all compared runs.
+
+  Runs that pairs connect try the same rates: a run with more of them would be tuned
+  better than its control.
+  """
+
+  def __init__(self, study: jobs_lib.Study):
+    """Begins with the rates of the study; without any, each run has its own."""
+    self._study = study
+    self._rates: dict[str, list[float]] = {}
+    self._left: dict[str, int] = {}
+    for name in jobs_lib.compared(study):
+      if name not in self._rates:
+        rates = [*dict.fromkeys(study.lrs)]
+        self._rates |= dict.fromkeys(pairs_lib.connected(study.pairs, name), rates)
+        self._left[name] = study.widen
+
+  def of(self, name: str) -> Sequence[float]:
+    """Returns the rates that a run tries; none if it has its own."""
+    return tuple(self._rates.get(name, ()))
+
+  def widen(self, trained: Mapping[str, Sequence[jobs_lib.Job]]) -> bool:
+    """Adds a rate beyond each edge of a grid at which the best rate of some run lies.
+
+    A grid is widened at most `Study.widen` times. A rate whose training failed is an
+    edge, too, beyond which nothing is tried.
+
+    Args:
+      trained: For runs that have tried all their rates, the trainings that have ended.
+
+    Returns:
+      Whether a rate was added.
+    """
+    added = False
+    for first, left in self._left.items():
+      rates = self._rates[first]
+      names = pairs_lib.connected(self._study.pairs, first) & trained.keys()
+      beyond = {_beyond(rates, trained[name]) for name in names} - {None}
+      if left and len(rates) > 1 and beyond:
+        self._left[first] -= 1
+        rates += sorted(rate for rate in beyond if rate is not None)
+        added = True
+    return added
+
+
+def _beyond(rates: Sequence[float], tried: Sequence[jobs_lib.Job]) -> float | None:
+  """Returns the rate to try next; None if the best one lies within the grid."""
+  found = pairs_lib.by_rate(tried)
+  best = min(found, key=lambda lr: found[lr], default=None)
+  others = [lr for lr in found if lr != best]
+  if best is None or not others or min(rates) < best < max(rates):
+    return None
+  near = min(others, key=lambda lr: abs(math.log(lr / best)))
+  if found[near] - found[best] <= _EQUAL * abs(found[best]):
+    return None
+  # Three digits, by which a study that goes on finds the rate again.
+  return float(f"{best * _FACTOR if best == max(rates) else best / _FACTOR:.3g}")
