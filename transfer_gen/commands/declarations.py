@@ -236,6 +236,10 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="seeds", value="N", default=0, minimum=0,
                  meaning="Repeats the compared runs with seeds 0 to N - 1; 0 keeps the"
                  " study's own."),
+            Flag(name="budget", value="BUDGET", default="",
+                 meaning="`converged` also compares with controls that train until"
+                 " their validation loss no longer falls, `equal` does not; empty keeps"
+                 " what the study says."),
             Flag(name="dry_run", default=False,
                  meaning="Checks all runs and prints what would be trained, with steps,"
                  " tokens, FLOPs and an estimate of the time; writes nothing."),

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from transfer_gen.commands import flags
+from transfer_gen.config import validate
 from transfer_gen.study import dry_run
 from transfer_gen.study import from_run
 from transfer_gen.study import report
@@ -23,6 +24,9 @@ def run(values: flags.Values) -> None:
   study = values.study or from_run.study(values.config)
   if values.seeds:
     study = dataclasses.replace(study, seeds=tuple(range(values.seeds)))
+  if values.budget:
+    study = dataclasses.replace(study, budget=values.budget)
+    validate.check(study, "study")
   if values.dry_run:
     print(dry_run.describe(study, values.workdir, values.only))
     return

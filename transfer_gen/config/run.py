@@ -153,6 +153,10 @@ class Study:
       Default: (0,).
     lrs: Learning rates that each run of a pair tries; the one with the best validation
       by `Train.metric` is compared. If empty, the default, each run uses its own.
+    budget: `equal`: the runs of a pair train for equally many steps. `converged`: a
+      control whose validation loss still falls at the end of its own steps is trained
+      with twice as many, and so on up to eight times as many, until it no longer does;
+      each treated run is then compared with that one, too. Default: `equal`.
     widen: How often such a grid is widened, by a rate three times beyond the edge at
       which the best one of some run lies. All runs that pairs connect try the new rate.
       0 means never, and a grid of a single rate has no edge. Default: 3.
@@ -172,6 +176,7 @@ class Study:
   pairs: Annotated[tuple[tuple[str, str], ...], declare.FILLED]
   seeds: Annotated[tuple[declare.Seed, ...], declare.FILLED] = (0,)
   lrs: tuple[declare.Positive, ...] = ()
+  budget: Annotated[str, declare.OneOf("equal", "converged")] = "equal"
   widen: Annotated[int, declare.Between(0, 20)] = 3
   samples: declare.Count = 3
   accounts: bool = False

@@ -56,6 +56,9 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
         f"{flops / 1e9:.3g}", f"{seconds:.3g}"))
   more = [f"A grid whose best rate lies at its edge is widened, {study.widen} times at"
           " most, and then takes longer."] if len(study.lrs) > 1 else []
+  if study.budget == "converged":
+    more.append("Controls whose validation loss still falls at the end are trained"
+                " again, with up to 8 times their steps.")
   return "\n".join([
       *page.aligned(rows), "",
       f"{len(jobs)} trainings. Steps, tokens and GFLOPs are those of one training,"

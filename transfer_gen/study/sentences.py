@@ -16,6 +16,7 @@ def verdicts(facts: Facts) -> list[str]:
   lines, warned, measured = [], set(), []
   for pair in facts["comparisons"]:
     controls = facts["runs"][pair["control"]]
+    lines += _longer(facts, pair)
     lines += [*_alarm(pair, len(facts["comparisons"])), _gain(pair), *_metrics(pair)]
     lines += [_when(pair, controls), *_gap(pair)]
     # Pairs with the controls of one curve have the same effective data.
@@ -28,6 +29,18 @@ def verdicts(facts: Facts) -> list[str]:
       warned.add(pair["control"])
       lines.append(_improving(pair))
   return lines
+
+
+def _longer(facts: Facts, pair: Facts) -> list[str]:
+  """Says of a control what came of giving it the steps that it needs."""
+  longer = facts.get("longer", {}).get(pair["control"])
+  if longer is None:
+    return []
+  begin = (f"{longer['of']} had its own steps" if longer["times"] == 1 else
+           f"{pair['control']} is {longer['of']} with {longer['times']} times the"
+           " steps")
+  return [f"{begin}, at whose end its validation loss"
+          f" {'still fell' if pair['control_still_improving'] else 'no longer fell'}."]
 
 
 def costs(facts: Facts) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen.run import environment
+from transfer_gen.study import budgets
 from transfer_gen.study import findings
 from transfer_gen.study import grid
 from transfer_gen.study import jobs as jobs_lib
@@ -50,6 +50,7 @@ def run(
   for pair in study.pairs:
     begun = tuple(dict.fromkeys((*begun, *pair)))
     call.train(begun)
+    call.lengthen(pair[1])
     facts = call.report()
   if "summary" in facts:
     facts = call.illustrate()
@@ -66,18 +67,25 @@ class _Call:
 
   def __init__(
       self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool):
-    self._start, self._study, self._workdir = time.time(), study, workdir
     planned = jobs_lib.jobs(study, workdir)
+    budgets.check(study)
     checked = preflight.check(study, planned, force)
+    # A copy, to which controls with more steps are added.
+    study = dataclasses.replace(study, runs={**study.runs})
+    self._start, self._study, self._workdir = time.time(), study, workdir
     self._work = trainings.Trainings(
         checked.reader, checked.begun, only, total=len(planned))
     self._grid = grid.Grid(study)
     self.scoring = scoring_lib.Scoring(study, self._work, checked.reader)
     self._jobs: dict[str, list[jobs_lib.Job]] = {}  # All trainings so far, by run.
+    self._longer: dict[str, budgets.Longer] = {}  # By control.
+    self._names: Sequence[str] = ()  # Of the runs of the study that were trained last.
 
   def train(self, names: Sequence[str]) -> None:
     """Trains some runs and what they read, until no grid has to be widened."""
-    ordered = dict.fromkeys(one for name in names
+    self._names = names
+    more = [one.name for one in self._longer.values()]
+    ordered = dict.fromkeys(one for name in (*names, *more)
                             for one in jobs_lib.in_order(self._study, name))
     while True:
       self._jobs = {name: jobs_lib.of_run(
@@ -85,6 +93,29 @@ class _Call:
       self._work.train([job for jobs in self._jobs.values() for job in jobs])
       if not self._grid.widen(self._whole()):
         return
+
+  def lengthen(self, control: str) -> None:
+    """Trains a control with more steps, until its validation loss no longer falls.
+
+    It does so if the study's budget says so, and once for each control.
+    """
+    results = self.scoring.score(self._whole())
+    if self._study.budget == "equal" or control in self._longer or (
+        control not in results):
+      return
+    [first, *_] = [job for job in self.scoring.tested if job.name == control]
+    treated = [one for one, other in self._study.pairs if other == control]
+    longer = budgets.Longer(of=control)
+    while budgets.still_improves(results, longer.name) and longer.next is not None:
+      pairs = [pair for pair in self._study.pairs if pair[1] != longer.name or (
+          longer.times == 1)]
+      longer = longer.next
+      self._study.runs[longer.name] = budgets.run_of(self._study, longer, first)
+      self._study.pairs = (*pairs, *((one, longer.name) for one in treated))
+      self._longer[control] = longer
+      self.train(self._names)
+      results = self.scoring.score(self._whole())
+    self._longer[control] = longer
 
   def report(self) -> dict[str, Any]:
     """Scores what has ended, and writes what was found so far."""
@@ -129,8 +160,9 @@ class _Call:
     found["summary"] |= {
         "seeds": len(self._study.seeds), "lrs": lrs, "best": best.pop("best"),
         "seconds": round(time.time() - self._start, 1)}
+    longer = {one.name: dataclasses.asdict(one) for one in self._longer.values()}
     facts = {"question": self._study.question, **found, **rest, **best,
-             "environment": environment.describe(),
+             "longer": longer,
              "data": report.data_title(job.workdir for job in tested)}
     shown = [*tested, *(job for job in jobs if job.name in self.scoring.sources)]
     report.write(self._workdir, facts, self._work.show, {

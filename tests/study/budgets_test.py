@@ -1,0 +1,111 @@
+"""Tests for controls that get the steps that they need."""
+
+import dataclasses
+
+import pytest
+
+from tests import small_runs
+from tests.commands import cli
+from transfer_gen import config
+from transfer_gen import errors
+from transfer_gen.config import codec
+from transfer_gen.study import report
+from transfer_gen.study import study
+
+
+def _study(folder, lr, steps=5, **fields):
+  """A run with a source against one without, which learns at some rate."""
+  run = small_runs.configure(
+      folder / "a.txt", small_runs.RNN, steps=steps, length=30, lr=0.02, eval_every=1)
+  moved = dataclasses.replace(run, source=config.Source(run="first"))
+  return config.Study(
+      question="Is it worth it?",
+      runs={"first": run, "moved": moved, "other": run,
+            "scratch": run.with_values("optim", lr=lr, schedule="constant")},
+      pairs=(("moved", "scratch"), ("other", "scratch")), samples=0,
+      **{"budget": "converged", **fields})
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("budgets")
+  small_runs.write_lines(folder / "a.txt")
+  return folder
+
+
+@pytest.fixture(scope="module", name="falling")
+def _falling(folder):
+  """A study whose control is slow, and what it found."""
+  return study.run(_study(folder, lr=0.01), folder / "falling")
+
+
+def test_a_control_that_still_falls_gets_twice_its_steps_and_so_on(folder, falling):
+  name = next(name for name in falling["longer"])
+  times = falling["longer"][name]["times"]
+
+  # At this rate even eight times as many are too few.
+  assert (name, times) == ("scratch_x8", 8)
+  for level in (1, 2, 4, 8):
+    run = "scratch" if level == 1 else f"scratch_x{level}"
+    train = codec.read_run(folder / "falling" / run / "seed_0" / "lr_0.01").train
+    assert (train.steps, train.eval_every, train.checkpoint_every) == (
+        5 * level, level, 5 * level)
+  assert falling["summary"]["scratch_x8_test_loss"] < (
+      falling["summary"]["scratch_test_loss"])
+
+
+def test_each_treated_run_is_compared_with_both_controls(falling):
+  assert [(one["treated"], one["control"]) for one in falling["comparisons"]] == [
+      ("moved", "scratch"), ("other", "scratch"),
+      ("moved", "scratch_x8"), ("other", "scratch_x8")]
+  assert ("scratch_x8 is scratch with 8 times the steps, at whose end its validation"
+          " loss still fell.") in report.study_text(falling)
+
+
+def test_what_was_lengthened_is_not_trained_again(folder, falling, capsys):
+  capsys.readouterr()
+
+  again = study.run(_study(folder, lr=0.01), folder / "falling")
+
+  assert "step 1/" not in capsys.readouterr().out
+  for one in (again, falling):
+    del one["summary"]["seconds"]
+  assert again == falling
+
+
+def test_a_control_whose_loss_no_longer_falls_keeps_its_steps(folder):
+  found = study.run(_study(folder, lr=1e-9), folder / "still")
+
+  assert found["longer"] == {"scratch": {"of": "scratch", "times": 1}}
+  assert [one["control"] for one in found["comparisons"]] == ["scratch", "scratch"]
+  assert ("scratch had its own steps, at whose end its validation loss no longer fell."
+          ) in report.study_text(found)
+
+
+def test_equal_budgets_lengthen_nothing(folder):
+  found = study.run(_study(folder, lr=0.01, budget="equal"), folder / "equal")
+
+  assert found["longer"] == {} and len(found["comparisons"]) == 2
+
+
+def test_a_name_that_a_longer_control_would_get_is_refused_before_training(folder):
+  asked = _study(folder, lr=0.01)
+  asked.runs["scratch_x4"] = asked.runs["scratch"]
+  asked.pairs = (*asked.pairs, ("scratch_x4", "scratch"))
+
+  with pytest.raises(errors.UserError, match="'scratch_x4' has the name that 'scratch"):
+    study.run(asked, folder / "taken")
+  assert not (folder / "taken").exists()
+
+
+def test_a_budget_of_another_name_is_refused(folder, capsys, monkeypatch):
+  monkeypatch.chdir(folder)
+  (folder / "run.py").write_text("""
+from transfer_gen import config
+def get_config():
+  data = config.Data(name="files", train="a.txt")
+  return config.Run(model="source", data=data, source=config.Source(path="first"))
+""")
+
+  assert "budget is 'convergd', must be one of equal, converged" in cli.refused(
+      capsys, "study", "--config=run.py", "--workdir=w", "--budget=convergd")
