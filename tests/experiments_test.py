@@ -5,6 +5,7 @@ import gzip
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,26 @@ def test_reading_an_experiment_initializes_no_device():
       check=False, env={**os.environ, "JAX_PLATFORMS": "none"})
 
   assert read.returncode == 0, read.stderr
+
+
+def _git(*words):
+  return subprocess.run(
+      ["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(_git("rev-parse", "HEAD").returncode != 0
+                    or _git("rev-parse", "--is-shallow-repository").stdout == "true\n",
+                    reason="no repository with its history")
+def test_results_name_commits_that_have_their_experiments():
+  text = (paths.EXPERIMENTS / "RESULTS.md").read_text()
+  sections = re.findall(
+      r"--config=(experiments/\w+\.py).*?; commit (\w+)", text, re.DOTALL)
+
+  # Each section has its command twice in comments around it and once in itself.
+  assert len(sections) == text.count("<!-- end of ") > 0
+  for path, commit in sections:
+    found = _git("cat-file", "-e", f"{commit}:{path}")
+    assert found.returncode == 0, f"{path} at {commit}: {found.stderr}"
 
 
 def test_no_meaning_of_e2e_stands_in_both_parts_of_its_pairs(tmp_path):

@@ -30,11 +30,13 @@ def _facts(**changes):
       "runs": {"moved": [_run(0), _run(1)],
                "scratch": [_run(0, step=60), _run(1, step=80)]},
       "comparisons": [_pair()], "summary": {
-          "seeds": 2, "lrs": {"moved": 0.003, "scratch": 0.01}, "seconds": 34.4},
+          "seeds": 2, "lrs": {"moved": 0.003, "scratch": 0.01}, "seconds": 34.4,
+                  "calls": 2},
       "sources": {"source": {"train_tokens": 9000, "train_seconds": 5.4}},
       "environment": {
           "versions": {"jax": "1", "flax": "2", "optax": "3"}, "python": "3.11",
-          "devices": ["cpu", "cpu"], "commit": "0123456789abcdef"},
+          "devices": ["cpu", "cpu"], "commit": "0123456789abcdef",
+          "uncommitted": "abcd"},
       "data": "files 1 abc"} | changes
 
 
@@ -116,8 +118,8 @@ def test_a_section_of_results_holds_the_command_the_rates_and_the_environment():
   assert f"\n| ---{' | ---:' * 8} |\n" in found
   assert found.endswith(
       "Learning rate chosen by mean validation loss: moved 0.003, scratch 0.01.\n"
-      "Python 3.11, jax 1, flax 2, optax 3; cpu (2); 34 s in the last call; commit"
-      " 0123456789; data files 1 abc.\n")
+      "Python 3.11, jax 1, flax 2, optax 3; cpu (2); 34 s in 2 calls;"
+      " commit 0123456789 with changes abcd; data files 1 abc.\n")
 
 
 def test_runs_on_other_data_show_samples_of_their_own():

@@ -71,6 +71,7 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
   where, summary = facts["environment"], facts["summary"]
   versions = ", ".join(f"{name} {where['versions'][name]}"
                        for name in ("jax", "flax", "optax"))
+  changed = f" with changes {where['uncommitted']}" if where["uncommitted"] else ""
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
       *(f"{shown}\n"
@@ -80,8 +81,9 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       "Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
       f"Python {where['python']}, {versions}; {where['devices'][0]}"
-      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in the last call; commit"
-      f" {(where['commit'] or 'none')[:10]}; data {facts['data']}.", ""])
+      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in {summary['calls']}"
+      f" call{'s' if summary['calls'] > 1 else ''}; commit"
+      f" {(where['commit'] or 'none')[:10]}{changed}; data {facts['data']}.", ""])
 
 
 def data_title(workdirs: Iterable[epath.Path]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import time
 from typing import Any
 
 from etils import epath
@@ -38,7 +37,8 @@ def run(
     bits per byte and in `Study.metrics` with its interval, `reached` and `gap` (see
     `comparison.compare`), `effective_data` and `pays_from` where they are known,
     `alarms` (treated runs that may be worse than their control), `best` (the training
-    that the link `best` names, see `pairs.mark_best`) and `seconds`. Beside it,
+    that the link `best` names, see `pairs.mark_best`), `calls` and `seconds`, of all
+    calls. Beside it,
     `failures` and `notes` (see `trainings.Trainings`) and `missing`, the pairs without
     a result. If no pair has one, only these are there, and nothing is written.
 
@@ -72,9 +72,9 @@ class _Call:
     checked = preflight.check(study, planned, force)
     # A copy, to which controls with more steps are added.
     study = dataclasses.replace(study, runs={**study.runs})
-    self._start, self._study, self._workdir = time.time(), study, workdir
+    self._study, self._workdir = study, workdir
     self._work = trainings.Trainings(
-        checked.reader, checked.begun, only, total=len(planned))
+        checked.reader, checked.begun, workdir, only, total=len(planned))
     self._grid = grid.Grid(study)
     self.scoring = scoring_lib.Scoring(study, self._work, checked.reader)
     self._jobs: dict[str, list[jobs_lib.Job]] = {}  # All trainings so far, by run.
@@ -156,10 +156,11 @@ class _Call:
     found = findings.of_study(
         dataclasses.replace(self._study, pairs=complete), jobs, results,
         self.scoring.sources)
+    calls = self._work.clock.seconds()
     lrs = {name: runs[0]["lr"] for name, runs in results.items()}
     found["summary"] |= {
         "seeds": len(self._study.seeds), "lrs": lrs, "best": best.pop("best"),
-        "seconds": round(time.time() - self._start, 1)}
+        "seconds": round(sum(calls), 1), "calls": len(calls)}
     longer = {one.name: dataclasses.asdict(one) for one in self._longer.values()}
     facts = {"question": self._study.question, **found, **rest, **best,
              "longer": longer,

@@ -4,10 +4,13 @@ from collections.abc import Callable, Collection, Sequence
 import sys
 from typing import Any, TypeVar
 
+from etils import epath
+
 from transfer_gen import errors
 from transfer_gen.formats import whole
 from transfer_gen.run import ledger
 from transfer_gen.study import auto
+from transfer_gen.study import clock
 from transfer_gen.study import jobs as jobs_lib
 
 _T = TypeVar("_T")
@@ -21,16 +24,19 @@ class Trainings:
     failures: What failed: `run` (for people), `name`, `diverged`, and `lines`, the last
       ones of what was said.
     notes: What could not be shown, and why.
+    clock: How long the calls of the study took. It is stored after each training.
   """
 
   def __init__(
-      self, reader: Any, begun: Collection[str], only: str = "", total: int = 0):
+      self, reader: Any, begun: Collection[str], workdir: epath.Path, only: str = "",
+      total: int = 0):
     """Begins a call of a study.
 
     Args:
       reader: Has read the data of all runs.
       begun: Workdirs that belong to their trainings; those of them that have ended are
         not trained again.
+      workdir: Workdir of the study.
       only: Pattern of what is trained, as of `fnmatch`: names of runs, or
         `NAME/seed_S`; all if empty. Sources are trained along with what reads them.
       total: Number of trainings that are known so far, for people.
@@ -38,7 +44,7 @@ class Trainings:
     self.failures: list[dict[str, Any]] = []
     self.notes: list[str] = []
     self._reader, self._begun, self._only = reader, begun, only
-    self._total = total
+    self.clock, self._total = clock.Clock(workdir), total
     self._ended: dict[str, bool] = {}  # By workdir.
 
   def train(self, jobs: Sequence[jobs_lib.Job]) -> None:
@@ -98,6 +104,7 @@ class Trainings:
       return False
     # Written last: with it, the training has ended.
     whole.write_json(job.workdir / _ENDED, found)
+    self.clock.seconds()
     return True
 
   def _fail(self, job: jobs_lib.Job, error: Exception) -> None:
