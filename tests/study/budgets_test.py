@@ -82,12 +82,6 @@ def test_a_control_whose_loss_no_longer_falls_keeps_its_steps(folder):
           ) in report.study_text(found)
 
 
-def test_equal_budgets_lengthen_nothing(folder):
-  found = study.run(_study(folder, lr=0.01, budget="equal"), folder / "equal")
-
-  assert found["longer"] == {} and len(found["comparisons"]) == 2
-
-
 def test_a_name_that_a_longer_control_would_get_is_refused_before_training(folder):
   asked = _study(folder, lr=0.01)
   asked.runs["scratch_x4"] = asked.runs["scratch"]

@@ -211,6 +211,9 @@ def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   again = study.run(asked, folder / "w")
 
   assert again["comparisons"] == facts["comparisons"]
+  assert again["summary"]["calls"] == facts["summary"]["calls"] + 1
+  assert again["summary"]["seconds"] > facts["summary"]["seconds"]
+  assert again["longer"] == {}  # With equal budgets no control is lengthened.
 
 
 def test_the_report_is_self_contained_with_curves_and_samples(done):
