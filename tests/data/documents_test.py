@@ -320,6 +320,18 @@ def test_all_fields_that_do_not_go_together_are_refused_at_once():
     assert f"data.{field}" in str(caught.value)
 
 
+def test_a_fraction_without_a_document_is_refused_and_the_least_one_holds_one(write):
+  write(a__txt="\n".join(f"line {i}" for i in range(100)))
+  whole, _ = documents.load(files())
+  count = len(whole["train"])
+
+  with pytest.raises(errors.UserError, match=f"0.001 of {count} training documents is"):
+    documents.load(files(fraction=0.001))
+  least, _ = documents.load(files(fraction=1 / count))
+
+  assert len(least["train"]) == 1
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
 def test_a_fraction_outside_its_range_is_refused(write, fraction):
   write(a__txt="x")

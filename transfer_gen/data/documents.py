@@ -89,13 +89,17 @@ def take_fraction(
     Documents and facts, as `load` returns them.
 
   Raises:
-    errors.UserError: If the config does not fit.
+    errors.UserError: If the config does not fit, or the fraction holds no document.
   """
   fields.check(config)
-  # Rounded up, so that a small fraction of a small split is not empty.
+  count = len(documents["train"])
+  # One of a hundred documents is 0.01 of them, whatever its last digits are.
+  if config.fraction * count < 1 - 1e-6:
+    raise errors.UserError(
+        f"data.fraction: {config.fraction:g} of {count:,} training documents is less"
+        f" than one of them. Give at least {1 / count:.2g}, or more documents.")
   train = splitting.draw(
-      documents["train"], math.ceil(config.fraction * len(documents["train"])),
-      config.seed)
+      documents["train"], math.ceil(config.fraction * count), config.seed)
   _check_parts(train, len(facts["shares"]))
   cut = len(documents["train"]) - len(train)
   kept = {**documents, "train": train}
