@@ -17,8 +17,9 @@ def text(facts: _Facts) -> str:
     facts: What `choosing.choose` writes as choose.json.
   """
   return "\n".join([
-      *_table(facts), "", *(line for sentence in (_order(facts), *verdict(facts))
-                            for line in _wrapped(sentence))])
+      *_table(facts), "", *_paths(facts), "",
+      *(line for sentence in (_order(facts), *verdict(facts))
+        for line in _wrapped(sentence))])
 
 
 def verdict(facts: _Facts) -> list[str]:
@@ -47,6 +48,12 @@ def verdict(facts: _Facts) -> list[str]:
   lines += [f"{name}: {note}" for name in facts["order"]
             for note in evidence[name]["notes"]]
   return lines
+
+
+def _paths(facts) -> list[str]:
+  """Where the sources lie: their short names may be those of many folders."""
+  return [f"{name}: {one['path']}" for name in facts["order"]
+          if not (one := facts["evidence"][name])["is_scratch"]]
 
 
 def _key(facts):
