@@ -3,10 +3,8 @@
 import math
 from typing import Any
 
-from transfer_gen import errors
 from transfer_gen.run import initial
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.study import gradients
 from transfer_gen.study import probe
 from transfer_gen.study import shares
 from transfer_gen.study import source_texts
@@ -34,7 +32,7 @@ def measure(
       params, assembled.data, "validation", assembled.run.train.rows)
   copied, (aligned, notes) = shares.of_params(assembled), (None, [])
   if scores.of_text and assembled.sources and copied:
-    aligned, notes = _alignment(assembled, params, reader)
+    aligned, notes = source_texts.alignment(assembled, params, reader)
   return {
       "before": losses(scores),
       "unit": "bits per byte" if scores.of_text else "nats per token",
@@ -61,13 +59,3 @@ def losses(scores: Scores | None) -> dict[str, Any]:
   known = lambda value: value if math.isfinite(value) else None
   return {"loss": known(found["loss"]), "across_tokens": known(scores.across_tokens),
           "documents": found["documents"]}
-
-
-def _alignment(assembled, params, reader):
-  """The alignment of gradients, or None and why it is not known."""
-  try:
-    return gradients.alignment(
-        assembled, params, source_texts.read(assembled, reader)), []
-  # The other measures stand without it; whether the source fits was checked before.
-  except (errors.UserError, OSError) as error:
-    return None, [f"no gradient alignment: {errors.cause(error)}."]

@@ -1,11 +1,35 @@
-"""The texts that a source was trained on, in tokens of a target."""
+"""The texts that a source was trained on, beside those of a target."""
 
+from collections.abc import Mapping
 import dataclasses
+
+import jax
 
 from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.run import recorded
+from transfer_gen.study import gradients
+
+
+def alignment(
+    assembled: assembled_lib.Assembled, params: Mapping[str, jax.Array],
+    reader: recorded.Reader) -> tuple[float | None, list[str]]:
+  """Returns the alignment of gradients, see `gradients.alignment`, or why there is none.
+
+  Args:
+    assembled: The run.
+    params: Its params before the first step.
+    reader: Has read the texts of other runs.
+
+  Returns:
+    The cosine and no note, or None and a sentence.
+  """
+  try:
+    return gradients.alignment(assembled, params, read(assembled, reader)), []
+  # Other measures stand without it; whether the source fits was checked before.
+  except (errors.UserError, OSError) as error:
+    return None, [f"no gradient alignment: {errors.cause(error)}."]
 
 
 def read(
