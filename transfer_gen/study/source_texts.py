@@ -15,7 +15,7 @@ from transfer_gen.study import gradients
 def alignment(
     assembled: assembled_lib.Assembled, params: Mapping[str, jax.Array],
     reader: recorded.Reader) -> tuple[float | None, list[str]]:
-  """Returns the alignment of gradients, see `gradients.alignment`, or why there is none.
+  """Returns `gradients.alignment` with the text of the source, or why it is unknown.
 
   Args:
     assembled: The run.
