@@ -282,5 +282,5 @@ def test_a_config_with_an_encoder_of_its_own_is_written_and_read():
 
   again = codec.model_from_json(json.loads(json.dumps(codec.model_to_json(pair))))
 
-  assert again == pair and "encoder=config.Encoder(" in codec.model_to_code(pair)
-  assert eval(codec.model_to_code(pair), {"config": config}) == pair
+  assert again == pair and "encoder=config.Encoder(" in codec.to_code(pair)
+  assert eval(codec.to_code(pair), {"config": config}) == pair

@@ -252,6 +252,21 @@ COMMANDS: Mapping[str, Command] = {
                  " from them; the old ones get another name."),
             Flag(name="results", value="FILE.md",
                  meaning="Markdown file that receives a section with the results."))),
+    "choose": Command(
+        summary="Ranks sources for a run by what they bring before and after a few"
+        " steps.",
+        overrides=True, computes=True,
+        flags=(
+            _RUN,
+            Flag(name="workdir", value="DIR", required=True,
+                 meaning="Folder for the evidence, choose.json, and for chosen.py, the"
+                 " config of the run that comes first; local or gs://."),
+            Flag(name="sources", value="PATH", kind=list, required=True,
+                 meaning="A checkpoint to start from, as --config.source.path takes it."
+                 " Given twice at least."),
+            Flag(name="steps", value="N", default=0, minimum=0,
+                 meaning="Trains N steps from each source and from scratch, and ranks"
+                 " by the validation loss then; 0 ranks by that before any step."))),
     "recipes": Command(
         summary="Lists config files for common jobs, prints or copies one.",
         argument="NAME",

@@ -67,5 +67,5 @@ def _list_leaves(values: flags.Values) -> None:
       tokenizer=values.tokenizer, map_name=name, **corrected)
   print(source.title)
   if model := source.model:
-    print(f"model={codec.model_to_code(model)}")
+    print(f"model={codec.to_code(model)}")
   print(table.leaves(source.specs), end="")

@@ -106,15 +106,25 @@ def model_from_json(data: Any) -> Model:
   return model
 
 
-def model_to_code(model: Model) -> str:
-  """Returns a model's config as Python, without the fields at their defaults."""
-  code = lambda value: (
-      model_to_code(value) if dataclasses.is_dataclass(value) else repr(value))
-  fields = ", ".join(
-      f"{field.name}={code(getattr(model, field.name))}"
-      for field in dataclasses.fields(model)
-      if getattr(model, field.name) != field.default)
-  return f"config.{type(model).__name__}({fields})"
+def to_code(value: Any) -> str:
+  """Returns a model, or another part of a run, as Python that `eval` reads again.
+
+  Fields at their defaults are left out. What the code needs is the name `config`.
+
+  >>> to_code((config_lib.Optim(lr=0.1), {"name": 1}))
+  "(config.Optim(lr=0.1), {'name': 1})"
+  """
+  if dataclasses.is_dataclass(value):
+    fields = ", ".join(
+        f"{field.name}={to_code(getattr(value, field.name))}"
+        for field in dataclasses.fields(value)
+        if getattr(value, field.name) != _default(field))
+    return f"config.{type(value).__name__}({fields})"
+  if isinstance(value, dict):
+    return f"{{{', '.join(f'{key!r}: {to_code(one)}' for key, one in value.items())}}}"
+  if isinstance(value, tuple):
+    return f"({', '.join(map(to_code, value))}{',' * (len(value) == 1)})"
+  return repr(value)
 
 
 def adapter_to_json(adapter: config_adapters.Adapter) -> dict[str, Any]:
@@ -138,6 +148,11 @@ def adapter_from_json(data: Any) -> config_adapters.Adapter:
         f"An adapter's kind is {declare.shown(kind)}, must be one of"
         f" {', '.join(kinds)}.")
   return _part(kinds[kind], fields, f"The adapter {kind}")
+
+
+def _default(field: dataclasses.Field) -> Any:
+  made = field.default_factory
+  return field.default if made is dataclasses.MISSING else made()
 
 
 def _data(fields: Any) -> dict[str, Any]:

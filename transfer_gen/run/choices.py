@@ -173,7 +173,7 @@ def describe(before: Run, after: Run, data: pipeline.Prepared) -> list[str]:
             if after.value(part, name) != before.value(part, name)]
   if not chosen:
     return []
-  model_ = [f"model={codec.model_to_code(after.model)}"] if (
+  model_ = [f"model={codec.to_code(after.model)}"] if (
       isinstance(before.model, str) and not before.all_sources()) else []
   rows = sum(data.facts["splits"]["train"]["rows"].values())
   return [f"Chosen for {rows:,} rows of training data; override with"

@@ -38,3 +38,9 @@ def scratch(run: config_lib.Run) -> config_lib.Run:
   return dataclasses.replace(
       run, transfer=plan, strategy=config_lib.Strategy(), adapters=(), features=None,
       distill=None)
+
+
+def alone(run: config_lib.Run) -> config_lib.Run:
+  """Returns the run from scratch that opens no source at all."""
+  return dataclasses.replace(
+      scratch(run), source=None, sources={}, transfer=None)

@@ -18,17 +18,24 @@ def loss(
     inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int
 ) -> float:
   """Trains a candidate to `stop`; returns its validation loss, inf if it diverged."""
+  found = scores(inputs, run, workdir, stop)
+  return math.inf if found is None else found.metrics()["loss"]
+
+
+def scores(
+    inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int
+) -> trained_lib.evaluate.Scores | None:
+  """Trains a candidate to `stop`; returns its validation, None if it diverged."""
   try:
     done = loop.train(run, workdir, stop=stop, inputs=inputs)["step"]
   # A candidate that diverges loses, and the search goes on without it.
   except ledger.Diverged:
-    return math.inf
+    return None
   # Scored at the step where it stopped, and not at its best one: candidates must be
   # compared after the same number of steps.
-  scores = trained_lib.open(workdir, done).score(inputs.data, "validation")
-  found = scores.metrics()["loss"]
+  found = trained_lib.open(workdir, done).score(inputs.data, "validation")
   # `min` returns a NaN that stands first, so such a candidate could win.
-  return found if math.isfinite(found) else math.inf
+  return found if math.isfinite(found.metrics()["loss"]) else None
 
 
 def flops(

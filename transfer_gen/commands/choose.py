@@ -1,0 +1,21 @@
+"""`transfer-gen choose`: ranks sources for a target, and writes the winner's config."""
+
+import json
+
+from transfer_gen.commands import flags
+from transfer_gen.study import choosing
+
+
+def run(values: flags.Values) -> None:
+  """Chooses a source; the last line printed is what was chosen, as JSON."""
+  facts = choosing.choose(
+      values.config, values.given_config, values.workdir, values.sources or (),
+      values.steps)
+  print(choosing.text(facts))
+  print(f"config: {values.workdir.rstrip('/')}/chosen.py")
+  print(json.dumps({
+      "winner": facts["winner"], "helps": facts["helps"], "order": facts["order"],
+      "path": facts["evidence"][facts["winner"]]["path"],
+      "unit": facts["unit"], "losses": {
+          name: one["after" if values.steps else "before"]["across_tokens"]
+          for name, one in facts["evidence"].items()}}), flush=True)
