@@ -74,6 +74,12 @@ def test_encoder_inputs_are_split_over_devices_like_inputs(
   losses = _losses(runner.step, runner.place(state), runner.put)
 
   np.testing.assert_allclose(losses, _one_device(), rtol=1e-5)
+  # No step is in flight behind another one, see `parallel._waited`.
+  state = runner.place(_setup()[1])
+  for number in range(9):
+    state, metrics = runner.step(
+        state, runner.put(_batch(number)), jax.random.key(0))
+    assert all(leaf.is_ready() for leaf in jax.tree.leaves((state, metrics)))
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

@@ -1,9 +1,9 @@
 """Runs the pure training step on one device, on a mesh, or under pmap."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import numpy as jnp
@@ -16,6 +16,7 @@ from transfer_gen import tree
 from transfer_gen.train import step as step_lib
 
 _Batch = Mapping[str, np.ndarray]
+_T = TypeVar("_T")
 _AXIS = "devices"  # The name of the pmap axis.
 
 
@@ -82,7 +83,7 @@ def _jit(config, specs, step, rows) -> Runner:
   mesh = sharding.make_mesh(config.data, config.fsdp, config.tensor)
   # Devices along `tensor` see the same rows; only the two others divide the batch.
   _divides(rows, mesh.shape["data"] * mesh.shape["fsdp"])
-  params = sharding.of_params(specs, mesh)
+  params, devices = sharding.of_params(specs, mesh), [*mesh.devices.flat]
   batch = sharding.of_batch(mesh)
 
   # Jitted once per set of groups, and not once per step: `jax.jit` of a new closure
@@ -101,8 +102,8 @@ def _jit(config, specs, step, rows) -> Runner:
           state, sharding.of_state(state, params, specs)),
       fetch=lambda state: state,
       put=lambda host: jax.device_put(host, batch),
-      step=lambda state, data, key: compiled(frozenset(state.opt_state))(
-          state, data, key))
+      step=lambda state, data, key: _waited(devices, compiled(
+          frozenset(state.opt_state))(state, data, key)))
 
 
 def _keep(params, specs, step, state, batch, key):
@@ -142,7 +143,7 @@ def _pmap(config, specs, step, rows) -> Runner:
             for k, v in host.items()}
 
   def one_step(state, batch, key):
-    state, metrics = mapped(state, batch, key)
+    state, metrics = _waited(jax.local_devices(), mapped(state, batch, key))
     # Metrics are summed over devices in the step: all copies are the same.
     return state, jax.tree.map(_first, metrics)
 
@@ -155,8 +156,17 @@ def _pmap(config, specs, step, rows) -> Runner:
       put=put, step=one_step)
 
 
-# x[0] would be a program on all devices, for each shape. On a busy machine XLA's CPU
-# backend ends the process if one of them is late.
+# XLA's CPU backend runs all devices on one pool of threads. Where several steps are in
+# flight, the later ones can take the threads that the devices of an earlier one need to
+# meet, and after 40 seconds XLA ends the process.
+def _waited(devices: Sequence[jax.Device], outputs: _T) -> _T:
+  """Returns the outputs of a step; on several CPU devices, once they are there."""
+  if len(devices) > 1 and devices[0].platform == "cpu":
+    return jax.block_until_ready(outputs)
+  return outputs
+
+
+# x[0] would be a program on all devices, for each shape.
 def _first(x: jax.Array) -> jax.Array:
   """Returns the copy that the first device holds of f[devices, ...]."""
   return x.addressable_shards[0].data[0]
