@@ -167,13 +167,13 @@ def test_logme_is_that_of_hidden_states_and_the_first_byte_of_what_follows(folde
   features, labels = [], []
   batches = data.train_batches(run.train.rows, run.seed)
   count = data.facts["splits"]["train"]["tokens"]
+  capture = jax.jit(lambda batch: assembled.model.apply(
+      {"params": _nested(params)}, batch["inputs"], batch.get("positions"),
+      capture_intermediates=True)[1])
   while sum(map(len, labels)) < count:
     batch = next(batches)
-    _, seen = assembled.model.apply(
-        {"params": _nested(params)}, batch["inputs"], batch.get("positions"),
-        capture_intermediates=True)
     counted = batch["weights"] > 0
-    features.append(np.asarray(_block(seen))[counted])
+    features.append(np.asarray(_block(capture(batch)))[counted])
     labels.append([data.tokenizer.decode([one])[:1].encode() or b"special"
                    for one in batch["targets"][counted]])
   reference = transferability.logme(
