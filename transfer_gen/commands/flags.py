@@ -32,8 +32,9 @@ class Values(types.SimpleNamespace):
 
   `config` is the run, with all overrides, if the command's `overrides` is set and the
   file is not that of a study; otherwise it is the text of the flag. `study` is that of
-  the file, with all overrides, or None. `given_config` is the text of `--config`, and
-  `argument` the word behind the command, or empty.
+  the file, with all overrides, or None. `given_config` is the text of `--config`,
+  `argument` the word behind the command, or empty, and `words` are all that followed
+  the command.
   """
 
 
@@ -84,6 +85,7 @@ def _parse(
   values = Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
   values.argument = rest[0] if rest else ""
   values.given_config, values.study = _split_config(given)[0], study
+  values.words = tuple(given)
   for flag in command.flags:
     value = getattr(values, flag.name)
     if flag.required and not value:

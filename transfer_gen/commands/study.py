@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -26,7 +27,9 @@ def run(values: flags.Values) -> None:
   if values.dry_run:
     print(dry_run.describe(study, values.workdir, values.only))
     return
-  facts = study_lib.run(study, values.workdir, values.only, values.force)
+  facts = study_lib.run(
+      study, values.workdir, values.only, values.force,
+      shlex.join(["transfer-gen", "study", *values.words]))
   if values.results and "summary" in facts:
     report.write_section(
         values.results, "python -m transfer_gen study"

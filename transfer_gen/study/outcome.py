@@ -63,13 +63,13 @@ def with_accounts(
 
 
 def with_samples(
-    job: jobs.Job, found: Mapping[str, Any], count: int, reader: trained_lib.Reader
-) -> dict[str, Any]:
-  """Returns an outcome with what the training writes or draws; see `samples`."""
+    job: jobs.Job, found: Mapping[str, Any], count: int, seed: int,
+    reader: trained_lib.Reader) -> dict[str, Any]:
+  """Returns an outcome with what the training writes or draws; see `samples.of`."""
   trained = trained_lib.open(job.workdir)
   data, texts = trained.data(reader)
   fit = np.flatnonzero(data.document_bytes("test"))  # Others were dropped.
-  return {**found, **samples.of(trained, texts["test"], fit, count)}
+  return {**found, **samples.of(trained, texts["test"], fit, count, seed)}
 
 
 def source_accounts(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:

@@ -7,22 +7,24 @@ from typing import Any
 
 from etils import epath
 
-from transfer_gen.run import environment
 from transfer_gen.study import findings
 from transfer_gen.study import grid
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import preflight
 from transfer_gen.study import report
+from transfer_gen.study import report_folder
 from transfer_gen.study import scoring as scoring_lib
 from transfer_gen.study import trainings
 
 
 def run(
-    study: jobs_lib.Study, workdir: epath.PathLike, only: str = "", force: bool = False
+    study: jobs_lib.Study, workdir: epath.PathLike, only: str = "", force: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
-  """Trains, tests and compares runs; writes `result.json` and `report.html`.
+  """Trains, tests and compares runs; writes what it found into files.
 
-  The runs of a pair come before those of the next one, and both files are written after
+  These are `result.json`, `results.csv` and `report.html`, see `report_folder.write`.
+  The runs of a pair come before those of the next one, and they are written after
   each pair. What fails is reported, and the other runs go on.
 
   Args:
@@ -31,6 +33,7 @@ def run(
     only: Pattern of what is trained in this call: names of runs, or `NAME/seed_S`. A
       pair is compared once all its trainings are finished.
     force: Whether runs whose config changed are trained anew. The old ones are renamed.
+    command: What was typed to get this, for the report; "" if it was not a command.
 
   Returns:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
@@ -45,7 +48,7 @@ def run(
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
   """
-  call = _Call(study, epath.Path(workdir), only, force)
+  call = _Call(study, epath.Path(workdir), only, force, command)
   begun, facts = (), {}
   for pair in study.pairs:
     begun = tuple(dict.fromkeys((*begun, *pair)))
@@ -65,8 +68,10 @@ class _Call:
   """One call of a study."""
 
   def __init__(
-      self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool):
+      self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool,
+      command: str):
     self._start, self._study, self._workdir = time.time(), study, workdir
+    self._command = command
     planned = jobs_lib.jobs(study, workdir)
     checked = preflight.check(study, planned, force)
     self._work = trainings.Trainings(
@@ -129,11 +134,7 @@ class _Call:
     found["summary"] |= {
         "seeds": len(self._study.seeds), "lrs": lrs, "best": best.pop("best"),
         "seconds": round(time.time() - self._start, 1)}
-    facts = {"question": self._study.question, **found, **rest, **best,
-             "environment": environment.describe(),
-             "data": report.data_title(job.workdir for job in tested)}
-    shown = [*tested, *(job for job in jobs if job.name in self.scoring.sources)]
-    report.write(self._workdir, facts, self._work.show, {
-        f"{job.name}, seed {job.seed}": scoring_lib.outcome.metrics(job)
-        for job in shown})
+    facts = {"question": self._study.question, "command": self._command, **found,
+             **rest, **best}
+    report_folder.write(self._workdir, facts, jobs, tested, self._work.show)
     return facts
