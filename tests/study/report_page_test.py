@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
 from lxml import html
 import pytest
@@ -24,8 +26,9 @@ _ADDRESSES = ("src", "href", "srcset", "data", "action", "poster", "background")
 
 def _effective(**changes):
   return {"method": "interpolation", "amount": 60.0, "low": None, "high": 90.0,
-          "bound": "", "smallest": 30.0, "largest": 100.0, "amounts": 2, "unit": "bytes",
-          "own": 10, "transferred": 50.0, "controls": ["few", "all"]} | changes
+          "bound": "", "smallest": 30.0, "largest": 100.0, "amounts": 2,
+          "unit": "bytes", "own": 10, "transferred": 50.0,
+          "controls": ["few", "all"]} | changes
 
 
 @pytest.fixture(scope="module", name="text")
@@ -180,6 +183,30 @@ def test_a_page_fits_a_telephone_and_paper(root):
   [style] = root.xpath("//style/text()")
   assert ".scroll{overflow-x:auto" in style
   assert ".scroll,.plot{overflow:visible}" in style
+
+
+_CHROMIUM = next(filter(None, map(shutil.which, (
+    "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+_WIDER = """<script>document.title =
+document.documentElement.scrollWidth > innerWidth ? "wider" : "fits"</script>"""
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="no chromium is installed")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_the_page_no_wider_than_its_window(text, tmp_path, width):
+  # The page itself allows no script, and this copy asks how wide it is.
+  path = tmp_path / "page.html"
+  path.write_text(re.sub("<meta http-equiv[^>]*>", "", text) + _WIDER)
+  browser = [_CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
+             f"--window-size={width},900"]
+
+  shown = subprocess.run([*browser, "--dump-dom", path.as_uri()], check=True,
+                         capture_output=True, text=True, timeout=60).stdout
+  subprocess.run([*browser, f"--screenshot={tmp_path / 'page.png'}", path.as_uri()],
+                 check=True, capture_output=True, timeout=60)
+
+  assert "<title>fits</title>" in shown
+  assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
 def test_a_page_of_two_hundred_runs_can_be_sent_by_mail(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 
+from etils import epath
 import numpy as np
 
 from transfer_gen.data import notation
@@ -15,16 +16,18 @@ NUMBER = 8  # Of drawings, for each sample that is asked for; and in a row.
 
 
 def of(
-    trained: trained_lib.Trained, given: Sequence[str], count: int) -> dict[str, str]:
+    trained: trained_lib.Trained, given: Sequence[str], count: int, folder: epath.Path
+) -> dict[str, str]:
   """Lets a training draw.
 
   Args:
-    trained: The training, whose workdir receives the pictures.
+    trained: The training.
     given: Drawings of the test split.
     count: Number of drawings.
+    folder: Receives the pictures.
 
   Returns:
-    Paths in its workdir: `pictures`, what it drew, and `test_pictures`, the drawings of
+    Paths in the folder: `pictures`, what it drew, and `test_pictures`, the drawings of
     the split.
   """
   model, decoding = trained.run.model, trained.run.decoding
@@ -33,13 +36,13 @@ def of(
       drawn.after(trained, given, dataclasses.replace(decoding, num=1))
       if model.latent_width and not model.variational
       else drawn.freely(trained, dataclasses.replace(decoding, num=count)))
-  return {"pictures": _write(trained, "samples.svg", drawings),
+  return {"pictures": _write(folder, "samples.svg", drawings),
           "test_pictures": _write(
-              trained, "samples_test.svg", [*map(notation.points_of, given)])}
+              folder, "samples_test.svg", [*map(notation.points_of, given)])}
 
 
 def _write(
-    trained: trained_lib.Trained, name: str, drawings: Sequence[np.ndarray]) -> str:
-  path = trained.workdir / name
+    folder: epath.Path, name: str, drawings: Sequence[np.ndarray]) -> str:
+  path = folder / name
   whole.write_text(path, pictures.sheet(drawings, columns=NUMBER))
   return str(path)

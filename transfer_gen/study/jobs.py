@@ -11,7 +11,8 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
-_FILES = ("best", "result.json", "report.html")  # Beside the folders of runs.
+# Beside the folders of runs.
+_FILES = ("best", "result.json", "results.csv", "report.html")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

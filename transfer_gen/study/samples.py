@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from transfer_gen.run import records
@@ -16,27 +17,29 @@ _ANSWER = 48  # Largest number of tokens of a sample.
 
 def of(
     trained: trained_lib.Trained, texts: Sequence[writing.Document],
-    fit: np.ndarray, count: int, seed: int) -> dict[str, Any]:
+    fit: np.ndarray, count: int, seed: int, folder: epath.Path) -> dict[str, Any]:
   """Lets a training continue prompts of the test split, or draw.
 
   Args:
-    trained: The training, whose workdir receives the samples.
+    trained: The training.
     texts: The documents of the split.
     fit: Indices of those that have a text that fits into a row.
     count: Largest number of prompts; eight drawings for each.
     seed: Which documents are drawn; runs with the same documents get the same ones.
+    folder: Receives samples and pictures.
 
   Returns:
     `samples`: prompt, text and reference of each; and what `drawn_samples.of` returns
     of a model of drawings.
   """
   if not trained.is_drawn:
-    return {"samples": _written(trained, chosen(texts, fit, count, seed))}
+    return {"samples": _written(trained, chosen(texts, fit, count, seed), folder)}
   if not count:
     return {"samples": []}
   given = chosen(texts, fit, drawn_samples.NUMBER * count, seed)
   return {"samples": [], **drawn_samples.of(
-      trained, [document.target for document in given], drawn_samples.NUMBER * count)}
+      trained, [document.target for document in given], drawn_samples.NUMBER * count,
+      folder)}
 
 
 def chosen(
@@ -60,7 +63,7 @@ def chosen(
   return ordered[:count]
 
 
-def _written(trained, documents) -> list[dict[str, str]]:
+def _written(trained, documents, folder) -> list[dict[str, str]]:
   """Continues prompts; what is too long for the model is cut."""
   pairs = [writing.prompt(document) for document in documents]
   decoding = dataclasses.replace(
@@ -69,5 +72,5 @@ def _written(trained, documents) -> list[dict[str, str]]:
   prompts = [prompt for prompt, _ in pairs]
   answers = [texts[0] for texts in trained.answers(prompts, decoding).texts]
   return records.write_samples(
-      trained.workdir, prompts, answers, reference=[
+      folder, prompts, answers, reference=[
           "".join(right[:1]) for _, right in pairs])
