@@ -84,7 +84,8 @@ def test_runs_without_a_study_are_compared_on_their_test_texts(
         "Give both the same test texts", "evaluate --workdir=short --against=other"]),
     (["a=long", "a=short"], ["long and short are both called 'a'", "NAME=short"]),
     (["long", "b=./long"], ["./long: it is given twice"]),
-    (["long", "out_cut"], ["out_cut: the run is not finished: validated up to step 2 of 4"]),
+    (["long", "out_cut"], [
+        "out_cut: the run is not finished: validated up to step 2 of 4"]),
     (["long", "out_begun"], ["out_begun: the run has not been validated yet"]),
 ])
 def test_what_cannot_be_compared_is_refused_in_one_message(here, capsys, words, parts):

@@ -16,6 +16,7 @@ from transfer_gen.run import page as page_lib
 from transfer_gen.run import plots
 from transfer_gen.study import report_folder
 from transfer_gen.study import report_page
+from transfer_gen.study import report_plots
 from transfer_gen.study import trainings_csv
 
 _SCRIPT = "<script>alert(1)</script>\ud800"
@@ -111,6 +112,25 @@ def test_behind_every_plot_stands_a_table_with_its_numbers(root):
   data = rows[3]
   assert data[1] == ["few", "30", "1.25", "1.25 1.25", "", ""]
   assert data[3] == ["mov<ed>", "10", "1.25", "1.25 1.25", "60", "to 90"]
+
+
+def test_a_power_law_is_drawn_and_written_where_the_effective_data_come_from_it():
+  data = {"few": 30, "all": 120, "moved": 10}
+  runs = {name: [found.run(0, train_data={"bytes": size})]
+          for name, size in data.items()}
+  law = {"scale": 30.0, "exponent": 1.0, "floor": 0.5}
+  pair = found.pair(control="few", effective_data=_effective(
+      law=law, largest=120.0, amount=40.0))
+
+  [plain] = report_plots.efficiency(found.facts(runs=runs, comparisons=[
+      pair | {"effective_data": _effective(largest=120.0, amount=40.0)}]))
+  [plot] = report_plots.efficiency(found.facts(runs=runs, comparisons=[pair]))
+
+  assert plot.note.endswith("the power law 30 * amount ** -1 + 0.5.")
+  amounts, losses = report_plots._law(pair["effective_data"])
+  assert (amounts[0], losses[0]) == (30, 1.5)
+  assert (amounts[-1], losses[-1]) == (pytest.approx(120), pytest.approx(0.75))
+  assert plot.picture.count("<path") == plain.picture.count("<path") + 1
 
 
 def test_texts_of_documents_and_names_of_runs_are_shown_as_they_are(text, root):

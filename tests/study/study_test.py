@@ -1,10 +1,12 @@
 """Tests for studies: order of runs, resuming, summary and report."""
 
 import collections
+import csv
 import dataclasses
 import json
 import pathlib
 
+from lxml import html
 import numpy as np
 import pytest
 
@@ -211,6 +213,24 @@ def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   again = study.run(asked, folder / "w")
 
   assert again["comparisons"] == facts["comparisons"]
+
+
+def test_the_report_links_to_files_and_has_samples_and_a_row_for_each_training(done):
+  folder, _, facts = done
+  page = html.parse(str(folder / "w" / "report.html"))
+  [*rows] = csv.DictReader((folder / "w" / "results.csv").open())
+
+  addresses = page.xpath("//a/@href")
+  assert len(addresses) == 1 + 3 * (4 + 1)  # The table; compared runs and the source.
+  assert all((folder / "w" / address).is_file() for address in addresses)
+  assert len(page.xpath("//table[@class='texts']")) == 2
+  assert len(page.xpath("//h2[.='Transfer plans']/following-sibling::details"
+                        "[following-sibling::h2]")) == 3
+  assert collections.Counter(row["role"] for row in rows) == {
+      "source": 1, "compared": 4, "tried": 4}
+  assert [float(row["test_loss"]) for row in rows if row["role"] == "compared"] == [
+      run["loss"] for name in ("moved", "scratch") for run in facts["runs"][name]]
+  assert {row["steps"] for row in rows} == {"6"}
 
 
 def test_writing_results_replaces_only_its_own_section(tmp_path, done):

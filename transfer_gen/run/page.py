@@ -16,6 +16,7 @@ from transfer_gen.transfer import audit as audit_lib
 
 LABELS = {"loss": "loss, nats per token",
           "remembered": "loss on the source's text, bits per byte"}
+FORGETTING = "Forgetting of the source's text"
 # All that a template is given is escaped, unless it is Markup.
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("transfer_gen.run"), autoescape=True,
@@ -41,7 +42,9 @@ def run_page(
   drawn = [plots.curves("Loss", LABELS["loss"], {
       split: {"": points(lines, "loss", split)} for split in ("train", "validation")})]
   drawn += [validations(metric, {"validation": {"": lines}})
-            for metric in (*metrics(lines), "remembered")]
+            for metric in metrics(lines)]
+  drawn.append(validations(
+      "remembered", {"validation": {"": lines}}, FORGETTING))
   return render("run.html", title=name, plots=[one for one in drawn if one],
                 audit=audit_of(audit))
 

@@ -34,7 +34,9 @@ def relative(path: str, folder: epath.PathLike) -> str:
 
 def links(workdir: str) -> dict[str, str]:
   """Returns addresses of page, plan and config of a run, by what they are called."""
-  return {name: urllib.parse.quote(f"{workdir}/{file}", safe="/")
+  # A colon in the name of a folder would make it the scheme of an address.
+  safe = "/:" if workdir.startswith(("gs://", "s3://")) else "/"
+  return {name: urllib.parse.quote(f"{workdir}/{file}", safe=safe)
           for name, file in _LINKS.items()}
 
 

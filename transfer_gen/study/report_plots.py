@@ -34,7 +34,7 @@ def of_sources(facts: Facts, curves: Curves) -> list[plots.Plot]:
 
 def forgetting(facts: Facts, curves: Curves) -> list[plots.Plot]:
   """Returns what is known of forgetting: the curves, and the gain against it."""
-  found = page.validations("remembered", curves, "Forgetting of the source's text")
+  found = page.validations("remembered", curves, page.FORGETTING)
   return [one for one in (found, _trade_off(facts)) if one]
 
 
@@ -68,6 +68,8 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
     for name, amount in zip(controls, amounts):
       axes.plot([amount] * len(losses[name]), losses[name], marker=".", linestyle="",
                 **plots.fill(0))
+    if "law" in first:
+      axes.plot(*_law(first), linestyle="--", **plots.fill(0))
     for number, (name, one) in enumerate(treated.items(), 1):
       _mark(axes, one, losses[name], mean(name), number)
     axes.set_xscale("log")
@@ -77,7 +79,7 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
   row = lambda name, amount, *more: [
       name, f"{amount:,.0f}", plots.number(mean(name)),
       " ".join(map(plots.number, losses[name])), *more]
-  names = [f"{controls[0]} to {controls[-1]}, from scratch", *treated]
+  names = [f"controls: {', '.join(controls)}", *treated]
   return plots.Plot(
       title=title, picture=picture, legend=plots.legend(names), table=[
           ["", unit, "mean test loss", "of each seed", "effective data",
@@ -87,7 +89,18 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
             for name, one in treated.items())],
       note="Points are seeds. A cross marks the effective data of a run: how much data"
       " its control needs for the same loss; an arrow, that it lies beyond what was"
-      " tried. The bar is its 95% interval.")
+      " tried. The bar is its 95% interval." + (
+          " The dashed line is the power law {scale:.6g} * amount ** -{exponent:.6g} +"
+          " {floor:.6g}.".format(**first["law"]) if "law" in first else ""))
+
+
+def _law(one: Facts) -> tuple[list[float], list[float]]:
+  """Returns amounts and losses of a fitted law, as far as it was fitted."""
+  law, steps = one["law"], 40
+  ratio = (one["largest"] / one["smallest"]) ** (1 / steps)
+  amounts = [one["smallest"] * ratio ** i for i in range(steps + 1)]
+  return amounts, [law["scale"] * amount ** -law["exponent"] + law["floor"]
+                   for amount in amounts]
 
 
 def _mark(axes, one, losses, mean, number) -> None:
