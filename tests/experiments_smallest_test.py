@@ -1,5 +1,6 @@
 """Tests that every experiment runs, with two steps and a few documents of its data."""
 
+import base64
 from collections.abc import Sequence
 import dataclasses
 import importlib
@@ -84,10 +85,12 @@ def test_an_experiment_runs_and_keeps_frozen_what_it_says(
   summary = study_lib.run(_study(name, args, pair), tmp_path)["summary"]
 
   assert {f"{run}_test_loss" for run in pair} <= summary.keys()
-  shown = re.findall('<img src="([^"]+)"', (tmp_path / "report.html").read_text())
-  assert len(shown) == (len(pair) if name == "strokes" else 0)
-  for path in shown:
-    assert "<path" in (tmp_path / path).read_text()
+  shown = re.findall('<img src="data:image/svg[+]xml;base64,([^"]+)"',
+                     (tmp_path / "report.html").read_text())
+  # Drawings of each run, and of the test split.
+  assert len(shown) == (len(pair) + 1 if name == "strokes" else 0)
+  for picture in shown:
+    assert b"<path" in base64.b64decode(picture)
   if frozen is not None:
     source = small_runs.params(tmp_path / "source")
     trained = small_runs.params(next((tmp_path / pair[0]).glob("seed_0/*")))

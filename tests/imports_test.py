@@ -28,8 +28,10 @@ DOORS = {
     "defusedxml": {"data"},
     "grain": {"data"},
     "h5py": set(),  # `formats` reads HDF5 itself, because files may be malicious.
+    "jinja2": {"data", "run"},
     "keras": set(),
-    "matplotlib": {"run", "study"},
+    "markupsafe": {"run"},
+    "matplotlib": {"run"},
     "ml_collections": {"commands"},
     "optax": {"train"},
     "orbax": {"checkpoint"},

@@ -2,6 +2,8 @@
 
 import re
 
+from setuptools import dist
+
 from tests import paths
 
 
@@ -25,3 +27,19 @@ def test_every_locked_file_has_a_hash():
 
   for package in re.split(r"\n(?=[a-zA-Z0-9])", text)[1:]:
     assert re.search(r"--hash=sha256:[0-9a-f]{64}", package), package
+
+
+def test_an_installed_package_has_every_file_that_is_no_module(monkeypatch):
+  monkeypatch.chdir(paths.ROOT)
+  package = dist.Distribution({"script_name": "setup.py"})
+  package.parse_config_files(["setup.cfg"], ignore_option_errors=True)
+  build = package.get_command_obj("build_py")
+  build.ensure_finalized()
+
+  taken = {f"{folder}/{name}" for _, folder, _, names in build.data_files
+           for name in names}
+
+  wanted = {str(path.relative_to(paths.ROOT))
+            for path in (paths.ROOT / "transfer_gen").rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc")}
+  assert "transfer_gen/run/templates/study.html" in wanted <= taken

@@ -58,13 +58,13 @@ class _Cells(html.parser.HTMLParser):
       self.rows[-1][-1] += data
 
 
-def _audit():
+def made():
   rows = resolve.resolve(PLAN, {"": SOURCE}, TARGET)
   return audit_lib.summarize(PLAN, rows, {"": SOURCE})
 
 
 def test_the_page_lists_source_and_target_leaves_side_by_side():
-  page = _Cells(audit_page.trees(_audit()))
+  page = _Cells(audit_page.trees(made()))
 
   assert not page.open
   assert page.rows[0] == ["source", "how", "target", "shape", "learns"]
@@ -78,7 +78,7 @@ def test_the_page_lists_source_and_target_leaves_side_by_side():
 
 
 def test_the_page_draws_the_share_of_params_per_origin():
-  text = audit_page.trees(_audit())
+  text = audit_page.trees(made())
 
   copied, total = 2 * 6 + 4, 2 * 6 + 4 + 5 + 6
   assert f'class=copied style="width:{100 * copied / total:.3f}%"' in text
@@ -88,7 +88,7 @@ def test_the_page_draws_the_share_of_params_per_origin():
 def test_the_page_loads_no_external_resources():
   lines = [{"step": i, "split": "train", "loss": 1.0 / i} for i in (1, 2)]
 
-  bare, whole = (page_lib.run_page("a<b", _audit(), part) for part in ([], lines))
+  bare, whole = (page_lib.run_page("a<b", made(), part) for part in ([], lines))
 
   for page in (bare, whole):
     assert not re.search(r"<(script|link|img|iframe)|@import|url\(\s*['\"]?http", page)

@@ -1,10 +1,12 @@
 """Tests for studies: order of runs, resuming, summary and report."""
 
 import collections
+import csv
 import dataclasses
 import json
 import pathlib
 
+from lxml import html
 import numpy as np
 import pytest
 
@@ -216,17 +218,22 @@ def test_a_finished_study_trains_nothing_again(done, monkeypatch):
   assert again["longer"] == {}  # With equal budgets no control is lengthened.
 
 
-def test_the_report_is_self_contained_with_curves_and_samples(done):
-  folder, _, _ = done
-  page = (folder / "w" / "report.html").read_text()
+def test_the_report_links_to_files_and_has_samples_and_a_row_for_each_training(done):
+  folder, _, facts = done
+  page = html.parse(str(folder / "w" / "report.html"))
+  [*rows] = csv.DictReader((folder / "w" / "results.csv").open())
 
-  assert "<svg" in page and "Do apples help with dogs?" in page
-  assert "moved, seed 1" in page and page.count("<pre>") == 2
-  # These addresses are metadata in the SVG of Matplotlib and are never fetched.
-  outside = page.replace("http://www.w3.org/", "").replace("http://purl.org/", "")
-  outside = outside.replace("http://creativecommons.org/", "").replace(
-      "https://matplotlib.org/", "")
-  assert "http" not in outside and "<script" not in page
+  addresses = page.xpath("//a/@href")
+  assert len(addresses) == 1 + 3 * (4 + 1)  # The table; compared runs and the source.
+  assert all((folder / "w" / address).is_file() for address in addresses)
+  assert len(page.xpath("//table[@class='texts']")) == 2
+  assert len(page.xpath("//h2[.='Transfer plans']/following-sibling::details"
+                        "[following-sibling::h2]")) == 3
+  assert collections.Counter(row["role"] for row in rows) == {
+      "source": 1, "compared": 4, "tried": 4}
+  assert [float(row["test_loss"]) for row in rows if row["role"] == "compared"] == [
+      run["loss"] for name in ("moved", "scratch") for run in facts["runs"][name]]
+  assert {row["steps"] for row in rows} == {"6"}
 
 
 def test_writing_results_replaces_only_its_own_section(tmp_path, done):

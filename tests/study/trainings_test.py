@@ -13,6 +13,7 @@ from transfer_gen.commands import study as study_command
 from transfer_gen.run import loop
 from transfer_gen.study import jobs
 from transfer_gen.study import report
+from transfer_gen.study import report_folder
 from transfer_gen.study import study
 
 
@@ -50,7 +51,7 @@ def test_an_unseen_character_of_a_test_prompt_does_not_end_a_study(troubled):
 def test_samples_that_fail_become_a_note_and_leave_the_scores(troubled):
   folder, facts = troubled
 
-  stored = json.loads((folder / "w" / report.RESULT).read_text())
+  stored = json.loads((folder / "w" / report_folder.RESULT).read_text())
   assert [note.partition(":")[0] for note in facts["notes"]] == [
       f"samples of {name}, seed 0, lr 0.01" for name in ("moved", "scratch", "last")]
   assert "first_token is 999" in facts["notes"][0]
@@ -101,7 +102,7 @@ def test_the_results_of_a_pair_are_there_when_the_next_one_is_cut(
   asked.runs["late"] = asked.runs["first"].with_values("optim", lr=0.02)
   asked.pairs = (("moved", "scratch"), ("late", "scratch"))
   del asked.runs["sick"], asked.runs["last"]
-  (folder / "w" / report.RESULT).unlink()
+  (folder / "w" / report_folder.RESULT).unlink()
 
   def cut(*args, **kwargs):
     raise KeyboardInterrupt
@@ -110,7 +111,7 @@ def test_the_results_of_a_pair_are_there_when_the_next_one_is_cut(
   with pytest.raises(KeyboardInterrupt):
     study.run(asked, folder / "w")
 
-  stored = json.loads((folder / "w" / report.RESULT).read_text())
+  stored = json.loads((folder / "w" / report_folder.RESULT).read_text())
   assert [one["treated"] for one in stored["comparisons"]] == ["moved"]
   assert stored["comparisons"][0]["gain"] == facts["comparisons"][0]["gain"]
   assert stored["missing"] == [["late", "scratch"]]

@@ -42,6 +42,7 @@ class Command:
     flags: Its flags, in the order of `--help`.
     argument: What stands for the one word that may follow the command, e.g. NAME; if
       empty, only flags may.
+    many: Whether any number of such words may follow it.
     overrides: Whether `--config`, where it is given, is a run, whose fields further
       flags may override (`--config.optim.lr=3e-4`).
     computes: Whether it computes enough to gain from a process with large pages.
@@ -49,6 +50,7 @@ class Command:
   summary: str
   flags: tuple[Flag, ...]
   argument: str = ""
+  many: bool = False
   overrides: bool = False
   computes: bool = False
 
@@ -267,6 +269,17 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="steps", value="N", default=0, minimum=0,
                  meaning="Trains N steps from each source and from scratch, and ranks"
                  " by the validation loss then; 0 ranks by that before any step."))),
+    "compare": Command(
+        summary="Compares runs that have trained, each with the last one, in a report.",
+        argument="DIR DIR ...", many=True, computes=True,
+        flags=(
+            Flag(name="output", value="DIR", required=True,
+                 meaning="Folder to write, which must not exist yet: report.html,"
+                 " results.csv and results.json. A run is called as its folder is, or"
+                 " NAME if NAME=DIR is given in place of DIR."),
+            Flag(name="samples", value="N", default=3, minimum=0,
+                 meaning="Number of prompts of the test split that each run continues"
+                 " for the report."))),
     "recipes": Command(
         summary="Lists config files for common jobs, prints or copies one.",
         argument="NAME",

@@ -32,8 +32,9 @@ class Values(types.SimpleNamespace):
 
   `config` is the run, with all overrides, if the command's `overrides` is set and the
   file is not that of a study; otherwise it is the text of the flag. `study` is that of
-  the file, with all overrides, or None. `given_config` is the text of `--config`, and
-  `argument` the word behind the command, or empty.
+  the file, with all overrides, or None. `given_config` is the text of `--config`,
+  `argument` the word behind the command, or empty, `arguments` are all of them where
+  there may be several, and `words` are all that followed the command.
   """
 
 
@@ -78,12 +79,15 @@ def _parse(
           flag.name, flag.default, flag.meaning, flag_values=parsed)
   if runs:
     words = _define_run(name, words, parsed)
+  if command.many:
+    parsed.set_gnu_getopt()  # Flags may stand behind words and between them.
   rest = parsed([name, *words])[1:]
-  if rest[bool(command.argument):]:
+  if rest[bool(command.argument):] and not command.many:
     raise _mistake(name, f"{rest[-1]!r} is not a flag.")
   values = Values(**{flag.name: parsed[flag.name].value for flag in command.flags})
-  values.argument = rest[0] if rest else ""
+  values.argument, values.arguments = rest[0] if rest else "", tuple(rest)
   values.given_config, values.study = _split_config(given)[0], study
+  values.words = tuple(given)
   for flag in command.flags:
     value = getattr(values, flag.name)
     if flag.required and not value:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -30,13 +31,26 @@ def run(values: flags.Values) -> None:
   if values.dry_run:
     print(dry_run.describe(study, values.workdir, values.only))
     return
-  facts = study_lib.run(study, values.workdir, values.only, values.force)
+  facts = study_lib.run(
+      study, values.workdir, values.only, values.force,
+      shlex.join(["transfer-gen", "study", *values.words]))
+  if "summary" in facts:
+    _show(facts, values.workdir)
   if values.results and "summary" in facts:
     report.write_section(
         values.results, "python -m transfer_gen study"
         f" --config={values.given_config} --workdir={values.workdir}", facts)
   print(json.dumps(facts.get("summary", {})), flush=True)
   _end(facts)
+
+
+def _show(facts: dict[str, Any], workdir: str) -> None:
+  """Prints what was found, and where it lies."""
+  print(report.study_text(facts))
+  metric = facts["judged_by"].replace("bits_per_byte", "loss")
+  print(f"best run by validation {metric}: {workdir}/{facts['summary']['best']}, also at"
+        f" {workdir}/best")
+  print(f"report: {workdir.rstrip('/')}/report.html")
 
 
 def _end(facts: dict[str, Any]) -> None:

@@ -7,21 +7,6 @@ from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import fold
 from transfer_gen.transfer import table
 
-# Within the page, as its plots are, so that one file can be sent to someone.
-STYLE = """.trees{table-layout:fixed;width:100%;font:13px/1.4 ui-monospace,monospace}
-.trees td,.trees th{text-align:left;padding:.15rem .5rem;overflow-wrap:anywhere;
-vertical-align:top}.trees th{font-family:system-ui,sans-serif}.trees .arrow{width:30%}
-.trees .times{color:#777}.trees .again{color:#bbb}
-.trees tr.branch td{background:#f6f6f6;font-weight:600}
-.how{border-radius:.6rem;padding:0 .5rem}
-.copy .how{background:#e3f1e3}
-.mapped .how{background:#dcecf8}.fresh .how{background:#ffe08a;font-weight:600}
-.left .how{background:#f3dcf0}.frozen{opacity:.55}.bar{display:flex;height:1.4rem;
-margin:.2rem 0 .8rem;border-radius:.3rem;overflow:hidden;font:12px/1.4rem system-ui}
-.bar div{overflow:hidden;white-space:nowrap;padding-left:.3rem;box-sizing:border-box}
-.bar .copied{background:#bfe0bf}.bar .mapped{background:#b3d7f2}
-.bar .fresh{background:#ffd45c}.bar .learning{background:#bfe0bf}
-.bar .frozen{background:#ddd;opacity:1}"""
 # Where params come from, and whether they learn: each bar adds up to the whole target.
 _BARS = (("copied", "mapped", "fresh"), ("learning", "frozen"))
 
@@ -29,8 +14,9 @@ _BARS = (("copied", "mapped", "fresh"), ("learning", "frozen"))
 def trees(audit: audit_lib.Audit) -> str:
   """Returns the source's leaves on the left and the target's on the right, as HTML.
 
-  The page also needs `STYLE`. Leaves that differ only in their numbers share a line.
-  A fresh leaf has no left side, and a leaf that is left behind has no right side.
+  The page has the look of `templates/style.css`. Leaves that differ only in their
+  numbers share a line. A fresh leaf has no left side, and a leaf that is left behind
+  has no right side.
   """
   lines = [
       *_bars(audit),

@@ -1,41 +1,57 @@
-"""Parts of an HTML page that opens without a network, and the page of one run."""
+"""Pages of HTML that open without a network, and the page of one run."""
 
 from collections.abc import Mapping, Sequence
-import html
-import io
 from typing import Any
 
 from etils import epath
-from matplotlib import figure
+import jinja2
+import markupsafe
 
 from transfer_gen.formats import whole
 from transfer_gen.metrics import measures
 from transfer_gen.run import audit_page
+from transfer_gen.run import plots
 from transfer_gen.run import records
 from transfer_gen.transfer import audit as audit_lib
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
-padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{
-padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,
-th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}
-.gain{font-size:1.2rem}svg{max-width:100%;height:auto}"""
-_LABELS = {"loss": "loss, nats per token",
-           "remembered": "loss on the source's text, bits per byte"}
+LABELS = {"loss": "loss, nats per token",
+          "remembered": "loss on the source's text, bits per byte"}
+FORGETTING = "Forgetting of the source's text"
+# All that a template is given is escaped, unless it is Markup.
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("transfer_gen.run"), autoescape=True,
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def render(template: str, **values: Any) -> str:
+  """Returns a page.
+
+  Args:
+    template: Name of a file in `transfer_gen/run/templates`.
+    **values: What it shows. `title` is that of the page.
+  """
+  text = _TEMPLATES.get_template(template).render(values)
+  # Halves of characters, which damaged texts may have, cannot be written to a file.
+  return text.encode("utf-8", "replace").decode()
 
 
 def run_page(
     name: str, audit: audit_lib.Audit, lines: Sequence[Mapping[str, Any]]
 ) -> str:
   """Returns the page of one run: its curve, if it has begun, and its audit."""
-  curve = [plot({"train": lines, "validation": lines})] if lines else []
-  curve += [plot({"validation": lines}, metric) for metric in metrics(lines)]
-  return "\n".join([
-      "<!doctype html><html lang=en><meta charset=utf-8>",
-      f"<title>{html.escape(name)}</title>",
-      f"<style>{STYLE}{audit_page.STYLE}</style>",
-      f"<h1>{html.escape(name)}</h1>", *curve,
-      "<h2>Transfer plan, leaf by leaf</h2>", audit_page.trees(audit),
-      "</html>", ""])
+  drawn = [plots.curves("Loss", LABELS["loss"], {
+      split: {"": points(lines, "loss", split)} for split in ("train", "validation")})]
+  drawn += [validations(metric, {"validation": {"": lines}})
+            for metric in metrics(lines)]
+  drawn.append(validations(
+      "remembered", {"validation": {"": lines}}, FORGETTING))
+  return render("run.html", title=name, plots=[one for one in drawn if one],
+                audit=audit_of(audit))
+
+
+def audit_of(audit: audit_lib.Audit) -> markupsafe.Markup:
+  """Returns an audit as part of a page."""
+  return markupsafe.Markup(audit_page.trees(audit))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -46,17 +62,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
       for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
 
 
-def svg(canvas: figure.Figure) -> str:
-  """Returns a figure as SVG, without the date at which it was drawn."""
-  buffer = io.StringIO()
-  # A date would change with each report of one run. The ids of the parts still do,
-  # because `svg.hashsalt` is not set.
-  canvas.savefig(buffer, format="svg", metadata={"Date": None})
-  text = buffer.getvalue()
-  # Without the XML declaration and the document type, which have no place in HTML.
-  return text[text.index("<svg"):]
-
-
 def metrics(lines: Sequence[Mapping[str, Any]]) -> list[str]:
   """Returns the metrics of texts that validations were measured by."""
   return sorted({name for line in lines if line["split"] == "validation"
@@ -64,31 +69,28 @@ def metrics(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                  and measures.METRICS[name].needs != measures.LOSSES})
 
 
-# With `Figure` and not with pyplot, which keeps every figure open until it is closed,
-# and may choose a backend that needs a display.
-def plot(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str = "loss") -> str:
-  """Plots validations over steps as SVG.
+def points(
+    lines: Sequence[Mapping[str, Any]], metric: str, split: str = "validation"
+) -> list[tuple[float, float]]:
+  """Returns step and value of each line of a split that has a metric."""
+  return [(line["step"], line[metric]) for line in lines
+          if line["split"] == split and line.get(metric) is not None]
+
+
+def validations(
+    metric: str, curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    title: str = "",
+) -> plots.Plot | None:
+  """Plots a metric of validations over steps; None if none was measured by it.
 
   Args:
-    curves: Lines of metrics by what the curve is called; one named "train" is the
-      training loss.
-    metric: What is plotted. Lines without it are left out.
+    metric: Its name, as in the lines.
+    curves: Lines of metrics, by name and by what tells curves of one name apart.
+    title: Title of the plot; if empty, it names the metric.
   """
-  canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
-  axes = canvas.add_subplot()
-  for name, lines in curves.items():
-    split = "train" if name == "train" else "validation"
-    points = [(line["step"], line[metric]) for line in lines
-              if line["split"] == split and metric in line]
-    if points:
-      axes.plot(*zip(*points), marker="." if split == "validation" else "",
-                label=name)
-  axes.set_xlabel("step")
-  axes.set_ylabel(_LABELS.get(metric, metric))
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize="small")
-  return svg(canvas)
+  return plots.curves(title or f"Validation, {metric}", LABELS.get(metric, metric), {
+      name: {part: points(lines, metric) for part, lines in group.items()}
+      for name, group in curves.items()})
 
 
 def write(workdir: epath.PathLike) -> None:

@@ -161,7 +161,7 @@ def write_scores(
 
 def read_scores(
     workdir: epath.PathLike, split: str, step: int) -> score_lib.Scores | None:
-  """Returns what a study wrote of a checkpoint; None if it wrote nothing of it.
+  """Returns what was written of a checkpoint; None if nothing was.
 
   Args:
     workdir: Workdir of the run.
@@ -176,7 +176,8 @@ def read_scores(
     return None
 
   def scores(found: dict[str, Any]) -> score_lib.Scores | None:
-    # What `evaluate` scores may be a part of the split; only a study adds terms.
+    # Without terms, an earlier version of `evaluate` has written it, maybe of a part of
+    # the split.
     if found["step"] != step or "terms" not in found:
       return None
     return score_lib.Scores(

@@ -119,7 +119,8 @@ def keep(one: evaluation.Evaluated, numbers: Mapping[str, Any]) -> None:
   assert one.scores is not None  # Documents of a run's own data have targets.
   records.write_scores(
       one.trained.workdir, numbers["split"], one.trained.step, one.scores,
-      {name: numbers[name] for name in (*one.measured, "intervals", "signatures")})
+      {name: numbers[name] for name in (*one.measured, "intervals", "signatures")}
+      | {"terms": dict(one.scores.terms)})
 
 
 def _of_run(one: evaluation.Evaluated) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A sheet of samples: inputs, references and what each run wrote, side by side."""
 
 from collections.abc import Mapping, Sequence
-import html
 import json
 from typing import Any
 
@@ -88,15 +87,8 @@ def write_outputs(
 
 def _page(title: str, found: Sequence[Sample]) -> str:
   titles = _titles(found)
-  cells = lambda tag, texts: "".join(
-      f"<{tag} style='text-align:left;vertical-align:top;white-space:pre-wrap'>"
-      f"{html.escape(shown)}</{tag}>" for shown in texts)
-  return "\n".join([
-      "<!doctype html><html lang=en><meta charset=utf-8>",
-      f"<title>{html.escape(title)}</title><style>{page.STYLE}</style>",
-      f"<h1>{html.escape(title)}</h1>", f"<table><tr>{cells('th', titles)}</tr>",
-      *(f"<tr>{cells('td', [sample.get(name, '') for name in titles])}</tr>"
-        for sample in found), "</table></html>", ""])
+  return page.render("sheet.html", title=title, rows=[titles, *(
+      [sample.get(name, "") for name in titles] for sample in found)])
 
 
 def _markdown(title: str, found: Sequence[Sample]) -> str:

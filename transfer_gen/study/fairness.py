@@ -38,19 +38,32 @@ def check(
         "pairs that cannot be compared fairly:", *dict.fromkeys(unfair)]))
 
 
-def _causes(treated, control, reader) -> Iterator[str]:
+def budgets(treated: config_lib.Run, control: config_lib.Run) -> Iterator[str]:
+  """Yields a sentence for each part of the budget in which two runs differ."""
   for name in _BUDGET:
-    mine, theirs = (run.run.value("train", name) for run in (treated, control))
+    mine, theirs = (run.value("train", name) for run in (treated, control))
     if mine != theirs:
-      yield (f"train.{name} is {mine} and {theirs}. Give both the same"
-             f" train.{name}, for the same budget.")
+      yield f"train.{name} is {mine} and {theirs}."
+
+
+def documents(
+    treated: config_lib.Run, control: config_lib.Run, reader: assemble.reader.Reader
+) -> Iterator[str]:
+  """Yields what is wrong if two runs are tested on other documents, and the remedy."""
   # Whether it is a pair or a text, the target is what a loss is measured on.
   mine, theirs = (
-      [document.target for document in reader.texts(run.run.data)[0]["test"]]
+      [document.target for document in reader.texts(run.data)[0]["test"]]
       for run in (treated, control))
   if mine != theirs:
     yield (f"they are tested on other documents, {_difference(mine, theirs)}. Give both"
-           f" the same test texts{_fields(treated.run.data, control.run.data)}.")
+           f" the same test texts{_fields(treated.data, control.data)}.")
+
+
+def _causes(treated, control, reader) -> Iterator[str]:
+  for sentence in budgets(treated.run, control.run):
+    field = sentence.partition(" ")[0]
+    yield f"{sentence} Give both the same {field}, for the same budget."
+  yield from documents(treated.run, control.run, reader)
 
 
 def _difference(mine: list[str], theirs: list[str]) -> str:

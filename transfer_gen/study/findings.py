@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transfer_gen.run import environment
 from transfer_gen.study import comparison
 from transfer_gen.study import effective
 from transfer_gen.study import jobs as jobs_lib
@@ -31,7 +30,7 @@ def of_study(
   Returns:
     `comparisons`: for each pair what `comparison.compare` returns, its `alarm`,
     `effective_data` and `payback`; `summary`, the numbers of the first pair; `sources`;
-    `runs`: the results that are stored; `environment`: what it ran on.
+    `runs`: the results that are stored.
   """
   comparisons = [comparison.compare(pair, results) for pair in study.pairs]
   comparison.raise_alarms(comparisons)
@@ -48,7 +47,6 @@ def of_study(
       "pays_from": {unit: one["pays_from"] for unit, one in first["payback"].items()},
       "alarms": [one["treated"] for one in comparisons if one["alarm"]["raised"]]}
   return {"summary": summary, "sources": dict(sources), "comparisons": comparisons,
-          "environment": environment.describe(),
           "runs": {name: [{key: value for key, value in run.items()
                            if key not in _KEPT_ELSEWHERE} for run in runs]
                    for name, runs in results.items()}}

@@ -4,54 +4,73 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from etils import epath
 import numpy as np
 
-from transfer_gen.formats import whole
-from transfer_gen.run import drawn
-from transfer_gen.run import pictures
 from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.run import writing
+from transfer_gen.study import drawn_samples
 
 _ANSWER = 48  # Largest number of tokens of a sample.
-_DRAWINGS = 8  # For each sample that is asked for.
 
 
 def of(
     trained: trained_lib.Trained, texts: Sequence[writing.Document],
-    fit: np.ndarray, count: int) -> dict[str, Any]:
+    fit: np.ndarray, count: int, seed: int, folder: epath.Path) -> dict[str, Any]:
   """Lets a training continue prompts of the test split, or draw.
 
   Args:
-    trained: The training, whose workdir receives the samples.
+    trained: The training.
     texts: The documents of the split.
     fit: Indices of those that have a text that fits into a row.
-    count: Number of prompts; eight drawings for each.
+    count: Largest number of prompts; eight drawings for each.
+    seed: Which documents are drawn; runs with the same documents get the same ones.
+    folder: Receives samples and pictures.
 
   Returns:
-    `samples`: prompt, text and reference of each; and of a model of drawings
-    `pictures`, the path of a picture in its workdir.
+    `samples`: prompt, text and reference of each; and what `drawn_samples.of` returns
+    of a model of drawings.
   """
   if not trained.is_drawn:
-    pairs = [writing.prompt(texts[i]) for i in fit[:count]]
-    return {"samples": _written(trained, pairs)}
-  model = trained.run.model
-  if not count or (model.latent_width and not model.variational):
+    return {"samples": _written(trained, chosen(texts, fit, count, seed), folder)}
+  if not count:
     return {"samples": []}
-  found = drawn.freely(
-      trained, dataclasses.replace(trained.run.decoding, num=_DRAWINGS * count))
-  path = trained.workdir / "samples.svg"
-  whole.write_text(path, pictures.sheet(found, columns=_DRAWINGS))
-  return {"samples": [], "pictures": str(path)}
+  given = chosen(texts, fit, drawn_samples.NUMBER * count, seed)
+  return {"samples": [], **drawn_samples.of(
+      trained, [document.target for document in given], drawn_samples.NUMBER * count,
+      folder)}
 
 
-def _written(trained, pairs) -> list[dict[str, str]]:
+def chosen(
+    texts: Sequence[writing.Document], fit: np.ndarray, count: int, seed: int
+) -> list[writing.Document]:
+  """Draws documents at random, each text once, and none that is blank.
+
+  Args:
+    texts: The documents, N.
+    fit: Indices of those that may be drawn.
+    count: How many; fewer if there are not so many. What leaves something to write
+      comes first.
+    seed: A seed gives the same order of N documents, whichever of them fit.
+  """
+  usable = {*fit.tolist()}
+  found: dict[tuple[str, str], writing.Document] = {}
+  for i in np.random.default_rng(seed).permutation(len(texts)).tolist():
+    if i in usable and texts[i].target.strip():
+      found.setdefault((texts[i].input, texts[i].target), texts[i])
+  ordered = sorted(found.values(), key=lambda document: not writing.prompt(document)[1])
+  return ordered[:count]
+
+
+def _written(trained, documents, folder) -> list[dict[str, str]]:
   """Continues prompts; what is too long for the model is cut."""
+  pairs = [writing.prompt(document) for document in documents]
   decoding = dataclasses.replace(
       trained.run.decoding, num=1, too_long="cut",
       max_tokens=trained.run.decoding.max_tokens or _ANSWER)
   prompts = [prompt for prompt, _ in pairs]
   answers = [texts[0] for texts in trained.answers(prompts, decoding).texts]
   return records.write_samples(
-      trained.workdir, prompts, answers, reference=[
+      folder, prompts, answers, reference=[
           "".join(right[:1]) for _, right in pairs])

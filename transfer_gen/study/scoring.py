@@ -97,7 +97,7 @@ class Scoring:
     """Adds what the trainings write or draw; failures become notes."""
     if self._study.samples:
       self._add("samples", lambda job, found: outcome.with_samples(
-          job, found, self._study.samples, self._reader))
+          job, found, self._study.samples, self._study.seeds[0], self._reader))
 
   def _add(self, what: str, add: Callable[[jobs_lib.Job, Found], Found]) -> None:
     for job in self.tested:

@@ -1,12 +1,10 @@
 """The evidence of a search for a strategy, as a table and as a plot."""
 
 from collections.abc import Mapping
-import html
 from typing import Any
 
-from matplotlib import figure
-
 from transfer_gen.run import page as page_lib
+from transfer_gen.run import plots
 
 
 def text(facts: Mapping[str, Any]) -> str:
@@ -32,12 +30,9 @@ def text(facts: Mapping[str, Any]) -> str:
 
 def page(facts: Mapping[str, Any]) -> str:
   """Returns the evidence as HTML with curves; it opens without a network."""
-  title = f"auto chose {facts['winner']}"
-  return "\n".join([
-      "<!doctype html><html lang=en><meta charset=utf-8>",
-      f"<title>{html.escape(title)}</title><style>{page_lib.STYLE}</style>",
-      f"<h1>{html.escape(title)}</h1>", _plot(facts),
-      f"<pre>{html.escape(text(facts))}</pre></html>", ""])
+  return page_lib.render(
+      "search.html", title=f"auto chose {facts['winner']}", text=text(facts),
+      plots=[one for one in (_losses(facts), _gradients(facts)) if one])
 
 
 def _candidates(facts) -> list[tuple[str, ...]]:
@@ -56,18 +51,21 @@ def _candidates(facts) -> list[tuple[str, ...]]:
   return rows
 
 
-def _plot(facts) -> str:
-  canvas = figure.Figure(figsize=(9, 4.5), layout="constrained")
-  left, right = canvas.subplots(1, 2)
-  for name, tried in facts["losses"].items():
-    steps = sorted(tried, key=int)
-    left.plot([int(step) for step in steps], [tried[step] for step in steps],
-              marker=".", linewidth=3 if name == facts["winner"] else 1, label=name)
-  left.set_xlabel("step")
-  left.set_ylabel("validation loss, nats per token")
-  left.grid(alpha=0.3)
-  left.legend(fontsize="small")
-  gradients = facts["relative_gradients"]
-  right.barh(list(gradients)[::-1], list(gradients.values())[::-1])
-  right.set_xlabel("norm of the gradient / norm of the params")
-  return page_lib.svg(canvas)
+def _losses(facts) -> plots.Plot | None:
+  return plots.curves("Candidates", page_lib.LABELS["loss"], {
+      name: {"": [(int(step), tried[step]) for step in sorted(tried, key=int)]}
+      for name, tried in facts["losses"].items()})
+
+
+def _gradients(facts) -> plots.Plot:
+  gradients, title = facts["relative_gradients"], "Gradients against params"
+  with plots.canvas() as drawn:
+    axes = drawn.add_subplot()
+    axes.barh(range(len(gradients)), list(gradients.values())[::-1], **plots.fill(0))
+    # Names of layers are no formulas, whatever they hold.
+    axes.set_yticks(range(len(gradients)), list(gradients)[::-1], parse_math=False)
+    axes.set_xlabel("norm of the gradient / norm of the params")
+    picture = plots.svg(drawn, title)
+  return plots.Plot(title=title, picture=picture, legend=(), table=[
+      ["layer", "gradient / params"],
+      *([name, plots.number(value)] for name, value in gradients.items())])

@@ -43,6 +43,17 @@ def _longer(facts: Facts, pair: Facts) -> list[str]:
           f" {'still fell' if pair['control_still_improving'] else 'no longer fell'}."]
 
 
+def answer(facts: Facts) -> str:
+  """Returns the answer to the question: the gain of the first pair."""
+  return _gain(facts["comparisons"][0])
+
+
+def alarms(facts: Facts) -> list[str]:
+  """Returns the alarms for negative transfer, of all pairs."""
+  return [line for pair in facts["comparisons"]
+          for line in _alarm(pair, len(facts["comparisons"]))]
+
+
 def costs(facts: Facts) -> list[str]:
   """Returns what each source cost."""
   return [f"{name} cost {cost['train_tokens']:,} tokens in"

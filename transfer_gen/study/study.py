@@ -11,17 +11,19 @@ from transfer_gen.study import findings
 from transfer_gen.study import grid
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import preflight
-from transfer_gen.study import report
+from transfer_gen.study import report_folder
 from transfer_gen.study import scoring as scoring_lib
 from transfer_gen.study import trainings
 
 
 def run(
-    study: jobs_lib.Study, workdir: epath.PathLike, only: str = "", force: bool = False
+    study: jobs_lib.Study, workdir: epath.PathLike, only: str = "", force: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
-  """Trains, tests and compares runs; writes `result.json` and `report.html`.
+  """Trains, tests and compares runs; writes what it found into files.
 
-  The runs of a pair come before those of the next one, and both files are written after
+  These are `result.json`, `results.csv` and `report.html`, see `report_folder.write`.
+  The runs of a pair come before those of the next one, and they are written after
   each pair. What fails is reported, and the other runs go on.
 
   Args:
@@ -30,6 +32,7 @@ def run(
     only: Pattern of what is trained in this call: names of runs, or `NAME/seed_S`. A
       pair is compared once all its trainings are finished.
     force: Whether runs whose config changed are trained anew. The old ones are renamed.
+    command: What was typed to get this, for the report; "" if it was not a command.
 
   Returns:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
@@ -38,41 +41,34 @@ def run(
     `comparison.compare`), `effective_data` and `pays_from` where they are known,
     `alarms` (treated runs that may be worse than their control), `best` (the training
     that the link `best` names, see `pairs.mark_best`), `calls` and `seconds`, of all
-    calls. Beside it,
-    `failures` and `notes` (see `trainings.Trainings`) and `missing`, the pairs without
-    a result. If no pair has one, only these are there, and nothing is written.
+    calls. Beside it, `failures` and `notes` (see `trainings.Trainings`) and `missing`,
+    the pairs without a result. If no pair has one, only these are there, and nothing is written.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
   """
-  call = _Call(study, epath.Path(workdir), only, force)
+  call = _Call(study, epath.Path(workdir), only, force, command)
   begun, facts = (), {}
   for pair in study.pairs:
     begun = tuple(dict.fromkeys((*begun, *pair)))
     call.train(begun)
     call.lengthen(pair[1])
     facts = call.report()
-  if "summary" in facts:
-    facts = call.illustrate()
-    print(report.study_text(facts))
-    metric = facts["judged_by"].replace("bits_per_byte", "loss")
-    best = f"{workdir}/{facts['summary']['best']}"
-    print(f"best run by validation {metric}: {best}, also at {workdir}/best")
-    print(f"report: {epath.Path(workdir) / 'report.html'}")
-  return facts
+  return call.illustrate() if "summary" in facts else facts
 
 
 class _Call:
   """One call of a study."""
 
   def __init__(
-      self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool):
+      self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool,
+      command: str):
     planned = jobs_lib.jobs(study, workdir)
     budgets.check(study)
     checked = preflight.check(study, planned, force)
     # A copy, to which controls with more steps are added.
     study = dataclasses.replace(study, runs={**study.runs})
-    self._study, self._workdir = study, workdir
+    self._study, self._workdir, self._command = study, workdir, command
     self._work = trainings.Trainings(
         checked.reader, checked.begun, workdir, only, total=len(planned))
     self._grid = grid.Grid(study)
@@ -162,11 +158,7 @@ class _Call:
         "seeds": len(self._study.seeds), "lrs": lrs, "best": best.pop("best"),
         "seconds": round(sum(calls), 1), "calls": len(calls)}
     longer = {one.name: dataclasses.asdict(one) for one in self._longer.values()}
-    facts = {"question": self._study.question, **found, **rest, **best,
-             "longer": longer,
-             "data": report.data_title(job.workdir for job in tested)}
-    shown = [*tested, *(job for job in jobs if job.name in self.scoring.sources)]
-    report.write(self._workdir, facts, self._work.show, {
-        f"{job.name}, seed {job.seed}": scoring_lib.outcome.metrics(job)
-        for job in shown})
+    facts = {"question": self._study.question, "command": self._command, **found,
+             **rest, **best, "longer": longer}
+    report_folder.write(self._workdir, facts, jobs, tested, self._work.show)
     return facts

@@ -1,0 +1,175 @@
+"""Plots for a page: SVG that reads on white and on black, and the numbers behind it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import io
+import re
+from typing import Any
+
+import markupsafe
+import matplotlib
+from matplotlib import figure
+
+# Dark enough for a white page and light enough for a black one: each has a contrast of
+# 3 to 1 at least with both (WCAG 2.1, 1.4.11).
+COLORS = ("#1f83d6", "#d9541e", "#2a9155", "#c74fb1", "#a5791a",
+          "#8c6fe0", "#1592a0", "#d64a66", "#6f8f1f", "#7d8790")
+_DASHES = ((), (6, 2), (2, 2), (8, 2, 2, 2))  # In points: on, off, and so on.
+# Stands for the color of the page's text until the SVG is written.
+_INK = "#010203"
+_STYLE = {
+    "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
+    "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK,
+    "xtick.color": _INK, "ytick.color": _INK, "grid.color": _INK, "grid.alpha": 0.2,
+    "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.facecolor": "none", "figure.facecolor": "none"}
+_SIZE = (6.8, 4.0)  # Inches. Small, so that letters stay legible on a telephone.
+_MARKED = 600  # Largest number of points in a plot that marks each.
+_COLUMNS = 8  # Numbers in a row of a table.
+
+Points = Sequence[tuple[float, float]]
+Table = Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+  """A picture, and what it shows in words and numbers.
+
+  Attributes:
+    title: What it is called.
+    picture: SVG, without names of curves.
+    legend: For each name of a curve, SVG of a piece of it, and the name.
+    table: The plotted numbers. The first cell of a header is "", and one table may have
+      several.
+    note: What a reader has to know beside it.
+  """
+  title: str
+  picture: markupsafe.Markup
+  legend: Sequence[tuple[markupsafe.Markup, str]]
+  table: Table
+  note: str = ""
+
+
+@contextlib.contextmanager
+def canvas(size: tuple[float, float] = _SIZE) -> Iterator[figure.Figure]:
+  """Yields an empty figure of a size in inches; draw on it and write it within."""
+  # `Figure` and not pyplot, which keeps every figure open until it is closed, and may
+  # choose a backend that needs a display.
+  with matplotlib.rc_context(_STYLE):
+    yield figure.Figure(figsize=size, layout="constrained")
+
+
+def look(number: int) -> dict[str, Any]:
+  """Returns color and dashes of the curve of a number, as Matplotlib takes them."""
+  dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
+  return {"color": COLORS[number % len(COLORS)],
+          "linestyle": (0, dashes) if dashes else "-"}
+
+
+def fill(number: int) -> dict[str, Any]:
+  """Returns the color of the curve of a number, for bars and marks."""
+  return {"color": COLORS[number % len(COLORS)]}
+
+
+def legend(names: Sequence[str]) -> list[tuple[markupsafe.Markup, str]]:
+  """Returns a piece of the curve of each name, in the order of their numbers."""
+  found = []
+  for number, name in enumerate(names):
+    dashes = " ".join(map(str, _DASHES[number // len(COLORS) % len(_DASHES)]))
+    found.append((markupsafe.Markup(
+        '<svg class="swatch" width="28" height="10" viewBox="0 0 28 10"'
+        ' aria-hidden="true"><path d="M1 5H27" fill="none" stroke-width="3"'
+        ' stroke="{}" stroke-dasharray="{}"/></svg>').format(
+            COLORS[number % len(COLORS)], dashes), name))
+  return found
+
+
+def curves(
+    title: str, label: str, named: Mapping[str, Mapping[str, Points]]) -> Plot | None:
+  """Plots values over steps.
+
+  Args:
+    title: Title of the plot.
+    label: What the values are, with their unit.
+    named: Points (step, value) of each curve, by name and by what tells curves of one
+      name apart, such as their seed. These have one color.
+
+  Returns:
+    The plot; None if there is no point.
+  """
+  named = {name: kept for name, group in named.items() if (
+      kept := {part: points for part, points in group.items() if points})}
+  if not named:
+    return None
+  count = sum(len(points) for group in named.values() for points in group.values())
+  with canvas() as drawn:
+    axes = drawn.add_subplot()
+    for number, group in enumerate(named.values()):
+      for points in group.values():
+        # A single point is no line, and without a mark it would not be seen.
+        marked = count <= _MARKED or len(points) == 1
+        axes.plot(*zip(*points), marker="." if marked else "", linewidth=1.3,
+                  **look(number))
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    picture = svg(drawn, title)
+  return Plot(title=title, picture=picture, legend=legend([*named]),
+              table=_numbers(named))
+
+
+def svg(drawn: figure.Figure, title: str) -> markupsafe.Markup:
+  """Returns a figure as SVG for the middle of a page.
+
+  It is the same whenever it is drawn, names no address, and takes the color of the text
+  around it. Two figures of one page need different titles.
+
+  Args:
+    drawn: What was drawn within `canvas`.
+    title: What it shows, for readers who cannot see it.
+  """
+  buffer = io.StringIO()
+  with matplotlib.rc_context({"svg.hashsalt": title}):
+    drawn.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(
+        ("Date", "Creator", "Format", "Type")))
+  text = buffer.getvalue()
+  size = re.search(r'viewBox="[^"]*"', text)
+  assert size is not None
+  inside = text[text.index(">", size.end()) + 1:]
+  # Its rule would hold for the whole page.
+  inside = re.sub(r"<style.*?</style>", "", inside, flags=re.DOTALL)
+  # Names of parts that nothing refers to, which several figures have in common.
+  used = {*re.findall(r'(?:url\(|href=")#([^)"]+)', inside)}
+  inside = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "",
+                  inside)
+  inside = inside.replace("xlink:href", "href").replace(_INK, "currentColor")
+  inside = inside.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
+  # Hundredths of a point cannot be seen.
+  inside = re.sub(r'(?<= )(d|x|y)="[^"]*"', lambda found: re.sub(
+      r"(\.\d\d)\d+", r"\1", found[0]).replace(" \n", " "), inside)
+  inside = re.sub(r"\n\s*", "\n", inside)
+  return markupsafe.Markup(
+      '<svg {} role="img" aria-label="{}" stroke-linejoin="round">{}').format(
+          markupsafe.Markup(size[0]), title, markupsafe.Markup(inside))
+
+
+def number(value: float) -> str:
+  """Returns a plotted number with six digits."""
+  return f"{value:.6g}"
+
+
+def _numbers(named: Mapping[str, Mapping[str, Points]]) -> list[list[str]]:
+  """Returns rows of numbers, a header above those of the same steps."""
+  alike: dict[tuple[float, ...], list[tuple[str, Points]]] = {}
+  for name, group in named.items():
+    for part, points in group.items():
+      title = f"{name}, {part}" if part else name
+      alike.setdefault(tuple(step for step, _ in points), []).append((title, points))
+  rows = []
+  for steps, found in alike.items():
+    for first in range(0, len(steps), _COLUMNS):
+      part = slice(first, first + _COLUMNS)
+      rows.append(["", *(f"step {step:g}" for step in steps[part])])
+      rows += [[title, *(number(value) for _, value in points[part])]
+               for title, points in found]
+  return rows

@@ -1,0 +1,69 @@
+"""What is known of every training of a study, whether it was tested or not."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from transfer_gen.config import codec
+from transfer_gen.run import best as best_lib
+from transfer_gen.study import jobs as jobs_lib
+from transfer_gen.study import outcome
+
+COMPARED, TRIED, SOURCE = "compared", "tried", "source"
+
+
+def role(
+    job: jobs_lib.Job, tested: Sequence[jobs_lib.Job], sources: Collection[str]
+) -> str:
+  """Returns what a training is in a study.
+
+  Args:
+    job: The training.
+    tested: The trainings that are compared.
+    sources: Names of the runs that others start from and no pair compares.
+
+  Returns:
+    `compared`; `source`; or `tried`, if validation chose another learning rate.
+  """
+  if any(job.workdir == other.workdir for other in tested):
+    return COMPARED
+  return SOURCE if job.name in sources else TRIED
+
+
+def describe(job: jobs_lib.Job, its_role: str) -> dict[str, Any]:
+  """Returns what is known of a training that has ended.
+
+  Args:
+    job: The training.
+    its_role: What it is in the study, see `role`.
+
+  Returns:
+    `run`, its name; `seed`; `lr`; `fraction` of the training documents; `steps` that it
+    took; `step`, the best of them; `validation_loss`, the lowest; `train_tokens` and
+    `train_seconds`; `role`; and `workdir`.
+  """
+  # As it was trained: what the study leaves open was chosen.
+  run, lines = codec.read_run(job.workdir), outcome.metrics(job)
+  validated = [line for line in lines if line["split"] == "validation"]
+  best = best_lib.begin(run.train.metric)
+  for line in validated:
+    best.judge(line["step"], line)
+  return {"run": job.name, "seed": job.seed, "lr": run.optim.lr,
+          "fraction": run.data.fraction, "steps": max(line["step"] for line in lines),
+          "step": best.step,
+          "validation_loss": min(line["loss"] for line in validated), "role": its_role,
+          "workdir": str(job.workdir), **outcome.cost(job)}
+
+
+def curves(
+    found: Sequence[tuple[jobs_lib.Job, str]]
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+  """Returns the lines of the metrics of trainings, by run and by seed.
+
+  Args:
+    found: Trainings with their roles. Those at rates that were not chosen are left out.
+  """
+  lines: dict[str, dict[str, list[dict[str, Any]]]] = {}
+  for job, its_role in found:
+    if its_role != TRIED:
+      lines.setdefault(job.name, {})[f"seed {job.seed}"] = outcome.metrics(job)
+  return lines

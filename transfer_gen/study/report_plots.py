@@ -1,0 +1,157 @@
+"""The plots of a study's page, each with the numbers that it shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transfer_gen.run import page
+from transfer_gen.run import plots
+
+Facts = Mapping[str, Any]
+# Lines of metrics, by the name of a run and by what tells its trainings apart.
+Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+
+
+def learning(facts: Facts, curves: Curves) -> list[plots.Plot]:
+  """Returns the curves of what the compared runs were validated by."""
+  compared = {name: group for name, group in curves.items() if name in facts["runs"]}
+  found = [page.validations("loss", compared, "Validation loss")]
+  # Of other tokens, nats per token do not compare.
+  if not all(pair["same_tokens"] for pair in facts["comparisons"]):
+    found.append(page.validations("bits_per_byte", compared))
+  found += [page.validations(name, compared) for name in sorted({
+      name for group in compared.values() for lines in group.values()
+      for name in page.metrics(lines)})]
+  return [one for one in found if one]
+
+
+def of_sources(facts: Facts, curves: Curves) -> list[plots.Plot]:
+  """Returns the curves of the runs that others start from and no pair compares."""
+  found = page.validations("loss", {
+      name: group for name, group in curves.items() if name not in facts["runs"]},
+      "Validation loss of the sources")
+  return [found] if found else []
+
+
+def forgetting(facts: Facts, curves: Curves) -> list[plots.Plot]:
+  """Returns what is known of forgetting: the curves, and the gain against it."""
+  found = page.validations("remembered", curves, page.FORGETTING)
+  return [one for one in (found, _trade_off(facts)) if one]
+
+
+def efficiency(facts: Facts) -> list[plots.Plot]:
+  """Returns test losses over amounts of data, with the effective data of runs.
+
+  There is one plot for each set of controls with several amounts of data.
+  """
+  found: dict[tuple[str, ...], dict[str, Facts]] = {}
+  for pair in facts["comparisons"]:
+    if pair["effective_data"]:
+      found.setdefault(tuple(pair["effective_data"]["controls"]), {}).setdefault(
+          pair["treated"], pair["effective_data"])
+  return [_efficiency(facts, controls, treated, found)
+          for controls, treated in found.items()]
+
+
+def _efficiency(facts, controls, treated, every) -> plots.Plot:
+  title = "Data efficiency" + (f", {' and '.join(controls)}" if len(every) > 1 else "")
+  first = next(iter(treated.values()))
+  unit, metric, label = first["unit"], "loss", "test loss, nats per token"
+  if unit == "bytes":
+    metric, label = "bits_per_byte", "test loss, bits per byte"
+  losses = {name: [run[metric] for run in facts["runs"][name]]
+            for name in (*controls, *treated)}
+  amounts = [facts["runs"][name][0]["train_data"][unit] for name in controls]
+  mean = lambda name: sum(losses[name]) / len(losses[name])
+  with plots.canvas() as drawn:
+    axes = drawn.add_subplot()
+    axes.plot(amounts, [mean(name) for name in controls], **plots.look(0))
+    for name, amount in zip(controls, amounts):
+      axes.plot([amount] * len(losses[name]), losses[name], marker=".", linestyle="",
+                **plots.fill(0))
+    if "law" in first:
+      axes.plot(*_law(first), linestyle="--", **plots.fill(0))
+    for number, (name, one) in enumerate(treated.items(), 1):
+      _mark(axes, one, losses[name], mean(name), number)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{unit} of target text that a run was trained on")
+    axes.set_ylabel(label)
+    picture = plots.svg(drawn, title)
+  row = lambda name, amount, *more: [
+      name, f"{amount:,.0f}", plots.number(mean(name)),
+      " ".join(map(plots.number, losses[name])), *more]
+  names = [f"controls: {', '.join(controls)}", *treated]
+  return plots.Plot(
+      title=title, picture=picture, legend=plots.legend(names), table=[
+          ["", unit, "mean test loss", "of each seed", "effective data",
+           "95% interval"],
+          *(row(name, amount, "", "") for name, amount in zip(controls, amounts)),
+          *(row(name, one["own"], _effective(one), _interval(one))
+            for name, one in treated.items())],
+      note="Points are seeds. A cross marks the effective data of a run: how much data"
+      " its control needs for the same loss; an arrow, that it lies beyond what was"
+      " tried. The bar is its 95% interval." + (
+          " The dashed line is the power law {scale:.6g} * amount ** -{exponent:.6g} +"
+          " {floor:.6g}.".format(**first["law"]) if "law" in first else ""))
+
+
+def _law(one: Facts) -> tuple[list[float], list[float]]:
+  """Returns amounts and losses of a fitted law, as far as it was fitted."""
+  law, steps = one["law"], 40
+  ratio = (one["largest"] / one["smallest"]) ** (1 / steps)
+  amounts = [one["smallest"] * ratio ** i for i in range(steps + 1)]
+  return amounts, [law["scale"] * amount ** -law["exponent"] + law["floor"]
+                   for amount in amounts]
+
+
+def _mark(axes, one, losses, mean, number) -> None:
+  """Marks a treated run where it was trained, and its effective data."""
+  color = plots.fill(number)
+  axes.plot([one["own"]] * len(losses), losses, marker="o", linestyle="", **color)
+  where = one["amount"] or one["largest" if one["bound"] == ">" else "smallest"]
+  axes.plot([one["own"], where], [mean, mean], linestyle=":", **color)
+  axes.plot([where], [mean], linestyle="", markersize=10, **color,
+            marker={"": "X", ">": ">", "<": "<"}[one["bound"]])
+  if one["low"] is not None or one["high"] is not None:
+    # An end that lies beyond what was measured is drawn up to there.
+    axes.plot([one["low"] or one["smallest"], one["high"] or one["largest"]],
+              [mean, mean], linewidth=5, alpha=0.3, **color)
+
+
+def _effective(one: Facts) -> str:
+  if one["bound"]:
+    edge = one["largest"] if one["bound"] == ">" else one["smallest"]
+    return f"{one['bound']} {edge:,.0f}"
+  return f"{one['amount']:,.0f}"
+
+
+def _interval(one: Facts) -> str:
+  low, high = ("" if one[end] is None else f"{one[end]:,.0f}"
+               for end in ("low", "high"))
+  return f"{low} to {high}".strip() if low or high else "none"
+
+
+def _trade_off(facts: Facts) -> plots.Plot | None:
+  """Plots gain against forgetting, a point per run and seed, if both are known."""
+  title, found = "Gain against forgetting", {}
+  control = {pair["treated"]: pair["control"] for pair in facts["comparisons"]}
+  for name, runs in facts["runs"].items():
+    points = [(run["accounts"]["forgetting"], base["loss"] - run["loss"], run["seed"])
+              for run, base in zip(runs, facts["runs"].get(control.get(name), ()))
+              if "forgetting" in run.get("accounts", ())]
+    if points:
+      found[name] = points
+  if not found:
+    return None
+  with plots.canvas() as drawn:
+    axes = drawn.add_subplot()
+    for number, points in enumerate(found.values()):
+      axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o",
+                linestyle="", **plots.fill(number))
+    axes.set_xlabel("forgetting: bits per byte more on the source's test text")
+    axes.set_ylabel("gain over the control, nats per token")
+    picture = plots.svg(drawn, title)
+  return plots.Plot(
+      title=title, picture=picture, legend=plots.legend([*found]), table=[
+          ["", "forgetting, bits per byte", "gain, nats per token"],
+          *([f"{name}, seed {seed}", plots.number(x), plots.number(y)]
+            for name, points in found.items() for x, y, seed in points)])
