@@ -48,8 +48,8 @@ def _show(facts: dict[str, Any], workdir: str) -> None:
   """Prints what was found, and where it lies."""
   print(report.study_text(facts))
   metric = facts["judged_by"].replace("bits_per_byte", "loss")
-  print(f"best run by validation {metric}: {workdir}/{facts['summary']['best']}, also at"
-        f" {workdir}/best")
+  best = f"{workdir}/{facts['summary']['best']}"
+  print(f"best run by validation {metric}: {best}, also at {workdir}/best")
   print(f"report: {workdir.rstrip('/')}/report.html")
 
 

@@ -42,7 +42,8 @@ def run(
     `alarms` (treated runs that may be worse than their control), `best` (the training
     that the link `best` names, see `pairs.mark_best`), `calls` and `seconds`, of all
     calls. Beside it, `failures` and `notes` (see `trainings.Trainings`) and `missing`,
-    the pairs without a result. If no pair has one, only these are there, and nothing is written.
+    the pairs without a result. If no pair has one, only these are there, and nothing
+    is written.
 
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
