@@ -18,11 +18,12 @@ Run:      bash experiments/summaries.sh
           TRANSFER_GEN_DATA names.
 Runs:     denoise, the source; then moved and scratch on each kind of summary, with
           seeds 0, 1 and 2. All stop when five validations in a row are no better.
-Cost:     about 25 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.2 s
-          for 2048 tokens: 5 for the source, 10 for all other runs if they stop halfway
-          (18 if none stops early), 5 to compile, and 25 seconds for each of 12 tests.
-          Not measured as a whole.
-Result:   not run yet.
+Cost:     83 minutes on one CPU core that other work shared.
+Result:   The source lowers the test loss by 0.80 nats per token on papers and by 0.82
+          on docstrings, and reaches the best loss from scratch at its first or second
+          validation, after a twentieth to a ninth of the steps. ROUGE says less: of six
+          differences, all for the better, only ROUGE-2 on docstrings is clear (0.036
+          and 0.014). Both kinds of summaries are far below what large models write.
 """
 
 import dataclasses
