@@ -20,7 +20,7 @@ Cost:     58 minutes on one CPU core that other work shared.
 Result:   The letters lower the test bound by 0.11 nats per step with 1% of the sheep
           and by 0.13 with all (both better), and by 0.14 with 10%, where three seeds
           leave no clear difference. The moved runs reach the best loss from scratch in
-          an eighth, a half and two thirds of its steps. From scratch the loss still
+          a ninth, a half and seven tenths of its steps. From scratch the loss still
           fell at the end with 10% and 100%, by more than 0.01 nats in the last fifth;
           so did that of the moved runs. `--budget=converged` goes on from there.
           The report shows drawings of each run beside its losses.
