@@ -22,8 +22,8 @@ Result:   The letters lower the test bound by 0.11 nats per step with 1% of the 
           leave no clear difference. The moved runs reach the best loss from scratch in
           a ninth, a half and seven tenths of its steps. From scratch the loss still
           fell at the end with 10% and 100%, by more than 0.01 nats in the last fifth;
-          so did that of the moved runs. `--budget=converged` goes on from there.
-          The report shows drawings of each run beside its losses.
+          so did that of five of six moved runs. `--budget=converged` goes on from
+          there. The report shows drawings of each run beside its losses.
 """
 
 import os
