@@ -31,7 +31,7 @@ def asked(
       "texts": one.data.facts["fingerprint"],
       "sources": {key: _version(source) for key, source in one.sources.items()},
   } for name, one in contenders.items()}}
-  return json.loads(json.dumps(found))  # JSON has no tuples.
+  return whole.parse_json(json.dumps(found))  # JSON has no tuples.
 
 
 def read(workdir: epath.Path) -> dict[str, Any]:
