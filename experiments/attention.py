@@ -13,10 +13,14 @@ Run:      bash experiments/attention.sh
           of runs: a parent that lies there is not trained again.
 Runs:     The parents, once each. The study compares four runs on 10% of the child's
           half, 1,450 pairs, with seeds 0, 1 and 2.
-Cost:     about 50 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.22 s
-          of both: 9 for each parent, 12 for the runs of each kind, and half a minute
-          for each of 12 tests with beams of 4.
-Result:   not run yet.
+Cost:     about 70 minutes of CPU time: 12 and 18 for the parents, 25 for the runs of
+          the LSTM with their tests, and 15 for those of the Transformer.
+Result:   As a parent the LSTM is worth as much: its child gains 8.4 BLEU over scratch,
+          and the Transformer's 7.1. The two children are close, and disagree: the
+          LSTM's translates better (9.6 and 8.1 BLEU) with a higher loss (by 0.21 nats
+          per token). From scratch, on so few pairs, neither translates (1.2 and 1.0),
+          and no loss still fell at the end. The runs of the Transformer were trained at
+          commit 154d2421fd, whose Transformer is that of the commit in RESULTS.md.
 """
 
 import dataclasses
