@@ -19,13 +19,15 @@ Run:      bash experiments/data_to_text.sh
           is {"mr": "...", "ref": "..."}.
 Runs:     texts, the source; then moved and scratch on each share, with seeds 0, 1, 2.
           All stop when five validations in a row are no better.
-Cost:     about 30 minutes on 2 CPU cores, estimated by the CPU time of a step, 0.16 s
-          for 16 rows of about 64 tokens: 2 for the source, 19 for all other runs if
-          those on small shares stop halfway (27 if none stops early), 5 to compile, and
-          10 seconds for each of 24 tests. Not measured as a whole; the 300 steps of a
-          run from scratch on 1% took 67 s beside much other work, and its validation
-          loss was lowest after 240.
-Result:   not run yet.
+Cost:     16 minutes of CPU time; 46 minutes on one core that other work shared.
+Result:   The test loss is lower by 0.54, 0.25, 0.11 and 0.04 nats per token with 1%, 3%,
+          10% and all pairs, but the texts are no better: BLEU shows no difference with
+          1% and is lower by 7.9, 11.4 and 3.5 points with the others. What the source
+          brings is how sentences go on, which it knew without any meaning. From scratch
+          the loss still fell at the end with 3%, 10% and 100%. `--budget=converged`
+          gives scratch up to four times the steps: in validation the moved runs, at
+          their own budget, then lead by 0.25 with 3% (1.78 and 2.03) and 0.02 with 10%
+          (1.62 and 1.64), and are behind with all pairs (1.39 and 1.36).
 """
 
 import os
@@ -64,7 +66,7 @@ def get_study() -> Study:
                " data?",
       runs=runs,
       pairs=tuple((f"moved_{share}", f"scratch_{share}") for share in _STEPS),
-      seeds=(0, 1, 2), budget="converged", metrics=("bleu", "rougeL"))
+      seeds=(0, 1, 2), metrics=("bleu", "rougeL"))
 
 
 def get_config(name: str = "moved_1") -> Run:

@@ -22,8 +22,11 @@ Result:   The letters lower the test bound by 0.11 nats per step with 1% of the 
           leave no clear difference. The moved runs reach the best loss from scratch in
           a ninth, a half and seven tenths of its steps. From scratch the loss still
           fell at the end with 10% and 100%, by more than 0.01 nats in the last fifth;
-          so did that of five of six moved runs. `--budget=converged` goes on from
-          there. The report shows drawings of each run beside its losses.
+          so did that of five of six moved runs. With twice its steps it no longer fell
+          with 10% (validation 0.93, moved 0.91 at its own budget), and with all sheep
+          it went on to 0.57, below the 0.71 of the moved runs at theirs, so there the
+          letters are known to save steps and not to bring more. `--budget=converged`
+          continues so. The report shows drawings of each run beside its losses.
 """
 
 import os
@@ -59,7 +62,7 @@ def get_study() -> Study:
   return Study(
       question="Does a VAE of letters help to learn to draw sheep?", runs=runs,
       pairs=tuple((f"moved_{share}", f"scratch_{share}") for share in _STEPS),
-      seeds=(0, 1, 2), budget="converged", samples=2)
+      seeds=(0, 1, 2), samples=2)
 
 
 def get_config(name: str = "moved_100") -> Run:
