@@ -20,14 +20,15 @@ Run:      bash experiments/data_to_text.sh
 Runs:     texts, the source; then moved and scratch on each share, with seeds 0, 1, 2.
           All stop when five validations in a row are no better.
 Cost:     16 minutes of CPU time; 46 minutes on one core that other work shared.
-Result:   The test loss is lower by 0.54, 0.25, 0.11 and 0.04 nats per token with 1%, 3%,
-          10% and all pairs, but the texts are no better: BLEU shows no difference with
-          1% and is lower by 7.9, 11.4 and 3.5 points with the others. What the source
-          brings is how sentences go on, which it knew without any meaning. From scratch
-          the loss still fell at the end with 3%, 10% and 100%. `--budget=converged`
-          gives scratch up to four times the steps: in validation the moved runs, at
-          their own budget, then lead by 0.25 with 3% (1.78 and 2.03) and 0.02 with 10%
-          (1.62 and 1.64), and are behind with all pairs (1.39 and 1.36).
+Result:   The test loss is lower by 0.54, 0.25, 0.11 and 0.04 nats per token with 1%,
+          3%, 10% and all pairs, but the texts are no better: BLEU shows no difference
+          with 1% and is lower by 7.9, 11.4 and 3.5 points with the others. What the
+          source brings is how sentences go on, which it knew without any meaning. From
+          scratch the loss still fell at the end with 3%, 10% and 100%.
+          `--budget=converged` gives scratch up to four times the steps: in validation
+          the moved runs, at their own budget, then lead by 0.25 with 3% (1.78 and 2.03)
+          and 0.02 with 10% (1.62 and 1.64), and are behind with all pairs (1.39 and
+          1.36).
 """
 
 import os
