@@ -74,11 +74,11 @@ def test_logme_prefers_features_that_tell_the_classes():
   labels = np.arange(60) % 3
   noise = _normal(60, 5)
 
-  told = transferability.logme(noise + 2 * np.eye(5)[labels], labels)
-  untold, constant = (transferability.logme(noise, classes)
+  separated = transferability.logme(noise + 2 * np.eye(5)[labels], labels)
+  mixed, constant = (transferability.logme(noise, classes)
                       for classes in (labels, np.zeros(60, int)))
 
-  assert told > untold + 0.1 and np.isfinite([untold, constant]).all()
+  assert separated > mixed + 0.1 and np.isfinite([mixed, constant]).all()
 
 
 def test_the_interval_of_a_rank_correlation_holds_it_as_often_as_it_says():

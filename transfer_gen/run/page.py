@@ -85,7 +85,7 @@ def validations(
 
   Args:
     metric: Its name, as in the lines.
-    curves: Lines of metrics, by name and by what tells curves of one name apart.
+    curves: Lines of metrics, by name and by what distinguishes curves of one name.
     title: Title of the plot; if empty, it names the metric.
   """
   return plots.curves(title or f"Validation, {metric}", LABELS.get(metric, metric), {

@@ -92,8 +92,8 @@ def curves(
   Args:
     title: Title of the plot.
     label: What the values are, with their unit.
-    named: Points (step, value) of each curve, by name and by what tells curves of one
-      name apart, such as their seed. These have one color.
+    named: Points (step, value) of each curve, by name and by what distinguishes curves
+      of one name, such as their seed. These have one color.
 
   Returns:
     The plot; None if there is no point.

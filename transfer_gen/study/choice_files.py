@@ -103,7 +103,7 @@ def _parsed(data: Any) -> dict[str, Any]:
 
 
 def _version(source):
-  """What tells whether the files of a source were written anew since."""
+  """What differs once the files of a source were written anew."""
   if source.path is None:
     return []
   if isinstance(source, sources_lib.Pair):

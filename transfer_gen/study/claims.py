@@ -26,7 +26,7 @@ def check(
 
   Returns:
     The workdirs that belong to their trainings. One whose source is not there any more
-    is not among them, as it cannot be told.
+    is not among them, as it cannot be checked.
 
   Raises:
     errors.UserError: If one belongs to another run, and what differs; without `force`.

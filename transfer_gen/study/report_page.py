@@ -22,8 +22,8 @@ def study_page(
 
   Args:
     facts: What `study.run` found. Paths are as seen from `folder`.
-    curves: Lines of metrics, by the name of a run and by what tells its trainings
-      apart, such as their seed.
+    curves: Lines of metrics, by the name of a run and by what distinguishes its
+      trainings, such as their seed.
     folder: The folder that the page will lie in.
 
   Raises:

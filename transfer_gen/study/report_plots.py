@@ -7,7 +7,7 @@ from transfer_gen.run import page
 from transfer_gen.run import plots
 
 Facts = Mapping[str, Any]
-# Lines of metrics, by the name of a run and by what tells its trainings apart.
+# Lines of metrics, by the name of a run and of each of its trainings.
 Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 
 
