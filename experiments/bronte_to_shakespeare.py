@@ -61,7 +61,7 @@ def get_study() -> Study:
       runs=runs,
       pairs=(*((f"bronte_{share}", f"scratch_{share}") for share in _STEPS),
              ("zero_shot", "scratch_1")),
-      seeds=(0, 1, 2), lrs=(1e-2, 3e-2))
+      seeds=(0, 1, 2), lrs=(1e-2, 3e-2), budget="converged")
 
 
 def get_config(name: str = "bronte_100") -> Run:
@@ -76,7 +76,7 @@ def _run(share: str, steps: int, plan: TransferPlan | None = None) -> Run:
                 packing="joined", fraction=int(share) / 100),
       tokenizer=Tokenizer(kind="alphabet", path=_TEXT),
       optim=Optim(lr=1e-2, warmup_steps=20),
-      train=Train(steps=steps, batch_size=32, eval_every=max(steps // 5, 1),
+      train=Train(steps=steps, batch_size=32, eval_every=steps // 20,
                   log_every=50, checkpoint_every=steps),
       source=Source(path=f"{_FILES}/ml5_charrnn/charlotte_bronte") if plan else None,
       transfer=plan)

@@ -67,7 +67,7 @@ def get_study() -> Study:
                " data?",
       runs=runs,
       pairs=tuple((f"moved_{share}", f"scratch_{share}") for share in _STEPS),
-      seeds=(0, 1, 2), metrics=("bleu", "rougeL"))
+      seeds=(0, 1, 2), metrics=("bleu", "rougeL"), budget="converged")
 
 
 def get_config(name: str = "moved_1") -> Run:

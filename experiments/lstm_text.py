@@ -45,7 +45,7 @@ def get_study() -> Study:
       },
       pairs=(("transfer", "scratch"), ("frozen_body", "scratch")),
       seeds=(0, 1, 2),
-      lrs=(1e-3, 3e-3, 1e-2))
+      lrs=(1e-3, 3e-3, 1e-2), budget="converged")
 
 
 def get_config(name: str = "transfer") -> Run:

@@ -49,7 +49,7 @@ def get_study(arg: str = "") -> Study:
       },
       pairs=(("transfer", "scratch"), ("frozen_body", "scratch")),
       seeds=(0, 1, 2) if full else (0,),
-      lrs=_LRS if full else ())
+      lrs=_LRS if full else (), budget="converged" if full else "equal")
 
 
 def get_config(name: str = "transfer") -> Run:

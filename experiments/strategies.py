@@ -67,7 +67,8 @@ def get_study(arg: str = "summaries") -> Study:
                 name=name, lr_mult=_LORA.get(arg, 0.0) if name == "lora" else 0.0))
                for name in _NAMES}},
       pairs=tuple((name, "scratch") for name in _NAMES),
-      seeds=(0, 1, 2), samples=1, accounts=True, remembered=remembered)
+      seeds=(0, 1, 2), samples=1, accounts=True, remembered=remembered,
+      budget="converged")
 
 
 def get_config(arg: str = "summaries") -> Run:

@@ -62,7 +62,7 @@ def get_study() -> Study:
   return Study(
       question="Does a VAE of letters help to learn to draw sheep?", runs=runs,
       pairs=tuple((f"moved_{share}", f"scratch_{share}") for share in _STEPS),
-      seeds=(0, 1, 2), samples=2)
+      seeds=(0, 1, 2), budget="converged", samples=2)
 
 
 def get_config(name: str = "moved_100") -> Run:

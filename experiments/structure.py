@@ -69,7 +69,7 @@ def get_study() -> Study:
           "all": _target(_GROWN),
       },
       pairs=tuple((name, "scratch") for name in ("all", "width", "depth", "names")),
-      seeds=(0, 1, 2))
+      seeds=(0, 1, 2), lrs=(1e-3, 3e-3), budget="converged")
 
 
 def get_config(name: str = "all") -> Run:
@@ -97,7 +97,7 @@ def _target(plan: TransferPlan | None) -> Run:
                 target_field="summary", length=160, buckets=(64, 96, 128)),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=1e-3, warmup_steps=20),
-      train=Train(steps=300, batch_size=8, eval_every=20, log_every=50,
+      train=Train(steps=300, batch_size=8, eval_every=10, log_every=50,
                   checkpoint_every=300),
       source=Source(run="source") if plan else None,
       transfer=plan)

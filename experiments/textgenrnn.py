@@ -31,6 +31,7 @@ def get_study() -> Study:
   """Returns the study."""
   return dataclasses.replace(
       from_run.study(get_config()), seeds=(0, 1, 2), lrs=(3e-3, 1e-2),
+      budget="converged",
       question="Does a pretrained textgenrnn help to make up long names?")
 
 

@@ -50,7 +50,8 @@ def get_study(part: str = "few") -> Study:
                f" ({part} pairs)?",
       runs=runs,
       pairs=tuple((f"transfer_{share}", f"scratch_{share}") for share in _PARTS[part]),
-      seeds=(0, 1, 2) if part == "few" else (0,), metrics=("bleu", "chrf"))
+      seeds=(0, 1, 2) if part == "few" else (0,), metrics=("bleu", "chrf"),
+      budget="converged")
 
 
 def get_config(name: str = "parent") -> Run:

@@ -61,7 +61,7 @@ def _study(name: str, args: Sequence[str], pair: tuple[str, str]) -> config.Stud
   sources = {study.runs[run].source.run for run in pair
              if study.runs[run].source is not None} - {""}
   return dataclasses.replace(
-      study, pairs=(pair,), seeds=(0,), lrs=(), samples=1, runs={
+      study, pairs=(pair,), seeds=(0,), lrs=(), samples=1, budget="equal", runs={
           run: _smallest(study.runs[run], name in SHALLOW and args != ("bronte",))
           for run in (*sorted(sources), *pair)})
 
