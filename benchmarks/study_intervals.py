@@ -1,25 +1,8 @@
 """Counts how often the intervals of a study hold the truth, where the truth is known.
 
-Run: python -m benchmarks.study [TRIALS] (by default 500; about 2 minutes on 2 cores)
-
-The last line is JSON:
-
-  effective_data_error: Median over trials of the relative error of the effective data,
-      on curves made from power laws with noise. It must be at most 0.05.
-  interpolation_error: The same, if the curve is interpolated instead.
-  coverage: Share of those trials in which the 95% interval holds the truth. It must lie
-      in 0.93 to 0.97, and so must the next ones.
-  gain_coverage: The same of the gain, over simulated seeds and documents.
-  gain_coverage_of_3, _4, _5: Its parts, by the number of seeds.
-  better: Share of studies that call a treatment better which has no effect, in 3, 4 or
-      5 seeds; at most 0.06, as the next ones.
-  alarms: Share of those studies that raise the alarm for negative transfer.
-  alarms_of_three: The same of studies of three pairs with one control.
+See `benchmarks.study` for what is counted.
 """
 
-from collections.abc import Sequence
-import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -134,11 +117,3 @@ def run(trials: int) -> dict[str, float]:
     found |= counted
   return found
 
-
-def main(arguments: Sequence[str]) -> None:
-  """Runs all simulations and prints the shares."""
-  print(json.dumps(run(int(arguments[0]) if arguments else 500)))
-
-
-if __name__ == "__main__":
-  main(sys.argv[1:])

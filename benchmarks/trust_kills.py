@@ -118,7 +118,10 @@ KINDS = {
 }
 
 
-def run(count: int, seed: int, folder: pathlib.Path, kind: str) -> dict[str, int]:
+def run(
+    count: int, seed: int, folder: pathlib.Path, kind: str,
+    signals: Sequence[signal.Signals] = _SIGNALS,
+) -> dict[str, int]:
   """Kills `count` commands of a kind; returns `kills` and `failures`.
 
   Args:
@@ -126,6 +129,7 @@ def run(count: int, seed: int, folder: pathlib.Path, kind: str) -> dict[str, int
     seed: Decides on signals and moments.
     folder: What `prepare` has made.
     kind: A key of `KINDS`.
+    signals: Those to choose from.
   """
   generator, failures = random.Random(seed), 0
   whole = folder / f"{kind}_whole"
@@ -136,7 +140,7 @@ def run(count: int, seed: int, folder: pathlib.Path, kind: str) -> dict[str, int
   want = KINDS[kind].result(_out(whole, kind))
   for trial in range(count):
     out = folder / f"{kind}_{trial}"
-    number = generator.choice(_SIGNALS)
+    number = generator.choice(signals)
     # In the first second, Python itself starts, and prints what it likes.
     moment = generator.uniform(min(1.0, seconds / 2), seconds)
     code, error = _command(folder, kind, out, (number, moment))

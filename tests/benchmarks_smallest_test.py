@@ -126,7 +126,7 @@ def test_what_a_transfer_costs_is_printed(small, capsys):
 
 
 def test_shares_of_simulated_studies_are_printed(capsys):
-  study.main(["3"])
+  study.main(["--smallest", "intervals"])
 
   found = _printed(capsys)
   assert found.keys() == {
@@ -135,6 +135,16 @@ def test_shares_of_simulated_studies_are_printed(capsys):
       "alarms", "alarms_of_three"}
   assert found["effective_data_error"] < 0.5 and found["coverage"] > 0
   assert 0 <= found["alarms"] <= 1
+
+
+@pytest.mark.long
+def test_what_a_study_costs_is_printed(capsys):
+  study.main(["--smallest", "cost", "kills"])
+
+  found = _printed(capsys)
+  assert found["overhead"] > -1 and 0 < found["report_mb"] < 5
+  assert found["report_seconds"] > 0
+  assert found["kills"] == 1 and not found["failures"]
 
 
 @pytest.mark.long
