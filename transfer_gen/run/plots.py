@@ -10,6 +10,7 @@ from typing import Any
 import markupsafe
 import matplotlib
 from matplotlib import figure
+from matplotlib import lines
 
 # Dark enough for a white page and light enough for a black one: each has a contrast of
 # 3 to 1 at least with both (WCAG 2.1, 1.4.11).
@@ -23,7 +24,8 @@ _STYLE = {
     "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK,
     "xtick.color": _INK, "ytick.color": _INK, "grid.color": _INK, "grid.alpha": 0.2,
     "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.facecolor": "none", "figure.facecolor": "none"}
+    "axes.facecolor": "none", "figure.facecolor": "none",
+    "text.parse_math": False}  # A name may have a dollar sign.
 _SIZE = (6.8, 4.0)  # Inches. Small, so that letters stay legible on a telephone.
 _MARKED = 600  # Largest number of points in a plot that marks each.
 _COLUMNS = 8  # Numbers in a row of a table.
@@ -72,6 +74,11 @@ def fill(number: int) -> dict[str, Any]:
   return {"color": COLORS[number % len(COLORS)]}
 
 
+def handles(count: int) -> list[lines.Line2D]:
+  """Returns the lines of the first curves, for a legend of Matplotlib's."""
+  return [lines.Line2D([], [], **look(number)) for number in range(count)]
+
+
 def legend(names: Sequence[str]) -> list[tuple[markupsafe.Markup, str]]:
   """Returns a piece of the curve of each name, in the order of their numbers."""
   found = []
@@ -102,20 +109,25 @@ def curves(
       kept := {part: points for part, points in group.items() if points})}
   if not named:
     return None
-  count = sum(len(points) for group in named.values() for points in group.values())
   with canvas() as drawn:
-    axes = drawn.add_subplot()
-    for number, group in enumerate(named.values()):
-      for points in group.values():
-        # A single point is no line, and without a mark it would not be seen.
-        marked = count <= _MARKED or len(points) == 1
-        axes.plot(*zip(*points), marker="." if marked else "", linewidth=1.3,
-                  **look(number))
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
+    draw(drawn.add_subplot(), label, named)
     picture = svg(drawn, title)
   return Plot(title=title, picture=picture, legend=legend([*named]),
               table=_numbers(named))
+
+
+def draw(
+    axes: Any, label: str, named: Mapping[str, Mapping[str, Points]]) -> None:
+  """Draws curves over steps on Matplotlib axes, see `curves`."""
+  count = sum(len(points) for group in named.values() for points in group.values())
+  for number, group in enumerate(named.values()):
+    for points in group.values():
+      # A single point is no line, and without a mark it would not be seen.
+      marked = count <= _MARKED or len(points) == 1
+      axes.plot(*zip(*points), marker="." if marked else "", linewidth=1.3,
+                **look(number))
+  axes.set_xlabel("step")
+  axes.set_ylabel(label)
 
 
 def svg(drawn: figure.Figure, title: str) -> markupsafe.Markup:
@@ -151,6 +163,15 @@ def svg(drawn: figure.Figure, title: str) -> markupsafe.Markup:
   return markupsafe.Markup(
       '<svg {} role="img" aria-label="{}" stroke-linejoin="round">{}').format(
           markupsafe.Markup(size[0]), title, markupsafe.Markup(inside))
+
+
+def file(drawn: figure.Figure, title: str) -> str:
+  """Returns a figure as an SVG file of its own, black on white; see `svg`."""
+  buffer = io.StringIO()
+  with matplotlib.rc_context({"svg.hashsalt": title}):
+    drawn.savefig(buffer, format="svg", facecolor="white", metadata={
+        **dict.fromkeys(("Date", "Creator", "Format", "Type")), "Title": title})
+  return buffer.getvalue().replace(_INK, "#1b1b1f")
 
 
 def number(value: float) -> str:

@@ -1,10 +1,14 @@
 """What is known of every training of a study, whether it was tested or not."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from etils import epath
+
 from transfer_gen.config import codec
+from transfer_gen.formats import whole
 from transfer_gen.run import best as best_lib
+from transfer_gen.run import environment
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import outcome
 
@@ -27,6 +31,24 @@ def role(
   if any(job.workdir == other.workdir for other in tested):
     return COMPARED
   return SOURCE if job.name in sources else TRIED
+
+
+def described(
+    found: Sequence[tuple[jobs_lib.Job, str]], tested: Sequence[jobs_lib.Job]
+) -> dict[str, Any]:
+  """Returns what a study says of its trainings, beside their results.
+
+  Args:
+    found: All trainings that have ended, with their roles.
+    tested: Those that are compared.
+
+  Returns:
+    `trainings`, see `describe`; `environment`, see `environment.describe`; and `data`,
+    the names of the data sets that were read.
+  """
+  return {"trainings": [describe(*one) for one in found],
+          "environment": environment.describe(),
+          "data": data_title(job.workdir for job in tested)}
 
 
 def describe(job: jobs_lib.Job, its_role: str) -> dict[str, Any]:
@@ -67,3 +89,10 @@ def curves(
     if its_role != TRIED:
       lines.setdefault(job.name, {})[f"seed {job.seed}"] = outcome.metrics(job)
   return lines
+
+def data_title(workdirs: Iterable[epath.Path]) -> str:
+  """Returns name, version, if any, and fingerprint of each data set that runs read."""
+  title = lambda data: " ".join(map(str, filter(
+      None, (data["name"], data.get("version"), data["fingerprint"][:16]))))
+  return ", ".join(dict.fromkeys(
+      whole.read_json(workdir / "data.json", title) for workdir in workdirs))

@@ -12,7 +12,8 @@ from transfer_gen import errors
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 # Beside the folders of runs.
-_FILES = ("best", "calls.json", "result.json", "results.csv", "report.html")
+_FILES = ("best", "calls.json", "result.json", "results.csv", "report.html",
+          "report.svg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def study_page(
       table_file=trainings_csv.FILE,
       verdicts=[line for line in sentences.verdicts(facts)
                 if line not in (answer, *alarms)],
-      learning=report_plots.learning(facts, curves),
+      gains=report_plots.gains(facts), learning=report_plots.learning(facts, curves),
       of_sources=report_plots.of_sources(facts, curves),
       efficiency=report_plots.efficiency(facts),
       forgetting=report_plots.forgetting(facts, curves),

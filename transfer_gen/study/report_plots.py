@@ -5,6 +5,8 @@ from typing import Any
 
 from transfer_gen.run import page
 from transfer_gen.run import plots
+from transfer_gen.study import comparison
+from transfer_gen.study import sentences
 
 Facts = Mapping[str, Any]
 # Lines of metrics, by the name of a run and of each of its trainings.
@@ -36,6 +38,40 @@ def forgetting(facts: Facts, curves: Curves) -> list[plots.Plot]:
   """Returns what is known of forgetting: the curves, and the gain against it."""
   found = page.validations("remembered", curves, page.FORGETTING)
   return [one for one in (found, _trade_off(facts)) if one]
+
+
+def gains(facts: Facts) -> plots.Plot | None:
+  """Returns the gains of all pairs with their intervals; None if there is one pair."""
+  pairs = facts["comparisons"]
+  if len(pairs) == 1:
+    return None
+  title = "Gains"
+  with plots.canvas((6.8, 1.0 + 0.32 * len(pairs))) as drawn:
+    draw_gains(drawn.add_subplot(), facts)
+    picture = plots.svg(drawn, title)
+  rows = [(pair, comparison.main(pair)) for pair in pairs]
+  return plots.Plot(
+      title=title, picture=picture, legend=[], table=[
+          ["", "gain", "95% interval", "unit"],
+          *([_pair(pair), plots.number(found["gain"]),
+             f"{plots.number(found['low'])} to {plots.number(found['high'])}",
+             sentences.unit(pair)] for pair, found in rows)],
+      note="Bars are 95% intervals over seeds and test documents. To the right of the"
+      " line, the treated run is better.")
+
+
+def draw_gains(axes: Any, facts: Facts) -> None:
+  """Draws the gain of each pair with its interval on Matplotlib axes."""
+  pairs = facts["comparisons"]
+  axes.axvline(0, linewidth=1, color="#7d8790")
+  for row, pair in enumerate(pairs):
+    found = comparison.main(pair)
+    axes.plot([found["low"], found["high"]], [row, row], linewidth=4, alpha=0.4,
+              **plots.fill(0))
+    axes.plot([found["gain"]], [row], marker="o", **plots.fill(0))
+  axes.set_yticks(range(len(pairs)), [_pair(pair) for pair in pairs])
+  axes.set_ylim(len(pairs) - 0.5, -0.5)
+  axes.set_xlabel("gain, " + " or ".join(dict.fromkeys(map(sentences.unit, pairs))))
 
 
 def efficiency(facts: Facts) -> list[plots.Plot]:
@@ -92,6 +128,10 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
       " tried. The bar is its 95% interval." + (
           " The dashed line is the power law {scale:.6g} * amount ** -{exponent:.6g} +"
           " {floor:.6g}.".format(**first["law"]) if "law" in first else ""))
+
+
+def _pair(pair: Facts) -> str:
+  return f"{pair['treated']} against {pair['control']}"
 
 
 def _law(one: Facts) -> tuple[list[float], list[float]]:

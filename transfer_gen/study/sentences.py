@@ -69,7 +69,7 @@ def _gain(pair: Facts) -> str:
             else "one test document, so no interval")
   verdict = summary.verdict(found, found["gain"] > 0)
   return (f"{pair['treated']} against {pair['control']}: {found['gain']:+.4f}"
-          f" {_unit(pair)} ({spread}), {verdict}; ahead on {found['seeds_ahead']} of"
+          f" {unit(pair)} ({spread}), {verdict}; ahead on {found['seeds_ahead']} of"
           f" {_count(found['seeds'], 'seed')}, on {pair['wins']:.0%} of the documents.")
 
 
@@ -120,7 +120,7 @@ def _gap(pair: Facts) -> list[str]:
     return []
   return [f"Over the steps that both were validated in, {pair['treated']}'s validation"
           f" loss was {'lower' if pair['gap'] >= 0 else 'higher'} by"
-          f" {abs(pair['gap']):.4f} {_unit(pair)} on average (the area between the"
+          f" {abs(pair['gap']):.4f} {unit(pair)} on average (the area between the"
           " curves)."]
 
 
@@ -180,7 +180,8 @@ def _improving(pair: Facts) -> str:
           f" {'the gain may shrink' if gain > 0 else 'it may lead by more'}.")
 
 
-def _unit(pair: Facts) -> str:
+def unit(pair: Facts) -> str:
+  """Returns the unit of the gain of a pair."""
   return "nats per token" if pair["same_tokens"] else "bits per byte"
 
 

@@ -22,7 +22,8 @@ def run(
 ) -> dict[str, Any]:
   """Trains, tests and compares runs; writes what it found into files.
 
-  These are `result.json`, `results.csv` and `report.html`, see `report_folder.write`.
+  These are `result.json`, `results.csv`, `report.html` and `report.svg`, see
+  `report_folder.write`.
   The runs of a pair come before those of the next one, and they are written after
   each pair. What fails is reported, and the other runs go on.
 

@@ -1,0 +1,36 @@
+"""The answer of a study as a picture, for a README or a slide."""
+
+from collections.abc import Mapping
+import textwrap
+from typing import Any
+
+from transfer_gen.run import page
+from transfer_gen.run import plots
+from transfer_gen.study import report_plots
+from transfer_gen.study import sentences
+
+FILE = "report.svg"  # In the workdir of a study.
+_WIDTH, _HEIGHT = 11.0, 4.0  # Inches, without the text above.
+_PAIR = 0.32  # Inches of a pair.
+_LETTERS = 118  # In a line of the text.
+
+
+def draw(facts: Mapping[str, Any], curves: report_plots.Curves) -> str:
+  """Returns question and answer of a study, its curves and gains, as an SVG file.
+
+  Args:
+    facts: What `study.run` found.
+    curves: Lines of metrics, as of `report_page.study_page`.
+  """
+  named = {name: {part: page.points(lines, "loss") for part, lines in group.items()}
+           for name, group in curves.items() if name in facts["runs"]}
+  answer = textwrap.wrap(sentences.answer(facts), _LETTERS)
+  height = max(_HEIGHT, 1.0 + _PAIR * len(facts["comparisons"]))
+  with plots.canvas((_WIDTH, height + 0.6 + 0.22 * len(answer))) as drawn:
+    drawn.suptitle("\n".join([facts["question"], *answer]), x=0.01, ha="left",
+                   fontsize="medium")
+    left, right = drawn.subplots(1, 2)
+    plots.draw(left, page.LABELS["loss"], named)
+    left.legend(plots.handles(len(named)), [*named], frameon=False)
+    report_plots.draw_gains(right, facts)
+    return plots.file(drawn, facts["question"])
