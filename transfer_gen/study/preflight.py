@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 
+from transfer_gen import progress
 from transfer_gen.study import claims
 from transfer_gen.study import fairness
-from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import rehearsal
 from transfer_gen.study import run_files
 from transfer_gen.study import tracing
@@ -26,8 +26,8 @@ class Checked:
 
 
 def check(
-    study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job], force: bool = False
-) -> Checked:
+    study: rehearsal.jobs_lib.Study, jobs: Sequence[rehearsal.jobs_lib.Job],
+    force: bool = False) -> Checked:
   """Checks configs, files, vocabularies, plans, lengths and pairs of all runs.
 
   A mistake in the last run would otherwise show after hours.
@@ -42,7 +42,9 @@ def check(
       metric is unknown, if a pair is not fair, or if a workdir belongs to another run.
   """
   reader = run_files.check(study, jobs)
-  runs = rehearsal.rehearse(jobs, reader)
+  total = len({job.name for job in jobs})
+  with progress.track("checking", total=total, unit="run") as work:
+    runs = rehearsal.rehearse(jobs, reader, work.advance)
   tracing.check(runs)
   fairness.check(study, runs, reader)
   return Checked(reader=reader, runs=runs, begun=claims.check(jobs, reader, force))

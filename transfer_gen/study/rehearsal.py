@@ -1,6 +1,6 @@
 """Assembles each run of a study before the first one trains."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 
 from transfer_gen import errors
@@ -12,7 +12,8 @@ from transfer_gen.study import jobs as jobs_lib
 
 
 def rehearse(
-    jobs: Sequence[jobs_lib.Job], reader: assemble.reader.Reader
+    jobs: Sequence[jobs_lib.Job], reader: assemble.reader.Reader,
+    advance: Callable[[], object],
 ) -> dict[str, assemble.Assembled]:
   """Assembles a training of each run: its vocabulary, plan, lengths and optimizer fit.
 
@@ -22,6 +23,7 @@ def rehearse(
   Args:
     jobs: All trainings of the study, sources first.
     reader: Has read the texts; keeps what is tokenized here.
+    advance: Is called after each run.
 
   Returns:
     The runs by name, each with the seed and rate of its first training.
@@ -35,6 +37,7 @@ def rehearse(
       if job.name not in found:
         with errors.naming(f"run {job.name!r}"):
           found[job.name] = _assembled(job, reader)
+        advance()
         reader.known[str(job.workdir)] = untrained.Untrained(
             found[job.name], job.workdir)
   finally:
