@@ -91,7 +91,7 @@ def _phrases() -> Study:
   """Returns the study of the languages, with one pair for each of them."""
   runs = {"source": _translation("de", 1.0, 1500)}
   for language in _LANGUAGES:
-    control = _translation(language, 0.05, 300)
+    control = _translation(language, 0.05, 210)
     runs[f"scratch_{language}"] = control
     runs[language] = dataclasses.replace(
         control, source=Source(run="source"), transfer=TransferPlan(
@@ -107,7 +107,7 @@ def _translation(language: str, fraction: float, steps: int) -> Run:
       model=EncoderDecoder(num_layers=2, width=128, mlp_width=512, num_heads=4,
                            position="rotary", dropout=0.1),
       data=Data(name=f"cldr_translation/en-{language}", input_field="en",
-                target_field=language, length=48, fraction=fraction,
+                target_field=language, length=32, buckets=(16,), fraction=fraction,
                 max_validation=300, max_test=600),
       tokenizer=Tokenizer(kind="bpe", size=1024),
       optim=Optim(lr=1e-3, warmup_steps=50),
