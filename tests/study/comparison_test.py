@@ -115,6 +115,19 @@ def test_an_alarm_is_raised_for_harm_and_adjusted_for_the_number_of_pairs():
   assert alone[0]["alarm"]["p"] == pytest.approx(pairs[1]["p"] / 2)
 
 
+def test_a_control_with_more_steps_raises_no_alarm_and_counts_for_none():
+  control = [_run(_gammas(seed)) for seed in range(3)]
+  pairs = [_compare([_run(_gammas(seed) + shift) for seed in range(3)], control)
+           for shift in (2.0, 1.0)]
+  pairs[1]["control"] = "longer"
+
+  comparison.raise_alarms(pairs, ["longer"])
+
+  assert [one["alarm"]["raised"] for one in pairs] == [True, False]
+  assert pairs[0]["alarm"]["p"] == pytest.approx(pairs[0]["p"] / 2)
+  assert pairs[1]["p_worse"] < 0.001
+
+
 def test_where_tokens_differ_an_alarm_looks_at_bits_per_byte():
   worse = [_run(_gammas(seed) * 1.5, tokens=20) for seed in range(3)]
 

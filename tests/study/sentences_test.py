@@ -6,16 +6,17 @@ import pytest
 
 from transfer_gen.study import sentences
 
+PAIR = {
+    "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
+    "documents": 9, "seeds": 2, "wins": 0.7, "seeds_ahead": 2, "same_tokens": True,
+    "control_still_improving": 0, "least_fall": "0.01 nats per step",
+    "reached": [20, 40], "reached_after": [10, 30], "bits_per_byte": {},
+    "gap": None, "metrics": {}, "alarm": {"raised": False},
+    "effective_data": {}, "payback": {}}
+
 
 def _text(pairs=1, **changes):
-  pair = {
-      "treated": "a", "control": "b", "gain": 0.2, "low": 0.1, "high": 0.3,
-      "documents": 9, "seeds": 2, "wins": 0.7, "seeds_ahead": 2, "same_tokens": True,
-      "control_still_improving": 0, "least_fall": "0.01 nats per step",
-      "reached": [20, 40], "reached_after": [10, 30],
-      "gap": None, "metrics": {}, "alarm": {"raised": False},
-      "effective_data": {}, "payback": {},
-      **changes}
+  pair = {**PAIR, **changes}
   runs = {"b": [{"step": 100}, {"step": 200}]}
   return "\n".join(sentences.verdicts({"comparisons": [pair] * pairs, "runs": runs}))
 
@@ -143,3 +144,25 @@ def test_sources_pay_from_a_number_of_targets_or_never():
   assert ("With its sources, a costs 16.9 times the tokens of b up to b's best"
           " validation loss; shared by 18 targets or more, they pay.") in text
   assert "a costs 1.5 times the GFLOPs of b" in text and "never pay" in text
+
+
+def test_a_lead_that_more_steps_bring_is_no_harm_of_the_source():
+  pair = {"treated": "moved", "control": "scratch_x8"}
+  facts = lambda **gain: {
+      "comparisons": [{**PAIR, **pair, **gain}], "runs": {"scratch_x8": [{"step": 9}]},
+      "longer": {"scratch_x8": {"of": "scratch", "times": 8}}}
+
+  ahead = sentences.verdicts(facts(gain=-0.2, low=-0.3, high=-0.1))
+  behind = sentences.verdicts(facts())
+
+  said = ("So many steps bring more than the source brought to moved, which had those"
+          " of scratch; with as many as scratch_x8, it was not tried.")
+  assert said in ahead and said not in behind
+
+
+def test_the_unit_of_a_gain_is_that_of_tokens_bytes_or_points_of_drawings():
+  drawn = {key: value for key, value in PAIR.items() if key != "bits_per_byte"}
+
+  assert sentences.unit(PAIR) == "nats per token"
+  assert sentences.unit({**PAIR, "same_tokens": False}) == "bits per byte"
+  assert sentences.unit(drawn) == "nats per step"

@@ -1,6 +1,6 @@
 """Compares the runs of a pair: on the test split, along their curves, and by cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,24 @@ def compare(
   }
 
 
-def raise_alarms(comparisons: Sequence[dict[str, Any]]) -> None:
+def raise_alarms(
+    comparisons: Sequence[dict[str, Any]], longer: Collection[str] = ()) -> None:
   """Adds to each comparison whether its treated run may be worse than its control.
 
   `alarm` has `p`, the one-sided p-value of the loss, adjusted for the number of pairs
   (`nested.holm`), and `raised`, whether it is below `ALARM`: if no treatment has any
   effect, a study raises an alarm with at most that probability.
+
+  Args:
+    comparisons: What `compare` returned for each pair.
+    longer: Controls with more steps than the runs that they are compared with. A gain
+      over them speaks of the steps, too: they raise no alarm, and have no `p`.
   """
-  adjusted = nested.holm([main(one)["p_worse"] for one in comparisons])
-  for one, p in zip(comparisons, adjusted):
+  equal = [one for one in comparisons if one["control"] not in longer]
+  for one in comparisons:
+    one["alarm"] = {"p": None, "raised": False}
+  adjusted = nested.holm([main(one)["p_worse"] for one in equal])
+  for one, p in zip(equal, adjusted):
     one["alarm"] = {"p": p, "raised": p < ALARM}
 
 

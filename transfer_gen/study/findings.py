@@ -1,6 +1,6 @@
 """What a study finds out: comparisons, a summary, and what its sources cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from transfer_gen.study import comparison
@@ -16,7 +16,7 @@ _KEPT_ELSEWHERE = ("scores", "validations", "measured")
 def of_study(
     study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job],
     results: Mapping[str, Sequence[dict[str, Any]]],
-    sources: Mapping[str, dict[str, Any]],
+    sources: Mapping[str, dict[str, Any]], longer: Collection[str] = (),
 ) -> dict[str, Any]:
   """Returns what a study found.
 
@@ -26,6 +26,7 @@ def of_study(
     results: What `outcome.test` returned for each seed of the compared runs, by name.
     sources: What `outcome.cost` returned for each run that is only a source, by name,
       and its accounts if the study has them.
+    longer: Controls with more steps than the runs that they are compared with.
 
   Returns:
     `comparisons`: for each pair what `comparison.compare` returns, its `alarm`,
@@ -33,7 +34,7 @@ def of_study(
     `runs`: the results that are stored.
   """
   comparisons = [comparison.compare(pair, results) for pair in study.pairs]
-  comparison.raise_alarms(comparisons)
+  comparison.raise_alarms(comparisons, longer)
   read = payback.read(jobs)
   costs = {**sources, **{name: runs[0] for name, runs in results.items()}}
   for pair, one in zip(study.pairs, comparisons):

@@ -17,7 +17,7 @@ def verdicts(facts: Facts) -> list[str]:
   for pair in facts["comparisons"]:
     controls = facts["runs"][pair["control"]]
     lines += _longer(facts, pair)
-    lines += [*_alarm(pair, len(facts["comparisons"])), _gain(pair), *_metrics(pair)]
+    lines += [*_alarm(pair, _equal(facts)), _gain(pair), *_metrics(pair)]
     lines += [_when(pair, controls), *_gap(pair)]
     # Pairs with the controls of one curve have the same effective data.
     effective = pair["treated"], pair["effective_data"]
@@ -39,8 +39,13 @@ def _longer(facts: Facts, pair: Facts) -> list[str]:
   begin = (f"{longer['of']} had its own steps" if longer["times"] == 1 else
            f"{pair['control']} is {longer['of']} with {longer['times']} times the"
            " steps")
-  return [f"{begin}, at whose end its validation loss"
-          f" {'still fell' if pair['control_still_improving'] else 'no longer fell'}."]
+  lines = [f"{begin}, at whose end its validation loss"
+           f" {'still fell' if pair['control_still_improving'] else 'no longer fell'}."]
+  if longer["times"] > 1 and comparison.main(pair)["high"] < 0:
+    lines.append(f"So many steps bring more than the source brought to"
+                 f" {pair['treated']}, which had those of {longer['of']}; with as many"
+                 f" as {pair['control']}, it was not tried.")
+  return lines
 
 
 def answer(facts: Facts) -> str:
@@ -51,7 +56,7 @@ def answer(facts: Facts) -> str:
 def alarms(facts: Facts) -> list[str]:
   """Returns the alarms for negative transfer, of all pairs."""
   return [line for pair in facts["comparisons"]
-          for line in _alarm(pair, len(facts["comparisons"]))]
+          for line in _alarm(pair, _equal(facts))]
 
 
 def costs(facts: Facts) -> list[str]:
@@ -87,7 +92,15 @@ def _metrics(pair: Facts) -> list[str]:
   return lines
 
 
+def _equal(facts: Facts) -> int:
+  """Counts the pairs whose control has no more steps than the treated run."""
+  longer = facts.get("longer", {})
+  return sum(longer.get(pair["control"], {"times": 1})["times"] == 1
+             for pair in facts["comparisons"])
+
+
 def _alarm(pair: Facts, pairs: int) -> list[str]:
+  """Says that a pair raised the alarm, one of `pairs` that could."""
   if not pair["alarm"]["raised"]:
     return []
   among = f", for the worst of {pairs} pairs" if pairs > 1 else ""
@@ -182,7 +195,10 @@ def _improving(pair: Facts) -> str:
 
 def unit(pair: Facts) -> str:
   """Returns the unit of the gain of a pair."""
-  return "nats per token" if pair["same_tokens"] else "bits per byte"
+  if not pair["same_tokens"]:
+    return "bits per byte"
+  # Drawings have no bytes, and their loss is that of a step of the pen.
+  return "nats per token" if "bits_per_byte" in pair else "nats per step"
 
 
 def _count(number: int, what: str) -> str:

@@ -153,7 +153,8 @@ class _Call:
     best = self.scoring.mark_best(complete, self._workdir)
     found = findings.of_study(
         dataclasses.replace(self._study, pairs=complete), jobs, results,
-        self.scoring.sources)
+        self.scoring.sources,
+        [one.name for one in self._longer.values() if one.times > 1])
     calls = self._work.clock.seconds()
     lrs = {name: runs[0]["lr"] for name, runs in results.items()}
     found["summary"] |= {
