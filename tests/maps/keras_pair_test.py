@@ -138,6 +138,54 @@ def test_stacks_of_an_encoder_and_a_decoder_match_keras(name, form, tmp_path):
   round_trip.assert_bits_are_kept(source, dict(source.read(list(source.specs))))
 
 
+def as_two(model):
+  """Returns a model's config with cuDNN's layers, and calls in the form of Keras 2."""
+  config = json.loads(model.to_json())
+
+  def tensors(value):
+    if isinstance(value, dict):
+      layer, _, output = value["config"]["keras_history"]
+      return [[layer, 0, output, {}]]
+    return [found for one in value or () for found in tensors(one)]
+
+  for layer in config["config"]["layers"]:
+    layer["inbound_nodes"] = [
+        tensors([node["args"], node["kwargs"].get("initial_state")])
+        for node in layer["inbound_nodes"]]
+    layer["config"].pop("backward_layer", None)
+    inner = layer["config"].get("layer", layer)
+    if "units" in inner["config"] and inner["class_name"] != "Dense":
+      inner["class_name"] = f"CuDNN{inner['class_name']}"
+  return config
+
+
+def weights_of_two(layer, gates):
+  """Returns a layer's weights by name as cuDNN has them, one bias as a sum of two."""
+  values = layer.get_weights()
+  if not isinstance(layer, (layers.RNN, layers.Bidirectional)):
+    names = ("kernel", "bias") if len(values) == 2 else ("embeddings",)
+    return dict(zip(names, values))
+  found, ways = {}, ("forward_a/", "backward_a/")[:len(values) // 3]
+  for way, (kernel, recurrent, bias) in zip(ways, (values[:3], values[3:])):
+    bias = bias if gates == 3 else np.stack([bias - 0.25, np.full_like(bias, 0.25)])
+    found |= {f"{way if len(ways) > 1 else ''}{name}": value for name, value in (
+        stacks.as_cudnn(kernel, recurrent, bias.ravel(), gates).items())}
+  return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind, gates", [("LSTM", 4), ("GRU", 3)])
+def test_stacks_of_cudnn_in_the_form_of_keras_2_match(kind, gates, tmp_path):
+  model = stacks.randomized(pair(both=True, kind=kind))
+
+  source = sources.open(stacks.write_two(tmp_path / "a.h5", as_two(model), {
+      layer.name: weights_of_two(layer, gates)
+      for layer in model.layers if layer.weights}))
+
+  got = stacks.ours(source, TEXTS[1], encoder_inputs=TEXTS[0])
+  assert stacks.distance_of_logits(got, np.asarray(model(TEXTS))) < 1e-5
+
+
 def upside_down(encoder):
   return started(encoder)[::-1]
 
@@ -165,6 +213,12 @@ def captions():
 def around(encoder, decoder):
   """Attends between the decoder's layers and another one behind them."""
   return cell("above", 4)(attends(encoder, decoder), initial_state=encoder[1][1])[0]
+
+
+def ahead(encoder, decoder):
+  """Reads both ways between the decoder's layers, and so what it is to predict."""
+  ways = cell("ahead", 4, both=True)(decoder[-1])[0]
+  return cell("above", 4)(ways, initial_state=encoder[1][1])[0]
 
 
 def beside(encoder, decoder):
@@ -213,6 +267,10 @@ REFUSED = {
         lambda: pair(both=(True, False)),
         r"of the encoder, layer read_0 \(LSTM\) reads both ways, layer read_1 \(LSTM\)"
         r" reads forward\. Known here are encoders all of whose layers read forward"),
+    "decoder_of_both_ways": (
+        lambda: pair(EQUAL, behind=ahead),
+        r"of the decoder, .* layer ahead \(LSTM\) reads both ways, layer above \(LSTM\)"
+        r" reads forward\. Known .* decoders that read forward"),
     "begun_encoder": (
         lambda: pair(EQUAL, begun=(1,)),
         r"layer read_1 \(LSTM\), layer 2 of the encoder, begins with something of layer"
@@ -236,7 +294,7 @@ REFUSED = {
         r"\(Attention\) has a query from layer write_0, values from read_1"),
     "attention_between_layers": (
         lambda: pair(EQUAL, behind=around),
-        r"layer above \(LSTM\) reads layer concatenate\w* \(Concatenate\)\. Known here"),
+        r"layer above \(LSTM\) reads layer concatenate\w* \(Concatenate\)\. Known"),
     "values_without_places": (
         lambda: pair(EQUAL, behind=attends, top={"return_sequences": False}),
         r"read_1 \(LSTM\), before .* return_sequences is False, and only True is"),

@@ -279,8 +279,8 @@ def _check_ways(
 
 _KNOWN = ("Known here is a decoder each of whose layers begins with the last states of"
           " the encoder's layer of the same number")
-_ELSE = ("A map of your own (--map=MAP.json) reads the weights all the same, into a model"
-         " that computes something else with them.")
+_ELSE = ("A map of your own (--map=MAP.json) reads the weights all the same, into a"
+         " model that computes something else with them.")
 
 
 # The order of states matters and no shape shows it: h and c of an LSTM are alike, and
