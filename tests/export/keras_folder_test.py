@@ -31,6 +31,8 @@ MODELS = {
     "pair": {"encoder": True, "num_layers": 1, "encoder_vocab_size": 9},
     "pair_one_hot": {"encoder": True, "num_layers": 1, "encoder_vocab_size": 9,
                      "embed_width": 0, "bidirectional": True, "cell": "gru"},
+    "pair_of_stacks": {"encoder": True, "encoder_vocab_size": 9, "bidirectional": True,
+                       "hidden_widths": (4, 6)},
 }
 
 

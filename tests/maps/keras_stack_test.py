@@ -233,7 +233,7 @@ def _two(kind, **fields):
   ]}}
 
 
-def _write_two(path, config, weights):
+def write_two(path, config, weights):
   """Writes a file of Keras 2, in which the inner names have suffixes."""
   h5py = pytest.importorskip("h5py")
   with h5py.File(path, "w") as file:
@@ -250,7 +250,7 @@ def _write_two(path, config, weights):
   return path
 
 
-def _as_cudnn(kernel, recurrent, bias, gates):
+def as_cudnn(kernel, recurrent, bias, gates):
   """Returns weights in cuDNN's layout, the inverse of what Keras does on loading.
 
   Keras applies `kernel.T.reshape(shape, order="F")` to each gate.
@@ -270,10 +270,10 @@ def test_cudnn_layers_match_keras(kind, tmp_path):
     first = np.random.default_rng(3).normal(size=bias.shape).astype(np.float32)
     bias = np.stack([first, bias - first])
   weights = {
-      "cell_7": _as_cudnn(kernel, recurrent, bias.ravel(), {"LSTM": 4, "GRU": 3}[kind]),
+      "cell_7": as_cudnn(kernel, recurrent, bias.ravel(), {"LSTM": 4, "GRU": 3}[kind]),
       "dense_1": dict(zip(("kernel", "bias"), rest))}
 
-  source = sources.open(_write_two(
+  source = sources.open(write_two(
       tmp_path / "a.h5", _two(f"CuDNN{kind}"), weights))
 
   assert distance_of_logits(ours(source, INPUTS), theirs(model, INPUTS)) < 1e-5
@@ -285,7 +285,7 @@ def test_hard_sigmoid_has_the_slope_of_its_keras_version(tmp_path):
   kernel, recurrent, bias, *rest = sequential(cell(), dense(), embed=0).get_weights()
   config = _two("LSTM", recurrent_activation="hard_sigmoid", implementation=1)
 
-  old = sources.open(_write_two(tmp_path / "old.h5", config, {
+  old = sources.open(write_two(tmp_path / "old.h5", config, {
       "cell_7": {"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias},
       "dense_1": dict(zip(("kernel", "bias"), rest))}))
 

@@ -4,7 +4,8 @@ Both stand after the decoder (Luong et al., 2015): its outputs are the query and
 encoder's outputs the values, each of them or its product with a Dense layer. Keras adds
 query and key in AdditiveAttention without kernels of its own.
 
-Axes: U units of the decoder, M features of what the encoder returns, A width of keys.
+Axes: B batch, U units of the decoder, M features of what the encoder returns, A width
+of keys.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,8 +52,8 @@ def find(
     layers: All layers by name.
     through: Returns the tensor before layers that act only in training.
     layer: The attention.
-    decoder: The decoder's outputs.
-    encoder: The encoder's name.
+    decoder: The outputs of the decoder's last recurrent layer.
+    encoder: Name of the encoder's.
 
   Raises:
     errors.UserError: If it reads something else than the model's two sides.
@@ -78,9 +79,15 @@ def find(
     raise errors.UserError(
         f"{where} has a query from layer {asks[0]}, values from {value_from[0]} and"
         f" keys from {offers[0]}. Known here is the attention of a decoder: its query"
-        f" is the sequence that {decoder[0]} returns, its recurrent layer, and values"
-        f" and keys the one that {encoder} returns, that of the encoder; a Dense layer"
-        " may lie before the query and before the keys.")
+        f" is the sequence that {decoder[0]} returns, its last recurrent layer, and"
+        f" values and keys the one that {encoder} returns, that of the encoder; a Dense"
+        " layer may lie before the query and before the keys.")
+  # Keras attends to last outputs [B, U] as if they were one sequence of B places.
+  for name in (decoder[0], encoder):
+    architecture.require(
+        f"{raw.path}: {layers[name]}, before {layer}",
+        {"return_sequences": False} | dict(layers[name].fields),
+        {"return_sequences": (True,)})
   found = Attention(layer=layer, query=query_dense, key=key_dense)
   _check(raw, found)
   return found

@@ -22,6 +22,7 @@ Inputs = Sequence[tuple[str, int]]  # Ends of kernels' names here, and features.
 def lines(
     target: str, names: Mapping[str, str], model: config_lib.Recurrent, units: int,
     inputs: Inputs, cudnn: bool = False, turned: bool = False,
+    reads_turned: bool = False,
 ) -> list[architecture.Line]:
   """Returns lines for one cell of ours.
 
@@ -34,12 +35,14 @@ def lines(
     cudnn: Whether the weights are in cuDNN's form. Default: False.
     turned: Whether its units are those of two directions, which lie one after the other
       in Keras and alternate here. Default: False.
+    reads_turned: Whether so are the units that it reads. Default: False.
   """
   gates = len(_ORDER[model.cell])
   split = layouts.Unflatten(dim=1, shape=(gates, units))
   sizes = tuple(size for _, size in inputs)
   total = sum(sizes)
   turn = lambda *dims: [layouts.Interleave(dim=d) for d in dims] if turned else []
+  read = [layouts.Interleave(dim=0)] if reads_turned else []
   # cuDNN stores each gate as [U, D], and Keras declares those numbers as [D, U] without
   # moving them. So the input kernel needs a reshape and then a transpose; the recurrent
   # one is square and needs the transpose alone.
@@ -54,7 +57,7 @@ def lines(
       # Inputs are split last: in cuDNN's form, rows of several inputs are interleaved
       # until all of the kernel is relaid.
       line(f"{target}/input_kernel{end}", names["kernel"],
-            [split, *relaid, *_gates(model, 1), *part(sizes, i), *turn(2)])
+            [split, *relaid, *_gates(model, 1), *part(sizes, i), *turn(2), *read])
       for i, (end, _) in enumerate(inputs)]
   found.append(line(
       f"{target}/recurrent_kernel", names["recurrent_kernel"],

@@ -123,27 +123,36 @@ class _Builder:
 
   def pair(self) -> None:
     """Adds the layers of an encoder and a decoder."""
-    model, both = self.model, self.model.bidirectional
-    states = cells.KINDS[model.cell].states
+    model, both, widths = self.model, self.model.bidirectional, self.model.widths
+    count, ways = cells.KINDS[model.cell].states, 1 + self.model.bidirectional
     width = self.tokens("sources", model.encoder_tokens, ())
-    read = ("sources_embed" if model.embed_width else "sources", 0)
-    # Each way has half of the units, since the decoder begins with both, concatenated.
-    self.cell("encoder", width, model.hidden_width // (1 + both), (read,), both=both,
-              more={"return_state": True})
-    # Output 0 is the sequence; the states follow.
-    start = [("encoder", 1 + i) for i in range(states)]
-    if both:
-      for i in range(states):
-        taken = (start[i], ("encoder", 1 + states + i))
-        self.add("Concatenate", f"state_{i}", {"axis": -1}, [taken])
-        start[i] = (f"state_{i}", 0)
-        self.outputs[start[i]] = [None, model.hidden_width]
+    read, starts = ("sources_embed" if model.embed_width else "sources", 0), []
+    for i, units in enumerate(widths):
+      name = f"encoder_{i}"
+      # Each way has a share, since the decoder begins with both, concatenated.
+      self.cell(name, width, units // ways, (read,), both=both, more={
+          "return_sequences": i + 1 < len(widths), "return_state": True})
+      # Output 0 is the sequence; the states follow.
+      starts.append([(name, 1 + state) for state in range(count)])
+      if both:
+        starts[-1] = [self.joined(i, state, count) for state in range(count)]
+      read, width = (name, 0), units
     width = self.tokens("inputs", model.vocab_size, ())
     read = ("inputs_embed" if model.embed_width else "inputs", 0)
-    self.cell("decoder", width, model.hidden_width, (read,), state=start,
-              more={"return_sequences": True})
-    self.dense("head", model.hidden_width, model.vocab_size, "linear",
-               (("decoder", 0),))
+    for i, (units, start) in enumerate(zip(widths, starts)):
+      name = f"decoder_{i}"
+      self.cell(name, width, units, (read,), state=start,
+                more={"return_sequences": True})
+      read, width = (name, 0), units
+    self.dense("head", width, model.vocab_size, "linear", (read,))
+
+  def joined(self, layer: int, state: int, count: int) -> _Tensor:
+    """Adds the concatenation of a state of both directions, of `count` each."""
+    ends = [(f"encoder_{layer}", 1 + state), (f"encoder_{layer}", 1 + count + state)]
+    name = f"state_{layer}_{state}"
+    self.add("Concatenate", name, {"axis": -1}, [ends])
+    self.outputs[name, 0] = [None, self.model.widths[layer]]
+    return name, 0
 
   def tokens(self, name: str, size: int, inputs: Sequence[_Tensor]) -> int:
     """Adds an input and its embedding, if any; returns the number of features."""
@@ -177,7 +186,7 @@ class _Builder:
     if model.cell == "gru":
       fields["reset_after"] = model.reset_after
     ways = ("forward_layer/", "backward_layer/") if both else ("",)
-    self.outputs[name, 0] = [None, None, units]
+    self.outputs[name, 0] = [None, None, units * (1 + both)]
     # A Bidirectional layer returns the states of the forward way and then those of the
     # backward way.
     for i in range(2 * cells.KINDS[model.cell].states):
