@@ -107,7 +107,7 @@ def test_an_alarm_says_whether_the_interval_agrees():
 def _effective(**changes):
   return {"method": "power law", "amounts": 5, "amount": 3e4, "low": 2e4, "high": 5e4,
           "bound": "", "smallest": 1e3, "largest": 1e5, "unit": "bytes", "own": 1e4,
-          "transferred": 2e4, **changes}
+          "transferred": 2e4, "controls": ["b0", "b"], **changes}
 
 
 @pytest.mark.parametrize("changes, sentence", [
@@ -115,6 +115,11 @@ def _effective(**changes):
      " training as b needs 30,000 bytes for (95% interval 20,000 to 50,000; by a power"
      " law through 5 amounts): 20,000 bytes transferred."),
     ({"amount": 4e3, "transferred": -6e3}, "): 6,000 bytes lost by the transfer."),
+    ({"controls": ["b0", "b_x4"]}, "has the loss that training as the controls with the"
+     " most steps (b0, b_x4) need 30,000 bytes for (95% interval 20,000 to 50,000; by a"
+     " power law through 5 amounts): 20,000 bytes more."),
+    ({"controls": ["b0", "b_x4"], "amount": 4e3, "transferred": -6e3},
+     "6,000 bytes fewer."),
     ({"method": "interpolation", "low": None, "high": None},
      "(no interval from single seeds; interpolated between 5 amounts)"),
     ({"high": None}, "interval from 20,000 on, its end lies beyond what was measured"),

@@ -155,18 +155,26 @@ def _effective(pair: Facts) -> list[str]:
             if found["method"] == "power law"
             else f"interpolated between {found['amounts']} amounts")
   begin = (f"Effective data: {treated}, trained on {amount(found['own'])} {unit} of"
-           " target text, has the loss that training as")
+           " target text, has the loss that training as"
+           f" {_curve(pair, found['controls'])}")
   if found["bound"]:
     beyond = (
         f"more than the largest amount that was tried, > {amount(found['largest'])}"
         if found["bound"] == ">" else
         f"less than the smallest that was tried, < {amount(found['smallest'])}")
-    return [f"{begin} {pair['control']} needs {beyond} {unit} for ({interval};"
-            f" {method})."]
+    return [f"{begin} {beyond} {unit} for ({interval}; {method})."]
   more = found["transferred"]
-  return [f"{begin} {pair['control']} needs {amount(found['amount'])} {unit} for"
-          f" ({interval}; {method}): {amount(abs(more))} {unit}"
-          f" {'transferred' if more >= 0 else 'lost by the transfer'}."]
+  which = ("transferred", "lost by the transfer") if (
+      pair["control"] in found["controls"]) else ("more", "fewer")
+  return [f"{begin} {amount(found['amount'])} {unit} for ({interval}; {method}):"
+          f" {amount(abs(more))} {unit} {which[more < 0]}."]
+
+
+def _curve(pair: Facts, controls: Sequence[str]) -> str:
+  """What needs an amount of data: the control, or those with the steps they need."""
+  if pair["control"] in controls:
+    return f"{pair['control']} needs"
+  return f"the controls with the most steps ({', '.join(controls)}) need"
 
 
 def _payback(pair: Facts) -> list[str]:
