@@ -3,6 +3,7 @@
 import json
 
 from tests.run import audit_page_test
+from transfer_gen.study import foretold
 from transfer_gen.transfer import audit as audit_lib
 
 
@@ -25,12 +26,23 @@ def pair(**changes):
       "least_fall": "1%"} | changes
 
 
+def transfer(**changes):
+  """What a treated run had of its source, and kept of it."""
+  return {
+      "before": {"before": {"across_tokens": 3.25, "loss": 2.0, "documents": 7},
+                 "unit": "bits per byte", "overlap": 0.75, "alignment": None,
+                 "logme": 0.5, "copied": 1.0,
+                 "absent": {"alignment": "it is <unknown>"}},
+      "moved": {"layers": [{"layer": 1, "source": 0, "cka": 0.875}], "mean": 0.875,
+                "absent": ["layer 0: it reads no layer of the source"]}} | changes
+
+
 def facts(**changes):
   return {
       "question": "Does <it> help?", "command": "transfer-gen study --config=a.py",
       "runs": {"moved": [run(0), run(1)],
                "scratch": [run(0, step=60), run(1, step=80)]},
-      "comparisons": [pair()], "summary": {
+      "comparisons": [pair()], "foretold": foretold.correlate([]), "summary": {
           "seeds": 2, "lrs": {"moved": 0.003, "scratch": 0.01}, "seconds": 34.4,
           "calls": 2},
       "sources": {"source": {"train_tokens": 9000, "train_seconds": 5.4}},
