@@ -19,7 +19,7 @@ def text(facts: Facts) -> list[str]:
   lines = ["Measures before training, and the gain that came:", "",
            *page.aligned(choice_page.narrowed(found["rows"]))]
   if found["trust"]:
-    lines += ["", *page.aligned(found["trust"])]
+    lines += ["", *(line.rstrip() for line in page.aligned(found["trust"]))]
   return [*lines, "", *(line for sentence in found["sentences"]
                         for line in choice_page.wrapped(sentence))]
 
