@@ -270,8 +270,8 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Trains N steps from each source and from scratch, and ranks"
                  " by the validation loss then; 0 ranks by that before any step."))),
     "compare": Command(
-        summary="Compares runs that have trained, each with the last one, or studies, in a"
-        " report.",
+        summary="Compares runs that have trained, each with the last one, or studies,"
+        " in a report.",
         argument="DIR DIR ...", many=True, computes=True,
         flags=(
             Flag(name="output", value="DIR", required=True,
