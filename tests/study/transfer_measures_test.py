@@ -12,6 +12,7 @@ from scipy import stats
 from tests import small_runs
 from tests.commands import cli
 from transfer_gen import config
+from transfer_gen import sources
 from transfer_gen.metrics import transferability
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
@@ -20,6 +21,7 @@ from transfer_gen.study import correspondence
 from transfer_gen.study import evidence
 from transfer_gen.study import foretold
 from transfer_gen.study import jobs
+from transfer_gen.study import layer_moves
 from transfer_gen.study import report
 from transfer_gen.study import study
 from transfer_gen.study import trainings
@@ -121,6 +123,32 @@ def test_the_distance_of_a_layer_is_the_cka_of_gram_matrices(done):
       {"layer": 0, "source": 1, "cka": pytest.approx(wanted, abs=1e-4)}]
   assert found["mean"] == found["layers"][0]["cka"] < 1
   assert found["absent"] == ["layer 1: it reads no layer of the source"]
+
+
+class _Lacking(sources.Source):
+  """A source whose model has a leaf that was not stored."""
+
+  def __init__(self, source):
+    self._source = source
+
+  model = property(lambda self: self._source.model)
+  tokenizer = property(lambda self: self._source.tokenizer)
+  specs = property(lambda self: {
+      name: spec for name, spec in self._source.specs.items() if "norm" not in name})
+
+
+def test_a_source_whose_layers_cannot_be_computed_is_no_error_and_has_a_reason(done):
+  folder, _ = done
+  moved = trained_lib.open(_job(folder).workdir)
+  lacking = _Lacking(sources.open(folder / "w" / "first"))
+  bare = sources.from_tree({"a": np.zeros(2)}, {"a": ("embed",)})
+
+  reasons = [layer_moves.measure([], one, moved, moved.data()[0])["absent"]
+             for one in (None, bare, lacking)]
+
+  assert reasons[:2] == [["it has no source without a name"],
+                         ["nothing says which model the source is"]]
+  assert reasons[2][0].startswith("the source has no final_norm/")
 
 
 def test_layers_correspond_as_the_plan_says(done):

@@ -72,7 +72,12 @@ def _apart(source: _Source | None, model: Any, data: _Prepared) -> str:
     return why
   if source.tokenizer is None:
     return "the source has no tokenizer"
-  encode = [_teacher.registry.encodes(one) for one in (source.model, model)]
+  registry = _teacher.registry
+  # As of a pair of two checkpoints, whose decoder has not learned to read the encoder.
+  module = wrap.build(source.model, source.adapters)
+  if lacking := sorted(registry.specs(module).keys() - source.specs.keys()):
+    return f"the source has no {lacking[0]}, so its model computes nothing"
+  encode = [registry.encodes(one) for one in (source.model, model)]
   if encode[0] != encode[1]:
     return "only one of both has an encoder"
   if any(encode) and not open_teacher.has_tokens(source, data):
