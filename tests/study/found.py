@@ -3,6 +3,7 @@
 import json
 
 from tests.run import audit_page_test
+from transfer_gen.study import foretold
 from transfer_gen.transfer import audit as audit_lib
 
 
@@ -20,9 +21,21 @@ def pair(**changes):
       "treated": "moved", "control": "scratch", "gain": 0.25, "low": 0.125,
       "high": 0.375, "documents": 7, "seeds": 2, "wins": 0.714, "seeds_ahead": 2,
       "same_tokens": True, "reached": [10, None], "reached_after": [0, None],
-      "gap": 0.5, "metrics": {}, "alarm": {"raised": False}, "bits_per_byte": {},
+      "gap": 0.5, "metrics": {}, "alarm": {"raised": False},
+      "bits_per_byte": {"gain": 0.25, "low": 0.125, "high": 0.375},
       "effective_data": {}, "payback": {}, "control_still_improving": 0,
       "least_fall": "1%"} | changes
+
+
+def transfer(**changes):
+  """What a treated run had of its source, and kept of it."""
+  return {
+      "before": {"before": {"across_tokens": 3.25, "loss": 2.0, "documents": 7},
+                 "unit": "bits per byte", "overlap": 0.75, "alignment": None,
+                 "logme": 0.5, "copied": 1.0,
+                 "absent": {"alignment": "it is <unknown>"}},
+      "moved": {"layers": [{"layer": 1, "source": 0, "cka": 0.875}], "mean": 0.875,
+                "absent": ["layer 0: it reads no layer of the source"]}} | changes
 
 
 def facts(**changes):
@@ -30,7 +43,7 @@ def facts(**changes):
       "question": "Does <it> help?", "command": "transfer-gen study --config=a.py",
       "runs": {"moved": [run(0), run(1)],
                "scratch": [run(0, step=60), run(1, step=80)]},
-      "comparisons": [pair()], "summary": {
+      "comparisons": [pair()], "foretold": foretold.correlate([]), "summary": {
           "seeds": 2, "lrs": {"moved": 0.003, "scratch": 0.01}, "seconds": 34.4,
           "calls": 2},
       "sources": {"source": {"train_tokens": 9000, "train_seconds": 5.4}},

@@ -15,6 +15,7 @@ from tests.study import found
 from transfer_gen.run import page as page_lib
 from transfer_gen.run import plots
 from transfer_gen.study import every_training
+from transfer_gen.study import foretold
 from transfer_gen.study import report_page
 from transfer_gen.study import report_plots
 from transfer_gen.study import trainings_csv
@@ -44,9 +45,10 @@ def _text(tmp_path_factory):
   (folder / "samples.svg").write_text('<svg xmlns="x"><script>1</script></svg>')
   runs["mov<ed>"][0]["pictures"] = "samples.svg"
   effective = {"few": _effective(), "all": _effective(amount=None, bound=">")}
-  pairs = [found.pair(treated="mov<ed>", control=name, effective_data=one)
-           for name, one in effective.items()]
-  facts = found.facts(runs=runs, comparisons=pairs)
+  pairs = [found.pair(treated="mov<ed>", control=name, effective_data=one,
+                      transfer=found.transfer()) for name, one in effective.items()]
+  facts = found.facts(
+      runs=runs, comparisons=pairs, foretold=foretold.correlate(pairs))
   curves = found.with_workdirs(folder, facts)
   for lines in curves["mov<ed>"].values():
     for line in lines:
@@ -82,12 +84,13 @@ def test_the_answer_comes_first_and_the_parts_in_the_order_of_their_weight(root)
       "mov<ed> against few: +0.2500 nats per token (95% interval +0.1250 to +0.3750")
   assert [_shown(title) for title in root.xpath("//h2")] == [
       "Runs", "Gains", "Learning curves", "Learning curves of the sources",
-      "Effective data", "Forgetting", "Costs", "Samples of the test split", "Drawings",
+      "Effective data", "Forgetting", "Before training", "Costs",
+      "Samples of the test split", "Drawings",
       "Transfer plans", "Where these numbers come from"]
   assert [_shown(title) for title in root.xpath("//h3")] == [
       "Validation loss", "Validation, chrf", "Validation loss of the sources",
       "Data efficiency", "Forgetting of the source's text", "Gain against forgetting",
-      "Environment"]
+      "How far each layer moved", "Environment"]
   assert "transfer-gen study --config=a.py" in [
       _shown(one) for one in root.xpath("//pre[@class='command']")]
 
@@ -112,6 +115,20 @@ def test_behind_every_plot_stands_a_table_with_its_numbers(root):
   data = rows[3]
   assert data[1] == ["few", "30", "1.25", "1.25 1.25", "", ""]
   assert data[3] == ["mov<ed>", "10", "1.25", "1.25 1.25", "60", "to 90"]
+
+
+def test_a_page_has_the_measures_before_training_and_how_far_layers_moved(root):
+  [title] = root.xpath("//h2[.='Before training']")
+  first, second = (
+      [[_shown(cell) for cell in row] for row in table]
+      for table in title.xpath("following-sibling::div[position() < 3]//table"))
+  said = [_shown(one) for one in title.xpath("following-sibling::p")]
+
+  assert first[1] == ["mov<ed>, few", "3.2500", "75.0%", "-", "+0.5000", "100.0%",
+                      "0.875", "+0.2500"]
+  assert second == [["layer", "mov<ed>"], ["0", "-"], ["1", "0.875 (source 0)"]]
+  assert "mov<ed>, few: no alignment: it is <unknown>." in said
+  assert "Too few pairs to say which measure foretells a gain: 2 of" in " ".join(said)
 
 
 def test_a_power_law_is_drawn_and_written_where_the_effective_data_come_from_it():

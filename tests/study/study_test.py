@@ -265,6 +265,17 @@ def test_the_step_that_reaches_the_best_control_loss_is_reported(done):
     assert reached == (steps[0] if steps else None)
 
 
+def test_layers_of_runs_with_other_tokens_are_compared_where_both_read_the_same(done):
+  _, _, facts = done
+  transfer = facts["comparisons"][0]["transfer"]
+
+  assert transfer["moved"]["absent"] == [] == [*transfer["before"]["absent"]]
+  [layer] = transfer["moved"]["layers"]
+  assert (layer["layer"], layer["source"]) == (0, 0) and 0.5 < layer["cka"] < 1
+  # `o`, `n`, `c` and so on are letters of both texts, and others are not.
+  assert 0.5 < transfer["before"]["overlap"] < 1
+
+
 @pytest.mark.parametrize("runs, pairs, message", [
     ({"a": ("b", None), "b": ("a", None)}, (("a", "b"),), "go in a circle"),
     ({"a": ("c", None)}, (("a", "a"),), "source.run is 'c', which is none of a"),

@@ -270,13 +270,15 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Trains N steps from each source and from scratch, and ranks"
                  " by the validation loss then; 0 ranks by that before any step."))),
     "compare": Command(
-        summary="Compares runs that have trained, each with the last one, in a report.",
+        summary="Compares runs that have trained, each with the last one, or studies,"
+        " in a report.",
         argument="DIR DIR ...", many=True, computes=True,
         flags=(
             Flag(name="output", value="DIR", required=True,
                  meaning="Folder to write, which must not exist yet: report.html,"
                  " results.csv and results.json. A run is called as its folder is, or"
-                 " NAME if NAME=DIR is given in place of DIR."),
+                 " NAME if NAME=DIR is given in place of DIR. Of studies alone, the"
+                 " report says which measures before training foretold their gains."),
             Flag(name="samples", value="N", default=3, minimum=0,
                  meaning="Number of prompts of the test split that each run continues"
                  " for the report."))),

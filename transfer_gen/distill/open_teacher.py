@@ -85,10 +85,8 @@ def _check_pair(distill, source, theirs, own) -> None:
   registry.require_next_token(theirs)
   families = f"{type(theirs).__name__} to {type(own).__name__}"
   transformers = all(isinstance(c, config_lib.Decoder) for c in (theirs, own))
-  # A model with a window computes each position from the tokens of its window alone, so
-  # it has no state per position of a row.
-  layered = not any(
-      isinstance(c, config_lib.Recurrent) and c.window for c in (theirs, own))
+  unheard = next(filter(None, map(
+      teacher_lib.taps.why_unheard, (theirs, own))), "")
   others = distill.vocabularies != SAME
   encodes = [registry.encodes(c) for c in (theirs, own)]
   for wrong, why in (
@@ -104,13 +102,7 @@ def _check_pair(distill, source, theirs, own) -> None:
       (distill.attention and others,
        "attention is matched position by position, which other vocabularies have"
        " not. Set distill.attention=0"),
-      (distill.hidden and not layered,
-       "a model with a window has no hidden states of a whole row. Set"
-       " distill.hidden=0"),
-      # Its layers are parts of one loop, and none of them is called by itself.
-      (distill.hidden and any(getattr(c, "stepwise", False) for c in (theirs, own)),
-       "the layers of a decoder that attends in each step (additive, input_feeding,"
-       " coverage) hand out no hidden states. Set distill.hidden=0"),
+      (distill.hidden and unheard, f"{unheard}. Set distill.hidden=0"),
       (len({a for a, _ in distill.layers}) < len(distill.layers),
        "layers names one of the model's twice")):
     if wrong:
@@ -123,6 +115,17 @@ def _check_pair(distill, source, theirs, own) -> None:
           f" below {own.num_layers} and {theirs.num_layers}.")
 
 
+def has_tokens(source: sources_lib.Source, data: teacher_lib.Prepared) -> bool:
+  """Whether a source with a vocabulary reads the tokens of prepared data."""
+  theirs, own = source.vocabulary, data.tokenizer
+  if theirs is None:
+    return False
+  # An encoder may read tokens of its own.
+  read = theirs.encoder or theirs, data.encoder_tokenizer or own
+  return all(one.tokens == other.tokens and dict(one.roles) == dict(other.roles)
+             for one, other in ((theirs, own), read))
+
+
 def _check_tokens(
     source: sources_lib.Source, data: teacher_lib.Prepared, model: registry.Config
 ) -> None:
@@ -132,11 +135,7 @@ def _check_tokens(
   if theirs is None:
     same, size = model.vocab_size >= own.size, model.vocab_size
   else:
-    # An encoder may read tokens of its own.
-    read = theirs.encoder or theirs, data.encoder_tokenizer or own
-    same, size = all(
-        one.tokens == other.tokens and dict(one.roles) == dict(other.roles)
-        for one, other in ((theirs, own), read)), len(theirs.tokens)
+    same, size = has_tokens(source, data), len(theirs.tokens)
   if not same:
     raise errors.UserError(
         f"distill: the teacher's {size} tokens are not the model's {own.size}. Take its"

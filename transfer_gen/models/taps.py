@@ -113,6 +113,27 @@ def width(config: Any, layer: int) -> int:
   return config.width
 
 
+def why_unheard(config: Any) -> str:
+  """Returns why the layers of a model have no output for each position of a row.
+
+  Args:
+    config: Config of the model.
+
+  Returns:
+    A part of a sentence; "" if they have one, and `listening` records it.
+  """
+  if isinstance(config, config_lib.Sketch):
+    return "a model of drawings has no such layers"
+  if not isinstance(config, config_lib.Recurrent):
+    return ""
+  if config.window:  # Each position is computed from the tokens of its window alone.
+    return "a model with a window has no hidden states of a whole row"
+  if config.stepwise:  # Its layers are parts of one loop; none is called by itself.
+    return ("the layers of a decoder that attends in each step (additive,"
+            " input_feeding, coverage) hand out no hidden states")
+  return ""
+
+
 def axis(config: Any) -> str:
   """Returns the logical axis of the features of layers' outputs."""
   return "hidden" if isinstance(config, config_lib.Recurrent) else "embed"

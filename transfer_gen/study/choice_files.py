@@ -97,7 +97,7 @@ def _parsed(data: Any) -> dict[str, Any]:
         ("before", "after") if data["asked"]["steps"] else ("before",))]
     if not all(isinstance(value, (int, float, type(None))) for value in numbers):
       raise TypeError(f"{name} has a value that is no number")
-    "".join((one["unit"], one["path"], *one["notes"]))
+    "".join((one["unit"], one["path"], *one["absent"].values()))
     one["before"]["documents"], one["is_scratch"]
   return data
 

@@ -5,8 +5,12 @@ import textwrap
 from typing import Any
 
 from transfer_gen.run import page
+from transfer_gen.study import evidence as evidence_lib
 
 WIDTH = 80
+# Title, key and format of each measure beside losses.
+COLUMNS = (("overlap", "overlap", ".1%"), ("alignment", "alignment", "+.3f"),
+           ("LogME", "logme", "+.4f"), ("copied", "copied", ".1%"))
 _Facts = Mapping[str, Any]
 
 
@@ -19,7 +23,7 @@ def text(facts: _Facts) -> str:
   return "\n".join([
       *_table(facts), "", *_paths(facts), "",
       *(line for sentence in (_order(facts), *verdict(facts))
-        for line in _wrapped(sentence))])
+        for line in wrapped(sentence))])
 
 
 def verdict(facts: _Facts) -> list[str]:
@@ -45,8 +49,10 @@ def verdict(facts: _Facts) -> list[str]:
   if len({one["before"]["documents"] for one in evidence.values()}) > 1:
     lines.append("The runs were scored on different numbers of documents, because rows"
                  " of some were too short for all: their losses compare only roughly.")
-  lines += [f"{name}: {note}" for name in facts["order"]
-            for note in evidence[name]["notes"]]
+  # Of a run from scratch it is known why.
+  lines += [f"{name}: {why}." for name in facts["order"]
+            if not evidence[name]["is_scratch"]
+            for why in evidence_lib.unknown(evidence[name]["absent"])]
   return lines
 
 
@@ -70,23 +76,20 @@ def _order(facts):
 def _table(facts) -> list[str]:
   evidence, steps = facts["evidence"], facts["asked"]["steps"]
   columns: list[tuple[str, Callable[[_Facts], str]]] = [
-      ("step 0", lambda one: _number(one["before"]["across_tokens"], ".4f"))]
+      ("step 0", lambda one: cell(one["before"]["across_tokens"], ".4f"))]
   if steps:
     columns.append((f"step {steps}",
-                    lambda one: _number(one["after"]["across_tokens"], ".4f")))
-  columns += [
-      (title, lambda one, key=key, form=form: _number(one[key], form))
-      for title, key, form in (
-          ("overlap", "overlap", ".1%"), ("alignment", "alignment", "+.3f"),
-          ("LogME", "logme", "+.4f"), ("copied", "copied", ".1%"))]
+                    lambda one: cell(one["after"]["across_tokens"], ".4f")))
+  columns += [(title, lambda one, key=key, form=form: cell(one[key], form))
+              for title, key, form in COLUMNS]
   rows = [("source", *(title for title, _ in columns))]
   rows += [(name, *(show(evidence[name]) for _, show in columns))
            for name in facts["order"]]
-  return page.aligned(_narrowed(rows))
+  return page.aligned(narrowed(rows))
 
 
-def _narrowed(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-  """Cuts names in their middle, where the table would not fit otherwise."""
+def narrowed(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+  """Cuts names in the first column in their middle, where rows would be too wide."""
   others = sum(2 + max(len(row[i]) for row in rows) for i in range(1, len(rows[0])))
   room = WIDTH - others
   half = (room - 2) // 2
@@ -94,10 +97,12 @@ def _narrowed(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
           for name, *rest in rows]
 
 
-def _number(value, form):
+def cell(value: float | None, form: str) -> str:
+  """Returns a number in a format, or a dash if it is not known."""
   return "-" if value is None else format(value, form)
 
 
-def _wrapped(sentence: str) -> list[str]:
+def wrapped(sentence: str) -> list[str]:
+  """Returns the lines of a sentence, those after the first indented."""
   return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ",
                        break_long_words=False, break_on_hyphens=False)

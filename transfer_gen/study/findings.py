@@ -5,12 +5,13 @@ from typing import Any
 
 from transfer_gen.study import comparison
 from transfer_gen.study import effective
+from transfer_gen.study import foretold
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import payback
 
 # Scores are arrays, and are stored in each run's scores_test.json. Validations are in
-# its metrics.
-_KEPT_ELSEWHERE = ("scores", "validations", "measured")
+# its metrics, and what was transferred in each pair.
+_KEPT_ELSEWHERE = ("scores", "validations", "measured", "transfer")
 
 
 def of_study(
@@ -30,8 +31,9 @@ def of_study(
 
   Returns:
     `comparisons`: for each pair what `comparison.compare` returns, its `alarm`,
-    `effective_data` and `payback`; `summary`, the numbers of the first pair; `sources`;
-    `runs`: the results that are stored.
+    `effective_data`, `payback` and `transfer` (see `transfer_measures`; None if it was
+    not measured); `foretold`, see `foretold.correlate`; `summary`, the numbers of the
+    first pair; `sources`; `runs`: the results that are stored.
   """
   comparisons = [comparison.compare(pair, results) for pair in study.pairs]
   comparison.raise_alarms(comparisons, longer)
@@ -40,6 +42,7 @@ def of_study(
   for pair, one in zip(study.pairs, comparisons):
     one["effective_data"] = effective.of_pair(pair, study, results)
     one["payback"] = payback.of_pair(one, study, read, costs)
+    one["transfer"] = results[pair[0]][0].get("transfer")
   first = comparisons[0]
   summary = {
       **comparison.summary(results, first),
@@ -48,6 +51,7 @@ def of_study(
       "pays_from": {unit: one["pays_from"] for unit, one in first["payback"].items()},
       "alarms": [one["treated"] for one in comparisons if one["alarm"]["raised"]]}
   return {"summary": summary, "sources": dict(sources), "comparisons": comparisons,
+          "foretold": foretold.correlate(comparisons),
           "runs": {name: [{key: value for key, value in run.items()
                            if key not in _KEPT_ELSEWHERE} for run in runs]
                    for name, runs in results.items()}}

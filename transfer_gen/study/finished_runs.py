@@ -28,8 +28,8 @@ def open(words: Sequence[str]) -> list[jobs_lib.Job]:
     raise errors.UserError(
         "compare needs two runs at least. Give their workdirs: compare DIR DIR"
         " --output=DIR.")
-  named = [_named(word) for word in words]
-  jobs, misfits = [], [*_twice(named)]
+  named, jobs = [*map(named_folder, words)], []
+  misfits = [*twice(named)]
   for name, given in named:
     try:
       jobs.append(_job(name, given))
@@ -41,7 +41,7 @@ def open(words: Sequence[str]) -> list[jobs_lib.Job]:
   return jobs
 
 
-def _named(word: str) -> tuple[str, str]:
+def named_folder(word: str) -> tuple[str, str]:
   """Returns the name and the workdir that a word gives."""
   name, equals, path = word.partition("=")
   # A folder whose own name holds the sign is that folder.
@@ -53,11 +53,16 @@ def _named(word: str) -> tuple[str, str]:
   return own or word, word
 
 
-def _twice(named: Sequence[tuple[str, str]]) -> Iterator[str]:
+def twice(named: Sequence[tuple[str, str]]) -> Iterator[str]:
+  """Yields what is wrong with folders that have one name or are the same.
+
+  Args:
+    named: Names and folders, in the order in which they are given.
+  """
   for i, (name, path) in enumerate(named):
     for other, earlier in named[:i]:
       if _place(path) == _place(earlier):
-        yield f"{path}: it is given twice. Give each run once."
+        yield f"{path}: it is given twice. Give each once."
       elif name == other:
         yield (f"{earlier} and {path} are both called {name!r}. Give one of them"
                f" another name: NAME={path}.")

@@ -23,7 +23,7 @@ _LEAST, _A_FEATURE, _NEEDED = 2048, 4, 2
 
 def logme(
     assembled: assembled_lib.Assembled, params: Mapping[str, jax.Array]
-) -> float | None:
+) -> tuple[float | None, str]:
   """Returns how well frozen hidden states tell what comes next in the target's text.
 
   Features are the outputs of the last layer at positions of the training split. The
@@ -37,20 +37,25 @@ def logme(
     params: Its params before the first step.
 
   Returns:
-    LogME, see `transferability.logme`; None if the text has fewer than two positions a
-    feature, or labels of one class, or if some hidden state is not finite.
+    LogME, see `transferability.logme`, and ""; or None and a part of a sentence: if the
+    model has no such states, the text has fewer than two positions a feature, or labels
+    of one class, or if some hidden state is not finite.
   """
+  if why := taps.why_unheard(assembled.run.model):
+    return None, why
   width = taps.width(assembled.run.model, assembled.run.model.num_layers - 1)
   wanted = max(_LEAST, _A_FEATURE * width)
   count = min(wanted, assembled.data.facts["splits"]["train"]["tokens"])
   if count < _NEEDED * width:
-    return None
+    return None, (f"the training text has {count:,} positions, and {width:,} features"
+                  f" need {_NEEDED * width:,}")
   features, labels = _positions(assembled, params, count)
-  if len(np.unique(labels)) < 2 or not np.isfinite(features).all() or (
-      not features.any()):
-    return None
+  if not np.isfinite(features).all() or not features.any():
+    return None, "hidden states are zero or no finite numbers"
+  if len(np.unique(labels)) < 2:
+    return None, "every token begins with the same byte"
   found = transferability.logme(features, labels)
-  return found if math.isfinite(found) else None
+  return (found, "") if math.isfinite(found) else (None, "it is no finite number")
 
 
 def _positions(assembled, params, count):

@@ -7,6 +7,7 @@ from etils import epath
 
 from transfer_gen.formats import whole
 from transfer_gen.run import page
+from transfer_gen.study import foretold_page
 from transfer_gen.study import report_rows
 from transfer_gen.study import sentences
 
@@ -18,6 +19,8 @@ def study_text(facts: Mapping[str, Any]) -> str:
   lines += ["", *sentences.verdicts(facts), "", *sentences.costs(facts)]
   if accounts := report_rows.accounts(facts):
     lines += ["", *page.aligned(accounts)]
+  if before := foretold_page.text(facts):
+    lines += ["", *before]
   if troubles := report_rows.troubles(facts):
     lines += ["", *troubles]
   samples = report_rows.samples(facts)

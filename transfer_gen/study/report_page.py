@@ -47,6 +47,7 @@ def study_page(
       of_sources=report_plots.of_sources(facts, curves),
       efficiency=report_plots.efficiency(facts),
       forgetting=report_plots.forgetting(facts, curves),
+      transfer=report_rows.transfer(facts),
       costs=sentences.costs(facts), accounts=report_rows.accounts(facts),
       samples=[_sample(sample) for sample in report_rows.samples(facts)],
       drawings=report_files.drawings(facts, folder),

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transfer_gen.study import foretold_page
 from transfer_gen.study import task_metrics
 
 Facts = Mapping[str, Any]  # What `study.run` returns.
+transfer = foretold_page.tables  # Beside the other rows.
 
 
 def runs(facts: Facts) -> list[tuple[str, ...]]:

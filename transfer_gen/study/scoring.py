@@ -7,6 +7,7 @@ from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import outcome
 from transfer_gen.study import pairs
 from transfer_gen.study import trainings as trainings_lib
+from transfer_gen.study import transfer_measures
 
 Found = dict[str, Any]  # What `outcome.test` returns, and what was added to it.
 
@@ -99,8 +100,22 @@ class Scoring:
       self._add("samples", lambda job, found: outcome.with_samples(
           job, found, self._study.samples, self._study.seeds[0], self._reader))
 
-  def _add(self, what: str, add: Callable[[jobs_lib.Job, Found], Found]) -> None:
-    for job in self.tested:
+  def add_transfer(self) -> None:
+    """Adds what treated runs had of their sources, once a run; failures become notes.
+
+    That is `transfer`, see `transfer_measures.of_job`, of the first seed.
+    """
+    treated = {pair[0] for pair in self._study.pairs}
+    self._add("measures of the transfer", lambda job, found: {
+        **found, "transfer": transfer_measures.of_job(
+            job, self._reader, self._work.show)},
+        [job for job in self.tested
+         if job.name in treated and job.seed == self._study.seeds[0]])
+
+  def _add(
+      self, what: str, add: Callable[[jobs_lib.Job, Found], Found],
+      jobs: Sequence[jobs_lib.Job] | None = None) -> None:
+    for job in self.tested if jobs is None else jobs:
       found, key = self._found[str(job.workdir)] or {}, (what, str(job.workdir))
       if key not in self._added:
         self._added.add(key)

@@ -14,7 +14,7 @@ from transfer_gen.study import gradients
 
 def alignment(
     assembled: assembled_lib.Assembled, params: Mapping[str, jax.Array],
-    reader: recorded.Reader) -> tuple[float | None, list[str]]:
+    reader: recorded.Reader) -> tuple[float | None, str]:
   """Returns `gradients.alignment` with the text of the source, or why it is unknown.
 
   Args:
@@ -23,13 +23,13 @@ def alignment(
     reader: Has read the texts of other runs.
 
   Returns:
-    The cosine and no note, or None and a sentence.
+    The cosine and "", or None and a part of a sentence.
   """
   try:
-    return gradients.alignment(assembled, params, read(assembled, reader)), []
+    return gradients.alignment(assembled, params, read(assembled, reader)), ""
   # Other measures stand without it; whether the source fits was checked before.
   except (errors.UserError, OSError) as error:
-    return None, [f"no gradient alignment: {errors.cause(error)}."]
+    return None, errors.cause(error)
 
 
 def read(

@@ -125,6 +125,7 @@ class _Call:
       self.scoring.add_accounts([
           jobs[0] for name, jobs in self._jobs.items() if name in self.scoring.sources])
       self._write(self.scoring.results())
+    self.scoring.add_transfer()
     self.scoring.add_samples()
     return self._write(self.scoring.results())
 
