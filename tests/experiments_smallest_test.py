@@ -33,6 +33,7 @@ CASES = [
     ("strokes", (), "sheep_strokes", ("moved_1", "scratch_1"), None),
     ("summaries", (), "scitldr", ("moved_papers", "scratch_papers"), None),
     ("data_to_text", (), "e2e", ("moved_1", "scratch_1"), None),
+    ("worth_it", (), "tinyshakespeare", ("phrases_ru", "phrases_scratch_ru"), None),
 ]
 # The script that writes the files of its own that a study reads.
 FILES = {"summaries": "prose_file.sh", "data_to_text": "e2e_parts.sh"}
