@@ -82,7 +82,7 @@ def _tokens(assembled) -> float:
 
 def _seconds_a_step(assembled) -> float:
   """Seconds of a step, mean over the shapes of the batches of an epoch."""
-  assembled = assembled.replace(teacher=None, first_layer=0)
+  assembled = assembled.replace(teacher=None, beginning=None)
   runner = stepping.runner(assembled)
   # Values take no time, so params need not be read.
   params = {name: jnp.zeros(spec.shape, spec.dtype)
