@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import shutil
 
 import jax
@@ -25,6 +26,7 @@ from transfer_gen.train import objectives
 from transfer_gen.train import step as step_lib
 from transfer_gen.train import stored_features
 from transfer_gen.transfer import plan as plan_lib
+from transfer_gen.transfer import resolve
 
 Group, Rule = plan_lib.Group, plan_lib.Rule
 LENGTH = 20
@@ -295,6 +297,13 @@ def test_an_encoder_with_a_table_of_its_own_can_be_stored_as_the_message_says(
   setup = assemble.build(_run(
       text, "one_table", transfer=learns,
       model=dataclasses.replace(ONE_TABLE, encoder_vocab_size=size)), tmp_path)
+  old = registry.build(dataclasses.replace(ONE_TABLE, vocab_size=size))
+  rule = dict(part.split("=") for part in re.findall(
+      "target='.*?'|source='.*?'", str(refused.value)))
+  rows = resolve.resolve(dataclasses.replace(learns, rules=(
+      Rule(**{name: value.strip("'") for name, value in rule.items()}),
+      Rule(target="(.*)", source=r"\1"))), {"": registry.specs(old)}, setup.specs)
 
   assert str(setup.beginning) == "the encoder"
   assert setup.specs["encoder/embed/embedding"].shape == (size, 8)
+  assert {row.name for row in rows} == setup.specs.keys()
