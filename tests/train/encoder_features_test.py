@@ -267,7 +267,10 @@ def _learn(learns, start=0):
     ("states", {"model": dataclasses.replace(STATES, latent_width=3,
                                   variational=False)},
      "model.latent_width is 3"),
-], ids=range(9))
+    ("bridged", {"adapters": (config_lib.LoRA(
+        params=".*kernel", dropout=0.2),)},
+     "encoder/layer_0/attn/key/lora_a is frozen, .* is 0.2"),
+], ids=range(10))
 def test_an_encoder_that_cannot_be_stored_is_refused(
     kind, fields, message, text, tmp_path):
   with pytest.raises(errors.UserError, match=message):

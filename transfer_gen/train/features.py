@@ -32,10 +32,13 @@ def beginning(
   if early := [row for row in learning if least.holds(row.name)]:
     raise errors.UserError(_learns(run, early[0]))
   if isinstance(least, beginnings.Encoder):
-    return least
-  layers = [layer for row in learning
-            if (layer := names.layer_number(row.name)) is not None]
-  return beginnings.Layers(min(layers, default=run.model.num_layers))
+    found: beginnings.Beginning = least
+  else:
+    layers = [layer for row in learning
+              if (layer := names.layer_number(row.name)) is not None]
+    found = beginnings.Layers(min(layers, default=run.model.num_layers))
+  _check_adapters(run, [row.name for row in rows if found.holds(row.name)])
+  return found
 
 
 def _learns(run: config_lib.Run, row: resolve.Row) -> str:
@@ -61,6 +64,23 @@ def _learns(run: config_lib.Run, row: resolve.Row) -> str:
             " own")
   return (f"features: {what}: {row.name} learns from step {row.unfreeze_step} (group"
           f" {row.group!r}). {how}. Or set features=None.")
+
+
+# Dropout of an adapter acts in training even where its leaves are frozen.
+def _check_adapters(run: config_lib.Run, held: Sequence[str]) -> None:
+  """Refuses adapters that drop anything within the beginning, whose leaves are held."""
+  for adapter in run.adapters:
+    if not isinstance(adapter, config_lib.LoRA) or not adapter.dropout:
+      continue
+    # It does not act on what cells read, whose leaves begin with the kernel's kind.
+    leaf = next((name for name in held
+                 if name.split("/")[-1].startswith(f"{adapter.name}_a")), None)
+    if leaf is not None:
+      raise errors.UserError(
+          f"features: {leaf} is frozen, and the dropout of its adapter is"
+          f" {adapter.dropout}: what is stored once cannot be dropped anew in each"
+          " epoch. Set it to 0, leave these kernels out of the adapter's params, or set"
+          " features=None.")
 
 
 def _check(run: config_lib.Run) -> None:
