@@ -102,8 +102,8 @@ def _gradient(setup, params):
     pytest.param("one_table", "float32", 1e-6, marks=pytest.mark.long),
     pytest.param("shared", "float32", 1e-6, marks=pytest.mark.long),
     pytest.param("states", "float32", 1e-6, marks=pytest.mark.long),
-    pytest.param("states", "bfloat16", 2e-2, marks=pytest.mark.long),
-    pytest.param("bridged", "bfloat16", 2e-2, marks=pytest.mark.long)])
+    pytest.param("states", "bfloat16", 1e-3, marks=pytest.mark.long),
+    pytest.param("bridged", "bfloat16", 1e-3, marks=pytest.mark.long)])
 def test_gradients_from_a_stored_encoder_match_the_live_model(
     kind, dtype, off, text, tmp_path):
   setup = assemble.build(
@@ -119,13 +119,15 @@ def test_gradients_from_a_stored_encoder_match_the_live_model(
   (loss, wanted), (same, found) = step(learning, live), step(learning, stored)
 
   assert abs(same - loss) <= off * loss
-  apart = lambda grads: max(
-      float(jnp.abs(grads[name] - wanted[name]).max() / jnp.abs(wanted[name]).max())
-      for name in wanted)
-  assert apart(found) <= 10 * off
+  # Of all leaves together: a key's bias has no gradient but what rounding leaves.
+  norm = lambda grads: float(jnp.sqrt(sum(
+      jnp.square(grads[name]).sum() for name in wanted)))
+  apart = lambda grads: norm(
+      {name: grads[name] - wanted[name] for name in wanted}) / norm(wanted)
+  assert apart(found) <= off
   # With the memory of other rows, the gradients clearly differ.
   rolled = {name: np.roll(value, 1, 0) for name, value in hidden.items()}
-  assert apart(step(learning, {**stored, **rolled})[1]) > max(50 * off, 1e-3)
+  assert apart(step(learning, {**stored, **rolled})[1]) > max(4 * off, 1e-3)
 
 
 def test_a_run_from_a_stored_encoder_logs_the_losses_of_the_live_run(text, tmp_path):
