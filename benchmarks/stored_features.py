@@ -81,7 +81,7 @@ def _stepper(
   setup = assemble.build(run, folder)
   runner = parallel.make_runner(
       run.parallel, setup.specs, _ROWS, 1, optimizer=setup.optimizer,
-      nll_fn=loss.objective(None, setup.model, False, setup.first_layer))
+      nll_fn=loss.objective(None, setup.model, False, setup.beginning))
   params = registry.fresh(setup.model, jax.random.key(0), runner.shardings)(setup.specs)
   feed = feed_lib.prepare(setup, params, None, runner.put, folder)
   key, state = jax.random.key(0), [runner.place(step_lib.TrainState(

@@ -271,7 +271,7 @@ from transfer_gen.data import catalog
 from transfer_gen.data.datasets import hidden_states
 print(*catalog.read("tfds:foreign_set")[0])
 folder = epath.Path({str(tmp_path / "hidden")!r})
-hidden_states.HiddenStates("part_0", (2, 3), np.dtype("float32"), folder)
+hidden_states.HiddenStates("part_0", {{"hidden": (2, 3)}}, np.dtype("float32"), folder)
 """
 
   done = subprocess.run(

@@ -89,7 +89,7 @@ def _batch(seed, rows=16):
 
 
 def _arguments(objective=OBJECTIVE):
-  return {"nll_fn": loss.objective(None, MODEL, False, 0, objective),
+  return {"nll_fn": loss.objective(None, MODEL, False, None, objective),
           "weigh": combined.weigher(objective, STEPS), "optimizer": _setup()[1]}
 
 
@@ -173,8 +173,8 @@ def test_the_default_objective_leaves_the_compiled_step_as_it_is():
   specs, _, _ = _setup()
   key = jax.random.key(0)
   assert combined.weigher(Objective(), STEPS) is None
-  assert loss.objective(None, MODEL, True, 0, Objective()) is (
-      objectives.next_token(MODEL, True, 0))
+  assert loss.objective(None, MODEL, True, None, Objective()) is (
+      objectives.next_token(MODEL, True, None))
 
   def by_hand(state, batch, key):
     """A step as it is without any objective."""

@@ -11,6 +11,7 @@ import pytest
 from tests import small_runs
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.models import beginnings
 from transfer_gen.run import assemble
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
@@ -66,23 +67,23 @@ def _losses(workdir):
     pytest.param("recurrent", "bfloat16", 1e-2, marks=pytest.mark.long)])
 def test_gradients_from_features_match_the_live_model(kind, dtype, off, text, tmp_path):
   run = _run(text, kind, features=config_lib.Features(dtype=dtype))
-  setup = assemble.build(run, tmp_path)
+  setup, first = assemble.build(run, tmp_path), run.model.num_layers - 1
   specs = setup.specs.items()
   keys = jax.random.split(jax.random.key(0), len(setup.specs))
   params = {name: 0.3 * jax.random.normal(key, spec.shape)
             for key, (name, spec) in zip(keys, specs)}
   data = stored_features.attach(
-      setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
+      setup.run, setup.model, setup.beginning, setup.data, params, tmp_path)
   batches = [next(source.train_batches(8, 0)) for source in (data, setup.data)]
   hidden = batches[0].pop("hidden")
   np.testing.assert_equal(batches[0], batches[1])  # The order of rows is the same.
   learning = {name: params[name] for name, _ in specs
-              if name.startswith((f"layer_{setup.first_layer}", "final_norm", "head"))}
+              if name.startswith((f"layer_{first}", "final_norm", "head"))}
   assert hidden.dtype == jnp.dtype(dtype)
-  assert setup.first_layer == run.model.num_layers - 1
+  assert setup.beginning == beginnings.Layers(first)
 
   def loss(learning, batch):
-    return (objectives.next_token(setup.model, False, setup.first_layer)(
+    return (objectives.next_token(setup.model, False, setup.beginning)(
         {**params, **learning}, batch, None) * batch["weights"]).mean()
 
   live, stored = (jax.jit(jax.grad(loss))(learning, batch) for batch in (
@@ -131,7 +132,7 @@ def _setup(text, tmp_path, **fields):
   setup = assemble.build(_run(text, **fields), tmp_path)
   params = {name: jnp.full(spec.shape, 0.1) for name, spec in setup.specs.items()}
   attach = lambda params: stored_features.attach(
-      setup.run, setup.model, setup.first_layer, setup.data, params, tmp_path)
+      setup.run, setup.model, setup.beginning, setup.data, params, tmp_path)
   return params, attach
 
 
@@ -217,7 +218,7 @@ def test_features_are_stored_up_to_the_first_layer_that_learns(text, tmp_path):
   for learns, first in (("layer_1/attn/query/bias|final_norm/.*", 1),
                         ("final_norm/.*", 3), ("layer_2/.*", 2)):
     run = _run(text, transfer=_plan(learns))
-    assert assemble.build(run, tmp_path).first_layer == first
+    assert assemble.build(run, tmp_path).beginning == beginnings.Layers(first)
 
 
 def test_cost_counts_frozen_layers_once_per_row(text, tmp_path):

@@ -50,6 +50,15 @@ CROSS_PARTS = {rf"{DECODER}({_LAYER}\d+)/cross_attn/(.*)": r"\1/attn/\2",
                rf"{DECODER}({_LAYER}\d+)/cross_norm/(.*)": r"\1/attn_norm/\2"}
 
 
+# An encoder that runs the decoder's blocks does so without their cross-attention.
+def encoder_leaves(model: models.Decoder | models.Recurrent) -> tuple[str, ...]:
+  """Returns patterns of the leaves on which the output of a model's encoder depends."""
+  if not isinstance(model, models.EncoderDecoder):
+    return (f"{ENCODER}.*",)
+  own = rf"(?!{CROSS}){DECODER}.*" if model.shared else f"{ENCODER}.*"
+  return (own,) if model.encoder_vocab_size else (own, "embed/.*")
+
+
 def layer(number: int) -> str:
   """Returns the name of a layer, counted from 0."""
   return f"{_LAYER}{number}"

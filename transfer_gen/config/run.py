@@ -60,8 +60,8 @@ class Run:
       `transfer.groups.low_rank`.
     strategy: What learns, by name; it writes groups, adapters and distillation.
       By default no strategy is named.
-    features: Whether and how the hidden states of layers that never learn are stored.
-      If None, the default, they are computed in each step.
+    features: Whether and how the output of layers, or of an encoder, that never learn
+      is stored. If None, the default, they are computed in each step.
     distill: A teacher, and what the model learns from it. If None, the default, there
       is no teacher.
     transfer: A `TransferPlan`, or a function that takes the final Run and returns one.

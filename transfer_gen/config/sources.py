@@ -53,13 +53,14 @@ class Source:
 @declare.strict
 @dataclasses.dataclass
 class Features:
-  """Hidden states of the model's frozen beginning, computed once and read from disk.
+  """What the model's frozen beginning gives the rest, computed once and read from disk.
 
   The beginning consists of the embedding and of all first layers that never learn by
-  the plan's groups. With `float32`, training computes what it does without features.
+  the plan's groups; of a model with an encoder it is the encoder, no leaf of which may
+  learn. With `float32`, training computes what it does without features.
 
   Attributes:
-    path: Folder of the hidden states, which runs may share: each beginning, data and
+    path: Folder of what is stored, which runs may share: each beginning, data and
       dtype has its own subfolder. If empty, the default, it is `features/` in the
       workdir.
     dtype: Stored dtype: `float32`, or `bfloat16`, which takes half the space.

@@ -141,24 +141,29 @@ class Prepared:
         batch = rows.batch(index) | {"documents": rows.documents[index]}
         yield rows_lib.fill_batch(batch, size, self.roles["pad"], encoder_pad)
 
-  def inputs(self, split: str) -> list[Batch]:
-    """Returns what a language model reads of a split, for each bucket.
-
-    Returns:
-      Dicts of `inputs` i32[N, T] and, if batches have them, `positions` i32[N, T].
-    """
-    return [{name: value for name, value in (
-        ("inputs", rows.inputs), ("positions", rows.positions)) if value is not None}
-            for rows in self._rows[split]]
-
-  def with_hidden(self, hidden: Mapping[str, Sequence[Any]]) -> "Prepared":
-    """Returns the same data with `hidden` dtype[B, T, D] in the batches of some splits.
+  def inputs(
+      self, split: str, names: Sequence[str] = ("inputs", "positions")) -> list[Batch]:
+    """Returns what a model reads of a split, for each bucket.
 
     Args:
-      hidden: By split, one array dtype[N, T, D] for each of `inputs`, or any object
-        that can be indexed by i64[B].
+      split: Name of the split.
+      names: Entries of a batch, see `train_batches`. By default those that a language
+        model reads.
+
+    Returns:
+      Dicts of those of them that batches have, i32[N, T] or i32[N].
     """
-    # `strict` refuses more or fewer arrays than the split has buckets.
+    return [{name: value for name in names if (
+        value := getattr(rows, name)) is not None} for rows in self._rows[split]]
+
+  def with_hidden(self, hidden: Mapping[str, Sequence[Any]]) -> "Prepared":
+    """Returns the same data with more entries in the batches of some splits.
+
+    Args:
+      hidden: By split, one object for each of `inputs`, which i64[B] indexes and which
+        gives arrays dtype[B, ...] by name.
+    """
+    # `strict` refuses more or fewer objects than the split has buckets.
     return dataclasses.replace(self, _rows={
         split: [dataclasses.replace(one, hidden=more) for one, more in zip(
             rows, hidden.get(split, [None] * len(rows)), strict=True)]

@@ -31,8 +31,8 @@ class Rows:
       targets that do not count, such as padding.
     encoder_inputs: i32[N, S], the tokens that an encoder reads; None without one.
     encoder_counts: i32[N], number of encoder inputs that are not padding.
-    hidden: dtype[N, T, D], the stored output of the frozen first layers for `inputs`,
-      as an array or any object that i64[B] can index; None if it is not stored.
+    hidden: What is stored of the rows, of a model's frozen beginning: any object that
+      i64[B] indexes and that gives arrays dtype[B, ...] by name; None if nothing is.
     positions: i32[N, T], the number of inputs before each one that belong to the same
       document. It is 0 where a document begins, and models see nothing before that.
       None if each row is read as one text.
@@ -73,9 +73,11 @@ class Rows:
         "inputs": self.inputs[index],
         "targets": self.targets[index],
         "weights": (self.documents[index] >= 0).astype(np.float32)}
-    for name in ("positions", "hidden", "encoder_inputs", "encoder_counts"):
+    for name in ("positions", "encoder_inputs", "encoder_counts"):
       if (found := getattr(self, name)) is not None:
         batch[name] = found[index]
+    if self.hidden is not None:
+      batch |= self.hidden[index]
     if self.values is not None:
       inside = np.arange(self.inputs.shape[1]) < self.points[index][:, None]
       batch |= {"values": self.values[index], "pen_states": batch["targets"],

@@ -21,7 +21,8 @@ _FLOOR = -1e9  # Of scores; finite, so that no row becomes NaN.
 
 
 def objective(
-    teacher: teacher_lib.Teacher | None, module: Any, train: bool, first: int = 0,
+    teacher: teacher_lib.Teacher | None, module: Any, train: bool,
+    beginning: combined.Beginning | None = None,
     terms: config_lib.Objective | None = None,
 ) -> combined.NllFn:
   """Returns the terms of the loss of a run, for `step.train_step`.
@@ -30,7 +31,7 @@ def objective(
     teacher: The teacher, or None.
     module: The model.
     train: Whether dropout is drawn.
-    first: As of `objectives.next_token`.
+    beginning: As of `objectives.next_token`.
     terms: The objective of the run; None stands for the cross-entropy alone.
 
   Returns:
@@ -41,7 +42,7 @@ def objective(
   """
   own = terms or config_lib.Objective()
   if teacher is None:
-    return combined.training(module, own, train, first)
+    return combined.training(module, own, train, beginning)
   # A term of weight 0 is left out of the compiled program instead of being computed and
   # multiplied by 0.
   counted = combined.weights(own, teacher.distill)
@@ -49,7 +50,8 @@ def objective(
   def nll_fn(params, batch, key):
     with taps.listening(hidden=[a for a, _ in teacher.hidden],
                         related=[a for a, _ in teacher.related]) as seen:
-      terms, logits = combined.compute(own, module, params, batch, train, key, first)
+      terms, logits = combined.compute(
+          own, module, params, batch, train, key, beginning)
     # A teacher with the student's tokens has read the same text at every position. One
     # with other tokens has done so only where tokens end after the same byte, and
     # elsewhere its entries of the batch are zeros, which would count as a target.

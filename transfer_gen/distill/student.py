@@ -10,7 +10,6 @@ import dataclasses
 from flax import linen as nn
 import jax
 
-from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import extended
@@ -63,23 +62,6 @@ def extend(
 def projection(layer: int) -> str:
   """Returns the name of the leaf that projects a layer's output, f32[D, E]."""
   return f"distill/layer_{layer}/kernel"
-
-
-def check_first(teacher: teacher_lib.Teacher | None, first: int) -> None:
-  """Checks that every matched layer runs if features are stored.
-
-  Raises:
-    errors.UserError: If one does not run.
-  """
-  if teacher is None or not first:
-    return
-  # Layers before `first` do not run, so their outputs would be missing from what the
-  # loss looks up.
-  early = [layer for layer, _ in (*teacher.hidden, *teacher.related) if layer < first]
-  if early:
-    raise errors.UserError(
-        f"distill: layer {early[0]} is matched, and features are stored of all before"
-        f" layer {first}, which do not learn. Set distill.layers to later ones.")
 
 
 def _kernel(

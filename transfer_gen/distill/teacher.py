@@ -82,12 +82,10 @@ class Teacher:
     """
     read = {**batch, **{
         name: batch[own] for name, own in _READ.items() if own in batch}}
-    # Stored features are the student's hidden states: the teacher starts from the
-    # inputs.
-    read = {name: value for name, value in read.items() if name != "hidden"}
     with taps.listening(hidden=[b for _, b in self.hidden],
                         related=[b for _, b in self.related]) as seen:
-      # Without dropout: the teacher's answer to a batch does not depend on chance.
+      # Without dropout: the teacher's answer to a batch does not depend on chance. And
+      # without a beginning: stored features are the student's.
       logits = objectives.logits(self.module, params, read, False, None)
     found = {}
     if self.distill.logits:

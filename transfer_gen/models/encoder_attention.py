@@ -89,18 +89,14 @@ class Attention(nn.Module):
       self.combine = recurrent_layers.Affine(
           (state, memory._replace(part=_CONTEXT)), state.size, "hidden", config)
 
-  def read(self, top: Parts, valid: jax.Array) -> dict[str, jax.Array]:
+  def read(self, value: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
     """Returns the memory, see `attention_step.attend`.
 
     Args:
-      top: What the encoder's last layer returned, dtype[S, B, U] each.
-      valid: bool[S, B], False at places that are padding.
+      value: dtype[B, S, M], what the encoder's last layer returned.
+      valid: bool[B, S], False at places that are padding.
     """
-    value = top[""]
-    if recurrent_layers.BACKWARD in top:
-      both = jnp.stack([value, top[recurrent_layers.BACKWARD]], axis=-1)
-      value = both.reshape(*value.shape[:2], -1)
-    memory = {"value": value.swapaxes(0, 1), "valid": valid.T}
+    memory = {"value": value, "valid": valid}
     if self.config.encoder_attention not in ("dot", "sum"):
       memory["key"] = self.key({"": memory["value"]})
     # The product of a key and a query is as large as the factor makes the key.

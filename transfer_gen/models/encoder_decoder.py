@@ -14,6 +14,7 @@ from transfer_gen.models import latent as latent_lib
 from transfer_gen.models import transformer
 
 Cache = transformer.Cache
+_TOP = "top"  # What `encoded` returns.
 
 
 class EncoderDecoder(nn.Module):
@@ -97,13 +98,30 @@ class EncoderDecoder(nn.Module):
     return {**caches.empty(self.config, encoder_inputs.shape[0], length),
             caches.MEMORY: memory}
 
+  def encoded(
+      self, encoder_inputs: jax.Array, encoder_counts: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Returns what the encoder gives the rest of the model, see `beginnings.Encoder`.
+
+    Args:
+      encoder_inputs: i32[B, S], padded on the right.
+      encoder_counts: i32[B], as for `encode`.
+      train: Whether dropout acts.
+
+    Returns:
+      `top` dtype[B, S, D], the output of the encoder's stack.
+    """
+    side = self.decoder if self.config.shared else self.encoder
+    valid = _valid(encoder_inputs, encoder_counts)
+    return {_TOP: side(encoder_inputs, self.embed, train, valid=valid)}
+
   def posterior(
       self, encoder_inputs: jax.Array | None, encoder_counts: jax.Array | None,
       train: bool = False) -> jax.Array:
     """Returns the latent of what the encoder reads, dtype[B, Z], see `latent`."""
-    x, counts = self._encoded(encoder_inputs, encoder_counts, train)
-    assert encoder_inputs is not None, "checked"
-    return self.latent(x, encoder_inputs, counts)
+    tokens, counts = _counted(encoder_inputs, encoder_counts)
+    x = self.encoded(tokens, counts, train)[_TOP]
+    return self.latent(x, tokens, counts)
 
   def begin(self, latents: jax.Array, length: int) -> Cache:
     """Returns the cache with which the text of each latent begins.
@@ -154,20 +172,20 @@ class EncoderDecoder(nn.Module):
 
   def _read(self, encoder_inputs, counts, train):
     """Returns the memory of the decoder."""
-    x, counts = self._encoded(encoder_inputs, counts, train)
+    tokens, counts = _counted(encoder_inputs, counts)
+    x = self.encoded(tokens, counts, train)[_TOP]
     x = self.bridge(x) if x.shape[-1] != self.config.width else x
-    return self.decoder.read(x, _valid(encoder_inputs, counts))
+    return self.decoder.read(x, _valid(tokens, counts))
 
-  def _encoded(self, encoder_inputs, counts, train):
-    """Returns what the encoder returns, dtype[B, S, D], and counts."""
-    if encoder_inputs is None:
-      raise errors.UserError(
-          "The model is an EncoderDecoder, and there are no encoder_inputs to read.")
-    if counts is None:
-      counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
-    side = self.decoder if self.config.shared else self.encoder
-    valid = _valid(encoder_inputs, counts)
-    return side(encoder_inputs, self.embed, train, valid=valid), counts
+
+def _counted(encoder_inputs, counts):
+  """Returns what an encoder reads, with counts where there were none."""
+  if encoder_inputs is None:
+    raise errors.UserError(
+        "The model is an EncoderDecoder, and there are no encoder_inputs to read.")
+  if counts is None:
+    counts = jnp.full(encoder_inputs.shape[:1], encoder_inputs.shape[1], jnp.int32)
+  return encoder_inputs, counts
 
 
 # Counts become a mask at this one place, so that training and generation hide the

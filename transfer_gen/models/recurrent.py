@@ -150,6 +150,22 @@ class Recurrent(nn.Module):
       return cache
     return cache | {_MEMORY: memory, **self.attention.start(memory)}
 
+  def encoded(
+      self, encoder_inputs: jax.Array, encoder_counts: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Returns what the encoder gives the rest of the model, see `beginnings.Encoder`.
+
+    Args:
+      encoder_inputs: i32[B, S], padded on the right.
+      encoder_counts: i32[B], as for `encode`.
+      train: Whether dropout acts.
+
+    Returns:
+      See `recurrent_encoder.handed_on`.
+    """
+    carries, top, _ = self.encoder(encoder_inputs, encoder_counts, train)
+    return recurrent_encoder.handed_on(carries, top if self.config.attends else None)
+
   def posterior(
       self, encoder_inputs: jax.Array | None, encoder_counts: jax.Array | None,
       train: bool = False) -> jax.Array:
@@ -324,9 +340,15 @@ class Recurrent(nn.Module):
 
   def _encoded(self, encoder_inputs, counts, train):
     """Returns each layer's first carry, and the memory; {} if nothing attends to it."""
-    carries, top, valid = self.encoder(encoder_inputs, counts, train)
-    carries = [block.first(carry) for block, carry in zip(self.blocks, carries)]
-    return carries, self.attention.read(top, valid) if self.config.attends else {}
+    tokens, counts = recurrent_encoder.counted(encoder_inputs, counts)
+    found = self.encoded(tokens, counts, train)
+    carries = [block.first(carry) for block, carry in zip(
+        self.blocks, recurrent_encoder.carries_of(self.config, found))]
+    if not self.config.attends:
+      return carries, {}
+    top = found[recurrent_encoder.TOP]
+    valid = recurrent_encoder.places(self.config, counts, top.shape[1])
+    return carries, self.attention.read(top, valid)
 
   def _attended(self, tokens, train, carries, memory):
     """i32[T, B] to what the output reads, dtype[T, B, ...] by part."""

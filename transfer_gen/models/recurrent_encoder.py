@@ -19,6 +19,7 @@ from transfer_gen.models import recurrent_layers
 Parts, Input, Affine = (
     recurrent_layers.Parts, recurrent_layers.Input, recurrent_layers.Affine)
 BACKWARD = recurrent_layers.BACKWARD
+TOP = "top"
 # Passed on, so that a model takes all that both sides share from one module.
 check, constants = recurrent_config.check, recurrent_config.constants
 check_one_document = recurrent_config.check_one_document
@@ -75,12 +76,54 @@ class Encoder(nn.Module):
     tokens = jnp.pad(encoder_inputs, ((0, 0), (0, more))).T  # [S, B]
     steps = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
     tokens = jnp.where(steps < counts[None], tokens, config.pad_token)
-    valid = steps < jnp.maximum(counts, config.encoder_length)[None]
+    valid = places(config, counts, len(tokens)).T
     x, carries = embedded(self.embed, self.embed_dropout, tokens, train), []
     for block in self.blocks:
       carry, x = block.summarize(x, valid, train)
       carries.append(carry)
     return carries, x, valid
+
+
+def places(
+    config: config_lib.Recurrent, counts: jax.Array, length: int) -> jax.Array:
+  """Returns bool[B, S], which places of what an encoder reads are no padding.
+
+  Args:
+    config: The model's config.
+    counts: i32[B], as for an `Encoder`.
+    length: S.
+  """
+  steps = jnp.arange(length, dtype=jnp.int32)[None]
+  return steps < jnp.maximum(counts, config.encoder_length)[:, None]
+
+
+def handed_on(carries: list[cells.Carry], top: Parts | None) -> dict[str, jax.Array]:
+  """Returns by name what an `Encoder` gives the decoder, with rows first.
+
+  Args:
+    carries: A layer, its carry dtype[B, U].
+    top: The outputs of the last layer, dtype[S, B, U] each; None if nothing attends.
+
+  Returns:
+    For each layer and part of its carry, such as `layer_0_h`, dtype[B, U]; and `top`
+    dtype[B, S, M], in which the units of two directions alternate.
+  """
+  found = {f"{names.layer(i)}_{state}": part for i, carry in enumerate(carries)
+           for state, part in zip(cells.STATES, carry)}
+  if top is None:
+    return found
+  value = top[""]
+  if BACKWARD in top:
+    value = jnp.stack([value, top[BACKWARD]], axis=-1).reshape(*value.shape[:2], -1)
+  return found | {TOP: value.swapaxes(0, 1)}
+
+
+def carries_of(
+    config: config_lib.Recurrent, found: dict[str, jax.Array]) -> list[cells.Carry]:
+  """Returns the carries out of what `handed_on` returned."""
+  states = cells.STATES[:cells.KINDS[config.cell].states]
+  return [tuple(found[f"{names.layer(i)}_{state}"] for state in states)
+          for i in range(config.num_layers)]
 
 
 def counted(

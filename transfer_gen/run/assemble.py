@@ -21,7 +21,7 @@ Assembled = assembled_lib.Assembled
 # and the optimizer depend on what learns, which only the rows say.
 STEPS: tuple[Callable[[Assembled], Assembled], ...] = (
     add_plan.add, add_adapters.wrap, add_objective.add, add_plan.resolve,
-    add_adapters.check_scales, add_features.find_first_layer, add_optimizer.build)
+    add_adapters.check_scales, add_features.find_beginning, add_optimizer.build)
 
 
 def build(run: reader.Run, workdir: epath.PathLike) -> Assembled:

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from transfer_gen import sources as sources_lib
 from transfer_gen.distill import teacher as teacher_lib
+from transfer_gen.models import beginnings
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 Inputs = inputs_lib.Inputs
-Run, Specs = inputs_lib.Run, sources_lib.Specs
+Run, Specs = inputs_lib.Run, inputs_lib.Specs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Assembled:
     rows: The plan leaf by leaf; empty before it is resolved.
     optimizer: What updates the leaves that learn.
     teacher: Model that the run learns from beside its data.
-    first_layer: Layer that training starts from if features are stored; 0 if not.
+    beginning: Part of the model whose output is stored, so that training starts behind
+      it; None if no features are.
   """
   inputs: inputs_lib.Inputs
   run: Run
@@ -38,7 +39,7 @@ class Assembled:
   rows: Sequence[resolve.Row] = ()
   optimizer: optim_lib.Optimizer = optim_lib.NOTHING
   teacher: teacher_lib.Teacher | None = None
-  first_layer: int = 0
+  beginning: beginnings.Beginning | None = None
 
   @property
   def data(self) -> inputs_lib.Prepared:
@@ -46,7 +47,7 @@ class Assembled:
     return self.inputs.data
 
   @property
-  def sources(self) -> Mapping[str, sources_lib.Source]:
+  def sources(self) -> Mapping[str, inputs_lib.Source]:
     """Checkpoints by their names in the plan."""
     return self.inputs.sources
 
@@ -62,7 +63,7 @@ class Assembled:
     return {**found, resolve.TARGET: self.inputs.constants}
 
   @property
-  def source_tokenizers(self) -> dict[str, sources_lib.Tokenizer]:
+  def source_tokenizers(self) -> dict[str, inputs_lib.Tokenizer]:
     """Tokenizers of the sources, if axis maps may have matched tokens by them."""
     if not self.plan.axes:
       return {}
@@ -97,9 +98,9 @@ class Assembled:
       raise resolve.PlanError("\n".join([str(error), *lacking])) from error
 
 
-def _ask(source: sources_lib.Source) -> str:
+def _ask(source: inputs_lib.Source) -> str:
   """Returns what gives a source the vocabulary that it lacks."""
   if source.view is not None:
-    return sources_lib.ask(source.path or "")
+    return inputs_lib.ask(source.path or "")
   return (f"{source.path}: no vocabulary was stored with it. If it was converted,"
           " convert it again with --tokenizer=PATH.")

@@ -49,7 +49,7 @@ def prepare(
   """
   run = assembled.run
   data = stored_features.attach(
-      run, assembled.model, assembled.first_layer, assembled.data, params, workdir)
+      run, assembled.model, assembled.beginning, assembled.data, params, workdir)
   batches = data.train_batches(run.train.rows, run.seed)
   if position is not None:
     batches.set_state(position)

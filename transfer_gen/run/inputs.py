@@ -13,6 +13,8 @@ from transfer_gen.transfer import vocabulary
 
 Run, Strategy = config_lib.Run, config_lib.Strategy
 Model, Prepared = registry.Model, pipeline.Prepared
+Source, Specs, Tokenizer = sources_lib.Source, sources_lib.Specs, sources_lib.Tokenizer
+ask = sources_lib.ask  # For the vocabulary that a source lacks.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
   return parallel.make_runner(
       run.parallel, assembled.specs, _rows(assembled), run.optim.accumulate,
       nll_fn=loss.objective(
-          assembled.teacher, assembled.model, drops, assembled.first_layer,
+          assembled.teacher, assembled.model, drops, assembled.beginning,
           run.objective),
       weigh=combined.weigher(run.objective, run.train.steps, run.distill),
       optimizer=assembled.optimizer)

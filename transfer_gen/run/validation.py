@@ -31,7 +31,7 @@ def make(
   # The loss is the plain cross-entropy whatever a run minimizes, so that runs with
   # different objectives can be compared.
   score = score_lib.make_scorer(combined.validating(
-      assembled.model, run.objective, assembled.first_layer))
+      assembled.model, run.objective, assembled.beginning))
   # Under pmap, validation runs on one device with params that the runner has taken from
   # it, so its batches must not be split over devices.
   place = put if run.parallel.mode == "jit" else lambda batch: jax.tree.map(

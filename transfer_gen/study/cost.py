@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -11,9 +12,7 @@ from jax import numpy as jnp
 from jax.interpreters import partial_eval
 import numpy as np
 
-from transfer_gen.models import taps
 from transfer_gen.run import assembled as assembled_lib
-from transfer_gen.train import buckets
 from transfer_gen.train import combined
 from transfer_gen.train import optim as optim_lib
 from transfer_gen.train import step as step_lib
@@ -90,10 +89,10 @@ def of_steps(
 
   Batches of each length count by their share of the first batches of an epoch, a group
   that starts late counts from its start on, and a teacher counts with what it computes.
-  If features are stored, each training row counts once for the layers before them.
+  If features are stored, each training row counts once for the beginning of the model.
   """
   # Without dropout, whose masks take no matrix product.
-  nll_fn = combined.scoring(assembled.model, assembled.first_layer)
+  nll_fn = combined.scoring(assembled.model, assembled.beginning)
   # Batches of the same shapes cost the same, so each shape is traced only once.
   batches = _by_shape(assembled)
   # The cost of a step changes only where a group starts to learn.
@@ -140,24 +139,29 @@ def _by_shape(assembled):
 
 
 def _stored(assembled, batch):
-  """A batch as a step reads it, with hidden states if they are stored."""
-  if not assembled.first_layer:
+  """A batch as a step reads it, with shapes of what is stored, if anything is."""
+  if assembled.beginning is None:
     return batch
-  width = taps.width(assembled.model.config, assembled.first_layer - 1)
-  return {**batch, "hidden": np.zeros((*batch["inputs"].shape, width), np.float32)}
+  return {**batch, **jax.eval_shape(
+      _begin(assembled), _shapes(assembled.specs), dict(batch))}
 
 
 def _storing(assembled):
   """FLOPs of storing the features, if there are any."""
-  if not assembled.first_layer:
+  if assembled.beginning is None:
     return 0.0
   # One row counts for all of its length, because layers treat the rows of a batch
   # alike.
-  begin = buckets.beginning(assembled.model, assembled.first_layer)
-  params = _shapes(assembled.specs)
+  begin, params = _begin(assembled), _shapes(assembled.specs)
   return sum(
-      len(read["inputs"]) * flops(begin, params, {k: v[:1] for k, v in read.items()})
-      for read in assembled.data.inputs("train"))
+      len(next(iter(read.values()))) * flops(
+          begin, params, {k: v[:1] for k, v in read.items()})
+      for read in assembled.data.inputs("train", assembled.beginning.reads))
+
+
+def _begin(assembled):
+  """What is computed to be stored, as a function of params and a batch."""
+  return functools.partial(assembled.beginning.outputs, assembled.model)
 
 
 def _shapes(specs: assembled_lib.Specs) -> dict[str, jax.ShapeDtypeStruct]:

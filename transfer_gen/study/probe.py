@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from transfer_gen.metrics import transferability
+from transfer_gen.models import beginnings
 from transfer_gen.models import taps
 from transfer_gen.run import assembled as assembled_lib
-from transfer_gen.train import buckets
 
 _SPECIAL = 256  # The class of tokens that stand for no text.
 # Positions: LogME needs more of them than features, and what it costs grows with D ** 2
@@ -66,7 +66,8 @@ def _positions(assembled, params, count):
   features, labels = [], []
   for batch in data.train_batches(run.train.rows, run.seed):
     counted = batch["weights"] > 0  # bool[B, T].
-    features.append(np.asarray(hidden(params, batch), np.float32)[counted])
+    found = hidden(params, batch)[beginnings.HIDDEN]
+    features.append(np.asarray(found, np.float32)[counted])
     labels.append(first[batch["targets"][counted]])
     if sum(map(len, labels)) >= count:
       break
@@ -75,4 +76,4 @@ def _positions(assembled, params, count):
 
 @functools.lru_cache(maxsize=8)  # Runs of one model, with other sources, compile once.
 def _hidden(model, layers):
-  return jax.jit(buckets.beginning(model, layers))
+  return jax.jit(functools.partial(beginnings.Layers(layers).outputs, model))

@@ -23,7 +23,7 @@ def tokens(assembled: assemble.Assembled) -> float:
 
 def seconds(assembled: assemble.Assembled) -> float:
   """Returns the seconds of a step, mean over the shapes of batches of an epoch."""
-  assembled = assembled.replace(teacher=None, first_layer=0)
+  assembled = assembled.replace(teacher=None, beginning=None)
   runner = stepping.runner(assembled)
   # Values take no time, so params need not be read.
   params = {name: jnp.zeros(spec.shape, spec.dtype)

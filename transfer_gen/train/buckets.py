@@ -1,6 +1,6 @@
-"""Hidden states of the rows of one bucket, in parts on disk.
+"""What a beginning gives of the rows of one bucket, in parts on disk.
 
-Axes: N rows of a bucket, B rows of a batch, T positions, D width of a layer's output.
+Axes: N rows of a bucket, B rows of a batch, T positions.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +15,6 @@ import numpy as np
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import catalog
-from transfer_gen.models import taps
-from transfer_gen.train import objectives
 
 # Size of a part in bytes. TFDS holds a part in memory while it is written, and a run
 # that is killed loses at most one.
@@ -27,47 +25,36 @@ _Params = Mapping[str, jax.Array]
 _Batch = Mapping[str, np.ndarray]
 
 
-def beginning(module: Any, layer: int) -> Callable[[_Params, Any], jax.Array]:
-  """Returns the function that computes what is stored of a batch.
-
-  It maps flat params and a batch to dtype[B, T, D], the output of the layer below
-  `layer`.
-  """
-  def begin(params, batch):
-    with taps.listening(hidden=(layer - 1,)) as seen:
-      objectives.logits(module, params, batch, False, None)
-    return seen.hidden[layer - 1]
-  return begin
-
-
 class Bucket:
-  """Hidden states of the rows of one bucket; i64[B] indexes them."""
+  """What is stored of the rows of one bucket; i64[B] indexes them."""
 
   def __init__(
       self, folder: epath.Path, read: _Batch, make: "Maker", run: config_lib.Run):
     assert run.features is not None, "asked for"
     self._read, self._folder, self._make = dict(read), folder, make
-    self._count, length = read["inputs"].shape
-    assert run.features is not None
+    # All that has positions has those of the bucket, on both sides of a pair.
+    self._count, length = next(iter(read.values())).shape
     self._batch = run.train.rows(length)
     self._dtype = np.dtype(jax.numpy.dtype(run.features.dtype))
-    self._row = make.shape(length)
-    nbytes = math.prod(self._row) * self._dtype.itemsize
+    self._row = make.shapes(read)
+    nbytes = sum(map(math.prod, self._row.values())) * self._dtype.itemsize
     # Whole batches, so that a live pass can repeat them.
     self._size = max(PART // (nbytes * self._batch), 1) * self._batch
     self.nbytes = nbytes * self._count
     self._open: dict[int, Any] = {}
 
-  def __getitem__(self, index: np.ndarray) -> np.ndarray:
-    """Returns the stored hidden states dtype[B, T, D] of rows i64[B]."""
-    out = np.empty((len(index), *self._row), self._dtype)
+  def __getitem__(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what is stored of rows i64[B], dtype[B, ...] by name."""
+    out = {name: np.empty((len(index), *shape), self._dtype)
+           for name, shape in self._row.items()}
     # A shuffled batch touches several parts; each is asked once for all its rows.
     for part in np.unique(index // self._size):
       places = np.flatnonzero(index // self._size == part)
       builder, rows = self._opened(int(part))
       found = rows.__getitems__((index[places] % self._size).tolist())
       for place, example in zip(places, found):
-        out[place] = builder.value(example)
+        for name, value in builder.values(example).items():
+          out[name][place] = value
     return out
 
   def missing(self) -> list[int]:
@@ -88,17 +75,20 @@ class Bucket:
     """
     numbers = self.rows_of(part)
 
-    def rows() -> Iterator[np.ndarray]:
+    def rows() -> Iterator[dict[str, np.ndarray]]:
       for start in range(numbers.start, numbers.stop, self._batch):
-        values = self.live(start).astype(self._dtype)[:numbers.stop - start]
-        yield from values
-        progress(len(values))
+        count = min(self._batch, numbers.stop - start)
+        values = {name: value.astype(self._dtype)
+                  for name, value in self.live(start).items()}
+        for row in range(count):
+          yield {name: value[row] for name, value in values.items()}
+        progress(count)
 
     with catalog.quiet():
       self._builder(part, rows).download_and_prepare()
 
-  def live(self, start: int) -> np.ndarray:
-    """Computes the hidden states dtype[B, T, D] of the batch that begins with a row.
+  def live(self, start: int) -> dict[str, np.ndarray]:
+    """Computes what is stored of the batch that begins with a row, by name.
 
     Past the end of the bucket the last row is repeated.
     """
@@ -122,16 +112,22 @@ class Bucket:
       # Spread evenly over the bucket, so that the parts are sampled alike.
       start = starts[i * len(starts) // count]
       rows = np.arange(start, min(start + self._batch, self._count))
-      stored = self[rows].astype(np.float32)
-      live = self.live(start)[:len(rows)].astype(np.float32)
-      # These are the batches that `write` computed, with the same program: in float32
-      # no difference is allowed at all.
-      slack = 0 if self._dtype == np.float32 else _ROUNDED * np.abs(live)
-      if not (np.abs(stored - live) <= slack).all():
-        raise errors.UserError(
-            f"{folder}: row {start} and those after it differ from what the model"
-            f" computes by up to {np.abs(stored - live).max():.2g}. They were damaged,"
-            " or made on another machine: delete the folder, and they are made again.")
+      stored, live = self[rows], self.live(start)
+      for name, found in stored.items():
+        self._compare(
+            found.astype(np.float32), live[name][:len(rows)].astype(np.float32), start,
+            folder)
+
+  def _compare(self, stored, live, start, folder):
+    """Compares one array of a batch with what `live` computed."""
+    # These are the batches that `write` computed, with the same program: in float32 no
+    # difference is allowed at all.
+    slack = 0 if self._dtype == np.float32 else _ROUNDED * np.abs(live)
+    if not (np.abs(stored - live) <= slack).all():
+      raise errors.UserError(
+          f"{folder}: row {start} and those after it differ from what the model"
+          f" computes by up to {np.abs(stored - live).max():.2g}. They were damaged,"
+          " or made on another machine: delete the folder, and they are made again.")
 
   def _opened(self, part: int) -> tuple[Any, Any]:
     if part not in self._open:
@@ -148,20 +144,22 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-  """Computes the hidden states of batches.
+  """Computes what is stored of batches.
 
   Attributes:
-    run_fn: The beginning of the model, as `beginning` returns it.
+    run_fn: The outputs of a beginning of the model, see `beginnings`.
     params: Flat params of the model.
   """
-  run_fn: Callable[[_Params, Any], jax.Array]
+  run_fn: Callable[[_Params, Any], dict[str, jax.Array]]
   params: _Params
 
-  def __call__(self, batch: _Batch) -> np.ndarray:
-    """Maps a batch, of which the model reads, to hidden states dtype[B, T, D]."""
-    return np.asarray(self.run_fn(self.params, batch))
+  def __call__(self, batch: _Batch) -> dict[str, np.ndarray]:
+    """Maps what the beginning reads of a batch to what it gives, dtype[B, ...]."""
+    return jax.tree.map(np.asarray, self.run_fn(self.params, batch))
 
-  def shape(self, length: int) -> tuple[int, int]:
-    """Returns (T, D), the shape of the hidden states of a row of `length` tokens."""
-    one = {"inputs": jax.ShapeDtypeStruct((1, length), np.int32)}
-    return jax.eval_shape(self.run_fn, self.params, one).shape[1:]
+  def shapes(self, batch: _Batch) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what is stored of a row, by name."""
+    one = {name: jax.ShapeDtypeStruct((1, *value.shape[1:]), value.dtype)
+           for name, value in batch.items()}
+    return {name: found.shape[1:] for name, found in jax.eval_shape(
+        self.run_fn, self.params, one).items()}

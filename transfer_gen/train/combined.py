@@ -29,6 +29,7 @@ _VALUES = "values"  # In a batch: f32[B, T, D].
 _VALUE_WEIGHTS = "value_weights"
 Objective, Batch, NllFn = config_lib.Objective, step_lib.Batch, step_lib.NllFn
 Values = Mapping[str, jax.Array]
+Beginning = objectives.Beginning
 likeliest = objectives.likeliest  # Beside `scoring`, for who evaluates.
 
 
@@ -90,7 +91,7 @@ def used(objective: Objective) -> dict[str, Kind]:
 
 def compute(
     objective: Objective, module: Any, params: Mapping[str, jax.Array], batch: Batch,
-    train: bool, key: jax.Array | None, first: int = 0,
+    train: bool, key: jax.Array | None, beginning: Beginning | None = None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
   """Computes the terms of the data.
 
@@ -101,16 +102,18 @@ def compute(
     batch: The batch, with the entries that the terms read.
     train: Whether dropout is applied.
     key: Decides the dropout masks.
-    first: As for `objectives.next_token`.
+    beginning: As for `objectives.next_token`.
 
   Returns:
     Terms f32[B, T] by name, of which `ce` is always one, and the logits.
   """
   kinds = used(objective)
   if any(kind.outputs for kind in kinds.values()):
-    logits, outputs = objectives.with_outputs(module, params, batch, train, key, first)
+    logits, outputs = objectives.with_outputs(
+        module, params, batch, train, key, beginning)
   else:
-    logits, outputs = objectives.logits(module, params, batch, train, key, first), {}
+    logits, outputs = objectives.logits(
+        module, params, batch, train, key, beginning), {}
   found = {CE: objectives.cross_entropy(logits, batch["targets"])}
   if objective.label_smoothing:
     found[SMOOTHED] = terms_lib.label_smoothed(
@@ -123,20 +126,21 @@ def compute(
 
 
 def training(
-    module: Any, objective: Objective, train: bool, first: int = 0) -> NllFn:
+    module: Any, objective: Objective, train: bool, beginning: Beginning | None = None
+) -> NllFn:
   """Returns what a step computes: what `objectives.next_token` does, or all terms.
 
   Args:
     module: As for `objectives.next_token`.
     objective: The objective of the run.
     train: Whether dropout is applied.
-    first: As for `objectives.next_token`.
+    beginning: As for `objectives.next_token`.
   """
   if weigher(objective, 1) is None:
-    return objectives.next_token(module, train, first)
+    return objectives.next_token(module, train, beginning)
 
   def nll_fn(params, batch, key):
-    return compute(objective, module, params, batch, train, key, first)[0]
+    return compute(objective, module, params, batch, train, key, beginning)[0]
   return nll_fn
 
 
@@ -155,7 +159,7 @@ def given(module: Any, specs: Mapping[str, Any], batch: Mapping[str, Any]) -> se
 
 
 def validating(
-    module: Any, objective: Objective, first: int = 0) -> NllFn:
+    module: Any, objective: Objective, beginning: Beginning | None = None) -> NllFn:
   """Returns what a validation computes: `loss`, which compares models, and all terms.
 
   `loss` is the plain cross-entropy; of a model of drawings, or one that draws a latent,
@@ -164,7 +168,7 @@ def validating(
   Args:
     module: As for `objectives.next_token`.
     objective: The objective of the run.
-    first: As for `objectives.next_token`.
+    beginning: As for `objectives.next_token`.
 
   Returns:
     A function of the form of `objectives.next_token`; it returns terms by name unless
@@ -175,10 +179,10 @@ def validating(
     ones: dict[str, Any] = {name: config_lib.Term() for name in (*values, *draws)}
     objective = dataclasses.replace(objective, free_bits=0.0, kl_min=0.0, **ones)
   elif not used(objective) and not objective.label_smoothing:
-    return objectives.next_token(module, False, first)
+    return objectives.next_token(module, False, beginning)
 
   def nll_fn(params, batch, key):
-    found, _ = compute(objective, module, params, batch, False, key, first)
+    found, _ = compute(objective, module, params, batch, False, key, beginning)
     ce = found.pop(CE)
     if not values and not draws:
       return {"loss": ce, **found}
@@ -195,7 +199,7 @@ def _likelihoods(config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 @functools.lru_cache(maxsize=32)  # As of `objectives.next_token`.
-def scoring(module: Any, first: int = 0) -> NllFn:
+def scoring(module: Any, beginning: Beginning | None = None) -> NllFn:
   """Returns what an evaluation computes: the loss of each target.
 
   Of a model of drawings, `reconstruction` is the negative log-likelihood of pens and
@@ -206,12 +210,12 @@ def scoring(module: Any, first: int = 0) -> NllFn:
 
   Args:
     module: As for `objectives.next_token`.
-    first: As for `objectives.next_token`.
+    beginning: As for `objectives.next_token`.
 
   Returns:
     As `validating`.
   """
-  return validating(module, Objective(), first)
+  return validating(module, Objective(), beginning)
 
 
 def weigher(

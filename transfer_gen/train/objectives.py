@@ -11,16 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from transfer_gen import tree
+from transfer_gen.models import beginnings
 from transfer_gen.models import extended
 from transfer_gen.models import outputs
 from transfer_gen.models import registry
-from transfer_gen.models import taps
 from transfer_gen.train import step as step_lib
+
+Beginning = beginnings.Beginning
 
 
 @functools.lru_cache(maxsize=32)  # One function per model: programs are shared.
 def next_token(
-    module: extended.Model, train: bool, first: int = 0) -> step_lib.NllFn:
+    module: extended.Model, train: bool, beginning: Beginning | None = None
+) -> step_lib.NllFn:
   """Returns the loss of a language model, for `step.train_step`.
 
   Calls with equal arguments return the same function, so that what is compiled for it
@@ -31,9 +34,8 @@ def next_token(
       of a batch whose rows hold several documents, and with an encoder
       `encoder_inputs` i32[B, S] and `encoder_counts` i32[B].
     train: Whether dropout is applied.
-    first: First layer to compute if the batch has `hidden` dtype[B, T, D], the stored
-      input of that layer (see `train.features`). A batch without `hidden` is computed
-      from its `inputs`.
+    beginning: Part of the model that does not run if the batch has what it gives (see
+      `train.features`). If None, or if the batch has not, all of the model runs.
 
   Returns:
     A function from (flat params, batch, key) to the negative log-likelihood f32[B, T]
@@ -56,7 +58,7 @@ def next_token(
       params: dict[str, jax.Array], batch: step_lib.Batch, key: jax.Array
   ) -> jax.Array:
     return cross_entropy(
-        logits(module, params, batch, train, key, first), batch["targets"])
+        logits(module, params, batch, train, key, beginning), batch["targets"])
   return nll_fn
 
 
@@ -81,7 +83,8 @@ def likeliest(module: extended.Model) -> step_lib.NllFn:
 
 def logits(
     module: extended.Model, params: Mapping[str, jax.Array], batch: step_lib.Batch,
-    train: bool, key: jax.Array | None, first: int = 0) -> jax.Array:
+    train: bool, key: jax.Array | None, beginning: Beginning | None = None
+) -> jax.Array:
   """Computes the logits dtype[B, T, V] of a batch.
 
   Args:
@@ -92,7 +95,7 @@ def logits(
     train: Whether dropout is applied.
     key: Decides the dropout masks if `train`, and what a latent draws. If None, a
       latent is its mean.
-    first: As for `next_token`.
+    beginning: As for `next_token`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -106,12 +109,12 @@ def logits(
     >>> objectives.logits(module, params, batch, train=False, key=None).shape
     (1, 3, 5)
   """
-  return _applied(module, params, batch, train, key, first)
+  return _applied(module, params, batch, train, key, beginning)
 
 
 def with_outputs(
     module: extended.Model, params: Mapping[str, jax.Array], batch: step_lib.Batch,
-    train: bool, key: jax.Array | None, first: int = 0,
+    train: bool, key: jax.Array | None, beginning: Beginning | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the logits of a batch, and all else that the model gives by name.
 
@@ -121,25 +124,24 @@ def with_outputs(
     batch: As for `logits`.
     train: As for `logits`.
     key: As for `logits`.
-    first: As for `next_token`.
+    beginning: As for `next_token`.
 
   Returns:
     The logits dtype[B, T, V], and what the model has handed to `outputs.give`.
   """
   found, state = _applied(
-      module, params, batch, train, key, first, mutable=[outputs.COLLECTION])
+      module, params, batch, train, key, beginning, mutable=[outputs.COLLECTION])
   return found, outputs.given(state)
 
 
-def _applied(module, params, batch, train, key, first, **more) -> Any:
+def _applied(module, params, batch, train, key, beginning, **more) -> Any:
   # A latent draws in every loss, whether dropout acts or not.
   rngs = {} if key is None else {"latent": key, **({"dropout": key} if train else {})}
   given: dict[str, Any] = {
       "train": train, "rngs": rngs, **registry.reads(batch), **more}
   variables = {"params": tree.unflatten(params)}
-  if "hidden" in batch:
-    return taps.resume(
-        module, variables, batch["hidden"], first, batch["inputs"], **given)
+  if beginning is not None and (hidden := beginnings.stored(batch)):
+    return beginning.resume(module, variables, hidden, batch["inputs"], **given)
   return module.apply(variables, batch["inputs"], **given)
 
 
