@@ -79,6 +79,11 @@ def deferred() -> Iterator[Callable[[], int]]:
   _raise_arrived()
 
 
+def arrived() -> bool:
+  """Whether a signal has arrived, of which `Interrupted` has not come out yet."""
+  return bool(_ARRIVED)
+
+
 def _raise_arrived() -> None:
   if _ARRIVED:
     number = _ARRIVED[0]
