@@ -164,8 +164,9 @@ def test_a_study_that_is_interrupted_or_killed_leaves_no_process_and_goes_on(
   for number in (signal.SIGTERM, signal.SIGKILL):
     before = [steps(one) if one.exists() else 0 for one in workdirs]
     process = processes.start(processes.COMMAND, *words, folder=tmp_path)
-    _wait(lambda: all((one / "metrics.jsonl").exists() for one in workdirs) and all(
-        steps(one) > count for one, count in zip(workdirs, before)))
+    _wait(lambda before=before: all(
+        (one / "metrics.jsonl").exists() and steps(one) > count
+        for one, count in zip(workdirs, before)))
     assert len(_alive(mark.encode())) >= 3
     process.send_signal(number)
     code, printed = process.wait(), process.stdout.read()

@@ -78,7 +78,8 @@ class _Call:
     study = dataclasses.replace(study, runs={**study.runs})
     self._study, self._workdir, self._command = study, workdir, command
     self._work = trainings.Trainings(
-        checked.reader, checked.begun, workdir, only, len(planned), at_once)
+        checked.reader, checked.begun, workdir, only,
+        {name: one.run.train.steps for name, one in checked.runs.items()}, at_once)
     self.close = self._work.close
     self._grid = grid.Grid(study)
     self.scoring = scoring_lib.Scoring(study, self._work, checked.reader)
@@ -96,8 +97,11 @@ class _Call:
       self._work.train(*(
           [job for jobs in some.values() for job in jobs] for some in (
               self._jobs, later)))
+      rates = {name: self._grid.of(name) for name in self._jobs}
       if not self._grid.widen(self._whole()):
         return
+      for line in self._grid.added(rates):
+        print(line, flush=True)
 
   def lengthen(self, control: str) -> None:
     """Trains a control with more steps, until its validation loss no longer falls.
@@ -118,6 +122,8 @@ class _Call:
       self._study.runs[longer.name] = budgets.run_of(self._study, longer, first)
       self._study.pairs = (*pairs, *((one, longer.name) for one in treated))
       self._longer[control] = longer
+      if self._work.are_open(self._planned([longer.name])[longer.name]):
+        print(longer.why, flush=True)
       self.train(self._names)
       results = self.scoring.score(self._whole())
     self._longer[control] = longer

@@ -1,15 +1,15 @@
 """Trains what a study asks for; what fails is reported, and the others go on."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import sys
 from typing import Any, TypeVar
 
 from etils import epath
 
 from transfer_gen import errors
-from transfer_gen import progress
 from transfer_gen.study import clock
 from transfer_gen.study import jobs as jobs_lib
+from transfer_gen.study import meter as meter_lib
 from transfer_gen.study import one_training
 from transfer_gen.study import workers
 
@@ -28,7 +28,7 @@ class Trainings:
 
   def __init__(
       self, reader: Any, begun: Collection[str], workdir: epath.Path, only: str = "",
-      total: int = 0, at_once: int = 1):
+      steps: Mapping[str, int] | None = None, at_once: int = 1):
     """Begins a call of a study.
 
     Args:
@@ -38,17 +38,18 @@ class Trainings:
       workdir: Workdir of the study.
       only: Pattern of what is trained, as of `fnmatch`: names of runs, or
         `NAME/seed_S`; all if empty. Sources are trained along with what reads them.
-      total: Number of trainings that are known so far, for people.
+      steps: By name of a run, its steps, where its config leaves them open.
       at_once: Number of trainings at once. If it is 1, they train in this process, and
         print all that a training prints.
     """
     self.notes: list[str] = []
     self._reader, self._begun, self._only = reader, begun, only
-    self.clock, self._total = clock.Clock(workdir), total
+    self.clock = clock.Clock(workdir)
     self._failures: list[tuple[str, dict[str, Any]]] = []  # With their workdirs.
     self._ended: dict[str, bool] = {}  # By workdir.
     self._order: dict[str, None] = {}  # The workdirs of all trainings that are known.
     self._workers = workers.Workers(at_once) if at_once > 1 else None
+    self._meter = meter_lib.Meter(steps or {}, at_once)
 
   @property
   def failures(self) -> list[dict[str, Any]]:
@@ -73,15 +74,21 @@ class Trainings:
     Raises:
       errors.Unwritable: If the disk is full: everything else would fail as well.
     """
-    self._total = max(self._total, len(jobs), len(later))
     wanted, later = self._open(jobs), self._open(later)
     if self._workers is not None:
       self._train_together(self._workers, wanted, later)
       return
     for job in wanted:
       if not self._lacks_source(job):
-        print(self._title(job), flush=True)
-        self._end(job, one_training.train(job, self._reader))
+        told = meter_lib.Told()
+        self._meter.begin(job, told)
+        with told.listening(self._meter.look):
+          ending = one_training.train(job, self._reader)
+        self._end(job, ending)
+
+  def are_open(self, jobs: Sequence[jobs_lib.Job]) -> bool:
+    """Whether some of these trainings are wanted and have not ended."""
+    return bool(self._open(jobs))
 
   def close(self) -> None:
     """Ends the processes that train, if there are any; they save their steps."""
@@ -126,6 +133,9 @@ class Trainings:
           self._ended[str(job.workdir)] = True
         elif job.workdir in wanted:
           found.append(job)
+          self._meter.know(job, ended=False)
+      if self._ended.get(str(job.workdir)):
+        self._meter.know(job, ended=True)
     return found
 
   def _train_together(
@@ -143,11 +153,11 @@ class Trainings:
         continue
       for job, ending in those.wait(_POLL):
         self._end(job, ending)
+      self._meter.look()
 
   def _begin(self, those: workers.Workers, job: jobs_lib.Job) -> None:
-    print(f"{self._title(job, len(those.running))}: begins", flush=True)
     try:
-      those.begin(job)
+      self._meter.begin(job, those.begin(job), ": begins")
     except Exception as error:  # pylint: disable=broad-except
       self._end(job, one_training.failure(error))
 
@@ -168,9 +178,6 @@ class Trainings:
         return True
     return False
 
-  def _title(self, job: jobs_lib.Job, running: int = 0) -> str:
-    return f"[{len(self._ended) + running + 1}/{self._total}] {job.title}"
-
   def _end(self, job: jobs_lib.Job, ending: one_training.Ending) -> None:
     """Counts a training that has ended, and says so if it did beside others.
 
@@ -180,15 +187,13 @@ class Trainings:
     if ending.unwritable:
       raise errors.Unwritable(*ending.unwritable)
     self._ended[str(job.workdir)] = not ending.lines
+    self._meter.end(job)
     if ending.lines:
       self._fail(job, ending)
       return
     self.clock.seconds()
     if self._workers is not None:
-      facts = ending.facts
-      print(f"{job.title}: ended after {progress.duration(facts['seconds'])},"
-            f" validation loss {facts['best_validation_loss']:.4f} at step"
-            f" {facts['best_step']}", flush=True)
+      print(meter_lib.outcome(job, ending.facts), flush=True)
 
   def _fail(self, job: jobs_lib.Job, ending: one_training.Ending) -> None:
     self._failures.append((str(job.workdir), {

@@ -24,6 +24,7 @@ from etils import epath
 from transfer_gen import errors
 from transfer_gen import interrupt
 from transfer_gen.formats import whole
+from transfer_gen.study import meter
 from transfer_gen.study import one_training
 from transfer_gen.transfer import plan_json
 
@@ -37,11 +38,13 @@ class _Worker:
   Attributes:
     reader: Has read the texts of the trainings so far.
     hear: What SIGTERM does during a training.
+    told: What the study knows of the training.
   """
 
   def __init__(self):
     self.reader = one_training.Reader()
     self.hear: Any = signal.SIG_DFL
+    self.told = meter.Told()
     self._lock = threading.Lock()
     self._busy = self._stopped = False
 
@@ -83,13 +86,15 @@ class _Worker:
 _WORKER = _Worker()
 
 
-def begin(stop: connection.Connection, level: int) -> None:
+def begin(stop: connection.Connection, cells: Any, level: int) -> None:
   """Makes this process a worker.
 
   Args:
     stop: An end of a pipe whose other end belongs to the study alone.
+    cells: Numbers that the study reads, see `meter.Told`.
     level: Level of what absl logs in the process of the study.
   """
+  _WORKER.told = meter.Told(cells)
   logging.getLogger("absl").setLevel(level)
   interrupt.listen()
   _WORKER.hear = signal.getsignal(signal.SIGTERM)
@@ -118,7 +123,7 @@ def train(packed: bytes) -> one_training.Ending:
   try:
     job, kinds = pickle.loads(packed)
     plan_json.KINDS.update(kinds)
-    with _WORKER.busy(), _logged(job):
+    with _WORKER.busy(), _logged(job), _WORKER.told.listening():
       ending = _train(job)
       print(*ending.lines, sep="\n", flush=True)
       return ending

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import process
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import sys
 import jax
 
 from transfer_gen import errors
+from transfer_gen.study import meter
 from transfer_gen.study import one_training
 from transfer_gen.study import worker
 
@@ -41,9 +43,8 @@ class Workers:
     if _METHOD == "forkserver":
       self._context.set_forkserver_preload([worker.__name__])
     self._watched, self._stop = self._context.Pipe(duplex=False)
-    self._idle: list[futures.ProcessPoolExecutor] = []
-    self._running: dict[futures.Future, tuple[
-        one_training.Job, futures.ProcessPoolExecutor]] = {}
+    self._idle: list[_Pool] = []
+    self._running: dict[futures.Future, tuple[one_training.Job, _Pool]] = {}
 
   @property
   def is_free(self) -> bool:
@@ -55,21 +56,23 @@ class Workers:
     """The trainings in progress, in the order in which they began."""
     return [job for job, _ in self._running.values()]
 
-  def begin(self, job: one_training.Job) -> None:
-    """Begins a training.
+  def begin(self, job: one_training.Job) -> meter.Told:
+    """Begins a training; returns what it tells of itself.
 
     Raises:
       Exception: If something in its config cannot be sent to another process.
     """
     packed = worker.pack(job)
+    pool = self._idle.pop() if self._idle else self._new()
+    pool.told.clear()
     with _without_ctrl_c():
       try:
-        pool = self._idle.pop() if self._idle else self._new()
-        future = pool.submit(worker.train, packed)
+        future = pool.executor.submit(worker.train, packed)
       except process.BrokenProcessPool:  # It was killed while it was idle.
         pool = self._new()
-        future = pool.submit(worker.train, packed)
+        future = pool.executor.submit(worker.train, packed)
     self._running[future] = job, pool
+    return pool.told
 
   def wait(self, seconds: float) -> list[tuple[one_training.Job, one_training.Ending]]:
     """Returns what has ended, and waits for that, but not longer than some seconds."""
@@ -83,7 +86,7 @@ class Workers:
       except process.BrokenProcessPool:
         ending = one_training.Ending(lines=[_KILLED], interrupted=True)
       if ending.interrupted:  # Its process has ended, or was asked to.
-        pool.shutdown(wait=False)
+        pool.executor.shutdown(wait=False)
       else:
         self._idle.append(pool)
       found.append((job, ending))
@@ -101,7 +104,7 @@ class Workers:
               " signal ends them at once.", file=sys.stderr, flush=True)
         futures.wait(self._running)
       for pool in [*self._idle, *(pool for _, pool in self._running.values())]:
-        pool.shutdown()
+        pool.executor.shutdown()
     except BaseException:
       for child in {*multiprocessing.active_children()} - self._before:
         child.kill()
@@ -109,10 +112,18 @@ class Workers:
     finally:
       self._watched.close()
 
-  def _new(self) -> futures.ProcessPoolExecutor:
-    return futures.ProcessPoolExecutor(
+  def _new(self) -> "_Pool":
+    cells = self._context.RawArray("d", meter.CELLS)
+    return _Pool(meter.Told(cells), futures.ProcessPoolExecutor(
         1, self._context, initializer=worker.begin,
-        initargs=(self._watched, logging.getLogger("absl").level))
+        initargs=(self._watched, cells, logging.getLogger("absl").level)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pool:
+  """A pool of one process, and what it tells of its training."""
+  told: meter.Told
+  executor: futures.ProcessPoolExecutor
 
 
 def prepare(count: int) -> None:
