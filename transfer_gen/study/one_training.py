@@ -50,7 +50,8 @@ def train(job: Job, reader: Reader) -> Ending:
     errors.Unwritable: If the disk is full: everything else would fail as well.
   """
   try:
-    facts = auto.train(job.run, job.workdir, reader=reader)
+    facts = auto.train(
+        job.run, job.workdir, reader=reader, events=job.events)
   except errors.Unwritable:
     raise
   except Exception as error:  # pylint: disable=broad-except
