@@ -59,13 +59,13 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
   if study.budget == "converged":
     more.append("Controls whose validation loss still falls at the end are trained"
                 " again, with up to 8 times their steps.")
-  said = [f"{len(jobs)} trainings. Steps, tokens and GFLOPs are those of one training,"
-          " seconds of all trainings of the run.",
-          f"About {total:,.0f} s of training steps on {jax.devices()[0].platform},"
-          " measured by a few steps of each shape; without compiling, validation,"
-          " teachers and what `auto` tries.", *more]
-  return "\n".join([*narrow.table(rows), "", *(
-      line for text in said for line in narrow.sentence(text))])
+  return "\n".join([
+      *narrow.table(rows), "",
+      f"{len(jobs)} trainings. Steps, tokens and GFLOPs are those of one training,"
+      " seconds of all trainings of the run.",
+      f"About {total:,.0f} s of training steps on {jax.devices()[0].platform}, measured"
+      " by a few steps of each shape; without compiling, validation, teachers and what"
+      " `auto` tries.", *more])
 
 
 def _batches(assembled) -> Sequence[step_lib.Batch]:
