@@ -47,6 +47,7 @@ class _Worker:
     self.told = meter.Told()
     self._lock = threading.Lock()
     self._busy = self._stopped = False
+    self._signals = 0  # That came before the training in progress.
 
   @contextlib.contextmanager
   def busy(self):
@@ -58,6 +59,7 @@ class _Worker:
     with self._lock:
       if self._stopped:
         raise interrupt.Interrupted("The study was interrupted.", signal.SIGTERM)
+      self._signals = interrupt.count()
       signal.signal(signal.SIGTERM, self.hear)
       self._busy = True
     try:
@@ -72,8 +74,9 @@ class _Worker:
     connection.wait([stop])
     with self._lock:
       self._stopped = True
-      # A second signal would not wait for the step to be saved.
-      if self._busy and not interrupt.arrived():
+      # A second signal would not wait for the step to be saved. The first one may have
+      # come to this process directly, as from a system that ends a whole group.
+      if self._busy and interrupt.count() == self._signals:
         os.kill(os.getpid(), signal.SIGTERM)
     study = multiprocessing.parent_process()
     assert study is not None
@@ -101,6 +104,7 @@ def begin(stop: connection.Connection, cells: Any, level: int) -> None:
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   # A terminal sends Ctrl-C to all processes, and the study passes it on.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
   threading.Thread(target=_WORKER.watch, args=(stop,), daemon=True).start()
 
 

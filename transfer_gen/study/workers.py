@@ -65,7 +65,7 @@ class Workers:
     packed = worker.pack(job)
     pool = self._idle.pop() if self._idle else self._new()
     pool.told.clear()
-    with _without_ctrl_c():
+    with _undisturbed():
       try:
         future = pool.executor.submit(worker.train, packed)
       except process.BrokenProcessPool:  # It was killed while it was idle.
@@ -172,9 +172,14 @@ def sharing(platform: str, count: int) -> str:
 
 
 @contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-  """Holds Ctrl-C back; what starts in the body never hears it."""
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _undisturbed() -> Iterator[None]:
+  """Holds signals back; processes that start in the body do not hear them either.
+
+  Workers listen to SIGTERM again. What forks them must not end by a signal to all
+  processes of a group: the pools would then take their workers for ended.
+  """
+  before = signal.pthread_sigmask(
+      signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
   try:
     yield
   finally:
