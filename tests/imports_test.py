@@ -25,6 +25,7 @@ KNOWS = {"config": set(), "formats": set(), "metrics": set(),
 DOORS = {
     "absl": {"commands", "__main__"},
     "babel": {"data"},
+    "cloudpickle": {"study"},
     "defusedxml": {"data"},
     "grain": {"data"},
     "h5py": set(),  # `formats` reads HDF5 itself, because files may be malicious.

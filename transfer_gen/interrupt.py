@@ -12,6 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # The signals so far. Python drops what is raised while an object is being deleted, and
 # then only this says that the process was asked to end.
 _ARRIVED: list[int] = []
+_ALL: list[int] = []  # Those of which `Interrupted` has come out already, too.
 
 
 class Interrupted(KeyboardInterrupt):
@@ -66,6 +67,7 @@ def deferred() -> Iterator[Callable[[], int]]:
     if _ARRIVED:
       _hear(number, frame)
     _ARRIVED.append(number)
+    _ALL.append(number)
 
   before = {number: signal.signal(number, note) for number in _SIGNALS}
   try:
@@ -79,6 +81,11 @@ def deferred() -> Iterator[Callable[[], int]]:
   _raise_arrived()
 
 
+def count() -> int:
+  """Returns how many signals have arrived since the process began."""
+  return len(_ALL)
+
+
 def _raise_arrived() -> None:
   if _ARRIVED:
     number = _ARRIVED[0]
@@ -89,6 +96,7 @@ def _raise_arrived() -> None:
 def _hear(number: int, frame: FrameType | None) -> None:
   del frame
   _ARRIVED.append(number)
+  _ALL.append(number)
   _raise(number)
 
 

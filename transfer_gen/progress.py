@@ -1,6 +1,6 @@
 """Progress of long work: a bar on a terminal, and lines now and then in a log."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import sys
 import time
@@ -17,6 +17,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 # not worth a line.
 _LARGE = 0.2
 _LONG = 2.0  # Seconds of a compilation from which on its time is printed.
+_HEARERS: list[Callable[["Progress"], object]] = []
 
 
 class Progress:
@@ -27,7 +28,11 @@ class Progress:
   standard output is its result.
 
   Attributes:
+    unit: What is counted, in the singular.
+    before: Number of units that were finished before.
+    done: Number of units that are finished.
     compile_seconds: Seconds that JAX has compiled for since the work began.
+    compiles: Whether it compiles now.
   """
 
   def __init__(
@@ -41,14 +46,14 @@ class Progress:
       done: Number of units that were finished before.
       every: Seconds between two lines, where standard error is no terminal.
     """
-    self._what, self._unit, self._every = what, unit, every
-    self._began, self._before = time.monotonic(), done
+    self._what, self.unit, self._every = what, unit, every
+    self._began, self.before = time.monotonic(), done
     self._told = self._began
-    self.compile_seconds = 0.0
+    self.compile_seconds, self.compiles = 0.0, False
     self._bar = tqdm.tqdm(
         total=total, initial=done, unit=unit, desc=what, leave=False,
         dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
-    self._done, self._total = done, total  # A disabled bar does not count.
+    self.done, self._total = done, total  # A disabled bar does not count.
     jax.monitoring.register_event_duration_secs_listener(self._heard)
 
   @property
@@ -58,16 +63,21 @@ class Progress:
 
   def advance(self, count: int = 1) -> None:
     """Counts further finished units."""
-    self._done += count
+    self.done += count
     self._bar.update(count)
     now = time.monotonic()
     if not self.on_terminal and now - self._told >= self._every:
       self._told = now
-      # Compiling is done once, and says nothing of the units to come.
-      worked = max(now - self._began - self.compile_seconds, 0.0)
-      left = worked / max(self._done - self._before, 1) * (self._total - self._done)
-      self.say(f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s,"
+      left = self._worked(now) / max(self.done - self.before, 1) * (
+          self._total - self.done)
+      self.say(f"{self._what}: {self.done:,} of {self._total:,} {self.unit}s,"
                f" {duration(left)} left")
+    self._tell()
+
+  @property
+  def worked(self) -> float:
+    """Seconds since the work began, without those of compiling."""
+    return self._worked(time.monotonic())
 
   def say(self, text: str) -> None:
     """Shows a line: above the bar, or in the log."""
@@ -85,16 +95,28 @@ class Progress:
     jax.monitoring.unregister_event_duration_listener(self._heard)
     self._bar.close()
 
+  def _worked(self, now: float) -> float:
+    # Compiling is done once, and says nothing of the units to come.
+    return max(now - self._began - self.compile_seconds, 0.0)
+
+  def _tell(self) -> None:
+    for hear in _HEARERS:
+      hear(self)
+
   def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:
     """Hears from JAX that a program is about to be compiled, or was compiled."""
     del kwargs
     if event in (_LOWERED, _COMPILED):
       self.compile_seconds += duration_secs
     if event == _LOWERED and duration_secs >= _LARGE:
+      self.compiles = True
+      self._tell()
       self.note("compiling")
       if not self.on_terminal:
         self.say(f"{self._what}: compiling")
     elif event == _COMPILED:
+      self.compiles = False
+      self._tell()
       self.note("")
       if duration_secs >= _LONG:
         self.say(f"{self._what}: compiled in {duration(duration_secs)}")
@@ -117,6 +139,20 @@ def track(
     yield work
   finally:
     work.close()
+
+
+@contextlib.contextmanager
+def heard(hear: Callable[[Progress], object]) -> Iterator[None]:
+  """Lets a function hear of each work that advances or compiles inside a `with`.
+
+  Args:
+    hear: Gets the work; it is called often, and must not take long.
+  """
+  _HEARERS.append(hear)
+  try:
+    yield
+  finally:
+    _HEARERS.remove(hear)
 
 
 def duration(seconds: float) -> str:

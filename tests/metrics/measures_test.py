@@ -108,3 +108,15 @@ def test_needs_of_metrics_include_outputs():
   assert measures.needed(["bleu", "token_accuracy"]) == {
       "references", "outputs", "hits"}
   assert measures.needed(["novelty"]) == {"training", "outputs"}
+
+
+def test_a_note_of_sacrebleu_is_said_once_in_a_process(caplog):
+  outputs = [f"word {i} ." for i in range(100)]
+  quiet = [f"word {i}." for i in range(100)]
+
+  for texts in (quiet, outputs, quiet, outputs, outputs[::-1]):
+    _score("bleu", outputs=texts, references=[("word .",)] * 100)
+
+  said = [one.getMessage() for one in caplog.records if one.name == "sacrebleu"]
+  assert sum("forgot to detokenize" in one for one in said) == 1
+  assert len(said) == len(set(said)) == 3

@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests import counting
 from tests import small_runs
 from tests.comparing import assert_same_bits
+from tests.study import events_test
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import tree
@@ -54,13 +56,28 @@ def _folder(tmp_path_factory):
   loop.train(_run(folder, "source"), folder / "source_run")
   with counting.calls((documents, "read_filtered"), (pipeline, "prepare"),
                       (tokenizers, "build")) as counts:
-    auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto")
+    auto.train(_target(folder, name="auto", budget=BUDGET), folder / "auto",
+               events=epath.Path(folder / "events"))
   _READING.update(counts)
   return folder
 
 
 def test_a_search_reads_and_tokenizes_its_data_once(folder):
   assert _READING == {"read_filtered": 1, "prepare": 1, "build": 1}
+
+
+def test_events_of_a_search_lie_where_they_were_asked_for_and_go_on_as_the_run(folder):
+  found = events_test.runs(folder)
+  winner = _decision(folder)["winner"]
+
+  others = {f"events/auto/{name}" for name in _decision(folder)["losses"]
+            if name != winner}
+  assert {name for name in found if name != "source_run/tensorboard"} == {
+      "events", *others}
+  steps = [step for step, _ in events_test.values_of(found["events"])["train/loss"]]
+  assert steps[-1] == STEPS
+  assert [line["step"] for line in small_runs.metrics(folder / "auto")
+          if line["split"] == "train"] == steps
 
 
 def _decision(folder):

@@ -319,7 +319,8 @@ def test_controls_on_several_amounts_of_data_give_the_effective_data(short):
     assert found["own"] == amounts[1] > 1.5 * amounts[0]
   # The treated run is the control, so it is worth what it was trained on.
   assert facts["comparisons"][0]["effective_data"]["transferred"] == pytest.approx(0)
-  assert "Effective data: a, trained on" in report.study_text(facts)
+  assert "Effective data: a, trained on" in " ".join(
+      report.study_text(facts).split())
 
 
 def test_samples_leave_room_for_an_answer_in_a_short_model(short):

@@ -83,7 +83,7 @@ def test_tables_and_pages_show_metrics_beside_losses(done):
   header = next(line for line in section.splitlines() if line.startswith("| run"))
   assert "| test | bits/byte | chrf | distinct1 | distinct2 | train tokens |" in header
   score = facts["runs"]["fast"][0]["metrics"]["chrf"]
-  for text in (section, page, report.study_text(facts)):
+  for text in (section, page, " ".join(report.study_text(facts).split())):
     assert f"{score:.2f} (" in text and "fast against slow, chrf: " in text
   stored = json.loads((folder / "w" / "result.json").read_text())
   assert stored["runs"]["fast"][0]["metrics"]["chrf"] == score

@@ -55,8 +55,8 @@ def test_samples_that_fail_become_a_note_and_leave_the_scores(troubled):
   assert [note.partition(":")[0] for note in facts["notes"]] == [
       f"samples of {name}, seed 0, lr 0.01" for name in ("moved", "scratch", "last")]
   assert "first_token is 999" in facts["notes"][0]
-  assert stored["notes"] == facts["notes"] and facts["notes"][0] in (
-      report.study_text(facts))
+  assert stored["notes"] == facts["notes"] and facts["notes"][0] in " ".join(
+      report.study_text(facts).split())
   assert stored["summary"]["gain_nats_per_token"] == (
       facts["summary"]["gain_nats_per_token"])
 
@@ -68,7 +68,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(troubled, capsys):
   assert [one["treated"] for one in facts["comparisons"]] == ["moved", "last"]
   [failure] = facts["failures"]
   assert failure["run"] == "sick, seed 0, lr 1e+30" and failure["diverged"]
-  shown = report.study_text(facts)
+  shown = " ".join(report.study_text(facts).split())
   assert "sick against scratch: no result." in shown and failure["lines"][0] in shown
   with pytest.raises(SystemExit, match="1"):
     study_command._end(facts)

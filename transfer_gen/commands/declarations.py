@@ -249,6 +249,9 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Trains only the runs whose NAME or NAME/seed_S matches, such"
                  " as 'scratch*' or '*/seed_0', and their sources. A pair is compared"
                  " once all of its runs are there."),
+            Flag(name="jobs", value="N", default=1, minimum=1,
+                 meaning="Number of trainings at once, each in a process of its own"
+                 " with a log, training.log, in its workdir."),
             Flag(name="force", default=False,
                  meaning="Trains runs anew whose config has changed, and all that start"
                  " from them; the old ones get another name."),

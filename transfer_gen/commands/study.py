@@ -33,7 +33,7 @@ def run(values: flags.Values) -> None:
     return
   facts = study_lib.run(
       study, values.workdir, values.only, values.force,
-      shlex.join(["transfer-gen", "study", *values.words]))
+      shlex.join(["transfer-gen", "study", *values.words]), values.jobs)
   if "summary" in facts:
     _show(facts, values.workdir)
   if values.results and "summary" in facts:

@@ -6,6 +6,7 @@ sacreBLEU and rouge-score compute them, so scores equal those of their command l
 from collections.abc import Sequence
 import importlib.metadata
 import itertools
+import logging
 
 import numpy as np
 import sacrebleu.metrics
@@ -15,6 +16,29 @@ from transfer_gen.metrics import measured as measured_lib
 
 Measured = measured_lib.Measured
 References = Sequence[Sequence[str]]  # Of each document, at least one.
+
+
+class _Once(logging.Filter):
+  """Lets each line of code say something once.
+
+  A run that is validated by BLEU measures it again and again, and would repeat notes on
+  its texts each time.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self._said: set[tuple[str, int]] = set()
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    """Whether nothing was said there before."""
+    place = record.pathname, record.lineno
+    if place in self._said:
+      return False
+    self._said.add(place)
+    return True
+
+
+logging.getLogger("sacrebleu").addFilter(_Once())
 
 
 def bleu(

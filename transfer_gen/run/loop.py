@@ -28,6 +28,7 @@ from transfer_gen.train import step as step_lib
 def train(
     run: inputs_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
     stop: int | None = None, inputs: inputs_lib.Inputs | None = None,
+    events: epath.Path | None = None,
 ) -> dict[str, Any]:
   """Trains to the end, and leaves in `workdir` the files that the README lists.
 
@@ -39,6 +40,7 @@ def train(
       the end.
     inputs: What the run reads, if it was read before; `run` may differ from theirs in
       how it learns. If None, it is read here.
+    events: Folder of TensorBoard's events; one in the workdir if None.
 
   Returns:
     `step`, `best_step`, `best_validation_loss` (at that step), `seconds` of this call,
@@ -64,7 +66,8 @@ def train(
   with beginning.find(assembled, runner, workdir, stop) as (start, state), (
       contextlib.closing(records.MetricsWriter(
           # Lines after the checkpoint are dropped here: those steps are taken again.
-          workdir, start.step, start.validated))) as writer:
+          workdir, start.step, start.validated, events,
+          assembled.optimizer.rates))) as writer:
     session = _Session(assembled=assembled, runner=runner, start=start, writer=writer,
                        workdir=workdir)
     best = (best_lib.from_facts(start.facts["best"]) if start.facts

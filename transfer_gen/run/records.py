@@ -1,6 +1,6 @@
 """What a run records while it trains: metrics, TensorBoard events, samples, scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import time
@@ -19,6 +19,8 @@ from transfer_gen.train import score as score_lib
 
 _PROTO: Any = event_pb2  # Its classes are made when it is imported.
 METRICS = "metrics.jsonl"  # In a workdir.
+EVENTS = "tensorboard"  # In a workdir, or in that of a study, for all its runs.
+_SAMPLES = "samples"  # How the files of events begin that hold texts.
 _FIELDS = ("step", "loss")
 _FLUSH = 60  # Seconds between two flushes of events, which wait for the disk.
 _TRAINING = (*_FIELDS, "tokens_per_second", "seconds")
@@ -27,13 +29,19 @@ _TRAINING = (*_FIELDS, "tokens_per_second", "seconds")
 class MetricsWriter:
   """Writes metrics.jsonl, one object per line, and TensorBoard events beside it."""
 
-  def __init__(self, workdir: epath.PathLike, step: int, validated: bool = True):
+  def __init__(
+      self, workdir: epath.PathLike, step: int, validated: bool = True,
+      events: epath.Path | None = None,
+      rates: Callable[[int], Mapping[str, float]] = lambda step: {}):
     """Continues after `step`: later lines, which a killed run left, are removed.
 
     Args:
       workdir: Workdir of the run.
       step: Step of the checkpoint that the run goes on from; 0 without one.
       validated: Whether the line of its validation stays as well.
+      events: Folder of the events; `EVENTS` in the workdir if None.
+      rates: From the number of steps before one to its learning rates, by group, which
+        the events show beside its metrics.
     """
     self._path = epath.Path(workdir) / METRICS
     # Training comes before validation, so the second counts as half a step later.
@@ -43,7 +51,9 @@ class MetricsWriter:
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     with whole.writing(workdir):
       self._file = self._path.open("a")
-      self._events = _Events(epath.Path(workdir) / "tensorboard", step + 1)
+      self._events = _Events(events or epath.Path(workdir) / EVENTS)
+      self._events.hide(step + 1)
+    self._rates = rates
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Adds one line."""
@@ -52,8 +62,11 @@ class MetricsWriter:
       # Flushed line by line, so that a run can be watched, and a killed one keeps its
       # lines.
       self._file.flush()
-      self._events.write(
-          step, {f"{split}/{name}": value for name, value in metrics.items()})
+      shown = {f"{split}/{name}": value for name, value in metrics.items()}
+      if split == "train":
+        shown |= {f"learning_rate/{group}": rate
+                  for group, rate in self._rates(step - 1).items()}
+      self._events.write(step, shown)
 
   def close(self) -> None:
     """Closes both files."""
@@ -69,13 +82,16 @@ class _Events:
   is full, the thread ends and the queue has no end.
   """
 
-  def __init__(self, folder: epath.Path, first: int):
-    """Hides events from the step `first` on that an earlier process has written."""
+  def __init__(self, folder: epath.Path, begin: str = "events"):
+    """Begins a file, whose name begins so."""
     folder.mkdir(parents=True, exist_ok=True)
-    self._writer = event_file_writer.EventsWriter(os.fspath(folder / "events"))
+    self._writer = event_file_writer.EventsWriter(os.fspath(folder / begin))
+    self._flushed = time.monotonic()
+
+  def hide(self, first: int) -> None:
+    """Hides events from the step `first` on that an earlier process has written."""
     self._add(first, session_log=_PROTO.SessionLog(
         status=_PROTO.SessionLog.START))
-    self._flushed = time.monotonic()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds an event with all values."""
@@ -85,6 +101,12 @@ class _Events:
     if time.monotonic() - self._flushed > _FLUSH:
       self._writer.flush()
       self._flushed = time.monotonic()
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    """Adds an event with texts, which TensorBoard reads as Markdown."""
+    self._add(step, summary=summary.Summary(value=[
+        value for name, text in texts.items()
+        for value in summary.text(name, text).value]))
 
   def close(self) -> None:
     """Closes the file."""
@@ -138,6 +160,29 @@ def write_samples(
   whole.write_text(epath.Path(workdir) / "samples.jsonl",
                    "".join(json.dumps(line) + "\n" for line in lines))
   return lines
+
+
+def write_sample_events(
+    folder: epath.Path, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+  """Shows samples in TensorBoard, in place of those that were written before.
+
+  Args:
+    folder: Folder of the events of a run.
+    step: Step of the checkpoint that wrote them.
+    samples: What `write_samples` returned.
+  """
+  with whole.writing(folder):
+    events = _Events(folder, _SAMPLES)
+    mine = max(folder.glob(f"{_SAMPLES}.*"), key=lambda path: path.stat().mtime)
+    for path in folder.glob(f"{_SAMPLES}.*"):
+      if path != mine:
+        path.unlink()
+    # Indented by four, text is code to Markdown, and stays as it is.
+    shown = lambda text: "\n".join(f"    {line}" for line in text.splitlines())
+    events.write_texts(step, {f"sample/{number}": "\n\n".join(
+        f"**{name}**\n\n{shown(text)}" for name, text in sample.items())
+        for number, sample in enumerate(samples, 1)})
+    events.close()
 
 
 def write_scores(

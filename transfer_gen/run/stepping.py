@@ -1,5 +1,7 @@
 """How the steps of a run are taken on its devices."""
 
+import collections
+import dataclasses
 import math
 
 from transfer_gen import config as config_lib
@@ -10,14 +12,43 @@ from transfer_gen.train import combined
 from transfer_gen.train import parallel
 
 Runner = parallel.Runner
+_KEPT = 8  # Runners, each with its compiled programs: a study tries several rates.
+# By what a step depends on, the one that was used last at the end.
+_RUNNERS: collections.OrderedDict[str, Runner] = collections.OrderedDict()
 
 
 def runner(assembled: assembled_lib.Assembled) -> Runner:
-  """Builds what takes the steps of a run: its loss, compiled for its devices.
+  """Returns what takes the steps of a run: its loss, compiled for its devices.
+
+  Runs that differ in their seed alone, as those of a study, share it, so that a step is
+  traced and compiled once for all of them.
 
   Raises:
     errors.UserError: If the devices cannot be divided as the config says.
   """
+  # What a teacher or an anchor holds may come from checkpoints.
+  if assembled.teacher is not None or assembled.optimizer.anchors:
+    return _make(assembled)
+  key = _depends_on(assembled)
+  found = _RUNNERS.pop(key, None)
+  _RUNNERS[key] = found = _make(assembled) if found is None else found
+  while len(_RUNNERS) > _KEPT:
+    _RUNNERS.popitem(last=False)
+  return found
+
+
+def _depends_on(assembled: assembled_lib.Assembled) -> str:
+  """Returns all that a step depends on beside its arguments."""
+  run, optimizer = assembled.run, assembled.optimizer
+  tables = {name: (table.dim, table.index.tolist())
+            for name, table in optimizer.tables.items()}
+  return repr((
+      dataclasses.replace(run, seed=0), assembled.model, assembled.beginning,
+      sorted(assembled.specs.items()), optimizer.members, optimizer.starts, tables,
+      assembled.plan.groups, _rows(assembled)))
+
+
+def _make(assembled: assembled_lib.Assembled) -> Runner:
   run = assembled.run
   drops = bool(config_lib.dropouts(run.model)) or scales.has_dropout(run.adapters)
   return parallel.make_runner(

@@ -15,6 +15,7 @@ equals the run that one gets by typing its strategy.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -32,7 +33,7 @@ from transfer_gen.study import search
 
 def train(
     run: reader_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
-    reader: reader_lib.Reader | None = None,
+    reader: reader_lib.Reader | None = None, events: epath.Path | None = None,
 ) -> dict[str, Any]:
   """Trains a run as `loop.train` does; if its strategy is `auto`, searches one first.
 
@@ -45,6 +46,7 @@ def train(
     workdir: As of `loop.train`.
     min_coverage: As of `loop.train`.
     reader: Has read the data of other runs, which are not read again.
+    events: As of `loop.train`; those of candidates lie below it.
 
   Raises:
     errors.UserError: As `loop.train`; or if the budget of a search is too small.
@@ -58,12 +60,14 @@ def train(
             f"{workdir} belongs to a run that did not begin with a search. Take another"
             " --workdir, or the strategy that it began with.")
       check(run)
-      search.search(run, workdir, min_coverage, reader)
+      search.search(run, workdir, min_coverage, reader, events)
     run = decided(run, workdir)
-    _take_over(workdir)
+    winner = pathlib.PurePath(decision.FOLDER, decision.read(workdir)["winner"])
+    for folder in (workdir, *([] if events is None else [events])):
+      _take_over(folder, winner)
     decision.mark_best(workdir)
   return loop.train(
-      run, workdir, min_coverage, inputs=reader.read(run, workdir))
+      run, workdir, min_coverage, inputs=reader.read(run, workdir), events=events)
 
 
 def check(run: reader_lib.Run) -> None:
@@ -110,9 +114,9 @@ def searched(workdir: epath.PathLike) -> float:
              if name != facts["winner"])
 
 
-def _take_over(workdir: epath.Path) -> None:
-  """Moves the winner's files into the workdir; does nothing if that was done."""
-  folder = workdir / decision.FOLDER / decision.read(workdir)["winner"]
+def _take_over(workdir: epath.Path, winner: pathlib.PurePath) -> None:
+  """Moves the winner's files into a folder; does nothing if that was done."""
+  folder = workdir / winner
   if not folder.exists():
     return
   # A call that was killed between two moves continues here: what was moved is gone from

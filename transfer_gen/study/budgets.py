@@ -29,6 +29,14 @@ class Longer:
     return self.of if self.times == 1 else f"{self.of}_x{self.times}"
 
   @property
+  def why(self) -> str:
+    """Why it is trained; it is longer than the control."""
+    before = Longer(of=self.of, times=self.times // 2)
+    of = "" if before.name == self.of else f"{self.of} is "
+    return (f"{before.name} still improved: {of}trained again with {self.times} times"
+            f" its steps ({self.name})")
+
+  @property
   def next(self) -> "Longer | None":
     """With twice the steps; None if it has the most already."""
     return None if self.times == _MOST else Longer(of=self.of, times=2 * self.times)

@@ -1,13 +1,11 @@
 """What a choice of a source has found, as a table and sentences of 80 columns."""
 
-from collections.abc import Callable, Mapping, Sequence
-import textwrap
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from transfer_gen.run import page
+from transfer_gen.run import narrow
 from transfer_gen.study import evidence as evidence_lib
 
-WIDTH = 80
 # Title, key and format of each measure beside losses.
 COLUMNS = (("overlap", "overlap", ".1%"), ("alignment", "alignment", "+.3f"),
            ("LogME", "logme", "+.4f"), ("copied", "copied", ".1%"))
@@ -23,7 +21,7 @@ def text(facts: _Facts) -> str:
   return "\n".join([
       *_table(facts), "", *_paths(facts), "",
       *(line for sentence in (_order(facts), *verdict(facts))
-        for line in wrapped(sentence))])
+        for line in narrow.sentence(sentence))])
 
 
 def verdict(facts: _Facts) -> list[str]:
@@ -85,24 +83,9 @@ def _table(facts) -> list[str]:
   rows = [("source", *(title for title, _ in columns))]
   rows += [(name, *(show(evidence[name]) for _, show in columns))
            for name in facts["order"]]
-  return page.aligned(narrowed(rows))
-
-
-def narrowed(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-  """Cuts names in the first column in their middle, where rows would be too wide."""
-  others = sum(2 + max(len(row[i]) for row in rows) for i in range(1, len(rows[0])))
-  room = WIDTH - others
-  half = (room - 2) // 2
-  return [(name if len(name) <= room else f"{name[:half]}..{name[-half:]}", *rest)
-          for name, *rest in rows]
+  return narrow.table(rows)
 
 
 def cell(value: float | None, form: str) -> str:
   """Returns a number in a format, or a dash if it is not known."""
   return "-" if value is None else format(value, form)
-
-
-def wrapped(sentence: str) -> list[str]:
-  """Returns the lines of a sentence, those after the first indented."""
-  return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ",
-                       break_long_words=False, break_on_hyphens=False)

@@ -69,7 +69,7 @@ def run(
 
 def text(facts: dict[str, Any]) -> str:
   """Returns what was found, in 80 columns."""
-  return "\n".join(["", *foretold_page.text(facts), *foretold_page.choice_page.wrapped(
+  return "\n".join(["", *foretold_page.text(facts), *foretold_page.narrow.sentence(
       _ROUGHLY), ""])
 
 

@@ -4,7 +4,7 @@ from etils import epath
 import jax
 
 from transfer_gen import progress
-from transfer_gen.run import page
+from transfer_gen.run import narrow
 from transfer_gen.study import cost
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import preflight
@@ -55,7 +55,7 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
     more.append("Controls whose validation loss still falls at the end are trained"
                 " again, with up to 8 times their steps.")
   return "\n".join([
-      *page.aligned(rows), "",
+      *narrow.table(rows), "",
       f"{len(jobs)} trainings. Steps, tokens and GFLOPs are those of one training,"
       " seconds of all trainings of the run.",
       f"About {total:,.0f} s of training steps on {jax.devices()[0].platform}, measured"

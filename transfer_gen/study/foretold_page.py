@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transfer_gen.run import page
+from transfer_gen.run import narrow
 from transfer_gen.study import choice_page
 from transfer_gen.study import evidence
 from transfer_gen.study import foretold
@@ -17,11 +17,11 @@ def text(facts: Facts) -> list[str]:
   if not (found := tables(facts)):
     return []
   lines = ["Measures before training, and the gain that came:", "",
-           *page.aligned(choice_page.narrowed(found["rows"]))]
+           *narrow.table(found["rows"])]
   if found["trust"]:
-    lines += ["", *(line.rstrip() for line in page.aligned(found["trust"]))]
+    lines += ["", *narrow.table(found["trust"])]
   return [*lines, "", *(line for sentence in found["sentences"]
-                        for line in choice_page.wrapped(sentence))]
+                        for line in narrow.sentence(sentence))]
 
 
 def tables(facts: Facts) -> dict[str, Any]:

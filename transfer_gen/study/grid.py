@@ -33,6 +33,21 @@ class Grid:
     """Returns the rates that a run tries; none if it has its own."""
     return tuple(self._rates.get(name, ()))
 
+  def added(self, before: Mapping[str, Sequence[float]]) -> list[str]:
+    """Returns, for people, which rates were added for which runs, and why.
+
+    Args:
+      before: The rates of runs, by name, before some were added.
+    """
+    runs: dict[tuple[float, ...], list[str]] = {}
+    for name, rates in before.items():
+      if more := tuple(rate for rate in self.of(name) if rate not in rates):
+        runs.setdefault(more, []).append(name)
+    return [
+        f"{', '.join(names)}: lr {' and '.join(f'{rate:g}' for rate in more)} tried as"
+        " well, as the best rate lies at the edge of those tried"
+        for more, names in runs.items()]
+
   def widen(self, trained: Mapping[str, Sequence[jobs_lib.Job]]) -> bool:
     """Adds a rate beyond each edge of a grid at which the best rate of some run lies.
 

@@ -12,7 +12,8 @@ from transfer_gen import errors
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 # Beside the folders of runs.
-_FILES = ("best", "calls.json", "result.json", "results.csv", "report.html",
+_EVENTS = "tensorboard"
+_FILES = (_EVENTS, "best", "calls.json", "result.json", "results.csv", "report.html",
           "report.svg")
 
 
@@ -26,12 +27,16 @@ class Job:
     lr: Peak learning rate that replaces the run's own; 0 if it is chosen.
     workdir: Folder that the training writes to.
     run: Config of the run, with seed, learning rate and the paths of its sources.
+    events: Folder of its events for TensorBoard, beside those of all other runs: below
+      the workdir, TensorBoard would find those of the best run again through the link
+      `best`. If None, one in the workdir.
   """
   name: str
   seed: int
   lr: float
   workdir: epath.Path
   run: config_lib.Run
+  events: epath.Path | None = None
 
   @property
   def title(self) -> str:
@@ -73,13 +78,15 @@ def of_run(
   result = []
   for seed in seeds:
     for lr in lrs:
-      folder = epath.Path(workdir) / name
+      below = epath.Path(name)
       # `:g` gives each rate a short name that is the same in every call, by which a
       # study that goes on finds its runs.
       if is_compared:
-        folder = folder / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
-      result.append(Job(name=name, seed=seed, lr=lr, workdir=folder,
-                        run=_with(run, seed, lr, study, epath.Path(workdir))))
+        below = below / f"seed_{seed}" / (f"lr_{lr:g}" if lr else "lr_chosen")
+      result.append(Job(
+          name=name, seed=seed, lr=lr, workdir=epath.Path(workdir) / below,
+          run=_with(run, seed, lr, study, epath.Path(workdir)),
+          events=epath.Path(workdir) / _EVENTS / below))
   return result
 
 

@@ -72,8 +72,11 @@ def with_samples(
   trained = trained_lib.open(job.workdir)
   _, texts = trained.data(reader)
   fit = np.flatnonzero(found["scores"].tokens)  # Others were dropped.
-  return {**found, **samples.of(
-      trained, texts["test"], fit, count, seed, folder or job.workdir)}
+  written = samples.of(
+      trained, texts["test"], fit, count, seed, folder or job.workdir)
+  if job.events is not None and written["samples"]:
+    records.write_sample_events(job.events, trained.step, written["samples"])
+  return {**found, **written}
 
 
 def source_accounts(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:

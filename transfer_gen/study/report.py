@@ -6,29 +6,31 @@ from typing import Any
 from etils import epath
 
 from transfer_gen.formats import whole
-from transfer_gen.run import page
+from transfer_gen.run import narrow
 from transfer_gen.study import foretold_page
 from transfer_gen.study import report_rows
 from transfer_gen.study import sentences
 
 
 def study_text(facts: Mapping[str, Any]) -> str:
-  """Returns the summary of a study for a terminal."""
-  lines = ["", facts["question"], ""]
-  lines += page.aligned(report_rows.runs(facts))
-  lines += ["", *sentences.verdicts(facts), "", *sentences.costs(facts)]
+  """Returns the summary of a study for a terminal of 80 columns."""
+  lines = ["", *narrow.sentence(facts["question"]), ""]
+  lines += narrow.table(report_rows.runs(facts), keys=2)
+  lines += ["", *_wrapped(sentences.verdicts(facts)), "",
+            *_wrapped(sentences.costs(facts))]
   if accounts := report_rows.accounts(facts):
-    lines += ["", *page.aligned(accounts)]
+    lines += ["", *narrow.table(accounts)]
   if before := foretold_page.text(facts):
     lines += ["", *before]
   if troubles := report_rows.troubles(facts):
-    lines += ["", *troubles]
+    lines += ["", *_wrapped("\n".join(troubles).splitlines())]
   samples = report_rows.samples(facts)
   lines += ["", "Samples of the test split:"] if samples else []
   for sample in samples:
-    lines += ["", f"  input      {_short(sample['prompt'])}",
-              f"  reference  {_short(sample['reference'])}"]
-    lines += [f"  {name:10} {_short(text)}" for name, text in sample["texts"].items()]
+    texts = {"input": sample["prompt"], "reference": sample["reference"],
+             **{f"{name}": text for name, text in sample["texts"].items()}}
+    lines += ["", *(f"  {line}" for line in narrow.beside(
+        {name: _short(text) for name, text in texts.items()}, narrow.WIDTH - 2))]
   return "\n".join([*lines, ""])
 
 
@@ -77,6 +79,10 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
   line = lambda cells: "| " + " | ".join(cells) + " |"
   return [line(rows[0]), line(["---"] + ["---:"] * (len(rows[0]) - 1)),
           *map(line, rows[1:]), ""] if rows else []
+
+
+def _wrapped(texts: Sequence[str]) -> list[str]:
+  return [line for text in texts for line in narrow.sentence(text)]
 
 
 def _short(text: str, limit: int = 100) -> str:

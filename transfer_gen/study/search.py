@@ -17,8 +17,8 @@ from transfer_gen.study import trial
 
 def search(
     run: reader_lib.Run, workdir: epath.Path, min_coverage: float,
-    reader: reader_lib.Reader) -> None:
-  """Searches, and writes the decision with its evidence."""
+    reader: reader_lib.Reader, events: epath.Path | None = None) -> None:
+  """Searches, and writes the decision with its evidence; arguments as of `auto`."""
   folder = workdir / decision.FOLDER
   budget = candidates_lib.budget(run)
   # No candidate is called `none`, so neither a tokenizer nor choices that a candidate
@@ -57,7 +57,8 @@ def search(
       if str(stop) not in losses.get(name, {}):
         print(f"auto: {name} to step {stop}", flush=True)
         losses.setdefault(name, {})[str(stop)] = trial.loss(
-            inputs, dataclasses.replace(run, strategy=tried[name]), folder / name, stop)
+            inputs, dataclasses.replace(run, strategy=tried[name]), folder / name, stop,
+            events and events / decision.FOLDER / name)
         decision.write_losses(workdir, {"budget": budget, "losses": losses})
   best = min(alive, key=last)
   decision.write(workdir, {

@@ -1,6 +1,7 @@
 """Runs with controls: trains what is not finished, tests, compares and reports."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -18,7 +19,7 @@ from transfer_gen.study import trainings
 
 def run(
     study: jobs_lib.Study, workdir: epath.PathLike, only: str = "", force: bool = False,
-    command: str = "",
+    command: str = "", at_once: int = 1,
 ) -> dict[str, Any]:
   """Trains, tests and compares runs; writes what it found into files.
 
@@ -34,6 +35,10 @@ def run(
       pair is compared once all its trainings are finished.
     force: Whether runs whose config changed are trained anew. The old ones are renamed.
     command: What was typed to get this, for the report; "" if it was not a command.
+    at_once: Number of trainings at once, each in a process of its own if there are
+      several, with a log of what it says. They are the same to the last bit. As with
+      `multiprocessing`, a script that asks for several must do so below
+      `if __name__ == "__main__":`.
 
   Returns:
     What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
@@ -49,14 +54,16 @@ def run(
   Raises:
     errors.UserError: If something is wrong in a run, which the message names.
   """
-  call = _Call(study, epath.Path(workdir), only, force, command)
+  trainings.prepare(at_once)
   begun, facts = (), {}
-  for pair in study.pairs:
-    begun = tuple(dict.fromkeys((*begun, *pair)))
-    call.train(begun)
-    call.lengthen(pair[1])
-    facts = call.report()
-  return call.illustrate() if "summary" in facts else facts
+  with contextlib.closing(_Call(
+      study, epath.Path(workdir), only, force, command, at_once)) as call:
+    for pair in study.pairs:
+      begun = tuple(dict.fromkeys((*begun, *pair)))
+      call.train(begun)
+      call.lengthen(pair[1])
+      facts = call.report()
+    return call.illustrate() if "summary" in facts else facts
 
 
 class _Call:
@@ -64,7 +71,7 @@ class _Call:
 
   def __init__(
       self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool,
-      command: str):
+      command: str, at_once: int):
     planned = jobs_lib.jobs(study, workdir)
     budgets.check(study)
     checked = preflight.check(study, planned, force)
@@ -72,7 +79,9 @@ class _Call:
     study = dataclasses.replace(study, runs={**study.runs})
     self._study, self._workdir, self._command = study, workdir, command
     self._work = trainings.Trainings(
-        checked.reader, checked.begun, workdir, only, total=len(planned))
+        checked.reader, checked.begun, workdir, only,
+        {name: one.run.train.steps for name, one in checked.runs.items()}, at_once)
+    self.close = self._work.close
     self._grid = grid.Grid(study)
     self.scoring = scoring_lib.Scoring(study, self._work, checked.reader)
     self._jobs: dict[str, list[jobs_lib.Job]] = {}  # All trainings so far, by run.
@@ -83,14 +92,17 @@ class _Call:
     """Trains some runs and what they read, until no grid has to be widened."""
     self._names = names
     more = [one.name for one in self._longer.values()]
-    ordered = dict.fromkeys(one for name in (*names, *more)
-                            for one in jobs_lib.in_order(self._study, name))
     while True:
-      self._jobs = {name: jobs_lib.of_run(
-          self._study, self._workdir, name, self._grid.of(name)) for name in ordered}
-      self._work.train([job for jobs in self._jobs.values() for job in jobs])
+      self._jobs = self._planned((*names, *more))
+      later = self._planned((*names, *more, *jobs_lib.compared(self._study)))
+      self._work.train(*(
+          [job for jobs in some.values() for job in jobs] for some in (
+              self._jobs, later)))
+      rates = {name: self._grid.of(name) for name in self._jobs}
       if not self._grid.widen(self._whole()):
         return
+      for line in self._grid.added(rates):
+        print(line, flush=True)
 
   def lengthen(self, control: str) -> None:
     """Trains a control with more steps, until its validation loss no longer falls.
@@ -111,6 +123,8 @@ class _Call:
       self._study.runs[longer.name] = budgets.run_of(self._study, longer, first)
       self._study.pairs = (*pairs, *((one, longer.name) for one in treated))
       self._longer[control] = longer
+      if self._work.are_open(self._planned([longer.name])[longer.name]):
+        print(longer.why, flush=True)
       self.train(self._names)
       results = self.scoring.score(self._whole())
     self._longer[control] = longer
@@ -128,6 +142,13 @@ class _Call:
     self.scoring.add_transfer()
     self.scoring.add_samples()
     return self._write(self.scoring.results())
+
+  def _planned(self, names: Sequence[str]) -> dict[str, list[jobs_lib.Job]]:
+    """The trainings of some runs and of what they read, by run, sources first."""
+    ordered = dict.fromkeys(one for name in names
+                            for one in jobs_lib.in_order(self._study, name))
+    return {name: jobs_lib.of_run(
+        self._study, self._workdir, name, self._grid.of(name)) for name in ordered}
 
   def _whole(self) -> dict[str, list[jobs_lib.Job]]:
     """By run, the trainings at those rates at which all seeds have ended."""

@@ -15,19 +15,21 @@ from transfer_gen.study import cost as cost_lib
 
 
 def loss(
-    inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int
+    inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int,
+    events: epath.Path | None = None,
 ) -> float:
   """Trains a candidate to `stop`; returns its validation loss, inf if it diverged."""
-  found = scores(inputs, run, workdir, stop)
+  found = scores(inputs, run, workdir, stop, events)
   return math.inf if found is None else found.metrics()["loss"]
 
 
 def scores(
-    inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int
+    inputs: inputs_lib.Inputs, run: inputs_lib.Run, workdir: epath.Path, stop: int,
+    events: epath.Path | None = None,
 ) -> trained_lib.evaluate.Scores | None:
   """Trains a candidate to `stop`; returns its validation, None if it diverged."""
   try:
-    done = loop.train(run, workdir, stop=stop, inputs=inputs)["step"]
+    done = loop.train(run, workdir, stop=stop, inputs=inputs, events=events)["step"]
   # A candidate that diverges loses, and the search goes on without it.
   except ledger.Diverged:
     return None

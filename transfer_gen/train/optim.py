@@ -41,6 +41,7 @@ class Optimizer:
     tables: By leaf name, the rows that learn, for leaves where only some rows do.
     anchors: By group name, the anchor that holds a group to its source. The state of
       an anchor is the last element of its group's state.
+    schedules: Learning rate of each group after a number of its own updates.
   """
   txs: Mapping[str, optax.GradientTransformation]
   members: Mapping[str, tuple[str, ...]]
@@ -48,6 +49,12 @@ class Optimizer:
   clip_norm: float
   tables: Mapping[str, resolve.Table]
   anchors: Mapping[str, anchors_lib.Anchor]
+  schedules: Mapping[str, optax.Schedule] = dataclasses.field(default_factory=dict)
+
+  def rates(self, step: int) -> dict[str, float]:
+    """Returns the learning rates after `step` steps, of the groups that learn then."""
+    return {group: np.asarray(rate(step - self.starts[group])).item()
+            for group, rate in self.schedules.items() if self.starts[group] <= step}
 
   def learning(self, state: Mapping[str, Any]) -> frozenset[str]:
     """Returns the names of the leaves that learn under `state`."""
@@ -221,16 +228,20 @@ def build(
   for name, group in learning.items():
     _check_group(group, starts[name], steps)
   owned = {name: [row for row in rows if row.group == name] for name in learning}
+  own = {name: _own(config, group, 1 - starts[name] / steps)
+         for name, group in learning.items()}
+  rates = {name: schedule(mine, steps - starts[name], mine.lr)
+           for name, mine in own.items()}
   return Optimizer(
-      txs={name: _tx(_own(config, group, 1 - starts[name] / steps), group,
-                     steps - starts[name])
+      txs={name: _tx(own[name], group, rates[name])
            for name, group in learning.items()},
       members={name: tuple(row.name for row in mine) for name, mine in owned.items()},
       starts=starts,
       clip_norm=config.clip_norm,
       tables={row.name: row.table for row in rows if row.table is not None},
       anchors={name: anchors_lib.build(group, owned[name])
-               for name, group in learning.items() if group.anchor is not None})
+               for name, group in learning.items() if group.anchor is not None},
+      schedules=rates)
 
 
 def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedule:
@@ -288,10 +299,9 @@ def _own(
 
 
 def _tx(
-    config: config_lib.Optim, group: plan_lib.Group, steps: int
+    config: config_lib.Optim, group: plan_lib.Group, rate: optax.Schedule
 ) -> optax.GradientTransformation:
   """Returns a group's transformation: an `optax.chain`, whose state is a tuple."""
-  rate = schedule(config, steps, config.lr)
   # A function and not a dict of names: Optax calls it with the leaves at hand.
   decays = lambda params: {
       name: tree.match([group.no_decay], name) is None for name in params}

@@ -1,0 +1,63 @@
+"""Tests for which runs share a compiled step."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from tests import small_runs
+from tests.comparing import assert_same_bits
+from transfer_gen.run import loop
+from transfer_gen.run import stepping
+
+
+@pytest.fixture(name="compiled")
+def _compiled():
+  """Counts what JAX compiles."""
+  events = []
+
+  def hear(event, duration, **kwargs):
+    if event == "/jax/core/compile/backend_compile_duration":
+      events.append(kwargs)
+
+  jax.monitoring.register_event_duration_secs_listener(hear)
+  yield events
+  jax.monitoring.unregister_event_duration_listener(hear)
+
+
+def test_a_step_is_compiled_once_for_all_seeds_and_once_for_each_rate(
+    tmp_path, compiled):
+  small_runs.write_lines(tmp_path / "a.txt")
+  run = small_runs.configure(tmp_path / "a.txt", small_runs.RNN, steps=2)
+  counts = {}
+  for seed in (0, 1):
+    for lr in (0.01, 0.02):
+      compiled.clear()
+      mine = dataclasses.replace(run, seed=seed).with_values("optim", lr=lr)
+      loop.train(mine, tmp_path / f"{seed}_{lr}")
+      counts[seed, lr] = len(compiled)
+
+  # All else was compiled in the first training.
+  assert counts[0, 0.01] >= 1 == counts[0, 0.02]
+  assert counts[1, 0.01] == counts[1, 0.02] == 0
+  # What is shared takes the steps that one of its own would take.
+  stepping._RUNNERS.clear()
+  loop.train(mine, tmp_path / "own")
+  assert_same_bits(small_runs.params(tmp_path / "own"),
+                   small_runs.params(tmp_path / "1_0.02"))
+  losses = lambda name: [line["loss"] for line in small_runs.metrics(tmp_path / name)]
+  assert losses("own") == losses("1_0.02") != losses("0_0.02")
+
+
+@pytest.mark.parametrize("part, values", [
+    ("optim", {"lr": 0.5}), ("optim", {"schedule": "constant"}),
+    ("optim", {"clip_norm": 3.0}), ("train", {"steps": 3}),
+    ("objective", {"label_smoothing": 0.25})])
+def test_runs_whose_steps_differ_share_none(part, values, tmp_path):
+  small_runs.write_lines(tmp_path / "a.txt")
+  run = small_runs.configure(tmp_path / "a.txt", small_runs.RNN, steps=2)
+  build = lambda run: stepping.runner(
+      loop.assemble.build(run, tmp_path / "w"))
+
+  assert build(run) is build(dataclasses.replace(run, seed=5))
+  assert build(run) is not build(run.with_values(part, **values))
