@@ -277,12 +277,14 @@ def test_only_pairs_whose_gain_and_measures_are_known_count():
   drawn = [{key: value for key, value in pair.items() if key != "bits_per_byte"}
            for pair in _pairs(5)]
 
-  mixed = foretold.correlate([*_pairs(4), *unmeasured, *drawn])
+  longer = _pairs(3, longer_control=True)
+
+  mixed = foretold.correlate([*_pairs(4), *unmeasured, *drawn, *longer])
   alone = foretold.correlate(drawn)
 
   assert mixed["pairs"] == 4
   assert mixed["measures"]["logme"] == {"absent": "known of 3 pairs, and 4 are needed"}
-  assert (alone["unit"], alone["pairs"]) == ("nats per token", 5)
+  assert (alone["unit"], alone["pairs"]) == ("nats per step", 5)
   assert alone["measures"]["alignment"]["rho"] == pytest.approx(stats.spearmanr(
       [pair["transfer"]["before"]["alignment"] for pair in drawn],
       [pair["gain"] for pair in drawn]).statistic)

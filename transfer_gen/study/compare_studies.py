@@ -80,7 +80,8 @@ def _pairs(data: Any) -> list[dict[str, Any]]:
       "gain": float(one["gain"]),
       **({"bits_per_byte": {"gain": float(one["bits_per_byte"]["gain"])}}
          if "bits_per_byte" in one else {}),
-      "transfer": _transfer(one.get("transfer"))} for one in data["comparisons"]]
+      "transfer": _transfer(one.get("transfer"))}
+          for one in foretold.equal(data["comparisons"])]
 
 
 def _transfer(found: Any) -> dict[str, Any] | None:

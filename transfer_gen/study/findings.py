@@ -31,9 +31,10 @@ def of_study(
 
   Returns:
     `comparisons`: for each pair what `comparison.compare` returns, its `alarm`,
-    `effective_data`, `payback` and `transfer` (see `transfer_measures`; None if it was
-    not measured); `foretold`, see `foretold.correlate`; `summary`, the numbers of the
-    first pair; `sources`; `runs`: the results that are stored.
+    `effective_data`, `payback`, `transfer` (see `transfer_measures`; None if it was not
+    measured) and `longer_control`, whether it is in `longer`; `foretold`, see
+    `foretold.correlate`; `summary`, the numbers of the first pair; `sources`; `runs`:
+    the results that are stored.
   """
   comparisons = [comparison.compare(pair, results) for pair in study.pairs]
   comparison.raise_alarms(comparisons, longer)
@@ -43,6 +44,7 @@ def of_study(
     one["effective_data"] = effective.of_pair(pair, study, results)
     one["payback"] = payback.of_pair(one, study, read, costs)
     one["transfer"] = results[pair[0]][0].get("transfer")
+    one["longer_control"] = pair[1] in longer
   first = comparisons[0]
   summary = {
       **comparison.summary(results, first),

@@ -8,7 +8,7 @@ from transfer_gen.metrics import transferability
 
 MEASURES = ("before", "overlap", "alignment", "logme")
 LEAST = 4  # Pairs. Fewer have no interval.
-BITS, NATS = "bits per byte", "nats per token"
+BITS, NATS = "bits per byte", "nats per step"  # Of texts, and of drawings.
 Facts = Mapping[str, Any]  # What `comparison.compare` returns, and `transfer`.
 
 
@@ -37,19 +37,27 @@ def unit(pairs: Iterable[Facts]) -> str:
   return BITS if any("bits_per_byte" in pair for pair in pairs) else NATS
 
 
+def equal(pairs: Sequence[Facts]) -> list[Facts]:
+  """Returns the pairs whose control has no more steps than the treated run.
+
+  A gain over more steps speaks of the steps, too, which no measure foretells.
+  """
+  return [pair for pair in pairs if not pair.get("longer_control")]
+
+
 def correlate(pairs: Sequence[Facts]) -> dict[str, Any]:
   """Correlates measures before training with the gains.
 
   Args:
-    pairs: The pairs. Those count whose treated run was measured and whose gain is known
-      in the common unit.
+    pairs: The pairs. Those count whose treated run was measured, whose gain is known in
+      the common unit, and whose control has no more steps.
 
   Returns:
     `unit` of the gains; `pairs`, the number of those that count; and for each of
     `measures` what `transferability.rank_correlation` returns, or `absent`, a part of a
     sentence.
   """
-  gains_in = unit(pairs)
+  gains_in, pairs = unit(pairs), equal(pairs)
   measured = [(found, value) for pair in pairs if (found := known(pair))
               and (value := gain(pair, gains_in)) is not None]
   return {"unit": gains_in, "pairs": len(measured), "measures": {

@@ -33,7 +33,7 @@ def tables(facts: Facts) -> dict[str, Any]:
     is not known and why; and `layers`: a header, and CKA of each layer, a column for
     each treated run.
   """
-  pairs = facts["comparisons"]
+  pairs = foretold.equal(facts["comparisons"])
   if not any(pair.get("transfer") for pair in pairs):
     return {}
   names, found = _names(pairs), facts["foretold"]
