@@ -127,7 +127,7 @@ def test_a_page_has_the_measures_before_training_and_how_far_layers_moved(root):
   assert first[1] == ["mov<ed>, few", "3.2500", "75.0%", "-", "+0.5000", "100.0%",
                       "0.875", "+0.2500"]
   assert second == [["layer", "mov<ed>"], ["0", "-"], ["1", "0.875 (source 0)"]]
-  assert "mov<ed>, few: no alignment: it is <unknown>." in said
+  assert "mov<ed>, few; mov<ed>, all: no alignment: it is <unknown>." in said
   assert "Too few pairs to say which measure foretells a gain: 2 of" in " ".join(said)
 
 

@@ -208,6 +208,24 @@ def test_a_measure_that_fails_becomes_a_note_and_leaves_the_others(
   assert found["moved"]["mean"] == pytest.approx(stored["moved"]["mean"])
 
 
+def test_text_of_a_language_model_aligns_with_pairs_in_rows_of_several_lengths(done):
+  folder, _ = done
+  (folder / "pairs.tsv").write_text("input\ttarget\n" + "".join(
+      f"one two {i % 7}\tthree four {i % 5}\n" for i in range(60)))
+  run = small_runs.configure(folder / "b.txt", _MODEL, steps=3)
+  run = dataclasses.replace(
+      run, source=config.Source(path=str(folder / "w" / "first")), transfer=_CROSSED,
+      tokenizer=config.Tokenizer(kind="source"), data=config.Data(
+          name="files", train=str(folder / "pairs.tsv"), input_field="input",
+          target_field="target", length=_MODEL.max_length, buckets=(24,),
+          split="end"))
+  assembled = assemble.build(run, "nowhere")
+
+  found = evidence.measure(assembled, trained_lib.Reader())
+
+  assert -1 <= found["alignment"] <= 1 and "alignment" not in found["absent"]
+
+
 def test_a_source_whose_text_is_gone_leaves_only_the_alignment_unknown(done):
   folder, _ = done
   (folder / "a.txt").rename(folder / "gone.txt")

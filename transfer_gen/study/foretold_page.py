@@ -51,8 +51,7 @@ def tables(facts: Facts) -> dict[str, Any]:
           *([] if enough else [
               f"Too few pairs to say which measure foretells a gain: {found['pairs']}"
               f" of the {foretold.LEAST} that it takes at least."]),
-          *(sentence for name, pair in zip(names, pairs)
-            for sentence in _unknown(name, pair.get("transfer")))]}
+          *_all_unknown(names, pairs)]}
 
 
 def _names(pairs: Sequence[Facts]) -> list[str]:
@@ -81,15 +80,24 @@ def _trust(one: tuple[str, Facts]) -> tuple[str, ...]:
           str(found["pairs"]))
 
 
-def _unknown(name: str, transfer: Facts | None) -> list[str]:
+def _all_unknown(names: Sequence[str], pairs: Sequence[Facts]) -> list[str]:
+  """Says what is not known and why, once for all pairs of which it holds."""
+  found: dict[str, list[str]] = {}
+  for name, pair in zip(names, pairs):
+    for why in _unknown(pair.get("transfer")):
+      found.setdefault(why, []).append(name)
+  return [f"{'; '.join(of)}: {why}." for why, of in found.items()]
+
+
+def _unknown(transfer: Facts | None) -> list[str]:
   """Says what is not known of a pair, and why."""
   if transfer is None or "absent" in transfer:
-    return [f"{name}: {transfer['absent'] if transfer else 'it was not measured'}."]
+    return [transfer["absent"] if transfer else "it was not measured"]
   before, moved = transfer["before"], transfer["moved"]
   why = evidence.unknown(before["absent"]) if before else [
       "no measures before training: they failed"]
-  why += [f"no CKA: {one}" for one in (moved["absent"] if moved else ["it failed"])]
-  return [f"{name}: {one}." for one in why]
+  return [*why, *(
+      f"no CKA: {one}" for one in (moved["absent"] if moved else ["it failed"]))]
 
 
 def _layers(names: Sequence[str], pairs: Sequence[Facts]) -> list[tuple[str, ...]]:

@@ -52,8 +52,11 @@ def read(
     raise errors.UserError("the text that the source was trained on is not known")
   theirs = codec.read_run(workdir)
   recorded.texts(workdir, theirs, reader)  # Refuses texts that have changed since.
-  # Rows and noise are the target's, because its gradients are compared.
+  # Rows and noise are the target's, because its gradients are compared. Texts and pairs
+  # are laid out in different ways.
+  alike = bool(theirs.data.input_field) == bool(run.data.input_field)
   return reader.data(dataclasses.replace(
-      theirs.data, length=run.data.length, buckets=run.data.buckets,
-      packing=run.data.packing, corrupt=run.data.corrupt),
+      theirs.data, length=run.data.length, corrupt=run.data.corrupt,
+      buckets=run.data.buckets if alike else (),
+      packing=run.data.packing if alike else theirs.data.packing),
       assembled.data.tokenizer, run.model)
