@@ -8,6 +8,7 @@ import transformers
 
 from tests import fastai_models
 from tests.commands import cli
+from tests.data import drawings
 from transfer_gen import config
 from transfer_gen.config import file as config_file
 from transfer_gen.run import assemble
@@ -269,6 +270,26 @@ def test_ulmfit_trains(folder, capsys, general):
   result = cli.train(capsys, *ULMFIT)
 
   assert result["step"] == 20
+
+
+def test_the_strokes_recipe_learns_to_draw_and_then_starts_from_what_it_learned(
+    folder, capsys):
+  drawings.save(folder / "a.npz", train=drawings.zigzags(40, 1),
+                valid=drawings.zigzags(8, 2), test=drawings.zigzags(8, 3))
+  small = ("--config.model.hidden_width=8", "--config.model.encoder_width=6",
+           "--config.model.latent_width=4", "--config.model.mixtures=2",
+           "--config.data.length=16", "--config.train.steps=2",
+           "--config.train.batch_size=8")
+  words = ("--config=recipe:strokes", "--config.data.train=a.npz", *small)
+
+  cli.run(capsys, "train", *words, "--workdir=first")
+  cli.run(capsys, "train", *words, "--workdir=second", "--config.source.path=first",
+          "--config.tokenizer.kind=source", "--evaluate")
+
+  totals = json.loads((folder / "second" / "audit.json").read_text())["totals"]
+  assert totals["copied"]["leaves"] > 0 == totals["fresh"]["leaves"]
+  scores = json.loads((folder / "second" / "scores_test.json").read_text())
+  assert all(np.isfinite(scores[name]) for name in ("loss", "bivariate", "kl"))
 
 
 def test_scratch_has_the_model_and_the_tokens_of_its_pair():
