@@ -40,3 +40,11 @@ def test_texts_that_leave_nothing_to_write_come_last():
 
   for seed in range(5):
     assert samples.chosen(documents, np.arange(4), 4, seed)[3] is documents[0]
+
+
+def test_a_short_text_is_cut_in_its_middle_so_that_something_is_left_to_write():
+  names, long = _documents("kynsleigh", "a", ""), _documents(f"{_LONG} it")
+
+  assert [samples._prompt(one) for one in names] == [
+      ("kynsl", ("eigh",)), ("a", ()), ("", ())]
+  assert samples._prompt(long[0]) == writing.prompt(long[0])

@@ -63,9 +63,18 @@ def chosen(
   return ordered[:count]
 
 
+def _prompt(document: writing.Document) -> tuple[str, tuple[str, ...]]:
+  """As `writing.prompt`, but a short text is cut in its middle, and not left whole."""
+  given, right = writing.prompt(document)
+  if right:
+    return given, right
+  half = (len(given) + 1) // 2
+  return given[:half], (given[half:],) if given[half:] else ()
+
+
 def _written(trained, documents, folder) -> list[dict[str, str]]:
   """Continues prompts; what is too long for the model is cut."""
-  pairs = [writing.prompt(document) for document in documents]
+  pairs = [_prompt(document) for document in documents]
   decoding = dataclasses.replace(
       trained.run.decoding, num=1, too_long="cut",
       max_tokens=trained.run.decoding.max_tokens or _ANSWER)
