@@ -62,7 +62,6 @@ def _gradients(facts) -> plots.Plot:
   with plots.canvas() as drawn:
     axes = drawn.add_subplot()
     axes.barh(range(len(gradients)), list(gradients.values())[::-1], **plots.fill(0))
-    # Names of layers are no formulas, whatever they hold.
     axes.set_yticks(range(len(gradients)), list(gradients)[::-1])
     axes.set_xlabel("norm of the gradient / norm of the params")
     picture = plots.svg(drawn, title)
