@@ -282,7 +282,7 @@ def test_only_pairs_whose_gain_and_measures_are_known_count():
 
   assert mixed["pairs"] == 4
   assert mixed["measures"]["logme"] == {"absent": "known of 3 pairs, and 4 are needed"}
-  assert (alone["unit"], alone["pairs"]) == ("nats per token", 5)
+  assert (alone["unit"], alone["pairs"]) == ("nats per step", 5)
   assert alone["measures"]["alignment"]["rho"] == pytest.approx(stats.spearmanr(
       [pair["transfer"]["before"]["alignment"] for pair in drawn],
       [pair["gain"] for pair in drawn]).statistic)
