@@ -9,6 +9,8 @@ from tests.commands import cli
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.config import codec
+from transfer_gen.study import budgets
+from transfer_gen.study import jobs
 from transfer_gen.study import report
 from transfer_gen.study import study
 
@@ -56,6 +58,22 @@ def test_a_control_that_still_falls_gets_twice_its_steps_and_so_on(folder, falli
         5 * level, level, 5 * level)
   assert falling["summary"]["scratch_x8_test_loss"] < (
       falling["summary"]["scratch_test_loss"])
+
+
+@pytest.mark.parametrize("lrs, wanted", [((), [0.01]), ((0.01, 0.05), [0.01, 0.05])])
+def test_a_longer_control_has_its_own_rate_or_tries_all_of_the_study(
+    folder, falling, lrs, wanted):
+  assert falling["longer"]
+  asked = _study(folder, lr=0.01, lrs=lrs)
+  first = jobs.of_run(asked, folder / "falling", "scratch")[0]
+  longer = budgets.Longer(of="scratch").next
+
+  asked.runs[longer.name] = budgets.run_of(asked, longer, first)
+  asked.pairs = (*asked.pairs, ("moved", longer.name))
+  found = jobs.of_run(asked, folder / "falling", longer.name)
+
+  assert [(job.lr, job.run.optim.lr, job.run.train.steps) for job in found] == [
+      (lr, lr, 10) for lr in wanted]
 
 
 def test_each_treated_run_is_compared_with_both_controls(falling):

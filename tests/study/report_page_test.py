@@ -151,6 +151,19 @@ def test_a_power_law_is_drawn_and_written_where_the_effective_data_come_from_it(
   assert dashed == [1, 2]  # The way to the mark; and the law.
 
 
+def test_amounts_at_a_logarithmic_axis_are_plain_numbers():
+  data = {"few": 900, "all": 200000, "moved": 1000}
+  runs = {name: [found.run(0, train_data={"bytes": size})]
+          for name, size in data.items()}
+  pair = found.pair(control="few", effective_data=_effective(
+      smallest=900.0, largest=2e5, own=1000.0, amount=4e4))
+
+  [plot] = report_plots.efficiency(found.facts(runs=runs, comparisons=[pair]))
+
+  assert ">100,000</text>" in plot.picture and ">1,000</text>" in plot.picture
+  assert "math" not in plot.picture and "$" not in plot.picture
+
+
 def test_texts_of_documents_and_names_of_runs_are_shown_as_they_are(text, root):
   shown = [cell.text_content() for cell in root.xpath("//table[@class='texts']//td")]
 

@@ -106,6 +106,19 @@ def test_runs_on_other_data_show_samples_of_their_own():
   assert shown.endswith("  input      second\n  reference  right\n  docs       wrong\n")
 
 
+def test_runs_that_are_called_input_and_reference_hide_no_sample():
+  sample = {"prompt": "asked", "reference": "right", "text": "said"}
+  runs = {name: [found.run(0, samples=[sample])] for name in ("input", "reference")}
+
+  text = report.study_text(found.facts(
+      runs=runs, comparisons=[found.pair(treated="input", control="reference")]))
+
+  assert [line.split() for line in text.partition(
+      "Samples of the test split:")[2].splitlines() if line] == [
+          ["input", "asked"], ["reference", "right"],
+          ["input", "said"], ["reference", "said"]]
+
+
 _LONG = "a_run_with_a_very_long_name_for_german_data_with_{}_documents_of_the_news"
 
 

@@ -1,4 +1,4 @@
-"""Keras: an encoder of LSTMs (or GRUs) whose states begin a decoder's, and Dense.
+"""Keras: an encoder of recurrent layers whose states begin a decoder's, and Dense.
 
 The character sequence-to-sequence model of the Keras examples: one-hot input, or an
 Embedding each; a Bidirectional encoder's states concatenated. That example fills
@@ -105,5 +105,5 @@ def _cells(
 
 
 MAP = architecture.Architecture(
-    name="keras_seq2seq", what="Keras encoder and decoder LSTMs or GRUs over pairs",
+    name="keras_seq2seq", what="Keras encoder and decoder of recurrent layers",
     recognizes=_recognizes, model=_model, lines=_lines)

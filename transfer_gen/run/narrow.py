@@ -1,6 +1,6 @@
 """Tables, sentences and texts beside names, for a terminal of 80 columns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import re
 import textwrap
 
@@ -55,11 +55,11 @@ def sentence(text: str, width: int = WIDTH) -> list[str]:
       [line] if "/" in line else broken(line, width))] or [""]
 
 
-def beside(texts: Mapping[str, str], width: int = WIDTH) -> list[str]:
+def beside(texts: Sequence[tuple[str, str]], width: int = WIDTH) -> list[str]:
   """Returns names, and beside each its text, in as many lines as it takes."""
-  label = min(max(map(len, texts), default=0), _LABEL)
+  label = min(max((len(name) for name, _ in texts), default=0), _LABEL)
   lines = []
-  for name, text in texts.items():
+  for name, text in texts:
     left = broken(name, label)
     right = textwrap.wrap(text, width - label - len(_GAP)) or [""]
     lines += [f"{one.ljust(label)}{_GAP}{other}".rstrip()

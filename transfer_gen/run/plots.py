@@ -11,6 +11,7 @@ import markupsafe
 import matplotlib
 from matplotlib import figure
 from matplotlib import lines
+from matplotlib import ticker
 
 # Dark enough for a white page and light enough for a black one: each has a contrast of
 # 3 to 1 at least with both (WCAG 2.1, 1.4.11).
@@ -130,6 +131,13 @@ def draw(
   axes.set_ylabel(label)
 
 
+def logarithmic(axes: Any) -> None:
+  """Makes the horizontal axis of Matplotlib axes logarithmic."""
+  axes.set_xscale("log")
+  axes.xaxis.set_major_formatter(_Plain())
+  axes.xaxis.set_minor_formatter(_Plain())
+
+
 def svg(drawn: figure.Figure, title: str) -> markupsafe.Markup:
   """Returns a figure as SVG for the middle of a page.
 
@@ -177,6 +185,17 @@ def file(drawn: figure.Figure, title: str) -> str:
 def number(value: float) -> str:
   """Returns a plotted number with six digits."""
   return f"{value:.6g}"
+
+
+class _Plain(ticker.LogFormatter):
+  """Labels the ticks that Matplotlib would label, with plain numbers.
+
+  Its own labels are formulas, which `_STYLE` would show as they are typed.
+  """
+
+  def __call__(self, x: float, pos: int | None = None) -> str:
+    """Returns the label of a tick; "" if it has none."""
+    return super().__call__(x, pos) and f"{x:,.10g}"
 
 
 def _numbers(named: Mapping[str, Mapping[str, Points]]) -> list[list[str]]:

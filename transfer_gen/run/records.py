@@ -83,7 +83,7 @@ class _Events:
   """
 
   def __init__(self, folder: epath.Path, begin: str = "events"):
-    """Begins a file, whose name begins so."""
+    """Begins a file in a folder; its name begins with `begin`."""
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = event_file_writer.EventsWriter(os.fspath(folder / begin))
     self._flushed = time.monotonic()

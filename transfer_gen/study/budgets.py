@@ -66,7 +66,9 @@ def run_of(
   """Returns the run of a control with more steps.
 
   All intervals grow along, so that it is validated as often. Its schedule spans all of
-  its steps. It takes the learning rate that was best with the control's own steps.
+  its steps. It tries all rates of `Study.lrs` anew, as the best one may be another one
+  over more steps, but none by which a grid was widened; without any, it has the
+  control's own.
 
   Args:
     study: The study.
@@ -76,7 +78,7 @@ def run_of(
   chosen, run = codec.read_run(job.workdir), study.runs[longer.of]
   more = {name: longer.times * chosen.value("train", name) for name in (
       "steps", "log_every", "eval_every", "checkpoint_every")}
-  return run.with_values("train", **more).with_values("optim", lr=job.lr)
+  return run.with_values("train", **more)
 
 
 def still_improves(results: Mapping[str, Any], name: str) -> bool:

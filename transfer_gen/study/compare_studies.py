@@ -57,7 +57,7 @@ def run(
   if not found:
     raise errors.UserError(
         "studies that cannot be compared: none of their pairs was measured before"
-        " training. Give each study again with the command that made it: what has ended"
+        " training. Run each study again with the command that made it: what has ended"
         " is not trained again.")
   found["sentences"].append(_ROUGHLY)
   with whole.folder(output) as folder:

@@ -90,6 +90,7 @@ def curves(
       lines.setdefault(job.name, {})[f"seed {job.seed}"] = outcome.metrics(job)
   return lines
 
+
 def data_title(workdirs: Iterable[epath.Path]) -> str:
   """Returns name, version, if any, and fingerprint of each data set that runs read."""
   title = lambda data: " ".join(map(str, filter(

@@ -13,7 +13,8 @@ from transfer_gen.study import source_texts
 Assembled, Scores = initial.assemble.Assembled, trained_lib.evaluate.Scores
 TITLES = {"before": "step 0", "overlap": "overlap", "alignment": "alignment",
           "logme": "LogME"}  # Of the measures, for people.
-# Returns what a function finds, or its last argument if that fails.
+# Takes what is looked for, for people; a function that finds it; and what to return if
+# that fails.
 Attempt = Callable[[str, Callable[[], Any], Any], Any]
 _FAILED = "it failed"
 
@@ -41,7 +42,7 @@ def measure(
       params, assembled.data, "validation", assembled.run.train.rows)
   found: dict[str, Any] = {
       "before": losses(scores), "copied": copied,
-      "unit": "bits per byte" if scores.of_text else "nats per token"}
+      "unit": "bits per byte" if scores.of_text else "nats per step"}
   absent = {} if found["before"]["across_tokens"] is not None else {
       "before": "it is no finite number"}
   untold = "" if scores.of_text else "the data are no text"

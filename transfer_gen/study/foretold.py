@@ -8,7 +8,7 @@ from transfer_gen.metrics import transferability
 
 MEASURES = ("before", "overlap", "alignment", "logme")
 LEAST = 4  # Pairs. Fewer have no interval.
-BITS, NATS = "bits per byte", "nats per step"  # Of texts, and of drawings.
+BITS, NATS = "bits per byte", "nats per step"  # Of texts; of drawings.
 Facts = Mapping[str, Any]  # What `comparison.compare` returns, and `transfer`.
 
 

@@ -22,7 +22,7 @@ class Ending:
 
   Attributes:
     facts: What `loop.train` returned; empty if it failed.
-    lines: If it failed, the last ones of what was said.
+    lines: If it failed, the message or the end of what Python prints of the error.
     diverged: Whether it failed because its loss or params were not finite.
     interrupted: Whether it failed because its process was asked to end.
     unwritable: If a file could not be written, what `errors.Unwritable` is made of.

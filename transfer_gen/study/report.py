@@ -27,10 +27,11 @@ def study_text(facts: Mapping[str, Any]) -> str:
   samples = report_rows.samples(facts)
   lines += ["", "Samples of the test split:"] if samples else []
   for sample in samples:
-    texts = {"input": sample["prompt"], "reference": sample["reference"],
-             **{f"{name}": text for name, text in sample["texts"].items()}}
+    # Pairs, since a run may be called as one of these two.
+    texts = [("input", sample["prompt"]), ("reference", sample["reference"]),
+             *sample["texts"].items()]
     lines += ["", *(f"  {line}" for line in narrow.beside(
-        {name: _short(text) for name, text in texts.items()}, narrow.WIDTH - 2))]
+        [(name, _short(text)) for name, text in texts], narrow.WIDTH - 2))]
   return "\n".join([*lines, ""])
 
 

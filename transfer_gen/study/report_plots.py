@@ -108,7 +108,7 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
       axes.plot(*_law(first), linestyle="--", **plots.fill(0))
     for number, (name, one) in enumerate(treated.items(), 1):
       _mark(axes, one, losses[name], mean(name), number)
-    axes.set_xscale("log")
+    plots.logarithmic(axes)
     axes.set_xlabel(f"{unit} of target text that a run was trained on")
     axes.set_ylabel(label)
     picture = plots.svg(drawn, title)

@@ -18,7 +18,7 @@ from transfer_gen.study import trial
 def search(
     run: reader_lib.Run, workdir: epath.Path, min_coverage: float,
     reader: reader_lib.Reader, events: epath.Path | None = None) -> None:
-  """Searches, and writes the decision with its evidence; arguments as of `auto`."""
+  """Searches, and writes the decision with its evidence; see `auto.train`."""
   folder = workdir / decision.FOLDER
   budget = candidates_lib.budget(run)
   # No candidate is called `none`, so neither a tokenizer nor choices that a candidate

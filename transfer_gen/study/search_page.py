@@ -62,8 +62,7 @@ def _gradients(facts) -> plots.Plot:
   with plots.canvas() as drawn:
     axes = drawn.add_subplot()
     axes.barh(range(len(gradients)), list(gradients.values())[::-1], **plots.fill(0))
-    # Names of layers are no formulas, whatever they hold.
-    axes.set_yticks(range(len(gradients)), list(gradients)[::-1], parse_math=False)
+    axes.set_yticks(range(len(gradients)), list(gradients)[::-1])
     axes.set_xlabel("norm of the gradient / norm of the params")
     picture = plots.svg(drawn, title)
   return plots.Plot(title=title, picture=picture, legend=(), table=[

@@ -53,10 +53,9 @@ class Trainings:
 
   @property
   def failures(self) -> list[dict[str, Any]]:
-    """What failed: `run` (for people), `name`, `diverged`, and `lines`.
+    """What failed: `run` (for people), `name`, `diverged` and `lines`, see `Ending`.
 
-    These are the last ones of what was said. What trains first without others beside
-    it comes first.
+    They come in the order in which a single process would have trained them.
     """
     order = list(self._order)
     return [one for _, one in sorted(

@@ -6,7 +6,7 @@ one that a worker watches. A training in progress then saves its step first, as 
 after SIGTERM.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import logging
 import multiprocessing
@@ -124,36 +124,28 @@ def train(packed: bytes) -> one_training.Ending:
   Args:
     packed: What `pack` returned in the process of the study.
   """
+  return _ending(lambda: _train(packed))
+
+
+def _train(packed: bytes) -> one_training.Ending:
+  job, kinds = pickle.loads(packed)
+  plan_json.KINDS.update(kinds)
+  with _WORKER.busy(), _logged(job), _WORKER.told.listening():
+    ending = _ending(lambda: one_training.train(job, _WORKER.reader))
+    print(*ending.lines, sep="\n", flush=True)
+    return ending
+
+
+def _ending(train_fn: Callable[[], one_training.Ending]) -> one_training.Ending:
+  """Returns how a training has ended, also where an exception has ended it."""
   try:
-    job, kinds = pickle.loads(packed)
-    plan_json.KINDS.update(kinds)
-    with _WORKER.busy(), _logged(job), _WORKER.told.listening():
-      ending = _train(job)
-      print(*ending.lines, sep="\n", flush=True)
-      return ending
+    return train_fn()
   except interrupt.Interrupted as signalled:
-    return _interrupted(signalled)
+    return one_training.Ending(lines=[str(signalled)], interrupted=True)
   except errors.Unwritable as error:
-    return _unwritable(error)
+    return one_training.Ending(lines=[str(error)], unwritable=(str(error), error.cause))
   except Exception as error:  # pylint: disable=broad-except
     return one_training.failure(error)
-
-
-def _train(job: one_training.Job) -> one_training.Ending:
-  try:
-    return one_training.train(job, _WORKER.reader)
-  except interrupt.Interrupted as signalled:
-    return _interrupted(signalled)
-  except errors.Unwritable as error:
-    return _unwritable(error)
-
-
-def _interrupted(signalled: interrupt.Interrupted) -> one_training.Ending:
-  return one_training.Ending(lines=[str(signalled)], interrupted=True)
-
-
-def _unwritable(error: errors.Unwritable) -> one_training.Ending:
-  return one_training.Ending(lines=[str(error)], unwritable=(str(error), error.cause))
 
 
 @contextlib.contextmanager

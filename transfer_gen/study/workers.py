@@ -100,8 +100,9 @@ class Workers:
     self._stop.close()  # Which each of them notices.
     try:
       if self._running:
-        print(f"study: {len(self._running)} trainings save their last step; a second"
-              " signal ends them at once.", file=sys.stderr, flush=True)
+        print("study: trainings in progress save their last step:"
+              f" {len(self._running)}. A second signal ends them at once.",
+              file=sys.stderr, flush=True)
         futures.wait(self._running)
       for pool in [*self._idle, *(pool for _, pool in self._running.values())]:
         pool.executor.shutdown()
