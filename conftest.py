@@ -12,8 +12,8 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["HF_HUB_OFFLINE"] = "1"  # All models are made here; no test needs a network.
-# Simulated devices wait for each other in threads of one pool, which has as many as there
-# are devices. In a larger one, some are left for what the others wait for.
+# Simulated devices wait for each other in threads of one pool, which has as many as
+# there are devices. In a larger one, some are left for what the others wait for.
 os.environ.setdefault("NPROC", "32")
 # Tests compile small programs and run them a few times: XLA's optimization passes would
 # take longer than they save, and its older way to emit fusions compiles twice as fast.

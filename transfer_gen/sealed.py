@@ -87,8 +87,12 @@ def read(path: epath.Path) -> bytes:
   return data
 
 
-def read_json(path: epath.Path) -> Any:
+def read_json(path: epath.Path, instead: str = INSTEAD) -> Any:
   """Returns what a JSON file in a folder that may be sealed holds.
+
+  Args:
+    path: The file.
+    instead: What to do if it is no JSON, as a sentence.
 
   Raises:
     errors.UserError: As `read`, or if it is no JSON; the message begins with the path.
@@ -97,15 +101,16 @@ def read_json(path: epath.Path) -> Any:
   try:
     return untrusted.parse_json(data)
   except errors.UserError as error:
-    raise errors.UserError(f"{path}: {error} {INSTEAD}") from error
+    raise errors.UserError(f"{path}: {error} {instead}") from error
 
 
 @contextlib.contextmanager
-def damaged(path: epath.PathLike) -> Iterator[None]:
+def damaged(path: epath.PathLike, instead: str = INSTEAD) -> Iterator[None]:
   """Turns what code raises that stumbles over a damaged file into one message.
 
   Args:
     path: The file, which a run wrote.
+    instead: What to do then, as a sentence.
 
   Raises:
     errors.UserError: If the body raises an error of arithmetic, look-up, type or value.
@@ -120,7 +125,7 @@ def damaged(path: epath.PathLike) -> Iterator[None]:
           ValueError) as error:
     raise errors.UserError(
         f"{path}: it is damaged, or of another version ({errors.cause(error)})."
-        f" {INSTEAD}") from error
+        f" {instead}") from error
 
 
 def _digests(path: epath.Path) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def test_flags_can_be_read_from_a_flag_file(tmp_path):
 
 
 @pytest.mark.parametrize("code, message", [
-    ("", "has no function get_config"),
+    ("", "has no function get_config. Define one that returns a transfer_gen.config."),
+    ("get_study = None", "It has get_study, which is for `transfer-gen study`. Define"),
     ("def get_config(:", "failed at line 1: SyntaxError"),
     ("import no_such_module", "failed at line 1: ModuleNotFoundError"),
     ("\ndef get_config():\n  return 1 / 0", "failed at line 3: ZeroDivisionError"),
@@ -74,6 +75,15 @@ def test_an_invalid_config_file_is_reported_with_its_cause(tmp_path, code, messa
     file.load_run(_write(tmp_path, code))
 
   assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("code, expected", [
+    ("def get_study(): return 1", True), ("get_study = print", True),
+    ("if True:\n  from os import getcwd as get_study", True),
+    ("def get_study(:", True),  # Loading it says what is wrong.
+    ("print(get_study)", False), ("def get_config():\n  get_study = 1", False)])
+def test_a_file_has_a_study_however_it_comes_by_the_name(tmp_path, code, expected):
+  assert file.has_study(_write(tmp_path, code)) == expected
 
 
 @pytest.mark.parametrize("changes, field", [

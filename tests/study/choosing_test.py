@@ -320,6 +320,7 @@ def test_a_damaged_record_is_named(folder, capsys):
   message = cli.refused(capsys, "choose", *_words("damaged", "english", "shuffled"))
 
   assert "damaged/choose.json: it is damaged" in message
+  assert "take another --workdir to measure anew" in message
 
 
 def test_the_table_fits_80_columns_whatever_sources_are_called(folder, capsys):

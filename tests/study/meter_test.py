@@ -71,7 +71,7 @@ def test_trainings_at_once_share_the_time_and_those_that_compile_are_counted(clo
   told[1].cells[-1] = 1.0
 
   assert found.line() == (
-      "study: 40 of 300 steps, about 2 min left; 1 compiles")  # 260 s over two.
+      "study: 40 of 300 steps, about 2 min left; 1 training compiles")  # 260 s / 2.
 
 
 def test_the_number_never_exceeds_a_total_that_grows(capsys):

@@ -3,6 +3,7 @@
 import re
 
 import defusedxml.ElementTree
+import pytest
 
 from tests.study import found
 from transfer_gen.study import report_picture
@@ -31,6 +32,24 @@ def test_the_picture_says_question_answer_and_all_names_in_text(tmp_path):
   # It stands for itself: no color of a page around it, and nothing to load.
   assert "currentColor" not in svg and not re.search(r'(href|src)="[^#]', svg)
   assert svg == report_picture.draw(facts, curves)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_and_questions_of_any_length_and_letters_leave_room_for_the_plots(
+    tmp_path):
+  runs = {"漢字 <b>": "scratch", "a" * 120: "b" * 120, f"a_{'long' * 20}_x2": "scratch"}
+  facts = found.facts(question="Why? " * 60, comparisons=[
+      found.pair(treated=name, control=control) for name, control in runs.items()])
+  facts["runs"].update({name: [found.run(0), found.run(1)] for name in runs})
+
+  svg = report_picture.draw(facts, found.with_workdirs(tmp_path, facts))
+
+  assert report_plots.gains(facts).table[2][0] == f"{'a' * 120} against {'b' * 120}"
+  texts = [*filter(None, _texts(svg))]
+  assert max(map(len, texts)) <= 118 and "漢字 <b> against scratch" in texts
+  assert sum(one.count("Why?") for one in texts) == 60
+  # Both ends, because names often differ there.
+  assert any(one.startswith("a_long") and "long_x2 against" in one for one in texts)
 
 
 def test_gains_stand_in_a_plot_with_their_numbers_where_pairs_are_several():

@@ -346,7 +346,8 @@ def test_studies_are_compared_over_all_their_pairs(studies, done, capsys):
 
 @pytest.mark.parametrize("text, message", [
     ('{"comparisons": [{}]}', "bad/result.json: it is damaged, or of another version"),
-    ('{"comparisons": [', "bad/result.json"),
+    ('{"comparisons": [', "Give the study again with the command that made it"),
+    ('{"comparisons": []}', "bad: none of its pairs has a result yet. Give the study"),
     (json.dumps({"comparisons": _pairs(1, treated=["a"])}), "['a'] is no text"),
     (json.dumps({"comparisons": _pairs(1, gain="much")}), "it is damaged"),
     (json.dumps({"comparisons": _pairs(1, transfer={"before": {}})}), "it is damaged"),
@@ -367,9 +368,13 @@ def test_a_damaged_result_of_a_study_is_named(studies, capsys, text, message):
 @pytest.mark.parametrize("words, message", [
     (("real", "./real"), "./real: it is given twice"),
     (("a=real", "a=<made>"), "both called 'a'"),
+    (("real", "run", "nothing"), "run is no study. Give studies alone, or a run of"
+     " each, such as its best one:\n  real: real=real/best"),
+    (("real", "nothing"), "nothing: there is no such folder"),
     (("unmeasured", "b=unmeasured2"), "none of their pairs was measured"),
 ])
 def test_studies_that_say_nothing_together_are_refused(studies, capsys, words, message):
+  (studies / "run").mkdir()
   for name in ("unmeasured", "unmeasured2"):
     (studies / name).mkdir()
     (studies / name / "result.json").write_text(

@@ -9,6 +9,8 @@ import os
 import pathlib
 import re
 import runpy
+import symtable
+import tokenize
 import traceback
 import typing
 from typing import Any, TypeVar
@@ -119,11 +121,13 @@ def has_study(given: str) -> bool:
   if given.startswith(RECIPE) or not os.path.isfile(file):
     return False
   try:
-    tree = ast.parse(pathlib.Path(file).read_bytes())
+    with tokenize.open(file) as code:
+      names = symtable.symtable(code.read(), file, "exec")
   except (SyntaxError, ValueError):  # Loading it will say what is wrong.
     return True
-  return any(isinstance(node, ast.FunctionDef) and node.name == "get_study"
-             for node in tree.body)
+  # Also by an import, or as what another function returned.
+  return any(one.get_name() == "get_study" and (one.is_assigned() or one.is_imported())
+             for one in names.get_symbols())
 
 
 def load_study(given: str) -> run_config.Study:
@@ -281,7 +285,12 @@ def _call(given: str, function: str) -> Any:
     # modules are, and leaves nothing behind in `sys.modules`.
     module = runpy.run_path(file)
     if function not in module:
-      raise errors.UserError(f"--config: {file} has no function {function}.")
+      made = {"get_config": "Run", "get_study": "Study"}[function]
+      other = "" if "get_study" not in module else (
+          " It has get_study, which is for `transfer-gen study`.")
+      raise errors.UserError(
+          f"--config: {file} has no function {function}.{other} Define one that returns"
+          f" a transfer_gen.config.{made}.")
     return module[function](*([arg] if arg else []))
   except errors.UserError:
     raise

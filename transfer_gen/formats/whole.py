@@ -25,12 +25,15 @@ read_bytes, parse_json, seal = untrusted.read, untrusted.parse_json, sealed.writ
 damaged, make_way = sealed.damaged, untrusted.make_way
 
 
-def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
+def read_json(
+    path: epath.Path, parse: Callable[[Any], Any],
+    instead: str = sealed.INSTEAD) -> Any:
   """Reads a JSON file that a run left, and parses what it holds.
 
   Args:
     path: The file.
     parse: From JSON types to the result; may raise `UserError`.
+    instead: What to do if it is damaged, as a sentence.
 
   Raises:
     errors.UserError: If there is no such file, it is no JSON, or `parse` raises; the
@@ -39,8 +42,8 @@ def read_json(path: epath.Path, parse: Callable[[Any], Any]) -> Any:
   if not path.exists():
     raise errors.UserError(
         f"{path.parent}: has no {path.name}; `plan` and `train` write one.")
-  data = sealed.read_json(path)
-  with damaged(path):
+  data = sealed.read_json(path, instead)
+  with damaged(path, instead):
     return parse(data)
 
 

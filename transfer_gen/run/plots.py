@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 from typing import Any
+import warnings
 
 import markupsafe
 import matplotlib
@@ -148,11 +149,7 @@ def svg(drawn: figure.Figure, title: str) -> markupsafe.Markup:
     drawn: What was drawn within `canvas`.
     title: What it shows, for readers who cannot see it.
   """
-  buffer = io.StringIO()
-  with matplotlib.rc_context({"svg.hashsalt": title}):
-    drawn.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(
-        ("Date", "Creator", "Format", "Type")))
-  text = buffer.getvalue()
+  text = _written(drawn, title, {}, transparent=True)
   size = re.search(r'viewBox="[^"]*"', text)
   assert size is not None
   inside = text[text.index(">", size.end()) + 1:]
@@ -175,16 +172,35 @@ def svg(drawn: figure.Figure, title: str) -> markupsafe.Markup:
 
 def file(drawn: figure.Figure, title: str) -> str:
   """Returns a figure as an SVG file of its own, black on white; see `svg`."""
-  buffer = io.StringIO()
-  with matplotlib.rc_context({"svg.hashsalt": title}):
-    drawn.savefig(buffer, format="svg", facecolor="white", metadata={
-        **dict.fromkeys(("Date", "Creator", "Format", "Type")), "Title": title})
-  return buffer.getvalue().replace(_INK, "#1b1b1f")
+  text = _written(drawn, title, {"Title": title}, facecolor="white")
+  return text.replace(_INK, "#1b1b1f")
+
+
+def short(name: str, length: int) -> str:
+  """Returns a name for a plot, without its middle if it has more letters than that.
+
+  >>> short("english_to_german_100", 12)
+  'english…n_100'
+  """
+  if len(name) <= length:
+    return name
+  end = length // 2 - 1
+  return f"{name[:length - end]}…{name[-end:]}"
 
 
 def number(value: float) -> str:
   """Returns a plotted number with six digits."""
   return f"{value:.6g}"
+
+
+def _written(drawn: figure.Figure, title: str, said: Mapping[str, str], **how) -> str:
+  buffer = io.StringIO()
+  with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+    # Letters are written as text, so the reader's fonts count and not Matplotlib's.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    drawn.savefig(buffer, format="svg", **how, metadata={
+        **dict.fromkeys(("Date", "Creator", "Format", "Type")), **said})
+  return buffer.getvalue()
 
 
 class _Plain(ticker.LogFormatter):

@@ -230,4 +230,4 @@ def read_scores(
         tokens=np.array(found["document_tokens"], np.int64),
         text_bytes=np.array(found["document_bytes"], np.int64), terms=found["terms"])
 
-  return whole.read_json(path, scores)
+  return whole.read_json(path, scores, "Delete it: the run is then scored again.")

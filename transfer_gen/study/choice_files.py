@@ -15,6 +15,7 @@ from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.transfer import plan as plan_lib
 
 FILE, CHOSEN, RUNS = "choose.json", "chosen.py", "runs"
+_INSTEAD = "Restore it from a copy, or take another --workdir to measure anew."
 
 
 def asked(
@@ -42,7 +43,7 @@ def read(workdir: epath.Path) -> dict[str, Any]:
   """
   path = workdir / FILE
   if path.exists():
-    return whole.read_json(path, _parsed)
+    return whole.read_json(path, _parsed, _INSTEAD)
   # A lock, or a part of choose.json, may be left by a process that was killed.
   others = sorted(one.name for one in workdir.iterdir()
                   if not one.name.startswith(FILE)) if workdir.is_dir() else []

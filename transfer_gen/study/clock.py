@@ -9,6 +9,7 @@ from transfer_gen import errors
 from transfer_gen.formats import whole
 
 _CALLS = "calls.json"  # In the workdir of a study: the seconds of each call.
+_INSTEAD = "Delete it: nothing else is lost."
 
 
 class Clock:
@@ -18,7 +19,7 @@ class Clock:
     """Begins a call; `workdir` is that of the study, and need not exist yet."""
     self._start, self._path = time.time(), workdir / _CALLS
     self._before = (
-        whole.read_json(self._path, _parse) if self._path.exists() else [])
+        whole.read_json(self._path, _parse, _INSTEAD) if self._path.exists() else [])
 
   def seconds(self) -> list[float]:
     """Returns the seconds of each call up to now, and stores them.
@@ -34,6 +35,5 @@ class Clock:
 def _parse(calls: Any) -> list[float]:
   if not isinstance(calls, list) or not all(
       isinstance(seconds, (int, float)) and seconds >= 0 for seconds in calls):
-    raise errors.UserError(
-        "not the seconds of each call of a study. Delete it: nothing else is lost.")
+    raise errors.UserError(f"not the seconds of each call of a study. {_INSTEAD}")
   return calls

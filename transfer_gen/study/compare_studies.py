@@ -14,15 +14,29 @@ from transfer_gen.study import foretold_page
 
 RESULT, PAGE, _OF_STUDY = "results.json", "report.html", "result.json"
 _QUESTION = "Which measures before training foretold the gains?"
+_AGAIN = ("Give the study again with the command that made it: what has ended is not"
+          " trained again.")
 _ROUGHLY = ("Losses and LogME of different texts compare only roughly: a measure may"
             " look worse over several targets than it is for each.")
 
 
 def are_studies(words: Sequence[str]) -> bool:
-  """Whether words, as `finished_runs.open` takes them, are all workdirs of studies."""
-  return len(words) > 1 and all(
-      (epath.Path(finished_runs.named_folder(word)[1]) / _OF_STUDY).is_file()
-      for word in words)
+  """Whether words, as `finished_runs.open` takes them, are all workdirs of studies.
+
+  Raises:
+    errors.UserError: If some are and others are workdirs of runs: which run of the
+      study is meant, only the user can say.
+  """
+  folders = [finished_runs.named_folder(word)[1] for word in words]
+  studies = [one for one in folders if (epath.Path(one) / _OF_STUDY).is_file()]
+  others = [one for one in folders if one not in studies and epath.Path(one).exists()]
+  if studies and others:
+    raise errors.UserError("\n  ".join([
+        f"studies are not compared with runs, and {others[0]} is no study. Give studies"
+        " alone, or a run of each, such as its best one:", *(
+            f"{one}: {finished_runs.named_folder(one)[0]}={epath.Path(one) / 'best'}"
+            for one in studies)]))
+  return len(words) > 1 and len(studies) == len(words)
 
 
 def run(
@@ -40,30 +54,33 @@ def run(
     `foretold`, see `foretold.correlate`.
 
   Raises:
-    errors.UserError: If two have one name or are the same, if a file is damaged, or if
-      the output is there already.
+    errors.UserError: If two have one name or are the same, if a file is damaged, if a
+      study has no result yet, or if the output is there already.
   """
   output = epath.Path(output)
   whole.check_new(output)
   named = [*map(finished_runs.named_folder, words)]
   if misfits := [*finished_runs.twice(named)]:
     raise errors.UserError("\n  ".join(["studies that cannot be compared:", *misfits]))
+  of_each = {name: whole.read_json(epath.Path(folder) / _OF_STUDY, _pairs, _AGAIN)
+             for name, folder in named}
+  if empty := [f"{name}: none of its pairs has a result yet. {_AGAIN}"
+               for name, found in of_each.items() if not found]:
+    raise errors.UserError("\n  ".join(["studies that cannot be compared:", *empty]))
   pairs = [{**pair, **{key: f"{name}/{pair[key]}" for key in ("treated", "control")}}
-           for name, folder in named for pair in whole.read_json(
-               epath.Path(folder) / _OF_STUDY, _pairs)]
+           for name, found in of_each.items() for pair in found]
   facts = {"question": _QUESTION, "command": command, "studies": dict(named),
            "comparisons": pairs, "foretold": foretold.correlate(pairs)}
-  found = foretold_page.tables(facts)
-  if not found:
+  tables = foretold_page.tables(facts)
+  if not tables:
     raise errors.UserError(
         "studies that cannot be compared: none of their pairs was measured before"
-        " training. Run each study again with the command that made it: what has ended"
-        " is not trained again.")
-  found["sentences"].append(_ROUGHLY)
+        f" training. {_AGAIN}")
+  tables["sentences"].append(_ROUGHLY)
   with whole.folder(output) as folder:
     whole.write_json(folder / RESULT, facts)
     whole.write_text(folder / PAGE, page.render(
-        "studies.html", title=_QUESTION, transfer=found, command=command))
+        "studies.html", title=_QUESTION, transfer=tables, command=command))
   return facts
 
 

@@ -49,8 +49,9 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
           f"{steps:,}", f"{step_time.tokens(assembled) * steps:,.0f}",
           f"{flops / 1e9:.3g}", f"{seconds:.3g}"))
       work.advance()
-  more = [f"A grid whose best rate lies at its edge is widened, {study.widen} times at"
-          " most, and then takes longer."] if len(study.lrs) > 1 else []
+  times = "once" if study.widen == 1 else f"{study.widen} times"
+  more = [f"A grid whose best rate lies at its edge is widened, {times} at most, and"
+          " then takes longer."] if len(study.lrs) > 1 and study.widen else []
   if study.budget == "converged":
     more.append("Controls whose validation loss still falls at the end are trained"
                 " again, with up to 8 times their steps.")

@@ -136,7 +136,8 @@ class Meter:
     compiling = sum(
         bool(one.told[_COMPILES]) for one in trainings if one.is_open)
     if compiling and self._at_once > 1:  # One alone says so itself.
-      line += f"; {compiling} compile" + ("s" if compiling == 1 else "")
+      line += "; 1 training compiles" if compiling == 1 else (
+          f"; {compiling} trainings compile")
     return line
 
   def _left(self) -> float | None:

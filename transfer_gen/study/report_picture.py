@@ -13,6 +13,7 @@ FILE = "report.svg"  # In the workdir of a study.
 _WIDTH, _HEIGHT = 11.0, 4.0  # Inches, without the text above.
 _PAIR = 0.32  # Inches of a pair.
 _LETTERS = 118  # In a line of the text.
+_NAME = 24  # Letters of a name in the legend.
 
 
 def draw(facts: Mapping[str, Any], curves: report_plots.Curves) -> str:
@@ -24,13 +25,14 @@ def draw(facts: Mapping[str, Any], curves: report_plots.Curves) -> str:
   """
   named = {name: {part: page.points(lines, "loss") for part, lines in group.items()}
            for name, group in curves.items() if name in facts["runs"]}
-  answer = textwrap.wrap(sentences.answer(facts), _LETTERS)
+  said = [line for text in (facts["question"], sentences.answer(facts))
+          for line in textwrap.wrap(text, _LETTERS)]
   height = max(_HEIGHT, 1.0 + _PAIR * len(facts["comparisons"]))
-  with plots.canvas((_WIDTH, height + 0.6 + 0.22 * len(answer))) as drawn:
-    drawn.suptitle("\n".join([facts["question"], *answer]), x=0.01, ha="left",
-                   fontsize="medium")
+  with plots.canvas((_WIDTH, height + 0.38 + 0.22 * len(said))) as drawn:
+    drawn.suptitle("\n".join(said), x=0.01, ha="left", fontsize="medium")
     left, right = drawn.subplots(1, 2)
     plots.draw(left, page.LABELS["loss"], named)
-    left.legend(plots.handles(len(named)), [*named], frameon=False)
+    left.legend(plots.handles(len(named)), [
+        plots.short(name, _NAME) for name in named], frameon=False)
     report_plots.draw_gains(right, facts)
     return plots.file(drawn, facts["question"])

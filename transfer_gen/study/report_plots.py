@@ -11,6 +11,7 @@ from transfer_gen.study import sentences
 Facts = Mapping[str, Any]
 # Lines of metrics, by the name of a run and of each of its trainings.
 Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+_TICK, _NAME = 40, 16  # Letters beside a plot; of each name, where they are more.
 
 
 def learning(facts: Facts, curves: Curves) -> list[plots.Plot]:
@@ -69,7 +70,7 @@ def draw_gains(axes: Any, facts: Facts) -> None:
     axes.plot([found["low"], found["high"]], [row, row], linewidth=4, alpha=0.4,
               **plots.fill(0))
     axes.plot([found["gain"]], [row], marker="o", **plots.fill(0))
-  axes.set_yticks(range(len(pairs)), [_pair(pair) for pair in pairs])
+  axes.set_yticks(range(len(pairs)), [_tick(pair) for pair in pairs])
   axes.set_ylim(len(pairs) - 0.5, -0.5)
   axes.set_xlabel("gain, " + " or ".join(dict.fromkeys(map(sentences.unit, pairs))))
 
@@ -132,6 +133,13 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
 
 def _pair(pair: Facts) -> str:
   return f"{pair['treated']} against {pair['control']}"
+
+
+def _tick(pair: Facts) -> str:
+  """The same beside a plot, which long names would leave no room."""
+  whole = _pair(pair)
+  return whole if len(whole) <= _TICK else " against ".join(
+      plots.short(pair[key], _NAME) for key in ("treated", "control"))
 
 
 def _law(one: Facts) -> tuple[list[float], list[float]]:
