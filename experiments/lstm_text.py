@@ -11,8 +11,9 @@ Run:      python -m transfer_gen study --config=experiments/lstm_text.py \
             --workdir=runs/lstm_text
 Runs:     source; then scratch, transfer, and transfer with frozen LSTM layers, each
           with 3 learning rates and seeds 0, 1, 2.
-Cost:     about 15 minutes on 2 CPU cores (815 s in one run beside other work).
-Result:   experiments/RESULTS.md.
+Cost:     23 minutes on one CPU core that other work shared.
+Result:   transfer leads by 0.59 nats per token, and by 0.56 with frozen LSTM layers.
+          Scratch has all the steps that it can use: its validation loss no longer falls.
 """
 
 import dataclasses
