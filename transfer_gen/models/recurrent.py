@@ -163,7 +163,7 @@ class Recurrent(nn.Module):
     Returns:
       See `recurrent_encoder.handed_on`.
     """
-    carries, top, _ = self.encoder(encoder_inputs, encoder_counts, train)
+    carries, top = self.encoder(encoder_inputs, encoder_counts, train)
     return recurrent_encoder.handed_on(carries, top if self.config.attends else None)
 
   def posterior(
@@ -171,7 +171,7 @@ class Recurrent(nn.Module):
       train: bool = False) -> jax.Array:
     """Returns the latent of what the encoder reads, dtype[B, Z], see `latent`."""
     tokens, counts = recurrent_encoder.counted(encoder_inputs, encoder_counts)
-    carries, _, _ = self.encoder(tokens, counts, train)
+    carries, _ = self.encoder(tokens, counts, train)
     return self.latent(carries, tokens, counts)
 
   def begin(self, latents: jax.Array, length: int) -> Cache:

@@ -51,25 +51,21 @@ class Encoder(nn.Module):
     self.blocks = stack(config, size, config.encoder_widths, both=config.bidirectional)
 
   def __call__(
-      self, encoder_inputs: jax.Array | None, counts: jax.Array | None, train: bool
-  ) -> tuple[list[cells.Carry], Parts, jax.Array]:
+      self, encoder_inputs: jax.Array, counts: jax.Array, train: bool
+  ) -> tuple[list[cells.Carry], Parts]:
     """Reads encoder inputs.
 
     Args:
       encoder_inputs: i32[B, S], padded on the right.
       counts: i32[B]: how many of a row's are no padding; up to `encoder_length`,
-        `pad_token` is read in its place. If None, S.
+        `pad_token` is read in its place.
       train: Whether dropout acts.
 
     Returns:
-      A layer, its carry, dtype[B, U] each; the outputs of the last layer, dtype[S, B,
-      U] each; and bool[S, B], which of them are no padding.
-
-    Raises:
-      errors.UserError: If there are no encoder inputs.
+      A layer, its carry, dtype[B, U] each; and the outputs of the last layer, dtype[S,
+      B, U] each, of which `places` says which are no padding.
     """
     config = self.config
-    encoder_inputs, counts = counted(encoder_inputs, counts)
     # Some published encoders were trained without a mask and have read their padding.
     # Up to `encoder_length` it is read here too, and beyond that never.
     more = max(0, config.encoder_length - encoder_inputs.shape[1])
@@ -81,7 +77,7 @@ class Encoder(nn.Module):
     for block in self.blocks:
       carry, x = block.summarize(x, valid, train)
       carries.append(carry)
-    return carries, x, valid
+    return carries, x
 
 
 def places(

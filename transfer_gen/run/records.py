@@ -19,7 +19,7 @@ from transfer_gen.train import score as score_lib
 
 _PROTO: Any = event_pb2  # Its classes are made when it is imported.
 METRICS = "metrics.jsonl"  # In a workdir.
-EVENTS = "tensorboard"  # In a workdir, or in that of a study, for all its runs.
+EVENTS = "tensorboard"  # In a workdir.
 _SAMPLES = "samples"  # How the files of events begin that hold texts.
 _FIELDS = ("step", "loss")
 _FLUSH = 60  # Seconds between two flushes of events, which wait for the disk.

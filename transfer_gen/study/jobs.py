@@ -11,8 +11,8 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
+_EVENTS = "tensorboard"  # Of all runs, each in a folder of its own.
 # Beside the folders of runs.
-_EVENTS = "tensorboard"
 _FILES = (_EVENTS, "best", "calls.json", "result.json", "results.csv", "report.html",
           "report.svg")
 

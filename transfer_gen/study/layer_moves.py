@@ -54,7 +54,8 @@ def measure(
     if math.isfinite(value):
       found.append({"layer": layer, "source": other, "cka": value})
     else:
-      absent[layer] = ("its states or the source's are all alike, or no finite numbers")
+      absent[layer] = ("its states or the source's are all alike or no finite numbers,"
+                       " or no position is common to both")
   mean = sum(one["cka"] for one in found) / len(found) if found else None
   return {"layers": found, "mean": mean, "absent": [*_grouped(absent)]}
 
