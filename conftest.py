@@ -26,6 +26,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0" + (
 import hypothesis
 import jax
 
+from transfer_gen import programs
+
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
@@ -41,18 +43,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.6)
 gc.set_threshold(1_000_000)
 
 
-# Programs that XLA has compiled take pieces of memory, of which Linux gives a process
-# 65,530; beyond them it ends in a segmentation fault.
-_MAPS = 30_000
-
-
 def pytest_runtest_teardown(item, nextitem):
   """Drops compiled programs behind a file of tests, where they take many pieces."""
-  maps = pathlib.Path("/proc/self/maps")
-  if (nextitem is not None and nextitem.path != item.path and maps.exists()
-      and maps.read_bytes().count(b"\n") > _MAPS):
-    jax.clear_caches()
-    gc.collect()
+  if nextitem is not None and nextitem.path != item.path:
+    programs.drop(30_000)
 
 
 def pytest_sessionfinish():

@@ -7,6 +7,7 @@ import pytest
 
 from tests import small_runs
 from tests.comparing import assert_same_bits
+from transfer_gen import programs
 from transfer_gen.run import loop
 from transfer_gen.run import stepping
 
@@ -47,6 +48,24 @@ def test_a_step_is_compiled_once_for_all_seeds_and_once_for_each_rate(
                    small_runs.params(tmp_path / "1_0.02"))
   losses = lambda name: [line["loss"] for line in small_runs.metrics(tmp_path / name)]
   assert losses("own") == losses("1_0.02") != losses("0_0.02")
+
+
+def test_programs_are_dropped_where_they_are_many_and_compiled_again(
+    tmp_path, compiled):
+  small_runs.write_lines(tmp_path / "a.txt")
+  run = small_runs.configure(tmp_path / "a.txt", small_runs.RNN, steps=2)
+  loop.train(run, tmp_path / "first")
+  compiled.clear()
+
+  kept = programs.drop(10**9)
+  loop.train(run, tmp_path / "kept")
+  assert not kept and not compiled
+
+  assert programs.drop(0)
+  loop.train(run, tmp_path / "dropped")
+  assert compiled
+  assert_same_bits(small_runs.params(tmp_path / "first"),
+                   small_runs.params(tmp_path / "dropped"))
 
 
 @pytest.mark.parametrize("part, values", [

@@ -7,12 +7,14 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import programs
 from transfer_gen.formats import whole
 from transfer_gen.run import ledger
 from transfer_gen.study import auto
 from transfer_gen.study import jobs as jobs_lib
 
 Job, Reader = jobs_lib.Job, auto.reader_lib.Reader
+_PIECES = 8000  # Of memory, for programs of earlier trainings; about 80 trainings.
 _ENDED = "trained.json"  # In the workdir of a training of a study that has ended.
 
 
@@ -49,6 +51,7 @@ def train(job: Job, reader: Reader) -> Ending:
   Raises:
     errors.Unwritable: If the disk is full: everything else would fail as well.
   """
+  programs.drop(_PIECES)
   try:
     facts = auto.train(
         job.run, job.workdir, reader=reader, events=job.events)
