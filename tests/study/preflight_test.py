@@ -103,6 +103,10 @@ def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
   assert not (tmp_path / "w").exists()
   one = dry_run.describe(asked, tmp_path / "w", "scratch/seed_0")
   assert "\n2 trainings" in one and "moved" not in one
+  for call in (dry_run.describe, study.run):
+    with pytest.raises(errors.UserError, match="no run, .* are first, moved, scratch"):
+      call(asked, tmp_path / "w", "Scratch*")
+  assert not (tmp_path / "w").exists()
   for widen, said in ((1, "widened, once at most"), (0, "")):
     text = dry_run.describe(
         dataclasses.replace(asked, widen=widen), tmp_path / "w", "scratch/seed_0")

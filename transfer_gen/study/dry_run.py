@@ -22,9 +22,11 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
     only: As of `study.run`.
 
   Raises:
-    errors.UserError: If something is wrong in a run, which the message names.
+    errors.UserError: If something is wrong in a run, which the message names, or `only`
+      names none.
   """
   jobs = jobs_lib.jobs(study, workdir)
+  jobs_lib.check_only(jobs, only)
   checked = preflight.check(study, jobs)
   jobs = jobs_lib.selected(jobs, only)
   rows = [("run", "seeds", "rates", "steps", "tokens", "GFLOPs", "seconds")]

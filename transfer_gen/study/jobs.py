@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import copy
 import dataclasses
 import fnmatch
+import re
 
 from etils import epath
 
@@ -107,6 +108,19 @@ def selected(jobs: Sequence[Job], only: str) -> list[Job]:
       found.append(job)
       read |= {source.path for source in read_by(job.run)}
   return found[::-1]
+
+
+def check_only(jobs: Sequence[Job], only: str) -> None:
+  """Refuses a pattern that names no training; see `selected`.
+
+  Raises:
+    errors.UserError: With the names of all runs.
+  """
+  # A control with more steps, NAME_x2, is known only once its own has trained.
+  if not selected(jobs, re.sub(r"_x\d+(?=/|$)", "", only)):
+    raise errors.UserError(
+        f"--only={only} matches no run, and no NAME/seed_S. The runs are"
+        f" {', '.join(dict.fromkeys(job.name for job in jobs))}.")
 
 
 def compared(study: config_lib.Study) -> list[str]:

@@ -73,6 +73,7 @@ class _Call:
       self, study: jobs_lib.Study, workdir: epath.Path, only: str, force: bool,
       command: str, at_once: int):
     planned = jobs_lib.jobs(study, workdir)
+    jobs_lib.check_only(planned, only)
     budgets.check(study)
     checked = preflight.check(study, planned, force)
     # A copy, to which controls with more steps are added.
