@@ -68,7 +68,7 @@ def test_runs_without_a_study_are_compared_on_their_test_texts(
       "transfer-gen compare a=long short --samples=2 --output=out")
   assert "a and short had other budgets: train.steps is 4 and 2." in printed
   # The same two test documents, of both runs, each once.
-  given = [[json.loads(line)["prompt"] for line in (
+  given = [[tuple(map(json.loads(line).get, ("prompt", "reference"))) for line in (
       here / "out" / "samples" / name / "samples.jsonl").read_text().splitlines()]
       for name in ("a", "short")]
   assert given[0] == given[1] and len({*given[0]}) == 2

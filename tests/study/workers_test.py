@@ -147,6 +147,7 @@ def _wait(condition):
     time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_study_that_is_interrupted_or_killed_leaves_no_process_and_goes_on(
     tmp_path, monkeypatch):
   small_runs.write_lines(tmp_path / "a.txt")
