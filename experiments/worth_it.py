@@ -16,12 +16,18 @@ Run:      python -m transfer_gen study --config=experiments/worth_it.py \
             --workdir=runs/worth_it --results=experiments/RESULTS.md
           It reads tinyshakespeare/input.txt (github.com/karpathy/char-rnn) in the
           folder `data`, or in the folder that the environment variable
-          TRANSFER_GEN_DATA names.
+          TRANSFER_GEN_DATA names. Afterwards, `:languages` behind the config, with the
+          same workdir, compares the languages alone, and trains nothing anew.
 Runs:     three sources; 22 treated runs and 15 controls, each with seeds 0, 1, 2 and
           one learning rate. Both runs of a pair have equal steps, so that a gain is
           what users see who train as long as we did, and no bound for longer trainings.
-Cost:     not measured yet.
-Result:   experiments/RESULTS.md.
+Cost:     44 minutes on one CPU core that other work shared.
+Result:   All 22 sources helped with equal steps. No measure foretells by how much: over
+          all pairs none has a rank correlation with the gain that is clearly above 0,
+          and that of the loss before training is clearly below (-0.63): where the
+          source knew least, as of phrases, scratch knew less still. Over the languages
+          alone, which have one source and one kind of text, that loss does foretell
+          the gain (0.71). It ranks sources for one target, and not targets.
 """
 
 import dataclasses
@@ -50,23 +56,24 @@ _STRATEGIES = ("fine_tune", "feature_extraction", "discriminative",
 _LANGUAGES = ("nl", "sv", "da", "fr", "es", "it", "pl", "cs", "ru", "fi", "hu", "tr")
 
 
-def get_study() -> Study:
-  """Returns the study of all pairs."""
+def get_study(part: str = "all") -> Study:
+  """Returns the study of `all` pairs, or of those of `languages`."""
   shakespeare = strategies.get_study("shakespeare")
   shakespeare = dataclasses.replace(
       shakespeare, pairs=tuple((name, "scratch") for name in _STRATEGIES))
   parts = {"summaries": quickstart.get_study(), "lstm": lstm_text.get_study(),
            "shakespeare": shakespeare, "phrases": _phrases()}
+  parts = {"all": parts, "languages": {"phrases": parts["phrases"]}}[part]
   runs: dict[str, Run] = {}
   pairs: list[tuple[str, str]] = []
-  for part, study in parts.items():
+  for prefix, study in parts.items():
     names = {}
     used = [*dict.fromkeys(name for pair in study.pairs for name in pair)]
     for name in ("source", *used):
       # A source that two parts have trains once.
       names[name] = next((other for other, run in runs.items()
                           if name == "source" and run == study.runs[name]),
-                         f"{part}_{name}")
+                         f"{prefix}_{name}")
     for name in names:
       run = study.runs[name]
       if run.source is not None:
@@ -74,7 +81,8 @@ def get_study() -> Study:
       runs[names[name]] = run
     pairs += [(names[treated], names[control]) for treated, control in study.pairs]
   return Study(
-      question="Was it worth it, and could one have known?", runs=runs,
+      question="Was it worth it, and could one have known"
+               + {"all": "?", "languages": ", of twelve languages?"}[part], runs=runs,
       pairs=tuple(pairs), seeds=(0, 1, 2), samples=1, accounts=True)
 
 
