@@ -108,7 +108,8 @@ def test_a_language_model_from_right_to_left_begins_what_reads_so(
   text = np.array([made.data.tokenizer.encode("7 green")], np.int32)
   turned = np.array([alone.tokenizer.encode("7 green"[::-1])], np.int32)
   mine, theirs = (recurrent_encoder.Encoder(model).apply(
-      {"params": tree.unflatten(params)}, tokens, None, False)[1]
+      {"params": tree.unflatten(params)}, tokens,
+      np.full(1, tokens.shape[1], np.int32), False)[1]
       for model, params, tokens in (
           (made.model.config, _below("encoder/", initial.params(made)), text),
           (alone.model.config, alone.params, turned)))
