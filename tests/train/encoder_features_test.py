@@ -97,7 +97,7 @@ def _gradient(setup, params):
 
 
 @pytest.mark.parametrize("kind, dtype, off", [
-    ("attending", "float32", 1e-6),
+    pytest.param("attending", "float32", 1e-6, marks=pytest.mark.long),
     pytest.param("bridged", "float32", 1e-6, marks=pytest.mark.long),
     pytest.param("one_table", "float32", 1e-6, marks=pytest.mark.long),
     pytest.param("shared", "float32", 1e-6, marks=pytest.mark.long),
