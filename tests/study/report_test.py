@@ -2,6 +2,7 @@
 
 from tests.study import found
 from transfer_gen.run import narrow
+from transfer_gen.study import foretold
 from transfer_gen.study import report
 
 
@@ -169,3 +170,16 @@ def test_a_table_with_room_stays_in_single_lines():
   assert narrow.table(rows) == ["run  best step", "a            1", "bc          22"]
   assert narrow.table(rows, width=10) == [
       "run  best", "     step", "a       1", "bc     22"]
+
+
+def test_a_section_of_results_has_the_measures_before_training_and_their_ranks():
+  pairs = [found.pair(treated=f"moved {i}", transfer=found.transfer())
+           for i in range(4)]
+  facts = found.facts(comparisons=pairs, foretold=foretold.correlate(pairs))
+
+  section = report.study_markdown("bash run.sh", facts)
+
+  assert ("| pair | step 0 | overlap | alignment | LogME | copied | CKA | gain |"
+          in section)
+  assert "| moved 3 | 3.2500 | 75.0% | - |" in section
+  assert "| measure | rank correlation | 95% interval | pairs |" in section

@@ -38,6 +38,7 @@ def study_text(facts: Mapping[str, Any]) -> str:
 def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
   """Returns the summary as a section of RESULTS.md; `command` reproduces it."""
   where, summary = facts["environment"], facts["summary"]
+  before = foretold_page.tables(facts)
   versions = ", ".join(f"{name} {where['versions'][name]}"
                        for name in ("jax", "flax", "optax"))
   changed = f" with changes {where['uncommitted']}" if where["uncommitted"] else ""
@@ -48,6 +49,8 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       *(f"{line}\n" for line in report_rows.troubles(facts)),
       *_markdown_table(report_rows.runs(facts)),
       *_markdown_table(report_rows.accounts(facts)),
+      *_markdown_table(before.get("rows", ())),
+      *_markdown_table(before.get("trust", ())),
       "Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
       f"Python {where['python']}, {versions}; {where['devices'][0]}"
