@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 import re
 import textwrap
 
+from transfer_gen.transfer import columns
+
 WIDTH = 80  # Characters in a line.
 _GAP = "  "
 _INDENT = "  "  # Of the further lines of a name, so that none reads as a row.
@@ -73,15 +75,8 @@ def broken(name: str, width: int) -> list[str]:
   >>> broken("english_to_german_100", 12)
   ['english_to_', '  german_100']
   """
-  lines = [""]
-  parts = re.findall(r"[^/_.,\- ]+[/_.,\- ]*|[/_.,\- ]+", name)
-  for part in parts if len(name) > width else [name]:
-    if lines[-1].strip() and len(lines[-1] + part.rstrip()) > width:
-      lines.append(_INDENT)
-    lines[-1] += part
-    while len(lines[-1].rstrip()) > width:  # A part that is too long by itself.
-      lines[-1:] = [lines[-1][:width], _INDENT + lines[-1][width:]]
-  return [line.rstrip() for line in lines]
+  return columns.broken(
+      re.findall(r"[^/_.,\- ]+[/_.,\- ]*|[/_.,\- ]+", name), width)
 
 
 def _words(header: str) -> list[str]:

@@ -101,8 +101,21 @@ def _parts(cell: str) -> list[str]:
 
 def _broken(cell: str, width: int) -> list[str]:
   """Breaks a cell into lines of at most `width` characters."""
-  lines = [""]
-  for part in _parts(cell) if len(cell) > width else [cell]:
+  return broken(_parts(cell), width)
+
+
+def broken(parts: Sequence[str], width: int) -> list[str]:
+  """Breaks a text between its parts into lines of a width; no character is lost.
+
+  >>> broken(["english_", "to_", "german_", "100"], 12)
+  ['english_to_', '  german_100']
+
+  Args:
+    parts: The text, in pieces.
+    width: The most characters in a line, more than the indent of two.
+  """
+  text, lines = "".join(parts), [""]
+  for part in parts if len(text) > width else [text]:
     if lines[-1].strip() and len(lines[-1] + part.rstrip()) > width:
       lines.append(_INDENT)
     lines[-1] += part
