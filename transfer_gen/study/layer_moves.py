@@ -127,7 +127,7 @@ def _fits(module, length):
 
 
 def _listener(module, source, data, layers, same):
-  """What tells the outputs of some layers of a model at the positions of a batch."""
+  """What reports the outputs of some layers of a model at the positions of a batch."""
   return _teacher.Teacher(
       distill=config_lib.Distill(
           logits=0.0, vocabularies=_teacher.SAME if same else _teacher.ULD),

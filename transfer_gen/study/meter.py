@@ -11,12 +11,12 @@ from transfer_gen import progress
 from transfer_gen.study import jobs as jobs_lib
 
 _EVERY = 60.0  # Seconds between two lines, beside those at the begin of a training.
-CELLS = 4  # Numbers that a training tells of itself.
+CELLS = 4  # Numbers that a training reports of itself.
 _DONE, _TAKEN, _WORKED, _COMPILES = range(CELLS)
 
 
 class Told:
-  """What a training tells of itself, in numbers that processes may share.
+  """What a training reports of itself, in numbers that processes may share.
 
   These are the steps that are done, those that this call took (a search takes steps
   that are none of the run's), the seconds that they took without compiling, and whether
@@ -99,7 +99,7 @@ class Meter:
 
     Args:
       job: The training.
-      told: What it will tell of itself.
+      told: What it will report of itself.
       ending: What ends the line.
     """
     number = 1 + sum(not one.is_open or one.began is not None

@@ -57,7 +57,7 @@ class Workers:
     return [job for job, _ in self._running.values()]
 
   def begin(self, job: one_training.Job) -> meter.Told:
-    """Begins a training; returns what it tells of itself.
+    """Begins a training; returns what it reports of itself.
 
     Raises:
       Exception: If something in its config cannot be sent to another process.
@@ -122,7 +122,7 @@ class Workers:
 
 @dataclasses.dataclass(frozen=True)
 class _Pool:
-  """A pool of one process, and what it tells of its training."""
+  """A pool of one process, and what it reports of its training."""
   told: meter.Told
   executor: futures.ProcessPoolExecutor
 
