@@ -27,6 +27,7 @@ CASES = [
      "(?!embed|final_norm).*"),
     ("strategies", ("bronte",), "ml5_charrnn", ("lora", "scratch"), None),
     ("strategies", ("shakespeare",), "tinyshakespeare", ("l2_sp", "scratch"), None),
+    ("auto", ("names",), "names", ("auto", "scratch"), None),
     ("bronte_to_shakespeare", (), "ml5_charrnn", ("bronte_1", "scratch_1"), None),
     ("textgenrnn", (), "textgenrnn", ("transfer", "scratch"), None),
     ("stories", (), "stories260K", ("transfer", "scratch"), None),
@@ -51,8 +52,12 @@ def _smallest(run: config.Run, shallow: bool) -> config.Run:
   if tokenizer.kind == "bpe":
     tokenizer = dataclasses.replace(tokenizer, size=400 if packed else 300)
   model = dataclasses.replace(run.model, num_layers=1) if shallow else run.model
+  strategy = run.strategy
+  if strategy.name == "auto":
+    strategy = dataclasses.replace(strategy, budget=40)  # The least.
   return dataclasses.replace(
-      run, model=model, data=data, tokenizer=tokenizer, train=dataclasses.replace(
+      run, model=model, data=data, tokenizer=tokenizer, strategy=strategy,
+      train=dataclasses.replace(
           run.train, steps=2, batch_size=8, batch_tokens=0, log_every=1, eval_every=2,
           checkpoint_every=2))
 

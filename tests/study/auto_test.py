@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -154,6 +155,28 @@ def test_the_report_lists_every_candidate_and_the_winner(folder):
   assert all(name in printed for name in found["losses"])
   assert all(flag in printed for flag in found["overrides"])
   assert "<svg" in (folder / "auto" / decision.FOLDER / "report.html").read_text()
+
+
+def test_the_cost_of_a_search_is_all_that_it_did_beside_the_run(folder):
+  run, facts = _target(folder, name="auto", budget=BUDGET), _decision(folder)
+  losses, flops = facts["losses"], facts["flops"]
+  dropped = sum(flops.values()) - flops[facts["winner"]]
+  model = run.model  # A recurrent layer, whose kernels take nearly all products.
+  of_token = 2 * (model.embed_width + model.hidden_width) * model.hidden_width
+  counted = facts["flops_beside"]
+  setup = assemble.build(_target(folder, name="fine_tune"), folder / "none")
+  batches = lambda found: sum(
+      batch["inputs"].size for batch in found)  # Padding is computed as well.
+  validation = batches(setup.data.evaluation_batches("validation", run.train.rows))
+  training = batches(itertools.islice(
+      setup.data.train_batches(run.train.rows, run.seed), 8))
+  head = 2 * model.hidden_width * setup.specs["head/kernel"].shape[-1]
+
+  assert auto.searched(folder / "auto") == dropped + counted
+  assert counted == pytest.approx(
+      (of_token + head) * (sum(map(len, losses.values())) * validation + 3 * training),
+      rel=0.02)
+  assert 0 < facts["seconds"] < 600
 
 
 def test_relative_gradients_are_norm_ratios_per_layer(folder):

@@ -67,3 +67,17 @@ def test_a_single_rate_has_no_edge(tmp_path):
     found = _grid(lrs=lrs)
     assert not found.widen({"a": _trained(tmp_path, "a", {0.1: 1})})
     assert found.of("a") == lrs
+
+
+def test_a_search_has_its_own_rate_alone(tmp_path):
+  runs = {"a": config.Run(strategy=config.Strategy(name="auto")), "b": config.Run()}
+  study = config.Study(question="?", runs=runs, pairs=(("a", "b"),), lrs=(0.1, 0.2))
+  found = grid.Grid(study)
+
+  grows = found.widen({"a": _trained(tmp_path, "a", {0.001: 1}),
+                       "b": _trained(tmp_path, "b", {0.1: 2, 0.2: 1})})
+
+  assert grows and found.of("b") == (0.1, 0.2, 0.6) and found.of("a") == ()
+  assert [job.lr for job in jobs.of_run(study, tmp_path, "a", found.of("a"))] == [
+      runs["a"].optim.lr]
+  assert "a" not in found.added({"a": (), "b": (0.1, 0.2)})[0].split(":")[0]

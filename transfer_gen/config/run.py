@@ -152,7 +152,8 @@ class Study:
       runs, which serve as sources, are trained once, with the first seed.
       Default: (0,).
     lrs: Learning rates that each run of a pair tries; the one with the best validation
-      by `Train.metric` is compared. If empty, the default, each run uses its own.
+      by `Train.metric` is compared. A run whose strategy is `auto` uses its own, of
+      which it searches factors. If empty, the default, all runs use their own.
     budget: `equal`: the runs of a pair train for equally many steps. `converged`: a
       control whose validation loss still falls at the end of its own steps is trained
       with twice as many, and so on up to eight times as many, until it no longer does;

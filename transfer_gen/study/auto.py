@@ -108,10 +108,15 @@ def decided(run: reader_lib.Run, workdir: epath.PathLike) -> reader_lib.Run:
 
 
 def searched(workdir: epath.PathLike) -> float:
-  """Returns the FLOPs of what a search tried and dropped; 0 if there was none."""
+  """Returns the FLOPs of a search beside the run that it chose; 0 if there was none.
+
+  These are the steps of all other candidates, the validations where candidates stopped,
+  and the gradients by which layers were chosen.
+  """
   facts = decision.read(workdir)
-  return sum(flops for name, flops in facts.get("flops", {}).items()
-             if name != facts["winner"])
+  return facts.get("flops_beside", 0.0) + sum(
+      flops for name, flops in facts.get("flops", {}).items()
+      if name != facts["winner"])
 
 
 def _take_over(workdir: epath.Path, winner: pathlib.PurePath) -> None:

@@ -110,6 +110,22 @@ def of_steps(
   return totals
 
 
+def of_validation(assembled: assembled_lib.Assembled) -> float:
+  """Returns the FLOPs of scoring the validation split once."""
+  nll_fn = combined.scoring(assembled.model)
+  params, key = _shapes(assembled.specs), jax.eval_shape(lambda: jax.random.key(0))
+  by_shape: dict[tuple, float] = {}
+  total = 0.0
+  for batch in assembled.data.evaluation_batches(
+      "validation", assembled.run.train.rows):
+    del batch["documents"]
+    shape = tuple((k, v.shape) for k, v in batch.items())
+    if shape not in by_shape:
+      by_shape[shape] = flops(nll_fn, params, batch, key)
+    total += by_shape[shape]
+  return total
+
+
 def flops(function: Callable[..., Any], *given: Any) -> float:
   """Counts multiplications and additions of the matrix products of a function.
 

@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 
 from transfer_gen import best_link
+from transfer_gen import errors
 from transfer_gen.formats import whole
 from transfer_gen.study import search_page
 
@@ -18,13 +19,24 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
   return _read(epath.Path(workdir) / FOLDER / DECISION, _decided)
 
 
-def losses(workdir: epath.PathLike) -> dict[str, Any]:
-  """Returns budget and losses of a search that was cut; empty if none has begun."""
-  return _read(epath.Path(workdir) / FOLDER / LOSSES, _begun)
+def begun(workdir: epath.PathLike, budget: int) -> dict[str, Any]:
+  """Returns what `write_losses` wrote in a search that was cut; empty if none was.
+
+  Raises:
+    errors.UserError: If that search has another budget: losses at other stops could not
+      be compared with these.
+  """
+  folder = epath.Path(workdir) / FOLDER
+  found = _read(folder / LOSSES, _begun)
+  if found.get("budget", budget) != budget:
+    raise errors.UserError(
+        f"{folder}: a search with strategy.budget={found['budget']} began there, and"
+        f" now it is {budget}. Take another --workdir, or that budget.")
+  return found
 
 
 def write_losses(workdir: epath.PathLike, facts: Mapping[str, Any]) -> None:
-  """Writes budget and losses so far, to resume from."""
+  """Writes budget, losses and seconds so far, to resume from."""
   whole.write_json(epath.Path(workdir) / FOLDER / LOSSES, facts)
 
 
@@ -66,4 +78,5 @@ def _decided(facts: Any) -> dict[str, Any]:
 
 def _begun(facts: Any) -> dict[str, Any]:
   _losses(facts["losses"])
-  return {"budget": facts["budget"], "losses": facts["losses"]}
+  return {"budget": facts["budget"], "losses": facts["losses"],
+          "seconds": float(facts.get("seconds", 0.0))}

@@ -10,7 +10,7 @@ from transfer_gen.formats import whole
 from transfer_gen.run import best as best_lib
 from transfer_gen.run import environment
 from transfer_gen.study import jobs as jobs_lib
-from transfer_gen.study import outcome
+from transfer_gen.study import logged
 
 COMPARED, TRIED, SOURCE = "compared", "tried", "source"
 
@@ -64,7 +64,7 @@ def describe(job: jobs_lib.Job, its_role: str) -> dict[str, Any]:
     `train_seconds`; `role`; and `workdir`.
   """
   # As it was trained: what the study leaves open was chosen.
-  run, lines = codec.read_run(job.workdir), outcome.metrics(job)
+  run, lines = codec.read_run(job.workdir), logged.metrics(job)
   validated = [line for line in lines if line["split"] == "validation"]
   best = best_lib.begin(run.train.metric)
   for line in validated:
@@ -73,7 +73,7 @@ def describe(job: jobs_lib.Job, its_role: str) -> dict[str, Any]:
           "fraction": run.data.fraction, "steps": max(line["step"] for line in lines),
           "step": best.step,
           "validation_loss": min(line["loss"] for line in validated), "role": its_role,
-          "workdir": str(job.workdir), **outcome.cost(job)}
+          "workdir": str(job.workdir), **logged.cost(job)}
 
 
 def curves(
@@ -87,7 +87,7 @@ def curves(
   lines: dict[str, dict[str, list[dict[str, Any]]]] = {}
   for job, its_role in found:
     if its_role != TRIED:
-      lines.setdefault(job.name, {})[f"seed {job.seed}"] = outcome.metrics(job)
+      lines.setdefault(job.name, {})[f"seed {job.seed}"] = logged.metrics(job)
   return lines
 
 

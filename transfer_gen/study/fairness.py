@@ -18,7 +18,8 @@ def check(
     reader: assemble.reader.Reader) -> None:
   """Refuses pairs whose difference would not be that of the treatment alone.
 
-  All runs of a pair have the same seeds and as many learning rates by construction.
+  All runs of a pair have the same seeds and the same learning rates by construction,
+  save what searches a rate itself.
 
   Args:
     study: The study.

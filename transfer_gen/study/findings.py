@@ -25,7 +25,7 @@ def of_study(
     study: The study, with the pairs that have results.
     jobs: Its trainings that have ended.
     results: What `outcome.test` returned for each seed of the compared runs, by name.
-    sources: What `outcome.cost` returned for each run that is only a source, by name,
+    sources: What `logged.cost` returned for each run that is only a source, by name,
       and its accounts if the study has them.
     longer: Controls with more steps than the runs that they are compared with.
 

@@ -16,7 +16,7 @@ from transfer_gen.run import initial
 from transfer_gen.train import objectives
 from transfer_gen.transfer import groups as groups_lib
 
-_BATCHES = 8
+BATCHES = 8  # Of each text.
 
 
 def relative_gradients(assembled: assembled_lib.Assembled) -> dict[str, float]:
@@ -70,7 +70,7 @@ def _summed(assembled, params, data):
   # is in.
   total = jax.tree.map(np.zeros_like, jax.device_get(params))
   count = 0.0
-  for _ in range(_BATCHES):
+  for _ in range(BATCHES):
     batch = next(batches)
     total = jax.tree.map(np.add, total, gradient(params, batch, key))
     count += batch["weights"].sum()

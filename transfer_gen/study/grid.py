@@ -15,7 +15,7 @@ class Grid:
   """The learning rates of all compared runs.
 
   Runs that pairs connect try the same rates: a run with more of them would be tuned
-  better than its control.
+  better than its control. A search keeps to its own, see `jobs.is_search`.
   """
 
   def __init__(self, study: jobs_lib.Study):
@@ -31,7 +31,8 @@ class Grid:
 
   def of(self, name: str) -> Sequence[float]:
     """Returns the rates that a run tries; none if it has its own."""
-    return tuple(self._rates.get(name, ()))
+    is_search = jobs_lib.is_search(self._study.runs[name])
+    return () if is_search else tuple(self._rates.get(name, ()))
 
   def added(self, before: Mapping[str, Sequence[float]]) -> list[str]:
     """Returns, for people, which rates were added for which runs, and why.

@@ -10,6 +10,7 @@ from etils import epath
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.run import strategies
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 _EVENTS = "tensorboard"  # Of all runs, each in a folder of its own.
@@ -69,16 +70,15 @@ def of_run(
     study: The study.
     workdir: Its workdir.
     name: Name of the run.
-    lrs: Learning rates that it tries; if empty, those of the study, or its own.
+    lrs: Learning rates that it tries; if empty, those of `rates`.
   """
   run, is_compared = study.runs[name], name in compared(study)
   # A run that is only a source trains once: all compared runs start from the same one,
   # and its chance is not what the study measures.
   seeds = study.seeds if is_compared else study.seeds[:1]
-  lrs = lrs or (study.lrs if is_compared else ()) or (run.optim.lr,)
   result = []
   for seed in seeds:
-    for lr in lrs:
+    for lr in lrs or rates(study, name):
       below = epath.Path(name)
       # `:g` gives each rate a short name that is the same in every call, by which a
       # study that goes on finds its runs.
@@ -89,6 +89,21 @@ def of_run(
           run=_with(run, seed, lr, study, epath.Path(workdir)),
           events=epath.Path(workdir) / _EVENTS / below))
   return result
+
+
+def rates(study: config_lib.Study, name: str) -> tuple[float, ...]:
+  """Returns the learning rates that a run tries at first."""
+  run = study.runs[name]
+  fixed = is_search(run) or not study.lrs or name not in compared(study)
+  return (run.optim.lr,) if fixed else study.lrs
+
+
+def is_search(run: config_lib.Run) -> bool:
+  """Whether a run searches among factors of its own learning rate.
+
+  With the rates of the study as well, it would be tuned better than its control.
+  """
+  return run.strategy.name == strategies.AUTO
 
 
 def selected(jobs: Sequence[Job], only: str) -> list[Job]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from transfer_gen.run import records
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.study import accounts
 from transfer_gen.study import jobs
+from transfer_gen.study import logged
 from transfer_gen.study import samples
 from transfer_gen.study import task_metrics
 
@@ -19,18 +19,10 @@ _STILL_IMPROVING = 0.01
 
 
 def test(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:
-  """Scores the best checkpoint of a training on the test split.
-
-  What was scored by an earlier call is read from the workdir.
-  """
+  """Scores the best checkpoint of a training on the test split; see `logged.scores`."""
   trained = trained_lib.open(job.workdir)
   data, _ = trained.data(reader)
-  scores = records.read_scores(job.workdir, "test", trained.step)
-  if scores is None:
-    scores = trained.score(data, "test")
-    records.write_scores(job.workdir, "test", trained.step, scores,
-                         {"terms": dict(scores.terms)})
-  curve = _progress(job)
+  scores, curve = logged.scores(job, trained, data), logged.validations(job)
   return {**scores.metrics(), "seed": job.seed, "lr": trained.run.optim.lr,
           "step": trained.step,
           "validation_loss": min(line["loss"] for line in curve),
@@ -40,7 +32,7 @@ def test(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:
           "least_fall": "0.01 nats per step" if trained.is_drawn else "1%",
           "train_data": {unit: data.facts["splits"]["train"][unit]
                          for unit in ("bytes", "tokens")},
-          "scores": scores, "samples": [], **cost(job)}
+          "scores": scores, "samples": [], **logged.cost(job)}
 
 
 def with_metrics(
@@ -72,11 +64,8 @@ def with_samples(
   trained = trained_lib.open(job.workdir)
   _, texts = trained.data(reader)
   fit = np.flatnonzero(found["scores"].tokens)  # Others were dropped.
-  written = samples.of(
-      trained, texts["test"], fit, count, seed, folder or job.workdir)
-  if job.events is not None and written["samples"]:
-    records.write_sample_events(job.events, trained.step, written["samples"])
-  return {**found, **written}
+  return {**found, **samples.of(
+      trained, texts["test"], fit, count, seed, folder or job.workdir, job.events)}
 
 
 def source_accounts(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]:
@@ -86,26 +75,9 @@ def source_accounts(job: jobs.Job, reader: trained_lib.Reader) -> dict[str, Any]
   return found
 
 
-def metrics(job: jobs.Job) -> list[dict[str, Any]]:
-  """Returns the lines of the metrics of a training."""
-  return records.read_metrics(job.workdir)
-
-
-def _progress(job: jobs.Job) -> list[dict[str, Any]]:
-  """Returns the lines of the validations of a training, with the tokens up to each."""
-  tokens, found = 0, []
-  # Every validation comes right after a line of training.
-  for line in metrics(job):
-    if line["split"] == "train":
-      tokens += _tokens(line)
-    elif line["split"] == "validation":
-      found.append({**line, "tokens": tokens})
-  return found
-
-
 def _accounts(job, trained, reader) -> dict[str, Any]:
   """The accounts of a training, at the steps of its validations and at its last one."""
-  lines = metrics(job)
+  lines = logged.metrics(job)
   steps = [*(line["step"] for line in lines if line["split"] == "validation"),
            max(line["step"] for line in lines)]
   return accounts.describe(job.run, job.workdir, trained, reader, steps)
@@ -121,16 +93,3 @@ def _improving(curve: Sequence[dict[str, Any]], steps: int, drawn: bool) -> bool
   before = early[-1] if early else curve[0]["loss"]
   unit = 1.0 if drawn else before
   return before - curve[-1]["loss"] > _STILL_IMPROVING * unit
-
-
-def cost(job: jobs.Job) -> dict[str, Any]:
-  """Returns the number of tokens and the seconds of a training."""
-  lines = [line for line in metrics(job) if line["split"] == "train"]
-  return {"train_tokens": sum(map(_tokens, lines)),
-          "train_seconds": round(sum(line["seconds"] for line in lines), 1)}
-
-
-# Metrics hold the rate and the seconds of each line, whose product is the whole number
-# of tokens that were trained on.
-def _tokens(line: dict[str, Any]) -> int:
-  return round(line["tokens_per_second"] * line["seconds"])

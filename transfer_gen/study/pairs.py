@@ -8,7 +8,7 @@ import numpy as np
 from transfer_gen import best_link
 from transfer_gen.metrics import measures
 from transfer_gen.study import jobs
-from transfer_gen.study import outcome
+from transfer_gen.study import logged
 
 
 def best_lr(tried: Sequence[jobs.Job]) -> float:
@@ -49,7 +49,7 @@ def judged_by(tested: Sequence[jobs.Job]) -> str:
   if not others and metric != "loss":
     return metric
   of_text = all("bits_per_byte" in line for job in tested
-                for line in outcome.metrics(job) if line["split"] == "validation")
+                for line in logged.metrics(job) if line["split"] == "validation")
   return "bits_per_byte" if of_text else "loss"
 
 
@@ -80,6 +80,6 @@ def mark_best(
 def _best(job: jobs.Job, metric: str) -> float:
   """Returns the best validation by a metric, with a sign so that low is good."""
   sign = -1 if measures.METRICS[metric].higher else 1
-  values = np.array([sign * line[metric] for line in outcome.metrics(job)
+  values = np.array([sign * line[metric] for line in logged.metrics(job)
                      if line["split"] == "validation"])
   return float(np.nan_to_num(values, nan=np.inf).min())  # A NaN is never the best.

@@ -17,7 +17,8 @@ _ANSWER = 48  # Largest number of tokens of a sample.
 
 def of(
     trained: trained_lib.Trained, texts: Sequence[writing.Document],
-    fit: np.ndarray, count: int, seed: int, folder: epath.Path) -> dict[str, Any]:
+    fit: np.ndarray, count: int, seed: int, folder: epath.Path,
+    events: epath.Path | None = None) -> dict[str, Any]:
   """Lets a training continue prompts of the test split, or draw.
 
   Args:
@@ -27,13 +28,17 @@ def of(
     count: Largest number of prompts; eight drawings for each.
     seed: Which documents are drawn; runs with the same documents get the same ones.
     folder: Receives samples and pictures.
+    events: Folder of TensorBoard's events, which receives texts as well.
 
   Returns:
     `samples`: prompt, text and reference of each; and what `drawn_samples.of` returns
     of a model of drawings.
   """
   if not trained.is_drawn:
-    return {"samples": _written(trained, chosen(texts, fit, count, seed), folder)}
+    written = _written(trained, chosen(texts, fit, count, seed), folder)
+    if events is not None and written:
+      records.write_sample_events(events, trained.step, written)
+    return {"samples": written}
   if not count:
     return {"samples": []}
   given = chosen(texts, fit, drawn_samples.NUMBER * count, seed)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transfer_gen.study import jobs as jobs_lib
+from transfer_gen.study import logged
 from transfer_gen.study import outcome
 from transfer_gen.study import pairs
 from transfer_gen.study import trainings as trainings_lib
@@ -44,7 +45,7 @@ class Scoring:
     compared, asked = jobs_lib.compared(self._study), self._study.metrics
     for name, jobs in trained.items():
       if name not in compared:
-        self.sources.setdefault(name, outcome.cost(jobs[0]))
+        self.sources.setdefault(name, logged.cost(jobs[0]))
         continue
       # Rates are chosen by validation, and only the chosen ones are scored.
       lr = pairs.best_lr(jobs)

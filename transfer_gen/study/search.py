@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 import dataclasses
+import time
 
 from etils import epath
 
-from transfer_gen import errors
 from transfer_gen.run import assemble
 from transfer_gen.run import plan_files
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import candidates as candidates_lib
 from transfer_gen.study import decision
 from transfer_gen.study import gradients as gradients_lib
+from transfer_gen.study import search_cost
 from transfer_gen.study import trial
 
 
@@ -19,7 +20,7 @@ def search(
     run: reader_lib.Run, workdir: epath.Path, min_coverage: float,
     reader: reader_lib.Reader, events: epath.Path | None = None) -> None:
   """Searches, and writes the decision with its evidence; see `auto.train`."""
-  folder = workdir / decision.FOLDER
+  folder, started = workdir / decision.FOLDER, time.monotonic()
   budget = candidates_lib.budget(run)
   # No candidate is called `none`, so neither a tokenizer nor choices that a candidate
   # left in its folder are taken over.
@@ -33,13 +34,9 @@ def search(
   families = candidates_lib.candidates(gradients)
   tried = {candidates_lib.name(strategy): strategy
            for some in families.values() for strategy in some}
-  begun = decision.losses(workdir)  # By a search that was cut.
-  # Losses at other stops could not be compared with these.
-  if begun.get("budget", budget) != budget:
-    raise errors.UserError(
-        f"{folder}: a search with strategy.budget={begun['budget']} began there, and"
-        f" now it is {budget}. Take another --workdir, or that budget.")
-  losses = begun.get("losses", {})
+  begun = decision.begun(workdir, budget)  # By a search that was cut.
+  losses, spent = begun.get("losses", {}), begun.get("seconds", 0.0)
+  seconds = lambda: spent + time.monotonic() - started
   last = lambda name: _last(losses[name])
   alive = list(tried)
   for number, (count, stop) in enumerate(candidates_lib.rounds(run, families)):
@@ -59,14 +56,18 @@ def search(
         losses.setdefault(name, {})[str(stop)] = trial.loss(
             inputs, dataclasses.replace(run, strategy=tried[name]), folder / name, stop,
             events and events / decision.FOLDER / name)
-        decision.write_losses(workdir, {"budget": budget, "losses": losses})
+        decision.write_losses(workdir, {
+            "budget": budget, "losses": losses, "seconds": seconds()})
   best = min(alive, key=last)
   decision.write(workdir, {
       "strategy": dataclasses.asdict(tried[best]), "winner": best,
       "overrides": candidates_lib.overrides(tried[best]), "budget": budget,
       "relative_gradients": gradients, "losses": losses,
-      "flops": {name: trial.flops(inputs, strategy, losses[name])
-                for name, strategy in tried.items()}})
+      "flops": {name: search_cost.flops(inputs, strategy, losses[name])
+                for name, strategy in tried.items()},
+      "flops_beside": search_cost.flops_beside(common, sum(map(len, losses.values()))),
+      # The steps of the best one are those of the run, which counts them itself.
+      "seconds": seconds() - search_cost.train_seconds(folder / best)})
 
 
 def _last(losses: Mapping[str, float]) -> float:

@@ -1,17 +1,13 @@
 """One candidate of a search: an ordinary run that is stopped early."""
 
-from collections.abc import Mapping
-import dataclasses
 import math
 
 from etils import epath
 
-from transfer_gen.run import assemble
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import ledger
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
-from transfer_gen.study import cost as cost_lib
 
 
 def loss(
@@ -38,12 +34,3 @@ def scores(
   found = trained_lib.open(workdir, done).score(inputs.data, "validation")
   # `min` returns a NaN that stands first, so such a candidate could win.
   return found if math.isfinite(found.metrics()["loss"]) else None
-
-
-def flops(
-    inputs: inputs_lib.Inputs, strategy: inputs_lib.Strategy,
-    losses: Mapping[str, float]) -> float:
-  """Returns the FLOPs of a candidate's run up to the last step that it reached."""
-  run = dataclasses.replace(inputs.run, strategy=strategy)
-  return cost_lib.of_run(
-      assemble.assemble(inputs.with_run(run)), max(map(int, losses)))
