@@ -110,6 +110,8 @@ def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
 
 
 def _header(header: str, width: int) -> list[str]:
+  if len(header) <= width:
+    return [header]
   lines = [""]
   for word in _words(header):
     joined = f"{lines[-1]}{'' if lines[-1].endswith('/') else ' '}{word}".strip()

@@ -54,14 +54,6 @@ def audit_of(audit: audit_lib.Audit) -> markupsafe.Markup:
   return markupsafe.Markup(audit_page.trees(audit))
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Returns the lines of a table: the first column left-aligned, the others right."""
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  return ["  ".join(
-      cell.ljust(w) if i == 0 else cell.rjust(w)
-      for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
-
-
 def metrics(lines: Sequence[Mapping[str, Any]]) -> list[str]:
   """Returns the metrics of texts that validations were measured by."""
   return sorted({name for line in lines if line["split"] == "validation"

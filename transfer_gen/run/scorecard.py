@@ -9,7 +9,7 @@ from etils import epath
 from transfer_gen import config as config_lib
 from transfer_gen.metrics import summary
 from transfer_gen.run import evaluation
-from transfer_gen.run import page
+from transfer_gen.run import narrow
 from transfer_gen.run import records
 from transfer_gen.run import sheet
 
@@ -57,7 +57,7 @@ def lines(
       result.append(
           f"{one.written.too_long} inputs were longer than the model can read; see"
           " decoding.too_long.")
-    result += page.aligned(summary.table(own, list(one.measured)))
+    result += narrow.table(summary.table(own, list(one.measured)))
     if own.get("loss_is_bound") and "bits_per_byte" in own:
       result.append(
           "loss is a bound from above, the negative ELBO in nats per token:"
@@ -70,7 +70,7 @@ def lines(
     result += [f"{name}: {how}" for name, how in own["signatures"].items()]
   if found[1:]:
     names = sheet.names([one.trained.workdir for one in found])
-    result += [f"{names[0]} against {names[1]}:", *page.aligned(
+    result += [f"{names[0]} against {names[1]}:", *narrow.table(
         summary.differences_table(numbers["against"]["differences"]))]
   return [line.rstrip() for line in result]
 

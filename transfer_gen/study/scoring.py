@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from transfer_gen import progress
 from transfer_gen.study import jobs as jobs_lib
-from transfer_gen.study import logged
 from transfer_gen.study import outcome
 from transfer_gen.study import pairs
 from transfer_gen.study import trainings as trainings_lib
@@ -45,7 +45,7 @@ class Scoring:
     compared, asked = jobs_lib.compared(self._study), self._study.metrics
     for name, jobs in trained.items():
       if name not in compared:
-        self.sources.setdefault(name, logged.cost(jobs[0]))
+        self.sources.setdefault(name, outcome.logged.cost(jobs[0]))
         continue
       # Rates are chosen by validation, and only the chosen ones are scored.
       lr = pairs.best_lr(jobs)
@@ -116,10 +116,15 @@ class Scoring:
   def _add(
       self, what: str, add: Callable[[jobs_lib.Job, Found], Found],
       jobs: Sequence[jobs_lib.Job] | None = None) -> None:
-    for job in self.tested if jobs is None else jobs:
-      found, key = self._found[str(job.workdir)] or {}, (what, str(job.workdir))
-      if key not in self._added:
-        self._added.add(key)
+    jobs = [job for job in (self.tested if jobs is None else jobs)
+            if (what, str(job.workdir)) not in self._added]
+    if not jobs:
+      return
+    with progress.track(what, total=len(jobs), unit="training") as work:
+      for job in jobs:
+        found = self._found[str(job.workdir)] or {}
+        self._added.add((what, str(job.workdir)))
         self._found[str(job.workdir)] = self._work.show(
             f"{what} of {job.title}", lambda job=job, found=found: add(job, found),
             found)
+        work.advance()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transfer_gen.run import narrow
 from transfer_gen.run import page as page_lib
 from transfer_gen.run import plots
 
@@ -22,9 +23,9 @@ def text(facts: Mapping[str, Any]) -> str:
   return "\n".join([
       f"auto chose {facts['winner']}. Validation loss, nats per token, of what it tried"
       f" ({spent} of {facts['budget']} steps):", "",
-      *page_lib.aligned(_candidates(facts)), "",
+      *narrow.table(_candidates(facts)), "",
       "Where the gradient is large against the params, from the top to the bottom:", "",
-      *page_lib.aligned(layers), "", "The same run, without a search:",
+      *narrow.table(layers), "", "The same run, without a search:",
       "  " + " ".join(facts["overrides"]), ""])
 
 
