@@ -13,8 +13,10 @@ Run:      python -m transfer_gen study --config=experiments/stories.py \
           (github.com/google/sentencepiece) in the folder `data`, or in the folder that
           the environment variable TRANSFER_GEN_DATA names.
 Runs:     transfer and scratch, each with 2 learning rates and seeds 0, 1, 2.
-Cost:     under 10 minutes on 2 CPU cores, beside much other work.
-Result:   experiments/RESULTS.md.
+Cost:     43 minutes on one CPU core that other work shared.
+Result:   With 300 steps each, transfer leads by 0.57 nats per token. With twice its
+          steps, scratch is as good: +0.03, not clear. The source brought time, as
+          transfer was at the best loss of scratch after 90 of 300 steps.
 """
 
 import dataclasses

@@ -7,7 +7,10 @@ import pytest
 from tests import small_runs
 from transfer_gen import config
 from transfer_gen import errors
+from transfer_gen.study import cost
 from transfer_gen.study import dry_run
+from transfer_gen.study import jobs
+from transfer_gen.study import preflight
 from transfer_gen.study import study
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan
@@ -111,3 +114,69 @@ def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
     text = dry_run.describe(
         dataclasses.replace(asked, widen=widen), tmp_path / "w", "scratch/seed_0")
     assert (said in text) and ("widened" in text) == bool(said)
+
+
+def _frozen(folder, **changes):
+  """A run that trains its output alone."""
+  groups = (plan.Group(name="head", params="head/.*"),
+            plan.Group(name="body", params=".*", unfreeze_step=None))
+  return _moved(folder, transfer=dataclasses.replace(
+      _plan(r"\1"), groups=groups), **changes)
+
+
+def test_runs_get_the_steps_for_equally_many_flops(folder, tmp_path):
+  asked = dataclasses.replace(
+      _study(folder, moved=_frozen(folder)), equal="flops",
+      pairs=(("moved", "scratch"), ("first_again", "moved")))
+  asked.runs["first_again"] = _moved(folder, transfer=_plan(r"\1"))
+  asked.runs = {name: run.with_values("train", steps=40, eval_every=20)
+                for name, run in asked.runs.items()}
+
+  checked = preflight.check(asked, jobs.jobs(asked, tmp_path))
+
+  steps = {name: one.run.train.steps for name, one in checked.runs.items()}
+  assert steps["first"] == steps["scratch"] == steps["first_again"] == 40
+  flops = {name: cost.of_run(one, steps[name]) for name, one in checked.runs.items()}
+  one = flops["moved"] / steps["moved"]
+  assert abs(flops["moved"] - flops["scratch"]) <= 0.5 * one  # To the nearest step.
+  assert steps["moved"] > 60  # Without the gradients of what is frozen.
+  assert checked.study.runs["moved"].train.steps == steps["moved"]
+  assert checked.study.runs["moved"].train.eval_every == round(steps["moved"] / 2)
+  assert checked.notes == [
+      f"moved: {steps['moved']} steps in place of 40, for as many FLOPs as its control"]
+  assert "as many FLOPs" in dry_run.describe(asked, tmp_path / "w")
+
+
+def test_runs_of_other_batches_can_have_equally_many_tokens(folder, tmp_path):
+  asked = dataclasses.replace(_study(
+      folder, moved=_moved(folder).with_values("train", batch_size=16)), samples=0)
+
+  facts = study.run(dataclasses.replace(asked, equal="tokens"), tmp_path)
+  again = study.run(dataclasses.replace(asked, equal="tokens"), tmp_path)
+
+  assert again["summary"]["calls"] == 2
+  for one in (facts, again):
+    assert one["runs"]["moved"][0]["step"] == 2
+    trained = [one["runs"][name][0]["train_tokens"] for name in ("moved", "scratch")]
+    assert trained[0] == pytest.approx(trained[1], rel=0.1)
+    assert one["notes"] == [
+        "moved: 2 steps in place of 4, for as many tokens as its control"]
+
+
+@pytest.mark.parametrize("equal, changes, message", [
+    ("flops", lambda folder: {"moved": _moved(
+        folder, strategy=config.Strategy(name="auto", budget=40))},
+     "run 'moved': equal='flops' .* that of an `auto` search is not known"),
+    ("tokens", lambda folder: {"other": _run(folder).with_values("train", steps=9)},
+     "'moved' is compared with 'other' and 'scratch', which have .* tokens"),
+    ("steps", lambda folder: {"scratch": _run(folder).with_values("train", steps=5)},
+     "or set equal='tokens' or 'flops'"),
+])
+def test_budgets_that_cannot_be_made_equal_are_refused(
+    equal, changes, message, folder, tmp_path):
+  asked = dataclasses.replace(_study(folder, **changes(folder)), equal=equal)
+  if "other" in asked.runs:
+    asked.pairs = (*asked.pairs, ("moved", "other"))
+
+  with pytest.raises(errors.UserError, match=message):
+    study.run(asked, tmp_path / "w")

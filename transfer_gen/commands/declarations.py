@@ -242,6 +242,9 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="`converged` also compares with controls that train until"
                  " their validation loss no longer falls, `equal` does not; empty keeps"
                  " what the study says."),
+            Flag(name="equal", value="UNIT", default="",
+                 meaning="What the runs of a pair have equally much of: `steps`,"
+                 " `tokens` or `flops`; empty keeps what the study says."),
             Flag(name="dry_run", default=False,
                  meaning="Checks all runs and prints what would be trained, with steps,"
                  " tokens, FLOPs and an estimate of the time; writes nothing."),

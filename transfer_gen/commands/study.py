@@ -25,8 +25,10 @@ def run(values: flags.Values) -> None:
   study = values.study or from_run.study(values.config)
   if values.seeds:
     study = dataclasses.replace(study, seeds=tuple(range(values.seeds)))
-  if values.budget:
-    study = dataclasses.replace(study, budget=values.budget)
+  given = {name: value for name, value in (
+      ("budget", values.budget), ("equal", values.equal)) if value}
+  if given:
+    study = dataclasses.replace(study, **given)
     validate.check(study, "study")
   if values.dry_run:
     print(dry_run.describe(study, values.workdir, values.only))

@@ -158,6 +158,9 @@ class Study:
       control whose validation loss still falls at the end of its own steps is trained
       with twice as many, and so on up to eight times as many, until it no longer does;
       each treated run is then compared with that one, too. Default: `equal`.
+    equal: What the runs of a pair have equally much of: `steps`, of batches of the
+      same size; or `tokens` or `flops` of training, for which a treated run gets more
+      steps than its control or fewer. Default: `steps`.
     widen: How often such a grid is widened, by a rate three times beyond the edge at
       which the best one of some run lies. All runs that pairs connect try the new rate.
       0 means never, and a grid of a single rate has no edge. Default: 3.
@@ -178,6 +181,7 @@ class Study:
   seeds: Annotated[tuple[declare.Seed, ...], declare.FILLED] = (0,)
   lrs: tuple[declare.Positive, ...] = ()
   budget: Annotated[str, declare.OneOf("equal", "converged")] = "equal"
+  equal: Annotated[str, declare.OneOf("steps", "tokens", "flops")] = "steps"
   widen: Annotated[int, declare.Between(0, 20)] = 3
   samples: declare.Count = 3
   accounts: bool = False

@@ -28,7 +28,8 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
   jobs = jobs_lib.jobs(study, workdir)
   jobs_lib.check_only(jobs, only)
   checked = preflight.check(study, jobs)
-  jobs = jobs_lib.selected(jobs, only)
+  study = checked.study
+  jobs = jobs_lib.selected(jobs_lib.jobs(study, workdir), only)
   rows = [("run", "seeds", "rates", "steps", "tokens", "GFLOPs", "seconds")]
   total = 0.0
   known: dict[tuple, float] = {}
@@ -52,7 +53,8 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
           f"{flops / 1e9:.3g}", f"{seconds:.3g}"))
       work.advance()
   times = "once" if study.widen == 1 else f"{study.widen} times"
-  more = [f"A grid whose best rate lies at its edge is widened, {times} at most, and"
+  more = [*checked.notes]
+  more += [f"A grid whose best rate lies at its edge is widened, {times} at most, and"
           " then takes longer."] if len(study.lrs) > 1 and study.widen else []
   if study.budget == "converged":
     more.append("Controls whose validation loss still falls at the end are trained"

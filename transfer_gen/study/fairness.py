@@ -33,7 +33,7 @@ def check(
   """
   unfair = [
       f"{treated!r} and {control!r}: {cause}" for treated, control in study.pairs
-      for cause in _causes(runs[treated], runs[control], reader)]
+      for cause in _causes(study, runs[treated], runs[control], reader)]
   if unfair:
     raise errors.UserError("\n  ".join([
         "pairs that cannot be compared fairly:", *dict.fromkeys(unfair)]))
@@ -60,10 +60,13 @@ def documents(
            f" the same test texts{_fields(treated.data, control.data)}.")
 
 
-def _causes(treated, control, reader) -> Iterator[str]:
-  for sentence in budgets(treated.run, control.run):
-    field = sentence.partition(" ")[0]
-    yield f"{sentence} Give both the same {field}, for the same budget."
+def _causes(study, treated, control, reader) -> Iterator[str]:
+  # Otherwise the study gives them equal budgets itself, see `equal.steps`.
+  if study.equal == "steps":
+    for sentence in budgets(treated.run, control.run):
+      field = sentence.partition(" ")[0]
+      yield (f"{sentence} Give both the same {field}, for the same budget, or set"
+             " equal='tokens' or 'flops' in the study.")
   yield from documents(treated.run, control.run, reader)
 
 

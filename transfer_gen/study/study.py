@@ -77,12 +77,15 @@ class _Call:
     budgets.check(study)
     checked = preflight.check(study, planned, force)
     # A copy, to which controls with more steps are added.
-    study = dataclasses.replace(study, runs={**study.runs})
+    study = dataclasses.replace(checked.study, runs={**checked.study.runs})
     self._study, self._workdir, self._command = study, workdir, command
     self._work = trainings.Trainings(
         checked.reader, checked.begun, workdir, only,
         {name: one.run.train.steps for name, one in checked.runs.items()}, at_once)
     self.close = self._work.close
+    for line in checked.notes:
+      print(line, flush=True)
+    self._work.notes += checked.notes
     self._grid = grid.Grid(study)
     self.scoring = scoring_lib.Scoring(study, self._work, checked.reader)
     self._jobs: dict[str, list[jobs_lib.Job]] = {}  # All trainings so far, by run.

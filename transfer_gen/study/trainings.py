@@ -22,7 +22,7 @@ class Trainings:
   """The trainings of a study.
 
   Attributes:
-    notes: What could not be shown, and why.
+    notes: What the report says beside its results, such as what could not be shown.
     clock: How long the calls of the study took. It is stored after each training.
   """
 
