@@ -165,6 +165,22 @@ def test_a_lead_that_more_steps_bring_is_no_harm_of_the_source():
   assert said in ahead and said not in behind
 
 
+def test_the_answer_has_the_gain_over_a_control_with_the_steps_that_it_needs():
+  pair = {"treated": "moved", "control": "scratch"}
+  facts = {"comparisons": [
+      {**PAIR, **pair}, {**PAIR, **pair, "control": "other_x2"},
+      {**PAIR, **pair, "control": "scratch_x2", "gain": 0.01, "low": -0.1, "high": 0.1},
+  ], "longer": {"scratch_x2": {"of": "scratch", "times": 2},
+                "other_x2": {"of": "other", "times": 2}}}
+
+  first, what, second = sentences.answer(facts)
+
+  assert first.startswith("moved against scratch: ") and "better" in first
+  assert what.startswith("scratch_x2 is scratch with 2 times the steps")
+  assert second.startswith("moved against scratch_x2: +0.0100")
+  assert sentences.answer({**facts, "longer": {}}) == [first]
+
+
 def test_the_unit_of_a_gain_is_that_of_tokens_bytes_or_points_of_drawings():
   drawn = {key: value for key, value in PAIR.items() if key != "bits_per_byte"}
 

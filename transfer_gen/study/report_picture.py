@@ -25,7 +25,7 @@ def draw(facts: Mapping[str, Any], curves: report_plots.Curves) -> str:
   """
   named = {name: {part: page.points(lines, "loss") for part, lines in group.items()}
            for name, group in curves.items() if name in facts["runs"]}
-  said = [line for text in (facts["question"], sentences.answer(facts))
+  said = [line for text in (facts["question"], *sentences.answer(facts))
           for line in textwrap.wrap(text, _LETTERS)]
   height = max(_HEIGHT, 1.0 + _PAIR * len(facts["comparisons"]))
   with plots.canvas((_WIDTH, height + 0.38 + 0.22 * len(said))) as drawn:

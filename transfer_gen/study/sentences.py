@@ -48,9 +48,19 @@ def _longer(facts: Facts, pair: Facts) -> list[str]:
   return lines
 
 
-def answer(facts: Facts) -> str:
-  """Returns the answer to the question: the gain of the first pair."""
-  return _gain(facts["comparisons"][0])
+def answer(facts: Facts) -> list[str]:
+  """Returns the answer to the question: the gain of the first pair.
+
+  If its control was given more steps, the gain over that one belongs to the answer: a
+  lead over a control that was cut while it improved is no more than time.
+  """
+  first, *others = facts["comparisons"]
+  longer = facts.get("longer", {})
+  of = lambda pair: longer.get(pair["control"], {}).get("of")
+  more = [line for pair in others if pair["treated"] == first["treated"]
+          and of(pair) == first["control"] for line in (
+              *_longer(facts, pair)[:1], _gain(pair))]
+  return [_gain(first), *more]
 
 
 def alarms(facts: Facts) -> list[str]:
