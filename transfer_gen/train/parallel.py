@@ -11,6 +11,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import processes
 from transfer_gen import sharding
 from transfer_gen import tree
 from transfer_gen.train import step as step_lib
@@ -28,7 +29,9 @@ class Runner:
     shardings: Sharding of each param outside the step (checkpoints, evaluation).
     place: Converts a state as checkpoints hold it to the state that `step` takes.
     fetch: Inverts `place`.
-    put: Converts a batch on the host to the batch that `step` takes.
+    rows: From B to the rows of a batch that the devices of this process compute, as an
+      index of it.
+    put: Converts these rows of a batch on the host to the batch that `step` takes.
     step: Takes one training step, given a state, a batch and the run's key. It donates
       the state. The key is an argument and no constant of the program, so that runs
       with other seeds find the same compiled program in the cache.
@@ -39,6 +42,11 @@ class Runner:
   put: Callable[[_Batch], Any]
   step: Callable[
       [step_lib.TrainState, Any, jax.Array], tuple[step_lib.TrainState, Any]]
+  rows: Callable[[int], Any] = lambda batch_size: slice(None)
+
+  def put_whole(self, batch: _Batch) -> Any:
+    """Puts a batch of which this process has the rows of all."""
+    return self.put({name: x[self.rows(len(x))] for name, x in batch.items()})
 
   def abstract(self, state: Any, specs: Mapping[str, tree.Spec]) -> Any:
     """Returns the shapes and shardings that restoring a checkpoint needs.
@@ -98,12 +106,27 @@ def _jit(config, specs, step, rows) -> Runner:
 
   return Runner(
       shardings=params,
-      place=lambda state: jax.device_put(
-          state, sharding.of_state(state, params, specs)),
+      place=lambda state: jax.tree.map(
+          processes.place, state, sharding.of_state(state, params, specs)),
       fetch=lambda state: state,
-      put=lambda host: jax.device_put(host, batch),
+      put=lambda host: _put(host, batch), rows=functools.partial(_rows, batch),
       step=lambda state, data, key: _waited(devices, compiled(
           frozenset(state.opt_state))(state, data, key)))
+
+
+def _put(host: _Batch, where: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
+  if processes.count() == 1:
+    return jax.device_put(dict(host), where)
+  return {name: jax.make_array_from_process_local_data(where, x)
+          for name, x in host.items()}
+
+
+def _rows(where: jax.sharding.NamedSharding, batch_size: int) -> Any:
+  """Returns the rows that the devices of this process compute, in order."""
+  if processes.count() == 1:
+    return slice(None)
+  parts = where.addressable_devices_indices_map((batch_size,)).values()
+  return np.unique([np.arange(batch_size)[part] for part in parts])
 
 
 def _keep(params, specs, step, state, batch, key):
