@@ -24,6 +24,20 @@ from transfer_gen.run import open_sources
 from transfer_gen.transfer import axes, plan, structure
 
 def get_config(name="text"):
+  run = _run(name)
+  if name == "pairs":  # Buckets, noise, a late group and an anchor.
+    run.data = config.Data(
+        name="files", train="pairs.tsv", input_field="a", target_field="b", length=24,
+        buckets=(12,), corrupt=config.Corrupt(word_dropout=0.2))
+    run.transfer = plan.TransferPlan(
+        rules=(plan.Rule(target=".*", source=None),),
+        groups=(plan.Group(name="body", params="layer_.*", unfreeze_step=3,
+                           anchor=plan.L2SP(alpha=0.1, beta=0.1)),
+                plan.Group(name="rest", params=".*")))
+    run.tokenizer = config.Tokenizer(kind="characters", sentinels=1)
+  return run
+
+def _run(name):
   moved, size = name == "moved", 2 if name == "moved" else 1
   return config.Run(
       model=config.Decoder(num_layers=1, width=16 * size, num_heads=2 * size,
@@ -59,6 +73,8 @@ def _folder(tmp_path_factory):
   (folder / "config.py").write_text(CONFIG)
   (folder / "text.txt").write_text("".join(
       f"the {i}th line counts {i * 7 % 13} things\n" for i in range(200)))
+  (folder / "pairs.tsv").write_text("a\tb\n" + "".join(
+      f"q{i}\t{'answer ' * (i % 3)}{i % 10}\n" for i in range(200)))
   (folder / "moved.txt").write_text("".join(
       f"another text: {i} zebras & {i * 3} quails\n" for i in range(200)))
   return folder
@@ -79,9 +95,7 @@ def _train(folder, workdir, *words, count=1, devices=1, name="text", others=(),
     last_folder: Where that one runs.
     program: What each of them runs.
   """
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
+  port = _free_port()
   together = lambda i: () if count == 1 else (
       f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={i}")
   is_last = lambda i: i == count - 1
@@ -164,6 +178,16 @@ def test_killed_processes_go_on_as_other_numbers_of_them_with_the_same_losses(
 
 
 @pytest.mark.long
+def test_buckets_noise_and_late_groups_are_the_same_on_several_processes(folder):
+  words = ("--config.train.steps=8", "--config.train.eval_every=4")
+  _done(_train(folder, "pairs_alone", *words, name="pairs"))
+
+  _done(_train(folder, "pairs", *words, name="pairs", count=2, devices=4))
+
+  _assert_same(_losses(folder / "pairs"), _losses(folder / "pairs_alone"), 10)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("parallel", [
     ("--config.parallel.fsdp=8",),
     ("--config.parallel.fsdp=2", "--config.parallel.tensor=2"),
@@ -185,6 +209,76 @@ def test_params_may_lie_on_several_processes(folder, parallel):
   _assert_same(_losses(several), _losses(alone), 5)
 
 
+_SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+          "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "{i}", "SLURM_LOCALID": "{i}",
+          "JAX_COORDINATOR_PORT": "{port}"}
+_JAX = {"JAX_COORDINATOR_ADDRESS": "localhost:{port}", "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "{i}"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("variables", [
+    pytest.param(_SLURM, id="slurm"), pytest.param(_JAX, id="jax")])
+def test_without_flags_the_environment_says_who_belongs_together(
+    folder, monkeypatch, request, variables):
+  port, workdir = _free_port(), folder / request.node.callspec.id
+  trainings = []
+  for i in range(2):
+    for name, value in variables.items():
+      monkeypatch.setenv(name, value.format(i=i, port=port))
+    trainings += _train(folder, workdir.name, "--config.train.steps=2")
+
+  first, second = _done(trainings)
+
+  assert "step 2/2" in first and "step" not in second
+  devices = json.loads((workdir / "environment.json").read_text())["devices"]
+  assert len(devices) == 2
+
+
+@pytest.mark.long
+def test_a_study_is_refused_where_several_processes_were_started(
+    folder, monkeypatch, capsys):
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+  monkeypatch.chdir(folder)
+
+  assert "works in a single process" in cli.refused(
+      capsys, "study", "--config=config.py:moved", "--workdir=none")
+
+
+@pytest.mark.long
+def test_processes_of_other_versions_end_with_the_package_and_who_has_which(
+    folder, tmp_path):
+  other = tmp_path / "numpy-0.0.1.dist-info"
+  other.mkdir()
+  (other / "METADATA").write_text("Name: numpy\nVersion: 0.0.1\n")
+  program = f"""
+import sys
+if "--process=1" in sys.argv:
+  sys.path.append({str(tmp_path)!r})
+""" + _PROGRAM
+
+  codes, _, err = _end(_train(folder, "versions", count=2, program=program))
+
+  assert codes == [2, 2], err
+  for one in err:
+    assert re.search(r'version of numpy: "[\d.]+" in process 0; "0.0.1" in process 1',
+                     one), err
+
+
+@pytest.mark.long
+def test_an_address_that_is_taken_is_refused(folder):
+  with socket.socket() as taken:
+    taken.bind(("localhost", 0))
+    taken.listen()
+    training = started.start(
+        _PROGRAM, "1", "train", "--config=config.py", "--workdir=none",
+        f"--coordinator=localhost:{taken.getsockname()[1]}", "--processes=2",
+        "--process=0", folder=folder)
+
+    assert training.wait() == 2
+  assert "process 0 of 2 cannot listen at localhost:" in training.stdout.read()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_process_saves_and_ends_all(folder, number):
@@ -196,10 +290,11 @@ def test_a_signal_to_one_process_saves_and_ends_all(folder, number):
 
   trainings[1].send_signal(number)
 
-  codes, out, err = _end(trainings)
+  codes, _, err = _end(trainings)
   assert codes == [128 + signal.SIGTERM] * 2, err
-  for i in (0, 1):
-    assert f"process {i} of 2: Interrupted after step" in err[i]
+  # Both after the same step.
+  told = [re.search("transfer-gen: Interrupted after step .*", one)[0] for one in err]
+  assert told[0] == told[1]
   _done(_train(folder, workdir.name, *_LONG, count=2, devices=4))
   _assert_same(_losses(workdir), _losses(alone), 40)
 
@@ -325,6 +420,12 @@ def test_a_single_process_agrees_with_itself_and_starts_no_runtime():
 
   assert done == [1] and processes.count() == 1
   assert not jax.distributed.is_initialized()
+
+
+def _free_port():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
 
 
 def _wait_for(path, seconds=600):

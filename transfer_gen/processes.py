@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -114,6 +115,21 @@ def joined(coordinator: str = "", size: int = 0, index: int = -1) -> Iterator[No
     raise
   else:
     _leave(group, watcher)
+
+
+def refuse(what: str) -> None:
+  """Refuses to work where a launcher has started several processes.
+
+  Args:
+    what: What works in a single one, such as "`study`".
+
+  Raises:
+    errors.UserError: If the environment says that there are several.
+  """
+  if _several():
+    raise errors.UserError(
+        f"{what} works in a single process, and {_several()} says that there are"
+        " several. Start one; `train` is the command that several processes share.")
 
 
 def gather(text: str) -> list[str]:
@@ -225,6 +241,8 @@ def _start(coordinator: str, size: int, index: int) -> bool:
   """Starts the runtime; returns whether there are several processes."""
   if size == 1 or not (coordinator or _launched()):
     return False
+  if coordinator and index == 0:
+    _check_free(coordinator, size)
   try:
     jax.distributed.initialize(
         coordinator or None, size or None, index if index >= 0 else None,
@@ -245,9 +263,26 @@ def _start(coordinator: str, size: int, index: int) -> bool:
   return jax.process_count() > 1
 
 
+def _check_free(coordinator: str, size: int) -> None:
+  """Raises if process 0 cannot listen at its address: JAX would crash."""
+  try:
+    with socket.socket() as listener:
+      listener.bind(("", int(coordinator.rpartition(":")[2])))
+  except (OSError, OverflowError) as error:
+    raise errors.UserError(
+        f"process 0 of {size} cannot listen at {coordinator}: {errors.cause(error)}."
+        " Give another --coordinator to all processes.") from error
+
+
+def _several() -> str:
+  """Returns the variable that says that there are several processes, or nothing."""
+  return next((name for name in (_COUNT, *_LAUNCHERS)
+               if os.environ.get(name, "1") not in ("", "1")), "")
+
+
 def _launched() -> bool:
   """Whether a launcher that JAX knows may have started several processes."""
-  if any(os.environ.get(name, "1") not in ("", "1") for name in _LAUNCHERS):
+  if _several():
     return True
   # JAX asks the TPU's own metadata how many hosts it has.
   platforms = os.environ.get("JAX_PLATFORMS") or "tpu"

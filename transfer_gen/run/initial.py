@@ -31,8 +31,10 @@ def params(
   found = restore.restore(
       assembled.rows, assembled.sources, fresh, shardings, restore_key, progress)
   if processes.count() > 1:
-    # Each process has read its part from files of its own, maybe.
-    processes.agree(checkpoint.digests_of(found))
+    # Each process has read them itself, maybe from other files under one path. Of a
+    # leaf that is divided over them, each has read another part.
+    processes.agree(checkpoint.digests_of(
+        {name: value for name, value in found.items() if processes.is_whole(value)}))
   return found
 
 
