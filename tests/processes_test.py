@@ -13,6 +13,7 @@ import pytest
 
 from tests import processes as started
 from tests.commands import cli
+from transfer_gen import errors
 from transfer_gen import processes
 
 # Growth with noise and a vocabulary of other tokens: each draws by keys, which must not
@@ -35,6 +36,11 @@ def get_config(name="text"):
                            anchor=plan.L2SP(alpha=0.1, beta=0.1)),
                 plan.Group(name="rest", params=".*")))
     run.tokenizer = config.Tokenizer(kind="characters", sentinels=1)
+  if name in ("own", "lora"):  # A checkpoint of ours, with its moments.
+    run.source = config.Source(path="source", step=2, moments=name == "own")
+    run.tokenizer = config.Tokenizer(kind="source", size=0)
+    run.strategy = config.Strategy(name="lora" if name == "lora" else "fine_tune")
+    run.data.train = "text.txt"
   return run
 
 def _run(name):
@@ -185,6 +191,17 @@ def test_buckets_noise_and_late_groups_are_the_same_on_several_processes(folder)
   _done(_train(folder, "pairs", *words, name="pairs", count=2, devices=4))
 
   _assert_same(_losses(folder / "pairs"), _losses(folder / "pairs_alone"), 10)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["own", "lora"])
+def test_checkpoints_of_ours_are_transferred_by_several_processes(exported, name):
+  words = ("--config.parallel.fsdp=4",)
+  _done(_train(exported, f"{name}_alone", *words, name=name, devices=4))
+
+  _done(_train(exported, name, *words, name=name, count=2, devices=2))
+
+  _assert_same(_losses(exported / name), _losses(exported / f"{name}_alone"), 5)
 
 
 @pytest.mark.long
@@ -395,6 +412,15 @@ def test_incomplete_flags_are_refused(folder, monkeypatch, capsys, words, said):
 
   assert said in cli.refused(
       capsys, "train", "--config=config.py", "--workdir=none", *words)
+
+
+def test_a_process_that_cannot_reach_the_first_one_is_refused(monkeypatch):
+  monkeypatch.setattr(processes, "_PATIENCE", 0)
+  address = f"localhost:{_free_port()}"
+
+  with pytest.raises(errors.UserError, match=f"process 1 of 2 cannot reach {address}"):
+    with processes.joined(address, 2, 1):
+      raise AssertionError("the body must not run")
 
 
 @pytest.mark.long

@@ -31,6 +31,7 @@ from transfer_gen import errors
 from transfer_gen import interrupt
 
 _SILENCE = 60  # Seconds without a sign of life after which JAX ends all processes.
+_PATIENCE = 240  # Seconds in which process 0 must begin to listen.
 _LONGEST = 24 * 3600  # Seconds that one process may wait for another.
 _GRACE = 5.0  # Seconds in which the others read why a process ends.
 _SHOWN = 60  # Characters of a value that a message quotes.
@@ -106,7 +107,13 @@ def joined(coordinator: str = "", size: int = 0, index: int = -1) -> Iterator[No
     else:
       _fail(group, signal, signal.code)
     raise
-  except (errors.UserError, OSError) as error:
+  except OSError as error:
+    named = errors.UserError(
+        f"{group.name(group.index)}: {error.filename or 'the output'}:"
+        f" {error.strerror or error}. Give another path, or make room there.")
+    _fail(group, named, 2)
+    raise named from error
+  except errors.UserError as error:
     _fail(group, error, 2)
     raise
   except BaseException as error:
@@ -199,13 +206,17 @@ def whole(array: Any) -> np.ndarray:
   return multihost_utils.process_allgather(array, tiled=True)
 
 
-def place(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-  """Places an array; if it is one of this process, all of them must hold the same."""
+def place(tree: Any, shardings: Any) -> Any:
+  """Places a tree of arrays; of those that a process has alone, all have the same."""
   # `jax.device_put` would send such an array to all processes, to compare it.
-  if _GROUP and getattr(array, "is_fully_addressable", True):
+  def placed(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    if not getattr(array, "is_fully_addressable", True):
+      return jax.device_put(array, sharding)
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
-  return jax.device_put(array, sharding)
+
+  return jax.tree.map(placed, tree, shardings) if _GROUP else (
+      jax.device_put(tree, shardings))
 
 
 def _arguments(coordinator: str, size: int, index: int) -> tuple[str, int, int]:
@@ -241,8 +252,8 @@ def _start(coordinator: str, size: int, index: int) -> bool:
   """Starts the runtime; returns whether there are several processes."""
   if size == 1 or not (coordinator or _launched()):
     return False
-  if coordinator and index == 0:
-    _check_free(coordinator, size)
+  if coordinator and index >= 0:
+    _check_address(coordinator, size, index)
   try:
     jax.distributed.initialize(
         coordinator or None, size or None, index if index >= 0 else None,
@@ -263,15 +274,26 @@ def _start(coordinator: str, size: int, index: int) -> bool:
   return jax.process_count() > 1
 
 
-def _check_free(coordinator: str, size: int) -> None:
-  """Raises if process 0 cannot listen at its address: JAX would crash."""
-  try:
-    with socket.socket() as listener:
-      listener.bind(("", int(coordinator.rpartition(":")[2])))
-  except (OSError, OverflowError) as error:
-    raise errors.UserError(
-        f"process 0 of {size} cannot listen at {coordinator}: {errors.cause(error)}."
-        " Give another --coordinator to all processes.") from error
+def _check_address(coordinator: str, size: int, index: int) -> None:
+  """Raises if an address is taken, or nobody listens there: JAX would crash."""
+  host, _, port = coordinator.rpartition(":")
+  until = time.monotonic() + _PATIENCE
+  while True:
+    try:
+      if index:
+        socket.create_connection((host, int(port)), timeout=5).close()
+      else:
+        with socket.socket() as listener:
+          listener.bind(("", int(port)))
+      return
+    except (OSError, OverflowError) as error:
+      if index == 0 or time.monotonic() > until:
+        raise errors.UserError(
+            f"process {index} of {size} cannot {'reach' if index else 'listen at'}"
+            f" {coordinator}: {errors.cause(error)}. Give all processes the same"
+            " --coordinator, a free port of the machine of process 0, and start them"
+            " within a few minutes.") from error
+      time.sleep(0.2)
 
 
 def _several() -> str:

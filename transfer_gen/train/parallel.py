@@ -106,8 +106,8 @@ def _jit(config, specs, step, rows) -> Runner:
 
   return Runner(
       shardings=params,
-      place=lambda state: jax.tree.map(
-          processes.place, state, sharding.of_state(state, params, specs)),
+      place=lambda state: processes.place(
+          state, sharding.of_state(state, params, specs)),
       fetch=lambda state: state,
       put=lambda host: _put(host, batch), rows=functools.partial(_rows, batch),
       step=lambda state, data, key: _waited(devices, compiled(
