@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -25,7 +26,6 @@ import jax
 # The store of texts that all processes see has no public name. Orbax uses it too.
 from jax._src import distributed
 from jax.experimental import multihost_utils
-import numpy as np
 
 from transfer_gen import errors
 from transfer_gen import interrupt
@@ -101,11 +101,11 @@ def joined(coordinator: str = "", size: int = 0, index: int = -1) -> Iterator[No
     with errors.naming(group.name(group.index)), _quiet(), (
         interrupt.shared(lambda step: _reached(group, step))):
       yield
-  except interrupt.Interrupted as signal:
+  except interrupt.Interrupted as interrupted:
     if group.stops:
       _leave(group, watcher)
     else:
-      _fail(group, signal, signal.code)
+      _fail(group, interrupted, interrupted.code)
     raise
   except OSError as error:
     named = errors.UserError(
@@ -176,9 +176,8 @@ def agree(facts: Mapping[str, Any]) -> None:
   if lines:
     more = [f"and {len(lines) - _LINES} more"] if lines[_LINES:] else []
     raise errors.UserError(
-        "the processes do not agree:\n  " + "\n  ".join([*lines[:_LINES], *more])
-        + "\nStart all of them"
-        " with the same code, the same command and the same files.")
+        "\n  ".join(["the processes do not agree:", *lines[:_LINES], *more])
+        + "\nStart all of them with the same code, command and files.")
 
 
 def by_first(action: Callable[[], object]) -> None:
@@ -189,34 +188,6 @@ def by_first(action: Callable[[], object]) -> None:
   if is_first():
     action()
   _wait()
-
-
-def is_whole(array: Any) -> bool:
-  """Whether this process holds all of an array."""
-  return getattr(array, "is_fully_addressable", True) or array.is_fully_replicated
-
-
-def whole(array: Any) -> np.ndarray:
-  """Returns an array on the host, also if other processes hold parts of it.
-
-  Then all processes must call this.
-  """
-  if is_whole(array):
-    return np.asarray(array)
-  return multihost_utils.process_allgather(array, tiled=True)
-
-
-def place(tree: Any, shardings: Any) -> Any:
-  """Places a tree of arrays; of those that a process has alone, all have the same."""
-  # `jax.device_put` would send such an array to all processes, to compare it.
-  def placed(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    if not getattr(array, "is_fully_addressable", True):
-      return jax.device_put(array, sharding)
-    host = np.asarray(array)
-    return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
-
-  return jax.tree.map(placed, tree, shardings) if _GROUP else (
-      jax.device_put(tree, shardings))
 
 
 def _arguments(coordinator: str, size: int, index: int) -> tuple[str, int, int]:
@@ -254,6 +225,9 @@ def _start(coordinator: str, size: int, index: int) -> bool:
     return False
   if coordinator and index >= 0:
     _check_address(coordinator, size, index)
+  if coordinator and index == 0:
+    # JAX waits for five minutes, and then aborts without a word on who is missing.
+    print(f"process 0 of {size} waits at {coordinator} for the others", flush=True)
   try:
     jax.distributed.initialize(
         coordinator or None, size or None, index if index >= 0 else None,
@@ -271,7 +245,12 @@ def _start(coordinator: str, size: int, index: int) -> bool:
         f"{who} does not find the others at {coordinator or 'the coordinator'}:"
         f" {errors.cause(error)}. All of them must be started within a few minutes,"
         " with the same address, at which process 0 must be able to listen.") from error
-  return jax.process_count() > 1
+  if distributed.global_state.num_processes > 1:
+    return True
+  # A TPU VM of its own. The runtime has taken SIGTERM to itself.
+  jax.distributed.shutdown()
+  signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+  return False
 
 
 def _check_address(coordinator: str, size: int, index: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from transfer_gen import errors
+from transfer_gen import global_arrays
 from transfer_gen import processes
 from transfer_gen import system
 
@@ -48,7 +49,7 @@ def not_finite(arrays: Mapping[str, jax.Array]) -> list[str]:
   """Returns the names of arrays with values that are not finite, in order."""
   # On the host, which is to write them in any case: a program of its own would take
   # longer to compile than the steps of a small run. Each process looks at its parts.
-  parts = lambda value: [value] if processes.is_whole(value) else [
+  parts = lambda value: [value] if global_arrays.is_whole(value) else [
       part.data for part in value.addressable_shards]
   mine = [name for name, value in arrays.items()
           if not all(np.isfinite(np.asarray(part)).all() for part in parts(value))]
@@ -72,7 +73,7 @@ def spec(digest: str) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def _digest(array: jax.Array | np.ndarray) -> str:
-  value = np.ascontiguousarray(processes.whole(array))
+  value = np.ascontiguousarray(global_arrays.whole(array))
   # As bytes: a buffer of bfloat16 is not one that C code can read.
   content = value.reshape(-1).view(np.uint8).data
   return f"{kind(array.dtype, array.shape)} {xxhash.xxh3_64_hexdigest(content)}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from transfer_gen import checkpoint
+from transfer_gen import global_arrays
 from transfer_gen import processes
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
@@ -34,7 +35,8 @@ def params(
     # Each process has read them itself, maybe from other files under one path. Of a
     # leaf that is divided over them, each has read another part.
     processes.agree(checkpoint.digests_of(
-        {name: value for name, value in found.items() if processes.is_whole(value)}))
+        {name: value for name, value in found.items()
+         if global_arrays.is_whole(value)}))
   return found
 
 

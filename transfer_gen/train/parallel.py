@@ -11,7 +11,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
-from transfer_gen import processes
+from transfer_gen import global_arrays
 from transfer_gen import sharding
 from transfer_gen import tree
 from transfer_gen.train import step as step_lib
@@ -106,27 +106,13 @@ def _jit(config, specs, step, rows) -> Runner:
 
   return Runner(
       shardings=params,
-      place=lambda state: processes.place(
+      place=lambda state: global_arrays.place(
           state, sharding.of_state(state, params, specs)),
       fetch=lambda state: state,
-      put=lambda host: _put(host, batch), rows=functools.partial(_rows, batch),
+      put=lambda host: global_arrays.put(host, batch),
+      rows=functools.partial(global_arrays.rows, batch),
       step=lambda state, data, key: _waited(devices, compiled(
           frozenset(state.opt_state))(state, data, key)))
-
-
-def _put(host: _Batch, where: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
-  if processes.count() == 1:
-    return jax.device_put(dict(host), where)
-  return {name: jax.make_array_from_process_local_data(where, x)
-          for name, x in host.items()}
-
-
-def _rows(where: jax.sharding.NamedSharding, batch_size: int) -> Any:
-  """Returns the rows that the devices of this process compute, in order."""
-  if processes.count() == 1:
-    return slice(None)
-  parts = where.addressable_devices_indices_map((batch_size,)).values()
-  return np.unique([np.arange(batch_size)[part] for part in parts])
 
 
 def _keep(params, specs, step, state, batch, key):
