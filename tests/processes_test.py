@@ -205,11 +205,12 @@ def test_checkpoints_of_ours_are_transferred_by_several_processes(exported, name
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("parallel", [
-    ("--config.parallel.fsdp=8",),
-    ("--config.parallel.fsdp=2", "--config.parallel.tensor=2"),
-    ("--config.parallel.tensor=8", "--config.model.num_heads=8")])
-def test_params_may_lie_on_several_processes(folder, parallel):
+@pytest.mark.parametrize("parallel, writers", [
+    (("--config.parallel.fsdp=8",), "01"),
+    # Each process holds all params, which are so small that one of them writes them.
+    (("--config.parallel.fsdp=2", "--config.parallel.tensor=2"), "0"),
+    (("--config.parallel.tensor=8", "--config.model.num_heads=8"), "01")])
+def test_params_may_lie_on_several_processes(folder, parallel, writers):
   name = "_".join(word.rpartition(".")[2] for word in parallel)
   words = (*parallel, "--config.optim.accumulate=2", "--config.train.eval_every=2",
            "--config.train.checkpoint_every=2")
@@ -219,6 +220,8 @@ def test_params_may_lie_on_several_processes(folder, parallel):
   _done(_train(folder, several.name, *words, count=2, devices=4))
 
   _assert_same(_losses(several), _losses(alone), 5)
+  saved = (several / "checkpoints" / "4" / "params").glob("ocdbt.process_*")
+  assert {path.name[-1] for path in saved} == {*writers}
   # What was saved is found by the digests of its leaves, and goes on, elsewhere.
   shutil.rmtree(several / "checkpoints" / "4")
   for line in _done(_train(folder, several.name, *words, devices=8)):
@@ -294,6 +297,31 @@ def test_an_address_that_is_taken_is_refused(folder):
 
     assert training.wait() == 2
   assert "process 0 of 2 cannot listen at localhost:" in training.stdout.read()
+
+
+@pytest.mark.long
+def test_a_damaged_checkpoint_is_set_aside_by_all_processes_together(folder):
+  words = ("--config.train.steps=20", "--config.train.checkpoint_every=2")
+  _done(_train(folder, "undamaged", *words))
+  workdir = folder / "damaged"
+  trainings = _train(folder, workdir.name, *words, count=2, devices=4)
+  _wait_for(workdir / "checkpoints" / "6")
+  for training in trainings:
+    training.send_signal(signal.SIGKILL)
+  _end(trainings)
+  steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()
+                 if path.name.isdigit())
+  damaged = max((workdir / "checkpoints" / f"{steps[-1]}" / "params").rglob("*"),
+                key=lambda path: path.is_file() and path.stat().st_size)
+  content = bytearray(damaged.read_bytes())
+  content[len(content) // 2] ^= 1
+  damaged.write_bytes(content)
+
+  first, second = _done(_train(folder, workdir.name, *words, count=2, devices=4))
+
+  assert f"goes on from step {steps[-2]}" in first and "step" not in second
+  assert (workdir / "checkpoints" / f"{steps[-1]}.damaged").exists()
+  _assert_same(_losses(workdir), _losses(folder / "undamaged"), 20)
 
 
 @pytest.mark.long

@@ -73,7 +73,16 @@ def deferred() -> Iterator[Callable[[int], int]]:
     _ARRIVED.append(number)
     _ALL.append(number)
 
-  hear = _pass_on if _SHARED else note
+  passed_on: list[int] = []
+
+  def pass_on(number: int, frame: FrameType | None) -> None:
+    if passed_on:
+      _hear(number, frame)
+    passed_on.append(number)
+    _ALL.append(number)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  hear = pass_on if _SHARED else note
   before = {number: signal.signal(number, hear)
             for number in (_SIGNALS[:1] if _SHARED else _SIGNALS)}
   try:
@@ -118,14 +127,6 @@ def _raise_arrived() -> None:
 
 def _shared_signal(step: int) -> int:
   return signal.SIGTERM if _SHARED[0](step) else 0
-
-
-def _pass_on(number: int, frame: FrameType | None) -> None:
-  del frame
-  if _ALL:
-    _raise(number)  # The second one.
-  _ALL.append(number)
-  os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

@@ -260,7 +260,8 @@ def _check_address(coordinator: str, size: int, index: int) -> None:
   while True:
     try:
       if index:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        # IPv6 addresses stand in brackets.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
       else:
         with socket.socket() as listener:
           listener.bind(("", int(port)))
