@@ -14,14 +14,14 @@ def test_the_first_signal_waits_until_the_body_has_ended(number):
   done = []
 
   with pytest.raises(interrupt.Interrupted) as raised, interrupt.deferred() as arrived:
-    assert arrived() == 0
+    assert arrived(1) == 0
     os.kill(os.getpid(), number)
-    done.append(arrived())
+    done.append(arrived(1))
 
   assert done == [number] and raised.value.code == 128 + number
   assert signal.getsignal(number) is before
   with interrupt.deferred() as arrived:  # It is reported once only.
-    assert arrived() == 0
+    assert arrived(1) == 0
 
 
 def test_the_second_signal_ends_the_body_at_once():
@@ -31,7 +31,23 @@ def test_the_second_signal_ends_the_body_at_once():
     raise AssertionError("the second one must have raised")
 
   with interrupt.deferred() as arrived:
-    assert arrived() == 0
+    assert arrived(1) == 0
+
+
+def test_processes_that_work_together_decide_after_which_step_they_end():
+  heard = []
+  before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+  try:
+    with pytest.raises(interrupt.Interrupted), (
+        interrupt.shared(lambda step: step == 3)), interrupt.deferred() as arrived:
+      os.kill(os.getpid(), signal.SIGTERM)  # It is the runtime's, whose handler stays.
+      os.kill(os.getpid(), signal.SIGINT)  # It stands for the other one.
+      assert heard == [signal.SIGTERM] * 2
+      assert [arrived(step) for step in (1, 2, 3)] == [0, 0, signal.SIGTERM]
+      os.kill(os.getpid(), signal.SIGINT)
+      raise AssertionError("the second one must have raised")
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_signal_that_python_dropped_ends_the_next_training(monkeypatch):

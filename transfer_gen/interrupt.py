@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # then only this says that the process was asked to end.
 _ARRIVED: list[int] = []
 _ALL: list[int] = []  # Those of which `Interrupted` has come out already, too.
+# Where several processes work together: from a step to whether all stop after it.
+_SHARED: list[Callable[[int], bool]] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -48,18 +51,19 @@ def listen() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], int]]:
-  """Yields a function that returns the signal that has arrived, or 0.
+def deferred() -> Iterator[Callable[[int], int]]:
+  """Yields a function from a step to the signal after which to end there, or 0.
 
   The first signal only sets that number; a second one raises `Interrupted` at once.
   Outside the main thread nothing is deferred, because only that one hears signals.
+  Inside `shared`, all processes end after the same step, and SIGTERM is that signal.
 
   Raises:
     Interrupted: Before the body, if a signal has arrived earlier; and when the body has
       ended, if one has arrived and the body did not raise.
   """
   if threading.current_thread() is not threading.main_thread():
-    yield lambda: 0
+    yield lambda step: 0
     return
   _raise_arrived()
 
@@ -69,9 +73,20 @@ def deferred() -> Iterator[Callable[[], int]]:
     _ARRIVED.append(number)
     _ALL.append(number)
 
-  before = {number: signal.signal(number, note) for number in _SIGNALS}
+  passed_on: list[int] = []
+
+  def pass_on(number: int, frame: FrameType | None) -> None:
+    if passed_on:
+      _hear(number, frame)
+    passed_on.append(number)
+    _ALL.append(number)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  hear = pass_on if _SHARED else note
+  before = {number: signal.signal(number, hear)
+            for number in (_SIGNALS[:1] if _SHARED else _SIGNALS)}
   try:
-    yield lambda: _ARRIVED[0] if _ARRIVED else 0
+    yield _shared_signal if _SHARED else lambda step: _ARRIVED[0] if _ARRIVED else 0
   except Interrupted:
     _ARRIVED.clear()  # Whoever catches it may go on with other work.
     raise
@@ -79,6 +94,23 @@ def deferred() -> Iterator[Callable[[], int]]:
     for number, handler in before.items():
       signal.signal(number, handler)
   _raise_arrived()
+
+
+@contextlib.contextmanager
+def shared(reached: Callable[[int], bool]) -> Iterator[None]:
+  """Lets processes that work together end after the same step.
+
+  SIGTERM is left to the runtime that connects them, which has a handler of its own and
+  tells the others. Ctrl-C stands for it inside `deferred`.
+
+  Args:
+    reached: From a step to whether all processes end after it.
+  """
+  _SHARED.append(reached)
+  try:
+    yield
+  finally:
+    _SHARED.pop()
 
 
 def count() -> int:
@@ -91,6 +123,10 @@ def _raise_arrived() -> None:
     number = _ARRIVED[0]
     _ARRIVED.clear()
     _raise(number)
+
+
+def _shared_signal(step: int) -> int:
+  return signal.SIGTERM if _SHARED[0](step) else 0
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import tqdm
 
+from transfer_gen import processes
+
 _EVERY = 30.0  # Seconds between two lines in a log.
 # What JAX reports of a program before it compiles it, and after.
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -49,10 +51,13 @@ class Progress:
     self._what, self.unit, self._every = what, unit, every
     self._began, self.before = time.monotonic(), done
     self._told = self._began
+    # Processes that train together do the same work, and one of them shows it.
+    self._shows = processes.is_first()
     self.compile_seconds, self.compiles = 0.0, False
     self._bar = tqdm.tqdm(
         total=total, initial=done, unit=unit, desc=what, leave=False,
-        dynamic_ncols=True, disable=None if sys.stderr.isatty() else True)
+        dynamic_ncols=True,
+        disable=None if self._shows and sys.stderr.isatty() else True)
     self.done, self._total = done, total  # A disabled bar does not count.
     jax.monitoring.register_event_duration_secs_listener(self._heard)
 
@@ -83,7 +88,7 @@ class Progress:
     """Shows a line: above the bar, or in the log."""
     if self.on_terminal:
       self._bar.write(text, file=sys.stderr)
-    else:
+    elif self._shows:
       print(text, file=sys.stderr, flush=True)
 
   def note(self, text: str) -> None:

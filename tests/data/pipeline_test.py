@@ -315,6 +315,28 @@ def test_batches_resume_from_a_saved_state(pairs, done):
   assert_same(take(batches, 9), want)
 
 
+@pytest.mark.parametrize("fields", [
+    {}, {"pairs": True, "buckets": (6, 10),
+         "corrupt": config.Corrupt(word_dropout=0.4),
+         "tokenizer": tokenizers.build(config.Tokenizer(
+             kind="characters", sentinels=1), texts(9) + ["q0123456789tr"])}])
+def test_parts_of_batches_are_those_of_the_whole_ones_and_resume_as_they_do(fields):
+  _, prepared = prepare(**fields)
+  whole = prepared.train_batches(8, seed=5)
+  picks = ([0, 1, 6], [2, 3, 4, 5, 7])
+  parts = [prepared.train_batches(8, 5, lambda size, pick=pick: pick) for pick in picks]
+
+  for _ in range(20):
+    expected = next(whole)
+    for part, pick in zip(parts, picks):
+      assert_same([next(part)], [{name: x[pick] for name, x in expected.items()}])
+
+  # Another process, or another number of them, takes up where any of them stood.
+  other = prepared.train_batches(8, 5, lambda size: [3])
+  other.set_state(json.loads(json.dumps(parts[0].get_state())))
+  assert_same([next(other)], [{name: x[[3]] for name, x in next(whole).items()}])
+
+
 def test_unknown_characters_are_counted_in_the_facts():
   tokenizer = tokenizers.build(config.Tokenizer(kind="characters"), ["abcdefgh "])
 

@@ -5,6 +5,8 @@ facts (axes, data position, plan) as JSON, and `best/<step>/` without optimizer 
 """
 
 from transfer_gen.checkpoint.digests import Damaged
+from transfer_gen.checkpoint.digests import not_finite
+from transfer_gen.checkpoint.digests import of as digests_of
 from transfer_gen.checkpoint.finding import find
 from transfer_gen.checkpoint.layout import BEST
 from transfer_gen.checkpoint.layout import FOLDER
@@ -17,4 +19,4 @@ from transfer_gen.checkpoint.stored import Stored
 
 __all__ = (
     "BEST", "Checkpoints", "Damaged", "FOLDER", "OWN", "Specs", "Stored", "axes_facts",
-    "find", "is_step")
+    "digests_of", "find", "is_step", "not_finite")

@@ -10,6 +10,8 @@ import numpy as np
 import xxhash
 
 from transfer_gen import errors
+from transfer_gen import global_arrays
+from transfer_gen import processes
 from transfer_gen import system
 
 INSTEAD = "Take another step with --step=N, or train again in a new --workdir."
@@ -38,10 +40,20 @@ def of(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, str]:
   """Returns the dtype, the shape and the XXH3 digest of the bytes of each array.
 
   XXH3 (github.com/Cyan4973/xxHash) reads about 20 GB/s, so that it costs little beside
-  a disk. Arrays of which other processes hold a part get none.
+  a disk. Of arrays that lie on several processes, each gets the whole, one at a time.
   """
-  return {name: _digest(value) for name, value in arrays.items()
-          if getattr(value, "is_fully_addressable", True)}
+  return {name: _digest(value) for name, value in arrays.items()}
+
+
+def not_finite(arrays: Mapping[str, jax.Array]) -> list[str]:
+  """Returns the names of arrays with values that are not finite, in order."""
+  # On the host, which is to write them in any case: a program of its own would take
+  # longer to compile than the steps of a small run. Each process looks at its parts.
+  parts = lambda value: [value] if global_arrays.is_whole(value) else [
+      part.data for part in value.addressable_shards]
+  mine = [name for name, value in arrays.items()
+          if not all(np.isfinite(np.asarray(part)).all() for part in parts(value))]
+  return sorted(set().union(*map(json.loads, processes.gather(json.dumps(mine)))))
 
 
 def kind(dtype: Any, shape: Sequence[int]) -> str:
@@ -61,7 +73,7 @@ def spec(digest: str) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def _digest(array: jax.Array | np.ndarray) -> str:
-  value = np.ascontiguousarray(array)
+  value = np.ascontiguousarray(global_arrays.whole(array))
   # As bytes: a buffer of bfloat16 is not one that C code can read.
   content = value.reshape(-1).view(np.uint8).data
   return f"{kind(array.dtype, array.shape)} {xxhash.xxh3_64_hexdigest(content)}"
@@ -126,6 +138,21 @@ def unseal(sealed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _of_json(content: Any) -> str:
   return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+  """Raises `Damaged` in all processes that work together if the body does in one."""
+  damage = ""
+  try:
+    yield
+  except Damaged as error:
+    damage = str(error)
+    if processes.count() == 1:
+      raise
+  for text in processes.gather(damage):
+    if text:
+      raise Damaged(text)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Where a run keeps its checkpoints, and how this package sets Orbax up."""
 
 from collections.abc import Mapping
+import contextlib
 import functools
 import json
 import logging
@@ -12,12 +13,14 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from transfer_gen import lock
 from transfer_gen import plain_path
 from transfer_gen import sealed
 from transfer_gen import untrusted
 
 FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
 PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
+_LOCK = ".lock"  # In `checkpoints/`.
 _JSON = "metadata"  # In `facts/`, where Orbax keeps it.
 _NOTES = "_CHECKPOINT_METADATA"  # Of Orbax, on when it has saved what.
 # Bytes. Of arrays that all devices hold, each device writes a slice, which takes a
@@ -55,8 +58,13 @@ def _hide_closed_loops() -> None:
 def manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
   """Returns what writes checkpoints into a folder, and keeps the newest `keep`."""
   folder.mkdir(parents=True, exist_ok=True)
-  make = lambda: ocp.CheckpointManager(plain_path.of(folder), options=(
-      ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)))
+  # Processes that train together meet at barriers, whose names have the step alone: at
+  # one step there may be a checkpoint here and one of the best params.
+  options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, create=True,
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+          barrier_sync_key_prefix=folder.name))
+  make = lambda: ocp.CheckpointManager(plain_path.of(folder), options=options)
   try:
     return make()
   except (AttributeError, LookupError, TypeError, ValueError):
@@ -67,6 +75,11 @@ def manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
       if not (path / sealed.FILE).exists() or _NOTES in sealed.changed(path):
         (path / _NOTES).unlink(missing_ok=True)
     return make()
+
+
+def alone(folder: epath.Path, busy: str) -> contextlib.AbstractContextManager[None]:
+  """Lets no other command write into a folder; arguments as of `lock.hold`."""
+  return lock.hold(folder / _LOCK, busy)
 
 
 def steps(folder: epath.Path) -> dict[int, epath.Path]:

@@ -7,14 +7,13 @@ from typing import Any
 from etils import epath
 import orbax.checkpoint as ocp
 
-from transfer_gen import lock
+from transfer_gen import processes
 from transfer_gen import tree
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import failures
 from transfer_gen.checkpoint import layout
 from transfer_gen.checkpoint import whole_files
 
-_LOCK = ".lock"
 _DAMAGED = ".damaged"  # Ending of the folder of a checkpoint that was set aside.
 
 
@@ -37,8 +36,9 @@ class Checkpoints:
     with failures.writing(folder):
       folder.mkdir(parents=True, exist_ok=True)
       self._lock = contextlib.ExitStack()
-      self._lock.enter_context(lock.hold(
-          folder / _LOCK, f"{workdir}: another command trains in it"))
+      # Of processes that train together, one holds it for all.
+      processes.by_first(lambda: self._lock.enter_context(
+          layout.alone(folder, f"{workdir}: another command trains in it")))
       layout.configure()
       # Two managers: `keep` counts the newest steps, and one manager would delete the
       # best step once it is old.
@@ -74,6 +74,8 @@ class Checkpoints:
       facts: As of `save`.
     """
     self._wait(self._last)
+    if not processes.is_first():
+      return
     folder = epath.Path(self._last.directory) / str(step)
     with digests.reading(folder):
       _, kept = digests.unseal(layout.read_facts(folder))
@@ -110,7 +112,7 @@ class Checkpoints:
     number = 0
     while (aside := path.parent / f"{step}{_DAMAGED}{number or ''}").exists():
       number += 1
-    path.rename(aside)
+    processes.by_first(lambda: path.rename(aside))
     self._last.reload()
     return aside
 
@@ -147,9 +149,11 @@ class Checkpoints:
       digests.Damaged: If something is missing or is not what was saved.
     """
     folder = epath.Path(self._last.directory) / str(step)
-    whole_files.check(folder)
+    # Before Orbax reads, which waits for all processes.
+    with digests.agreed():
+      whole_files.check(folder)
     _, saved = self._unseal(step)
-    with digests.reading(folder):
+    with digests.agreed(), digests.reading(folder):
       restored = self._last.restore(step, args=ocp.args.Composite(
           params=ocp.args.StandardRestore(tree.unflatten(params)),
           opt_state=ocp.args.StandardRestore(opt_state)))
@@ -160,7 +164,7 @@ class Checkpoints:
 
   def _unseal(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = epath.Path(self._last.directory) / str(step)
-    with digests.reading(folder):
+    with digests.agreed(), digests.reading(folder):
       return digests.unseal(layout.read_facts(folder))
 
   def wait(self) -> None:

@@ -9,6 +9,7 @@ import pathlib
 
 from etils import epath
 
+from transfer_gen import processes
 from transfer_gen import sealed
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import layout
@@ -21,9 +22,12 @@ _WHOLE = 16 * 2**20
 def seal(folder: epath.Path) -> None:
   """Seals the files of a complete checkpoint, if that has not been done.
 
-  Storage behind a protocol, such as gs://, keeps checksums of its own.
+  Storage behind a protocol, such as gs://, keeps checksums of its own. Of processes
+  that train together, one does it.
   """
-  if "://" in os.fspath(folder) or (folder / sealed.FILE).exists():
+  if not processes.is_first() or "://" in os.fspath(folder):
+    return
+  if (folder / sealed.FILE).exists():
     return
   root, facts = pathlib.Path(folder), pathlib.Path(layout.facts_path(folder))
   # The facts have a digest of their own, and may be amended.

@@ -2,12 +2,14 @@
 
 import json
 
+from transfer_gen import processes
 from transfer_gen.commands import flags
 from transfer_gen.study import choosing
 
 
 def run(values: flags.Values) -> None:
   """Chooses a source; the last line printed is what was chosen, as JSON."""
+  processes.refuse("`choose`")
   facts = choosing.choose(
       values.config, values.given_config, values.workdir, values.sources or (),
       values.steps)

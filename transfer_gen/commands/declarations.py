@@ -168,7 +168,15 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="evaluate", default=False,
                  meaning="Scores the run on its test data when it is trained, as"
                  " `evaluate --workdir=DIR` does; the last line is then of these"
-                 " scores."))),
+                 " scores."),
+            Flag(name="coordinator", value="HOST:PORT", default="",
+                 meaning="Of several processes that train one run: where all of them"
+                 " reach process 0. Left out, JAX finds them on a TPU slice and under"
+                 " Slurm."),
+            Flag(name="processes", value="N", default=0, minimum=0,
+                 meaning="With --coordinator: how many processes there are."),
+            Flag(name="process", value="I", default=-1, minimum=-1,
+                 meaning="With --coordinator: the number of this one, from 0."))),
     "evaluate": Command(
         summary="Scores a run on its test data or on other texts; the last line is"
         " JSON.",

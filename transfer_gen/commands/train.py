@@ -2,14 +2,18 @@
 
 import json
 
+from transfer_gen import processes
 from transfer_gen.commands import evaluate
 from transfer_gen.commands import flags
+from transfer_gen.run import agreement
 from transfer_gen.study import auto
 
 
 def run(values: flags.Values) -> None:
   """Trains, and evaluates if asked to; the last line printed is JSON."""
-  result = auto.train(values.config, values.workdir, values.min_coverage)
-  print(json.dumps(result), flush=True)
+  with processes.joined(values.coordinator, values.processes, values.process):
+    agreement.check(values.config, values.min_coverage, values.evaluate)
+    result = auto.train(values.config, values.workdir, values.min_coverage)
+    print(json.dumps(result), flush=True)
   if values.evaluate:
     evaluate.run(flags.parse("evaluate", [f"--workdir={values.workdir}"]))

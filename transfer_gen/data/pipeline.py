@@ -28,7 +28,15 @@ Batch, Document = rows_lib.Batch, document_lib.Document
 Encoding = encoding_lib.Encoding
 # B, the number of rows of a batch; or a function of T, where it differs by length.
 BatchSize = int | Callable[[int], int]
+# From B to the rows of a batch that are wanted, as an index of it.
+Pick = Callable[[int], Any]
 _NO_ROWS = np.zeros((0, 0), np.int64)  # `Prepared._counts` without a training split.
+
+
+def all_rows(batch_size: int) -> slice:
+  """Returns the index of all rows of a batch; see `Pick`."""
+  del batch_size
+  return slice(None)
 
 
 class Batches(Protocol):
@@ -81,7 +89,8 @@ class Prepared:
     """Tokenizer of the inputs, if its ids are its own; see `tokenizers.own_encoder`."""
     return tokenizers.own_encoder(self.tokenizer)
 
-  def train_batches(self, batch_size: BatchSize, seed: int) -> Batches:
+  def train_batches(
+      self, batch_size: BatchSize, seed: int, pick: Pick = all_rows) -> Batches:
     """Returns endless batches of the training split, reshuffled in each epoch.
 
     All rows of a batch are from one bucket. Buckets alternate in proportion to their
@@ -92,6 +101,9 @@ class Prepared:
     Args:
       batch_size: B.
       seed: Seed of the order, and of noise.
+      pick: Which rows of each batch are read. Of several processes each reads those
+        that its devices compute, and the batches and their order are the same for any
+        number of processes.
 
     Returns:
       An iterator over dicts of `inputs` and `targets` i32[B, T] and `weights`
@@ -109,7 +121,9 @@ class Prepared:
     for rows, (order, share) in zip(self._rows["train"], orders):
       if share:
         size = mixing.batch_size(batch_size, rows)
-        batches.append(order.batch(size, batch_fn=np.asarray).map(
+        mine = pick(size)
+        batches.append(order.batch(
+            size, batch_fn=lambda found, mine=mine: np.asarray(found)[mine]).map(
             rows.batch if noise is None else functools.partial(
                 noise.batch, rows, seed)))
         weights.append(share / size)

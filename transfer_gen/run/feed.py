@@ -31,7 +31,8 @@ class Feed:
 def prepare(
     assembled: assemble.Assembled, params: Mapping[str, jax.Array],
     position: dict[str, Any] | None,
-    put: Callable[[pipeline.Batch], Any], workdir: epath.PathLike) -> Feed:
+    put: Callable[[pipeline.Batch], Any], workdir: epath.PathLike,
+    rows: pipeline.Pick = pipeline.all_rows) -> Feed:
   """Builds the feed of a run.
 
   It stores features that are asked for and missing, and reads the teacher's params.
@@ -43,6 +44,7 @@ def prepare(
       the beginning.
     put: Moves a batch from the host to the devices.
     workdir: Workdir of the run.
+    rows: Which rows of a batch `put` takes, as of `parallel.Runner`.
 
   Raises:
     errors.UserError: If stored features are not what the model computes.
@@ -50,7 +52,7 @@ def prepare(
   run = assembled.run
   data = stored_features.attach(
       run, assembled.model, assembled.beginning, assembled.data, params, workdir)
-  batches = data.train_batches(run.train.rows, run.seed)
+  batches = data.train_batches(run.train.rows, run.seed, rows)
   if position is not None:
     batches.set_state(position)
   return Feed(data=data, batches=batches,

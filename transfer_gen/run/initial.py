@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from transfer_gen import checkpoint
+from transfer_gen import global_arrays
+from transfer_gen import processes
 from transfer_gen.models import registry
 from transfer_gen.run import assemble
 from transfer_gen.transfer import restore
@@ -26,8 +29,15 @@ def params(
     shardings = dict.fromkeys(assembled.specs, device)
   _, init_key, restore_key = keys(assembled.run.seed)
   fresh = registry.fresh(assembled.model, init_key, shardings)
-  return restore.restore(
+  found = restore.restore(
       assembled.rows, assembled.sources, fresh, shardings, restore_key, progress)
+  if processes.count() > 1:
+    # Each process has read them itself, maybe from other files under one path. Of a
+    # leaf that is divided over them, each has read another part.
+    processes.agree(checkpoint.digests_of(
+        {name: value for name, value in found.items()
+         if global_arrays.is_whole(value)}))
+  return found
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:

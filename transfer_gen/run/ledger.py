@@ -105,11 +105,7 @@ class Ledger:
     Raises:
       Diverged: If some are not finite: a loss is that of the params before its update.
     """
-    # On the host, which is to write them in any case: a program of its own would take
-    # longer to compile than the steps of a small run.
-    bad = sorted(name for name, value in params.items()
-                 if not np.isfinite(np.asarray(value)).all())
-    if bad:
+    if bad := checkpoint.not_finite(params):
       self._stop(step, f"After step {step}, {len(bad)} of {len(params)} leaves are not"
                  f" finite, such as {bad[0]}.")
 

@@ -16,12 +16,11 @@ from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import initial
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import ledger as ledger_lib
-from transfer_gen.run import page
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import stepping
+from transfer_gen.run import together
 from transfer_gen.run import validation
-from transfer_gen.run import workdir as workdir_lib
 from transfer_gen.train import step as step_lib
 
 
@@ -62,7 +61,7 @@ def train(
   runner = stepping.runner(assembled)
   # Before any array is read, so that a workdir of another run is refused at once and
   # the audit can be read while the params still load.
-  workdir_lib.claim(assembled, workdir, min_coverage)
+  together.claim(assembled, workdir, min_coverage)
   with beginning.find(assembled, runner, workdir, stop) as (start, state), (
       contextlib.closing(records.MetricsWriter(
           # Lines after the checkpoint are dropped here: those steps are taken again.
@@ -77,7 +76,7 @@ def train(
     # Checkpoints are written in the background. `step` below is that of the newest
     # complete one.
     start.checkpoints.wait()
-    page.write(workdir)
+    together.finish(workdir)
   return {"step": start.checkpoints.last_step(), "best_step": best.step,
           "best_validation_loss": best.loss,
           **({} if best.metric == best_lib.LOSS else {
@@ -105,8 +104,9 @@ def _loop(
   key = initial.keys(assembled.run.seed)[0]  # Of dropout.
   run, optimizer, done = assembled.run, assembled.optimizer, start.step
   feed = feed_lib.prepare(
-      assembled, state.params, start.facts.get("data"), runner.put, session.workdir)
-  validate = validation.make(assembled, feed.data, runner.put)
+      assembled, state.params, start.facts.get("data"), runner.put, session.workdir,
+      runner.rows)
+  validate = validation.make(assembled, feed.data, runner.put_whole)
   state = runner.place(state)
   finished = False
 
@@ -139,7 +139,7 @@ def _loop(
         # Before validation and checkpoints, so that a loss that is not finite raises
         # before such params are saved.
         ledger.settle(done)
-      number = signalled()  # Asked once: it may come at any line.
+      number = signalled(done)  # Asked once: it may come at any line.
       saves = saves or number
       fetched = runner.fetch(state) if validates or saves else state
       if validates or saves:

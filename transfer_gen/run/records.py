@@ -13,6 +13,7 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 
 from transfer_gen import errors
+from transfer_gen import processes
 from transfer_gen import untrusted
 from transfer_gen.formats import whole
 from transfer_gen.train import score as score_lib
@@ -27,7 +28,10 @@ _TRAINING = (*_FIELDS, "tokens_per_second", "seconds")
 
 
 class MetricsWriter:
-  """Writes metrics.jsonl, one object per line, and TensorBoard events beside it."""
+  """Writes metrics.jsonl, one object per line, and TensorBoard events beside it.
+
+  Of processes that train together, the first one does; all others write nothing.
+  """
 
   def __init__(
       self, workdir: epath.PathLike, step: int, validated: bool = True,
@@ -43,7 +47,9 @@ class MetricsWriter:
       rates: From the number of steps before one to its learning rates, by group, which
         the events show beside its metrics.
     """
-    self._path = epath.Path(workdir) / METRICS
+    self._path, self._rates = epath.Path(workdir) / METRICS, rates
+    if not processes.is_first():
+      return
     # Training comes before validation, so the second counts as half a step later.
     at = lambda line: line["step"] + (line["split"] != "train") / 2
     kept = [line for line in read_metrics(workdir)
@@ -53,10 +59,11 @@ class MetricsWriter:
       self._file = self._path.open("a")
       self._events = _Events(events or epath.Path(workdir) / EVENTS)
       self._events.hide(step + 1)
-    self._rates = rates
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Adds one line."""
+    if not processes.is_first():
+      return
     with whole.writing(self._path):
       self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
       # Flushed line by line, so that a run can be watched, and a killed one keeps its
@@ -70,6 +77,8 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes both files."""
+    if not processes.is_first():
+      return
     with whole.writing(self._path):
       self._file.close()
       self._events.close()

@@ -25,7 +25,7 @@ def make(
   Args:
     assembled: The run.
     data: Its tokenized splits, with stored features if there are any.
-    put: Moves a batch from the host to the devices.
+    put: Moves a whole batch from the host to the devices.
   """
   run = assembled.run
   # The loss is the plain cross-entropy whatever a run minimizes, so that runs with

@@ -18,6 +18,7 @@ import sys
 import jax
 
 from transfer_gen import errors
+from transfer_gen import processes
 from transfer_gen.study import meter
 from transfer_gen.study import one_training
 from transfer_gen.study import worker
@@ -137,6 +138,7 @@ def prepare(count: int) -> None:
     errors.UserError: If there are fewer than one, or several of them cannot share the
       devices.
   """
+  processes.refuse("`study`")
   if count < 1:
     raise errors.UserError(
         f"--jobs is {count}, must be at least 1: the number of trainings at once.")

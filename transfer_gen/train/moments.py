@@ -82,18 +82,21 @@ def restore(
   Returns:
     The state with the moments of the marked groups replaced.
   """
-  state = dict(state)
+  state, anywhere = dict(state), next(iter(shardings.values()))
+  # Counts have no param of their own. Not on the default device, which may be one of
+  # another process.
+  if isinstance(anywhere, jax.sharding.NamedSharding):
+    anywhere = jax.sharding.NamedSharding(
+        anywhere.mesh, jax.sharding.PartitionSpec())
   for group in {row.group: None for row in rows if row.moments}:
     mine = {row.name: row for row in rows if row.group == group}
     source = sources[next(iter(mine.values())).checkpoint]
     assert source.moments is not None  # `mark` marks no row of other sources.
     paths = _paths(source, state[group], mine)
     # Params are flat dicts, so the last key in the path of a moment is a leaf's name.
-    # Counts have no param of their own, and so no sharding.
-    where = {path: shardings[path[-1]] for path in paths if path[-1] in mine}
-    assert source.moments is not None, "marked rows have moments"
-    found = source.moments.read(
-        {paths[path]: where.get(path) for path in paths})
+    found = source.moments.read({
+        paths[path]: shardings[path[-1]] if path[-1] in mine else anywhere
+        for path in paths})
     leaves, structure = jax.tree_util.tree_flatten_with_path(state[group])
     state[group] = structure.unflatten(
         [found.get(paths.get(_keys(path), ()), leaf) for path, leaf in leaves])

@@ -11,6 +11,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen import global_arrays
 from transfer_gen import sharding
 from transfer_gen import tree
 from transfer_gen.train import step as step_lib
@@ -28,7 +29,9 @@ class Runner:
     shardings: Sharding of each param outside the step (checkpoints, evaluation).
     place: Converts a state as checkpoints hold it to the state that `step` takes.
     fetch: Inverts `place`.
-    put: Converts a batch on the host to the batch that `step` takes.
+    rows: From B to the rows of a batch that the devices of this process compute, as an
+      index of it.
+    put: Converts these rows of a batch on the host to the batch that `step` takes.
     step: Takes one training step, given a state, a batch and the run's key. It donates
       the state. The key is an argument and no constant of the program, so that runs
       with other seeds find the same compiled program in the cache.
@@ -39,6 +42,11 @@ class Runner:
   put: Callable[[_Batch], Any]
   step: Callable[
       [step_lib.TrainState, Any, jax.Array], tuple[step_lib.TrainState, Any]]
+  rows: Callable[[int], Any] = lambda batch_size: slice(None)
+
+  def put_whole(self, batch: _Batch) -> Any:
+    """Puts a batch of which this process has the rows of all."""
+    return self.put({name: x[self.rows(len(x))] for name, x in batch.items()})
 
   def abstract(self, state: Any, specs: Mapping[str, tree.Spec]) -> Any:
     """Returns the shapes and shardings that restoring a checkpoint needs.
@@ -98,10 +106,11 @@ def _jit(config, specs, step, rows) -> Runner:
 
   return Runner(
       shardings=params,
-      place=lambda state: jax.device_put(
+      place=lambda state: global_arrays.place(
           state, sharding.of_state(state, params, specs)),
       fetch=lambda state: state,
-      put=lambda host: jax.device_put(host, batch),
+      put=lambda host: global_arrays.put(host, batch),
+      rows=functools.partial(global_arrays.rows, batch),
       step=lambda state, data, key: _waited(devices, compiled(
           frozenset(state.opt_state))(state, data, key)))
 

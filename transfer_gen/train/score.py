@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from transfer_gen import global_arrays
 from transfer_gen.data import pipeline
 from transfer_gen.train import step as step_lib
 
@@ -105,7 +106,8 @@ def make_scorer(nll_fn: step_lib.NllFn) -> Scorer:
       counted = documents >= 0
       # Sums are in float64: over millions of tokens float32 would lose digits.
       found = nll(params, put(batch))
-      found = dict(found) if isinstance(found, Mapping) else {"loss": found}
+      found = {name: global_arrays.whole(term) for name, term in (
+          found if isinstance(found, Mapping) else {"loss": found}).items()}
       values = np.asarray(found.pop("loss"), np.float64)
       nats += np.bincount(documents[counted], values[counted], size)
       for name, term in found.items():
