@@ -157,3 +157,19 @@ def test_a_run_under_pmap_has_the_losses_of_one_under_jit(tmp_path):
   name = "best_validation_loss"
   np.testing.assert_allclose(under_pmap[name], under_jit[name], rtol=1e-5)
   assert under_pmap["step"] == under_jit["step"] == 2
+
+
+def test_what_is_kept_of_checkpoints_and_of_best_params_is_as_asked(tmp_path):
+  small_runs.write_lines(tmp_path / "a.txt")
+  run = small_runs.configure(
+      tmp_path / "a.txt", small_runs.RNN, steps=12, eval_every=2, checkpoint_every=2,
+      lr=0.01)
+  run = run.with_values("train", keep=2, keep_every=4, keep_best=3)
+
+  loop.train(run, tmp_path / "w")
+
+  folder = tmp_path / "w" / "checkpoints"
+  steps = lambda path: {int(one.name) for one in path.iterdir() if one.name.isdigit()}
+  assert steps(folder) == {4, 8, 10, 12}
+  assert steps(folder / "best") == {8, 10, 12}  # Each validation was the best so far.
+  assert checkpoint.find(tmp_path / "w", 4).step == 4

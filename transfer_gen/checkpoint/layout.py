@@ -55,13 +55,19 @@ def _hide_closed_loops() -> None:
   sys.unraisablehook = hook
 
 
-def manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
-  """Returns what writes checkpoints into a folder, and keeps the newest `keep`."""
+def manager(folder: epath.Path, keep: int, every: int = 0) -> ocp.CheckpointManager:
+  """Returns what writes checkpoints into a folder.
+
+  Args:
+    folder: The folder, which is made if it is missing.
+    keep: Number of the newest checkpoints that stay.
+    every: Those whose step is a multiple of it stay as well; 0: none for that.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   # Processes that train together meet at barriers, whose names have the step alone: at
   # one step there may be a checkpoint here and one of the best params.
   options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, create=True,
+      max_to_keep=keep, keep_period=every or None, create=True,
       multiprocessing_options=ocp.options.MultiprocessingOptions(
           barrier_sync_key_prefix=folder.name))
   make = lambda: ocp.CheckpointManager(plain_path.of(folder), options=options)

@@ -22,15 +22,17 @@ class Checkpoints:
 
   Args:
     workdir: Workdir of the run.
-    keep: How many of the newest checkpoints stay; older ones are deleted. The best one
-      is kept besides.
+    keep: How many of the newest checkpoints stay; older ones are deleted.
+    every: Those whose step is a multiple of it stay as well; 0: none for that.
+    best: How many of the best params stay besides: the last that `save_best` wrote.
 
   Raises:
     errors.UserError: If another process has them open to write, or if nothing can be
       written there.
   """
 
-  def __init__(self, workdir: epath.PathLike, keep: int = 2):
+  def __init__(
+      self, workdir: epath.PathLike, keep: int = 2, every: int = 0, best: int = 1):
     # Orbax needs an absolute path.
     folder = epath.Path(workdir).resolve() / layout.FOLDER
     with failures.writing(folder):
@@ -42,8 +44,8 @@ class Checkpoints:
       layout.configure()
       # Two managers: `keep` counts the newest steps, and one manager would delete the
       # best step once it is old.
-      self._last = layout.manager(folder, keep)
-      self._best = layout.manager(folder / layout.BEST, 1)
+      self._last = layout.manager(folder, keep, every)
+      self._best = layout.manager(folder / layout.BEST, best)
 
   def save(
       self, step: int, params: Mapping[str, Any], opt_state: Any,
@@ -85,7 +87,7 @@ class Checkpoints:
   def save_best(
       self, step: int, params: Mapping[str, Any], facts: Mapping[str, Any]
   ) -> None:
-    """Starts writing the params with the best validation; replaces earlier ones."""
+    """Starts writing the params with the best validation so far."""
     # A run that was killed after this and before its next `save` goes on from an older
     # step and arrives here again, with the same params.
     if step in self._best.all_steps():

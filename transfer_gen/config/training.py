@@ -85,6 +85,11 @@ class Train:
     checkpoint_every: Steps between two checkpoints; 0 means a twentieth of `steps`. The
       last step always saves one. One that is due at a validation is saved before it, so
       that nothing is lost there. Default: 200.
+    keep: Number of the newest checkpoints that stay, at least 1. Default: 2.
+    keep_every: Checkpoints whose step is a multiple of this stay as well; 0, the
+      default, keeps none of them for that.
+    keep_best: Number of best params that stay, at least 1: those of the best
+      validation, and those that were the best before it. Default: 1.
     patience: Number of validations in a row without a better one after which the run
       stops, at least 0; 0, the default, means that it never stops early.
     metric: What validations are compared by, for the best checkpoint and for
@@ -101,6 +106,9 @@ class Train:
   log_every: declare.Chosen = 50
   eval_every: declare.Chosen = 200
   checkpoint_every: declare.Chosen = 200
+  keep: declare.Number = 2
+  keep_every: declare.Count = 0
+  keep_best: declare.Number = 1
   patience: declare.Count = 0
   metric: metric_names.Judge = metric_names.LOSS
   metric_documents: declare.Count = 200

@@ -57,7 +57,9 @@ def find(
     errors.UserError: If another process trains there, if there are checkpoints, but all
       are damaged, or if the newest belongs to another plan.
   """
-  checkpoints = checkpoint.Checkpoints(workdir)
+  kept = assembled.run.train
+  checkpoints = checkpoint.Checkpoints(
+      workdir, kept.keep, kept.keep_every, kept.keep_best)
   try:
     yield _find(assembled, checkpoints, runner, workdir, stop)
   finally:
