@@ -87,7 +87,8 @@ def _words(workdir, *sources, how="", steps=0):
 
 def _choose(capsys, workdir, *sources, **how):
   """Chooses, unless an earlier test has, and returns what is printed and written."""
-  printed = cli.run(capsys, "choose", *_words(workdir, *sources, **how))
+  joined = ",".join(map(str, sources))  # Others are given as a flag each.
+  printed = cli.run(capsys, "choose", *_words(workdir, joined, **how))
   return printed, json.loads(pathlib.Path(workdir, "choose.json").read_text())
 
 

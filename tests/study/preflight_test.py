@@ -65,6 +65,9 @@ def _other_test(folder, name):
     (lambda folder: {"scratch": _run(folder, model=dataclasses.replace(
         small_runs.DECODER, max_length=8))},
      "run 'scratch': .*longer than .*max_length=8"),
+    (lambda folder: {"scratch": _run(
+        folder, decoding=config.Decoding(first_token=999))},
+     "(?s)run 'scratch': .*decoding.first_token is 999, must be of tokens from 0 to"),
     (lambda folder: {"scratch": _run(folder).with_values("train", steps=5)},
      r"'moved' and 'scratch': train.steps is 4 and 5. Give both the same train.steps"),
     (lambda folder: {"scratch": _run(folder).with_values("train", batch_size=16)},

@@ -14,14 +14,14 @@ from transfer_gen.run import loop
 from transfer_gen.study import jobs
 from transfer_gen.study import report
 from transfer_gen.study import report_folder
+from transfer_gen.study import samples
 from transfer_gen.study import study
 
 
 def _study(folder, **changes):
   """A study of three pairs, the second of which has a run that diverges."""
   run = small_runs.configure(
-      folder / "a.txt", small_runs.RNN, steps=2, length=30, lr=0.01,
-      decoding=config.Decoding(first_token=999))
+      folder / "a.txt", small_runs.RNN, steps=2, length=30, lr=0.01)
   run.data.test = str(folder / "t.txt")
   moved = dataclasses.replace(run, source=config.Source(run="first"))
   sick = run.with_values("optim", lr=1e30, weight_decay=1e20, clip_norm=0.0)
@@ -38,7 +38,13 @@ def _troubled(tmp_path_factory):
   small_runs.write_lines(folder / "a.txt")
   # The training texts have no sharp s, so that characters have no token for it.
   (folder / "t.txt").write_text("".join(f"test line ß {i}\n" for i in range(9)))
-  return folder, study.run(_study(folder), folder / "w")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(samples, "_written", _fails)
+    return folder, study.run(_study(folder), folder / "w")
+
+
+def _fails(*_):
+  raise errors.UserError("no sample could be written")
 
 
 def test_an_unseen_character_of_a_test_prompt_does_not_end_a_study(troubled):
@@ -54,7 +60,7 @@ def test_samples_that_fail_become_a_note_and_leave_the_scores(troubled):
   stored = json.loads((folder / "w" / report_folder.RESULT).read_text())
   assert [note.partition(":")[0] for note in facts["notes"]] == [
       f"samples of {name}, seed 0, lr 0.01" for name in ("moved", "scratch", "last")]
-  assert "first_token is 999" in facts["notes"][0]
+  assert "no sample could be written" in facts["notes"][0]
   assert stored["notes"] == facts["notes"] and facts["notes"][0] in " ".join(
       report.study_text(facts).split())
   assert stored["summary"]["gain_nats_per_token"] == (

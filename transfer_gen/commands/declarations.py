@@ -278,8 +278,8 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Folder for the evidence, choose.json, and for chosen.py, the"
                  " config of the run that comes first; local or gs://."),
             Flag(name="sources", value="PATH", kind=list, required=True,
-                 meaning="A checkpoint to start from, as --config.source.path takes it."
-                 " Given twice at least."),
+                 meaning="Checkpoints to start from, as --config.source.path takes"
+                 " them, joined by commas, or one for each --sources; two at least."),
             Flag(name="steps", value="N", default=0, minimum=0,
                  meaning="Trains N steps from each source and from scratch, and ranks"
                  " by the validation loss then; 0 ranks by that before any step."))),
