@@ -325,15 +325,17 @@ def test_a_damaged_checkpoint_is_set_aside_by_all_processes_together(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_process_saves_and_ends_all(folder, number):
-  workdir = folder / f"ended_{number.name}"
-  alone = folder / f"whole_{number.name}"
+@pytest.mark.parametrize("number, who", [
+    (signal.SIGTERM, (1,)), (signal.SIGTERM, (0, 1)), (signal.SIGINT, (1,))])
+def test_a_signal_to_one_process_or_all_saves_and_ends_all(folder, number, who):
+  workdir = folder / f"ended_{number.name}_{len(who)}"
+  alone = folder / f"whole_{number.name}_{len(who)}"
   _done(_train(folder, alone.name, *_LONG))
   trainings = _train(folder, workdir.name, *_LONG, count=2, devices=4)
   _wait_for(workdir / "checkpoints" / "10")
 
-  trainings[1].send_signal(number)
+  for i in who:
+    trainings[i].send_signal(number)
 
   codes, _, err = _end(trainings)
   assert codes == [128 + signal.SIGTERM] * 2, err
@@ -419,15 +421,18 @@ main.run()""")
 
 
 @pytest.mark.long
-def test_the_others_end_if_one_process_is_killed_and_say_which(folder):
-  trainings = _train(folder, "lost", *_LONG, count=2, devices=4)
-  _wait_for(folder / "lost" / "checkpoints" / "10")
+@pytest.mark.parametrize("number, said", [
+    (0, r"leader \(usually slice 0 task 0\)"), (1, r"tasks are unhealthy.*:\n1$")])
+def test_the_others_end_if_one_process_is_killed_and_say_which(folder, number, said):
+  workdir = folder / f"lost_{number}"
+  trainings = _train(folder, workdir.name, *_LONG, count=2, devices=4)
+  _wait_for(workdir / "checkpoints" / "10")
 
-  trainings[1].send_signal(signal.SIGKILL)
+  trainings[number].send_signal(signal.SIGKILL)
 
   codes, _, err = _end(trainings)
-  assert codes[1] == -signal.SIGKILL and codes[0], err
-  assert re.search(r"process 1 of 2|tasks are unhealthy.*:\n1$", err[0], re.M), err
+  assert codes[number] == -signal.SIGKILL and codes[1 - number], err
+  assert re.search(said, err[1 - number], re.M), err
 
 
 @pytest.mark.parametrize("words, said", [

@@ -118,6 +118,8 @@ def joined(coordinator: str = "", size: int = 0, index: int = -1) -> Iterator[No
     raise
   except BaseException as error:
     error.add_note(f"In {group.name(group.index)}.")
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      _await_cause(group, error)
     _fail(group, error, 1)
     raise
   else:
@@ -349,6 +351,16 @@ def _fail(group: _Group, error: BaseException, code: int) -> None:
   until = time.monotonic() + _GRACE
   while time.monotonic() < until and seen() < group.count - 1:
     time.sleep(0.05)
+
+
+def _await_cause(group: _Group, error: Exception) -> None:
+  """Lets JAX say which process is lost, where that may be why a program failed."""
+  if "RESOURCE_EXHAUSTED" in str(error):  # It is this one's own memory.
+    return
+  print(f"transfer-gen: {group.name(group.index)}: {errors.cause(error)}. If another"
+        f" process is lost, JAX says which one within {_SILENCE} seconds, and aborts.",
+        file=sys.stderr, flush=True)
+  time.sleep(_SILENCE + _GRACE)
 
 
 def _watch(group: _Group) -> None:
