@@ -98,7 +98,9 @@ def test_a_run_that_may_fit_is_planned_with_a_warning(wide, capsys):
     (("--config.parallel.rules=(('kvv','tensor'),)",), "axis `kvv`. Nearest: kv."),
     (("--config.parallel.rules=(('kv','tensr'),)",), "Nearest: tensor."),
     (("--config.parallel.memory_gb=1e-6",), "No division over devices that was tried"),
-    (("--config.train.batch_size=8",), "make it a multiple of 32")])
+    (("--config.train.batch_size=8",), "make it a multiple of 32"),
+    (("--config.parallel.mode=pmap", "--config.parallel.rules=(('kv','tensor'),)"),
+     "pmap keeps every param whole")])
 def test_what_does_not_fit_the_devices_is_refused(wide, capsys, words, message):
   assert message in _refused(capsys, *words)
 

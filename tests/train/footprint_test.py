@@ -11,6 +11,7 @@ from benchmarks import scale
 from transfer_gen import config
 from transfer_gen import sharding
 from transfer_gen.models import registry
+from transfer_gen.train import combined
 from transfer_gen.train import footprint
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
@@ -124,6 +125,36 @@ def test_what_a_teacher_holds_counts():
   assert found.params == sum(spec.nbytes for spec in work.specs.values()) + (
       teacher["kernel"].nbytes)
   assert not found.optimizer and not found.gradients
+
+
+@pytest.mark.parametrize("model, more", [
+    (config.Recurrent(vocab_size=20, num_layers=1, embed_width=8, hidden_width=8), ()),
+    (config.Recurrent(
+        vocab_size=20, encoder_vocab_size=12, encoder=True, num_layers=1, embed_width=8,
+        hidden_width=8), ("encoder_inputs", "encoder_counts")),
+    (config.EncoderDecoder(vocab_size=20, num_layers=1, width=8, num_heads=2),
+     ("encoder_inputs", "encoder_counts")),
+    (config.Sketch(vocab_size=3, hidden_width=4, encoder_width=4, latent_width=2),
+     ("values", "value_weights", "pen_states", "draws"))],
+    ids=["recurrent", "recurrent_pair", "pair", "drawings"])
+def test_models_of_every_kind_have_a_footprint(model, more):
+  """What waits for the backward pass grows with the rows, and so with nothing else."""
+  shapes = {"values": (8, 6, 2), "draws": (8,), "encoder_counts": (8,)}
+  kinds = {"draws": np.uint32, "values": np.float32, "value_weights": np.float32,
+           "weights": np.float32}
+  batch = {name: jax.ShapeDtypeStruct(shapes.get(name, (8, 6)), kinds.get(name, np.int32))
+           for name in ("inputs", "targets", "weights", *more)}
+  module = registry.build(model)
+  specs = registry.specs(module)
+  optimizer = optim.build(config.Optim(), plan_lib.SCRATCH.groups, resolve.resolve(
+      plan_lib.SCRATCH, {}, specs), 10)
+
+  work = footprint.trace(specs, optimizer, combined.scoring(module), batch, 9)
+
+  one, two = (footprint.on_mesh(work, sizes) for sizes in ((1, 1, 1), (2, 1, 1)))
+  assert one.activations == 2 * two.activations > 8 * 6 * 4
+  assert min(work.uses.values()) >= 1
+  assert two.sent["all-reduce over data"] >= one.params
 
 
 def test_another_mesh_axis_for_an_axis_changes_what_is_sent():

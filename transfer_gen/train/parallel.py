@@ -53,6 +53,19 @@ class Runner:
         state, places)
 
 
+def check(config: config_lib.Parallel) -> None:
+  """Checks that the fields go together, whatever the devices are.
+
+  Raises:
+    errors.UserError: If they do not.
+  """
+  if config.mode == "pmap" and (
+      config.fsdp != 1 or config.tensor != 1 or config.rules):
+    raise errors.UserError(
+        "parallel.mode=pmap keeps every param whole: set parallel.fsdp and"
+        " parallel.tensor to 1 and parallel.rules to (), or parallel.mode=jit.")
+
+
 def make_runner(
     config: config_lib.Parallel,
     specs: Mapping[str, tree.Spec],
@@ -75,6 +88,7 @@ def make_runner(
   """
   step = functools.partial(
       step_lib.train_step, accumulate=accumulate, **step_arguments)
+  check(config)
   if config.devices not in (0, jax.device_count()):
     raise errors.UserError(
         f"parallel.devices is {config.devices}, and there are {jax.device_count()}"
@@ -177,10 +191,6 @@ def _keep(params, specs, step, state, batch, key):
 
 def _pmap(config, specs, step, rows) -> Runner:
   count = jax.local_device_count()
-  if config.fsdp != 1 or config.tensor != 1 or config.rules:
-    raise errors.UserError(
-        "parallel.mode=pmap keeps every param whole: set parallel.fsdp and"
-        " parallel.tensor to 1 and parallel.rules to (), or parallel.mode=jit.")
   if config.data not in (0, count):
     raise errors.UserError(
         f"parallel.data is {config.data}, and pmap uses all {count} devices. Set it to"
