@@ -56,7 +56,8 @@ def model(tensor: int) -> config_lib.Decoder:
 
 
 def measure(
-    sizes: tuple[int, int, int], config: config_lib.Decoder, accumulate: int = 1
+    sizes: tuple[int, int, int], config: config_lib.Decoder | config_lib.Recurrent,
+    accumulate: int = 1
 ) -> dict[str, Any]:
   """Compiles a step on a mesh with two rows for each device, and counts.
 

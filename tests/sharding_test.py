@@ -73,7 +73,7 @@ def test_what_no_mesh_axis_divides_is_named():
 
   assert parts == (None, None, "fsdp") and table == (None, None)
   assert undivided == (sharding.Undivided(
-      axis="heads", size=6, mesh_axis="tensor", devices=4),)
+      axis="heads", size=6, mesh_axis="tensor", devices=4, other="kv"),)
   assert {(one.axis, one.size, one.mesh_axis) for one in whole} == {
       ("vocab", 27, "tensor"), ("embed", 9, "fsdp")}
   specs = {"a": _spec((27, 8), "vocab", "embed"), "b": _spec((8,), "embed")}

@@ -285,11 +285,13 @@ def _divide_storage(
       devices=devices))
 
 
-# `embed` is not proposed: all leaves carry it, and the stream between blocks too.
+# `embed` is not proposed: all leaves carry it, and the stream between blocks too. What
+# `fsdp` divides for storage alone is free, because it can take another dimension.
 def _other(spec: tree.Spec, parts: Sequence[str | None], devices: int) -> str:
   """Returns an axis of a leaf that a number of devices divides, or an empty text."""
-  return next((axis for axis, size, part in zip(spec.axes, spec.shape, parts)
-               if part is None and axis != "embed" and size % devices == 0), "")
+  return next((
+      axis for axis, size, part in zip(spec.axes, spec.shape, parts)
+      if part in (None, "fsdp") and axis != "embed" and size % devices == 0), "")
 
 
 def _largest_divisor(number: int, most: int) -> int:

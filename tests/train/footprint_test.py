@@ -40,11 +40,17 @@ def _work(learns=".*"):
   return footprint.trace(specs, optimizer, nll_fn, batch, 99)
 
 
-@pytest.mark.parametrize("sizes, kinds", [
-    ((8, 1, 1), {"all-reduce"}), ((1, 8, 1), {"all-gather", "reduce-scatter"}),
-    ((1, 1, 8), {"all-reduce"})], ids=["data", "fsdp", "tensor"])
-def test_a_compiled_step_sends_what_is_counted_on_paper(sizes, kinds):
-  found = scale.measure(sizes, MODEL)
+@pytest.mark.parametrize("sizes, kinds, model", [
+    ((8, 1, 1), {"all-reduce"}, MODEL),
+    ((1, 8, 1), {"all-gather", "reduce-scatter"}, MODEL),
+    ((1, 1, 8), {"all-reduce"}, MODEL),
+    ((8, 1, 1), {"all-reduce"}, config.Recurrent(
+        vocab_size=64, num_layers=2, embed_width=16, hidden_width=16)),
+    ((1, 8, 1), {"all-gather", "reduce-scatter"}, config.Recurrent(
+        cell="gru", vocab_size=64, num_layers=1, embed_width=16, hidden_width=16))],
+    ids=["data", "fsdp", "tensor", "recurrent_data", "recurrent_fsdp"])
+def test_a_compiled_step_sends_what_is_counted_on_paper(sizes, kinds, model):
+  found = scale.measure(sizes, model)
 
   total = sum(found["sent"].values())
   assert total == pytest.approx(sum(found["paper"].values()), rel=0.1)
@@ -142,8 +148,9 @@ def test_models_of_every_kind_have_a_footprint(model, more):
   shapes = {"values": (8, 6, 2), "draws": (8,), "encoder_counts": (8,)}
   kinds = {"draws": np.uint32, "values": np.float32, "value_weights": np.float32,
            "weights": np.float32}
-  batch = {name: jax.ShapeDtypeStruct(shapes.get(name, (8, 6)), kinds.get(name, np.int32))
-           for name in ("inputs", "targets", "weights", *more)}
+  batch = {
+      name: jax.ShapeDtypeStruct(shapes.get(name, (8, 6)), kinds.get(name, np.int32))
+      for name in ("inputs", "targets", "weights", *more)}
   module = registry.build(model)
   specs = registry.specs(module)
   optimizer = optim.build(config.Optim(), plan_lib.SCRATCH.groups, resolve.resolve(

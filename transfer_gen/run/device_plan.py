@@ -140,7 +140,7 @@ def _remedy(
   for part in parts:
     if fits(sizes, part):
       return f"This would fit: optim.accumulate={part}."
-  for part in (accumulate, *parts[:0:-1]):
+  for part in parts:
     for other in _meshes(devices, sizes):
       if fits(other, part):
         return (f"This would fit: {_fields(other)}" + (
