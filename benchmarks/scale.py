@@ -1,8 +1,8 @@
 """Counts what a step on many devices sends and computes, from compiled programs.
 
-Run: python -m benchmarks.scale (about 8 minutes on 2 cores, and 3 GB of memory). Each
-mesh has a process of its own with as many simulated devices; programs are compiled and
-never run. The last line is JSON:
+Run: python -m benchmarks.scale [--smallest] (about 3 minutes on 2 cores). Each mesh has
+a process of its own with as many simulated devices; programs are compiled and never
+run. The last line is JSON; with `--smallest`, only meshes of 8 devices are measured:
 
   data_sent_over_paper, fsdp_sent_over_paper, tensor_sent_over_paper: bytes that a
       device sends in a step by the compiled program, over the count of
