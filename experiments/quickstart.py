@@ -11,9 +11,9 @@ Run:      bash experiments/quickstart.sh
           python -m transfer_gen study --config=experiments/quickstart.py:full \
             --workdir=runs/quickstart_full
 Runs:     source; then scratch, transfer, and transfer with a frozen body.
-Cost:     under 4 minutes on 2 CPU cores; `full` (3 seeds x 3 learning rates, and scratch
-          with the steps that it needs) took 93 minutes on one core that much other work
-          shared.
+Cost:     under 4 minutes on 2 CPU cores; `full` (3 seeds x 3 learning rates, and
+          scratch with the steps that it needs) took 93 minutes on one core that much
+          other work shared.
 Result:   With equal steps, transfer leads by 0.47 nats per token and a frozen body by
           0.49. Scratch needs twice the steps, and both still lead, by 0.34 and 0.36.
 """

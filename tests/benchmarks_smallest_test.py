@@ -28,6 +28,7 @@ from benchmarks import generators
 from benchmarks import loop_overhead
 from benchmarks import low_rank
 from benchmarks import lstm_peer
+from benchmarks import scale
 from benchmarks import stored_features
 from benchmarks import strokes_peer
 from benchmarks import study
@@ -145,6 +146,17 @@ def test_what_a_study_costs_is_printed(capsys):
   assert found["overhead"] > -1 and 0 < found["report_mb"] < 5
   assert found["report_seconds"] > 0
   assert found["kills"] == 1 and not found["failures"]
+
+
+@pytest.mark.long
+def test_what_steps_on_meshes_send_is_printed(capsys):
+  scale.main(["--smallest"])
+
+  found = _printed(capsys)
+  for axis in ("data", "fsdp", "tensor"):
+    assert found[f"{axis}_sent_over_paper"] == pytest.approx(1, abs=0.1)
+    assert found[f"{axis}_flops_scaling"] == found[f"{axis}_bytes_scaling"] == 1
+  assert found["plan_7b_arrays"] == 0 and found["plan_7b_mb"] < 1000
 
 
 @pytest.mark.long

@@ -121,9 +121,10 @@ def test_gates_and_their_gradients_share_the_memory_of_the_products(cell):
       jnp.zeros((steps * batch, 3)), jnp.zeros((3, kind.gates * width)),
       jnp.zeros((width, kind.gates, width))).compile()
 
-  # Beside the gates these are the states before and after all steps, and gradients.
+  # Beside the gates these are the states before and after all steps, gradients, and the
+  # states turned around for the kernel's gradient. Gates of their own would add 3 or 4.
   state = steps * batch * width * 4
-  assert compiled.memory_analysis().temp_size_in_bytes < 9 * state
+  assert compiled.memory_analysis().temp_size_in_bytes < 10 * state
 
 
 @pytest.mark.parametrize("cell, reset_after", [

@@ -37,7 +37,7 @@ def test_the_model_and_the_tokenizer_are_those_of_the_source(there, capsys):
   old, _ = codec.read_run("first"), capsys.readouterr()
   assert "No plan is given" in printed
   assert "100.0% of the target's params come from a source." in printed
-  run, audit = audited.write(config.Run(
+  run, audit, _ = audited.write(config.Run(
       model="source", source=config.Source(path="first"),
       tokenizer=config.Tokenizer(kind="source"), data=old.data), "again", 0.0)
   assert run.model == old.model

@@ -15,7 +15,7 @@ def run(values: flags.Values) -> None:
     return
   # Read before the run is assembled, which may tokenize a large data set first.
   other = audit_lib.read(values.diff) if values.diff else None
-  planned, audit = audited.write(
+  planned, audit, devices = audited.write(
       auto.decided(values.config, values.workdir), values.workdir, values.min_coverage)
   if other is None:
     print(plan_output.overview(values.config, planned, audit, values.workdir))
@@ -23,3 +23,5 @@ def run(values: flags.Values) -> None:
     print(plan_output.differences(other, audit, values.diff))
   if values.origins:
     print(plan_output.origins(audit, values.origins))
+  if devices:
+    print("\n".join(["", *devices]))

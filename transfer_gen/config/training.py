@@ -11,6 +11,7 @@ Schedule = Annotated[
     str, declare.OneOf("cosine", "linear", "slanted", "inverse_sqrt", "constant")]
 Metric = metric_names.Named
 _Devices = Annotated[int, declare.Between(1, 2**20)]
+_MeshAxis = Annotated[str, declare.OneOf("data", "fsdp", "tensor", "none")]
 
 
 @declare.strict
@@ -133,12 +134,27 @@ class Parallel:
       divide the batch as well. Default: 1.
     tensor: Number of devices that divide heads, hidden units and vocabulary, at least
       1. Default: 1.
+    rules: Pairs of a logical axis and a mesh axis, `data`, `fsdp` or `tensor`, such as
+      `(("kv", "tensor"),)`, which come before the defaults. A dimension takes the
+      first mesh axis that is given to its axis, divides it, and has not divided another
+      dimension of the leaf; after `none` it stays whole. By default, `tensor` divides
+      `vocab`, `heads`, `kv_heads`, `mlp`, `hidden` and `memory`, and `fsdp` divides
+      `embed`, or else the largest dimension that it can. Default: ().
+    devices: Number of devices that the run is for, at least 0; 0, the default, means
+      those that there are. `plan` plans for any number, and `train` refuses any other
+      than there are.
+    memory_gb: Memory of a device in GB (10**9 bytes), at least 0; a run that needs more
+      is refused. 0, the default, means what the device says that it has; CPUs say
+      nothing, and have no limit.
   """
   mode: Annotated[str, declare.OneOf("jit", "pmap")] = "jit"
   # 0 takes what is left, so that one config runs on any number of devices.
   data: Annotated[int, declare.Between(0, 2**20)] = 0
   fsdp: _Devices = 1
   tensor: _Devices = 1
+  rules: tuple[tuple[declare.Filled, _MeshAxis], ...] = ()
+  devices: Annotated[int, declare.Between(0, 2**20)] = 0
+  memory_gb: declare.Weight = 0.0
 
 
 @declare.strict

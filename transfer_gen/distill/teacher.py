@@ -147,7 +147,8 @@ def feed(
   specs = teacher.source.specs
   # Params are an argument of the compiled program and not constants in it, which would
   # be a part of every program that is compiled.
-  params = dict(teacher.source.read(list(specs), sharding.of_params(specs, mesh)))
+  where = sharding.of_params(specs, mesh, parallel.rules)
+  params = dict(teacher.source.read(list(specs), where))
   tell = jax.jit(teacher.tell)
 
   def fed(batch):

@@ -135,6 +135,7 @@ def _placed(module, params, parallel):
     return params, lambda rows: rows, 1
   mesh = sharding.fitting_mesh(parallel.data, parallel.fsdp, parallel.tensor)
   batch = sharding.of_batch(mesh)
-  return (jax.device_put(params, sharding.of_params(registry.specs(module), mesh)),
+  where = sharding.of_params(registry.specs(module), mesh, parallel.rules)
+  return (jax.device_put(params, where),
           lambda rows: jax.device_put(rows, batch),
           mesh.shape["data"] * mesh.shape["fsdp"])

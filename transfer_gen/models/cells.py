@@ -293,8 +293,7 @@ def _backward(kind, saved, d_out):
       reverse=True)
   d_r = d_a if d_apart is None else d_a.at[:, :, -1].set(d_apart)
   h = before[0]
-  d_kernel = _pull_kernel(
-      kernel, h.reshape(-1, h.shape[-1]), d_r.reshape(h.shape[0] * h.shape[1], -1))
+  d_kernel = _pull_kernel(kernel, h, d_r.reshape(*h.shape[:2], -1))
   d_bias = None if bias is None else d_r.sum((0, 1))
   return d_carry, d_a, d_kernel, d_bias, None, None
 
@@ -347,15 +346,18 @@ def _flat(kernel):
   return _flat(kernel.whole) + kernel.a @ _flat(kernel.b)
 
 
+# Steps and rows stay two axes: a mesh divides the rows, and to merge the axes XLA would
+# gather the rows of all devices on each.
+#
 # A's gradient h' (d_r B') is multiplied from the right, B's from the left, so that both
 # products in between have only R columns. W's is a product of its own, which XLA drops
 # if nobody asks for it.
 def _pull_kernel(kernel: Kernel, h: jax.Array, d_r: jax.Array) -> Any:
-  """Returns a kernel's gradients from its inputs dtype[N, U] and d_r [N, G * U]."""
+  """Returns a kernel's gradients from h dtype[T, B, U] and d_r dtype[T, B, G * U]."""
   if not isinstance(kernel, LowRank):
-    return (h.T @ d_r).reshape(kernel.shape)
-  d_a = h.T @ (d_r @ _flat(kernel.b).T)
-  d_b = ((h @ kernel.a).T @ d_r).reshape(kernel.b.shape)
+    return jnp.einsum("tbu,tbv->uv", h, d_r).reshape(kernel.shape)
+  d_a = jnp.einsum("tbu,tbr->ur", h, d_r @ _flat(kernel.b).T)
+  d_b = jnp.einsum("tbr,tbv->rv", h @ kernel.a, d_r).reshape(kernel.b.shape)
   return LowRank(_pull_kernel(kernel.whole, h, d_r), d_a, d_b)
 
 

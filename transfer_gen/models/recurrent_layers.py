@@ -290,7 +290,8 @@ class Cell(nn.Module):
         rows = jnp.take(flat, x[part].reshape(-1), axis=0, mode="clip")
         product = rows.astype(dtype)
       else:
-        product = x[part].reshape(-1, kernel.shape[0]) @ flat.astype(dtype)
+        # Steps and rows are not merged, see `cells`.
+        product = x[part] @ flat.astype(dtype)
       # What is the same at every step has one step, and is multiplied once.
       product = product.reshape(*steps, -1)
       total = product if total is None else total + product

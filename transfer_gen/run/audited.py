@@ -3,6 +3,7 @@
 from etils import epath
 
 from transfer_gen.run import assemble
+from transfer_gen.run import device_table
 from transfer_gen.run import page
 from transfer_gen.run import plan_files
 from transfer_gen.run import reader
@@ -11,8 +12,8 @@ from transfer_gen.transfer import audit as audit_lib
 
 def write(
     run: reader.Run, workdir: epath.PathLike, min_coverage: float
-) -> tuple[reader.Run, audit_lib.Audit]:
-  """Assembles a run and writes its plan, audit and report into a workdir.
+) -> tuple[reader.Run, audit_lib.Audit, list[str]]:
+  """Assembles a run and writes its plans, audit and report into a workdir.
 
   Args:
     run: Config of the run.
@@ -20,13 +21,16 @@ def write(
     min_coverage: Share of the target's params that must come from a source, in [0, 1].
 
   Returns:
-    The run with all that a strategy wrote, and the audit.
+    The run with all that a strategy wrote, the audit, and the lines of what the run
+    takes of its devices.
 
   Raises:
-    errors.UserError: If the run does not fit, or the workdir belongs to another run.
+    errors.UserError: If the run or its devices do not fit, or the workdir belongs to
+      another run.
   """
   assembled = assemble.build(run, workdir)
   print("\n".join([*assembled.inputs.notes, ""]), end="")
   audit = plan_files.write_audit(assembled, workdir, min_coverage)
+  devices = device_table.write(assembled, workdir)
   page.write(workdir)
-  return assembled.run, audit
+  return assembled.run, audit, devices

@@ -5,6 +5,7 @@ from transfer_gen import errors
 from transfer_gen.run import model_checks
 from transfer_gen.run import strategies
 from transfer_gen.train import combined
+from transfer_gen.train import parallel
 
 
 def check(run: config_lib.Run) -> None:
@@ -16,6 +17,7 @@ def check(run: config_lib.Run) -> None:
   """
   config_lib.check(run)
   strategies.check(run)
+  parallel.check(run.parallel)
   # A strategy may write anchors and a teacher; what it does not write is found when
   # the run is assembled.
   combined.check(

@@ -9,10 +9,11 @@ from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import coverage
 from transfer_gen.transfer import table
 
+Assembled = assembled_lib.Assembled
+
 
 def write_audit(
-    assembled: assembled_lib.Assembled, workdir: epath.PathLike,
-    min_coverage: float = 0.0,
+    assembled: Assembled, workdir: epath.PathLike, min_coverage: float = 0.0
 ) -> audit_lib.Audit:
   """Writes plan.json, plan_arrays.npz if the plan has arrays, and the audit.
 
@@ -38,7 +39,7 @@ def write_audit(
   return audit
 
 
-def check_owner(assembled: assembled_lib.Assembled, workdir: epath.PathLike) -> None:
+def check_owner(assembled: Assembled, workdir: epath.PathLike) -> None:
   """Checks that a claimed workdir belongs to a run; writes nothing.
 
   Raises:
@@ -47,7 +48,7 @@ def check_owner(assembled: assembled_lib.Assembled, workdir: epath.PathLike) -> 
   ownership.check(epath.Path(workdir), assembled, _audit(assembled))
 
 
-def check_coverage(assembled: assembled_lib.Assembled, min_coverage: float) -> None:
+def check_coverage(assembled: Assembled, min_coverage: float) -> None:
   """Checks how much of the target comes from a source.
 
   Args:
@@ -60,6 +61,6 @@ def check_coverage(assembled: assembled_lib.Assembled, min_coverage: float) -> N
   coverage.check(_audit(assembled), min_coverage)
 
 
-def _audit(assembled: assembled_lib.Assembled) -> audit_lib.Audit:
+def _audit(assembled: Assembled) -> audit_lib.Audit:
   return audit_lib.summarize(
       assembled.plan, assembled.rows, assembled.source_specs, assembled.constants)

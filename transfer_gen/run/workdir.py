@@ -5,14 +5,14 @@ from etils import epath
 
 from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
-from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.run import device_table
 from transfer_gen.run import environment
 from transfer_gen.run import ownership
 from transfer_gen.run import plan_files
 
 
 def claim(
-    assembled: assembled_lib.Assembled, workdir: epath.PathLike,
+    assembled: plan_files.Assembled, workdir: epath.PathLike,
     min_coverage: float = 0.0,
 ) -> None:
   """Makes a workdir belong to a run, or checks that it does.
@@ -25,9 +25,11 @@ def claim(
   Raises:
     errors.UserError: If the workdir belongs to another config (the message lists the
       fields that differ) or to another plan (it lists the rows), or if less of the
-      target comes from a source.
+      target comes from a source, or if a device cannot hold the run.
   """
   plan_files.write_audit(assembled, workdir, min_coverage)
+  if devices := device_table.write(assembled, workdir):
+    print(*devices, sep="\n", flush=True)
   workdir = epath.Path(workdir)
   # `write_audit` has compared config, plan and texts with what is there. The files
   # below stay those that the run began with.

@@ -61,6 +61,19 @@ class Runner:
         state, places)
 
 
+def check(config: config_lib.Parallel) -> None:
+  """Checks that the fields go together, whatever the devices are.
+
+  Raises:
+    errors.UserError: If they do not.
+  """
+  if config.mode == "pmap" and (
+      config.fsdp != 1 or config.tensor != 1 or config.rules):
+    raise errors.UserError(
+        "parallel.mode=pmap keeps every param whole: set parallel.fsdp and"
+        " parallel.tensor to 1 and parallel.rules to (), or parallel.mode=jit.")
+
+
 def make_runner(
     config: config_lib.Parallel,
     specs: Mapping[str, tree.Spec],
@@ -83,16 +96,39 @@ def make_runner(
   """
   step = functools.partial(
       step_lib.train_step, accumulate=accumulate, **step_arguments)
+  check(config)
+  if config.devices not in (0, jax.device_count()):
+    raise errors.UserError(
+        f"parallel.devices is {config.devices}, and there are {jax.device_count()}"
+        " devices. Set it to 0, or train where there are as many.")
   make = _pmap if config.mode == "pmap" else _jit
   return make(config, specs, step, batch_size // accumulate)
+
+
+def on_mesh(
+    step: functools.partial, specs: Mapping[str, tree.Spec],
+    params: Mapping[str, jax.sharding.NamedSharding]) -> Callable[..., Any]:
+  """Returns a step for `jit`, with constraints that say where it computes what.
+
+  Args:
+    step: `step.train_step` with all arguments but state, batch and key.
+    specs: Specs of the params, by name.
+    params: How params are divided between steps.
+  """
+  mesh = next(iter(params.values())).mesh
+  if mesh.size > 1:  # On one device there is nothing to say.
+    step = functools.partial(step, nll_fn=_placed(
+        step.keywords["nll_fn"], params, sharding.of_batch(mesh)))
+  return functools.partial(_keep, params, specs, step)
 
 
 def _jit(config, specs, step, rows) -> Runner:
   mesh = sharding.make_mesh(config.data, config.fsdp, config.tensor)
   # Devices along `tensor` see the same rows; only the two others divide the batch.
-  _divides(rows, mesh.shape["data"] * mesh.shape["fsdp"])
-  params, devices = sharding.of_params(specs, mesh), [*mesh.devices.flat]
-  batch = sharding.of_batch(mesh)
+  sharding.check_rows(rows, mesh.shape["data"] * mesh.shape["fsdp"])
+  sharding.check_rules(config.rules, specs)
+  params = sharding.of_params(specs, mesh, config.rules)
+  devices, batch = [*mesh.devices.flat], sharding.of_batch(mesh)
 
   # Jitted once per set of groups, and not once per step: `jax.jit` of a new closure
   # would trace and compile anew.
@@ -101,8 +137,7 @@ def _jit(config, specs, step, rows) -> Runner:
     # `groups` is only the cache's key. When a group starts to learn, the state has
     # another structure and other shardings, and the step needs another program.
     del groups
-    return jax.jit(
-        functools.partial(_keep, params, specs, step), donate_argnums=0)
+    return jax.jit(on_mesh(step, specs, params), donate_argnums=0)
 
   return Runner(
       shardings=params,
@@ -113,6 +148,44 @@ def _jit(config, specs, step, rows) -> Runner:
       rows=functools.partial(global_arrays.rows, batch),
       step=lambda state, data, key: _waited(devices, compiled(
           frozenset(state.opt_state))(state, data, key)))
+
+
+def _placed(
+    nll_fn: step_lib.NllFn, params: Mapping[str, jax.sharding.NamedSharding],
+    rows: jax.sharding.NamedSharding) -> step_lib.NllFn:
+  """Returns a loss that computes rows of its own on each device along data and fsdp.
+
+  Args:
+    nll_fn: The loss.
+    params: How params are divided between steps.
+    rows: How a batch is divided.
+  """
+  together = sharding.whole_in_step(params)
+
+  def placed(learning, batch, key):
+    # Micro-batches are parts of a batch that each lie on some of the devices.
+    divided = {name: jax.lax.with_sharding_constraint(x, rows)
+               for name, x in batch.items()}
+    return nll_fn({name: _together(x, together[name], params[name])
+                   for name, x in learning.items()}, divided, key)
+  return placed
+
+
+# The constraint's own gradient would be constrained as the whole param is. So each
+# device would hold all gradients, and the norm over them would be computed on each.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _together(x, whole, stored):
+  """Returns a param as a step uses it; its gradient is divided as it is stored."""
+  del stored
+  return jax.lax.with_sharding_constraint(x, whole)
+
+
+_together.defvjp(
+    lambda x, whole, stored: (_together(x, whole, stored), None),
+    # First whole, or XLA looks for a way to make the parts: each device would add up
+    # its columns of an embedding for the tokens of all rows.
+    lambda whole, stored, _, g: (jax.lax.with_sharding_constraint(
+        jax.lax.with_sharding_constraint(g, whole), stored),))
 
 
 def _keep(params, specs, step, state, batch, key):
@@ -127,15 +200,11 @@ def _keep(params, specs, step, state, batch, key):
 
 def _pmap(config, specs, step, rows) -> Runner:
   count = jax.local_device_count()
-  if config.fsdp != 1 or config.tensor != 1:
-    raise errors.UserError(
-        "parallel.mode=pmap keeps every param whole: set parallel.fsdp and"
-        " parallel.tensor to 1, or parallel.mode=jit.")
   if config.data not in (0, count):
     raise errors.UserError(
         f"parallel.data is {config.data}, and pmap uses all {count} devices. Set it to"
         " 0.")
-  _divides(rows, count)
+  sharding.check_rows(rows, count)
   # A mesh of one device: restoring a checkpoint needs shardings that have a mesh.
   device = sharding.replicated(jax.sharding.Mesh(jax.local_devices()[:1], ("data",)))
   # Placed as `pmap` wants its arguments: it refuses arrays that lie on one device.
@@ -179,10 +248,3 @@ def _waited(devices: Sequence[jax.Device], outputs: _T) -> _T:
 def _first(x: jax.Array) -> jax.Array:
   """Returns the copy that the first device holds of f[devices, ...]."""
   return x.addressable_shards[0].data[0]
-
-
-def _divides(rows: int, devices: int) -> None:
-  if rows % devices:
-    raise errors.UserError(
-        f"train.batch_size / optim.accumulate is {rows}, and the batch is divided"
-        f" over {devices} devices: make it a multiple of {devices}.")
