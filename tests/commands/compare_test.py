@@ -46,7 +46,7 @@ def test_runs_without_a_study_are_compared_on_their_test_texts(
   # What was scored stays as it is, and all scores are read the next time.
   assert (here / "long" / "scores_test.json").read_text() == scores
   monkeypatch.setattr(score_lib, "make_scorer", None)
-  again = cli.run(capsys, "compare", "a=long", "short", "--output=out2", "--samples=0")
+  again = cli.run(capsys, "compare", "a=long", "short", "--samples=0")
   summary = json.loads(printed.splitlines()[-1])
   assert json.loads(again.splitlines()[-1]) == summary
   losses = {name: json.loads((here / name / "scores_test.json").read_text())["loss"]

@@ -288,7 +288,7 @@ COMMANDS: Mapping[str, Command] = {
         " in a report.",
         argument="DIR DIR ...", many=True, computes=True,
         flags=(
-            Flag(name="output", value="DIR", required=True,
+            Flag(name="output", value="DIR", default="comparison",
                  meaning="Folder to write, which must not exist yet: report.html,"
                  " results.csv and results.json. A run is called as its folder is, or"
                  " NAME if NAME=DIR is given in place of DIR. Of studies alone, the"
