@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 
@@ -173,3 +174,20 @@ def test_what_is_kept_of_checkpoints_and_of_best_params_is_as_asked(tmp_path):
   assert steps(folder) == {4, 8, 10, 12}
   assert steps(folder / "best") == {8, 10, 12}  # Each validation was the best so far.
   assert checkpoint.find(tmp_path / "w", 4).step == 4
+
+
+def test_a_profile_holds_the_steps_that_were_asked_for_and_changes_nothing(
+    tmp_path, capsys):
+  run = run_on(tmp_path)
+  loop.train(run, tmp_path / "plain")
+
+  loop.train(run, tmp_path / "w", profile=3)
+
+  assert "profile, of steps 3 to 5 of this call" in capsys.readouterr().out
+  [recorded] = (tmp_path / "w" / "profile").glob("plugins/profile/*/*.xplane.pb")
+  found = jax.profiler.ProfileData.from_file(str(recorded))
+  calls = sum("PjitFunction(_keep)" in event.name for plane in found.planes
+              for line in plane.lines for event in line.events)
+  assert calls in (3, 6)  # Python's calls of the step, and those in them.
+  assert not (tmp_path / "plain" / "profile").exists()
+  assert_same_bits(*(small_runs.params(tmp_path / name, 6) for name in ("plain", "w")))

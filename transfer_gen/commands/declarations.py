@@ -169,6 +169,9 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Scores the run on its test data when it is trained, as"
                  " `evaluate --workdir=DIR` does; the last line is then of these"
                  " scores."),
+            Flag(name="profile", value="STEPS", default=0, minimum=0,
+                 meaning="Records so many steps for XProf, after the first two of this"
+                 " call, in profile/ of the workdir; 0 records none."),
             Flag(name="coordinator", value="HOST:PORT", default="",
                  meaning="Of several processes that train one run: where all of them"
                  " reach process 0. Left out, JAX finds them on a TPU slice and under"

@@ -16,6 +16,7 @@ from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import initial
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import ledger as ledger_lib
+from transfer_gen.run import profiling
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import stepping
@@ -27,7 +28,7 @@ from transfer_gen.train import step as step_lib
 def train(
     run: inputs_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
     stop: int | None = None, inputs: inputs_lib.Inputs | None = None,
-    events: epath.Path | None = None,
+    events: epath.Path | None = None, profile: int = 0,
 ) -> dict[str, Any]:
   """Trains to the end, and leaves in `workdir` the files that the README lists.
 
@@ -40,6 +41,7 @@ def train(
     inputs: What the run reads, if it was read before; `run` may differ from theirs in
       how it learns. If None, it is read here.
     events: Folder of TensorBoard's events; one in the workdir if None.
+    profile: Number of steps to record for XProf, see `profiling.Profile`.
 
   Returns:
     `step`, `best_step`, `best_validation_loss` (at that step), `seconds` of this call,
@@ -66,9 +68,10 @@ def train(
       contextlib.closing(records.MetricsWriter(
           # Lines after the checkpoint are dropped here: those steps are taken again.
           workdir, start.step, start.validated, events,
-          assembled.optimizer.rates))) as writer:
+          assembled.optimizer.rates))) as writer, contextlib.closing(
+              profiling.Profile(workdir, profile)) as recording:
     session = _Session(assembled=assembled, runner=runner, start=start, writer=writer,
-                       workdir=workdir)
+                       workdir=workdir, recording=recording)
     best = (best_lib.from_facts(start.facts["best"]) if start.facts
             else best_lib.begin(run.train.metric))
     if state is not None:
@@ -92,6 +95,7 @@ class _Session:
   start: beginning.Beginning
   writer: records.MetricsWriter
   workdir: epath.Path
+  recording: profiling.Profile
 
 
 def _loop(
@@ -125,14 +129,11 @@ def _loop(
       checkpoints.amend(done, describe(validated=True))
     # Steps are counted on the host: reading `state.step` would wait for the device.
     while not finished and done != stop:
-      # A group that starts to learn gets its slots now, not at step 0, so that no
-      # memory is taken by what is still frozen. At step 0 `state.fresh` has made them.
       if done in optimizer.starts.values() and done:
-        state = runner.fetch(state)
-        state = runner.place(dataclasses.replace(
-            state, opt_state=optimizer.extend(state.opt_state, state.params, done)))
+        state = _with_slots(session, state, done)
       state, metrics = runner.step(state, feed.put(next(feed.batches)), key)
       done += 1
+      session.recording.after(metrics)
       ledger.add(metrics)
       validates, saves, logs = _due(run, done, stop)
       if logs:
@@ -158,6 +159,17 @@ def _loop(
           checkpoints.save(done, fetched.params, fetched.opt_state,
                            describe(validated=True))
   return best
+
+
+# Now and not at step 0, so that no memory is taken by what is still frozen. At step 0
+# `state.fresh` has made them.
+def _with_slots(
+    session: _Session, state: step_lib.TrainState, done: int) -> step_lib.TrainState:
+  """Adds the slots of the groups that start to learn after `done` steps."""
+  state = session.runner.fetch(state)
+  return session.runner.place(dataclasses.replace(
+      state, opt_state=session.assembled.optimizer.extend(
+          state.opt_state, state.params, done)))
 
 
 def _due(run: inputs_lib.Run, done: int, stop: int | None) -> tuple[bool, bool, bool]:

@@ -34,6 +34,7 @@ from transfer_gen.study import search
 def train(
     run: reader_lib.Run, workdir: epath.PathLike, min_coverage: float = 0.0,
     reader: reader_lib.Reader | None = None, events: epath.Path | None = None,
+    profile: int = 0,
 ) -> dict[str, Any]:
   """Trains a run as `loop.train` does; if its strategy is `auto`, searches one first.
 
@@ -47,6 +48,7 @@ def train(
     min_coverage: As of `loop.train`.
     reader: Has read the data of other runs, which are not read again.
     events: As of `loop.train`; those of candidates lie below it.
+    profile: As of `loop.train`; candidates are not recorded.
 
   Raises:
     errors.UserError: As `loop.train`; or if the budget of a search is too small.
@@ -67,7 +69,8 @@ def train(
       _take_over(folder, winner)
     decision.mark_best(workdir)
   return loop.train(
-      run, workdir, min_coverage, inputs=reader.read(run, workdir), events=events)
+      run, workdir, min_coverage, inputs=reader.read(run, workdir), events=events,
+      profile=profile)
 
 
 def check(run: reader_lib.Run) -> None:
