@@ -162,8 +162,9 @@ class Study:
       same size; or `tokens` or `flops` of training, for which a treated run gets more
       steps than its control or fewer. Default: `steps`.
     widen: How often such a grid is widened, by a rate three times beyond the edge at
-      which the best one of some run lies. All runs that pairs connect try the new rate.
-      0 means never, and a grid of a single rate has no edge. Default: 3.
+      which the best one of some run lies. All runs that pairs connect try the new rate;
+      a control with more steps, see `budget`, has a grid of its own. 0 means never, and
+      a grid of a single rate has no edge. Default: 3.
     samples: Number of prompts of the test split that each compared run continues.
       Default: 3.
     accounts: Whether the report shows what each run cost: which leaves learned, the

@@ -125,6 +125,7 @@ class _Call:
           longer.times == 1)]
       longer = longer.next
       self._study.runs[longer.name] = budgets.run_of(self._study, longer, first)
+      self._grid.add_longer(longer.name)
       self._study.pairs = (*pairs, *((one, longer.name) for one in treated))
       self._longer[control] = longer
       if self._work.are_open(self._planned([longer.name])[longer.name]):
