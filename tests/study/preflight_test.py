@@ -89,6 +89,17 @@ def test_what_is_wrong_in_a_study_is_refused_before_any_run_trains(
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize("call", [study.run, dry_run.describe])
+def test_what_has_the_place_of_the_link_best_is_refused_before_training(
+    call, folder, tmp_path):
+  (tmp_path / "best").write_text("of my photographs\n")
+
+  with pytest.raises(errors.UserError, match="best: is no link to a run.* Rename it"):
+    call(_study(folder), tmp_path)
+
+  assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
 def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
   asked = dataclasses.replace(
       _study(folder), seeds=(0, 1, 2), lrs=(0.1, 0.2))
