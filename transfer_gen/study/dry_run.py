@@ -25,6 +25,7 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
     errors.UserError: If something is wrong in a run, which the message names, or `only`
       names none.
   """
+  study = jobs_lib.expanded(study)
   jobs = jobs_lib.jobs(study, workdir)
   jobs_lib.check_only(jobs, only)
   checked = preflight.check(study, jobs)

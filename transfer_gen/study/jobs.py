@@ -12,6 +12,7 @@ from transfer_gen import best_link
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import strategies
+from transfer_gen.study import fractions
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 _EVENTS = "tensorboard"  # Of all runs, each in a folder of its own.
@@ -46,6 +47,21 @@ class Job:
     """Name, seed and rate, for people."""
     rate = f"lr {self.lr:g}" if self.lr else "lr chosen"
     return f"{self.name}, seed {self.seed}, {rate}"
+
+
+def expanded(study: config_lib.Study) -> config_lib.Study:
+  """Returns the study with a run for each share of data that `Study.fractions` names.
+
+  Args:
+    study: The study, as a user wrote it.
+
+  Raises:
+    errors.UserError: If `fractions` or a name is wrong; otherwise as of `jobs`.
+  """
+  if study.fractions:
+    config_lib.check(study)
+    _check(study)  # What is said of runs is said of those that the user wrote.
+  return fractions.expand(study)
 
 
 def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:

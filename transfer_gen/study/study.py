@@ -55,6 +55,7 @@ def run(
     errors.UserError: If something is wrong in a run, which the message names.
   """
   trainings.prepare(at_once)
+  study = jobs_lib.expanded(study)
   begun, facts = (), {}
   with contextlib.closing(_Call(
       study, epath.Path(workdir), only, force, command, at_once)) as call:
