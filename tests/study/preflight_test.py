@@ -181,7 +181,8 @@ def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
   assert rows["moved"][3] == rows["scratch"][3]
   assert 100 < int(rows["moved"][3].replace(",", "")) <= 512
   assert float(rows["moved"][4]) > 0 and float(rows["moved"][5]) > 0
-  assert "13 trainings" in lines[5] and "widened, 3 times at most" in lines[-1]
+  assert "13 trainings" in lines[5] and "widened, 3 times at most" in lines[-2]
+  assert max(map(len, lines)) <= 80 and lines[-1] == "  takes longer."
   assert not (tmp_path / "w").exists()
   one = dry_run.describe(asked, tmp_path / "w", "scratch/seed_0")
   assert "\n2 trainings" in one and "moved" not in one
