@@ -15,6 +15,31 @@ NAME = "best"
 _LONGEST = 2**14  # Bytes of a path.
 
 
+def check(folder: epath.PathLike) -> None:
+  """Refuses a folder in which something else has the place of the link.
+
+  A link to a run that is gone is replaced, as it is ours.
+
+  Args:
+    folder: Folder of a study or a search; it need not exist.
+
+  Raises:
+    errors.UserError: If `best` is there and names nothing in the folder.
+  """
+  link = epath.Path(folder) / NAME
+  if not os.path.islink(link) and not link.exists():
+    return
+  target = _target(link)
+  # What a link names may be gone. A text names at least a folder that is there, for
+  # other texts might look like a path.
+  is_ours = target == ".." or _is_below(target, epath.Path(folder)) and (
+      os.path.islink(link) or (link.parent / target.split("/")[0]).is_dir())
+  if not is_ours:
+    raise errors.UserError(
+        f"{link}: is no link to a run below {folder}, and the link to the best run"
+        " belongs there. Rename it, or give another folder.")
+
+
 def write(folder: epath.PathLike, workdir: epath.PathLike) -> None:
   """Makes `best` in a folder name a run; replaces an earlier link.
 
@@ -23,13 +48,12 @@ def write(folder: epath.PathLike, workdir: epath.PathLike) -> None:
     workdir: Workdir of the run: in the folder, or the folder above it.
 
   Raises:
-    errors.UserError: If something that is neither a link nor a file has the name.
+    errors.UserError: If something else has the name, see `check`.
   """
+  check(folder)
   folder, workdir = epath.Path(folder), epath.Path(workdir)
   target = ".." if workdir == folder.parent else str(workdir.relative_to(folder))
   link, partial = folder / NAME, folder / f"{NAME}.partial"
-  if link.is_dir() and not os.path.islink(link):
-    raise errors.UserError(f"{link}: is a folder. Rename it: a link belongs there.")
   partial.unlink(missing_ok=True)
   try:
     os.symlink(target, partial)
@@ -58,26 +82,25 @@ def follow(path: epath.PathLike) -> epath.Path:
     'moved'
   """
   path = epath.Path(path)
-  link = path / NAME
-  if os.path.islink(link):
-    target = os.readlink(link)
-  elif link.is_file():
-    target = _read(link)
-  else:
-    target = ""
-  if not target:
-    return path
+  target = _target(path / NAME)
   workdir = path.parent if target == ".." else path / target
   # A run that was moved, or an unrelated file or link of that name: the reader of
   # `path` then reports what it finds there.
-  is_ours = target == ".." or os.path.abspath(workdir).startswith(
-      os.path.join(os.path.abspath(path), ""))
+  is_ours = target == ".." or _is_below(target, path)
   return workdir if is_ours and workdir.is_dir() else path
 
 
-def _read(link: epath.Path) -> str:
-  """Returns the path in a text file; "" if the file is of another kind."""
+def _target(link: epath.Path) -> str:
+  """Returns what a link or a text file names; "" if there is nothing like that."""
+  if os.path.islink(link):
+    return os.readlink(link)
   try:
-    return untrusted.text(link, _LONGEST).strip()
+    return untrusted.text(link, _LONGEST).strip() if link.is_file() else ""
   except errors.UserError:
     return ""
+
+
+def _is_below(target: str, folder: epath.Path) -> bool:
+  """Whether what a link in a folder names is in that folder."""
+  return os.path.abspath(folder / target).startswith(
+      os.path.join(os.path.abspath(folder), ""))

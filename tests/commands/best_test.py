@@ -90,11 +90,34 @@ def test_a_link_to_a_run_that_is_gone_lists_those_that_are_there(runs, capsys):
   assert "Give one of the runs in it: two/seed_0." in message
 
 
-def test_a_folder_in_the_place_of_the_link_is_refused(runs):
-  (runs / "best").mkdir()
+@pytest.mark.parametrize("make", [
+    lambda best: best.mkdir(),
+    lambda best: best.write_text("Kim\n"),  # No run, though it looks like a path.
+    lambda best: best.write_text("one is the best\nby far\n"),
+    lambda best: best.write_bytes(b"\xff"),
+    lambda best: best.write_text(""),
+    lambda best: best.symlink_to("../elsewhere"),
+])
+def test_what_else_has_the_place_of_the_link_is_refused_and_kept(runs, make):
+  best = runs / "best"
+  make(best)
+  before = best.lstat()
 
-  with pytest.raises(ValueError, match="best: is a folder. Rename it"):
+  with pytest.raises(ValueError, match="best: is no link to a run below .* Rename it"):
     best_link.write(runs, runs / "one")
+
+  assert best.lstat() == before
+
+
+@pytest.mark.parametrize("make", [
+    lambda best: best.symlink_to("one/seed_0"), lambda best: best.symlink_to(".."),
+    lambda best: best.write_text("one/seed_0\n"), lambda best: best.write_text("..")])
+def test_a_link_of_ours_is_replaced_even_if_its_run_is_gone(runs, make):
+  make(runs / "best")
+
+  best_link.write(runs, runs / "two" / "seed_0")
+
+  assert best_link.follow(runs) == runs / "two" / "seed_0"
 
 
 @pytest.mark.parametrize("target", [

@@ -104,6 +104,24 @@ def test_a_control_whose_loss_no_longer_falls_keeps_its_steps(folder):
           ) in _said(found)
 
 
+@pytest.mark.long
+def test_a_longer_control_whose_best_rate_lies_at_an_edge_tries_more_alone(
+    folder, monkeypatch):
+  monkeypatch.setattr(budgets, "_MOST", 2)
+  asked = _study(folder, lr=0.01, lrs=(0.005, 0.01), widen=1)
+  asked = dataclasses.replace(asked, pairs=(("moved", "scratch"),), runs={
+      "moved": asked.runs["scratch"], "scratch": asked.runs["scratch"]})
+
+  found = study.run(asked, folder / "widened")
+
+  tried = {run: {path.name for path in (folder / "widened" / run / "seed_0").iterdir()}
+           for run in ("moved", "scratch", "scratch_x2")}
+  # Two grids, each widened once beyond its edge, as both are slow.
+  assert set(map(frozenset, tried.values())) == {
+      frozenset({"lr_0.005", "lr_0.01", "lr_0.03"})}
+  assert found["summary"]["lrs"]["scratch_x2"] == 0.03
+
+
 def test_a_name_that_a_longer_control_would_get_is_refused_before_training(folder):
   asked = _study(folder, lr=0.01)
   asked.runs["scratch_x4"] = asked.runs["scratch"]

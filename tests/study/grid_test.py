@@ -81,3 +81,26 @@ def test_a_search_has_its_own_rate_alone(tmp_path):
   assert [job.lr for job in jobs.of_run(study, tmp_path, "a", found.of("a"))] == [
       runs["a"].optim.lr]
   assert "a" not in found.added({"a": (), "b": (0.1, 0.2)})[0].split(":")[0]
+
+
+def test_a_control_with_more_steps_has_a_grid_that_is_widened_for_it_alone(tmp_path):
+  study = config.Study(
+      question="?", runs={name: config.Run() for name in ("a", "b", "b_x2")},
+      pairs=(("a", "b"),), lrs=(0.1, 0.2, 0.3), widen=2)
+  found = grid.Grid(study)
+  falls, inner = {0.1: 3, 0.2: 2, 0.3: 1}, {0.1: 2, 0.2: 1, 0.3: 2}
+  assert found.widen({"a": _trained(tmp_path, "a", falls)})  # To 0.9.
+  study.pairs = (*study.pairs, ("a", "b_x2"))  # As `study` adds it, in place.
+  found.add_longer("b_x2")
+  assert found.of("b_x2") == (0.1, 0.2, 0.3)
+  edge = {0.1: 1, 0.2: 2, 0.3: 3}
+  trained = lambda: {
+      "a": _trained(tmp_path, "a", inner), "b": _trained(tmp_path, "b", inner),
+      "b_x2": _trained(tmp_path, "b_x2", edge)}
+
+  for rate in (0.0333, 0.0111):  # As often as the study says, whatever others took.
+    assert found.widen(trained()) and found.of("b_x2")[-1] == rate
+    edge[rate] = 0.5 * min(edge.values())
+  assert not found.widen(trained())
+
+  assert found.of("a") == found.of("b") == (0.1, 0.2, 0.3, 0.9)

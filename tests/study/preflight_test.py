@@ -1,6 +1,7 @@
 """Tests for what is refused before the first run of a study trains."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -20,6 +21,8 @@ from transfer_gen.transfer import plan
 def _folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("preflight")
   small_runs.write_lines(folder / "a.txt")
+  (folder / "b.txt").write_text("".join(sorted(
+      (folder / "a.txt").read_text().splitlines(keepends=True), reverse=True)))
   (folder / "t.txt").write_text("line 1\nline 2\n")
   (folder / "u.txt").write_text("line 1\nline 3\n")
   (folder / "v.txt").write_text("line 1\nline 2\nline 3\n")
@@ -56,6 +59,14 @@ def _other_test(folder, name):
   return run
 
 
+def _other_data(folder, train="a.txt", **changes):
+  run = _run(folder)
+  paths = (part.strip() for part in train.replace("+", ",").split(","))
+  changes["train"] = (" + " if "+" in train else ",").join(
+      str(folder / path) for path in paths)
+  return dataclasses.replace(run, data=dataclasses.replace(run.data, **changes))
+
+
 @pytest.mark.parametrize("runs, message", [
     # Of a source that is not trained yet, all is known but its values.
     (lambda folder: {"moved": _moved(folder, transfer=_plan(r"none/\1"))},
@@ -75,6 +86,20 @@ def _other_test(folder, name):
     (lambda folder: {"scratch": _other_test(folder, "u.txt")},
      r"(?s)number 2 is the first that differs.*data.test \(.*t.txt' and .*u.txt'\)"),
     (lambda folder: {"scratch": _other_test(folder, "v.txt")}, "2 and 3 of them"),
+    (lambda folder: {"scratch": _other_data(folder, train="b.txt")},
+     "they train on other texts, of which number 1 is the first that differs. Give both"
+     r" the same training texts: here data.train \(.*a.txt' and .*b.txt'\) differ"),
+    (lambda folder: {"scratch": _other_data(folder, train="a.txt,v.txt")},
+     "they train on other texts, .* of them. Give both the same training texts"),
+    (lambda folder: {"scratch": _other_data(folder, max_chars=10)},
+     r"they train on other texts, .*: here data.max_chars \(0 and 10\) differ"),
+    (lambda folder: {"moved": dataclasses.replace(
+        _other_data(folder, train="a.txt*0.3+b.txt*0.7"),
+        source=config.Source(run="first")),
+                     "scratch": _other_data(folder, train="a.txt*0.4+b.txt*0.6")},
+     "they train on other shares of a mixture. Give both the same shares: here"),
+    (lambda folder: {"scratch": _other_data(folder, fraction=0.5, seed=1)},
+     "data.seed is 0 and 1, which draws other texts as data.fraction. Give both"),
     (lambda folder: {"alone": _run(folder)}, "run 'alone' is in no pair"),
     (lambda folder: {"scratch": _run(folder, source=config.Source(run="moved"))},
      "source.run is 'moved', which a pair compares"),
@@ -92,6 +117,60 @@ def test_what_is_wrong_in_a_study_is_refused_before_any_run_trains(
   assert not (tmp_path / "w").exists()
 
 
+def test_a_pair_on_another_part_of_the_texts_or_other_rows_is_noted(folder, tmp_path):
+  asked = dataclasses.replace(_study(
+      folder, half=_other_data(folder, fraction=0.5),
+      rows=_other_data(folder, length=12, packing="joined")), samples=0,
+      pairs=(("moved", "scratch"), ("moved", "half"), ("rows", "scratch")))
+
+  facts = study.run(asked, tmp_path / "w")
+
+  assert facts["notes"] == [
+      "moved and half: data.fraction is 1.0 and 0.5, so the gain is not that of the"
+      " source alone",
+      "rows and scratch: data.length is 12 and 16, data.packing is 'joined' and"
+      " 'separate', so the gain is not that of the source alone"]
+  page = (tmp_path / "w" / "report.html").read_text()
+  assert "moved and half: data.fraction is 1.0 and 0.5" in page
+
+
+def test_a_model_of_texts_alone_may_be_compared_with_one_of_pairs(folder, tmp_path):
+  for split, numbers in (
+      ("train", range(70)), ("validation", range(70, 80)), ("test", range(80, 99))):
+    (tmp_path / f"{split}.jsonl").write_text("".join(
+        json.dumps({"text": f"line {i}", "a": f"{i}?", "b": f"{i}!"}) + "\n"
+        for i in numbers))
+  data = config.Data(name="files", length=24, **{
+      split: str(tmp_path / f"{split}.jsonl") for split in (
+          "train", "validation", "test")})
+  run = _run(folder, model=small_runs.DECODER)
+  a, b, alone = (
+      dataclasses.replace(run, data=dataclasses.replace(data, input_field=field))
+      for field in ("a", "b", ""))
+  asked = config.Study(
+      question="?", pairs=(("a", "alone"),), runs={"a": a, "alone": alone})
+  other = dataclasses.replace(asked, pairs=(("a", "b"),), runs={"a": a, "b": b})
+
+  notes = preflight.check(asked, jobs.jobs(asked, tmp_path / "w")).notes
+
+  assert notes == [
+      "a and alone: data.input_field is 'a' and '', so the gain is not that of the"
+      " source alone"]
+  with pytest.raises(errors.UserError, match="train on other texts, of which number 1"):
+    preflight.check(other, jobs.jobs(other, tmp_path / "w"))
+
+
+@pytest.mark.parametrize("call", [study.run, dry_run.describe])
+def test_what_has_the_place_of_the_link_best_is_refused_before_training(
+    call, folder, tmp_path):
+  (tmp_path / "best").write_text("of my photographs\n")
+
+  with pytest.raises(errors.UserError, match="best: is no link to a run.* Rename it"):
+    call(_study(folder), tmp_path)
+
+  assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
 def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
   asked = dataclasses.replace(
       _study(folder), seeds=(0, 1, 2), lrs=(0.1, 0.2))
@@ -105,7 +184,8 @@ def test_a_dry_run_lists_what_would_train_and_writes_nothing(folder, tmp_path):
   assert rows["moved"][3] == rows["scratch"][3]
   assert 100 < int(rows["moved"][3].replace(",", "")) <= 512
   assert float(rows["moved"][4]) > 0 and float(rows["moved"][5]) > 0
-  assert "13 trainings" in lines[5] and "widened, 3 times at most" in lines[-1]
+  assert "13 trainings" in lines[5] and "widened, 3 times at most" in lines[-2]
+  assert max(map(len, lines)) <= 80 and lines[-1] == "  takes longer."
   assert not (tmp_path / "w").exists()
   one = dry_run.describe(asked, tmp_path / "w", "scratch/seed_0")
   assert "\n2 trainings" in one and "moved" not in one

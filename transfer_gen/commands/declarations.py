@@ -249,6 +249,10 @@ COMMANDS: Mapping[str, Command] = {
             Flag(name="seeds", value="N", default=0, minimum=0,
                  meaning="Repeats the compared runs with seeds 0 to N - 1; 0 keeps the"
                  " study's own."),
+            Flag(name="fractions", value="F,F", default="",
+                 meaning="Repeats the compared runs with these shares of their training"
+                 " data, such as 0.03,0.1,1, as NAME_3, NAME_10 and NAME_100; empty"
+                 " keeps what the study says."),
             Flag(name="budget", value="BUDGET", default="",
                  meaning="`converged` also compares with controls that train until"
                  " their validation loss no longer falls, `equal` does not; empty keeps"

@@ -25,8 +25,9 @@ def run(values: flags.Values) -> None:
   study = values.study or from_run.study(values.config)
   if values.seeds:
     study = dataclasses.replace(study, seeds=tuple(range(values.seeds)))
-  given = {name: value for name, value in (
-      ("budget", values.budget), ("equal", values.equal)) if value}
+  given: dict[str, Any] = {name: value for name, value in (
+      ("budget", values.budget), ("equal", values.equal),
+      ("fractions", _numbers(values.fractions))) if value}
   if given:
     study = dataclasses.replace(study, **given)
     validate.check(study, "study")
@@ -44,6 +45,17 @@ def run(values: flags.Values) -> None:
         f" --config={values.given_config} --workdir={values.workdir}", facts)
   print(json.dumps(facts.get("summary", {})), flush=True)
   _end(facts)
+
+
+def _numbers(text: str) -> tuple[float | str, ...]:
+  """Returns the numbers between commas; what is none stays a text and is refused."""
+  found: list[float | str] = []
+  for part in filter(None, text.split(",")):
+    try:
+      found.append(float(part))
+    except ValueError:
+      found.append(part)
+  return tuple(found)
 
 
 def _show(facts: dict[str, Any], workdir: str) -> None:

@@ -151,6 +151,10 @@ class Study:
     seeds: Seeds with which each run of a pair is repeated, at least one. All other
       runs, which serve as sources, are trained once, with the first seed.
       Default: (0,).
+    fractions: Shares of its training data, in (0, 1], with each of which each run of a
+      pair is repeated, as NAME_3, NAME_10 and NAME_100 for (0.03, 0.1, 1.0); each pair
+      becomes one of each share, the largest first. All other runs stay one. If empty,
+      the default, runs train on what their `Data.fraction` says, and have their names.
     lrs: Learning rates that each run of a pair tries; the one with the best validation
       by `Train.metric` is compared. A run whose strategy is `auto` uses its own, of
       which it searches factors. If empty, the default, all runs use their own.
@@ -162,8 +166,9 @@ class Study:
       same size; or `tokens` or `flops` of training, for which a treated run gets more
       steps than its control or fewer. Default: `steps`.
     widen: How often such a grid is widened, by a rate three times beyond the edge at
-      which the best one of some run lies. All runs that pairs connect try the new rate.
-      0 means never, and a grid of a single rate has no edge. Default: 3.
+      which the best one of some run lies. All runs that pairs connect try the new rate;
+      a control with more steps, see `budget`, has a grid of its own. 0 means never, and
+      a grid of a single rate has no edge. Default: 3.
     samples: Number of prompts of the test split that each compared run continues.
       Default: 3.
     accounts: Whether the report shows what each run cost: which leaves learned, the
@@ -179,6 +184,7 @@ class Study:
   runs: Annotated[dict[declare.Folder, Run], declare.FILLED]
   pairs: Annotated[tuple[tuple[str, str], ...], declare.FILLED]
   seeds: Annotated[tuple[declare.Seed, ...], declare.FILLED] = (0,)
+  fractions: tuple[Annotated[float, declare.Between(0, 1, ends="(]")], ...] = ()
   lrs: tuple[declare.Positive, ...] = ()
   budget: Annotated[str, declare.OneOf("equal", "converged")] = "equal"
   equal: Annotated[str, declare.OneOf("steps", "tokens", "flops")] = "steps"

@@ -66,9 +66,9 @@ def run_of(
   """Returns the run of a control with more steps.
 
   All intervals grow along, so that it is validated as often. Its schedule spans all of
-  its steps. It tries all rates of `Study.lrs` anew, as the best one may be another one
-  over more steps, but none by which a grid was widened; without any, it has the
-  control's own.
+  its steps. It tries all rates of `Study.lrs` anew, and those beyond the edge at which
+  its own best one lies, see `grid.Grid.add_longer`: over more steps, the best rate may
+  be another one. Without `Study.lrs`, it has the control's own.
 
   Args:
     study: The study.

@@ -25,6 +25,7 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
     errors.UserError: If something is wrong in a run, which the message names, or `only`
       names none.
   """
+  study = jobs_lib.expanded(study)
   jobs = jobs_lib.jobs(study, workdir)
   jobs_lib.check_only(jobs, only)
   checked = preflight.check(study, jobs)
@@ -53,16 +54,16 @@ def describe(study: jobs_lib.Study, workdir: epath.PathLike, only: str = "") -> 
           f"{flops / 1e9:.3g}", f"{seconds:.3g}"))
       work.advance()
   times = "once" if study.widen == 1 else f"{study.widen} times"
-  more = [*checked.notes]
-  more += [f"A grid whose best rate lies at its edge is widened, {times} at most, and"
-          " then takes longer."] if len(study.lrs) > 1 and study.widen else []
-  if study.budget == "converged":
-    more.append("Controls whose validation loss still falls at the end are trained"
-                " again, with up to 8 times their steps.")
-  return "\n".join([
-      *narrow.table(rows), "",
+  said = [
       f"{len(jobs)} trainings. Steps, tokens and GFLOPs are those of one training,"
       " seconds of all trainings of the run.",
       f"About {total:,.0f} s of training steps on {jax.devices()[0].platform}, measured"
       " by a few steps of each shape; without compiling, validation, teachers and what"
-      " `auto` tries.", *more])
+      " `auto` tries.", *checked.notes]
+  said += [f"A grid whose best rate lies at its edge is widened, {times} at most, and"
+          " then takes longer."] if len(study.lrs) > 1 and study.widen else []
+  if study.budget == "converged":
+    said.append("Controls whose validation loss still falls at the end are trained"
+                " again, with up to 8 times their steps.")
+  lines = [line for sentence in said for line in narrow.sentence(sentence)]
+  return "\n".join([*narrow.table(rows), "", *lines])

@@ -1,6 +1,7 @@
 """The learning rates that the runs of a study try."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+import dataclasses
 import math
 
 from transfer_gen.study import jobs as jobs_lib
@@ -15,24 +16,35 @@ class Grid:
   """The learning rates of all compared runs.
 
   Runs that pairs connect try the same rates: a run with more of them would be tuned
-  better than its control. A search keeps to its own, see `jobs.is_search`.
+  better than its control. Only a control with more steps has rates of its own, see
+  `add_longer`. A search keeps to its own, see `jobs.is_search`.
   """
 
   def __init__(self, study: jobs_lib.Study):
     """Begins with the rates of the study; without any, each run has its own."""
     self._study = study
-    self._rates: dict[str, list[float]] = {}
-    self._left: dict[str, int] = {}
+    self._rates: dict[str, _Rates] = {}
     for name in jobs_lib.compared(study):
       if name not in self._rates:
-        rates = [*dict.fromkeys(study.lrs)]
-        self._rates |= dict.fromkeys(pairs_lib.connected(study.pairs, name), rates)
-        self._left[name] = study.widen
+        self._begin(pairs_lib.connected(study.pairs, name))
+
+  def add_longer(self, name: str) -> None:
+    """Begins the grid that a control with more steps has for itself.
+
+    The best rate of more steps is often another one, so that it begins with the rates
+    of the study again. It is widened for this run alone: runs with other steps do not
+    try what is beyond its edge, nor it what was beyond theirs.
+
+    Args:
+      name: Name of the run.
+    """
+    self._begin({name})
 
   def of(self, name: str) -> Sequence[float]:
     """Returns the rates that a run tries; none if it has its own."""
     is_search = jobs_lib.is_search(self._study.runs[name])
-    return () if is_search else tuple(self._rates.get(name, ()))
+    is_listed = name in self._rates and not is_search
+    return tuple(self._rates[name].values) if is_listed else ()
 
   def added(self, before: Mapping[str, Sequence[float]]) -> list[str]:
     """Returns, for people, which rates were added for which runs, and why.
@@ -62,15 +74,26 @@ class Grid:
       Whether a rate was added.
     """
     added = False
-    for first, left in self._left.items():
-      rates = self._rates[first]
-      names = pairs_lib.connected(self._study.pairs, first) & trained.keys()
-      beyond = {_beyond(rates, trained[name]) for name in names} - {None}
-      if left and len(rates) > 1 and beyond:
-        self._left[first] -= 1
-        rates += sorted(rate for rate in beyond if rate is not None)
+    for grid in {id(grid): grid for grid in self._rates.values()}.values():
+      names = [name for name in trained if self._rates.get(name) is grid]
+      beyond = {_beyond(grid.values, trained[name]) for name in names} - {None}
+      if grid.left and len(grid.values) > 1 and beyond:
+        grid.left -= 1
+        grid.values += sorted(rate for rate in beyond if rate is not None)
         added = True
     return added
+
+  def _begin(self, names: Collection[str]) -> None:
+    """Gives some runs a grid that they share."""
+    self._rates |= dict.fromkeys(names, _Rates(
+        values=[*dict.fromkeys(self._study.lrs)], left=self._study.widen))
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Rates:
+  """The rates that some runs try, and how often they may still be widened."""
+  values: list[float]
+  left: int
 
 
 def _beyond(rates: Sequence[float], tried: Sequence[jobs_lib.Job]) -> float | None:

@@ -8,15 +8,17 @@ import re
 
 from etils import epath
 
+from transfer_gen import best_link
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import strategies
+from transfer_gen.study import fractions
 
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 _EVENTS = "tensorboard"  # Of all runs, each in a folder of its own.
 # Beside the folders of runs.
-_FILES = (_EVENTS, "best", "calls.json", "result.json", "results.csv", "report.html",
-          "report.svg")
+_FILES = (_EVENTS, best_link.NAME, "calls.json", "result.json", "results.csv",
+          "report.html", "report.svg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,14 +49,32 @@ class Job:
     return f"{self.name}, seed {self.seed}, {rate}"
 
 
+def expanded(study: config_lib.Study) -> config_lib.Study:
+  """Returns the study with a run for each share of data that `Study.fractions` names.
+
+  Args:
+    study: The study, as a user wrote it.
+
+  Raises:
+    errors.UserError: If `fractions` or a name is wrong; otherwise as of `jobs`.
+  """
+  if study.fractions:
+    config_lib.check(study)
+    _check(study)  # What is said of runs is said of those that the user wrote.
+  return fractions.expand(study)
+
+
 def jobs(study: config_lib.Study, workdir: epath.PathLike) -> list[Job]:
   """Lists what a study trains, pair by pair, the sources of a run before it.
 
   Raises:
     errors.UserError: If a pair names no run, a run is in no pair and no source, sources
-      form a circle or name a run that a pair compares, or a name is not free.
+      form a circle or name a run that a pair compares, or a name is not free; if
+      something else has the place of the link `best`.
   """
   _check(study)
+  # After all training, nothing could be done but to train it again.
+  best_link.check(workdir)
   names = dict.fromkeys(name for pair in study.pairs for one in pair
                         for name in in_order(study, one))
   return [job for name in names for job in of_run(study, workdir, name)]

@@ -19,7 +19,8 @@ class Checked:
 
   Attributes:
     study: The study, with the steps that `Study.equal` asks for.
-    notes: Which runs have other steps than their config says, for people.
+    notes: Which runs have other steps than their config says, and which pairs differ in
+      more than what they transfer, for people.
     reader: Has read and tokenized the texts of all runs.
     runs: The runs by name, assembled.
     begun: Workdirs that belong to the training that the study wants there.
@@ -69,6 +70,7 @@ def check(
   return Checked(
       study=dataclasses.replace(study, runs={
           name: changed(name, run) for name, run in study.runs.items()}),
-      notes=equal.describe(study, runs, found), reader=reader,
+      notes=[*equal.describe(study, runs, found), *fairness.notes(study, runs)],
+      reader=reader,
       runs={**runs, **{name: assembled(name, count) for name, count in found.items()}},
       begun=claims.check(jobs, reader, force))

@@ -55,6 +55,7 @@ def run(
     errors.UserError: If something is wrong in a run, which the message names.
   """
   trainings.prepare(at_once)
+  study = jobs_lib.expanded(study)
   begun, facts = (), {}
   with contextlib.closing(_Call(
       study, epath.Path(workdir), only, force, command, at_once)) as call:
@@ -125,6 +126,7 @@ class _Call:
           longer.times == 1)]
       longer = longer.next
       self._study.runs[longer.name] = budgets.run_of(self._study, longer, first)
+      self._grid.add_longer(longer.name)
       self._study.pairs = (*pairs, *((one, longer.name) for one in treated))
       self._longer[control] = longer
       if self._work.are_open(self._planned([longer.name])[longer.name]):
