@@ -1,13 +1,10 @@
 """Helpers that configure runs of about a second and read what they leave behind."""
 
-from collections.abc import Iterator
-import contextlib
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
-import pytest
 
 from transfer_gen import checkpoint
 from transfer_gen import config as config_lib
@@ -68,11 +65,3 @@ def optimizer_state(workdir: pathlib.Path, step: int = -1) -> dict[Any, Any]:
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines of the metrics file of a run."""
   return [*map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())]
-
-
-@contextlib.contextmanager
-def all_checkpoints_kept(count: int) -> Iterator[None]:
-  """Makes runs keep up to `count` checkpoints instead of the last two."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (count,))
-    yield

@@ -27,7 +27,7 @@ STYLE = (LoRA(params=r"layer_\d+/.*kernel", rank=2, dropout=0.1),
 def _run(folder, text, **fields):
   return small_runs.configure(
       folder / text, small_runs.DECODER, steps=STEPS, checkpoint_every=1, lr=0.02,
-      **fields)
+      **fields).with_values("train", keep=STEPS)
 
 
 def _beside(folder, **fields):
@@ -46,8 +46,7 @@ def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("adapters")
   small_runs.write_lines(path / "text.txt")
   loop.train(_run(path, "text.txt"), path / "source")
-  with small_runs.all_checkpoints_kept(STEPS):
-    loop.train(_beside(path), path / "style")
+  loop.train(_beside(path), path / "style")
   return path
 
 

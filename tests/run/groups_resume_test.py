@@ -56,14 +56,13 @@ def folder(tmp_path_factory):
       model, dict(source.read(list(source.specs))),
       [{"inputs": tokens[:, :-1], "targets": tokens[:, 1:],
         "weights": np.ones((8, 8), np.float32)}]))
-  with small_runs.all_checkpoints_kept(STEPS):
-    loop.train(_target(path), path / "whole")
+  loop.train(_target(path), path / "whole")
   return path
 
 
 def _target(folder):
-  return _run(folder, "target.txt", transfer=_transfer(folder),
-              source=config.Source(path=str(folder / "source")))
+  return _run(folder, "target.txt", transfer=_transfer(folder), source=config.Source(
+      path=str(folder / "source"))).with_values("train", keep=STEPS)
 
 
 def _state(workdir, step):
