@@ -196,6 +196,25 @@ def test_a_warm_start_draws_the_cross_attention_alone(folder, capsys, shared):
       capsys, *words, "--config.source.path=bert", "--workdir=v")
 
 
+def test_a_warm_start_takes_other_tokens_if_both_sides_say_which(folder, capsys):
+  _bert(folder / "bert")
+  _pairs(folder)
+  words = ("plan", "--config=recipe:warm_start", "--config.data.train=pairs.jsonl",
+           "--config.source.path=bert|bert", "--config.tokenizer.kind=characters")
+
+  refused = cli.refused(capsys, *words, "--workdir=v")
+  cli.run(capsys, *words, "--config.encoder_tokenizer.kind=characters", "--workdir=w")
+
+  assert "Set encoder_tokenizer.kind as well" in refused
+  rows = {row["name"]: row for row in json.loads(
+      (folder / "w" / "audit.json").read_text())["rows"]}
+  for table in ("embed/embedding", "encoder/embed/embedding"):
+    row = rows[table]
+    assert row["sources"] == [table] and row["how"] == "mapped"
+    assert row["source_spec"]["shape"] == [40, 8] and row["spec"]["shape"][0] < 40
+  assert not (folder / "v").exists()
+
+
 @pytest.mark.long
 def test_a_warm_started_pair_learns_and_writes(folder, capsys):
   _bert(folder / "bert")

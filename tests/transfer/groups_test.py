@@ -175,6 +175,7 @@ def test_gradual_unfreezing_skips_frozen_groups():
     (lambda: groups.discriminative(_MODELS["tied"], 0), "factor is 0"),
     (lambda: groups.gradual_unfreezing(_MODELS["tied"], 0), "every is 0"),
     (lambda: groups.by_layer({"w": None}), "no param is called layer_0"),
+    (lambda: groups.by_layer(config.Sketch()), "no param is called layer_0"),
 ])
 def test_recipes_refuse_invalid_settings(call, sentence):
   with pytest.raises(errors.UserError, match=sentence):

@@ -38,7 +38,7 @@ def plan(run: Run) -> TransferPlan:
   return TransferPlan(
       # "self" in place of "fresh" copies the cross-attention from the self-attention.
       rules=structure.warm_start(run.model, cross="fresh", source=source),
-      # Another vocabulary than the sources' is matched by token.
+      # Another vocabulary than the sources' is matched by token, on each side.
       axes=() if run.tokenizer.kind == "source" else (
           On(axis="vocab", map=MatchTokens(fresh="pieces")),),
       # Of blocks that both sides share, those of the decoder's checkpoint are taken.

@@ -38,6 +38,8 @@ def of_run(
   own, model = tokenizers.own_encoder(tokenizer_), _model(run, sources)
   registry.require_next_token(model)
   _check_drawn(model, tokenizers.is_drawn(tokenizer_))
+  if run.model == SOURCE and getattr(model, "encoder_vocab_size", 0):
+    model = _with_own_side(model, run, own is not None)
   return registry.with_vocabulary(
       model, tokenizer_.size, own.size if own else 0)
 
@@ -71,6 +73,20 @@ def _model(
             else f"{source.path} does not say what its model is. Give a model."))
   model = _changed(source.model, run.model_changes)
   return model if run.tokenizer.kind == SOURCE else _without_vocabulary(model)
+
+
+def _with_own_side(
+    model: registry.Config, run: config_lib.Run, has_own: bool) -> registry.Config:
+  """Returns a source's model with a table for each side, for the run's tokenizers."""
+  if not has_own and run.tokenizer.kind != SOURCE:
+    raise errors.UserError(
+        f"tokenizer.kind is {run.tokenizer.kind!r}, and the source has tokens of its"
+        " own on each side, with a table for each. Set encoder_tokenizer.kind as well,"
+        " to the same kind if one vocabulary is to serve both.")
+  own = run.encoder_tokenizer
+  if own is None or own.kind == SOURCE:
+    return model
+  return replaced(model, {"encoder_vocab_size": 0})
 
 
 def tokenizer(

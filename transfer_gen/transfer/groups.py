@@ -22,7 +22,7 @@ Target = _Model | Mapping[str, tree.Spec] | Sequence[plan_lib.Group]
 
 
 def by_layer(
-    target: _Model | Mapping[str, tree.Spec]
+    target: _Model | config_lib.Sketch | Mapping[str, tree.Spec]
 ) -> tuple[plan_lib.Group, ...]:
   """Returns one group per layer, from the top to the bottom, with equal settings.
 
@@ -42,7 +42,10 @@ def by_layer(
   Raises:
     errors.UserError: If there are no layers.
   """
-  leaves = list(target) if isinstance(target, Mapping) else names.outline(target)
+  if isinstance(target, config_lib.Sketch):
+    leaves = []  # Its cells are no layers above each other.
+  else:
+    leaves = list(target) if isinstance(target, Mapping) else names.outline(target)
   matches = [found[1] for leaf in leaves if (found := tree.match([names.LAYER], leaf))]
   found = dict.fromkeys(match.groups() for match in matches)
   if not found:
