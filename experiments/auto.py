@@ -24,7 +24,16 @@ Run:      python -m transfer_gen study --config=experiments/auto.py:botchan \
           multi30k/, see translation.py, in the folder `data`, or in the folder that the
           environment variable TRANSFER_GEN_DATA names.
 Runs:     scratch, five strategies and auto, each with seeds 0, 1, 2.
-Result:   experiments/RESULTS.md.
+Cost:     32 minutes for `botchan`, 18 for `names`, 41 for `captions` and 37 for
+          `phrases`, each on one CPU core that much other work shared.
+Result:   On `names` and `captions`, `auto` took the first candidate of its list, plain
+          fine-tuning, for 1.8 and 4.4 times the FLOPs of a run, most of them
+          validations. On `captions` that is the best strategy, and on `names` LoRA is
+          better, and scratch better than all. On `botchan`, with three of three seeds,
+          and `phrases`, with two, it took `discriminative` with twice the rate, which
+          no named strategy tried, for 1.8 times the FLOPs: better than fine-tuning by
+          0.08 nats per token, and by 0.04, which is not clear. There it has the lowest
+          loss of all.
 """
 
 import dataclasses
