@@ -51,10 +51,6 @@ def facts(**changes):
           "versions": {"jax": "1", "flax": "2", "optax": "3"}, "python": "3.11",
           "devices": ["cpu", "cpu"], "commit": "0123456789abcdef",
           "uncommitted": "abcd"},
-      "commits": ["0123456789 with changes abcd", "76543210ff"],
-      "trainings": [{"run": name, "seed": 0, "lr": lr} for name, lr in (
-          ("moved", 0.003), ("moved", 0.01), ("scratch", 0.003), ("scratch", 0.01),
-          ("scratch", 0.03))],
       "data": "files 1 abc"} | changes
 
 

@@ -88,10 +88,9 @@ def test_a_section_of_results_holds_the_command_the_rates_and_the_environment():
           in section)
   assert f"\n| ---{' | ---:' * 8} |\n" in section
   assert section.endswith(
-      "Learning rates, chosen by mean validation loss: moved 0.003 of 0.003, 0.01 (at"
-      " the edge); scratch 0.01 of 0.003, 0.01, 0.03.\n"
+      "Learning rate chosen by mean validation loss: moved 0.003, scratch 0.01.\n"
       "Python 3.11, jax 1, flax 2, optax 3; cpu (2); 34 s in 2 calls;"
-      " commit 0123456789 with changes abcd, 76543210ff; data files 1 abc.\n")
+      " commit 0123456789 with changes abcd; data files 1 abc.\n")
 
 
 def test_runs_on_other_data_show_samples_of_their_own():

@@ -10,8 +10,6 @@ from typing import Any
 from etils import epath
 import jax
 
-FILE = "environment.json"  # In a workdir.
-
 
 def describe() -> dict[str, Any]:
   """Returns versions of all packages, devices, the commit and uncommitted changes."""

@@ -43,23 +43,12 @@ def described(
     tested: Those that are compared.
 
   Returns:
-    `trainings`, see `describe`; `environment` of this report, see
-    `environment.describe`; `commits` of the code that trained them, each once; and
-    `data`, the names of the data sets that were read.
+    `trainings`, see `describe`; `environment`, see `environment.describe`; and `data`,
+    the names of the data sets that were read.
   """
   return {"trainings": [describe(*one) for one in found],
           "environment": environment.describe(),
-          "commits": [*dict.fromkeys(_commit(job.workdir) for job, _ in found)],
           "data": data_title(job.workdir for job in tested)}
-
-
-def _commit(workdir: epath.PathLike) -> str:
-  """Returns the commit of the code that a training was begun with, for people."""
-  where = whole.read_json(
-      epath.Path(workdir) / environment.FILE,
-      lambda data: {name: data[name] for name in ("commit", "uncommitted")})
-  changed = f" with changes {where['uncommitted']}" if where["uncommitted"] else ""
-  return f"{(where['commit'] or 'none')[:10]}{changed}"
 
 
 def describe(job: jobs_lib.Job, its_role: str) -> dict[str, Any]:

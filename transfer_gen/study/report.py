@@ -41,6 +41,7 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
   before = foretold_page.tables(facts)
   versions = ", ".join(f"{name} {where['versions'][name]}"
                        for name in ("jax", "flax", "optax"))
+  changed = f" with changes {where['uncommitted']}" if where["uncommitted"] else ""
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
       *(f"{shown}\n"
@@ -50,11 +51,12 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       *_markdown_table(report_rows.accounts(facts)),
       *_markdown_table(before.get("rows", ())),
       *_markdown_table(before.get("trust", ())),
-      *report_rows.rates(facts),
+      "Learning rate chosen by mean validation loss: "
+      + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
       f"Python {where['python']}, {versions}; {where['devices'][0]}"
       f" ({len(where['devices'])}); {summary['seconds']:.0f} s in {summary['calls']}"
       f" call{'s' if summary['calls'] > 1 else ''}; commit"
-      f" {', '.join(facts['commits'])}; data {facts['data']}.", ""])
+      f" {(where['commit'] or 'none')[:10]}{changed}; data {facts['data']}.", ""])
 
 
 def write_section(

@@ -46,23 +46,6 @@ def accounts(facts: Facts) -> list[tuple[str, ...]]:
       row + ("",) * (max(map(len, rows)) - len(row)) for row in rows)] if rows else []
 
 
-def rates(facts: Facts) -> list[str]:
-  """Returns a sentence on learning rates: the chosen ones, of those that were tried."""
-  tried: dict[str, set[float]] = {}
-  for one in facts["trainings"]:
-    tried.setdefault(one["run"], set()).add(one["lr"])
-  shown = []
-  for name, lr in facts["summary"]["lrs"].items():
-    of = sorted(tried.get(name, ()))
-    others = f" of {', '.join(f'{one:g}' for one in of)}" if len(of) > 1 else ""
-    edge = " (at the edge)" if len(of) > 1 and lr in (of[0], of[-1]) else ""
-    shown.append(f"{name} {lr:g}{others}{edge}")
-  chosen = any(len(some) > 1 for some in tried.values())
-  title = "Learning rates, chosen by mean validation loss" if chosen else (
-      "Learning rates")
-  return [f"{title}: {'; '.join(shown)}."] if shown else []
-
-
 def troubles(facts: Facts) -> list[str]:
   """Returns what has no result, what failed, and what could not be shown."""
   lines = [f"{treated} against {control}: no result."
