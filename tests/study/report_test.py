@@ -93,6 +93,18 @@ def test_a_section_of_results_holds_the_command_the_rates_and_the_environment():
       " commit 0123456789 with changes abcd; data files 1 abc.\n")
 
 
+def test_a_section_names_each_commit_and_version_that_trained_its_runs():
+  section = report.study_markdown("bash run.sh", found.facts(environments=[
+      found.environment(names=["moved", "source"], uncommitted=None),
+      found.environment(names=["moved", "scratch"], commit="fedcba9876543210",
+                        versions={"jax": "1.5", "flax": "2", "optax": "3"})]))
+
+  assert section.splitlines()[-1] == (
+      "Python 3.11, jax 1 (moved, source) and 1.5 (moved, scratch), flax 2, optax 3;"
+      " cpu (2); 34 s in 2 calls; commit 0123456789 (moved, source) and commit"
+      " fedcba9876 with changes abcd (moved, scratch); data files 1 abc.")
+
+
 def test_runs_on_other_data_show_samples_of_their_own():
   other = {"prompt": "second", "reference": "right", "text": "wrong"}
   runs = {"moved": [found.run(0)], "scratch": [found.run(0)],

@@ -10,6 +10,7 @@ from transfer_gen.run import narrow
 from transfer_gen.study import foretold_page
 from transfer_gen.study import report_rows
 from transfer_gen.study import sentences
+from transfer_gen.study import where_trained
 
 
 def study_text(facts: Mapping[str, Any]) -> str:
@@ -37,11 +38,8 @@ def study_text(facts: Mapping[str, Any]) -> str:
 
 def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
   """Returns the summary as a section of RESULTS.md; `command` reproduces it."""
-  where, summary = facts["environment"], facts["summary"]
+  where, summary = facts["environments"], facts["summary"]
   before = foretold_page.tables(facts)
-  versions = ", ".join(f"{name} {where['versions'][name]}"
-                       for name in ("jax", "flax", "optax"))
-  changed = f" with changes {where['uncommitted']}" if where["uncommitted"] else ""
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
       *(f"{shown}\n"
@@ -53,10 +51,9 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       *_markdown_table(before.get("trust", ())),
       "Learning rate chosen by mean validation loss: "
       + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
-      f"Python {where['python']}, {versions}; {where['devices'][0]}"
-      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in {summary['calls']}"
-      f" call{'s' if summary['calls'] > 1 else ''}; commit"
-      f" {(where['commit'] or 'none')[:10]}{changed}; data {facts['data']}.", ""])
+      f"{where_trained.libraries(where)}; {summary['seconds']:.0f} s in"
+      f" {summary['calls']} call{'s' if summary['calls'] > 1 else ''};"
+      f" {where_trained.commits(where)}; data {facts['data']}.", ""])
 
 
 def write_section(

@@ -54,7 +54,7 @@ def study_page(
       audits=report_files.audits(trainings, folder),
       sources={one["run"]: report_files.links(one["workdir"]) for one in trainings
                if one["role"] == "source"},
-      environments=report_files.environments(trainings, folder),
+      environments=report_rows.environments(facts),
       data=facts["data"], command=facts["command"])
 
 

@@ -8,6 +8,7 @@ from transfer_gen.study import task_metrics
 
 Facts = Mapping[str, Any]  # What `study.run` returns.
 transfer = foretold_page.tables  # Beside the other rows.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transfer_gen")
 
 
 def runs(facts: Facts) -> list[tuple[str, ...]]:
@@ -54,6 +55,26 @@ def troubles(facts: Facts) -> list[str]:
     lines.append("\n  ".join([f"{failure['run']} failed:", *failure["lines"]]))
   lines += facts.get("notes", ())
   return lines
+
+
+def environments(facts: Facts) -> list[dict[str, Any]]:
+  """Returns where compared runs and their sources were trained, each place once.
+
+  Returns:
+    For each: `names` of the runs, `rows` of what matters most, and `packages`, all
+    versions.
+  """
+  found = []
+  for one in facts["environments"]:
+    versions, devices = one["versions"], one["devices"]
+    changed = f", with changes {one['uncommitted']}" if one["uncommitted"] else ""
+    rows = [["Python", one["python"]], ["system", one["system"]],
+            ["machine", one["machine"]], ["devices", f"{len(devices)}: {devices[0]}"],
+            ["commit", f"{one['commit'] or 'none'}{changed}"]]
+    rows += [[name, versions[name]] for name in _PACKAGES if name in versions]
+    found.append({"names": one["names"], "rows": rows, "packages": ", ".join(
+        f"{name} {version}" for name, version in sorted(versions.items()))})
+  return found
 
 
 def samples(facts: Facts) -> list[dict[str, Any]]:
