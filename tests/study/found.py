@@ -21,7 +21,7 @@ def pair(**changes):
       "treated": "moved", "control": "scratch", "gain": 0.25, "low": 0.125,
       "high": 0.375, "documents": 7, "seeds": 2, "wins": 0.714, "seeds_ahead": 2,
       "same_tokens": True, "reached": [10, None], "reached_after": [0, None],
-      "gap": 0.5, "metrics": {}, "alarm": {"raised": False},
+      "gap": 0.5, "cost": {}, "metrics": {}, "alarm": {"raised": False},
       "bits_per_byte": {"gain": 0.25, "low": 0.125, "high": 0.375},
       "effective_data": {}, "payback": {}, "control_still_improving": 0,
       "least_fall": "1%"} | changes
@@ -47,6 +47,7 @@ def facts(**changes):
           "seeds": 2, "lrs": {"moved": 0.003, "scratch": 0.01}, "seconds": 34.4,
           "calls": 2},
       "sources": {"source": {"train_tokens": 9000, "train_seconds": 5.4}},
+      "trainings": [],
       "environments": [environment(names=["moved", "scratch", "source"])],
       "data": "files 1 abc"} | changes
 

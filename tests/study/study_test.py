@@ -241,7 +241,7 @@ def test_the_environments_are_those_of_the_trainings(done):
 
   [where] = facts["environments"]
 
-  assert {*where["names"]} == {"source", "moved", "scratch"}
+  assert {*where["names"]} == {one["run"] for one in facts["trainings"]}
   for one in facts["trainings"]:
     path = folder / "w" / one["workdir"] / "environment.json"
     assert where == {**json.loads(path.read_text()), "names": where["names"]}

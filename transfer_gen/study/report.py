@@ -18,7 +18,7 @@ def study_text(facts: Mapping[str, Any]) -> str:
   lines = ["", *narrow.sentence(facts["question"]), ""]
   lines += narrow.table(report_rows.runs(facts), keys=2)
   lines += ["", *_wrapped(sentences.verdicts(facts)), "",
-            *_wrapped(sentences.costs(facts))]
+            *_wrapped(sentences.costs(facts)), *_wrapped(sentences.rates(facts))]
   if accounts := report_rows.accounts(facts):
     lines += ["", *narrow.table(accounts)]
   if before := foretold_page.text(facts):
@@ -49,8 +49,7 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       *_markdown_table(report_rows.accounts(facts)),
       *_markdown_table(before.get("rows", ())),
       *_markdown_table(before.get("trust", ())),
-      "Learning rate chosen by mean validation loss: "
-      + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
+      *(f"{line}\n" for line in sentences.rates(facts)),
       f"{where_trained.libraries(where)}; {summary['seconds']:.0f} s in"
       f" {summary['calls']} call{'s' if summary['calls'] > 1 else ''};"
       f" {where_trained.commits(where)}; data {facts['data']}.", ""])

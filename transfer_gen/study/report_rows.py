@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transfer_gen.study import foretold_page
+from transfer_gen.study import sentences
 from transfer_gen.study import task_metrics
 
 Facts = Mapping[str, Any]  # What `study.run` returns.
@@ -35,8 +36,8 @@ def accounts(facts: Facts) -> list[tuple[str, ...]]:
     if found:
       mean = lambda key, found=found: sum(one[key] for one in found) / len(found)
       cells = [f"{mean('learning'):,.0f}", f"{mean('slot_bytes') / 2**20:.2f}",
-               _digits(mean("gflops_a_step")),
-               _digits(mean("gflops") + mean("search_gflops"))]
+               sentences.digits(mean("gflops_a_step")),
+               sentences.digits(mean("gflops") + mean("search_gflops"))]
       if all("forgetting" in one for one in found):
         cells += [f"{mean(key):.3f}" for key in ("before", "after", "forgetting")]
       loss = sum(run["loss"] for run in seeds) / len(seeds)
@@ -86,8 +87,3 @@ def samples(facts: Facts) -> list[dict[str, Any]]:
           (sample["prompt"], sample["reference"]), {**sample, "texts": {}})
       one["texts"][name] = sample["text"]
   return list(found.values())
-
-
-def _digits(value: float) -> str:
-  """A number with at least three significant digits."""
-  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
