@@ -56,13 +56,23 @@ def _git(*words):
 def test_results_name_commits_that_have_their_experiments():
   text = (paths.EXPERIMENTS / "RESULTS.md").read_text()
   sections = re.findall(
-      r"--config=(experiments/\w+\.py).*?; commit (\w+)", text, re.DOTALL)
+      r"--config=(experiments/\w+\.py):?(\w*) .*?; (commit .*?); data ", text,
+      re.DOTALL)
 
   # Each section has its command twice in comments around it and once in itself.
   assert len(sections) == text.count("<!-- end of ") > 0
-  for path, commit in sections:
-    found = _git("cat-file", "-e", f"{commit}:{path}")
-    assert found.returncode == 0, f"{path} at {commit}: {found.stderr}"
+  for path, argument, said in sections:
+    # One commit, or each that trained some of the runs, with their names behind it.
+    commits = re.findall(r"\bcommit (\w+)", said)
+    assert commits and "\n" not in said
+    for commit in commits:
+      found = _git("show", f"{commit}:{path}")
+      assert found.returncode == 0, f"{path} at {commit}: {found.stderr}"
+      assert re.search(rf"\b{argument}\b", found.stdout), f"{path}:{argument}, {commit}"
+      # The command is in the second file up to 23 November 2026.
+      files = _git("ls-tree", "-r", "--name-only", commit).stdout.splitlines()
+      assert {"transfer_gen/commands/study.py",
+              "transfer_gen/evaluate/study.py"} & {*files}, f"no study at {commit}"
 
 
 def test_no_meaning_of_e2e_stands_in_both_parts_of_its_pairs(tmp_path):

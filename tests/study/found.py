@@ -21,7 +21,7 @@ def pair(**changes):
       "treated": "moved", "control": "scratch", "gain": 0.25, "low": 0.125,
       "high": 0.375, "documents": 7, "seeds": 2, "wins": 0.714, "seeds_ahead": 2,
       "same_tokens": True, "reached": [10, None], "reached_after": [0, None],
-      "gap": 0.5, "metrics": {}, "alarm": {"raised": False},
+      "gap": 0.5, "cost": {}, "metrics": {}, "alarm": {"raised": False},
       "bits_per_byte": {"gain": 0.25, "low": 0.125, "high": 0.375},
       "effective_data": {}, "payback": {}, "control_still_improving": 0,
       "least_fall": "1%"} | changes
@@ -47,11 +47,16 @@ def facts(**changes):
           "seeds": 2, "lrs": {"moved": 0.003, "scratch": 0.01}, "seconds": 34.4,
           "calls": 2},
       "sources": {"source": {"train_tokens": 9000, "train_seconds": 5.4}},
-      "environment": {
-          "versions": {"jax": "1", "flax": "2", "optax": "3"}, "python": "3.11",
-          "devices": ["cpu", "cpu"], "commit": "0123456789abcdef",
-          "uncommitted": "abcd"},
+      "trainings": [],
+      "environments": [environment(names=["moved", "scratch", "source"])],
       "data": "files 1 abc"} | changes
+
+
+def environment(**changes):
+  return {
+      "versions": {"jax": "1", "flax": "2", "optax": "3"}, "python": "3.11",
+      "machine": "x86_64", "system": "Linux", "devices": ["cpu", "cpu"],
+      "commit": "0123456789abcdef", "uncommitted": "abcd"} | changes
 
 
 def account(number):
@@ -85,8 +90,5 @@ def with_workdirs(folder, found):
     workdir = folder / one["workdir"]
     workdir.mkdir(parents=True)
     (workdir / "audit.json").write_text(json.dumps(audit))
-    (workdir / "environment.json").write_text(json.dumps({
-        "python": "3.11", "system": "Linux", "machine": "x86_64", "commit": None,
-        "devices": ["cpu"], "uncommitted": None, "versions": {"jax": "1", "b": "2"}}))
   found["trainings"] = trainings
   return curves

@@ -4,6 +4,7 @@ from tests.study import found
 from transfer_gen.run import narrow
 from transfer_gen.study import foretold
 from transfer_gen.study import report
+from transfer_gen.study import report_page
 
 
 def _said(facts):
@@ -88,9 +89,35 @@ def test_a_section_of_results_holds_the_command_the_rates_and_the_environment():
           in section)
   assert f"\n| ---{' | ---:' * 8} |\n" in section
   assert section.endswith(
-      "Learning rate chosen by mean validation loss: moved 0.003, scratch 0.01.\n"
       "Python 3.11, jax 1, flax 2, optax 3; cpu (2); 34 s in 2 calls;"
       " commit 0123456789 with changes abcd; data files 1 abc.\n")
+
+
+def test_the_rates_that_were_tried_are_said_wherever_results_are(tmp_path):
+  facts = found.facts()
+  curves = found.with_workdirs(tmp_path, facts)
+  facts["trainings"] += [
+      {**facts["trainings"][0], "run": name, "role": "tried", "lr": lr}
+      for name, lr in (("moved", 0.001), ("moved", 0.01), ("scratch", 0.003))]
+
+  for text in (_said(facts), report.study_markdown("bash run.sh", facts),
+               report_page.study_page(facts, curves, tmp_path)):
+    assert (
+        "Learning rate chosen by validation, mean over seeds: moved 0.003 of 0.001,"
+        " 0.003, 0.01; scratch 0.01 of 0.003, 0.01.") in text
+    assert "The rate of scratch lies at the edge of what was tried" in text
+
+
+def test_a_section_names_each_commit_and_version_that_trained_its_runs():
+  section = report.study_markdown("bash run.sh", found.facts(environments=[
+      found.environment(names=["moved", "source"], uncommitted=None),
+      found.environment(names=["moved", "scratch"], commit="fedcba9876543210",
+                        versions={"jax": "1.5", "flax": "2", "optax": "3"})]))
+
+  assert section.splitlines()[-1] == (
+      "Python 3.11, jax 1 (moved, source) and 1.5 (moved, scratch), flax 2, optax 3;"
+      " cpu (2); 34 s in 2 calls; commit 0123456789 (moved, source) and commit"
+      " fedcba9876 with changes abcd (moved, scratch); data files 1 abc.")
 
 
 def test_runs_on_other_data_show_samples_of_their_own():
@@ -134,7 +161,8 @@ def _of_long_names():
       question=f"Is {names[0]} better?", runs=runs,
       comparisons=[found.pair(treated=name, control=names[-1]) for name in names[:-1]],
       sources={names[0]: {"train_tokens": 9000, "train_seconds": 5.4}},
-      failures=[{"run": names[0], "lines": ["The loss is nan at step 3. " * 9]}])
+      failures=[{"run": names[0], "name": names[0], "lr": 0.1,
+                 "lines": ["The loss is nan at step 3. " * 9]}])
 
 
 def test_everything_fits_80_columns_and_names_stay_whole_whatever_runs_are_called():

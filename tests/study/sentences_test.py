@@ -11,7 +11,7 @@ PAIR = {
     "documents": 9, "seeds": 2, "wins": 0.7, "seeds_ahead": 2, "same_tokens": True,
     "control_still_improving": 0, "least_fall": "0.01 nats per step",
     "reached": [20, 40], "reached_after": [10, 30], "bits_per_byte": {},
-    "gap": None, "metrics": {}, "alarm": {"raised": False},
+    "gap": None, "cost": {}, "metrics": {}, "alarm": {"raised": False},
     "effective_data": {}, "payback": {}}
 
 
@@ -86,6 +86,46 @@ def test_a_control_that_still_improves_is_reported_once_by_the_sign_of_the_gain(
 ])
 def test_steps_to_the_control_are_no_finer_than_validations(reached, after, sentence):
   assert sentence in _text(reached=reached, reached_after=after)
+
+
+def test_what_the_control_s_best_cost_is_said_of_both_sides():
+  cost = {"tokens": {"treated": 168000.0, "control": 560000.4},
+          "gflops": {"treated": 119.6, "control": 4.04}}
+
+  both, tokens = _text(cost=cost), _text(cost={"tokens": cost["tokens"]})
+
+  assert ("between. a took 168,000 tokens and 120 GFLOPs to there; b took 560,000"
+          " tokens and 4.04 GFLOPs.") in both
+  assert "a took 168,000 tokens to there; b took 560,000 tokens." in tokens
+  assert "to there" not in _text()
+
+
+def _rates(*failed, **tried):
+  chosen = {name: lrs[0] for name, lrs in tried.items()}
+  return sentences.rates({
+      "summary": {"lrs": chosen},
+      "trainings": [{"run": name, "lr": lr, "role": "tried" if i else "compared"}
+                    for name, lrs in tried.items() for i, lr in enumerate(lrs)],
+      "failures": [{"name": "a", "lr": lr} for lr in failed]})
+
+
+def test_a_rate_at_the_edge_of_what_was_tried_is_named_and_one_inside_is_not():
+  begin = "Learning rate chosen by validation, mean over seeds: "
+
+  assert _rates(a=[0.01, 0.003, 0.03]) == [f"{begin}a 0.01 of 0.003, 0.01, 0.03."]
+  assert _rates(a=[0.03, 0.003, 0.01], b=[3e-4, 1e-3]) == [
+      f"{begin}a 0.03 of 0.003, 0.01, 0.03; b 0.0003 of 0.0003, 0.001.",
+      "The rates of a, b lie at the edge of what was tried, and better ones may lie"
+      " beyond."]
+  # Beyond a rate that failed there is nothing to try.
+  assert _rates(0.1, a=[0.03, 0.01]) == [f"{begin}a 0.03 of 0.01, 0.03, 0.1 (failed)."]
+
+
+def test_single_rates_were_not_chosen():
+  assert _rates(a=[0.01], b=[0.03]) == []
+  # Each seed of a search has a rate of its own.
+  assert sentences.rates({"summary": {"lrs": {"a": 0.1}}, "trainings": [
+      {"run": "a", "lr": lr, "role": "compared"} for lr in (0.1, 0.2)]}) == []
 
 
 @pytest.mark.parametrize("gap, word", [(0.5, "lower"), (-0.5, "higher")])

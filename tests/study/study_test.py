@@ -236,6 +236,17 @@ def test_the_report_links_to_files_and_has_samples_and_a_row_for_each_training(d
   assert {row["steps"] for row in rows} == {"6"}
 
 
+def test_the_environments_are_those_of_the_trainings(done):
+  folder, _, facts = done
+
+  [where] = facts["environments"]
+
+  assert {*where["names"]} == {one["run"] for one in facts["trainings"]}
+  for one in facts["trainings"]:
+    path = folder / "w" / one["workdir"] / "environment.json"
+    assert where == {**json.loads(path.read_text()), "names": where["names"]}
+
+
 def test_writing_results_replaces_only_its_own_section(tmp_path, done):
   _, _, facts = done
   path = tmp_path / "RESULTS.md"

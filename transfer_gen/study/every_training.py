@@ -8,9 +8,9 @@ from etils import epath
 from transfer_gen.config import codec
 from transfer_gen.formats import whole
 from transfer_gen.run import best as best_lib
-from transfer_gen.run import environment
 from transfer_gen.study import jobs as jobs_lib
 from transfer_gen.study import logged
+from transfer_gen.study import where_trained
 
 COMPARED, TRIED, SOURCE = "compared", "tried", "source"
 
@@ -43,11 +43,12 @@ def described(
     tested: Those that are compared.
 
   Returns:
-    `trainings`, see `describe`; `environment`, see `environment.describe`; and `data`,
-    the names of the data sets that were read.
+    `trainings`, see `describe`; `environments`, see `where_trained.read`, of those that
+    are compared or a source; and `data`, the names of the data sets that were read.
   """
   return {"trainings": [describe(*one) for one in found],
-          "environment": environment.describe(),
+          "environments": where_trained.read(
+              job for job, its_role in found if its_role != TRIED),
           "data": data_title(job.workdir for job in tested)}
 
 

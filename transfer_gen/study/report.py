@@ -10,6 +10,7 @@ from transfer_gen.run import narrow
 from transfer_gen.study import foretold_page
 from transfer_gen.study import report_rows
 from transfer_gen.study import sentences
+from transfer_gen.study import where_trained
 
 
 def study_text(facts: Mapping[str, Any]) -> str:
@@ -17,7 +18,7 @@ def study_text(facts: Mapping[str, Any]) -> str:
   lines = ["", *narrow.sentence(facts["question"]), ""]
   lines += narrow.table(report_rows.runs(facts), keys=2)
   lines += ["", *_wrapped(sentences.verdicts(facts)), "",
-            *_wrapped(sentences.costs(facts))]
+            *_wrapped(sentences.costs(facts)), *_wrapped(sentences.rates(facts))]
   if accounts := report_rows.accounts(facts):
     lines += ["", *narrow.table(accounts)]
   if before := foretold_page.text(facts):
@@ -37,11 +38,8 @@ def study_text(facts: Mapping[str, Any]) -> str:
 
 def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
   """Returns the summary as a section of RESULTS.md; `command` reproduces it."""
-  where, summary = facts["environment"], facts["summary"]
+  where, summary = facts["environments"], facts["summary"]
   before = foretold_page.tables(facts)
-  versions = ", ".join(f"{name} {where['versions'][name]}"
-                       for name in ("jax", "flax", "optax"))
-  changed = f" with changes {where['uncommitted']}" if where["uncommitted"] else ""
   return "\n".join([
       f"## {facts['question']}", "", "```", command, "```", "",
       *(f"{shown}\n"
@@ -51,12 +49,10 @@ def study_markdown(command: str, facts: Mapping[str, Any]) -> str:
       *_markdown_table(report_rows.accounts(facts)),
       *_markdown_table(before.get("rows", ())),
       *_markdown_table(before.get("trust", ())),
-      "Learning rate chosen by mean validation loss: "
-      + ", ".join(f"{name} {lr:g}" for name, lr in summary["lrs"].items()) + ".",
-      f"Python {where['python']}, {versions}; {where['devices'][0]}"
-      f" ({len(where['devices'])}); {summary['seconds']:.0f} s in {summary['calls']}"
-      f" call{'s' if summary['calls'] > 1 else ''}; commit"
-      f" {(where['commit'] or 'none')[:10]}{changed}; data {facts['data']}.", ""])
+      *(f"{line}\n" for line in sentences.rates(facts)),
+      f"{where_trained.libraries(where)}; {summary['seconds']:.0f} s in"
+      f" {summary['calls']} call{'s' if summary['calls'] > 1 else ''};"
+      f" {where_trained.commits(where)}; data {facts['data']}.", ""])
 
 
 def write_section(

@@ -9,7 +9,6 @@ import urllib.parse
 from etils import epath
 
 from transfer_gen import untrusted
-from transfer_gen.formats import whole
 from transfer_gen.run import page
 from transfer_gen.transfer import audit as audit_lib
 
@@ -17,7 +16,6 @@ from transfer_gen.transfer import audit as audit_lib
 # that a page of hundreds of runs can still be sent by mail.
 _ROOM = 1_500_000
 _LINKS = {"page": "report.html", "plan": "plan.json", "config": "config.json"}
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transfer_gen")
 
 Trainings = Sequence[Mapping[str, Any]]  # As of `every_training.describe`.
 
@@ -62,28 +60,6 @@ def audits(trainings: Trainings, folder: epath.PathLike) -> list[dict[str, Any]]
   return list(found.values())
 
 
-def environments(trainings: Trainings, folder: epath.PathLike) -> list[dict[str, Any]]:
-  """Returns the environments in which runs were trained, each once.
-
-  Args:
-    trainings: As of `audits`.
-    folder: As of `audits`.
-
-  Returns:
-    For each: `names` of the runs, `rows` of what matters most, and `packages`, all
-    versions.
-  """
-  found: dict[str, dict[str, Any]] = {}
-  for one in trainings:
-    path = epath.Path(folder) / one["workdir"] / "environment.json"
-    if path.exists():
-      where = whole.read_json(path, _environment)
-      same = found.setdefault(str(where), {"names": [], **where})
-      if one["run"] not in same["names"]:
-        same["names"].append(one["run"])
-  return list(found.values())
-
-
 def drawings(facts: Mapping[str, Any], folder: epath.PathLike) -> list[dict[str, Any]]:
   """Returns pictures of what runs of the first seed drew, and of the test drawings.
 
@@ -118,17 +94,3 @@ def _fit(found: Iterable[dict[str, Any]], key: str) -> None:
     used += len(one[key])
     if used > _ROOM:
       one[key] = None
-
-
-def _environment(data: Mapping[str, Any]) -> dict[str, Any]:
-  versions, devices = data["versions"], data["devices"]
-  rows = [["Python", data["python"]], ["system", data["system"]],
-          ["machine", data["machine"]], ["devices", f"{len(devices)}: {devices[0]}"],
-          ["commit", f"{data['commit'] or 'none'}"
-           + (f", with changes {data['uncommitted']}" if data["uncommitted"] else "")]]
-  rows += [[name, versions[name]] for name in _PACKAGES if name in versions]
-  return {"rows": [[name, str(value)] for name, value in rows],
-          "packages": ", ".join(f"{name} {version}"
-                                for name, version in sorted(versions.items()))}
-
-

@@ -41,7 +41,7 @@ def study_page(
       "study.html", title=facts["question"], answer=answer, alarms=alarms,
       troubles=report_rows.troubles(facts), header=header, runs=list(zip(rows, links)),
       table_file=trainings_csv.FILE,
-      verdicts=[line for line in sentences.verdicts(facts)
+      rates=sentences.rates(facts), verdicts=[line for line in sentences.verdicts(facts)
                 if line not in (*answer, *alarms)],
       gains=report_plots.gains(facts), learning=report_plots.learning(facts, curves),
       of_sources=report_plots.of_sources(facts, curves),
@@ -54,7 +54,7 @@ def study_page(
       audits=report_files.audits(trainings, folder),
       sources={one["run"]: report_files.links(one["workdir"]) for one in trainings
                if one["role"] == "source"},
-      environments=report_files.environments(trainings, folder),
+      environments=report_rows.environments(facts),
       data=facts["data"], command=facts["command"])
 
 

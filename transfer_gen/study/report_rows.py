@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from transfer_gen.study import foretold_page
+from transfer_gen.study import sentences
 from transfer_gen.study import task_metrics
 
 Facts = Mapping[str, Any]  # What `study.run` returns.
 transfer = foretold_page.tables  # Beside the other rows.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transfer_gen")
 
 
 def runs(facts: Facts) -> list[tuple[str, ...]]:
@@ -34,8 +36,8 @@ def accounts(facts: Facts) -> list[tuple[str, ...]]:
     if found:
       mean = lambda key, found=found: sum(one[key] for one in found) / len(found)
       cells = [f"{mean('learning'):,.0f}", f"{mean('slot_bytes') / 2**20:.2f}",
-               _digits(mean("gflops_a_step")),
-               _digits(mean("gflops") + mean("search_gflops"))]
+               sentences.digits(mean("gflops_a_step")),
+               sentences.digits(mean("gflops") + mean("search_gflops"))]
       if all("forgetting" in one for one in found):
         cells += [f"{mean(key):.3f}" for key in ("before", "after", "forgetting")]
       loss = sum(run["loss"] for run in seeds) / len(seeds)
@@ -56,6 +58,26 @@ def troubles(facts: Facts) -> list[str]:
   return lines
 
 
+def environments(facts: Facts) -> list[dict[str, Any]]:
+  """Returns where compared runs and their sources were trained, each place once.
+
+  Returns:
+    For each: `names` of the runs, `rows` of what matters most, and `packages`, all
+    versions.
+  """
+  found = []
+  for one in facts["environments"]:
+    versions, devices = one["versions"], one["devices"]
+    changed = f", with changes {one['uncommitted']}" if one["uncommitted"] else ""
+    rows = [["Python", one["python"]], ["system", one["system"]],
+            ["machine", one["machine"]], ["devices", f"{len(devices)}: {devices[0]}"],
+            ["commit", f"{one['commit'] or 'none'}{changed}"]]
+    rows += [[name, versions[name]] for name in _PACKAGES if name in versions]
+    found.append({"names": one["names"], "rows": rows, "packages": ", ".join(
+        f"{name} {version}" for name, version in sorted(versions.items()))})
+  return found
+
+
 def samples(facts: Facts) -> list[dict[str, Any]]:
   """Returns each prompt with what every run of the first seed that read it answered."""
   found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -65,8 +87,3 @@ def samples(facts: Facts) -> list[dict[str, Any]]:
           (sample["prompt"], sample["reference"]), {**sample, "texts": {}})
       one["texts"][name] = sample["text"]
   return list(found.values())
-
-
-def _digits(value: float) -> str:
-  """A number with at least three significant digits."""
-  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -6,6 +6,7 @@ from typing import Any
 from transfer_gen.metrics import measures
 from transfer_gen.metrics import summary
 from transfer_gen.study import comparison
+from transfer_gen.study import every_training
 
 Facts = Mapping[str, Any]
 _UNITS = {"tokens": "tokens", "gflops": "GFLOPs"}
@@ -76,6 +77,29 @@ def costs(facts: Facts) -> list[str]:
           for name, cost in facts["sources"].items()]
 
 
+def rates(facts: Facts) -> list[str]:
+  """Returns which learning rate was chosen for each run, of which, if of several."""
+  shown, edge = [], []
+  for name, best in facts["summary"]["lrs"].items():
+    ended = {one["lr"] for one in facts["trainings"]
+             if one["run"] == name and one["role"] == every_training.TRIED} | {best}
+    failed = {one["lr"] for one in facts.get("failures", ())
+              if one["name"] == name and one["lr"]} - ended
+    tried = sorted(ended | failed)
+    if len(tried) > 1:
+      shown.append(f"{name} {best:g} of " + ", ".join(
+          f"{lr:g}{' (failed)' * (lr in failed)}" for lr in tried))
+      edge += [name] if best in (tried[0], tried[-1]) else []
+  lines = [f"Learning rate chosen by validation, mean over seeds: {'; '.join(shown)}."
+           ] if shown else []
+  if edge:
+    lines.append(
+        f"The rate{'s' * (len(edge) > 1)} of {', '.join(edge)}"
+        f" lie{'s' * (len(edge) == 1)} at the edge of what was tried, and better ones"
+        " may lie beyond.")
+  return lines
+
+
 def _gain(pair: Facts) -> str:
   found = comparison.main(pair)
   spread = (f"95% interval {found['low']:+.4f} to {found['high']:+.4f} over"
@@ -135,7 +159,17 @@ def _when(pair: Facts, controls: Sequence[Facts]) -> str:
           f" {len(found)} of {_count(len(controls), 'seed')},{first} after"
           f" {_count(round(by), 'step')} on average; {pair['control']} took"
           f" {ended:.0f}. It may have been up to {_count(round(apart), 'step')}"
-          " sooner, as none is validated between.")
+          f" sooner, as none is validated between.{_spent(pair)}")
+
+
+def _spent(pair: Facts) -> str:
+  """What both took up to there, if all seeds of the treated run got there."""
+  if not pair["cost"]:
+    return ""
+  took = lambda side: " and ".join(
+      f"{digits(one[side])} {_UNITS[unit]}" for unit, one in pair["cost"].items())
+  return (f" {pair['treated']} took {took('treated')} to there; {pair['control']} took"
+          f" {took('control')}.")
 
 
 def _gap(pair: Facts) -> list[str]:
@@ -209,6 +243,11 @@ def _improving(pair: Facts) -> str:
           f" {pair['control_still_improving']} of"
           f" {_count(pair['seeds'], 'run')}. With more steps"
           f" {'the gain may shrink' if gain > 0 else 'it may lead by more'}.")
+
+
+def digits(value: float) -> str:
+  """Returns a number with at least three significant digits."""
+  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def unit(pair: Facts) -> str:

@@ -196,7 +196,7 @@ class Trainings:
 
   def _fail(self, job: jobs_lib.Job, ending: one_training.Ending) -> None:
     self._failures.append((str(job.workdir), {
-        "run": job.title, "name": job.name, "lines": list(ending.lines),
+        "run": job.title, "name": job.name, "lr": job.lr, "lines": list(ending.lines),
         "diverged": ending.diverged}))
     print("\n  ".join([f"{job.title} failed:", *ending.lines]), file=sys.stderr,
           flush=True)
