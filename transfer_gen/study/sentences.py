@@ -250,6 +250,14 @@ def digits(value: float) -> str:
   return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def losses(facts: Facts) -> str:
+  """Says in which unit the losses of all runs are."""
+  text = {"bits_per_byte" in run for runs in facts["runs"].values() for run in runs}
+  if text == {True, False}:
+    return "Losses are in nats per token, and of drawings in nats per step."
+  return f"Losses are in nats per {'token' if text == {True} else 'step'}."
+
+
 def unit(pair: Facts) -> str:
   """Returns the unit of the gain of a pair."""
   if not pair["same_tokens"]:
