@@ -133,10 +133,12 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
   return plots.Plot(
       title=title, picture=picture, legend=plots.legend(names), table=[
           ["", unit, "mean test loss", "of each seed", "effective data",
-           "95% interval"],
-          *(row(name, amount, "", "") for name, amount in zip(controls, amounts)),
-          *(row(name, one["own"], _effective(one), _interval(one))
-            for name, one in treated.items())],
+           "95% interval", *(["interpolated"] if "law" in first else [])],
+          *(row(name, amount, "", "", *([""] if "law" in first else []))
+            for name, amount in zip(controls, amounts)),
+          *(row(name, one["own"], _effective(one), _interval(one), *(
+              [sentences.interpolated(one)] if "law" in first else []))
+            for name, one in treated.items()), *_params(first)],
       note="Points are seeds. A cross marks the effective data of a run: how much data"
       " its control needs for the same loss; an arrow, that it lies beyond what was"
       " tried. The bar is its 95% interval." + (
@@ -162,6 +164,17 @@ def _law(one: Facts) -> tuple[list[float], list[float]]:
   amounts = [one["smallest"] * ratio ** i for i in range(steps + 1)]
   return amounts, [law["scale"] * amount ** -law["exponent"] + law["floor"]
                    for amount in amounts]
+
+
+def _params(one: Facts) -> list[list[str]]:
+  """Returns rows of the params of a fitted law, if there is one."""
+  if "law" not in one:
+    return []
+  error = lambda name: one["law"][f"{name}_error"]
+  return [["", "power law", "standard error"], *(
+      [name, plots.number(one["law"][name]),
+       "unknown" if error(name) is None else plots.number(error(name))]
+      for name in ("scale", "exponent", "floor"))]
 
 
 def _mark(axes, one, losses, mean, number) -> None:
