@@ -44,8 +44,8 @@ def test_law_and_errors_are_those_of_a_general_fit():
   scale, exponent, floor = best
   assert (law.scale, law.exponent, law.floor) == pytest.approx(
       (scale, exponent, floor), rel=1e-2)
-  assert (law.exponent_error, law.floor_error) == pytest.approx(
-      np.sqrt(np.diag(covariance))[1:], rel=2e-2)
+  assert (law.scale_error, law.exponent_error, law.floor_error) == pytest.approx(
+      np.sqrt(np.diag(covariance)), rel=3e-2)
 
 
 def test_the_interval_ends_where_another_amount_fits_significantly_worse():
@@ -108,6 +108,19 @@ def test_few_amounts_are_interpolated_over_the_logarithm():
   variance = (2 * 0.1 ** 2 * 2 + 0) / 3 * (
       ((1 - share) ** 2 + share ** 2) / 2 + 1 / 2)
   assert (0.5 - share) ** 2 == pytest.approx(3.1824 ** 2 * variance, rel=0.01)
+
+
+def test_beside_a_law_the_interpolated_amount_is_known():
+  control = [(10.0, [4.0]), (100.0, [3.0]), (1000.0, [2.5]), (10000.0, [2.25])]
+
+  found = effective_data.effective(control, [2.75])
+  # Below all losses that were measured, but above the floor of the law.
+  beyond = effective_data.effective(control, [2.24])
+
+  assert found["method"] == "power law" and found["bound"] == ""
+  assert found["interpolated"] == pytest.approx(10 ** 2.5)
+  assert found["amount"] != pytest.approx(found["interpolated"], rel=0.01)
+  assert beyond["interpolated"] is None
 
 
 def test_a_curve_that_rises_is_made_flat_and_a_single_seed_has_no_interval():

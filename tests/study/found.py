@@ -80,12 +80,14 @@ def with_workdirs(folder, found):
           "train_tokens": one["train_tokens"], "train_seconds": one["train_seconds"],
           "role": "compared", "workdir": f"{name}/seed_{one['seed']}"})
       curves.setdefault(name, {})[f"seed {one['seed']}"] = [
-          {"step": step, "split": "validation", "loss": 3 - step / 90}
+          {"step": step, "split": "validation", "loss": 3 - step / 90,
+           "bits_per_byte": 2 - step / 90}
           for step in (30, 60, 90)]
   for name in found["sources"]:
     trainings.append({**trainings[0], "run": name, "seed": 0, "role": "source",
                       "workdir": name})
-    curves[name] = {"seed 0": [{"step": 5, "split": "validation", "loss": 1.5}]}
+    curves[name] = {"seed 0": [{"step": 5, "split": "validation", "loss": 1.5,
+                               "bits_per_byte": 1.0}]}
   for one in trainings:
     workdir = folder / one["workdir"]
     workdir.mkdir(parents=True)

@@ -30,7 +30,7 @@ def _effective(**changes):
   return {"method": "interpolation", "amount": 60.0, "low": None, "high": 90.0,
           "bound": "", "smallest": 30.0, "largest": 100.0, "amounts": 2,
           "unit": "bytes", "own": 10, "transferred": 50.0,
-          "controls": ["few", "all"]} | changes
+          "controls": ["few", "all"], "interpolated": 60.0} | changes
 
 
 @pytest.fixture(scope="module", name="text")
@@ -135,15 +135,22 @@ def test_a_power_law_is_drawn_and_written_where_the_effective_data_come_from_it(
   data = {"few": 30, "all": 120, "moved": 10}
   runs = {name: [found.run(0, train_data={"bytes": size})]
           for name, size in data.items()}
-  law = {"scale": 30.0, "exponent": 1.0, "floor": 0.5}
+  law = {"scale": 30.0, "exponent": 1.0, "floor": 0.5,
+         "scale_error": 2.5, "exponent_error": 0.125, "floor_error": None}
   pair = found.pair(control="few", effective_data=_effective(
-      law=law, largest=120.0, amount=40.0))
+      law=law, largest=120.0, amount=40.0, interpolated=45.0))
 
   [plain] = report_plots.efficiency(found.facts(runs=runs, comparisons=[
       pair | {"effective_data": _effective(largest=120.0, amount=40.0)}]))
   [plot] = report_plots.efficiency(found.facts(runs=runs, comparisons=[pair]))
 
   assert plot.note.endswith("the power law 30 * amount ** -1 + 0.5.")
+  assert [*plot.table[0][4:], *plot.table[3][4:]] == [
+      "effective data", "95% interval", "interpolated", "40", "to 90", "45"]
+  assert plot.table[4:] == [
+      ["", "power law", "standard error"], ["scale", "30", "2.5"],
+      ["exponent", "1", "0.125"], ["floor", "0.5", "unknown"]]
+  assert "interpolated" not in plain.table[0] and len(plain.table) == 4
   amounts, losses = report_plots._law(pair["effective_data"])
   assert (amounts[0], losses[0]) == (30, 1.5)
   assert (amounts[-1], losses[-1]) == (pytest.approx(120), pytest.approx(0.75))

@@ -147,17 +147,19 @@ def test_an_alarm_says_whether_the_interval_agrees():
 def _effective(**changes):
   return {"method": "power law", "amounts": 5, "amount": 3e4, "low": 2e4, "high": 5e4,
           "bound": "", "smallest": 1e3, "largest": 1e5, "unit": "bytes", "own": 1e4,
-          "transferred": 2e4, "controls": ["b0", "b"], **changes}
+          "transferred": 2e4, "controls": ["b0", "b"],
+          "interpolated": 28_000.4, **changes}
 
 
 @pytest.mark.parametrize("changes, sentence", [
     ({}, "Effective data: a, trained on 10,000 bytes of target text, has the loss that"
      " training as b needs 30,000 bytes for (95% interval 20,000 to 50,000; by a power"
-     " law through 5 amounts): 20,000 bytes transferred."),
+     " law through 5 amounts; interpolated, 28,000): 20,000 bytes transferred."),
+    ({"interpolated": None}, "law through 5 amounts; interpolated, outside of them):"),
     ({"amount": 4e3, "transferred": -6e3}, "): 6,000 bytes lost by the transfer."),
     ({"controls": ["b0", "b_x4"]}, "has the loss that training as the controls with the"
      " most steps (b0, b_x4) need 30,000 bytes for (95% interval 20,000 to 50,000; by a"
-     " power law through 5 amounts): 20,000 bytes more."),
+     " power law through 5 amounts; interpolated, 28,000): 20,000 bytes more."),
     ({"controls": ["b0", "b_x4"], "amount": 4e3, "transferred": -6e3},
      "6,000 bytes fewer."),
     ({"method": "interpolation", "low": None, "high": None},

@@ -42,8 +42,9 @@ def effective(
     lies outside of what was measured; `low` and `high`: its 95% interval, None where a
     bound lies outside or no spread is known; `bound`: "" where `amount` is a number,
     "<" if it is below `smallest`, ">" if it is above `largest`; `smallest` and
-    `largest`: amounts of the control; `amounts`: their number; and of a power law
-    `law`, its params with their standard errors.
+    `largest`: amounts of the control; `amounts`: their number; `interpolated`: the
+    amount by interpolation, whichever method counts, None if it lies outside; and of a
+    power law `law`, its params with their standard errors.
 
     Losses are taken to vary alike with every amount, and independently.
   """
@@ -51,8 +52,8 @@ def effective(
   losses = [np.asarray(found, float) for _, found in control]
   reached = np.asarray(treated, float)
   law = power_law.fit(amounts, losses) if len(amounts) >= _LEAST else None
-  found = (law.amount(reached.mean()) if law
-           else interpolated(amounts, losses, reached.mean()))
+  between = interpolated(amounts, losses, reached.mean())
+  found = law.amount(reached.mean()) if law else between
   smallest, largest = float(amounts[0]), float(amounts[-1])
   bound = "<" if found < smallest else ">" if found > largest else ""
   # What was found is among what is tried, however narrow the interval around it is.
@@ -65,6 +66,7 @@ def effective(
       "method": "power law" if law else "interpolation",
       "amount": None if bound else found, "low": low, "high": high, "bound": bound,
       "smallest": smallest, "largest": largest, "amounts": len(amounts),
+      "interpolated": between if smallest <= between <= largest else None,
       **({"law": dataclasses.asdict(law)} if law else {})}
 
 

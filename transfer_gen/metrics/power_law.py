@@ -21,13 +21,15 @@ class Law:
     scale: Loss above the floor with an amount of 1.
     exponent: How fast it falls, above 0.
     floor: Loss that no amount of data goes below, at least 0.
-    exponent_error: Standard error of the exponent, of the linearized law; None if there
-      are no more losses than params.
+    scale_error: Standard error of the scale, of the linearized law; None if there are
+      no more losses than params.
+    exponent_error: The same of the exponent.
     floor_error: The same of the floor.
   """
   scale: float
   exponent: float
   floor: float
+  scale_error: float | None
   exponent_error: float | None
   floor_error: float | None
 
@@ -66,10 +68,11 @@ def fit(amounts: np.ndarray, losses: Sequence[np.ndarray]) -> Law | None:
     return None
   exponent = math.exp(log)
   spread, freedom = float(misfit) + within(losses), int(counts.sum()) - 3
-  errors = _errors(logs, counts, scale, exponent, spread / freedom) if freedom else (
-      None, None)
+  errors = (None, None, None) if not freedom else _errors(
+      logs, centre, counts, scale, exponent, spread / freedom)
   return Law(scale=float(scale) * math.exp(exponent * centre), exponent=exponent,
-             floor=float(floor), exponent_error=errors[0], floor_error=errors[1])
+             floor=float(floor), scale_error=errors[0], exponent_error=errors[1],
+             floor_error=errors[2])
 
 
 def linear(
@@ -110,10 +113,23 @@ def within(losses: Sequence[np.ndarray]) -> float:
 
 
 def _errors(
-    logs: np.ndarray, counts: np.ndarray, scale: float, exponent: float, variance: float
-) -> tuple[float, float]:
-  """Standard errors of exponent and floor, of the law linearized at the fit."""
+    logs: np.ndarray, centre: float, counts: np.ndarray, scale: float, exponent: float,
+    variance: float) -> tuple[float, float, float]:
+  """Standard errors of scale, exponent and floor, of the law linearized at the fit.
+
+  Args:
+    logs: f64[K], logarithms of amounts, less `centre`.
+    centre: Their mean, at which `scale` holds; its error is that of an amount of 1.
+    counts: f64[K], number of losses with each amount.
+    scale: Params of the fitted law, the scale at `centre`.
+    exponent: See `scale`.
+    variance: Of the losses around the law.
+  """
   powers = np.exp(-exponent * logs)
   slopes = np.stack([powers, -scale * logs * powers, np.ones(len(logs))])
   covariance = np.linalg.pinv((counts * slopes) @ slopes.T) * variance
-  return math.sqrt(covariance[1, 1]), math.sqrt(covariance[2, 2])
+  # The scale with an amount of 1 is scale * exp(exponent * centre).
+  slope = np.array([1.0, scale * centre, 0.0]) * math.exp(exponent * centre)
+  # Without noise, rounding may leave a variance below 0.
+  return (math.sqrt(max(slope @ covariance @ slope, 0.0)),
+          math.sqrt(covariance[1, 1]), math.sqrt(covariance[2, 2]))

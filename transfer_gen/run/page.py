@@ -14,8 +14,8 @@ from transfer_gen.run import plots
 from transfer_gen.run import records
 from transfer_gen.transfer import audit as audit_lib
 
-LABELS = {"loss": "loss, nats per token",
-          "remembered": "loss on the source's text, bits per byte"}
+_LABELS = {"loss": "loss, nats per token",
+           "remembered": "loss on the source's text, bits per byte"}
 FORGETTING = "Forgetting of the source's text"
 # All that a template is given is escaped, unless it is Markup.
 _TEMPLATES = jinja2.Environment(
@@ -39,7 +39,7 @@ def run_page(
     name: str, audit: audit_lib.Audit, lines: Sequence[Mapping[str, Any]]
 ) -> str:
   """Returns the page of one run: its curve, if it has begun, and its audit."""
-  drawn = [plots.curves("Loss", LABELS["loss"], {
+  drawn = [plots.curves("Loss", label("loss", lines), {
       split: {"": points(lines, "loss", split)} for split in ("train", "validation")})]
   drawn += [validations(metric, {"validation": {"": lines}})
             for metric in metrics(lines)]
@@ -61,6 +61,17 @@ def metrics(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                  and measures.METRICS[name].needs != measures.LOSSES})
 
 
+def label(metric: str, *curves: Sequence[Mapping[str, Any]]) -> str:
+  """Returns what the values of a metric are, with their unit, in lines of metrics."""
+  validated = [line for lines in curves for line in lines
+               if line["split"] == "validation"]
+  # Drawings have no bytes, and their loss is that of a step of the pen.
+  if metric == "loss" and validated and not any(
+      "bits_per_byte" in line for line in validated):
+    return "loss, nats per step"
+  return _LABELS.get(metric, metric)
+
+
 def points(
     lines: Sequence[Mapping[str, Any]], metric: str, split: str = "validation"
 ) -> list[tuple[float, float]]:
@@ -80,7 +91,9 @@ def validations(
     curves: Lines of metrics, by name and by what distinguishes curves of one name.
     title: Title of the plot; if empty, it names the metric.
   """
-  return plots.curves(title or f"Validation, {metric}", LABELS.get(metric, metric), {
+  unit = label(
+      metric, *(lines for group in curves.values() for lines in group.values()))
+  return plots.curves(title or f"Validation, {metric}", unit, {
       name: {part: points(lines, metric) for part, lines in group.items()}
       for name, group in curves.items()})
 

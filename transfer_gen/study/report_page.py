@@ -41,7 +41,8 @@ def study_page(
       "study.html", title=facts["question"], answer=answer, alarms=alarms,
       troubles=report_rows.troubles(facts), header=header, runs=list(zip(rows, links)),
       table_file=trainings_csv.FILE,
-      rates=sentences.rates(facts), verdicts=[line for line in sentences.verdicts(facts)
+      losses=sentences.losses(facts), rates=sentences.rates(facts),
+      verdicts=[line for line in sentences.verdicts(facts)
                 if line not in (*answer, *alarms)],
       gains=report_plots.gains(facts), learning=report_plots.learning(facts, curves),
       of_sources=report_plots.of_sources(facts, curves),

@@ -27,12 +27,16 @@ def draw(facts: Mapping[str, Any], curves: report_plots.Curves) -> str:
            for name, group in curves.items() if name in facts["runs"]}
   said = [line for text in (facts["question"], *sentences.answer(facts))
           for line in textwrap.wrap(text, _LETTERS)]
-  height = max(_HEIGHT, 1.0 + _PAIR * len(facts["comparisons"]))
+  gains = report_plots.by_unit(facts).values()
+  height = max(_HEIGHT, 1.0 * len(gains) + _PAIR * len(facts["comparisons"]))
   with plots.canvas((_WIDTH, height + 0.38 + 0.22 * len(said))) as drawn:
     drawn.suptitle("\n".join(said), x=0.01, ha="left", fontsize="medium")
-    left, right = drawn.subplots(1, 2)
-    plots.draw(left, page.LABELS["loss"], named)
+    grid = drawn.add_gridspec(len(gains), 2, height_ratios=[*map(len, gains)])
+    left = drawn.add_subplot(grid[:, 0])
+    plots.draw(left, page.label("loss", *(
+        lines for name in named for lines in curves[name].values())), named)
     left.legend(plots.handles(len(named)), [
         plots.short(name, _NAME) for name in named], frameon=False)
-    report_plots.draw_gains(right, facts)
+    for row, pairs in enumerate(gains):
+      report_plots.draw_gains(drawn.add_subplot(grid[row, 1]), pairs)
     return plots.file(drawn, facts["question"])

@@ -38,17 +38,31 @@ def of_sources(facts: Facts, curves: Curves) -> list[plots.Plot]:
 def forgetting(facts: Facts, curves: Curves) -> list[plots.Plot]:
   """Returns what is known of forgetting: the curves, and the gain against it."""
   found = page.validations("remembered", curves, page.FORGETTING)
-  return [one for one in (found, _trade_off(facts)) if one]
+  return [*([found] if found else []), *_trade_off(facts)]
 
 
-def gains(facts: Facts) -> plots.Plot | None:
-  """Returns the gains of all pairs with their intervals; None if there is one pair."""
-  pairs = facts["comparisons"]
-  if len(pairs) == 1:
-    return None
-  title = "Gains"
+def gains(facts: Facts) -> list[plots.Plot]:
+  """Returns the gains of all pairs with their intervals, a plot for each unit.
+
+  There is none if there is one pair.
+  """
+  if len(facts["comparisons"]) == 1:
+    return []
+  found = by_unit(facts)
+  return [_gains(_titled("Gains", unit, found), pairs) for unit, pairs in found.items()]
+
+
+def by_unit(facts: Facts) -> dict[str, list[Facts]]:
+  """Returns the pairs by the unit of their gains, which share no axis otherwise."""
+  found: dict[str, list[Facts]] = {}
+  for pair in facts["comparisons"]:
+    found.setdefault(sentences.unit(pair), []).append(pair)
+  return found
+
+
+def _gains(title: str, pairs: Sequence[Facts]) -> plots.Plot:
   with plots.canvas((6.8, 1.0 + 0.32 * len(pairs))) as drawn:
-    draw_gains(drawn.add_subplot(), facts)
+    draw_gains(drawn.add_subplot(), pairs)
     picture = plots.svg(drawn, title)
   rows = [(pair, comparison.main(pair)) for pair in pairs]
   return plots.Plot(
@@ -61,9 +75,8 @@ def gains(facts: Facts) -> plots.Plot | None:
       " line, the treated run is better.")
 
 
-def draw_gains(axes: Any, facts: Facts) -> None:
-  """Draws the gain of each pair with its interval on Matplotlib axes."""
-  pairs = facts["comparisons"]
+def draw_gains(axes: Any, pairs: Sequence[Facts]) -> None:
+  """Draws the gain of each pair with its interval, of one unit, on Matplotlib axes."""
   axes.axvline(0, linewidth=1, color="#7d8790")
   for row, pair in enumerate(pairs):
     found = comparison.main(pair)
@@ -72,7 +85,7 @@ def draw_gains(axes: Any, facts: Facts) -> None:
     axes.plot([found["gain"]], [row], marker="o", **plots.fill(0))
   axes.set_yticks(range(len(pairs)), [_tick(pair) for pair in pairs])
   axes.set_ylim(len(pairs) - 0.5, -0.5)
-  axes.set_xlabel("gain, " + " or ".join(dict.fromkeys(map(sentences.unit, pairs))))
+  axes.set_xlabel(f"gain, {sentences.unit(pairs[0])}")
 
 
 def efficiency(facts: Facts) -> list[plots.Plot]:
@@ -92,7 +105,7 @@ def efficiency(facts: Facts) -> list[plots.Plot]:
 def _efficiency(facts, controls, treated, every) -> plots.Plot:
   title = "Data efficiency" + (f", {' and '.join(controls)}" if len(every) > 1 else "")
   first = next(iter(treated.values()))
-  unit, metric, label = first["unit"], "loss", "test loss, nats per token"
+  unit, metric, label = first["unit"], "loss", "test loss, nats per step"
   if unit == "bytes":
     metric, label = "bits_per_byte", "test loss, bits per byte"
   losses = {name: [run[metric] for run in facts["runs"][name]]
@@ -120,10 +133,12 @@ def _efficiency(facts, controls, treated, every) -> plots.Plot:
   return plots.Plot(
       title=title, picture=picture, legend=plots.legend(names), table=[
           ["", unit, "mean test loss", "of each seed", "effective data",
-           "95% interval"],
-          *(row(name, amount, "", "") for name, amount in zip(controls, amounts)),
-          *(row(name, one["own"], _effective(one), _interval(one))
-            for name, one in treated.items())],
+           "95% interval", *(["interpolated"] if "law" in first else [])],
+          *(row(name, amount, "", "", *([""] if "law" in first else []))
+            for name, amount in zip(controls, amounts)),
+          *(row(name, one["own"], _effective(one), _interval(one), *(
+              [sentences.interpolated(one)] if "law" in first else []))
+            for name, one in treated.items()), *_params(first)],
       note="Points are seeds. A cross marks the effective data of a run: how much data"
       " its control needs for the same loss; an arrow, that it lies beyond what was"
       " tried. The bar is its 95% interval." + (
@@ -149,6 +164,17 @@ def _law(one: Facts) -> tuple[list[float], list[float]]:
   amounts = [one["smallest"] * ratio ** i for i in range(steps + 1)]
   return amounts, [law["scale"] * amount ** -law["exponent"] + law["floor"]
                    for amount in amounts]
+
+
+def _params(one: Facts) -> list[list[str]]:
+  """Returns rows of the params of a fitted law, if there is one."""
+  if "law" not in one:
+    return []
+  error = lambda name: one["law"][f"{name}_error"]
+  return [["", "power law", "standard error"], *(
+      [name, plots.number(one["law"][name]),
+       "unknown" if error(name) is None else plots.number(error(name))]
+      for name in ("scale", "exponent", "floor"))]
 
 
 def _mark(axes, one, losses, mean, number) -> None:
@@ -178,28 +204,41 @@ def _interval(one: Facts) -> str:
   return f"{low} to {high}".strip() if low or high else "none"
 
 
-def _trade_off(facts: Facts) -> plots.Plot | None:
-  """Plots gain against forgetting, a point per run and seed, if both are known."""
-  title, found = "Gain against forgetting", {}
-  control = {pair["treated"]: pair["control"] for pair in facts["comparisons"]}
-  for name, runs in facts["runs"].items():
-    points = [(run["accounts"]["forgetting"], base["loss"] - run["loss"], run["seed"])
-              for run, base in zip(runs, facts["runs"].get(control.get(name), ()))
-              if "forgetting" in run.get("accounts", ())]
-    if points:
-      found[name] = points
-  if not found:
-    return None
+def _titled(title: str, unit: str, found: Mapping[str, Any]) -> str:
+  """Names the unit in a title where there is a plot for each of several units."""
+  return f"{title}, {unit}" if len(found) > 1 else title
+
+
+def _trade_off(facts: Facts) -> list[plots.Plot]:
+  """Plots gain against forgetting, a point per pair and seed, if both are known.
+
+  There is a plot for each unit of gains.
+  """
+  found: dict[str, dict[str, list[tuple[float, float, int]]]] = {}
+  for unit, pairs in by_unit(facts).items():
+    for pair in pairs:
+      metric = "loss" if pair["same_tokens"] else "bits_per_byte"
+      runs = zip(*(facts["runs"][pair[key]] for key in ("treated", "control")))
+      points = [
+          (run["accounts"]["forgetting"], base[metric] - run[metric], run["seed"])
+          for run, base in runs if "forgetting" in run.get("accounts", ())]
+      if points:
+        found.setdefault(unit, {})[_pair(pair)] = points
+  return [_traded(_titled("Gain against forgetting", unit, found), unit, named)
+          for unit, named in found.items()]
+
+
+def _traded(title, unit, named) -> plots.Plot:
   with plots.canvas() as drawn:
     axes = drawn.add_subplot()
-    for number, points in enumerate(found.values()):
+    for number, points in enumerate(named.values()):
       axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o",
                 linestyle="", **plots.fill(number))
     axes.set_xlabel("forgetting: bits per byte more on the source's test text")
-    axes.set_ylabel("gain over the control, nats per token")
+    axes.set_ylabel(f"gain over the control, {unit}")
     picture = plots.svg(drawn, title)
   return plots.Plot(
-      title=title, picture=picture, legend=plots.legend([*found]), table=[
-          ["", "forgetting, bits per byte", "gain, nats per token"],
+      title=title, picture=picture, legend=plots.legend([*named]), table=[
+          ["", "forgetting, bits per byte", f"gain, {unit}"],
           *([f"{name}, seed {seed}", plots.number(x), plots.number(y)]
-            for name, points in found.items() for x, y, seed in points)])
+            for name, points in named.items() for x, y, seed in points)])

@@ -53,7 +53,7 @@ def _candidates(facts) -> list[tuple[str, ...]]:
 
 
 def _losses(facts) -> plots.Plot | None:
-  return plots.curves("Candidates", page_lib.LABELS["loss"], {
+  return plots.curves("Candidates", page_lib.label("loss"), {
       name: {"": [(int(step), tried[step]) for step in sorted(tried, key=int)]}
       for name, tried in facts["losses"].items()})
 

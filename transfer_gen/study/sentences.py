@@ -195,9 +195,10 @@ def _effective(pair: Facts) -> list[str]:
       else f"95% interval from {low} on, its end lies beyond what was measured" if low
       else f"95% interval up to {high}, its begin lies below what was measured" if high
       else "no interval from single seeds")
-  method = (f"by a power law through {found['amounts']} amounts"
-            if found["method"] == "power law"
-            else f"interpolated between {found['amounts']} amounts")
+  method = f"interpolated between {found['amounts']} amounts"
+  if found["method"] == "power law":
+    method = (f"by a power law through {found['amounts']} amounts; interpolated,"
+              f" {interpolated(found)}")
   begin = (f"Effective data: {treated}, trained on {amount(found['own'])} {unit} of"
            " target text, has the loss that training as"
            f" {_curve(pair, found['controls'])}")
@@ -212,6 +213,12 @@ def _effective(pair: Facts) -> list[str]:
       pair["control"] in found["controls"]) else ("more", "fewer")
   return [f"{begin} {amount(found['amount'])} {unit} for ({interval}; {method}):"
           f" {amount(abs(more))} {unit} {which[more < 0]}."]
+
+
+def interpolated(found: Facts) -> str:
+  """Returns the effective data by interpolation; they may lie outside the amounts."""
+  return ("outside of them" if found["interpolated"] is None
+          else f"{found['interpolated']:,.0f}")
 
 
 def _curve(pair: Facts, controls: Sequence[str]) -> str:
@@ -248,6 +255,14 @@ def _improving(pair: Facts) -> str:
 def digits(value: float) -> str:
   """Returns a number with at least three significant digits."""
   return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def losses(facts: Facts) -> str:
+  """Says in which unit the losses of all runs are."""
+  text = {"bits_per_byte" in run for runs in facts["runs"].values() for run in runs}
+  if text == {True, False}:
+    return "Losses are in nats per token, and of drawings in nats per step."
+  return f"Losses are in nats per {'token' if text == {True} else 'step'}."
 
 
 def unit(pair: Facts) -> str:
