@@ -16,9 +16,9 @@ from transfer_gen.run import page as page_lib
 from transfer_gen.run import plots
 from transfer_gen.study import every_training
 from transfer_gen.study import foretold
+from transfer_gen.study import report_csv
 from transfer_gen.study import report_page
 from transfer_gen.study import report_plots
-from transfer_gen.study import trainings_csv
 
 _SCRIPT = "<script>alert(1)</script>\ud800"
 # What makes a browser ask the network, beside elements.
@@ -300,7 +300,7 @@ def test_the_table_has_a_line_for_each_training(tmp_path):
   facts["runs"]["moved"][0]["metrics"] = {"chrf": 12.125, "intervals": {}}
   facts["trainings"][1]["role"] = "tried"
 
-  trainings_csv.write(tmp_path, facts)
+  report_csv.write(tmp_path, facts)
 
   rows = [*csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text()))]
   assert rows[0] == {
@@ -312,6 +312,46 @@ def test_the_table_has_a_line_for_each_training(tmp_path):
                                           "source"]
   assert [row["test_loss"] for row in rows] == ["2.0", "", "2.0", "2.125", ""]
   assert list(tmp_path.glob("results.csv*")) == [tmp_path / "results.csv"]
+
+
+def test_a_table_has_a_line_for_each_comparison(tmp_path):
+  bits = {"gain": 0.5, "low": 0.25, "high": 0.75, "documents": 7, "seeds": 2,
+          "seeds_ahead": 2, "p": 0.03125}
+  drawn = found.pair(control="drawn", reached=[10, 30], p=0.25, low=-0.5, high=1.0)
+  del drawn["bits_per_byte"]
+  facts = found.facts(comparisons=[
+      found.pair(
+          p=0.0625, alarm={"raised": False, "p": 0.75}, bits_per_byte=bits,
+          cost={"tokens": {"treated": 100.5, "control": 400.0}},
+          effective_data=_effective(low=None),
+          metrics={"chrf": {"difference": 1.5, "low": 1.0, "high": 2.0, "p": 0.125}}),
+      found.pair(treated="words", same_tokens=False, bits_per_byte=bits), drawn])
+  facts["runs"]["drawn"] = [found.run(0, step=7)]
+  for run in facts["runs"]["moved"]:
+    run["metrics"] = {"chrf": 12.125, "intervals": {}}
+  found.with_workdirs(tmp_path, facts)
+
+  report_csv.write(tmp_path, facts)
+
+  first, words, pen = csv.DictReader(io.StringIO((tmp_path / "pairs.csv").read_text()))
+  assert {key: value for key, value in first.items() if value} == {
+      "treated": "moved", "control": "scratch", "unit": "nats per token", "seeds": "2",
+      "seeds_ahead": "2", "documents": "7", "verdict": "better", "p": "0.0625",
+      "alarm_p": "0.75", "gain_nats_per_token": "0.25", "low_nats_per_token": "0.125",
+      "high_nats_per_token": "0.375", "gain_bits_per_byte": "0.5",
+      "low_bits_per_byte": "0.25", "high_bits_per_byte": "0.75",
+      "chrf_difference": "1.5", "chrf_low": "1.0", "chrf_high": "2.0",
+      "chrf_p": "0.125", "control_steps": "70.0", "treated_tokens": "100.5",
+      "control_tokens": "400.0", "effective_unit": "bytes", "effective_own": "10",
+      "effective_amount": "60.0", "effective_high": "90.0",
+      "effective_interpolated": "60.0"}
+  assert (words["unit"], words["gain_bits_per_byte"], words["p"]) == (
+      "bits per byte", "0.5", "0.03125")
+  assert words["gain_nats_per_token"] == ""  # Of other tokens, they do not compare.
+  assert (pen["unit"], pen["gain_nats_per_step"], pen["gain_bits_per_byte"]) == (
+      "nats per step", "0.25", "")
+  assert (pen["treated_steps"], pen["control_steps"], pen["verdict"]) == (
+      "20.0", "7.0", "no clear difference")
 
 
 def test_the_data_of_all_runs_are_named_once(tmp_path):
