@@ -21,7 +21,8 @@ def pair(**changes):
       "treated": "moved", "control": "scratch", "gain": 0.25, "low": 0.125,
       "high": 0.375, "documents": 7, "seeds": 2, "wins": 0.714, "seeds_ahead": 2,
       "same_tokens": True, "reached": [10, None], "reached_after": [0, None],
-      "gap": 0.5, "cost": {}, "metrics": {}, "alarm": {"raised": False},
+      "gap": 0.5, "p": 0.01, "cost": {}, "metrics": {},
+      "alarm": {"raised": False, "p": 0.9},
       "bits_per_byte": {"gain": 0.25, "low": 0.125, "high": 0.375},
       "effective_data": {}, "payback": {}, "control_still_improving": 0,
       "least_fall": "1%"} | changes

@@ -16,9 +16,9 @@ from transfer_gen.run import page as page_lib
 from transfer_gen.run import plots
 from transfer_gen.study import every_training
 from transfer_gen.study import foretold
+from transfer_gen.study import report_csv
 from transfer_gen.study import report_page
 from transfer_gen.study import report_plots
-from transfer_gen.study import trainings_csv
 
 _SCRIPT = "<script>alert(1)</script>\ud800"
 # What makes a browser ask the network, beside elements.
@@ -245,26 +245,60 @@ def test_a_page_fits_a_telephone_and_paper(root):
 
 _CHROMIUM = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-_WIDER = """<script>document.title =
-document.documentElement.scrollWidth > innerWidth ? "wider" : "fits"</script>"""
+# The window of a browser without a screen is 500 pixels wide at least, and a frame may
+# be narrower. The page itself allows no script, and the one of this page measures it.
+_WRAPPER = """<!DOCTYPE html>
+<iframe src="page.html" style="border:0;height:800px;width:{width}px"></iframe>
+<pre></pre><script>
+document.querySelector("iframe").onload = event => {{
+  const inside = event.target.contentDocument, root = inside.documentElement
+  inside.querySelectorAll("details").forEach(one => one.open = true)
+  const wide = [...inside.body.querySelectorAll("*")].filter(
+    one => one.getBoundingClientRect().right > root.clientWidth + 1)
+  document.querySelector("pre").textContent = JSON.stringify({{
+    frame: event.target.contentWindow.innerWidth,
+    room: root.clientWidth, needed: root.scrollWidth, scrolled: wide.length,
+    wide: wide.filter(one => !one.parentElement.closest(".scroll, .plot")).map(
+      one => one.outerHTML.slice(0, 80))}})
+}}</script>"""
+
+
+def _browser(*words):
+  command = [_CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *words]
+  return subprocess.run(
+      command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def _measured(folder, text, width):
+  """Shows a page in a frame of a width in pixels, and returns what a script found."""
+  (folder / "page.html").write_text(text)
+  (folder / "wrapper.html").write_text(_WRAPPER.format(width=width))
+  shown = _browser("--allow-file-access-from-files", "--dump-dom",
+                   (folder / "wrapper.html").as_uri())
+  return json.loads(html.document_fromstring(shown).xpath("//pre")[-1].text)
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="no chromium is installed")
 @pytest.mark.parametrize("width", [360, 1200])
-def test_a_browser_shows_the_page_no_wider_than_its_window(text, tmp_path, width):
-  # The page itself allows no script, and this copy asks how wide it is.
-  path = tmp_path / "page.html"
-  path.write_text(re.sub("<meta http-equiv[^>]*>", "", text) + _WIDER)
-  browser = [_CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
-             f"--window-size={width},900"]
+def test_in_a_browser_only_what_scrolls_is_wider_than_the_page(text, tmp_path, width):
+  found_here = _measured(tmp_path, text, width)
 
-  shown = subprocess.run([*browser, "--dump-dom", path.as_uri()], check=True,
-                         capture_output=True, text=True, timeout=60).stdout
-  subprocess.run([*browser, f"--screenshot={tmp_path / 'page.png'}", path.as_uri()],
-                 check=True, capture_output=True, timeout=60)
+  assert found_here["frame"] == width
+  assert found_here["wide"] == []
+  assert found_here["needed"] == found_here["room"] > 0.9 * width
+  # On a telephone, tables and plots do not fit, and so have to scroll.
+  assert (found_here["scrolled"] > 0) == (width == 360)
 
-  assert "<title>fits</title>" in shown
-  assert (tmp_path / "page.png").stat().st_size > 10_000
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="no chromium is installed")
+def test_a_browser_prints_the_page(text, tmp_path):
+  (tmp_path / "page.html").write_text(text)
+
+  _browser(f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "page.html").as_uri())
+
+  printed = (tmp_path / "page.pdf").read_bytes()
+  assert printed.startswith(b"%PDF-") and len(printed) > 10_000
+  assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 2
 
 
 def test_a_page_of_two_hundred_runs_can_be_sent_by_mail(tmp_path):
@@ -300,7 +334,7 @@ def test_the_table_has_a_line_for_each_training(tmp_path):
   facts["runs"]["moved"][0]["metrics"] = {"chrf": 12.125, "intervals": {}}
   facts["trainings"][1]["role"] = "tried"
 
-  trainings_csv.write(tmp_path, facts)
+  report_csv.write(tmp_path, facts)
 
   rows = [*csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text()))]
   assert rows[0] == {
@@ -312,6 +346,46 @@ def test_the_table_has_a_line_for_each_training(tmp_path):
                                           "source"]
   assert [row["test_loss"] for row in rows] == ["2.0", "", "2.0", "2.125", ""]
   assert list(tmp_path.glob("results.csv*")) == [tmp_path / "results.csv"]
+
+
+def test_a_table_has_a_line_for_each_comparison(tmp_path):
+  bits = {"gain": 0.5, "low": 0.25, "high": 0.75, "documents": 7, "seeds": 2,
+          "seeds_ahead": 2, "p": 0.03125}
+  drawn = found.pair(control="drawn", reached=[10, 30], p=0.25, low=-0.5, high=1.0)
+  del drawn["bits_per_byte"]
+  facts = found.facts(comparisons=[
+      found.pair(
+          p=0.0625, alarm={"raised": False, "p": 0.75}, bits_per_byte=bits,
+          cost={"tokens": {"treated": 100.5, "control": 400.0}},
+          effective_data=_effective(low=None),
+          metrics={"chrf": {"difference": 1.5, "low": 1.0, "high": 2.0, "p": 0.125}}),
+      found.pair(treated="words", same_tokens=False, bits_per_byte=bits), drawn])
+  facts["runs"]["drawn"] = [found.run(0, step=7)]
+  for run in facts["runs"]["moved"]:
+    run["metrics"] = {"chrf": 12.125, "intervals": {}}
+  found.with_workdirs(tmp_path, facts)
+
+  report_csv.write(tmp_path, facts)
+
+  first, words, pen = csv.DictReader(io.StringIO((tmp_path / "pairs.csv").read_text()))
+  assert {key: value for key, value in first.items() if value} == {
+      "treated": "moved", "control": "scratch", "unit": "nats per token", "seeds": "2",
+      "seeds_ahead": "2", "documents": "7", "verdict": "better", "p": "0.0625",
+      "alarm_p": "0.75", "gain_nats_per_token": "0.25", "low_nats_per_token": "0.125",
+      "high_nats_per_token": "0.375", "gain_bits_per_byte": "0.5",
+      "low_bits_per_byte": "0.25", "high_bits_per_byte": "0.75",
+      "chrf_difference": "1.5", "chrf_low": "1.0", "chrf_high": "2.0",
+      "chrf_p": "0.125", "control_steps": "70.0", "treated_tokens": "100.5",
+      "control_tokens": "400.0", "effective_unit": "bytes", "effective_own": "10",
+      "effective_amount": "60.0", "effective_high": "90.0",
+      "effective_interpolated": "60.0"}
+  assert (words["unit"], words["gain_bits_per_byte"], words["p"]) == (
+      "bits per byte", "0.5", "0.03125")
+  assert words["gain_nats_per_token"] == ""  # Of other tokens, they do not compare.
+  assert (pen["unit"], pen["gain_nats_per_step"], pen["gain_bits_per_byte"]) == (
+      "nats per step", "0.25", "")
+  assert (pen["treated_steps"], pen["control_steps"], pen["verdict"]) == (
+      "20.0", "7.0", "no clear difference")
 
 
 def test_the_data_of_all_runs_are_named_once(tmp_path):

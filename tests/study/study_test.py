@@ -224,7 +224,7 @@ def test_the_report_links_to_files_and_has_samples_and_a_row_for_each_training(d
   [*rows] = csv.DictReader((folder / "w" / "results.csv").open())
 
   addresses = page.xpath("//a/@href")
-  assert len(addresses) == 1 + 3 * (4 + 1)  # The table; compared runs and the source.
+  assert len(addresses) == 2 + 3 * (4 + 1)  # The tables; compared runs and the source.
   assert all((folder / "w" / address).is_file() for address in addresses)
   assert len(page.xpath("//table[@class='texts']")) == 2
   assert len(page.xpath("//h2[.='Transfer plans']/following-sibling::details"

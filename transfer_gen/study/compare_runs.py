@@ -27,8 +27,8 @@ def run(
 
   Args:
     words: Workdirs, or NAME=DIR, see `finished_runs.open`; the last one is the control.
-    output: The folder. It receives `report.html`, `results.csv`, `results.json`, and
-      samples of each run.
+    output: The folder. It receives `report.html`, `results.csv`, `pairs.csv`,
+      `results.json`, and samples of each run.
     samples: Number of prompts of the test split that each run continues.
     command: What was typed to get this, for the report.
 

@@ -1,4 +1,4 @@
-"""The files that say what a study found: JSON, a table, a page and a picture."""
+"""The files that say what a study found: JSON, tables, a page and a picture."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from etils import epath
 
 from transfer_gen.formats import whole
 from transfer_gen.study import every_training
+from transfer_gen.study import report_csv
 from transfer_gen.study import report_files
 from transfer_gen.study import report_page
 from transfer_gen.study import report_picture
-from transfer_gen.study import trainings_csv
 
 RESULT, PAGE = "result.json", "report.html"  # In the workdir of a study.
 _PATHS = {"pictures", "test_pictures", "workdir"}  # Keys of results that hold one.
@@ -21,7 +21,9 @@ def write(
     jobs: Sequence[every_training.jobs_lib.Job],
     tested: Sequence[every_training.jobs_lib.Job], show: Callable[..., Any],
     name: str = RESULT) -> None:
-  """Writes result.json, results.csv, report.html and report.svg into a folder.
+  """Writes what was found into a folder: see `RESULT`, `report_csv` and `PAGE`.
+
+  `report.svg` is the answer as a picture.
 
   Args:
     folder: The folder.
@@ -42,7 +44,7 @@ def write(
     for key in _PATHS & one.keys():
       one[key] = report_files.relative(one[key], folder)
   whole.write_json(folder / name, facts)
-  trainings_csv.write(folder, facts)
+  report_csv.write(folder, facts)
   curves = every_training.curves(found)
   show(PAGE, lambda: whole.write_text(
       folder / PAGE, report_page.study_page(facts, curves, folder)), None)

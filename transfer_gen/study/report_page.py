@@ -6,11 +6,11 @@ from typing import Any
 from etils import epath
 
 from transfer_gen.run import page
+from transfer_gen.study import report_csv
 from transfer_gen.study import report_files
 from transfer_gen.study import report_plots
 from transfer_gen.study import report_rows
 from transfer_gen.study import sentences
-from transfer_gen.study import trainings_csv
 
 _LONGEST = 600  # Characters of a text in a sheet of samples.
 
@@ -40,7 +40,7 @@ def study_page(
   return page.render(
       "study.html", title=facts["question"], answer=answer, alarms=alarms,
       troubles=report_rows.troubles(facts), header=header, runs=list(zip(rows, links)),
-      table_file=trainings_csv.FILE,
+      trainings_file=report_csv.TRAININGS, pairs_file=report_csv.PAIRS,
       losses=sentences.losses(facts), rates=sentences.rates(facts),
       verdicts=[line for line in sentences.verdicts(facts)
                 if line not in (*answer, *alarms)],
