@@ -72,6 +72,7 @@ def test_the_comparisons_of_attention_run(monkeypatch, name):
   assert getattr(attention_peer, name)().ratio > 0
 
 
+@pytest.mark.long
 def test_the_comparison_of_drawings_runs(monkeypatch):
   monkeypatch.setattr(strokes_peer, "STROKES", dataclasses.replace(
       strokes_peer.STROKES, hidden_width=8, encoder_width=6, latent_width=4,

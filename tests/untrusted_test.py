@@ -23,9 +23,10 @@ from transfer_gen.data import tokenizers
 from transfer_gen.formats import whole
 from transfer_gen.run import records
 
-# Modules that parse what they wrote themselves a moment before.
+# Modules that parse what they wrote themselves a moment before, or what processes that
+# train one run tell each other.
 _OWN_JSON = {"untrusted", "run.ownership", "data.tokenizer_kinds",
-             "export.hugging_face_tokenizer"}
+             "export.hugging_face_tokenizer", "checkpoint.digests", "processes"}
 
 
 @pytest.fixture(name="pipe")

@@ -90,7 +90,7 @@ CASES = {
 }
 INPUTS = np.random.default_rng(0).integers(0, V, (3, 12)).astype(np.int32)
 # One case of each architecture runs by default; the others are marked `long`.
-SHORT = ("gpt2", "opt_post", "neox", "llama_tied", "mistral", "qwen2", "qwen3", "gemma",
+SHORT = ("gpt2", "opt_post", "neox", "llama_tied", "mistral", "qwen2", "qwen3",
          "gemma2", "gemma3_scaled")
 NAMES = pytest.mark.parametrize("name", [
     name if name in SHORT else pytest.param(name, marks=pytest.mark.long)

@@ -142,6 +142,7 @@ def test_ulmfit_matches_words_and_starts_new_ones_as_the_mean(folder, general):
   assert made.run.model.weight_dropout == 0.5 and made.run.model.tied
 
 
+@pytest.mark.long
 def test_a_denoiser_is_a_source_for_summaries(folder, capsys):
   small = [word for word in SHORT if "bytes" not in word]
   printed = cli.run(capsys, "train", "--config=recipe:denoise", "--workdir=first",
@@ -241,6 +242,7 @@ def test_an_encoder_alone_learns_no_texts(folder, capsys):
   assert not (folder / "v").exists()
 
 
+@pytest.mark.long
 def test_a_study_of_a_recipe_compares_it_with_the_same_run_from_scratch(folder, capsys):
   cli.train_source(folder, capsys)
   (folder / "text.txt").write_text("".join(
@@ -291,6 +293,7 @@ def test_ulmfit_trains(folder, capsys, general):
   assert result["step"] == 20
 
 
+@pytest.mark.long
 def test_the_strokes_recipe_learns_to_draw_and_then_starts_from_what_it_learned(
     folder, capsys):
   drawings.save(folder / "a.npz", train=drawings.zigzags(40, 1),

@@ -206,6 +206,7 @@ def test_an_encoder_alone_is_a_source_for_another_model(folder):
   assert found["decoder/recurrent_kernel"].shape[0] == 6
 
 
+@pytest.mark.long
 def test_a_grown_model_draws_what_its_source_draws(folder, tmp_path, trained):
   known = codec.read_run(folder / "first").model
   model, grown = structure.grow(known, hidden_width=16, encoder_width=8)

@@ -117,6 +117,7 @@ def test_a_longer_control_and_a_wider_grid_say_why_they_train():
       "scratch_100_x2 still improved: scratch_100 is trained again with 4 times its"
       " steps (scratch_100_x4)")
   rates = grid.Grid(config.Study(
-      question="?", runs={}, pairs=(("a", "b"),), lrs=(0.1, 0.2, 0.6)))
+      question="?", runs={"a": config.Run(), "b": config.Run()}, pairs=(("a", "b"),),
+      lrs=(0.1, 0.2, 0.6)))
   assert rates.added({"a": (0.1, 0.2), "b": (0.1, 0.2)}) == [
       "a, b: lr 0.6 tried as well, as the best rate lies at the edge of those tried"]

@@ -9,7 +9,7 @@ from transfer_gen.study import pairs
 
 def test_only_runs_that_pairs_connect_compete_for_the_best(monkeypatch):
   bits = {"a": 3.0, "b": 2.0, "c": 1.5, "x": 1.0, "y": 1.1}
-  monkeypatch.setattr(pairs.outcome, "metrics", lambda job: [
+  monkeypatch.setattr(pairs.logged, "metrics", lambda job: [
       {"split": "validation", "bits_per_byte": bits[job.name]}])
   monkeypatch.setattr(pairs.best_link, "write", lambda *args: None)
   tested = [jobs.Job(name=name, seed=0, lr=1.0, workdir=epath.Path("w") / name,
@@ -23,7 +23,7 @@ def test_rates_and_best_are_chosen_by_the_metric_that_a_run_is_validated_by(
     monkeypatch):
   # Of each training the losses and the BLEU of two validations.
   found = {0.1: ((2.0, 9.0), (1.5, 8.0)), 0.2: ((3.0, 7.0), (2.5, 10.0))}
-  monkeypatch.setattr(pairs.outcome, "metrics", lambda job: [
+  monkeypatch.setattr(pairs.logged, "metrics", lambda job: [
       {"split": "validation", "loss": loss, "bits_per_byte": loss, "bleu": bleu}
       for loss, bleu in found[job.lr]])
   monkeypatch.setattr(pairs.best_link, "write", lambda *args: None)

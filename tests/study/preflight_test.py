@@ -117,6 +117,7 @@ def test_what_is_wrong_in_a_study_is_refused_before_any_run_trains(
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.long
 def test_a_pair_on_another_part_of_the_texts_or_other_rows_is_noted(folder, tmp_path):
   asked = dataclasses.replace(_study(
       folder, half=_other_data(folder, fraction=0.5),
