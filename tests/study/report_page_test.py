@@ -117,6 +117,22 @@ def test_behind_every_plot_stands_a_table_with_its_numbers(root):
   assert data[3] == ["mov<ed>", "10", "1.25", "1.25 1.25", "60", "to 90"]
 
 
+def test_marks_of_curves_and_gains_have_texts_with_run_step_and_value(root):
+  said = lambda title: [one.text for one in root.xpath(
+      f"//svg[@aria-label='{title}']//*[local-name()='use']/*[local-name()='title']")]
+
+  # A name of a run, a seed, and three validations of each.
+  assert said("Validation loss")[:3] == [
+      f"mov<ed>, seed 0, step {step}: {plots.number(3 - step / 90)}"
+      for step in (30, 60, 90)]
+  assert len(said("Validation loss")) == 3 * 6
+  assert said("Gains") == [
+      f"mov<ed> against {name}: 0.25 nats per token, 95% interval 0.125 to 0.375"
+      for name in ("few", "all")]
+  assert said("Gain against forgetting")[1] == (
+      "mov<ed> against few, seed 1: gain 0, forgetting 0.5")
+
+
 def test_a_page_has_the_measures_before_training_and_how_far_layers_moved(root):
   [title] = root.xpath("//h2[.='Before training']")
   first, second = (
@@ -316,6 +332,9 @@ def test_a_page_of_two_hundred_runs_can_be_sent_by_mail(tmp_path):
   text = report_page.study_page(facts, curves, tmp_path)
 
   assert len(text.encode()) <= 5_000_000
+  # So many points have no marks and no texts, only the rows of a table.
+  assert "<title>a run of some name, 0 against a run of some name, 199: 0.25" in text
+  assert "step 10: " not in text
   assert all(f"<td>{name}</td>" in text for name in names)
 
 

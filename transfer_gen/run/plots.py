@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import io
+import json
+import math
 import re
 from typing import Any
 import warnings
@@ -31,6 +33,9 @@ _STYLE = {
 _SIZE = (6.8, 4.0)  # Inches. Small, so that letters stay legible on a telephone.
 _MARKED = 600  # Largest number of points in a plot that marks each.
 _COLUMNS = 8  # Numbers in a row of a table.
+# A line of Matplotlib's whose marks have texts, which its name holds until the SVG is
+# written; as hexadecimal digits, which no writer of attributes changes.
+_HOVER = re.compile(r'<g id="hover-([0-9a-f]*)">(.*?)</g>', re.DOTALL)
 
 Points = Sequence[tuple[float, float]]
 Table = Sequence[Sequence[str]]
@@ -74,6 +79,15 @@ def look(number: int) -> dict[str, Any]:
 def fill(number: int) -> dict[str, Any]:
   """Returns the color of the curve of a number, for bars and marks."""
   return {"color": COLORS[number % len(COLORS)]}
+
+
+def hover(texts: Sequence[str]) -> dict[str, Any]:
+  """Returns what gives marks a text where a pointer rests, as `axes.plot` takes it.
+
+  Args:
+    texts: One for each mark of the line. Points without a finite value have no mark.
+  """
+  return {"gid": f"hover-{json.dumps(texts).encode().hex()}"}
 
 
 def handles(count: int) -> list[lines.Line2D]:
@@ -122,12 +136,14 @@ def draw(
     axes: Any, label: str, named: Mapping[str, Mapping[str, Points]]) -> None:
   """Draws curves over steps on Matplotlib axes, see `curves`."""
   count = sum(len(points) for group in named.values() for points in group.values())
-  for number, group in enumerate(named.values()):
-    for points in group.values():
+  for place, (name, group) in enumerate(named.items()):
+    for part, points in group.items():
       # A single point is no line, and without a mark it would not be seen.
       marked = count <= _MARKED or len(points) == 1
-      axes.plot(*zip(*points), marker="." if marked else "", linewidth=1.3,
-                **look(number))
+      texts = [f"{_curve(name, part)}, step {step:,.10g}: {number(value)}"
+               for step, value in points if math.isfinite(value)]
+      axes.plot(*zip(*points), linewidth=1.3, **look(place),
+                **({"marker": ".", **hover(texts)} if marked else {}))
   axes.set_xlabel("step")
   axes.set_ylabel(label)
 
@@ -200,7 +216,20 @@ def _written(drawn: figure.Figure, title: str, said: Mapping[str, str], **how) -
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
     drawn.savefig(buffer, format="svg", **how, metadata={
         **dict.fromkeys(("Date", "Creator", "Format", "Type")), **said})
-  return buffer.getvalue()
+  return _HOVER.sub(_hovering, buffer.getvalue())
+
+
+def _hovering(group: re.Match[str]) -> str:
+  """Returns a group of marks with the texts that its name held."""
+  texts = iter(json.loads(bytes.fromhex(group[1])))
+  marks = re.sub(r"(<use [^>]*)/>", lambda use: markupsafe.Markup(
+      "{}><title>{}</title></use>").format(markupsafe.Markup(use[1]), next(texts)),
+      group[2])
+  return f"<g>{marks}</g>"
+
+
+def _curve(name: str, part: str) -> str:
+  return f"{name}, {part}" if part else name
 
 
 class _Plain(ticker.LogFormatter):
@@ -219,8 +248,8 @@ def _numbers(named: Mapping[str, Mapping[str, Points]]) -> list[list[str]]:
   alike: dict[tuple[float, ...], list[tuple[str, Points]]] = {}
   for name, group in named.items():
     for part, points in group.items():
-      title = f"{name}, {part}" if part else name
-      alike.setdefault(tuple(step for step, _ in points), []).append((title, points))
+      alike.setdefault(tuple(step for step, _ in points), []).append(
+          (_curve(name, part), points))
   rows = []
   for steps, found in alike.items():
     for first in range(0, len(steps), _COLUMNS):
