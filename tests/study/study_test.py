@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 
 from lxml import html
 import numpy as np
@@ -19,8 +20,10 @@ from transfer_gen import sources
 from transfer_gen.data import documents
 from transfer_gen.data import pipeline
 from transfer_gen.data import tokenizers
+from transfer_gen.formats import whole
 from transfer_gen.run import loop
 from transfer_gen.run import trained as trained_lib
+from transfer_gen.study import every_training
 from transfer_gen.study import jobs
 from transfer_gen.study import report
 from transfer_gen.study import study
@@ -236,15 +239,26 @@ def test_the_report_links_to_files_and_has_samples_and_a_row_for_each_training(d
   assert {row["steps"] for row in rows} == {"6"}
 
 
-def test_the_environments_are_those_of_the_trainings(done):
-  folder, _, facts = done
+def test_the_environments_are_those_of_the_trainings_and_not_of_the_report(
+    done, tmp_path):
+  folder, asked, facts = done
+  shutil.copytree(folder / "w", tmp_path / "w", symlinks=True)
+  roles = {one["workdir"]: one["role"] for one in facts["trainings"]}
+  trained = [(job, roles[str(job.workdir.relative_to(tmp_path / "w"))])
+             for job in jobs.jobs(asked, tmp_path / "w")]
+  here = json.loads((trained[0][0].workdir / "environment.json").read_text())
+  changed = {("first", "source"): "a" * 40, ("moved", "compared"): "b" * 40,
+             ("moved", "tried"): "c" * 40}
+  for job, role in trained:
+    if commit := changed.get((job.name, role)):
+      whole.write_json(job.workdir / "environment.json", {**here, "commit": commit})
 
-  [where] = facts["environments"]
+  found = every_training.described(trained, [job for job, _ in trained])
 
-  assert {*where["names"]} == {one["run"] for one in facts["trainings"]}
-  for one in facts["trainings"]:
-    path = folder / "w" / one["workdir"] / "environment.json"
-    assert where == {**json.loads(path.read_text()), "names": where["names"]}
+  # What a rate that was not chosen was trained under made no number of the report.
+  assert {(one["commit"], *one["names"]) for one in found["environments"]} == {
+      ("a" * 40, "first"), ("b" * 40, "moved"), (here["commit"], "scratch")}
+  assert [{**one, "names": 0} for one in facts["environments"]] == [here | {"names": 0}]
 
 
 def test_writing_results_replaces_only_its_own_section(tmp_path, done):
