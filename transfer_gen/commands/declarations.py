@@ -297,10 +297,10 @@ COMMANDS: Mapping[str, Command] = {
         flags=(
             Flag(name="output", value="DIR", default="comparison",
                  meaning="Folder to write, which must not exist yet: report.html,"
-                 " results.csv and results.json. A run is called as its folder is, or"
-                 " NAME if NAME=DIR is given in place of DIR. Of studies alone, the"
-                 " report says which measures before training foretold their gains,"
-                 " and there is no results.csv."),
+                 " results.csv, pairs.csv and results.json. A run is called as its"
+                 " folder is, or NAME if NAME=DIR is given in place of DIR. Of studies"
+                 " alone, the report says which measures before training foretold"
+                 " their gains, and there are no tables."),
             Flag(name="samples", value="N", default=3, minimum=0,
                  meaning="Number of prompts of the test split that each run continues"
                  " for the report."))),

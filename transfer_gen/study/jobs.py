@@ -18,7 +18,7 @@ Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 _EVENTS = "tensorboard"  # Of all runs, each in a folder of its own.
 # Beside the folders of runs.
 _FILES = (_EVENTS, best_link.NAME, "calls.json", "result.json", "results.csv",
-          "report.html", "report.svg")
+          "pairs.csv", "report.html", "report.svg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
