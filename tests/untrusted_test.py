@@ -26,7 +26,8 @@ from transfer_gen.run import records
 # Modules that parse what they wrote themselves a moment before, or what processes that
 # train one run tell each other.
 _OWN_JSON = {"untrusted", "run.ownership", "data.tokenizer_kinds",
-             "export.hugging_face_tokenizer", "checkpoint.digests", "processes"}
+             "export.hugging_face_tokenizer", "checkpoint.digests", "processes",
+             "run.plots"}
 
 
 @pytest.fixture(name="pipe")
