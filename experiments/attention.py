@@ -49,7 +49,7 @@ def get_study() -> Study:
       pairs=(*((f"{kind}_transfer", f"{kind}_scratch") for kind in kinds),
              *((f"lstm_{start}", f"transformer_{start}")
                for start in ("transfer", "scratch"))),
-      seeds=(0, 1, 2), metrics=("bleu", "chrf"))
+      seeds=(0, 1, 2), metrics=("bleu", "chrf"), budget="converged")
 
 
 def get_config(name: str = "lstm_parent") -> Run:

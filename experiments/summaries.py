@@ -65,7 +65,7 @@ def get_study() -> Study:
   return Study(
       question="Does a model that restores corrupted text help to summarise?",
       runs=runs, pairs=tuple((f"moved_{kind}", f"scratch_{kind}") for kind in _PAIRS),
-      seeds=(0, 1, 2), metrics=("rouge1", "rouge2", "rougeL"))
+      seeds=(0, 1, 2), metrics=("rouge1", "rouge2", "rougeL"), budget="converged")
 
 
 def get_config(name: str = "moved_papers") -> Run:
