@@ -26,7 +26,7 @@ def _compiled():
   jax.monitoring.unregister_event_duration_listener(hear)
 
 
-def test_a_step_is_compiled_once_for_all_seeds_and_once_for_each_rate(
+def test_a_step_is_compiled_once_for_all_seeds_and_rates(
     tmp_path, compiled):
   small_runs.write_lines(tmp_path / "a.txt")
   run = small_runs.configure(tmp_path / "a.txt", small_runs.RNN, steps=2)
@@ -39,8 +39,8 @@ def test_a_step_is_compiled_once_for_all_seeds_and_once_for_each_rate(
       counts[seed, lr] = len(compiled)
 
   # All else was compiled in the first training.
-  assert counts[0, 0.01] >= 1 == counts[0, 0.02]
-  assert counts[1, 0.01] == counts[1, 0.02] == 0
+  assert counts[0, 0.01] >= 1
+  assert counts[0, 0.02] == counts[1, 0.01] == counts[1, 0.02] == 0
   # What is shared takes the steps that one of its own would take.
   stepping._RUNNERS.clear()
   loop.train(mine, tmp_path / "own")
@@ -48,6 +48,7 @@ def test_a_step_is_compiled_once_for_all_seeds_and_once_for_each_rate(
                    small_runs.params(tmp_path / "1_0.02"))
   losses = lambda name: [line["loss"] for line in small_runs.metrics(tmp_path / name)]
   assert losses("own") == losses("1_0.02") != losses("0_0.02")
+  assert losses("own") != losses("1_0.01")
 
 
 def test_programs_are_dropped_where_they_are_many_and_compiled_again(
@@ -69,7 +70,7 @@ def test_programs_are_dropped_where_they_are_many_and_compiled_again(
 
 
 @pytest.mark.parametrize("part, values", [
-    ("optim", {"lr": 0.5}), ("optim", {"schedule": "constant"}),
+    ("optim", {"weight_decay": 0.5}), ("optim", {"schedule": "constant"}),
     ("optim", {"clip_norm": 3.0}), ("train", {"steps": 3}),
     ("objective", {"label_smoothing": 0.25})])
 def test_runs_whose_steps_differ_share_none(part, values, tmp_path):
@@ -78,5 +79,6 @@ def test_runs_whose_steps_differ_share_none(part, values, tmp_path):
   build = lambda run: stepping.runner(
       loop.assemble.build(run, tmp_path / "w"))
 
-  assert build(run) is build(dataclasses.replace(run, seed=5))
+  assert build(run) is build(
+      dataclasses.replace(run, seed=5).with_values("optim", lr=0.5))
   assert build(run) is not build(run.with_values(part, **values))

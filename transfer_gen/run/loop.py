@@ -6,6 +6,7 @@ import time
 from typing import Any, NoReturn
 
 from etils import epath
+import numpy as np
 
 from transfer_gen import interrupt
 from transfer_gen.run import assemble
@@ -107,6 +108,7 @@ def _loop(
   # Folded with the step when it is used, so that a resumed run draws the same masks.
   key = initial.keys(assembled.run.seed)[0]  # Of dropout.
   run, optimizer, done = assembled.run, assembled.optimizer, start.step
+  lr = np.float32(run.optim.lr)
   feed = feed_lib.prepare(
       assembled, state.params, start.facts.get("data"), runner.put, session.workdir,
       runner.rows)
@@ -131,7 +133,7 @@ def _loop(
     while not finished and done != stop:
       if done in optimizer.starts.values() and done:
         state = _with_slots(session, state, done)
-      state, metrics = runner.step(state, feed.put(next(feed.batches)), key)
+      state, metrics = runner.step(state, feed.put(next(feed.batches)), key, lr)
       done += 1
       session.recording.after(metrics)
       ledger.add(metrics)

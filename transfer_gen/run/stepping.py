@@ -12,7 +12,7 @@ from transfer_gen.train import combined
 from transfer_gen.train import parallel
 
 Runner = parallel.Runner
-_KEPT = 8  # Runners, each with its compiled programs: a study tries several rates.
+_KEPT = 8  # Runners, each with its compiled programs: a study has several runs.
 # By what a step depends on, the one that was used last at the end.
 _RUNNERS: collections.OrderedDict[str, Runner] = collections.OrderedDict()
 
@@ -20,8 +20,8 @@ _RUNNERS: collections.OrderedDict[str, Runner] = collections.OrderedDict()
 def runner(assembled: assembled_lib.Assembled) -> Runner:
   """Returns what takes the steps of a run: its loss, compiled for its devices.
 
-  Runs that differ in their seed alone, as those of a study, share it, so that a step is
-  traced and compiled once for all of them.
+  Runs that differ in nothing but seed and learning rate, as those of a study, share it,
+  so that a step is traced and compiled once for all of them.
 
   Raises:
     errors.UserError: If the devices cannot be divided as the config says.
@@ -40,12 +40,13 @@ def runner(assembled: assembled_lib.Assembled) -> Runner:
 def _depends_on(assembled: assembled_lib.Assembled) -> str:
   """Returns all that a step depends on beside its arguments."""
   run, optimizer = assembled.run, assembled.optimizer
+  alike = dataclasses.replace(run, seed=0).with_values("optim", lr=0.0)
   tables = {name: (table.dim, table.index.tolist())
             for name, table in optimizer.tables.items()}
   return repr((
-      dataclasses.replace(run, seed=0), assembled.model, assembled.beginning,
-      sorted(assembled.specs.items()), optimizer.members, optimizer.starts, tables,
-      assembled.plan.groups, _rows(assembled)))
+      alike, assembled.model, assembled.beginning, sorted(assembled.specs.items()),
+      optimizer.members, optimizer.starts, tables, assembled.plan.groups,
+      _rows(assembled)))
 
 
 def _make(assembled: assembled_lib.Assembled) -> Runner:

@@ -6,6 +6,7 @@ import time
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from transfer_gen.run import assemble
 from transfer_gen.run import stepping
@@ -36,13 +37,13 @@ def seconds(assembled: assemble.Assembled) -> float:
   for batch in batches:
     shape = tuple((name, value.shape) for name, value in sorted(batch.items()))
     shapes.setdefault(shape, []).append(batch)
-  key, total = jax.random.key(0), 0.0
+  key, lr, total = jax.random.key(0), np.float32(assembled.run.optim.lr), 0.0
   for alike in shapes.values():
-    state, _ = runner.step(state, runner.put(alike[0]), key)  # Compiles.
+    state, _ = runner.step(state, runner.put(alike[0]), key, lr)  # Compiles.
     jax.block_until_ready(state)
     begin = time.perf_counter()
     for _ in range(_MEASURED):
-      state, _ = runner.step(state, runner.put(alike[0]), key)
+      state, _ = runner.step(state, runner.put(alike[0]), key, lr)
     jax.block_until_ready(state)
     total += (time.perf_counter() - begin) / _MEASURED * len(alike) / len(batches)
   return total

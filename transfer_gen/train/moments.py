@@ -7,6 +7,7 @@ their count, or starts fresh. The count of its schedule always starts at zero.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -126,7 +127,7 @@ def _why_not(group, rows, optimizer, sources, wanted) -> str | None:
   shapes = {name: jax.ShapeDtypeStruct(row.spec.shape, row.spec.dtype)
             for name, row in mine.items()}
   # Only shapes are compared, so no slot is allocated for a group that may not qualify.
-  slots = jax.eval_shape(optimizer.txs[group].init, shapes)
+  slots = jax.eval_shape(functools.partial(optimizer.slots, group), shapes)
   paths = _paths(source, slots, mine)
   if not paths:
     return ("its optimizer keeps no moments, or its leaves were not in one group of the"

@@ -6,7 +6,7 @@ starts late starts with a count of zero and fresh moments. If only some rows of 
 learn, the state has slots for those rows only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -33,7 +33,9 @@ class Optimizer:
   """The gradient transformations of a run, and the leaves that each one updates.
 
   Attributes:
-    txs: Gradient transformation of each group that ever learns, by group name.
+    txs: From a run's learning rate, a number or f32[], to the gradient transformation
+      of each group that ever learns, by group name. So the rate can be an argument of
+      a compiled step, which runs with other rates then share.
     members: Names of the leaves in each of these groups.
     starts: First step at which each of these groups learns.
     clip_norm: Largest global norm of the gradient, over all leaves that learn; larger
@@ -42,14 +44,16 @@ class Optimizer:
     anchors: By group name, the anchor that holds a group to its source. The state of
       an anchor is the last element of its group's state.
     schedules: Learning rate of each group after a number of its own updates.
+    lr: The run's learning rate, for steps that are given none.
   """
-  txs: Mapping[str, optax.GradientTransformation]
+  txs: Mapping[str, Callable[[Any], optax.GradientTransformation]]
   members: Mapping[str, tuple[str, ...]]
   starts: Mapping[str, int]
   clip_norm: float
   tables: Mapping[str, resolve.Table]
   anchors: Mapping[str, anchors_lib.Anchor]
   schedules: Mapping[str, optax.Schedule] = dataclasses.field(default_factory=dict)
+  lr: float = 1.0
 
   def rates(self, step: int) -> dict[str, float]:
     """Returns the learning rates after `step` steps, of the groups that learn then."""
@@ -74,10 +78,14 @@ class Optimizer:
       if start <= step and group not in state:
         mine = {n: self._part(n, params[n]) for n in self.members[group]}
         # Anchors copy the params now, before the group's first update changes them.
-        chain: Any = self.txs[group].init(mine)
+        chain = self.slots(group, mine)
         held = (self.anchors[group].keep(mine),) if group in self.anchors else ()
         added[group] = chain + held
     return {**state, **added} if added else state
+
+  def slots(self, group: str, params: Any) -> Any:
+    """Returns the state of a group's transformation before its first update."""
+    return self.txs[group](self.lr).init(params)
 
   def split(
       self, params: _Params, state: State
@@ -122,7 +130,8 @@ class Optimizer:
     return {"anchor": functools.reduce(jnp.add, found)} if found else {}
 
   def update(
-      self, grads: _Params, state: State, params: _Params, strength: Any = 1.0
+      self, grads: _Params, state: State, params: _Params, strength: Any = 1.0,
+      lr: Any = None
   ) -> tuple[dict[str, jax.Array], State, jax.Array]:
     """Updates the learning leaves once.
 
@@ -131,6 +140,7 @@ class Optimizer:
       state: The optimizer state; its keys are the groups that learn.
       params: Values of the same leaves, as `split` returns them.
       strength: Factor of the anchors' penalties, a number or f32[].
+      lr: The run's learning rate, f32[]; if None, it is the optimizer's own.
 
     Returns:
       The new values, the new state, and the global norm of the gradient, which
@@ -147,7 +157,7 @@ class Optimizer:
       group_params = {name: params[name] for name in members}
       # An anchor's state holds the source's values, which never change.
       held = group_state[-1:] if group in self.anchors else ()
-      result: Any = self.txs[group].update(
+      result: Any = self.txs[group](self.lr if lr is None else lr).update(
           group_grads, group_state[:-1] if held else group_state, group_params)
       updates, chain = result
       new_state[group] = chain + held
@@ -230,10 +240,10 @@ def build(
   owned = {name: [row for row in rows if row.group == name] for name in learning}
   own = {name: _own(config, group, 1 - starts[name] / steps)
          for name, group in learning.items()}
-  rates = {name: schedule(mine, steps - starts[name], mine.lr)
-           for name, mine in own.items()}
+  rates = {name: schedule(mine, steps - starts[name], mine.lr * group.lr_mult)
+           for (name, mine), group in zip(own.items(), learning.values(), strict=True)}
   return Optimizer(
-      txs={name: _tx(own[name], group, rates[name])
+      txs={name: functools.partial(_tx, own[name], group, steps - starts[name])
            for name, group in learning.items()},
       members={name: tuple(row.name for row in mine) for name, mine in owned.items()},
       starts=starts,
@@ -241,16 +251,16 @@ def build(
       tables={row.name: row.table for row in rows if row.table is not None},
       anchors={name: anchors_lib.build(group, owned[name])
                for name, group in learning.items() if group.anchor is not None},
-      schedules=rates)
+      schedules=rates, lr=config.lr)
 
 
-def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedule:
+def schedule(config: config_lib.Optim, steps: int, peak: Any) -> optax.Schedule:
   """Returns the learning rate schedule: a linear warm-up, then the decay.
 
   Args:
     config: Its `schedule`, `warmup_steps` and `end_factor` are read.
     steps: Step at which the decay ends.
-    peak: Learning rate at the end of the warm-up.
+    peak: Learning rate at the end of the warm-up, a number or f32[].
   """
   # A group that starts late may have fewer steps left than the warm-up takes; it then
   # still reaches its peak. Optax refuses a decay of 0 steps, so `rest` is at least 1.
@@ -269,7 +279,7 @@ def schedule(config: config_lib.Optim, steps: int, peak: float) -> optax.Schedul
   return optax.join_schedules((ramp, decay), (warmup,)) if warmup else decay
 
 
-def _inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
+def _inverse_sqrt(peak: Any, warmup: int) -> optax.Schedule:
   # `optax.join_schedules` evaluates all its schedules at every count, so behind a
   # warm-up this one sees negative counts, whose values are not used.
   return lambda count: peak * (warmup / (jnp.maximum(count, 0) + warmup)) ** 0.5
@@ -295,13 +305,14 @@ def _own(
   # The paper's warm-up is a share of the training, and so of what is left of it here.
   if own.get("schedule", config.schedule) == "slanted":
     own["warmup_steps"] = round(config.warmup_steps * left)
-  return dataclasses.replace(config, lr=config.lr * group.lr_mult, **own)
+  return dataclasses.replace(config, **own)
 
 
 def _tx(
-    config: config_lib.Optim, group: plan_lib.Group, rate: optax.Schedule
+    config: config_lib.Optim, group: plan_lib.Group, steps: int, lr: Any
 ) -> optax.GradientTransformation:
   """Returns a group's transformation: an `optax.chain`, whose state is a tuple."""
+  rate = schedule(config, steps, lr * group.lr_mult)
   # A function and not a dict of names: Optax calls it with the leaves at hand.
   decays = lambda params: {
       name: tree.match([group.no_decay], name) is None for name in params}

@@ -32,16 +32,18 @@ class Runner:
     rows: From B to the rows of a batch that the devices of this process compute, as an
       index of it.
     put: Converts these rows of a batch on the host to the batch that `step` takes.
-    step: Takes one training step, given a state, a batch and the run's key. It donates
-      the state. The key is an argument and no constant of the program, so that runs
-      with other seeds find the same compiled program in the cache.
+    step: Takes one training step, given a state, a batch, the run's key and its
+      learning rate, f32[] (None for the optimizer's own). It donates the state. Key
+      and rate are arguments and no constants of the program, so that runs with others
+      take their steps by the same compiled program.
   """
   shardings: Mapping[str, jax.sharding.Sharding]
   place: Callable[[step_lib.TrainState], step_lib.TrainState]
   fetch: Callable[[step_lib.TrainState], step_lib.TrainState]
   put: Callable[[_Batch], Any]
   step: Callable[
-      [step_lib.TrainState, Any, jax.Array], tuple[step_lib.TrainState, Any]]
+      [step_lib.TrainState, Any, jax.Array, jax.typing.ArrayLike | None],
+      tuple[step_lib.TrainState, Any]]
   rows: Callable[[int], Any] = lambda batch_size: slice(None)
 
   def put_whole(self, batch: _Batch) -> Any:
@@ -111,7 +113,7 @@ def on_mesh(
   """Returns a step for `jit`, with constraints that say where it computes what.
 
   Args:
-    step: `step.train_step` with all arguments but state, batch and key.
+    step: `step.train_step` with all arguments but state, batch, key and lr.
     specs: Specs of the params, by name.
     params: How params are divided between steps.
   """
@@ -146,8 +148,8 @@ def _jit(config, specs, step, rows) -> Runner:
       fetch=lambda state: state,
       put=lambda host: global_arrays.put(host, batch),
       rows=functools.partial(global_arrays.rows, batch),
-      step=lambda state, data, key: _waited(devices, compiled(
-          frozenset(state.opt_state))(state, data, key)))
+      step=lambda state, data, key, lr=None: _waited(devices, compiled(
+          frozenset(state.opt_state))(state, data, key, lr)))
 
 
 def _placed(
@@ -188,12 +190,12 @@ _together.defvjp(
         jax.lax.with_sharding_constraint(g, whole), stored),))
 
 
-def _keep(params, specs, step, state, batch, key):
+def _keep(params, specs, step, state, batch, key, lr=None):
   """Takes a step and constrains the new state to the shardings of the old one.
 
   Without the constraint XLA may choose others, and the next call would compile again.
   """
-  state, metrics = step(state, batch, key=key)
+  state, metrics = step(state, batch, key=key, lr=lr)
   places = sharding.of_state(state, params, specs)
   return jax.lax.with_sharding_constraint(state, places), metrics
 
@@ -213,15 +215,16 @@ def _pmap(config, specs, step, rows) -> Runner:
       jax.sharding.PartitionSpec(_AXIS))
   # The key is the same on all devices: the step folds in each one's own index.
   mapped = jax.pmap(
-      lambda state, batch, key: step(state, batch, key=key, axis_name=_AXIS),
-      axis_name=_AXIS, in_axes=(0, 0, None), donate_argnums=0)
+      lambda state, batch, key, lr: step(
+          state, batch, key=key, lr=lr, axis_name=_AXIS),
+      axis_name=_AXIS, in_axes=(0, 0, None, None), donate_argnums=0)
 
   def put(host):
     return {k: v.reshape(count, v.shape[0] // count, *v.shape[1:])
             for k, v in host.items()}
 
-  def one_step(state, batch, key):
-    state, metrics = _waited(jax.local_devices(), mapped(state, batch, key))
+  def one_step(state, batch, key, lr=None):
+    state, metrics = _waited(jax.local_devices(), mapped(state, batch, key, lr))
     # Metrics are summed over devices in the step: all copies are the same.
     return state, jax.tree.map(_first, metrics)
 

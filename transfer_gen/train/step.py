@@ -39,6 +39,7 @@ def train_step(
     nll_fn: NllFn,
     optimizer: optim_lib.Optimizer,
     key: jax.Array,
+    lr: jax.typing.ArrayLike | None = None,
     weigh: Weigh | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
@@ -60,6 +61,7 @@ def train_step(
     nll_fn: Negative log-likelihood of each target, in nats, or several terms by name.
     optimizer: The optimizer of the leaves that learn.
     key: The run's dropout key.
+    lr: The run's learning rate, f32[]; if None, it is the optimizer's own.
     weigh: Weights of the terms, whose weighted sum is minimized. If None, the term
       `loss` is.
     accumulate: Number of micro-batches; they are computed one after another to save
@@ -97,7 +99,7 @@ def train_step(
   grads, totals = total_over(
       _grads(loss_fn, learning, batch, step_key, accumulate))
   updated, opt_state, norm = optimizer.update(
-      grads, state.opt_state, learning, weights.get(ANCHOR, 1.0))
+      grads, state.opt_state, learning, weights.get(ANCHOR, 1.0), lr)
   once = {**{f"{name}_weight": weight for name, weight in weights.items()
              if isinstance(weight, jax.Array)},
           **optimizer.penalties(learning, state.opt_state), "grad_norm": norm}
