@@ -69,7 +69,7 @@ def _one_by_one(study: config.Study, folder: pathlib.Path) -> float:
 
 def _page(folder: pathlib.Path, count: int) -> dict[str, float]:
   """Times the page of a study whose last treatment stands there many times."""
-  facts = json.loads((folder / "result.json").read_text())
+  facts = json.loads((folder / "results.json").read_text())
   pair = facts["comparisons"][-1]
   curves: dict[str, dict[str, list]] = {}
   for one in facts["trainings"]:

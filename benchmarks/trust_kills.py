@@ -81,7 +81,7 @@ def trained(workdir: pathlib.Path) -> Any:
 
 def studied(workdir: pathlib.Path) -> Any:
   """Returns what a study found, without what a clock decides."""
-  data = json.loads((workdir / "result.json").read_text())
+  data = json.loads((workdir / "results.json").read_text())
   return [_without_clocks(data[part]) for part in ("runs", "comparisons")]
 
 

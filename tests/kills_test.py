@@ -150,7 +150,7 @@ def test_a_killed_study_goes_on_and_finds_what_a_whole_one_does(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("file", ["result.json", "report.html"])
+@pytest.mark.parametrize("file", ["results.json", "report.html"])
 def test_a_study_whose_report_finds_no_room_is_reported_when_there_is(
     folder, studied, file):
   message = killing.fill(folder, f"open out/{file}.partial", *STUDY)

@@ -10,6 +10,7 @@ from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen.config import codec
 from transfer_gen.study import budgets
+from transfer_gen.study import dry_run
 from transfer_gen.study import jobs
 from transfer_gen.study import report
 from transfer_gen.study import study
@@ -127,8 +128,9 @@ def test_a_name_that_a_longer_control_would_get_is_refused_before_training(folde
   asked.runs["scratch_x4"] = asked.runs["scratch"]
   asked.pairs = (*asked.pairs, ("scratch_x4", "scratch"))
 
-  with pytest.raises(errors.UserError, match="'scratch_x4' has the name that 'scratch"):
-    study.run(asked, folder / "taken")
+  for call in (study.run, dry_run.describe):
+    with pytest.raises(errors.UserError, match="'scratch_x4' has the name that 'scra"):
+      call(asked, folder / "taken")
   assert not (folder / "taken").exists()
 
 

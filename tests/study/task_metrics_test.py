@@ -85,7 +85,7 @@ def test_tables_and_pages_show_metrics_beside_losses(done):
   score = facts["runs"]["fast"][0]["metrics"]["chrf"]
   for text in (section, page, " ".join(report.study_text(facts).split())):
     assert f"{score:.2f} (" in text and "fast against slow, chrf: " in text
-  stored = json.loads((folder / "w" / "result.json").read_text())
+  stored = json.loads((folder / "w" / "results.json").read_text())
   assert stored["runs"]["fast"][0]["metrics"]["chrf"] == score
 
 

@@ -86,7 +86,7 @@ def test_a_pair_has_what_choose_measures_of_its_treated_run(done):
 
   stored = facts["comparisons"][0]["transfer"]["before"]
 
-  assert stored == json.loads((folder / "w" / "result.json").read_text())[
+  assert stored == json.loads((folder / "w" / "results.json").read_text())[
       "comparisons"][0]["transfer"]["before"]
   # By another route: what a model with these params scores, and the words themselves.
   scores = trained_lib.Trained(
@@ -312,10 +312,10 @@ def test_only_pairs_whose_gain_and_measures_are_known_count():
 def _studies(done, tmp_path, monkeypatch):
   """Two folders of studies: one that was run, and one of made-up pairs."""
   monkeypatch.chdir(tmp_path)
-  real = json.loads((done[0] / "w" / "result.json").read_text())
+  real = json.loads((done[0] / "w" / "results.json").read_text())
   for name, pairs in (("real", real["comparisons"]), ("<made>", _pairs(4))):
     (tmp_path / name).mkdir()
-    (tmp_path / name / "result.json").write_text(json.dumps({"comparisons": pairs}))
+    (tmp_path / name / "results.json").write_text(json.dumps({"comparisons": pairs}))
   return tmp_path
 
 
@@ -345,7 +345,7 @@ def test_studies_are_compared_over_all_their_pairs(studies, done, capsys):
 
 
 @pytest.mark.parametrize("text, message", [
-    ('{"comparisons": [{}]}', "bad/result.json: it is damaged, or of another version"),
+    ('{"comparisons": [{}]}', "bad/results.json: it is damaged, or of another version"),
     ('{"comparisons": [', "Give the study again with the command that made it"),
     ('{"comparisons": []}', "bad: none of its pairs has a result yet. Give the study"),
     (json.dumps({"comparisons": _pairs(1, treated=["a"])}), "['a'] is no text"),
@@ -354,7 +354,7 @@ def test_studies_are_compared_over_all_their_pairs(studies, done, capsys):
 ])
 def test_a_damaged_result_of_a_study_is_named(studies, capsys, text, message):
   (studies / "bad").mkdir()
-  (studies / "bad" / "result.json").write_text(text)
+  (studies / "bad" / "results.json").write_text(text)
 
   assert message in cli.refused(capsys, "compare", "bad", "real", "--output=out")
   assert not (studies / "out").exists()
@@ -363,7 +363,7 @@ def test_a_damaged_result_of_a_study_is_named(studies, capsys, text, message):
 def test_a_study_from_before_pairs_were_measured_is_shown_without_measures(
     studies, capsys):
   (studies / "old").mkdir()
-  (studies / "old" / "result.json").write_text(
+  (studies / "old" / "results.json").write_text(
       json.dumps({"comparisons": _pairs(1, transfer=None)}))
 
   printed = cli.run(capsys, "compare", "old", "real", "--output=out")
@@ -384,7 +384,7 @@ def test_studies_that_say_nothing_together_are_refused(studies, capsys, words, m
   (studies / "run").mkdir()
   for name in ("unmeasured", "unmeasured2"):
     (studies / name).mkdir()
-    (studies / name / "result.json").write_text(
+    (studies / name / "results.json").write_text(
         json.dumps({"comparisons": _pairs(1, transfer=None)}))
 
   assert message in cli.refused(capsys, "compare", *words, "--output=out")

@@ -70,7 +70,7 @@ def test_trainings_at_once_find_what_one_after_another_find(found):
   folder, _ = found
   # Messages name the folder of their study.
   alone, together = (_without_clocks(json.loads(
-      (folder / f"w{at_once}" / "result.json").read_text().replace(
+      (folder / f"w{at_once}" / "results.json").read_text().replace(
           str(folder / f"w{at_once}"), "W"))) for at_once in (1, 2))
 
   assert alone == together

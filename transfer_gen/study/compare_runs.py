@@ -13,7 +13,6 @@ from transfer_gen.study import outcome as outcome_lib
 from transfer_gen.study import report_folder
 
 PAGE = report_folder.PAGE
-_RESULT = "results.json"
 _SEED = 0  # By which documents are drawn for samples.
 
 
@@ -59,5 +58,5 @@ def run(
     facts = {"question": study.question, "command": command, **found,
              "notes": comparable.notes(jobs)}
     report_folder.write(
-        folder, facts, jobs, jobs, lambda what, make, otherwise: make(), _RESULT)
+        folder, facts, jobs, jobs, lambda what, make, otherwise: make())
   return facts

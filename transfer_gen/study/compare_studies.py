@@ -12,7 +12,7 @@ from transfer_gen.study import finished_runs
 from transfer_gen.study import foretold
 from transfer_gen.study import foretold_page
 
-RESULT, PAGE, _OF_STUDY = "results.json", "report.html", "result.json"
+RESULT, PAGE = "results.json", "report.html"
 _QUESTION = "Which measures before training foretold the gains?"
 _AGAIN = ("Give the study again with the command that made it: what has ended is not"
           " trained again.")
@@ -28,7 +28,7 @@ def are_studies(words: Sequence[str]) -> bool:
       study is meant, only the user can say.
   """
   folders = [finished_runs.named_folder(word)[1] for word in words]
-  studies = [one for one in folders if (epath.Path(one) / _OF_STUDY).is_file()]
+  studies = [one for one in folders if (epath.Path(one) / RESULT).is_file()]
   others = [one for one in folders if one not in studies and epath.Path(one).exists()]
   if studies and others:
     raise errors.UserError("\n  ".join([
@@ -62,7 +62,7 @@ def run(
   named = [*map(finished_runs.named_folder, words)]
   if misfits := [*finished_runs.twice(named)]:
     raise errors.UserError("\n  ".join(["studies that cannot be compared:", *misfits]))
-  of_each = {name: whole.read_json(epath.Path(folder) / _OF_STUDY, _pairs, _AGAIN)
+  of_each = {name: whole.read_json(epath.Path(folder) / RESULT, _pairs, _AGAIN)
              for name, folder in named}
   if empty := [f"{name}: none of its pairs has a result yet. {_AGAIN}"
                for name, found in of_each.items() if not found]:

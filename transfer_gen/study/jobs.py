@@ -17,7 +17,7 @@ from transfer_gen.study import fractions
 Run, Sketch, Study = config_lib.Run, config_lib.Sketch, config_lib.Study
 _EVENTS = "tensorboard"  # Of all runs, each in a folder of its own.
 # Beside the folders of runs.
-_FILES = (_EVENTS, best_link.NAME, "calls.json", "result.json", "results.csv",
+_FILES = (_EVENTS, best_link.NAME, "calls.json", "results.json", "results.csv",
           "pairs.csv", "report.html", "report.svg")
 
 

@@ -14,7 +14,7 @@ from transfer_gen.study import sentences
 from transfer_gen.study import task_metrics
 
 TRAININGS, PAIRS = "results.csv", "pairs.csv"  # Beside the page.
-# Titles, and the names that the numbers have in `result.json`.
+# Titles, and the names that the numbers have in `results.json`.
 _KNOWN = {"run": "run", "seed": "seed", "lr": "lr", "fraction": "fraction",
           "steps": "steps", "best_step": "step", "validation_loss": "validation_loss"}
 _TESTED = {"test_loss": "loss", "bits_per_byte": "bits_per_byte"}

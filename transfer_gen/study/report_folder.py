@@ -12,15 +12,14 @@ from transfer_gen.study import report_files
 from transfer_gen.study import report_page
 from transfer_gen.study import report_picture
 
-RESULT, PAGE = "result.json", "report.html"  # In the workdir of a study.
+RESULT, PAGE = "results.json", "report.html"
 _PATHS = {"pictures", "test_pictures", "workdir"}  # Keys of results that hold one.
 
 
 def write(
     folder: epath.PathLike, facts: dict[str, Any],
     jobs: Sequence[every_training.jobs_lib.Job],
-    tested: Sequence[every_training.jobs_lib.Job], show: Callable[..., Any],
-    name: str = RESULT) -> None:
+    tested: Sequence[every_training.jobs_lib.Job], show: Callable[..., Any]) -> None:
   """Writes what was found into a folder: see `RESULT`, `report_csv` and `PAGE`.
 
   `report.svg` is the answer as a picture.
@@ -34,7 +33,6 @@ def write(
     tested: Those of them that are compared.
     show: Makes the page; a failure of that is no failure of the study, see
       `trainings.Trainings.show`.
-    name: Name of the JSON file.
   """
   folder = epath.Path(folder)
   found = [(job, every_training.role(job, tested, facts["sources"])) for job in jobs]
@@ -43,7 +41,7 @@ def write(
   for one in [*runs, *facts["trainings"]]:
     for key in _PATHS & one.keys():
       one[key] = report_files.relative(one[key], folder)
-  whole.write_json(folder / name, facts)
+  whole.write_json(folder / RESULT, facts)
   report_csv.write(folder, facts)
   curves = every_training.curves(found)
   show(PAGE, lambda: whole.write_text(

@@ -23,7 +23,7 @@ def run(
 ) -> dict[str, Any]:
   """Trains, tests and compares runs; writes what it found into files.
 
-  These are `result.json`, `results.csv`, `report.html` and `report.svg`, see
+  These are `results.json`, `results.csv`, `report.html` and `report.svg`, see
   `report_folder.write`.
   The runs of a pair come before those of the next one, and they are written after
   each pair. What fails is reported, and the other runs go on.
@@ -41,7 +41,7 @@ def run(
       `if __name__ == "__main__":`.
 
   Returns:
-    What `result.json` holds. Its `summary` has `<run>_test_loss` of each compared run
+    What `results.json` holds. Its `summary` has `<run>_test_loss` of each compared run
     (nats per token, mean over seeds), of the first pair the gain in nats per token, in
     bits per byte and in `Study.metrics` with its interval, `reached` and `gap` (see
     `comparison.compare`), `effective_data` and `pays_from` where they are known,
@@ -75,7 +75,6 @@ class _Call:
       command: str, at_once: int):
     planned = jobs_lib.jobs(study, workdir)
     jobs_lib.check_only(planned, only)
-    budgets.check(study)
     checked = preflight.check(study, planned, force)
     # A copy, to which controls with more steps are added.
     study = dataclasses.replace(checked.study, runs={**checked.study.runs})
