@@ -26,7 +26,9 @@ def test_each_mark_has_its_own_text_whatever_a_curve_is_called():
   # A mark lies where its value is: the lower the value, the lower the mark.
   high, low = (float(y) for y in re.findall(
       r'<use [^>]* y="([\d.]+)"[^>]*><title>a ', plot.picture))
-  assert high < low and "hover-" not in plot.picture
+  assert high < low and 'id="curve' not in plot.picture
+  # Each curve has a class, by which its box in the legend hides it.
+  assert re.findall(r'class="(curve\d+)"', plot.picture) == ["curve0", "curve1"]
 
 
 def test_a_picture_for_itself_has_the_same_texts_and_a_plot_of_many_points_none():

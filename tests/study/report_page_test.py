@@ -271,8 +271,15 @@ document.querySelector("iframe").onload = event => {{
   inside.querySelectorAll("details").forEach(one => one.open = true)
   const wide = [...inside.body.querySelectorAll("*")].filter(
     one => one.getBoundingClientRect().right > root.clientWidth + 1)
+  const view = event.target.contentWindow
+  const shown = (figure, name) => [...figure.querySelectorAll("g." + name)].map(
+    one => view.getComputedStyle(one).display !== "none")
+  const box = inside.querySelector("input.curve1"), figure = box.closest("figure")
+  const before = [shown(figure, "curve0"), shown(figure, "curve1")]
+  box.click()
   document.querySelector("pre").textContent = JSON.stringify({{
-    frame: event.target.contentWindow.innerWidth,
+    frame: view.innerWidth,
+    before: before, after: [shown(figure, "curve0"), shown(figure, "curve1")],
     room: root.clientWidth, needed: root.scrollWidth, scrolled: wide.length,
     wide: wide.filter(one => !one.parentElement.closest(".scroll, .plot")).map(
       one => one.outerHTML.slice(0, 80))}})
@@ -304,6 +311,10 @@ def test_in_a_browser_only_what_scrolls_is_wider_than_the_page(text, tmp_path, w
   assert found_here["needed"] == found_here["room"] > 0.9 * width
   # On a telephone, tables and plots do not fit, and so have to scroll.
   assert (found_here["scrolled"] > 0) == (width == 360)
+  # A curve whose box is no longer checked is hidden, and the others stay.
+  first, second = found_here["before"]
+  assert first and second and all(first + second)
+  assert found_here["after"] == [first, [False] * len(second)]
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="no chromium is installed")

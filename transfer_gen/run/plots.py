@@ -33,9 +33,10 @@ _STYLE = {
 _SIZE = (6.8, 4.0)  # Inches. Small, so that letters stay legible on a telephone.
 _MARKED = 600  # Largest number of points in a plot that marks each.
 _COLUMNS = 8  # Numbers in a row of a table.
-# A line of Matplotlib's whose marks have texts, which its name holds until the SVG is
-# written; as hexadecimal digits, which no writer of attributes changes.
-_HOVER = re.compile(r'<g id="hover-([0-9a-f]*)">(.*?)</g>', re.DOTALL)
+# What Matplotlib drew of a curve. Until the SVG is written, its name holds its number
+# and the texts of its marks; as hexadecimal digits, which no writer of attributes
+# changes.
+_DRAWN = re.compile(r'<g id="curve-(\d+)-([0-9a-f]*)">(.*?)</g>', re.DOTALL)
 
 Points = Sequence[tuple[float, float]]
 Table = Sequence[Sequence[str]]
@@ -69,25 +70,22 @@ def canvas(size: tuple[float, float] = _SIZE) -> Iterator[figure.Figure]:
     yield figure.Figure(figsize=size, layout="constrained")
 
 
-def look(number: int) -> dict[str, Any]:
-  """Returns color and dashes of the curve of a number, as Matplotlib takes them."""
-  dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
-  return {"color": COLORS[number % len(COLORS)],
-          "linestyle": (0, dashes) if dashes else "-"}
-
-
-def fill(number: int) -> dict[str, Any]:
-  """Returns the color of the curve of a number, for bars and marks."""
-  return {"color": COLORS[number % len(COLORS)]}
-
-
-def hover(texts: Sequence[str]) -> dict[str, Any]:
-  """Returns what gives marks a text where a pointer rests, as `axes.plot` takes it.
+def look(number: int, texts: Sequence[str] = ()) -> dict[str, Any]:
+  """Returns how Matplotlib draws the curve of a number: color, dashes and its name.
 
   Args:
-    texts: One for each mark of the line. Points without a finite value have no mark.
+    number: Place of the curve in the legend, by which a reader can hide it.
+    texts: What each mark of the curve says where a pointer rests, or () for nothing.
+      Points without a finite value have no mark.
   """
-  return {"gid": f"hover-{json.dumps(texts).encode().hex()}"}
+  dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
+  return {**fill(number, texts), "linestyle": (0, dashes) if dashes else "-"}
+
+
+def fill(number: int, texts: Sequence[str] = ()) -> dict[str, Any]:
+  """Returns the same without dashes, for bars and marks; see `look`."""
+  return {"color": COLORS[number % len(COLORS)],
+          "gid": f"curve-{number}-{json.dumps(texts).encode().hex() if texts else ''}"}
 
 
 def handles(count: int) -> list[lines.Line2D]:
@@ -142,8 +140,8 @@ def draw(
       marked = count <= _MARKED or len(points) == 1
       texts = [f"{_curve(name, part)}, step {step:,.10g}: {number(value)}"
                for step, value in points if math.isfinite(value)]
-      axes.plot(*zip(*points), linewidth=1.3, **look(place),
-                **({"marker": ".", **hover(texts)} if marked else {}))
+      axes.plot(*zip(*points), linewidth=1.3, marker="." if marked else "",
+                **look(place, texts if marked else ()))
   axes.set_xlabel("step")
   axes.set_ylabel(label)
 
@@ -216,16 +214,17 @@ def _written(drawn: figure.Figure, title: str, said: Mapping[str, str], **how) -
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
     drawn.savefig(buffer, format="svg", **how, metadata={
         **dict.fromkeys(("Date", "Creator", "Format", "Type")), **said})
-  return _HOVER.sub(_hovering, buffer.getvalue())
+  return _DRAWN.sub(_classed, buffer.getvalue())
 
 
-def _hovering(group: re.Match[str]) -> str:
-  """Returns a group of marks with the texts that its name held."""
-  texts = iter(json.loads(bytes.fromhex(group[1])))
-  marks = re.sub(r"(<use [^>]*)/>", lambda use: markupsafe.Markup(
-      "{}><title>{}</title></use>").format(markupsafe.Markup(use[1]), next(texts)),
-      group[2])
-  return f"<g>{marks}</g>"
+def _classed(group: re.Match[str]) -> str:
+  """Returns what was drawn of a curve with its class, and the texts of its marks."""
+  texts = iter(json.loads(bytes.fromhex(group[2])) if group[2] else ())
+  marks = group[3] if not group[2] else re.sub(
+      r"(<use [^>]*)/>", lambda use: markupsafe.Markup(
+          "{}><title>{}</title></use>").format(markupsafe.Markup(use[1]), next(texts)),
+      group[3])
+  return f'<g class="curve{group[1]}">{marks}</g>'
 
 
 def _curve(name: str, part: str) -> str:

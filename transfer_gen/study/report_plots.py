@@ -82,7 +82,7 @@ def draw_gains(axes: Any, pairs: Sequence[Facts]) -> None:
     found = comparison.main(pair)
     axes.plot([found["low"], found["high"]], [row, row], linewidth=4, alpha=0.4,
               **plots.fill(0))
-    axes.plot([found["gain"]], [row], marker="o", **plots.fill(0), **plots.hover([
+    axes.plot([found["gain"]], [row], marker="o", **plots.fill(0, [
         f"{_pair(pair)}: {plots.number(found['gain'])} {sentences.unit(pair)}, 95%"
         f" interval {plots.number(found['low'])} to {plots.number(found['high'])}"]))
   axes.set_yticks(range(len(pairs)), [_tick(pair) for pair in pairs])
@@ -235,7 +235,7 @@ def _traded(title, unit, named) -> plots.Plot:
     axes = drawn.add_subplot()
     for number, (name, points) in enumerate(named.items()):
       axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o",
-                linestyle="", **plots.fill(number), **plots.hover([
+                linestyle="", **plots.fill(number, [
                     f"{name}, seed {seed}: gain {plots.number(y)}, forgetting"
                     f" {plots.number(x)}" for x, y, seed in points]))
     axes.set_xlabel("forgetting: bits per byte more on the source's test text")
