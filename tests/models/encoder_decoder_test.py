@@ -225,7 +225,8 @@ def _losses(config, devices, steps=12):
     "t5", pytest.param("bart", marks=pytest.mark.long)])
 def test_training_losses_decrease_and_match_on_eight_devices(name):
   config = dataclasses.replace(
-      CONFIGS[name], vocab_size=24, width=16, num_heads=4, mlp_width=32)
+      CONFIGS[name], vocab_size=24, width=16, num_heads=4, mlp_width=32, num_layers=1,
+      encoder_layers=1)
 
   losses, _ = _losses(config, config_lib.Parallel())
   shared, state = _losses(config, config_lib.Parallel(fsdp=2, tensor=4))

@@ -49,8 +49,8 @@ def _folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name, model, leaves", [
-    ("transformer", TRANSFORMER, 2),
-    pytest.param("recurrent", RECURRENT, 4, marks=pytest.mark.long)])
+    pytest.param("transformer", TRANSFORMER, 2, marks=pytest.mark.long),
+    ("recurrent", RECURRENT, 4)])
 def test_a_transfer_matches_each_side_by_its_own_tokens(folder, name, model, leaves):
   work = lambda which: folder / f"{name}_{which}"
   loop.train(_run(folder, "first", model), work("first"))
