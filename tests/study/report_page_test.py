@@ -19,6 +19,7 @@ from transfer_gen.study import foretold
 from transfer_gen.study import report_csv
 from transfer_gen.study import report_page
 from transfer_gen.study import report_plots
+from transfer_gen.study import report_rows
 
 _SCRIPT = "<script>alert(1)</script>\ud800"
 # What makes a browser ask the network, beside elements.
@@ -93,6 +94,23 @@ def test_the_answer_comes_first_and_the_parts_in_the_order_of_their_weight(root)
       "How far each layer moved", "Environment"]
   assert "transfer-gen study --config=a.py" in [
       _shown(one) for one in root.xpath("//pre[@class='command']")]
+
+
+def test_each_number_has_its_command(tmp_path):
+  facts = found.facts(command="transfer-gen study --config=a.py --workdir='a b'")
+  found.with_workdirs(tmp_path, facts)
+
+  header, *rows = report_rows.commands(facts, "a b")
+
+  assert header == ("numbers", "command") and len(rows) == 2 * 4
+  assert rows[:2] == [
+      ("moved, seed 0: training and validation",
+       f"{facts['command']} --only=moved/seed_0"),
+      ("moved, seed 0: test", "transfer-gen evaluate --workdir='a b/moved/seed_0'")]
+  # What others have trained is only tested.
+  facts["command"] = "transfer-gen compare a b"
+  assert [name for name, _ in report_rows.commands(facts, "a")][1:3] == [
+      "moved, seed 0: test", "moved, seed 1: test"]
 
 
 def test_behind_every_plot_stands_a_table_with_its_numbers(root):

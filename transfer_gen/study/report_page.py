@@ -56,7 +56,8 @@ def study_page(
       sources={one["run"]: report_files.links(one["workdir"]) for one in trainings
                if one["role"] == "source"},
       environments=report_rows.environments(facts),
-      data=facts["data"], command=facts["command"])
+      data=facts["data"], command=facts["command"],
+      commands=report_rows.commands(facts, folder))
 
 
 def _sample(sample: Mapping[str, Any]) -> list[tuple[str, str]]:

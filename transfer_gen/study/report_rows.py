@@ -1,7 +1,11 @@
 """The rows of what a study found, for a terminal, for Markdown and for a page."""
 
 from collections.abc import Mapping
+import os
+import shlex
 from typing import Any
+
+from etils import epath
 
 from transfer_gen.study import foretold_page
 from transfer_gen.study import sentences
@@ -76,6 +80,28 @@ def environments(facts: Facts) -> list[dict[str, Any]]:
     found.append({"names": one["names"], "rows": rows, "packages": ", ".join(
         f"{name} {version}" for name, version in sorted(versions.items()))})
   return found
+
+
+def commands(facts: Facts, folder: epath.PathLike) -> list[tuple[str, str]]:
+  """Returns a header, and the command behind the numbers of each compared run and seed.
+
+  Args:
+    facts: What was found; paths are as seen from `folder`.
+    folder: The folder of the report.
+  """
+  rows = [("numbers", "command")]
+  for one in facts["trainings"]:
+    if one["role"] != "compared":
+      continue
+    name = f"{one['run']}, seed {one['seed']}"
+    # Only a study trains; `compare` takes what others have trained.
+    if " study " in facts["command"]:
+      only = shlex.quote(f"{one['run']}/seed_{one['seed']}")
+      rows.append((f"{name}: training and validation",
+                   f"{facts['command']} --only={only}"))
+    workdir = shlex.quote(os.path.normpath(epath.Path(folder) / one["workdir"]))
+    rows.append((f"{name}: test", f"transfer-gen evaluate --workdir={workdir}"))
+  return rows
 
 
 def samples(facts: Facts) -> list[dict[str, Any]]:
