@@ -22,7 +22,7 @@ from transfer_gen.train import objectives
 from transfer_gen.train import step as step_lib
 from transfer_gen.train import terms as terms_lib
 
-ANCHOR, CE, SMOOTHED = step_lib.ANCHOR, "ce", "label_smoothed"
+ANCHOR, CE, SMOOTHED = step_lib.ANCHOR, step_lib.CE, "label_smoothed"
 TEACHER = ("logits", "hidden", "attention")  # Computed in `distill.loss`.
 _VALUES = "values"  # In a batch: f32[B, T, D].
 # In a batch: f32[B, T], 0 where a target that counts has no value.
