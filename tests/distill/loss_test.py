@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.distill import loss
 from transfer_gen.distill import matching
-from transfer_gen.distill import open_teacher
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import registry
 from transfer_gen.run import answers
@@ -303,19 +301,6 @@ def test_invalid_distill_settings_are_refused(model, fields, message, folder):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(
         _run(folder, model, distill=_distill(folder, **fields)), folder / "none")
-
-
-def test_hidden_states_of_a_decoder_that_attends_in_each_step_are_refused():
-  pair = config_lib.Recurrent(
-      vocab_size=9, encoder=True, encoder_attention="general", num_layers=1)
-  fed = dataclasses.replace(pair, input_feeding=True)
-  source = types.SimpleNamespace(path="teacher")
-  distill = config_lib.Distill(hidden=1.0)
-
-  open_teacher._check_pair(distill, source, pair, pair)
-  for theirs, own in ((pair, fed), (fed, pair)):
-    with pytest.raises(errors.UserError, match="attends in each step"):
-      open_teacher._check_pair(distill, source, theirs, own)
 
 
 def test_a_teacher_with_another_vocabulary_needs_an_alignment(folder):

@@ -59,6 +59,11 @@ def listening(
     nonlocal before
     if isinstance(context.module, blocks.Block):
       before = context.module.config.prefix
+    if isinstance(context.module, layers.Tap):
+      if context.method_name == "is_heard":
+        return context.module.layer in hidden
+      if context.method_name == "__call__" and context.module.layer in hidden:
+        seen.hidden[context.module.layer] = args[0]
     result, path = call(*args, **kwargs), context.module.path
     if context.method_name != "__call__":
       return result
@@ -128,9 +133,6 @@ def why_unheard(config: Any) -> str:
     return ""
   if config.window:  # Each position is computed from the tokens of its window alone.
     return "a model with a window has no hidden states of a whole row"
-  if config.stepwise:  # Its layers are parts of one loop; none is called by itself.
-    return ("the layers of a decoder that attends in each step (additive,"
-            " input_feeding, coverage) hand out no hidden states")
   return ""
 
 
