@@ -373,14 +373,49 @@ def test_flags_that_say_nothing_about_drawings_are_refused(
   assert not (folder / "new").exists()
 
 
+def _by_strategy(folder, **strategy):
+  run = _run(folder, source=config.Source(path=str(folder / "first")),
+             tokenizer=config.Tokenizer(kind="source"),
+             strategy=config.Strategy(**strategy))
+  return assemble.build(run, folder / "none")
+
+
+@pytest.mark.parametrize("strategy, learns", [
+    (dict(name="feature_extraction"), {"head": (1, 0)}),
+    (dict(name="discriminative", factor=2.0),
+     {"head": (1, 0), "decoder": (1 / 2, 0), "encoder": (1 / 4, 0)}),
+    (dict(name="gradual_unfreezing", every=1),
+     {"head": (1, 0), "decoder": (1, 1), "encoder": (1, 2)}),
+    (dict(name="surgical", learn=("encoder",)), {"encoder": (1, 0)}),
+    (dict(name="fine_tune", frozen=1), {"head": (1, 0), "decoder": (1, 0)})],
+                         ids=range(5))
+def test_strategies_take_encoder_decoder_and_output_as_layers(strategy, learns, folder):
+  setup = _by_strategy(folder, **strategy)
+
+  part = {"encoder": "encoder", "decoder": "decoder", "start": "decoder"}
+  rates = {group.name: group.lr_mult for group in setup.plan.groups}
+  found = {row.name: (rates[row.group], row.unfreeze_step) for row in setup.rows}
+  for name, value in found.items():
+    wanted = learns.get(part.get(name.split("/")[0], "head"))
+    assert (value == wanted) if wanted else value[1] is None, name
+  assert len(found) == 31
+
+
+def test_the_strategy_lora_stands_beside_all_kernels_below_the_output(folder):
+  setup = _by_strategy(folder, name="lora", rank=2)
+
+  own = {name for name, spec in setup.specs.items() if "lora_" not in name}
+  learning = {row.name for row in setup.rows if row.unfreeze_step is not None}
+  kernels = [name for name in own if "kernel" in name and "head/" not in name]
+  assert learning == setup.specs.keys() - own
+  assert len(learning) == 2 * len(kernels) == 30
+
+
 @pytest.mark.parametrize("fields, message", [
     (dict(objective=config.Objective()), "objective.bivariate.weight is 0"),
     (dict(tokenizer=config.Tokenizer(kind="bytes")), "Choose tokenizer.kind=strokes"),
     (dict(model=small_runs.RNN), "Choose model=config.Sketch"),
-    (dict(adapters=(config.LoRA(params=".*kernel"),)), "adapters: a model of drawings"),
     (dict(train=config.Train(metric="bleu")), "train.metric: a model of drawings"),
-    (dict(source=config.Source(path="first"), strategy=config.Strategy(name="lora")),
-     "strategy.name: a model of drawings"),
     (dict(model=dataclasses.replace(MODEL, latent_width=0)),
      "objective.kl needs latent_mean"),
 ])

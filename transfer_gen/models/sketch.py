@@ -20,6 +20,7 @@ from transfer_gen.models import recurrent_layers
 
 Input = recurrent_layers.Input
 DOWN, UP, END = range(3)  # States of the pen behind a point.
+_PEN = "pen"
 # Name of what the head gives beside the state of the pen, and its sizes behind M.
 _MIXTURE: dict[str, tuple[int, ...]] = {
     "mixture_logits": (), "mixture_means": (2,), "mixture_log_scales": (2,),
@@ -38,8 +39,9 @@ class Sketch(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: decoder and head; with a latent also encoder and start, which makes the
-  decoder's first state of the latent.
+  Params: decoder and head, a `Fan` to the state of the pen, `pen`, and the mixture;
+  with a latent also encoder and start, which makes the decoder's first state of the
+  latent.
   """
   config: config_lib.Sketch
 
@@ -57,7 +59,8 @@ class Sketch(nn.Module):
     self.decoder = recurrent_layers.Cell(
         config.cells, (*_points(config), *latent), config.hidden_width)
     self.dropout = nn.Dropout(config.dropout)
-    self.head = Head(config)
+    self.head = recurrent_layers.Fan(
+        Input("", "hidden", config.hidden_width), _outputs(config), config.init)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False, values: jax.Array | None = None,
@@ -90,8 +93,8 @@ class Sketch(nn.Module):
     before = jnp.pad(values[:, :-1], ((0, 0), (1, 0), (0, 0)))
     h = self.decoder(
         self._read(inputs, before, latent), self.begin(latent, len(inputs)))
-    pen, mixture = self.head(self.dropout(
-        h.swapaxes(0, 1), deterministic=not train))
+    mixture = self.head(self.dropout(h.swapaxes(0, 1), deterministic=not train))
+    pen = mixture.pop(_PEN)
     for name, value in {**mixture, **_moments(mixture)}.items():
       outputs.give(self, name, value)
     return pen
@@ -151,8 +154,8 @@ class Sketch(nn.Module):
     carry, h = self.decoder.extend(
         self._read(pen[:, None], offset[:, None], latent),
         jnp.ones((1, len(pen)), bool), carry)
-    logits, mixture = self.head(h[0])
-    return carry, logits, mixture
+    mixture = self.head(h[0])
+    return carry, mixture.pop(_PEN), mixture
 
   def _read(self, pens, offsets, latent):
     dtype = layers.computation_dtype(self.config.dtype)
@@ -213,46 +216,6 @@ class Encoder(nn.Module):
         ends).astype(jnp.float32)
 
 
-class Head(nn.Module):
-  """States of the decoder to the state of the pen, and the mixture of the offset.
-
-  Attributes:
-    config: The model's config.
-
-  Params: a kernel and a bias for each of what it gives: kernel_pen f32[U, P],
-  kernel_mixture_logits and kernel_mixture_slants f32[U, M], kernel_mixture_means and
-  kernel_mixture_log_scales f32[U, M, 2].
-  """
-  config: config_lib.Sketch
-
-  # One product for all of them: with M of 20 each alone would be narrow.
-  @nn.compact
-  def __call__(self, h: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """dtype[..., U] to f32[..., P], and the mixture by name."""
-    config, width = self.config, h.shape[-1]
-    sizes = {"pen": (config.vocab_size,), **{
-        name: (config.mixtures, *more) for name, more in _MIXTURE.items()}}
-    kernels, biases = [], []
-    for name, shape in sizes.items():
-      axes = ("vocab",) if name == "pen" else ("mixtures", "offset")[:len(shape)]
-      init = layers.initializer(config.init, 0, tuple(range(1, len(shape) + 1)))
-      kernel = self.param(
-          f"kernel_{name}", layers.boxed(init, "hidden", *axes, reads=("hidden",)),
-          (width, *shape))
-      bias = self.param(
-          f"bias_{name}", layers.boxed(nn.initializers.zeros, *axes), shape)
-      kernels.append(kernel.reshape(width, -1))
-      biases.append(bias.reshape(-1))
-    y = h.reshape(-1, width) @ jnp.concatenate(kernels, 1).astype(h.dtype)
-    # Likelihoods of narrow Gaussians would lose their digits in bfloat16.
-    y = y.astype(jnp.float32) + jnp.concatenate(biases)[None]
-    ends = [sum(part.shape[1] for part in kernels[:i + 1])
-            for i in range(len(kernels) - 1)]
-    found = {name: part.reshape(*h.shape[:-1], *shape) for (name, shape), part in zip(
-        sizes.items(), jnp.split(y, ends, axis=1))}
-    return found.pop("pen"), found
-
-
 def drawn(key: jax.Array, numbers: jax.Array, width: int) -> jax.Array:
   """Returns f32[B, width], normal noise; a row's depends on its number u32[B] alone."""
   return jax.vmap(lambda number: jax.random.normal(
@@ -268,6 +231,14 @@ def _moments(mixture: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   variance = (weights * (jnp.exp(2 * mixture["mixture_log_scales"])
                          + jnp.square(means - mean[..., None, :]))).sum(-2)
   return {"output_mean": mean, "output_log_var": jnp.log(variance)}
+
+
+def _outputs(config: config_lib.Sketch) -> tuple[recurrent_layers.Output, ...]:
+  """Returns what the head gives: the state of the pen, and the offset's mixture."""
+  return (recurrent_layers.Output(_PEN, ("vocab",), (config.vocab_size,)), *(
+      recurrent_layers.Output(
+          name, ("mixtures", "offset")[:1 + len(more)], (config.mixtures, *more))
+      for name, more in _MIXTURE.items()))
 
 
 def _points(config: config_lib.Sketch) -> tuple[Input, ...]:

@@ -88,7 +88,7 @@ def _check(run: config_lib.Run) -> None:
   assert features is not None
   rates = [f"model.{name} is {rate}"
            for name, rate in config_lib.dropouts(model).items()]
-  latent, noise = getattr(model, "latent_width", 0), run.data.corrupt.noise
+  noise = run.data.corrupt.noise
   chain = model.encodes or not any(getattr(model, field, False) for field in (
       "window", "attention", "bidirectional"))
   for wrong, why in (
@@ -102,9 +102,6 @@ def _check(run: config_lib.Run) -> None:
        f"features: data.corrupt.noise is {noise!r}, which makes what the encoder reads"
        " anew in each epoch, and what is stored once stays. Leave it out, or set"
        " features=None"),
-      (latent,
-       f"features: model.latent_width is {latent}: the decoder reads a latent of what"
-       " the encoder read, and latents are not stored. Set features=None"),
       (isinstance(model, config_lib.Recurrent) and not chain,
        "features: the model has a window, attention over its layers or cells that"
        " read backwards, and only a chain of layers has a beginning. Set"
