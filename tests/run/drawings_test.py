@@ -373,6 +373,53 @@ def test_flags_that_say_nothing_about_drawings_are_refused(
   assert not (folder / "new").exists()
 
 
+def _taught(folder, **fields):
+  student = dataclasses.replace(MODEL, hidden_width=4, encoder_width=3)
+  return _run(folder, student, objective=config.Objective(
+      bivariate=Term(weight=0.5), kl=KL), distill=config.Distill(
+          teacher=config.Source(path=str(folder / "first")), hidden=0.1), **fields)
+
+
+@pytest.mark.long
+def test_a_smaller_model_of_drawings_learns_from_a_teacher_and_goes_on(
+    folder, tmp_path):
+  run = _taught(folder)
+  loop.train(run, tmp_path / "whole")
+  loop.train(run, tmp_path / "stopped", stop=2)
+  loop.train(run, tmp_path / "stopped")
+
+  lines = [line for line in small_runs.metrics(tmp_path / "whole")
+           if line["split"] == "train"]
+  for line in lines:
+    assert line["loss"] == pytest.approx(
+        0.3 * (line["ce"] + 0.5 * line["bivariate"]) + 0.7 * line["logits"]
+        + 0.1 * line["hidden"] + line["kl_weight"] * line["kl"], rel=1e-5)
+  assert lines[-1]["logits"] < lines[0]["logits"]
+  assert_same_bits(*(
+      small_runs.params(tmp_path / name, 4) for name in ("whole", "stopped")))
+
+
+def test_projections_lead_from_each_part_of_a_drawing_model_to_its_teachers(folder):
+  setup = assemble.build(_taught(folder), folder / "none")
+
+  assert setup.teacher.hidden == ((0, 0), (1, 1))
+  assert {name: spec.shape for name, spec in setup.specs.items()
+          if name.startswith("distill/")} == {
+              "distill/layer_0/kernel": (6, 8), "distill/layer_1/kernel": (4, 8)}
+
+
+def test_a_teacher_of_drawings_of_another_scale_is_refused_with_its_tokenizer(
+    folder, tmp_path):
+  run = _taught(folder)
+  run.data.train = str(folder / "b.npz")
+  with pytest.raises(errors.UserError, match="tokenizer.kind='file'"):
+    assemble.build(run, tmp_path)
+
+  run.tokenizer = config.Tokenizer(kind="file", path=str(folder / "first/tokenizer"))
+  assert assemble.build(run, tmp_path).teacher.student.scale == pytest.approx(
+      trained_lib.open(folder / "first").tokenizer.scale)
+
+
 def _by_strategy(folder, **strategy):
   run = _run(folder, source=config.Source(path=str(folder / "first")),
              tokenizer=config.Tokenizer(kind="source"),

@@ -317,7 +317,7 @@ def test_terms_of_offsets_leave_out_what_is_behind_a_drawing_and_the_pen_does_no
   module, params, batch = _drawings(latent=0)
   names = ("bivariate", "gaussian", "squared_error", "mixture")
 
-  found, _ = combined.compute(
+  found, *_ = combined.compute(
       Objective(**{name: Term() for name in names}), module, params, batch, False, None)
 
   for name in names:

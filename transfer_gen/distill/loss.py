@@ -15,6 +15,9 @@ from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import taps
 from transfer_gen.train import combined
 
+_SAMPLES = 8  # Of an offset; each step draws anew, so that few are enough.
+_SAMPLED = 7  # Folded into the step's key, which decides latents and dropout, too.
+
 
 def objective(
     teacher: teacher_lib.Teacher | None, module: Any, train: bool,
@@ -46,7 +49,7 @@ def objective(
   def nll_fn(params, batch, key):
     with taps.listening(hidden=[a for a, _ in teacher.hidden],
                         related=[a for a, _ in teacher.related]) as seen:
-      terms, logits = combined.compute(
+      terms, logits, outputs = combined.compute(
           own, module, params, batch, train, key, beginning)
     # A teacher with the student's tokens has read the same text at every position. One
     # with other tokens has done so only where tokens end after the same byte, and
@@ -54,6 +57,10 @@ def objective(
     heard = batch.get(teacher_lib.READ, jnp.ones(terms["ce"].shape))
     if "logits" in counted:
       terms["logits"] = _logits(teacher, logits, batch) * heard
+      theirs = {name: batch[f"teacher_{name}"] for name in matching.MIXTURE
+                if f"teacher_{name}" in batch}
+      if theirs:
+        terms["logits"] += _offsets(theirs, outputs, batch, key)
     if "hidden" in counted:
       terms["hidden"] = _hidden(teacher, params, seen, batch) * heard
     if "attention" in counted:
@@ -72,6 +79,15 @@ def _logits(teacher, logits, batch) -> jax.Array:
              if teacher.distill.vocabularies == teacher_lib.ULD
              else matching.divergence)
   return compare(batch[teacher_lib.CHANCES], logits, teacher.distill.temperature)
+
+
+# Given what came before, pen and offset are independent in both models, so that the KL
+# of a point is the sum of both.
+def _offsets(theirs, outputs, batch, key) -> jax.Array:
+  samples = matching.mixture_samples(
+      jax.random.fold_in(key, _SAMPLED), theirs, _SAMPLES)
+  return batch[combined.VALUE_WEIGHTS] * matching.mixture_divergence(
+      outputs, theirs, samples)
 
 
 def _hidden(teacher, params, seen, batch) -> jax.Array:

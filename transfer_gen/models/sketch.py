@@ -58,6 +58,7 @@ class Sketch(nn.Module):
           dtype=layers.computation_dtype(config.dtype))
     self.decoder = recurrent_layers.Cell(
         config.cells, (*_points(config), *latent), config.hidden_width)
+    self.tap = layers.Tap(config.num_layers - 1)
     self.dropout = nn.Dropout(config.dropout)
     self.head = recurrent_layers.Fan(
         Input("", "hidden", config.hidden_width), _outputs(config), config.init)
@@ -91,17 +92,17 @@ class Sketch(nn.Module):
     latent = self.latent(values, pen_states, draws)
     # What a point is drawn from knows the points before it alone.
     before = jnp.pad(values[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    h = self.decoder(
-        self._read(inputs, before, latent), self.begin(latent, len(inputs)))
-    mixture = self.head(self.dropout(h.swapaxes(0, 1), deterministic=not train))
+    h = self.tap(self.decoder(
+        self._read(inputs, before, latent), self.begin(latent, len(inputs))
+    ).swapaxes(0, 1))
+    mixture = self.head(self.dropout(h, deterministic=not train))
     pen = mixture.pop(_PEN)
     for name, value in {**mixture, **_moments(mixture)}.items():
       outputs.give(self, name, value)
     return pen
 
-  def encode(
-      self, values: jax.Array, pen_states: jax.Array
-  ) -> tuple[jax.Array, jax.Array | None]:
+  def encoded(
+      self, values: jax.Array, pen_states: jax.Array) -> dict[str, jax.Array]:
     """Returns what `Encoder` does of drawings; arguments as of a call."""
     return self.encoder(values, pen_states)
 
@@ -112,7 +113,9 @@ class Sketch(nn.Module):
     config = self.config
     if not config.latent_width:
       return None
-    mean, log_var = self.encoder(values, pen_states)
+    found = {name: value.astype(jnp.float32)
+             for name, value in self.encoded(values, pen_states).items()}
+    mean, log_var = found["mean"], found.get("log_var")
     if log_var is None:
       return mean
     outputs.give(self, "latent_mean", mean)
@@ -188,15 +191,15 @@ class Encoder(nn.Module):
         recurrent_layers.Affine(ends, config.latent_width, "latent", config.cells)
         for _ in range(2)) if config.variational else (recurrent_layers.Affine(
             ends, config.latent_width, "latent", config.cells), None)
+    self.tap = layers.Tap(0)
 
   # Drawings are turned around within their own lengths. Padding then stands behind them
   # both ways, and the state at a drawing's last point has seen none of it.
   def __call__(
-      self, values: jax.Array, pen_states: jax.Array
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """f32[B, T, 2] and i32[B, T] to mean and log variance f32[B, Z].
+      self, values: jax.Array, pen_states: jax.Array) -> dict[str, jax.Array]:
+    """f32[B, T, 2] and i32[B, T] to `mean` and `log_var`, f32[B, Z] each.
 
-    The second is None if the latent is not drawn.
+    The second is absent if the latent is not drawn.
     """
     counts = (pen_states != END).sum(1)
     last = jnp.maximum(counts - 1, 0)
@@ -211,9 +214,12 @@ class Encoder(nn.Module):
          jnp.take_along_axis(pen_states, turned, axis=1))):
       h = cell({"": pens.T, "offset": points.swapaxes(0, 1)}, None)  # [T, B, E]
       ends[name] = jnp.take_along_axis(h, last[None, :, None], axis=0)[0]
-    mean = self.mean(ends).astype(jnp.float32)
-    return mean, None if self.log_var is None else self.log_var(
-        ends).astype(jnp.float32)
+    if self.tap.is_heard():  # One state of a drawing stands for each of its points.
+      both = jnp.concatenate(list(ends.values()), axis=-1)[:, None]
+      self.tap(jnp.broadcast_to(both, (*pen_states.shape, both.shape[-1])))
+    found = {"mean": self.mean(ends).astype(jnp.float32)}
+    return found if self.log_var is None else found | {
+        "log_var": self.log_var(ends).astype(jnp.float32)}
 
 
 def drawn(key: jax.Array, numbers: jax.Array, width: int) -> jax.Array:

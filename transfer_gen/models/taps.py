@@ -45,7 +45,7 @@ def listening(
 
   Args:
     hidden: Layers whose outputs are recorded, counted from 0. In a model with an
-      encoder these are layers of the decoder.
+      encoder these are layers of the decoder; of one of drawings see `Sketch.widths`.
     related: Layers of a Transformer whose queries, keys and values are recorded.
 
   Yields:
@@ -113,7 +113,7 @@ def resume(
 
 def width(config: Any, layer: int) -> int:
   """Returns the number of features of a layer's output, D."""
-  if isinstance(config, config_lib.Recurrent):
+  if isinstance(config, (config_lib.Recurrent, config_lib.Sketch)):
     return config.widths[layer]
   return config.width
 
@@ -127,8 +127,6 @@ def why_unheard(config: Any) -> str:
   Returns:
     A part of a sentence; "" if they have one, and `listening` records it.
   """
-  if isinstance(config, config_lib.Sketch):
-    return "a model of drawings has no such layers"
   if not isinstance(config, config_lib.Recurrent):
     return ""
   if config.window:  # Each position is computed from the tokens of its window alone.
@@ -138,7 +136,8 @@ def why_unheard(config: Any) -> str:
 
 def axis(config: Any) -> str:
   """Returns the logical axis of the features of layers' outputs."""
-  return "hidden" if isinstance(config, config_lib.Recurrent) else "embed"
+  return "hidden" if isinstance(
+      config, (config_lib.Recurrent, config_lib.Sketch)) else "embed"
 
 
 def _layer(module: nn.Module) -> int | None:

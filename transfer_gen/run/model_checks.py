@@ -3,9 +3,7 @@
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import best
-
-# Terms by which a model learns the whole distribution from which it draws offsets.
-_LIKELIHOODS = ("bivariate", "mixture", "gaussian")
+from transfer_gen.train import combined
 
 
 def check_drawn(run: config_lib.Run) -> None:
@@ -21,13 +19,13 @@ def check_drawn(run: config_lib.Run) -> None:
   if not isinstance(run.model, config_lib.Sketch):
     return
   terms = run.objective.terms
-  if not any(terms[name].is_used for name in _LIKELIHOODS):
+  if not any(terms[name].is_used for name in combined.LIKELIHOODS):
     raise errors.UserError(
         "objective.bivariate.weight is 0, and then a model of drawings would not learn"
         " how far from its mean a point may be. Set it to 1, or give one of"
-        f" {', '.join(_LIKELIHOODS[1:])} a weight.")
+        f" {', '.join(combined.LIKELIHOODS[1:])} a weight.")
   of_texts = {
-      "distill": run.distill, "features": run.features,
+      "features": run.features,
       "encoder_tokenizer": run.encoder_tokenizer,
       "train.metric": run.train.metric != best.LOSS}
   if wrong := [name for name, given in of_texts.items() if given]:
