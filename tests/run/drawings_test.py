@@ -23,6 +23,7 @@ from transfer_gen.data import notation
 from transfer_gen.data import stroke_tokenizer
 from transfer_gen.export import convert
 from transfer_gen.formats import whole
+from transfer_gen.models import beginnings
 from transfer_gen.run import assemble
 from transfer_gen.run import drawn
 from transfer_gen.run import initial
@@ -33,6 +34,7 @@ from transfer_gen.run import stepping
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.train import combined
 from transfer_gen.train import step as step_lib
+from transfer_gen.train import stored_features
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan
 from transfer_gen.transfer import structure
@@ -371,6 +373,77 @@ def test_flags_that_say_nothing_about_drawings_are_refused(
 
   assert message in cli.refused(capsys, "generate", "--workdir=first", *words)
   assert not (folder / "new").exists()
+
+
+def _stored(folder, model=MODEL, **fields):
+  run = _run(folder, model, **{
+      "features": config.Features(check=1.0), "source": config.Source(
+          path=str(folder / "first")), "tokenizer": config.Tokenizer(kind="source"),
+      "transfer": plan.TransferPlan(
+          rules=(plan.Rule(target="(.*)", source=r"\1"),),
+          groups=(plan.Group(name="kept", params="encoder/.*", unfreeze_step=None),
+                  plan.Group(name="rest", params=".*"))), **fields})
+  run.data.corrupt = config.Corrupt()
+  return run
+
+
+def test_a_decoder_of_drawings_learns_from_a_stored_encoder_as_from_a_live_one(
+    folder, tmp_path):
+  setup = assemble.build(_stored(folder), tmp_path)
+  params = {name: jnp.asarray(value) for name, value in small_runs.params(
+      folder / "first").items()}
+  data = stored_features.attach(
+      setup.run, setup.model, setup.beginning, setup.data, params, tmp_path)
+  stored, live = (next(source.train_batches(8, 0)) for source in (data, setup.data))
+  nll_fn = combined.scoring(setup.model, setup.beginning)
+  learning = {name: params[name] for name in params if "encoder/" not in name}
+
+  @jax.jit
+  def step(learning, batch):
+    return jax.value_and_grad(lambda learning: nll_fn(
+        {**params, **learning}, batch, jax.random.key(1))["loss"].mean())(learning)
+
+  (loss, wanted), (same, found) = step(learning, live), step(learning, stored)
+  rolled = {**stored, "hidden_mean": stored["hidden_mean"][::-1]}
+  encoder = [name for name in params if name.startswith("encoder/")]
+  without = nll_fn({**params, **{name: params[name] * np.nan for name in encoder}},
+                   stored, jax.random.key(1))["loss"]
+
+  assert {name: value.shape for name, value in beginnings.stored(stored).items()} == {
+      "hidden_mean": (8, 4), "hidden_log_var": (8, 4)}
+  assert float(same) == pytest.approx(float(loss), rel=1e-6)
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+  assert np.isfinite(without).all()  # The encoder does not run.
+  assert abs(float(step(learning, rolled)[0]) - float(loss)) > 1e-4
+
+
+@pytest.mark.long
+def test_a_run_of_drawings_from_stored_features_logs_the_losses_of_the_live_run(
+    folder, tmp_path):
+  loop.train(_stored(folder), tmp_path / "stored")
+  loop.train(_stored(folder, features=None), tmp_path / "live")
+
+  stored, live = ([(line["step"], line["split"], line["loss"]) for line in
+                   small_runs.metrics(tmp_path / name)] for name in ("stored", "live"))
+  assert len(stored) == len(live) == 6
+  for mine, theirs in zip(stored, live):
+    assert mine[:2] == theirs[:2] and mine[2] == pytest.approx(theirs[2], rel=1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda run: setattr(run.data, "corrupt", config.Corrupt(stretch=0.1)),
+     "stretch is 0.1"),
+    (lambda run: setattr(run, "transfer", None), "the encoder is not frozen: encoder/"),
+    (lambda run: setattr(run, "distill", config.Distill(hidden=1.0)),
+     "layer 0 is matched")], ids=range(3))
+def test_features_of_drawings_that_cannot_be_stored_are_refused(
+    change, message, folder, tmp_path):
+  run = _stored(folder)
+  change(run)
+
+  with pytest.raises(errors.UserError, match=message):
+    assemble.build(run, tmp_path)
 
 
 def _taught(folder, **fields):

@@ -25,7 +25,6 @@ def check_drawn(run: config_lib.Run) -> None:
         " how far from its mean a point may be. Set it to 1, or give one of"
         f" {', '.join(combined.LIKELIHOODS[1:])} a weight.")
   of_texts = {
-      "features": run.features,
       "encoder_tokenizer": run.encoder_tokenizer,
       "train.metric": run.train.metric != best.LOSS}
   if wrong := [name for name, given in of_texts.items() if given]:
