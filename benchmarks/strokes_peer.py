@@ -153,7 +153,7 @@ def _tensors(batch):
 
 
 def _check_same(module, params, peer, batch):
-  terms, _ = combined.compute(
+  terms, *_ = combined.compute(
       OBJECTIVE, module, params, jax.tree.map(jnp.asarray, batch), False, None)
   ours = float(sum(terms.values()).sum()) / batch["targets"].size
   with torch.no_grad():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.distill import loss
-from transfer_gen.distill import open_teacher
+from transfer_gen.distill import matching
 from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import registry
 from transfer_gen.run import answers
@@ -195,7 +194,7 @@ def test_hidden_states_are_compared_through_the_projection(kind, folder):
 def test_relations_are_softmaxes_over_earlier_positions():
   vectors = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
 
-  found = np.asarray(loss.relations(vectors, 2))
+  found = np.asarray(matching.relations(vectors, 2))
 
   # The 4 heads of width 3 are regrouped into 2 of width 6.
   heads = np.float64(vectors).reshape(2, 5, 2, 6)
@@ -211,11 +210,11 @@ def test_relations_are_softmaxes_over_earlier_positions():
 def test_relations_of_packed_documents_are_those_of_each_alone():
   vectors = np.random.default_rng(0).normal(size=(1, 5, 4, 3)).astype(np.float32)
 
-  found = np.asarray(loss.relations(vectors, 2, np.array([[0, 1, 0, 1, 2]])))
+  found = np.asarray(matching.relations(vectors, 2, np.array([[0, 1, 0, 1, 2]])))
 
   for part in (slice(0, 2), slice(2, 5)):
     np.testing.assert_allclose(
-        found[:, :, part, part], loss.relations(vectors[:, part], 2), rtol=1e-5)
+        found[:, :, part, part], matching.relations(vectors[:, part], 2), rtol=1e-5)
   assert (found[:, :, 2:, :2] < -1e8).all()
 
 
@@ -240,18 +239,6 @@ class _Pair:
   def seen(batch):
     return type("Seen", (), {"related": {0: {
         name: batch[f"teacher_{name}_0"] for name in ("query", "key", "value")}}})
-
-
-def test_sorted_distance_compares_vocabularies_of_two_sizes():
-  generator = np.random.default_rng(0)
-  own, theirs = (generator.normal(size=(2, 3, size)) for size in (5, 7))
-  p = -np.sort(-_softmax(theirs / 2.0))
-  q = np.pad(-np.sort(-_softmax(own / 2.0)), ((0, 0), (0, 0), (0, 2)))
-
-  found = loss.sorted_distance(jnp.asarray(p, jnp.float32),
-                                  jnp.asarray(own, jnp.float32), 2.0)
-
-  np.testing.assert_allclose(found, np.abs(p - q).sum(-1), rtol=1e-5)
 
 
 def test_sorting_probabilities_as_integers_matches_numpy():
@@ -314,19 +301,6 @@ def test_invalid_distill_settings_are_refused(model, fields, message, folder):
   with pytest.raises(errors.UserError, match=message):
     assemble.build(
         _run(folder, model, distill=_distill(folder, **fields)), folder / "none")
-
-
-def test_hidden_states_of_a_decoder_that_attends_in_each_step_are_refused():
-  pair = config_lib.Recurrent(
-      vocab_size=9, encoder=True, encoder_attention="general", num_layers=1)
-  fed = dataclasses.replace(pair, input_feeding=True)
-  source = types.SimpleNamespace(path="teacher")
-  distill = config_lib.Distill(hidden=1.0)
-
-  open_teacher._check_pair(distill, source, pair, pair)
-  for theirs, own in ((pair, fed), (fed, pair)):
-    with pytest.raises(errors.UserError, match="attends in each step"):
-      open_teacher._check_pair(distill, source, theirs, own)
 
 
 def test_a_teacher_with_another_vocabulary_needs_an_alignment(folder):

@@ -1,6 +1,7 @@
 """Tests for attention over what an encoder read, against the papers in float64."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.models import registry
+from transfer_gen.models import taps
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import restore
 from transfer_gen.transfer import structure
@@ -57,6 +59,7 @@ class Reference:
   def __init__(self, config, params):
     self.config = config
     self.p = {name: np.float64(x) for name, x in params.items()}
+    self.hidden = []  # h of each layer, step by step.
 
   def cell(self, name, x, state):
     """Returns h and c after one step from x, all that a layer reads."""
@@ -151,6 +154,7 @@ class Reference:
       for i in range(config.num_layers):
         states[i] = self.cell(f"layer_{i}/cell", x, states[i])
         x = states[i][0]
+      self.hidden.append([state[0] for state in states])
       if config.encoder_attention != "additive":
         context, seen = self.context(memory, x, seen)
       read = {"": x, "context": context, "embed": self.embedded(token)}
@@ -191,6 +195,56 @@ def test_logits_and_cached_steps_match_a_float64_reference(name):
   assert distance(logits, want) < 1e-5
   assert distance(last, want[rows, first - 1]) < 1e-5
   assert distance(next_, want[rows, first]) < 1e-5
+
+
+def _heard(module, params, *args, **kwargs):
+  with taps.listening(hidden=range(module.config.num_layers)) as seen:
+    logits = module.apply({"params": tree.unflatten(params)}, *args, **kwargs)
+  return logits, seen.hidden
+
+
+# Of decoders whose layers are one loop, and of one whose layers are modules.
+@pytest.mark.parametrize("name", [
+    "bahdanau", "luong", "dot", *(pytest.param(name, marks=pytest.mark.long)
+                                  for name in ("concat_coverage", "sum"))])
+def test_hidden_states_of_each_layer_match_a_float64_reference(name):
+  config, module, params = built(name)
+
+  logits, hidden = jax.jit(functools.partial(_heard, module))(params, INPUTS, **READ)
+
+  assert distance(logits, apply(module, params, INPUTS, **READ)) < 1e-6
+  assert hidden.keys() == set(range(config.num_layers))
+  for row in range(len(INPUTS)):
+    reference = Reference(config, params)
+    reference.logits(INPUTS[row], SOURCES[row][:COUNTS[row]])
+    for layer, states in hidden.items():
+      want = np.array([step[layer] for step in reference.hidden])
+      assert distance(states[row], want) < 1e-5
+
+
+def test_gradients_of_hidden_states_match_float64_finite_differences():
+  config, module, params = built("luong")
+  weights = np.random.default_rng(2).normal(size=(2, len(INPUTS[0]), 4))
+
+  def total(params):
+    _, hidden = _heard(module, params, INPUTS[:1], encoder_inputs=SOURCES[:1])
+    return sum((hidden[i][0] * weights[i]).sum() for i in (0, 1))
+
+  def exact(params):
+    reference = Reference(config, params)
+    reference.logits(INPUTS[0], SOURCES[0])
+    return (np.array(reference.hidden).swapaxes(0, 1) * weights).sum()
+
+  grads = jax.jit(jax.grad(total))(params)
+
+  # A state of the top layer reaches the one below it through what is fed.
+  for name in ("layer_0/cell/input_kernel_feed", "attention/combine/kernel",
+               "layer_1/cell/recurrent_kernel", "encoder/embed/embedding"):
+    direction = np.random.default_rng(3).normal(size=params[name].shape)
+    up, down = (exact({**params, name: params[name] + step})
+                for step in (1e-6 * direction, -1e-6 * direction))
+    number = np.float64(grads[name] * direction).sum()
+    assert number == pytest.approx((up - down) / 2e-6, rel=1e-4) and abs(number) > 1e-3
 
 
 def test_padding_behind_what_the_encoder_reads_changes_nothing():

@@ -12,6 +12,7 @@ from transfer_gen.models import cells
 from transfer_gen.models import outputs
 from transfer_gen.models import registry
 from transfer_gen.models import sketch
+from transfer_gen.models import taps
 
 MODEL = config.Sketch(
     vocab_size=3, hidden_width=6, encoder_width=5, latent_width=4, mixtures=2,
@@ -21,7 +22,7 @@ COUNTS = (7, 4, 1)
 GIVEN = ("mixture_logits", "mixture_means", "mixture_log_scales", "mixture_slants")
 
 
-def _batch():
+def batch_of_three():
   """Three drawings of 7, 4 and 1 points in rows of 7."""
   generator = np.random.default_rng(0)
   values = generator.normal(size=(3, 7, 2)).astype(np.float32)
@@ -33,7 +34,7 @@ def _batch():
           "draws": np.array([5, 6, 7], np.uint32)}
 
 
-def _params(model, scale=0.3):
+def random_params(model, scale=0.3):
   """Params that are all other than what they are initialized with."""
   generator = np.random.default_rng(1)
   return {name: (scale * generator.normal(size=spec.shape)).astype(np.float32)
@@ -62,18 +63,27 @@ def _lstm(params, prefix, x, state):
   return _sigmoid(o) * np.tanh(c), c
 
 
-def _by_hand(params, batch):
-  """The whole model as loops over rows and points, in float64, without a draw."""
+def _rest(params, prefix):
+  """The empty state of an LSTM."""
+  return (np.zeros(len(params[f"{prefix}/recurrent_kernel"])),) * 2
+
+
+def by_hand(params, batch):
+  """The whole model as loops over rows and points, in float64, without a draw.
+
+  Returns what it gives by name, and the states of encoder (if there is one) and decoder
+  at each point.
+  """
   params = {name: x.astype(np.float64) for name, x in params.items()}
   found = {name: [] for name in ("pen", "latent_mean", "latent_log_var", *GIVEN)}
-  eye = np.eye(3)
+  eye, states = np.eye(3), []
   for row, count in enumerate(COUNTS):
     values = batch["values"][row].astype(np.float64)
-    pens, latent, state = batch["pen_states"][row], {}, (np.zeros(6), np.zeros(6))
+    pens, latent, state = batch["pen_states"][row], {}, _rest(params, "decoder")
+    ends = []
     if "start/kernel" in params:
-      ends = []
       for side, order in (("forward", range(count)), ("backward", range(count)[::-1])):
-        last = (np.zeros(5), np.zeros(5))
+        last = _rest(params, f"encoder/{side}")
         for i in order:
           last = _lstm(params, f"encoder/{side}",
                        {"": eye[pens[i]], "_offset": values[i]}, last)
@@ -91,21 +101,24 @@ def _by_hand(params, batch):
       before = values[i - 1] if i else np.zeros(2)
       state = _lstm(params, "decoder", {
           "": eye[batch["inputs"][row, i]], "_offset": before, **latent}, state)
+      states.append(([*np.concatenate(ends)] if ends else None, state[0]))
       for name, part in rows.items():
         part.append(np.tensordot(state[0], params[f"head/kernel_{name}"], 1)
                     + params[f"head/bias_{name}"])
     for name, part in rows.items():
       found[name].append(part)
-  return {name: np.array(parts) for name, parts in found.items() if parts}
+  by_layer = [np.array(part).reshape(len(COUNTS), len(pens), -1)
+              for part in zip(*states) if part[0] is not None]
+  return {name: np.array(parts) for name, parts in found.items() if parts}, by_layer
 
 
 @pytest.mark.parametrize("model", [MODEL, ALONE], ids=["latent", "decoder alone"])
 def test_the_model_is_what_loops_over_points_compute(model):
-  params, batch = _params(model), _batch()
+  params, batch = random_params(model), batch_of_three()
 
   found = _computed(model, params, batch)
 
-  expected = _by_hand(params, batch)
+  expected, _ = by_hand(params, batch)
   chances = np.exp(expected["mixture_logits"])[..., None]
   chances /= chances.sum(-2, keepdims=True)
   means, scales = (expected[f"mixture_{name}"] for name in ("means", "log_scales"))
@@ -116,6 +129,20 @@ def test_the_model_is_what_loops_over_points_compute(model):
   assert found.keys() == expected.keys() and len(found) == (9 if model is MODEL else 7)
   for name, value in expected.items():
     np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("model", [MODEL, ALONE], ids=["latent", "decoder alone"])
+def test_the_states_of_encoder_and_decoder_are_heard(model):
+  params, batch = random_params(model), batch_of_three()
+
+  with taps.listening(hidden=range(model.num_layers)) as seen:
+    _computed(model, params, batch)
+
+  _, expected = by_hand(params, batch)
+  assert len(seen.hidden) == len(expected) == len(model.widths)
+  for layer, states in enumerate(expected):
+    assert states.shape[-1] == taps.width(model, layer)
+    np.testing.assert_allclose(seen.hidden[layer], states, atol=1e-5)
 
 
 def _torch_lstm(torch, params, prefix, names, **kind):
@@ -136,7 +163,7 @@ def _torch_lstm(torch, params, prefix, names, **kind):
 
 def test_the_model_is_what_modules_of_pytorch_compute():
   torch = pytest.importorskip("torch")
-  params, batch = _params(MODEL), _batch()
+  params, batch = random_params(MODEL), batch_of_three()
   tensor = lambda x: torch.from_numpy(np.array(x))
   eye = np.eye(3, dtype=np.float32)
   points = np.concatenate([eye[batch["pen_states"]], batch["values"]], -1)
@@ -172,7 +199,7 @@ def test_the_model_is_what_modules_of_pytorch_compute():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_drawing_point_by_point_is_reading_the_whole(cell):
   model = dataclasses.replace(MODEL, cell=cell)
-  params, batch = _params(model), _batch()
+  params, batch = random_params(model), batch_of_three()
   module, variables = registry.build(model), {"params": tree.unflatten(params)}
   whole = _computed(model, params, batch)
   for prefix in ("decoder", "encoder/forward", "encoder/backward"):
@@ -191,12 +218,13 @@ def test_drawing_point_by_point_is_reading_the_whole(cell):
 
 
 def test_what_is_drawn_for_a_latent_depends_on_its_drawing_alone():
-  params, batch, key = _params(MODEL), _batch(), jax.random.key(3)
+  params, batch, key = random_params(MODEL), batch_of_three(), jax.random.key(3)
   module, variables = registry.build(MODEL), {"params": tree.unflatten(params)}
   read = [batch[name] for name in ("values", "pen_states", "draws")]
   latent = lambda *rows: np.asarray(module.apply(
       variables, *rows, method="latent", rngs={"latent": key}))
-  mean, log_var = module.apply(variables, *read[:2], method="encode")
+  found = module.apply(variables, *read[:2], method="encoded")
+  mean, log_var = found["mean"], found["log_var"]
 
   together, turned = latent(*read), latent(*(x[::-1] for x in read))
   alone = latent(*(x[1:2] for x in read))
@@ -211,7 +239,7 @@ def test_what_is_drawn_for_a_latent_depends_on_its_drawing_alone():
 
 
 def test_padding_behind_a_drawing_changes_nothing_before_it():
-  params, batch = _params(MODEL), _batch()
+  params, batch = random_params(MODEL), batch_of_three()
   longer = {name: np.pad(x, ((0, 0), (0, 4), (0, 0))[:x.ndim], constant_values=(
       sketch.END if name != "values" else 0)) if x.ndim > 1 else x
             for name, x in batch.items()}
@@ -225,24 +253,24 @@ def test_padding_behind_a_drawing_changes_nothing_before_it():
 
 def test_a_plain_autoencoder_has_no_width_of_its_latent_and_draws_nothing():
   plain = dataclasses.replace(MODEL, variational=False)
-  found = _computed(plain, _params(plain), _batch(), jax.random.key(0))
-  again = _computed(plain, _params(plain), _batch(), jax.random.key(1))
+  found = _computed(plain, random_params(plain), batch_of_three(), jax.random.key(0))
+  again = _computed(plain, random_params(plain), batch_of_three(), jax.random.key(1))
 
   assert not {"latent_mean", "latent_log_var"} & found.keys()
-  assert not any("log_var" in name for name in _params(plain))
+  assert not any("log_var" in name for name in random_params(plain))
   np.testing.assert_array_equal(found["pen"], again["pen"])
 
 
 def test_dropout_in_training_acts_between_the_decoder_and_the_output_alone():
   # As many states of the pen as units, and a kernel that shows the units as they are.
   model = dataclasses.replace(ALONE, vocab_size=6, dropout=0.5)
-  params = _params(model) | {"head/kernel_pen": np.eye(6, dtype=np.float32),
+  params = random_params(model) | {"head/kernel_pen": np.eye(6, dtype=np.float32),
                              "head/bias_pen": np.zeros(6, np.float32)}
   module, variables = registry.build(model), {"params": tree.unflatten(params)}
 
-  whole = np.asarray(module.apply(variables, **_batch()))
+  whole = np.asarray(module.apply(variables, **batch_of_three()))
   dropped = np.asarray(module.apply(
-      variables, **_batch(), train=True, rngs={"dropout": jax.random.key(0)}))
+      variables, **batch_of_three(), train=True, rngs={"dropout": jax.random.key(0)}))
 
   left = dropped != 0
   assert 0.3 < left.mean() < 0.7

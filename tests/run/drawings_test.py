@@ -23,6 +23,7 @@ from transfer_gen.data import notation
 from transfer_gen.data import stroke_tokenizer
 from transfer_gen.export import convert
 from transfer_gen.formats import whole
+from transfer_gen.models import beginnings
 from transfer_gen.run import assemble
 from transfer_gen.run import drawn
 from transfer_gen.run import initial
@@ -33,6 +34,7 @@ from transfer_gen.run import stepping
 from transfer_gen.run import trained as trained_lib
 from transfer_gen.train import combined
 from transfer_gen.train import step as step_lib
+from transfer_gen.train import stored_features
 from transfer_gen.transfer import axes
 from transfer_gen.transfer import plan
 from transfer_gen.transfer import structure
@@ -373,14 +375,167 @@ def test_flags_that_say_nothing_about_drawings_are_refused(
   assert not (folder / "new").exists()
 
 
+def _stored(folder, model=MODEL, **fields):
+  run = _run(folder, model, **{
+      "features": config.Features(check=1.0), "source": config.Source(
+          path=str(folder / "first")), "tokenizer": config.Tokenizer(kind="source"),
+      "transfer": plan.TransferPlan(
+          rules=(plan.Rule(target="(.*)", source=r"\1"),),
+          groups=(plan.Group(name="kept", params="encoder/.*", unfreeze_step=None),
+                  plan.Group(name="rest", params=".*"))), **fields})
+  run.data.corrupt = config.Corrupt()
+  return run
+
+
+def test_a_decoder_of_drawings_learns_from_a_stored_encoder_as_from_a_live_one(
+    folder, tmp_path):
+  setup = assemble.build(_stored(folder), tmp_path)
+  params = {name: jnp.asarray(value) for name, value in small_runs.params(
+      folder / "first").items()}
+  data = stored_features.attach(
+      setup.run, setup.model, setup.beginning, setup.data, params, tmp_path)
+  stored, live = (next(source.train_batches(8, 0)) for source in (data, setup.data))
+  nll_fn = combined.scoring(setup.model, setup.beginning)
+  learning = {name: params[name] for name in params if "encoder/" not in name}
+
+  @jax.jit
+  def step(learning, batch):
+    return jax.value_and_grad(lambda learning: nll_fn(
+        {**params, **learning}, batch, jax.random.key(1))["loss"].mean())(learning)
+
+  (loss, wanted), (same, found) = step(learning, live), step(learning, stored)
+  rolled = {**stored, "hidden_mean": stored["hidden_mean"][::-1]}
+  encoder = [name for name in params if name.startswith("encoder/")]
+  without = nll_fn({**params, **{name: params[name] * np.nan for name in encoder}},
+                   stored, jax.random.key(1))["loss"]
+
+  assert {name: value.shape for name, value in beginnings.stored(stored).items()} == {
+      "hidden_mean": (8, 4), "hidden_log_var": (8, 4)}
+  assert float(same) == pytest.approx(float(loss), rel=1e-6)
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+  assert np.isfinite(without).all()  # The encoder does not run.
+  assert abs(float(step(learning, rolled)[0]) - float(loss)) > 1e-4
+
+
+@pytest.mark.long
+def test_a_run_of_drawings_from_stored_features_logs_the_losses_of_the_live_run(
+    folder, tmp_path):
+  loop.train(_stored(folder), tmp_path / "stored")
+  loop.train(_stored(folder, features=None), tmp_path / "live")
+
+  stored, live = ([(line["step"], line["split"], line["loss"]) for line in
+                   small_runs.metrics(tmp_path / name)] for name in ("stored", "live"))
+  assert len(stored) == len(live) == 6
+  for mine, theirs in zip(stored, live):
+    assert mine[:2] == theirs[:2] and mine[2] == pytest.approx(theirs[2], rel=1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda run: setattr(run.data, "corrupt", config.Corrupt(stretch=0.1)),
+     "stretch is 0.1"),
+    (lambda run: setattr(run, "transfer", None), "the encoder is not frozen: encoder/"),
+    (lambda run: setattr(run, "distill", config.Distill(hidden=1.0)),
+     "layer 0 is matched")], ids=range(3))
+def test_features_of_drawings_that_cannot_be_stored_are_refused(
+    change, message, folder, tmp_path):
+  run = _stored(folder)
+  change(run)
+
+  with pytest.raises(errors.UserError, match=message):
+    assemble.build(run, tmp_path)
+
+
+def _taught(folder, **fields):
+  student = dataclasses.replace(MODEL, hidden_width=4, encoder_width=3)
+  return _run(folder, student, objective=config.Objective(
+      bivariate=Term(weight=0.5), kl=KL), distill=config.Distill(
+          teacher=config.Source(path=str(folder / "first")), hidden=0.1), **fields)
+
+
+@pytest.mark.long
+def test_a_smaller_model_of_drawings_learns_from_a_teacher_and_goes_on(
+    folder, tmp_path):
+  run = _taught(folder)
+  loop.train(run, tmp_path / "whole")
+  loop.train(run, tmp_path / "stopped", stop=2)
+  loop.train(run, tmp_path / "stopped")
+
+  lines = [line for line in small_runs.metrics(tmp_path / "whole")
+           if line["split"] == "train"]
+  for line in lines:
+    assert line["loss"] == pytest.approx(
+        0.3 * (line["ce"] + 0.5 * line["bivariate"]) + 0.7 * line["logits"]
+        + 0.1 * line["hidden"] + line["kl_weight"] * line["kl"], rel=1e-5)
+  assert lines[-1]["logits"] < lines[0]["logits"]
+  assert_same_bits(*(
+      small_runs.params(tmp_path / name, 4) for name in ("whole", "stopped")))
+
+
+def test_projections_lead_from_each_part_of_a_drawing_model_to_its_teachers(folder):
+  setup = assemble.build(_taught(folder), folder / "none")
+
+  assert setup.teacher.hidden == ((0, 0), (1, 1))
+  assert {name: spec.shape for name, spec in setup.specs.items()
+          if name.startswith("distill/")} == {
+              "distill/layer_0/kernel": (6, 8), "distill/layer_1/kernel": (4, 8)}
+
+
+def test_a_teacher_of_drawings_of_another_scale_is_refused_with_its_tokenizer(
+    folder, tmp_path):
+  run = _taught(folder)
+  run.data.train = str(folder / "b.npz")
+  with pytest.raises(errors.UserError, match="tokenizer.kind='file'"):
+    assemble.build(run, tmp_path)
+
+  run.tokenizer = config.Tokenizer(kind="file", path=str(folder / "first/tokenizer"))
+  assert assemble.build(run, tmp_path).teacher.student.scale == pytest.approx(
+      trained_lib.open(folder / "first").tokenizer.scale)
+
+
+def _by_strategy(folder, **strategy):
+  run = _run(folder, source=config.Source(path=str(folder / "first")),
+             tokenizer=config.Tokenizer(kind="source"),
+             strategy=config.Strategy(**strategy))
+  return assemble.build(run, folder / "none")
+
+
+@pytest.mark.parametrize("strategy, learns", [
+    (dict(name="feature_extraction"), {"head": (1, 0)}),
+    (dict(name="discriminative", factor=2.0),
+     {"head": (1, 0), "decoder": (1 / 2, 0), "encoder": (1 / 4, 0)}),
+    (dict(name="gradual_unfreezing", every=1),
+     {"head": (1, 0), "decoder": (1, 1), "encoder": (1, 2)}),
+    (dict(name="surgical", learn=("encoder",)), {"encoder": (1, 0)}),
+    (dict(name="fine_tune", frozen=1), {"head": (1, 0), "decoder": (1, 0)})],
+                         ids=range(5))
+def test_strategies_take_encoder_decoder_and_output_as_layers(strategy, learns, folder):
+  setup = _by_strategy(folder, **strategy)
+
+  part = {"encoder": "encoder", "decoder": "decoder", "start": "decoder"}
+  rates = {group.name: group.lr_mult for group in setup.plan.groups}
+  found = {row.name: (rates[row.group], row.unfreeze_step) for row in setup.rows}
+  for name, value in found.items():
+    wanted = learns.get(part.get(name.split("/")[0], "head"))
+    assert (value == wanted) if wanted else value[1] is None, name
+  assert len(found) == 31
+
+
+def test_the_strategy_lora_stands_beside_all_kernels_below_the_output(folder):
+  setup = _by_strategy(folder, name="lora", rank=2)
+
+  own = {name for name, spec in setup.specs.items() if "lora_" not in name}
+  learning = {row.name for row in setup.rows if row.unfreeze_step is not None}
+  kernels = [name for name in own if "kernel" in name and "head/" not in name]
+  assert learning == setup.specs.keys() - own
+  assert len(learning) == 2 * len(kernels) == 30
+
+
 @pytest.mark.parametrize("fields, message", [
     (dict(objective=config.Objective()), "objective.bivariate.weight is 0"),
     (dict(tokenizer=config.Tokenizer(kind="bytes")), "Choose tokenizer.kind=strokes"),
     (dict(model=small_runs.RNN), "Choose model=config.Sketch"),
-    (dict(adapters=(config.LoRA(params=".*kernel"),)), "adapters: a model of drawings"),
     (dict(train=config.Train(metric="bleu")), "train.metric: a model of drawings"),
-    (dict(source=config.Source(path="first"), strategy=config.Strategy(name="lora")),
-     "strategy.name: a model of drawings"),
     (dict(model=dataclasses.replace(MODEL, latent_width=0)),
      "objective.kl needs latent_mean"),
 ])

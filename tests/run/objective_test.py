@@ -93,7 +93,33 @@ def test_an_anchor_is_recorded_as_a_term(text, tmp_path):
 
   first = small_runs.metrics(tmp_path)[0]
   assert first["anchor_weight"] == 2.0 and first["anchor"] > 0
-  assert first["loss"] == first["ce"]
+  assert first["loss"] == pytest.approx(first["ce"] + 2.0 * first["anchor"], rel=1e-6)
+
+
+# The penalty of this anchor is beta / 2 of the params' squared norm, and no step moves
+# the params here, so that it can be computed from the checkpoint.
+def test_the_training_loss_holds_the_anchors_and_that_of_validation_does_not(
+    text, tmp_path):
+  anchored = plan_lib.TransferPlan(
+      rules=(plan_lib.Rule(target=".*", source=None),),
+      groups=(plan_lib.Group(name="all", params=".*", anchor=plan_lib.L2SP(
+          alpha=0.0, beta=0.5)),))
+  still = config.Optim(lr=1e-30)
+
+  loop.train(_run(text, optim=still, objective=Objective()), tmp_path / "free")
+  loop.train(_run(text, transfer=anchored, optim=still, objective=Objective()),
+             tmp_path / "held")
+
+  free, held = (small_runs.metrics(tmp_path / name) for name in ("free", "held"))
+  penalty = 0.25 * sum((np.float64(value) ** 2).sum()
+                       for value in small_runs.params(tmp_path / "held").values())
+  for one, other in zip(free, held, strict=True):
+    if one["split"] == "train":
+      assert other["ce"] == one["loss"] and other["anchor"] == pytest.approx(penalty)
+      assert other["loss"] == pytest.approx(one["loss"] + penalty, rel=1e-6)
+    else:
+      assert other["loss"] == one["loss"]
+  assert penalty > 1
 
 
 def test_configs_of_objectives_survive_the_workdir(text, tmp_path):

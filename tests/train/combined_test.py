@@ -145,7 +145,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_and_all_are_reported():
     assert line["kl_weight"] == pytest.approx(kl)
     assert line["loss"] == pytest.approx(
         0.5 * line["label_smoothed"] + 0.1 * cycle * line["z_loss"]
-        + unlikely * line["unlikelihood"] + kl * line["kl"], rel=1e-5)
+        + unlikely * line["unlikelihood"] + kl * line["kl"]
+        + line["anchor_weight"] * line["anchor"], rel=1e-5)
   assert min(line[name] for line in lines for name in (
       "ce", "z_loss", "unlikelihood", "kl", "anchor")) > 0
 
@@ -160,7 +161,8 @@ def test_the_penalty_of_an_anchor_is_a_term_with_a_weight():
   def step(factor):
     arguments["weigh"] = lambda step: {"ce": 1.0, "anchor": factor}
     metrics = _step(arguments, _state(), _batch(0), jax.random.key(0))[1]
-    return metrics["anchor"][0], metrics["grad_norm"][0]
+    total, count = metrics["anchor"]
+    return total / count, metrics["grad_norm"][0]
 
   for factor in (0.0, 1.0, 3.0):
     penalty, gradient = step(factor)
@@ -315,7 +317,7 @@ def test_terms_of_offsets_leave_out_what_is_behind_a_drawing_and_the_pen_does_no
   module, params, batch = _drawings(latent=0)
   names = ("bivariate", "gaussian", "squared_error", "mixture")
 
-  found, _ = combined.compute(
+  found, *_ = combined.compute(
       Objective(**{name: Term() for name in names}), module, params, batch, False, None)
 
   for name in names:

@@ -123,6 +123,22 @@ _LAYERS = {
 }
 
 
+@pytest.mark.parametrize("width, named", [
+    (3, ["head", "decoder", "encoder"]), (0, ["head", "decoder"])])
+def test_the_layers_of_a_model_of_drawings_are_its_parts(width, named):
+  model = config.Sketch(vocab_size=3, hidden_width=4, latent_width=width)
+  specs = registry.specs(registry.build(model))
+
+  found = groups.by_layer(model)
+  rows = resolve.resolve(
+      plan_lib.TransferPlan(rules=SCRATCH, groups=found), {}, specs)
+
+  assert [group.name for group in found] == named and found == groups.by_layer(specs)
+  for row in rows:
+    part = row.name.split("/")[0]
+    assert row.group == {"start": "decoder"}.get(part, part)
+
+
 @pytest.mark.parametrize("name", _MODELS)
 def test_groups_by_layer_contain_every_leaf_once(name):
   specs = registry.specs(registry.build(_MODELS[name]))
@@ -175,7 +191,6 @@ def test_gradual_unfreezing_skips_frozen_groups():
     (lambda: groups.discriminative(_MODELS["tied"], 0), "factor is 0"),
     (lambda: groups.gradual_unfreezing(_MODELS["tied"], 0), "every is 0"),
     (lambda: groups.by_layer({"w": None}), "no param is called layer_0"),
-    (lambda: groups.by_layer(config.Sketch()), "no param is called layer_0"),
 ])
 def test_recipes_refuse_invalid_settings(call, sentence):
   with pytest.raises(errors.UserError, match=sentence):

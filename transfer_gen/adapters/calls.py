@@ -237,6 +237,19 @@ def _around_affine(self, layer: recurrent_layers.Affine, call, parts):
   return product(flat[part]).reshape(*batch, -1)
 
 
+def _around_fan(self, layer: recurrent_layers.Fan, call, x):
+  """Returns the outputs of a layer; each has a kernel of its own."""
+  found, read = call(x), layer.input
+  for out in layer.outputs:
+    for place in self.places(
+        layer, f"kernel_{out.part}", read.axis, *out.axes, reads=(read.axis,),
+        shape=(read.size, *out.sizes)):
+      y = found[out.part]
+      found[out.part] = y + place.low_rank(
+          x.reshape(-1, read.size), y.dtype).reshape(y.shape)
+  return found
+
+
 def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
   """Returns what the inputs add to the gates of a cell, dtype[T, B, G, U]."""
   total = call(x)
@@ -252,7 +265,9 @@ def _around_inputs(self, cell: recurrent_layers.Cell, call, x):
       part = x[read.part]
       tokens = jnp.issubdtype(part.dtype, jnp.integer)
       flat = part.reshape((-1,) if tokens else (-1, read.size))
-      total += place.low_rank(flat, total.dtype).reshape(total.shape)
+      # What is the same at every step has one step.
+      total += place.low_rank(flat, total.dtype).reshape(
+          *part.shape[:2], *total.shape[2:])
   return total
 
 
@@ -342,6 +357,7 @@ def _around_attention(
 _AROUND: dict[tuple[type, str], Callable[..., Any]] = {
     (layers.Dense, "__call__"): _around_dense,
     (recurrent_layers.Affine, "__call__"): _around_affine,
+    (recurrent_layers.Fan, "__call__"): _around_fan,
     (recurrent_layers.Cell, "_inputs"): _around_inputs,
     (recurrent_layers.Affine, "weights"): _around_weights,
     (recurrent_layers.Cell, "_later"): _around_later,

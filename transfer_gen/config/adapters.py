@@ -14,6 +14,8 @@ from transfer_gen.config import declare, validate
 
 # Regex that matches the name of each kernel inside a layer of any model.
 LAYER_KERNELS = r"(.*/)?layer_\d+/.*kernel"
+# The same of a model of drawings, whose layers are its encoder and its decoder.
+DRAWN_KERNELS = r"(encoder|decoder|start)/.*kernel.*"
 # No underscore, because the one behind an adapter's name separates it from the part.
 _Name = Annotated[str, declare.Holds(
     lambda name: re.fullmatch("[a-z][a-z0-9]*", name) is not None,

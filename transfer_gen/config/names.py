@@ -50,8 +50,14 @@ CROSS_PARTS = {rf"{DECODER}({_LAYER}\d+)/cross_attn/(.*)": r"\1/attn/\2",
                rf"{DECODER}({_LAYER}\d+)/cross_norm/(.*)": r"\1/attn_norm/\2"}
 
 
+# Leaves of the parts of a model of drawings, from the top to the bottom, below its
+# output; and a leaf that no other model has.
+DRAWN = {"decoder": r"(decoder|start)/.*", "encoder": f"{ENCODER}.*"}
+DRAWN_LEAF = "decoder/recurrent_kernel"
+
+
 # An encoder that runs the decoder's blocks does so without their cross-attention.
-def encoder_leaves(model: models.Decoder | models.Recurrent) -> tuple[str, ...]:
+def encoder_leaves(model: models.Model) -> tuple[str, ...]:
   """Returns patterns of the leaves on which the output of a model's encoder depends."""
   if not isinstance(model, models.EncoderDecoder):
     return (f"{ENCODER}.*",)
@@ -81,12 +87,15 @@ def layer_number(name: str) -> int | None:
 
 # One name each is enough to see which groups own which parts, and no model has to be
 # built for it. A tied output has no kernel of its own.
-def outline(model: models.Decoder | models.Recurrent) -> list[str]:
+def outline(model: models.Model) -> list[str]:
   """Returns one name of a model's params for each part that can learn on its own.
 
   >>> outline(models.Decoder(num_layers=1, tied=False, position="rotary"))
   ['layer_0/', 'embed/embedding', 'head/kernel']
   """
+  if isinstance(model, models.Sketch):
+    return ["head/kernel_pen", DRAWN_LEAF,
+            *([f"{ENCODER}mean/bias"] if model.latent_width else [])]
   layers = [f"{layer(i)}/" for i in range(model.num_layers)]
   latent = ["latent/mean/bias"] if getattr(model, "latent_width", 0) else []
   if isinstance(model, models.EncoderDecoder):

@@ -89,9 +89,10 @@ class Objective:
   By default it is the cross-entropy alone. Every other term is left out until it has a
   weight, `objective.z_loss.weight=1e-4`. Each that is used stands in metrics.jsonl
   under its name, per target token, and a weight that changes as NAME_weight. `loss` of
-  training is the whole sum but for the anchors. `loss` of validation does not depend on
-  the weights: it is the plain cross-entropy, and of a model of drawings, or one that
-  draws a latent, what `train.combined.scoring` says. The formulas are in `train.terms`.
+  training is the whole sum, the penalties of anchors included. `loss` of validation
+  does not depend on the weights: it is the plain cross-entropy, and of a model of
+  drawings, or one that draws a latent, what `train.combined.scoring` says. The formulas
+  are in `train.terms`, and those of what a teacher adds in `distill.matching`.
 
   Attributes:
     ce: Cross-entropy of the tokens. Default: 1.

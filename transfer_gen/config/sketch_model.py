@@ -64,9 +64,18 @@ class Sketch:
     return None
 
   @property
+  def num_layers(self) -> int:
+    """Number of layers whose states a teacher's are matched with, see `widths`."""
+    return len(self.widths)
+
+  @property
   def widths(self) -> tuple[int, ...]:
-    """Number of units of the decoder."""
-    return (self.hidden_width,)
+    """Number of features of each layer: of the encoder, if there is one; the decoder.
+
+    The encoder's are the last states of its two directions.
+    """
+    return (*((2 * self.encoder_width,) if self.latent_width else ()),
+            self.hidden_width)
 
   @property
   def draws(self) -> bool:

@@ -89,10 +89,12 @@ class Distill:
   Attributes:
     teacher: A run's workdir, or a checkpoint of another framework with a map. Without
       a path, as by default, it is the run's source.
-    ce: Weight of the cross entropy on the data, at least 0. Default: 0.3.
+    ce: Weight of the cross entropy on the data, at least 0, and a factor on likelihoods
+      of values, such as `objective.bivariate`. Default: 0.3.
     logits: Weight of T^2 KL(teacher || model), both softened by T = `temperature`
       (Hinton et al., 2015); at least 0. For models with different vocabularies see
-      `vocabularies`. Default: 0.7.
+      `vocabularies`. Of models of drawings it is that of the state of the pen, and the
+      KL of the mixture of the offset is added, estimated by samples. Default: 0.7.
     temperature: T, above 0; larger values soften the distributions. Default: 2.0.
     hidden: Weight of the distance between hidden states, at least 0. Where widths
       differ, a learned projection of the model's states is compared (FitNets: Romero et

@@ -89,7 +89,14 @@ def _check_pair(distill, source, theirs, own) -> None:
       teacher_lib.taps.why_unheard, (theirs, own))), "")
   others = distill.vocabularies != SAME
   encodes = [registry.encodes(c) for c in (theirs, own)]
+  drawn = [registry.is_drawn(c) for c in (theirs, own)]
   for wrong, why in (
+      (drawn[0] != drawn[1],
+       f"{families}: only one of both is a model of drawings, and they predict"
+       " different things"),
+      (others and any(drawn),
+       f"vocabularies={distill.vocabularies!r} aligns texts, and these are drawings."
+       " Set it to 'same'"),
       (encodes[0] != encodes[1],
        f"{source.path} and the model do not both have an encoder, so their rows"
        " differ. Train on what the teacher writes instead, see evaluate.answers"),
@@ -130,6 +137,13 @@ def _check_tokens(
     source: sources_lib.Source, data: teacher_lib.Prepared, model: registry.Config
 ) -> None:
   theirs, own = source.vocabulary, data.tokenizer
+  # Offsets are no tokens, and a point of another scale is another point.
+  scales = [getattr(one, "scale", None) for one in (source.tokenizer, own)]
+  if source.tokenizer is not None and scales[0] != scales[1]:
+    raise errors.UserError(
+        f"distill: the teacher's offsets are divided by {scales[0]:g}, and those of the"
+        f" run's drawings by {scales[1]:g}. Take its tokenizer: tokenizer.kind='file'"
+        " with the path of the teacher's folder tokenizer.")
   # Without a tokenizer, equality of tokens cannot be checked. That the ids of the data
   # fit the teacher's table is the weakest condition that prevents reading beyond it.
   if theirs is None:

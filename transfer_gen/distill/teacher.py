@@ -28,6 +28,7 @@ from transfer_gen.train import objectives
 SAME, ULD, MINED = "same", "uld", "mined"
 CHANCES, READ = "teacher_chances", "teacher_read"  # In a batch.
 _INDEX = "teacher_index"
+_MIXTURE = "mixture_"  # What the names of a mixture's arrays begin with.
 # What the teacher reads, if its tokens are others, and its names in a batch.
 _READ = {"inputs": "teacher_inputs", "positions": "teacher_positions"}
 Batch, Prepared = Mapping[str, Any], pipeline.Prepared
@@ -78,7 +79,8 @@ class Teacher:
       sorted, the largest first). With another vocabulary also `teacher_read` f32[B, T],
       1 where both have read the same bytes; elsewhere it and all other entries are 0.
       For each matched pair of layers, `teacher_hidden_0` f32[B, T, D] and
-      `teacher_query_0` and so on, as `taps` returns them.
+      `teacher_query_0` and so on, as `taps` returns them. Of a model of drawings
+      `teacher_mixture_logits` and so on, the mixture of each offset.
     """
     read = {**batch, **{
         name: batch[own] for name, own in _READ.items() if own in batch}}
@@ -86,11 +88,13 @@ class Teacher:
                         related=[b for _, b in self.related]) as seen:
       # Without dropout: the teacher's answer to a batch does not depend on chance. And
       # without a beginning: stored features are the student's.
-      logits = objectives.logits(self.module, params, read, False, None)
+      logits, given = objectives.with_outputs(self.module, params, read, False, None)
     found = {}
     if self.distill.logits:
       # float32, because softmax over a large vocabulary and a logarithm follow.
       found[CHANCES] = self._chances(logits.astype(jnp.float32))
+      found |= {f"teacher_{name}": value for name, value in given.items()
+                if name.startswith(_MIXTURE)}
     for number, (_, layer) in enumerate(self.hidden):
       found[f"teacher_hidden_{number}"] = seen.hidden[layer].astype(jnp.float32)
     for number, (_, layer) in enumerate(self.related):

@@ -71,8 +71,10 @@ def encoder(module: extended.Model) -> Any:
   It takes variables, values f32[B, T, 2] and pen_states i32[B, T], and returns
   f32[B, Z].
   """
-  return jax.jit(lambda variables, values, pens: module.apply(
-      variables, values, pens, method="encode")[0])
+  def mean(variables, values, pens):
+    found: Any = module.apply(variables, values, pens, method="encoded")
+    return found["mean"]
+  return jax.jit(mean)
 
 
 def keys(seed: int, numbers: jax.Array) -> jax.Array:

@@ -1,10 +1,12 @@
-"""Affine maps of several inputs, which recurrent models consist of.
+"""Affine maps of several inputs or outputs, which recurrent models consist of.
 
 Axes: D width of an input, F outputs. Features are never concatenated: layers pass a
 dict of arrays, and a layer that reads it has a kernel for each array and adds the
 products. Each kernel then has one logical axis, along which it can grow or be copied.
 """
 
+import itertools
+import math
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -96,6 +98,60 @@ class Affine(nn.Module):
     """Returns the kernels by the part that they read, dtype[D, F], and the bias."""
     return ({part: kernel.astype(dtype) for part, kernel in self.kernels.items()},
             None if self.offset is None else self.offset.astype(dtype))
+
+
+class Output(NamedTuple):
+  """One of the arrays that a layer gives.
+
+  Attributes:
+    part: Its name.
+    axes: Logical axes of its features.
+    sizes: Sizes of these axes.
+  """
+  part: str
+  axes: tuple[str, ...]
+  sizes: tuple[int, ...]
+
+
+class Fan(nn.Module):
+  """Affine maps of one input to several outputs, which are one product.
+
+  Attributes:
+    input: The input that it reads.
+    outputs: The outputs.
+    kernel_init: Name of the initializer of the kernels.
+
+  Params: for each output kernel_<part> f32[D, ...] and bias_<part> f32[...].
+  """
+  input: Input
+  outputs: tuple[Output, ...]
+  kernel_init: str
+
+  def setup(self) -> None:
+    """Creates the params."""
+    read, params = self.input, []
+    for part, axes, sizes in self.outputs:
+      kernel = layers.initializer(
+          self.kernel_init, 0, tuple(range(1, len(sizes) + 1)))
+      params.append((
+          self.param(f"kernel_{part}", layers.boxed(
+              kernel, read.axis, *axes, reads=(read.axis,)), (read.size, *sizes)),
+          self.param(
+              f"bias_{part}", layers.boxed(nn.initializers.zeros, *axes), sizes)))
+    self.params = params
+
+  # One product for all of them: each alone would be narrow.
+  def __call__(self, x: jax.Array) -> Parts:
+    """dtype[..., D] to f32[..., F] by part, with the sizes of the outputs as F."""
+    kernels, biases = zip(*self.params)
+    flat = jnp.concatenate([part.reshape(len(part), -1) for part in kernels], axis=1)
+    y = lax.dot(x.reshape(-1, self.input.size), flat.astype(x.dtype))
+    # In float32, because what is computed of them needs the digits.
+    y = y.astype(jnp.float32) + jnp.concatenate(
+        [part.reshape(-1) for part in biases])[None]
+    ends = list(itertools.accumulate(math.prod(out.sizes) for out in self.outputs))
+    return {out.part: part.reshape(*x.shape[:-1], *out.sizes)
+            for out, part in zip(self.outputs, jnp.split(y, ends[:-1], axis=1))}
 
 
 class Vector(nn.Module):

@@ -27,12 +27,14 @@ class Form(NamedTuple):
     projects: Whether the query is a product with the state, and not the state itself.
     combines: Whether state and context become one hidden state.
     feeds: Whether the first layer reads that of the step before.
+    heard: Layers whose states are returned for each step.
   """
   cell: cells.Kind
   before: bool
   projects: bool
   combines: bool
   feeds: bool
+  heard: tuple[int, ...] = ()
 
 
 # Weights of places that are padding are exactly 0, also in a row that has no others:
@@ -71,7 +73,7 @@ def attend(
 def step(
     form: Form, multiply: deferred.Multiply, shared: dict[str, Any],
     carry: dict[str, Any], x: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads one token; see `deferred.scan`.
 
   Args:
@@ -90,7 +92,7 @@ def step(
 
   Returns:
     The next carry, and dtype[D, R] for what follows: the state or what it was combined
-    to, "", and the context.
+    to, "", the context, and under `states` those of the layers that are heard.
   """
   states, seen, valid = carry["states"], carry.get("seen"), x["valid"]
   kept = lambda name, part: part * x["kept"][name] if name in x["kept"] else part
@@ -125,7 +127,8 @@ def step(
   if seen is not None:
     stands = None if valid is None else valid.reshape(*seen.shape[:2], 1)
     after["seen"] = seen if stands is None else jnp.where(stands, seen, carry["seen"])
-  return after, {"": top, "context": context}
+  heard = tuple(moved[layer][0] for layer in form.heard)
+  return after, {"": top, "context": context, "states": heard}
 
 
 def _advance(cell, multiply, bias, layer, state, a):

@@ -89,15 +89,16 @@ class Encoder:
 
   It gives what the model's `encoded` returns, each name behind `hidden_`, such as
   `hidden_top` dtype[B, S, D]. All that leads from there to the decoder belongs to the
-  decoder: a bridge, and the keys and values of cross-attention.
+  decoder: a bridge, and the keys and values of cross-attention. Of a model of drawings
+  it gives the mean and the width of the latent.
 
   Attributes:
     leaves: Regexes for whole names of the leaves that have a part in it, see
       `names.encoder_leaves`.
-    reads: As of `Layers`.
+    reads: As of `Layers`, in the order in which `encoded` takes them.
   """
   leaves: tuple[str, ...]
-  reads: ClassVar[tuple[str, ...]] = ("encoder_inputs", "encoder_counts")
+  reads: tuple[str, ...] = ("encoder_inputs", "encoder_counts")
 
   def __str__(self) -> str:
     return "the encoder"
@@ -118,7 +119,7 @@ class Encoder:
   def resume(
       self, module: extended.Model, variables: Any, given: Arrays, *args: Any,
       **kwargs: Any) -> Any:
-    """As of `Layers`; `module` is an EncoderDecoder, or a Recurrent with an encoder."""
+    """As of `Layers`; `module` is a model that has an encoder."""
     dtype = layers.computation_dtype(module.config.dtype)
     found = {name.removeprefix(f"{HIDDEN}_"): value.astype(dtype)
              for name, value in given.items()}
@@ -133,6 +134,16 @@ class Encoder:
 
 
 Beginning = Layers | Encoder
+
+
+def encoder(config: registry.Config) -> Encoder | None:
+  """Returns the beginning that is the encoder of a model; None if it has none."""
+  leaves = names.encoder_leaves(config)
+  if registry.is_drawn(config):
+    # The states of the pen behind each point are the targets.
+    has = getattr(config, "latent_width", 0)
+    return Encoder(leaves, ("values", "targets")) if has else None
+  return Encoder(leaves) if config.encodes else None
 
 
 def stored(batch: Mapping[str, Any]) -> dict[str, Any]:

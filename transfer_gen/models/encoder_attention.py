@@ -69,6 +69,7 @@ class Attention(nn.Module):
   def setup(self) -> None:
     """Creates the submodules and params."""
     config, memory = self.config, Input("", "memory", self.config.memory_width)
+    self.taps = [layers.Tap(i) for i in range(config.num_layers)]
     state, width = Input("", "hidden", config.widths[-1]), config.score_width
     if self._adds:
       self.key = recurrent_layers.Affine(
@@ -153,7 +154,8 @@ class Attention(nn.Module):
       carry[SEEN] = cache[SEEN].reshape(rows, -1, cache[SEEN].shape[-1])
     form = attention_step.Form(
         cell=kind, before=config.encoder_attention == "additive", projects=self._adds,
-        combines=config.attention_output == "hidden", feeds=config.input_feeding)
+        combines=config.attention_output == "hidden", feeds=config.input_feeding,
+        heard=tuple(tap.layer for tap in self.taps if tap.is_heard()))
     after, y = deferred.scan(
         functools.partial(attention_step.step, form), kernels,
         {**shared, MEMORY: memory}, carry,
@@ -163,7 +165,10 @@ class Attention(nn.Module):
       found[FEED] = after[FEED].T
     if config.coverage:
       found[SEEN] = after[SEEN].reshape(cache[SEEN].shape)
-    return found, {name: part.swapaxes(1, 2) for name, part in y.items()}
+    y = jax.tree.map(lambda part: part.swapaxes(1, 2), y)
+    for layer, states in zip(form.heard, y.pop("states"), strict=True):
+      self.taps[layer](states.swapaxes(0, 1))
+    return found, y
 
   def _prepared(self, blocks, x, kind, train):
     """Returns what the loop multiplies with, what it shares, and what differs by step.

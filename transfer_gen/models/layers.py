@@ -265,6 +265,25 @@ class Norm(nn.Module):
     return jnp.expand_dims(param, tuple(range(x.ndim - 1)))
 
 
+# Most layers are modules that return their output, and `taps` listens to these. What a
+# loop over time computes, or only a part of a module, has no such call.
+class Tap(nn.Module):
+  """A place where a model hands out what a layer returns; it has no params.
+
+  Attributes:
+    layer: Number of the layer, counted from 0.
+  """
+  layer: int
+
+  def is_heard(self) -> bool:
+    """Returns False; who listens answers in its place, see `taps.listening`."""
+    return False
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns dtype[B, T, D] as it is."""
+    return x
+
+
 def _product(x, kernel):
   """Returns the product of dtype[M, K] and dtype[K, N]."""
   if x.shape[0] > 1 or x.shape[1] % _PARTS:

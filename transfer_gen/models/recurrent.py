@@ -171,8 +171,9 @@ class Recurrent(nn.Module):
       train: bool = False) -> jax.Array:
     """Returns the latent of what the encoder reads, dtype[B, Z], see `latent`."""
     tokens, counts = recurrent_encoder.counted(encoder_inputs, encoder_counts)
-    carries, _ = self.encoder(tokens, counts, train)
-    return self.latent(carries, tokens, counts)
+    found = self.encoded(tokens, counts, train)
+    return self.latent(
+        recurrent_encoder.carries_of(self.config, found), tokens, counts)
 
   def begin(self, latents: jax.Array, length: int) -> Cache:
     """Returns the cache with which the text of each latent begins.

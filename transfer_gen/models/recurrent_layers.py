@@ -18,6 +18,7 @@ from transfer_gen.models import layers
 # Named here, too: who reads a layer's outputs needs them.
 Parts, Input, Affine, Vector = (
     affine.Parts, affine.Input, affine.Affine, affine.Vector)
+Output, Fan = affine.Output, affine.Fan
 BACKWARD, LATENT = "backward", "latent"
 
 

@@ -20,6 +20,7 @@ from transfer_gen.models import recurrent_layers
 
 Input = recurrent_layers.Input
 DOWN, UP, END = range(3)  # States of the pen behind a point.
+_PEN = "pen"
 # Name of what the head gives beside the state of the pen, and its sizes behind M.
 _MIXTURE: dict[str, tuple[int, ...]] = {
     "mixture_logits": (), "mixture_means": (2,), "mixture_log_scales": (2,),
@@ -38,8 +39,9 @@ class Sketch(nn.Module):
   Attributes:
     config: The model's config, with `vocab_size` set.
 
-  Params: decoder and head; with a latent also encoder and start, which makes the
-  decoder's first state of the latent.
+  Params: decoder and head, a `Fan` to the state of the pen, `pen`, and the mixture;
+  with a latent also encoder and start, which makes the decoder's first state of the
+  latent.
   """
   config: config_lib.Sketch
 
@@ -56,8 +58,10 @@ class Sketch(nn.Module):
           dtype=layers.computation_dtype(config.dtype))
     self.decoder = recurrent_layers.Cell(
         config.cells, (*_points(config), *latent), config.hidden_width)
+    self.tap = layers.Tap(config.num_layers - 1)
     self.dropout = nn.Dropout(config.dropout)
-    self.head = Head(config)
+    self.head = recurrent_layers.Fan(
+        Input("", "hidden", config.hidden_width), _outputs(config), config.init)
 
   def __call__(
       self, inputs: jax.Array, train: bool = False, values: jax.Array | None = None,
@@ -88,17 +92,17 @@ class Sketch(nn.Module):
     latent = self.latent(values, pen_states, draws)
     # What a point is drawn from knows the points before it alone.
     before = jnp.pad(values[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    h = self.decoder(
-        self._read(inputs, before, latent), self.begin(latent, len(inputs)))
-    pen, mixture = self.head(self.dropout(
-        h.swapaxes(0, 1), deterministic=not train))
+    h = self.tap(self.decoder(
+        self._read(inputs, before, latent), self.begin(latent, len(inputs))
+    ).swapaxes(0, 1))
+    mixture = self.head(self.dropout(h, deterministic=not train))
+    pen = mixture.pop(_PEN)
     for name, value in {**mixture, **_moments(mixture)}.items():
       outputs.give(self, name, value)
     return pen
 
-  def encode(
-      self, values: jax.Array, pen_states: jax.Array
-  ) -> tuple[jax.Array, jax.Array | None]:
+  def encoded(
+      self, values: jax.Array, pen_states: jax.Array) -> dict[str, jax.Array]:
     """Returns what `Encoder` does of drawings; arguments as of a call."""
     return self.encoder(values, pen_states)
 
@@ -109,7 +113,9 @@ class Sketch(nn.Module):
     config = self.config
     if not config.latent_width:
       return None
-    mean, log_var = self.encoder(values, pen_states)
+    found = {name: value.astype(jnp.float32)
+             for name, value in self.encoded(values, pen_states).items()}
+    mean, log_var = found["mean"], found.get("log_var")
     if log_var is None:
       return mean
     outputs.give(self, "latent_mean", mean)
@@ -151,8 +157,8 @@ class Sketch(nn.Module):
     carry, h = self.decoder.extend(
         self._read(pen[:, None], offset[:, None], latent),
         jnp.ones((1, len(pen)), bool), carry)
-    logits, mixture = self.head(h[0])
-    return carry, logits, mixture
+    mixture = self.head(h[0])
+    return carry, mixture.pop(_PEN), mixture
 
   def _read(self, pens, offsets, latent):
     dtype = layers.computation_dtype(self.config.dtype)
@@ -185,15 +191,15 @@ class Encoder(nn.Module):
         recurrent_layers.Affine(ends, config.latent_width, "latent", config.cells)
         for _ in range(2)) if config.variational else (recurrent_layers.Affine(
             ends, config.latent_width, "latent", config.cells), None)
+    self.tap = layers.Tap(0)
 
   # Drawings are turned around within their own lengths. Padding then stands behind them
   # both ways, and the state at a drawing's last point has seen none of it.
   def __call__(
-      self, values: jax.Array, pen_states: jax.Array
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """f32[B, T, 2] and i32[B, T] to mean and log variance f32[B, Z].
+      self, values: jax.Array, pen_states: jax.Array) -> dict[str, jax.Array]:
+    """f32[B, T, 2] and i32[B, T] to `mean` and `log_var`, f32[B, Z] each.
 
-    The second is None if the latent is not drawn.
+    The second is absent if the latent is not drawn.
     """
     counts = (pen_states != END).sum(1)
     last = jnp.maximum(counts - 1, 0)
@@ -208,49 +214,12 @@ class Encoder(nn.Module):
          jnp.take_along_axis(pen_states, turned, axis=1))):
       h = cell({"": pens.T, "offset": points.swapaxes(0, 1)}, None)  # [T, B, E]
       ends[name] = jnp.take_along_axis(h, last[None, :, None], axis=0)[0]
-    mean = self.mean(ends).astype(jnp.float32)
-    return mean, None if self.log_var is None else self.log_var(
-        ends).astype(jnp.float32)
-
-
-class Head(nn.Module):
-  """States of the decoder to the state of the pen, and the mixture of the offset.
-
-  Attributes:
-    config: The model's config.
-
-  Params: a kernel and a bias for each of what it gives: kernel_pen f32[U, P],
-  kernel_mixture_logits and kernel_mixture_slants f32[U, M], kernel_mixture_means and
-  kernel_mixture_log_scales f32[U, M, 2].
-  """
-  config: config_lib.Sketch
-
-  # One product for all of them: with M of 20 each alone would be narrow.
-  @nn.compact
-  def __call__(self, h: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """dtype[..., U] to f32[..., P], and the mixture by name."""
-    config, width = self.config, h.shape[-1]
-    sizes = {"pen": (config.vocab_size,), **{
-        name: (config.mixtures, *more) for name, more in _MIXTURE.items()}}
-    kernels, biases = [], []
-    for name, shape in sizes.items():
-      axes = ("vocab",) if name == "pen" else ("mixtures", "offset")[:len(shape)]
-      init = layers.initializer(config.init, 0, tuple(range(1, len(shape) + 1)))
-      kernel = self.param(
-          f"kernel_{name}", layers.boxed(init, "hidden", *axes, reads=("hidden",)),
-          (width, *shape))
-      bias = self.param(
-          f"bias_{name}", layers.boxed(nn.initializers.zeros, *axes), shape)
-      kernels.append(kernel.reshape(width, -1))
-      biases.append(bias.reshape(-1))
-    y = h.reshape(-1, width) @ jnp.concatenate(kernels, 1).astype(h.dtype)
-    # Likelihoods of narrow Gaussians would lose their digits in bfloat16.
-    y = y.astype(jnp.float32) + jnp.concatenate(biases)[None]
-    ends = [sum(part.shape[1] for part in kernels[:i + 1])
-            for i in range(len(kernels) - 1)]
-    found = {name: part.reshape(*h.shape[:-1], *shape) for (name, shape), part in zip(
-        sizes.items(), jnp.split(y, ends, axis=1))}
-    return found.pop("pen"), found
+    if self.tap.is_heard():  # One state of a drawing stands for each of its points.
+      both = jnp.concatenate(list(ends.values()), axis=-1)[:, None]
+      self.tap(jnp.broadcast_to(both, (*pen_states.shape, both.shape[-1])))
+    found = {"mean": self.mean(ends).astype(jnp.float32)}
+    return found if self.log_var is None else found | {
+        "log_var": self.log_var(ends).astype(jnp.float32)}
 
 
 def drawn(key: jax.Array, numbers: jax.Array, width: int) -> jax.Array:
@@ -268,6 +237,14 @@ def _moments(mixture: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   variance = (weights * (jnp.exp(2 * mixture["mixture_log_scales"])
                          + jnp.square(means - mean[..., None, :]))).sum(-2)
   return {"output_mean": mean, "output_log_var": jnp.log(variance)}
+
+
+def _outputs(config: config_lib.Sketch) -> tuple[recurrent_layers.Output, ...]:
+  """Returns what the head gives: the state of the pen, and the offset's mixture."""
+  return (recurrent_layers.Output(_PEN, ("vocab",), (config.vocab_size,)), *(
+      recurrent_layers.Output(
+          name, ("mixtures", "offset")[:1 + len(more)], (config.mixtures, *more))
+      for name, more in _MIXTURE.items()))
 
 
 def _points(config: config_lib.Sketch) -> tuple[Input, ...]:

@@ -45,7 +45,7 @@ def listening(
 
   Args:
     hidden: Layers whose outputs are recorded, counted from 0. In a model with an
-      encoder these are layers of the decoder.
+      encoder these are layers of the decoder; of one of drawings see `Sketch.widths`.
     related: Layers of a Transformer whose queries, keys and values are recorded.
 
   Yields:
@@ -59,6 +59,11 @@ def listening(
     nonlocal before
     if isinstance(context.module, blocks.Block):
       before = context.module.config.prefix
+    if isinstance(context.module, layers.Tap):
+      if context.method_name == "is_heard":
+        return context.module.layer in hidden
+      if context.method_name == "__call__" and context.module.layer in hidden:
+        seen.hidden[context.module.layer] = args[0]
     result, path = call(*args, **kwargs), context.module.path
     if context.method_name != "__call__":
       return result
@@ -108,7 +113,7 @@ def resume(
 
 def width(config: Any, layer: int) -> int:
   """Returns the number of features of a layer's output, D."""
-  if isinstance(config, config_lib.Recurrent):
+  if isinstance(config, (config_lib.Recurrent, config_lib.Sketch)):
     return config.widths[layer]
   return config.width
 
@@ -122,21 +127,17 @@ def why_unheard(config: Any) -> str:
   Returns:
     A part of a sentence; "" if they have one, and `listening` records it.
   """
-  if isinstance(config, config_lib.Sketch):
-    return "a model of drawings has no such layers"
   if not isinstance(config, config_lib.Recurrent):
     return ""
   if config.window:  # Each position is computed from the tokens of its window alone.
     return "a model with a window has no hidden states of a whole row"
-  if config.stepwise:  # Its layers are parts of one loop; none is called by itself.
-    return ("the layers of a decoder that attends in each step (additive,"
-            " input_feeding, coverage) hand out no hidden states")
   return ""
 
 
 def axis(config: Any) -> str:
   """Returns the logical axis of the features of layers' outputs."""
-  return "hidden" if isinstance(config, config_lib.Recurrent) else "embed"
+  return "hidden" if isinstance(
+      config, (config_lib.Recurrent, config_lib.Sketch)) else "embed"
 
 
 def _layer(module: nn.Module) -> int | None:

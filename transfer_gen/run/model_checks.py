@@ -3,14 +3,11 @@
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import best
-
-# Terms by which a model learns the whole distribution from which it draws offsets.
-_LIKELIHOODS = ("bivariate", "mixture", "gaussian")
-_OF_ANY_MODEL = ("", "fine_tune", "l2_sp")  # Strategies that need no layers.
+from transfer_gen.train import combined
 
 
 def check_drawn(run: config_lib.Run) -> None:
-  """Checks a run of a model of drawings for what only texts and layers can have.
+  """Checks a run of a model of drawings for what only texts can have.
 
   Args:
     run: Config of the run. If its model is another one, or is not known yet, there is
@@ -22,19 +19,15 @@ def check_drawn(run: config_lib.Run) -> None:
   if not isinstance(run.model, config_lib.Sketch):
     return
   terms = run.objective.terms
-  if not any(terms[name].is_used for name in _LIKELIHOODS):
+  if not any(terms[name].is_used for name in combined.LIKELIHOODS):
     raise errors.UserError(
         "objective.bivariate.weight is 0, and then a model of drawings would not learn"
         " how far from its mean a point may be. Set it to 1, or give one of"
-        f" {', '.join(_LIKELIHOODS[1:])} a weight.")
+        f" {', '.join(combined.LIKELIHOODS[1:])} a weight.")
   of_texts = {
-      "adapters": run.adapters, "distill": run.distill, "features": run.features,
       "encoder_tokenizer": run.encoder_tokenizer,
-      "strategy.frozen": run.strategy.frozen,
-      "strategy.name": run.strategy.name not in _OF_ANY_MODEL,
       "train.metric": run.train.metric != best.LOSS}
   if wrong := [name for name, given in of_texts.items() if given]:
     raise errors.UserError(
-        f"{', '.join(wrong)}: a model of drawings has neither layers nor texts that"
-        " these act on. Leave them out; groups and rules of a plan do act on it, and so"
-        f" do the strategies {', '.join(filter(None, _OF_ANY_MODEL))}.")
+        f"{', '.join(wrong)}: a model of drawings reads and writes no texts that these"
+        " act on. Leave them out.")

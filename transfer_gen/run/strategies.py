@@ -210,8 +210,10 @@ def _l2_sp(run, rows):
 
 def _lora(run, rows):
   del rows
+  kernels = (config_adapters.DRAWN_KERNELS if isinstance(run.model, config_lib.Sketch)
+             else config_adapters.LAYER_KERNELS)
   adapters = run.adapters or (config_lib.LoRA(
-      params=config_adapters.LAYER_KERNELS, rank=run.strategy.rank,
+      params=kernels, rank=run.strategy.rank,
       # With alpha = 2 r the factor of the product, alpha / r, is 2 for every rank.
       alpha=2.0 * run.strategy.rank),)
   return groups_lib.low_rank(adapters), {"adapters": adapters}

@@ -69,11 +69,13 @@ def _apart(source: _Source | None, model: Any, data: _Prepared) -> str:
     return "nothing says which model the source is"
   if isinstance(source.model, config_lib.Encoder):
     return "the source sees the tokens after each one"
+  registry = _teacher.registry
+  if registry.is_drawn(model) or registry.is_drawn(source.model):
+    return "layers are compared on text, and this is a model of drawings"
   if why := heard(model) or heard(source.model):
     return why
   if source.tokenizer is None:
     return "the source has no tokenizer"
-  registry = _teacher.registry
   # As of a pair of two checkpoints, whose decoder has not learned to read the encoder.
   module = wrap.build(source.model, source.adapters)
   if lacking := sorted(registry.specs(module).keys() - source.specs.keys()):

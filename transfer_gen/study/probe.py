@@ -12,6 +12,7 @@ import numpy as np
 
 from transfer_gen.metrics import transferability
 from transfer_gen.models import beginnings
+from transfer_gen.models import registry
 from transfer_gen.models import taps
 from transfer_gen.run import assembled as assembled_lib
 
@@ -41,6 +42,8 @@ def logme(
     model has no such states, the text has fewer than two positions a feature, or labels
     of one class, or if some hidden state is not finite.
   """
+  if registry.is_drawn(assembled.run.model):
+    return None, "a model of drawings reads no text"
   if why := taps.why_unheard(assembled.run.model):
     return None, why
   width = taps.width(assembled.run.model, assembled.run.model.num_layers - 1)

@@ -33,7 +33,7 @@ class Bucket:
     assert run.features is not None, "asked for"
     self._read, self._folder, self._make = dict(read), folder, make
     # All that has positions has those of the bucket, on both sides of a pair.
-    self._count, length = next(iter(read.values())).shape
+    self._count, length = next(iter(read.values())).shape[:2]
     self._batch = run.train.rows(length)
     self._dtype = np.dtype(jax.numpy.dtype(run.features.dtype))
     self._row = make.shapes(read)

@@ -22,11 +22,13 @@ from transfer_gen.train import objectives
 from transfer_gen.train import step as step_lib
 from transfer_gen.train import terms as terms_lib
 
-ANCHOR, CE, SMOOTHED = step_lib.ANCHOR, "ce", "label_smoothed"
+ANCHOR, CE, SMOOTHED = step_lib.ANCHOR, step_lib.CE, "label_smoothed"
 TEACHER = ("logits", "hidden", "attention")  # Computed in `distill.loss`.
+# Negative log-likelihoods of the data, as `ce` is.
+LIKELIHOODS = ("bivariate", "mixture", "gaussian")
 _VALUES = "values"  # In a batch: f32[B, T, D].
 # In a batch: f32[B, T], 0 where a target that counts has no value.
-_VALUE_WEIGHTS = "value_weights"
+VALUE_WEIGHTS = "value_weights"
 Objective, Batch, NllFn = config_lib.Objective, step_lib.Batch, step_lib.NllFn
 Values = Mapping[str, jax.Array]
 Beginning = objectives.Beginning
@@ -92,7 +94,7 @@ def used(objective: Objective) -> dict[str, Kind]:
 def compute(
     objective: Objective, module: Any, params: Mapping[str, jax.Array], batch: Batch,
     train: bool, key: jax.Array | None, beginning: Beginning | None = None,
-) -> tuple[dict[str, jax.Array], jax.Array]:
+) -> tuple[dict[str, jax.Array], jax.Array, Values]:
   """Computes the terms of the data.
 
   Args:
@@ -105,7 +107,8 @@ def compute(
     beginning: As for `objectives.next_token`.
 
   Returns:
-    Terms f32[B, T] by name, of which `ce` is always one, and the logits.
+    Terms f32[B, T] by name, of which `ce` is always one; the logits; and what the
+    model gave beside them, if a term reads any of it, and else {}.
   """
   kinds = used(objective)
   if any(kind.outputs for kind in kinds.values()):
@@ -120,9 +123,9 @@ def compute(
         logits, batch["targets"], objective.label_smoothing)
   for name, kind in kinds.items():
     found[name] = kind.compute(objective, logits, outputs, batch)
-    if _VALUES in kind.entries and _VALUE_WEIGHTS in batch:
-      found[name] *= batch[_VALUE_WEIGHTS]
-  return found, logits
+    if _VALUES in kind.entries and VALUE_WEIGHTS in batch:
+      found[name] *= batch[VALUE_WEIGHTS]
+  return found, logits, outputs
 
 
 def training(
@@ -182,7 +185,7 @@ def validating(
     return objectives.next_token(module, False, beginning)
 
   def nll_fn(params, batch, key):
-    found, _ = compute(objective, module, params, batch, False, key, beginning)
+    found, *_ = compute(objective, module, params, batch, False, key, beginning)
     ce = found.pop(CE)
     if not values and not draws:
       return {"loss": ce, **found}
@@ -249,12 +252,14 @@ def weights(
   """Returns a factor and the weight of each term that counts, by its name."""
   terms = objective.terms
   ce = SMOOTHED if objective.label_smoothing else CE
-  found = {ce: (distill.ce if distill else 1.0, terms.pop(CE))}
+  hard = distill.ce if distill else 1.0  # What is learned from the data.
+  found = {ce: (hard, terms.pop(CE))}
   for name in TEACHER:
     term = terms.pop(name)
     if distill is not None:
       found[name] = getattr(distill, name), term
-  found |= {name: (1.0, term) for name, term in terms.items()}
+  found |= {name: (hard if name in LIKELIHOODS else 1.0, term)
+            for name, term in terms.items()}
   # A term of weight 0 is left out of the program, instead of being multiplied by 0; but
   # without this number the anchor's would be 1.
   return {name: (base, term) for name, (base, term) in found.items()

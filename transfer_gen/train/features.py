@@ -27,10 +27,9 @@ def beginning(
   # Groups that start late count as well: what is stored once must hold to the end.
   learning = [row for row in rows if row.unfreeze_step is not None]
   # Only outputs of layers are stored, so in a chain layer 0 must be frozen, too.
-  least = (beginnings.Encoder(names.encoder_leaves(run.model)) if run.model.encodes
-           else beginnings.Layers(1))
+  least = beginnings.encoder(run.model) or beginnings.Layers(1)
   if early := [row for row in learning if least.holds(row.name)]:
-    raise errors.UserError(_learns(run, early[0]))
+    raise errors.UserError(_learns(run, least, early[0]))
   if isinstance(least, beginnings.Encoder):
     found: beginnings.Beginning = least
   else:
@@ -41,12 +40,13 @@ def beginning(
   return found
 
 
-def _learns(run: config_lib.Run, row: resolve.Row) -> str:
+def _learns(
+    run: config_lib.Run, least: beginnings.Beginning, row: resolve.Row) -> str:
   """Returns the message about a leaf that would have to be frozen."""
   model = run.model
   what, freeze = (
       ("the encoder is not frozen", "all that the encoder reads and is made of")
-      if model.encodes else
+      if isinstance(least, beginnings.Encoder) else
       ("no beginning of the model is frozen", "the embedding and the first layers"))
   # Groups with `table_rows` let only some rows of a table learn. Strategies make such a
   # group for tokens that the source lacks, so the advice is another one.
@@ -86,9 +86,11 @@ def _check_adapters(run: config_lib.Run, held: Sequence[str]) -> None:
 def _check(run: config_lib.Run) -> None:
   features, model = run.features, run.model
   assert features is not None
-  rates = [f"model.{name} is {rate}"
-           for name, rate in config_lib.dropouts(model).items()]
-  latent, noise = getattr(model, "latent_width", 0), run.data.corrupt.noise
+  drawn = isinstance(model, config_lib.Sketch)
+  # Of drawings it acts on the decoder's states alone.
+  rates = [] if drawn else [f"model.{name} is {rate}" for name, rate in (
+      config_lib.dropouts(model).items())]
+  corrupt, noise = run.data.corrupt, run.data.corrupt.noise
   chain = model.encodes or not any(getattr(model, field, False) for field in (
       "window", "attention", "bidirectional"))
   for wrong, why in (
@@ -102,9 +104,13 @@ def _check(run: config_lib.Run) -> None:
        f"features: data.corrupt.noise is {noise!r}, which makes what the encoder reads"
        " anew in each epoch, and what is stored once stays. Leave it out, or set"
        " features=None"),
-      (latent,
-       f"features: model.latent_width is {latent}: the decoder reads a latent of what"
-       " the encoder read, and latents are not stored. Set features=None"),
+      (drawn and not model.latent_width,
+       "features: model.latent_width is 0: a decoder of drawings alone has no encoder"
+       " whose output could be stored. Set features=None"),
+      (corrupt.stretch or corrupt.drop_points,
+       f"features: data.corrupt.stretch is {corrupt.stretch} and drop_points"
+       f" {corrupt.drop_points}, which change the drawings that the encoder reads in"
+       " each epoch, and what is stored once stays. Set both to 0, or features=None"),
       (isinstance(model, config_lib.Recurrent) and not chain,
        "features: the model has a window, attention over its layers or cells that"
        " read backwards, and only a chain of layers has a beginning. Set"

@@ -149,16 +149,20 @@ def _applied(module, params, batch, train, key, beginning, **more) -> Any:
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Computes the negative log-likelihood of targets, in nats.
 
-  It is log(sum_v exp(logits[v])) - logits[target], in float32 whatever the dtype of the
-  logits, and finite for finite logits of any size, since the largest logit is
-  subtracted first.
+  It is -log softmax(logits)[target] = log(sum_v exp(logits[v])) - logits[target]
+  (Goodfellow et al., 2016, "Deep Learning", equation 6.30), in float32 whatever the
+  dtype of the logits, and finite for finite logits of any size, since the largest logit
+  is subtracted first. What may stand beside it are terms of their own: label smoothing
+  (Szegedy et al., 2016, section 7), `terms.label_smoothed`, and the z-loss (Chowdhery
+  et al., 2022, section 5), `terms.z_loss`.
 
   Args:
     logits: dtype[B, T, V].
-    targets: i32[B, T], in [0, V).
+    targets: i32[B, T], in [0, V). One that is not has no defined loss, as a compiled
+      program cannot raise.
 
   Returns:
-    f32[B, T].
+    f32[B, T], at least 0.
 
   Example:
     >>> import jax.numpy as jnp

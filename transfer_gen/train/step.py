@@ -15,7 +15,8 @@ Batch = Mapping[str, jax.Array]
 NllFn = Callable[[dict[str, jax.Array], Batch, jax.Array], Any]
 # step i32[] -> the weight of each term that is minimized, a number or f32[], by name.
 Weigh = Callable[[jax.Array], Mapping[str, Any]]
-ANCHOR = "anchor"  # Name of the anchors' penalties among terms and weights.
+# Names among terms and weights: the anchors' penalties, and the plain cross-entropy.
+ANCHOR, CE = "anchor", "ce"
 
 
 @struct.dataclass
@@ -48,8 +49,8 @@ def train_step(
 
   Those are the leaves of the groups that `opt_state` holds. Frozen leaves, and frozen
   rows of a table, are never differentiated, so clipping, norms and weight decay cannot
-  see them. The reported loss does not include the penalty of an anchor, which is a
-  metric of its own.
+  see them. The reported loss is what is minimized, with the weighted penalties of
+  anchors in it.
 
   The caller owns jit, shardings and donation. The step number is folded into the run's
   key, so a resumed run draws what an uninterrupted one would have drawn.
@@ -62,16 +63,18 @@ def train_step(
     optimizer: The optimizer of the leaves that learn.
     key: The run's dropout key.
     lr: The run's learning rate, f32[]; if None, it is the optimizer's own.
-    weigh: Weights of the terms, whose weighted sum is minimized. If None, the term
-      `loss` is.
+    weigh: Weights of the terms, whose weighted sum is minimized; that of `anchor` is 1
+      unless it is among them. If None, the term `loss` and the anchors' penalties are.
     accumulate: Number of micro-batches; they are computed one after another to save
       memory. It must divide B.
     axis_name: Under pmap, the name of the device axis; None otherwise.
 
   Returns:
     The state after the step, and metrics as (total, count): each term over the targets
-    that count, `loss`, the weights that change (`NAME_weight`), the penalty `anchor`
-    of groups that have one, and `grad_norm`. Add both up over steps before dividing.
+    that count, `loss`, the weights that change (`NAME_weight`), and `grad_norm`. With
+    anchors their penalty stands there as `anchor`, as much for each target, and what
+    else is minimized as `ce` if `weigh` is None. Add both up over steps before
+    dividing.
   """
   total_over = lambda x: jax.lax.psum(x, axis_name) if axis_name else x
   learning, frozen = optimizer.split(state.params, state.opt_state)
@@ -100,9 +103,15 @@ def train_step(
       _grads(loss_fn, learning, batch, step_key, accumulate))
   updated, opt_state, norm = optimizer.update(
       grads, state.opt_state, learning, weights.get(ANCHOR, 1.0), lr)
+  penalties = {name: penalty * count for name, penalty in optimizer.penalties(
+      learning, state.opt_state).items()}
+  if penalties:
+    # Added here, where the count is that of the whole batch: in `loss_fn` each device
+    # and micro-batch would add the penalty once more.
+    totals = {**({} if weights else {CE: totals["loss"]}), **totals, **penalties}
+    totals["loss"] += weights.get(ANCHOR, 1.0) * totals[ANCHOR]
   once = {**{f"{name}_weight": weight for name, weight in weights.items()
-             if isinstance(weight, jax.Array)},
-          **optimizer.penalties(learning, state.opt_state), "grad_norm": norm}
+             if isinstance(weight, jax.Array)}, "grad_norm": norm}
   return TrainState(
       step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state
   ), {**{name: (total, count) for name, total in totals.items()},

@@ -16,36 +16,35 @@ from transfer_gen.transfer import plan as plan_lib
 _NO_DECAY = rf"{plan_lib.NO_DECAY}|.*_(bias|scale|magnitude)"
 # Last, because it matches everything that no earlier group owns.
 _REST = plan_lib.Group(name="rest", params=".*", unfreeze_step=None)
-_Model = config_lib.Decoder | config_lib.Recurrent
+_Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 # A model's config, the specs of its params, or groups from the top to the bottom.
 Target = _Model | Mapping[str, tree.Spec] | Sequence[plan_lib.Group]
 
 
-def by_layer(
-    target: _Model | config_lib.Sketch | Mapping[str, tree.Spec]
-) -> tuple[plan_lib.Group, ...]:
+def by_layer(target: _Model | Mapping[str, tree.Spec]) -> tuple[plan_lib.Group, ...]:
   """Returns one group per layer, from the top to the bottom, with equal settings.
 
   `head` holds everything after the last layer. `embed`, at the bottom, holds what the
   first layer reads: the token embedding and positions. A table that is also the output
   (tied) belongs to `head`, because a new vocabulary or task changes it first. An
   encoder's layers stand below those of the decoder, which reads them; its final norm
-  belongs to its last layer.
+  belongs to its last layer. The layers of a model of drawings are its `decoder`, with
+  what makes its first state of a latent, and its `encoder`.
 
   >>> model = config_lib.Decoder(num_layers=2, tied=False)
   >>> [group.name for group in by_layer(model)]
   ['head', 'layer_1', 'layer_0', 'embed']
 
   Args:
-    target: A model's config, or the specs of its params, with leaves `layer_0/...`.
+    target: A model's config, or the specs of its params, with leaves `layer_0/...` or
+      those of a model of drawings.
 
   Raises:
     errors.UserError: If there are no layers.
   """
-  if isinstance(target, config_lib.Sketch):
-    leaves = []  # Its cells are no layers above each other.
-  else:
-    leaves = list(target) if isinstance(target, Mapping) else names.outline(target)
+  leaves = list(target) if isinstance(target, Mapping) else names.outline(target)
+  if names.DRAWN_LEAF in leaves:
+    return _of_drawings(leaves)
   matches = [found[1] for leaf in leaves if (found := tree.match([names.LAYER], leaf))]
   found = dict.fromkeys(match.groups() for match in matches)
   if not found:
@@ -166,6 +165,12 @@ def bitfit() -> tuple[plan_lib.Group, ...]:
   ['biases', 'rest']
   """
   return (plan_lib.Group(name="biases", params=names.BIAS), _REST)
+
+
+def _of_drawings(leaves: Sequence[str]) -> tuple[plan_lib.Group, ...]:
+  own = {name: params for name, params in names.DRAWN.items() if _any(params, leaves)}
+  return (plan_lib.Group(name="head", params=f"(?!{'|'.join(own.values())}).*"), *(
+      plan_lib.Group(name=name, params=params) for name, params in own.items()))
 
 
 def _groups(target: Target) -> tuple[plan_lib.Group, ...]:
