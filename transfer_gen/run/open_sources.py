@@ -68,6 +68,23 @@ def one(
       idle_fields=source.idle_fields, model=model, base=base)
 
 
+def directions(run: config_lib.Run, sources: Sources) -> list[str]:
+  """Returns a line for each source that learned texts in the other direction.
+
+  Args:
+    run: Config of the run, whose model is known.
+    sources: Its sources, by name in the plan.
+  """
+  ways = {True: "from right to left", False: "from left to right"}
+  # An encoder reads in both, and plans for pairs say which side a source begins.
+  return [
+      f"{f'sources.{name}' if name else 'source'} learned texts {ways[source.reverse]},"
+      f" and this run reads them {ways[run.data.reverse]}: data.reverse"
+      for name, source in sources.items()
+      if source.reverse is not None and source.reverse != run.data.reverse
+      and not registry.encodes(run.model)]
+
+
 def remembered(
     run: config_lib.Run, read: Callable[[config_lib.Data], pipeline.Prepared]
 ) -> pipeline.Prepared | None:
