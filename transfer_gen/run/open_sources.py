@@ -41,7 +41,7 @@ def of_run(
 
 def paths(source: config_lib.Source) -> tuple[str, ...]:
   """Returns the paths that a source is read from: one, or those of a pair's sides."""
-  return sources_lib.sides(source.path)
+  return tuple(filter(None, sources_lib.sides(source.path)))
 
 
 def one(
