@@ -17,14 +17,14 @@ from transfer_gen.run import trained
 from transfer_gen.transfer import audit as audit_lib
 
 
-def _language_model(folder, capsys, name, texts):
+def _language_model(folder, capsys, name, texts, reverse=False):
   """Trains a small LSTM that writes texts, for one step."""
   (folder / f"{name}.txt").write_text("".join(f"{text}\n" for text in texts))
   (folder / f"{name}.py").write_text(f"""
 from transfer_gen.config import Data, Recurrent, Run, Tokenizer, Train
 def get_config():
   return Run(model=Recurrent(num_layers=2, embed_width=6, hidden_width=8),
-             data=Data(name="files", train="{name}.txt", length=32),
+             data=Data(name="files", train="{name}.txt", length=32, reverse={reverse}),
              tokenizer=Tokenizer(kind="characters"),
              train=Train(steps=1, batch_size=8, eval_every=1, checkpoint_every=1))
 """)
@@ -89,22 +89,29 @@ def test_language_models_begin_the_sides_of_the_attention_recipe(folder, capsys)
 def test_a_language_model_from_right_to_left_begins_what_reads_so(
     folder, capsys, other):
   _sentences(folder)
-  _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
+  texts = [f"{i} green plums" for i in range(60)]
+  _language_model(folder, capsys, "a", texts, reverse=True)
   run = config_file.load_run("recipe:attention")
   run.model = dataclasses.replace(run.model, embed_width=6, hidden_width=8)
   run.data.train, run.data.length, run.train.steps = "train.a|train.b", 32, 1
   run.tokenizer = config.Tokenizer(kind="characters")
   run.sources = {"backward": config.Source(path="a")}
   if other:
-    run.sources["encoder"] = config.Source(path="a")
+    _language_model(folder, capsys, "b", texts)
+    run.sources["encoder"] = config.Source(path="b")
 
   made = assemble.build(run, folder / "w")
 
   came = {row.name: row.checkpoint for row in made.rows if row.sources}
   assert came["encoder/embed/embedding"] == ("encoder" if other else "backward")
+  assert any(rule.why == "a language model from right to left"
+             for rule in made.plan.rules)
   # Both read the same states: the encoder those of its text from right to left, and
   # the language model those of the text that is turned around.
   alone = trained.open(folder / "a")
+  # An encoder has one table, and with both models it is that of the forward one.
+  own = alone.params | {"embed/embedding": np.asarray(
+      trained.open(folder / ("b" if other else "a")).params["embed/embedding"])}
   text = np.array([made.data.tokenizer.encode("7 green")], np.int32)
   turned = np.array([alone.tokenizer.encode("7 green"[::-1])], np.int32)
   mine, theirs = (recurrent_encoder.Encoder(model).apply(
@@ -112,8 +119,21 @@ def test_a_language_model_from_right_to_left_begins_what_reads_so(
       np.full(1, tokens.shape[1], np.int32), False)[1]
       for model, params, tokens in (
           (made.model.config, _below("encoder/", initial.params(made)), text),
-          (alone.model.config, alone.params, turned)))
+          (alone.model.config, own, turned)))
   np.testing.assert_allclose(mine["backward"][::-1], theirs[""], atol=1e-6)
+
+
+def test_a_backward_model_that_says_nothing_of_its_direction_is_taken_at_its_word(
+    folder, capsys):
+  words = _sentences(folder)
+  _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
+  # A checkpoint that was copied or converted has no data that it belongs to.
+  (folder / "a" / "data.json").unlink()
+
+  planned = cli.run(capsys, "plan", *words, "--workdir=w",
+                    "--config.sources.backward.path=a")
+
+  assert "taken for a language model from right to left" in planned
 
 
 def _below(prefix, params):
@@ -126,10 +146,18 @@ def _below(prefix, params):
      "sources.encoder has layers"),
     (("--config.sources.backward.path=a", "--config.model.bidirectional=False"),
      "begins what reads from right to left"),
+    (("--config.sources.backward.path=a",),
+     "sources.backward is a run with data.reverse=False, and what it is to begin reads"
+     " from right to left"),
+    (("--config.sources.encoder.path=turned",),
+     "sources.encoder is a run with data.reverse=True, and what it is to begin reads"
+     " from left to right. Give it as sources.backward"),
     (("--config.sources.left.path=a",), "knows the sources sources.encoder, "),
     (("--config.sources.encoder.pth=a",), "has no field 'pth'. Nearest: path")])
 def test_a_source_that_begins_no_side_is_refused(folder, capsys, more, message):
   words = _sentences(folder)
-  _language_model(folder, capsys, "a", (f"{i} green plums" for i in range(60)))
+  name = "turned" if "turned" in more[0] else "a"
+  _language_model(folder, capsys, name, (f"{i} green plums" for i in range(60)),
+                  reverse=name == "turned")
 
   assert message in cli.refused(capsys, "plan", *words, "--workdir=w", *more)

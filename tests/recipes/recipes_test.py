@@ -197,6 +197,29 @@ def test_a_warm_start_draws_the_cross_attention_alone(folder, capsys, shared):
       capsys, *words, "--config.source.path=bert", "--workdir=v")
 
 
+@pytest.mark.parametrize("path, lacking", [("bert|", "decoder"), ("|bert", "encoder")])
+def test_a_warm_start_from_one_side_draws_the_other(folder, capsys, path, lacking):
+  _bert(folder / "bert")
+  _pairs(folder)
+  words = ("plan", "--config=recipe:warm_start", "--config.data.train=pairs.jsonl",
+           f"--config.source.path={path}", "--workdir=w")
+
+  shown = cli.run(capsys, *words)
+
+  totals = json.loads((folder / "w" / "audit.json").read_text())["totals"]
+  # The cross-attention, and a side without its table of 40 tokens.
+  drawn = 4 * (64 + 8) + 16 + (
+      (32 + 2 + 2) * 8 + 4 * (64 + 8) + 2 * 64 + 16 + 2 * 16)
+  if lacking == "decoder":  # The output is of that side.
+    drawn += 64 + 8 + 2 * 8 + 40
+  assert totals["fresh"]["params"] == drawn and not totals["left_behind"]["params"]
+  share = 100 * (1 - drawn / totals["target"]["params"])
+  assert f"{share:.1f}% of the target's params come from a source." in shown
+  assert f"the source has no {lacking}" in shown
+  assert f"model.shared is True, and the source has no {lacking}" in cli.refused(
+      capsys, *words, "--config.model.shared=True")
+
+
 def test_a_warm_start_takes_other_tokens_if_both_sides_say_which(folder, capsys):
   _bert(folder / "bert")
   _pairs(folder)

@@ -26,10 +26,12 @@ from transfer_gen.data import tokenizers
 from transfer_gen.export import convert
 from transfer_gen.generate import sampling
 from transfer_gen.models import registry
+from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 from transfer_gen.transfer import restore
 from transfer_gen.transfer import structure
+from transfer_gen.transfer import table
 
 V = 41
 BERT = dict(vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
@@ -138,6 +140,66 @@ def test_a_pair_is_that_of_transformers_but_for_what_is_new(encoder, decoder):
       suppress_tokens=[0, 1], decoder_start_token_id=2, eos_token_id=None,
       pad_token_id=0)[:, 1:].tolist()
   assert composed.model.encoder_marks == pair.model.encoder_marks == "both"
+
+
+def test_a_decoder_as_an_encoder_reads_without_its_mask_and_the_audit_says_so():
+  made, _, same = theirs("distilbert", "bert")
+  gpt2 = transformers.GPT2Model.from_pretrained(folder("gpt2")).eval()
+  gpt2.set_attn_implementation("eager")
+  pair = opened("gpt2", "bert")
+  rows, params = transferred(pair, pair.model)
+  params = params | {name: same[name] for name in params if "cross" in name}
+  read, kernel = READ % 37, RNG.normal(size=(32, 24)).astype(np.float32)
+  params = params | {"bridge/kernel": kernel, "bridge/bias": np.ones(24, np.float32)}
+  def want(mask):
+    with torch.no_grad():
+      states = gpt2(torch.tensor(read, dtype=torch.int64),
+                    attention_mask=torch.tensor(mask))[0]
+      return made.decoder(
+          input_ids=torch.tensor(INPUTS, dtype=torch.int64),
+          encoder_hidden_states=states @ torch.tensor(kernel) + 1,
+          encoder_attention_mask=torch.tensor(VALID, dtype=torch.int64),
+      ).logits.double().numpy()
+  # A mask of four axes is taken as it is: each place reads all that is no padding.
+  bias = np.where(VALID, 0, np.finfo(np.float32).min)[:, None, None].astype(np.float32)
+
+  got = np.asarray(jax.jit(registry.build(pair.model).apply)(
+      {"params": tree.unflatten(params)}, INPUTS, encoder_inputs=read,
+      encoder_counts=COUNTS))
+
+  assert distance(got, want(np.broadcast_to(bias, (3, 1, 9, 9)))) <= 1e-5
+  assert distance(got, want(VALID.astype(np.int64))) > 1e-3  # With GPT-2's own mask.
+  both = {"": pair.constants, resolve.TARGET: registry.constants(pair.model)}
+  plan = plan_lib.TransferPlan(rules=structure.warm_start(pair.model), groups=LEARNS)
+  told = table.full(audit_lib.summarize(plan, rows, {}, both))
+  assert "the encoder loses its causal mask: each place reads those behind it" in told
+  assert "the decoder gets a causal mask: no place reads those behind it any" in told
+
+
+def test_of_one_side_alone_the_other_is_drawn_but_for_its_table():
+  for side, path in (("encoder", f"{folder('bert')}|"), ("decoder", "|{bert}")):
+    pair = sources.open(path.format(bert=folder("bert")))
+    other = "decoder" if side == "encoder" else "encoder"
+    rules = structure.warm_start(pair.model, drawn=other)
+    rows = resolve.resolve(
+        plan_lib.TransferPlan(rules=rules, groups=LEARNS), {"": pair.specs},
+        registry.specs(registry.build(pair.model)))
+    alone = sources.open(folder("bert"))
+
+    came = {row.name: row.sources for row in rows if row.sources}
+
+    at = {"encoder": "encoder/", "decoder": "decoder/"}[side]
+    blocks = {name for name in alone.specs if name.startswith("layer_")}
+    assert {f"{at}{name}" for name in blocks} <= came.keys()
+    assert not any(name.startswith(f"{other}/layer_") for name in came)
+    own = "encoder/embed/embedding" if side == "encoder" else "embed/embedding"
+    assert came["embed/embedding"] == came["encoder/embed/embedding"] == (own,)
+    assert ("head/bias" in came) == (side == "decoder")
+    [(_, table_)] = pair.read([own])
+    [(_, want)] = alone.read(["embed/embedding"])
+    np.testing.assert_array_equal(table_, want)
+  with pytest.raises(errors.UserError, match="drawn is 'both', must be '' or one of"):
+    structure.warm_start(pair.model, drawn="both")
 
 
 def test_cross_attention_may_begin_as_self_attention():
@@ -250,7 +312,8 @@ def test_a_decoder_without_a_head_uses_its_table_or_draws_one(tmp_path):
 
 
 @pytest.mark.parametrize("path, fields, message", [
-    ("{bert}|", {}, "a side is missing; give ENCODER|DECODER"),
+    ("|", {}, "both sides are missing; give ENCODER|DECODER, ENCODER| or |DECODER"),
+    ("|nowhere", {}, "nowhere"),
     ("{bert}|nowhere", {}, "nowhere"),
     ("{bert}|{t5}", {}, "decoder of a pair cannot be made of .* type EncoderDecoder"),
     ("{bert}|{gpt2}", dict(map_name="bert"), "two checkpoints, and map is of one"),

@@ -15,6 +15,7 @@ Run, Adapter = config_lib.Run, config_adapters.Adapter
 Decoding = config_lib.Decoding
 Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 CONFIG = "config.json"  # In a workdir.
+DATA = "data.json"  # What the run read; a converted checkpoint has none.
 _PARTS = {
     "data": config_lib.Data, "tokenizer": config_lib.Tokenizer,
     "encoder_tokenizer": config_lib.Tokenizer, "optim": config_lib.Optim,

@@ -107,6 +107,10 @@ class Data:
     packing: For a language model: `separate`, the default, packs several documents into
       a row, none of which sees another; `joined` makes all documents one running text
       and cuts that into rows, so that predictions also read the documents before.
+    reverse: For a language model: whether it reads and writes the tokens of each text
+      from the last to the first, from right to left in a script that runs to the right;
+      special tokens stay where they are. Prompts are then the ends of texts, and people
+      see texts in their own order. Default: False.
     template: For pairs and a model without an encoder: what stands around a prompt and
       its answer. `none`, the default, is `[bos] prompt [sep] answer [eos]`; `chat` is
       the chat template that comes with the tokenizer, and `none` where it has none.
@@ -141,6 +145,7 @@ class Data:
       2, 2**18, "0 to have it chosen", also=0)] = 128
   too_long: Annotated[str, declare.OneOf("drop", "cut", "refuse")] = "drop"
   packing: Annotated[str, declare.OneOf("separate", "joined")] = "separate"
+  reverse: bool = False
   template: Annotated[str, declare.OneOf("none", "chat")] = "none"
   # Each length is a shape of its own, for which every program is compiled once more.
   buckets: tuple[Annotated[int, declare.Between(2, 2**18)], ...] = ()
@@ -221,7 +226,8 @@ class Decoding:
     end_tokens: Ids of tokens that end a text. If (), the default, it is the
       tokenizer's eos.
     suppress: Ids of tokens that are never written. Default: ().
-    stop: Texts before which a new text is cut off. Default: ().
+    stop: Texts before which a new text is cut off, or behind which if it is written
+      from right to left. Default: ().
     too_long: What happens to an input that is longer than the model can read: `report`:
       its answer is empty and the input is counted; `cut`: the input is shortened.
       Default: `report`.

@@ -26,7 +26,8 @@ class Encoding:
   """How the texts of a run become token ids.
 
   Attributes:
-    config: The data config; `length`, `too_long` and `template` are read here.
+    config: The data config; `length`, `too_long`, `template` and `reverse` are read
+      here.
     tokenizer: The tokenizer of the targets.
     encoder: Config of the model, if it has an encoder; otherwise None.
     marked: Whether special tokens that a prompt spells are read as such.
@@ -65,6 +66,9 @@ class Encoding:
   def check(self) -> None:
     """Raises a `UserError` if the config is out of range or does not fit the model."""
     fields.check(self.config)
+    if self.config.reverse and tokenizers.is_drawn(self.tokenizer):
+      raise errors.UserError(
+          "data.reverse=True: it turns texts, and these are drawings. Leave it out.")
     noisy = bool(self.config.corrupt.noise)
     pairs = fields.is_pairs(self.config) or noisy
     if noisy and self.encoder is None:
@@ -87,6 +91,8 @@ class Encoding:
 
   def notes(self) -> list[str]:
     """Returns what becomes of texts, or of a chat template that the config asks for."""
+    if self.config.reverse:
+      return ["the tokens of each text are read from the last to the first"]
     if "copy" in self.config.corrupt.noise:
       return ["each text becomes a pair: the encoder reads what the decoder writes"]
     if self.config.corrupt.noise:
@@ -130,7 +136,7 @@ class Encoding:
       return _arrays([()] * len(drawings)), drawings, cut
     found = _encode(self.reader, inputs), _encode(self.tokenizer, targets)
     if not fields.is_pairs(self.config):
-      return *found, 0
+      return found[0], [self._turned(ids) for ids in found[1]], 0
     cut = rows_lib.fit(*found, self.encoder_roles, self.config, self.encoder)
     return list(cut[0]), list(cut[1]), cut[2]
 
@@ -138,6 +144,8 @@ class Encoding:
       self, texts: Sequence[str], strict: bool = True, longest: int | None = None
   ) -> list[list[int]]:
     """Encodes prompts as rows begin: `[bos] prompt`, or a pair up to its answer.
+
+    With `reverse` a prompt is the end of a text, and its last token comes first.
 
     Args:
       texts: The prompts.
@@ -186,6 +194,10 @@ class Encoding:
         for ids in self._prompt_ids(texts, self.reader, answered=True, strict=strict)]
     return inputs, [[rows_lib.start_token(self.roles, self.encoder)] for _ in inputs]
 
+  def text(self, ids: Sequence[int]) -> str:
+    """Returns the text of tokens in the order in which a model wrote them."""
+    return self.tokenizer.decode(self._turned(ids))
+
   def count_unknown(self, inputs: Iterable[np.ndarray], targets: Iterable[np.ndarray]
                     ) -> int:
     """Returns how many tokens stand for characters that have none."""
@@ -197,6 +209,10 @@ class Encoding:
   @property
   def _asks_chat(self) -> bool:
     return self.config.template == fields.CHAT and fields.is_pairs(self.config)
+
+  def _turned(self, ids):
+    """Returns the ids of a text in the other of both orders, if the model has it."""
+    return ids[::-1] if self.config.reverse else ids
 
   def _chats(self, tokenizer, inputs, targets) -> tuple[Ids, Ids, int]:
     """Does what `pairs` does by a chat template."""
@@ -229,7 +245,8 @@ class Encoding:
         # `encode` refuses what has no token.
         ids = tokenizer.encode(special.sub("", text)) if strict else (
             tokenizer.encode_batch([text])[0])
-        yield marked([text])[0] if marked and special.search(text) else ids
+        yield self._turned(
+            marked([text])[0] if marked and special.search(text) else ids)
       except errors.UserError as error:
         raise errors.UserError(f"Prompt {number}: {error}") from error
 

@@ -87,6 +87,9 @@ def _wrong_values(config: config_lib.Data) -> Iterator[str]:
        " already. Leave it out, or read one column (input_field='')"),
       (len(set(noise)) < len(noise),
        f"data.corrupt.noise={noise}: each kind can be named once"),
+      (config.reverse and (is_pairs(config) or bool(noise)),
+       "data.reverse=True: it is for a language model, and these texts are pairs. Leave"
+       " it out, or read one column (input_field='') without noise"),
       ("spans" in noise and len(noise) > 1,
        f"data.corrupt.noise={noise}: spans has targets of its own and stands alone"),
       ("copy" in noise and len(noise) > 1,

@@ -72,4 +72,7 @@ def convert(
   if source.adapters and form != "peft":
     names = ", ".join(adapter.name for adapter in source.adapters)
     notes += (f"Merged into its kernels: {names}.",)
+  if source.reverse and form != "orbax":
+    notes += ("It reads and writes texts from right to left (data.reverse), which no"
+              " file there says: turn the tokens of prompts and of what it writes.",)
   return (f"{output}: {form} of {source.title}", *notes)

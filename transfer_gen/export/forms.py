@@ -37,7 +37,7 @@ def to_orbax(
   decoding, notes = source.decoding
   orbax_folder.write(
       folder, source.model, merged.params(source), merged.specs(source),
-      source.tokenizer, decoding)
+      source.tokenizer, decoding, bool(source.reverse))
   return notes if source.tokenizer else (*notes, merged.NO_TOKENIZER)
 
 

@@ -20,6 +20,7 @@ def write(
     specs: checkpoint.Specs,
     tokenizer: tokenizers.Tokenizer | None = None,
     decoding: config_lib.Decoding | None = None,
+    reverse: bool = False,
 ) -> None:
   """Writes a workdir with one checkpoint, at step 0.
 
@@ -30,6 +31,8 @@ def write(
     specs: Spec of each leaf.
     tokenizer: Tokenizer of the model's ids, if there is one.
     decoding: How the model writes texts. If None, `config.Decoding()`.
+    reverse: Whether it reads and writes them from right to left. By default it does
+      not.
   """
   checkpoints = checkpoint.Checkpoints(folder)
   # As a best checkpoint: those have no optimizer state, and there is none to write.
@@ -39,6 +42,6 @@ def write(
   if tokenizer is not None:
     tokenizer.save(folder / tokenizers.FOLDER)
   # The texts of others were not cleaned as ours are: a prompt may end in a space.
-  data = config_lib.Data(newline="keep")
+  data = config_lib.Data(newline="keep", reverse=reverse)
   whole.write_json(folder / codec.CONFIG, codec.run_to_json(config_lib.Run(
       model=model, data=data, decoding=decoding or config_lib.Decoding())))

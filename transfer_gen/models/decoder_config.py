@@ -24,6 +24,7 @@ PARTS = ("query", "key", "value", "out", "up", "gate", "down", "norm")
 _RAMPS = ("llama3", "yarn")  # Scalings that have one.
 
 ENCODER_SIDE = "encoder_side"  # A constant: those of an encoder with its own fields.
+CAUSAL = "causal"  # Another: whether no place sees those behind it.
 # An encoder that has no output, so these fields have no effect.
 _WITHOUT_HEAD: dict[str, Any] = {
     "head": False, "tied": True, "transform": False, "logit_bias": False}
@@ -143,6 +144,7 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
   undivided = ["embed"] if config.tied and (config.norm_offset or not normed) else []
   found: dict[str, Any] = {
       "attention_scale": config.score_scale,
+      CAUSAL: not isinstance(config, EncoderConfig),
       "rotary": config.position == "rotary",
       "windows": [config.window(i) for i in range(config.num_layers)],
       "undivided": undivided + ["kv"] * bool(config.query_norm and config.norm_offset)}

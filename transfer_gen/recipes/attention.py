@@ -3,7 +3,8 @@
 A language model of the inputs' language may begin the encoder, and one of the targets'
 language the decoder (Ramachandran et al., 2017): `--config.sources.encoder.path=A` and
 `--config.sources.decoder.path=B`. One that learned the inputs' language from right to
-left may begin the encoder's cells that read so: `--config.sources.backward.path=C`.
+left, with `--config.data.reverse=True`, may begin the encoder's cells that read so:
+`--config.sources.backward.path=C`.
 `--config.source.path=A` begins the decoder and the encoder's cells that read from left
 to right, or with an earlier run of this recipe the whole model. The rest is drawn, and
 new inputs of the language models' cells begin at zero, so that these compute what they
@@ -44,18 +45,23 @@ def plan(run: Run) -> TransferPlan | None:
   Raises:
     errors.UserError: If a source can begin no side of the model.
   """
-  models = {name: open_sources.one(_field(name), one).model
-            for name, one in run.all_sources().items()}
+  sources = {name: open_sources.one(_field(name), one)
+             for name, one in run.all_sources().items()}
+  models = {name: source.model for name, source in sources.items()}
   if not models:
     return TransferPlan(rules=(Rule(target=".*", source=None, why="drawn"),),
                         groups=_ALL)
   if set(models) == {""} and getattr(models[""], "encoder", False):
     return None  # An earlier run of this kind: every leaf from the leaf of its name.
   _check(run, models)
+  _check_directions(sources)
   rules: list[Rule] = []
   unused: list[str] = []
   write = {"encoder": _encoder, "decoder": _decoder, "backward": functools.partial(
-      _backward, reads_embed="encoder" not in models and "" not in models)}
+      _backward, reads_embed="encoder" not in models and "" not in models,
+      why="a language model from right to left" if (
+          "backward" in models and sources["backward"].reverse) else
+      "taken for a language model from right to left, which its files do not say")}
   for side in _SIDES:
     # What reads from right to left begins with no model of the other direction.
     name = side if side in models or side == "backward" else ""
@@ -103,6 +109,19 @@ def _check(run, models):
         " sources.decoder are set. Leave it out.")
 
 
+def _check_directions(sources):
+  """Refuses language models that are known to read in another direction."""
+  for name, source in sources.items():
+    wanted = name == "backward"
+    if source.reverse is not None and source.reverse != wanted:
+      raise errors.UserError(
+          f"recipe:attention: {_field(name)} is a run with"
+          f" data.reverse={source.reverse}, and what it is to begin reads"
+          + (" from right to left. Train one with data.reverse=True." if wanted else
+             " from left to right. Give it as sources.backward, or train one with"
+             " data.reverse=False."))
+
+
 def _field(name):
   return f"sources.{name}" if name else "source"
 
@@ -122,10 +141,10 @@ def _encoder(model, source, name):
   return rules, [_named(name, r"(head|dense)/.*")]
 
 
-def _backward(model, source, name, reads_embed):
+def _backward(model, source, name, reads_embed, why):
   """Returns rules for the cells that read backwards, and what they leave."""
   del source
-  cell, why = r"encoder/layer_{}/backward/", "a language model from right to left"
+  cell = r"encoder/layer_{}/backward/"
   rules = [
       Rule(target=cell.format("(0)") + "(.*)", source=r"layer_\1/cell/\2",
            checkpoint=name, why=why),

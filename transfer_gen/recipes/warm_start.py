@@ -3,6 +3,7 @@
 Set `--config.source.path='ENCODER|DECODER'`, such as two folders of BERT, or of BERT
 and GPT-2 (Rothe et al., 2020). The cross-attention between them is new. With one
 encoder on both sides, `--config.model.shared=True` lets them share their blocks.
+`ENCODER|` or `|DECODER` begins one side alone, and draws the other but for its table.
 """
 
 from typing import Any
@@ -31,13 +32,19 @@ def plan(run: Run) -> TransferPlan:
   if run.source is None or "|" not in run.source.path:
     raise errors.UserError(
         "recipe:warm_start needs the two models to start from: set"
-        " --config.source.path='ENCODER|DECODER'.")
-  pair = open_sources.one("source", run.source)
-  source: Any = pair.model
+        " --config.source.path='ENCODER|DECODER', or one side alone: 'ENCODER|'.")
+  pair: Any = open_sources.one("source", run.source)
+  source = pair.model
   shared = getattr(run.model, "shared", False)
+  drawn = next((side for side in ("encoder", "decoder")
+                if getattr(pair, side, pair) is None), "")
+  if drawn and shared:
+    raise errors.UserError(
+        f"recipe:warm_start: model.shared is True, and the source has no {drawn}. Name"
+        " its checkpoint on both sides of the bar, or leave model.shared out.")
   return TransferPlan(
       # "self" in place of "fresh" copies the cross-attention from the self-attention.
-      rules=structure.warm_start(run.model, cross="fresh", source=source),
+      rules=structure.warm_start(run.model, cross="fresh", source=source, drawn=drawn),
       # Another vocabulary than the sources' is matched by token, on each side.
       axes=() if run.tokenizer.kind == "source" else (
           On(axis="vocab", map=MatchTokens(fresh="pieces")),),

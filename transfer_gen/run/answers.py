@@ -31,7 +31,8 @@ def write(
     decoding: How answers are written; Kim and Rush take the best of 5 beams. Each of
       its `num` texts becomes a line.
     prompts: Inputs to answer. A language model continues them, and `target` is then the
-      prompt with its continuation. If None, the inputs of the training split.
+      prompt with its continuation, in reading order. If None, the inputs of the
+      training split.
     step: Which checkpoint. -1 means the best.
 
   Returns:
@@ -53,8 +54,10 @@ def write(
     prompts = [text.input for text, kept in zip(
         texts, data.document_bytes("train")) if kept]
   answers = teacher.answers(prompts, decoding, progress="input").texts
+  whole_text = lambda *parts: "".join(
+      reversed(parts) if teacher.run.data.reverse else parts)
   lines = [json.dumps({"input": prompt, "target": answer if pairs
-                       else prompt + answer}, ensure_ascii=False)
+                       else whole_text(prompt, answer)}, ensure_ascii=False)
            for prompt, found in zip(prompts, answers) for answer in found
            if answer.strip()]
   whole.write_text(epath.Path(output), "".join(line + "\n" for line in lines))

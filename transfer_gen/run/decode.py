@@ -128,7 +128,7 @@ def written(
   for i, tokens in bulk.write(
       model.module, model.params, inputs, _written(model, decoding),
       watch=_stopper(model, decoding.stop), **how):
-    yield i, [_cut(model.tokenizer.decode(one), decoding.stop) for one in tokens]
+    yield i, [_cut(model, model.encoding.text(one), decoding.stop) for one in tokens]
 
 
 def stream(
@@ -139,7 +139,8 @@ def stream(
   Args:
     model: The model.
     text: The input.
-    decoding: How the text is written; a beam search shows its text at the end.
+    decoding: How the text is written; a beam search shows its text at the end, and so
+      does a model with `Data.reverse`.
     show: Called with each part. Parts end at whole characters, and contain nothing of a
       text before which the answer is cut off.
 
@@ -155,10 +156,13 @@ def stream(
 
   def watch(texts):
     nonlocal shown
-    whole = model.tokenizer.decode(texts[0])
+    whole = model.encoding.text(texts[0])
     # The last bytes may be the beginning of a character or of a stop.
-    sure = _cut(whole, decoding.stop)
+    sure = _cut(model, whole, decoding.stop)
     ended = len(sure) < len(whole)
+    # What is written from right to left grows in front of what would be shown.
+    if model.data.reverse:
+      return [ended] * len(texts)
     sure = sure if ended else _settled(sure, decoding.stop)
     # A tokenizer may decode the same tokens otherwise once more of them follow, and
     # what was shown cannot be taken back.
@@ -170,7 +174,7 @@ def stream(
   [(_, [tokens])] = bulk.write(
       model.module, model.params, read, _written(model, decoding), batch_size=1,
       watch=watch, every=1)
-  answer = _cut(model.tokenizer.decode(tokens), decoding.stop)
+  answer = _cut(model, model.encoding.text(tokens), decoding.stop)
   show(answer[len(shown):])
   return answer
 
@@ -237,11 +241,14 @@ def _stopper(model, stops):
     return None
   return lambda texts: [
       any(stop in text for stop in stops)
-      for text in map(model.tokenizer.decode, texts)]
+      for text in map(model.encoding.text, texts)]
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
-  """Returns the text before the first stop in it."""
+def _cut(model: TextModel, text: str, stops: Sequence[str]) -> str:
+  """Returns what was written of a text before its first stop."""
+  if model.data.reverse:
+    return text[max((at + len(stop) for stop in stops if (at := text.rfind(stop)) >= 0),
+                    default=0):]
   return text[:min((at for stop in stops if (at := text.find(stop)) >= 0),
                    default=len(text))]
 

@@ -41,7 +41,7 @@ def of_run(
 
 def paths(source: config_lib.Source) -> tuple[str, ...]:
   """Returns the paths that a source is read from: one, or those of a pair's sides."""
-  return sources_lib.sides(source.path)
+  return tuple(filter(None, sources_lib.sides(source.path)))
 
 
 def one(
@@ -66,6 +66,23 @@ def one(
       source.path, source.step, map_name=source.map, vocabulary=source.vocabulary,
       tokenizer=source.tokenizer, unused=source.unused,
       idle_fields=source.idle_fields, model=model, base=base)
+
+
+def directions(run: config_lib.Run, sources: Sources) -> list[str]:
+  """Returns a line for each source that learned texts in the other direction.
+
+  Args:
+    run: Config of the run, whose model is known.
+    sources: Its sources, by name in the plan.
+  """
+  ways = {True: "from right to left", False: "from left to right"}
+  # An encoder reads in both, and plans for pairs say which side a source begins.
+  return [
+      f"{f'sources.{name}' if name else 'source'} learned texts {ways[source.reverse]},"
+      f" and this run reads them {ways[run.data.reverse]}: data.reverse"
+      for name, source in sources.items()
+      if source.reverse is not None and source.reverse != run.data.reverse
+      and not registry.encodes(run.model)]
 
 
 def remembered(

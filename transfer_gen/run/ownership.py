@@ -16,7 +16,7 @@ from transfer_gen.transfer import audit as audit_lib
 from transfer_gen.transfer import difference
 from transfer_gen.transfer import plan as plan_lib
 
-PLAN, ARRAYS, DATA = "plan.json", "plan_arrays.npz", "data.json"
+PLAN, ARRAYS, DATA = "plan.json", "plan_arrays.npz", codec.DATA
 _SHOWN = 20  # Lines of differing rows in a message.
 
 

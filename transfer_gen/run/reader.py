@@ -63,7 +63,8 @@ class Reader:
         run=run, sources=sources, data=data, validation=texts["validation"],
         remembered=open_sources.remembered(
             run, lambda config: self.data(config, tokenizer, run.model)),
-        notes=choices.describe(asked, run, data))
+        notes=[*choices.describe(asked, run, data),
+               *open_sources.directions(run, sources)])
 
   def texts(self, config: config_lib.Data) -> tuple[Texts, dict[str, Any]]:
     """Returns the documents of each split, and the facts that data.json holds."""
@@ -140,10 +141,10 @@ def _build(
 
 
 def _texts_key(config: config_lib.Data) -> str:
-  # Lengths and noise act on tokens: data sets that differ in them alone share their
-  # texts.
+  # Lengths, noise and direction act on tokens: data sets that differ in them alone
+  # share their texts.
   return repr(dataclasses.replace(
-      config, length=2, buckets=(), corrupt=config_lib.Corrupt()))
+      config, length=2, buckets=(), corrupt=config_lib.Corrupt(), reverse=False))
 
 
 def _fingerprint(tokenizer: tokenizers.Tokenizer) -> str:

@@ -28,19 +28,29 @@ class Written:
   too_long: int = 0
 
 
-def prompt(document: Document) -> tuple[str, tuple[str, ...]]:
+def prompt(
+    document: Document, reverse: bool = False) -> tuple[str, tuple[str, ...]]:
   """Returns what a model is given of a document, and what its output is compared with.
 
   A pair gives its input, and its target with all further references. A text is cut
   behind its first eight words; if it has no more, there is nothing to compare with.
+
+  Args:
+    document: The document.
+    reverse: Whether a text is cut before its last eight words instead, see
+      `Data.reverse`.
   """
   if document.input:
     answers = (document.target, *document.references)
     return document.input, tuple(answer for answer in answers if answer)
   # At single spaces, so that joining gives back line ends and runs of spaces.
   words = document.target.split(" ")
-  rest = " ".join(words[_WORDS:])
-  return " ".join(words[:_WORDS]), (rest,) if rest.strip() else ()
+  at = max(len(words) - _WORDS, 0) if reverse else _WORDS
+  first, last = " ".join(words[:at]), " ".join(words[at:])
+  # The space goes with the word behind it, as in most tokenizers: a word without one
+  # would begin a text, before which there is nothing to write.
+  given, rest = (f" {last}" if first else last, first) if reverse else (first, last)
+  return given, (rest,) if rest.strip() else ()
 
 
 def write(
@@ -61,7 +71,8 @@ def write(
   restores = bool(model.data.corrupt.noise)
   asked = [(given, right) for document in documents
            for given, right in [
-               (document.target, (document.target,)) if restores else prompt(document)]
+               (document.target, (document.target,)) if restores
+               else prompt(document, model.data.reverse)]
            if document.input or right]
   if not asked:
     raise errors.UserError(

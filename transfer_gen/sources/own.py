@@ -112,6 +112,15 @@ class Own(source_lib.Source):
     return codec.Decoding() if self.run is None else self.run.decoding, ()
 
   @property
+  def reverse(self) -> bool | None:
+    """Whether the run reads texts from right to left."""
+    if self.run is None or self.workdir is None:
+      return None
+    # Of a model that was converted nobody said how it was trained.
+    trained_here = (self.workdir / codec.DATA).exists()
+    return self.run.data.reverse if trained_here else self.run.data.reverse or None
+
+  @property
   def adapters(self) -> tuple[codec.Adapter, ...]:
     """Adapters of the run."""
     return () if self.run is None else self.run.adapters

@@ -25,44 +25,55 @@ _BESIDE = ("embed/", "head/", "transform/")
 class Pair(source_lib.Source):
   """An encoder-decoder whose sides are two sources, without its cross-attention.
 
+  With one source alone the other side has its sizes, and no leaves (BERT2RND and
+  RND2BERT of Rothe et al., 2020).
+
   Attributes:
-    encoder: The source of the encoder; its output over tokens is left out.
-    decoder: The source of the decoder and of the output.
+    encoder: The source of the encoder; its output over tokens is left out. None if the
+      decoder has the only one.
+    decoder: The source of the decoder and of the output, or None.
   """
 
-  def __init__(self, encoder: source_lib.Source, decoder: source_lib.Source):
+  def __init__(
+      self, encoder: source_lib.Source | None, decoder: source_lib.Source | None):
     """Relates names; reads no array.
 
     Args:
-      encoder: A source with one side.
-      decoder: A source with one side.
+      encoder: A source with one side; or None, if `decoder` is none.
+      decoder: A source with one side; or None, if `encoder` is none.
 
     Raises:
       errors.UserError: If a source does not say what its model is, or it cannot be a
         side.
     """
     self.encoder, self.decoder = encoder, decoder
-    for side, source in (("encoder", encoder), ("decoder", decoder)):
+    self._given = [(side, source) for side, source in (
+        (_ENCODER, encoder), (_DECODER, decoder)) if source is not None]
+    for side, source in self._given:
       if source.model is None or source.adapters:
         raise errors.UserError(
-            f"{source.path}: it cannot be the {side} of a pair: "
+            f"{source.path}: it cannot be the {side.rstrip('/')} of a pair: "
             + ("it does not say what its model is." if source.model is None else
                "it has adapters. Merge them first: `convert` writes the merged model."))
-    self._model = registry.pair_of(encoder.model, decoder.model)
-    self._places = {**_placed(encoder.specs, _ENCODER),
-                    **_placed(decoder.specs, _DECODER)}
+    # The first and the last are one if one is given.
+    (_, first), (_, last) = self._given[0], self._given[-1]
+    self._model = registry.pair_of(first.model, last.model)
+    self._places = {name: place for side, source in self._given
+                    for name, place in _placed(source.specs, side).items()}
     specs = registry.specs(registry.build(self._model))
     self._specs = {name: spec for name, spec in specs.items() if name in self._places}
 
   @property
   def path(self) -> epath.Path | None:
-    """Where the encoder was opened from."""
-    return self.encoder.path
+    """Where the encoder was opened from, or the decoder if it is alone."""
+    return self._given[0][1].path
 
   @property
   def title(self) -> str:
     """One line for people."""
-    return f"encoder: {self.encoder.title}; decoder: {self.decoder.title}"
+    return "; ".join(
+        f"{side}: {source.title if source else 'none'}" for side, source in (
+            ("encoder", self.encoder), ("decoder", self.decoder)))
 
   @property
   def specs(self) -> Mapping[str, Any]:
@@ -71,8 +82,12 @@ class Pair(source_lib.Source):
 
   @property
   def constants(self) -> Mapping[str, Any]:
-    """Constants of the pair."""
-    return registry.constants(self._model)
+    """Constants of the pair, with the masks that its sides had in their sources."""
+    models: tuple[Any, ...] = tuple(source.model for _, source in self._given)
+    encoder, decoder = registry.constants(models[0]), registry.constants(models[-1])
+    found = registry.constants(self._model)
+    side = {**found["encoder_side"], "causal": encoder["causal"]}
+    return {**found, "encoder_side": side, "causal": decoder["causal"]}
 
   @property
   def model(self) -> source_lib.Model:
@@ -82,7 +97,7 @@ class Pair(source_lib.Source):
   @property
   def tokenizer(self) -> source_lib.Tokenizer | None:
     """The tokenizer of both sides, which is one if they have the same tokens."""
-    inputs, targets = self.encoder.tokenizer, self.decoder.tokenizer
+    inputs, targets = self._given[0][1].tokenizer, self._given[-1][1].tokenizer
     if inputs is None or targets is None:
       return None
     if (inputs.tokens, inputs.roles) == (targets.tokens, targets.roles):
@@ -93,7 +108,7 @@ class Pair(source_lib.Source):
       self, names: Sequence[str], shardings: source_lib.Shardings | None = None
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), placed where `shardings` says."""
-    for side, source in ((_ENCODER, self.encoder), (_DECODER, self.decoder)):
+    for side, source in self._given:
       mine = {self._places[name][1]: name for name in names
               if self._places[name][0] == side}
       where = shardings and {own: shardings[name] for own, name in mine.items()}
@@ -113,7 +128,7 @@ def open(
     path: A run's workdir or one of its checkpoints; a file or folder of another
       framework, whose format shows in its suffix and its files; a folder that PEFT
       wrote; or a file of word vectors. Or two such paths, `ENCODER|DECODER`, see
-      `Pair`; they may be the same.
+      `Pair`; they may be the same, and one of them may be left out.
     step: Which checkpoint of a run. -1 means the best, or the last if none was
       validated.
     map_name: For a checkpoint of another framework: name of its architecture, or path
@@ -160,10 +175,11 @@ def open(
     raise errors.UserError(
         f"{path}: two checkpoints, and {', '.join(wrong)} is of one. Convert that one"
         " with it first, and give the workdir that `convert` writes in its place.")
-  if not all(parts):
-    raise errors.UserError(f"{path}: a side is missing; give ENCODER|DECODER.")
+  if not any(parts):
+    raise errors.UserError(
+        f"{path}: both sides are missing; give ENCODER|DECODER, ENCODER| or |DECODER.")
   encoder, decoder = (
-      opening.open(part, vocabulary=vocabulary) for part in parts)
+      opening.open(part, vocabulary=vocabulary) if part else None for part in parts)
   return Pair(encoder, decoder)
 
 

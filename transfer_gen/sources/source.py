@@ -83,6 +83,8 @@ class Source(Protocol):
     decoding: How texts are written with it, and sentences about settings that have no
       place here although they change texts.
     moments: Optimizer state, if it was stored.
+    reverse: Whether it learned texts from right to left, see `config.Data.reverse`;
+      None if that is unknown.
     view: For a checkpoint of another framework, the rows between its names and ours.
   """
 
@@ -152,6 +154,11 @@ class Source(Protocol):
   @property
   def moments(self) -> Moments | None:
     """Stored optimizer state."""
+    return None
+
+  @property
+  def reverse(self) -> bool | None:
+    """Whether it learned texts from right to left."""
     return None
 
   @property

@@ -108,7 +108,8 @@ def _version(source):
   if source.path is None:
     return []
   if isinstance(source, sources_lib.Pair):
-    return [_version(source.encoder), _version(source.decoder)]
+    return [_version(side) if side else None
+            for side in (source.encoder, source.decoder)]
   stats = [one.stat() for one in _files(epath.Path(source.path))]
   return [source.title, sum(stat.length for stat in stats),
           max((int(stat.mtime) for stat in stats), default=0)]

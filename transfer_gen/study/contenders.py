@@ -115,7 +115,8 @@ def assembled(
 def _opened(source):
   """The path of what was opened."""
   if isinstance(source, sources_lib.Pair):
-    return f"{source.encoder.path}|{source.decoder.path}"
+    return "|".join(
+        str(side.path) if side else "" for side in (source.encoder, source.decoder))
   return str(source.path)
 
 

@@ -68,18 +68,21 @@ def chosen(
   return ordered[:count]
 
 
-def _prompt(document: writing.Document) -> tuple[str, tuple[str, ...]]:
+def _prompt(
+    document: writing.Document, reverse: bool) -> tuple[str, tuple[str, ...]]:
   """As `writing.prompt`, but a short text is cut in its middle, and not left whole."""
-  given, right = writing.prompt(document)
+  given, right = writing.prompt(document, reverse)
   if right:
     return given, right
-  half = (len(given) + 1) // 2
-  return given[:half], (given[half:],) if given[half:] else ()
+  half = len(given) // 2 if reverse else (len(given) + 1) // 2
+  parts = given[:half], given[half:]
+  given, rest = reversed(parts) if reverse else parts
+  return given, (rest,) if rest else ()
 
 
 def _written(trained, documents, folder) -> list[dict[str, str]]:
   """Continues prompts; what is too long for the model is cut."""
-  pairs = [_prompt(document) for document in documents]
+  pairs = [_prompt(document, trained.run.data.reverse) for document in documents]
   decoding = dataclasses.replace(
       trained.run.decoding, num=1, too_long="cut",
       max_tokens=trained.run.decoding.max_tokens or _ANSWER)

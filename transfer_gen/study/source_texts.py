@@ -58,5 +58,6 @@ def read(
   return reader.data(dataclasses.replace(
       theirs.data, length=run.data.length, corrupt=run.data.corrupt,
       buckets=run.data.buckets if alike else (),
-      packing=run.data.packing if alike else theirs.data.packing),
+      packing=run.data.packing if alike else theirs.data.packing,
+      reverse=run.data.reverse if alike else theirs.data.reverse),
       assembled.data.tokenizer, run.model)

@@ -19,6 +19,7 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import rows_json
 
 FILE = "audit.json"  # In a workdir.
+TOLD = constants_lib.TOLD
 FRESH = ("init", "zeros", "ones")  # Values of `Row.how` of rows that read no source.
 
 

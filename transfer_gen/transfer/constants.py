@@ -13,6 +13,12 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
 Constants = Mapping[str, Any]
+_CAUSAL = "causal"
+# What follows from the side on which leaves are: it is said, and needs no allowance.
+TOLD = {
+    f"{names.ENCODER}{_CAUSAL}":
+        "the encoder loses its causal mask: each place reads those behind it, too",
+    _CAUSAL: "the decoder gets a causal mask: no place reads those behind it any more"}
 # What says nothing of the function alone: another family is another structure, which
 # the rules relate; the next two follow from `position` and from sizes; an id of one
 # vocabulary says nothing in another; and an encoder is compared by itself.
@@ -67,13 +73,15 @@ def of_rows(
     sides = row.checkpoint, _in_encoder(row.sources[0]), _in_encoder(row.name)
     if sides not in compared:
       compared.add(sides)
-      found.setdefault(row.checkpoint, {}).update(differences(
-          _of_side(constants.get(row.checkpoint, {}), sides[1]),
-          _of_side(target, sides[2])))
+      differ = differences(_of_side(constants.get(row.checkpoint, {}), sides[1]),
+                           _of_side(target, sides[2]))
+      if sides[2] and _CAUSAL in differ:  # The two sides differ in opposite ways.
+        differ[f"{names.ENCODER}{_CAUSAL}"] = differ.pop(_CAUSAL)
+      found.setdefault(row.checkpoint, {}).update(differ)
     # Heads of another width have another scale by default, which axis maps check.
     if any(row.spec.axes[change.dim] == "kv" for change in row.changes):
       found[row.checkpoint].pop("attention_scale", None)
-  return {name: differ for name, differ in found.items() if differ}
+  return {name: pairs for name, pairs in found.items() if pairs}
 
 
 def _in_encoder(name: str) -> bool:
@@ -82,7 +90,10 @@ def _in_encoder(name: str) -> bool:
 
 def _of_side(constants: Constants, encoder: bool) -> Constants:
   """Returns the constants of a side, which an encoder may have of its own."""
-  return constants.get("encoder_side", constants) if encoder else constants
+  if not encoder or "encoder_side" in constants:
+    return constants.get("encoder_side", constants) if encoder else constants
+  # Those of the decoder hold for an encoder without its own, except for the mask.
+  return {**constants, _CAUSAL: False} if _CAUSAL in constants else constants
 
 
 def misfits(
@@ -90,7 +101,7 @@ def misfits(
     constants: Mapping[str, Constants]) -> list[str]:
   """Returns a line for each checkpoint whose model computes otherwise than the target.
 
-  Constants in `TransferPlan.may_differ` are allowed to differ.
+  Constants in `TransferPlan.may_differ`, and those of `TOLD`, are allowed to differ.
 
   Args:
     plan: The plan.
@@ -99,7 +110,8 @@ def misfits(
   """
   lines = []
   for checkpoint, found in of_rows(rows, constants).items():
-    wrong = {name: pair for name, pair in found.items() if name not in plan.may_differ}
+    wrong = {name: pair for name, pair in found.items()
+             if name not in plan.may_differ and name not in TOLD}
     if wrong:
       of = f"source {checkpoint!r}" if checkpoint else "source"
       listed = "; ".join(f"{name} is {theirs!r} there and {mine!r} here"

@@ -32,6 +32,11 @@ _ENCODER, _ATTENTION = f"{names.ENCODER}.*", "attention/.*"
 _WHERE = {"hidden_width": f"(?!{_ENCODER}).*", "dense_width": f"(?!{_ATTENTION}).*",
           "attention_width": _ATTENTION}
 _OF_SKETCH = {"hidden_width": f"(?!{_ENCODER}).*", "encoder_width": _ENCODER}
+# The leaves of each side of a pair, the output among them, and its table of tokens with
+# that of the other side.
+_SIDES = {"encoder": _ENCODER, "decoder": f"({names.DECODER}|transform/|head/).*"}
+_TABLES = {"encoder": (f"{names.ENCODER}{names.TOKEN_TABLE}", names.TOKEN_TABLE),
+           "decoder": (names.TOKEN_TABLE, f"{names.ENCODER}{names.TOKEN_TABLE}")}
 Layers = Mapping[int, int | tuple[int, ...] | None]
 
 
@@ -243,7 +248,7 @@ def encoder_decoder(
 
 def warm_start(
     model: config_lib.EncoderDecoder, cross: str = "fresh",
-    source: config_lib.EncoderDecoder | None = None,
+    source: config_lib.EncoderDecoder | None = None, drawn: str = "",
 ) -> tuple[plan_lib.Rule, ...]:
   r"""Returns rules for a pair from its two sides, see `sources.Pair`.
 
@@ -263,10 +268,16 @@ def warm_start(
       decoder's self-attention.
     source: Config of the source, if the model has parts of an output that it lacks;
       these are drawn.
+    drawn: "encoder" or "decoder", if the source lacks that side, which then is drawn
+      but for its tokens: as in the paper, both sides begin with one table. By default
+      the source has both.
 
   Raises:
-    errors.UserError: If `cross` is neither.
+    errors.UserError: If `cross` or `drawn` is another.
   """
+  if drawn not in ("", *_SIDES):
+    raise errors.UserError(
+        f"warm_start: drawn is {drawn!r}, must be '' or one of {', '.join(_SIDES)}.")
   if cross not in ("self", "fresh"):
     raise errors.UserError(
         f"warm_start: cross is {cross!r}, must be 'self' or 'fresh'.")
@@ -277,6 +288,12 @@ def warm_start(
   if model.encoder is not None and model.encoder.width != model.width:
     found.append(plan_lib.Rule(
         target=names.BRIDGE, source=None, why="from one width to the other"))
+  if drawn:
+    own, there = _TABLES[drawn]
+    found += [
+        plan_lib.Rule(target=own, source=there, why="one table for both sides"),
+        plan_lib.Rule(target=_SIDES[drawn], source=None,
+                      why=f"the source has no {drawn}")]
   source = source or model
   found += [
       plan_lib.Rule(target=part, source=None, why="the source has none")

@@ -210,8 +210,9 @@ def _below(audit: audit_lib.Audit) -> list[str]:
            for name, total in sums.items()]
   whys = [f"rule {i}: {audit.whys[i]}" for i in sorted(audit.whys)]
   filled = 100 * audit_lib.coverage(audit)
-  differ = [f"differs from the source{' ' * bool(checkpoint)}{checkpoint}, as the plan"
-            f" allows: {name}, {theirs!r} there and {mine!r} here"
+  differ = [f"differs from the source{' ' * bool(checkpoint)}{checkpoint}"
+            + (f": {audit_lib.TOLD[name]}" if name in audit_lib.TOLD else
+               f", as the plan allows: {name}, {theirs!r} there and {mine!r} here")
             for checkpoint, found in audit.differ.items()
             for name, (theirs, mine) in found.items()]
   return [*(_group(group_, audit.rows) for group_ in audit.groups), *whys, *differ, "",
