@@ -19,7 +19,8 @@ from transfer_gen import sealed
 from transfer_gen import untrusted
 
 FOLDER, BEST = "checkpoints", "best"  # In a workdir, and in `checkpoints/`.
-PARAMS, STATE, FACTS = "params", "opt_state", "facts"  # In a checkpoint.
+# In a checkpoint; not all have others.
+PARAMS, STATE, OTHERS, FACTS = "params", "opt_state", "others", "facts"
 _LOCK = ".lock"  # In `checkpoints/`.
 _JSON = "metadata"  # In `facts/`, where Orbax keeps it.
 _NOTES = "_CHECKPOINT_METADATA"  # Of Orbax, on when it has saved what.

@@ -49,7 +49,7 @@ class Checkpoints:
 
   def save(
       self, step: int, params: Mapping[str, Any], opt_state: Any,
-      facts: Mapping[str, Any],
+      facts: Mapping[str, Any], others: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts writing a checkpoint from which training can go on.
 
@@ -58,13 +58,15 @@ class Checkpoints:
       params: Arrays by name.
       opt_state: The optimizer state.
       facts: JSON types to store beside the arrays.
+      others: Further arrays that training goes on with, if there are any.
     """
+    saved = {layout.PARAMS: tree.unflatten(params), layout.STATE: opt_state,
+             **({layout.OTHERS: dict(others)} if others else {})}
     self._save(self._last, step, ocp.args.Composite(
-        params=ocp.args.StandardSave(tree.unflatten(params)),
-        opt_state=ocp.args.StandardSave(opt_state),
+        **{name: ocp.args.StandardSave(arrays) for name, arrays in saved.items()},
         facts=ocp.args.JsonSave(digests.seal(facts, {
-            layout.PARAMS: digests.of(params),
-            layout.STATE: digests.of(digests.leaves(opt_state))}))))
+            name: digests.of(digests.leaves(arrays))
+            for name, arrays in saved.items()}))))
 
   def amend(self, step: int, facts: Mapping[str, Any]) -> None:
     """Replaces the facts of a checkpoint, once it is complete.
@@ -135,17 +137,19 @@ class Checkpoints:
     return self._unseal(step)[0]
 
   def restore(
-      self, step: int, params: Mapping[str, Any], opt_state: Any
-  ) -> tuple[dict[str, Any], Any]:
+      self, step: int, params: Mapping[str, Any], opt_state: Any,
+      others: Mapping[str, Any] | None = None,
+  ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Reads a checkpoint back.
 
     Args:
       step: Step of the checkpoint.
       params: `jax.ShapeDtypeStruct`s with shardings, by name.
       opt_state: The optimizer state as `jax.ShapeDtypeStruct`s with shardings.
+      others: The others that were saved, in the same form.
 
     Returns:
-      Params by name, and the optimizer state.
+      Params by name, the optimizer state, and the others.
 
     Raises:
       digests.Damaged: If something is missing or is not what was saved.
@@ -155,14 +159,16 @@ class Checkpoints:
     with digests.agreed():
       whole_files.check(folder)
     _, saved = self._unseal(step)
+    wanted = {layout.PARAMS: tree.unflatten(params), layout.STATE: opt_state,
+              **({layout.OTHERS: dict(others)} if others else {})}
     with digests.agreed(), digests.reading(folder):
       restored = self._last.restore(step, args=ocp.args.Composite(
-          params=ocp.args.StandardRestore(tree.unflatten(params)),
-          opt_state=ocp.args.StandardRestore(opt_state)))
-      params, opt_state = tree.flatten(restored["params"]), restored["opt_state"]
-      digests.check(params, saved[layout.PARAMS], folder)
-      digests.check(digests.leaves(opt_state), saved[layout.STATE], folder)
-    return params, opt_state
+          **{name: ocp.args.StandardRestore(shapes)
+             for name, shapes in wanted.items()}))
+      for name in wanted:
+        digests.check(digests.leaves(restored[name]), saved[name], folder)
+    return (tree.flatten(restored[layout.PARAMS]), restored[layout.STATE],
+            dict(restored[layout.OTHERS]) if others else {})
 
   def _unseal(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = epath.Path(self._last.directory) / str(step)

@@ -9,4 +9,4 @@ def run(values: flags.Values) -> None:
   print("\n".join(convert_lib.convert(
       values.source, values.output, values.to, values.map, values.step,
       values.vocabulary, values.tokenizer, values.unused or (),
-      values.idle_field or ())))
+      values.idle_field or (), values.dtype)))

@@ -343,5 +343,10 @@ COMMANDS: Mapping[str, Command] = {
                  meaning="Format to write: orbax (a workdir), safetensors (for"
                  " Transformers), keras, or peft (the adapters alone; the other formats"
                  " merge them)."),
+            Flag(name="dtype", value="DTYPE", default="",
+                 meaning="With --to=safetensors: float32, bfloat16 or float16,"
+                 " to which numbers are rounded; one that is too large for float16 is"
+                 " an error. By default a checkpoint that goes back to the library that"
+                 " it came from keeps its own, and all others are float32."),
             _STEP, _VOCABULARY, _TOKENIZER, _UNUSED, _IDLE)),
 }

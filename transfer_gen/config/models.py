@@ -108,8 +108,8 @@ class Decoder:
     transform: Whether a dense layer of D units with the activation of the MLP, and a
       norm, stand before the output, as in BERT. Default: False.
     logit_bias: Whether the output has a bias. Default: False.
-    dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
-      Default: `float32`.
+    dtype: Computation dtype: `float32`, `bfloat16` or `float16`, which trains with a
+      loss scale. Params are float32. Default: `float32`.
   """
   vocab_size: sizes.Vocabulary = 0
   num_layers: sizes.Layers = 4

@@ -107,8 +107,8 @@ class Recurrent:
     output_dropout: The same for what the output reads. Default: 0.0.
     weight_dropout: Rate at which entries of the recurrent kernels are dropped, for a
       whole batch alike. Default: 0.0.
-    dtype: Computation dtype: `float32`, `bfloat16` or `float16`. Params are float32.
-      Default: `float32`.
+    dtype: Computation dtype: `float32`, `bfloat16` or `float16`, which trains with a
+      loss scale. Params are float32. Default: `float32`.
   """
   vocab_size: sizes.Vocabulary = 0
   cell: Annotated[str, declare.OneOf("rnn", "gru", "lstm")] = "lstm"

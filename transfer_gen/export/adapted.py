@@ -15,13 +15,15 @@ from transfer_gen.formats import whole
 # PEFT loads adapters onto a model that it finds by a path. The path that is recorded is
 # the final one: `folder` is renamed only when everything in it is written.
 def write(
-    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+    source: sources.Source, folder: epath.Path, name: str, dtype: str
+) -> tuple[str, ...]:
   """Writes the adapters of a run, and the model that they adapt if nobody has it.
 
   Args:
     source: The checkpoint.
     folder: Empty folder to write into.
     name: Name of the architecture. If empty, the first that can hold the model.
+    dtype: Not read: all is float32.
 
   Returns:
     Sentences about what could not be written.
@@ -30,6 +32,7 @@ def write(
     errors.UserError: If the source has no adapters, or no architecture of Transformers
       holds the model.
   """
+  del dtype
   if not source.adapters:
     raise errors.UserError(f"{source.title}: no run with adapters.")
   if not isinstance(source.model, config_lib.Decoder):

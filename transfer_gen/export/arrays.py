@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from transfer_gen import tree
+from transfer_gen.export import rounding
 from transfer_gen.maps import mapped
 from transfer_gen.models import registry
 
@@ -15,22 +16,28 @@ from transfer_gen.models import registry
 # others.
 def export(
     how: mapped.Map, theirs: Mapping[str, tree.Spec], model: registry.Config,
-    params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    params: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
   """Goes through a map backwards.
 
   Args:
     how: Map of the checkpoint that is to be written.
-    theirs: Specs of its leaves.
+    theirs: Specs of its leaves; ours are rounded to their dtypes, see `rounding`.
     model: Config of our model.
     params: Leaves of our model, by name.
 
   Returns:
-    Every leaf of the checkpoint, by its own name.
+    Every leaf of the checkpoint, by its own name, and a sentence if rounding changed
+    numbers.
 
   Raises:
-    errors.UserError: If the map does not fit, or an element would have no value.
+    errors.UserError: If the map does not fit, an element would have no value, or a
+      number is too large for its dtype.
   """
   specs = registry.specs(registry.build(model))
-  return mapped.export(
-      mapped.resolve(how, theirs, specs), theirs,
-      {name: np.asarray(params[name]) for name in specs})
+  rows = mapped.resolve(how, theirs, specs)
+  # Before the layouts, so that a number that does not fit is named by its leaf here.
+  narrow, notes = rounding.rounded(
+      {name: params[name] for name in specs},
+      {row.name: theirs[row.sources[0]].dtype for row in rows})
+  return mapped.export(rows, theirs, narrow), notes

@@ -8,13 +8,14 @@ from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen import sources
 from transfer_gen.export import forms
+from transfer_gen.export import rounding
 from transfer_gen.formats import whole
 
 
 def convert(
     path: epath.PathLike, output: epath.PathLike, form: str, name: str = "",
     step: int = -1, vocabulary: str = sources.REFUSE, tokenizer: str = "",
-    unused: Sequence[str] = (), idle_fields: Sequence[str] = (),
+    unused: Sequence[str] = (), idle_fields: Sequence[str] = (), dtype: str = "",
 ) -> tuple[str, ...]:
   """Writes a checkpoint in another form; whole, or not at all.
 
@@ -35,6 +36,9 @@ def convert(
     tokenizer: See `sources.open`.
     unused: See `sources.open`.
     idle_fields: See `sources.open`.
+    dtype: For `safetensors`, dtype of what is written, one of
+      `rounding.DTYPES`, see `rounding.rounded`. "": a checkpoint that goes back to the
+      library that it came from keeps its own, and others are float32.
 
   Returns:
     Sentences on what was written, and on what could not be.
@@ -45,6 +49,13 @@ def convert(
   if form not in forms.FORMS:
     raise errors.UserError(
         f"--to is {form!r}, must be one of {', '.join(forms.FORMS)}.")
+  if dtype and dtype not in rounding.DTYPES:
+    raise errors.UserError(
+        f"--dtype is {dtype!r}, must be one of {', '.join(rounding.DTYPES)}.")
+  if dtype and form not in forms.NARROW:
+    raise errors.UserError(
+        f"--dtype is {dtype!r}, and --to={form} holds float32: leave it out, or take"
+        f" --to={' or --to='.join(forms.NARROW)}.")
   output = epath.Path(output)
   # Before the source is opened, so that a wrong command fails at once.
   whole.check_new(output)
@@ -66,7 +77,7 @@ def convert(
         f"{source.title}: no other library that is known here has a Sketch, so that it"
         " has no other form than the workdir of its run.")
   with whole.folder(output) as folder:
-    notes = forms.FORMS[form](source, folder, "" if foreign else name)
+    notes = forms.FORMS[form](source, folder, "" if foreign else name, dtype)
   if source.tokenizer is None and foreign and vocabulary != sources.NONE:
     notes += (sources.ask(path),)
   if source.adapters and form != "peft":
@@ -75,4 +86,5 @@ def convert(
   if source.reverse and form != "orbax":
     notes += ("It reads and writes texts from right to left (data.reverse), which no"
               " file there says: turn the tokens of prompts and of what it writes.",)
-  return (f"{output}: {form} of {source.title}", *notes)
+  read = sources.dtypes_note(source)
+  return (f"{output}: {form} of {source.title}", *([read] if read else []), *notes)

@@ -19,13 +19,15 @@ _WRITTEN = ("Its names are those of fastai's AWD-LSTM: load_state_dict takes the
 _OURS = ("init", "dtype", "hidden_width", "hidden_widths")
 
 
-def write(folder: epath.Path, source: merged.Source) -> tuple[str, ...]:
+def write(
+    folder: epath.Path, source: merged.Source, dtype: str = "") -> tuple[str, ...]:
   """Writes `model.safetensors` and, where the tokenizer is fastai's, `itos.json`.
 
   Args:
     folder: Where to; it is there and empty.
     source: A recurrent language model. One that was read from fastai's names is written
-      in the dtypes that it had, bit for bit.
+      in the dtypes that it had, bit for bit, unless another is asked for.
+    dtype: Name of the dtype that all tensors get, or "".
 
   Returns:
     Sentences on what was written, and on what could not be.
@@ -35,18 +37,21 @@ def write(folder: epath.Path, source: merged.Source) -> tuple[str, ...]:
   """
   model: Any = source.model
   _check(source.title, model)
-  arrays = arrays_lib.export(
-      awd_lstm.map_of(model), awd_lstm.specs(model, _dtypes(source)), model,
+  dtypes = (dict.fromkeys(awd_lstm.specs(model, {}), np.dtype(dtype)) if dtype
+            else _dtypes(source))
+  arrays, rounded = arrays_lib.export(
+      awd_lstm.map_of(model), awd_lstm.specs(model, dtypes), model,
       merged.params(source))
   safetensors.write_file(
       folder / "model.safetensors", awd_lstm.whole(model, arrays), {"format": "pt"})
   if source.tokenizer is None:
-    return _WRITTEN, merged.NO_TOKENIZER
+    return _WRITTEN, *rounded, merged.NO_TOKENIZER
   words = awd_lstm.words(source.tokenizer)
   if words is None:
-    return _WRITTEN, "Its tokenizer is none of fastai: no vocabulary was written."
+    return (_WRITTEN, *rounded,
+            "Its tokenizer is none of fastai: no vocabulary was written.")
   whole.write_json(folder / "itos.json", words)
-  return (_WRITTEN,)
+  return _WRITTEN, *rounded
 
 
 def _check(title: str, model: Any) -> None:

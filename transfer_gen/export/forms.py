@@ -13,13 +13,15 @@ from transfer_gen.export import safetensors_folder
 
 
 def to_orbax(
-    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+    source: sources.Source, folder: epath.Path, name: str, dtype: str
+) -> tuple[str, ...]:
   """Writes a workdir with one checkpoint, at step 0.
 
   Args:
     source: The checkpoint.
     folder: Empty folder to write into.
     name: Not read: there is one form.
+    dtype: Not read: params of a workdir are float32.
 
   Returns:
     Sentences about what could not be written.
@@ -27,7 +29,7 @@ def to_orbax(
   Raises:
     errors.UserError: If the source is a checkpoint of a run already.
   """
-  del name
+  del name, dtype
   if source.view is None and not source.adapters:
     raise errors.UserError(
         f"{source.title}: of this form already. Take another --to.")
@@ -42,13 +44,15 @@ def to_orbax(
 
 
 def to_keras(
-    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+    source: sources.Source, folder: epath.Path, name: str, dtype: str
+) -> tuple[str, ...]:
   """Writes a recurrent model with its config and tokenizer.
 
   Args:
     source: The checkpoint.
     folder: Empty folder to write into.
     name: Not read: the model says which form it has.
+    dtype: Not read: weights of Keras are float32 here.
 
   Returns:
     Sentences about what could not be written.
@@ -57,7 +61,7 @@ def to_keras(
     errors.UserError: If the model is not recurrent, or no model of Keras computes the
       same.
   """
-  del name
+  del name, dtype
   if not isinstance(source.model, config_lib.Recurrent):
     raise errors.UserError(
         f"{source.title}: a {type(source.model).__name__} is no model of Keras"
@@ -70,3 +74,4 @@ def to_keras(
 # By the values of `--to`; `convert` lists them where another one is given.
 FORMS = {"orbax": to_orbax, "safetensors": safetensors_folder.write,
          "keras": to_keras, "peft": adapted.write}
+NARROW = ("safetensors",)  # Those that can hold other dtypes than float32.

@@ -18,7 +18,7 @@ from transfer_gen.models import registry
 def write(
     folder: epath.Path, family: hugging_face.Family, model: config_lib.Decoder,
     params: Mapping[str, Any], dtypes: Mapping[str, np.dtype],
-) -> None:
+) -> tuple[str, ...]:
   """Writes `model.safetensors`.
 
   Args:
@@ -26,15 +26,22 @@ def write(
     family: Architecture that can hold the model.
     model: Config of the model.
     params: Its leaves by our names.
-    dtypes: By our names: dtype that a leaf is written in, if not in its own.
+    dtypes: By our names: dtype that a leaf is rounded to, if not its own.
+
+  Returns:
+    A sentence on what was rounded, if numbers changed.
+
+  Raises:
+    errors.UserError: If a number is too large for its dtype.
   """
   specs = registry.specs(registry.build(model))
   how = hugging_face.lines(family, model)
   theirs = hugging_face.specs_before(how, specs, dtypes)
-  arrays = arrays_lib.export(how, theirs, model, params)
+  arrays, notes = arrays_lib.export(how, theirs, model, params)
   # Transformers writes this entry of the metadata too, and its version 4 refuses a file
   # whose metadata names no framework.
   safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})
+  return notes
 
 
 def unshared(

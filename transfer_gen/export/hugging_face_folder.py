@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.export import hugging_face_arrays
@@ -29,6 +30,7 @@ def write(
     tokenizer: hugging_face_tokenizer.Tokenizer | None = None,
     name: str = "",
     decoding: config_lib.Decoding | None = None,
+    dtype: str = "float32",
 ) -> tuple[str, ...]:
   """Writes weights, config.json, generation_config.json and the tokenizer.
 
@@ -39,6 +41,7 @@ def write(
     tokenizer: Of its ids.
     name: Of the family. "": the first that can hold the model.
     decoding: How the model writes texts. If None, as Transformers does by default.
+    dtype: Name of the dtype that the leaves are rounded to.
 
   Returns:
     Sentences on what was written, and on what could not be.
@@ -53,7 +56,8 @@ def write(
   model, params, apart = hugging_face_arrays.unshared(model, params)
   family, fields = shipped.family_of(model, name)
   hugging_face.check_padding(fields, roles)
-  hugging_face_arrays.write(folder, family, model, params, {})
+  rounded = hugging_face_arrays.write(
+      folder, family, model, params, dict.fromkeys(params, np.dtype(dtype)))
   ids = {f"{role}_token_id": roles.get(role) for role in _ROLES}
   if isinstance(model, config_lib.EncoderDecoder):
     ids["decoder_start_token_id"] = model.start_token
@@ -65,10 +69,11 @@ def write(
       and not isinstance(model, config_lib.EncoderDecoder)) else {}
   # What the family wrote is part of what the model computes: a RoBERTa counts positions
   # by its padding token.
+  fields |= {"dtype": dtype}
   for file, data in zip(_CONFIGS, (ids | fields | ends, ids | written)):
     whole.write_json(folder / file, data)
   notes = hugging_face_tokenizer.write(folder, model, tokenizer)
-  return (_WRITTEN.format(family.name), *apart, *notes)
+  return (_WRITTEN.format(family.name), *rounded, *apart, *notes)
 
 
 def came_from_there(source: merged.Source) -> bool:
@@ -81,7 +86,8 @@ def came_from_there(source: merged.Source) -> bool:
 # for, such as chat templates, is kept. Those of a model that combined ours with others
 # would describe parts that are not written, so new ones are made.
 def write_back(
-    folder: epath.Path, source: merged.Source, params: Mapping[str, Any]
+    folder: epath.Path, source: merged.Source, params: Mapping[str, Any],
+    dtype: str = "",
 ) -> tuple[str, ...]:
   """The same for a checkpoint that came from there: its own files go along.
 
@@ -89,6 +95,7 @@ def write_back(
     folder: Where to; it is there and empty.
     source: The checkpoint, through a map of one of `shipped.FAMILIES`.
     params: Its leaves by our names; each is written in the dtype that it had.
+    dtype: Name of another dtype, for all leaves.
 
   Returns:
     As `write`.
@@ -101,12 +108,29 @@ def write_back(
   # The files say of others, or that blocks are shared, which not all versions do.
   if hugging_face.type_of(raw) in family.inside or getattr(
       source.model, "shared", False):
-    return write(folder, source.model, params, source.tokenizer, family.name)
-  dtypes = {name: view.raw.specs[row.sources[0]].dtype
+    return write(folder, source.model, params, source.tokenizer, family.name,
+                 dtype=dtype or "float32")
+  dtypes = {name: np.dtype(dtype) if dtype
+            else view.raw.specs[row.sources[0]].dtype
             for name, row in view.rows.items()}
-  hugging_face_arrays.write(folder, family, source.model, params, dtypes)
+  rounded = hugging_face_arrays.write(folder, family, source.model, params, dtypes)
   for file in (*_CONFIGS, *hugging_face.FILES):
     if path := architecture.beside(raw, file):
       (folder / file).write_bytes(architecture.read_bytes(path))
+  if dtype:
+    _name_dtype(folder / _CONFIGS[0], dtype)
   notes = () if source.tokenizer else (merged.NO_TOKENIZER,)
-  return (_WRITTEN.format(family.name), *notes)
+  return (_WRITTEN.format(family.name), *rounded, *notes)
+
+
+# Transformers loads a model in the dtype that its config names, whatever the file has.
+def _name_dtype(path: epath.Path, dtype: str) -> None:
+  """Names a dtype in a `config.json`, and in the configs of sides in it."""
+  def named(fields: dict[str, Any], always: bool) -> dict[str, Any]:
+    fields = {name: named(value, False) if isinstance(value, dict) else value
+              for name, value in fields.items()}
+    # Its name up to version 4, and the one since.
+    old = {name: dtype for name in ("torch_dtype", "dtype") if name in fields}
+    return fields | (old or ({"dtype": dtype} if always else {}))
+  if path.exists():
+    whole.write_json(path, named(architecture.read_json(path), True))

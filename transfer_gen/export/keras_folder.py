@@ -45,7 +45,7 @@ def write(
   if not path.name.endswith(SUFFIX):
     raise errors.UserError(f"{path}: Keras wants a name that ends in {SUFFIX}.")
   raw, known = keras_out.contents(path, model)
-  arrays = arrays_lib.export(
+  arrays, _ = arrays_lib.export(
       known.lines(raw, model), raw.specs, model, params)
   path.parent.mkdir(parents=True, exist_ok=True)
   hdf5_write.write(path, arrays)
@@ -110,7 +110,7 @@ def _write_textgenrnn(
   (folder / f"{name}_config.json").write_text(json.dumps(textgenrnn_out.config(model)))
   path = folder / f"{name}_weights.hdf5"
   raw, known = textgenrnn_out.contents(path, model)
-  arrays = arrays_lib.export(
+  arrays, _ = arrays_lib.export(
       known.lines(raw, model), raw.specs, model, params)
   layers = {layer: [f"{layer}/{leaf}:0" for leaf in leaves]
             for layer, leaves in textgenrnn_out.layers(model).items()}

@@ -10,7 +10,8 @@ from transfer_gen.export import merged
 
 
 def write(
-    source: sources.Source, folder: epath.Path, name: str) -> tuple[str, ...]:
+    source: sources.Source, folder: epath.Path, name: str, dtype: str
+) -> tuple[str, ...]:
   """Writes a model with its tokenizer; files of Transformers go along unchanged.
 
   Args:
@@ -18,6 +19,7 @@ def write(
     folder: Empty folder to write into.
     name: Name of the architecture of Transformers. If empty, the first that can hold
       the model.
+    dtype: Name of the dtype that all leaves get; see `convert.convert` for "".
 
   Returns:
     Sentences about what could not be written.
@@ -27,10 +29,11 @@ def write(
       the model.
   """
   if not isinstance(source.model, config_lib.Decoder):
-    return fastai_folder.write(folder, source)
+    return fastai_folder.write(folder, source, dtype)
   params = merged.params(source)
   # Files that Transformers itself wrote are surer than new ones made from our fields.
   if hugging_face_folder.came_from_there(source):
-    return hugging_face_folder.write_back(folder, source, params)
+    return hugging_face_folder.write_back(folder, source, params, dtype)
   return hugging_face_folder.write(
-      folder, source.model, params, source.tokenizer, name, source.decoding[0])
+      folder, source.model, params, source.tokenizer, name, source.decoding[0],
+      dtype or "float32")

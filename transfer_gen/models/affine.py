@@ -88,7 +88,7 @@ class Affine(nn.Module):
       total += lax.dot(
           x.reshape(-1, read.size), self.kernels[read.part].astype(dtype))
     if self.offset is not None:
-      total += self.offset.reshape(1, -1).astype(dtype)
+      total = layers.added(total, self.offset.reshape(1, -1))
     batch = parts[self.inputs[0].part].shape[:-1]
     return total.reshape(*batch, self.features)
 

@@ -201,9 +201,13 @@ def read(
   Returns:
     The carry at the end, and h dtype[T, B, U].
   """
-  whole, *low = kernel if isinstance(kernel, LowRank) else (kernel,)
+  # JAX sums the gradients of the kernel over the loop. Such a sum of T terms is
+  # float32, whatever the steps compute in.
+  wide = jax.tree.map(lambda x: x.astype(jnp.float32), (kernel, bias))
 
   def share(h, gates):
+    kernel, bias = jax.tree.map(lambda x: x.astype(a.dtype), wide)
+    whole, *low = kernel if isinstance(kernel, LowRank) else (kernel,)
     part = whole[:, gates]
     r = h @ part.reshape(part.shape[0], -1)
     if low:

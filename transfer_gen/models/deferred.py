@@ -47,10 +47,19 @@ def scan(
 def _forward(step, kernels, shared, carry, xs):
   steps = jax.tree.leaves(xs)[0].shape[0]
 
+  dtypes = jax.tree.map(lambda x: x.dtype, shared)
+
   def run(zeros, shared, carry, xs):
+    # JAX sums the gradient of what all steps read over the loop. Such a sum of T terms
+    # is float32, whatever the steps compute in.
+    wide = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+        shared)
+
     def body(carry, inputs):
       x, zero = inputs
       read = {}
+      shared = jax.tree.map(lambda x, dtype: x.astype(dtype), wide, dtypes)
 
       def multiply(name, x):
         read[name] = x

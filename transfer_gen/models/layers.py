@@ -104,6 +104,16 @@ def computation_dtype(name: str) -> jnp.dtype:
       "dtype", name, {n: n for n in ("float32", "bfloat16", "float16")}))
 
 
+# The gradient of what is added to every token is a sum over all of them. In bfloat16
+# such a sum stops growing once its terms are below 1/256 of it.
+def added(x: jax.Array, param: jax.Array) -> jax.Array:
+  """Returns the sum of dtype[...] and float32 of as many dimensions, as dtype[...].
+
+  The sum is float32, and so is the sum over tokens that is the param's gradient.
+  """
+  return (x.astype(jnp.float32) + param).astype(x.dtype)
+
+
 class Dense(nn.Module):
   """An affine map of the last dimensions of its input.
 
@@ -149,7 +159,7 @@ class Dense(nn.Module):
       bias = self.param(
           "bias", boxed(nn.initializers.zeros, *self.axes[num_inputs:], reads=reads),
           self.features)
-      y += bias.reshape(1, -1).astype(self.dtype)
+      y = added(y, bias.reshape(1, -1))
     return y.reshape(batch + self.features)
 
 
@@ -214,7 +224,7 @@ class Bias(nn.Module):
     bias = self.param("bias", boxed(nn.initializers.zeros, self.axis), (self.size,))
     # Axes are added by hand, here and in norms: JAX can be set to refuse operands of
     # different ranks, and the models then still run.
-    return x + jnp.expand_dims(bias, tuple(range(x.ndim - 1))).astype(x.dtype)
+    return added(x, jnp.expand_dims(bias, tuple(range(x.ndim - 1))))
 
 
 class Norm(nn.Module):

@@ -303,7 +303,7 @@ class Cell(nn.Module):
     if total is None:
       total = jnp.zeros((1, 1, shape[0] * shape[1]), dtype)
     if bias is not None:
-      total += bias.reshape(1, 1, -1).astype(dtype)
+      total = layers.added(total, bias.reshape(1, 1, -1))
     return total.reshape(*total.shape[:2], *shape)
 
   def _later(self, known, dtype):

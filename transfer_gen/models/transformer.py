@@ -136,13 +136,14 @@ class Stack(nn.Module):
       self.embed = table(config, self.rows)
     if config.position == "learned":
       self.position = table(
-          config, config.max_length + config.position_offset, "position")
+          config, config.max_length + config.position_offset, "position",
+          dtype=jnp.float32)
     if config.position == "relative":
       self.relative = layers.Embed(
           config.relative_buckets, config.num_heads, axis="buckets",
           feature_axis="heads")
     if config.token_types:
-      self.token_type = table(config, config.token_types, "types")
+      self.token_type = table(config, config.token_types, "types", jnp.float32)
     if config.embed_norm:
       self.embed_norm = attention.norm(config)
     self.embed_dropout = nn.Dropout(config.dropout)
@@ -315,10 +316,10 @@ class Stack(nn.Module):
     # 3.4).
     x = embed(inputs) * config.embed_scale
     if config.token_types:  # Before positions, as in BERT, so that sums are its sums.
-      x += self.token_type(jnp.zeros((1, 1), jnp.int32))
+      x = layers.added(x, self.token_type(jnp.zeros((1, 1), jnp.int32)))
     if config.position == "learned":
-      x += self.position(
-          positions + config.position_offset if config.position_offset else positions)
+      x = layers.added(x, self.position(
+          positions + config.position_offset if config.position_offset else positions))
     elif config.position == "sinusoidal":
       width = config.sinusoid_size
       waves = positions_lib.sinusoids(positions, width, config.sinusoid_halves)
@@ -346,10 +347,19 @@ class Stack(nn.Module):
 
 # Positions are initialized as tokens are, since the two are added.
 def table(
-    config: decoder_config.Config, size: int, axis: str = "vocab") -> layers.Embed:
-  """Returns an embedding table of tokens or positions."""
+    config: decoder_config.Config, size: int, axis: str = "vocab",
+    dtype: jnp.dtype | None = None) -> layers.Embed:
+  """Returns an embedding table of tokens or positions.
+
+  Args:
+    config: The model's config.
+    size: Number of rows.
+    axis: Logical axis of the rows.
+    dtype: Dtype of rows. If None, the computation dtype.
+  """
   return layers.Embed(
-      size, config.width, axis=axis, dtype=layers.computation_dtype(config.dtype))
+      size, config.width, axis=axis,
+      dtype=layers.computation_dtype(config.dtype) if dtype is None else dtype)
 
 
 def bridge(config: decoder_config.Config) -> layers.Dense:

@@ -1,6 +1,7 @@
 """The optimizer of the leaves that learn, and moments that come from a source."""
 
 from transfer_gen.run import assembled as assembled_lib
+from transfer_gen.train import loss_scale
 from transfer_gen.train import moments
 from transfer_gen.train import optim
 
@@ -19,4 +20,16 @@ def build(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
       name for name, source in run.all_sources().items() if source.moments)
   # Not a part of the plan: it depends on the slots that the optimizer has for a group.
   rows = moments.mark(assembled.rows, optimizer, assembled.inputs.sources, wanted)
-  return assembled.replace(optimizer=optimizer, rows=rows)
+  return _noted(assembled.replace(optimizer=optimizer, rows=rows))
+
+
+def _noted(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
+  """Adds a note on the dtypes, where they are not the same everywhere."""
+  dtype = assembled.run.model.dtype
+  if dtype == "float32":
+    return assembled
+  scaled = (f", and a loss scale, which begins at {loss_scale.START:.0f}"
+            if loss_scale.needed(dtype) else "")
+  return assembled.with_note(
+      f"model.dtype={dtype}: layers compute in it, with params, gradients, optimizer"
+      f" state, losses and statistics of norms in float32{scaled}")

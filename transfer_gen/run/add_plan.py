@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 
+from transfer_gen import sources as sources_lib
 from transfer_gen.adapters import wrap
 from transfer_gen.models import registry
 from transfer_gen.run import assembled as assembled_lib
@@ -12,8 +13,10 @@ from transfer_gen.transfer import plan as plan_lib
 
 def begin(inputs: assembled_lib.Inputs) -> assembled_lib.Assembled:
   """Builds the model of a run, without a plan yet."""
+  notes = filter(None, map(sources_lib.dtypes_note, inputs.sources.values()))
   return assembled_lib.Assembled(
-      inputs=inputs, run=inputs.run, model=registry.build(inputs.run.model))
+      inputs=dataclasses.replace(inputs, notes=(*inputs.notes, *notes)),
+      run=inputs.run, model=registry.build(inputs.run.model))
 
 
 def add(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:

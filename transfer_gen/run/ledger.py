@@ -16,6 +16,9 @@ from transfer_gen import progress
 from transfer_gen.metrics import measures
 from transfer_gen.run import records
 
+# Each halves the loss scale of `train.loss_scale`, which is below 1e-10 after as many.
+_SKIPPED = 50
+
 
 # A class of its own, so that a search can drop the candidate and go on.
 class Diverged(errors.UserError):
@@ -52,6 +55,7 @@ class Ledger:
     self._work = progress.Progress(
         "training", train.steps, "step", done, every=math.inf)
     self._pace = self._validating = 0.0  # Seconds of a step, and of a validation.
+    self._skipped = 0  # Steps in a row that a loss scale skipped.
     self.restart()
 
   def add(self, metrics: Any) -> None:
@@ -146,10 +150,15 @@ class Ledger:
     losses = [total / max(count, 1.0) for total, count in
               (metrics["loss"] for metrics in fetched)]
     for i, loss in enumerate(losses):
+      first = step - len(losses) + i + 1
       if not np.isfinite(loss):
-        first = step - len(losses) + i + 1
         # The params of the update before gave this loss.
         self._stop(first - 1, f"The loss is {float(loss)} at step {first}.")
+      self._skipped = self._skipped + 1 if fetched[i].get("skipped", [0])[0] else 0
+      if self._skipped == _SKIPPED:
+        self._stop(first, f"At step {first} the gradients are not finite, as in the"
+                   f" {_SKIPPED - 1} steps before, whatever the loss scale is."
+                   " model.dtype=bfloat16 has the range of float32.")
     return fetched
 
   def _show(self, step: int, text: str, scrolls: bool = False) -> None:

@@ -150,7 +150,7 @@ def _loop(
       # Before a validation, which may take long or fail, so that no step is lost.
       if saves:
         checkpoints.save(done, fetched.params, fetched.opt_state,
-                         describe(validated=not validates))
+                         describe(validated=not validates), fetched.others)
       if number:
         _end(session, done, number)
       if validates:
@@ -159,7 +159,7 @@ def _loop(
           checkpoints.amend(done, describe(validated=True))
         elif finished:
           checkpoints.save(done, fetched.params, fetched.opt_state,
-                           describe(validated=True))
+                           describe(validated=True), fetched.others)
   return best
 
 

@@ -32,7 +32,8 @@ def fresh(
       assembled.rows, assembled.optimizer, assembled.sources,
       assembled.optimizer.extend({}, params, 0), shardings)
   return step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
+      step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state,
+      others=step_lib.others(assembled.run.model.dtype))
 
 
 def restored(
@@ -51,12 +52,14 @@ def restored(
   # The groups of the state before `step`: a group that starts there has no slots yet.
   opt_state = jax.eval_shape(
       lambda params: assembled.optimizer.extend({}, params, max(step - 1, 0)), shapes)
+  others = jax.eval_shape(lambda: step_lib.others(assembled.run.model.dtype))
   # Shapes alone until here: slots that are replaced at once would take memory twice.
-  params, opt_state = checkpoints.restore(
-      step, runner.abstract(shapes, assembled.specs),
-      runner.abstract(opt_state, assembled.specs))
+  params, opt_state, others = checkpoints.restore(
+      step, *(runner.abstract(part, assembled.specs)
+              for part in (shapes, opt_state, others)))
   return step_lib.TrainState(
-      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state)
+      step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state,
+      others=others)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from transfer_gen.sources.pair import sides
 from transfer_gen.sources.source import Source
 from transfer_gen.sources.source import Specs
 from transfer_gen.sources.source import Tokenizer
+from transfer_gen.sources.stored_dtypes import note as dtypes_note
 
 __all__ = (
     "Memory", "NONE", "Pair", "REFUSE", "REPAIR", "Source", "Specs", "Tokenizer", "ask",
-    "best_run", "from_tree", "is_foreign", "leaves", "open", "open_own", "sides",
-    "write_map")
+    "best_run", "dtypes_note", "from_tree", "is_foreign", "leaves", "open", "open_own",
+    "sides", "write_map")

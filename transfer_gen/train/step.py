@@ -7,6 +7,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
+from transfer_gen.train import loss_scale
 from transfer_gen.train import optim as optim_lib
 
 Batch = Mapping[str, jax.Array]
@@ -27,10 +28,17 @@ class TrainState:
     step: i32[], number of updates done.
     params: Flat params, by name.
     opt_state: Optimizer state of each group that learns now, by group name.
+    others: What some runs keep beside these, by name: `loss_scale.NAME`.
   """
   step: jax.Array
   params: dict[str, jax.Array]
   opt_state: optim_lib.State
+  others: dict[str, Any] = struct.field(default_factory=dict)
+
+
+def others(dtype: str) -> dict[str, Any]:
+  """Returns the first `TrainState.others` of a model that computes in a dtype."""
+  return {loss_scale.NAME: loss_scale.fresh()} if loss_scale.needed(dtype) else {}
 
 
 def train_step(
@@ -55,6 +63,9 @@ def train_step(
   The caller owns jit, shardings and donation. The step number is folded into the run's
   key, so a resumed run draws what an uninterrupted one would have drawn.
 
+  With a loss scale among `state.others`, a step whose gradients are not finite counts,
+  and changes nothing else but the scale.
+
   Args:
     state: The state before the step.
     batch: `inputs` and `targets` i32[B, T]; `weights` f32[B, T], 0 for targets that
@@ -71,7 +82,8 @@ def train_step(
 
   Returns:
     The state after the step, and metrics as (total, count): each term over the targets
-    that count, `loss`, the weights that change (`NAME_weight`), and `grad_norm`. With
+    that count, `loss`, the weights that change (`NAME_weight`), `grad_norm`, and with a
+    loss scale `loss_scale` and `skipped`, 1 for a step that changed nothing. With
     anchors their penalty stands there as `anchor`, as much for each target, and what
     else is minimized as `ce` if `weigh` is None. Add both up over steps before
     dividing.
@@ -82,6 +94,8 @@ def train_step(
   # however the batch is divided: a mean of means would not.
   count = total_over(batch["weights"].sum())
   weights = weigh(state.step) if weigh else {}
+  scaling = state.others.get(loss_scale.NAME)
+  scale: Any = scaling["scale"] if scaling else 1.0
   step_key = jax.random.fold_in(key, state.step)
   if axis_name:  # Otherwise all devices would draw the same dropout masks.
     step_key = jax.random.fold_in(step_key, jax.lax.axis_index(axis_name))
@@ -96,13 +110,20 @@ def train_step(
       totals["loss"] = sum(weight * totals[name] for name, weight in weights.items()
                            if name != ANCHOR)
     # A batch of padding alone has count 0; its loss must be 0 and not NaN.
-    return totals["loss"] / jnp.maximum(count, 1.0), totals
+    return scale * totals["loss"] / jnp.maximum(count, 1.0), totals
 
   # A sum and no mean, because each device has already divided by the total count.
   grads, totals = total_over(
       _grads(loss_fn, learning, batch, step_key, accumulate))
+  grads = jax.tree.map(lambda g: g / scale, grads)
   updated, opt_state, norm = optimizer.update(
       grads, state.opt_state, learning, weights.get(ANCHOR, 1.0), lr)
+  finite, kept = jnp.ones((), bool), dict(state.others)
+  if scaling:
+    finite = loss_scale.are_finite(grads)
+    updated, opt_state = loss_scale.chosen(
+        finite, (updated, opt_state), (learning, dict(state.opt_state)))
+    kept[loss_scale.NAME] = loss_scale.after(scaling, finite)
   penalties = {name: penalty * count for name, penalty in optimizer.penalties(
       learning, state.opt_state).items()}
   if penalties:
@@ -110,12 +131,18 @@ def train_step(
     # and micro-batch would add the penalty once more.
     totals = {**({} if weights else {CE: totals["loss"]}), **totals, **penalties}
     totals["loss"] += weights.get(ANCHOR, 1.0) * totals[ANCHOR]
-  once = {**{f"{name}_weight": weight for name, weight in weights.items()
-             if isinstance(weight, jax.Array)}, "grad_norm": norm}
+  once: dict[str, Any] = {
+      **{f"{name}_weight": weight for name, weight in weights.items()
+         if isinstance(weight, jax.Array)},
+      **({loss_scale.NAME: scale, "skipped": 1.0 - finite} if scaling else {})}
   return TrainState(
-      step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state
+      step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state,
+      others=kept
   ), {**{name: (total, count) for name, total in totals.items()},
-      **{name: (value, jnp.ones(())) for name, value in once.items()}}
+      **{name: (value, jnp.ones(())) for name, value in once.items()},
+      # One norm that is not finite would be the mean of a whole line.
+      "grad_norm": (jnp.where(finite, norm, 0.0), finite.astype(jnp.float32))
+                   if scaling else (norm, jnp.ones(()))}
 
 
 def _grads(loss_fn, learning, batch, key, accumulate):
