@@ -1,8 +1,10 @@
 """Counts what a step on many devices sends and computes, from compiled programs.
 
-Run: python -m benchmarks.scale [--smallest] (about 3 minutes on 2 cores). Each mesh has
-a process of its own with as many simulated devices; programs are compiled and never
-run. The last line is JSON; with `--smallest`, only meshes of 8 devices are measured:
+Run: python -m benchmarks.scale [--smallest] [PART ...] (about 4 minutes on 2 cores).
+Parts are `steps`, `plan_7b` and `bytes_read`; by default all. Each mesh has a process
+of its own with as many simulated devices; programs of steps are compiled and never run.
+The last line is JSON; with `--smallest`, only meshes of 8 devices are measured, and
+bytes read by two processes:
 
   data_sent_over_paper, fsdp_sent_over_paper, tensor_sent_over_paper: bytes that a
       device sends in a step by the compiled program, over the count of
@@ -15,8 +17,12 @@ run. The last line is JSON; with `--smallest`, only meshes of 8 devices are meas
       over what XLA allocates for it; the smallest and the largest.
   plan_7b_seconds, plan_7b_mb, plan_7b_arrays: time, memory and arrays of a plan with
       shardings of a model of 7 billion params on 256 devices, without the imports.
+  bytes_read: bytes that a process reads of a checkpoint of another framework, over the
+      bytes of what its devices hold of it; the largest of `benchmarks.bytes_read`, for
+      each case there.
 """
 
+from collections.abc import Sequence
 import functools
 import json
 import sys
@@ -27,6 +33,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from benchmarks import bytes_read
 from benchmarks import collectives
 from benchmarks import timing
 from transfer_gen import config as config_lib
@@ -126,9 +133,37 @@ def plan_7b() -> dict[str, float]:
           "plan_7b_arrays": len(jax.live_arrays())}
 
 
-def main(words: list[str] | None = None) -> None:
-  """Measures each mesh in a process of its own and prints the results."""
-  devices = (8,) if words == ["--smallest"] else DEVICES
+def main(words: Sequence[str] = ()) -> None:
+  """Measures the parts that are named, or all, and prints the results."""
+  smallest, wanted = "--smallest" in words, {*words} - {"--smallest"}
+  results: dict[str, Any] = {}
+  if not wanted or "steps" in wanted:
+    results |= steps((8,) if smallest else DEVICES)
+  if not wanted or "plan_7b" in wanted:
+    results |= timing.alone(plan_7b)
+  if not wanted or "bytes_read" in wanted:
+    results["bytes_read"] = read((2, 1, 1, 2) if smallest else (4, 1, 2, 2))
+  print(json.dumps(results))
+
+
+def read(mesh: tuple[int, int, int, int]) -> dict[str, float]:
+  """Measures what processes read of a checkpoint; prints a line for each case.
+
+  Args:
+    mesh: Number of processes, and the sizes of the axes of their mesh.
+  """
+  count, *sizes = mesh
+  found = bytes_read.in_processes(count, sizes, 16 * count)
+  for name, ratio in found.items():
+    print(f"{name:14} read by each of {count} processes, over its shards: {ratio:.3f}",
+          flush=True)
+  return {case: round(max(
+      ratio for name, ratio in found.items() if name.endswith(case)), 3)
+          for case in bytes_read.CASES}
+
+
+def steps(devices: Sequence[int]) -> dict[str, Any]:
+  """Measures a step on each mesh, in a process of its own; prints a table."""
   results: dict[str, Any] = {}
   estimates = []
   print(f"{'mesh':12} {'sent':>12} {'on paper':>12} {'ratio':>7} {'MFLOP':>9}"
@@ -148,7 +183,7 @@ def main(words: list[str] | None = None) -> None:
     for name in ("flops", "bytes"):
       results[f"{axis}_{name}_scaling"] = round(found[0][name] / found[-1][name], 4)
   results["temporary_over_xla"] = [round(min(estimates), 2), round(max(estimates), 2)]
-  print(json.dumps(results | timing.alone(plan_7b)))
+  return results
 
 
 def _state(specs, optimizer):

@@ -3,14 +3,18 @@
 Axes: B rows of a batch, over all processes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+import functools
+import math
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 from jax.experimental import multihost_utils
 import numpy as np
 
 from transfer_gen import processes
+from transfer_gen import sharding as sharding_lib
 
 
 def is_whole(array: Any) -> bool:
@@ -45,6 +49,77 @@ def place(tree: Any, shardings: Any) -> Any:
   if processes.count() == 1:
     return jax.device_put(tree, shardings)
   return jax.tree.map(placed, tree, shardings)
+
+
+def fitting(
+    sharding: jax.sharding.Sharding, shape: Sequence[int], dims: Collection[int]
+) -> jax.sharding.Sharding:
+  """Returns a sharding for a shape that differs in some dimensions.
+
+  It is the given one, if that divides them, or else one that is whole along them, see
+  `spread`.
+  """
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    return sharding
+  parts = sharding_lib.axes_of(sharding, len(shape))
+  divides = all(shape[dim] % math.prod(
+      sharding.mesh.shape[axis] for axis in parts[dim]) == 0 for dim in dims)
+  return sharding if divides else spread(sharding, shape, dims)
+
+
+def spread(
+    sharding: jax.sharding.Sharding, shape: Sequence[int], dims: Collection[int]
+) -> jax.sharding.Sharding:
+  """Returns a sharding that is whole along some dimensions.
+
+  What divided them divides other dimensions, where it can, so that each device still
+  holds a part alone.
+  """
+  if not dims or not isinstance(sharding, jax.sharding.NamedSharding):
+    return sharding
+  parts = sharding_lib.axes_of(sharding, len(shape))
+  free = [axis for dim in dims for axis in parts[dim]]
+  parts = [() if dim in dims else axes for dim, axes in enumerate(parts)]
+  others = sorted(set(range(len(shape))) - set(dims), key=lambda dim: -shape[dim])
+  for axis in free:
+    for dim in others:
+      wider = (*parts[dim], axis)
+      if shape[dim] % math.prod(sharding.mesh.shape[name] for name in wider) == 0:
+        parts[dim] = wider
+        break
+  return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*parts))
+
+
+def take(
+    array: jax.Array, pick: Mapping[int, np.ndarray], sharding: Any = None
+) -> jax.Array:
+  """Takes entries along some dimensions, and zeros for entry -1.
+
+  >>> import jax.numpy as jnp
+  >>> take(jnp.array([[1, 2], [3, 4]]), {0: np.array([1, -1, 1])}).tolist()
+  [[3, 4], [0, 0], [3, 4]]
+
+  Args:
+    array: The array.
+    pick: Entries by dimension.
+    sharding: Where the result is placed. If None, where JAX puts it.
+  """
+  if sharding is not None:
+    # Of an array that is divided along the dimension, XLA would add parts that are zero
+    # elsewhere, and -0.0 would become 0.0.
+    array = jax.device_put(array, spread(sharding, array.shape, pick))
+  return _taking(tuple(pick), sharding)(array, [jnp.asarray(x) for x in pick.values()])
+
+
+@functools.lru_cache(maxsize=64)
+def _taking(dims: tuple[int, ...], sharding: Any) -> Any:
+  def run(array: jax.Array, picks: list[jax.Array]) -> jax.Array:
+    for dim, index in zip(dims, picks):
+      missing = jnp.expand_dims(index < 0, [d for d in range(array.ndim) if d != dim])
+      array = jnp.take(array, jnp.maximum(index, 0), axis=dim)
+      array = jnp.where(missing, jnp.zeros((), array.dtype), array)
+    return array
+  return jax.jit(run, out_shardings=sharding)
 
 
 def rows(sharding: jax.sharding.Sharding, batch_size: int) -> Any:

@@ -177,6 +177,14 @@ def undivided(
   return {name: why for name, why in found.items() if why}
 
 
+def axes_of(
+    sharding: jax.sharding.NamedSharding, ndim: int) -> list[tuple[str, ...]]:
+  """Returns the mesh axes that divide each of `ndim` dimensions."""
+  parts = [*sharding.spec, *[None] * (ndim - len(sharding.spec))]
+  return [() if part is None else (part,) if isinstance(part, str) else tuple(part)
+          for part in parts]
+
+
 def check_rules(rules: Rules, specs: Mapping[str, tree.Spec]) -> None:
   """Checks that some leaf carries the logical axis of each rule.
 

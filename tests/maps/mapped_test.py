@@ -90,10 +90,11 @@ class _Tree:
         name: tree.Spec(shape=value.shape, dtype=value.dtype, axes=(), reads=())
         for name, value in arrays.items()}
 
-  def read(self, names):
+  def read(self, names, entries=None):
     for name in names:
       self.asked.append(name)
-      yield name, self.arrays[name]
+      value = self.arrays[name]
+      yield name, value[np.ix_(*entries[name])] if entries else value
 
 
 def test_a_fused_projection_is_split_into_named_leaves():

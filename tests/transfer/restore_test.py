@@ -155,9 +155,9 @@ def test_an_axis_that_is_mapped_is_read_whole_however_the_target_is_divided():
     specs = source.specs
     path = source.path
 
-    def read(self, names, shardings=None):
+    def read(self, names, shardings=None, picks=None):
       asked.append(shardings["head"].spec)
-      return source.read(names, shardings)
+      return source.read(names, shardings, picks)
 
   params = restore.restore(
       rows, {"": Asked()}, lambda names: {}, sharding.of_params(specs, mesh))
@@ -287,9 +287,9 @@ def test_each_source_leaf_is_read_once_for_all_rows():
   class Counting:
     specs = source.specs
 
-    def read(self, names, shardings=None):
+    def read(self, names, shardings=None, picks=None):
       asked.extend(names)
-      yield from source.read(names, shardings)
+      yield from source.read(names, shardings, picks)
 
   table = {**AXES, "(one|two|both)": ("embed", "mlp")}
   specs = tree.specs(

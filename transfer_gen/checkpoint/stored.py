@@ -7,8 +7,10 @@ from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from transfer_gen import global_arrays
 from transfer_gen import plain_path
 from transfer_gen import tree
 from transfer_gen.checkpoint import digests
@@ -118,22 +120,29 @@ class Stored:
   def read(
       self, names: Sequence[str],
       shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+      picks: Mapping[str, Mapping[int, np.ndarray]] | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) in bounded batches; reads no other leaf.
 
     Args:
       names: Names of leaves in `specs`.
       shardings: Where each leaf lives. If None, on the default device.
+      picks: What is taken of a leaf, as `global_arrays.take` does.
 
     Raises:
       digests.Damaged: If a leaf is not what was saved.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    where, picks = shardings or dict.fromkeys(names, device), picks or {}
+    # A leaf is checked against its digest before anything is taken of it, so that its
+    # devices read all of it together.
+    held = {name: global_arrays.fitting(
+        where[name], self.specs[name].shape, picks.get(name, ())) for name in names}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       for batch in self._batches(names):
         item = {name: jax.ShapeDtypeStruct(
             self.specs[name].shape, self.specs[name].dtype,
-            sharding=shardings[name] if shardings else device) for name in batch}
+            sharding=held[name]) for name in batch}
         item = tree.unflatten(item)
         with digests.reading(self.path):
           restored = tree.flatten(reader.restore(
@@ -142,7 +151,9 @@ class Stored:
                   restore_args=ocp.checkpoint_utils.construct_restore_args(item))))
         digests.check(restored, self.digests[layout.PARAMS], self.path)
         while restored:  # Popped, so that nothing here keeps an array alive.
-          yield restored.popitem()
+          name, value = restored.popitem()
+          yield name, value if name not in picks else global_arrays.take(
+              value, picks[name], where[name])
 
   def _batches(self, names: Sequence[str]) -> Iterator[list[str]]:
     """Yields names in batches; the last are smaller, because memory is full then."""

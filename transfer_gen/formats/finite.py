@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from transfer_gen.formats import ranges
 
-def warn(path: Any, name: str, value: np.ndarray) -> None:
+
+def warn(
+    path: Any, name: str, value: np.ndarray, entries: ranges.Entries | None = None
+) -> None:
   """Logs a warning if some values of a leaf are not finite as float32.
 
   Args:
     path: File or folder that the leaf was read from.
     name: Name of the leaf there.
     value: The leaf, of any dtype.
+    entries: Which entries of the leaf `value` consists of. By default all.
   """
   if value.dtype.kind in "biu":
     return
@@ -32,4 +37,5 @@ def warn(path: Any, name: str, value: np.ndarray) -> None:
         "%s: %s has values that are not finite, %s of %s, the first at [%s]. They are"
         " read as they are, and so is what a model computes with them. Another copy of"
         " the checkpoint may be whole.", path, name, f"{len(bad):,}", f"{value.size:,}",
-        ", ".join(map(str, bad[0])))
+        ", ".join(str(i if entries is None else entries[dim][i])
+                  for dim, i in enumerate(bad[0])))

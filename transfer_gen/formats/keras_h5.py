@@ -52,11 +52,12 @@ class _Chunked:
     """As stored."""
     return self.dataset.dtype
 
-  def read(self) -> np.ndarray:
-    """Reads the array from its chunks."""
+  def read(self, entries: raw.Entries | None = None) -> np.ndarray:
+    """Reads the whole array from its chunks."""
     with untrusted.opened(self.path) as file:
       value = hdf5_chunks.read(hdf5.File(file, self.start), self.dataset)
-    return value.astype(self.dtype.newbyteorder("="), copy=False)
+    value = value.astype(self.dtype.newbyteorder("="), copy=False)
+    return raw.part_of(value, entries)
 
 
 def open_file(path: epath.Path) -> raw.Raw:

@@ -46,13 +46,14 @@ class _Compressed:
     """As stored."""
     return self.extent.dtype
 
-  def read(self) -> np.ndarray:
-    """Decompresses the member and checks its checksum."""
+  def read(self, entries: raw.Entries | None = None) -> np.ndarray:
+    """Decompresses the whole member and checks its checksum."""
     with (untrusted.opened(self.path) as file, zipfile.ZipFile(file) as zipped,
           zipped.open(self.info) as member):
       # The header is read and dropped: a compressed member has no address to go to.
       raw.fill(member, self.extent.offset)
-      return raw.assemble(member, self.extent)
+      value = raw.assemble(member, self.extent)
+    return raw.part_of(value, entries)
 
 
 class Objects(errors.UserError):

@@ -24,8 +24,10 @@ from transfer_gen import system
 from transfer_gen import tree
 from transfer_gen import untrusted
 from transfer_gen.formats import finite
+from transfer_gen.formats import ranges
 
 inside, check_system = untrusted.inside, system.check
+Entries = ranges.Entries
 _POINTER = b"version https://git-lfs.github.com/"
 _DIMS, _ELEMENTS = 32, 2**56  # More than NumPy or any file holds.
 _AT_ONCE = 2**20  # Bytes; what inflates an archive makes them a second time.
@@ -52,8 +54,8 @@ class Leaf(Protocol):
     """As stored, of either byte order."""
     ...
 
-  def read(self) -> np.ndarray:
-    """Its values, in the host's byte order."""
+  def read(self, entries: ranges.Entries | None = None) -> np.ndarray:
+    """Returns its values, or those of some entries, in the host's byte order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,44 @@ class Extent:
     last = sum((n - 1) * s for n, s in zip(self.shape, self.strides))
     return (last + 1) * self.dtype.itemsize
 
-  def read(self) -> np.ndarray:
-    """Reads only the bytes of this leaf."""
-    with untrusted.opened(self.path) as file:
+  def read(self, entries: ranges.Entries | None = None) -> np.ndarray:
+    """Reads only the bytes of this leaf, or of some of its entries."""
+    order = self._order()
+    with untrusted.opened(self.path) as opened_file:
+      # What a file on a disk reads ahead may be more than a range of it.
+      file = getattr(opened_file, "raw", opened_file)
+      if entries is not None and order is not None and not ranges.is_everything(
+          entries, self.shape):
+        return self._part(file, entries, order)
       file.seek(self.offset)
-      return assemble(file, self)
+      value = assemble(file, self)
+    return part_of(value, entries)
+
+  def _order(self) -> list[int] | None:
+    """Returns its dimensions as they lie in the file, from the outermost.
+
+    None, if elements lie in no order without gaps, as in some views of PyTorch.
+    """
+    if self.strides is None:
+      return list(range(len(self.shape)))
+    order = sorted(range(len(self.shape)), key=lambda dim: -self.strides[dim])
+    step = 1
+    for dim in reversed(order):
+      if self.shape[dim] != 1 and self.strides[dim] != step:
+        return None
+      step *= self.shape[dim]
+    return order
+
+  def _part(
+      self, file: IO[bytes], entries: ranges.Entries, order: Sequence[int]
+  ) -> np.ndarray:
+    """Reads some entries; `order` is of the dimensions in the file."""
+    lying = [entries[dim] for dim in order]
+    found = ranges.of(
+        [self.shape[dim] for dim in order], self.dtype.itemsize, tuple(lying))
+    flat = _gathered(file, self.offset, found).view(self.dtype)
+    value = flat.reshape([len(mine) for mine in lying]).transpose(np.argsort(order))
+    return value.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 class Raw:
@@ -134,18 +169,26 @@ class Raw:
     other.idle = self.idle
     return other
 
-  def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+  def read(
+      self, names: Sequence[str],
+      entries: Mapping[str, ranges.Entries] | None = None,
+  ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, array) for each name in order, and reads no other leaf.
+
+    Args:
+      names: Names of the leaves.
+      entries: Which entries of a leaf are read. By default all.
 
     Raises:
       errors.UserError: If a leaf is missing in part.
     """
     for name in names:
+      mine = entries.get(name) if entries else None
       with malformed(self.path, self.kind):
-        value = self.leaves[name].read()
+        value = self.leaves[name].read(mine)
       if name not in self.looked_at:
         self.looked_at.add(name)
-        finite.warn(self.path, name, value)
+        finite.warn(self.path, name, value, mine)
       yield name, value
 
 
@@ -208,12 +251,41 @@ def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
   Raises:
     errors.UserError: If the file ends before.
   """
+  buffer = _buffer(nbytes)
+  _fill(file, buffer)
+  return buffer
+
+
+def _gathered(file: IO[bytes], offset: int, found: ranges.Ranges) -> np.ndarray:
+  """Reads byte ranges behind an offset, one after the other, u8[their sum]."""
+  read = ranges.bridged(found)
+  ends = np.cumsum(read.sizes)
+  buffer = _buffer(int(ends[-1]) if len(ends) else 0)
+  for start, end, size in zip(read.starts.tolist(), ends.tolist(), read.sizes.tolist()):
+    file.seek(offset + start)
+    _fill(file, buffer[end - size:end])
+  if len(read.starts) == len(found.starts):
+    return buffer
+  # Where each needed range lies in what was read.
+  inside = np.searchsorted(read.starts, found.starts, side="right") - 1
+  at = found.starts - read.starts[inside] + (ends - read.sizes)[inside]
+  return np.concatenate([
+      buffer[start:start + size]
+      for start, size in zip(at.tolist(), found.sizes.tolist())])
+
+
+def _buffer(nbytes: int) -> np.ndarray:
+  """Returns aligned memory, u8[nbytes]."""
   buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT
-  buffer = buffer[start:start + nbytes]
+  return buffer[start:start + nbytes]
+
+
+def _fill(file: IO[bytes], buffer: np.ndarray) -> None:
+  """Fills a buffer from the file's position."""
   # One call of `readinto` may return fewer bytes than it is asked for, also within a
   # file.
-  view, done = buffer.data, 0
+  view, done, nbytes = buffer.data, 0, len(buffer)
   while done < nbytes:
     # Every binary file has it, but the type of an open file does not say so.
     got = file.readinto(  # pyrefly: ignore[missing-attribute]
@@ -221,7 +293,6 @@ def fill(file: IO[bytes], nbytes: int) -> np.ndarray:
     if not got:
       raise errors.UserError(f"it ends {nbytes - done} bytes early.")
     done += got
-  return buffer
 
 
 def assemble(file: IO[bytes], leaf: Extent) -> np.ndarray:
@@ -234,6 +305,11 @@ def assemble(file: IO[bytes], leaf: Extent) -> np.ndarray:
     # Not writeable: where strides overlap, one write would change several elements.
     value = np.lib.stride_tricks.as_strided(flat, leaf.shape, strides, writeable=False)
   return value.astype(leaf.dtype.newbyteorder("="), copy=False)
+
+
+def part_of(value: np.ndarray, entries: Entries | None) -> np.ndarray:
+  """Returns some entries of an array that was read whole, or all if None are named."""
+  return value if entries is None else ranges.pick(value, entries)
 
 
 def sizes(shape: Any) -> tuple[int, ...]:

@@ -20,7 +20,6 @@ from transfer_gen import errors
 from transfer_gen.transfer import plan as plan_lib
 
 Shape = tuple[int, ...]
-Region = tuple[slice, ...]
 _Class = TypeVar("_Class")
 
 
@@ -274,40 +273,6 @@ def write(
            done.reshape(-1))
 
 
-def region(
-    layout: Layout, shapes: Sequence[Shape], part: Region
-) -> tuple[Region | None, ...]:
-  """Returns which part of each source a part of the target needs.
-
-  Dimensions that a layout passes on as they are, which is seen by making them 1,
-  take no memory here; the others take as many numbers as they have entries together.
-
-  Args:
-    layout: How the target is read from the sources.
-    shapes: Shapes of the sources.
-    part: Slices of step 1, one for each dimension of the target.
-
-  Returns:
-    For each source, the smallest box that holds all that is needed, or None where
-    nothing is.
-  """
-  target = shape(layout, *shapes)
-  part = tuple(slice(*s.indices(n)[:2]) for s, n in zip(part, target, strict=True))
-  if any(s.stop <= s.start for s in part):
-    return (None,) * len(shapes)
-  passed = _passed(layout, tuple(shapes))
-  small = [tuple(1 if d in passed else n for d, n in enumerate(s)) for s in shapes]
-  cut = tuple(slice(0, 1) if t in passed.values() else s for t, s in enumerate(part))
-  origin = layout(*(np.broadcast_to(np.int32(i), s) for i, s in enumerate(small)))[cut]
-  boxes: list[Region | None] = []
-  for i in range(len(shapes)):
-    mine = origin == i
-    boxes.append(tuple(
-        part[passed[d]] if d in passed else _span(layout, small, d, cut, mine)
-        for d in range(len(small[i]))) if mine.any() else None)
-  return tuple(boxes)
-
-
 def describe(layout: Layout) -> str:
   """Describes a layout in words, e.g. for an audit."""
   if isinstance(layout, Chain):
@@ -347,37 +312,3 @@ def _write(value, buffer, at, done) -> None:
 
 def _bits(x: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(x).view(np.uint8)
-
-
-@functools.lru_cache(maxsize=4096)
-def _passed(layout: Layout, shapes: tuple[Shape, ...]) -> dict[int, int]:
-  """Dimensions of the sources that are dimensions of the target, as they are.
-
-  Made 1 in the sources, such a one becomes 1 in the target and nothing else changes.
-  A layout that takes a dimension apart, reorders or merges it has sizes that do not
-  fit then, or shows in another dimension, or meets another one in the same.
-  """
-  if len(set(shapes)) > 1:
-    return {}
-  target, passed = shape(layout, *shapes), {}
-  for dim, size in enumerate(shapes[0]):
-    one = shapes[0][:dim] + (1,) + shapes[0][dim + 1:]
-    try:
-      small = shape(layout, *(one,) * len(shapes))
-    except errors.UserError:
-      continue
-    changed = [t for t, (n, m) in enumerate(zip(target, small)) if n != m]
-    if (len(small) == len(target) and len(changed) == 1
-        and (target[changed[0]], small[changed[0]]) == (size, 1)):
-      passed[dim] = changed[0]
-  meets = list(passed.values())
-  return {dim: t for dim, t in passed.items() if meets.count(t) == 1}
-
-
-def _span(layout, shapes, dim, cut, mine) -> slice:
-  """Returns the range of a source's dimension that the part `cut` reads."""
-  entries = [np.broadcast_to(
-      np.arange(s[dim], dtype=np.int32).reshape([-1] + [1] * (len(s) - dim - 1)), s)
-             for s in shapes]
-  read = layout(*entries)[cut][mine]
-  return slice(int(read.min()), int(read.max()) + 1)

@@ -5,10 +5,8 @@ architectures ship in this folder, and users can write their own. A map changes 
 that is what a plan's axis maps are for.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import logging
-import os.path
 import re
 from typing import Any, Protocol
 
@@ -19,15 +17,13 @@ import numpy as np
 from transfer_gen import errors
 from transfer_gen import tree
 from transfer_gen.maps import layouts
-from transfer_gen.transfer import completeness
-from transfer_gen.transfer import fold
+from transfer_gen.maps import misfits
+from transfer_gen.maps import part_reader
 from transfer_gen.transfer import plan as plan_lib
 
 _Specs = Mapping[str, tree.Spec]
-_ELSEWHERE = (
-    "A map can be changed: `inspect --map=auto --output=MAP.json` writes it as a file"
-    " to edit, and one line of such a file gives leaves other names, as in {\"map\":"
-    " \"auto\", \"renamed\": {\"(.*).gamma\": \"\\\\1.weight\"}}.")
+Pick, Entries = part_reader.Pick, part_reader.Entries
+place_whole = part_reader.place_whole
 
 
 @plan_lib.axis_map
@@ -101,8 +97,10 @@ class Raw(Protocol):
     """Spec of each leaf."""
     ...
 
-  def read(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Yields (name, array) for each name, in bounded batches."""
+  def read(
+      self, names: Sequence[str], entries: Mapping[str, Entries] | None = None
+  ) -> Iterator[tuple[str, Any]]:
+    """Yields (name, array) for each name, of some entries alone if they are given."""
 
 
 class Mapped:
@@ -135,58 +133,22 @@ class Mapped:
   def read(
       self, names: Sequence[str],
       shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+      picks: Mapping[str, Pick] | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) in our dtype, placed where `shardings` says.
 
-    Each leaf of the checkpoint is read once, and is kept while a leaf of ours that
-    needs it waits for others. Leaves that share one come after each other, so the order
-    may differ from that of `names`.
+    Each leaf of the checkpoint is read once, and of it what the devices of this process
+    need. It is kept while a leaf of ours that needs it waits for others. Leaves that
+    share one come after each other, so the order may differ from that of `names`.
 
     Args:
       names: Leaves of `specs`.
       shardings: Sharding of each leaf. If None, all go to the default device.
+      picks: What is taken of a leaf before it is placed; by default all of it.
     """
-    waiting = _by_source([self.rows[name] for name in names])
-    self._compare_copies(waiting)
-    self._tell_stale(waiting)
-    held, done = {}, set()
-    for source, value in self.raw.read(list(waiting)):
-      held[source] = np.asarray(value)
-      for row in waiting[source]:
-        # A leaf that reads several sources waits under each of them, and is made once.
-        if row.name not in done and all(s in held for s in row.sources):
-          done.add(row.name)
-          yield row.name, _placed(row, held, shardings and shardings[row.name])
-      # Freed as soon as possible: all leaves of a large checkpoint do not fit into
-      # memory.
-      for s in [s for s in held if all(row.name in done for row in waiting[s])]:
-        del held[s]
-
-
-  def _compare_copies(self, names) -> None:
-    """Raises if a leaf that is among the names is stored twice, with other numbers."""
-    for group in self.how.copies:
-      stored = [name for name in group if name in self.raw.specs]
-      if len(stored) < 2 or not set(stored) & set(names):
-        continue
-      arrays = dict(self.raw.read(stored))
-      first, *others = stored
-      for other in others:
-        if not np.array_equal(arrays[first], arrays[other], equal_nan=True):
-          raise errors.UserError(
-              f"{first} and {other} are one table in the model that the checkpoint's"
-              " config describes, and differ. If one of them is not in use, say so:"
-              f" --unused='{re.escape(other)}' of `inspect` and `convert`, or"
-              " source.unused in a config.")
-
-
-  def _tell_stale(self, names) -> None:
-    """Logs which of two leaves is read, where the other one has other numbers."""
-    for pair in self.how.stale:
-      if pair[0] in names and pair[1] in self.raw.specs and not np.array_equal(
-          *(array for _, array in self.raw.read(pair)), equal_nan=True):
-        logging.getLogger(__name__).warning(
-            "%s and %s differ: the first is read, the second was made of it.", *pair)
+    return part_reader.read(
+        self.raw, [self.rows[name] for name in names], self.how.copies, self.how.stale,
+        shardings or {}, picks or {})
 
 
 def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
@@ -208,10 +170,8 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
   # Patterns come first and alone: a broken one matches nothing, and each leaf that it
   # was meant for would be one more misfit.
   patterns = [line.target for line in how.lines]
-  misfits = [f"{p!r} is no regular expression: {why}." for p, why in _mistyped(
-      [*patterns, *how.unused])]
-  if misfits:
-    raise _error(misfits)
+  if broken := misfits.mistyped([*patterns, *how.unused]):
+    raise misfits.error(broken)
   owners = {name: found for name in specs if (found := tree.match(patterns, name))}
   rows, causes = [], {}
   for name, spec in specs.items():
@@ -220,15 +180,13 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
     except errors.UserError as error:
       # By message, because one mistake in a line usually hits all layers.
       causes.setdefault(str(error), []).append(name)
-  misfits = _folded((", ".join(tree.fold(names)), why) for why, names in causes.items())
-  misfits += [
-      f"line {i} ({line.target!r}) owns no leaf; "
-      + completeness.nearest(line.target, specs)
-      for i, line in enumerate(how.lines)
-      if i not in {index for index, _ in owners.values()}]
-  misfits += _unread(how, raw, rows, bool(causes))
-  if misfits:
-    raise _error(misfits, _ELSEWHERE if causes else "")
+  found = misfits.folded(
+      (", ".join(tree.fold(names)), why) for why, names in causes.items())
+  found += [misfits.idle(i, line.target, specs) for i, line in enumerate(how.lines)
+            if i not in {index for index, _ in owners.values()}]
+  found += _unread(how, raw, rows, bool(causes))
+  if found:
+    raise misfits.error(found, bool(causes))
   return rows
 
 
@@ -282,18 +240,7 @@ def _check_whole(
              for s, done in written.items() if not done.all()]
   if missing:
     raise errors.UserError("The checkpoint would not be whole:\n  "
-                           + "\n  ".join(_folded(missing)))
-
-
-def _placed(row: Row, held: Mapping[str, np.ndarray], sharding) -> jax.Array:
-  value = row.layout(*(held[s] for s in row.sources))
-  # Cast after the layout, so that only what this leaf takes is converted, and not a
-  # whole fused tensor once for each part.
-  value = value.astype(row.spec.dtype, copy=False)
-  if sharding is None:
-    return jax.device_put(value)
-  # Each device receives only the part that its sharding gives it.
-  return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
+                           + "\n  ".join(misfits.folded(missing)))
 
 
 def _row(
@@ -312,7 +259,7 @@ def _row(
   names = tuple(_stored(how, source, raw) for source in names)
   for template, source in zip(line.sources, names):
     if source not in raw:
-      raise errors.UserError(_absent(index, template, source, raw))
+      raise errors.UserError(misfits.absent(index, template, source, raw))
   description = f"line {index} from {' and '.join(tree.fold(names))}"
   shape = layouts.shape(line.layout, *(raw[source].shape for source in names))
   if shape != spec.shape:
@@ -332,18 +279,6 @@ def _stored(how: Map, source: str, raw: _Specs) -> str:
   return source if source in raw else next(filter(raw.__contains__, group), source)
 
 
-def _absent(index: int, template: str, source: str, raw: _Specs) -> str:
-  """Describes a source that is missing: another number, or another name."""
-  # Names that fold into one differ in a number alone: the checkpoint has other layers,
-  # not other names.
-  others = [name for name in raw if len(tree.fold([name, source])) == 1]
-  if others:
-    return (f"line {index} reads {source}, and the checkpoint has"
-            f" {', '.join(tree.fold(others))} alone.")
-  return (f"line {index} reads {template}, which is not in the checkpoint;"
-          f" {completeness.nearest(template, raw)}")
-
-
 def _alike(*dtypes: np.dtype) -> bool:
   """Returns whether casts between dtypes keep numbers what they mean."""
   # Floats of any width stand for the same number, more or less exactly. A float cast to
@@ -351,46 +286,9 @@ def _alike(*dtypes: np.dtype) -> bool:
   return len({jnp.issubdtype(dtype, np.floating) for dtype in dtypes}) == 1
 
 
-def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
+def _unread(how: Map, raw: _Specs, rows: Sequence[Row], hidden: bool) -> list[str]:
   """Reports leaves that no line reads; empty if a misfit may be the cause."""
   read = {source for row in rows for source in row.sources}
   read |= {name for group in how.copies if read & {*group} for name in group}
   left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
-  if not left or misfits:
-    return []
-  folded = tree.fold(left)
-  more = f" and {len(folded) - 8} more" if folded[8:] else ""
-  return [f"{len(left)} leaves of the checkpoint are read by no line:"
-          f" {', '.join(folded[:8])}{more}. If the model computes the same without"
-          f" them, say so: {_flags(left, read)} of `inspect` and `convert`,"
-          " source.unused in a config, or `unused` in a map file; else add lines to a"
-          " map file."]
-
-
-def _flags(names: Sequence[str], others: Collection[str]) -> str:
-  """Returns the flags that name leaves and none of the others."""
-  both = re.escape(os.path.commonprefix(names)) + ".*"
-  if names[1:] and not any(re.fullmatch(both, name) for name in others):
-    return f"--unused='{both}'"
-  more = " ..." if names[4:] else ""
-  return " ".join(f"--unused='{re.escape(name)}'" for name in names[:4]) + more
-
-
-def _folded(lines: Iterable[tuple[str, str]]) -> list[str]:
-  """Sentences on leaves, (names, sentence), folded where they differ in numbers."""
-  return [f"{names}: {why}" for _, (names, why) in fold.fold(list(lines), linked=2)]
-
-
-def _mistyped(patterns: Sequence[str]) -> Iterator[tuple[str, re.error]]:
-  for pattern in patterns:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      yield pattern, error
-
-
-def _error(misfits: Sequence[str], more: str = "") -> errors.UserError:
-  noun = "misfit" if len(misfits) == 1 else "misfits"
-  return errors.UserError("\n  ".join(
-      [f"The map does not fit the checkpoint ({len(misfits)} {noun}):", *misfits])
-                          + (f"\n{more}" if more else ""))
+  return [misfits.unread(left, read)] if left and not hidden else []

@@ -64,8 +64,8 @@ class Untrained(sources_lib.Source):
     return self._assembled.run.decoding, ()
 
   def read(
-      self, names: Sequence[str], shardings: Any = None
+      self, names: Sequence[str], shardings: Any = None, picks: Any = None
   ) -> Iterator[tuple[str, jax.Array]]:
     """Raises a `UserError`: there are no arrays yet."""
-    del names, shardings
+    del names, shardings, picks
     raise errors.UserError(f"{self._workdir}: is not trained yet.")

@@ -96,10 +96,11 @@ class Foreign(source_lib.Source):
     return self._view
 
   def read(
-      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None,
+      picks: source_lib.Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) in our dtype, placed where `shardings` says."""
-    return self._view.read(names, shardings)
+    return self._view.read(names, shardings, picks)
 
 
 def view(

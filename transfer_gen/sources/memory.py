@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from transfer_gen import tree
 from transfer_gen.sources import source as source_lib
@@ -33,13 +34,18 @@ class Memory(source_lib.Source):
     return self._specs
 
   def read(
-      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None,
+      picks: source_lib.Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), a copy that is placed where `shardings` says."""
     # Training steps donate what they are given, and these arrays are the caller's.
     for name in names:
-      where = shardings[name] if shardings else None
-      yield name, jax.device_put(self.arrays[name], where, may_alias=False)
+      if picks and name in picks:
+        yield name, source_lib.placed(
+            name, np.asarray(self.arrays[name]), shardings, picks)
+      else:
+        where = shardings[name] if shardings else None
+        yield name, jax.device_put(self.arrays[name], where, may_alias=False)
 
 
 def from_tree(arrays: Any, table: tree.AxesTable | None = None) -> Memory:

@@ -138,10 +138,11 @@ class Own(source_lib.Source):
     return _Moments(self.stored) if self.stored.state else None
 
   def read(
-      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None,
+      picks: source_lib.Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) in batches of bounded size; reads no other leaf."""
-    return self.stored.read(names, shardings)
+    return self.stored.read(names, shardings, picks)
 
 
 # An object of its own, so that who needs no optimizer state never reads even its

@@ -105,14 +105,17 @@ class Pair(source_lib.Source):
     return tokenizers.for_both_sides(inputs, targets)
 
   def read(
-      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None,
+      picks: source_lib.Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), placed where `shardings` says."""
     for side, source in self._given:
       mine = {self._places[name][1]: name for name in names
               if self._places[name][0] == side}
       where = shardings and {own: shardings[name] for own, name in mine.items()}
-      for own, array in source.read(list(mine), where):
+      taken = picks and {
+          own: picks[name] for own, name in mine.items() if name in picks}
+      for own, array in source.read(list(mine), where, taken):
         yield mine[own], array
 
 

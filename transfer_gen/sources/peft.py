@@ -110,7 +110,8 @@ class Adapter(source_lib.Source):
     return {name: row.scale for name, row in self._rows.items()}
 
   def read(
-      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None,
+      picks: source_lib.Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), placed where `shardings` says."""
     for name in names:
@@ -118,7 +119,7 @@ class Adapter(source_lib.Source):
           self._value(self._rows[name]) if name in self._rows
           else self._whole.read(name))
       value = value.reshape(self.specs[name].shape)
-      yield name, jax.device_put(value, shardings[name] if shardings else None)
+      yield name, source_lib.placed(name, value, shardings, picks)
 
   # Leaf by leaf from the file: an adapter is small, and a module's A is read again for
   # each kernel that shares it instead of being kept.

@@ -15,6 +15,7 @@ from transfer_gen.maps import mapped
 from transfer_gen.transfer import vocabulary as vocabulary_lib
 
 Shardings = Mapping[str, jax.sharding.Sharding]
+Picks, placed = Mapping[str, mapped.Pick], mapped.place_whole
 Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 Specs = Mapping[str, tree.Spec]
 Tokenizer = tokenizers.Tokenizer
@@ -167,11 +168,13 @@ class Source(Protocol):
     return None
 
   def read(
-      self, names: Sequence[str], shardings: Shardings | None = None
+      self, names: Sequence[str], shardings: Shardings | None = None,
+      picks: Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array) for each name, in batches of bounded size.
 
     Args:
       names: Leaves of `specs`.
       shardings: Where each leaf is placed. If None, on the default device.
+      picks: What is taken of a leaf before it is placed; by default all of it.
     """

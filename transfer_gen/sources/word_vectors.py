@@ -71,7 +71,8 @@ class WordVectors(source_lib.Source):
     return _Words(tokens=vectors.read_words(self.path, self._words))
 
   def read(
-      self, names: Sequence[str], shardings: source_lib.Shardings | None = None
+      self, names: Sequence[str], shardings: source_lib.Shardings | None = None,
+      picks: source_lib.Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, array), placed where `shardings` says.
 
@@ -80,7 +81,7 @@ class WordVectors(source_lib.Source):
     """
     for name in names:
       values = vectors.read(self.path, self._words).values
-      yield name, jax.device_put(values, shardings[name] if shardings else None)
+      yield name, source_lib.placed(name, values, shardings, picks)
 
 
 # By the suffix alone: a table of numbers as text has no mark of its own.

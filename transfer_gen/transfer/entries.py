@@ -41,17 +41,38 @@ def apply(
   along = functools.partial(_along, dim=dim, ndim=value.ndim)
   # Entries without a source read entry 0 here; `where` replaces them at the end.
   result = jnp.take(value, jnp.maximum(index, 0), axis=dim)
-  if reads and binding.share is not None:
-    # The share is f32, and would turn a leaf of half precision into f32.
-    result *= along(jnp.asarray(binding.share)).astype(value.dtype)
-    if binding.noise:
-      result += binding.noise * _opposed(value, index, dim, result.shape, key)
+  result = share(result, binding, dim, reads)
+  if reads and binding.share is not None and binding.noise:
+    result += binding.noise * _opposed(value, index, dim, result.shape, key)
   # After the shares: the weights of a mixed row are all that it is scaled by.
   if binding.mixture is not None:
     result = _mix(value, binding.mixture, dim, result)
   padded = along(index == plan_lib.PADDED)
   fresh = _fresh(value, binding.fresh, dim, padded, result.shape, key)
   return jnp.where(along(_has_source(binding)), result, fresh)
+
+
+def share(
+    value: jax.Array, binding: plan_lib.Binding, dim: int, reads: bool
+) -> jax.Array:
+  """Divides the entries of one dimension by their numbers of copies, see `Binding`.
+
+  >>> import numpy as np
+  >>> binding = plan_lib.Binding(
+  ...     index=np.array([0, 0]), fresh="zeros", note="", share=np.array([0.5, 0.5]))
+  >>> share(jnp.array([4.0, 4.0]), binding, 0, True).tolist()
+  [2.0, 2.0]
+
+  Args:
+    value: dtype[..., N, ...], entries of the target.
+    binding: The binding of `dim`.
+    dim: The dimension.
+    reads: Whether the leaf contracts the dimension.
+  """
+  if not reads or binding.share is None:
+    return value
+  # The share is f32, and would turn a leaf of half precision into f32.
+  return value * _along(jnp.asarray(binding.share), dim, value.ndim).astype(value.dtype)
 
 
 def settle(

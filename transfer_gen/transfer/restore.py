@@ -7,13 +7,16 @@ import zlib
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from transfer_gen import tree
 from transfer_gen.transfer import entries
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
+from transfer_gen.transfer import source_reading
 
 _Shardings = Mapping[str, jax.sharding.Sharding]
+_Picks = Mapping[str, Mapping[int, np.ndarray]]
 _Fresh = Callable[[Sequence[str]], Mapping[str, jax.Array]]
 _FILL = {"zeros": jnp.zeros, "ones": jnp.ones}
 
@@ -27,9 +30,17 @@ class Source(Protocol):
     ...
 
   def read(
-      self, names: Sequence[str], shardings: _Shardings | None = None
+      self, names: Sequence[str], shardings: _Shardings | None = None,
+      picks: _Picks | None = None,
   ) -> Iterator[tuple[str, jax.Array]]:
-    """Yields (name, array) for each name, in bounded batches."""
+    """Yields (name, array) for each name, in bounded batches.
+
+    Args:
+      names: Leaves of `specs`.
+      shardings: Where each leaf is placed. If None, on the default device.
+      picks: For some dimensions of some leaves, i32[N]: which entry of the leaf each of
+        N entries of the array is; -1 means zeros. By default a leaf is read as it is.
+    """
     ...
 
 
@@ -47,7 +58,7 @@ def restore(
   >>> from transfer_gen.transfer import plan, resolve
   >>> class Old:  # Any object with specs and read.
   ...   specs = tree.specs({"w": jnp.ones(2)}, {"w": ("mlp",)})
-  ...   def read(self, names, shardings=None):
+  ...   def read(self, names, shardings=None, picks=None):
   ...     yield from ((name, jnp.array([3.0, 4.0])) for name in names)
   >>> target = tree.specs({"w": jnp.ones(2), "b": jnp.ones(1)}, {".": ("mlp",)})
   >>> rows = resolve.resolve(plan.TransferPlan(
@@ -97,17 +108,22 @@ def _read(
   """
   waiting = _by_source(rows, source)
   # If several rows want a leaf, it is read to where the first one needs it.
-  where = {name: _source_sharding(wanting[0], shardings[wanting[0].name])
-           for name, wanting in waiting.items()}
+  readings = {
+      name: source_reading.decide(wanting, shardings[wanting[0].name],
+                           source.specs[name].shape)
+      for name, wanting in waiting.items()}
+  where = {name: one.sharding for name, one in readings.items()}
+  picks = {name: one.pick for name, one in readings.items() if one.pick}
   held: dict[str, jax.Array] = {}
   done: set[str] = set()
-  for name, value in source.read(list(waiting), where):
+  for name, value in source.read(list(waiting), where, picks):
     held[name] = value
     progress(value.nbytes)
     for row in waiting[name]:
       if row.name not in done and all(n in held for n in row.sources):
         done.add(row.name)
-        param = _value(row, held, shardings[row.name], key, fresh)
+        param = _value(
+            row, held, readings[row.sources[0]], shardings[row.name], key, fresh)
         # A step donates its params, so no two of them may be one array.
         yield row.name, jax.device_put(
             param, shardings[row.name], may_alias=len(waiting[name]) == 1)
@@ -127,30 +143,16 @@ def _by_source(
   return dict(sorted(found.items(), key=lambda item: -source.specs[item[0]].nbytes))
 
 
-def _source_sharding(
-    row: resolve.Row, sharding: jax.sharding.Sharding
-) -> jax.sharding.Sharding:
-  """Returns the target's sharding, but whole along the axes whose size changes.
-
-  An entry of the target may come from any part of such an axis.
-  """
-  if not row.changes or not isinstance(sharding, jax.sharding.NamedSharding):
-    return sharding
-  parts = list(sharding.spec) + [None] * (len(row.spec.shape) - len(sharding.spec))
-  for change in row.changes:
-    parts[change.dim] = None
-  return jax.sharding.NamedSharding(
-      sharding.mesh, jax.sharding.PartitionSpec(*parts))
-
-
 def _value(
-    row: resolve.Row, held: Mapping[str, jax.Array],
+    row: resolve.Row, held: Mapping[str, jax.Array], how: source_reading.Reading,
     sharding: jax.sharding.Sharding, key: jax.Array, fresh: _Fresh
 ) -> jax.Array:
   value = held[row.sources[0]]
   if row.sources[1:]:
     # They may have been read with the shardings of other rows.
     value = _mean([jax.device_put(held[name], value.sharding) for name in row.sources])
+  if how.together is not None:
+    value = how.together(value)
   if row.changes:
     # A key by name, so that a leaf draws the same in any plan and order. crc32, because
     # Python's own hash of a text differs between processes.
@@ -158,12 +160,13 @@ def _value(
     bindings = [change.binding for change in row.changes]
     drawn = any(binding.fresh == "init" for binding in bindings)
     init = fresh([row.name])[row.name] if drawn else None
-    how = tuple((c.dim, c.reads, c.binding.fresh, c.binding.noise) for c in row.changes)
+    changes = tuple(
+        (c.dim, c.reads, c.binding.fresh, c.binding.noise) for c in row.changes)
     arrays = [
         (b.index,
          b.mixture and (b.mixture.rows, b.mixture.index, b.mixture.weights), b.share)
         for b in bindings]
-    value = _mapped(how, sharding)(value, arrays, leaf_key, init)
+    value = _mapped(changes, how.taken, sharding)(value, arrays, leaf_key, init)
   return value.astype(row.spec.dtype)
 
 
@@ -172,7 +175,8 @@ _mean = jax.jit(lambda values: sum(values[1:], values[0]) / len(values))
 
 @functools.lru_cache(maxsize=64)
 def _mapped(
-    how: tuple[tuple[int, bool, str, float], ...], sharding: jax.sharding.Sharding
+    changes: tuple[tuple[int, bool, str, float], ...], taken: bool,
+    sharding: jax.sharding.Sharding
 ) -> Callable[..., jax.Array]:
   """Returns the changes of a leaf as one program; their arrays are its arguments.
 
@@ -184,11 +188,16 @@ def _mapped(
         index=index, fresh=fresh, note="", noise=noise, share=share,
         mixture=mixture and plan_lib.Mixture(
             rows=mixture[0], index=mixture[1], weights=mixture[2]))
-                for (_, _, fresh, noise), (index, mixture, share) in zip(how, arrays)]
-    for (dim, reads, _, _), binding in zip(how, bindings):
-      value = entries.apply(value, binding, dim, reads, jax.random.fold_in(key, dim))
+                for (_, _, fresh, noise), (index, mixture, share) in zip(
+                    changes, arrays)]
+    for (dim, reads, _, _), binding in zip(changes, bindings):
+      if taken:
+        value = entries.share(value, binding, dim, reads)
+      else:
+        value = entries.apply(
+            value, binding, dim, reads, jax.random.fold_in(key, dim))
     # Only after all dimensions have the target's size, which initial values have.
-    for (dim, _, fresh, _), binding in zip(how, bindings):
+    for (dim, _, fresh, _), binding in zip(changes, bindings):
       if fresh == "init":
         value = entries.settle(value, binding, dim, init)
     return value
