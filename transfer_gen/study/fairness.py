@@ -7,6 +7,7 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import assemble
+from transfer_gen.study import budgets
 
 # Fields of `Train` that are the budget of a run.
 _BUDGET = ("steps", "batch_size", "batch_tokens")
@@ -33,7 +34,9 @@ def check(
     errors.UserError: If the runs of a pair are tested on other documents, train on
       other texts or in other shares of a mixture, or for other numbers of steps or on
       other batches; names all such pairs, what differs, and what would make them fair.
+      Also if a run has the name that a longer control would get.
   """
+  budgets.check(study)
   unfair = [
       f"{treated!r} and {control!r}: {cause}" for treated, control in study.pairs
       for cause in _causes(study, runs[treated], runs[control], reader)]

@@ -10,7 +10,6 @@ from transfer_gen import errors
 from transfer_gen.run import open_sources
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.study import auto
-from transfer_gen.study import budgets
 from transfer_gen.study import jobs as jobs_lib
 
 Reader = reader_lib.Reader
@@ -30,11 +29,10 @@ def check(study: jobs_lib.Study, jobs: Sequence[jobs_lib.Job]) -> Reader:
     A reader that has read the texts, and trained the tokenizers.
 
   Raises:
-    errors.UserError: If something is wrong in a run, which the message names, a metric
-      is unknown, or a run has the name of a longer control.
+    errors.UserError: If something is wrong in a run, which the message names, or a
+      metric is unknown.
   """
   config_lib.check(study)
-  budgets.check(study)
   if study.metrics and any(
       isinstance(job.run.model, jobs_lib.Sketch) for job in jobs):
     raise errors.UserError(
