@@ -15,7 +15,7 @@ from transfer_gen.distill import teacher as teacher_lib
 from transfer_gen.models import taps
 from transfer_gen.train import combined
 
-_SAMPLES = 8  # Of an offset; each step draws anew, so that few are enough.
+_SAMPLES = 4  # Of an offset; each step draws anew, so that few are enough.
 _SAMPLED = 7  # Folded into the step's key, which decides latents and dropout, too.
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.run import assemble
-from transfer_gen.study import budgets
+from transfer_gen.study import budgets as budgets_lib
 
 # Fields of `Train` that are the budget of a run.
 _BUDGET = ("steps", "batch_size", "batch_tokens")
@@ -36,7 +36,7 @@ def check(
       other batches; names all such pairs, what differs, and what would make them fair.
       Also if a run has the name that a longer control would get.
   """
-  budgets.check(study)
+  budgets_lib.check(study)
   unfair = [
       f"{treated!r} and {control!r}: {cause}" for treated, control in study.pairs
       for cause in _causes(study, runs[treated], runs[control], reader)]
