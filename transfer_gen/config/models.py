@@ -110,6 +110,10 @@ class Decoder:
     logit_bias: Whether the output has a bias. Default: False.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`, which trains with a
       loss scale. Params are float32. Default: `float32`.
+    remat: What a block computes again in the backward pass, so that it need not wait in
+      memory: `none`; `full`, all but the block's input; `dots`, all but what products
+      give; or `dots_with_no_batch_dims`, all but what products with kernels give, so
+      also the scores of attention. Default: `none`.
   """
   vocab_size: sizes.Vocabulary = 0
   num_layers: sizes.Layers = 4
@@ -162,6 +166,8 @@ class Decoder:
   transform: bool = False
   logit_bias: bool = False
   dtype: sizes.Dtype = "float32"
+  remat: Annotated[str, declare.OneOf(
+      "none", "full", "dots", "dots_with_no_batch_dims")] = "none"
 
   @property
   def encodes(self) -> bool:
@@ -256,9 +262,9 @@ class EncoderDecoder(Decoder):
 
   Attributes:
     encoder: Fields of the encoder, where it differs from the decoder in more than depth
-      and vocabulary. Its `dropout`, `dtype` and `init` are the pair's, and it has no
-      output. If its width differs, a dense layer leads from one to the other. If None,
-      the default, both sides have the same fields.
+      and vocabulary. Its `dropout`, `dtype`, `init` and `remat` are the pair's, and it
+      has no output. If its width differs, a dense layer leads from one to the other. If
+      None, the default, both sides have the same fields.
     shared: Whether the encoder runs the decoder's blocks, seeing both ways and without
       cross-attention (RoBERTaShare: Rothe et al., 2020). Default: False.
     encoder_layers: Number of the encoder's blocks. 0, the default, means `num_layers`.

@@ -109,6 +109,9 @@ class Recurrent:
       whole batch alike. Default: 0.0.
     dtype: Computation dtype: `float32`, `bfloat16` or `float16`, which trains with a
       loss scale. Params are float32. Default: `float32`.
+    remat: What a layer computes again in the backward pass, so that it need not wait in
+      memory: `none`; or `full`, all but the layer's input. It does not act on the
+      decoder where that attends in each step. Default: `none`.
   """
   vocab_size: sizes.Vocabulary = 0
   cell: Annotated[str, declare.OneOf("rnn", "gru", "lstm")] = "lstm"
@@ -157,6 +160,7 @@ class Recurrent:
   output_dropout: declare.Dropout = 0.0
   weight_dropout: declare.Dropout = 0.0
   dtype: sizes.Dtype = "float32"
+  remat: Annotated[str, declare.OneOf("none", "full")] = "none"
 
   @property
   def encodes(self) -> bool:

@@ -16,7 +16,7 @@ from transfer_gen.maps import awd_lstm
 
 _WRITTEN = ("Its names are those of fastai's AWD-LSTM: load_state_dict takes them from"
             " safetensors.torch.load_file.")
-_OURS = ("init", "dtype", "hidden_width", "hidden_widths")
+_OURS = ("init", "dtype", "remat", "hidden_width", "hidden_widths")
 
 
 def write(

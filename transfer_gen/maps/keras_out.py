@@ -22,7 +22,7 @@ _CLASSES = {"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
 _PLACES = {"rnn": "simple_rnn", "gru": "gru", "lstm": "lstm"}
 _Tensor = tuple[str, int]  # A layer, and which of its outputs.
 # What trains a model and not what it computes.
-_OURS = ("init", "hidden_width", "hidden_widths")
+_OURS = ("init", "remat", "hidden_width", "hidden_widths")
 
 Model = config_lib.Recurrent
 

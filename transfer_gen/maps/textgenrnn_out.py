@@ -17,7 +17,7 @@ from transfer_gen.maps import textgenrnn
 
 NAME = "textgenrnn"
 # What trains a model and not what it computes; what cells of another kind read.
-_UNREAD = ("init", "dense_activation", "reset_after", "encoder_length",
+_UNREAD = ("init", "remat", "dense_activation", "reset_after", "encoder_length",
            "encoder_vocab_size", "start_token", "encoder_marks")
 
 

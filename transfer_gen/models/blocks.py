@@ -14,6 +14,7 @@ from transfer_gen.config import names
 from transfer_gen.models import attention
 from transfer_gen.models import decoder_config
 from transfer_gen.models import layers
+from transfer_gen.models import remat
 
 
 class Block(nn.Module):
@@ -86,6 +87,22 @@ class Block(nn.Module):
     Returns:
       dtype[B, T, D], and the layer's keys and values if there is a slot.
     """
+    if slot is not None:  # Nothing is differentiated while texts are written.
+      return self.compute(x, positions, mask, slot, train, bias, memory)
+    y = remat.again(
+        self.config.remat, self,
+        lambda block, x, positions, mask, bias, memory: block.compute(
+            x, positions, mask, None, train, bias, memory)[0],
+        x, positions, mask, bias, memory)
+    return y, None
+
+  def compute(
+      self, x: jax.Array, positions: jax.Array, mask: jax.Array,
+      slot: tuple[attention.Cache, jax.Array] | None, train: bool,
+      bias: jax.Array | None = None,
+      memory: tuple[attention.Cache, jax.Array] | None = None
+  ) -> tuple[jax.Array, attention.Cache | None]:
+    """As `__call__`, with all that it computes kept for the backward pass."""
     seen = self._seen("attn", x)
     mixed, kept = self.attn(seen, positions, mask, slot, bias)
     if self.config.block != "serial":  # Wang and Komatsuzaki, 2021.

@@ -76,7 +76,7 @@ def side_of(config: PairConfig, side: str) -> config_lib.Decoder:
     return config
   return dataclasses.replace(
       config.encoder, vocab_size=config.encoder_tokens, dropout=config.dropout,
-      dtype=config.dtype, init=config.init, **_WITHOUT_HEAD)
+      dtype=config.dtype, init=config.init, remat=config.remat, **_WITHOUT_HEAD)
 
 
 def pair_of(encoder: Any, decoder: Any) -> PairConfig:
@@ -117,7 +117,7 @@ def sharing(config: PairConfig) -> PairConfig:
   if config.encoder is None:
     return dataclasses.replace(config, shared=True, encoder_layers=0)
   own, decoder = explicit(side_of(config, "encoder")), explicit(config)
-  skipped = {*_WITHOUT_HEAD, "dropout", "dtype", "init"}
+  skipped = {*_WITHOUT_HEAD, "dropout", "dtype", "init", "remat"}
   differ = [field.name for field in dataclasses.fields(Config)
             if field.name not in skipped
             and getattr(own, field.name) != getattr(decoder, field.name)]
@@ -186,7 +186,7 @@ def explicit(config: _Decoder) -> _Decoder:
     usual: Any = config_lib.Encoder()  # Of the fields that are the pair's.
     own = config.encoder and explicit(dataclasses.replace(
         config.encoder, vocab_size=config.encoder_tokens, dropout=usual.dropout,
-        dtype=usual.dtype, init=usual.init, **_WITHOUT_HEAD))
+        dtype=usual.dtype, init=usual.init, remat=usual.remat, **_WITHOUT_HEAD))
     sides = {"encoder": own, "encoder_layers": 0 if own else config.encoder_depth,
              **_explicit_latent(config)}
   if isinstance(config, config_lib.Encoder) and not config.head:

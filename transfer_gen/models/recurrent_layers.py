@@ -14,6 +14,7 @@ from transfer_gen import config as config_lib
 from transfer_gen.models import affine
 from transfer_gen.models import cells
 from transfer_gen.models import layers
+from transfer_gen.models import remat
 
 # Named here, too: who reads a layer's outputs needs them.
 Parts, Input, Affine, Vector = (
@@ -88,6 +89,14 @@ class Layer(nn.Module):
     Returns:
       dtype[T, B, U] each.
     """
+    return remat.again(
+        self.config.remat, self,
+        lambda layer, *given: layer.compute(*given, train=train), x, carry, begins)
+
+  def compute(
+      self, x: Parts, carry: cells.Carry | None, begins: jax.Array | None, train: bool
+  ) -> Parts:
+    """As `__call__`, with all that it computes kept for the backward pass."""
     x = self._dropped(x, train)
     out = {"": self.cell(x, carry, begins, train)}
     if self.both:
@@ -136,6 +145,13 @@ class Layer(nn.Module):
       their units alternate, so that wider directions widen the state without a change
       of order. And the outputs, dtype[T, B, U] each.
     """
+    return remat.again(
+        self.config.remat, self,
+        lambda layer, *given: layer.compute_summary(*given, train=train), x, valid)
+
+  def compute_summary(
+      self, x: Parts, valid: jax.Array, train: bool) -> tuple[cells.Carry, Parts]:
+    """As `summarize`, with all that it computes kept for the backward pass."""
     x, batch = self._dropped(x, train), valid.shape[1]
     carry, h = self.cell.summarize(x, valid, train)
     if not self.both:

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from transfer_gen import tree
+from transfer_gen.models import blocks
 from transfer_gen.models import layers
 from transfer_gen.models import registry
 
@@ -44,6 +45,9 @@ def inputs(
 
     def listen(call, args, kwargs, context):
       layer = context.module
+      if isinstance(layer, blocks.Block) and context.method_name == "__call__":
+        # Recorded values must not come from inside of `remat.again`.
+        return layer.compute(*args, **kwargs)
       if isinstance(layer, layers.Dense) and context.method_name == "__call__":
         read = layer.axes[:len(layer.axes) - len(layer.features)]
         if axis in read:

@@ -59,6 +59,10 @@ def listening(
     nonlocal before
     if isinstance(context.module, blocks.Block):
       before = context.module.config.prefix
+      # What is recorded inside of a block would be lost where the block is computed
+      # again, see `remat.again`.
+      if context.method_name == "__call__" and _layer(context.module) in seen.related:
+        call = context.module.compute
     if isinstance(context.module, layers.Tap):
       if context.method_name == "is_heard":
         return context.module.layer in hidden

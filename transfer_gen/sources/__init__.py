@@ -14,10 +14,10 @@ from transfer_gen.sources.pair import leaves
 from transfer_gen.sources.pair import open
 from transfer_gen.sources.pair import Pair
 from transfer_gen.sources.pair import sides
+from transfer_gen.sources.source import dtypes_note
 from transfer_gen.sources.source import Source
 from transfer_gen.sources.source import Specs
 from transfer_gen.sources.source import Tokenizer
-from transfer_gen.sources.stored_dtypes import note as dtypes_note
 
 __all__ = (
     "Memory", "NONE", "Pair", "REFUSE", "REPAIR", "Source", "Specs", "Tokenizer", "ask",

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from etils import epath
 import jax
+import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import tree
@@ -19,6 +20,7 @@ Picks, placed = Mapping[str, mapped.Pick], mapped.place_whole
 Model = config_lib.Decoder | config_lib.Recurrent | config_lib.Sketch
 Specs = Mapping[str, tree.Spec]
 Tokenizer = tokenizers.Tokenizer
+_MANTISSA = 23  # Bits of a float32 behind its first one.
 StatePath = tuple[Any, ...]  # Keys on the way to a leaf of the optimizer state.
 
 
@@ -178,3 +180,28 @@ class Source(Protocol):
       shardings: Where each leaf is placed. If None, on the default device.
       picks: What is taken of a leaf before it is placed; by default all of it.
     """
+
+
+def dtypes_note(source: Source) -> str:
+  """Returns a sentence on how leaves become float32; empty if they are so.
+
+  Args:
+    source: The source; no array of it is read.
+  """
+  view = source.view
+  specs = source.specs.values() if view is None else [
+      view.raw.specs[name] for row in view.rows.values() for name in row.sources]
+  dtypes = {spec.dtype for spec in specs} - {np.dtype(np.float32)}
+  exact = [dtype for dtype in dtypes if _fits(dtype)]
+  said = [f"{', '.join(sorted(map(str, part)))} become float32 {how}"
+          for part, how in ((exact, "exactly"), (
+              dtypes.difference(exact), "rounded, to the nearest and half to even"))
+          if part]
+  return f"{source.title}: leaves of {'; of '.join(said)}." if said else ""
+
+
+def _fits(dtype: np.dtype) -> bool:
+  """Whether each number of a dtype is one of float32."""
+  # By its size, since `ml_dtypes` has its own types for floats that NumPy lacks: all
+  # floats of 16 bits and less have fewer bits for both parts of a number.
+  return dtype.itemsize * 8 <= _MANTISSA

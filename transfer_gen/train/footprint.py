@@ -4,12 +4,13 @@ All numbers come from shapes, for any number of devices; no array is made.
 """
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 from jax.extend import core
 
 from transfer_gen import sharding
@@ -18,6 +19,7 @@ from transfer_gen.train import optim as optim_lib
 from transfer_gen.train import step as step_lib
 
 Specs = Mapping[str, tree.Spec]
+_AGAIN = ("checkpoint", "remat", "remat2")  # Names of one operation, by version.
 _ROWS = 8191  # A prime, so that it divides the sizes of arrays that have rows alone.
 
 
@@ -178,11 +180,50 @@ def _traced(nll_fn, params, learning, batch):
 
   leaves = jax.tree.leaves(given)
   jax.eval_shape(both, leaves[:count], leaves[count:])
+  saved.extend(_computed_again(program.jaxpr))
   read = collections.Counter(
       x for equation in program.jaxpr.eqns for x in {id(x) for x in equation.invars})
   # Arguments are flattened in the order of names, and params come first.
   names = [*sorted(given[0]), *sorted(given[1])]
   return dict(zip(names, (read[id(x)] for x in program.jaxpr.invars))), tuple(saved)
+
+
+def _computed_again(jaxpr: Any) -> list[tuple[tuple[int, ...], float]]:
+  """Returns what one layer that is computed again keeps meanwhile; that of the largest.
+
+  The backward pass computes such layers one after another, see `models.remat`.
+  """
+  found: dict[Any, list[tuple[tuple[int, ...], float]]] = {}
+  for equation in jaxpr.eqns:
+    if equation.primitive.name not in _AGAIN:
+      continue
+    # Layers of one form are alike: each form is traced once.
+    kind = (len(equation.params["jaxpr"].eqns),
+            *(x.aval.str_short() for x in equation.invars))
+    if kind not in found:
+      inner = core.jaxpr_as_fun(core.ClosedJaxpr(equation.params["jaxpr"], ()))
+      found[kind] = _kept(inner, [x.aval for x in equation.invars])
+  return max(found.values(), default=[], key=lambda kept: sum(
+      size for _, size in kept))
+
+
+def _kept(run: Any, avals: Sequence[Any]) -> list[tuple[tuple[int, ...], float]]:
+  """Returns shapes and bytes per row of what a function keeps to be differentiated."""
+  kept = []
+
+  def both(*given):
+    floats = [x for x in given if jnp.issubdtype(x.dtype, jnp.inexact)]
+
+    def of(*floats):
+      rest = iter(floats)
+      return run(*(next(rest) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+                   for x in given))
+    value, back = jax.vjp(of, *floats)
+    kept.extend((x.shape, x.size // _ROWS * x.dtype.itemsize)
+                for x in jax.tree.leaves(back) if x.size % _ROWS == 0)
+    return value
+  jax.eval_shape(both, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in avals))
+  return kept
 
 
 def _activations(work: Work, stored, accumulate: int) -> int:
