@@ -13,11 +13,11 @@ from transfer_gen import config as config_lib
 from transfer_gen.adapters import wrap as adapters_lib
 from transfer_gen.config import adapters as config_adapters
 from transfer_gen.models import registry
-from transfer_gen.study import cost as cost_lib
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
 from transfer_gen.train import parallel
 from transfer_gen.train import step as step_lib
+from transfer_gen.train import step_cost
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
@@ -63,7 +63,7 @@ def cost(
     batch: Mapping[str, np.ndarray],
     groups: Sequence[plan_lib.Group] = plan_lib.SCRATCH.groups,
     adapters: Sequence[config_adapters.Adapter] = (),
-) -> cost_lib.Cost:
+) -> step_cost.Cost:
   """Returns the cost of the step that `make` makes, with the FLOPs that XLA counts."""
   module, optimizer = _parts(model, groups, adapters)
   specs, nll_fn = registry.specs(module), objectives.next_token(module, False)
@@ -74,7 +74,7 @@ def cost(
   state = jax.eval_shape(lambda params: _state(params, optimizer), params)
   compiled = jax.jit(step).lower(state, batch).compile()
   return dataclasses.replace(
-      cost_lib.of_step(specs, optimizer, nll_fn, batch),
+      step_cost.of_step(specs, optimizer, nll_fn, batch),
       flops=compiled.cost_analysis()["flops"])
 
 

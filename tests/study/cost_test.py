@@ -14,6 +14,7 @@ from transfer_gen.study import candidates
 from transfer_gen.study import cost
 from transfer_gen.train import objectives
 from transfer_gen.train import optim
+from transfer_gen.train import step_cost
 from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
@@ -35,7 +36,7 @@ def _of(model, groups, rows, length, step=0):
   tokens = np.zeros((rows, length), np.int32)
   batch = {"inputs": tokens, "targets": tokens,
            "weights": np.ones((rows, length), np.float32)}
-  return cost.of_step(
+  return step_cost.of_step(
       specs, optimizer, objectives.next_token(module, False), batch, step)
 
 
@@ -109,9 +110,9 @@ def test_the_steepest_half_of_the_layers_is_tried_alone_and_at_least_one():
 def test_dead_code_is_not_counted():
   square = jax.ShapeDtypeStruct((8, 8), "float32")
 
-  assert cost.flops(lambda x: ((x @ x).sum(), x)[1], square) == 0
-  assert cost.flops(lambda x: x @ x, square) == 2 * 8 ** 3
-  assert cost.flops(lambda x: jax.lax.cond(
+  assert step_cost.flops(lambda x: ((x @ x).sum(), x)[1], square) == 0
+  assert step_cost.flops(lambda x: x @ x, square) == 2 * 8 ** 3
+  assert step_cost.flops(lambda x: jax.lax.cond(
       x.sum() > 0, lambda: x, lambda: x @ x), square) == 2 * 8 ** 3
 
 

@@ -5,7 +5,7 @@ from transfer_gen import sources
 from transfer_gen.commands import flags
 from transfer_gen.config import codec
 from transfer_gen.run import examples
-from transfer_gen.transfer import table
+from transfer_gen.run import leaf_list
 
 # A word of its own, because an empty `--map` means the file's own names.
 _DETECT = "auto"
@@ -53,8 +53,7 @@ def _list_leaves(values: flags.Values) -> None:
           f"--{flag} is for leaves under our names: add --map=auto, or remove it.")
   if not values.map:
     title, specs = sources.leaves(values.source, values.step)
-    print(title)
-    print(table.leaves(specs), end="")
+    print(leaf_list.lines(values.source, title, specs), end="")
     return
   name = "" if values.map == _DETECT else values.map
   corrected = {"unused": values.unused or (), "idle_fields": values.idle_field or ()}
@@ -65,7 +64,7 @@ def _list_leaves(values: flags.Values) -> None:
   source = sources.open(
       values.source, values.step, vocabulary=values.vocabulary,
       tokenizer=values.tokenizer, map_name=name, **corrected)
-  print(source.title)
+  title = source.title
   if model := source.model:
-    print(f"model={codec.to_code(model)}")
-  print(table.leaves(source.specs), end="")
+    title += f"\nmodel={codec.to_code(model)}"
+  print(leaf_list.lines(values.source, title, source.specs), end="")

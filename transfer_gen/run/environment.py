@@ -1,5 +1,6 @@
 """The versions and devices that a run was made with, for environment.json."""
 
+from collections.abc import Mapping
 import functools
 import hashlib
 import importlib.metadata
@@ -10,10 +11,21 @@ from typing import Any
 from etils import epath
 import jax
 
+from transfer_gen.formats import whole
+
+FILE = "environment.json"  # In a workdir.
 
 def describe() -> dict[str, Any]:
   """Returns versions of all packages, devices, the commit and uncommitted changes."""
   return dict(_describe())
+
+
+def add(workdir: epath.PathLike, measured: Mapping[str, Any]) -> None:
+  """Adds what the last call has measured to the description in a workdir."""
+  path = epath.Path(workdir) / FILE
+  if path.exists():
+    found = whole.read_json(path, dict, "Delete it.")
+    whole.write_json(path, {**found, "measured": dict(measured)})
 
 
 # Reading the versions of hundreds of packages takes a tenth of a second, and the

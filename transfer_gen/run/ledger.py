@@ -58,9 +58,15 @@ class Ledger:
     self._skipped = 0  # Steps in a row that a loss scale skipped.
     self.restart()
 
-  def add(self, metrics: Any) -> None:
-    """Adds the metrics of a step."""
+  def add(self, metrics: Any, at_peak: float | None = None) -> None:
+    """Adds the metrics of a step.
+
+    Args:
+      metrics: The metrics.
+      at_peak: Seconds that it would take if the devices reached their peaks, if known.
+    """
     self._pending.append(metrics)
+    self._at_peak += at_peak or 0.0
     self._running.append(metrics["loss"][0])
     # The bar counts steps that the device has finished, and not those that it was
     # given, which may be many more. Asking does not wait for it.
@@ -83,6 +89,8 @@ class Ledger:
     line["tokens_per_second"] = float(sums["loss"][1]) / seconds
     line["seconds"] = seconds
     worked = self._worked()
+    if self._at_peak:
+      line["mfu"] = self._at_peak / worked
     self._pace = worked / len(fetched)
     self._writer.write(step, "train", line)
     self._show(step, f"loss {line['loss']:.4f},"
@@ -132,7 +140,7 @@ class Ledger:
 
   def restart(self) -> None:
     """Starts the clock of the next line: validation is no training time."""
-    self._started = time.perf_counter()
+    self._started, self._at_peak = time.perf_counter(), 0.0
     self._compiled = self._work.compile_seconds
 
   def close(self) -> None:

@@ -17,12 +17,12 @@ from transfer_gen.run import feed as feed_lib
 from transfer_gen.run import initial
 from transfer_gen.run import inputs as inputs_lib
 from transfer_gen.run import ledger as ledger_lib
-from transfer_gen.run import profiling
 from transfer_gen.run import reader as reader_lib
 from transfer_gen.run import records
 from transfer_gen.run import stepping
 from transfer_gen.run import together
 from transfer_gen.run import validation
+from transfer_gen.run import watch as watch_lib
 from transfer_gen.train import step as step_lib
 
 
@@ -42,7 +42,7 @@ def train(
     inputs: What the run reads, if it was read before; `run` may differ from theirs in
       how it learns. If None, it is read here.
     events: Folder of TensorBoard's events; one in the workdir if None.
-    profile: Number of steps to record for XProf, see `profiling.Profile`.
+    profile: Number of steps to record for XProf, see `watch.Watch`.
 
   Returns:
     `step`, `best_step`, `best_validation_loss` (at that step), `seconds` of this call,
@@ -70,17 +70,18 @@ def train(
           # Lines after the checkpoint are dropped here: those steps are taken again.
           workdir, start.step, start.validated, events,
           assembled.optimizer.rates))) as writer, contextlib.closing(
-              profiling.Profile(workdir, profile)) as recording:
+              watch_lib.Watch(assembled, workdir, start.step, profile)) as watch:
     session = _Session(assembled=assembled, runner=runner, start=start, writer=writer,
-                       workdir=workdir, recording=recording)
+                       workdir=workdir, watch=watch)
     best = (best_lib.from_facts(start.facts["best"]) if start.facts
             else best_lib.begin(run.train.metric))
     if state is not None:
       best = _loop(session, state, best, stop)
     # Checkpoints are written in the background. `step` below is that of the newest
     # complete one.
-    start.checkpoints.wait()
-    together.finish(workdir)
+    with watch.doing("saves"):
+      start.checkpoints.wait()
+      together.finish(workdir)
   return {"step": start.checkpoints.last_step(), "best_step": best.step,
           "best_validation_loss": best.loss,
           **({} if best.metric == best_lib.LOSS else {
@@ -96,7 +97,7 @@ class _Session:
   start: beginning.Beginning
   writer: records.MetricsWriter
   workdir: epath.Path
-  recording: profiling.Profile
+  watch: watch_lib.Watch
 
 
 def _loop(
@@ -133,10 +134,10 @@ def _loop(
     while not finished and done != stop:
       if done in optimizer.starts.values() and done:
         state = _with_slots(session, state, done)
-      state, metrics = runner.step(state, feed.put(next(feed.batches)), key, lr)
+      batch = feed.put(next(feed.batches))
+      state, metrics = runner.step(state, batch, key, lr)
       done += 1
-      session.recording.after(metrics)
-      ledger.add(metrics)
+      ledger.add(metrics, session.watch.after(done, batch, metrics))
       validates, saves, logs = _due(run, done, stop)
       if logs:
         # Before validation and checkpoints, so that a loss that is not finite raises
@@ -149,8 +150,9 @@ def _loop(
         ledger.check(done, fetched.params)
       # Before a validation, which may take long or fail, so that no step is lost.
       if saves:
-        checkpoints.save(done, fetched.params, fetched.opt_state,
-                         describe(validated=not validates), fetched.others)
+        with session.watch.doing("saves"):
+          checkpoints.save(done, fetched.params, fetched.opt_state,
+                           describe(validated=not validates), fetched.others)
       if number:
         _end(session, done, number)
       if validates:
@@ -183,7 +185,8 @@ def _due(run: inputs_lib.Run, done: int, stop: int | None) -> tuple[bool, bool, 
 
 
 def _end(session: _Session, done: int, number: int) -> NoReturn:
-  session.start.checkpoints.wait()
+  with session.watch.doing("saves"):
+    session.start.checkpoints.wait()
   raise interrupt.Interrupted(
       f"Interrupted after step {done}, with a checkpoint. If you run the same command"
       " again, the training continues from there.", number)
@@ -195,7 +198,8 @@ def _validate(
 ) -> bool:
   """Validates, saves the params if they are the best; returns whether the run ends."""
   config = session.assembled.run.train
-  scores = validate(state.params)
+  with session.watch.doing("validates"):
+    scores = validate(state.params)
   ledger.validated(done, scores, best.judge(done, scores))
   # The best params are saved before the facts that name them.
   if best.step == done:

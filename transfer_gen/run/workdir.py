@@ -40,7 +40,7 @@ def claim(
   for name, tokenizer in assembled.source_tokenizers.items():
     tokenizer.save(folder / (f"source_{name}" if name else "source"))
   whole.write_json(workdir / ownership.DATA, assembled.data.facts)
-  whole.write_json(workdir / "environment.json", environment.describe())
+  whole.write_json(workdir / environment.FILE, environment.describe())
   whole.seal(folder)
   # Last: with it, the workdir is claimed.
   ownership.claim(workdir, assembled)

@@ -1,79 +1,25 @@
-"""What a training step costs, counted before it runs."""
+"""What a run costs, counted before it trains."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Mapping, Sequence
 import functools
 import itertools
-import math
 from typing import Any
 
 import jax
-from jax import numpy as jnp
-from jax.interpreters import partial_eval
 import numpy as np
 
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.train import combined
-from transfer_gen.train import optim as optim_lib
-from transfer_gen.train import step as step_lib
+from transfer_gen.train import step_cost
 
 _BATCHES = 32  # Whose lengths stand for those of an epoch.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-  """The cost of one training step.
-
-  Attributes:
-    flops: Multiplications and additions of its matrix products.
-    learning: Number of params that it updates.
-    slot_bytes: Size of the optimizer state, in bytes.
-  """
-  flops: float
-  learning: int
-  slot_bytes: int
-
-
-def of_step(
-    specs: assembled_lib.Specs,
-    optimizer: optim_lib.Optimizer,
-    nll_fn: step_lib.NllFn,
-    batch: Mapping[str, np.ndarray],
-    step: int = 0,
-) -> Cost:
-  """Returns the cost of the step after `step` others; computes nothing.
-
-  Args:
-    specs: Specs of the params.
-    optimizer: Says what learns at that step.
-    nll_fn: The loss, as `train_step` takes it.
-    batch: A batch; only its shapes count.
-    step: Number of steps before it.
-  """
-  # Shapes alone are enough, so a model that fits into no memory here can be counted.
-  params = _shapes(specs)
-  opt_state = jax.eval_shape(
-      lambda params: optimizer.extend({}, params, step), params)
-  first: Any = jax.ShapeDtypeStruct((), jnp.int32)
-  shapes: Any = params
-  state = step_lib.TrainState(step=first, params=shapes, opt_state=opt_state)
-  counted = flops(
-      lambda state, batch, key: step_lib.train_step(
-          state, batch, nll_fn=nll_fn, optimizer=optimizer, key=key),
-      state, batch, jax.eval_shape(lambda: jax.random.key(0)))
-  # Counted after the split that a step makes, so that rows of a table that do not learn
-  # are left out.
-  learning, _ = jax.eval_shape(optimizer.split, params, opt_state)
-  return Cost(
-      flops=counted, learning=sum(x.size for x in learning.values()),
-      slot_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(opt_state)))
-
-
 def of_last_step(
     assembled: assembled_lib.Assembled, batch: Mapping[str, np.ndarray], steps: int
-) -> Cost:
+) -> step_cost.Cost:
   """Returns the cost of the last of `steps` steps, if no features were stored."""
-  return of_step(
+  return step_cost.of_step(
       assembled.specs, assembled.optimizer,
       combined.scoring(assembled.model), batch, steps - 1)
 
@@ -100,7 +46,7 @@ def of_steps(
   totals = [_storing(assembled)] * len(steps)
   for start, end in itertools.pairwise(s for s in starts if s <= max(steps)):
     for alike in batches:
-      cost = of_step(
+      cost = step_cost.of_step(
           assembled.specs, assembled.optimizer, nll_fn,
           _stored(assembled, alike[0]), start)
       flops_a_step = (cost.flops + _teaching(assembled.teacher, alike[0])) * len(
@@ -113,7 +59,8 @@ def of_steps(
 def of_validation(assembled: assembled_lib.Assembled) -> float:
   """Returns the FLOPs of scoring the validation split once."""
   nll_fn = combined.scoring(assembled.model)
-  params, key = _shapes(assembled.specs), jax.eval_shape(lambda: jax.random.key(0))
+  params = step_cost.shapes(assembled.specs)
+  key = jax.eval_shape(lambda: jax.random.key(0))
   by_shape: dict[tuple, float] = {}
   total = 0.0
   for batch in assembled.data.evaluation_batches(
@@ -121,27 +68,9 @@ def of_validation(assembled: assembled_lib.Assembled) -> float:
     del batch["documents"]
     shape = tuple((k, v.shape) for k, v in batch.items())
     if shape not in by_shape:
-      by_shape[shape] = flops(nll_fn, params, batch, key)
+      by_shape[shape] = step_cost.flops(nll_fn, params, batch, key)
     total += by_shape[shape]
   return total
-
-
-def flops(function: Callable[..., Any], *given: Any) -> float:
-  """Counts multiplications and additions of the matrix products of a function.
-
-  XLA's own count takes the body of a loop once. Here it counts as often as it runs, so
-  that recurrent models can be compared. The most expensive branch of a condition
-  counts, and a loop of unknown length counts once (a training step has none).
-
-  Args:
-    function: A function of arrays that JAX can trace.
-    *given: Its arguments: arrays, or their shapes.
-  """
-  traced = jax.make_jaxpr(function)(*given).jaxpr
-  # XLA drops what no result needs, such as the gradients of frozen leaves. The count
-  # does so first, or it would charge for them.
-  needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
-  return _count(needed)
 
 
 def _by_shape(assembled):
@@ -159,7 +88,7 @@ def _stored(assembled, batch):
   if assembled.beginning is None:
     return batch
   return {**batch, **jax.eval_shape(
-      _begin(assembled), _shapes(assembled.specs), dict(batch))}
+      _begin(assembled), step_cost.shapes(assembled.specs), dict(batch))}
 
 
 def _storing(assembled):
@@ -168,9 +97,9 @@ def _storing(assembled):
     return 0.0
   # One row counts for all of its length, because layers treat the rows of a batch
   # alike.
-  begin, params = _begin(assembled), _shapes(assembled.specs)
+  begin, params = _begin(assembled), step_cost.shapes(assembled.specs)
   return sum(
-      len(next(iter(read.values()))) * flops(
+      len(next(iter(read.values()))) * step_cost.flops(
           begin, params, {k: v[:1] for k, v in read.items()})
       for read in assembled.data.inputs("train", assembled.beginning.reads))
 
@@ -180,43 +109,9 @@ def _begin(assembled):
   return functools.partial(assembled.beginning.outputs, assembled.model)
 
 
-def _shapes(specs: assembled_lib.Specs) -> dict[str, jax.ShapeDtypeStruct]:
-  return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
-          for name, spec in specs.items()}
-
-
 def _teaching(teacher: Any, batch: Mapping[str, np.ndarray]) -> float:
   """FLOPs of what a teacher computes of a batch, if there is a teacher."""
   if teacher is None:
     return 0.0
-  return flops(teacher.tell, _shapes(teacher.source.specs), teacher.read(batch))
-
-
-# Only matrix products: no model here has convolutions, and what is computed element by
-# element is little beside them.
-def _count(jaxpr) -> float:
-  total = 0.0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
-      # 2 m n k: a multiplication and an addition for each element of the output and
-      # each contracted element of the left operand.
-      shape = equation.invars[0].aval.shape
-      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
-          shape[dim] for dim in contracted)
-    inner = [_count(part) for part in _parts(equation.params)]
-    if equation.primitive.name == "cond":
-      total += max(inner)
-    else:
-      # `scan` has a length; `while` has none and counts once, as do calls of functions.
-      total += equation.params.get("length", 1) * sum(inner)
-  return total
-
-
-def _parts(params: Mapping[str, Any]) -> Iterator[Any]:
-  """Programs within an equation."""
-  for value in params.values():
-    for part in value if isinstance(value, (tuple, list)) else (value,):
-      part = getattr(part, "jaxpr", part)  # Closed over constants, or not.
-      if hasattr(part, "eqns"):
-        yield part
+  return step_cost.flops(
+      teacher.tell, step_cost.shapes(teacher.source.specs), teacher.read(batch))
