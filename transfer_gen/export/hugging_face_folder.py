@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen.export import hugging_face_arrays
@@ -20,6 +21,7 @@ _WRITTEN = "Its architecture there: {}."
 # `generation_config.json`.
 _CONFIGS = ("config.json", "generation_config.json")
 _ROLES = ("bos", "eos", "pad")
+_TABLE = "embed/embedding"
 
 
 def write(
@@ -104,9 +106,17 @@ def write_back(
     return write(folder, source.model, params, source.tokenizer, family.name)
   dtypes = {name: view.raw.specs[row.sources[0]].dtype
             for name, row in view.rows.items()}
-  hugging_face_arrays.write(folder, family, source.model, params, dtypes)
+  # A model without its head may have been saved with a prefix that is not written.
+  table = view.rows[_TABLE].sources
+  written = next(line.sources for line in hugging_face.lines(
+      family, source.model).lines if line.target == _TABLE)
+  kept = shipped.kept(view) if table == written else []
+  left = () if kept else merged.left_out(source)
+  hugging_face_arrays.write(
+      folder, family, source.model, params, dtypes,
+      {name: np.asarray(value) for name, value in raw.read(kept)})
   for file in (*_CONFIGS, *hugging_face.FILES):
     if path := architecture.beside(raw, file):
       (folder / file).write_bytes(architecture.read_bytes(path))
   notes = () if source.tokenizer else (merged.NO_TOKENIZER,)
-  return (_WRITTEN.format(family.name), *notes)
+  return (_WRITTEN.format(family.name), *left, *notes)

@@ -226,7 +226,7 @@ def resolve(how: Map, raw: _Specs, specs: _Specs) -> list[Row]:
       + completeness.nearest(line.target, specs)
       for i, line in enumerate(how.lines)
       if i not in {index for index, _ in owners.values()}]
-  misfits += _unread(how, raw, rows, bool(causes))
+  misfits += _unknown(how, raw, rows, bool(causes))
   if misfits:
     raise _error(misfits, _ELSEWHERE if causes else "")
   return rows
@@ -351,20 +351,24 @@ def _alike(*dtypes: np.dtype) -> bool:
   return len({jnp.issubdtype(dtype, np.floating) for dtype in dtypes}) == 1
 
 
-def _unread(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
-  """Reports leaves that no line reads; empty if a misfit may be the cause."""
+def unread(how: Map, raw: _Specs, rows: Iterable[Row]) -> list[str]:
+  """Returns the leaves of a checkpoint that no line reads."""
   read = {source for row in rows for source in row.sources}
   read |= {name for group in how.copies if read & {*group} for name in group}
-  left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
+  return [name for name in raw if name not in read]
+
+
+def _unknown(how: Map, raw: _Specs, rows: Sequence[Row], misfits: bool) -> list[str]:
+  """Reports leaves that a map does not know; empty if a misfit may be the cause."""
+  idle = unread(how, raw, rows)
+  left = [name for name in idle if tree.match(how.unused, name) is None]
   if not left or misfits:
     return []
-  folded = tree.fold(left)
-  more = f" and {len(folded) - 8} more" if folded[8:] else ""
+  more = f" and {len(folded) - 8} more" if (folded := tree.fold(left))[8:] else ""
   return [f"{len(left)} leaves of the checkpoint are read by no line:"
           f" {', '.join(folded[:8])}{more}. If the model computes the same without"
-          f" them, say so: {_flags(left, read)} of `inspect` and `convert`,"
-          " source.unused in a config, or `unused` in a map file; else add lines to a"
-          " map file."]
+          f" them: {_flags(left, raw.keys() - idle)} of `inspect` and `convert`,"
+          " source.unused in a config, or `unused` in a map file; or add lines there."]
 
 
 def _flags(names: Sequence[str], others: Collection[str]) -> str:
