@@ -40,6 +40,7 @@ def to_orbax(
   orbax_folder.write(
       folder, source.model, merged.params(source), merged.specs(source),
       source.tokenizer, decoding, bool(source.reverse))
+  notes += merged.left_out(source)
   return notes if source.tokenizer else (*notes, merged.NO_TOKENIZER)
 
 

@@ -18,6 +18,7 @@ from transfer_gen.models import registry
 def write(
     folder: epath.Path, family: hugging_face.Family, model: config_lib.Decoder,
     params: Mapping[str, Any], dtypes: Mapping[str, np.dtype],
+    more: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[str, ...]:
   """Writes `model.safetensors`.
 
@@ -27,6 +28,7 @@ def write(
     model: Config of the model.
     params: Its leaves by our names.
     dtypes: By our names: dtype that a leaf is rounded to, if not its own.
+    more: Further leaves, by their names there. By default there are none.
 
   Returns:
     A sentence on what was rounded, if numbers changed.
@@ -38,6 +40,7 @@ def write(
   how = hugging_face.lines(family, model)
   theirs = hugging_face.specs_before(how, specs, dtypes)
   arrays, notes = arrays_lib.export(how, theirs, model, params)
+  arrays |= more or {}
   # Transformers writes this entry of the metadata too, and its version 4 refuses a file
   # whose metadata names no framework.
   safetensors.write_file(folder / "model.safetensors", arrays, {"format": "pt"})

@@ -21,6 +21,7 @@ _WRITTEN = "Its architecture there: {}."
 # `generation_config.json`.
 _CONFIGS = ("config.json", "generation_config.json")
 _ROLES = ("bos", "eos", "pad")
+_TABLE = "embed/embedding"
 
 
 def write(
@@ -113,14 +114,22 @@ def write_back(
   dtypes = {name: np.dtype(dtype) if dtype
             else view.raw.specs[row.sources[0]].dtype
             for name, row in view.rows.items()}
-  rounded = hugging_face_arrays.write(folder, family, source.model, params, dtypes)
+  # A model without its head may have been saved with a prefix that is not written.
+  table = view.rows[_TABLE].sources
+  written = next(line.sources for line in hugging_face.lines(
+      family, source.model).lines if line.target == _TABLE)
+  kept = shipped.kept(view) if table == written else []
+  left = () if kept else merged.left_out(source)
+  rounded = hugging_face_arrays.write(
+      folder, family, source.model, params, dtypes,
+      {name: np.asarray(value) for name, value in raw.read(kept)})
   for file in (*_CONFIGS, *hugging_face.FILES):
     if path := architecture.beside(raw, file):
       (folder / file).write_bytes(architecture.read_bytes(path))
   if dtype:
     _name_dtype(folder / _CONFIGS[0], dtype)
   notes = () if source.tokenizer else (merged.NO_TOKENIZER,)
-  return (_WRITTEN.format(family.name), *rounded, *notes)
+  return (_WRITTEN.format(family.name), *left, *rounded, *notes)
 
 
 # Transformers loads a model in the dtype that its config names, whatever the file has.

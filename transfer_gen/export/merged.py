@@ -5,10 +5,18 @@ import jax
 from transfer_gen import sources
 from transfer_gen import tree
 from transfer_gen.adapters import merge
+from transfer_gen.maps import shipped
 from transfer_gen.models import registry
 
 Source = sources.Source
 NO_TOKENIZER = "No tokenizer was written: the checkpoint was read without one."
+
+
+def left_out(source: sources.Source) -> tuple[str, ...]:
+  """Returns a sentence on weights of a checkpoint that no model here has, if any."""
+  names = shipped.kept(source.view)
+  return (("Left out, because they belong to outputs that no model here has:"
+           f" {', '.join(names)}."),) if names else ()
 
 
 def specs(source: sources.Source) -> dict[str, tree.Spec]:

@@ -28,6 +28,7 @@ from transfer_gen.maps import mapped
 
 # What a map is written with, so that its file needs no other import for it.
 Line, Map, Mapped = mapped.Line, mapped.Map, mapped.Mapped
+unread = mapped.unread
 Extent, Raw = raw_lib.Extent, raw_lib.Raw
 read_json, malformed = raw_lib.read_json, raw_lib.malformed
 read_bytes, parse_json = untrusted.read, untrusted.parse_json

@@ -23,6 +23,8 @@ _LINEARS = {
     "mlp/up": "intermediate.dense", "mlp/down": "output.dense"}
 _NORMS = {"attn_norm": "attention.output.LayerNorm", "mlp_norm": "output.LayerNorm"}
 _HEAD = "cls.predictions"
+# The layer that reads the first token alone, of these and of the pairs of them.
+POOLER = r"(.*\.)?pooler\..*"
 # Fields of versions of 2018 and 2019, and rates of dropout.
 _IDLE = ("attention_probs_dropout_prob", "directionality", "hidden_dropout_prob",
          "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
@@ -176,5 +178,6 @@ FAMILY = hugging_face.Family(
     copies=lambda model: ((f"{_HEAD}.bias", f"{_HEAD}.decoder.bias"),) * model.tied,
     # What says whether a sentence follows another, or reads the first token alone; and
     # a bias that only tied outputs use.
-    unused=(r"pooler\..*",), others=(r"cls\.seq_relationship\..*", rf"{_HEAD}\.bias"))
+    unused=(POOLER,), kept=(POOLER, r"cls\.(seq_relationship\..*|predictions\.bias)"),
+    others=(r"cls\.seq_relationship\..*", rf"{_HEAD}\.bias"))
 MAP = hugging_face.architecture(FAMILY)

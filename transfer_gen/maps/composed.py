@@ -132,6 +132,7 @@ FAMILY = hugging_face.Family(
     outputs=tuple(f"{_DECODER}.{side.output}" for side in sides.DECODERS.values()),
     copies=_copies, tokenizer=_tokenizer,
     older=sides.OLDER,
+    kept=(sides.POOLER, r"decoder\.(cls\.predictions|lm_head)\.bias"),
     unused=(r"encoder\.pooler\..*", r"decoder\.bert\.pooler\..*",
             r"decoder\.(cls\.predictions|lm_head)\.bias",
             r"decoder\.transformer\.h\.\d+\.(attn|crossattention)\.(masked_)?bias"))

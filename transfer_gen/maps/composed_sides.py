@@ -12,7 +12,7 @@ from transfer_gen.maps import hugging_face
 from transfer_gen.maps import roberta
 
 Lines = list[architecture.Line]
-OLDER, linear = bert.OLDER, bert.linear
+OLDER, POOLER, linear = bert.OLDER, bert.POOLER, bert.linear
 _BERT_HEAD, _LM_HEAD = "cls.predictions", "lm_head"
 
 

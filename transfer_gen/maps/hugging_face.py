@@ -54,6 +54,8 @@ class Family:
     config: Takes a model of ours and returns the fields of `config.json` for it.
     lines: Takes a model and a prefix, and returns where the leaves lie.
     unused: Regexes for leaves that are saved and not needed, without the prefix.
+    kept: Regexes for unused leaves, by their whole names, that are weights of another
+      output: a folder that is written from such a checkpoint has them as well.
     kind: Class of our models' config. Default: `Decoder`.
     inside: For each `model_type` that combines a model of the family with others (e.g.
       text with images): the field of its config that holds the model's own config, and
@@ -75,6 +77,7 @@ class Family:
   config: Callable[[Any], dict[str, Any]]
   lines: Callable[[Any, str], list[architecture_lib.Line]]
   unused: tuple[str, ...] = ()
+  kept: tuple[str, ...] = ()
   kind: type = config_lib.Decoder
   inside: Mapping[str, tuple[str, Mapping[str, Any]]] = dataclasses.field(
       default_factory=dict)
@@ -192,6 +195,12 @@ def _copies(family, model, prefix, found) -> tuple[tuple[str, ...], ...]:
           "encoder", "decoder") if both),
       *(family.outputs if model.tied else ()))
   return (tuple(dict.fromkeys(names)),) if table else ()
+
+
+def kept(family: Family, view: architecture_lib.Mapped) -> list[str]:
+  """Returns the leaves of a checkpoint that `Family.kept` is about."""
+  left = architecture_lib.unread(view.how, view.raw.specs, view.rows.values())
+  return [name for name in left if tree.match(family.kept, name)]
 
 
 def specs_before(

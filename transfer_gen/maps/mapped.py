@@ -5,7 +5,7 @@ architectures ship in this folder, and users can write their own. A map changes 
 that is what a plan's axis maps are for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Iterable, Mapping, Sequence
 import dataclasses
 import re
 from typing import Any, Protocol
@@ -286,9 +286,15 @@ def _alike(*dtypes: np.dtype) -> bool:
   return len({jnp.issubdtype(dtype, np.floating) for dtype in dtypes}) == 1
 
 
-def _unread(how: Map, raw: _Specs, rows: Sequence[Row], hidden: bool) -> list[str]:
-  """Reports leaves that no line reads; empty if a misfit may be the cause."""
+def unread(how: Map, raw: _Specs, rows: Iterable[Row]) -> list[str]:
+  """Returns the leaves of a checkpoint that no line reads."""
   read = {source for row in rows for source in row.sources}
   read |= {name for group in how.copies if read & {*group} for name in group}
-  left = [n for n in raw if n not in read and tree.match(how.unused, n) is None]
-  return [misfits.unread(left, read)] if left and not hidden else []
+  return [name for name in raw if name not in read]
+
+
+def _unread(how: Map, raw: _Specs, rows: Sequence[Row], hidden: bool) -> list[str]:
+  """Reports leaves that a map does not know; empty if a misfit may be the cause."""
+  idle = unread(how, raw, rows)
+  left = [name for name in idle if tree.match(how.unused, name) is None]
+  return [misfits.unread(left, raw.keys() - idle)] if left and not hidden else []

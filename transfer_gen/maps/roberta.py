@@ -56,5 +56,6 @@ FAMILY = hugging_face.Family(
     prefixes=("roberta.", ""), model=_model, config=_config, lines=_lines,
     kind=config_lib.Encoder, outputs=(f"{_HEAD}.decoder.weight",), older=bert.OLDER,
     copies=lambda model: ((f"{_HEAD}.bias", f"{_HEAD}.decoder.bias"),) * model.tied,
-    unused=(r"pooler\..*",), others=(rf"{_HEAD}\.bias",))
+    unused=(bert.POOLER,), kept=(bert.POOLER, rf"{_HEAD}\.bias"),
+    others=(rf"{_HEAD}\.bias",))
 MAP = hugging_face.architecture(FAMILY)

@@ -147,3 +147,12 @@ def decoding(
 def writes_back(view: architecture.Mapped | None) -> bool:
   """Returns whether a checkpoint was read by the map of one of the families."""
   return view is not None and view.name in {family.name for family in FAMILIES}
+
+
+def kept(view: architecture.Mapped | None) -> list[str]:
+  """Returns the weights of a checkpoint that our model lacks, by their names there.
+
+  They belong to other outputs of its architecture, such as BERT's for pairs of texts.
+  """
+  return [name for family in FAMILIES if view is not None and view.name == family.name
+          for name in hugging_face.kept(family, view)]
