@@ -100,6 +100,11 @@ class Train:
       written as `Run.decoding` says.
     metric_documents: Number of documents of validation, the first ones, that such a
       metric looks at, at least 0; 0 means all. Default: 200.
+    ema: Decay per step of a moving average of the params, in [0, 1), such as 0.999; see
+      `train.ema`. 0, the default, means that none is kept.
+    ema_validates: With `ema`: whether validations measure the average, so that the best
+      params, which `evaluate`, `generate` and `convert` read, are averages. If False,
+      they measure the params themselves. Default: True.
   """
   steps: declare.Chosen = 1000
   batch_size: Annotated[int, declare.Between(0, 2**20, "0 to have it chosen")] = 16
@@ -113,6 +118,8 @@ class Train:
   patience: declare.Count = 0
   metric: metric_names.Judge = metric_names.LOSS
   metric_documents: declare.Count = 200
+  ema: declare.Decay = 0.0
+  ema_validates: bool = True
 
   def rows(self, length: int) -> int:
     """Returns B for rows of a length in tokens."""

@@ -5,7 +5,7 @@ architectures ship in this folder, and users can write their own. A map changes 
 that is what a plan's axis maps are for.
 """
 
-from collections.abc import Iterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import re
 from typing import Any, Protocol

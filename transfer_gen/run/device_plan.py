@@ -49,7 +49,8 @@ class DevicePlan:
         "mesh": dict(zip(sharding.AXES, self.sizes)), "batch_size": self.rows,
         "accumulate": self.accumulate, "memory": self.memory or None,
         "bytes": {name: getattr(found, name) for name in (
-            "params", "optimizer", "gathered", "gradients", "activations", "total")},
+            "params", "optimizer", "averages", "gathered", "gradients", "activations",
+            "total")},
         "sent": {name: size for name, size in found.sent.items() if size},
         "undivided": {name: [dataclasses.asdict(one) for one in why]
                       for name, why in self.undivided.items()}}
@@ -112,7 +113,8 @@ def _trace(assembled: assembled_lib.Assembled) -> footprint.Work:
   return footprint.trace(
       assembled.specs, assembled.optimizer, combined.scoring(assembled.model), batch,
       run.train.steps - 1, jnp.dtype(run.model.dtype).itemsize,
-      assembled.teacher.source.specs if assembled.teacher is not None else {})
+      assembled.teacher.source.specs if assembled.teacher is not None else {},
+      averaged=run.train.ema > 0)
 
 
 def _memory(asked: config_lib.Parallel) -> int:

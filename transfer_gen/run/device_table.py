@@ -14,6 +14,7 @@ from transfer_gen.transfer import columns
 
 _MEMORY = {
     "params": "params", "optimizer": "optimizer state",
+    "averages": "averages of params",
     "gathered": "params put together for a step", "gradients": "gradients",
     "activations": "activations, estimated", "total": "in all"}
 

@@ -198,13 +198,14 @@ def _validate(
 ) -> bool:
   """Validates, saves the params if they are the best; returns whether the run ends."""
   config = session.assembled.run.train
+  params = step_lib.averaged(state) if config.ema_validates else state.params
   with session.watch.doing("validates"):
-    scores = validate(state.params)
+    scores = validate(params)
   ledger.validated(done, scores, best.judge(done, scores))
   # The best params are saved before the facts that name them.
   if best.step == done:
     session.start.checkpoints.save_best(
-        done, state.params, facts_lib.describe(session.assembled))
+        done, params, facts_lib.describe(session.assembled))
   ledger.restart()
   # A patience of 0 never stops a run.
   return done == config.steps or 0 < config.patience <= best.stale

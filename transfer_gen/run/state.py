@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import sys
 import time
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -33,7 +34,7 @@ def fresh(
       assembled.optimizer.extend({}, params, 0), shardings)
   return step_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state,
-      others=step_lib.others(assembled.run.model.dtype))
+      others=_others(assembled, params))
 
 
 def restored(
@@ -52,7 +53,7 @@ def restored(
   # The groups of the state before `step`: a group that starts there has no slots yet.
   opt_state = jax.eval_shape(
       lambda params: assembled.optimizer.extend({}, params, max(step - 1, 0)), shapes)
-  others = jax.eval_shape(lambda: step_lib.others(assembled.run.model.dtype))
+  others = jax.eval_shape(lambda params: _others(assembled, params), shapes)
   # Shapes alone until here: slots that are replaced at once would take memory twice.
   params, opt_state, others = checkpoints.restore(
       step, *(runner.abstract(part, assembled.specs)
@@ -60,6 +61,15 @@ def restored(
   return step_lib.TrainState(
       step=jnp.asarray(step, jnp.int32), params=params, opt_state=opt_state,
       others=others)
+
+
+def _others(
+    assembled: assembled_lib.Assembled, params: Mapping[str, jax.Array]
+) -> dict[str, Any]:
+  run, ever = assembled.run, {
+      name for mine in assembled.optimizer.members.values() for name in mine}
+  return step_lib.others(run.model.dtype, run.train.ema, {
+      name: value for name, value in params.items() if name in ever})
 
 
 @contextlib.contextmanager

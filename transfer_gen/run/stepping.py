@@ -58,7 +58,7 @@ def _make(assembled: assembled_lib.Assembled) -> Runner:
           assembled.teacher, assembled.model, drops, assembled.beginning,
           run.objective),
       weigh=combined.weigher(run.objective, run.train.steps, run.distill),
-      optimizer=assembled.optimizer)
+      optimizer=assembled.optimizer, ema=run.train.ema)
 
 
 # What divides a batch over devices and into parts must divide the batch of every

@@ -32,6 +32,7 @@ class Footprint:
     gathered: Params that are put together for the step, beside their stored parts.
     gradients: Gradients of the leaves that learn, divided as the params are.
     optimizer: Optimizer state of the leaves that learn.
+    averages: A moving average of these leaves, if one is kept.
     activations: An estimate of what waits for the backward pass, of one micro-batch.
     sent: Bytes that a device sends in a step, by what it sends over which mesh axis.
   """
@@ -39,6 +40,7 @@ class Footprint:
   gathered: int
   gradients: int
   optimizer: int
+  averages: int
   activations: int
   sent: Mapping[str, int]
 
@@ -50,7 +52,7 @@ class Footprint:
   @property
   def state(self) -> int:
     """Bytes that stay on a device between steps."""
-    return self.params + self.optimizer
+    return self.params + self.optimizer + self.averages
 
   @property
   def temporary(self) -> int:
@@ -72,6 +74,7 @@ class Work:
     lengths: Number of tokens in a row, of the inputs and of the encoder's inputs.
     itemsize: Bytes of a number in activations.
     other: Specs of the params of a teacher.
+    averaged: Whether an average of the params is kept.
   """
   specs: Specs
   learning: Specs
@@ -82,12 +85,13 @@ class Work:
   lengths: tuple[int, int]
   itemsize: int
   other: Specs = dataclasses.field(default_factory=dict)
+  averaged: bool = False
 
 
 def trace(
     specs: Specs, optimizer: optim_lib.Optimizer, nll_fn: step_lib.NllFn,
     batch: Mapping[str, Any], step: int, itemsize: int = 4,
-    other: Specs | None = None,
+    other: Specs | None = None, averaged: bool = False,
 ) -> Work:
   """Traces a step once, for the footprint on any mesh.
 
@@ -99,6 +103,7 @@ def trace(
     step: Number of updates before the step, which decides what learns.
     itemsize: Bytes of a number in activations.
     other: Specs of the params of a teacher.
+    averaged: Whether a moving average of what learns is kept.
   """
   params: Any = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
                  for name, spec in specs.items()}
@@ -114,7 +119,8 @@ def trace(
       specs=specs, state=state, uses=uses, saved=saved, rows=rows,
       learning={name: dataclasses.replace(specs[name], shape=x.shape)
                 for name, x in learning.items()},
-      lengths=(length, encoder.shape[1]), itemsize=itemsize, other=other or {})
+      lengths=(length, encoder.shape[1]), itemsize=itemsize, other=other or {},
+      averaged=averaged)
 
 
 def on_mesh(
@@ -151,6 +157,7 @@ def on_mesh(
           _part(x.shape, place) * x.dtype.itemsize for x, place in zip(
               jax.tree.leaves(work.state), jax.tree.leaves(
                   sharding.of_state(work.state, stored, work.specs)))),
+      averages=sum(kept[name] for name in grads) if work.averaged else 0,
       activations=_activations(work, stored, accumulate),
       sent=dict(sent))
 

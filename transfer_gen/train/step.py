@@ -7,6 +7,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
+from transfer_gen.train import ema as ema_lib
 from transfer_gen.train import loss_scale
 from transfer_gen.train import optim as optim_lib
 
@@ -28,7 +29,7 @@ class TrainState:
     step: i32[], number of updates done.
     params: Flat params, by name.
     opt_state: Optimizer state of each group that learns now, by group name.
-    others: What some runs keep beside these, by name: `loss_scale.NAME`.
+    others: What some runs keep beside these, by name: `loss_scale.NAME`, `ema.NAME`.
   """
   step: jax.Array
   params: dict[str, jax.Array]
@@ -36,9 +37,24 @@ class TrainState:
   others: dict[str, Any] = struct.field(default_factory=dict)
 
 
-def others(dtype: str) -> dict[str, Any]:
-  """Returns the first `TrainState.others` of a model that computes in a dtype."""
-  return {loss_scale.NAME: loss_scale.fresh()} if loss_scale.needed(dtype) else {}
+def others(
+    dtype: str, ema: float = 0.0, params: Mapping[str, jax.Array] | None = None
+) -> dict[str, Any]:
+  """Returns the first `TrainState.others` of a run.
+
+  Args:
+    dtype: What its model computes in.
+    ema: As for `train_step`.
+    params: For an average, the params that ever learn.
+  """
+  return {
+      **({loss_scale.NAME: loss_scale.fresh()} if loss_scale.needed(dtype) else {}),
+      **({ema_lib.NAME: ema_lib.fresh(params or {})} if ema else {})}
+
+
+def averaged(state: TrainState) -> dict[str, jax.Array]:
+  """Returns the params, with the averages of those that have one."""
+  return {**state.params, **state.others.get(ema_lib.NAME, {})}
 
 
 def train_step(
@@ -51,6 +67,7 @@ def train_step(
     lr: jax.typing.ArrayLike | None = None,
     weigh: Weigh | None = None,
     accumulate: int = 1,
+    ema: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, tuple[jax.Array, jax.Array]]]:
   """Takes one optimizer step on the leaves that learn.
@@ -78,6 +95,7 @@ def train_step(
       unless it is among them. If None, the term `loss` and the anchors' penalties are.
     accumulate: Number of micro-batches; they are computed one after another to save
       memory. It must divide B.
+    ema: Decay of the average of the params among `state.others`, if there is one.
     axis_name: Under pmap, the name of the device axis; None otherwise.
 
   Returns:
@@ -135,9 +153,12 @@ def train_step(
       **{f"{name}_weight": weight for name, weight in weights.items()
          if isinstance(weight, jax.Array)},
       **({loss_scale.NAME: scale, "skipped": 1.0 - finite} if scaling else {})}
+  params = optimizer.join(updated, frozen)
+  if ema_lib.NAME in kept:
+    kept[ema_lib.NAME] = ema_lib.after(
+        kept[ema_lib.NAME], params, ema, state.step, finite)
   return TrainState(
-      step=state.step + 1, params=optimizer.join(updated, frozen), opt_state=opt_state,
-      others=kept
+      step=state.step + 1, params=params, opt_state=opt_state, others=kept
   ), {**{name: (total, count) for name, total in totals.items()},
       **{name: (value, jnp.ones(())) for name, value in once.items()},
       # One norm that is not finite would be the mean of a whole line.
