@@ -142,6 +142,14 @@ def test_a_vm_that_was_taken_away_is_made_anew(cloud, states, verbs):
   assert [tuple(words[2:4]) for words in cloud.calls()] == verbs
 
 
+def test_a_vm_that_was_created_without_a_queue_needs_none(cloud):
+  cloud.set(tpu_vm=["READY"])
+
+  printed, _ = cloud.run("create", *_SLICE, "--queue")
+
+  assert printed == "mine is ready.\n" and cloud.calls() == []
+
+
 @pytest.mark.parametrize("states, kinds", [
     ({}, []), ({"tpu_vm": ["READY"]}, ["tpu-vm"]),
     ({"queued_resources": ["ACTIVE"], "tpu_vm": ["READY"]}, ["queued-resources"])])

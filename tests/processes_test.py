@@ -15,6 +15,7 @@ from tests import processes as started
 from tests.commands import cli
 from transfer_gen import errors
 from transfer_gen import processes
+from transfer_gen.run import heartbeat
 
 # Growth with noise and a vocabulary of other tokens: each draws by keys, which must not
 # depend on processes. Dropout draws too.
@@ -145,6 +146,9 @@ def test_two_processes_train_as_one_device_does(folder):
   # The second one's writes would be there twice.
   assert "step 4/4" in first and "step" not in second
   assert len([*(folder / "two" / "tensorboard").iterdir()]) == 1
+  # Each says for itself how far it is, because one may wait for the other.
+  assert [(beat["process"], beat["step"]) for beat in heartbeat.read(
+      folder / "two")] == [(0, 4), (1, 4)]
 
 
 @pytest.fixture(scope="module", name="exported")

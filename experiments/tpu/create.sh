@@ -63,13 +63,15 @@ case "$state" in
 esac
 if [ -z "$state$queued" ]; then
   if [ -n "$queue" ]; then
+    queued="asked for"
     tpu queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
-      --runtime-version="$version" ${spot:+--spot} ${others[@]+"${others[@]}"}
+      --runtime-version="$version" ${spot:+--spot} \
+      ${others[@]+"${others[@]}"}
   else
     tpu tpu-vm create "$name" --accelerator-type="$type" --version="$version" \
       ${spot:+--spot} ${others[@]+"${others[@]}"}
   fi
 fi
-[ -z "$queue$queued" ] || wait_until queued-resources state.state ACTIVE
+[ -z "$queued" ] || wait_until queued-resources state.state ACTIVE
 wait_until tpu-vm state READY
 [ -n "$dry_run" ] || echo "$name is ready."

@@ -1,6 +1,8 @@
 """Tests that a run says whether it advances, and how well it uses its devices."""
 
+import functools
 import json
+import re
 import threading
 import time
 
@@ -12,6 +14,7 @@ from tests.commands import cli
 from transfer_gen import errors
 from transfer_gen.run import assemble
 from transfer_gen.run import heartbeat
+from transfer_gen.run import ledger
 from transfer_gen.run import loop
 from transfer_gen.run import reader
 from transfer_gen.run import utilization
@@ -129,6 +132,29 @@ def test_a_run_leaves_its_heartbeat_time_to_compile_and_memory(tmp_path, run, ca
   printed = cli.run(capsys, "inspect", f"--source={tmp_path / 'w'}").splitlines()
   assert printed[1].startswith("The run last advanced ")
   assert printed[1].endswith(" ago, to step 6. It has ended since.")
+
+
+def test_a_training_that_waits_for_its_host_says_where(
+    tmp_path, run, monkeypatch, capsys):
+  monkeypatch.setattr(heartbeat, "Heartbeat", functools.partial(
+      heartbeat.Heartbeat, limits=_FAST))
+  add, steps = ledger.Ledger.add, []
+
+  def slow_add(*arguments):
+    steps.append(len(steps) + 1)
+    time.sleep(1.5 if len(steps) == 5 else 0.05)
+    return add(*arguments)
+
+  monkeypatch.setattr(ledger.Ledger, "add", slow_add)
+
+  loop.train(run, tmp_path / "w")
+
+  warnings = [line for line in capsys.readouterr().err.splitlines()
+              if "has not advanced" in line]
+  assert len(warnings) == 1
+  assert re.search(r"the run trains .* step [45] was the last\. .* It waits in"
+                   r" loop\.py:\d+ \(_loop\), called heartbeat_test\.py:\d+"
+                   r" \(slow_add\)\.$", warnings[0])
 
 
 def test_mfu_is_the_share_of_the_peak_that_the_matrix_products_of_a_step_need(
