@@ -1,8 +1,9 @@
-"""Counts what a step on many devices sends and computes, from compiled programs.
+"""Measures what grows with devices, params and data.
 
-Run: python -m benchmarks.scale [--smallest] (about 3 minutes on 2 cores). Each mesh has
-a process of its own with as many simulated devices; programs are compiled and never
-run. The last line is JSON; with `--smallest`, only meshes of 8 devices are measured:
+Run: python -m benchmarks.scale [--smallest] [PART ...], with the parts `meshes` (3
+minutes on 2 cores), `plan` and `data` (half an hour). Each mesh has a process of its
+own with as many simulated devices; its programs are compiled and never run. The last
+line is JSON; with `--smallest`, meshes have 8 devices, and there is little text:
 
   data_sent_over_paper, fsdp_sent_over_paper, tensor_sent_over_paper: bytes that a
       device sends in a step by the compiled program, over the count of
@@ -15,8 +16,13 @@ run. The last line is JSON; with `--smallest`, only meshes of 8 devices are meas
       over what XLA allocates for it; the smallest and the largest.
   plan_7b_seconds, plan_7b_mb, plan_7b_arrays: time, memory and arrays of a plan with
       shardings of a model of 7 billion params on 256 devices, without the imports.
+  data_peak_mb, data_peak_growth_mb: peak memory of a training with its workers on 1 GB
+      of text, and by how much it exceeds that on 10 MB; data_alone_growth_mb: the same
+      without the workers; data_seconds: how long it took on 1 GB.
+  data_tokens_per_second: 10 MB read, tokenized, laid out and read once as batches.
 """
 
+from collections.abc import Callable, Sequence
 import functools
 import json
 import sys
@@ -28,6 +34,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from benchmarks import collectives
+from benchmarks import large_data
 from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen import sharding
@@ -42,6 +49,8 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 DEVICES = (8, 64, 256)
+TEXTS = (10 * 2**20, 2**30)  # Bytes.
+_LITTLE = (2**16, 2**18)
 LENGTH = 48
 _SEVEN = config_lib.Decoder(
     vocab_size=32_000, num_layers=32, width=4096, num_heads=32, mlp_width=11_008,
@@ -126,9 +135,9 @@ def plan_7b() -> dict[str, float]:
           "plan_7b_arrays": len(jax.live_arrays())}
 
 
-def main(words: list[str] | None = None) -> None:
-  """Measures each mesh in a process of its own and prints the results."""
-  devices = (8,) if words == ["--smallest"] else DEVICES
+def meshes(smallest: bool) -> dict[str, Any]:
+  """Measures each mesh in a process of its own."""
+  devices = (8,) if smallest else DEVICES
   results: dict[str, Any] = {}
   estimates = []
   print(f"{'mesh':12} {'sent':>12} {'on paper':>12} {'ratio':>7} {'MFLOP':>9}"
@@ -148,7 +157,30 @@ def main(words: list[str] | None = None) -> None:
     for name in ("flops", "bytes"):
       results[f"{axis}_{name}_scaling"] = round(found[0][name] / found[-1][name], 4)
   results["temporary_over_xla"] = [round(min(estimates), 2), round(max(estimates), 2)]
-  print(json.dumps(results | timing.alone(plan_7b)))
+  return results
+
+
+def plan(smallest: bool) -> dict[str, float]:
+  """Measures a large plan in a process of its own; it makes no array."""
+  del smallest
+  return timing.alone(plan_7b)
+
+
+def data(smallest: bool) -> dict[str, float]:
+  """Measures trainings on little and on much text."""
+  return large_data.measure(_LITTLE if smallest else TEXTS)
+
+
+PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "meshes": meshes, "plan": plan, "data": data}
+
+
+def main(words: Sequence[str]) -> None:
+  """Runs the parts that are named, or all, and prints what they found."""
+  found: dict[str, Any] = {}
+  for name in [word for word in words if word != "--smallest"] or PARTS:
+    found |= PARTS[name]("--smallest" in words)
+  print(json.dumps(found))
 
 
 def _state(specs, optimizer):
