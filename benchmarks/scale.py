@@ -1,10 +1,10 @@
-"""Counts what a step on many devices sends and computes, from compiled programs.
+"""Measures what grows with devices, params and data.
 
-Run: python -m benchmarks.scale [--smallest] [PART ...] (about 4 minutes on 2 cores).
-Parts are `steps`, `plan_7b` and `bytes_read`; by default all. Each mesh has a process
-of its own with as many simulated devices; programs of steps are compiled and never run.
-The last line is JSON; with `--smallest`, only meshes of 8 devices are measured, and
-bytes read by two processes:
+Run: python -m benchmarks.scale [--smallest] [PART ...], with the parts `meshes` (3
+minutes on 2 cores), `plan`, `read` (a minute) and `data` (half an hour); by default
+all. Each mesh has a process of its own with as many simulated devices; programs of
+steps are compiled and never run. The last line is JSON; with `--smallest`, meshes have
+8 devices, two processes read, and there is little text:
 
   data_sent_over_paper, fsdp_sent_over_paper, tensor_sent_over_paper: bytes that a
       device sends in a step by the compiled program, over the count of
@@ -20,9 +20,13 @@ bytes read by two processes:
   bytes_read: bytes that a process reads of a checkpoint of another framework, over the
       bytes of what its devices hold of it; the largest of `benchmarks.bytes_read`, for
       each case there.
+  data_peak_mb, data_peak_growth_mb: peak memory of a training with its workers on 1 GB
+      of text, and by how much it exceeds that on 10 MB; data_alone_growth_mb: the same
+      without the workers; data_seconds: how long it took on 1 GB.
+  data_tokens_per_second: 10 MB read, tokenized, laid out and read once as batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import json
 import sys
@@ -35,6 +39,7 @@ import numpy as np
 
 from benchmarks import bytes_read
 from benchmarks import collectives
+from benchmarks import large_data
 from benchmarks import timing
 from transfer_gen import config as config_lib
 from transfer_gen import sharding
@@ -49,6 +54,8 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import resolve
 
 DEVICES = (8, 64, 256)
+TEXTS = (10 * 2**20, 2**30)  # Bytes.
+_LITTLE = (2**16, 2**18)
 LENGTH = 48
 _SEVEN = config_lib.Decoder(
     vocab_size=32_000, num_layers=32, width=4096, num_heads=32, mlp_width=11_008,
@@ -133,37 +140,9 @@ def plan_7b() -> dict[str, float]:
           "plan_7b_arrays": len(jax.live_arrays())}
 
 
-def main(words: Sequence[str] = ()) -> None:
-  """Measures the parts that are named, or all, and prints the results."""
-  smallest, wanted = "--smallest" in words, {*words} - {"--smallest"}
-  results: dict[str, Any] = {}
-  if not wanted or "steps" in wanted:
-    results |= steps((8,) if smallest else DEVICES)
-  if not wanted or "plan_7b" in wanted:
-    results |= timing.alone(plan_7b)
-  if not wanted or "bytes_read" in wanted:
-    results["bytes_read"] = read((2, 1, 1, 2) if smallest else (4, 1, 2, 2))
-  print(json.dumps(results))
-
-
-def read(mesh: tuple[int, int, int, int]) -> dict[str, float]:
-  """Measures what processes read of a checkpoint; prints a line for each case.
-
-  Args:
-    mesh: Number of processes, and the sizes of the axes of their mesh.
-  """
-  count, *sizes = mesh
-  found = bytes_read.in_processes(count, sizes, 16 * count)
-  for name, ratio in found.items():
-    print(f"{name:14} read by each of {count} processes, over its shards: {ratio:.3f}",
-          flush=True)
-  return {case: round(max(
-      ratio for name, ratio in found.items() if name.endswith(case)), 3)
-          for case in bytes_read.CASES}
-
-
-def steps(devices: Sequence[int]) -> dict[str, Any]:
-  """Measures a step on each mesh, in a process of its own; prints a table."""
+def meshes(smallest: bool) -> dict[str, Any]:
+  """Measures each mesh in a process of its own."""
+  devices = (8,) if smallest else DEVICES
   results: dict[str, Any] = {}
   estimates = []
   print(f"{'mesh':12} {'sent':>12} {'on paper':>12} {'ratio':>7} {'MFLOP':>9}"
@@ -184,6 +163,41 @@ def steps(devices: Sequence[int]) -> dict[str, Any]:
       results[f"{axis}_{name}_scaling"] = round(found[0][name] / found[-1][name], 4)
   results["temporary_over_xla"] = [round(min(estimates), 2), round(max(estimates), 2)]
   return results
+
+
+def plan(smallest: bool) -> dict[str, float]:
+  """Measures a large plan in a process of its own; it makes no array."""
+  del smallest
+  return timing.alone(plan_7b)
+
+
+def read(smallest: bool) -> dict[str, Any]:
+  """Measures what processes read of a checkpoint; prints a line for each case."""
+  count, *sizes = (2, 1, 1, 2) if smallest else (4, 1, 2, 2)
+  found = bytes_read.in_processes(count, sizes, 16 * count)
+  for name, ratio in found.items():
+    print(f"{name:14} read by each of {count} processes, over its shards: {ratio:.3f}",
+          flush=True)
+  return {"bytes_read": {case: round(max(
+      ratio for name, ratio in found.items() if name.endswith(case)), 3)
+                         for case in bytes_read.CASES}}
+
+
+def data(smallest: bool) -> dict[str, float]:
+  """Measures trainings on little and on much text."""
+  return large_data.measure(_LITTLE if smallest else TEXTS)
+
+
+PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "meshes": meshes, "plan": plan, "read": read, "data": data}
+
+
+def main(words: Sequence[str]) -> None:
+  """Runs the parts that are named, or all, and prints what they found."""
+  found: dict[str, Any] = {}
+  for name in [word for word in words if word != "--smallest"] or PARTS:
+    found |= PARTS[name]("--smallest" in words)
+  print(json.dumps(found))
 
 
 def _state(specs, optimizer):

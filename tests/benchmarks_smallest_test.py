@@ -15,6 +15,8 @@ import pytest
 from tests import paths
 from tests import small_runs
 from transfer_gen import config
+from transfer_gen.data import store
+from transfer_gen.data import stored_texts
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
@@ -25,6 +27,7 @@ from benchmarks import decoder_peer
 from benchmarks import frozen
 from benchmarks import generation
 from benchmarks import generators
+from benchmarks import large_data
 from benchmarks import loop_overhead
 from benchmarks import low_rank
 from benchmarks import lstm_peer
@@ -78,11 +81,13 @@ def _small(monkeypatch, tmp_path):
   set_(transfer, "_MEDIUM", dataclasses.replace(
       transfer._MEDIUM, mlp_width=16, **tiny))
   set_(transfer, "_GROWN", dataclasses.replace(transfer._GROWN, num_layers=2, **tiny))
+  monkeypatch.setenv(store.VARIABLE, str(tmp_path))  # Benchmarks set it.
   text = tmp_path / "text.txt"
   small_runs.write_lines(text)
   set_(loop_overhead, "_run", lambda: small_runs.configure(
       text, small_runs.DECODER, steps=6, log_every=2))
-  for name, value in (("_STEPS", 6), ("_WINDOW", 2), ("_ROUNDS", 1), ("_BATCHES", 8)):
+  for name, value in (
+      ("_STEPS", 6), ("_WINDOW", 2), ("_ROUNDS", 1), ("_BYTES", 20_000)):
     set_(loop_overhead, name, value)
 
 
@@ -150,7 +155,7 @@ def test_what_a_study_costs_is_printed(capsys):
 
 @pytest.mark.long
 def test_what_steps_on_meshes_send_is_printed(capsys):
-  scale.main(["--smallest"])
+  scale.main(["--smallest", "meshes", "plan", "read"])
 
   found = _printed(capsys)
   assert all(0.3 < x <= 1.1 for x in found["bytes_read"].values())
@@ -158,6 +163,20 @@ def test_what_steps_on_meshes_send_is_printed(capsys):
     assert found[f"{axis}_sent_over_paper"] == pytest.approx(1, abs=0.1)
     assert found[f"{axis}_flops_scaling"] == found[f"{axis}_bytes_scaling"] == 1
   assert found["plan_7b_arrays"] == 0 and found["plan_7b_mb"] < 1000
+
+
+@pytest.mark.long
+def test_what_much_text_takes_is_printed(monkeypatch, tmp_path, capsys):
+  monkeypatch.setenv(store.VARIABLE, str(tmp_path))  # It sets it, and is undone.
+  monkeypatch.setattr(stored_texts, "LARGE", 2**10)
+  monkeypatch.setattr(large_data, "_WORDS", 300)
+  monkeypatch.setattr(timing, "alone", lambda function, *given: function(*given))
+
+  scale.main(["--smallest", "data"])
+
+  found = _printed(capsys)
+  assert found["data_peak_growth_mb"] < 100 < found["data_peak_mb"]
+  assert found["data_tokens_per_second"] > 0 and found["data_seconds"] > 0
 
 
 @pytest.mark.long

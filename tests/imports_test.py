@@ -24,6 +24,7 @@ KNOWS = {"config": set(), "formats": set(), "metrics": set(),
 # rest of the package independent of its API.
 DOORS = {
     "absl": {"commands", "__main__"},
+    "array_record": {"data"},
     "babel": {"data"},
     "cloudpickle": {"study"},
     "defusedxml": {"data"},

@@ -1,24 +1,25 @@
 """Documents of a run: reading, cleaning, splitting, filtering and counting them.
 
-All documents are held in memory as Python strings, which limits a run to some gigabytes
-of text.
+Documents are held in memory as Python strings, or lie in files if there are many, see
+`stored_texts`.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import dataclasses
 import math
 from typing import Any
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
 from transfer_gen.data import document as document_lib
-from transfer_gen.data import fields
-from transfer_gen.data import reading
+from transfer_gen.data import filtering
 from transfer_gen.data import splitting
+from transfer_gen.data import stored_texts
 
-Document, Splits, SPLITS = (
-    document_lib.Document, document_lib.Splits, document_lib.SPLITS)
+Document, SPLITS, merged = document_lib.Document, document_lib.SPLITS, filtering.merged
+fields, reading, spread = (
+    stored_texts.fields, stored_texts.reading, stored_texts.spread)
+Splits = Mapping[str, Sequence[Document]]
 
 
 def load(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
@@ -52,24 +53,10 @@ def read_filtered(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
     errors.UserError: If the config or a file does not fit, or if a split is empty.
   """
   fields.check(config)
-  read, facts = _split(config)
-  dropped: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-  kept: Splits = {}
-  seen: set[tuple[str, str]] = set()
-  # From test to train, so that of equal documents the one in the last split stays.
-  for split in reversed(SPLITS):
-    # `seen` grows only when a split is done, so repeats within one split stay: only
-    # those across splits would leak what a model is evaluated on.
-    kept[split] = list(_filter(read[split], config, seen, dropped[split]))
-    for found in kept[split]:
-      seen.update(document_lib.identities(found))
-    if split != "train":
-      kept[split] = _evaluated(kept[split], split, config, dropped[split])
-  kept["train"] = list(_learned(kept["train"]))
-  counts = {split: {"read": len(read[split]), "dropped": dict(dropped[split])}
-            for split in SPLITS}
-  _check_filled(kept, counts, config)
-  return ({split: kept[split] for split in SPLITS}, {**facts, "splits": counts})
+  found = stored_texts.read(config)
+  kept, facts = _held(config) if found is None else found
+  _check_filled(kept, facts["splits"], config)
+  return kept, facts
 
 
 def take_fraction(
@@ -98,11 +85,11 @@ def take_fraction(
     raise errors.UserError(
         f"data.fraction: {config.fraction:g} of {count:,} training documents is less"
         f" than one of them. Give at least {1 / count:.2g}, or more documents.")
-  train = splitting.draw(
-      documents["train"], math.ceil(config.fraction * count), config.seed)
+  train = draw(documents["train"], math.ceil(config.fraction * count), config.seed)
   _check_parts(train, len(facts["shares"]))
   cut = len(documents["train"]) - len(train)
   kept = {**documents, "train": train}
+  fingerprint, chars = stored_texts.summarize(kept)
   counts = {}
   for split, found in kept.items():
     before = facts["splits"][split]
@@ -110,9 +97,16 @@ def take_fraction(
     counts[split] = {
         "read": before["read"], "kept": len(found),
         "dropped": {**before["dropped"], **lost},
-        "chars": sum(len(d.input) + sum(map(len, d.answers)) for d in found)}
+        "chars": chars[split]}
   return kept, {**facts, "fraction": config.fraction, "splits": counts,
-                "fingerprint": document_lib.fingerprint(kept)}
+                "fingerprint": fingerprint}
+
+
+def draw(documents: Sequence[Document], count: int, seed: int) -> Sequence[Document]:
+  """Returns some of the documents, in their order; see `splitting.draw`."""
+  if isinstance(documents, stored_texts.Texts):
+    return documents.draw(count, seed)
+  return splitting.draw(list(documents), count, seed)
 
 
 def texts(documents: Iterable[Document]) -> Iterator[str]:
@@ -123,7 +117,28 @@ def texts(documents: Iterable[Document]) -> Iterator[str]:
     yield document.target
 
 
-def _split(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
+def _held(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
+  """Does what `read_filtered` does, with all documents in memory."""
+  read, facts = _split(config)
+  dropped: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+  kept: dict[str, list[Document]] = {}
+  seen: set[tuple[str, str]] = set()
+  # From test to train, so that of equal documents the one in the last split stays.
+  for split in reversed(SPLITS):
+    # `seen` grows only when a split is done, so repeats within one split stay: only
+    # those across splits would leak what a model is evaluated on.
+    kept[split] = list(filtering.keep(read[split], config, seen, dropped[split]))
+    for found in kept[split]:
+      seen.update(document_lib.identities(found))
+    if split != "train":
+      kept[split] = _evaluated(kept[split], split, config, dropped[split])
+  kept["train"] = list(filtering.learned(kept["train"]))
+  counts = {split: {"read": len(read[split]), "dropped": dict(dropped[split])}
+            for split in SPLITS}
+  return {split: kept[split] for split in SPLITS}, {**facts, "splits": counts}
+
+
+def _split(config: config_lib.Data) -> tuple[document_lib.Splits, dict[str, Any]]:
   """Returns clean documents by split, and facts of the data set.
 
   Splits that the data does not have are taken from train.
@@ -135,62 +150,17 @@ def _split(config: config_lib.Data) -> tuple[Splits, dict[str, Any]]:
   return found, {**facts, "notes": [*facts["notes"], *([note] if note else [])]}
 
 
-def _filter(
-    documents: Iterable[Document],
-    config: config_lib.Data,
-    seen: set[tuple[str, str]],
-    dropped: Counter[str],
-) -> Iterator[Document]:
-  """Yields the documents to keep, and counts the others in `dropped`, by reason."""
-  pairs = fields.is_pairs(config)
-  for document in documents:
-    sides = (document.input, document.target) if pairs else (document.target,)
-    if not all(side.strip() for side in sides):
-      dropped["empty"] += 1
-    elif min(map(len, sides)) < config.min_chars:
-      dropped["too_short"] += 1
-    elif config.max_chars and max(map(len, sides)) > config.max_chars:
-      dropped["too_long"] += 1
-    elif not seen.isdisjoint(document_lib.identities(document)):
-      dropped["duplicate"] += 1
-    else:
-      yield document
-
-
 def _evaluated(
-    documents: Sequence[Document], split: str, config: config_lib.Data,
+    documents: list[Document], split: str, config: config_lib.Data,
     dropped: Counter[str],
 ) -> list[Document]:
   """Returns the documents that a split is evaluated on."""
-  found = list(documents)
-  if config.merge_references and fields.is_pairs(config):
-    found = merged(found)
-    if len(found) < len(documents):
-      dropped["merged_as_reference"] = len(documents) - len(found)
+  found = filtering.evaluated(documents, config, dropped)
   limit = getattr(config, f"max_{split}")
   if 0 < limit < len(found):
     dropped["limit"] = len(found) - limit
     found = splitting.draw(found, limit, config.seed)
   return found
-
-
-def merged(documents: Iterable[Document]) -> list[Document]:
-  """Makes one document of all pairs that have the same input, with all answers."""
-  found: dict[str, Document] = {}
-  for document in documents:
-    first = found.setdefault(document_lib.fold(document.input), document)
-    # A dict keeps the order, and drops answers that were given twice.
-    answers = dict.fromkeys([*first.answers, *document.answers])
-    found[document_lib.fold(document.input)] = dataclasses.replace(
-        first, references=tuple(answers)[1:])
-  return list(found.values())
-
-
-def _learned(documents: Iterable[Document]) -> Iterator[Document]:
-  """Yields a document for each answer: training learns all of them."""
-  for document in documents:
-    for answer in document.answers:
-      yield dataclasses.replace(document, target=answer, references=())
 
 
 def _check_filled(
@@ -208,7 +178,7 @@ def _check_filled(
 
 
 def _check_parts(train: Sequence[Document], parts: int) -> None:
-  if empty := set(range(parts)) - {document.part for document in train}:
+  if empty := set(range(parts)) - stored_texts.parts(train):
     raise errors.UserError(
         f"data.train: no document is left of part {min(empty) + 1} of the mixture."
         " Leave it out, give it more text, or raise data.fraction.")

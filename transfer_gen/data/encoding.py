@@ -46,6 +46,11 @@ class Encoding:
     return self.tokenizer if self.encoder is None else tokenizers.for_encoder(
         self.tokenizer)
 
+  @property
+  def own_reader(self) -> tokenizers.Tokenizer | None:
+    """Tokenizer of the inputs if its ids are its own; see `tokenizers.own_encoder`."""
+    return tokenizers.own_encoder(self.tokenizer)
+
   @functools.cached_property
   def roles(self) -> dict[str, int]:
     """Ids of all roles in the targets."""

@@ -1,10 +1,13 @@
 """Reads the user's own text files: one dict of columns for each document.
 
-Files are UTF-8 where they are text, and may be compressed. Each is held in memory as a
-whole.
+Files are UTF-8 where they are text, and may be compressed. Plain text, JSON lines and
+line-aligned files are read a part at a time; of other formats a file is held in memory
+as a whole while it is read.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 
 from etils import epath
 
@@ -20,15 +23,48 @@ AUTO, LINE, FILE = "auto", "line", "file"
 
 
 @dataclasses.dataclass(kw_only=True)
-class Found:
-  """The documents of some files.
+class Opened:
+  """Files that are recognized and not read yet, apart from what decides the unit.
 
   Attributes:
-    parts: Documents of each part of a mixture; one part without a mixture. Those of
-      plain text have one column, `text`, with the original line ends; those of
-      line-aligned files have `input` and `target`.
-    shares: Share of each part, adding up to 1.
-    unit: What a document is in plain text; "auto" where no file was plain text.
+    options: How they are read; the unit is decided, or "auto" where no file is plain
+      text.
+    shares: Share of each part of a mixture, adding up to 1; one part without a mixture.
+    notes: One line for each decision that the text itself led to.
+    field: The config field that names the files, for messages.
+  """
+  options: Options
+  shares: list[float]
+  notes: list[str]
+  field: str
+  _sources: "list[list[_Source]]"
+
+  @property
+  def blobs(self) -> list[blobs.Blob]:
+    """All files, as often as they are named."""
+    return [blob for part in self._sources for source in part for blob, _ in source]
+
+  def read(self, part: int) -> Iterator[Example]:
+    """Yields the documents of a part.
+
+    Those of plain text have one column, `text`, with the original line ends; those of
+    line-aligned files have `input` and `target`.
+
+    Raises:
+      errors.UserError: If a file is empty, damaged or not of its form.
+    """
+    for source in self._sources[part]:
+      yield from _read(source, self.options, self.field)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+  """All documents of some files, with what `Opened` says of them.
+
+  Attributes:
+    parts: Documents of each part of a mixture.
+    shares: Share of each part.
+    unit: What a document is in plain text.
     notes: One line for each decision that the text itself led to.
   """
   parts: list[list[Example]]
@@ -43,7 +79,14 @@ class Found:
 
 
 def read(paths: str, options: Options, field: str) -> Found:
-  """Reads all documents of some files.
+  """Reads all documents of some files; arguments and errors as of `open` and `read`."""
+  opened = open(paths, options, field)
+  return Found(parts=[list(opened.read(part)) for part in range(len(opened.shares))],
+               shares=opened.shares, unit=opened.options.unit, notes=opened.notes)
+
+
+def open(paths: str, options: Options, field: str) -> Opened:
+  """Opens files, and decides how they are read.
 
   Args:
     paths: Paths, patterns, pairs and mixtures; see `readers.patterns`.
@@ -52,7 +95,7 @@ def read(paths: str, options: Options, field: str) -> Found:
     field: The config field that holds `paths`, for messages.
 
   Raises:
-    errors.UserError: If a file is missing, empty, damaged or not of its form.
+    errors.UserError: If a file is missing, damaged or not of its form.
   """
   mixture = patterns.mixture(paths, field)
   if mixture[1:] and field != "train":
@@ -61,14 +104,23 @@ def read(paths: str, options: Options, field: str) -> Found:
   sources = [[_source(item, field) for item in patterns.items(part)]
              for part, _ in mixture]
   _check_unit(sources, options, field)
-  options = dataclasses.replace(options, split=field)
   options, notes = _decided(
       [blob for part in sources for source in part for blob, reader in source
-       if reader is kinds.PLAIN], options)
-  parts = [[example for source in part for example in _read(source, options, field)]
-           for part in sources]
-  return Found(parts=parts, shares=[share for _, share in mixture],
-               unit=options.unit, notes=notes)
+       if reader is kinds.PLAIN], dataclasses.replace(options, split=field))
+  return Opened(options=options, shares=[share for _, share in mixture], notes=notes,
+                field=field, _sources=sources)
+
+
+def listed(paths: str, field: str) -> list[tuple[float, list[blobs.Blob]]]:
+  """Returns share and files of each part of a mixture; arguments as of `open`."""
+  return [(share, [blob for item in patterns.items(part)
+                   for blob, _ in _source(item, field)])
+          for part, share in patterns.mixture(paths, field)]
+
+
+def length(paths: str, field: str) -> int:
+  """Returns how many bytes the files take on the disk; arguments as of `open`."""
+  return sum(blob.stored for _, found in listed(paths, field) for blob in found)
 
 
 def lines(path: str) -> list[str]:
@@ -145,7 +197,7 @@ def _decided(texts: list[blobs.Blob], options: Options) -> tuple[Options, list[s
   """Decides what a document is, where that is left to the text."""
   if options.unit != AUTO or not texts:
     return options, []
-  layout = plain.layout([blob.text() for blob in texts])
+  layout = plain.layout(blob.lines(options.held) for blob in texts)
   more = f" and {len(texts) - 1} more" if texts[1:] else ""
   named = {"line": "lines", "paragraph": "paragraphs",
            "file": "whole files" if more else "one document"}[layout.unit]
@@ -153,32 +205,36 @@ def _decided(texts: list[blobs.Blob], options: Options) -> tuple[Options, list[s
       f"{texts[0]}{more}: read as {named} ({layout.reason}); data.unit sets it"]
 
 
-def _read(source: _Source, options: Options, field: str) -> list[Example]:
+def _read(source: _Source, options: Options, field: str) -> Iterator[Example]:
   if source[0][1] is None:
-    return _parallel([blob for blob, _ in source], field)
-  examples: list[Example] = []
+    yield from _parallel([blob for blob, _ in source], options, field)
+    return
   for blob, reader in source:
     assert reader is not None
-    found = list(reader(blob, options))
+    found = False
+    for example in reader(blob, options):
+      found = True
+      yield example
     if not found:
       raise errors.UserError(
           f"{blob}: no documents in it. Remove it from data.{field}, or fill it.")
-    examples += found
-  return examples
 
 
-def _parallel(pair: list[blobs.Blob], field: str) -> list[Example]:
-  """Returns the lines of two files side by side."""
+def _parallel(
+    pair: Sequence[blobs.Blob], options: Options, field: str) -> Iterator[Example]:
+  """Yields the lines of two files side by side."""
   source, target = pair
-  inputs, targets = (plain.split_lines(blob.text()) for blob in pair)
-  if len(inputs) != len(targets):
+  sides = [plain.without_ends(blob.lines(options.held)) for blob in pair]
+  counts = [0, 0]
+  for lines_ in itertools.zip_longest(*sides):
+    counts = [count + (line is not None) for count, line in zip(counts, lines_)]
+    if None not in lines_:
+      yield f"{target}:{counts[1]}", {"input": lines_[0], "target": lines_[1]}
+  if counts[0] != counts[1]:
     raise errors.UserError(
-        f"data.{field}: {source} has {len(inputs)} lines and {target} has"
-        f" {len(targets)}. Line-aligned files must have equally many; align them"
+        f"data.{field}: {source} has {counts[0]} lines and {target} has"
+        f" {counts[1]}. Line-aligned files must have equally many; align them"
         " again.")
-  if not inputs:
+  if not counts[0]:
     raise errors.UserError(
         f"data.{field}: {source} and {target} are empty. Give files with text.")
-  return [
-      (f"{target}:{i + 1}", {"input": a, "target": b})
-      for i, (a, b) in enumerate(zip(inputs, targets))]

@@ -37,19 +37,21 @@ class Part:
 
   Attributes:
     rows: Rows of each length.
-    bytes: i64[N], the UTF-8 bytes of each target; 0 if the row was too long.
     counts: i64[lengths, parts], number of rows.
     facts: For data.json.
-    inputs: Token ids of the inputs that are in rows.
-    targets: Token ids of their targets.
+    token_counts: i64[V], how often each token stands in the texts that are in rows.
+    encoder_token_counts: The same of inputs whose tokenizer has ids of its own, which
+      `token_counts` then leaves out.
+    text_bytes: Returns i64[N], the UTF-8 bytes of each target; 0 if the row was too
+      long.
     noise: How training corrupts the rows; None if it does not.
   """
-  rows: Sequence[rows_lib.Rows]
-  bytes: np.ndarray
+  rows: Sequence[Any]
   counts: np.ndarray
   facts: dict[str, Any]
-  inputs: Sequence[np.ndarray]
-  targets: Sequence[np.ndarray]
+  token_counts: np.ndarray
+  encoder_token_counts: np.ndarray
+  text_bytes: Callable[[], np.ndarray]
   noise: noise_lib.Noise | None = None
 
 
@@ -69,6 +71,18 @@ def part(
     errors.UserError: If no row is left, or pairs are too long and the config refuses
       such.
   """
+  found = laid(documents, encoding)
+  return dataclasses.replace(
+      found, facts=describe(split, found.facts, encoding, facts))
+
+
+def laid(
+    documents: Sequence[document.Document], encoding: encoding_lib.Encoding) -> Part:
+  """Does what `part` does, but a document need not be in a row.
+
+  Returns:
+    The part, whose `facts` are for `describe`: those of several parts are added up.
+  """
   config, noise = encoding.config, noise_lib.build(encoding)
   texts = [text.target for text in documents]
   inputs, targets, cut = encoding.pairs(
@@ -85,27 +99,53 @@ def part(
   elif encoding.encoder is None and not fields.is_pairs(config) and (
       config.packing == fields.SEPARATE):
     sizes -= rows_lib.unpredicted(targets, encoding.roles, encoding.tokenizer.tokens)
-  if not kept.any() and config.corrupt.noise:
-    raise errors.UserError(f"data: no document of {split} has any token to corrupt.")
-  if not kept.any():
-    raise errors.UserError(
-        f"data: all {len(documents)} documents of {split} are longer than"
-        f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
-  dropped = dict(facts.get("dropped", {}))
-  if not kept.all():
-    # Noise cuts long texts into pieces, and only what has no token is in no row.
-    cause = "without_tokens" if config.corrupt.noise else "too_many_tokens"
-    dropped[cause] = int((~kept).sum())
   in_rows = lambda ids: list(itertools.compress(ids, kept))
+  own = encoding.own_reader
+  inputs_, targets_ = in_rows(inputs), in_rows(targets)
   return Part(
-      rows=rows, bytes=sizes, counts=counts,
-      inputs=in_rows(inputs), targets=in_rows(targets), noise=noise,
-      facts=dict(facts) | ({"cut": cut} if cut else {}) | {
-          "kept": int(kept.sum()), "dropped": dropped,
-          "rows": {str(r.inputs.shape[1]): len(r) for r in rows},
+      rows=rows, counts=counts, text_bytes=lambda: sizes, noise=noise,
+      token_counts=_count(encoding.tokenizer.size, targets_, () if own else inputs_),
+      encoder_token_counts=_count(
+          own.size if own else 0, inputs_ if own else ()),
+      facts={
+          "read": len(documents), "cut": cut, "kept": int(kept.sum()),
+          "rows": {str(r.length): len(r) for r in rows},
           "tokens": sum(int((r.documents >= 0).sum()) for r in rows),
           "unknown_tokens": encoding.count_unknown(inputs, targets),
           "bytes": int(sizes.sum())})
+
+
+def describe(
+    split: str, found: Mapping[str, Any], encoding: encoding_lib.Encoding,
+    before: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Returns the facts of a split for data.json.
+
+  Args:
+    split: Name of the split.
+    found: The facts that `laid` returned.
+    encoding: How texts became tokens.
+    before: What is known of the split already.
+
+  Raises:
+    errors.UserError: If no document is in a row.
+  """
+  config = encoding.config
+  read, kept, cut = (found[name] for name in ("read", "kept", "cut"))
+  if not kept and config.corrupt.noise:
+    raise errors.UserError(f"data: no document of {split} has any token to corrupt.")
+  if not kept:
+    raise errors.UserError(
+        f"data: all {read} documents of {split} are longer than"
+        f" data.length={config.length} tokens. Raise it, or set data.too_long=cut.")
+  dropped = dict(before.get("dropped", {}))
+  if kept < read:
+    # Noise cuts long texts into pieces, and only what has no token is in no row.
+    cause = "without_tokens" if config.corrupt.noise else "too_many_tokens"
+    dropped[cause] = read - kept
+  counts = {name: found[name] for name in (
+      "kept", "rows", "tokens", "unknown_tokens", "bytes")}
+  return {**before, **({"cut": cut} if cut else {}), "dropped": dropped, **counts}
 
 
 def layout(
@@ -188,7 +228,7 @@ def order(
           (grain.MapDataset.range(0), 0.0) for row, weight in zip(counts, weights)]
 
 
-def batch_size(size: int | Callable[[int], int], rows: rows_lib.Rows) -> int:
+def batch_size(size: int | Callable[[int], int], rows: Any) -> int:
   """Returns B for rows of one length.
 
   Args:
@@ -198,7 +238,7 @@ def batch_size(size: int | Callable[[int], int], rows: rows_lib.Rows) -> int:
   Raises:
     errors.UserError: If it is less than 1.
   """
-  size = size(rows.inputs.shape[1]) if callable(size) else size
+  size = size(rows.length) if callable(size) else size
   if size < 1:
     raise errors.UserError(f"train.batch_size={size}: must be at least 1.")
   return size
@@ -220,6 +260,15 @@ def _rows(
     return orders[0]
   shares = weights[counts > 0] / weights.sum()
   return grain.MapDataset.mix(orders, weights=shares.tolist())
+
+
+def _count(size: int, *sides: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns i64[size], how often each token occurs in texts."""
+  counts = np.zeros(size, np.int64)
+  for ids in itertools.chain.from_iterable(sides):
+    # `counts[ids] += 1` would count a token once that occurs twice.
+    np.add.at(counts, ids, 1)
+  return counts
 
 
 def _with_epoch(count: int, index: int, row: int) -> tuple[int, int]:

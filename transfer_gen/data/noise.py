@@ -167,18 +167,20 @@ class Noise:
       seed: Seed of the run.
       picked: i64[B, 2], the epoch and the number of each row.
     """
-    batch = rows.batch(picked[:, 1])
-    if rows.clean is not None and rows.starts is not None:
-      pairs = []
-      for epoch, row in picked.tolist():
-        ids = rows.clean[row]
-        pairs.append(self.pair(ids[ids >= 0], (
-            _TRAIN, seed, int(rows.documents[row].max()), int(rows.starts[row]),
-            epoch)))
-      batch = self._rows(pairs).batch(np.arange(len(pairs)))
+    if rows.corrupted:
+      batch = self._rows(self._pairs(
+          rows.take(picked[:, 1]), seed, picked[:, 0])).batch(np.arange(len(picked)))
+    else:
+      batch = rows.batch(picked[:, 1])
     if self.config.word_dropout:
       batch["inputs"] = self._dropped(batch, rows, seed, picked)
     return batch
+
+  def _pairs(self, taken, seed, epochs):
+    for i, epoch in enumerate(epochs.tolist()):
+      ids = taken.clean[i]
+      yield self.pair(ids[ids >= 0], (
+          _TRAIN, seed, int(taken.documents[i].max()), int(taken.starts[i]), epoch))
 
   def _dropped(self, batch, rows, seed, picked) -> np.ndarray:
     """Returns inputs of which a share is replaced by the unknown token."""
@@ -198,6 +200,7 @@ class Noise:
     return inputs
 
   def _rows(self, pairs) -> rows_lib.Rows:
+    pairs = list(pairs)
     encoding = self.encoding
     assert encoding.encoder is not None
     (rows,), kept = rows_lib.pad_both(

@@ -2,29 +2,29 @@
 
 Axes: B rows, T positions, N rows or documents of a split, V vocabulary.
 
-All rows are in memory: 12 bytes per position for pairs, and 16 if the model has an
-encoder or rows are packed; 8 for joined texts. A batch is one gather from them, which
-is far faster than any training step. Therefore Grain runs in this process, without
-worker processes, and nothing has to be closed.
+Rows are in memory, with 12 bytes per position for pairs, and 16 if the model has an
+encoder or rows are packed; 8 for joined texts. Those of large data are in files, see
+`stored_rows`. A batch is one gather from either, which is far faster than any training
+step. Therefore Grain runs in this process, without worker processes, and nothing has to
+be closed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import itertools
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from transfer_gen import config as config_lib
-from transfer_gen.data import document as document_lib
 from transfer_gen.data import encoding as encoding_lib
 from transfer_gen.data import mixing
 from transfer_gen.data import rows as rows_lib
+from transfer_gen.data import stored_rows
 from transfer_gen.data import tokenizers
 
-Batch, Document = rows_lib.Batch, document_lib.Document
+Batch, Document = rows_lib.Batch, stored_rows.Document
 Encoding = encoding_lib.Encoding
 # B, the number of rows of a batch; or a function of T, where it differs by length.
 BatchSize = int | Callable[[int], int]
@@ -79,8 +79,8 @@ class Prepared:
   token_counts: np.ndarray
   encoder_token_counts: np.ndarray
   facts: dict[str, Any]
-  _rows: Mapping[str, Sequence[rows_lib.Rows]]
-  _bytes: Mapping[str, np.ndarray]
+  _rows: Mapping[str, Sequence[Any]]  # `rows.Rows` or `stored_rows.Stored`.
+  _bytes: Mapping[str, Callable[[], np.ndarray]]
   _counts: np.ndarray  # i64[lengths, parts], number of training rows.
   _noise: mixing.Noise | None = None  # Of training.
 
@@ -152,8 +152,8 @@ class Prepared:
       size = mixing.batch_size(batch_size, rows)
       for start in range(0, len(rows), size):
         index = np.arange(start, min(start + size, len(rows)))
-        batch = rows.batch(index) | {"documents": rows.documents[index]}
-        yield rows_lib.fill_batch(batch, size, self.roles["pad"], encoder_pad)
+        yield rows_lib.fill_batch(
+            rows.evaluation_batch(index), size, self.roles["pad"], encoder_pad)
 
   def inputs(
       self, split: str, names: Sequence[str] = ("inputs", "positions")) -> list[Batch]:
@@ -167,8 +167,8 @@ class Prepared:
     Returns:
       Dicts of those of them that batches have, i32[N, T] or i32[N].
     """
-    return [{name: value for name in names if (
-        value := getattr(rows, name)) is not None} for rows in self._rows[split]]
+    return [{name: value for name, value in rows.all().arrays.items() if name in names}
+            for rows in self._rows[split]]
 
   def with_hidden(self, hidden: Mapping[str, Sequence[Any]]) -> "Prepared":
     """Returns the same data with more entries in the batches of some splits.
@@ -185,7 +185,7 @@ class Prepared:
 
   def document_bytes(self, split: str) -> np.ndarray:
     """Returns i64[N], the UTF-8 bytes of each target; 0 if the row was too long."""
-    return self._bytes[split]
+    return self._bytes[split]()
 
 
 def prepare(
@@ -229,39 +229,31 @@ def prepare(
   encoding = Encoding(config, tokenizer, encoder)
   encoding.check()
   parts = {
-      split: mixing.part(split, found, encoding, facts.get("splits", {}).get(split, {}))
+      split: stored_rows.part(
+          split, found, encoding, facts.get("splits", {}).get(split, {}))
       for split, found in documents.items()}
   filled = [rows for part in parts.values() for rows in part.rows if len(rows)]
   own = tokenizers.own_encoder(tokenizer)
   # From the training split alone: validation and test must not influence a run.
   train = parts.get("train")
-  inputs, targets = (train.inputs, train.targets) if train else ((), ())
   described, reader = (
       {"size": one.size, "roles": roles, "notes": notes, **getattr(one, "facts", {})}
       for one in (tokenizer, encoding.reader)
       for roles, notes in [tokenizers.resolve_roles(one)])
   return Prepared(
       tokenizer=tokenizer, roles=encoding.roles,
-      lengths=tuple(sorted({rows.inputs.shape[1] for rows in filled})),
-      token_counts=_count(tokenizer.size, targets, () if own else inputs),
-      encoder_token_counts=_count(own.size if own else 0, inputs if own else ()),
+      lengths=tuple(sorted({rows.length for rows in filled})),
+      token_counts=train.token_counts if train else np.zeros(tokenizer.size, np.int64),
+      encoder_token_counts=train.encoder_token_counts if train else np.zeros(
+          own.size if own else 0, np.int64),
       facts=dict(facts) | {
           "splits": {split: part.facts for split, part in parts.items()},
           "notes": [*facts.get("notes", ()), *encoding.notes()],
           "tokenizer": described, **({"encoder_tokenizer": reader} if own else {})},
       _rows={split: part.rows for split, part in parts.items()},
-      _bytes={split: part.bytes for split, part in parts.items()},
+      _bytes={split: part.text_bytes for split, part in parts.items()},
       _counts=train.counts if train else _NO_ROWS,
       _noise=train.noise if train else None)
-
-
-def _count(size: int, *sides: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns i64[size], how often each token occurs in texts."""
-  counts = np.zeros(size, np.int64)
-  for ids in itertools.chain.from_iterable(sides):
-    # `counts[ids] += 1` would count a token once that occurs twice.
-    np.add.at(counts, ids, 1)
-  return counts
 
 
 def roles(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Reads the documents of a data config, from files or from a data set by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
@@ -31,7 +31,7 @@ def read(config: config_lib.Data) -> tuple[Splits, dict[str, Any], str]:
     return splits, facts, unit
   examples, facts["version"] = catalog.read(config.name)
   names = fields.names(config, "")
-  return {split: _documents(
+  return {split: documents(
       [(f"{config.name} {split}:{i}", columns) for i, columns in enumerate(found)],
       names, config) for split, found in examples.items()}, facts, ""
 
@@ -57,37 +57,72 @@ def read_more(paths: str, config: config_lib.Data) -> list[Document]:
   if names[0] and all(columns.keys() == {"text"} for _, columns in examples):
     return [Document(fields.clean(columns["text"], config), "")
             for _, columns in examples]
-  return _documents(examples, names, config)
+  return documents(examples, names, config)
+
+
+def open_files(
+    config: config_lib.Data, held: bool = True
+) -> Iterator[tuple[str, files.Opened, tuple[str, str], list[str]]]:
+  """Opens the user's files, split by split.
+
+  Args:
+    config: The data config.
+    held: Whether all documents will be in memory, see `readers.blobs.Options`.
+
+  Yields:
+    Name of the split; its files; the columns of input and target; and lines for the
+    user.
+
+  Raises:
+    errors.UserError: If a file is missing, damaged or not of its form.
+  """
+  options = dataclasses.replace(fields.options(config), held=held)
+  for split, paths, notes in paths_of(config):
+    opened = files.open(paths, options, split)
+    # What the training text decides holds for the others too, however short they are.
+    options = dataclasses.replace(options, unit=opened.options.unit)
+    yield split, opened, fields.names(config, paths), [*notes, *opened.notes]
+
+
+def paths_of(config: config_lib.Data) -> Iterator[tuple[str, str, list[str]]]:
+  """Yields each split that the user's files hold, their paths, and lines about it."""
+  for split in document_lib.SPLITS:
+    if paths := getattr(config, split):
+      yield split, paths, []
+    elif files.holds(config.train, split):
+      yield split, config.train, [f"{split} is that of {config.train}"]
+
+
+def documents(
+    examples: Sequence[files.Example], names: tuple[str, str],
+    config: config_lib.Data, part: int = 0,
+) -> list[Document]:
+  """Returns clean documents.
+
+  Args:
+    examples: As readers return them.
+    names: Columns of input and target.
+    config: Says how texts are cleaned.
+    part: Part of a mixture that they are of.
+
+  Raises:
+    errors.UserError: If a column is missing or holds no text.
+  """
+  cleaned = lambda text: fields.clean(text, config)
+  return [Document(sides.input, sides.answers[0], sides.answers[1:], part)
+          for sides in values.sides(examples, names, cleaned, config.drop_empty)]
 
 
 def _files(
     config: config_lib.Data, facts: dict[str, Any]) -> tuple[Splits, str]:
   """Reads the user's files, and adds to the facts; returns also the unit of text."""
-  options, splits = fields.options(config), {}
-  for split in document_lib.SPLITS:
-    paths = getattr(config, split)
-    if not paths and files.holds(config.train, split):
-      paths = config.train
-      facts["notes"].append(f"{split} is that of {paths}")
-    if not paths:
-      continue
-    found = files.read(paths, options, split)
-    # What the training text decides holds for the others too, however short they are.
-    options = dataclasses.replace(options, unit=found.unit)
-    facts["notes"] += found.notes
+  splits, unit = {}, config.unit
+  for split, opened, names, notes in open_files(config):
+    facts["notes"] += notes
+    unit = opened.options.unit
     if split == "train":
-      facts["shares"] = found.shares
-    names = fields.names(config, paths)
+      facts["shares"] = opened.shares
     splits[split] = [
-        dataclasses.replace(document, part=part)
-        for part, examples in enumerate(found.parts)
-        for document in _documents(examples, names, config)]
-  return splits, options.unit
-
-
-def _documents(
-    examples: Sequence[files.Example], names: tuple[str, str], config: config_lib.Data
-) -> list[Document]:
-  cleaned = lambda text: fields.clean(text, config)
-  return [Document(sides.input, sides.answers[0], sides.answers[1:])
-          for sides in values.sides(examples, names, cleaned, config.drop_empty)]
+        document for part in range(len(opened.shares))
+        for document in documents(list(opened.read(part)), names, config, part)]
+  return splits, unit

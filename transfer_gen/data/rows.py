@@ -11,6 +11,7 @@ import numpy as np
 
 from transfer_gen import config as config_lib
 from transfer_gen import errors
+from transfer_gen.data import best_fit
 
 # Special tokens of an encoder's input, by the value of `encoder_marks`.
 _MARKS = {"none": (), "eos": ("eos",), "both": ("bos", "eos")}
@@ -59,6 +60,31 @@ class Rows:
   def __len__(self) -> int:
     return len(self.inputs)
 
+  @property
+  def length(self) -> int:
+    """T, the number of positions."""
+    return self.inputs.shape[1]
+
+  @property
+  def corrupted(self) -> bool:
+    """Whether the rows are corrupted anew in each epoch."""
+    return self.clean is not None
+
+  @property
+  def arrays(self) -> dict[str, np.ndarray]:
+    """What all rows hold, by field, without what is stored of a beginning."""
+    return {field.name: value for field in dataclasses.fields(self)
+            if field.name != "hidden" and (
+                value := getattr(self, field.name)) is not None}
+
+  def take(self, index: np.ndarray) -> "Rows":
+    """Returns the rows at the indices i64[B], without what is stored of a beginning."""
+    return Rows(**{name: value[index] for name, value in self.arrays.items()})
+
+  def all(self) -> "Rows":
+    """Returns the rows themselves; see `stored_rows.Stored`."""
+    return self
+
   def with_positions(self) -> "Rows":
     """Returns the same rows, with positions also if each row is read as one text."""
     if self.positions is not None:
@@ -84,6 +110,10 @@ class Rows:
                 "value_weights": inside.astype(np.float32), "draws": self.draws[index]}
     return batch
 
+  def evaluation_batch(self, index: np.ndarray) -> Batch:
+    """Returns a batch as `batch` does, with the documents that targets belong to."""
+    return self.batch(index) | {"documents": self.documents[index]}
+
 
 def pack(texts: Texts, roles: Roles, length: int) -> Rows:
   """Packs texts, each as `[bos] text [eos]`, into rows of T inputs that they share.
@@ -105,7 +135,7 @@ def pack(texts: Texts, roles: Roles, length: int) -> Rows:
       for count in [len(bos) + len(ids) + len(eos) - 1]
       for start in range(0, count, length)]
   sizes = np.array([size for _, _, size in pieces], np.int64)
-  places, num_rows = _best_fit(sizes, length)
+  places, num_rows = best_fit.place(sizes, length)
   rows = _empty(max(1, num_rows), length, roles)
   positions = np.zeros(rows.inputs.shape, np.int32)
   for piece, row, column in places:
@@ -343,37 +373,6 @@ def _ends(roles: Roles) -> tuple[list[int], list[int]]:
   """Returns what stands before and after each text of a language model."""
   bos, eos = ([roles[role]] if role in roles else [] for role in ("bos", "eos"))
   return bos, eos
-
-
-def _best_fit(
-    sizes: np.ndarray, length: int) -> tuple[list[tuple[int, int, int]], int]:
-  """Places pieces in rows, each in the fullest row that still has room for it.
-
-  Args:
-    sizes: i64[P], sizes of the pieces, in [1, length].
-    length: Size of a row.
-
-  Returns:
-    (piece, row, column) of each piece, the largest first, so that the columns of a row
-    ascend; and the number of rows.
-  """
-  by_room: list[list[int]] = [[] for _ in range(length + 1)]
-  rooms = 0  # Bit i is set if a row has room for i more; one shift finds the best row.
-  places, num_rows = [], 0
-  for piece in np.argsort(-sizes, kind="stable").tolist():
-    size = int(sizes[piece])
-    if fitting := rooms >> size:
-      room = size + (fitting & -fitting).bit_length() - 1
-      row = by_room[room].pop()
-      if not by_room[room]:
-        rooms ^= 1 << room
-    else:
-      row, room, num_rows = num_rows, length, num_rows + 1
-    places.append((piece, row, length - room))
-    if room > size:
-      by_room[room - size].append(row)
-      rooms |= 1 << (room - size)
-  return places, num_rows
 
 
 def _buckets(

@@ -1,8 +1,10 @@
 """Divides documents into splits, and takes some of a split, always the same ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import math
+
+import numpy as np
 
 from transfer_gen.data import document as document_lib
 
@@ -11,8 +13,8 @@ Document, Splits, SPLITS = (
 AUTO, HASH, END = "auto", "hash", "end"
 KINDS = (AUTO, HASH, END)
 # With fewer documents, chance could leave a split empty, or with most of the text.
-_FEW = 20
-_FEW_FILES = 10
+FEW = 20
+FEW_FILES = 10
 _PIECE = 1000  # Characters of what a long text is evaluated by.
 
 
@@ -38,23 +40,23 @@ def split(
   """
   missing = [split for split in SPLITS if split not in read]
   if whole_files:
-    read = {name: documents if name == "train" or len(documents) >= _FEW_FILES
-            else [piece for one in documents for piece in _pieces(one, fold)]
+    read = {name: documents if name == "train" or len(documents) >= FEW_FILES
+            else [piece for one in documents for piece in pieces(one, fold)]
             for name, documents in read.items()}
   if not missing:
     return read, ""
   train = read["train"]
   if how == AUTO:
-    how = END if len(train) < _FEW else HASH
+    how = END if len(train) < FEW else HASH
   found: Splits = {split: read.get(split, []) for split in SPLITS} | {
       split: [] for split in ("train", *missing)}
   if how == HASH:
-    _by_hash(train, missing, found)
+    by_hash(train, missing, found)
     return found, f"{' and '.join(missing)} split off train by hash"
   # Part by part, or the last parts of a mixture would be left out of training.
   for part in sorted({document.part for document in train}):
     members = [document for document in train if document.part == part]
-    if whole_files and len(members) < _FEW_FILES:
+    if whole_files and len(members) < FEW_FILES:
       _divide(members, missing, found, fold)
     else:
       _at_end(members, missing, found)
@@ -68,17 +70,49 @@ def draw(documents: list[Document], count: int, seed: int) -> list[Document]:
   """
   if count >= len(documents):
     return documents
-  # Ranks are hashes of the texts and not random draws by position, so that adding or
-  # removing a document leaves the choice among the others as it is.
   # The index breaks ties between documents with equal texts.
-  order = sorted(range(len(documents)), key=lambda i: (
-      document_lib.rank(str(seed), document_lib.fold(documents[i].input),
-                        document_lib.fold(documents[i].target)), i))
+  order = sorted(
+      range(len(documents)), key=lambda i: (place(documents[i], seed), i))
   return [documents[i] for i in sorted(order[:count])]
 
 
-def _by_hash(
-    train: Sequence[Document], missing: Sequence[str], found: Splits) -> None:
+def place(document: Document, seed: int) -> int:
+  """Returns a number of 64 bits; `draw` takes the documents with the least ones."""
+  # Hashes of the texts and not random draws by position, so that adding or removing a
+  # document leaves the choice among the others as it is.
+  return document_lib.rank(str(seed), document_lib.fold(document.input),
+                           document_lib.fold(document.target))
+
+
+def last_drawn(
+    places: Callable[[], Iterable[int]], count: int) -> tuple[int, int]:
+  """Returns the place and index of the last document that `draw` takes.
+
+  It takes all whose place and index are not greater. They are counted by the first bits
+  of their places, so that memory does not grow with their number.
+
+  Args:
+    places: Returns `place` of each document, from the first one on; called twice.
+    count: How many are taken, at least 1 and at most all.
+  """
+  bins = np.zeros(2**16, np.int64)
+  for found in places():
+    bins[found >> 48] += 1
+  before = np.cumsum(bins) - bins
+  last = int(np.searchsorted(np.cumsum(bins), count))
+  inside = sorted((found, i) for i, found in enumerate(places()) if found >> 48 == last)
+  return inside[count - 1 - int(before[last])]
+
+
+def by_hash(
+    train: Iterable[Document], missing: Sequence[str], found: Splits) -> None:
+  """Adds each document to the split that the hash of its text names.
+
+  Args:
+    train: The documents.
+    missing: Splits that the data does not have.
+    found: Gets them; it has a list for each of `missing`, and for "train".
+  """
   for document in train:
     # Each missing split has a rank of its own. If the user adds a test file later, the
     # validation split stays the same.
@@ -113,21 +147,21 @@ def _divide(
       end = text.find("\n", max(goal - 1, 0)) + 1 if left else len(text)
       end = end if start < end < len(text) or not left else goal
       part = dataclasses.replace(document, target=_stripped(text[start:end], fold))
-      found[split] += [part] if split == "train" else _pieces(part, fold)
+      found[split] += [part] if split == "train" else pieces(part, fold)
       start = end
 
 
-def _pieces(document: Document, fold: bool) -> list[Document]:
+def pieces(document: Document, fold: bool) -> list[Document]:
   """Divides a text at line starts into pieces of about 1,000 characters."""
-  text, pieces, start = document.target, [], 0
+  text, found, start = document.target, [], 0
   while start < len(text):
     end = text.find("\n", start + _PIECE - 1) + 1
     # What would be left is too short to stand alone.
     end = end if start < end <= len(text) - _PIECE // 2 else len(text)
-    pieces.append(dataclasses.replace(
+    found.append(dataclasses.replace(
         document, target=_stripped(text[start:end], fold)))
     start = end
-  return pieces
+  return found
 
 
 def _stripped(text: str, fold: bool) -> str:

@@ -4,6 +4,9 @@ A tokenizer's file is data only; loading one runs no code from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import pathlib
+import tempfile
 from typing import Any, Protocol
 
 from etils import epath
@@ -154,6 +157,18 @@ def of_run(workdir: epath.Path) -> Tokenizer | None:
   """
   folder = workdir / FOLDER
   return load(tokenizer_folders.inside(folder)) if folder.exists() else None
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+  """sha256 of the files that a tokenizer is saved as."""
+  digest = hashlib.sha256()
+  with tempfile.TemporaryDirectory() as folder:
+    tokenizer.save(epath.Path(folder) / FOLDER)
+    # All folders in it, because a tokenizer of two sides has one for each.
+    for path in sorted(pathlib.Path(folder, FOLDER).rglob("*")):
+      if path.is_file():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+  return digest.hexdigest()
 
 
 def within(tokenizer: Tokenizer, rows: int) -> Tokenizer:

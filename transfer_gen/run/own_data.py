@@ -1,5 +1,6 @@
 """Documents of the user's own to evaluate a run on, of files or of a data set."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -54,7 +55,7 @@ def is_set(paths: str) -> bool:
 
 
 def read(
-    run: config_lib.Run, paths: str, split: str) -> tuple[list[Document], int]:
+    run: config_lib.Run, paths: str, split: str) -> tuple[Sequence[Document], int]:
   """Reads documents.
 
   Args:

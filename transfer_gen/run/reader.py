@@ -1,10 +1,7 @@
 """Reads the inputs of runs: each data set and its tokens only once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-import hashlib
-import pathlib
-import tempfile
 from typing import Any
 
 from etils import epath
@@ -19,7 +16,9 @@ from transfer_gen.run import open_sources
 from transfer_gen.run import source_model
 
 Run, Data = config_lib.Run, config_lib.Data
-Texts = Mapping[str, list[documents.Document]]
+Texts = documents.Splits
+# Kinds of tokenizers that count words: their memory grows with the text.
+_COUNTING = ("bpe", "words")
 
 
 class Reader:
@@ -109,7 +108,7 @@ class Reader:
     encoder: Any = model if model.encodes else None
     # Configs are mutable and so not hashable; their repr lists every field. Tokenizers
     # of two runs may be equal and be two objects, so their files are compared.
-    key = (repr(config), _fingerprint(tokenizer), repr(encoder))
+    key = (repr(config), tokenizers.fingerprint(tokenizer), repr(encoder))
     if key not in self._tokenized:
       texts, facts = self.texts(config)
       self._tokenized[key] = pipeline.prepare(config, texts, tokenizer, facts, encoder)
@@ -131,13 +130,15 @@ class Reader:
 def _build(
     run: config_lib.Run, texts: Sequence[documents.Document]
 ) -> tokenizers.Tokenizer:
+  some = lambda config: documents.spread(texts) if config.kind in _COUNTING else texts
   if run.encoder_tokenizer is None:
-    return tokenizers.build(run.tokenizer, documents.texts(texts))
+    return tokenizers.build(run.tokenizer, documents.texts(some(run.tokenizer)))
   # Each side is trained on its own texts: what an input alone needs must take no room
   # among the tokens of answers.
   return tokenizers.for_both_sides(
-      tokenizers.build(run.encoder_tokenizer, [text.input for text in texts]),
-      tokenizers.build(run.tokenizer, [text.target for text in texts]))
+      tokenizers.build(run.encoder_tokenizer, (
+          text.input for text in some(run.encoder_tokenizer))),
+      tokenizers.build(run.tokenizer, (text.target for text in some(run.tokenizer))))
 
 
 def _texts_key(config: config_lib.Data) -> str:
@@ -145,15 +146,3 @@ def _texts_key(config: config_lib.Data) -> str:
   # share their texts.
   return repr(dataclasses.replace(
       config, length=2, buckets=(), corrupt=config_lib.Corrupt(), reverse=False))
-
-
-def _fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
-  """sha256 of the files that a tokenizer is saved as."""
-  digest = hashlib.sha256()
-  with tempfile.TemporaryDirectory() as folder:
-    tokenizer.save(epath.Path(folder) / "tokenizer")
-    # All folders in it, because a tokenizer of two sides has one for each.
-    for path in sorted(pathlib.Path(folder, "tokenizer").rglob("*")):
-      if path.is_file():
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-  return digest.hexdigest()

@@ -56,7 +56,7 @@ class Subject:
   own: trained_lib.Trained
   reader: recorded.Reader
 
-  def documents(self, texts: Texts) -> list[Document]:
+  def documents(self, texts: Texts) -> Sequence[Document]:
     """Reads the documents, and prints what was left out.
 
     Raises:

@@ -5,7 +5,8 @@ unpacked to disk, so that names of members cannot lead anywhere.
 """
 
 import bz2
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import fnmatch
 import gzip
@@ -37,7 +38,9 @@ _PER_BYTE, _PER_PART = 8, 800
 # Lines, objects or rows that differ take half a byte at least, however well they are
 # compressed. The second is allowed to every file.
 _PARTS, _FREE_PARTS = 2, 2**17
-_AT_ONCE = 2**20  # Bytes that are inflated at a time.
+_AT_ONCE = 2**20  # Bytes that are read, and inflated, at a time.
+BLOCK = 2**20  # Characters.
+_MARKS = (b"\n", b"{", b"[")  # What each line, object or list of a text has.
 
 # By ending: the first bytes of such a file, and what inflates it.
 _MAGIC = 16  # Bytes that show how a file is compressed.
@@ -47,6 +50,9 @@ _COMPRESSED: dict[str, tuple[re.Pattern[bytes], Callable[[IO[bytes]], Any]]] = {
     ".xz": (re.compile(rb"\xfd7zXZ\x00"), lzma.LZMAFile),
 }
 _ZIP = ".zip"
+# A line with its end. `str.splitlines` would also split at form feeds and U+2028, which
+# are part of a text.
+_LINE = re.compile("[^\n]*\n|[^\n]+")
 # What file managers add to archives; it is no data.
 _CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db")
 
@@ -61,10 +67,13 @@ class Options:
     columns: Names of the columns of `.csv` and `.tsv` files without a header; empty
       for files whose first line names them.
     split: Which split is read of a file that holds several.
+    held: Whether all documents of a file will be in memory at a time. Otherwise a text
+      that is longer than `BLOCK` and has no units is read in blocks of that size.
   """
   unit: str = "line"
   columns: tuple[str, ...] = ()
   split: str = "train"
+  held: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +118,55 @@ class Blob:
     Raises:
       errors.UserError: If the file is damaged, or inflates without end.
     """
+    with self._open() as (stream, length, ending):
+      if ending:
+        return b"".join(_inflated(self, ending, length, stream))
+      return stream.read()
+
+  def start(self, count: int) -> bytes:
+    """Returns the first bytes of the contents, inflated; raises as `read`."""
+    with self._open() as (stream, length, ending):
+      return next(_inflated(self, ending, length, stream), b"")[:count] if ending else (
+          stream.read(count))
+
+  def lines(self, held: bool) -> Iterator[str]:
+    """Yields the lines of a text with their ends.
+
+    Args:
+      held: Whether all of them will be in memory, which they must then fit into.
+        Otherwise a part of the file is read at a time.
+
+    Raises:
+      errors.UserError: As `text`.
+    """
+    if held:
+      yield from _LINE.findall(self.text())
+      return
+    parts, number = 0, 1
+    rest: list[bytes] = []  # Of a line that is not complete yet.
+    for block in self._blocks():
+      parts += sum(map(block.count, _MARKS))
+      check_parts(self, self.stored, parts)
+      check_memory(self, sum(map(len, rest)))
+      whole, end, left = block.rpartition(b"\n")
+      if end:
+        found = b"".join([*rest, whole, end])
+        yield from _LINE.findall(self._decoded(found, number))
+        number, rest = number + found.count(b"\n"), []
+      rest.append(left)
+    yield from _LINE.findall(self._decoded(b"".join(rest), number))
+
+  def _blocks(self) -> Iterator[bytes]:
+    with self._open(held=False) as (stream, length, ending):
+      if ending:
+        yield from _inflated(self, ending, length, stream, held=False)
+        return
+      while block := stream.read(_AT_ONCE):
+        yield block
+
+  @contextlib.contextmanager
+  def _open(self, held: bool = True) -> Iterator[tuple[Any, int, str]]:
+    """Yields a stream, its length as stored, and how it is compressed, "" if not."""
     if self.opened:
       with raw.malformed(self.path, "zip archive"):
         file = io.BytesIO(self.opened.read(self.member))
@@ -117,14 +175,16 @@ class Blob:
     with file, system.reading(self):
       length = file.seek(0, io.SEEK_END)
       file.seek(0)
-      check_memory(self, length)
+      if held:
+        check_memory(self, length)
       start = file.read(_MAGIC)
       file.seek(0)
       for ending, (magic, opened) in _COMPRESSED.items():
         # Files that end otherwise are known by their first bytes.
         if str(self).lower().endswith(ending) or magic.match(start):
-          return _inflate(self, ending, length, opened(file))
-      return file.read()
+          yield opened(file), length, ending
+          return
+      yield file, length, ""
 
   def read_parts(self, *marks: bytes) -> bytes:
     """Returns the contents, inflated.
@@ -137,12 +197,12 @@ class Blob:
     """
     data = self.read()
     parts = sum(map(data.count, marks))
-    check_parts(self, self._stored, parts)
+    check_parts(self, self.stored, parts)
     check_memory(self, len(data), parts)
     return data
 
   @property
-  def _stored(self) -> int:
+  def stored(self) -> int:
     """Number of bytes that it takes on the disk."""
     if self.opened:
       return self.opened.members[self.member].compress_size
@@ -154,11 +214,15 @@ class Blob:
     Raises:
       errors.UserError: As `read`, or if it is not UTF-8.
     """
-    data = self.read_parts(b"\n", b"{", b"[")
+    return self._decoded(self.read_parts(*_MARKS), 1)
+
+  def _decoded(self, data: bytes, number: int) -> str:
+    """Decodes lines of UTF-8, the first of which has a number in the file."""
     try:
-      return untrusted.decoded(data)
+      # Only at the start of a file it is a mark.
+      return untrusted.decoded(data) if number == 1 else data.decode("utf-8")
     except UnicodeDecodeError as error:
-      line = data.count(b"\n", 0, error.start) + 1
+      line = data.count(b"\n", 0, error.start) + number
       raise errors.UserError(
           f"{self}:{line}: invalid UTF-8 (byte 0x{data[error.start]:02x}). Convert the"
           " file, e.g. `iconv -f latin1 -t utf-8`, or correct the line.") from error
@@ -268,18 +332,21 @@ def check_parts(where: Any, length: int, parts: int) -> None:
         f" most {most:,} are read: most must be equal or empty. Leave these out.")
 
 
-def _inflate(blob: Blob, ending: str, length: int, stream: Any) -> bytes:
-  inflated = bytearray()
+def _inflated(
+    blob: Blob, ending: str, length: int, stream: Any, held: bool = True
+) -> Iterator[bytes]:
+  inflated = 0
   with raw.malformed(str(blob), f"{ending[1:]} file"):
     try:
       while part := stream.read(_AT_ONCE):
-        inflated += part
-        if len(inflated) > _limit(length):
-          raise errors.UserError(_no_text(length, len(inflated)))
+        inflated += len(part)
+        if inflated > _limit(length):
+          raise errors.UserError(_no_text(length, inflated))
+        yield part
     except lzma.LZMAError as error:  # Of no class that the others share.
       raise ValueError(str(error)) from error
-  check_memory(blob, len(inflated))
-  return bytes(inflated)
+  if held:
+    check_memory(blob, inflated)
 
 
 def _no_text(length: int, inflated: int) -> str:

@@ -1,6 +1,6 @@
 """JSON: lines of objects, or one array of objects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from transfer_gen import errors
@@ -18,8 +18,7 @@ def read_lines(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
   Raises:
     errors.UserError: If a line is something else.
   """
-  del options
-  return _lines(str(blob), blob.text())
+  return _lines(str(blob), blob.lines(options.held))
 
 
 def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
@@ -36,7 +35,7 @@ def read(blob: blobs.Blob, options: blobs.Options) -> Iterator[Example]:
     value = untrusted.parse_json(text, whole=False) if text.strip() else []
   except errors.UserError as error:
     if _starts_with_object(text):
-      yield from _lines(name, text)
+      yield from _lines(name, plain.split_lines(text))
       return
     raise errors.UserError(
         f"{name}: {error} It must be an array of objects, or one object on"
@@ -69,8 +68,8 @@ def _starts_with_object(text: str) -> bool:
     return False
 
 
-def _lines(name: str, text: str) -> Iterator[Example]:
-  for number, line in enumerate(plain.split_lines(text), 1):
+def _lines(name: str, lines: Iterable[str]) -> Iterator[Example]:
+  for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:

@@ -24,7 +24,7 @@ def ending(blob: blobs.Blob, known: Collection[str], field: str) -> str:
   """
   if blob.ending in known:
     return blob.ending
-  start = blob.read()[:_SHOWN]
+  start = blob.start(_SHOWN)
   for magic, found in _MAGIC.items():
     if start.startswith(magic):
       return found
