@@ -60,8 +60,8 @@ class Checkpoints:
       facts: JSON types to store beside the arrays.
     """
     self._save(self._last, step, ocp.args.Composite(
-        params=ocp.args.StandardSave(tree.unflatten(params)),
-        opt_state=ocp.args.StandardSave(opt_state),
+        params=layout.saving(tree.unflatten(params)),
+        opt_state=layout.saving(opt_state),
         facts=ocp.args.JsonSave(digests.seal(facts, {
             layout.PARAMS: digests.of(params),
             layout.STATE: digests.of(digests.leaves(opt_state))}))))
@@ -93,7 +93,7 @@ class Checkpoints:
     if step in self._best.all_steps():
       return
     self._save(self._best, step, ocp.args.Composite(
-        params=ocp.args.StandardSave(tree.unflatten(params)),
+        params=layout.saving(tree.unflatten(params)),
         facts=ocp.args.JsonSave(digests.seal(
             facts, {layout.PARAMS: digests.of(params)}))))
 
