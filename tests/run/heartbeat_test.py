@@ -21,7 +21,7 @@ from transfer_gen.run import utilization
 from transfer_gen.run import watch
 from transfer_gen.study import cost
 
-_FAST = heartbeat.Limits(look=0.01, write=0.0, times=3, least=0.5, otherwise=1.5)
+_FAST = heartbeat.Limits(look=0.01, write=0.0, times=3, least=0.4, otherwise=1.0)
 
 
 class Step:
@@ -49,7 +49,7 @@ def test_a_run_that_hangs_is_reported_once_with_its_last_step_and_place(
   beat = heartbeat.Heartbeat(tmp_path, 10, _FAST)
   _advance(beat, 11, 20)
   beat.after(21, Step(ready=False))  # It was asked for, and is never computed.
-  a_function_that_hangs(1.2)
+  a_function_that_hangs(0.9)
   said = capsys.readouterr().err
   beat.close()
 
@@ -62,14 +62,14 @@ def test_a_run_that_hangs_is_reported_once_with_its_last_step_and_place(
 def test_a_run_is_not_said_to_hang_while_it_advances_validates_or_begins(
     tmp_path, capsys):
   beat = heartbeat.Heartbeat(tmp_path, 0, _FAST)
-  time.sleep(0.8)  # Longer than `least`: the first step compiles.
+  time.sleep(0.6)  # Longer than `least`: the first step compiles.
   _advance(beat, 1, 5)
   with beat.doing("validates"):
-    time.sleep(0.8)
+    time.sleep(0.6)
   _advance(beat, 6, 10)
   quiet = capsys.readouterr().err
   with beat.doing("validates"):
-    time.sleep(2.0)
+    time.sleep(1.3)
   beat.close()
 
   assert quiet == ""
@@ -142,7 +142,7 @@ def test_a_training_that_waits_for_its_host_says_where(
 
   def slow_add(*arguments):
     steps.append(len(steps) + 1)
-    time.sleep(1.5 if len(steps) == 5 else 0.05)
+    time.sleep(1.0 if len(steps) == 5 else 0.05)
     return add(*arguments)
 
   monkeypatch.setattr(ledger.Ledger, "add", slow_add)

@@ -1,6 +1,7 @@
 """Tests that a process reads of a checkpoint what its own devices need."""
 
 import json
+import shutil
 
 import jax
 from jax import numpy as jnp
@@ -17,6 +18,7 @@ from transfer_gen import checkpoint
 from transfer_gen import sharding
 from transfer_gen import sources
 from transfer_gen import tree
+from transfer_gen.checkpoint import layout
 from transfer_gen.maps import part_reader
 from transfer_gen.maps import parts
 from transfer_gen.transfer import axes
@@ -65,12 +67,20 @@ def _as_torch(folder):
   return folder
 
 
-@pytest.mark.parametrize("write", [_as_safetensors, _as_shards, _as_torch])
+@pytest.fixture(scope="module", name="wide")
+def _wide(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("wide")
+  bytes_read.write(folder, 64)
+  return folder
+
+
 @pytest.mark.parametrize("form", ["gpt2", "llama"])
-@pytest.mark.parametrize("sizes", [(1, 4, 2), (1, 1, 8)])
+@pytest.mark.parametrize("write, sizes", [
+    (_as_safetensors, (1, 4, 2)), (_as_safetensors, (1, 1, 8)),
+    (_as_shards, (1, 4, 2)), (_as_torch, (1, 4, 2))])
 def test_each_of_eight_devices_reads_the_bytes_of_its_own_shards(
-    tmp_path, write, form, sizes):
-  bytes_read.write(tmp_path, 64)
+    wide, tmp_path, write, form, sizes):
+  shutil.copytree(wide / form, tmp_path / form)
   source = sources.open(write(tmp_path / form), vocabulary=sources.NONE)
   whole = dict(source.read(list(source.specs)))
   where = sharding.of_params(source.specs, sharding.make_mesh(*sizes))
@@ -174,3 +184,20 @@ def test_picked_rows_are_those_of_a_whole_read(fresh):
       index[:, None] < 0, missing[fresh], arrays["head"][index]))
   # The mean needs all rows; of the others only those that are named are read.
   assert bool(asked[0]) == (fresh != "mean")
+
+
+def test_a_large_param_of_a_single_device_is_saved_in_chunks(tmp_path):
+  arrays = {"head": jnp.ones((3000, 1000)), "bias": jnp.ones(1000)}
+  named = {"head": ("vocab", "embed"), "bias": ("embed",)}
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save_best(
+      3, arrays, {"axes": checkpoint.axes_facts(tree.specs(arrays, named))})
+  checkpoints.close()
+
+  stored = sources.open(tmp_path)
+
+  saved = layout.shapes(stored.path / layout.PARAMS)
+  chunks = {name: leaf.storage.chunk_shape for name, leaf in saved.items()}
+  assert chunks["bias"] == (1000,)
+  assert 4 * np.prod(chunks["head"]) <= 4 * 2**20 < arrays["head"].nbytes
+  np.testing.assert_array_equal(dict(stored.read(["head"]))["head"], arrays["head"])

@@ -63,7 +63,7 @@ class Checkpoints:
     saved = {layout.PARAMS: tree.unflatten(params), layout.STATE: opt_state,
              **({layout.OTHERS: dict(others)} if others else {})}
     self._save(self._last, step, ocp.args.Composite(
-        **{name: ocp.args.StandardSave(arrays) for name, arrays in saved.items()},
+        **{name: layout.saving(arrays) for name, arrays in saved.items()},
         facts=ocp.args.JsonSave(digests.seal(facts, {
             name: digests.of(digests.leaves(arrays))
             for name, arrays in saved.items()}))))
@@ -95,7 +95,7 @@ class Checkpoints:
     if step in self._best.all_steps():
       return
     self._save(self._best, step, ocp.args.Composite(
-        params=ocp.args.StandardSave(tree.unflatten(params)),
+        params=layout.saving(tree.unflatten(params)),
         facts=ocp.args.JsonSave(digests.seal(
             facts, {layout.PARAMS: digests.of(params)}))))
 
