@@ -114,6 +114,10 @@ class Decoder:
       memory: `none`; `full`, all but the block's input; `dots`, all but what products
       give; or `dots_with_no_batch_dims`, all but what products with kernels give, so
       also the scores of attention. Default: `none`.
+    attention_implementation: What computes the attention of more than one token:
+      `einsum`, products and a softmax of this package; or `fused`, which needs
+      `attention_softcap=0`: cuDNN's flash attention on GPUs where dtype and sizes
+      allow, and elsewhere XLA's. Default: `einsum`.
   """
   vocab_size: sizes.Vocabulary = 0
   num_layers: sizes.Layers = 4
@@ -168,6 +172,8 @@ class Decoder:
   dtype: sizes.Dtype = "float32"
   remat: Annotated[str, declare.OneOf(
       "none", "full", "dots", "dots_with_no_batch_dims")] = "none"
+  attention_implementation: Annotated[
+      str, declare.OneOf("einsum", "fused")] = "einsum"
 
   @property
   def encodes(self) -> bool:
@@ -262,9 +268,10 @@ class EncoderDecoder(Decoder):
 
   Attributes:
     encoder: Fields of the encoder, where it differs from the decoder in more than depth
-      and vocabulary. Its `dropout`, `dtype`, `init` and `remat` are the pair's, and it
-      has no output. If its width differs, a dense layer leads from one to the other. If
-      None, the default, both sides have the same fields.
+      and vocabulary. Its `dropout`, `dtype`, `init`, `remat` and
+      `attention_implementation` are the pair's, and it has no output. If its width
+      differs, a dense layer leads from one to the other. If None, the default, both
+      sides have the same fields.
     shared: Whether the encoder runs the decoder's blocks, seeing both ways and without
       cross-attention (RoBERTaShare: Rothe et al., 2020). Default: False.
     encoder_layers: Number of the encoder's blocks. 0, the default, means `num_layers`.

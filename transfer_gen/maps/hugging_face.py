@@ -34,7 +34,8 @@ _TEXTS = ("tokenizer.json", *tokenizers.MODELS, "vocab.json", "vocab.txt")
 # that follow from the config, and the number that stands for minus infinity.
 _BUFFERS = r"(.*\.)?(position_ids|(original_)?inv_freq|masked_bias)"
 # What no checkpoint says; marks around a source are the tokenizer's there.
-_OURS = {"init", "dropout", "dtype", "remat", "encoder_marks"}
+_OURS = {"init", "dropout", "dtype", "remat", "attention_implementation",
+         "encoder_marks"}
 _Tokenizer = tuple[tokenizers.Tokenizer | None, tuple[str, ...]] | None
 
 

@@ -13,6 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from transfer_gen import config as config_lib
+from transfer_gen.models import fused_attention
 from transfer_gen.models import layers
 from transfer_gen.models import positions as positions_lib
 
@@ -127,9 +128,13 @@ class Attention(nn.Module):
     return self._mixed(query, memory["key"], memory["value"], mask, None)
 
   def _mixed(self, query, key, value, mask, bias):
+    config = self.config
+    # A single token reads all keys once, and has nothing to gain.
+    if config.attention_implementation == "fused" and query.shape[1] > 1:
+      return self.out(fused_attention.attend(
+          query, key, value, mask, config.score_scale, bias))
     return self.out(attend(
-        query, key, value, mask, self.config.score_scale, self.config.attention_softcap,
-        bias))
+        query, key, value, mask, config.score_scale, config.attention_softcap, bias))
 
 
 # Query head h reads group h // R, the order that Hugging Face's `repeat_kv` has, and

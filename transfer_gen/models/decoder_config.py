@@ -29,6 +29,10 @@ CAUSAL = "causal"  # Another: whether no place sees those behind it.
 _WITHOUT_HEAD: dict[str, Any] = {
     "head": False, "tied": True, "transform": False, "logit_bias": False}
 
+# What an encoder with fields of its own takes from the pair: how it is trained and
+# computed.
+_SHARED = ("dropout", "dtype", "init", "remat", "attention_implementation")
+
 Config, EncoderConfig = config_lib.Decoder, config_lib.Encoder
 PairConfig = config_lib.EncoderDecoder
 
@@ -56,6 +60,9 @@ def check(config: config_lib.Decoder) -> None:
       not config.transform or config.activation in ACTIVATIONS, config, "activation",
       f"one of {', '.join(ACTIVATIONS)} where model.transform is True")
   _require(
+      not config.attention_softcap or config.attention_implementation == "einsum",
+      config, "attention_implementation", "'einsum' with an attention_softcap")
+  _require(
       config.block == "serial" or config.norm_order == "pre", config, "block",
       f"'serial' where norm_order is {config.norm_order!r}")
   if config.position == "rotary":
@@ -75,8 +82,8 @@ def side_of(config: PairConfig, side: str) -> config_lib.Decoder:
   if side != "encoder" or config.encoder is None:
     return config
   return dataclasses.replace(
-      config.encoder, vocab_size=config.encoder_tokens, dropout=config.dropout,
-      dtype=config.dtype, init=config.init, remat=config.remat, **_WITHOUT_HEAD)
+      config.encoder, vocab_size=config.encoder_tokens,
+      **{name: getattr(config, name) for name in _SHARED}, **_WITHOUT_HEAD)
 
 
 def pair_of(encoder: Any, decoder: Any) -> PairConfig:
@@ -117,7 +124,7 @@ def sharing(config: PairConfig) -> PairConfig:
   if config.encoder is None:
     return dataclasses.replace(config, shared=True, encoder_layers=0)
   own, decoder = explicit(side_of(config, "encoder")), explicit(config)
-  skipped = {*_WITHOUT_HEAD, "dropout", "dtype", "init", "remat"}
+  skipped = {*_WITHOUT_HEAD, *_SHARED}
   differ = [field.name for field in dataclasses.fields(Config)
             if field.name not in skipped
             and getattr(own, field.name) != getattr(decoder, field.name)]
@@ -185,8 +192,8 @@ def explicit(config: _Decoder) -> _Decoder:
   if isinstance(config, PairConfig):
     usual: Any = config_lib.Encoder()  # Of the fields that are the pair's.
     own = config.encoder and explicit(dataclasses.replace(
-        config.encoder, vocab_size=config.encoder_tokens, dropout=usual.dropout,
-        dtype=usual.dtype, init=usual.init, remat=usual.remat, **_WITHOUT_HEAD))
+        config.encoder, vocab_size=config.encoder_tokens,
+        **{name: getattr(usual, name) for name in _SHARED}, **_WITHOUT_HEAD))
     sides = {"encoder": own, "encoder_layers": 0 if own else config.encoder_depth,
              **_explicit_latent(config)}
   if isinstance(config, config_lib.Encoder) and not config.head:

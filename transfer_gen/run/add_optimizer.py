@@ -1,5 +1,8 @@
 """The optimizer of the leaves that learn, and moments that come from a source."""
 
+import jax
+
+from transfer_gen.models import fused_attention
 from transfer_gen.run import assembled as assembled_lib
 from transfer_gen.train import loss_scale
 from transfer_gen.train import moments
@@ -20,7 +23,19 @@ def build(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
       name for name, source in run.all_sources().items() if source.moments)
   # Not a part of the plan: it depends on the slots that the optimizer has for a group.
   rows = moments.mark(assembled.rows, optimizer, assembled.inputs.sources, wanted)
-  return _noted(assembled.replace(optimizer=optimizer, rows=rows))
+  return _with_attention(_noted(assembled.replace(optimizer=optimizer, rows=rows)))
+
+
+def _with_attention(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
+  """Adds a note on what computes the attention, where it is chosen by the devices."""
+  model = assembled.run.model
+  if getattr(model, "attention_implementation", "einsum") != "fused":
+    return assembled
+  length = max(assembled.data.lengths)
+  why = fused_attention.why_xla(
+      jax.default_backend(), model.dtype, model.head_size, (length, length))
+  return assembled.with_note("model.attention_implementation=fused: attention by " + (
+      f"XLA, since {why}" if why else "cuDNN"))
 
 
 def _noted(assembled: assembled_lib.Assembled) -> assembled_lib.Assembled:
