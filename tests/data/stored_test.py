@@ -212,7 +212,8 @@ def test_runs_share_a_folder_until_something_changes():
 
 
 @pytest.mark.parametrize("name, harm, message", [
-    ("rows/*/*/16.array_record", lambda data: data[:-100], "bytes, and .* were written"),
+    ("rows/*/*/16.array_record", lambda data: data[:-100],
+     "bytes, and .* were written"),
     ("rows/*/*/16.array_record", lambda data: data[:200] + bytes(99) + data[299:],
      "cannot be read"),
     ("texts/*/*.train.json", lambda data: data[:-9], "not those that were written"),

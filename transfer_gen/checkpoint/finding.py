@@ -8,6 +8,7 @@ from etils import epath
 
 from transfer_gen import best_link
 from transfer_gen import errors
+from transfer_gen import remote
 from transfer_gen.checkpoint import digests
 from transfer_gen.checkpoint import layout
 from transfer_gen.checkpoint import stored
@@ -31,7 +32,8 @@ def find(path: epath.PathLike, step: int = -1) -> stored.Stored:
       that there are lack something).
   """
   layout.configure()
-  path, damages = best_link.follow(epath.Path(path).resolve()), []
+  remote.check_workdir(path)
+  path, damages = best_link.follow(remote.absolute(path)), []
   folders = _folders(path, step)
   for folder in folders:
     try:

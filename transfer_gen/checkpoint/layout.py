@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from transfer_gen import lock
 from transfer_gen import plain_path
+from transfer_gen import remote
 from transfer_gen import sealed
 from transfer_gen import untrusted
 
@@ -67,6 +68,7 @@ def manager(folder: epath.Path, keep: int, every: int = 0) -> ocp.CheckpointMana
     keep: Number of the newest checkpoints that stay.
     every: Those whose step is a multiple of it stay as well; 0: none for that.
   """
+  remote.check_workdir(folder)
   folder.mkdir(parents=True, exist_ok=True)
   # Processes that train together meet at barriers, whose names have the step alone: at
   # one step there may be a checkpoint here and one of the best params.

@@ -34,7 +34,7 @@ class Checkpoints:
   def __init__(
       self, workdir: epath.PathLike, keep: int = 2, every: int = 0, best: int = 1):
     # Orbax needs an absolute path.
-    folder = epath.Path(workdir).resolve() / layout.FOLDER
+    folder = layout.remote.absolute(workdir) / layout.FOLDER
     with failures.writing(folder):
       folder.mkdir(parents=True, exist_ok=True)
       self._lock = contextlib.ExitStack()

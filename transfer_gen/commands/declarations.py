@@ -68,11 +68,11 @@ _STUDY = Flag(
     " --config.all.a.b=VALUE that of all its runs.")
 _WORKDIR = Flag(
     name="workdir", value="DIR", required=True,
-    meaning="Folder of the run, local or gs://.")
+    meaning="Folder of the run, local or on gs:// (extra `gcs`).")
 _TRAINED = Flag(
     name="workdir", value="DIR", required=True,
-    meaning="Folder of the run, local or gs://; that of a study or a search means its"
-    " best run.")
+    meaning="Folder of the run, local or on gs:// (extra `gcs`); that of a study or a"
+    " search means its best run.")
 _MIN_COVERAGE = Flag(
     name="min_coverage", value="SHARE", default=0.0,
     meaning="Refuses a plan that fills a smaller share (0 to 1) of the params from a"
@@ -245,7 +245,7 @@ COMMANDS: Mapping[str, Command] = {
         flags=(
             _STUDY,
             Flag(name="workdir", value="DIR", required=True,
-                 meaning="Folder of the study, local or gs://."),
+                 meaning="Folder of the study, local or on gs:// (extra `gcs`)."),
             Flag(name="seeds", value="N", default=0, minimum=0,
                  meaning="Repeats the compared runs with seeds 0 to N - 1; 0 keeps the"
                  " study's own."),
@@ -283,7 +283,8 @@ COMMANDS: Mapping[str, Command] = {
             _RUN,
             Flag(name="workdir", value="DIR", required=True,
                  meaning="Folder for the evidence, choose.json, and for chosen.py, the"
-                 " config of the run that comes first; local or gs://."),
+                 " config of the run that comes first; local or on gs:// (extra"
+                 " `gcs`)."),
             Flag(name="sources", value="PATH", kind=list, required=True,
                  meaning="Checkpoints to start from, as --config.source.path takes"
                  " them, joined by commas, or one for each --sources; two at least."),

@@ -10,11 +10,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from transfer_gen import errors
+from transfer_gen import remote
 from transfer_gen.commands import declarations
 from transfer_gen.config import file as config_file
 from transfer_gen.config import validate
 
 # By the exact type of a default: a bool is an int, too.
+_PATHS = ("DIR", "FILE", "PATH")  # How values of flags begin that are paths.
 _DEFINE: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float,
     str: flags.DEFINE_string, list: flags.DEFINE_multi_string}
@@ -92,6 +94,8 @@ def _parse(
     value = getattr(values, flag.name)
     if flag.required and not value:
       raise _mistake(name, f"`{name}` needs --{flag.name}={flag.value}.")
+    if isinstance(value, str) and flag.value.startswith(_PATHS):
+      (remote.check_workdir if flag.value == "DIR" else remote.check)(value)
     if flag.value == "DIR" and value and os.path.isfile(value):
       raise _mistake(name, f"--{flag.name}={value} is a file. Give a folder.")
     if flag.minimum is not None and value is not None and value < flag.minimum:

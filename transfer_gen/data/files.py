@@ -138,6 +138,7 @@ def text(path: str) -> str:
   Raises:
     errors.UserError: If the file is missing or not UTF-8.
   """
+  patterns.remote.check(path)
   return blobs.Blob(epath.Path(path)).text()
 
 

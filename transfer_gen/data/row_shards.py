@@ -133,6 +133,13 @@ class _File:
     assert self.dtype is not None
     return max(1, _RECORD // self.dtype.itemsize)
 
+  @property
+  def described(self) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The dtype of a row, as `dtype_of` takes it."""
+    assert self.dtype is not None
+    return [(name, self.dtype[name].base.str, self.dtype[name].shape)
+            for name in self.dtype.names or ()]
+
   def _write(self, rows: np.ndarray) -> None:
     with _complaining(self.path):
       self._writer.write(rows.tobytes())
@@ -175,8 +182,9 @@ def _numbered(
   return rows.arrays | {"documents": documents.astype(np.int32)}, shared
 
 
-def _summarize(folder: epath.Path, found: list[Any], files: Mapping[int, _File]) -> None:
-  arrays = {
+def _summarize(
+    folder: epath.Path, found: list[Any], files: Mapping[int, _File]) -> None:
+  arrays: dict[str, Any] = {
       "text_bytes": np.concatenate([part.text_bytes() for part in found]),
       "token_counts": sum(part.token_counts for part in found),
       "encoder_token_counts": sum(part.encoder_token_counts for part in found)
@@ -186,8 +194,7 @@ def _summarize(folder: epath.Path, found: list[Any], files: Mapping[int, _File])
       "files": {str(length): {
           "rows": file.count, "records": file.records, "per_record": file.per_record,
           "shared": file.shared,
-          "dtype": [(name, file.dtype[name].base.str, file.dtype[name].shape)
-                    for name in file.dtype.names]} for length, file in files.items()},
+          "dtype": file.described} for length, file in files.items()},
       "facts": dict(add(part.facts for part in found)),
       "sizes": {path.name: path.stat().length for path in folder.iterdir()}}
   store.write_json(folder / FACTS, facts)

@@ -1,8 +1,8 @@
 """Folders of what was made of large data, which runs share, and processes that make it.
 
-Each folder is named by a hash of all that it depends on, so that it never has to be made
-again, and lies in `$TRANSFER_GEN_CACHE`, by default in `~/.cache/transfer_gen`. Folders
-may be deleted while no run reads them.
+Each folder is named by a hash of all that it depends on, so that it never has to be
+made again, and lies in `$TRANSFER_GEN_CACHE`, by default in `~/.cache/transfer_gen`.
+Folders may be deleted while no run reads them.
 """
 
 import collections

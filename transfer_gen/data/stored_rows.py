@@ -214,8 +214,9 @@ def _rows(
     for number, file in held:
       counts[place, parts[number]] += file["rows"]
     records = np.array([file["records"] for _, file in held])
+    name = row_shards.name_of(length)
     source = grain.sources.ArrayRecordDataSource([
-        _Instruction(str(shards[number].path / row_shards.name_of(length)), 0, count, count)
+        _Instruction(str(shards[number].path / name), 0, count, count)
         for number, count in zip(numbers, records.tolist())])
     found.append(Stored(
         length=length, folder=folder, dtype=row_shards.dtype_of(held[0][1]["dtype"]),

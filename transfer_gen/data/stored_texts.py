@@ -33,6 +33,9 @@ _DRAWINGS = (".npz", ".ndjson")
 _FIELDS = ("input_field", "target_field", "columns", "unit", "normalize", "newline",
            "min_chars", "max_chars", "drop_empty", "merge_references")
 
+# Of a split, its files, columns and notes.
+_Opened = Mapping[str, tuple[Any, Any, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -124,7 +127,8 @@ class Texts(Sequence[Document]):
 
 
 def read(
-    config: config_lib.Data) -> tuple[dict[str, Sequence[Document]], dict[str, Any]] | None:
+    config: config_lib.Data
+) -> tuple[dict[str, Sequence[Document]], dict[str, Any]] | None:
   """Reads large files into chunks, unless they are there already.
 
   Returns:
@@ -139,7 +143,8 @@ def read(
   ) <= LARGE:
     return None
   # In order of reading: what is given for validation and test is in no other split.
-  opened = {split: found for split, *found in reading.open_files(config, held=False)}
+  opened: _Opened = {split: (found, names, notes) for split, found, names, notes
+                     in reading.open_files(config, held=False)}
   missing = tuple(split for split in document_lib.SPLITS if split not in opened)
   blobs = [blob for found, _, _ in opened.values() for blob in found.blobs]
   if missing and config.split == splitting.END or any(
@@ -154,22 +159,23 @@ def read(
   facts: dict[str, Any] = {
       "name": config.name, "version": "", "shares": opened["train"][0].shares,
       "notes": [note for _, _, notes in opened.values() for note in notes] + [
-          f"{sum(blob.stored for blob in blobs):,} bytes: their rows are kept in files, in"
-          f" the folder that {store.VARIABLE} names"]}
+          f"{sum(blob.stored for blob in blobs):,} bytes: their rows are kept in files,"
+          f" in the folder that {store.VARIABLE} names"]}
   if missing:
     facts["notes"].append(f"{' and '.join(missing)} split off train by hash")
   return _found(folder, config, facts, missing)
 
 
-def summarize(documents: Mapping[str, Sequence[Document]]) -> tuple[str, dict[str, int]]:
+def summarize(
+    documents: Mapping[str, Sequence[Document]]) -> tuple[str, dict[str, int]]:
   """Returns the fingerprint of documents, and the number of characters of each split.
 
   Those of stored documents are computed once.
   """
   stored = [found for found in documents.values() if isinstance(found, Texts)]
-  path = epath.Path(stored[0].folder) / "summary_{}.json".format(
-      xxhash.xxh3_64_hexdigest(json.dumps([found.facts for found in stored]).encode())
-  ) if stored else None
+  facts = json.dumps([found.facts for found in stored]).encode()
+  path = epath.Path(stored[0].folder) / (
+      f"summary_{xxhash.xxh3_64_hexdigest(facts)}.json") if stored else None
   if path is None or not path.exists():
     found = document_lib.fingerprint(documents), {
         split: sum(len(one.input) + sum(map(len, one.answers)) for one in texts)
@@ -200,10 +206,6 @@ def parts(documents: Sequence[Document]) -> set[int]:
   if isinstance(documents, Texts):
     return {chunk.part for chunk in documents.chunks if chunk.kept}
   return {document.part for document in documents}
-
-
-# Of a split, its files, columns and notes.
-_Opened = Mapping[str, Sequence[Any]]
 
 
 def _contents(config: config_lib.Data) -> list[Any]:

@@ -135,6 +135,7 @@ def load(path: epath.PathLike, rows: int = tokenizer_folders.MANY) -> Tokenizer:
   Raises:
     errors.UserError: If there is nothing at `path`, or nothing of these forms.
   """
+  files.patterns.remote.check(path)
   path = epath.Path(path)
   if not path.exists():
     raise errors.UserError(

@@ -18,6 +18,7 @@ import re
 from etils import epath
 
 from transfer_gen import errors
+from transfer_gen import remote
 from transfer_gen import untrusted
 from transfer_gen.data.readers import blobs
 
@@ -66,6 +67,7 @@ def expand(item: str, field: str) -> list[blobs.Blob]:
   Raises:
     errors.UserError: If there is none.
   """
+  remote.check(item)
   path = epath.Path(item).expanduser()
   if path.is_file():
     return _opened(path)
@@ -90,6 +92,10 @@ def _joined(text: str, separator: str) -> list[str]:
 
 
 def _exists(name: str) -> bool:
+  # Other storage is not asked for each of several paths in one text: there, names have
+  # no commas, bars or blanks around a plus.
+  if "://" in name:
+    return False
   try:
     return epath.Path(name.strip()).expanduser().is_file()
   # Names can be too long for the system, or hold characters that it refuses.

@@ -1,7 +1,7 @@
 """Plain text: documents are lines, paragraphs or whole files."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 import dataclasses
 
 from transfer_gen.data.readers import blobs
@@ -43,7 +43,8 @@ def layout(texts: Iterable[Iterable[str]]) -> Layout:
   sizes: Counter[int] = Counter()  # Of parts, in characters.
   lines: Counter[int] = Counter()
   files = 0
-  for files, text in enumerate(texts, 1):
+  for text in texts:
+    files += 1
     for part in _parts(text):
       sizes[sum(part)] += 1
       lines.update(part)
