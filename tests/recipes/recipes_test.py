@@ -1,5 +1,7 @@
 """Tests for the config files that come with the package."""
 
+import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -7,9 +9,12 @@ import pytest
 import transformers
 
 from tests import fastai_models
+from tests import small_runs
 from tests.commands import cli
 from tests.data import drawings
+from tests.study import events_test
 from transfer_gen import config
+from transfer_gen.config import codec
 from transfer_gen.config import file as config_file
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
@@ -309,11 +314,48 @@ def test_ulmfit_learns_from_the_top_at_slanted_rates(folder, capsys, general):
   assert "optim.warmup_steps=2" in printed and "16 of 17 matched" in printed
 
 
-@pytest.mark.long
-def test_ulmfit_trains(folder, capsys, general):
-  result = cli.train(capsys, *ULMFIT)
+def test_ulmfit_unfreezes_from_the_top_at_the_rates_of_its_paper(
+    folder, capsys, general):
+  del general
+  groups, steps, every = ("head", "layer_1", "layer_0"), 30, 10
 
-  assert result["step"] == 20
+  cli.train(capsys, *ULMFIT[:-1], f"--config.train.steps={steps}",
+            f"--config.strategy.every={every}", "--config.train.log_every=1",
+            "--config.train.eval_every=10", "--config.train.checkpoint_every=10",
+            "--config.train.keep=3")
+
+  # Howard and Ruder (2018), section 3.3: one group more from the top, step by step.
+  run = dataclasses.replace(codec.read_run(folder / "w"), model_changes={})
+  params = [initial.params(assemble.build(run, folder / "none")), *(
+      small_runs.params(folder / "w", step) for step in (10, 20, 30))]
+  of_group = {name: {leaf for leaf in params[0] if leaf.startswith(f"{name}/")}
+              for name in groups[1:]}
+  of_group["head"] = params[0].keys() - of_group["layer_0"] - of_group["layer_1"]
+  for number, (old, new) in enumerate(itertools.pairwise(params), 1):
+    assert {name for name, x in new.items() if not np.array_equal(x, old[name])} == (
+        set().union(*(of_group[name] for name in groups[:number])))
+  state = small_runs.optimizer_state(folder / "w", steps)
+  counts = {key[0]: int(x) for key, x in state.items()
+            if isinstance(key, tuple) and key[-1] == "count"}
+  assert counts == dict(zip(groups, (30, 20, 10), strict=True))
+  # Equation 3, over what is left of the run, and section 3.2: layers below are slower.
+  [files] = events_test.runs(folder / "w").values()
+  logged = events_test.values_of(files)
+  for number, name in enumerate(groups):
+    start, peak = number * every, 4e-3 / 2.6**number
+    assert logged[f"learning_rate/{name}"] == [
+        (start + t + 1, pytest.approx(_slanted(t, steps - start, peak), rel=1e-5))
+        for t in range(steps - start)]
+  losses = [line["loss"] for line in small_runs.metrics(folder / "w")
+            if line["split"] == "validation"]
+  assert losses[0] > losses[1] > losses[2]
+
+
+def _slanted(t, total, peak, cut_frac=0.1, ratio=32):
+  """The learning rate of iteration t of `total`, in the symbols of the paper."""
+  cut = int(total * cut_frac)
+  p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+  return peak * (1 + p * (ratio - 1)) / ratio
 
 
 @pytest.mark.long

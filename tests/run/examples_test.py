@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.commands import cli
+from tests.data import drawings
 from transfer_gen import config
 from transfer_gen.data import tokenizers
 from transfer_gen.run import examples
@@ -98,6 +100,69 @@ def test_special_tokens_of_a_chat_are_shown(here, capsys):
   assert found["inputs"][0].startswith("<s>user:say ")
   assert "</s><s>assistant:it is" in found["inputs"][0]
   assert found["counted"][0].endswith("!</s> ..")
+
+
+STROKES = ("inspect", "--data", "--config=recipe:strokes", "--config.data.train=a.npz",
+           "--config.data.length=10", "--config.train.batch_size=8", "--rows=3")
+
+
+def _drawings(here, capsys, *words):
+  """Writes drawings, and returns those of training and test and the rows as printed."""
+  made = {name: drawings.zigzags(count, count) for name, count in (
+      ("train", 20), ("valid", 4), ("test", 5))}
+  drawings.save(here / "a.npz", **made)
+  rows, name = [], ""
+  for line in cli.run(capsys, *STROKES, *words).splitlines():
+    if line.endswith("have a target that counts"):
+      rows.append({"title": line})
+    elif rows:  # A long line goes on without a name.
+      name = line[:12].strip() or name
+      rows[-1][name] = rows[-1].get(name, "") + line[12:]
+  return made["train"], made["test"], rows
+
+
+def _pairs(row):
+  return np.array([pair.split(",") for pair in row["offsets"].split()], float)
+
+
+def _pens(states):
+  """Pens of ten positions as they are printed; a repeated end is counted."""
+  ends = 10 - len(states)
+  return "".join(f"{('down', 'up')[int(state)]} " for state in states) + (
+      f"<eos> ({ends} times)" if ends > 3 else ends * "<eos>")
+
+
+def test_a_drawing_is_shown_as_pens_its_end_and_scaled_offsets(here, capsys):
+  train, wanted, rows = _drawings(here, capsys, "--split=test")
+  scale = np.concatenate(train)[:, :2].astype(np.float64).std()
+
+  assert [row["title"][:7] for row in rows] == ["test 1:", "test 2:", "test 3:"]
+  for points, row in zip(wanted, rows):
+    # All positions count: the end is predicted behind the last point, too.
+    assert row["title"].endswith("10 positions, of which 10 have a target that counts")
+    assert row["targets"] == _pens(points[:, 2])
+    assert row["inputs"] == _pens([0, *points[:9, 2]])  # One later, and down at first.
+    np.testing.assert_allclose(_pairs(row), points[:, :2] / scale, atol=0.0051)
+
+
+def test_drawings_of_training_are_shown_stretched_and_with_points_left_out(
+    here, capsys):
+  still = ("--config.data.corrupt.stretch=0", "--config.data.corrupt.drop_points=0")
+  _, _, plain = _drawings(here, capsys, *still)
+  _, _, noisy = _drawings(here, capsys, "--config.data.corrupt.drop_points=0")
+  *_, fewer = _drawings(here, capsys, "--config.data.corrupt.drop_points=0.9")
+  *_, again = _drawings(here, capsys, "--config.data.corrupt.drop_points=0.9")
+
+  for before, after in zip(plain, noisy, strict=True):
+    ratio = np.abs(_pairs(after)).sum(0) / np.abs(_pairs(before)).sum(0)
+    assert after["targets"] == before["targets"] and (ratio != 1).all()
+    np.testing.assert_allclose(  # One factor of each axis, from 0.9 to 1.1.
+        _pairs(after), _pairs(before) * ratio, atol=0.02)
+    assert 0.85 < ratio.min() and ratio.max() < 1.15
+  count = lambda rows: sum(len(_pairs(row)) for row in rows)
+  assert fewer == again and count(fewer) < count(noisy)
+  for row in fewer:  # The end moves forward with the points.
+    assert row["targets"].split("<")[0].count(" ") == len(_pairs(row))
 
 
 def test_tokens_are_joined_before_they_are_read():
