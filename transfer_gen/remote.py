@@ -7,6 +7,7 @@ Google Cloud Storage alone.
 import importlib.util
 import os
 import re
+import time
 
 from etils import epath
 
@@ -57,6 +58,44 @@ def absolute(path: str | os.PathLike[str]) -> epath.Path:
   # For etils, `gs://bucket` is a folder of the working directory once it is resolved.
   path = epath.Path(path)
   return path if _scheme(path) else path.resolve()
+
+
+class Lines:
+  """A file to which lines are added.
+
+  Other storage can only replace files. There all lines are written again, at most once
+  in `EVERY` seconds and at the end.
+  """
+  EVERY = 30.0
+
+  def __init__(self, path: epath.Path):
+    """Opens a file that exists."""
+    self._path, self._file, self._lines = path, None, []
+    if _scheme(path):
+      self._lines, self._written = [path.read_text()], time.monotonic()
+    else:
+      self._file = path.open("a")
+
+  def add(self, line: str) -> None:
+    """Adds a line with its end; a local file holds it at once."""
+    if self._file is not None:
+      self._file.write(line)
+      self._file.flush()
+      return
+    self._lines.append(line)
+    if time.monotonic() - self._written > self.EVERY:
+      self._replace()
+
+  def close(self) -> None:
+    """Writes what is not written."""
+    if self._file is not None:
+      self._file.close()
+    else:
+      self._replace()
+
+  def _replace(self) -> None:
+    self._path.write_text("".join(self._lines))
+    self._written = time.monotonic()
 
 
 def _scheme(path: str | os.PathLike[str]) -> str:

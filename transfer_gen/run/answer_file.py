@@ -43,6 +43,10 @@ def write(
       process is answering into it.
   """
   output = epath.Path(output)
+  if "://" in str(output):
+    raise errors.UserError(
+        f"{output}: answers are added to a file one by one, which other storage cannot"
+        " do. Give a local --output, and copy it.")
   whole.check_output(output)
   as_json = output.suffix == prompts_lib.JSON
   if decoding.num > 1 and not as_json:

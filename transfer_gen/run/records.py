@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from transfer_gen import errors
 from transfer_gen import processes
+from transfer_gen import remote
 from transfer_gen import untrusted
 from transfer_gen.formats import whole
 from transfer_gen.train import score as score_lib
@@ -56,7 +57,7 @@ class MetricsWriter:
             if at(line) <= step + validated / 2]
     whole.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     with whole.writing(workdir):
-      self._file = self._path.open("a")
+      self._file = remote.Lines(self._path)
       self._events = _Events(events or epath.Path(workdir) / EVENTS)
       self._events.hide(step + 1)
 
@@ -65,10 +66,8 @@ class MetricsWriter:
     if not processes.is_first():
       return
     with whole.writing(self._path):
-      self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-      # Flushed line by line, so that a run can be watched, and a killed one keeps its
-      # lines.
-      self._file.flush()
+      # Line by line, so that a run can be watched, and a killed one keeps its lines.
+      self._file.add(json.dumps({"step": step, "split": split, **metrics}) + "\n")
       shown = {f"{split}/{name}": value for name, value in metrics.items()}
       if split == "train":
         shown |= {f"learning_rate/{group}": rate
