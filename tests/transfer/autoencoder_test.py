@@ -24,8 +24,11 @@ CELLS = dict(vocab_size=11, num_layers=2, embed_width=6, hidden_width=5)
 BLOCKS = dict(vocab_size=11, num_layers=2, width=6, num_heads=2, max_length=8)
 LSTM = config.Recurrent(**CELLS, encoder=True, latent_width=4)
 ADDED = config.EncoderDecoder(**BLOCKS, latent_width=4, latent="added")
+PREFIX = dataclasses.replace(ADDED, latent="prefix", latent_prefix=2)
 LANGUAGE = {LSTM: config.Recurrent(**CELLS), ADDED: config.Decoder(**BLOCKS)}
 BOTH = pytest.mark.parametrize("model", LANGUAGE, ids=["lstm", "transformer"])
+ALL = pytest.mark.parametrize(
+    "model", [*LANGUAGE, PREFIX], ids=["lstm", "transformer", "prefix"])
 INPUTS = np.int32([[1, 5, 2, 9, 4, 0], [3, 3, 7, 10, 1, 8]])
 READ = np.int32([[4, 4, 1], [2, 9, 10]])
 
@@ -90,7 +93,7 @@ def test_both_sides_of_an_autoencoder_begin_as_language_models(model):
     assert not np.asarray(params["layer_0/cell/input_kernel_latent"]).any()
 
 
-@BOTH
+@ALL
 def test_an_encoder_alone_becomes_that_of_a_model_of_pairs(model):
   pair, source = dataclasses.replace(model, latent_width=0), source_of(model, 3)
 
@@ -99,12 +102,12 @@ def test_an_encoder_alone_becomes_that_of_a_model_of_pairs(model):
 
   read = {row.name for row in rows if row.sources}
   assert read == {name for name in params if name.startswith("encoder/") or (
-      model is ADDED and name.startswith("embed/"))}
+      model is not LSTM and name.startswith("embed/"))}
   assert_same_bits({name: params[name] for name in read},
                    {name: source.arrays[name] for name in read})
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("draws", [True, False])
 def test_a_grown_latent_keeps_the_mean_and_the_logits(model, draws):
   old = dataclasses.replace(model, variational=draws)
@@ -122,8 +125,8 @@ def test_a_grown_latent_keeps_the_mean_and_the_logits(model, draws):
 
 
 def test_a_wider_autoencoder_keeps_the_logits():
-  for old, sizes in ((LSTM, dict(hidden_width=10, embed_width=12)), (ADDED, dict(
-      width=12))):
+  for old, sizes in ((LSTM, dict(hidden_width=10, embed_width=12)),
+                     (ADDED, dict(width=12)), (PREFIX, dict(width=12))):
     source = source_of(old, 5)
 
     new, plan = structure.grow(old, **sizes)
