@@ -273,19 +273,22 @@ def test_a_long_text_without_units_becomes_blocks_and_pieces(monkeypatch):
 
 
 @pytest.mark.long
-def test_several_processes_write_the_files_of_one(monkeypatch, tmp_path):
-  _prepared(TEXTS)
-  files = lambda: {
-      str(path.relative_to(store.folder("x", 0).parents[1])): path.read_bytes()
-      for path in store.folder("x", 0).parents[1].rglob("*")
-      if path.suffix in (".json", ".array_record")}
-  alone = files()
+def test_several_processes_write_what_one_writes(monkeypatch, tmp_path):
+  _, alone = _prepared(TEXTS)
+  files = lambda root: {str(path.relative_to(root)): path.read_bytes()
+                        for path in (root / "texts").rglob("*.json")}
 
   monkeypatch.setenv(store.VARIABLE, str(tmp_path / "second"))
   monkeypatch.setattr(store, "_TASKS", 1)
-  _prepared(TEXTS)
+  _, shared = _prepared(TEXTS)
 
-  assert len(alone) > 30 and files() == alone
+  first = files(tmp_path / "cache")
+  assert len(first) > 30 and files(tmp_path / "second") == first
+  assert list((tmp_path / "second/rows").rglob("*.array_record"))
+  for batch, other in zip(alone.evaluation_batches("train", 9),
+                          shared.evaluation_batches("train", 9), strict=True):
+    for name, value in batch.items():
+      np.testing.assert_array_equal(value, other[name])
 
 
 def test_a_full_disk_is_one_message(tmp_path):
