@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 
+from tests import random_models
 from tests import transformers_models
 from tests.comparing import distance
 from transfer_gen import config
@@ -105,9 +106,23 @@ def transferred(source, model, cross="fresh", **fields):
       rows, {"": source}, registry.fresh(module, jax.random.key(7)))
 
 
-def logits_of(model, params):
+# What the audit says of masks that a side did not have in its source.
+NO_MASK = "the encoder runs its blocks without their causal mask: each place reads"
+MASK = "the decoder runs its blocks with a causal mask: no place reads those behind it"
+
+
+def told_of(rows, constants, model):
+  """Returns the sentences on masks in the audit of rows."""
+  plan = plan_lib.TransferPlan(rules=structure.warm_start(model), groups=LEARNS)
+  shown = table.full(audit_lib.summarize(plan, rows, {}, {
+      "": constants, resolve.TARGET: registry.constants(model)}))
+  assert shown.count("causal mask") == sum(shown.count(one) for one in (NO_MASK, MASK))
+  return [one for one in (NO_MASK, MASK) for _ in range(shown.count(one))]
+
+
+def logits_of(model, params, inputs=INPUTS, read=READ):
   return np.asarray(jax.jit(registry.build(model).apply)(
-      {"params": tree.unflatten(params)}, INPUTS, encoder_inputs=READ,
+      {"params": tree.unflatten(params)}, inputs, encoder_inputs=read,
       encoder_counts=COUNTS))
 
 
@@ -169,11 +184,32 @@ def test_a_decoder_as_an_encoder_reads_without_its_mask_and_the_audit_says_so():
 
   assert distance(got, want(np.broadcast_to(bias, (3, 1, 9, 9)))) <= 1e-5
   assert distance(got, want(VALID.astype(np.int64))) > 1e-3  # With GPT-2's own mask.
-  both = {"": pair.constants, resolve.TARGET: registry.constants(pair.model)}
-  plan = plan_lib.TransferPlan(rules=structure.warm_start(pair.model), groups=LEARNS)
-  told = table.full(audit_lib.summarize(plan, rows, {}, both))
-  assert "the encoder loses its causal mask: each place reads those behind it" in told
-  assert "the decoder gets a causal mask: no place reads those behind it any" in told
+  assert told_of(rows, pair.constants, pair.model) == [NO_MASK, MASK]
+
+
+@pytest.mark.parametrize("name, shared, told", [
+    ("gpt2", False, [NO_MASK]), ("bert", False, [MASK]), ("gpt2", True, [NO_MASK]),
+    ("bert", True, [MASK])])
+def test_the_audit_names_the_side_that_runs_its_blocks_with_another_mask(
+    name, shared, told):
+  pair = opened(name, name)
+  unused = tuple(leaf for leaf in pair.specs if shared and leaf.startswith("encoder/"))
+  model = registry.sharing(pair.model) if shared else pair.model
+
+  rows, params = transferred(pair, model, unused_source=unused)
+
+  assert told_of(rows, pair.constants, model) == told
+  if shared:  # The blocks do run both ways, and a run that goes on is told nothing.
+    assert not told_of(rows, registry.constants(model), model)
+    encoded = lambda read: random_models.apply(
+        registry.build(model), params, read, COUNTS, method="encoded")["top"][0, 0]
+    read, changed = READ % 37, np.where(
+        np.arange(9) == 8, 5, READ % 37).astype(np.int32)
+    assert distance(encoded(read), encoded(changed)) > 1e-4
+    written = lambda tokens: logits_of(model, params, tokens, read)[:, 0]
+    assert np.isfinite(written(INPUTS)).all()
+    later = np.where(np.arange(12) > 0, 6, INPUTS).astype(np.int32)
+    assert distance(written(later), written(INPUTS)) < 1e-6
 
 
 def test_of_one_side_alone_the_other_is_drawn_but_for_its_table():

@@ -167,8 +167,10 @@ def constants(config: config_lib.Decoder) -> dict[str, Any]:
         "rotary_base_window": config.window_rotary_base,
         **{name: getattr(config, name) for name in (
             "rotary_scaling", "rotary_factor", "rotary_length", "rotary_magnitude")}}
-  if isinstance(config, PairConfig) and config.encoder is not None:
-    found[ENCODER_SIDE] = constants(side_of(config, "encoder"))
+  if isinstance(config, PairConfig):
+    found["shared"] = config.shared
+    if config.encoder is not None:
+      found[ENCODER_SIDE] = constants(side_of(config, "encoder"))
   return found | {name: getattr(config, name) for name in (
       "position", "position_offset", "norm", "norm_order", "norm_epsilon",
       "norm_offset", "final_norm", "query_norm", "embed_norm", "block", "activation",

@@ -13,16 +13,21 @@ from transfer_gen.transfer import plan as plan_lib
 from transfer_gen.transfer import vocabulary
 
 Constants = Mapping[str, Any]
-_CAUSAL = "causal"
-# What follows from the side on which leaves are: it is said, and needs no allowance.
-TOLD = {
-    f"{names.ENCODER}{_CAUSAL}":
-        "the encoder loses its causal mask: each place reads those behind it, too",
-    _CAUSAL: "the decoder gets a causal mask: no place reads those behind it any more"}
+_CAUSAL, _SHARED = "causal", "shared"
+# What follows from the side on which blocks run, by whether they run with a causal mask
+# there: a name and a sentence. It is said, and needs no allowance.
+_MASKS = {
+    False: (f"{names.ENCODER}{_CAUSAL}", "the encoder runs its blocks without their"
+            " causal mask: each place reads those behind it, too"),
+    True: (_CAUSAL, "the decoder runs its blocks with a causal mask: no place reads"
+           " those behind it any more")}
+TOLD = dict(_MASKS.values())
 # What says nothing of the function alone: another family is another structure, which
 # the rules relate; the next two follow from `position` and from sizes; an id of one
-# vocabulary says nothing in another; and an encoder is compared by itself.
-_IMPLIED = ("family", "rotary", "undivided", "pad_token", "encoder_side")
+# vocabulary says nothing in another; an encoder is compared by itself; and masks are
+# compared side by side.
+_IMPLIED = ("family", "rotary", "undivided", "pad_token", "encoder_side", _CAUSAL,
+            _SHARED)
 
 
 def differences(source: Constants, target: Constants) -> dict[str, tuple[Any, Any]]:
@@ -73,10 +78,11 @@ def of_rows(
     sides = row.checkpoint, _in_encoder(row.sources[0]), _in_encoder(row.name)
     if sides not in compared:
       compared.add(sides)
-      differ = differences(_of_side(constants.get(row.checkpoint, {}), sides[1]),
-                           _of_side(target, sides[2]))
-      if sides[2] and _CAUSAL in differ:  # The two sides differ in opposite ways.
-        differ[f"{names.ENCODER}{_CAUSAL}"] = differ.pop(_CAUSAL)
+      both = constants.get(row.checkpoint, {}), target
+      differ = differences(_of_side(both[0], sides[1]), _of_side(both[1], sides[2]))
+      there, here = _masks(both[0], sides[1]), _masks(both[1], sides[2])
+      for mask in here - there if there else ():
+        differ[_MASKS[mask][0]] = not mask, mask
       found.setdefault(row.checkpoint, {}).update(differ)
     # Heads of another width have another scale by default, which axis maps check.
     if any(row.spec.axes[change.dim] == "kv" for change in row.changes):
@@ -94,6 +100,14 @@ def _of_side(constants: Constants, encoder: bool) -> Constants:
     return constants.get("encoder_side", constants) if encoder else constants
   # Those of the decoder hold for an encoder without its own, except for the mask.
   return {**constants, _CAUSAL: False} if _CAUSAL in constants else constants
+
+
+def _masks(constants: Constants, encoder: bool) -> set[bool]:
+  """Returns whether the blocks of a side run with a causal mask; both if shared."""
+  side = _of_side(constants, encoder)
+  if _CAUSAL not in side:
+    return set()
+  return {False, True} if constants.get(_SHARED) else {side[_CAUSAL]}
 
 
 def misfits(
