@@ -218,7 +218,6 @@ def test_relations_of_packed_documents_are_those_of_each_alone():
   assert (found[:, :, 2:, :2] < -1e8).all()
 
 
-@pytest.mark.long
 def test_attention_is_matched_across_widths_and_head_counts(folder):
   student = dataclasses.replace(DECODER, num_layers=1, width=24, num_heads=4)
   _, batch, _, terms = _terms(folder, student, attention=1.0)

@@ -186,7 +186,6 @@ def test_one_beam_matches_greedy_generation(name):
         module, params, decoding=decoding, **texts)
 
 
-@pytest.mark.long
 def test_beams_of_a_row_do_not_depend_on_other_rows():
   module, params = random_models.build(MODELS["pair"], seed=1)
   found = lambda sources: search(

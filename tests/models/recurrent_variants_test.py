@@ -184,9 +184,10 @@ def test_cached_decoding_matches_the_full_forward_pass(name):
 
 
 @pytest.mark.parametrize("name", [
-    "hard_lstm", "hard_gru", "hard_3_lstm", "reset_before", "attention",
-    "window_attention", "one_hot", "doubled_bias_rnn"])
-@pytest.mark.long
+    "attention", "reset_before", *(
+        pytest.param(name, marks=pytest.mark.long) for name in (
+            "hard_lstm", "hard_gru", "hard_3_lstm", "window_attention", "one_hot",
+            "doubled_bias_rnn"))])
 def test_gradients_match_float64_finite_differences(name):
   config = dataclasses.replace(BASE, **VARIANTS[name])
   module, params = random_models.build(config)

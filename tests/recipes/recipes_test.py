@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 import transformers
@@ -19,6 +20,7 @@ from transfer_gen.config import file as config_file
 from transfer_gen.run import assemble
 from transfer_gen.run import initial
 from transfer_gen.study import from_run
+from transfer_gen.train import objectives
 
 FIELDS = {"translate": ("input", "target"), "summarize": ("document", "summary"),
           "instruct": ("prompt", "answer")}  # What trains from pairs without a source.
@@ -242,6 +244,30 @@ def test_a_warm_start_takes_other_tokens_if_both_sides_say_which(folder, capsys)
     assert row["sources"] == [table] and row["how"] == "mapped"
     assert row["source_spec"]["shape"] == [40, 8] and row["spec"]["shape"][0] < 40
   assert not (folder / "v").exists()
+
+
+def test_every_leaf_of_a_warm_started_pair_learns(folder):
+  _bert(folder / "bert")
+  _pairs(folder)
+  run = config_file.load_run("recipe:warm_start")
+  run.source, run.data.train = config.Source(path="bert|bert"), "pairs.jsonl"
+  run.data.length, run.train.steps = 16, 2
+
+  made = assemble.build(run, folder / "w")
+  params, batch = initial.params(made), next(made.data.train_batches(8, 0))
+  @jax.jit
+  def stepped(params):
+    loss_fn = lambda params: (batch["weights"] * objectives.next_token(
+        made.model, False)(params, batch, None)).sum() / batch["weights"].sum()
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    return loss, grads, jax.tree.map(lambda x, g: x - 0.05 * g, params, grads)
+  loss, grads, params = stepped(params)
+
+  assert stepped(params)[0] < loss
+  # A softmax does not see a bias by which all keys are shifted.
+  assert {name for name, grad in grads.items() if not np.asarray(grad).any()} <= {
+      name for name in params if name.endswith("attn/key/bias")}
+  assert any("cross_attn" in name for name in grads)
 
 
 @pytest.mark.long

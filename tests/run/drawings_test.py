@@ -18,7 +18,6 @@ from tests.data import drawings
 from transfer_gen import config
 from transfer_gen import errors
 from transfer_gen import sources
-from transfer_gen.config import codec
 from transfer_gen.data import notation
 from transfer_gen.data import stroke_tokenizer
 from transfer_gen.export import convert
@@ -208,21 +207,21 @@ def test_an_encoder_alone_is_a_source_for_another_model(folder):
   assert found["decoder/recurrent_kernel"].shape[0] == 6
 
 
-@pytest.mark.long
-def test_a_grown_model_draws_what_its_source_draws(folder, tmp_path, trained):
-  known = codec.read_run(folder / "first").model
-  model, grown = structure.grow(known, hidden_width=16, encoder_width=8)
-  slow = dataclasses.replace(grown, groups=(
-      plan.Group(name="all", params=".*", lr_mult=1e-12),))
-  loop.train(_moved(folder, model, transfer=slow, data=_run(folder).data,
-                    tokenizer=config.Tokenizer(kind="source")), tmp_path / "grown")
+def test_a_grown_model_draws_what_its_source_draws(folder, trained):
+  model, grown = structure.grow(trained.run.model, hidden_width=16, encoder_width=8)
+  made = assemble.build(_moved(
+      folder, model, transfer=grown, data=_run(folder).data,
+      tokenizer=config.Tokenizer(kind="source")), folder / "none")
+  larger = dataclasses.replace(
+      trained, run=made.run, model=made.model, params=initial.params(made))
 
   texts = [notation.text(points) for points in drawings.zigzags(2)]
-  ours, theirs = (drawn.after(one, texts, config.Decoding(max_tokens=5)) for one in (
-      trained, trained_lib.open(tmp_path / "grown")))
+  ours, theirs = (drawn.after(one, texts, config.Decoding(max_tokens=5))
+                  for one in (trained, larger))
 
   for one, other in zip(ours, theirs, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-3)
+  assert larger.params["decoder/recurrent_kernel"].shape[0] == 16
 
 
 def test_a_seed_gives_the_same_drawing_in_any_batch(trained):

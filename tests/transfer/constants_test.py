@@ -86,6 +86,21 @@ def test_layers_of_another_number_may_have_the_same_windows():
   assert not deep and "windows" in other
 
 
+def test_a_stack_of_the_other_kind_is_told_of_its_mask_alone():
+  sizes = {field: getattr(MODEL, field) for field in (
+      "vocab_size", "num_layers", "width", "num_heads", "max_length")}
+  encoder = config.Encoder(**sizes)
+  decoder = dataclasses.replace(MODEL, **{field: getattr(encoder, field) for field in (
+      "norm_order", "embed_norm", "final_norm", "activation", "norm_epsilon",
+      "token_types", "transform", "logit_bias")})
+
+  loses, gets = (_audited(*models).differ for models in (
+      (decoder, encoder), (encoder, decoder)))
+
+  assert loses == {"": {"encoder/causal": (True, False)}}
+  assert gets == {"": {"causal": (False, True)}}
+
+
 def test_a_plan_with_allowed_differences_is_read_back():
   plan = plan_lib.TransferPlan(rules=COPY, groups=ALL, may_differ=("activation",))
 
