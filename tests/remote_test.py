@@ -1,4 +1,7 @@
-"""Tests of paths on gs:// and s3://, against local servers of these protocols."""
+"""Tests of paths on gs:// and s3://, against local servers of these protocols.
+
+The servers come with the extra `remote_test`; without it their tests are skipped.
+"""
 
 import importlib.util
 import pathlib
