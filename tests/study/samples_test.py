@@ -45,6 +45,9 @@ def test_texts_that_leave_nothing_to_write_come_last():
 def test_a_short_text_is_cut_in_its_middle_so_that_something_is_left_to_write():
   names, long = _documents("kynsleigh", "a", ""), _documents(f"{_LONG} it")
 
-  assert [samples._prompt(one) for one in names] == [
+  assert [samples._prompt(one, False) for one in names] == [
       ("kynsl", ("eigh",)), ("a", ()), ("", ())]
-  assert samples._prompt(long[0]) == writing.prompt(long[0])
+  # From right to left, what is written stands before what is given.
+  assert samples._prompt(names[0], True) == ("leigh", ("kyns",))
+  for reverse in (False, True):
+    assert samples._prompt(long[0], reverse) == writing.prompt(long[0], reverse)
