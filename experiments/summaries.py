@@ -24,6 +24,8 @@ Result:   The source lowers the test loss by 0.80 nats per token on papers and b
           validation, after a twentieth to a ninth of the steps. ROUGE says less: of six
           differences, all for the better, only ROUGE-2 on docstrings is clear (0.036
           and 0.014). Both kinds of summaries are far below what large models write.
+          RESULTS.md is of equal steps, from before `budget="converged"` stood here: on
+          papers, scratch was best at its last step, so that the gain may shrink.
 """
 
 import dataclasses
